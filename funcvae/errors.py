@@ -1,0 +1,39 @@
+"""The errors a user can cause. Each message is one line: what was wrong, and what would be right.
+
+All derive from `FuncvaeError`, and each also from the built-in error that a Python user would catch.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class FuncvaeError(Exception):
+    """Base of every error that funcvae raises on purpose."""
+
+
+class BadValue(FuncvaeError, ValueError):
+    """An argument of the right type but with a wrong value or shape."""
+
+
+class BadType(FuncvaeError, TypeError):
+    """An argument of the wrong type."""
+
+
+class BadData(FuncvaeError, ValueError):
+    """A data file that is corrupt, or data that the model cannot take."""
+
+
+class Missing(FuncvaeError, FileNotFoundError):
+    """A file, folder, package or device that is not there."""
+
+
+class NonFinite(FuncvaeError, ArithmeticError):
+    """A number that became NaN or infinite."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> BadValue:
+    """The error for a name that is not among the known ones, with the nearest match."""
+    known = sorted(known)
+    near = get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(known)}"
+    return BadValue(f"unknown {kind} {name!r}: {hint}")

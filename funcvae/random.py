@@ -1,0 +1,197 @@
+"""Keys and draws, equal to `jax.random`: Threefry-2x32 with 20 rounds and partitionable counters.
+
+A key is an int32 tensor [2] that holds two 32-bit words; `key.view(torch.uint32)` shows them as JAX prints them. Every
+function is pure: it reads no global generator and changes none, so the same key always gives the same bits, on every
+device, under `torch.func.vmap` (a batch of keys is [R, 2]) and inside `torch.compile`. A key is used once: `split` it,
+`fold_in` a number, or draw from it, but never two of these.
+
+`key`, `split`, `fold_in`, `bits`, `uniform`, `bernoulli` and `permutation` agree with JAX (its default
+`jax_threefry_partitionable=True`; float64 as under `jax_enable_x64`) bit for bit, `normal` to rounding: within
+2e-6 max(1, |x|) in float32.
+
+Reference: Salmon, Moraes, Dror & Shaw (2011), "Parallel random numbers: as easy as 1, 2, 3".
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from funcvae.errors import BadType, BadValue
+
+Key = Tensor
+Shape = tuple[int, ...]
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_PARITY = 0x1BD11BDA
+
+
+def key(seed: int, *, device: torch.device | str | None = None) -> Key:
+    """The key of a seed: the seed's high and low 32-bit words, int32 [2].
+
+    Raises:
+        BadValue: the seed is negative or needs more than 64 bits.
+    """
+    if not 0 <= seed < 2**64:
+        raise BadValue(f"seed is {seed}: it must lie between 0 and 2**64 - 1")
+    return torch.tensor([_signed(seed >> 32), _signed(seed & 0xFFFFFFFF)], dtype=torch.int32, device=device)
+
+
+def split(key: Key, num: int = 2) -> Tensor:
+    """`num` new keys [num, 2] in place of one; key i is the hash of the counter (0, i)."""
+    _check(key)
+    return torch.stack(_threefry(key, *_counters(key, num)), dim=-1)
+
+
+def fold_in(key: Key, data: int | Tensor) -> Key:
+    """A new key [2] from a key and a number (a step, an index): the hash of (0, data).
+
+    `fold_in(k, i)` equals `split(k, n)[i]`, as in JAX; so never do both to one key.
+
+    Args:
+        data: an int in [0, 2**32) or an integer tensor of no dimensions, for use under `vmap` and `torch.compile`.
+    """
+    _check(key)
+    if isinstance(data, int):
+        if not 0 <= data < 2**32:
+            raise BadValue(f"fold_in got {data}: it must lie between 0 and 2**32 - 1")
+        low = torch.full((), _signed(data), dtype=torch.int32, device=key.device)
+    else:
+        low = data.to(key.device, torch.int32)
+    return torch.stack(_threefry(key, torch.zeros_like(low), low), dim=-1)
+
+
+def bits(key: Key, shape: Shape = ()) -> Tensor:
+    """Random 32-bit words, int32 of the given shape (`.view(torch.uint32)` for JAX's unsigned ones)."""
+    _check(key)
+    high, low = _threefry(key, *_counters(key, math.prod(shape)))
+    return (high ^ low).reshape(shape)
+
+
+def uniform(
+    key: Key, shape: Shape = (), dtype: torch.dtype = torch.float32, minval: float = 0.0, maxval: float = 1.0
+) -> Tensor:
+    """Uniform draws on [minval, maxval).
+
+    The leading bits of a random word become the mantissa of a float in [1, 2), less 1: 23 bits of a 32-bit word in
+    float32, 52 bits of a 64-bit word in float64.
+    """
+    if dtype == torch.float32:
+        unit = (_shift_right(bits(key, shape), 9) | 0x3F800000).view(torch.float32) - 1
+    elif dtype == torch.float64:
+        _check(key)
+        high, low = _threefry(key, *_counters(key, math.prod(shape)))
+        word = (high.long() << 32) | (low.long() & 0xFFFFFFFF)
+        unit = (((word >> 12) & 0xFFFFFFFFFFFFF) | 0x3FF0000000000000).view(torch.float64).reshape(shape) - 1
+    else:
+        raise BadType(f"dtype is {dtype}: draws are torch.float32 or torch.float64")
+    if (minval, maxval) == (0.0, 1.0):
+        return unit
+    # Bounds and width are rounded to dtype, then multiplied and added with one rounding, as XLA's fused
+    # multiply-add does: in float32 the detour through float64 gives just that, on every device.
+    low_, high_ = (torch.full((), v, dtype=dtype, device=unit.device) for v in (minval, maxval))
+    return torch.maximum(low_, (unit.double() * (high_ - low_).double() + low_).to(dtype))
+
+
+def normal(key: Key, shape: Shape = (), dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal draws: √2 · erfinv(u), with u uniform on (-1, 1).
+
+    Equal to `jax.random.normal` to rounding (float32: within 2e-6 max(1, |x|)), and between devices likewise.
+    """
+    above_minus_one = -1.0 + 2.0 ** (-24 if dtype == torch.float32 else -53)  # keeps erfinv finite
+    return math.sqrt(2) * _erfinv(2 * uniform(key, shape, dtype) + above_minus_one)
+
+
+def bernoulli(key: Key, p: float | Tensor = 0.5, shape: Shape | None = None) -> Tensor:
+    """Booleans that are True with probability p; the shape is p's unless given."""
+    if not isinstance(p, Tensor):
+        p = torch.full((), p, dtype=torch.float32, device=key.device)
+    return uniform(key, tuple(p.shape) if shape is None else shape, p.dtype) < p
+
+
+def permutation(key: Key, x: int | Tensor) -> Tensor:
+    """A random permutation of range(x), int64 [x], or of a tensor's rows.
+
+    As in JAX, rounds of a stable sort by random words: enough rounds that ties leave no visible bias.
+    """
+    _check(key)
+    n = x if isinstance(x, int) else x.shape[0]
+    order = torch.arange(n, device=key.device)
+    for _ in range(math.ceil(3 * math.log(max(1, n)) / math.log(2**32 - 1))):
+        key, round_key = split(key)
+        unsigned = bits(round_key, (n,)) ^ -(2**31)  # with the sign bit flipped, int32 sorts as uint32
+        order = order[unsigned.argsort(stable=True)]
+    return order if isinstance(x, int) else x[order]
+
+
+def _threefry(key: Key, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
+    """The 20-round Threefry-2x32 block cipher of the counter words (x0, x1).
+
+    int32 arithmetic wraps as wanted. The updates in place are of tensors made here: eager speed is the count of calls.
+    """
+    k0, k1 = key.unbind()
+    schedule = (k0, k1, k0 ^ k1 ^ _PARITY)
+    x0, x1 = x0 + k0, x1 + k1
+    for i in range(5):
+        for r in _ROTATIONS[i % 2]:
+            x0 += x1
+            x1 = _shift_right(x1, 32 - r).add_(x1, alpha=1 << r)  # rotated left by r: x1 · 2^r is x1 << r
+            x1 ^= x0
+        x0 += schedule[(i + 1) % 3]
+        x1 += schedule[(i + 2) % 3] + (i + 1)
+    return x0, x1
+
+
+def _counters(key: Key, n: int) -> tuple[Tensor, Tensor]:
+    """The 64-bit counters 0 … n-1 as (high, low) words."""
+    if n <= 2**31:
+        low = torch.arange(n, dtype=torch.int32, device=key.device)
+        return torch.zeros_like(low), low
+    count = torch.arange(n, device=key.device)
+    return (count >> 32).int(), count.int()
+
+
+def _shift_right(x: Tensor, r: int) -> Tensor:
+    """Logical right shift of int32 words (torch's own carries the sign along)."""
+    return (x >> r).bitwise_and_((1 << (32 - r)) - 1)
+
+
+def _signed(word: int) -> int:
+    """An unsigned 32-bit word as the int32 with the same bits."""
+    return word - 2**32 if word >= 2**31 else word
+
+
+def _check(key: Key) -> None:
+    if not isinstance(key, Tensor) or key.dtype != torch.int32:
+        got = key.dtype if isinstance(key, Tensor) else type(key).__name__
+        raise BadType(f"a key is an int32 tensor [2], as random.key(seed) makes it: this is {got}")
+    if key.shape != (2,):
+        raise BadValue(f"a key has shape [2], this has {list(key.shape)}: use torch.func.vmap over a batch of keys")
+
+
+# Giles' single-precision polynomials in w = -log(1 - x²), highest power first: (w < 5, w >= 5).
+# Reference: Giles (2010), "Approximating the erfinv function".
+_GILES = (
+    (2.81022636e-08, -0.000200214257),
+    (3.43273939e-07, 0.000100950558),
+    (-3.5233877e-06, 0.00134934322),
+    (-4.39150654e-06, -0.00367342844),
+    (0.00021858087, 0.00573950773),
+    (-0.00125372503, -0.0076224613),
+    (-0.00417768164, 0.00943887047),
+    (0.246640727, 1.00167406),
+    (1.50140941, 2.83297682),
+)
+
+
+def _erfinv(x: Tensor) -> Tensor:
+    """The inverse error function; in float32 by Giles' polynomials, as XLA does, for `torch.erfinv` is slow on CPUs."""
+    if x.dtype == torch.float64:
+        return torch.erfinv(x)
+    w = -torch.log1p(-x * x)
+    near = w < 5
+    t = torch.where(near, w - 2.5, w.sqrt() - 3)
+    p = torch.zeros_like(x)
+    for c, c_tail in _GILES:
+        p = torch.addcmul(torch.where(near, x.new_full((), c), c_tail), p, t)
+    return p * x
