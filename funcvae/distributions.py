@@ -1,0 +1,105 @@
+"""Distributions as NamedTuples of tensors: they pass through `vmap`, `vjp` and `torch.compile`.
+
+`log_prob` is elementwise; the sum over a datum's axes is taken in `funcvae.vae`. `sample` is a function of base noise,
+so that randomness stays an argument: standard normal `eps` for `Normal` and `Delta`, uniform `u` on [0, 1) for
+`Bernoulli`.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from funcvae.errors import BadType
+
+
+class Normal(NamedTuple):
+    """Independent normals N(loc, sigma²)."""
+
+    loc: Tensor
+    sigma: Tensor
+
+    support = (-math.inf, math.inf)
+
+    @property
+    def mean(self) -> Tensor:
+        """loc."""
+        return self.loc
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log N(x; loc, sigma²) = -½ ((x - loc)/sigma)² - log sigma - ½ log 2π, elementwise, in nats."""
+        return -0.5 * ((x - self.loc) / self.sigma) ** 2 - self.sigma.log() - 0.5 * math.log(2 * math.pi)
+
+    def sample(self, eps: Tensor) -> Tensor:
+        """loc + sigma · eps."""
+        return self.loc + self.sigma * eps
+
+
+class Bernoulli(NamedTuple):
+    """Independent Bernoullis with p(x = 1) = sigmoid(logits).
+
+    On greys, x strictly between 0 and 1, `log_prob` is minus the cross-entropy and no log-likelihood.
+    """
+
+    logits: Tensor
+
+    support = (0.0, 1.0)
+
+    @property
+    def mean(self) -> Tensor:
+        """p(x = 1) = sigmoid(logits)."""
+        return self.logits.sigmoid()
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """x log p + (1 - x) log(1 - p) = x · logits - log(1 + exp(logits)), elementwise, in nats."""
+        return x * self.logits - F.softplus(self.logits)
+
+    def sample(self, u: Tensor) -> Tensor:
+        """1 where the uniform u is below the mean, else 0."""
+        return (u < self.mean).to(self.logits.dtype)
+
+
+class Delta(NamedTuple):
+    """All mass at one point: the posterior of a plain autoencoder. It has no density, and its KL counts as 0."""
+
+    loc: Tensor
+
+    support = (-math.inf, math.inf)
+
+    @property
+    def mean(self) -> Tensor:
+        """loc."""
+        return self.loc
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Raises: a point has no density."""
+        raise BadType("a Delta posterior has no density log q(z|x): use an estimator without one, such as elbo")
+
+    def sample(self, eps: Tensor) -> Tensor:
+        """loc, once for each eps."""
+        return self.loc.expand_as(eps)
+
+
+Distribution = Normal | Bernoulli | Delta
+
+
+def kl(q: Distribution, p: Distribution) -> Tensor:
+    """KL(q ‖ p) in closed form, elementwise, in nats.
+
+    For normals: log(σ_p/σ_q) + (σ_q² + (μ_q - μ_p)²) / (2σ_p²) - ½. Zero where q is a Delta: an autoencoder's loss has
+    no such term.
+
+    Raises:
+        BadType: no closed form is known for this pair.
+    """
+    match q, p:
+        case Normal(), Normal():
+            square = (q.sigma**2 + (q.loc - p.loc) ** 2) / p.sigma**2
+            return 0.5 * square - 0.5 + p.sigma.log() - q.sigma.log()
+        case Delta(), _:
+            return torch.zeros_like(q.loc)
+        case _:
+            pair = f"{type(q).__name__} and {type(p).__name__}"
+            raise BadType(f"no closed-form KL for {pair}: use an estimator that samples it, such as elbo_mc")

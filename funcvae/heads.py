@@ -1,0 +1,62 @@
+"""Heads: from what a network returns to a distribution.
+
+A head takes a tensor, halved on its last axis where it needs two, or a tuple of tensors. Any callable of this kind is
+a head; for the likelihood a head's distribution has the shape of the data, with any leading axes of z in front.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from funcvae.distributions import Bernoulli, Delta, Distribution, Normal
+from funcvae.errors import BadValue
+
+Output = Tensor | tuple[Tensor, Tensor]
+Head = Callable[..., Distribution]
+
+
+def normal_logvar(out: Output) -> Normal:
+    """Normal(loc, exp(logvar / 2)) from (loc, logvar)."""
+    loc, logvar = _pair(out)
+    return Normal(loc, (logvar / 2).exp())
+
+
+def normal_logsigma(out: Output) -> Normal:
+    """Normal(loc, exp(log_sigma)) from (loc, log_sigma)."""
+    loc, log_sigma = _pair(out)
+    return Normal(loc, log_sigma.exp())
+
+
+def normal_fixed(sigma: float) -> Head:
+    """A head for Normal(out, sigma²) with one sigma for all: a squared error in other words.
+
+    -log N(x; x̂, sigma²) = C (x - x̂)² + ½ log 2π + log sigma with C = 1/(2 sigma²), so sigma = √½ gives the plain
+    squared error, plus a constant.
+    """
+    if not sigma > 0:
+        raise BadValue(f"sigma is {sigma}: a standard deviation is positive")
+
+    def head(out: Tensor) -> Normal:
+        return Normal(out, torch.full_like(out, sigma))
+
+    return head
+
+
+def bernoulli(out: Tensor) -> Bernoulli:
+    """Bernoulli with the network's output as its logits."""
+    return Bernoulli(out)
+
+
+def delta(out: Tensor) -> Delta:
+    """Delta at the network's output: with it as the posterior, the VAE is a plain autoencoder."""
+    return Delta(out)
+
+
+def _pair(out: Output) -> tuple[Tensor, Tensor]:
+    if isinstance(out, Tensor):
+        if out.shape[-1] % 2:
+            raise BadValue(f"this head halves the network's last axis, which has odd length {out.shape[-1]}")
+        first, second = out.chunk(2, dim=-1)
+        return first, second
+    return out

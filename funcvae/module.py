@@ -1,0 +1,223 @@
+"""Any `nn.Module` as a pure (init, apply) pair. The only user of `functional_call`.
+
+net = functional(lambda: nn.Linear(3, 2))
+params, state = net.init(key)
+out, state = net.apply(params, state, x, train=True)
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from funcvae import random
+from funcvae.errors import BadType, BadValue
+
+Params = dict[str, Any]
+State = dict[str, Any]
+
+
+class Functional(NamedTuple):
+    """A pure network.
+
+    `init(key)` gives (params, state): flat dicts of tensors keyed as `named_parameters()` and `named_buffers()`.
+    `apply(params, state, *inputs, train=...)` gives (output, new state), and leaves its arguments as they were.
+    """
+
+    init: Callable[[random.Key], tuple[Params, State]]
+    apply: Callable[..., tuple[Any, State]]
+
+
+def functional(factory: Callable[[], nn.Module]) -> Functional:
+    """Turns a factory of any `nn.Module` into a pure (init, apply) pair.
+
+    `init` runs the factory with every random draw of the module's own initialisers fed from the key: draw i comes from
+    `fold_in(key, i)`, and torch's global generator is neither read nor changed. Parameters and buffers land on the
+    key's device.
+
+    `apply` works under `grad`, `vmap` and `torch.compile(fullgraph=True)`. Buffers are copied on the way in, and the
+    copies, as the module left them, are returned as the new state. So BatchNorm in training mode works under an outer
+    `vmap` too: each mapped slice has statistics of its own.
+
+    Raises:
+        BadType: the argument is no factory of an `nn.Module`, or (from `init`) it draws with an operator that cannot be
+            fed from a key.
+        BadValue: (from `apply`) the module draws random numbers in `forward`, as dropout does. Under `torch.compile`
+            only torch's own dropout layers are seen; try a module of your own once without it.
+    """
+    if isinstance(factory, nn.Module):
+        raise BadType(f"functional takes a factory, not a module: write lambda: {type(factory).__name__}(...)")
+    if not callable(factory):
+        raise BadType(f"functional takes a factory of an nn.Module: this is {type(factory).__name__}")
+
+    # One skeleton for each mode, so that no call changes another's. Their values are never used, so they are moved to
+    # `meta`, where they hold no memory (built there, modules with plain tensors would break).
+    skeletons = {train: _build(factory, random.key(0)).to("meta").train(train) for train in (True, False)}
+    dropout = _dropout_layer(skeletons[True])
+    attention = any(isinstance(m, nn.MultiheadAttention) for m in skeletons[True].modules())
+
+    def init(key: random.Key) -> tuple[Params, State]:
+        module = _build(factory, key).to(key.device)
+        return {name: p.detach() for name, p in module.named_parameters()}, dict(module.named_buffers())
+
+    def apply(params: Params, state: State, *inputs: Any, train: bool) -> tuple[Any, State]:
+        if train and dropout:
+            raise BadValue(f"{dropout} draws random numbers in training mode: funcvae gives no keys to layers yet")
+        tensors = {**params, **{name: _copy_for(inputs, v) for name, v in state.items()}}
+        with _attention_for_transforms() if attention else nullcontext(), _no_draws():
+            out = functional_call(skeletons[train], tensors, inputs)
+        return out, {name: tensors[name] for name in state}
+
+    return Functional(init, apply)
+
+
+def _build(factory: Callable[[], nn.Module], key: random.Key) -> nn.Module:
+    with _KeyedDraws(key.cpu()):
+        module = factory()
+    if not isinstance(module, nn.Module):
+        raise BadType(f"the factory must return an nn.Module: it returned {type(module).__name__}")
+    return module
+
+
+def _copy_for(inputs: tuple[Any, ...], buffer: Tensor) -> Tensor:
+    """A copy of a buffer for the module to update in place.
+
+    A zero made from the input makes the copy of a float buffer batched by `vmap` exactly when the input is.
+    """
+    x = next((x for x in inputs if isinstance(x, Tensor)), None)
+    if x is None or not buffer.is_floating_point():
+        return buffer.clone()
+    return buffer + x.new_zeros((), dtype=buffer.dtype)
+
+
+def _dropout_layer(module: nn.Module) -> str:
+    """The name and type of a layer that would draw random numbers in training mode; "" where there is none."""
+    for name, layer in module.named_modules():
+        dropout = layer.p if isinstance(layer, nn.modules.dropout._DropoutNd) else getattr(layer, "dropout", 0)
+        if isinstance(layer, nn.RReLU) or (isinstance(dropout, float) and dropout > 0):
+            return f"layer {name!r} ({type(layer).__name__})"
+    return ""
+
+
+@contextmanager
+def _attention_for_transforms() -> Iterator[None]:
+    """Keeps attention to operators that `vmap` and `grad` see through: its fused kernels have no batching rules."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+@contextmanager
+def _no_draws() -> Iterator[None]:
+    """Makes random draws an error; not while compiling, where a dispatch mode cannot be traced."""
+    if torch.compiler.is_compiling():
+        yield
+        return
+    try:
+        with _NoDraws():
+            yield
+    except RuntimeError as error:  # under `vmap`, torch's own check comes first
+        if "called random operation" in str(error):
+            raise BadValue(_DRAWS_IN_FORWARD) from error
+        raise
+
+
+_DRAWS_IN_FORWARD = "the module draws random numbers in forward: funcvae gives no keys to layers yet"
+
+
+class _NoDraws(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if _draws(func) and not (func.__name__.startswith("_scaled_dot_product") and _dropout_p(args) == 0):
+            raise BadValue(_DRAWS_IN_FORWARD)
+        return func(*args, **(kwargs or {}))
+
+
+class _KeyedDraws(TorchDispatchMode):
+    """Feeds every random draw from a key: draw i from `fold_in(key, i)`."""
+
+    def __init__(self, key: random.Key) -> None:
+        super().__init__()
+        self.key, self.count = key, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not _draws(func):
+            return func(*args, **kwargs)
+        draw = _KEYED.get(func.overloadpacket)
+        if draw is None:
+            known = ", ".join(sorted(packet.__name__ for packet in _KEYED))
+            raise BadType(f"{func} cannot be drawn from a key: initialisers may use {known}")
+        key = random.fold_in(self.key, self.count)
+        self.count += 1
+        return draw(key, func, args, kwargs)
+
+
+def _draws(func: Any) -> bool:
+    return torch.Tag.nondeterministic_seeded in func.tags
+
+
+def _dropout_p(args: tuple[Any, ...]) -> float:
+    return args[3] if len(args) > 3 else 0.0
+
+
+# How each operator of the initialisers is fed from a key. In-place ones fill their first argument; the others make a
+# tensor with the operator's own zero-filled twin, so that dtype, device and layout are what was asked for.
+
+
+def _fill_uniform(key: random.Key, func: Any, args: Any, kwargs: Any) -> Tensor:
+    x, low, high = _bind(args, kwargs, "self", ("from", 0.0), ("to", 1.0))
+    return x.copy_(random.uniform(key, tuple(x.shape), _draw_dtype(x), low, high))
+
+
+def _fill_normal(key: random.Key, func: Any, args: Any, kwargs: Any) -> Tensor:
+    x, mean, std = _bind(args, kwargs, "self", ("mean", 0.0), ("std", 1.0))
+    return x.copy_(mean + std * random.normal(key, tuple(x.shape), _draw_dtype(x)))
+
+
+def _fill_bernoulli(key: random.Key, func: Any, args: Any, kwargs: Any) -> Tensor:
+    x, p = _bind(args, kwargs, "self", ("p", 0.5))
+    return x.copy_(random.bernoulli(key, p, tuple(x.shape)))
+
+
+def _make(zeros: Callable[..., Tensor], fill: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def draw(key: random.Key, func: Any, args: Any, kwargs: Any) -> Tensor:
+        kwargs = {name: value for name, value in kwargs.items() if name != "generator"}
+        return fill(key, func, (zeros(*args, **kwargs),), {})
+
+    return draw
+
+
+def _permutation(key: random.Key, func: Any, args: Any, kwargs: Any) -> Tensor:
+    return random.permutation(key, args[0])
+
+
+def _bind(args: tuple[Any, ...], kwargs: dict[str, Any], first: str, *rest: tuple[str, float]) -> list[Any]:
+    """The operator's leading arguments, by position or by name, with their defaults."""
+    values = list(args[: 1 + len(rest)])
+    return values + [kwargs.get(name, default) for name, default in rest[len(values) - 1 :]]
+
+
+def _draw_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+_aten = torch.ops.aten
+_KEYED: dict[Any, Callable[..., Tensor]] = {
+    _aten.uniform_: _fill_uniform,
+    _aten.normal_: _fill_normal,
+    _aten.bernoulli_: _fill_bernoulli,
+    _aten.rand: _make(torch.zeros, _fill_uniform),
+    _aten.randn: _make(torch.zeros, _fill_normal),
+    _aten.rand_like: _make(torch.zeros_like, _fill_uniform),
+    _aten.randn_like: _make(torch.zeros_like, _fill_normal),
+    _aten.randperm: _permutation,
+}

@@ -1,0 +1,88 @@
+"""The stateless Adam: state in, state out, on whatever device the tensors are."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from funcvae import tree
+from funcvae.errors import BadValue
+from funcvae.tree import Tree
+
+Schedule = Callable[[Tensor], Tensor | float]
+
+
+class Optimizer(NamedTuple):
+    """A pair of pure functions.
+
+    `init(params)` gives the first state; `update(grads, state, params)` gives the new (params, state). `grads` point
+    uphill in the loss, as `Estimate.grads` do, and the step goes down.
+    """
+
+    init: Callable[[Tree], Tree]
+    update: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]
+
+
+class AdamState(NamedTuple):
+    """Adam's memory: updates made, and running means of the gradient and of its square."""
+
+    step: Tensor  # int64, no dimensions
+    m: Tree
+    v: Tree
+
+
+def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Optimizer:
+    """Adam, equal to `torch.optim.Adam` to rounding.
+
+    With gradient g_t at step t = 1, 2, …:
+
+        m_t = b1 m_{t-1} + (1 - b1) g_t
+        v_t = b2 v_{t-1} + (1 - b2) g_t²
+        p_t = p_{t-1} - lr · m_t/(1 - b1^t) / ( √(v_t/(1 - b2^t)) + eps )
+
+    Args:
+        lr: a number, or a schedule `step -> lr`, where step counts the updates already made (0 at the first), as an
+            int64 tensor of no dimensions.
+        b1, b2: decay rates, in [0, 1).
+        eps: added to the square root, after the bias correction.
+
+    >>> opt = adam(lr=0.1)
+    >>> params = {"w": torch.tensor([1.0, -2.0])}
+    >>> state = opt.init(params)
+    >>> params, state = opt.update({"w": torch.tensor([3.0, -0.5])}, state, params)
+    >>> params["w"]  # the first step is lr · sign(g), whatever the gradient's size
+    tensor([ 0.9000, -1.9000])
+
+    Raises:
+        BadValue: lr is negative, eps is negative, or a decay rate lies outside [0, 1).
+
+    Reference: Kingma & Ba (2015), arXiv:1412.6980. (The paper writes eps both inside and outside the bias correction;
+    this is its Algorithm 1, as in `torch.optim.Adam` and `optax.adam`.)
+    """
+    if not callable(lr) and not lr >= 0:
+        raise BadValue(f"lr is {lr}: a learning rate is not negative")
+    if not (0 <= b1 < 1 and 0 <= b2 < 1):
+        raise BadValue(f"b1 is {b1} and b2 is {b2}: decay rates lie in [0, 1)")
+    if not eps >= 0:
+        raise BadValue(f"eps is {eps}: it is not negative")
+
+    def init(params: Tree) -> AdamState:
+        device = tree.leaves(params)[0].device
+        step = torch.zeros((), dtype=torch.int64, device=device)
+        return AdamState(step, tree.zeros_like(params), tree.zeros_like(params))
+
+    def update(grads: Tree, state: AdamState, params: Tree) -> tuple[Tree, AdamState]:
+        rate = lr(state.step) if callable(lr) else lr
+        t = (state.step + 1).double()  # b2^t needs double precision, whatever the parameters' own
+        rate_t, c2 = rate / (1 - b1**t), (1 - b2**t).sqrt()
+
+        # In place on tensors made here: a fresh buffer costs as much as the arithmetic.
+        m = tree.map(lambda m, g: m.lerp(g, 1 - b1), state.m, grads)
+        v = tree.map(lambda v, g: (b2 * v).addcmul_(g, g, value=1 - b2), state.v, grads)
+        params = tree.map(
+            lambda p, m, v: p - (v.sqrt().div_(c2).add_(eps)).reciprocal_().mul_(m).mul_(rate_t), params, m, v
+        )
+        return params, AdamState(state.step + 1, m, v)
+
+    return Optimizer(init, update)

@@ -1,0 +1,272 @@
+"""Training: one pure step, and the loop over epochs.
+
+Keys: a run derives `order_key, step_key, test_key = split(ts.key, 3)`. Epoch e visits the data in the order
+`permutation(fold_in(order_key, e), n)`; step s uses `noise_key, observe_key = split(fold_in(step_key, s))`. So a
+`TrainState` holds all that the rest of the run depends on, and any step can be replayed alone.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from funcvae import noise, random, tree
+from funcvae.errors import BadData, BadValue, NonFinite
+from funcvae.estimators import Estimator
+from funcvae.module import Params, State
+from funcvae.optim import Optimizer
+from funcvae.vae import VAE, log_likelihood
+
+Observe = Callable[[random.Key, Tensor], Tensor]
+Log = Callable[[dict[str, Any]], None]
+
+
+class TrainState(NamedTuple):
+    """Everything that a run carries from step to step."""
+
+    step: Tensor  # int64, no dimensions: steps made
+    key: random.Key
+    params: Params
+    state: State
+    opt_state: Any
+
+
+class Metrics(NamedTuple):
+    """What one step reports, each a tensor of no dimensions."""
+
+    loss: Tensor  # minus the bound
+    bound: Tensor  # mean over the batch, nats per example
+    grad_norm: Tensor  # Euclidean norm of the whole gradient
+
+
+class History(NamedTuple):
+    """What `fit` reports, as arrays."""
+
+    loss: np.ndarray  # [steps]
+    bound: np.ndarray  # [steps], nats per example
+    grad_norm: np.ndarray  # [steps]
+    test_bound: np.ndarray  # [epochs], nats per example; empty without a test set
+
+
+Step = Callable[[TrainState, Tensor, Tensor], tuple[TrainState, Metrics]]
+
+
+def init(model: VAE, opt: Optimizer, key: random.Key) -> TrainState:
+    """The first TrainState, on the key's device. The key is split in one for the parameters and one to keep."""
+    init_key, run_key = random.split(key)
+    params, state = model.init(init_key)
+    return TrainState(torch.zeros((), dtype=torch.int64, device=key.device), run_key, params, state, opt.init(params))
+
+
+def as_is(key: random.Key, x: Tensor) -> Tensor:
+    """The `observe` that shows the model the data unchanged."""
+    return x
+
+
+def make_step(
+    model: VAE,
+    estimator: Estimator,
+    opt: Optimizer,
+    *,
+    samples: int = 1,
+    observe: Observe = as_is,
+    noise: noise.Noise = noise.iid,
+) -> Step:
+    """One training step as a pure function: (ts, keys [2, 2], x [B, ...]) -> (ts, Metrics).
+
+    `keys` holds the step's noise key and its observe key, as `step_keys` derives them.
+    """
+
+    def step(ts: TrainState, keys: Tensor, x: Tensor) -> tuple[TrainState, Metrics]:
+        noise_key, observe_key = keys
+        x = observe(observe_key, x)
+        eps = noise(noise_key, samples, (len(x), model.latent), dtype=x.dtype)
+        out = estimator(model, ts.params, ts.state, x, eps, train=True)
+        params, opt_state = opt.update(out.grads, ts.opt_state, ts.params)
+        bound = out.bound.mean()
+        new = TrainState(ts.step + 1, ts.key, params, out.state, opt_state)
+        return new, Metrics(-bound, bound, tree.norm(out.grads))
+
+    return step
+
+
+def step_keys(step_key: random.Key, steps: Tensor) -> Tensor:
+    """Keys [S, 2, 2] of the given steps: (noise_key, observe_key) = split(fold_in(step_key, s)) for each."""
+    return torch.vmap(lambda s: random.split(random.fold_in(step_key, s)))(steps)
+
+
+def fit(
+    ts: TrainState,
+    model: VAE,
+    estimator: Estimator,
+    opt: Optimizer,
+    train: Tensor,
+    *,
+    test: Tensor | None = None,
+    epochs: int = 1,
+    batch: int = 128,
+    samples: int = 1,
+    observe: Observe = as_is,
+    noise: noise.Noise = noise.iid,
+    compile: bool = False,
+    log: Log = lambda row: None,
+) -> tuple[TrainState, History]:
+    """Trains for some epochs, from wherever `ts` stands, and leaves `ts` as it was.
+
+    Every epoch visits all of `train` once, the last short batch included. After it the estimator's target bound on
+    `test` is taken in evaluation mode, with the same noise every epoch, so that its curve shows the model's progress
+    and not the noise's.
+
+    Args:
+        train: data [n, ...]; kept whole on the device of `ts`.
+        test: data [m, ...] for the test bound.
+        samples: N, Monte-Carlo samples for each datum, in training and test.
+        observe: (key, x) -> what the model sees of a batch, such as a binarization that is drawn anew each time.
+        noise: the noise scheme.
+        compile: run the step under `torch.compile(fullgraph=True)`: the same numbers to rounding.
+        log: called with a row (a flat dict) for every step, and for every epoch with `test_bound` and the epoch's mean
+            training `bound`. Rows come in bursts, for reading a number back from the device makes it wait.
+
+    Raises:
+        BadValue: epochs, batch or samples below one.
+        BadData: data the model cannot take: a wrong shape, values outside the likelihood's range, or not finite.
+        NonFinite: the loss or its gradient became NaN or infinite; the message names the step. All rows before it have
+            been logged.
+    """
+    for name, value in {"epochs": epochs, "batch": batch, "samples": samples}.items():
+        if value < 1:
+            raise BadValue(f"{name} is {value}: it must be at least 1")
+    device = ts.step.device
+    train = train.to(device)
+    test = None if test is None else test.to(device)
+    for name, data in {"train": train, "test": test}.items():
+        if data is not None:
+            check_data(model, ts.params, ts.state, data, observe, name=name)
+
+    step = make_step(model, estimator, opt, samples=samples, observe=observe, noise=noise)
+    if compile:
+        ts, step = (
+            tree.map(torch.clone, ts),
+            _compiled(step),
+        )  # the compiled step writes into buffers of our own
+    order_key, step_key, test_key = random.split(ts.key, 3)
+    per_epoch = -(-len(train) // batch)
+    first = int(ts.step)
+    metrics: list[Metrics] = []
+    test_bounds: list[float] = []
+
+    with torch.no_grad():  # the estimators differentiate by torch.func; nothing outside needs a graph
+        for epoch in range(first // per_epoch, first // per_epoch + epochs):
+            order = random.permutation(random.fold_in(order_key, epoch), len(train))
+            start = max(first, epoch * per_epoch)
+            steps = torch.arange(start, (epoch + 1) * per_epoch, device=device)
+            keys = step_keys(step_key, steps)
+            rows = order.split(batch)[start - epoch * per_epoch :]
+            pending: list[Metrics] = []
+            for i, row in enumerate(rows):
+                ts, report = step(ts, keys[i], train[row])
+                pending.append(report)
+                if len(pending) == _READ_EVERY or i == len(rows) - 1:
+                    metrics += _read(pending, start + i + 1, epoch, log)
+                    pending = []
+            summary = {"epoch": epoch, "step": (epoch + 1) * per_epoch}
+            summary["bound"] = float(np.mean([m.bound for m in metrics[-len(rows) :]]))
+            if test is not None:
+                value = test_bound(
+                    model,
+                    estimator,
+                    ts,
+                    test,
+                    test_key,
+                    batch=batch,
+                    samples=samples,
+                    observe=observe,
+                    noise=noise,
+                )
+                test_bounds.append(value)
+                summary["test_bound"] = value
+            log(summary)
+    columns = [np.array(column) for column in zip(*metrics, strict=True)]
+    return ts, History(*columns, test_bound=np.array(test_bounds))
+
+
+def test_bound(
+    model: VAE,
+    estimator: Estimator,
+    ts: TrainState,
+    test: Tensor,
+    key: random.Key,
+    *,
+    batch: int = 128,
+    samples: int = 1,
+    observe: Observe = as_is,
+    noise: noise.Noise = noise.iid,
+) -> float:
+    """The estimator's target bound, mean over `test`, in nats per example. One key, one noise, one number."""
+    chunks = test.split(batch)
+    total = torch.zeros((), dtype=torch.float64, device=test.device)
+    for x, keys in zip(chunks, step_keys(key, torch.arange(len(chunks), device=test.device)), strict=True):
+        noise_key, observe_key = keys
+        x = observe(observe_key, x)
+        eps = noise(noise_key, samples, (len(x), model.latent), dtype=x.dtype)
+        total += estimator.bound(model, ts.params, ts.state, x, eps).sum()
+    return float(total) / len(test)
+
+
+def check_data(
+    model: VAE, params: Params, state: State, data: Tensor, observe: Observe = as_is, *, name: str = "data"
+) -> None:
+    """Raises BadData, saying what is wrong, for data [n, ...] that the model cannot be trained on."""
+    if data.ndim == 0 or len(data) == 0:
+        raise BadData(f"{name} is empty")
+    finite = data.isfinite().flatten(1).all(1) if data.ndim > 1 else data.isfinite()
+    if not finite.all():
+        raise BadData(f"{name} holds NaN or infinite values, first in item {int(finite.logical_not().nonzero()[0])}")
+    x = observe(random.key(0, device=data.device), data[:2])
+    try:
+        q, _ = model.encode(params, state, x)
+        p, _ = model.decode(params, state, q.loc.unsqueeze(0))
+        log_likelihood(p, x)
+    except (RuntimeError, BadValue) as error:
+        reason = str(error).splitlines()[0]
+        raise BadData(f"the model cannot take {name} of shape {list(data.shape[1:])} an item: {reason}") from None
+    low, high = getattr(p, "support", (-np.inf, np.inf))
+    for what, values in {name: data, f"observed {name}": x}.items():
+        if values.min() < low or values.max() > high:
+            got = f"{float(values.min()):g} to {float(values.max()):g}"
+            raise BadData(f"{what} ranges from {got}: a {type(p).__name__} likelihood needs [{low:g}, {high:g}]")
+
+
+_READ_EVERY = 50  # steps; each reading waits for the device
+
+
+def _compiled(step: Step) -> Step:
+    """The step under `torch.compile`, writing the new TrainState into the old one's buffers.
+
+    Fresh megabytes at every step would cost more than the arithmetic that fills them. `dynamic=False`, so that the
+    last short batch is a graph of its own and does not change the others'.
+    """
+
+    def donate(ts: TrainState, keys: Tensor, x: Tensor) -> Metrics:
+        new, metrics = step(ts, keys, x)
+        tree.map(lambda old, value: old.copy_(value), ts, new)
+        return metrics
+
+    run = torch.compile(donate, fullgraph=True, dynamic=False)
+    return lambda ts, keys, x: (ts, run(ts, keys, x))
+
+
+def _read(pending: list[Metrics], end: int, epoch: int, log: Log) -> list[Metrics]:
+    """The metrics of the steps before `end` as numbers: one transfer. Logs them up to the first that is not finite."""
+    values = torch.stack([torch.stack(m) for m in pending]).tolist()
+    read = []
+    for step, row in enumerate((Metrics(*v) for v in values), start=end - len(values)):
+        for name, value in row._asdict().items():
+            if not np.isfinite(value):
+                advice = "a smaller learning rate may help"
+                raise NonFinite(f"{name} became {value} at step {step} (epoch {epoch}): {advice}")
+        log({"epoch": epoch, "step": step, **row._asdict()})
+        read.append(row)
+    return read

