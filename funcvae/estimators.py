@@ -283,25 +283,26 @@ def surrogate(estimator: Estimator) -> Callable[..., Tensor]:
 def _analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
     """mean_k log p(x|z_k) - beta KL(q(z|x) ‖ p(z)), differentiated as it stands."""
 
-    def loss(
-        params: Params, model: VAE, state: State, x: Tensor, eps: Tensor, train: bool
-    ) -> tuple[Tensor, tuple[Tensor, Tensor, State]]:
+    def forward(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> tuple[Any, ...]:
         q, state = model.encode(params, state, x, train)
         z = q.sample(eps)
         p_x, state = model.decode(params, state, z, train)
         p_z, state = model.prior(params, state, z, train)
         log_p_x = log_likelihood(p_x, x)
         bound = log_p_x.mean(0) - beta * sum_after(1, kl(q, p_z))
-        log_w = log_p_x if isinstance(q, Delta) else log_p_x + log_prob(p_z, z) - log_prob(q, z)
-        return -bound.mean(), (bound, log_w, state)
+        return bound, log_p_x, q, p_z, z, state
 
     def estimate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:
-        grads, (bound, log_w, new_state) = grad(loss, has_aux=True)(params, model, state, x, eps, train)
+        def loss(params: Params) -> tuple[Tensor, tuple[Any, ...]]:
+            bound, *rest = forward(model, params, state, x, eps, train)
+            return -bound.mean(), (bound, *rest)
+
+        grads, (bound, log_p_x, q, p_z, z, new_state) = grad(loss, has_aux=True)(params)
+        log_w = log_p_x if isinstance(q, Delta) else log_p_x + log_prob(p_z, z) - log_prob(q, z)
         return Estimate(grads, bound, log_w, new_state)
 
     def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
-        _, (bound, _, _) = loss(params, model, state, x, eps, False)
-        return bound
+        return forward(model, params, state, x, eps, False)[0]
 
     return Estimator(name, claims, estimate, evaluate)
 

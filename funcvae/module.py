@@ -59,6 +59,7 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
     # `meta`, where they hold no memory (built there, modules with plain tensors would break).
     skeletons = {train: _build(factory, random.key(0)).to("meta").train(train) for train in (True, False)}
     dropout = _dropout_layer(skeletons[True])
+    tied = len(list(skeletons[True].named_parameters(remove_duplicate=False))) > len(list(skeletons[True].parameters()))
     attention = any(isinstance(m, nn.MultiheadAttention) for m in skeletons[True].modules())
 
     def init(key: random.Key) -> tuple[Params, State]:
@@ -70,7 +71,7 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
             raise BadValue(f"{dropout} draws random numbers in training mode: funcvae gives no keys to layers yet")
         tensors = {**params, **{name: _copy_for(inputs, v) for name, v in state.items()}}
         with _attention_for_transforms() if attention else nullcontext(), _no_draws():
-            out = functional_call(skeletons[train], tensors, inputs)
+            out = functional_call(skeletons[train], tensors, inputs, tie_weights=tied)
         return out, {name: tensors[name] for name in state}
 
     return Functional(init, apply)

@@ -14,14 +14,16 @@ Schedule = Callable[[Tensor], Tensor | float]
 
 
 class Optimizer(NamedTuple):
-    """A pair of pure functions.
+    """A pair of pure functions, and the second once more in place.
 
     `init(params)` gives the first state; `update(grads, state, params)` gives the new (params, state). `grads` point
-    uphill in the loss, as `Estimate.grads` do, and the step goes down.
+    uphill in the loss, as `Estimate.grads` do, and the step goes down. `update_` is the same number for number but
+    writes into the state and params it is given: for a loop that owns them, as `train.fit`'s does.
     """
 
     init: Callable[[Tree], Tree]
     update: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]
+    update_: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]
 
 
 class AdamState(NamedTuple):
@@ -72,17 +74,20 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
         step = torch.zeros((), dtype=torch.int64, device=device)
         return AdamState(step, tree.zeros_like(params), tree.zeros_like(params))
 
-    def update(grads: Tree, state: AdamState, params: Tree) -> tuple[Tree, AdamState]:
+    def update_(grads: Tree, state: AdamState, params: Tree) -> tuple[Tree, AdamState]:
         rate = lr(state.step) if callable(lr) else lr
         t = (state.step + 1).double()  # b2^t needs double precision, whatever the parameters' own
-        rate_t, c2 = rate / (1 - b1**t), (1 - b2**t).sqrt()
+        c1, c2 = 1 - b1**t, (1 - b2**t).sqrt()
+        for g, m, v, p in zip(*map(tree.leaves, (grads, state.m, state.v, params)), strict=True):
+            m.lerp_(g, 1 - b1)
+            v.mul_(b2).addcmul_(g, g, value=1 - b2)
+            # √(v/c2²) + eps = (√v + eps c2)/c2, in one buffer: a fresh one costs as much as the arithmetic
+            p.sub_(v.sqrt().add_(eps * c2).reciprocal_().mul_(m).mul_(rate * c2 / c1))
+        return params, AdamState(state.step + 1, state.m, state.v)
 
-        # In place on tensors made here: a fresh buffer costs as much as the arithmetic.
-        m = tree.map(lambda m, g: m.lerp(g, 1 - b1), state.m, grads)
-        v = tree.map(lambda v, g: (b2 * v).addcmul_(g, g, value=1 - b2), state.v, grads)
-        params = tree.map(
-            lambda p, m, v: p - (v.sqrt().div_(c2).add_(eps)).reciprocal_().mul_(m).mul_(rate_t), params, m, v
-        )
-        return params, AdamState(state.step + 1, m, v)
+    def update(grads: Tree, state: AdamState, params: Tree) -> tuple[Tree, AdamState]:
+        # Copies that a `vmap` over the gradients has batched, as an update in place needs.
+        m, v, params = (tree.map(lambda t, g: t + g.new_zeros(()), old, grads) for old in (state.m, state.v, params))
+        return update_(grads, AdamState(state.step, m, v), params)
 
-    return Optimizer(init, update)
+    return Optimizer(init, update, update_)

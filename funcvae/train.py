@@ -68,15 +68,16 @@ def as_is(key: random.Key, x: Tensor) -> Tensor:
 def make_step(
     model: VAE,
     estimator: Estimator,
-    opt: Optimizer,
+    update: Callable[..., tuple[Params, Any]],
     *,
     samples: int = 1,
     observe: Observe = as_is,
     noise: noise.Noise = noise.iid,
 ) -> Step:
-    """One training step as a pure function: (ts, keys [2, 2], x [B, ...]) -> (ts, Metrics).
+    """One training step as a function: (ts, keys [2, 2], x [B, ...]) -> (ts, Metrics).
 
-    `keys` holds the step's noise key and its observe key, as `step_keys` derives them.
+    `keys` holds the step's noise key and its observe key, as `step_keys` derives them. `update` is an optimizer's: with
+    `opt.update` the step is pure; with `opt.update_` it uses up the TrainState it is given.
     """
 
     def step(ts: TrainState, keys: Tensor, x: Tensor) -> tuple[TrainState, Metrics]:
@@ -84,7 +85,7 @@ def make_step(
         x = observe(observe_key, x)
         eps = noise(noise_key, samples, (len(x), model.latent), dtype=x.dtype)
         out = estimator(model, ts.params, ts.state, x, eps, train=True)
-        params, opt_state = opt.update(out.grads, ts.opt_state, ts.params)
+        params, opt_state = update(out.grads, ts.opt_state, ts.params)
         bound = out.bound.mean()
         new = TrainState(ts.step + 1, ts.key, params, out.state, opt_state)
         return new, Metrics(-bound, bound, tree.norm(out.grads))
@@ -240,22 +241,6 @@ def check_data(
 
 
 _READ_EVERY = 50  # steps; each reading waits for the device
-
-
-def _compiled(step: Step) -> Step:
-    """The step under `torch.compile`, writing the new TrainState into the old one's buffers.
-
-    Fresh megabytes at every step would cost more than the arithmetic that fills them. `dynamic=False`, so that the
-    last short batch is a graph of its own and does not change the others'.
-    """
-
-    def donate(ts: TrainState, keys: Tensor, x: Tensor) -> Metrics:
-        new, metrics = step(ts, keys, x)
-        tree.map(lambda old, value: old.copy_(value), ts, new)
-        return metrics
-
-    run = torch.compile(donate, fullgraph=True, dynamic=False)
-    return lambda ts, keys, x: (ts, run(ts, keys, x))
 
 
 def _read(pending: list[Metrics], end: int, epoch: int, log: Log) -> list[Metrics]:

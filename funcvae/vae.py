@@ -106,5 +106,8 @@ def sum_after(axes: int, t: Tensor) -> Tensor:
 
 def _over_samples(net: Functional, params: Params, state: State, z: Tensor, train: bool) -> tuple[Tensor, State]:
     """The network `vmap`ped over z's sample axis; its state averaged over the samples."""
+    if len(z) == 1:  # the same without the transform's overhead
+        out, new = net.apply(params, state, z[0], train=train)
+        return tree.map(lambda t: t.unsqueeze(0), out), new
     out, new = torch.vmap(lambda z_n: net.apply(params, state, z_n, train=train))(z)
     return out, tree.map(lambda v: v.mean(0) if v.is_floating_point() else v[0], new)
