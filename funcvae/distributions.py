@@ -6,7 +6,7 @@ so that randomness stays an argument: standard normal `eps` for `Normal` and `De
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,13 +15,38 @@ from torch.nn import functional as F
 from funcvae.errors import BadType
 
 
+class Distribution(Protocol):
+    """What a head returns: anything with these. A `support`, the least and greatest x, is checked if there is one."""
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x]."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """The log-density of x in nats, elementwise."""
+
+    def sample(self, eps: Tensor) -> Tensor:
+        """A draw, from base noise."""
+
+
+class Posterior(Distribution, Protocol):
+    """A distribution over z, whose `loc` is what a picture of the latent space shows."""
+
+    @property
+    def loc(self) -> Tensor:
+        """The centre [B, Z]."""
+
+
 class Normal(NamedTuple):
     """Independent normals N(loc, sigma²)."""
 
     loc: Tensor
     sigma: Tensor
 
-    support = (-math.inf, math.inf)
+    @property
+    def support(self) -> tuple[float, float]:
+        """The least and the greatest x."""
+        return (-math.inf, math.inf)
 
     @property
     def mean(self) -> Tensor:
@@ -45,7 +70,10 @@ class Bernoulli(NamedTuple):
 
     logits: Tensor
 
-    support = (0.0, 1.0)
+    @property
+    def support(self) -> tuple[float, float]:
+        """The least and the greatest x."""
+        return (0.0, 1.0)
 
     @property
     def mean(self) -> Tensor:
@@ -66,7 +94,10 @@ class Delta(NamedTuple):
 
     loc: Tensor
 
-    support = (-math.inf, math.inf)
+    @property
+    def support(self) -> tuple[float, float]:
+        """The least and the greatest x."""
+        return (-math.inf, math.inf)
 
     @property
     def mean(self) -> Tensor:
@@ -80,9 +111,6 @@ class Delta(NamedTuple):
     def sample(self, eps: Tensor) -> Tensor:
         """loc, once for each eps."""
         return self.loc.expand_as(eps)
-
-
-Distribution = Normal | Bernoulli | Delta
 
 
 def kl(q: Distribution, p: Distribution) -> Tensor:

@@ -11,9 +11,9 @@ every estimator here but the analytic-KL ones goes up in the direction
     decoder and prior    sum_k theta_k ∇ log w_k
 
 where path, score and theta are functions of the log-weights alone, held constant. (The total derivative of log w_k is
-d_k - s_k.) An estimator is a pure function of (model, params, state, x, eps); it works under `vmap` over eps, in float32
-and float64, and under `torch.compile(fullgraph=True)`. It checks shapes only: values cannot be looked at inside a
-transform, so numbers that are not finite pass through, and whoever calls it tests for them outside.
+d_k - s_k.) An estimator is a pure function of (model, params, state, x, eps); it works under `vmap` over eps, in
+float32 and float64, and under `torch.compile(fullgraph=True)`. It checks shapes only: values cannot be looked at inside
+a transform, so numbers that are not finite pass through, and whoever calls it tests for them outside.
 """
 
 from collections.abc import Callable
@@ -80,6 +80,7 @@ class Estimator:
     evaluate: Callable[..., Tensor]
 
     def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Estimate:
+        """The estimate for x [B, ...] from noise eps [N, B, Z]."""
         _check_noise(model, x, eps)
         return self.estimate(model, params, state, x, eps, train)
 
@@ -95,7 +96,7 @@ def weighted(
     """An estimator from a function of the log-weights.
 
     One decode and one pull-back through the decoder: log w is pulled back with theta, which gives the decoder's and the
-    prior's gradient, and theta_k ∂ log w_k/∂z_k for every latent. Scaled by path/theta, that is the encoder's path term.
+    prior's gradient, and theta_k ∂ log w_k/∂z_k for every latent; times path/theta, that is the encoder's path term.
 
     Args:
         weights: log_w [N, B] -> Weights of the same shape, with path zero wherever theta is.
@@ -114,8 +115,8 @@ def weighted(
             return _log_weight(model, {**params, **theta}, encoded, x, q, z, train)
 
         theta = {name: params[name] for name in ("decoder", "prior")}
-        _, pull_draw, (q, z, encoded) = vjp(draw, params["encoder"], has_aux=True)
-        log_w, pull_log_w, new_state = vjp(log_weight, theta, z, has_aux=True)
+        _, pull_draw, (q, z, encoded) = vjp(draw, params["encoder"], has_aux=True)  # type: ignore[misc]
+        log_w, pull_log_w, new_state = vjp(log_weight, theta, z, has_aux=True)  # type: ignore[misc]
 
         w = Weights(*(weight / -len(x) for weight in weights(log_w)))  # minus, to descend; the batch's mean
         theta_grads, z_pull = pull_log_w(w.theta)

@@ -14,7 +14,6 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -92,11 +91,13 @@ def run(config: Config, *, download: bool = False) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     _write_json(out / "config.json", asdict(config))
     _write_json(out / "manifest.json", _manifest(config, dataset))
-    with ExitStack() as stack:
-        trackers = [
-            stack.enter_context(tracking.jsonl(out / "metrics.jsonl")),
-            stack.enter_context(tracking.progress_bar(config.epochs * steps_per_epoch)),
-        ]
+    steps = config.epochs * steps_per_epoch
+    with tracking.jsonl(out / "metrics.jsonl") as write, tracking.progress_bar(steps) as show:
+
+        def log(row: train.Row) -> None:
+            write(row)
+            show(row)
+
         ts, history = train.fit(
             ts,
             model,
@@ -109,7 +110,7 @@ def run(config: Config, *, download: bool = False) -> Path:
             samples=config.samples,
             observe=recipe_.observe,
             compile=config.compile,
-            log=lambda row: [track(row) for track in trackers] and None,
+            log=log,
         )
     checkpoint.save_params(out / "params.safetensors", ts.params, ts.state)
     figures = pictures.of_run(model, ts, dataset, recipe_.observe, history, name=config.system)

@@ -1,4 +1,7 @@
-"""Trackers: functions of a row (a flat dict of numbers) that `train.fit` calls as it goes. They never change a result."""
+"""Trackers: functions of a row (a flat dict of numbers) that `train.fit` calls as it goes.
+
+They never change a result.
+"""
 
 import json
 from collections.abc import Callable, Iterator

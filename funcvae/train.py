@@ -20,7 +20,8 @@ from funcvae.optim import Optimizer
 from funcvae.vae import VAE, log_likelihood
 
 Observe = Callable[[random.Key, Tensor], Tensor]
-Log = Callable[[dict[str, Any]], None]
+Row = dict[str, Any]
+Log = Callable[[Row], None]
 
 
 class TrainState(NamedTuple):
@@ -98,6 +99,14 @@ def step_keys(step_key: random.Key, steps: Tensor) -> Tensor:
     return torch.vmap(lambda s: random.split(random.fold_in(step_key, s)))(steps)
 
 
+def batches(key: random.Key, n: int, batch: int, epoch: int) -> tuple[tuple[Tensor, ...], Tensor]:
+    """What an epoch of a run with this key visits: the rows of each batch, and each step's keys [S, 2, 2]."""
+    order_key, step_key, _ = random.split(key, 3)
+    rows = random.permutation(random.fold_in(order_key, epoch), n).split(batch)
+    steps = torch.arange(epoch * len(rows), (epoch + 1) * len(rows), device=key.device)
+    return rows, step_keys(step_key, steps)
+
+
 def fit(
     ts: TrainState,
     model: VAE,
@@ -146,51 +155,38 @@ def fit(
         if data is not None:
             check_data(model, ts.params, ts.state, data, observe, name=name)
 
-    step = make_step(model, estimator, opt, samples=samples, observe=observe, noise=noise)
-    if compile:
-        ts, step = (
-            tree.map(torch.clone, ts),
-            _compiled(step),
-        )  # the compiled step writes into buffers of our own
-    order_key, step_key, test_key = random.split(ts.key, 3)
+    ts = tree.map(torch.clone, ts)  # from here on the buffers are our own to write in
+    step = make_step(model, estimator, opt.update_, samples=samples, observe=observe, noise=noise)
+    if compile:  # dynamic=False: the last short batch is a graph of its own, and leaves the others' as it is
+        step = torch.compile(step, fullgraph=True, dynamic=False)
+    _, _, test_key = random.split(ts.key, 3)
     per_epoch = -(-len(train) // batch)
-    first = int(ts.step)
+    first_epoch = int(ts.step) // per_epoch
     metrics: list[Metrics] = []
     test_bounds: list[float] = []
 
-    with torch.no_grad():  # the estimators differentiate by torch.func; nothing outside needs a graph
-        for epoch in range(first // per_epoch, first // per_epoch + epochs):
-            order = random.permutation(random.fold_in(order_key, epoch), len(train))
-            start = max(first, epoch * per_epoch)
-            steps = torch.arange(start, (epoch + 1) * per_epoch, device=device)
-            keys = step_keys(step_key, steps)
-            rows = order.split(batch)[start - epoch * per_epoch :]
-            pending: list[Metrics] = []
-            for i, row in enumerate(rows):
-                ts, report = step(ts, keys[i], train[row])
-                pending.append(report)
-                if len(pending) == _READ_EVERY or i == len(rows) - 1:
-                    metrics += _read(pending, start + i + 1, epoch, log)
-                    pending = []
-            summary = {"epoch": epoch, "step": (epoch + 1) * per_epoch}
-            summary["bound"] = float(np.mean([m.bound for m in metrics[-len(rows) :]]))
+    with torch.no_grad():  # the estimators differentiate by torch.func: nothing out here needs a graph
+        for epoch in range(first_epoch, first_epoch + epochs):
+            rows, keys = batches(ts.key, len(train), batch, epoch)
+            done = int(ts.step) - epoch * per_epoch  # not zero where a run goes on in mid-epoch
+            read: list[Metrics] = []
+            for start in range(done, per_epoch, _READ_EVERY):
+                reports = []
+                for i in range(start, min(start + _READ_EVERY, per_epoch)):
+                    ts, report = step(ts, keys[i], train[rows[i]])
+                    reports.append(report)
+                read += _read(reports, epoch, epoch * per_epoch + start, log)
+            metrics += read
+            summary: Row = {"epoch": epoch, "step": (epoch + 1) * per_epoch}
+            summary["bound"] = float(np.mean([m.bound for m in read]))
             if test is not None:
-                value = test_bound(
-                    model,
-                    estimator,
-                    ts,
-                    test,
-                    test_key,
-                    batch=batch,
-                    samples=samples,
-                    observe=observe,
-                    noise=noise,
+                summary["test_bound"] = test_bound(
+                    model, estimator, ts, test, test_key, batch=batch, samples=samples, observe=observe, noise=noise
                 )
-                test_bounds.append(value)
-                summary["test_bound"] = value
+                test_bounds.append(summary["test_bound"])
             log(summary)
-    columns = [np.array(column) for column in zip(*metrics, strict=True)]
-    return ts, History(*columns, test_bound=np.array(test_bounds))
+    loss, bound, grad_norm = np.array(metrics).T
+    return ts, History(loss, bound, grad_norm, np.array(test_bounds))
 
 
 def test_bound(
@@ -243,15 +239,15 @@ def check_data(
 _READ_EVERY = 50  # steps; each reading waits for the device
 
 
-def _read(pending: list[Metrics], end: int, epoch: int, log: Log) -> list[Metrics]:
-    """The metrics of the steps before `end` as numbers: one transfer. Logs them up to the first that is not finite."""
-    values = torch.stack([torch.stack(m) for m in pending]).tolist()
+def _read(reports: list[Metrics], epoch: int, first_step: int, log: Log) -> list[Metrics]:
+    """The reports as numbers, by one transfer, logged up to the first that is not finite."""
     read = []
-    for step, row in enumerate((Metrics(*v) for v in values), start=end - len(values)):
-        for name, value in row._asdict().items():
+    for step, values in enumerate(torch.stack([torch.stack(report) for report in reports]).tolist(), first_step):
+        row = Metrics(*values)._asdict()
+        for name, value in row.items():
             if not np.isfinite(value):
                 advice = "a smaller learning rate may help"
                 raise NonFinite(f"{name} became {value} at step {step} (epoch {epoch}): {advice}")
-        log({"epoch": epoch, "step": step, **row._asdict()})
-        read.append(row)
+        log({"epoch": epoch, "step": step, **row})
+        read.append(Metrics(*values))
     return read

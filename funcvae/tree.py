@@ -28,8 +28,11 @@ def structure(tree: Tree) -> Any:
 
 def named_leaves(tree: Tree) -> dict[str, Tensor]:
     """The tree's tensors by their paths, as in "encoder/linear1.weight"."""
-    paths = _pytree.tree_flatten_with_path(tree)[0]
-    return {"/".join(str(astuple(step)[0]) for step in path): leaf for path, leaf in paths}
+
+    def name(step: Any) -> str:  # a dict's key, a tuple's index or a NamedTuple's field
+        return str(*astuple(step))
+
+    return {"/".join(name(step) for step in path): leaf for path, leaf in _pytree.tree_flatten_with_path(tree)[0]}
 
 
 def from_named(named: dict[str, Tensor], like: Tree) -> Tree:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from funcvae import heads, priors, random, tree
-from funcvae.distributions import Distribution
+from funcvae.distributions import Distribution, Posterior
 from funcvae.errors import BadValue
 from funcvae.module import Functional, Params, State, functional
 
@@ -20,7 +20,7 @@ class VAE(NamedTuple):
     """
 
     init: Callable[[random.Key], tuple[Params, State]]
-    encode: Callable[..., tuple[Distribution, State]]
+    encode: Callable[..., tuple[Posterior, State]]
     """(params, state, x [B, ...], train=False) -> (q(z|x), state)"""
     decode: Callable[..., tuple[Distribution, State]]
     """(params, state, z [B, Z] or [N, B, Z], train=False) -> (p(x|z), state)"""
@@ -34,7 +34,7 @@ def vae(
     encoder: Callable[[], nn.Module],
     decoder: Callable[[], nn.Module],
     latent: int,
-    posterior: heads.Head = heads.normal_logvar,
+    posterior: Callable[..., Posterior] = heads.normal_logvar,
     likelihood: heads.Head = heads.bernoulli,
     prior: Callable[[], nn.Module] = priors.standard_normal,
 ) -> VAE:
@@ -63,7 +63,7 @@ def vae(
         made = {name: net.init(k) for (name, net), k in zip(networks.items(), keys, strict=True)}
         return {name: params for name, (params, _) in made.items()}, {name: state for name, (_, state) in made.items()}
 
-    def encode(params: Params, state: State, x: Tensor, train: bool = False) -> tuple[Distribution, State]:
+    def encode(params: Params, state: State, x: Tensor, train: bool = False) -> tuple[Posterior, State]:
         out, new = networks["encoder"].apply(params["encoder"], state["encoder"], x, train=train)
         return posterior(out), {**state, "encoder": new}
 
