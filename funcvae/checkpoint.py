@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 
 from funcvae import tree
 from funcvae.errors import BadData, Missing
@@ -17,7 +17,7 @@ def save_params(path: Path, params: Params, state: State) -> None:
     """
     named = tree.named_leaves({"params": params, "state": state})
     partial = path.with_name(path.name + ".partial")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}, partial)
+    partial.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}))
     os.replace(partial, path)
 
 
@@ -32,7 +32,7 @@ def load_params(path: Path, params: Params, state: State) -> tuple[Params, State
         raise Missing(f"{path}: no such file")
     like = {"params": params, "state": state}
     try:
-        stored = load_file(path)
+        stored = load(path.read_bytes())
     except Exception as error:  # the format's own error class is not public
         raise BadData(f"{path}: not a whole safetensors file ({error})") from None
     wanted = tree.named_leaves(like)

@@ -7,6 +7,7 @@ out, state = net.apply(params, state, x, train=True)
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
@@ -57,10 +58,11 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
 
     # One skeleton for each mode, so that no call changes another's. Their values are never used, so they are moved to
     # `meta`, where they hold no memory (built there, modules with plain tensors would break).
-    skeletons = {train: _build(factory, random.key(0)).to("meta").train(train) for train in (True, False)}
-    dropout = _dropout_layer(skeletons[True])
-    tied = len(list(skeletons[True].named_parameters(remove_duplicate=False))) > len(list(skeletons[True].parameters()))
-    attention = any(isinstance(m, nn.MultiheadAttention) for m in skeletons[True].modules())
+    skeleton = _build(factory, random.key(0)).to("meta")
+    skeletons = {True: skeleton.train(), False: deepcopy(skeleton).eval()}
+    dropout = _dropout_layer(skeleton)
+    tied = len(list(skeleton.named_parameters(remove_duplicate=False))) > len(list(skeleton.parameters()))
+    attention = any(isinstance(m, nn.MultiheadAttention) for m in skeleton.modules())
 
     def init(key: random.Key) -> tuple[Params, State]:
         module = _build(factory, key).to(key.device)

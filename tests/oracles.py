@@ -1,0 +1,207 @@
+"""Known answers: the linear-Gaussian toy in closed form, expectations by quadrature, tests in standard errors.
+
+The toy is Rainforth et al. (2018), arXiv:1802.04537: p(z) = N(mu, I), p(x|z) = N(z, I), q(z|x) = N(m, s² I). Its closed
+forms are for one dimension, with m* = (x + mu)/2 the exact posterior's mean (its variance is ½) and delta = m - m*.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import grad
+
+import funcvae as fv
+from funcvae import tree
+from funcvae.distributions import Normal
+
+S2 = 2 / 3
+
+
+class ToyEncoder(nn.Module):
+    """q(z|x) = N(m, s²) with m and log s as its parameters, one of each for every dimension."""
+
+    def __init__(self, m, s2, latent):
+        super().__init__()
+        self.m = nn.Parameter(torch.full((latent,), m, dtype=torch.float64))
+        self.log_s = nn.Parameter(torch.full((latent,), 0.5 * math.log(s2), dtype=torch.float64))
+
+    def forward(self, x):
+        return self.m.expand_as(x), self.log_s.expand_as(x)
+
+
+class LearnedPrior(nn.Module):
+    """N(mu, 1) with a learned mean."""
+
+    def __init__(self, mu, latent):
+        super().__init__()
+        self.mu = nn.Parameter(torch.full((latent,), mu, dtype=torch.float64))
+
+    def forward(self, z):
+        return Normal(self.mu, torch.ones_like(self.mu))
+
+
+def toy(m=0.8, s2=S2, mu=0.0, latent=1):
+    """The toy as a model in float64, with its params and state."""
+    model = fv.vae(
+        encoder=lambda: ToyEncoder(m, s2, latent),
+        decoder=nn.Identity,
+        posterior=fv.heads.normal_logsigma,
+        likelihood=fv.heads.normal_fixed(1.0),
+        prior=lambda: LearnedPrior(mu, latent),
+        latent=latent,
+    )
+    return model, *model.init(fv.random.key(0))
+
+
+def double(params):
+    """The tree with its floating-point leaves in float64."""
+    return tree.map(lambda t: t.double() if t.is_floating_point() else t, params)
+
+
+# Closed forms, for one dimension.
+
+
+def log_evidence(x, mu=0.0):
+    """log p(x) = log N(x; mu, 2)."""
+    return -0.25 * (x - mu) ** 2 - 0.5 * math.log(4 * math.pi)
+
+
+def posterior(x, mu=0.0):
+    """Mean and variance of p(z|x)."""
+    return (x + mu) / 2, 0.5
+
+
+def gap(m, s2, x, mu=0.0):
+    """KL(q ‖ p(z|x)): how far the ELBO lies below log p(x)."""
+    delta = m - posterior(x, mu)[0]
+    return 0.5 * (2 * s2 - 1 - math.log(2 * s2)) + delta**2
+
+
+def elbo(m, s2, x, mu=0.0):
+    """log p(x) - KL(q ‖ p(z|x))."""
+    return log_evidence(x, mu) - gap(m, s2, x, mu)
+
+
+def log_weight_variance(m, s2, x, mu=0.0):
+    """Var log w under q."""
+    delta = m - posterior(x, mu)[0]
+    return 2 * (0.5 - s2) ** 2 + 4 * s2 * delta**2
+
+
+def gradient_means(m, s2, x, mu=0.0):
+    """The ELBO's derivatives in m and log s."""
+    return -2 * (m - posterior(x, mu)[0]), 1 - 2 * s2
+
+
+def gradient_variances(name, m, s2, x, mu=0.0):
+    """Var of one sample's gradient in m and in log s."""
+    delta = m - posterior(x, mu)[0]
+    return {
+        "elbo_mc": (4 * s2, 8 * s2**2 + 4 * s2 * delta**2),
+        "elbo": (s2, s2 * (x - m) ** 2 + 2 * s2**2),
+        "stl": ((1 - 2 * s2) ** 2 / s2, 2 * (1 - 2 * s2) ** 2 + 4 * s2 * delta**2),
+    }[name]
+
+
+def iwae_asymptote(dimensions=1):
+    """gamma, where log p(x) - E L_K -> gamma/(2K) at s² = 2/3 and delta = 0."""
+    return (16 / 15) ** (dimensions / 2) - 1
+
+
+def iwae_bound(k, m, s2, x, mu=0.0, nodes=60):
+    """E L_K of the toy by Gauss–Hermite quadrature, in numpy alone."""
+    eps, weights = np.polynomial.hermite_e.hermegauss(nodes)
+    z = m + math.sqrt(s2) * eps
+    log_w = -0.5 * (x - z) ** 2 - 0.5 * (z - mu) ** 2 - 0.5 * math.log(2 * math.pi) + 0.5 * eps**2 + 0.5 * math.log(s2)
+    w = np.exp(log_w)
+    total = sum(np.meshgrid(*[w] * k, indexing="ij"))
+    joint = np.prod(np.meshgrid(*[weights / weights.sum()] * k, indexing="ij"), axis=0)
+    return float((joint * np.log(total / k)).sum())
+
+
+# Expectations over the noise of any small model.
+
+
+def grid(samples, latent, nodes):
+    """Tensor Gauss–Hermite nodes for eps [G, samples, 1, latent] and their weights [G], which sum to one."""
+    node, weight = np.polynomial.hermite_e.hermegauss(nodes)
+    weight = weight / weight.sum()
+    axes = samples * latent
+    eps = torch.tensor(np.stack([a.ravel() for a in np.meshgrid(*[node] * axes, indexing="ij")], -1))
+    weights = torch.ones(1, dtype=torch.float64)
+    for _ in range(axes):
+        weights = torch.outer(weights, torch.tensor(weight)).flatten()
+    return eps.reshape(-1, samples, 1, latent), weights
+
+
+def quadrature(estimator, model, params, state, x, samples, nodes, chunk=8192):
+    """The exact mean and variance of `Estimate.grads` over the noise, as two trees like params.
+
+    Every example sees the same noise: that leaves the mean as it is, but the variance is right for a batch of one only.
+    """
+
+    def gradient(eps):
+        return estimator(model, params, state, x, eps.expand(-1, len(x), -1), train=False).grads
+
+    mean, square = tree.zeros_like(params), tree.zeros_like(params)
+    for eps, weights in zip(*(t.split(chunk) for t in grid(samples, model.latent, nodes)), strict=True):
+        grads = torch.vmap(gradient)(eps)
+        mean = tree.map(lambda total, g, w=weights: total + torch.tensordot(w, g, 1), mean, grads)
+        square = tree.map(lambda total, g, w=weights: total + torch.tensordot(w, g**2, 1), square, grads)
+    return mean, tree.map(lambda s, m: s - m**2, square, mean)
+
+
+def quadrature_bound(bound, model, params, state, x, samples, nodes, chunk=8192):
+    """The exact mean of a function (model, params, state, x, eps) -> [B] over noise and batch, and its gradient."""
+
+    def part(params, eps, weights):
+        values = torch.vmap(lambda e: bound(model, params, state, x, e.expand(-1, len(x), -1)).mean())(eps)
+        return (weights * values).sum()
+
+    value, gradient = 0.0, tree.zeros_like(params)
+    for eps, weights in zip(*(t.split(chunk) for t in grid(samples, model.latent, nodes)), strict=True):
+        slope, here = torch.func.grad_and_value(part)(params, eps, weights)
+        value, gradient = value + float(here), tree.map(torch.add, gradient, slope)
+    return value, gradient
+
+
+def log_weights(model, params, state, x, eps):
+    """log w [K, B] written out with torch.distributions, for normal posteriors and priors; one latent at a time."""
+    q, _ = model.encode(params, state, x)
+    rows = []
+    for e in eps:
+        z = q.loc + q.sigma * e
+        p_x, p_z = model.decode(params, state, z)[0], model.prior(params, state, z)[0]
+        if isinstance(p_x, Normal):
+            log_p_x = torch.distributions.Normal(*p_x, validate_args=False).log_prob(x)
+        else:
+            log_p_x = -nn.functional.binary_cross_entropy_with_logits(p_x.logits, x, reduction="none")
+        log_p_z = torch.distributions.Normal(*p_z, validate_args=False).log_prob(z)
+        log_q = torch.distributions.Normal(*q, validate_args=False).log_prob(z)
+        rows.append(log_p_x.flatten(1).sum(1) + log_p_z.sum(1) - log_q.sum(1))
+    return torch.stack(rows)
+
+
+def descent(bound, params):
+    """Minus the gradient of a function params -> bound [B] averaged over the batch."""
+    return grad(lambda p: -bound(p).mean())(params)
+
+
+def assert_close(actual, expected, atol, rtol=0.0):
+    """Two trees agree in structure and, leaf by leaf, in value."""
+    assert tree.structure(actual) == tree.structure(expected)
+    for name, leaf in tree.named_leaves(actual).items():
+        torch.testing.assert_close(
+            leaf, tree.named_leaves(expected)[name], atol=atol, rtol=rtol, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def assert_zero_mean(samples, z=5.0):
+    """The samples [R, ...] are compatible with mean zero: every coordinate within z standard errors."""
+    samples = torch.as_tensor(samples, dtype=torch.float64)
+    error = samples.std(0) / math.sqrt(len(samples))
+    assert bool((error > 0).all()), "samples that do not vary say nothing about their mean"
+    score = samples.mean(0) / error
+    worst = float(score.abs().max())
+    assert worst <= z, f"a mean is {worst:.1f} standard errors from zero"

@@ -1,0 +1,16 @@
+"""Every example runs, small, and says what it promises."""
+
+import runpy
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def test_quickstart_orders_the_estimators_as_the_papers_do():
+    variance = runpy.run_path(str(EXAMPLES / "quickstart.py"))["main"](steps=100)
+    assert variance["stl"] < variance["elbo_mc"]
+    assert variance["my_dreg"] < variance["iwae"]
+
+
+def test_no_example_is_left_out():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"quickstart"}

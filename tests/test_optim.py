@@ -1,0 +1,175 @@
+"""Adam against torch.optim.Adam, step for step, and the purity that torch's has not."""
+
+import doctest
+
+import pytest
+import torch
+
+from funcvae import optim, tree
+from funcvae.errors import BadValue
+
+
+def params_and_grads(steps=100, dtype=torch.float64):
+    """Parameters, and gradients whose sizes range over many orders, so that eps shows."""
+    g = torch.Generator().manual_seed(0)
+    shapes = {"w": (3, 4), "b": (4,), "scale": ()}
+
+    def draw():
+        return {name: torch.randn(shape, generator=g, dtype=dtype) for name, shape in shapes.items()}
+
+    sizes = torch.logspace(-9, 1, steps)
+    return draw(), [tree.map(lambda t, s=s: s.to(dtype) * t, draw()) for s in sizes]
+
+
+def torch_adam(params, grads, schedule=None, **settings):
+    params = {name: p.clone().requires_grad_() for name, p in params.items()}
+    opt = torch.optim.Adam(params.values(), **settings)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(opt, schedule) if schedule else None
+    for g in grads:
+        for name, p in params.items():
+            p.grad = g[name].clone()
+        opt.step()
+        if scheduler:
+            scheduler.step()
+    return {name: p.detach() for name, p in params.items()}
+
+
+def ours(opt, params, grads):
+    state = opt.init(params)
+    for g in grads:
+        params, state = opt.update(g, state, params)
+    return params
+
+
+def gap(a, b):
+    return max((x - y).abs().max().item() for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True))
+
+
+SETTINGS = [(1e-3, 0.9, 0.999, 1e-8), (0.1, 0.5, 0.9, 1e-4), (1e-2, 0.0, 0.99, 1e-8), (1e-4, 0.95, 0.9999, 1e-12)]
+
+
+@pytest.mark.parametrize(("lr", "b1", "b2", "eps"), SETTINGS)
+def test_adam_equals_torchs_to_1e_12_over_100_steps(lr, b1, b2, eps):
+    params, grads = params_and_grads()
+    want = torch_adam(params, grads, lr=lr, betas=(b1, b2), eps=eps)
+    assert gap(ours(optim.adam(lr, b1, b2, eps), params, grads), want) < 1e-12
+
+
+def test_a_schedule_equals_torchs_lambda_lr_to_1e_12():
+    params, grads = params_and_grads()
+    want = torch_adam(params, grads, lambda step: 0.97**step, lr=0.05)
+    assert gap(ours(optim.adam(lambda step: 0.05 * 0.97**step), params, grads), want) < 1e-12
+
+
+def test_a_schedule_sees_the_number_of_updates_already_made():
+    seen = []
+    params, grads = params_and_grads(steps=3)
+    ours(optim.adam(lambda step: seen.append(step.item()) or 0.1), params, grads)
+    assert seen == [0, 1, 2]
+
+
+@pytest.mark.parametrize("wrong", ["eps inside the root", "eps before the correction", "no correction", "step from 0"])
+def test_the_tolerance_catches_wrong_adams(wrong):
+    def step(t, g, m, v, p, lr=1e-2, b1=0.9, b2=0.999, eps=1e-8):
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        c1, c2 = 1 - b1**t, 1 - b2**t
+        match wrong:
+            case "eps inside the root":
+                return m, v, p - lr * m / c1 / (v / c2 + eps).sqrt()
+            case "eps before the correction":
+                return m, v, p - lr * m / c1 * c2**0.5 / (v.sqrt() + eps)
+            case "no correction":
+                return m, v, p - lr * m / (v.sqrt() + eps)
+            case "step from 0":
+                return m, v, p - lr * m / (1 - b1 ** (t + 1)) / ((v / (1 - b2 ** (t + 1))).sqrt() + eps)
+            case "none":
+                return m, v, p - lr * m / c1 / ((v / c2).sqrt() + eps)
+
+    def run():
+        p, m, v = params["w"], torch.zeros(3, 4).double(), torch.zeros(3, 4).double()
+        for t, g in enumerate(grads, 1):
+            m, v, p = step(t, g["w"], m, v, p)
+        return (p - want["w"]).abs().max()
+
+    params, grads = params_and_grads()
+    want = torch_adam(params, grads, lr=1e-2)
+    assert run() > 1e-9
+    wrong = "none"
+    assert run() < 1e-12
+
+
+def test_update_leaves_its_arguments_as_they_were():
+    params, (g, *_) = params_and_grads(steps=2)
+    opt = optim.adam(0.1)
+    _, state = opt.update(g, opt.init(params), params)
+    arguments = (g, state, params)
+    before = tree.map(torch.clone, arguments)
+    opt.update(*arguments)
+    assert all(torch.equal(a, b) for a, b in zip(tree.leaves(arguments), tree.leaves(before), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_update_in_place_equals_update_bit_for_bit(dtype):
+    params, grads = params_and_grads(steps=10, dtype=dtype)
+    opt = optim.adam(0.1)
+    mine, state_ = tree.map(torch.clone, params), opt.init(params)
+    owned, state = mine, opt.init(params)
+    for g in grads:
+        mine, state_ = opt.update_(g, state_, mine)
+        params, state = opt.update(g, state, params)
+        for a, b in zip(tree.leaves((mine, state_)), tree.leaves((params, state)), strict=True):
+            assert torch.equal(a, b)
+            assert a.dtype == b.dtype
+    assert all(a is b for a, b in zip(tree.leaves(mine), tree.leaves(owned), strict=True))
+
+
+def test_update_under_vmap_over_gradients_equals_a_loop():
+    params, grads = params_and_grads(steps=4, dtype=torch.float32)
+    opt = optim.adam(0.1)
+    _, state = opt.update(grads[0], opt.init(params), params)
+    stacked = tree.map(lambda *g: torch.stack(g), *grads)
+    new, new_state = torch.vmap(opt.update, in_dims=(0, None, None), out_dims=(0, optim.AdamState(None, 0, 0)))(
+        stacked, state, params
+    )
+    for i, g in enumerate(grads):
+        one, one_state = opt.update(g, state, params)
+        assert gap(tree.map(lambda t, i=i: t[i], new), one) < 1e-6
+        assert gap(tree.map(lambda t, i=i: t[i], new_state.v), one_state.v) < 1e-6
+    assert new_state.step == 2
+
+
+def test_gradients_are_matched_to_parameters_by_name():
+    opt = optim.adam(0.1)
+    params = {"a": torch.tensor(1.0), "b": torch.tensor(2.0)}
+    new, _ = opt.update({"b": torch.tensor(1.0), "a": torch.tensor(-1.0)}, opt.init(params), params)
+    torch.testing.assert_close(new, {"a": torch.tensor(1.1), "b": torch.tensor(1.9)})
+
+
+def test_the_structure_of_the_parameters_is_kept():
+    params = {"encoder": {"w": torch.ones(2)}, "decoder": [torch.ones(1), (torch.zeros(3),)], "prior": {}}
+    opt = optim.adam()
+    new, state = opt.update(params, opt.init(params), params)
+    assert tree.structure(new) == tree.structure(state.m) == tree.structure(state.v) == tree.structure(params)
+    assert state.step.dtype == torch.int64
+
+
+def test_the_docstrings_example_runs():
+    finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner()
+    (example,) = finder.find(optim.adam, "adam", globs={"adam": optim.adam, "torch": torch})
+    assert runner.run(example) == (0, 5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"lr": -1e-3}, "lr"),
+        ({"lr": float("nan")}, "lr"),
+        ({"b1": 1.0}, "b1"),
+        ({"b1": -0.1}, "b1"),
+        ({"b2": 1.0}, "b2"),
+        ({"eps": -1e-8}, "eps"),
+    ],
+)
+def test_settings_outside_their_range_are_errors(settings, named):
+    with pytest.raises(BadValue, match=named):
+        optim.adam(**settings)

@@ -1,0 +1,227 @@
+import math
+import random as python_random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import funcvae as fv
+from funcvae.data import gaussian2d
+from funcvae.errors import BadData, BadValue, NonFinite
+
+
+@pytest.fixture(scope="module")
+def points() -> torch.Tensor:
+    return fv.random.normal(fv.random.key(7), (50, 2))
+
+
+def small() -> fv.VAE:
+    return fv.models.gaussian2d_vae(hidden=4)
+
+
+def fit(data: torch.Tensor, *, model: fv.VAE | None = None, lr: float = 1e-2, seed: int = 0, **options: object):
+    model = model or small()
+    opt = fv.optim.adam(lr)
+    ts = fv.train.init(model, opt, fv.random.key(seed))
+    options = {"batch": 16, "epochs": 2, **options}
+    return fv.train.fit(ts, model, fv.estimators.elbo(), opt, data, **options)
+
+
+def test_init_splits_its_key_in_one_for_the_parameters_and_one_to_keep():
+    model, opt, key = small(), fv.optim.adam(), fv.random.key(3)
+    ts = fv.train.init(model, opt, key)
+    init_key, run_key = fv.random.split(key)
+    params, state = model.init(init_key)
+    assert torch.equal(ts.key, run_key)
+    assert all(map(torch.equal, fv.tree.leaves(ts.params), fv.tree.leaves(params)))
+    assert ts.state == state
+    assert ts.step == 0
+
+
+def test_an_epoch_visits_every_row_once_in_the_order_that_design_states():
+    key, n = fv.random.key(5), 50
+    order_key, step_key = fv.random.split(key)
+    for epoch in (0, 3):
+        rows, keys = fv.train.batches(key, n, 16, epoch)
+        assert [len(r) for r in rows] == [16, 16, 16, 2]
+        assert torch.equal(torch.cat(rows), fv.random.permutation(fv.random.fold_in(order_key, epoch), n))
+        for i in range(4):
+            assert torch.equal(keys[i], fv.random.split(fv.random.fold_in(step_key, 4 * epoch + i)))
+    assert sorted(torch.cat(rows).tolist()) == list(range(n))
+
+
+def test_fit_equals_the_loop_written_out(points):
+    model, opt, elbo = small(), fv.optim.adam(1e-2), fv.estimators.elbo()
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    trained, history = fv.train.fit(ts, model, elbo, opt, points, epochs=2, batch=16, samples=3, observe=binarize01)
+    order_key, step_key = fv.random.split(ts.key)
+    params, state, opt_state = ts.params, ts.state, ts.opt_state
+    bounds, norms = [], []
+    for epoch in range(2):
+        order = fv.random.permutation(fv.random.fold_in(order_key, epoch), 50)
+        for i in range(4):
+            noise_key, observe_key = fv.random.split(fv.random.fold_in(step_key, 4 * epoch + i))
+            x = binarize01(observe_key, points[order[16 * i : 16 * (i + 1)]])
+            out = elbo(model, params, state, x, fv.noise.iid(noise_key, 3, (len(x), 2)), train=True)
+            params, opt_state = opt.update(out.grads, opt_state, params)
+            bounds.append(out.bound.mean().item())
+            norms.append(sum(g.square().sum() for g in fv.tree.leaves(out.grads)).sqrt().item())
+    assert all(map(torch.equal, fv.tree.leaves(trained.params), fv.tree.leaves(params)))
+    np.testing.assert_array_equal(history.bound, bounds)
+    np.testing.assert_array_equal(history.loss, -history.bound)
+    np.testing.assert_allclose(history.grad_norm, norms, rtol=1e-6)
+    assert trained.step == 8
+
+
+def binarize01(key: fv.random.Key, x: torch.Tensor) -> torch.Tensor:
+    return fv.random.bernoulli(key, x.sigmoid()).to(x.dtype)
+
+
+def test_fit_leaves_its_arguments_and_every_global_generator_as_they_were(points):
+    model, opt = small(), fv.optim.adam()
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    before = fv.tree.map(torch.clone, (ts, points))
+    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), python_random.getstate()  # noqa: NPY002
+    fv.train.fit(ts, model, fv.estimators.elbo(), opt, points, test=points, epochs=1, batch=16)
+    assert all(map(torch.equal, fv.tree.leaves((ts, points)), fv.tree.leaves(before)))
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.random.get_state()[1].tolist() == numpy_state[1].tolist()  # noqa: NPY002
+    assert python_random.getstate() == python_state
+
+
+def test_one_seed_gives_the_same_bits_and_another_does_not(points):
+    (a, one), (b, two), (_, three) = fit(points), fit(points), fit(points, seed=1)
+    assert all(map(torch.equal, fv.tree.leaves(a), fv.tree.leaves(b)))
+    np.testing.assert_array_equal(one.loss, two.loss)
+    assert not np.array_equal(one.loss, three.loss)
+
+
+def test_training_goes_on_where_it_stood_to_the_bit(points):
+    model, opt, elbo = small(), fv.optim.adam(), fv.estimators.elbo()
+    start = fv.train.init(model, opt, fv.random.key(0))
+    whole, _ = fv.train.fit(start, model, elbo, opt, points, epochs=3, batch=16)
+    half, _ = fv.train.fit(start, model, elbo, opt, points, epochs=1, batch=16)
+    rest, history = fv.train.fit(half, model, elbo, opt, points, epochs=2, batch=16)
+    assert all(map(torch.equal, fv.tree.leaves(whole), fv.tree.leaves(rest)))
+    assert len(history.loss) == 8
+
+
+def test_training_goes_on_in_mid_epoch_to_the_bit(points):
+    model, opt, elbo = small(), fv.optim.adam(), fv.estimators.elbo()
+    start = fv.train.init(model, opt, fv.random.key(0))
+    whole, _ = fv.train.fit(start, model, elbo, opt, points, epochs=1, batch=16)
+    step = fv.train.make_step(model, elbo, opt.update)
+    rows, keys = fv.train.batches(start.key, 50, 16, 0)
+    ts, _ = step(start, keys[0], points[rows[0]])
+    rest, history = fv.train.fit(ts, model, elbo, opt, points, epochs=1, batch=16)
+    assert all(map(torch.equal, fv.tree.leaves(whole), fv.tree.leaves(rest)))
+    assert len(history.loss) == 3
+
+
+def test_validation_uses_the_same_noise_every_epoch(points):
+    _, history = fit(points, test=points[:20], lr=0.0, epochs=3)
+    assert len(set(history.test_bound)) == 1
+    assert len(set(history.bound)) == 12
+
+
+def test_the_test_bound_is_the_mean_over_examples_in_evaluation_mode(points):
+    model, iwae = small(), fv.estimators.iwae()
+    ts = fv.train.init(model, fv.optim.adam(), fv.random.key(0))
+    key, test = fv.random.key(9), points[:20]
+    value = fv.train.test_bound(model, iwae, ts, test, key, batch=16, samples=3)
+    total = 0.0
+    for i, x in enumerate(test.split(16)):
+        noise_key, _ = fv.random.split(fv.random.fold_in(key, i))
+        eps = fv.noise.iid(noise_key, 3, (len(x), 2))
+        total += iwae(model, ts.params, ts.state, x, eps, train=False).bound.sum().item()
+    assert value == pytest.approx(total / 20, rel=1e-6)
+
+
+def test_rows_are_logged_for_every_step_and_every_epoch(points):
+    rows = []
+    _, history = fit(points, test=points, log=rows.append)
+    steps = [row for row in rows if "loss" in row]
+    epochs = [row for row in rows if "test_bound" in row]
+    assert [row["step"] for row in steps] == list(range(8))
+    assert [row["loss"] for row in steps] == history.loss.tolist()
+    assert [row["test_bound"] for row in epochs] == history.test_bound.tolist()
+    assert [row["step"] for row in epochs] == [4, 8]
+    assert epochs[0]["bound"] == pytest.approx(history.bound[:4].mean())
+    assert rows.index(epochs[0]) == 4
+
+
+def test_training_reaches_the_datas_own_entropy_and_does_not_pass_it():
+    data = gaussian2d(fv.random.key(1), 2000)
+    _, history = fit(data[:1000], test=data[1000:], epochs=20, samples=4)
+    entropy = math.log(2 * math.pi * math.e) + 0.5 * math.log(0.75)  # of N(mu, cov) with det(cov) = 3/4
+    noise = 1 / math.sqrt(1000)  # log p(x) has variance 1 over x: half a chi-square of 2
+    assert history.test_bound[-1] == pytest.approx(-entropy, abs=0.1)
+    assert history.test_bound[-1] < -entropy + 4 * noise
+
+
+def test_batchnorm_statistics_move_in_training():
+    model = fv.vae(
+        encoder=lambda: nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4)),
+        decoder=lambda: nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4)),
+        likelihood=fv.heads.normal_logvar,
+        latent=2,
+    )
+    data = fv.random.normal(fv.random.key(1), (32, 2))
+    ts, _ = fit(data, model=model, samples=2)
+    for name in ("encoder", "decoder"):
+        assert ts.state[name]["1.num_batches_tracked"] == 4
+        assert ts.state[name]["1.running_mean"].abs().max() > 0
+
+
+def test_a_compiled_run_gives_the_same_losses_to_rounding_and_the_same_bits_twice(points):
+    _, eager = fit(points, samples=2)
+    torch._dynamo.reset()
+    one, compiled = fit(points, samples=2, compile=True)
+    two, again = fit(points, samples=2, compile=True)
+    np.testing.assert_allclose(compiled.loss, eager.loss, rtol=1e-4)
+    np.testing.assert_array_equal(compiled.loss, again.loss)
+    assert all(map(torch.equal, fv.tree.leaves(one), fv.tree.leaves(two)))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_run_on_cuda_follows_the_run_on_the_cpu(points):
+    model, opt = small(), fv.optim.adam(1e-2)
+    losses = []
+    for device in ("cpu", "cuda"):
+        ts = fv.train.init(model, opt, fv.random.key(0, device=device))
+        _, history = fv.train.fit(ts, model, fv.estimators.elbo(), opt, points, test=points, epochs=2, batch=16)
+        losses.append(history.loss)
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch", "samples"])
+def test_zero_of_anything_is_an_error(points, name):
+    with pytest.raises(BadValue, match=f"{name} is 0: it must be at least 1"):
+        fit(points, **{name: 0})
+
+
+def test_data_the_model_cannot_take_is_an_error_before_any_step(points):
+    with pytest.raises(BadData, match="train holds NaN or infinite values, first in item 3"):
+        fit(points.clone().index_fill_(0, torch.tensor([3]), torch.nan))
+    with pytest.raises(BadData, match=r"cannot take train of shape \[3\] an item"):
+        fit(torch.zeros(10, 3))
+    with pytest.raises(BadData, match="test is empty"):
+        fit(points, test=points[:0])
+    with pytest.raises(BadData, match=r"decoder describes data of shape \[1, 28, 28\], but each x is \[784\]"):
+        fit(torch.rand(4, 784), model=fv.models.burda_vae())
+    with pytest.raises(BadData, match=r"train ranges from .* a Bernoulli likelihood needs \[0, 1\]"):
+        fit(torch.rand(4, 1, 28, 28) * 255, model=fv.models.burda_vae())
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step_and_what_came_before_is_logged(points):
+    rows = []
+    spoiled = 1e30  # squared, it overflows float32
+
+    def observe(key: fv.random.Key, x: torch.Tensor) -> torch.Tensor:
+        return torch.where(torch.tensor(len(x) == 2), x * spoiled, x)  # the last, short batch of each epoch
+
+    with pytest.raises(NonFinite, match=r"loss became (nan|inf) at step 3 \(epoch 0\)"):
+        fit(points, observe=observe, log=rows.append)
+    assert [row["step"] for row in rows] == [0, 1, 2]
