@@ -81,8 +81,10 @@ class Bernoulli(NamedTuple):
         return self.logits.sigmoid()
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """x log p + (1 - x) log(1 - p) = x · logits - log(1 + exp(logits)), elementwise, in nats."""
-        return x * self.logits - F.softplus(self.logits)
+        """x log p + (1 - x) log(1 - p) = log sigmoid(logits) - (1 - x) · logits, elementwise, in nats."""
+        # log sigmoid(l) = -log(1 + exp(-l)), which is softplus with beta = -1: one pass, and no second buffer. Beyond the
+        # threshold it is l itself; torch's own threshold of 20 would be seen in float64.
+        return torch.addcmul(F.softplus(self.logits, beta=-1, threshold=40), x - 1, self.logits)
 
     def sample(self, u: Tensor) -> Tensor:
         """1 where the uniform u is below the mean, else 0."""

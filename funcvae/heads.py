@@ -6,7 +6,6 @@ a head; for the likelihood a head's distribution has the shape of the data, with
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from funcvae.distributions import Bernoulli, Delta, Distribution, Normal
@@ -38,7 +37,7 @@ def normal_fixed(sigma: float) -> Head:
         raise BadValue(f"sigma is {sigma}: a standard deviation is positive")
 
     def head(out: Tensor) -> Normal:
-        return Normal(out, torch.full_like(out, sigma))
+        return Normal(out, out.new_full((), sigma))
 
     return head
 

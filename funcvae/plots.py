@@ -355,13 +355,25 @@ def _show(ax: Axes, picture: Floats, **options: Any) -> None:
 
 
 def _name_classes(figure: Figure, ax: Axes, z: Floats, index: NDArray[np.intp], names: list[str]) -> None:
-    """Write each class at its median, and the legend beside the axes."""
-    for k, name in enumerate(names):
-        x, y = np.median(z[index == k], axis=0)
+    """Write each class at its median, or beside it where another's name stands, and the legend beside the axes."""
+    medians = np.array([np.median(z[index == k], axis=0) for k in range(len(names))])
+    for (x, y), name in zip(_apart(medians, 0.045 * np.ptp(z, axis=0).max()), names, strict=True):
         outline = [withStroke(linewidth=3, foreground="white")]
         ax.text(x, y, name, size="large", weight="bold", ha="center", va="center", path_effects=outline)
     dots = [Line2D([], [], marker="o", ls="", color=c, label=n) for c, n in zip(PALETTE, names, strict=False)]
     figure.legend(handles=dots, title="class", loc="outside right center", frameon=False)
+
+
+def _apart(points: Floats, distance: float) -> Floats:
+    """The points [n, 2], with those nearer than `distance` pushed apart until they are not."""
+    points = points.copy()
+    for _ in range(100):
+        gap = points[:, None] - points
+        near = np.hypot(*gap.transpose(2, 0, 1))
+        push = np.clip(distance - near, 0, None) / np.maximum(near, 1e-9 * distance)
+        np.fill_diagonal(push, 0)
+        points += 0.5 * (push[..., None] * gap).sum(1)
+    return points
 
 
 def _noisy(ax: Axes, step: Floats, value: Floats) -> None:

@@ -198,18 +198,14 @@ def test_claims_hold_on_the_toy(spec, samples):
     assert_close(toy_moments(spec, samples)[0], tree.map(torch.neg, ascent), atol=1e-8)
 
 
-@cache
-def tiny_ascent(bound):
-    return quadrature_bound(parse(bound).bound, *tiny(), 2, 20)[1]
-
-
 @every_estimator
 def test_claims_hold_on_a_nonlinear_model(spec):
-    target = {"stl": "elbo_mc", "dreg": "iwae"}.get(spec, spec)
-    mean, _ = quadrature(parse(spec), *tiny(), 2, 20)
+    nodes = 20 if spec == "dreg" else 10  # dreg's gradient is that of its bound in the mean alone
+    mean, _ = quadrature(parse(spec), *tiny(), 2, nodes)
+    _, ascent = quadrature_bound(parse(spec).bound, *tiny(), 2, nodes)
     for part, grads in mean.items():
         assert max(g.abs().max() for g in grads.values()) > 1e-3
-        assert_close(grads, tree.map(torch.neg, tiny_ascent(target)[part]), atol=1e-8)
+        assert_close(grads, tree.map(torch.neg, ascent[part]), atol=1e-8)
 
 
 # Formulas differentiated as they stand, for every eps.
@@ -328,7 +324,7 @@ def test_estimators_of_one_target_agree_in_the_mean(a, b):
 
 
 def test_a_biased_estimator_is_seen_in_standard_errors():
-    a, b = encoder_projections([weighted(iwae_stl), parse("iwae")])
+    a, b = encoder_projections([weighted(iwae_stl), parse("iwae")], replicates=800)
     with pytest.raises(AssertionError, match="standard errors"):
         assert_zero_mean(a - b)
 
@@ -449,7 +445,14 @@ def test_a_call_decodes_once_and_pulls_back_through_the_decoder_once(spec, sampl
     model = fv.vae(encoder=lambda: nn.Linear(2, 4), decoder=lambda: CountingDecoder(2, 2), latent=2)
     params, state = model.init(fv.random.key(0))
     CountingDecoder.forwards = Counted.backwards = 0
-    parse(spec)(model, double(params), state, torch.tensor([[0.0, 1.0], [1.0, 1.0]], dtype=torch.float64), noise(samples, 2, 2), train=True)
+    parse(spec)(
+        model,
+        double(params),
+        state,
+        torch.tensor([[0.0, 1.0], [1.0, 1.0]], dtype=torch.float64),
+        noise(samples, 2, 2),
+        train=True,
+    )
     assert (CountingDecoder.forwards, Counted.backwards) == (1, 1)
 
 
@@ -465,6 +468,16 @@ def test_noise_of_a_wrong_shape_is_refused(spec, shape):
             call(model, params, state, x, torch.zeros(shape, dtype=torch.float64))
 
 
+@every_estimator
+def test_a_posterior_that_is_not_latent_wide_is_refused(spec):
+    model = fv.vae(
+        encoder=lambda: nn.Linear(2, 2), decoder=lambda: nn.Linear(2, 2), latent=2
+    )  # one mu, one log-variance
+    params, state = model.init(fv.random.key(0))
+    with pytest.raises(BadValue, match="latent"):
+        parse(spec)(model, params, state, torch.zeros(3, 2), torch.zeros(1, 3, 2), train=False)
+
+
 def autoencoder():
     return tiny(encoder=lambda: nn.Linear(2, 2), posterior=fv.heads.delta, likelihood=fv.heads.normal_fixed(0.5**0.5))
 
@@ -472,7 +485,7 @@ def autoencoder():
 @every_weighted
 def test_a_posterior_without_a_density_is_refused_where_one_is_needed(spec):
     model, params, state, x = autoencoder()
-    with pytest.raises(BadType, match="Delta posterior has no density.*such as elbo"):
+    with pytest.raises(BadType, match=r"Delta posterior has no density.*such as elbo"):
         parse(spec)(model, params, state, x, noise(2, 2, 2), train=False)
 
 

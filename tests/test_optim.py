@@ -58,7 +58,7 @@ def test_adam_equals_torchs_to_1e_12_over_100_steps(lr, b1, b2, eps):
 def test_a_schedule_equals_torchs_lambda_lr_to_1e_12():
     params, grads = params_and_grads()
     want = torch_adam(params, grads, lambda step: 0.97**step, lr=0.05)
-    assert gap(ours(optim.adam(lambda step: 0.05 * 0.97**step), params, grads), want) < 1e-12
+    assert gap(ours(optim.adam(lambda step: 0.05 * 0.97 ** step.double()), params, grads), want) < 1e-12
 
 
 def test_a_schedule_sees_the_number_of_updates_already_made():

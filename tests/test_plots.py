@@ -326,3 +326,11 @@ def _pixels(figure):
     figure.savefig(file := io.BytesIO(), format="rgba", dpi=figure.dpi)
     width, height = (figure.get_size_inches() * figure.dpi).astype(int)
     return np.frombuffer(file.getvalue(), np.uint8).reshape(height, width, 4)
+
+
+def test_names_of_classes_with_one_median_are_pushed_apart():
+    z = np.tile([[0.0, 0.0], [1e-6, 0.0], [10.0, 10.0]], (5, 1))
+    figure = plots.latent_scatter(z, np.tile([0, 1, 2], 5))
+    placed = {t.get_text(): np.array(t.get_position()) for t in figure.axes[0].texts}
+    assert np.linalg.norm(placed["0"] - placed["1"]) > 0.4
+    assert placed["2"] == pytest.approx([10, 10])

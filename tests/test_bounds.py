@@ -1,0 +1,69 @@
+"""The bounds against exact decimal arithmetic, and their gradients against the weights they imply."""
+
+from decimal import Decimal
+
+import pytest
+import torch
+from torch.func import grad, vmap
+
+from funcvae import bounds, random
+
+LOG_W = {
+    "ordinary": [-1.5, 0.25, -0.75, 2.0],
+    "one": [-86.35],
+    "low": [-100_000.0, -100_001.0, -100_002.5],
+    "high": [90_000.0, 90_001.0, 89_998.0],
+    "apart": [-10_000.0, 0.0, -3.0, 0.5],
+    "impossible": [float("-inf"), -2.0, -1.0],
+}
+
+
+def exact(name, column):
+    if name == "elbo":
+        return float(sum(map(Decimal, column)) / len(column))
+    return float((sum(Decimal(f).exp() for f in column if f > float("-inf")) / len(column)).ln())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("case", LOG_W)
+@pytest.mark.parametrize("name", ["elbo", "iwae"])
+def test_bound_equals_decimal_arithmetic(name, case, dtype):
+    column = LOG_W[case]
+    log_w = torch.tensor([column, column[::-1]], dtype=dtype).T
+    expected = float("-inf") if (name, case) == ("elbo", "impossible") else exact(name, column)
+    value = getattr(bounds, name)(log_w)
+    assert value.shape == (2,)
+    torch.testing.assert_close(value, torch.full((2,), expected, dtype=dtype))
+
+
+def test_one_impossible_sample_costs_the_iwae_bound_what_it_should():
+    log_w = torch.tensor([[0.3], [0.3]], dtype=torch.float64)
+    without = bounds.iwae(log_w)
+    log_w[1] = float("-inf")
+    torch.testing.assert_close(bounds.iwae(log_w), without - torch.tensor(2.0).double().log())
+
+
+def test_iwae_is_never_below_elbo_and_equals_it_at_one_sample():
+    log_w = 20 * random.normal(random.key(0), (5, 100), torch.float64)
+    assert (bounds.iwae(log_w) > bounds.elbo(log_w)).all()
+    torch.testing.assert_close(bounds.iwae(log_w[:1]), bounds.elbo(log_w[:1]))
+
+
+def test_a_constant_shifts_a_bound_by_itself():
+    log_w = random.normal(random.key(1), (5, 10), torch.float64)
+    for bound in (bounds.elbo, bounds.iwae):
+        torch.testing.assert_close(bound(log_w + 7.0), bound(log_w) + 7.0)
+
+
+def test_gradients_are_the_weights_and_stay_finite():
+    log_w = torch.tensor(LOG_W["apart"]).unsqueeze(1)
+    torch.testing.assert_close(grad(lambda f: bounds.iwae(f).sum())(log_w), log_w.softmax(0))
+    torch.testing.assert_close(grad(lambda f: bounds.elbo(f).sum())(log_w), torch.full_like(log_w, 0.25))
+    impossible = torch.tensor(LOG_W["impossible"]).unsqueeze(1)
+    assert grad(lambda f: bounds.iwae(f).sum())(impossible)[0] == 0
+
+
+def test_bounds_can_be_mapped_over_replicates():
+    log_w = random.normal(random.key(2), (3, 5, 10))
+    for bound in (bounds.elbo, bounds.iwae):
+        torch.testing.assert_close(vmap(bound)(log_w), torch.stack([bound(f) for f in log_w]))

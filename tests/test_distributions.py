@@ -1,0 +1,137 @@
+"""Densities and KLs against torch.distributions, finite differences and Monte Carlo."""
+
+import math
+
+import pytest
+import torch
+from torch import distributions as td
+
+from funcvae import random
+from funcvae.distributions import Bernoulli, Delta, Normal, kl
+from funcvae.errors import BadType
+
+
+def normals(seed, n=50):
+    loc_key, sigma_key = random.split(random.key(seed))
+    loc, log_sigma = (2 * random.normal(k, (n,), torch.float64) for k in (loc_key, sigma_key))
+    return Normal(loc, log_sigma.exp())
+
+
+def assert_mean(samples, mean, z=5.0):
+    """The samples' mean along axis 0 lies within z standard errors of what it should be."""
+    error = (samples.mean(0) - mean) / (samples.std(0) / math.sqrt(len(samples)))
+    assert error.abs().max() < z
+
+
+def assert_equal(a, b, tolerance=1e-12):
+    assert ((a - b).abs() <= tolerance * b.abs().clamp(min=1)).all()
+
+
+def test_normal_log_prob_equals_torchs():
+    p, x = normals(0), 3 * random.normal(random.key(1), (50,), torch.float64)
+    assert_equal(p.log_prob(x), td.Normal(*p).log_prob(x))
+
+
+def test_bernoulli_log_prob_equals_torchs_on_bits_and_greys():
+    logits = torch.linspace(-40, 40, 8001, dtype=torch.float64)
+    for x in (torch.zeros_like(logits), torch.ones_like(logits)):
+        assert_equal(Bernoulli(logits).log_prob(x), td.Bernoulli(logits=logits).log_prob(x))
+    grey = torch.full_like(logits, 0.3)
+    reference = -torch.nn.functional.binary_cross_entropy_with_logits(logits, grey, reduction="none")
+    assert_equal(Bernoulli(logits).log_prob(grey), reference)
+
+
+def test_bernoulli_log_prob_is_finite_and_exact_at_extreme_logits():
+    logits = torch.tensor([1e4, -1e4, 1e4, -1e4])
+    x = torch.tensor([1.0, 0.0, 0.0, 1.0])
+    assert Bernoulli(logits).log_prob(x).tolist() == [0, 0, -1e4, -1e4]
+    gradient = torch.func.grad(lambda logits: Bernoulli(logits).log_prob(x).sum())(logits)
+    assert gradient.tolist() == [0, 0, -1, 1]
+
+
+def test_bernoulli_log_prob_has_the_gradient_of_finite_differences():
+    logits = torch.linspace(-5, 5, 21, dtype=torch.float64, requires_grad=True)
+    for value in (0.0, 0.3, 1.0):
+        x = torch.full((21,), value, dtype=torch.float64)
+        assert torch.autograd.gradcheck(lambda logits, x=x: Bernoulli(logits).log_prob(x), logits)
+
+
+def test_normal_log_prob_and_kl_have_the_gradients_of_finite_differences():
+    q, p = normals(2, 5), normals(3, 5)
+    inputs = [t.clone().requires_grad_() for t in (*q, *p)]
+    assert torch.autograd.gradcheck(lambda a, b, c, d: kl(Normal(a, b), Normal(c, d)), inputs, rtol=1e-5)
+    assert torch.autograd.gradcheck(lambda a, b, x: Normal(a, b).log_prob(x), inputs[:3], rtol=1e-5)
+
+
+def test_kl_equals_torchs():
+    q, p = normals(4), normals(5)
+    assert_equal(kl(q, p), td.kl_divergence(td.Normal(*q), td.Normal(*p)))
+
+
+def test_kl_is_zero_at_equality_and_positive_elsewhere():
+    q, p = normals(4), normals(5)
+    assert kl(q, q).abs().max() < 1e-15
+    assert (kl(q, p) > 0).all()
+
+
+def test_kl_broadcasts_a_prior_of_no_dimensions():
+    q = normals(6)
+    prior = Normal(torch.zeros(()), torch.ones(()))
+    assert_equal(kl(q, prior), kl(q, Normal(torch.zeros(50), torch.ones(50))))
+
+
+def test_kl_equals_its_monte_carlo_mean_in_standard_errors():
+    q = Normal(torch.tensor([0.0, 1.0, -2.0]).double(), torch.tensor([1.0, 0.5, 2.0]).double())
+    p = Normal(torch.tensor([0.5, 0.0, -2.0]).double(), torch.tensor([1.5, 1.0, 0.7]).double())
+    z = q.sample(random.normal(random.key(7), (20_000, 3), torch.float64))
+    samples = q.log_prob(z) - p.log_prob(z)
+    assert_mean(samples, kl(q, p))
+    with pytest.raises(AssertionError):
+        assert_mean(samples, kl(p, q))
+
+
+def test_the_kl_has_its_minimum_at_sigma_one_and_the_posts_at_root_half():
+    sigma = torch.linspace(0.5, 1.5, 100_001, dtype=torch.float64)
+    mu = torch.zeros_like(sigma)
+    ours = kl(Normal(mu, sigma), Normal(torch.zeros(()), torch.ones(())))
+    posts = sigma**2 + mu**2 - sigma.log() - 1 / 2
+    assert sigma[ours.argmin()].item() == pytest.approx(1, abs=1e-5)
+    assert sigma[posts.argmin()].item() == pytest.approx(1 / math.sqrt(2), abs=1e-5)
+
+
+def test_normal_samples_have_its_moments():
+    p = Normal(torch.tensor([-1.0, 3.0]).double(), torch.tensor([0.1, 4.0]).double())
+    x = p.sample(random.normal(random.key(8), (20_000, 2), torch.float64))
+    assert_mean(x, p.mean)
+    assert_mean((x - p.loc) ** 2, p.sigma**2)
+
+
+def test_bernoulli_samples_have_its_mean_and_its_dtype():
+    p = Bernoulli(torch.tensor([-2.0, 0.0, 1.0]).double())
+    x = p.sample(random.uniform(random.key(9), (20_000, 3), torch.float64))
+    assert x.dtype == torch.float64
+    assert x.unique().tolist() == [0, 1]
+    assert_mean(x, p.mean)
+    assert_equal(p.mean, p.logits.sigmoid())
+
+
+def test_delta_is_a_point_without_density_whose_kl_counts_as_zero():
+    q = Delta(torch.tensor([1.0, -2.0]))
+    assert q.mean is q.loc
+    assert q.sample(torch.randn(3, 2)).tolist() == [[1, -2]] * 3
+    assert kl(q, Normal(torch.zeros(()), torch.ones(()))).tolist() == [0, 0]
+    with pytest.raises(BadType, match="no density"):
+        q.log_prob(torch.zeros(2))
+
+
+def test_a_pair_without_closed_form_is_an_error_that_names_both():
+    with pytest.raises(BadType, match=r"Bernoulli and Normal.*elbo_mc"):
+        kl(Bernoulli(torch.zeros(2)), Normal(torch.zeros(2), torch.ones(2)))
+
+
+@pytest.mark.parametrize("make", [Bernoulli, Delta, lambda t: Normal(t, t.exp())], ids=["Bernoulli", "Delta", "Normal"])
+def test_distributions_pass_through_vmap(make):
+    t = torch.linspace(-1, 1, 6).reshape(3, 2)
+    p = torch.vmap(make)(t)
+    assert type(p) is type(make(t))
+    assert torch.equal(p.mean, make(t).mean)

@@ -1,0 +1,59 @@
+"""Each head against its formula."""
+
+import pytest
+import torch
+
+from funcvae import heads
+from funcvae.distributions import Bernoulli, Delta, Normal
+from funcvae.errors import BadValue
+
+OUT = torch.linspace(-3, 3, 24, dtype=torch.float64).reshape(2, 3, 4)
+A, B = OUT[..., :2], OUT[..., 2:]
+
+
+@pytest.mark.parametrize("out", [OUT, (A, B)], ids=["halved", "tuple"])
+def test_normal_heads_follow_their_formulas(out):
+    for head, sigma in ((heads.normal_logvar, (B / 2).exp()), (heads.normal_logsigma, B.exp())):
+        q = head(out)
+        assert isinstance(q, Normal)
+        assert torch.equal(q.loc, A)
+        assert torch.equal(q.sigma, sigma)
+    torch.testing.assert_close(heads.normal_logvar(out).sigma ** 2, B.exp(), rtol=1e-14, atol=0)
+
+
+def test_a_head_on_an_odd_width_is_an_error_that_names_the_width():
+    for head in (heads.normal_logvar, heads.normal_logsigma):
+        with pytest.raises(BadValue, match="odd length 3"):
+            head(torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("sigma", [0.5**0.5, 0.1, 3.0])
+def test_normal_fixed_is_a_squared_error_times_c_plus_a_constant(sigma):
+    p = heads.normal_fixed(sigma)(OUT)
+    x = OUT.flip(0)
+    c = 1 / (2 * sigma**2)
+    constant = -p.log_prob(OUT)
+    assert (constant - constant[0, 0, 0]).abs().max() < 1e-12
+    torch.testing.assert_close(-p.log_prob(x), c * (x - OUT) ** 2 + constant, rtol=1e-12, atol=1e-12)
+
+
+def test_sigma_root_half_gives_the_plain_squared_error_and_sigma_half_does_not():
+    def excess(sigma):
+        p = heads.normal_fixed(sigma)(OUT)
+        return p.log_prob(OUT) - p.log_prob(OUT + 1)
+
+    torch.testing.assert_close(excess(0.5**0.5), torch.ones_like(OUT), rtol=1e-12, atol=0)
+    assert (excess(0.5) - 1).abs().min() > 0.5
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan")])
+def test_a_fixed_sigma_is_positive(sigma):
+    with pytest.raises(BadValue, match="sigma"):
+        heads.normal_fixed(sigma)
+
+
+def test_bernoulli_and_delta_take_the_output_as_it_is():
+    p, q = heads.bernoulli(OUT), heads.delta(OUT)
+    assert isinstance(p, Bernoulli)
+    assert isinstance(q, Delta)
+    assert p.logits is q.loc is OUT

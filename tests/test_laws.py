@@ -1,0 +1,191 @@
+"""The laws that every model with every estimator keeps."""
+
+import random as python_random
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from oracles import LearnedPrior, assert_close, double
+from torch import nn
+
+import funcvae as fv
+from funcvae import tree
+from funcvae.estimators import TABLE, parse
+
+SPECS = [name if name != "beta_elbo" else "beta_elbo:2" for name in TABLE]
+B, N = 3, 2
+
+
+def batch_norm_vae():
+    return fv.vae(
+        encoder=lambda: nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 4)),
+        decoder=lambda: nn.Sequential(nn.Linear(2, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)),
+        latent=2,
+    )
+
+
+def learned_prior_vae():
+    return fv.vae(
+        encoder=lambda: nn.Linear(3, 4),
+        decoder=lambda: nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3)),
+        likelihood=fv.heads.normal_fixed(0.5),
+        prior=lambda: LearnedPrior(0.5, 2).float(),
+        latent=2,
+    )
+
+
+MODELS = {
+    "gaussian2d_vae": (lambda: fv.models.gaussian2d_vae(hidden=4), (2,)),
+    "mnist_vae": (fv.models.mnist_vae, (1, 28, 28)),
+    "burda_vae": (lambda: fv.models.burda_vae(latent=3), (1, 28, 28)),
+    "batch_norm": (batch_norm_vae, (3,)),
+    "learned_prior": (learned_prior_vae, (3,)),
+}
+
+
+@cache
+def made(name):
+    factory, shape = MODELS[name]
+    model = factory()
+    init_key, x_key, noise_key = fv.random.split(fv.random.key(3), 3)
+    params, state = model.init(init_key)
+    x = fv.random.bernoulli(x_key, 0.5, (B, *shape)).float()
+    return model, params, state, x, fv.noise.iid(noise_key, N, (B, model.latent))
+
+
+@pytest.fixture(params=MODELS)
+def inputs(request):
+    """A model with arguments of its own: a test that spoils them spoils no other."""
+    model, *tensors = made(request.param)
+    return model, *tree.map(torch.clone, tensors)
+
+
+def in_double(inputs):
+    model, *tensors = inputs
+    return model, *double(tensors)
+
+
+def same_bits(a, b):
+    return tree.structure(a) == tree.structure(b) and all(map(torch.equal, tree.leaves(a), tree.leaves(b)))
+
+
+def layout(t):
+    return tree.structure(t), [(leaf.shape, leaf.dtype, leaf.device) for leaf in tree.leaves(t)]
+
+
+def generators():
+    kind, words, *rest = np.random.get_state()  # noqa: NPY002
+    return torch.get_rng_state().tolist(), kind, words.tolist(), rest, python_random.getstate()
+
+
+every_estimator = pytest.mark.parametrize("spec", SPECS)
+both_modes = pytest.mark.parametrize("train", [True, False])
+
+
+@every_estimator
+@both_modes
+def test_arguments_survive_and_the_same_arguments_give_the_same_bits(inputs, spec, train):
+    model, *tensors = inputs
+    before = tree.map(torch.clone, tensors)
+    first = parse(spec)(model, *tensors, train=train)
+    assert same_bits(tensors, before)
+    out = tree.map(torch.clone, tuple(first))
+    second = parse(spec)(model, *tensors, train=train)
+    assert same_bits(tuple(first), out), "a second call wrote into the first one's answer"
+    assert same_bits(tuple(second), out)
+
+
+@every_estimator
+def test_global_generators_are_neither_read_nor_changed(inputs, spec):
+    model, params, state, x, eps = inputs
+    before = generators()
+    out = parse(spec)(model, params, state, x, eps, train=True)
+    model.init(fv.random.key(5))
+    fv.noise.iid(fv.random.key(6), N, (B, model.latent))
+    assert generators() == before
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(123)
+        assert same_bits(tuple(parse(spec)(model, params, state, x, eps, train=True)), tuple(out))
+
+
+@every_estimator
+@both_modes
+def test_the_answer_has_the_layout_of_its_arguments(inputs, spec, train):
+    model, params, state, x, eps = inputs
+    out = parse(spec)(model, params, state, x, eps, train=train)
+    assert layout(out.grads) == layout(params)
+    assert layout(out.state) == layout(state)
+    assert (out.bound.shape, out.log_w.shape) == ((B,), (N, B))
+    assert all(bool(leaf.isfinite().all()) for leaf in tree.leaves(tuple(out)))
+    assert not any(leaf.requires_grad for leaf in tree.leaves(tuple(out)))
+    if not train:
+        assert same_bits(out.state, state)
+
+
+@every_estimator
+@both_modes
+def test_vmap_over_replicates_equals_a_loop(inputs, spec, train):
+    model, params, state, x, _ = inputs
+    replicates = fv.noise.iid(fv.random.key(8), 3, (N, B, model.latent))
+
+    def one(eps):
+        return tuple(parse(spec)(model, params, state, x, eps, train=train))
+
+    mapped = torch.vmap(one)(replicates)
+    for r, eps in enumerate(replicates):
+        alone = one(eps)
+        here = tree.map(lambda t, like, r=r: t[r] if t.ndim > like.ndim else t, mapped, alone)
+        assert_close(here, alone, atol=1e-4, rtol=1e-4)
+
+
+@every_estimator
+@both_modes
+def test_float64_agrees_with_float32_to_rounding(inputs, spec, train):
+    model, params, state, x, eps = inputs
+    single = parse(spec)(model, params, state, x, eps, train=train)
+    exact = parse(spec)(*in_double(inputs), train=train)
+    assert layout(exact.grads) == layout(double(params))
+    assert exact.bound.dtype == exact.log_w.dtype == torch.float64
+    assert_close(double(tuple(single)), tuple(exact), atol=1e-3, rtol=1e-3)
+
+
+@every_estimator
+def test_examples_do_not_meet_in_evaluation_mode(inputs, spec):
+    model, params, state, x, eps = inputs
+    together = parse(spec)(model, params, state, x, eps, train=False)
+    alone = [parse(spec)(model, params, state, x[i : i + 1], eps[:, i : i + 1], train=False) for i in range(B)]
+    torch.testing.assert_close(together.bound, torch.cat([out.bound for out in alone]))
+    mean = tree.map(lambda *grads: torch.stack(grads).mean(0), *(out.grads for out in alone))
+    assert_close(together.grads, mean, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+@every_estimator
+def test_batch_norm_moves_its_statistics_once_a_call_by_the_mean_over_samples(spec, samples):
+    model, params, state, x, _ = in_double(made("batch_norm"))
+    eps = fv.noise.iid(fv.random.key(9), samples, (B, 2), dtype=torch.float64)
+    new = parse(spec)(model, params, state, x, eps, train=True).state
+    q, _ = model.encode(params, state, x, train=True)
+    for part, inputs in {"encoder": x.unsqueeze(0), "decoder": q.sample(eps)}.items():
+        h = inputs @ params[part]["0.weight"].T + params[part]["0.bias"]
+        old = state[part]
+        torch.testing.assert_close(new[part]["1.running_mean"], 0.9 * old["1.running_mean"] + 0.1 * h.mean((0, 1)))
+        torch.testing.assert_close(new[part]["1.running_var"], 0.9 * old["1.running_var"] + 0.1 * h.var(1).mean(0))
+        assert new[part]["1.num_batches_tracked"] == old["1.num_batches_tracked"] + 1
+
+
+@every_estimator
+def test_compiled_equals_eager(spec):
+    model, *tensors = made("batch_norm")
+    estimator = parse(spec)
+
+    def call(*tensors):
+        return tuple(estimator(model, *tensors, train=True))
+
+    torch._dynamo.reset()
+    try:
+        compiled = torch.compile(call, fullgraph=True, dynamic=False)(*tensors)
+    finally:
+        torch._dynamo.reset()
+    assert_close(compiled, call(*tensors), atol=1e-5, rtol=1e-5)
