@@ -294,7 +294,7 @@ def test_decoder_and_prior_gradient_do_not_depend_on_the_encoder_term(twice, onc
 # Expectations in standard errors, at the size of a real system.
 
 
-def encoder_projections(estimators, replicates=300, samples=4):
+def encoder_projections(estimators, replicates=200, samples=4):
     """Encoder gradients [R, 5] of each estimator on the same noise, along five fixed directions."""
     model = fv.models.burda_vae()
     init_key, x_key, noise_key, direction_key = fv.random.split(fv.random.key(7), 4)
@@ -314,7 +314,7 @@ def encoder_projections(estimators, replicates=300, samples=4):
         return torch.stack(rows)
 
     eps = fv.noise.iid(noise_key, replicates, (samples, 2, model.latent))
-    return torch.vmap(project, chunk_size=20)(eps).unbind(1)
+    return torch.vmap(project, chunk_size=10)(eps).unbind(1)
 
 
 @pytest.mark.parametrize(("a", "b"), [("dreg", "iwae"), ("stl", "elbo_mc"), ("elbo", "elbo_mc")])
