@@ -17,8 +17,11 @@ def save_params(path: Path, params: Params, state: State) -> None:
     """
     named = tree.named_leaves({"params": params, "state": state})
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}))
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_params(path: Path, params: Params, state: State) -> tuple[Params, State]:
@@ -36,7 +39,9 @@ def load_params(path: Path, params: Params, state: State) -> tuple[Params, State
     except Exception as error:  # the format's own error class is not public
         raise BadData(f"{path}: not a whole safetensors file ({error})") from None
     wanted = tree.named_leaves(like)
-    if {name: t.shape for name, t in wanted.items()} != {name: t.shape for name, t in stored.items()}:
+    if {name: (t.shape, t.dtype) for name, t in wanted.items()} != {
+        name: (t.shape, t.dtype) for name, t in stored.items()
+    }:
         raise BadData(f"{path}: holds the parameters of another model")
     loaded = tree.from_named({name: t.to(wanted[name].device) for name, t in stored.items()}, like)
     return loaded["params"], loaded["state"]

@@ -82,8 +82,8 @@ class Bernoulli(NamedTuple):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """x log p + (1 - x) log(1 - p) = log sigmoid(logits) - (1 - x) · logits, elementwise, in nats."""
-        # log sigmoid(l) = -log(1 + exp(-l)), which is softplus with beta = -1: one pass, and no second buffer. Beyond the
-        # threshold it is l itself; torch's own threshold of 20 would be seen in float64.
+        # log sigmoid(l) = -log(1 + exp(-l)) is softplus with beta = -1: one pass, one buffer. Beyond the threshold it
+        # is l itself; torch's own threshold of 20 would be seen in float64.
         return torch.addcmul(F.softplus(self.logits, beta=-1, threshold=40), x - 1, self.logits)
 
     def sample(self, u: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ out, state = net.apply(params, state, x, train=True)
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from copy import deepcopy
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -58,11 +58,13 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
 
     # One skeleton for each mode, so that no call changes another's. Their values are never used, so they are moved to
     # `meta`, where they hold no memory (built there, modules with plain tensors would break).
-    skeleton = _build(factory, random.key(0)).to("meta")
-    skeletons = {True: skeleton.train(), False: deepcopy(skeleton).eval()}
-    dropout = _dropout_layer(skeleton)
-    tied = len(list(skeleton.named_parameters(remove_duplicate=False))) > len(list(skeleton.parameters()))
-    attention = any(isinstance(m, nn.MultiheadAttention) for m in skeleton.modules())
+    module, other = (_build(factory, random.key(0)) for _ in range(2))
+    if module is other:
+        raise BadType("functional takes a factory that makes a new module each time: this one returns the same again")
+    aliases = _aliases(module)
+    skeletons = {True: module.to("meta").train(), False: other.to("meta").eval()}
+    dropout = _dropout_layer(module)
+    attention = any(isinstance(layer, nn.MultiheadAttention) for layer in module.modules())
 
     def init(key: random.Key) -> tuple[Params, State]:
         module = _build(factory, key).to(key.device)
@@ -72,8 +74,9 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
         if train and dropout:
             raise BadValue(f"{dropout} draws random numbers in training mode: funcvae gives no keys to layers yet")
         tensors = {**params, **{name: _copy_for(inputs, v) for name, v in state.items()}}
+        tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
         with _attention_for_transforms() if attention else nullcontext(), _no_draws():
-            out = functional_call(skeletons[train], tensors, inputs, tie_weights=tied)
+            out = functional_call(skeletons[train], tensors, inputs, tie_weights=False, strict=True)
         return out, {name: tensors[name] for name in state}
 
     return Functional(init, apply)
@@ -85,6 +88,13 @@ def _build(factory: Callable[[], nn.Module], key: random.Key) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise BadType(f"the factory must return an nn.Module: it returned {type(module).__name__}")
     return module
+
+
+def _aliases(module: nn.Module) -> dict[str, str]:
+    """The further names of parameters and buffers that go by several: tied weights, which `meta` would untie."""
+    names: dict[int, str] = {}
+    tensors = chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+    return {name: first for name, t in tensors if (first := names.setdefault(id(t), name)) != name}
 
 
 def _copy_for(inputs: tuple[Any, ...], buffer: Tensor) -> Tensor:
@@ -139,9 +149,17 @@ _DRAWS_IN_FORWARD = "the module draws random numbers in forward: funcvae gives n
 
 class _NoDraws(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if _draws(func) and not (func.__name__.startswith("_scaled_dot_product") and _dropout_p(args) == 0):
+        if _draws(func) and _is_on(func, args, kwargs or {}):
             raise BadValue(_DRAWS_IN_FORWARD)
         return func(*args, **(kwargs or {}))
+
+
+def _is_on(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an operator that can draw does: not attention without dropout, nor a layer in evaluation mode."""
+    names = [argument.name for argument in func._schema.arguments]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    without_dropout = "dropout_p" in names and given.get("dropout_p", 0) == 0
+    return not (without_dropout or given.get("training") is False)
 
 
 class _KeyedDraws(TorchDispatchMode):
@@ -166,10 +184,6 @@ class _KeyedDraws(TorchDispatchMode):
 
 def _draws(func: Any) -> bool:
     return torch.Tag.nondeterministic_seeded in func.tags
-
-
-def _dropout_p(args: tuple[Any, ...]) -> float:
-    return args[3] if len(args) > 3 else 0.0
 
 
 # How each operator of the initialisers is fed from a key. In-place ones fill their first argument; the others make a
@@ -200,7 +214,7 @@ def _make(zeros: Callable[..., Tensor], fill: Callable[..., Tensor]) -> Callable
 
 
 def _permutation(key: random.Key, func: Any, args: Any, kwargs: Any) -> Tensor:
-    return random.permutation(key, args[0])
+    return random.permutation(key, args[0]).to(kwargs.get("dtype") or torch.int64)
 
 
 def _bind(args: tuple[Any, ...], kwargs: dict[str, Any], first: str, *rest: tuple[str, float]) -> list[Any]:

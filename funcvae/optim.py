@@ -45,7 +45,7 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
 
     Args:
         lr: a number, or a schedule `step -> lr`, where step counts the updates already made (0 at the first), as an
-            int64 tensor of no dimensions.
+            int64 tensor of no dimensions. (A Python float to the power of it is float32: write `step.double()`.)
         b1, b2: decay rates, in [0, 1).
         eps: added to the square root, after the bias correction.
 
@@ -78,11 +78,15 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
         rate = lr(state.step) if callable(lr) else lr
         t = (state.step + 1).double()  # b2^t needs double precision, whatever the parameters' own
         c1, c2 = 1 - b1**t, (1 - b2**t).sqrt()
-        for g, m, v, p in zip(*map(tree.leaves, (grads, state.m, state.v, params)), strict=True):
-            m.lerp_(g, 1 - b1)
-            v.mul_(b2).addcmul_(g, g, value=1 - b2)
-            # √(v/c2²) + eps = (√v + eps c2)/c2, in one buffer: a fresh one costs as much as the arithmetic
-            p.sub_(v.sqrt().add_(eps * c2).reciprocal_().mul_(m).mul_(rate * c2 / c1))
+
+        def leaf(p: Tensor, g: Tensor, m: Tensor, v: Tensor) -> Tensor:
+            m.mul_(b1).add_(g, alpha=1 - b1)
+            buffer = g * g  # one for all: a fresh one costs as much as the arithmetic
+            v.mul_(b2).add_(buffer, alpha=1 - b2)
+            # rate/c1 · m/(√v/c2 + eps), with c2 taken out of the denominator
+            return p.sub_(buffer.copy_(v).sqrt_().add_(eps * c2).reciprocal_().mul_(m).mul_(rate * c2 / c1))
+
+        params = tree.map(leaf, params, grads, state.m, state.v)
         return params, AdamState(state.step + 1, state.m, state.v)
 
     def update(grads: Tree, state: AdamState, params: Tree) -> tuple[Tree, AdamState]:

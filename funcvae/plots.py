@@ -52,8 +52,8 @@ def latent_scatter(
     z = _array("z", z, "n 2")
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     ax = figure.add_subplot()
-    # The order is shuffled, always in the same way: in sorted data the last class would hide the others.
-    order = np.random.default_rng(0).permutation(len(z))
+    # The order is mixed, always in the same way: in sorted data the last class would hide the others.
+    order = np.argsort(np.arange(len(z)) * 0.6180339887498949 % 1)
     x, y = z[order].T
     dots: Any = {"s": np.clip(3e4 / len(z), 4, 25), "alpha": 0.6, "linewidths": 0, "rasterized": True}
     if labels is None:
@@ -370,7 +370,7 @@ def _apart(points: Floats, distance: float) -> Floats:
     for _ in range(100):
         gap = points[:, None] - points
         near = np.hypot(*gap.transpose(2, 0, 1))
-        push = np.clip(distance - near, 0, None) / np.maximum(near, 1e-9 * distance)
+        push = np.clip(distance - near, 0, None) / np.maximum(near, 1e-9)
         np.fill_diagonal(push, 0)
         points += 0.5 * (push[..., None] * gap).sum(1)
     return points

@@ -56,6 +56,10 @@ def fold_in(key: Key, data: int | Tensor) -> Key:
         if not 0 <= data < 2**32:
             raise BadValue(f"fold_in got {data}: it must lie between 0 and 2**32 - 1")
         low = torch.full((), _signed(data), dtype=torch.int32, device=key.device)
+    elif data.ndim or data.is_floating_point():
+        raise BadValue(
+            f"fold_in got a {data.dtype} tensor {list(data.shape)}: it must be a whole number, no dimensions"
+        )
     else:
         low = data.to(key.device, torch.int32)
     return torch.stack(_threefry(key, torch.zeros_like(low), low), dim=-1)
@@ -71,7 +75,7 @@ def bits(key: Key, shape: Shape = ()) -> Tensor:
 def uniform(
     key: Key, shape: Shape = (), dtype: torch.dtype = torch.float32, minval: float = 0.0, maxval: float = 1.0
 ) -> Tensor:
-    """Uniform draws on [minval, maxval).
+    """Uniform draws on [minval, maxval). (Where the interval is so narrow that rounding reaches maxval, it does.)
 
     The leading bits of a random word become the mantissa of a float in [1, 2), less 1: 23 bits of a 32-bit word in
     float32, 52 bits of a 64-bit word in float64.
@@ -104,6 +108,7 @@ def normal(key: Key, shape: Shape = (), dtype: torch.dtype = torch.float32) -> T
 
 def bernoulli(key: Key, p: float | Tensor = 0.5, shape: Shape | None = None) -> Tensor:
     """Booleans that are True with probability p; the shape is p's unless given."""
+    _check(key)
     if not isinstance(p, Tensor):
         p = torch.full((), p, dtype=torch.float32, device=key.device)
     return uniform(key, tuple(p.shape) if shape is None else shape, p.dtype) < p
@@ -133,10 +138,14 @@ def _threefry(key: Key, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
     schedule = (k0, k1, k0 ^ k1 ^ _PARITY)
     x0, x1 = x0 + k0, x1 + k1
     for i in range(5):
-        for r in _ROTATIONS[i % 2]:
+        for j, r in enumerate(_ROTATIONS[i % 2]):
             x0 += x1
             x1 = _shift_right(x1, 32 - r).add_(x1, alpha=1 << r)  # rotated left by r: x1 · 2^r is x1 << r
             x1 ^= x0
+            if j % 2 and torch.compiler.is_compiling():
+                # Each round names each word more than once; without a barrier the compiler would write the earlier
+                # rounds out again for every mention, and take minutes.
+                x0, x1 = torch.stack((x0, x1)).unbind()
         x0 += schedule[(i + 1) % 3]
         x1 += schedule[(i + 2) % 3] + (i + 1)
     return x0, x1

@@ -65,7 +65,10 @@ def vae(
 
     def encode(params: Params, state: State, x: Tensor, train: bool = False) -> tuple[Posterior, State]:
         out, new = networks["encoder"].apply(params["encoder"], state["encoder"], x, train=train)
-        return posterior(out), {**state, "encoder": new}
+        q = posterior(out)
+        if q.loc.shape != (len(x), latent):  # it might broadcast, silently
+            raise BadValue(f"the posterior over z has shape {list(q.loc.shape)}: latent is {latent}, so [B, {latent}]")
+        return q, {**state, "encoder": new}
 
     def decode(params: Params, state: State, z: Tensor, train: bool = False) -> tuple[Distribution, State]:
         decoder = networks["decoder"]
@@ -82,9 +85,10 @@ def vae(
     return VAE(init, encode, decode, prior_, latent)
 
 
-def log_prob(p: Distribution, x: Tensor, *, axes: int = 2) -> Tensor:
-    """The log-density of x under p, summed over all axes after the first `axes` ([N, B] unless given), in nats."""
-    return sum_after(axes, p.log_prob(x))
+def log_prob(p: Distribution, x: Tensor) -> Tensor:
+    """The log-density [N, B] of x under p, summed over all axes after these two, in nats."""
+    elementwise = p.log_prob(x)
+    return elementwise.flatten(2).sum(-1) if elementwise.ndim > 2 else elementwise
 
 
 def log_likelihood(p: Distribution, x: Tensor) -> Tensor:
@@ -93,15 +97,13 @@ def log_likelihood(p: Distribution, x: Tensor) -> Tensor:
     Raises:
         BadValue: the decoder's distribution is not over data of x's shape. (It might broadcast, silently.)
     """
-    decoded = tree.leaves(p)[0].shape[2:]
-    if decoded != x.shape[1:]:
-        raise BadValue(f"the decoder describes data of shape {list(decoded)}, but each x is {list(x.shape[1:])}")
+    decoded = tree.leaves(p)[0].shape[1:]
+    if decoded != x.shape:
+        batches = f"in batches of {decoded[0]} and {len(x)}"
+        raise BadValue(
+            f"the decoder describes data of shape {list(decoded[1:])}, but each x is {list(x.shape[1:])}, {batches}"
+        )
     return log_prob(p, x)
-
-
-def sum_after(axes: int, t: Tensor) -> Tensor:
-    """The sum over all axes after the first `axes`."""
-    return t.flatten(axes).sum(-1) if t.ndim > axes else t
 
 
 def _over_samples(net: Functional, params: Params, state: State, z: Tensor, train: bool) -> tuple[Tensor, State]:
