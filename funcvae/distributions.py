@@ -118,16 +118,16 @@ class Delta(NamedTuple):
 def kl(q: Distribution, p: Distribution) -> Tensor:
     """KL(q ‖ p) in closed form, elementwise, in nats.
 
-    For normals: log(σ_p/σ_q) + (σ_q² + (μ_q - μ_p)²) / (2σ_p²) - ½. Zero where q is a Delta: an autoencoder's loss has
-    no such term.
+    For normals ½ (r² + d² - 1) - log r, with r = σ_q/σ_p and d = (μ_q - μ_p)/σ_p. Zero where q is a Delta: an
+    autoencoder's loss has no such term.
 
     Raises:
         BadType: no closed form is known for this pair.
     """
     match q, p:
         case Normal(), Normal():
-            square = (q.sigma**2 + (q.loc - p.loc) ** 2) / p.sigma**2
-            return 0.5 * square - 0.5 + p.sigma.log() - q.sigma.log()
+            r, d = q.sigma / p.sigma, (q.loc - p.loc) / p.sigma
+            return 0.5 * (r * r + d * d - 1) - r.log()
         case Delta(), _:
             return torch.zeros_like(q.loc)
         case _:

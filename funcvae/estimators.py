@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad, vjp
+from torch.func import vjp
 
 from funcvae import bounds, tree
 from funcvae.distributions import Delta, Distribution, kl
@@ -299,7 +299,8 @@ def _analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
             bound, *rest = forward(model, params, state, x, eps, train)
             return -bound.mean(), (bound, *rest)
 
-        grads, (bound, log_p_x, q, p_z, z, new_state) = grad(loss, has_aux=True)(params)
+        value, pull, (bound, log_p_x, q, p_z, z, new_state) = vjp(loss, params, has_aux=True)  # type: ignore[misc]
+        (grads,) = pull(torch.ones_like(value))
         log_w = log_p_x if isinstance(q, Delta) else log_p_x + log_prob(p_z, z) - log_prob(q, z)
         return Estimate(grads, bound, log_w, new_state)
 

@@ -131,35 +131,23 @@ def _attention_for_transforms() -> Iterator[None]:
 
 @contextmanager
 def _no_draws() -> Iterator[None]:
-    """Makes random draws an error; not while compiling, where a dispatch mode cannot be traced."""
+    """Makes a draw from torch's global generators an error, and takes it back. While compiling it cannot be seen."""
     if torch.compiler.is_compiling():
         yield
         return
+    generators = [torch.default_generator, *torch.cuda.default_generators]
+    before = [generator.get_state() for generator in generators]
+    message = "the module draws random numbers in forward: funcvae gives no keys to layers yet"
     try:
-        with _NoDraws():
-            yield
+        yield
     except RuntimeError as error:  # under `vmap`, torch's own check comes first
         if "called random operation" in str(error):
-            raise BadValue(_DRAWS_IN_FORWARD) from error
+            raise BadValue(message) from error
         raise
-
-
-_DRAWS_IN_FORWARD = "the module draws random numbers in forward: funcvae gives no keys to layers yet"
-
-
-class _NoDraws(TorchDispatchMode):
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if _draws(func) and _is_on(func, args, kwargs or {}):
-            raise BadValue(_DRAWS_IN_FORWARD)
-        return func(*args, **(kwargs or {}))
-
-
-def _is_on(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether an operator that can draw does: not attention without dropout, nor a layer in evaluation mode."""
-    names = [argument.name for argument in func._schema.arguments]
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    without_dropout = "dropout_p" in names and given.get("dropout_p", 0) == 0
-    return not (without_dropout or given.get("training") is False)
+    for generator, state in zip(generators, before, strict=True):
+        if not torch.equal(generator.get_state(), state):
+            generator.set_state(state)
+            raise BadValue(message)
 
 
 class _KeyedDraws(TorchDispatchMode):
@@ -171,7 +159,7 @@ class _KeyedDraws(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not _draws(func):
+        if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)
         draw = _KEYED.get(func.overloadpacket)
         if draw is None:
@@ -180,10 +168,6 @@ class _KeyedDraws(TorchDispatchMode):
         key = random.fold_in(self.key, self.count)
         self.count += 1
         return draw(key, func, args, kwargs)
-
-
-def _draws(func: Any) -> bool:
-    return torch.Tag.nondeterministic_seeded in func.tags
 
 
 # How each operator of the initialisers is fed from a key. In-place ones fill their first argument; the others make a
