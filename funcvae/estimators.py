@@ -120,9 +120,9 @@ def weighted(
         log_w, pull_log_w, new_state = vjp(log_weight, theta, z, has_aux=True)  # type: ignore[misc]
 
         w = Weights(*(weight / -len(x) for weight in weights(log_w)))  # minus, to descend; the batch's mean
-        theta_grads, z_pull = pull_log_w(w.theta)
+        theta_grads, z_pull = pull_log_w(w.theta, retain_graph=False)
         ratio = torch.where(w.theta == 0, 0, w.path / w.theta)
-        (phi_grads,) = pull_draw((z_pull * ratio.unsqueeze(-1), w.score))
+        (phi_grads,) = pull_draw((z_pull * ratio.unsqueeze(-1), w.score), retain_graph=False)
         return Estimate({"encoder": phi_grads, **theta_grads}, bound(log_w), log_w, new_state)
 
     def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
@@ -300,7 +300,7 @@ def _analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
             return -bound.mean(), (bound, *rest)
 
         value, pull, (bound, log_p_x, q, p_z, z, new_state) = vjp(loss, params, has_aux=True)  # type: ignore[misc]
-        (grads,) = pull(torch.ones_like(value))
+        (grads,) = pull(torch.ones_like(value), retain_graph=False)
         log_w = log_p_x if isinstance(q, Delta) else log_p_x + log_prob(p_z, z) - log_prob(q, z)
         return Estimate(grads, bound, log_w, new_state)
 
