@@ -78,13 +78,13 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
         rate = lr(state.step) if callable(lr) else lr
         t = (state.step + 1).double()  # b2^t needs double precision, whatever the parameters' own
         c1, c2 = 1 - b1**t, (1 - b2**t).sqrt()
+        scale, eps_t = rate * c2 / c1, eps * c2  # rate/c1 · m/(√v/c2 + eps), with c2 out of the denominator
 
         def leaf(p: Tensor, g: Tensor, m: Tensor, v: Tensor) -> Tensor:
             m.mul_(b1).add_(g, alpha=1 - b1)
             buffer = g * g  # one for all: a fresh one costs as much as the arithmetic
             v.mul_(b2).add_(buffer, alpha=1 - b2)
-            # rate/c1 · m/(√v/c2 + eps), with c2 taken out of the denominator
-            return p.sub_(buffer.copy_(v).sqrt_().add_(eps * c2).reciprocal_().mul_(m).mul_(rate * c2 / c1))
+            return p.sub_(buffer.copy_(v).sqrt_().add_(eps_t.to(p)).reciprocal_().mul_(m).mul_(scale.to(p)))
 
         params = tree.map(leaf, params, grads, state.m, state.v)
         return params, AdamState(state.step + 1, state.m, state.v)

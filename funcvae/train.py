@@ -159,36 +159,37 @@ def fit(
     step = make_step(model, estimator, opt.update_, samples=samples, observe=observe, noise=noise)
     if compile:  # dynamic=False: the last short batch is a graph of its own, and leaves the others' as it is
         step = torch.compile(step, fullgraph=True, dynamic=False)
+    step = torch.no_grad()(step)  # the estimators differentiate by torch.func: nothing out here needs a graph
     _, _, test_key = random.split(ts.key, 3)
     per_epoch = -(-len(train) // batch)
     first_epoch = int(ts.step) // per_epoch
     metrics: list[Metrics] = []
     test_bounds: list[float] = []
 
-    with torch.no_grad():  # the estimators differentiate by torch.func: nothing out here needs a graph
-        for epoch in range(first_epoch, first_epoch + epochs):
-            rows, keys = batches(ts.key, len(train), batch, epoch)
-            done = int(ts.step) - epoch * per_epoch  # not zero where a run goes on in mid-epoch
-            read: list[Metrics] = []
-            for start in range(done, per_epoch, _READ_EVERY):
-                reports = []
-                for i in range(start, min(start + _READ_EVERY, per_epoch)):
-                    ts, report = step(ts, keys[i], train[rows[i]])
-                    reports.append(report)
-                read += _read(reports, epoch, epoch * per_epoch + start, log)
-            metrics += read
-            summary: Row = {"epoch": epoch, "step": (epoch + 1) * per_epoch}
-            summary["bound"] = float(np.mean([m.bound for m in read]))
-            if test is not None:
-                summary["test_bound"] = test_bound(
-                    model, estimator, ts, test, test_key, batch=batch, samples=samples, observe=observe, noise=noise
-                )
-                test_bounds.append(summary["test_bound"])
-            log(summary)
+    for epoch in range(first_epoch, first_epoch + epochs):
+        rows, keys = batches(ts.key, len(train), batch, epoch)
+        done = int(ts.step) - epoch * per_epoch  # not zero where a run goes on in mid-epoch
+        read: list[Metrics] = []
+        for start in range(done, per_epoch, _READ_EVERY):
+            reports = []
+            for i in range(start, min(start + _READ_EVERY, per_epoch)):
+                ts, report = step(ts, keys[i], train[rows[i]])
+                reports.append(report)
+            read += _read(reports, epoch, epoch * per_epoch + start, log)
+        metrics += read
+        summary: Row = {"epoch": epoch, "step": (epoch + 1) * per_epoch}
+        summary["bound"] = float(np.mean([m.bound for m in read]))
+        if test is not None:
+            summary["test_bound"] = test_bound(
+                model, estimator, ts, test, test_key, batch=batch, samples=samples, observe=observe, noise=noise
+            )
+            test_bounds.append(summary["test_bound"])
+        log(summary)
     loss, bound, grad_norm = np.array(metrics).T
     return ts, History(loss, bound, grad_norm, np.array(test_bounds))
 
 
+@torch.no_grad()
 def test_bound(
     model: VAE,
     estimator: Estimator,
