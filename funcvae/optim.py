@@ -78,7 +78,9 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
         rate = lr(state.step) if callable(lr) else lr
         t = (state.step + 1).double()  # b2^t needs double precision, whatever the parameters' own
         c1, c2 = 1 - b1**t, (1 - b2**t).sqrt()
-        scale, eps_t = rate * c2 / c1, eps * c2  # rate/c1 · m/(√v/c2 + eps), with c2 out of the denominator
+        # rate/c1 · m/(√v/c2 + eps) with c2 out of the denominator. Stacked, so that the compiler keeps the two numbers
+        # and does not work out their powers again for every element of the parameters.
+        scale, eps_t = torch.stack((rate * c2 / c1, eps * c2)).unbind()
 
         def leaf(p: Tensor, g: Tensor, m: Tensor, v: Tensor) -> Tensor:
             m.mul_(b1).add_(g, alpha=1 - b1)

@@ -173,7 +173,7 @@ def fit(
         for start in range(done, per_epoch, _READ_EVERY):
             reports = []
             for i in range(start, min(start + _READ_EVERY, per_epoch)):
-                ts, report = step(ts, keys[i], train[rows[i]])
+                ts, report = step(ts, keys[i], train.index_select(0, rows[i]))
                 reports.append(report)
             read += _read(reports, epoch, epoch * per_epoch + start, log)
         metrics += read
