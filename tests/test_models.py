@@ -215,3 +215,10 @@ def test_squared_error_is_a_normal_of_fixed_sigma():
         constant = 0.5 * math.log(2 * math.pi) + math.log(sigma)
         log_prob = fv.heads.normal_fixed(sigma)(out).log_prob(x)
         torch.testing.assert_close(-log_prob, F.mse_loss(out, x, reduction="none") / (2 * sigma**2) + constant)
+
+
+def test_burdas_schedule_compiles_as_part_of_a_step():
+    lr = burda_schedule(3000)
+    compiled = torch.compile(lr, fullgraph=True, dynamic=False)
+    for step in (0, 2999, 3000, 3000 * 364, 3000 * 5000):
+        assert compiled(torch.tensor(step)) == lr(torch.tensor(step))

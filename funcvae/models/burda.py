@@ -69,9 +69,10 @@ def burda_schedule(steps_per_epoch: int) -> Schedule:
     ends = list(accumulate(3**i for i in range(8)))  # 1, 4, 13, … 3280 epochs
 
     def lr(step: Tensor) -> Tensor:
-        epoch = step // steps_per_epoch
-        stage = torch.bucketize(epoch, torch.tensor(ends[:-1], device=step.device), right=True)
-        return torch.tensor(rates, dtype=torch.float64, device=step.device)[stage]
+        rate = torch.full((), rates[-1], dtype=torch.float64, device=step.device)
+        for end, earlier in reversed(list(zip(ends, rates, strict=True))):
+            rate = torch.where(step < end * steps_per_epoch, earlier, rate)
+        return rate
 
     return lr
 
