@@ -39,9 +39,8 @@ def main(rounds: int) -> None:
             sides["keys"] = lambda: fv.train.step_keys(keys[1], torch.arange(STEPS))
             ms = interleaved({name: torch.no_grad()(side) for name, side in sides.items()}, rounds=rounds)
             noise = ms["drawn"] - ms["given"] + ms["keys"] / STEPS
-            print(
-                f"N = {samples:2}  {how:8}  noise {noise:6.3f} ms of a step's {ms['drawn']:6.2f}: {noise / ms['drawn']:5.1%}"
-            )
+            share = noise / ms["drawn"]
+            print(f"N = {samples:2}  {how:8}  noise {noise:6.3f} ms of a step's {ms['drawn']:6.2f}: {share:5.1%}")
 
 
 if __name__ == "__main__":
