@@ -1,11 +1,10 @@
 """Parameters on disk, as safetensors: a format that holds tensors and cannot run code."""
 
-import os
 from pathlib import Path
 
 from safetensors.torch import load, save
 
-from funcvae import tree
+from funcvae import files, tree
 from funcvae.errors import BadData, Missing
 from funcvae.module import Params, State
 
@@ -16,12 +15,7 @@ def save_params(path: Path, params: Params, state: State) -> None:
     The tensors are named by their paths, as in "params/encoder/linear1.weight".
     """
     named = tree.named_leaves({"params": params, "state": state})
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    files.write(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}))
 
 
 def load_params(path: Path, params: Params, state: State) -> tuple[Params, State]:

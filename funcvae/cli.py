@@ -7,7 +7,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-import torch
 import tyro
 
 from funcvae import __version__, data, estimators, runs
@@ -71,7 +70,6 @@ def train(
         compile=wanted,
         out=out or _fresh(system),
     )
-    torch.set_float32_matmul_precision(precision)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it reports a missing CUDA as a warning
     print(runs.run(config, download=download))
 
@@ -103,7 +101,7 @@ def main(args: Sequence[str] | None = None) -> None:
             args=args,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
-    except FuncvaeError as error:
+    except (FuncvaeError, OSError) as error:  # an OSError: a full disk, a folder that may not be read
         print(f"funcvae: error: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -1,8 +1,7 @@
 """Distributions as NamedTuples of tensors: they pass through `vmap`, `vjp` and `torch.compile`.
 
-`log_prob` is elementwise; the sum over a datum's axes is taken in `funcvae.vae`. `sample` is a function of base noise,
-so that randomness stays an argument: standard normal `eps` for `Normal` and `Delta`, uniform `u` on [0, 1) for
-`Bernoulli`.
+`log_prob` is elementwise; the sum over a datum's axes is taken in `funcvae.vae`. `sample` is a function of standard
+normal noise, so that randomness stays an argument.
 """
 
 import math
@@ -16,7 +15,10 @@ from funcvae.errors import BadType
 
 
 class Distribution(Protocol):
-    """What a head returns: anything with these. A `support`, the least and greatest x, is checked if there is one."""
+    """What a head returns: a pytree of tensors with these methods, the first of them as large as x.
+
+    A `support`, the least and the greatest x, is checked against the data where there is one.
+    """
 
     @property
     def mean(self) -> Tensor:
@@ -86,9 +88,9 @@ class Bernoulli(NamedTuple):
         # is l itself; torch's own threshold of 20 would be seen in float64.
         return torch.addcmul(F.softplus(self.logits, beta=-1, threshold=40), x - 1, self.logits)
 
-    def sample(self, u: Tensor) -> Tensor:
-        """1 where the uniform u is below the mean, else 0."""
-        return (u < self.mean).to(self.logits.dtype)
+    def sample(self, eps: Tensor) -> Tensor:
+        """1 where the uniform number Φ(eps) is below the mean, else 0."""
+        return (torch.special.ndtr(eps) < self.mean).to(self.logits.dtype)
 
 
 class Delta(NamedTuple):

@@ -77,18 +77,18 @@ class Estimator:
 
     name: str
     claims: Claims
-    estimate: Callable[..., Estimate]
-    evaluate: Callable[..., Tensor]
+    _estimate: Callable[..., Estimate]
+    _bound: Callable[..., Tensor]
 
     def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Estimate:
         """The estimate for x [B, ...] from noise eps [N, B, Z]."""
         _check_noise(model, x, eps)
-        return self.estimate(model, params, state, x, eps, train)
+        return self._estimate(model, params, state, x, eps, train)
 
     def bound(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
         """The target bound [B] in nats in evaluation mode, without a gradient."""
         _check_noise(model, x, eps)
-        return self.evaluate(model, params, state, x, eps)
+        return self._bound(model, params, state, x, eps)
 
 
 def weighted(
@@ -100,7 +100,8 @@ def weighted(
     prior's gradient, and theta_k ∂ log w_k/∂z_k for every latent; times path/theta, that is the encoder's path term.
 
     Args:
-        weights: log_w [N, B] -> Weights of the same shape, with path zero wherever theta is.
+        weights: log_w [N, B] -> Weights of the same shape, with path zero wherever theta is. (Values cannot be checked
+            here; where theta is zero, path counts as zero.)
         bound: the target's value, log_w [N, B] -> [B].
         claims: what the estimator promises.
         name: shown in tables; the function's own name unless given.
@@ -119,7 +120,11 @@ def weighted(
         _, pull_draw, (q, z, encoded) = vjp(draw, params["encoder"], has_aux=True)  # type: ignore[misc]
         log_w, pull_log_w, new_state = vjp(log_weight, theta, z, has_aux=True)  # type: ignore[misc]
 
-        w = Weights(*(weight / -len(x) for weight in weights(log_w)))  # minus, to descend; the batch's mean
+        w = Weights(*(weight / -len(x) for weight in weights(log_w.detach())))  # minus, to descend; the batch's mean
+        if any(weight.shape != log_w.shape for weight in w):
+            raise BadValue(
+                f"weights of shapes {[list(weight.shape) for weight in w]}: each must be {list(log_w.shape)}"
+            )
         theta_grads, z_pull = pull_log_w(w.theta, retain_graph=False)
         ratio = torch.where(w.theta == 0, 0, w.path / w.theta)
         (phi_grads,) = pull_draw((z_pull * ratio.unsqueeze(-1), w.score), retain_graph=False)
@@ -129,7 +134,7 @@ def weighted(
         q, _ = model.encode(params, state, x)
         return bound(_log_weight(model, params, state, x, q, q.sample(eps), False)[0])
 
-    return Estimator(name or weights.__name__, claims, estimate, evaluate)
+    return Estimator(str(name or getattr(weights, "__name__", "weighted")), claims, estimate, evaluate)
 
 
 def _log_weight(
@@ -164,7 +169,7 @@ def beta_elbo(beta: float) -> Estimator:
     if not 0 <= beta < math.inf:
         raise BadValue(f"beta is {beta}: the KL's weight is not negative, and finite")
     claims = Claims(f"ELBO with {beta:g} KL", True, True, ("Higgins et al. 2017", "arXiv:1312.6114"))
-    return _analytic_kl(f"beta_elbo:{beta:g}", beta, claims)
+    return _analytic_kl(f"beta_elbo:{str(beta).removesuffix('.0')}", beta, claims)
 
 
 def elbo_mc() -> Estimator:

@@ -58,4 +58,6 @@ def _pair(out: Output) -> tuple[Tensor, Tensor]:
             raise BadValue(f"this head halves the network's last axis, which has odd length {out.shape[-1]}")
         first, second = out.chunk(2, dim=-1)
         return first, second
+    if len(out) != 2:
+        raise BadValue(f"this head takes one tensor or two, the network returns {len(out)}")
     return out

@@ -39,7 +39,7 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
 
     `init` runs the factory with every random draw of the module's own initialisers fed from the key: draw i comes from
     `fold_in(key, i)`, and torch's global generator is neither read nor changed. Parameters and buffers land on the
-    key's device.
+    key's device. (An initialiser that asks numpy, say, for its numbers is not seen, and not repeatable.)
 
     `apply` works under `grad`, `vmap` and `torch.compile(fullgraph=True)`. Buffers are copied on the way in, and the
     copies, as the module left them, are returned as the new state. So BatchNorm in training mode works under an outer
@@ -67,7 +67,7 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
     attention = any(isinstance(layer, nn.MultiheadAttention) for layer in module.modules())
 
     def init(key: random.Key) -> tuple[Params, State]:
-        module = _build(factory, key).to(key.device)
+        module = _build(factory, random.checked(key)).to(key.device)
         return {name: p.detach() for name, p in module.named_parameters()}, dict(module.named_buffers())
 
     def apply(params: Params, state: State, *inputs: Any, train: bool) -> tuple[Any, State]:
@@ -75,7 +75,7 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
             raise BadValue(f"{dropout} draws random numbers in training mode: funcvae gives no keys to layers yet")
         tensors = {**params, **{name: _copy_for(inputs, v) for name, v in state.items()}}
         tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
-        with _attention_for_transforms() if attention else nullcontext(), _no_draws():
+        with _attention_for_transforms() if attention else nullcontext(), _no_draws(inputs):
             out = functional_call(skeletons[train], tensors, inputs, tie_weights=False, strict=True)
         return out, {name: tensors[name] for name in state}
 
@@ -84,7 +84,10 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
 
 def _build(factory: Callable[[], nn.Module], key: random.Key) -> nn.Module:
     with _KeyedDraws(key.cpu()):
-        module = factory()
+        try:
+            module = factory()
+        except TypeError as error:
+            raise BadType(f"the factory takes no arguments, and makes an nn.Module: it raised {error}") from error
     if not isinstance(module, nn.Module):
         raise BadType(f"the factory must return an nn.Module: it returned {type(module).__name__}")
     return module
@@ -130,24 +133,29 @@ def _attention_for_transforms() -> Iterator[None]:
 
 
 @contextmanager
-def _no_draws() -> Iterator[None]:
+def _no_draws(inputs: tuple[Any, ...]) -> Iterator[None]:
     """Makes a draw from torch's global generators an error, and takes it back. While compiling it cannot be seen."""
     if torch.compiler.is_compiling():
         yield
         return
-    generators = [torch.default_generator, *torch.cuda.default_generators]
+    on_cuda = {x.device.index for x in inputs if isinstance(x, Tensor) and x.is_cuda}
+    generators = [torch.default_generator, *(torch.cuda.default_generators[i] for i in on_cuda)]
     before = [generator.get_state() for generator in generators]
     message = "the module draws random numbers in forward: funcvae gives no keys to layers yet"
+    drawn = False
     try:
         yield
     except RuntimeError as error:  # under `vmap`, torch's own check comes first
         if "called random operation" in str(error):
             raise BadValue(message) from error
         raise
-    for generator, state in zip(generators, before, strict=True):
-        if not torch.equal(generator.get_state(), state):
-            generator.set_state(state)
-            raise BadValue(message)
+    finally:
+        for generator, state in zip(generators, before, strict=True):
+            if not torch.equal(generator.get_state(), state):
+                generator.set_state(state)
+                drawn = True
+    if drawn:
+        raise BadValue(message)
 
 
 class _KeyedDraws(TorchDispatchMode):
@@ -175,17 +183,17 @@ class _KeyedDraws(TorchDispatchMode):
 
 
 def _fill_uniform(key: random.Key, func: Any, args: Any, kwargs: Any) -> Tensor:
-    x, low, high = _bind(args, kwargs, "self", ("from", 0.0), ("to", 1.0))
+    x, low, high = _bind(args, kwargs, ("from", 0.0), ("to", 1.0))
     return x.copy_(random.uniform(key, tuple(x.shape), _draw_dtype(x), low, high))
 
 
 def _fill_normal(key: random.Key, func: Any, args: Any, kwargs: Any) -> Tensor:
-    x, mean, std = _bind(args, kwargs, "self", ("mean", 0.0), ("std", 1.0))
+    x, mean, std = _bind(args, kwargs, ("mean", 0.0), ("std", 1.0))
     return x.copy_(mean + std * random.normal(key, tuple(x.shape), _draw_dtype(x)))
 
 
 def _fill_bernoulli(key: random.Key, func: Any, args: Any, kwargs: Any) -> Tensor:
-    x, p = _bind(args, kwargs, "self", ("p", 0.5))
+    x, p = _bind(args, kwargs, ("p", 0.5))
     return x.copy_(random.bernoulli(key, p, tuple(x.shape)))
 
 
@@ -197,11 +205,17 @@ def _make(zeros: Callable[..., Tensor], fill: Callable[..., Tensor]) -> Callable
     return draw
 
 
+def _normal(key: random.Key, func: Any, args: Any, kwargs: Any) -> Tensor:
+    mean, std = args[:2]
+    like = torch.zeros(args[2], dtype=kwargs.get("dtype")) if len(args) > 2 else torch.zeros_like(mean + std)
+    return like.copy_(mean + std * random.normal(key, tuple(like.shape), _draw_dtype(like)))
+
+
 def _permutation(key: random.Key, func: Any, args: Any, kwargs: Any) -> Tensor:
     return random.permutation(key, args[0]).to(kwargs.get("dtype") or torch.int64)
 
 
-def _bind(args: tuple[Any, ...], kwargs: dict[str, Any], first: str, *rest: tuple[str, float]) -> list[Any]:
+def _bind(args: tuple[Any, ...], kwargs: dict[str, Any], *rest: tuple[str, float]) -> list[Any]:
     """The operator's leading arguments, by position or by name, with their defaults."""
     values = list(args[: 1 + len(rest)])
     return values + [kwargs.get(name, default) for name, default in rest[len(values) - 1 :]]
@@ -220,5 +234,6 @@ _KEYED: dict[Any, Callable[..., Tensor]] = {
     _aten.randn: _make(torch.zeros, _fill_normal),
     _aten.rand_like: _make(torch.zeros_like, _fill_uniform),
     _aten.randn_like: _make(torch.zeros_like, _fill_normal),
+    _aten.normal: _normal,
     _aten.randperm: _permutation,
 }

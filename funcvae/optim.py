@@ -18,12 +18,13 @@ class Optimizer(NamedTuple):
 
     `init(params)` gives the first state; `update(grads, state, params)` gives the new (params, state). `grads` point
     uphill in the loss, as `Estimate.grads` do, and the step goes down. `update_` is the same number for number but
-    writes into the state and params it is given: for a loop that owns them, as `train.fit`'s does.
+    writes into the state and params it is given: for a loop that owns them, as `train.fit`'s does. An optimizer may
+    do without it.
     """
 
     init: Callable[[Tree], Tree]
     update: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]
-    update_: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]
+    update_: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]] | None = None
 
 
 class AdamState(NamedTuple):
@@ -42,6 +43,9 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
         m_t = b1 m_{t-1} + (1 - b1) g_t
         v_t = b2 v_{t-1} + (1 - b2) g_t²
         p_t = p_{t-1} - lr · m_t/(1 - b1^t) / ( √(v_t/(1 - b2^t)) + eps )
+            = p_{t-1} - scale · m_t / ( √v_t + eps_t ),   eps_t = eps · c_2,  scale = lr · c_2/c_1
+
+    with c_1 = 1 - b1^t and c_2 = √(1 - b2^t); the second form makes one pass over v_t less.
 
     Args:
         lr: a number, or a schedule `step -> lr`, where step counts the updates already made (0 at the first), as an
@@ -78,8 +82,8 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
         rate = lr(state.step) if callable(lr) else lr
         t = (state.step + 1).double()  # b2^t needs double precision, whatever the parameters' own
         c1, c2 = 1 - b1**t, (1 - b2**t).sqrt()
-        # rate/c1 · m/(√v/c2 + eps) with c2 out of the denominator. Stacked, so that the compiler keeps the two numbers
-        # and does not work out their powers again for every element of the parameters.
+        # Stacked, so that the compiler keeps the two numbers, and does not work out their powers again for every
+        # element of the parameters.
         scale, eps_t = torch.stack((rate * c2 / c1, eps * c2)).unbind()
 
         def leaf(p: Tensor, g: Tensor, m: Tensor, v: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ setting changes and no display is needed: show a figure in a notebook, or write 
 """
 
 import os
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
+from funcvae import files
 from funcvae.errors import BadValue
 
 # Ten of Paul Tol's colours, chosen so that every two of them stay apart with red- and green-blindness too.
@@ -313,14 +315,9 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     # An automatic layout starts from the one before, and so moves a little with every drawing: run it once.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    png = BytesIO()
+    figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
+    return files.write(path, png.getvalue())
 
 
 def _array(name: str, value: ArrayLike, axes: str, finite: bool = True) -> Floats:

@@ -13,6 +13,7 @@ Reference: Salmon, Moraes, Dror & Shaw (2011), "Parallel random numbers: as easy
 """
 
 import math
+import operator
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ def key(seed: int, *, device: torch.device | str | None = None) -> Key:
     Raises:
         BadValue: the seed is negative or needs more than 64 bits.
     """
+    seed = _whole("seed", seed)
     if not 0 <= seed < 2**64:
         raise BadValue(f"seed is {seed}: it must lie between 0 and 2**64 - 1")
     return torch.tensor([_signed(seed >> 32), _signed(seed & 0xFFFFFFFF)], dtype=torch.int32, device=device)
@@ -39,7 +41,9 @@ def key(seed: int, *, device: torch.device | str | None = None) -> Key:
 
 def split(key: Key, num: int = 2) -> Tensor:
     """`num` new keys [num, 2] in place of one; key i is the hash of the counter (0, i)."""
-    _check(key)
+    checked(key)
+    if num < 0:
+        raise BadValue(f"split got {num}: the number of keys is not negative")
     return torch.stack(_threefry(key, *_counters(key, num)), dim=-1)
 
 
@@ -51,8 +55,9 @@ def fold_in(key: Key, data: int | Tensor) -> Key:
     Args:
         data: an int in [0, 2**32) or an integer tensor of no dimensions, for use under `vmap` and `torch.compile`.
     """
-    _check(key)
-    if isinstance(data, int):
+    checked(key)
+    if not isinstance(data, Tensor):
+        data = _whole("fold_in's number", data)
         if not 0 <= data < 2**32:
             raise BadValue(f"fold_in got {data}: it must lie between 0 and 2**32 - 1")
         low = torch.full((), _signed(data), dtype=torch.int32, device=key.device)
@@ -67,7 +72,7 @@ def fold_in(key: Key, data: int | Tensor) -> Key:
 
 def bits(key: Key, shape: Shape = ()) -> Tensor:
     """Random 32-bit words, int32 of the given shape (`.view(torch.uint32)` for JAX's unsigned ones)."""
-    _check(key)
+    checked(key)
     high, low = _threefry(key, *_counters(key, math.prod(shape)))
     return (high ^ low).reshape(shape)
 
@@ -83,7 +88,7 @@ def uniform(
     if dtype == torch.float32:
         unit = (_shift_right(bits(key, shape), 9) | 0x3F800000).view(torch.float32) - 1
     elif dtype == torch.float64:
-        _check(key)
+        checked(key)
         high, low = _threefry(key, *_counters(key, math.prod(shape)))
         word = (high.long() << 32) | (low.long() & 0xFFFFFFFF)
         unit = (((word >> 12) & 0xFFFFFFFFFFFFF) | 0x3FF0000000000000).view(torch.float64).reshape(shape) - 1
@@ -108,7 +113,7 @@ def normal(key: Key, shape: Shape = (), dtype: torch.dtype = torch.float32) -> T
 
 def bernoulli(key: Key, p: float | Tensor = 0.5, shape: Shape | None = None) -> Tensor:
     """Booleans that are True with probability p; the shape is p's unless given."""
-    _check(key)
+    checked(key)
     if not isinstance(p, Tensor):
         p = torch.full((), p, dtype=torch.float32, device=key.device)
     return uniform(key, tuple(p.shape) if shape is None else shape, p.dtype) < p
@@ -119,7 +124,7 @@ def permutation(key: Key, x: int | Tensor) -> Tensor:
 
     As in JAX, rounds of a stable sort by random words: enough rounds that ties leave no visible bias.
     """
-    _check(key)
+    checked(key)
     n = x if isinstance(x, int) else x.shape[0]
     order = torch.arange(n, device=key.device)
     for _ in range(math.ceil(3 * math.log(max(1, n)) / math.log(2**32 - 1))):
@@ -127,6 +132,16 @@ def permutation(key: Key, x: int | Tensor) -> Tensor:
         unsigned = bits(round_key, (n,)) ^ -(2**31)  # with the sign bit flipped, int32 sorts as uint32
         order = order[unsigned.argsort(stable=True)]
     return order if isinstance(x, int) else x[order]
+
+
+def checked(key: Key) -> Key:
+    """The key itself, if it is one: raises BadType or BadValue where it is not an int32 tensor [2]."""
+    if not isinstance(key, Tensor) or key.dtype != torch.int32:
+        got = key.dtype if isinstance(key, Tensor) else type(key).__name__
+        raise BadType(f"a key is an int32 tensor [2], as random.key(seed) makes it: this is {got}")
+    if key.shape != (2,):
+        raise BadValue(f"a key has shape [2], this has {list(key.shape)}: use torch.func.vmap over a batch of keys")
+    return key
 
 
 def _threefry(key: Key, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,17 +180,16 @@ def _shift_right(x: Tensor, r: int) -> Tensor:
     return (x >> r).bitwise_and_((1 << (32 - r)) - 1)
 
 
+def _whole(name: str, value: int) -> int:
+    try:
+        return operator.index(value)
+    except (TypeError, RuntimeError):
+        raise BadType(f"{name} is {value!r}: it must be a whole number") from None
+
+
 def _signed(word: int) -> int:
     """An unsigned 32-bit word as the int32 with the same bits."""
     return word - 2**32 if word >= 2**31 else word
-
-
-def _check(key: Key) -> None:
-    if not isinstance(key, Tensor) or key.dtype != torch.int32:
-        got = key.dtype if isinstance(key, Tensor) else type(key).__name__
-        raise BadType(f"a key is an int32 tensor [2], as random.key(seed) makes it: this is {got}")
-    if key.shape != (2,):
-        raise BadValue(f"a key has shape [2], this has {list(key.shape)}: use torch.func.vmap over a batch of keys")
 
 
 # Giles' single-precision polynomials in w = -log(1 - x²), highest power first: (w < 5, w >= 5).

@@ -13,7 +13,6 @@ import platform
 import shutil
 import sys
 import sysconfig
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from funcvae import checkpoint, data, estimators, pictures, plots, random, tracking, train
-from funcvae.errors import BadValue, Missing, unknown
+from funcvae import checkpoint, data, estimators, files, pictures, plots, random, tracking, train
+from funcvae.errors import BadData, BadValue, Missing, unknown
 from funcvae.models import RECIPES, Recipe
 
 
@@ -80,17 +79,23 @@ def run(config: Config, *, download: bool = False) -> Path:
         if getattr(config, name) < 1:
             raise BadValue(f"--{name} is {getattr(config, name)}: it must be at least 1")
     key = random.key(config.seed, device=config.device)
+    torch.set_float32_matmul_precision(config.precision)
     dataset = data.load(config.data, root=config.data_dir, download=download)
+    _check_items(recipe_, dataset)
     model = recipe_.model(dataset.train)
     steps_per_epoch = -(-len(dataset.train) // config.batch)
     opt = recipe_.optimizer(steps_per_epoch, config.lr)
     ts = train.init(model, opt, key)
     x_train, x_test = dataset.train.to(config.device), dataset.test.to(config.device)
-    train.check_data(model, ts.params, ts.state, x_train, recipe_.observe, name=f"data {config.data!r}")
+    for name, x in {"train": x_train, "test": x_test}.items():
+        train.check_data(model, ts.params, ts.state, x, recipe_.observe, name=f"{config.data}: {name}")
 
-    out.mkdir(parents=True, exist_ok=True)
-    _write_json(out / "config.json", asdict(config))
-    _write_json(out / "manifest.json", _manifest(config, dataset))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadValue(f"--out {out} cannot be made: {error.strerror}") from None
+    files.write(out / "config.json", _json(asdict(config)))
+    files.write(out / "manifest.json", _json(_manifest(config, dataset)))
     steps = config.epochs * steps_per_epoch
     with tracking.jsonl(out / "metrics.jsonl") as write, tracking.progress_bar(steps) as show:
 
@@ -119,6 +124,17 @@ def run(config: Config, *, download: bool = False) -> Path:
     return out
 
 
+def _check_items(recipe_: Recipe, dataset: data.Dataset) -> None:
+    """Raises BadData unless the items have the system's shape and, where they are images, pixels in [0, 1]."""
+    got = tuple(dataset.train.shape[1:])
+    if got != recipe_.shape:
+        raise BadData(f"{recipe_.name} takes items of shape {list(recipe_.shape)}: {dataset.name} has {list(got)}")
+    for x in (dataset.train, dataset.test):
+        if len(got) == 3 and not (x.min() >= 0 and x.max() <= 1):
+            span = f"{float(x.min()):g} to {float(x.max()):g}"
+            raise BadData(f"{dataset.name} has pixels from {span}: they must lie in [0, 1], or be uint8")
+
+
 def _manifest(config: Config, dataset: data.Dataset) -> dict[str, Any]:
     import funcvae
 
@@ -139,8 +155,5 @@ def _manifest(config: Config, dataset: data.Dataset) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a file that is there whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()

@@ -21,7 +21,7 @@ def jsonl(path: Path) -> Iterator[Tracker]:
     with path.open("w", encoding="utf-8") as file:
 
         def write(row: Row) -> None:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(row, allow_nan=False) + "\n")
             file.flush()
 
         yield write

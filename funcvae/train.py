@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from funcvae import noise, random, tree
-from funcvae.errors import BadData, BadValue, NonFinite
+from funcvae.errors import BadData, BadType, BadValue, NonFinite
 from funcvae.estimators import Estimator
 from funcvae.module import Params, State
 from funcvae.optim import Optimizer
@@ -149,14 +149,13 @@ def fit(
         if value < 1:
             raise BadValue(f"{name} is {value}: it must be at least 1")
     device = ts.step.device
-    train = train.to(device)
-    test = None if test is None else test.to(device)
     for name, data in {"train": train, "test": test}.items():
         if data is not None:
             check_data(model, ts.params, ts.state, data, observe, name=name)
+    train, test = train.to(device), None if test is None else test.to(device)
 
     ts = tree.map(torch.clone, ts)  # from here on the buffers are our own to write in
-    step = make_step(model, estimator, opt.update_, samples=samples, observe=observe, noise=noise)
+    step = make_step(model, estimator, opt.update_ or opt.update, samples=samples, observe=observe, noise=noise)
     if compile:  # dynamic=False: the last short batch is a graph of its own, and leaves the others' as it is
         step = torch.compile(step, fullgraph=True, dynamic=False)
     step = torch.no_grad()(step)  # the estimators differentiate by torch.func: nothing out here needs a graph
@@ -178,11 +177,13 @@ def fit(
             read += _read(reports, epoch, epoch * per_epoch + start, log)
         metrics += read
         summary: Row = {"epoch": epoch, "step": (epoch + 1) * per_epoch}
+        _check_finite("the parameters' norm", float(tree.norm(ts.params)), summary)
         summary["bound"] = float(np.mean([m.bound for m in read]))
         if test is not None:
             summary["test_bound"] = test_bound(
                 model, estimator, ts, test, test_key, batch=batch, samples=samples, observe=observe, noise=noise
             )
+            _check_finite("test_bound", summary["test_bound"], summary)
             test_bounds.append(summary["test_bound"])
         log(summary)
     loss, bound, grad_norm = np.array(metrics).T
@@ -217,12 +218,15 @@ def check_data(
     model: VAE, params: Params, state: State, data: Tensor, observe: Observe = as_is, *, name: str = "data"
 ) -> None:
     """Raises BadData, saying what is wrong, for data [n, ...] that the model cannot be trained on."""
+    if not isinstance(data, Tensor):
+        raise BadType(f"{name} is {type(data).__name__}: it must be a tensor [n, ...]")
     if data.ndim == 0 or len(data) == 0:
         raise BadData(f"{name} is empty")
     finite = data.isfinite().flatten(1).all(1) if data.ndim > 1 else data.isfinite()
     if not finite.all():
         raise BadData(f"{name} holds NaN or infinite values, first in item {int(finite.logical_not().nonzero()[0])}")
-    x = observe(random.key(0, device=data.device), data[:2])
+    key = random.key(_CHECK_SEED, device=tree.leaves(params)[0].device)
+    x = observe(key, data[:2].to(key.device))
     try:
         q, _ = model.encode(params, state, x)
         p, _ = model.decode(params, state, q.loc.unsqueeze(0))
@@ -237,6 +241,7 @@ def check_data(
             raise BadData(f"{what} ranges from {got}: a {type(p).__name__} likelihood needs [{low:g}, {high:g}]")
 
 
+_CHECK_SEED = 2**63 + 2  # no seed of a user's run: a key is used once
 _READ_EVERY = 50  # steps; each reading waits for the device
 
 
@@ -244,11 +249,15 @@ def _read(reports: list[Metrics], epoch: int, first_step: int, log: Log) -> list
     """The reports as numbers, by one transfer, logged up to the first that is not finite."""
     read = []
     for step, values in enumerate(torch.stack([torch.stack(report) for report in reports]).tolist(), first_step):
-        row = Metrics(*values)._asdict()
+        row = {"epoch": epoch, "step": step, **Metrics(*values)._asdict()}
         for name, value in row.items():
-            if not np.isfinite(value):
-                advice = "a smaller learning rate may help"
-                raise NonFinite(f"{name} became {value} at step {step} (epoch {epoch}): {advice}")
-        log({"epoch": epoch, "step": step, **row})
+            _check_finite(name, value, row)
+        log(row)
         read.append(Metrics(*values))
     return read
+
+
+def _check_finite(name: str, value: float, row: Row) -> None:
+    if not np.isfinite(value):
+        cause = "a smaller learning rate may help" if row["step"] else "look at the data and the model's first output"
+        raise NonFinite(f"{name} became {value} at step {row['step']} (epoch {row['epoch']}): {cause}")

@@ -170,7 +170,15 @@ def test_precision_is_set_for_the_run(here, monkeypatch):
         (["train", "--epochs", "0"], "--epochs is 0: it must be at least 1"),
         (["train", "--seed", "-1"], "seed is -1: it must lie between 0 and 2**64 - 1"),
         (["train", "--lr", "-0.1"], "lr is -0.1: a learning rate is not negative"),
-        (["train", "mnist_vae", "--data", "gaussian2d"], "cannot take data 'gaussian2d' of shape [2] an item"),
+        (
+            ["train", "mnist_vae", "--data", "gaussian2d"],
+            "mnist_vae takes items of shape [1, 28, 28]: gaussian2d has [2]",
+        ),
+        (
+            ["train", "burda_vae", "--data", "gaussian2d"],
+            "burda_vae takes items of shape [1, 28, 28]: gaussian2d has [2]",
+        ),
+        (["train", "--out", "/dev/null/run"], "--out /dev/null/run cannot be made: Not a directory"),
     ],
 )
 def test_a_mistake_gets_one_line_that_says_what_would_be_right(here, capsys, args, message):
@@ -191,9 +199,13 @@ def test_cuda_where_there_is_none_is_an_error(here, capsys, monkeypatch):
 
 
 def test_pixels_outside_the_likelihoods_range_are_an_error(here, capsys):
-    np.save("grey.npy", np.full((20, 1, 28, 28), 255.0))
-    error = refused(capsys, "train", "burda_vae", "--data", "grey.npy")
-    assert "ranges from 255 to 255: a Bernoulli likelihood needs [0, 1]" in error
+    bright, dark = np.full((20, 1, 28, 28), 255.0), np.zeros((20, 1, 28, 28))
+    np.save("bright.npy", bright)
+    np.savez("test_only.npz", train=dark, test=bright)
+    for system in ("mnist_vae", "burda_vae"):
+        for file in ("bright.npy", "test_only.npz"):
+            error = refused(capsys, "train", system, "--data", file)
+            assert f"{file} has pixels from 255 to 255: they must lie in [0, 1], or be uint8" in error
 
 
 def test_a_run_that_becomes_nan_stops_and_leaves_what_it_wrote_readable(here, capsys):

@@ -108,7 +108,7 @@ def test_normal_samples_have_its_moments():
 
 def test_bernoulli_samples_have_its_mean_and_its_dtype():
     p = Bernoulli(torch.tensor([-2.0, 0.0, 1.0]).double())
-    x = p.sample(random.uniform(random.key(9), (20_000, 3), torch.float64))
+    x = p.sample(random.normal(random.key(9), (20_000, 3), torch.float64))
     assert x.dtype == torch.float64
     assert x.unique().tolist() == [0, 1]
     assert_mean(x, p.mean)

@@ -11,7 +11,7 @@ import funcvae
 
 ROOT = Path(funcvae.__file__).parent
 FLOORS = [
-    {"errors"},
+    {"errors", "files"},
     {"random", "tree"},
     {"distributions", "module", "optim", "noise", "bounds"},
     {"heads", "priors"},

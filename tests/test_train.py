@@ -8,7 +8,7 @@ from torch import nn
 
 import funcvae as fv
 from funcvae.data import gaussian2d
-from funcvae.errors import BadData, BadValue, NonFinite
+from funcvae.errors import BadData, BadType, BadValue, NonFinite
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_init_splits_its_key_in_one_for_the_parameters_and_one_to_keep():
     assert ts.step == 0
 
 
-def test_an_epoch_visits_every_row_once_in_the_order_that_design_states():
+def test_an_epoch_visits_every_row_once_in_the_documented_order():
     key, n = fv.random.key(5), 50
     order_key, step_key = fv.random.split(key)
     for epoch in (0, 3):
@@ -213,6 +213,25 @@ def test_data_the_model_cannot_take_is_an_error_before_any_step(points):
         fit(torch.rand(4, 784), model=fv.models.burda_vae())
     with pytest.raises(BadData, match=r"train ranges from .* a Bernoulli likelihood needs \[0, 1\]"):
         fit(torch.rand(4, 1, 28, 28) * 255, model=fv.models.burda_vae())
+
+
+def test_parameters_spoiled_by_the_last_update_are_seen(points):
+    with pytest.raises(NonFinite, match=r"parameters' norm became (nan|inf) at step 1 \(epoch 0\)"):
+        fit(points, lr=1e38, epochs=1, batch=50)
+
+
+def test_data_that_are_no_tensor_are_an_error(points):
+    with pytest.raises(BadType, match="train is ndarray: it must be a tensor"):
+        fit(points.numpy())
+
+
+def test_an_optimizer_without_an_update_in_place_trains_to_the_same_bits(points):
+    model, opt = small(), fv.optim.adam(1e-2)
+    pure = fv.optim.Optimizer(opt.init, opt.update)
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    one, _ = fv.train.fit(ts, model, fv.estimators.elbo(), opt, points, batch=16)
+    two, _ = fv.train.fit(ts, model, fv.estimators.elbo(), pure, points, batch=16)
+    assert all(map(torch.equal, fv.tree.leaves(one), fv.tree.leaves(two)))
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_step_and_what_came_before_is_logged(points):

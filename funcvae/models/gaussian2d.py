@@ -23,7 +23,7 @@ class GaussianMLP(nn.Module):
 def gaussian2d_vae(latent: int = 2, hidden: int = 64) -> VAE:
     """q(z|x) and p(x|z) both Gaussian with mean and log-variance from a tanh network; x is [B, 2].
 
-    The post that this system comes from calls the encoder p and the decoder q; here they have their usual names.
+    After a blog post that calls the encoder p and the decoder q; here they have their usual names.
     """
     return vae(
         encoder=lambda: GaussianMLP(2, hidden, latent),
@@ -39,6 +39,7 @@ RECIPES = (
         name="gaussian2d_vae",
         about="points in the plane; tanh networks, decoder with a log-variance",
         model=lambda train: gaussian2d_vae(),
+        shape=(2,),
         data="gaussian2d",
         epochs=20,
         batch=100,

@@ -46,8 +46,9 @@ def mnist_vae(latent: int = 2) -> VAE:
 
         ‖x - x̂‖² + KL(q(z|x) ‖ N(0, I))
 
-    plus the constant 392 log π. The post that this system comes from wrote its KL as sigma² + mu² - log sigma - ½,
-    which has its minimum at sigma = 1/√2; here it is ½ (sigma² + mu² - 1) - log sigma, with its minimum at 1.
+    plus the constant 392 log π. After the blog post "Variational AutoEncoders (VAE) with PyTorch", whose KL, sigma² +
+    mu² - log sigma - ½, has its minimum at sigma = 1/√2; here it is ½ (sigma² + mu² - 1) - log sigma, with its minimum
+    at 1.
     """
     return vae(
         encoder=lambda: VariationalEncoder(latent),
@@ -63,6 +64,7 @@ RECIPES = (
         name="mnist_vae",
         about="784-512-2, sigma = exp(.), summed squared error: digits in a plane",
         model=lambda train: mnist_vae(),
+        shape=(1, 28, 28),
         data="mnist",
         epochs=20,
     ),

@@ -19,6 +19,8 @@ class Recipe:
     about: str
     model: Callable[[Tensor], VAE]
     """Makes the model, from the training data (whose mean an output bias may start at)."""
+    shape: tuple[int, ...]
+    """Of one datum; images have pixels in [0, 1]."""
     data: str
     epochs: int
     batch: int = 128
