@@ -36,18 +36,18 @@ def train(
 
     Args:
         system: One of `funcvae list systems`.
-        data: mnist, fashion-mnist, cifar10, mnist-5k, gaussian2d, a folder of images, FILE.npy or FILE.npz.
+        data: A name in `funcvae list data`, a folder of images, FILE.npy or FILE.npz; the recipe's unless given.
         data_dir: Where named data sets are kept.
         download: Download a named data set that is not there.
-        epochs: Passes over the training data.
-        batch: Batch size.
-        samples: Monte-Carlo samples N for each datum.
-        estimator: NAME or NAME:ARGUMENT, one of `funcvae list estimators`.
-        lr: Learning rate.
+        epochs: Passes over the training data; the recipe's number unless given.
+        batch: Batch size; the recipe's unless given.
+        samples: Monte-Carlo samples N for each datum; the recipe's unless given.
+        estimator: NAME or NAME:ARGUMENT, one of `funcvae list estimators`; the recipe's unless given.
+        lr: Learning rate; the recipe's rate or schedule unless given.
         seed: The key's seed: the same seed gives the same bits.
         out: Run folder, new or empty; a fresh one under runs/ unless given.
         device: Where to train.
-        precision: Of float32 matrix products, as torch.set_float32_matmul_precision has it.
+        precision: Precision of float32 matrix products (torch.set_float32_matmul_precision).
         no_compile: Train without torch.compile.
     """
     recipe = runs.recipe(system)
@@ -83,7 +83,7 @@ def list_(what: tyro.conf.Positional[Literal["systems", "estimators", "data"]] =
     rows = {
         "systems": {name: recipe.about for name, recipe in RECIPES.items()},
         "estimators": {name: (factory.__doc__ or "").splitlines()[0] for name, factory in estimators.TABLE.items()},
-        "data": dict.fromkeys(data.NAMED, ""),
+        "data": {name: loader.__doc__ or "" for name, loader in data.NAMED.items()},
     }[what]
     width = max(map(len, rows))
     for name, about in rows.items():

@@ -147,7 +147,7 @@ def _log_weight(
 
 
 def elbo() -> Estimator:
-    """The reparameterised ELBO with its KL in closed form: `beta_elbo(1.0)`.
+    """The reparameterised ELBO with its KL in closed form.
 
         mean_k log p(x|z_k) - KL(q(z|x) ‖ p(z))
 
@@ -160,7 +160,9 @@ def elbo() -> Estimator:
 
 
 def beta_elbo(beta: float) -> Estimator:
-    """The beta-VAE's objective: mean_k log p(x|z_k) - beta KL(q(z|x) ‖ p(z)).
+    """The beta-VAE's objective, ELBO with beta times the KL: beta_elbo:BETA on the command line.
+
+        mean_k log p(x|z_k) - beta KL(q(z|x) ‖ p(z))
 
     A bound on log p(x) for beta >= 1 only.
 
@@ -207,7 +209,9 @@ def stl() -> Estimator:
 
 
 def iwae() -> Estimator:
-    """The total derivative of the importance-weighted bound L_K. With v = softmax_k(log w):
+    """The total derivative of the importance-weighted bound L_K.
+
+    With v = softmax_k(log w):
 
         path v, score -v, theta v
 
@@ -225,7 +229,9 @@ def iwae() -> Estimator:
 
 
 def dreg() -> Estimator:
-    """The doubly reparameterised gradient of L_K. With v = softmax_k(log w):
+    """The doubly reparameterised gradient of L_K.
+
+    With v = softmax_k(log w):
 
         path v², score 0, theta v
 

@@ -14,9 +14,9 @@ _POINTS, _CELLS, _PAIRS = 5000, 20, 20
 
 @torch.no_grad()
 def of_run(
-    model: VAE, ts: TrainState, dataset: Dataset, observe: Observe, history: History, *, name: str
+    model: VAE, ts: TrainState, dataset: Dataset, observe: Observe, history: History, *, name: str, target: str
 ) -> dict[str, Figure]:
-    """Every figure that suits the model and its data, by file name."""
+    """Every figure that suits the model and its data, by file name; `target` is what the history's bound is of."""
     _, _, _, key = random.split(ts.key, 4)  # the first three are training's
     observe_key, sample_key = random.split(key)
     x = observe(observe_key, dataset.test[:_POINTS].to(ts.step.device))
@@ -26,7 +26,7 @@ def of_run(
     axes = ("z1", "z2") if model.latent <= 2 else ("1st principal component", "2nd principal component")
 
     figures = {
-        "training": training(history, len(history.test_bound), title=f"Training of {name}"),
+        "training": training(history, name=target, title=f"Training of {name}"),
         "latent_scatter": plots.latent_scatter(
             ((z - origin) @ directions.T).cpu(), labels, axes=axes, title=f"{name}: latent means of test data"
         ),
@@ -52,12 +52,18 @@ def of_run(
     return figures
 
 
-def training(history: History, epochs: int, *, title: str) -> Figure:
+def training(history: History, *, name: str, title: str) -> Figure:
     """The bound at every training step and on the test set after every epoch."""
-    steps = len(history.bound)
+    steps, epochs = len(history.bound), len(history.test_bound)
     ends = [steps * (epoch + 1) // epochs for epoch in range(epochs)]
     return plots.training_curves(
-        range(1, steps + 1), history.bound, ends, history.test_bound, grad_norm=history.grad_norm, title=title
+        range(1, steps + 1),
+        history.bound,
+        ends,
+        history.test_bound,
+        grad_norm=history.grad_norm,
+        name=name,
+        title=title,
     )
 
 

@@ -233,7 +233,7 @@ def training_curves(
         ax.text(0.01, 0.98, note, va="top", size="small", style="italic", bbox=box, transform=ax.transAxes)
     for panel, norm in zip(rest, norms, strict=True):
         _noisy(panel, step, np.where(norm > 0, norm, np.nan))
-        panel.set(yscale="log", ylabel=f"gradient norm\n[{unit}]")
+        panel.set(yscale="log", ylabel="norm of the\nwhole gradient")
     (rest or [ax])[-1].set_xlabel("training step")
     for panel in (ax, *rest):
         panel.margins(x=0.02)

@@ -118,7 +118,9 @@ def run(config: Config, *, download: bool = False) -> Path:
             log=log,
         )
     checkpoint.save_params(out / "params.safetensors", ts.params, ts.state)
-    figures = pictures.of_run(model, ts, dataset, recipe_.observe, history, name=config.system)
+    figures = pictures.of_run(
+        model, ts, dataset, recipe_.observe, history, name=config.system, target=estimator.claims.target
+    )
     for name, figure in figures.items():
         plots.save(figure, out / "figures" / f"{name}.png")
     return out

@@ -34,9 +34,11 @@ def progress_bar(steps: int) -> Iterator[Tracker]:
         shown: dict[str, str] = {}
 
         def update(row: Row) -> None:
-            shown.update({name: f"{row[name]:.2f}" for name in ("bound", "test_bound") if name in row})
-            bar.set_postfix(shown, refresh=False)
-            if "loss" in row:  # a step's row, not an epoch's
-                bar.update()
+            a_step = "loss" in row  # else an epoch's row, whose bound is a mean
+            name = "bound" if a_step else "test_bound"
+            if name in row:
+                shown[name] = f"{row[name]:.2f}"
+                bar.set_postfix(shown, refresh=False)
+            bar.update(int(a_step))
 
         yield update
