@@ -175,43 +175,43 @@ class _KeyedDraws(TorchDispatchMode):
             raise BadType(f"{func} cannot be drawn from a key: initialisers may use {known}")
         key = random.fold_in(self.key, self.count)
         self.count += 1
-        return draw(key, func, args, kwargs)
+        return draw(key, args, kwargs)
 
 
 # How each operator of the initialisers is fed from a key. In-place ones fill their first argument; the others make a
 # tensor with the operator's own zero-filled twin, so that dtype, device and layout are what was asked for.
 
 
-def _fill_uniform(key: random.Key, func: Any, args: Any, kwargs: Any) -> Tensor:
+def _fill_uniform(key: random.Key, args: Any, kwargs: Any) -> Tensor:
     x, low, high = _bind(args, kwargs, ("from", 0.0), ("to", 1.0))
     return x.copy_(random.uniform(key, tuple(x.shape), _draw_dtype(x), low, high))
 
 
-def _fill_normal(key: random.Key, func: Any, args: Any, kwargs: Any) -> Tensor:
+def _fill_normal(key: random.Key, args: Any, kwargs: Any) -> Tensor:
     x, mean, std = _bind(args, kwargs, ("mean", 0.0), ("std", 1.0))
     return x.copy_(mean + std * random.normal(key, tuple(x.shape), _draw_dtype(x)))
 
 
-def _fill_bernoulli(key: random.Key, func: Any, args: Any, kwargs: Any) -> Tensor:
+def _fill_bernoulli(key: random.Key, args: Any, kwargs: Any) -> Tensor:
     x, p = _bind(args, kwargs, ("p", 0.5))
     return x.copy_(random.bernoulli(key, p, tuple(x.shape)))
 
 
 def _make(zeros: Callable[..., Tensor], fill: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def draw(key: random.Key, func: Any, args: Any, kwargs: Any) -> Tensor:
+    def draw(key: random.Key, args: Any, kwargs: Any) -> Tensor:
         kwargs = {name: value for name, value in kwargs.items() if name != "generator"}
-        return fill(key, func, (zeros(*args, **kwargs),), {})
+        return fill(key, (zeros(*args, **kwargs),), {})
 
     return draw
 
 
-def _normal(key: random.Key, func: Any, args: Any, kwargs: Any) -> Tensor:
+def _normal(key: random.Key, args: Any, kwargs: Any) -> Tensor:
     mean, std = args[:2]
     like = torch.zeros(args[2], dtype=kwargs.get("dtype")) if len(args) > 2 else torch.zeros_like(mean + std)
     return like.copy_(mean + std * random.normal(key, tuple(like.shape), _draw_dtype(like)))
 
 
-def _permutation(key: random.Key, func: Any, args: Any, kwargs: Any) -> Tensor:
+def _permutation(key: random.Key, args: Any, kwargs: Any) -> Tensor:
     return random.permutation(key, args[0]).to(kwargs.get("dtype") or torch.int64)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from einops import rearrange
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
@@ -341,8 +342,7 @@ def _images(name: str, value: ArrayLike, axes: str) -> Floats:
 
 def _mosaic(images: Floats) -> Floats:
     """[rows, cols, C, H, W] as one picture [rows H, cols W, C], first row on top."""
-    rows, cols, channels, height, width = images.shape
-    return images.transpose(0, 3, 1, 4, 2).reshape(rows * height, cols * width, channels)
+    return rearrange(images, "rows cols c h w -> (rows h) (cols w) c")
 
 
 def _show(ax: Axes, picture: Floats, **options: Any) -> None:

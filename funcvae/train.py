@@ -2,7 +2,8 @@
 
 Keys: a run derives `order_key, step_key, test_key = split(ts.key, 3)`. Epoch e visits the data in the order
 `permutation(fold_in(order_key, e), n)`; step s uses `noise_key, observe_key = split(fold_in(step_key, s))`. So a
-`TrainState` holds all that the rest of the run depends on, and any step can be replayed alone.
+`TrainState` holds all that the rest of the run depends on, and any step can be replayed alone. (The pictures of a run
+use the fourth key of the same split.)
 """
 
 from collections.abc import Callable
@@ -141,9 +142,10 @@ def fit(
 
     Raises:
         BadValue: epochs, batch or samples below one.
+        BadType: data that are no tensor.
         BadData: data the model cannot take: a wrong shape, values outside the likelihood's range, or not finite.
-        NonFinite: the loss or its gradient became NaN or infinite; the message names the step. All rows before it have
-            been logged.
+        NonFinite: the loss, its gradient, the parameters or the test bound became NaN or infinite; the message names
+            the step. All rows before it have been logged.
     """
     for name, value in {"epochs": epochs, "batch": batch, "samples": samples}.items():
         if value < 1:
@@ -249,11 +251,12 @@ def _read(reports: list[Metrics], epoch: int, first_step: int, log: Log) -> list
     """The reports as numbers, by one transfer, logged up to the first that is not finite."""
     read = []
     for step, values in enumerate(torch.stack([torch.stack(report) for report in reports]).tolist(), first_step):
-        row = {"epoch": epoch, "step": step, **Metrics(*values)._asdict()}
-        for name, value in row.items():
+        metrics = Metrics(*values)
+        row = {"epoch": epoch, "step": step, **metrics._asdict()}
+        for name, value in metrics._asdict().items():
             _check_finite(name, value, row)
         log(row)
-        read.append(Metrics(*values))
+        read.append(metrics)
     return read
 
 
