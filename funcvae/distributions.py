@@ -64,6 +64,40 @@ class Normal(NamedTuple):
         return self.loc + self.sigma * eps
 
 
+class SignedNormal(NamedTuple):
+    """A normal whose sigma has any sign, zero included: what some write instead of exponentiating a network's output.
+
+    Samples are loc + sigma · eps, of variance sigma²; `log_prob` and `kl` have the variance sigma² + 1e-8, which keeps
+    them finite at sigma = 0. So this is no proper density of its own samples, and no estimator's claims hold for it.
+    """
+
+    loc: Tensor
+    sigma: Tensor
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """The least and the greatest x."""
+        return (-math.inf, math.inf)
+
+    @property
+    def mean(self) -> Tensor:
+        """loc."""
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        """sigma² + 1e-8, the variance of `log_prob` and `kl`."""
+        return self.sigma**2 + 1e-8
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log N(x; loc, sigma² + 1e-8), elementwise, in nats."""
+        return -0.5 * ((x - self.loc) ** 2 / self.variance + self.variance.log() + math.log(2 * math.pi))
+
+    def sample(self, eps: Tensor) -> Tensor:
+        """loc + sigma · eps."""
+        return self.loc + self.sigma * eps
+
+
 class Bernoulli(NamedTuple):
     """Independent Bernoullis with p(x = 1) = sigmoid(logits).
 
@@ -120,8 +154,9 @@ class Delta(NamedTuple):
 def kl(q: Distribution, p: Distribution) -> Tensor:
     """KL(q ‖ p) in closed form, elementwise, in nats.
 
-    For normals ½ (r² + d² - 1) - log r, with r = σ_q/σ_p and d = (μ_q - μ_p)/σ_p. Zero where q is a Delta: an
-    autoencoder's loss has no such term.
+    For normals ½ (r² + d² - 1) - log r, with r = σ_q/σ_p and d = (μ_q - μ_p)/σ_p. For a SignedNormal q the logarithm
+    alone has the variance σ_q² + 1e-8: ½ (r² + d² - 1 - log((σ_q² + 1e-8)/σ_p²)), which is not quite zero at r = 1.
+    Zero where q is a Delta: an autoencoder's loss has no such term.
 
     Raises:
         BadType: no closed form is known for this pair.
@@ -130,6 +165,9 @@ def kl(q: Distribution, p: Distribution) -> Tensor:
         case Normal(), Normal():
             r, d = q.sigma / p.sigma, (q.loc - p.loc) / p.sigma
             return 0.5 * (r * r + d * d - 1) - r.log()
+        case SignedNormal(), Normal():
+            r, d = q.sigma / p.sigma, (q.loc - p.loc) / p.sigma
+            return 0.5 * (r * r + d * d - 1 - (q.variance / p.sigma**2).log())
         case Delta(), _:
             return torch.zeros_like(q.loc)
         case _:

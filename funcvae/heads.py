@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from funcvae.distributions import Bernoulli, Delta, Distribution, Normal
+from funcvae.distributions import Bernoulli, Delta, Distribution, Normal, SignedNormal
 from funcvae.errors import BadValue
 
 Output = Tensor | tuple[Tensor, Tensor]
@@ -25,6 +25,17 @@ def normal_logsigma(out: Output) -> Normal:
     """Normal(loc, exp(log_sigma)) from (loc, log_sigma)."""
     loc, log_sigma = _pair(out)
     return Normal(loc, log_sigma.exp())
+
+
+def signed_normal(out: Output) -> SignedNormal:
+    """(loc, sigma) straight from the network, sigma of any sign: z = loc + sigma · eps.
+
+    A choice made in blog posts, and no proper density: samples have variance sigma², `log_prob` and the KL
+    ½ (loc² + sigma² - log(sigma² + 1e-8) - 1) have sigma² + 1e-8, so that sigma = 0 stays finite. No estimator is
+    unbiased for it. `normal_logsigma` is the proper choice.
+    """
+    loc, sigma = _pair(out)
+    return SignedNormal(loc, sigma)
 
 
 def normal_fixed(sigma: float) -> Head:

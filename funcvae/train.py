@@ -38,9 +38,9 @@ class TrainState(NamedTuple):
 class Metrics(NamedTuple):
     """What one step reports, each a tensor of no dimensions."""
 
-    loss: Tensor  # minus the bound
+    loss: Tensor  # scale · (-bound - offset): minus the bound, unless one is given
     bound: Tensor  # mean over the batch, nats per example
-    grad_norm: Tensor  # Euclidean norm of the whole gradient
+    grad_norm: Tensor  # Euclidean norm of the loss's whole gradient
 
 
 class History(NamedTuple):
@@ -52,6 +52,8 @@ class History(NamedTuple):
     test_bound: np.ndarray  # [epochs], nats per example; empty without a test set
 
 
+Scale = Callable[[int], float]
+Watch = Callable[[int, TrainState], None]
 Step = Callable[[TrainState, Tensor, Tensor], tuple[TrainState, Metrics]]
 
 
@@ -67,6 +69,16 @@ def as_is(key: random.Key, x: Tensor) -> Tensor:
     return x
 
 
+def per_example(batch: int) -> float:
+    """The `scale` of a loss in nats per example: 1."""
+    return 1.0
+
+
+def summed(batch: int) -> float:
+    """The `scale` of a loss that is summed over the batch."""
+    return float(batch)
+
+
 def make_step(
     model: VAE,
     estimator: Estimator,
@@ -75,11 +87,23 @@ def make_step(
     samples: int = 1,
     observe: Observe = as_is,
     noise: noise.Noise = noise.iid,
+    scale: Scale = per_example,
+    offset: float = 0.0,
 ) -> Step:
     """One training step as a function: (ts, keys [2, 2], x [B, ...]) -> (ts, Metrics).
 
-    `keys` holds the step's noise key and its observe key, as `step_keys` derives them. `update` is an optimizer's: with
-    `opt.update` the step is pure; with `opt.update_` it uses up the TrainState it is given.
+    It descends the batch mean of
+
+        loss = scale(B) · (-bound - offset)
+
+    Args:
+        update: an optimizer's. With `opt.update` the step is pure; with `opt.update_` it uses up the TrainState it is
+            given.
+        scale: from the batch's size to what multiplies loss and gradient: others sum over a batch, or divide by pixels.
+            Adam hardly notices, its epsilon and a short last batch apart.
+        offset: nats per example that the loss leaves out of -bound, such as a fixed likelihood's log-normaliser.
+
+    The step's `keys` are its noise key and its observe key, as `step_keys` derives them.
     """
 
     def step(ts: TrainState, keys: Tensor, x: Tensor) -> tuple[TrainState, Metrics]:
@@ -87,10 +111,11 @@ def make_step(
         x = observe(observe_key, x)
         eps = noise(noise_key, samples, (len(x), model.latent), dtype=x.dtype)
         out = estimator(model, ts.params, ts.state, x, eps, train=True)
-        params, opt_state = update(out.grads, ts.opt_state, ts.params)
-        bound = out.bound.mean()
+        c, bound = scale(len(x)), out.bound.mean()
+        grads = out.grads if c == 1 else tree.map(lambda g: c * g, out.grads)
+        params, opt_state = update(grads, ts.opt_state, ts.params)
         new = TrainState(ts.step + 1, ts.key, params, out.state, opt_state)
-        return new, Metrics(-bound, bound, tree.norm(out.grads))
+        return new, Metrics(c * (-bound - offset), bound, tree.norm(grads))
 
     return step
 
@@ -121,8 +146,11 @@ def fit(
     samples: int = 1,
     observe: Observe = as_is,
     noise: noise.Noise = noise.iid,
+    scale: Scale = per_example,
+    offset: float = 0.0,
     compile: bool = False,
     log: Log = lambda row: None,
+    watch: Watch = lambda step, ts: None,
 ) -> tuple[TrainState, History]:
     """Trains for some epochs, from wherever `ts` stands, and leaves `ts` as it was.
 
@@ -136,14 +164,19 @@ def fit(
         samples: N, Monte-Carlo samples for each datum, in training and test.
         observe: (key, x) -> what the model sees of a batch, such as a binarization that is drawn anew each time.
         noise: the noise scheme.
+        scale: the loss that is descended and reported is scale(B) · (-bound - offset): see `make_step`.
+        offset: see `make_step`.
         compile: run the step under `torch.compile(fullgraph=True)`: the same numbers to rounding.
         log: called with a row (a flat dict) for every step, and for every epoch with `test_bound` and the epoch's mean
             training `bound`. Rows come in bursts, for reading a number back from the device makes it wait.
+        watch: called after every step with the number of steps made and the new TrainState, whose buffers the next step
+            writes over: copy what is to be kept.
 
     Raises:
         BadValue: epochs, batch or samples below one.
         BadType: data that are no tensor.
-        BadData: data the model cannot take: a wrong shape, values outside the likelihood's range, or not finite.
+        BadData: data the model cannot take: a wrong shape, values outside the likelihood's range, or not finite; or a
+            last batch of one item where there is BatchNorm.
         NonFinite: the loss, its gradient, the parameters or the test bound became NaN or infinite; the message names
             the step. All rows before it have been logged.
     """
@@ -155,9 +188,19 @@ def fit(
         if data is not None:
             check_data(model, ts.params, ts.state, data, observe, name=name)
     train, test = train.to(device), None if test is None else test.to(device)
+    check_batches(model, ts.params, ts.state, train, batch)
 
     ts = tree.map(torch.clone, ts)  # from here on the buffers are our own to write in
-    step = make_step(model, estimator, opt.update_ or opt.update, samples=samples, observe=observe, noise=noise)
+    step = make_step(
+        model,
+        estimator,
+        opt.update_ or opt.update,
+        samples=samples,
+        observe=observe,
+        noise=noise,
+        scale=scale,
+        offset=offset,
+    )
     if compile:  # dynamic=False: the last short batch is a graph of its own, and leaves the others' as it is
         step = torch.compile(step, fullgraph=True, dynamic=False)
     step = torch.no_grad()(step)  # the estimators differentiate by torch.func: nothing out here needs a graph
@@ -176,6 +219,7 @@ def fit(
             for i in range(start, min(start + _READ_EVERY, per_epoch)):
                 ts, report = step(ts, keys[i], train.index_select(0, rows[i]))
                 reports.append(report)
+                watch(epoch * per_epoch + i + 1, ts)
             read += _read(reports, epoch, epoch * per_epoch + start, log)
         metrics += read
         summary: Row = {"epoch": epoch, "step": (epoch + 1) * per_epoch}
@@ -241,6 +285,18 @@ def check_data(
         if values.min() < low or values.max() > high:
             got = f"{float(values.min()):g} to {float(values.max()):g}"
             raise BadData(f"{what} ranges from {got}: a {type(p).__name__} likelihood needs [{low:g}, {high:g}]")
+
+
+def check_batches(model: VAE, params: Params, state: State, train: Tensor, batch: int) -> None:
+    """Raises BadData where an epoch ends on a batch of one item and the model, as with BatchNorm, needs more."""
+    if len(train) % batch != 1 % batch:
+        return
+    try:
+        q, _ = model.encode(params, state, train[:1], True)
+        model.decode(params, state, q.loc, True)
+    except ValueError as error:
+        size = f"{len(train)} items in batches of {batch} leave one of a single item"
+        raise BadData(f"{size}, which the model cannot be trained on: choose another batch ({error})") from None
 
 
 _CHECK_SEED = 2**63 + 2  # no seed of a user's run: a key is used once

@@ -7,7 +7,7 @@ import torch
 from torch import distributions as td
 
 from funcvae import random
-from funcvae.distributions import Bernoulli, Delta, Normal, kl
+from funcvae.distributions import Bernoulli, Delta, Normal, SignedNormal, kl
 from funcvae.errors import BadType
 
 
@@ -127,6 +127,55 @@ def test_delta_is_a_point_without_density_whose_kl_counts_as_zero():
 def test_a_pair_without_closed_form_is_an_error_that_names_both():
     with pytest.raises(BadType, match=r"Bernoulli and Normal.*elbo_mc"):
         kl(Bernoulli(torch.zeros(2)), Normal(torch.zeros(2), torch.ones(2)))
+
+
+SIGMAS = torch.tensor([-2.0, -1.0, -1e-3, 0.0, 1e-3, 0.5, 1.0, 3.0], dtype=torch.float64)
+STANDARD = Normal(torch.zeros(()).double(), torch.ones(()).double())
+
+
+def test_a_signed_normals_kl_and_density_are_the_posts_formulas():
+    q, x = SignedNormal(torch.linspace(-2, 2, 8).double(), SIGMAS), torch.linspace(1, -1, 8).double()
+    printed = 0.5 * (q.loc**2 + q.sigma**2 - torch.log(1e-8 + q.sigma**2) - 1)
+    assert_equal(kl(q, STANDARD), printed)
+    assert_equal(q.log_prob(x), td.Normal(q.loc, (q.sigma**2 + 1e-8).sqrt()).log_prob(x))
+    assert torch.equal(q.sample(x), q.loc + q.sigma * x)
+    shifted, scaled = Normal(torch.tensor(0.5).double(), torch.tensor(2.0).double()), q._replace(loc=(q.loc - 0.5) / 2)
+    away = kl(q, shifted) - kl(scaled._replace(sigma=q.sigma / 2), STANDARD)
+    assert away[SIGMAS.abs() > 0.1].abs().max() < 1e-7  # apart from where the 1e-8 stands
+
+
+def test_a_signed_normal_is_finite_and_flat_at_sigma_zero():
+    for dtype in (torch.float32, torch.float64):
+        zero = torch.zeros(3, dtype=dtype)
+
+        def total(sigma, zero=zero):
+            q = SignedNormal(zero, sigma)
+            return (kl(q, Normal(zero, zero + 1)) + q.log_prob(q.sample(zero + 1))).sum()
+
+        gradient, value = torch.func.grad_and_value(total)(zero)
+        assert value.isfinite()
+        assert gradient.tolist() == [0, 0, 0]
+        assert kl(SignedNormal(zero, zero), Normal(zero, zero + 1))[0].item() == pytest.approx(
+            0.5 * (8 * math.log(10) - 1)
+        )
+
+
+def test_a_signed_normal_has_the_gradients_of_finite_differences():
+    inputs = [t.double().requires_grad_() for t in (torch.tensor([0.3, -1.0]), torch.tensor([-0.7, 1.2]))]
+    assert torch.autograd.gradcheck(lambda loc, sigma: kl(SignedNormal(loc, sigma), STANDARD), inputs)
+    assert torch.autograd.gradcheck(lambda loc, sigma: SignedNormal(loc, sigma).log_prob(STANDARD.sigma), inputs)
+
+
+def test_a_signed_normal_is_no_density_of_its_samples():
+    """Why no law of unbiasedness holds for it: at sigma = 1e-4 the two variances differ by a factor of two."""
+    q = SignedNormal(torch.zeros(1).double(), torch.full((1,), 1e-4).double())
+    eps = random.normal(random.key(10), (20_000, 1), torch.float64)
+    z = q.sample(eps)
+    assert_mean(z**2, q.sigma**2)
+    with pytest.raises(AssertionError):
+        assert_mean(z**2, q.variance)
+    with pytest.raises(AssertionError):
+        assert_mean(q.log_prob(z) - STANDARD.log_prob(z), kl(q, STANDARD))
 
 
 @pytest.mark.parametrize("make", [Bernoulli, Delta, lambda t: Normal(t, t.exp())], ids=["Bernoulli", "Delta", "Normal"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from funcvae import heads
-from funcvae.distributions import Bernoulli, Delta, Normal
+from funcvae.distributions import Bernoulli, Delta, Normal, SignedNormal
 from funcvae.errors import BadValue
 
 OUT = torch.linspace(-3, 3, 24, dtype=torch.float64).reshape(2, 3, 4)
@@ -21,8 +21,16 @@ def test_normal_heads_follow_their_formulas(out):
     torch.testing.assert_close(heads.normal_logvar(out).sigma ** 2, B.exp(), rtol=1e-14, atol=0)
 
 
+@pytest.mark.parametrize("out", [OUT, (A, B)], ids=["halved", "tuple"])
+def test_signed_normal_takes_sigma_as_it_is(out):
+    q = heads.signed_normal(out)
+    assert isinstance(q, SignedNormal)
+    assert torch.equal(q.loc, A)
+    assert torch.equal(q.sigma, B)
+
+
 def test_a_head_on_an_odd_width_is_an_error_that_names_the_width():
-    for head in (heads.normal_logvar, heads.normal_logsigma):
+    for head in (heads.normal_logvar, heads.normal_logsigma, heads.signed_normal):
         with pytest.raises(BadValue, match="odd length 3"):
             head(torch.zeros(2, 3))
 

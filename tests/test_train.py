@@ -244,3 +244,76 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_what_came_before_is_l
     with pytest.raises(NonFinite, match=r"loss became (nan|inf) at step 3 \(epoch 0\)"):
         fit(points, observe=observe, log=rows.append)
     assert [row["step"] for row in rows] == [0, 1, 2]
+
+
+def test_the_loss_is_the_bound_scaled_and_shifted_and_so_is_its_gradient(points):
+    """By SGD, which unlike Adam shows the scale: one step from the same start."""
+    model, elbo = small(), fv.estimators.elbo()
+
+    def update(grads, opt_state, params):
+        return fv.tree.map(lambda p, g: p - 0.01 * g, params, grads), opt_state
+
+    ts = fv.train.init(model, fv.optim.adam(), fv.random.key(0))
+    keys = fv.random.split(fv.random.key(1))
+    plain, before = fv.train.make_step(model, elbo, update)(ts, keys, points)
+    scaled, after = fv.train.make_step(model, elbo, update, scale=lambda batch: 2.0 * batch, offset=3.0)(
+        ts, keys, points
+    )
+    assert after.bound == before.bound
+    torch.testing.assert_close(after.loss, 100 * (-before.bound - 3))
+    torch.testing.assert_close(after.grad_norm, 100 * before.grad_norm)
+    moves = [fv.tree.map(torch.sub, new.params, ts.params) for new in (plain, scaled)]
+    for one, hundred in zip(*map(fv.tree.leaves, moves), strict=True):
+        torch.testing.assert_close(hundred, 100 * one, rtol=1e-3, atol=1e-5)
+
+
+def test_the_named_scales():
+    assert [fv.train.per_example(b) for b in (1, 128)] == [1, 1]
+    assert [fv.train.summed(b) for b in (1, 128)] == [1, 128]
+
+
+def test_fit_scales_each_batch_by_its_own_size(points):
+    _, history = fit(points, scale=fv.train.summed, offset=1.0, epochs=1)
+    np.testing.assert_allclose(history.loss, (-history.bound - 1) * [16, 16, 16, 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_watch_sees_every_step_and_changes_nothing(points, compile):
+    seen = []
+
+    def watch(step, ts):
+        seen.append((step, int(ts.step), fv.tree.map(torch.clone, ts.params)))
+
+    watched, _ = fit(points, watch=watch, compile=compile)
+    alone, _ = fit(points, compile=compile)
+    assert [step for step, *_ in seen] == [now for _, now, _ in seen] == list(range(1, 9))
+    assert all(map(torch.equal, fv.tree.leaves(watched), fv.tree.leaves(alone)))
+    assert all(map(torch.equal, fv.tree.leaves(seen[-1][2]), fv.tree.leaves(watched.params)))
+
+
+def test_watch_counts_on_where_a_run_goes_on(points):
+    model, opt = small(), fv.optim.adam()
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    ts, _ = fv.train.fit(ts, model, fv.estimators.elbo(), opt, points, batch=16)
+    steps = []
+    fv.train.fit(
+        ts,
+        model,
+        fv.estimators.elbo(),
+        opt,
+        points,
+        batch=16,
+        watch=lambda step, ts: steps.append((step, int(ts.step))),
+    )
+    assert steps == [(s, s) for s in range(5, 9)]
+
+
+def test_a_last_batch_of_one_item_is_an_error_where_batch_norm_needs_more():
+    model = fv.models.mnist_bn_vae()
+    images = fv.random.uniform(fv.random.key(0), (9, 1, 28, 28))
+    with pytest.raises(BadData, match="9 items in batches of 4 leave one of a single item"):
+        fit(images, model=model, batch=4)
+    with pytest.raises(BadData, match="in batches of 1 leave"):
+        fit(images, model=model, batch=1)
+    fit(images, model=model, batch=3, epochs=1)
+    fit(images, model=fv.models.mnist_vae(), batch=4, epochs=1)

@@ -1,13 +1,41 @@
-"""VAEs of MNIST's digits with a latent plane one can look at."""
+"""Autoencoders of MNIST's digits whose loss is a squared error: four blog posts' worth.
+
+A squared error is a Gaussian likelihood of fixed scale,
+
+    C ‖x - x̂‖² = -log N(x; x̂, c I) - ½ D log 2πc    with C = 1/(2c),
+
+a mean over pixels is the same objective times a constant, and a plain autoencoder is a VAE whose posterior is a point.
+So one ELBO covers them all, each recipe's `scale` and `offset` turn it into the loss that its post prints, and what is
+left to tell apart is the networks and their heads.
+"""
 
 import math
+from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from funcvae import heads
-from funcvae.models.recipe import Recipe
+from funcvae.errors import BadValue
+from funcvae.models.recipe import Recipe, from_tanh_range, to_tanh_range
+from funcvae.train import summed
 from funcvae.vae import VAE, vae
+
+PIXELS = 784
+SQUARED_ERROR = math.sqrt(0.5)  # the sigma at which -log N(x; x̂, sigma²) is (x - x̂)² plus a constant
+
+
+class Encoder(nn.Module):
+    """Images [B, 1, 28, 28] -> codes [B, latent]."""
+
+    def __init__(self, latent: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(784, 512)
+        self.linear2 = nn.Linear(512, latent)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, ...] of 784 pixels -> codes."""
+        return self.linear2(F.relu(self.linear1(x.flatten(1))))
 
 
 class VariationalEncoder(nn.Module):
@@ -39,6 +67,23 @@ class Decoder(nn.Module):
         return self.linear2(h).sigmoid().unflatten(-1, (1, 28, 28))
 
 
+def mnist_ae(latent: int = 2) -> VAE:
+    """784-512-2, a plain autoencoder: the posterior is a point, and the loss the summed squared error.
+
+        ‖x - x̂‖², x̂ = decoder(encoder(x))
+
+    After the blog post "Variational AutoEncoders (VAE) with PyTorch". Its codes follow no prior, so samples from the
+    standard normal say little of it.
+    """
+    return vae(
+        encoder=lambda: Encoder(latent),
+        decoder=lambda: Decoder(latent),
+        posterior=heads.delta,
+        likelihood=heads.normal_fixed(SQUARED_ERROR),
+        latent=latent,
+    )
+
+
 def mnist_vae(latent: int = 2) -> VAE:
     """784-512-2 with sigma = exp(.): summed squared error plus KL, as a proper bound in nats.
 
@@ -54,18 +99,157 @@ def mnist_vae(latent: int = 2) -> VAE:
         encoder=lambda: VariationalEncoder(latent),
         decoder=lambda: Decoder(latent),
         posterior=heads.normal_logsigma,
-        likelihood=heads.normal_fixed(math.sqrt(0.5)),
+        likelihood=heads.normal_fixed(SQUARED_ERROR),
         latent=latent,
     )
 
 
+class BatchNormEncoder(nn.Module):
+    """Images [B, 1, 28, 28] -> (mu, log sigma²), each [B, latent], through 196, 49 and 28 units."""
+
+    def __init__(self, latent: int) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Linear(784, 196),
+            nn.ReLU(),
+            nn.BatchNorm1d(196, momentum=0.7),
+            nn.Linear(196, 49),
+            nn.ReLU(),
+            nn.BatchNorm1d(49, momentum=0.7),
+            nn.Linear(49, 28),
+            nn.LeakyReLU(),
+        )
+        self.hidden2mu = nn.Linear(28, latent)
+        self.hidden2log_var = nn.Linear(28, latent)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, ...] of 784 pixels in [-1, 1] -> (mu, log sigma²)."""
+        hidden = self.encoder(x.flatten(1))
+        return self.hidden2mu(hidden), self.hidden2log_var(hidden)
+
+
+def mnist_bn_vae(latent: int = 28, alpha: float = 1.0) -> VAE:
+    """784-196-49-28 with BatchNorm in the encoder and a Tanh at the end: x has pixels in [-1, 1].
+
+    Minus the bound is, plus the constant 392 log(784 π/alpha),
+
+        alpha · mean_pixels (x - x̂)² + KL(q(z|x) ‖ N(0, I)),
+
+    for the likelihood is a Gaussian of variance 392/alpha. After the post "Introduction to Variational Autoencoders
+    (VAEs) and Implementation with Pytorch", which prints the networks and alpha, but no loss. At alpha = 1 no digit is
+    worth the nats of its code: the KL goes to zero and every reconstruction is the mean image. alpha = 784 weighs the
+    squared error as the other digit systems do.
+    """
+    if not 0 < alpha < math.inf:
+        raise BadValue(f"alpha is {alpha}: the squared error's weight is positive, and finite")
+    return vae(
+        encoder=lambda: BatchNormEncoder(latent),
+        decoder=lambda: nn.Sequential(
+            nn.Linear(latent, 49),
+            nn.ReLU(),
+            nn.Linear(49, 196),
+            nn.ReLU(),
+            nn.Linear(196, 784),
+            nn.Tanh(),
+            nn.Unflatten(-1, (1, 28, 28)),
+        ),
+        posterior=heads.normal_logvar,
+        likelihood=heads.normal_fixed(math.sqrt(PIXELS / (2 * alpha))),
+        latent=latent,
+    )
+
+
+def mnist_sigma_vae(
+    latent: int = 10,
+    activation: Callable[[], nn.Module] = nn.ReLU,
+    output: Callable[[], nn.Module] = nn.Sigmoid,
+) -> VAE:
+    """784-256-64-20, halved into mu and sigma, which thus may be of any sign: see `heads.signed_normal`.
+
+    Times 1/784, minus the bound is, to a constant, the posts' loss: mean squared error plus KL/784.
+
+        mean_pixels (x - x̂)² + ½ sum_j (mu² + sigma² - log(sigma² + 1e-8) - 1) / 784
+
+    Two blog posts print it. The later one has an activation after every layer of the encoder, its last as well, so that
+    mu and sigma are never negative and often exactly zero. The earlier one ("Learning Day 37: Implementing Variational
+    Autoencoder in Pytorch") prints no activations at all: `activation=nn.Identity, output=nn.Identity`.
+
+    Args:
+        latent: Z.
+        activation: makes the module that follows each layer, the decoder's last apart.
+        output: makes the module at the decoder's end.
+    """
+    return vae(
+        encoder=lambda: nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(784, 256),
+            activation(),
+            nn.Linear(256, 64),
+            activation(),
+            nn.Linear(64, 2 * latent),
+            activation(),
+        ),
+        decoder=lambda: nn.Sequential(
+            nn.Linear(latent, 64),
+            activation(),
+            nn.Linear(64, 256),
+            activation(),
+            nn.Linear(256, 784),
+            output(),
+            nn.Unflatten(-1, (1, 28, 28)),
+        ),
+        posterior=heads.signed_normal,
+        likelihood=heads.normal_fixed(SQUARED_ERROR),
+        latent=latent,
+    )
+
+
+def _log_normaliser(sigma: float) -> float:
+    """½ D log 2π sigma², which a squared error leaves out of -log N(x; x̂, sigma² I)."""
+    return 0.5 * PIXELS * math.log(2 * math.pi * sigma**2)
+
+
 RECIPES = (
     Recipe(
+        name="mnist_ae",
+        about="784-512-2, summed squared error: a plain autoencoder",
+        model=lambda train: mnist_ae(),
+        shape=(1, 28, 28),
+        data="mnist",
+        epochs=20,
+        scale=summed,
+        offset=_log_normaliser(SQUARED_ERROR),
+    ),
+    Recipe(
         name="mnist_vae",
-        about="784-512-2, sigma = exp(.), summed squared error: digits in a plane",
+        about="784-512-2, sigma = exp(.), summed squared error + KL: digits in a plane",
         model=lambda train: mnist_vae(),
         shape=(1, 28, 28),
         data="mnist",
         epochs=20,
+        scale=summed,
+        offset=_log_normaliser(SQUARED_ERROR),
+    ),
+    Recipe(
+        name="mnist_bn_vae",
+        about="784-196-49-28 with BatchNorm and Tanh, mean squared error + KL",
+        model=lambda train: mnist_bn_vae(),
+        shape=(1, 28, 28),
+        data="mnist",
+        epochs=20,
+        observe=to_tanh_range,
+        pixels=from_tanh_range,
+        offset=_log_normaliser(math.sqrt(PIXELS / 2)),
+    ),
+    Recipe(
+        name="mnist_sigma_vae",
+        about="784-256-64-20 halved into mu and sigma of any sign, mean squared error + KL/784",
+        model=lambda train: mnist_sigma_vae(),
+        shape=(1, 28, 28),
+        data="mnist",
+        epochs=50,
+        batch=32,
+        scale=lambda batch: 1 / PIXELS,
+        offset=_log_normaliser(SQUARED_ERROR),
     ),
 )

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from funcvae import random
 from funcvae.optim import Optimizer, Schedule, adam
-from funcvae.train import Observe, as_is
+from funcvae.train import Observe, Scale, as_is, per_example
 from funcvae.vae import VAE
 
 
@@ -18,15 +18,20 @@ class Recipe:
     name: str
     about: str
     model: Callable[[Tensor], VAE]
-    """Makes the model, from the training data (whose mean an output bias may start at)."""
-    shape: tuple[int, ...]
-    """Of one datum; images have pixels in [0, 1]."""
+    """Makes the model for data such as the training set given, at whose mean an output bias may start."""
+    shape: tuple[int | None, ...]
+    """Of one datum, None where any length will do; images have pixels in [0, 1]."""
     data: str
     epochs: int
     batch: int = 128
     samples: int = 1
     estimator: str = "elbo"
     observe: Observe = as_is
+    pixels: Callable[[Tensor], Tensor] = lambda x: x
+    """From what the model sees or decodes to data again: pixels in [0, 1], where `observe` leaves that range."""
+    scale: Scale = per_example
+    offset: float = 0.0
+    """With `scale`, makes the reported loss, scale(B) · (-bound - offset), the one that the system's source prints."""
     lr: Callable[[int], float | Schedule] = lambda steps_per_epoch: 1e-3
     eps: float = 1e-8
     compile: bool = True
@@ -40,3 +45,13 @@ class Recipe:
 def binarize(key: random.Key, x: Tensor) -> Tensor:
     """Dynamic binarization: each pixel of x in [0, 1] is 1 with its grey value as probability, drawn anew each time."""
     return random.bernoulli(key, x).to(x.dtype)
+
+
+def to_tanh_range(key: random.Key, x: Tensor) -> Tensor:
+    """Pixels in [0, 1] scaled to [-1, 1], the range of a Tanh."""
+    return 2 * x - 1
+
+
+def from_tanh_range(x: Tensor) -> Tensor:
+    """The inverse of `to_tanh_range`."""
+    return (x + 1) / 2
