@@ -1,17 +1,25 @@
-"""The command line: `funcvae train`, `funcvae list`. A user's mistake is one line on stderr and exit status 2."""
+"""The command line: train a system, then look at what it learned.
+
+A user's mistake is one line on stderr and exit status 2.
+"""
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import tyro
+from matplotlib.figure import Figure
 
-from funcvae import __version__, data, estimators, runs
-from funcvae.errors import FuncvaeError
+from funcvae import __version__, data, estimators, pictures, plots, random, runs, tracking
+from funcvae.errors import BadValue, FuncvaeError
 from funcvae.models import RECIPES
+
+RunPath = tyro.conf.Positional[str]
+Device = Literal["auto", "cpu", "cuda"]
 
 
 def train(
@@ -28,9 +36,12 @@ def train(
     lr: float | None = None,
     seed: int = 0,
     out: str | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
     precision: Literal["highest", "high", "medium"] = "highest",
     no_compile: bool = False,
+    track: tuple[Literal["tensorboard", "visdom"], ...] = (),
+    visdom_server: str = "http://localhost:8097",
+    sample_each_step: bool = False,
 ) -> None:
     """Train a named system, by its own recipe unless told otherwise, into a run folder.
 
@@ -49,20 +60,22 @@ def train(
         device: Where to train.
         precision: Precision of float32 matrix products (torch.set_float32_matmul_precision).
         no_compile: Train without torch.compile.
+        track: Also show the run, as it goes, in TensorBoard (in the run folder) or on a Visdom server.
+        visdom_server: Where the Visdom server listens.
+        sample_each_step: Keep samples of the model after every step, and draw how they evolve (data in the plane only).
     """
-    recipe = runs.recipe(system)
-    wanted = recipe.compile and not no_compile
+    wanted = runs.recipe(system).compile and not no_compile
     if wanted and not runs.can_compile():
         print("funcvae: no C++ compiler found, training without torch.compile", file=sys.stderr)
         wanted = False
-    config = runs.Config(
-        system=system,
-        data=data or recipe.data,
+    config = runs.configure(
+        system,
+        data=data,
         data_dir=data_dir,
-        epochs=recipe.epochs if epochs is None else epochs,
-        batch=recipe.batch if batch is None else batch,
-        samples=recipe.samples if samples is None else samples,
-        estimator=estimator or recipe.estimator,
+        epochs=epochs,
+        batch=batch,
+        samples=samples,
+        estimator=estimator,
         lr=lr,
         seed=seed,
         device=runs.device(device),
@@ -70,8 +83,146 @@ def train(
         compile=wanted,
         out=out or _fresh(system),
     )
+    trackers: dict[str, runs.MakeTracker] = {
+        "tensorboard": tracking.tensorboard,
+        "visdom": lambda run, config: tracking.visdom(visdom_server, run.name, config),
+    }
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it reports a missing CUDA as a warning
-    print(runs.run(config, download=download))
+    print(
+        runs.run(
+            config,
+            download=download,
+            trackers=[trackers[name] for name in dict.fromkeys(track)],
+            sample_each_step=sample_each_step,
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Look:
+    """What every command that looks at a run takes."""
+
+    out: str | None = None
+    """PNG file; one named for the picture, under figures/ in the run's folder, unless given."""
+    seed: int = 0
+    """Seed of the key for samples, and for data that are binarized anew each time."""
+    data_dir: str | None = None
+    """Where named data sets are kept now; where they were in training unless given."""
+    device: Device = "auto"
+    """Where to compute."""
+
+    def at(self, run: str) -> runs.Run:
+        """The run to look at."""
+        return runs.load(run, device=runs.device(self.device), data_dir=self.data_dir)
+
+    def key(self) -> random.Key:
+        """The key of the given seed."""
+        return random.key(self.seed, device=runs.device(self.device))
+
+    def save(self, figure: Figure, run: runs.Run, name: str) -> Path:
+        """Saves a figure of the run and prints where."""
+        path = plots.save(figure, self.out or run.path / "figures" / f"{name}.png")
+        print(path)
+        return path
+
+
+LookOptions = Annotated[Look, tyro.conf.arg(name="")]
+LOOK = Look()
+
+
+def sample(run: RunPath, /, *, n: int | None = None, drawn: bool = False, look: LookOptions = LOOK) -> None:
+    """Draw samples of a trained model: z from the prior, and the mean of p(x|z).
+
+    Args:
+        run: The run's folder.
+        n: How many; 100 images, or as many points as were trained on, unless given.
+        drawn: Draw x from p(x|z), the decoder's noise included, rather than take its mean.
+        look: What every such command takes.
+    """
+    at = look.at(run)
+    dataset = at.dataset()
+    if n is None:
+        n = pictures.SAMPLES if dataset.test.ndim == 4 else len(dataset.train)
+    figure = pictures.model_samples(*at.trained, look.key(), n, dataset, drawn=drawn, **at.labelled)
+    look.save(figure, at, "samples_drawn" if drawn else "samples")
+
+
+def reconstruct(run: RunPath, /, *, n: int = pictures.PAIRS, look: LookOptions = LOOK) -> None:
+    """Draw test images beside what a trained model makes of them.
+
+    Args:
+        run: The run's folder.
+        n: How many, from the test set's beginning.
+        look: What every such command takes.
+    """
+    at = look.at(run)
+    test = at.dataset().test
+    if not 1 <= n <= len(test):
+        raise BadValue(f"--n is {n}: the test set has {len(test)} items, so it must lie between 1 and {len(test)}")
+    x = at.recipe.observe(look.key(), test[:n].to(at.device))
+    look.save(pictures.reconstructions(*at.trained, x, **at.labelled), at, "reconstructions")
+
+
+def interpolate(
+    run: RunPath,
+    first: tyro.conf.Positional[int],
+    second: tyro.conf.Positional[int],
+    /,
+    *,
+    steps: int = 12,
+    frames: int = 50,
+    look: LookOptions = LOOK,
+) -> None:
+    """Decode the straight line between two test items' latents: a strip, and a GIF that goes there and back.
+
+    The GIF is written beside the strip's PNG.
+
+    Args:
+        run: The run's folder.
+        first: Index of the first item in the test set, from 0.
+        second: Index of the second.
+        steps: Images in the strip.
+        frames: Frames of the GIF, one way.
+        look: What every such command takes.
+    """
+    for option, value in {"--steps": steps, "--frames": frames}.items():
+        if value < 2:
+            raise BadValue(f"{option} is {value}: an interpolation has at least 2 images, its two ends")
+    at = look.at(run)
+    test = at.dataset().test
+    for index in (first, second):
+        if not 0 <= index < len(test):
+            raise BadValue(f"there is no test item {index}: the test set has items 0 to {len(test) - 1}")
+    start, end = at.recipe.observe(look.key(), test[[first, second]].to(at.device))
+    strip = pictures.interpolation(*at.trained, start, end, steps, **at.labelled)
+    images = at.recipe.pixels(pictures.interpolated(*at.trained, start, end, frames)).cpu()
+    path = look.save(strip, at, f"interpolation_{first}_{second}")
+    print(plots.save_gif(images, path.with_suffix(".gif")))
+
+
+def latent(
+    run: RunPath,
+    what: tyro.conf.Positional[Literal["scatter", "grid"]] = "scatter",
+    /,
+    *,
+    look: LookOptions = LOOK,
+) -> None:
+    """Draw the latent space: where test data are encoded, or images decoded on a grid over that part of it.
+
+    Args:
+        run: The run's folder.
+        what: A scatter by class (in the first two principal components where Z > 2), or a grid (Z = 2 only).
+        look: What every such command takes.
+    """
+    at = look.at(run)
+    dataset = at.dataset()
+    x = at.recipe.observe(look.key(), dataset.test[: pictures.POINTS].to(at.device))
+    if what == "grid":
+        figure = pictures.latent_grid(*at.trained, x, **at.labelled)
+    else:
+        labels = None if dataset.test_labels is None else dataset.test_labels[: len(x)]
+        figure = pictures.latent_scatter(*at.trained, x, labels, name=at.recipe.name)
+    look.save(figure, at, f"latent_{what}")
 
 
 def list_(what: tyro.conf.Positional[Literal["systems", "estimators", "data"]] = "systems", /) -> None:
@@ -92,7 +243,14 @@ def list_(what: tyro.conf.Positional[Literal["systems", "estimators", "data"]] =
 
 def main(args: Sequence[str] | None = None) -> None:
     """The console script."""
-    commands = {"train": train, "list": list_}
+    commands: dict[str, Callable[..., Any]] = {
+        "train": train,
+        "sample": sample,
+        "reconstruct": reconstruct,
+        "interpolate": interpolate,
+        "latent": latent,
+        "list": list_,
+    }
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands,

@@ -1,54 +1,207 @@
-"""The pictures of a trained model: what to decode and encode for them, which `funcvae.plots` then draws."""
+"""The pictures of a trained model: what to encode, decode and draw for them, which `funcvae.plots` then shows.
 
+Functions take (model, params, state) and what the model sees of the data, x [n, ...]; those that return a Figure take
+`pixels` too, which maps x and what is decoded to pixels in [0, 1], and the model's name for the title.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 
 from funcvae import plots, random
 from funcvae.data import GAUSSIAN2D_COV, GAUSSIAN2D_MEAN, Dataset
-from funcvae.train import History, Observe, TrainState
+from funcvae.errors import BadValue
+from funcvae.models import Recipe
+from funcvae.module import Params, State
+from funcvae.train import History
 from funcvae.vae import VAE
 
-_POINTS, _CELLS, _PAIRS = 5000, 20, 20
+Pixels = Callable[[Tensor], Tensor]
+
+POINTS, PAIRS, SAMPLES = 5000, 20, 100  # what a run's figures show
+POINTS_A_STEP, IMAGES_AN_EPOCH = 1000, 32  # what is kept and shown as a run goes
+_CELLS = 20  # of a latent grid, either way
+_CHUNK = 500  # items that go through a network at once
+
+
+def as_is(x: Tensor) -> Tensor:
+    """The `pixels` of a model whose images are in [0, 1]."""
+    return x
 
 
 @torch.no_grad()
-def of_run(
-    model: VAE, ts: TrainState, dataset: Dataset, observe: Observe, history: History, *, name: str, target: str
-) -> dict[str, Figure]:
-    """Every figure that suits the model and its data, by file name; `target` is what the history's bound is of."""
-    _, _, _, key = random.split(ts.key, 4)  # the first three are training's
-    observe_key, sample_key = random.split(key)
-    x = observe(observe_key, dataset.test[:_POINTS].to(ts.step.device))
-    labels = None if dataset.test_labels is None else dataset.test_labels[:_POINTS]
-    z = model.encode(ts.params, ts.state, x)[0].loc
-    origin, directions = latent_plane(z)
-    axes = ("z1", "z2") if model.latent <= 2 else ("1st principal component", "2nd principal component")
+def latents(model: VAE, params: Params, state: State, x: Tensor) -> Tensor:
+    """The posterior's centre [n, Z] for each datum."""
+    return torch.cat([model.encode(params, state, part)[0].loc for part in x.split(_CHUNK)])
 
-    figures = {
-        "training": training(history, name=target, title=f"Training of {name}"),
-        "latent_scatter": plots.latent_scatter(
-            ((z - origin) @ directions.T).cpu(), labels, axes=axes, title=f"{name}: latent means of test data"
-        ),
-    }
-    if x.ndim == 4:
-        images, extent = decoded_grid(model, ts, z)
-        figures["latent_grid"] = plots.image_grid(
-            images.cpu(), extent=extent, axes=axes, title=f"{name}: images decoded from the latent plane"
-        )
-        decoded = model.decode(ts.params, ts.state, z[:_PAIRS])[0].mean
-        figures["reconstructions"] = plots.reconstructions(
-            x[:_PAIRS].cpu(), decoded.cpu(), title=f"{name}: test images and their reconstructions"
-        )
-    if x.shape[1:] == (2,):
+
+@torch.no_grad()
+def decoded(model: VAE, params: Params, state: State, z: Tensor) -> Tensor:
+    """The mean of p(x|z) for each latent of z [n, Z]."""
+    return torch.cat([model.decode(params, state, part)[0].mean for part in z.split(_CHUNK)])
+
+
+def reconstructed(model: VAE, params: Params, state: State, x: Tensor) -> Tensor:
+    """What the model makes of x [n, ...]: the mean of p(x|z) at the posterior's centre."""
+    return decoded(model, params, state, latents(model, params, state, x))
+
+
+@torch.no_grad()
+def samples(model: VAE, params: Params, state: State, key: random.Key, n: int, *, drawn: bool = True) -> Tensor:
+    """n samples of the model: z from the prior, and x drawn from p(x|z), or its mean unless `drawn`.
+
+    Both kinds have the same latents under one key.
+
+    Raises:
+        BadValue: n is below one.
+    """
+    if n < 1:
+        raise BadValue(f"{n} samples are asked for: at least 1 is needed")
+    z_key, x_key = random.split(key)
+    eps = random.normal(z_key, (n, model.latent))
+    z = model.prior(params, state, eps)[0].sample(eps)
+    if not drawn:
+        return decoded(model, params, state, z)
+    p, _ = model.decode(params, state, z)
+    return p.sample(random.normal(x_key, tuple(p.mean.shape)))
+
+
+def interpolated(model: VAE, params: Params, state: State, first: Tensor, second: Tensor, steps: int) -> Tensor:
+    """Means [steps, ...] decoded on the straight line between two items' latents, from the first to the second.
+
+    Raises:
+        BadValue: steps is below two.
+    """
+    if steps < 2:
+        raise BadValue(f"an interpolation of {steps} images is asked for: it has at least 2, its two ends")
+    start, end = latents(model, params, state, torch.stack([first, second]))
+    t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device).unsqueeze(1)
+    return decoded(model, params, state, start + (end - start) * t)
+
+
+def latent_plane(z: Tensor) -> tuple[Tensor, Tensor]:
+    """The plane to look at latents z [n, Z] in: (origin [Z], two orthonormal directions [2, Z]).
+
+    The latent space itself for Z = 2; else the plane of the first two principal components, through the mean.
+    """
+    if z.shape[1] == 2:
+        return z.new_zeros(2), torch.eye(2, dtype=z.dtype, device=z.device)
+    origin = z.mean(0)
+    _, vectors = torch.linalg.eigh((z - origin).T @ (z - origin))  # ascending
+    directions = vectors.T.flip(0)[:2]
+    return origin, torch.cat([directions, z.new_zeros(2 - len(directions), z.shape[1])])
+
+
+def latent_scatter(
+    model: VAE, params: Params, state: State, x: Tensor, labels: Tensor | None = None, *, name: str
+) -> Figure:
+    """Where the encoder puts each datum, by class, in the latent plane or that of the first two components."""
+    z = latents(model, params, state, x)
+    origin, directions = latent_plane(z)
+    axes = ("z1", "z2") if model.latent <= 2 else ("1st principal component of z", "2nd principal component of z")
+    plane = ((z - origin) @ directions.T).cpu()
+    return plots.latent_scatter(plane, labels, axes=axes, title=f"{name}: latent means of test data")
+
+
+def latent_grid(model: VAE, params: Params, state: State, x: Tensor, *, pixels: Pixels = as_is, name: str) -> Figure:
+    """Images decoded on a grid over the part of the latent plane where the data x are encoded.
+
+    Raises:
+        BadValue: the latent space is no plane, or the data are no images.
+    """
+    _check_images(x, "a latent grid")
+    if model.latent != 2:
+        raise BadValue(f"a latent grid needs Z = 2, and {name} has Z = {model.latent}: ask for the scatter")
+    images, extent = decoded_grid(model, params, state, latents(model, params, state, x))
+    title = f"{name}: images decoded from the latent plane"
+    return plots.image_grid(pixels(images).cpu(), extent=extent, title=title)
+
+
+def decoded_grid(
+    model: VAE, params: Params, state: State, z: Tensor
+) -> tuple[Tensor, tuple[float, float, float, float]]:
+    """Means decoded on a grid over latents z [n, 2]: images [cells, cells, C, H, W], and the extent.
+
+    The grid spans the middle 98% of the latents on each axis: the outermost few would leave the rest no room.
+    """
+    low, high = z.quantile(torch.tensor([0.01, 0.99], dtype=z.dtype, device=z.device), dim=0)
+    middles = (torch.arange(_CELLS, dtype=z.dtype, device=z.device) + 0.5) / _CELLS
+    across, up = (low + middles.unsqueeze(1) * (high - low)).unbind(1)
+    at = torch.stack(torch.meshgrid(up, across, indexing="ij")[::-1], dim=-1).reshape(-1, 2)
+    (left, bottom), (right, top) = low.tolist(), high.tolist()
+    return decoded(model, params, state, at).unflatten(0, (_CELLS, _CELLS)), (left, right, bottom, top)
+
+
+def reconstructions(
+    model: VAE, params: Params, state: State, x: Tensor, *, pixels: Pixels = as_is, name: str
+) -> Figure:
+    """Images above what the model makes of them, by way of the posterior's centre."""
+    _check_images(x, "a picture of reconstructions")
+    x_hat = reconstructed(model, params, state, x)
+    title = f"{name}: test images and their reconstructions"
+    return plots.reconstructions(pixels(x).cpu(), pixels(x_hat).cpu(), title=title)
+
+
+def interpolation(
+    model: VAE, params: Params, state: State, first: Tensor, second: Tensor, steps: int, *,
+    pixels: Pixels = as_is, name: str,
+) -> Figure:  # fmt: skip
+    """A strip of images decoded between two items, which stand at its ends."""
+    _check_images(first.unsqueeze(0), "an interpolation")
+    images = interpolated(model, params, state, first, second, steps)
+    title = f"{name}: from one test image to another, along a straight line between their latents"
+    return plots.interpolation(pixels(images).cpu(), ends=(pixels(first).cpu(), pixels(second).cpu()), title=title)
+
+
+def model_samples(
+    model: VAE, params: Params, state: State, key: random.Key, n: int, dataset: Dataset, *, drawn: bool,
+    pixels: Pixels = as_is, name: str,
+) -> Figure:  # fmt: skip
+    """Samples of the model: a mosaic of images, or the density of points in the plane beside that of the data.
+
+    Contours are those of the points' true distribution where it is known, else of a Gaussian with their moments.
+    """
+    data = dataset.train
+    how = "drawn from the model" if drawn else "decoded from draws of the prior"
+    x = samples(model, params, state, key, n, drawn=drawn).cpu()
+    if data.shape[1:] == (2,):
         known = dataset.name == "gaussian2d"
-        figures["densities"] = plots.densities(
-            dataset.train.cpu(),
-            samples(model, ts, sample_key, len(dataset.train)).cpu(),
-            GAUSSIAN2D_MEAN if known else dataset.train.mean(0),
-            GAUSSIAN2D_COV if known else dataset.train.T.cov(),
-            title=f"{name}: samples of the data and of the model",
+        return plots.densities(
+            data,
+            x,
+            GAUSSIAN2D_MEAN if known else data.mean(0),
+            GAUSSIAN2D_COV if known else data.T.cov(),
+            names=("data", "model" if drawn else "model, means of p(x|z) alone"),
+            title=f"{name}: points {how}",
         )
+    _check_images(data, "a picture of samples")
+    return plots.sample_grid(pixels(x), title=f"{name}: images {how}")
+
+
+def evolution(kept: NDArray[np.float32], dataset: Dataset, *, name: str) -> Figure:
+    """How samples of the model, kept after every step [steps, n, 2], come to look like the data."""
+    true = dataset.test[: kept.shape[1]]
+    return plots.evolution(range(1, len(kept) + 1), kept, true, title=f"{name}: samples of the model in training")
+
+
+def of_run(
+    model: VAE, params: Params, state: State, recipe: Recipe, dataset: Dataset, x: Tensor, key: random.Key
+) -> dict[str, Figure]:
+    """Every figure that suits a trained model and its test data as the model sees them, x, by file name."""
+    trained, pixels, name = (model, params, state), recipe.pixels, recipe.name
+    labels = None if dataset.test_labels is None else dataset.test_labels[: len(x)]
+    figures = {"latent_scatter": latent_scatter(*trained, x, labels, name=name)}
+    if x.ndim == 4:
+        figures["reconstructions"] = reconstructions(*trained, x[:PAIRS], pixels=pixels, name=name)
+        figures["samples"] = model_samples(*trained, key, SAMPLES, dataset, drawn=False, pixels=pixels, name=name)
+        if model.latent == 2:
+            figures["latent_grid"] = latent_grid(*trained, x, pixels=pixels, name=name)
+    else:
+        figures["densities"] = model_samples(*trained, key, len(dataset.train), dataset, drawn=True, name=name)
     return figures
 
 
@@ -67,39 +220,6 @@ def training(history: History, *, name: str, title: str) -> Figure:
     )
 
 
-def latent_plane(z: Tensor) -> tuple[Tensor, Tensor]:
-    """The plane to look at latents z [n, Z] in: (origin [Z], two orthonormal directions [2, Z]).
-
-    The latent space itself for Z = 2; else the plane of the first two principal components, through the mean.
-    """
-    if z.shape[1] == 2:
-        return z.new_zeros(2), torch.eye(2, dtype=z.dtype, device=z.device)
-    origin = z.mean(0)
-    _, vectors = torch.linalg.eigh((z - origin).T @ (z - origin))  # ascending
-    directions = vectors.T.flip(0)[:2]
-    return origin, torch.cat([directions, z.new_zeros(2 - len(directions), z.shape[1])])
-
-
-def decoded_grid(model: VAE, ts: TrainState, z: Tensor) -> tuple[Tensor, tuple[float, float, float, float]]:
-    """Means decoded on a grid over the plane of latents z [n, Z]: images [cells, cells, C, H, W], and the extent.
-
-    The grid spans the middle 98% of the latents on each axis: the outermost few would leave the rest no room.
-    """
-    origin, directions = latent_plane(z)
-    plane = (z - origin) @ directions.T
-    low, high = plane.quantile(torch.tensor([0.01, 0.99], dtype=z.dtype, device=z.device), dim=0)
-    middles = (torch.arange(_CELLS, dtype=z.dtype, device=z.device) + 0.5) / _CELLS
-    across, up = (low + middles.unsqueeze(1) * (high - low)).unbind(1)
-    at = torch.stack(torch.meshgrid(up, across, indexing="ij")[::-1], dim=-1).reshape(-1, 2)
-    images = model.decode(ts.params, ts.state, origin + at @ directions)[0].mean
-    (left, bottom), (right, top) = low.tolist(), high.tolist()
-    return images.unflatten(0, (_CELLS, _CELLS)), (left, right, bottom, top)
-
-
-def samples(model: VAE, ts: TrainState, key: random.Key, n: int) -> Tensor:
-    """n draws of x from the model: z from the prior, x from p(x|z), its noise included."""
-    z_key, x_key = random.split(key)
-    eps = random.normal(z_key, (n, model.latent))
-    z = model.prior(ts.params, ts.state, eps)[0].sample(eps)
-    p, _ = model.decode(ts.params, ts.state, z)
-    return p.sample(random.normal(x_key, tuple(p.mean.shape)))
+def _check_images(x: Tensor, what: str) -> None:
+    if x.ndim != 4:
+        raise BadValue(f"{what} needs images [C, H, W]: these data have items of shape {list(x.shape[1:])}")

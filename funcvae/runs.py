@@ -1,10 +1,13 @@
-"""A run on disk: from a configuration to a folder with everything one wants to know of it afterwards.
+"""A run on disk: from a configuration to a folder with everything one wants to know of it afterwards, and back.
 
 config.json         what was asked for, every default filled in
 manifest.json       what it ran on: versions, device, threads, precision, the data's hash
 metrics.jsonl       a row for every step and every epoch
 params.safetensors  trained parameters and state; byte-identical for equal runs
+samples.npy         of the model, after every step [steps, n, 2]
 figures/*.png
+
+`samples.npy` is there where samples were to be kept.
 """
 
 import json
@@ -13,16 +16,24 @@ import platform
 import shutil
 import sys
 import sysconfig
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, dataclass, replace
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from funcvae import checkpoint, data, estimators, files, pictures, plots, random, tracking, train
+from funcvae import __version__, checkpoint, data, estimators, files, pictures, plots, random, tracking, train
 from funcvae.errors import BadData, BadValue, Missing, unknown
 from funcvae.models import RECIPES, Recipe
+from funcvae.module import Params, State
+from funcvae.train import TrainState
+from funcvae.vae import VAE
+
+MakeTracker = Callable[[Path, dict[str, Any]], AbstractContextManager[tracking.Tracker]]
 
 
 @dataclass(frozen=True)
@@ -45,11 +56,64 @@ class Config:
     out: str
 
 
+class Run(NamedTuple):
+    """A finished run, as `load` finds it."""
+
+    path: Path
+    config: Config
+    recipe: Recipe
+    model: VAE
+    params: Params
+    state: State
+    device: str
+    data_sha256: str
+
+    def dataset(self) -> data.Dataset:
+        """The data it was trained on.
+
+        Raises:
+            Missing: they are not where they were.
+            BadData: they have changed.
+        """
+        dataset = data.load(self.config.data, root=self.config.data_dir)
+        if dataset.sha256() != self.data_sha256:
+            raise BadData(f"the data {self.config.data} are not those that {self.path} was trained on")
+        return dataset
+
+    @property
+    def trained(self) -> tuple[VAE, Params, State]:
+        """(model, params, state), as the pictures take them."""
+        return self.model, self.params, self.state
+
+    @property
+    def labelled(self) -> dict[str, Any]:
+        """What the pictures of images need to know besides."""
+        return {"pixels": self.recipe.pixels, "name": self.recipe.name}
+
+
 def recipe(system: str) -> Recipe:
     """The recipe of a named system, or an error with the nearest name."""
     if system not in RECIPES:
         raise unknown("system", system, RECIPES)
     return RECIPES[system]
+
+
+def configure(system: str, *, out: str, device: str = "cpu", compile: bool = False, **given: Any) -> Config:
+    """A configuration of the named system, by its recipe where nothing is given (or None)."""
+    own = recipe(system)
+    defaults = {
+        "data": own.data,
+        "data_dir": "data",
+        "epochs": own.epochs,
+        "batch": own.batch,
+        "samples": own.samples,
+        "estimator": own.estimator,
+        "lr": None,
+        "seed": 0,
+        "precision": "highest",
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    return Config(system=system, out=out, device=device, compile=compile, **{**defaults, **given})
 
 
 def device(name: str) -> str:
@@ -65,15 +129,30 @@ def can_compile() -> bool:
     return shutil.which(os.environ.get("CXX", "g++")) is not None and header.is_file()
 
 
-def run(config: Config, *, download: bool = False) -> Path:
+def run(
+    config: Config,
+    *,
+    download: bool = False,
+    trackers: Sequence[MakeTracker] = (),
+    sample_each_step: bool = False,
+) -> Path:
     """Trains as configured and fills the run folder; returns its path.
 
     Everything that can be wrong with the input is found before the folder is made.
+
+    Args:
+        config: what to train.
+        download: fetch a named data set that is not there.
+        trackers: each makes, from the run's folder and its configuration, the context manager of a tracker, which is
+            shown every row and, where the data are images, `x` and `x_hat` after every epoch.
+        sample_each_step: keep samples of the model after every step, of data in the plane: a figure shows them evolve.
     """
     out = Path(config.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadValue(f"{out} exists and is not an empty folder: choose another --out")
     recipe_ = recipe(config.system)
+    if sample_each_step and recipe_.shape != (2,):
+        raise BadValue(f"--sample-each-step draws points in the plane, and {recipe_.name}'s data are images")
     estimator = estimators.parse(config.estimator)
     for name in ("epochs", "batch", "samples"):
         if getattr(config, name) < 1:
@@ -84,24 +163,46 @@ def run(config: Config, *, download: bool = False) -> Path:
     _check_items(recipe_, dataset)
     model = recipe_.model(dataset.train)
     steps_per_epoch = -(-len(dataset.train) // config.batch)
+    steps = config.epochs * steps_per_epoch
     opt = recipe_.optimizer(steps_per_epoch, config.lr)
     ts = train.init(model, opt, key)
     x_train, x_test = dataset.train.to(config.device), dataset.test.to(config.device)
     for name, x in {"train": x_train, "test": x_test}.items():
         train.check_data(model, ts.params, ts.state, x, recipe_.observe, name=f"{config.data}: {name}")
+    train.check_batches(model, ts.params, ts.state, x_train, config.batch)
+    observe_key, sample_key, step_key = random.split(random.split(ts.key, 4)[3], 3)  # training has the first three
+    seen = recipe_.observe(observe_key, x_test[: pictures.POINTS])
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadValue(f"--out {out} cannot be made: {error.strerror}") from None
-    files.write(out / "config.json", _json(asdict(config)))
-    files.write(out / "manifest.json", _json(_manifest(config, dataset)))
-    steps = config.epochs * steps_per_epoch
-    with tracking.jsonl(out / "metrics.jsonl") as write, tracking.progress_bar(steps) as show:
+    with ExitStack() as stack:
+        shown = [stack.enter_context(tracker(out, asdict(config))) for tracker in trackers]
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadValue(f"--out {out} cannot be made: {error.strerror}") from None
+        files.write(out / "config.json", _json(asdict(config)))
+        files.write(out / "manifest.json", _json(_manifest(config, dataset)))
+        rows = [
+            stack.enter_context(tracking.jsonl(out / "metrics.jsonl")),
+            stack.enter_context(tracking.progress_bar(steps)),
+            *shown,
+        ]
+        kept = np.empty((steps if sample_each_step else 0, pictures.POINTS_A_STEP, 2), np.float32)
 
         def log(row: train.Row) -> None:
-            write(row)
-            show(row)
+            for track in rows:
+                track(row)
+
+        def watch(step: int, ts: TrainState) -> None:
+            trained = model, ts.params, ts.state
+            if sample_each_step:
+                key = random.fold_in(step_key, step)
+                kept[step - 1] = pictures.samples(*trained, key, pictures.POINTS_A_STEP).cpu()
+            if shown and seen.ndim == 4 and step % steps_per_epoch == 0:
+                x = seen[: pictures.IMAGES_AN_EPOCH]
+                x_hat = pictures.reconstructed(*trained, x)
+                row = {"x": recipe_.pixels(x).cpu(), "x_hat": recipe_.pixels(x_hat).cpu()}
+                for track in shown:
+                    track({"epoch": step // steps_per_epoch - 1, "step": step, **row})
 
         ts, history = train.fit(
             ts,
@@ -114,23 +215,69 @@ def run(config: Config, *, download: bool = False) -> Path:
             batch=config.batch,
             samples=config.samples,
             observe=recipe_.observe,
+            scale=recipe_.scale,
+            offset=recipe_.offset,
             compile=config.compile,
             log=log,
+            watch=watch,
         )
     checkpoint.save_params(out / "params.safetensors", ts.params, ts.state)
-    figures = pictures.of_run(
-        model, ts, dataset, recipe_.observe, history, name=config.system, target=estimator.claims.target
-    )
+
+    figures = pictures.of_run(model, ts.params, ts.state, recipe_, dataset, seen, sample_key)
+    figures["training"] = pictures.training(history, name=estimator.claims.target, title=f"Training of {config.system}")
+    if sample_each_step:
+        array = BytesIO()
+        np.save(array, kept)
+        files.write(out / "samples.npy", array.getvalue())
+        figures["evolution"] = pictures.evolution(kept, dataset, name=config.system)
     for name, figure in figures.items():
         plots.save(figure, out / "figures" / f"{name}.png")
     return out
 
 
+def load(path: str | Path, *, device: str = "cpu", data_dir: str | None = None) -> Run:
+    """A finished run from its folder.
+
+    Args:
+        path: the folder.
+        device: where to put the parameters.
+        data_dir: where the named data sets are kept now; where they were unless given.
+
+    Raises:
+        Missing: no such folder, no run folder, or one that lacks a file.
+        BadData: a damaged file, or a run that another version made.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise Missing(f"{path} is not there: give the folder of a run")
+    if not (path / "config.json").is_file():
+        raise Missing(f"{path} is no run folder: it has no config.json")
+    manifest = _read_json(path / "manifest.json")
+    try:
+        made_by = manifest["versions"]["funcvae"]
+        if made_by.split(".")[:2] != __version__.split(".")[:2]:  # a new minor version may change what is in a run
+            raise BadData(
+                f"{path} was made by funcvae {made_by}, this is {__version__}: train it again, or use that one"
+            )
+        config = Config(**_read_json(path / "config.json"))
+        recipe_, shape = recipe(config.system), manifest["data"]["shape"]
+        hash_ = manifest["data_sha256"]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise BadData(f"{path}: config.json and manifest.json are not those of a run ({error})") from None
+    model = recipe_.model(torch.zeros(1, *shape, device=device))
+    like = model.init(random.key(0, device=device))
+    params, state = checkpoint.load_params(path / "params.safetensors", *like)
+    config = replace(config, data_dir=data_dir or config.data_dir)
+    return Run(path, config, recipe_, model, params, state, device, hash_)
+
+
 def _check_items(recipe_: Recipe, dataset: data.Dataset) -> None:
     """Raises BadData unless the items have the system's shape and, where they are images, pixels in [0, 1]."""
     got = tuple(dataset.train.shape[1:])
-    if got != recipe_.shape:
-        raise BadData(f"{recipe_.name} takes items of shape {list(recipe_.shape)}: {dataset.name} has {list(got)}")
+    fits = [want in (None, n) for want, n in zip(recipe_.shape, got, strict=False)]
+    if len(got) != len(recipe_.shape) or not all(fits):
+        want = ", ".join("any" if n is None else str(n) for n in recipe_.shape)
+        raise BadData(f"{recipe_.name} takes items of shape [{want}]: {dataset.name} has {list(got)}")
     for x in (dataset.train, dataset.test):
         if len(got) == 3 and not (x.min() >= 0 and x.max() <= 1):
             span = f"{float(x.min()):g} to {float(x.max()):g}"
@@ -138,13 +285,12 @@ def _check_items(recipe_: Recipe, dataset: data.Dataset) -> None:
 
 
 def _manifest(config: Config, dataset: data.Dataset) -> dict[str, Any]:
-    import funcvae
-
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     on_cuda = config.device == "cuda"
+    shape = list(dataset.train.shape[1:])
     return {
         "command": sys.argv,
-        "versions": {**versions, "funcvae": funcvae.__version__},
+        "versions": {**versions, "funcvae": __version__},
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name() if on_cuda else config.device,
         "threads": torch.get_num_threads(),
@@ -152,10 +298,22 @@ def _manifest(config: Config, dataset: data.Dataset) -> dict[str, Any]:
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "compile": config.compile,
         "seed": config.seed,
-        "data": {"source": config.data, "train": len(dataset.train), "test": len(dataset.test)},
+        "data": {"source": config.data, "train": len(dataset.train), "test": len(dataset.test), "shape": shape},
         "data_sha256": dataset.sha256(),
     }
 
 
 def _json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise Missing(f"{path} is missing: the run has lost it, or was cut off before its end")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadData(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise BadData(f"{path} holds no JSON object")
+    return content

@@ -1,18 +1,30 @@
 """Trackers: functions of a row (a flat dict of numbers) that `train.fit` calls as it goes.
 
-They never change a result.
+They never change a result. `tensorboard` and `visdom` need the extras of their names, take rows with pictures too
+(arrays [n, C, H, W] in [0, 1], named "x" and "x_hat"), and may fail in mid-run: a line says so, and the run goes on.
 """
 
+import html
 import json
+import logging
+import re
+import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import numpy as np
 from tqdm import tqdm
+
+from funcvae.errors import Missing
 
 Row = dict[str, Any]
 Tracker = Callable[[Row], None]
+Point = tuple[float, float]
 
 
 @contextmanager
@@ -34,11 +46,227 @@ def progress_bar(steps: int) -> Iterator[Tracker]:
         shown: dict[str, str] = {}
 
         def update(row: Row) -> None:
-            a_step = "loss" in row  # else an epoch's row, whose bound is a mean
-            name = "bound" if a_step else "test_bound"
+            name = "bound" if _is_a_step(row) else "test_bound"
             if name in row:
                 shown[name] = f"{row[name]:.2f}"
                 bar.set_postfix(shown, refresh=False)
-            bar.update(int(a_step))
+            bar.update(int(_is_a_step(row)))
 
         yield update
+
+
+@contextmanager
+def tensorboard(folder: Path, config: dict[str, Any]) -> Iterator[Tracker]:
+    """Writes rows where `tensorboard --logdir FOLDER` finds them; a folder above shows its runs together.
+
+    Scalars, over the number of steps made: train/loss, train/bound and train/grad_norm for every step, and an epoch's
+    train/epoch_bound (its mean) and test/bound. Images: images/x and images/x_hat. HParams: `config`, with the last
+    test/bound.
+
+    The folder and the file are made with the first row: entering leaves the disk alone.
+
+    Raises:
+        Missing: tensorboard is not installed.
+    """
+    event_pb2 = _package("tensorboard.compat.proto.event_pb2", extra="tensorboard")
+    summary_pb2 = _package("tensorboard.compat.proto.summary_pb2", extra="tensorboard")
+    writer = _package("torch.utils.tensorboard", extra="tensorboard")
+    summary = _package("torch.utils.tensorboard.summary", extra="tensorboard")
+
+    # Records go straight to the file: a SummaryWriter takes ten times as long, and its thread prints a traceback when
+    # the disk is full.
+    with ExitStack() as closing:
+        file: Any = None
+
+        def put(**event: Any) -> None:
+            file.write(event_pb2.Event(wall_time=time.time(), **event).SerializeToString())
+
+        def start() -> None:
+            nonlocal file
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"events.out.tfevents.{time.time_ns()}"
+            file = writer.RecordWriter(closing.enter_context(path.open("wb", buffering=0)))
+            put(file_version="brain.Event:2")
+            shown = {name: value if type(value) in (int, float, str) else str(value) for name, value in config.items()}
+            experiment, session_start, _ = summary.hparams(shown, {"test/bound": 0.0})
+            put(summary=experiment)
+            put(summary=session_start)
+
+        def write(row: Row) -> None:
+            if file is None:
+                start()
+            tags = _STEP_TAGS if _is_a_step(row) else _EPOCH_TAGS
+            values = [summary_pb2.Summary.Value(tag=tags[name], simple_value=row[name]) for name in tags if name in row]
+            for name, x in _pictures(row).items():
+                framed = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=1)
+                values += summary.image(f"images/{name}", framed).value
+            put(step=row["step"], summary=summary_pb2.Summary(value=values))
+
+        yield _while_it_works(write, "tensorboard")
+
+
+@contextmanager
+def visdom(server: str, env: str, config: dict[str, Any]) -> Iterator[Tracker]:
+    """Draws rows on a visdom server as they come, in an environment of their own.
+
+    Windows: "loss" and "bound" over the number of steps made, where a training point is the mean of 50 steps and a
+    curve has at most 1000 points; "x" and "x_hat", the last pictures given; "config". They are drawn at most once a
+    second and at most 1% of the time, however slow the server is, and once more at the end.
+
+    Args:
+        server: its address, such as http://localhost:8097.
+        env: the environment's name; a character that visdom could not keep becomes "_".
+
+    Raises:
+        Missing: visdom is not installed, or no visdom server answers.
+    """
+    client = _connect(server, re.sub(r"[^\w.-]", "_", env), config)
+    burst: list[tuple[float, ...]] = []  # (step, loss, bound) of the steps that are in no point yet
+    curves: dict[str, dict[str, list[Point]]] = {"loss": {"train": []}, "bound": {"train": [], "test": []}}
+    pictures: dict[str, np.ndarray] = {}
+    due = 0.0
+
+    def track(row: Row) -> None:
+        if _is_a_step(row):
+            burst.append((row["step"], row["loss"], row["bound"]))
+            if len(burst) < _BURST:
+                return
+        if burst:
+            step, loss, bound = np.mean(burst, axis=0)
+            curves["loss"]["train"].append((step, loss))
+            curves["bound"]["train"].append((step, bound))
+            burst.clear()
+        if "test_bound" in row:
+            curves["bound"]["test"].append((row["step"], row["test_bound"]))
+        pictures.update(_pictures(row))
+        if time.monotonic() >= due:
+            draw()
+
+    def draw() -> None:
+        nonlocal due
+        start = time.monotonic()
+        for window, lines in curves.items():
+            _draw_lines(client, window, lines)
+        for window, x in pictures.items():
+            _draw_images(client, window, x)
+        pictures.clear()
+        stop = time.monotonic()
+        due = stop + max(_PAUSE, (stop - start) / _SHARE)
+
+    tracker = _while_it_works(track, "visdom")
+    try:
+        yield tracker
+    finally:
+        due = 0.0
+        tracker({})
+        client.session.close()
+
+
+_STEP_TAGS = {"loss": "train/loss", "bound": "train/bound", "grad_norm": "train/grad_norm"}
+_EPOCH_TAGS = {"bound": "train/epoch_bound", "test_bound": "test/bound"}
+_INSTALL = {
+    "tensorboard": 'pip install "funcvae[tensorboard]"',
+    # visdom 0.2.4 is built from source, by a setuptools that still has pkg_resources
+    "visdom": 'pip install "setuptools<81" && pip install --no-build-isolation visdom "tornado<6.6"',
+}
+_UNITS = {"loss": "loss", "bound": "nats per example"}
+_BURST = 50  # steps in a point
+_POINTS = 1000  # in a curve
+_PAUSE = 1.0  # seconds between two drawings, at least
+_SHARE = 0.01  # of the time, at most, goes into drawing
+_TIMEOUT = 5.0  # seconds to wait for an answer
+
+
+def _is_a_step(row: Row) -> bool:
+    """Whether it is a step's row, not an epoch's, whose bound is a mean."""
+    return "loss" in row
+
+
+def _pictures(row: Row) -> dict[str, np.ndarray]:
+    """The pictures in a row."""
+    return {name: np.clip(np.asarray(row[name]), 0, 1) for name in ("x", "x_hat") if name in row}
+
+
+def _package(name: str, *, extra: str) -> Any:
+    """An optional package's module, or an error with the line that installs it."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise Missing(f"{extra} cannot be imported ({error}): {_INSTALL[extra]}") from None
+
+
+def _while_it_works(track: Tracker, name: str) -> Tracker:
+    """The tracker up to its first OSError, which becomes a line on stderr; rows after that go nowhere."""
+    works = True
+
+    def tracker(row: Row) -> None:
+        nonlocal works
+        if works:
+            try:
+                track(row)
+            except OSError as error:
+                works = False
+                tqdm.write(f"funcvae: {name} stopped, the run goes on without it: {error}", file=sys.stderr)
+
+    return tracker
+
+
+def _connect(server: str, env: str, config: dict[str, Any]) -> Any:
+    """A visdom client that raises OSError, within seconds, when the server is gone; the config is on show already."""
+    package = _package("visdom", extra="visdom")
+    logging.getLogger("visdom").setLevel(logging.ERROR)  # it reports each new session as a warning
+
+    def post(url: str, data: Any = None) -> str:
+        try:
+            answer = client.session.post(url, data=data, timeout=_TIMEOUT)
+            answer.raise_for_status()
+        except OSError as error:  # as a plain OSError: the client would print a traceback of a requests error
+            raise OSError(f"{server} does not answer ({type(error).__name__})") from None
+        return answer.text
+
+    cells = [f"<th>{name}&emsp;</th><td>{html.escape(str(value))}</td>" for name, value in config.items()]
+    table = f"<table><tr>{'</tr><tr>'.join(cells)}</tr></table>"
+    try:
+        url = urlsplit(server if "://" in server else f"http://{server}")
+        client = package.Visdom(
+            server=f"{url.scheme}://{url.netloc.removesuffix(f':{url.port}')}",
+            port=url.port or 8097,
+            base_url=url.path.rstrip("/") or "/",
+            env=env,
+            send=False,  # till `post` is in place
+            use_incoming_socket=False,
+        )
+        client._handle_post, client.send = post, True  # visdom offers this method for overriding
+        if client.text(table, win="config", opts={"title": "config"}) != "config":
+            raise OSError("that is no visdom server")
+    except (OSError, ValueError):
+        hint = "start one with `python -m visdom.server`"
+        raise Missing(f"no visdom server answers at {server}: {hint}") from None
+    return client
+
+
+def _draw_lines(client: Any, window: str, lines: dict[str, list[Point]]) -> None:
+    """Draws a window of lines, thinned to what a screen can show."""
+    thinned = {name: points[:: -(len(points) // _POINTS + 1)][::-1] for name, points in lines.items() if points}
+    if not thinned:
+        return
+    xy = np.full((max(map(len, thinned.values())), len(thinned), 2), np.nan)  # NaN: no point
+    for i, points in enumerate(thinned.values()):
+        xy[: len(points), i] = points
+    opts = {
+        "title": window,
+        "xlabel": "steps made",
+        "ylabel": _UNITS[window],
+        "legend": list(thinned),
+        "traceopts": {"plotly": {"test": {"mode": "lines+markers", "marker": {"size": 6}}}},
+    }
+    client.line(X=xy[..., 0], Y=xy[..., 1], win=window, opts=opts)
+
+
+def _draw_images(client: Any, window: str, x: np.ndarray) -> None:
+    """Draws a window of pictures, eight in a row, as large as a window of lines and as high as it takes."""
+    n, _, height, width = x.shape
+    columns = min(n, 8)
+    wide = 480
+    high = wide * -(-n // columns) * (height + 4) / columns / (width + 4)  # visdom's padding is 2 on each side
+    client.images(x, nrow=8, win=window, opts={"title": window, "width": wide, "height": high + 20})

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageSequence
 from safetensors.torch import load_file
 
 import funcvae as fv
-from funcvae import cli, data, runs, tracking
+from funcvae import cli, data, pictures, runs, tracking
 
 GAUSSIAN = ["train", "--epochs", "1", "--batch", "1000", "--samples", "2"]
 
@@ -112,13 +114,251 @@ def test_config_and_manifest_say_what_was_run_and_on_what(here):
     assert manifest["threads"] == torch.get_num_threads()
 
 
-@pytest.mark.parametrize("system", ["mnist_vae", "burda_vae"])
-def test_a_system_of_images_draws_its_four_figures(digits, system):
-    options = ["--estimator", "iwae", "--samples", "3", "--batch", "20", "--epochs", "1", "--no-compile"]
-    cli.main(["train", system, "--data", str(digits), *options, "--out", "run"])
-    names = {"training", "latent_scatter", "latent_grid", "reconstructions"}
-    assert {p.stem for p in Path("run/figures").iterdir()} == names
-    assert json.loads(Path("run/config.json").read_text())["compile"] is False
+DIGITS = [name for name, recipe in fv.models.RECIPES.items() if recipe.shape == (1, 28, 28)]
+
+
+def trained(data_file, system="mnist_vae", out="run", *options):
+    """A short run of a system on the file's images."""
+    short = ["--batch", "20", "--epochs", "1", "--no-compile", "--out", out]
+    cli.main(["train", system, "--data", str(data_file), *short, *options])
+    return Path(out)
+
+
+@pytest.mark.parametrize("system", DIGITS)
+def test_a_system_of_images_draws_its_figures(digits, system):
+    run = trained(digits, system)
+    names = {"training", "latent_scatter", "samples", "reconstructions"}
+    plane = {"latent_grid"} if system in ("mnist_ae", "mnist_vae") else set()
+    assert {p.stem for p in (run / "figures").iterdir()} == names | plane
+    assert json.loads((run / "config.json").read_text())["compile"] is False
+
+
+def test_the_resnet_trains_on_a_folder_of_photographs_of_another_size(here):
+    for part, n in {"train": 6, "test": 4}.items():
+        for i, x in enumerate(fv.random.uniform(fv.random.key(n), (n, 24, 16, 3)).numpy()):
+            folder = here / "photos" / part / f"class{i % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((255 * x).astype(np.uint8)).save(folder / f"{i}.png")
+    cli.main(["train", "cifar_resnet_vae", "--data", "photos", "--batch", "3", "--epochs", "1", "--out", "run"])
+    assert json.loads(Path("run/manifest.json").read_text())["data"]["shape"] == [3, 24, 16]
+    cli.main(["sample", "run", "--n", "5"])
+    assert Path("run/figures/samples.png").is_file()
+
+
+def test_the_loss_of_a_run_is_the_one_its_recipe_scales(digits):
+    run = trained(digits, "mnist_sigma_vae")
+    row = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    assert row["loss"] == pytest.approx((-row["bound"] - 392 * np.log(np.pi)) / 784, rel=1e-5)
+
+
+def test_samples_are_kept_at_every_step_where_asked_for(here):
+    cli.main([*GAUSSIAN, "--out", "run", "--sample-each-step"])
+    kept = np.load("run/samples.npy")
+    assert kept.shape == (10, 1000, 2)
+    assert kept.dtype == np.float32
+    assert len(np.unique(kept[:, 0, 0])) == 10
+    assert Path("run/figures/evolution.png").is_file()
+    cli.main([*GAUSSIAN, "--out", "plain"])
+    assert not Path("plain/samples.npy").exists()
+    assert Path("run/params.safetensors").read_bytes() == Path("plain/params.safetensors").read_bytes()
+    last = runs.load("run")
+    _, _, step_key = fv.random.split(figure_key(seed=0), 3)
+    again = pictures.samples(*last.trained, fv.random.fold_in(step_key, 10), 1000)
+    np.testing.assert_array_equal(kept[-1], again.numpy())
+
+
+def figure_key(seed):
+    """The key that is left of a run's for its pictures."""
+    _, run_key = fv.random.split(fv.random.key(seed))
+    return fv.random.split(run_key, 4)[3]
+
+
+@pytest.mark.parametrize(
+    ("command", "files"),
+    [
+        (["sample"], ["samples.png"]),
+        (["sample", "--drawn", "--n", "7"], ["samples_drawn.png"]),
+        (["reconstruct", "--n", "3"], ["reconstructions.png"]),
+        (
+            ["interpolate", "0", "9", "--steps", "5", "--frames", "4"],
+            ["interpolation_0_9.png", "interpolation_0_9.gif"],
+        ),
+        (["latent"], ["latent_scatter.png"]),
+        (["latent", "grid"], ["latent_grid.png"]),
+    ],
+)
+def test_a_picture_of_a_run_is_written_and_its_path_printed(digits, capsys, command, files):
+    run = trained(digits)
+    shutil.rmtree(run / "figures")
+    capsys.readouterr()
+    name, *options = command
+    positional, rest = (options[:2], options[2:]) if name == "interpolate" else ([], options)
+    if name == "latent":
+        positional, rest = options, []
+    cli.main([name, str(run), *positional, *rest])
+    written = [str(run / "figures" / file) for file in files]
+    assert capsys.readouterr().out.split() == written
+    assert sorted(map(str, (run / "figures").iterdir())) == sorted(written)
+    first = [Path(file).read_bytes() for file in written]
+    cli.main([name, str(run), *positional, *rest, "--out", "elsewhere/picture.png"])
+    assert [Path("elsewhere/picture").with_suffix(Path(f).suffix).read_bytes() for f in files] == first
+
+
+def test_a_gif_goes_there_and_back(digits):
+    run = trained(digits)
+    cli.main(["interpolate", str(run), "1", "3", "--frames", "4"])
+    with Image.open(run / "figures" / "interpolation_1_3.gif") as gif:
+        frames = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(gif)]
+        assert gif.info["loop"] == 0
+    assert np.array_equal(frames[0], frames[-1]) or np.array_equal(frames[1], frames[-1])
+
+
+@pytest.mark.parametrize("system", ["mnist_bn_vae", "burda_vae", "mnist_ae"])
+def test_other_systems_are_drawn_by_the_same_commands(digits, system):
+    run = trained(digits, system)
+    for command in (["sample"], ["reconstruct", "--n", "2"], ["latent"]):
+        cli.main([command[0], str(run), *command[1:]])
+    cli.main(["interpolate", str(run), "0", "1", "--frames", "2", "--steps", "2"])
+
+
+def test_points_are_sampled_with_and_without_the_decoders_noise(here):
+    cli.main([*GAUSSIAN, "--out", "run"])
+    cli.main(["sample", "run"])
+    cli.main(["sample", "run", "--drawn"])
+    assert Path("run/figures/samples.png").read_bytes() != Path("run/figures/samples_drawn.png").read_bytes()
+
+
+def test_a_loaded_run_is_what_was_trained(digits):
+    run = runs.load(trained(digits, "mnist_bn_vae", "run", "--seed", "3"))
+    stored = load_file("run/params.safetensors")
+    named = fv.tree.named_leaves({"params": run.params, "state": run.state})
+    assert stored.keys() == named.keys()
+    assert all(torch.equal(stored[name], named[name]) for name in named)
+    assert run.config.seed == 3
+    assert run.dataset().test.shape == (10, 1, 28, 28)
+
+
+def spoiled(run, file, change):
+    path = run / file
+    path.write_text(change(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda run: (run / "params.safetensors").unlink(), "params.safetensors"),
+        (lambda run: (run / "manifest.json").unlink(), "manifest.json is missing"),
+        (lambda run: (run / "config.json").unlink(), "run is no run folder: it has no config.json"),
+        (lambda run: shutil.rmtree(run), "run is not there: give the folder of a run"),
+        (lambda run: (run / "params.safetensors").write_bytes(b"x"), "not a whole safetensors file"),
+        (lambda run: spoiled(run, "config.json", lambda text: text[:40]), "config.json is not JSON"),
+        (lambda run: spoiled(run, "config.json", lambda text: "[]"), "config.json holds no JSON object"),
+        (lambda run: spoiled(run, "config.json", lambda text: "{}"), "are not those of a run"),
+        (lambda run: spoiled(run, "manifest.json", lambda text: "{}"), "are not those of a run"),
+        (
+            lambda run: spoiled(run, "manifest.json", lambda text: text.replace(fv.__version__, "0.0.1")),
+            f"run was made by funcvae 0.0.1, this is {fv.__version__}: train it again, or use that one",
+        ),
+        (lambda run: spoiled(run, "config.json", lambda text: text.replace("mnist_vae", "mnist_vea")), "did you mean"),
+        (lambda run: spoiled(run, "config.json", lambda text: text.replace("mnist_vae", "burda_vae")), "another model"),
+        (lambda run: Path("digits.npz").unlink(), "digits.npz is not there"),
+        (
+            lambda run: np.savez("digits.npz", train=np.zeros((30, 1, 28, 28)), test=np.ones((10, 1, 28, 28))),
+            "are not those that run was trained on",
+        ),
+    ],
+)
+def test_a_run_that_cannot_be_read_gets_one_line(digits, capsys, spoil, message):
+    run = trained("digits.npz")
+    spoil(run)
+    capsys.readouterr()
+    for command in (["sample", "run"], ["reconstruct", "run"], ["interpolate", "run", "0", "1"], ["latent", "run"]):
+        assert message in refused(capsys, *command)
+
+
+@pytest.mark.parametrize(
+    ("system", "command", "message"),
+    [
+        ("mnist_vae", ["interpolate", "run", "0", "10"], "there is no test item 10: the test set has items 0 to 9"),
+        ("mnist_vae", ["interpolate", "run", "0", "1", "--frames", "0"], "--frames is 0"),
+        ("mnist_vae", ["interpolate", "run", "0", "1", "--steps", "1"], "--steps is 1"),
+        ("mnist_vae", ["interpolate", "run", "0", "1", "--out", "a.jpg"], ".png"),
+        ("mnist_vae", ["reconstruct", "run", "--n", "11"], "--n is 11: the test set has 10 items"),
+        ("mnist_vae", ["reconstruct", "run", "--n", "0"], "--n is 0"),
+        ("mnist_vae", ["sample", "run", "--n", "0"], "0 samples are asked for"),
+        ("mnist_vae", ["sample", "run", "--seed", "-1"], "seed is -1"),
+        ("mnist_vae", ["sample", "run", "--out", "samples.gif"], ".png"),
+        ("burda_vae", ["latent", "run", "grid"], "needs Z = 2, and burda_vae has Z = 50"),
+        ("gaussian2d_vae", ["latent", "run", "grid"], "needs images"),
+        ("gaussian2d_vae", ["reconstruct", "run"], "needs images"),
+        ("gaussian2d_vae", ["interpolate", "run", "0", "1"], "needs images"),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_gets_one_line(digits, capsys, system, command, message):
+    if system == "gaussian2d_vae":
+        cli.main([*GAUSSIAN, "--out", "run"])
+    else:
+        trained(digits, system)
+    capsys.readouterr()
+    assert message in refused(capsys, *command)
+
+
+def test_an_index_below_zero_is_refused(digits, capsys):
+    trained(digits)
+    capsys.readouterr()
+    assert "there is no test item -1" in refused(capsys, "interpolate", "run", "--", "-1", "0")
+
+
+def test_images_cannot_be_sampled_at_each_step(digits, capsys):
+    command = ["train", "mnist_vae", "--data", str(digits), "--sample-each-step", "--out", "run"]
+    assert "--sample-each-step draws points in the plane, and mnist_vae's data are images" in refused(capsys, *command)
+
+
+def test_a_batch_of_one_left_over_is_found_before_the_folder_is_made(digits, capsys):
+    command = ["train", "mnist_bn_vae", "--data", str(digits), "--batch", "29", "--out", "run"]
+    assert "leave one of a single item" in refused(capsys, *command)
+
+
+def test_an_absent_tracker_names_the_line_that_installs_it(here, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "visdom", None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    for name in ("visdom", "tensorboard"):
+        assert "pip install" in refused(capsys, *GAUSSIAN, "--out", "run", "--track", name)
+
+
+def test_a_visdom_server_that_is_not_there_is_an_error(here, capsys):
+    pytest.importorskip("visdom", reason="visdom is not installed: pip install funcvae[visdom]")
+    options = ["--track", "visdom", "--visdom-server", "http://localhost:9"]
+    error = refused(capsys, *GAUSSIAN, "--out", "run", *options)
+    assert "no visdom server answers at http://localhost:9" in error
+
+
+def test_a_tracker_changes_no_bit_of_a_run(digits):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install funcvae[tensorboard]")
+    plain, tracked = trained(digits, "mnist_vae", "plain"), trained(digits, "mnist_vae", "b", "--track", "tensorboard")
+    for file in ("params.safetensors", "metrics.jsonl"):
+        assert (plain / file).read_bytes() == (tracked / file).read_bytes()
+    assert len(list(tracked.glob("events.out.tfevents.*"))) == 1
+    assert {p.name for p in tracked.iterdir()} - {p.name for p in plain.iterdir()} == {
+        p.name for p in tracked.glob("events*")
+    }
+
+
+def test_a_tracker_that_dies_in_mid_run_costs_a_line_and_not_the_run(digits, capsys, monkeypatch):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install funcvae[tensorboard]")
+    from torch.utils.tensorboard import RecordWriter
+
+    rows = []
+
+    def full(self, data):
+        rows.append(data)
+        if len(rows) > 3:
+            raise OSError("no space left on device")
+
+    monkeypatch.setattr(RecordWriter, "write", full)
+    run = trained(digits, "mnist_vae", "run", "--track", "tensorboard")
+    assert capsys.readouterr().err.count("tensorboard stopped, the run goes on without it") == 1
+    assert (run / "params.safetensors").is_file()
 
 
 @pytest.mark.slow

@@ -27,6 +27,8 @@ FLOORS = [
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 EDGES = FLOOR["data"]  # from here up: files, processes, printing, plotting
+# The files of a package keep apart, but for these, which they share.
+SHARED = {"models": {"models.recipe"}, "plots": {"plots._arrays", "plots._style"}}
 DRAWS = {
     "bernoulli", "dropout", "initial_seed", "manual_seed", "multinomial", "normal", "poisson", "rand", "rand_like",
     "randint", "randint_like", "randn", "randn_like", "random", "randperm", "seed", "set_rng_state",
@@ -90,9 +92,9 @@ def wrong_imports(module, syntax):
         elif not other:
             if FLOOR[top] < EDGES:
                 wrong.append(f"{here}, which stands on top of it")
-        elif top == other == "models":
-            if module != "models" and name != "models.recipe":
-                wrong.append(f"{here}: the files of models/ share recipe and nothing else")
+        elif top == other and top in SHARED:
+            if module != top and name not in SHARED[top]:
+                wrong.append(f"{here}: the files of {top}/ share {', '.join(sorted(SHARED[top]))} and nothing else")
         elif FLOOR[other] >= FLOOR[top]:
             wrong.append(f"{here}, floor {FLOOR[other]}, from floor {FLOOR[top]}")
         elif FLOOR[top] == EDGES and FLOOR[other] > FLOOR["module"]:
@@ -151,6 +153,10 @@ def test_nothing_draws_from_a_global_generator(module):
         ("checkpoint", "from funcvae.train import TrainState"),
         ("models.burda", "from funcvae.models.mnist import mnist_vae"),
         ("models.burda", "from funcvae.models import RECIPES"),
+        ("plots.images", "from funcvae.plots.latent import latent_scatter"),
+        ("plots.images", "from funcvae.plots import save"),
+        ("plots.images", "from funcvae import tracking"),
+        ("plots.images", "from funcvae.vae import VAE"),
         ("estimators", "def f():\n    from funcvae.data import load"),
         ("__init__", "from funcvae import cli"),
     ],

@@ -105,5 +105,6 @@ RECIPES = (
         batch=32,
         estimator="elbo_mc",
         lr=lambda steps_per_epoch: 1e-4,
+        compile=False,  # minutes of compiling, and on a CPU no step the faster
     ),
 )

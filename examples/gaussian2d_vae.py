@@ -1,0 +1,44 @@
+"""A model of points learns a density: python examples/gaussian2d_vae.py
+
+Keeps samples of the model after every step, and draws how they come to look like the data; then the two densities.
+"""
+
+from pathlib import Path
+
+import torch
+import tyro
+
+import funcvae as fv
+from funcvae import data, pictures, plots, tracking
+
+
+def main(steps: int = 2000, out: str = "examples/figures") -> list[Path]:
+    points = data.load("gaussian2d")
+    model, opt = fv.models.gaussian2d_vae(), fv.optim.adam(1e-3)
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    sample_key, keep_key = fv.random.split(fv.random.key(1))
+    kept = []
+
+    def keep(step: int, ts: fv.train.TrainState) -> None:
+        key = fv.random.fold_in(keep_key, step)
+        kept.append(pictures.samples(model, ts.params, ts.state, key, 1000))
+
+    train, epochs = points.train[: 1000 * steps], -(-steps // 10)
+    with tracking.progress_bar(steps) as bar:
+        ts, _ = fv.train.fit(
+            ts, model, fv.estimators.elbo(), opt, train, epochs=epochs, batch=1000, samples=8, log=bar, watch=keep
+        )
+
+    trained = model, ts.params, ts.state
+    x = pictures.samples(*trained, sample_key, 100_000)
+    print(f"the model's mean {x.mean(0).tolist()} and covariance {x.T.cov().tolist()}")
+    densities = pictures.model_samples(*trained, sample_key, 10_000, points, drawn=True, name="gaussian2d_vae")
+    evolution = pictures.evolution(torch.stack(kept).numpy(), points, name="gaussian2d_vae")
+    return [
+        plots.save(densities, f"{out}/gaussian2d_vae_densities.png"),
+        plots.save(evolution, f"{out}/gaussian2d_vae_evolution.png"),
+    ]
+
+
+if __name__ == "__main__":
+    print(*tyro.cli(main), sep="\n")

@@ -1,0 +1,35 @@
+"""A plain autoencoder of digits, through the code of the VAEs: python examples/mnist_ae.py --root DATA
+
+With a point as its posterior there is no KL, so nothing keeps the codes together: the scatter spreads far beyond a
+standard normal, and between the classes the decoder draws what is no digit.
+"""
+
+from pathlib import Path
+
+import tyro
+
+import funcvae as fv
+from funcvae import data, pictures, plots, tracking
+
+
+def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str = "examples/figures") -> list[Path]:
+    digits = data.load(source, root=root)
+    model, opt = fv.models.mnist_ae(), fv.optim.adam(1e-3)
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    train, epochs = digits.train[: 128 * steps], -(-steps // 469)
+    with tracking.progress_bar(steps) as bar:
+        ts, history = fv.train.fit(
+            ts, model, fv.estimators.elbo(), opt, train, epochs=epochs, scale=fv.train.summed, log=bar
+        )
+    print(f"squared error of a digit: {-history.bound[-20:].mean() - fv.models.RECIPES['mnist_ae'].offset:.1f}")
+
+    trained = model, ts.params, ts.state
+    figures = {
+        "scatter": pictures.latent_scatter(*trained, digits.test, digits.test_labels, name="mnist_ae"),
+        "grid": pictures.latent_grid(*trained, digits.test, name="mnist_ae"),
+    }
+    return [plots.save(figure, f"{out}/mnist_ae_{what}.png") for what, figure in figures.items()]
+
+
+if __name__ == "__main__":
+    print(*tyro.cli(main), sep="\n")

@@ -1,0 +1,38 @@
+"""What the weight of the squared error decides: python examples/mnist_bn_vae.py --root DATA
+
+With alpha = 1 a digit's mean squared error is worth less than a nat, and no code pays its KL: every image is decoded to
+the same grey mean. With alpha = 784, which is the sum over the pixels, the same networks tell the digits apart.
+"""
+
+from pathlib import Path
+
+import tyro
+
+import funcvae as fv
+from funcvae import data, pictures, plots, tracking
+from funcvae.models.recipe import from_tanh_range, to_tanh_range
+
+
+def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str = "examples/figures") -> list[Path]:
+    digits = data.load(source, root=root)
+    shown = to_tanh_range(fv.random.key(1), digits.test[:20])
+    saved = []
+    for alpha in (1, 784):
+        model, opt, elbo = fv.models.mnist_bn_vae(alpha=alpha), fv.optim.adam(1e-3), fv.estimators.elbo()
+        ts = fv.train.init(model, opt, fv.random.key(0))
+        train, epochs = digits.train[: 128 * steps], -(-steps // 469)
+        with tracking.progress_bar(steps) as bar:
+            ts, _ = fv.train.fit(ts, model, elbo, opt, train, epochs=epochs, observe=to_tanh_range, log=bar)
+
+        q, _ = model.encode(ts.params, ts.state, shown)
+        p, _ = model.prior(ts.params, ts.state, q.loc)
+        kl = fv.distributions.kl(q, p).sum(-1).mean()
+        print(f"alpha = {alpha}: a code's KL is {kl:.2f} nats")
+        name = f"mnist_bn_vae, alpha = {alpha}"
+        figure = pictures.reconstructions(model, ts.params, ts.state, shown, pixels=from_tanh_range, name=name)
+        saved.append(plots.save(figure, f"{out}/mnist_bn_vae_alpha{alpha}.png"))
+    return saved
+
+
+if __name__ == "__main__":
+    print(*tyro.cli(main), sep="\n")

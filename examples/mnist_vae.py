@@ -1,0 +1,39 @@
+"""Digits in a plane, and a walk from one to another: python examples/mnist_vae.py --root DATA
+
+The same networks as in mnist_ae.py with a second head for log sigma. The KL draws the codes together, so that every
+point of the plane decodes to some digit and a straight line between two of them passes through others.
+"""
+
+from pathlib import Path
+
+import tyro
+
+import funcvae as fv
+from funcvae import data, pictures, plots, tracking
+
+
+def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str = "examples/figures") -> list[Path]:
+    digits = data.load(source, root=root)
+    model, opt = fv.models.mnist_vae(), fv.optim.adam(1e-3)
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    train, epochs = digits.train[: 128 * steps], -(-steps // 469)
+    with tracking.progress_bar(steps) as bar:
+        ts, history = fv.train.fit(
+            ts, model, fv.estimators.elbo(), opt, train, epochs=epochs, scale=fv.train.summed, log=bar
+        )
+    print(f"ELBO {history.bound[-20:].mean():.1f} nats")
+
+    trained = model, ts.params, ts.state
+    one, zero = (digits.test[digits.test_labels == label][0] for label in (1, 0))
+    figures = {
+        "scatter": pictures.latent_scatter(*trained, digits.test, digits.test_labels, name="mnist_vae"),
+        "grid": pictures.latent_grid(*trained, digits.test, name="mnist_vae"),
+        "interpolation": pictures.interpolation(*trained, one, zero, 12, name="mnist_vae"),
+    }
+    saved = [plots.save(figure, f"{out}/mnist_vae_{what}.png") for what, figure in figures.items()]
+    frames = pictures.interpolated(*trained, one, zero, 30)
+    return [*saved, plots.save_gif(frames, f"{out}/mnist_vae_interpolation.gif", size=112)]
+
+
+if __name__ == "__main__":
+    print(*tyro.cli(main), sep="\n")

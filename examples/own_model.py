@@ -1,0 +1,73 @@
+"""Your own networks on your own pictures: python examples/own_model.py FOLDER
+
+FOLDER holds images of one size, a multiple of four pixels either way, in one folder or in one for each class.
+"""
+
+from pathlib import Path
+
+import tyro
+from torch import Tensor, nn
+
+import funcvae as fv
+from funcvae import data, pictures, plots, tracking
+
+
+class Encoder(nn.Module):
+    """Images [B, C, H, W] -> (mu, log sigma²), each [B, latent]: any module that returns a pair will do."""
+
+    def __init__(self, channels: int, height: int, width: int, latent: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 32, 4, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(32, 64, 4, stride=2, padding=1), nn.ReLU(),
+            nn.Flatten(),
+        )  # fmt: skip
+        self.mu = nn.Linear(64 * (height // 4) * (width // 4), latent)
+        self.logvar = nn.Linear(64 * (height // 4) * (width // 4), latent)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.features(x)
+        return self.mu(h), self.logvar(h)
+
+
+def decoder(channels: int, height: int, width: int, latent: int) -> nn.Module:
+    """Latents [B, latent] -> images. It never sees the Monte-Carlo axis: that is `vmap`ped over it."""
+    return nn.Sequential(
+        nn.Linear(latent, 64 * (height // 4) * (width // 4)),
+        nn.Unflatten(1, (64, height // 4, width // 4)), nn.ReLU(),
+        nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1), nn.ReLU(),
+        nn.ConvTranspose2d(32, channels, 4, stride=2, padding=1), nn.Sigmoid(),
+    )  # fmt: skip
+
+
+def main(folder: tyro.conf.Positional[str], steps: int = 600, latent: int = 32, out: str = "figures") -> list[Path]:
+    images = data.load(folder)  # a tenth is held out as the test set, unless there are folders train and test
+    channels, height, width = images.train.shape[1:]
+    model = fv.vae(
+        encoder=lambda: Encoder(channels, height, width, latent),
+        decoder=lambda: decoder(channels, height, width, latent),
+        posterior=fv.heads.normal_logvar,
+        likelihood=fv.heads.normal_fixed(0.1),  # or normal_logsigma, for a decoder that returns (mean, log sigma)
+        latent=latent,
+    )
+    opt, batch = fv.optim.adam(1e-3), min(64, len(images.train))
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    per_epoch = -(-len(images.train) // batch)
+    epochs = -(-steps // per_epoch)
+    with tracking.progress_bar(epochs * per_epoch) as bar:
+        ts, history = fv.train.fit(
+            ts, model, fv.estimators.dreg(), opt, images.train, test=images.test,
+            epochs=epochs, batch=batch, samples=4, log=bar,
+        )  # fmt: skip
+    print(f"L_4 on the test set: {history.test_bound[-1]:.1f} nats")
+
+    trained = model, ts.params, ts.state
+    figures = {
+        "reconstructions": pictures.reconstructions(*trained, images.test[:20], name="own model"),
+        "samples": pictures.model_samples(*trained, fv.random.key(1), 100, images, drawn=False, name="own model"),
+    }
+    return [plots.save(figure, f"{out}/own_model_{what}.png") for what, figure in figures.items()]
+
+
+if __name__ == "__main__":
+    print(*tyro.cli(main), sep="\n")

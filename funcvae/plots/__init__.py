@@ -1,0 +1,26 @@
+"""Figures, each a function from arrays to a `matplotlib.figure.Figure`; and files made of them.
+
+Arrays are numpy arrays or CPU tensors. Nothing here touches pyplot, so no figure is registered anywhere, no
+setting changes and no display is needed: show a figure in a notebook, or write it with `save`.
+"""
+
+from funcvae.plots._style import PALETTE
+from funcvae.plots.curves import training_curves
+from funcvae.plots.images import image_grid, interpolation, reconstructions, sample_grid
+from funcvae.plots.latent import latent_scatter
+from funcvae.plots.points import densities, evolution
+from funcvae.plots.saving import save, save_gif
+
+__all__ = [
+    "PALETTE",
+    "densities",
+    "evolution",
+    "image_grid",
+    "interpolation",
+    "latent_scatter",
+    "reconstructions",
+    "sample_grid",
+    "save",
+    "save_gif",
+    "training_curves",
+]

@@ -1,0 +1,104 @@
+"""What tracking costs: python tests/benchmarks/tracking.py --data-dir data --visdom http://localhost:8097
+
+First each tracker alone: the time that its calls take for an epoch's rows of mnist_vae, while an epoch of two seconds
+goes by; the rows come in bursts of 50 steps, and at the end 32 digits and their reconstructions for those that draw.
+Then all trackers in training: epochs of one run, plain and tracked in turn, of which the first two (in which it
+compiles) are left out of the medians. Without --visdom that tracker is left out.
+"""
+
+import argparse
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+
+from torch import Tensor
+
+import funcvae as fv
+from funcvae import data, tracking
+from funcvae.tracking import Row, Tracker
+
+STEPS, BURST, SECONDS = 469, 50, 2.0
+
+
+def start(stack: ExitStack, server: str | None) -> dict[str, Tracker]:
+    """The trackers by name. They write to a temporary folder."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    config = {"system": "mnist_vae", "seed": 0}
+    entered = {
+        "jsonl": stack.enter_context(tracking.jsonl(folder / "metrics.jsonl")),
+        "tensorboard": stack.enter_context(tracking.tensorboard(folder, config)),
+    }
+    if server is not None:
+        entered["visdom"] = stack.enter_context(tracking.visdom(server, "benchmark", config))
+    return entered
+
+
+def an_epoch(name: str, track: Tracker, epoch: int, x: Tensor) -> float:
+    """The seconds that a tracker's calls take for an epoch's rows."""
+    steps = range(epoch * STEPS, (epoch + 1) * STEPS)
+    rows = [{"epoch": epoch, "step": step, "loss": 160.123, "bound": -160.123, "grad_norm": 9.87} for step in steps]
+    last: list[Row] = [{"epoch": epoch, "step": steps.stop, "bound": -160.123, "test_bound": -161.234}]
+    if name != "jsonl":
+        last.append({"epoch": epoch, "step": steps.stop, "x": x, "x_hat": x})
+    spent = 0.0
+    for burst in [*(rows[i : i + BURST] for i in range(0, STEPS, BURST)), last]:
+        time.sleep(SECONDS * len(burst) / STEPS)
+        began = time.perf_counter()
+        for row in burst:
+            track(row)
+        spent += time.perf_counter() - began
+    return spent
+
+
+def alone(server: str | None, epochs: int, x: Tensor) -> None:
+    with ExitStack() as stack:
+        for name, track in start(stack, server).items():
+            costs = [1e3 * an_epoch(name, track, epoch, x) for epoch in range(epochs)]
+            print(f"{name:12} {median(costs):5.1f} ms an epoch, at most {max(costs):.1f}", flush=True)
+
+
+def in_training(server: str | None, epochs: int, train: Tensor, compile: bool) -> None:
+    recipe = fv.models.RECIPES["mnist_vae"]
+    model, opt = recipe.model(train), recipe.optimizer(STEPS)
+    seconds: list[float] = []
+    calls = [0.0]  # seconds of each tracked epoch that its trackers took
+    began = time.perf_counter()
+
+    def log(row: Row) -> None:
+        nonlocal began
+        a_step, tracked = "loss" in row, row["epoch"] % 2
+        if tracked:
+            called = time.perf_counter()
+            for name, track in trackers.items():
+                track(row)
+                if not a_step and name != "jsonl":
+                    track({"epoch": row["epoch"], "step": row["step"], "x": train[:32], "x_hat": train[:32]})
+            calls[-1] += time.perf_counter() - called
+        if not a_step:
+            seconds.append(time.perf_counter() - began)
+            if tracked:
+                print(f"epoch {row['epoch']}: {seconds[-2]:.3f} s plain, {seconds[-1]:.3f} s tracked", flush=True)
+                calls.append(0.0)
+            began = time.perf_counter()
+
+    with ExitStack() as stack:
+        trackers = start(stack, server)
+        ts = fv.train.init(model, opt, fv.random.key(0))
+        fv.train.fit(ts, model, fv.estimators.elbo(), opt, train, epochs=epochs, compile=compile, log=log)
+    ratio = median(tracked / plain for plain, tracked in zip(seconds[2::2], seconds[3::2], strict=True))
+    own = median(spent / tracked for spent, tracked in zip(calls[1:-1], seconds[3::2], strict=True))
+    print(f"a tracked epoch takes {ratio:.3f} of the one before; the trackers' own calls are {own:.1%} of it")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", default="data")
+    parser.add_argument("--visdom", help="a server's address")
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--eager", action="store_true")
+    args = parser.parse_args()
+    digits = data.load("mnist", root=args.data_dir).train
+    alone(args.visdom, args.epochs, digits[:32])
+    in_training(args.visdom, args.epochs, digits, not args.eager)
