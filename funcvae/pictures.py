@@ -176,6 +176,7 @@ def model_samples(
             GAUSSIAN2D_MEAN if known else data.mean(0),
             GAUSSIAN2D_COV if known else data.T.cov(),
             names=("data", "model" if drawn else "model, means of p(x|z) alone"),
+            gaussian="the true Gaussian" if known else "a Gaussian with the data's moments",
             title=f"{name}: points {how}",
         )
     _check_images(data, "a picture of samples")

@@ -56,6 +56,12 @@ def test_scatter_has_one_scale_unless_an_axis_has_collapsed():
     assert np.ptp(collapsed.get_ylim()) < 1.2 * np.ptp(0.01 * Z[:, 1])
 
 
+def test_scatter_says_if_all_points_coincide():
+    (text,) = plots.latent_scatter(np.ones((1234, 2))).axes[0].texts
+    assert text.get_text() == "all 1,234 points coincide"
+    assert not plots.latent_scatter(np.ones((1, 2))).axes[0].texts
+
+
 @pytest.mark.parametrize("scale", [[1, 0.001], [1, 0], [0, 0], [1e-9, 1e-9]])
 def test_names_of_classes_stay_apart_and_in_view_where_the_latent_space_collapses(scale):
     # Every class has the same median: a thousand times nearer than names can stand, on some axis.

@@ -29,7 +29,8 @@ def latent_scatter(
     More classes than that, and labels that are not whole numbers, are a quantity and get a colour bar.
 
     Both axes have one scale. But where the data spread along one of them is under a twentieth of that along the
-    other, as when a latent dimension has collapsed, each has its own, and a note says so.
+    other, as when a latent dimension has collapsed, each has its own, and a note says so. Another note says if all
+    points coincide.
 
     Args:
         z: latent means [n, 2], in units of the prior's standard deviation.
@@ -49,6 +50,8 @@ def latent_scatter(
         ax.set_aspect("equal", adjustable="datalim")
     else:
         note(ax, "the two axes differ in scale")
+    if wide == 0 and len(z) > 1:
+        note(ax, f"all {len(z):,} points coincide")
     # The order is mixed, always in the same way: in sorted data the last class would hide the others.
     order = np.argsort(np.arange(len(z)) * _GOLDEN % 1)
     x, y = z[order].T

@@ -18,9 +18,10 @@ def densities(
     cov: ArrayLike,
     *,
     names: tuple[str, str] = ("data", "model"),
+    gaussian: str = "the true Gaussian",
     title: str = "Samples of the data and of the model",
 ) -> Figure:
-    """Two-dimensional histograms of the data and of a model's samples, under the true Gaussian's contours.
+    """Two-dimensional histograms of the data and of a model's samples, under a Gaussian's contours.
 
     The contours of its density lie where `(x - mean)' cov^-1 (x - mean) = r^2` for r = 1, 2 and 3 standard
     deviations, and hold `1 - exp(-r^2 / 2)` of it: 39 %, 86 % and 99 %. Both panels share limits, bins and
@@ -33,6 +34,7 @@ def densities(
         mean: the Gaussian's mean [2].
         cov: its covariance [2, 2], symmetric and positive definite.
         names: what the two panels are called.
+        gaussian: what the Gaussian of the contours is called.
         title: what the figure shows.
 
     Raises:
@@ -66,7 +68,7 @@ def densities(
             (line,) = ax.plot(*(mean[:, None] + r * ellipse), color="black", linewidth=1)
         ax.set(title=name, xlabel="x1", aspect="equal")
     panels[0].set_ylabel("x2")
-    line.set_label("contours of the true Gaussian at 1, 2 and 3 standard deviations")
+    line.set_label(f"contours of {gaussian} at 1, 2 and 3 standard deviations")
     figure.legend(handles=[line], loc="outside lower center", frameon=False)
     extend = "max" if highest > top else "neither"
     figure.colorbar(cells, ax=panels, extend=extend, label="density of the samples\n[per unit area]")
