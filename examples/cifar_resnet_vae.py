@@ -26,7 +26,7 @@ def main(steps: int = 300, source: str = "cifar10", root: str = "data", out: str
 
     figures = {
         "reconstructions": pictures.reconstructions(
-            model, ts.params, ts.state, photos.test[:20], name="cifar_resnet_vae"
+            model, ts.params, ts.state, photos.test[:20], fv.random.key(1), name="cifar_resnet_vae"
         ),
         "training": pictures.training(history, name="ELBO", title="Training of cifar_resnet_vae"),
     }

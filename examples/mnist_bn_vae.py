@@ -15,7 +15,8 @@ from funcvae.models.recipe import from_tanh_range, to_tanh_range
 
 def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str = "examples/figures") -> list[Path]:
     digits = data.load(source, root=root)
-    shown = to_tanh_range(fv.random.key(1), digits.test[:20])
+    observe_key, draw_key = fv.random.split(fv.random.key(1))
+    shown = to_tanh_range(observe_key, digits.test[:20])
     saved = []
     for alpha in (1, 784):
         model, opt, elbo = fv.models.mnist_bn_vae(alpha=alpha), fv.optim.adam(1e-3), fv.estimators.elbo()
@@ -29,7 +30,9 @@ def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str 
         kl = fv.distributions.kl(q, p).sum(-1).mean()
         print(f"alpha = {alpha}: a code's KL is {kl:.2f} nats")
         name = f"mnist_bn_vae, alpha = {alpha}"
-        figure = pictures.reconstructions(model, ts.params, ts.state, shown, pixels=from_tanh_range, name=name)
+        figure = pictures.reconstructions(
+            model, ts.params, ts.state, shown, draw_key, pixels=from_tanh_range, name=name
+        )
         saved.append(plots.save(figure, f"{out}/mnist_bn_vae_alpha{alpha}.png"))
     return saved
 

@@ -18,12 +18,12 @@ from funcvae import __version__, data, estimators, pictures, plots, random, runs
 from funcvae.errors import BadValue, FuncvaeError
 from funcvae.models import RECIPES
 
-RunPath = tyro.conf.Positional[str]
+RunPath = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RUN")]]
 Device = Literal["auto", "cpu", "cuda"]
 
 
 def train(
-    system: tyro.conf.Positional[str] = "gaussian2d_vae",
+    system: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SYSTEM")]] = "gaussian2d_vae",
     /,
     *,
     data: str | None = None,
@@ -105,7 +105,7 @@ class Look:
     out: str | None = None
     """PNG file; one named for the picture, under figures/ in the run's folder, unless given."""
     seed: int = 0
-    """Seed of the key for samples, and for data that are binarized anew each time."""
+    """Seed of the key for draws from the model, and for data that are binarized anew each time."""
     data_dir: str | None = None
     """Where named data sets are kept now; where they were in training unless given."""
     device: Device = "auto"
@@ -115,9 +115,10 @@ class Look:
         """The run to look at."""
         return runs.load(run, device=runs.device(self.device), data_dir=self.data_dir)
 
-    def key(self) -> random.Key:
-        """The key of the given seed."""
-        return random.key(self.seed, device=runs.device(self.device))
+    def keys(self) -> tuple[random.Key, random.Key]:
+        """Two keys of the given seed: one to observe data with, one to draw from the model with."""
+        observe_key, draw_key = random.split(random.key(self.seed, device=runs.device(self.device)))
+        return observe_key, draw_key
 
     def save(self, figure: Figure, run: runs.Run, name: str) -> Path:
         """Saves a figure of the run and prints where."""
@@ -143,7 +144,8 @@ def sample(run: RunPath, /, *, n: int | None = None, drawn: bool = False, look: 
     dataset = at.dataset()
     if n is None:
         n = pictures.SAMPLES if dataset.test.ndim == 4 else len(dataset.train)
-    figure = pictures.model_samples(*at.trained, look.key(), n, dataset, drawn=drawn, **at.labelled)
+    _, key = look.keys()
+    figure = pictures.model_samples(*at.trained, key, n, dataset, drawn=drawn, **at.labelled)
     look.save(figure, at, "samples_drawn" if drawn else "samples")
 
 
@@ -159,23 +161,22 @@ def reconstruct(run: RunPath, /, *, n: int = pictures.PAIRS, look: LookOptions =
     test = at.dataset().test
     if not 1 <= n <= len(test):
         raise BadValue(f"--n is {n}: the test set has {len(test)} items, so it must lie between 1 and {len(test)}")
-    x = at.recipe.observe(look.key(), test[:n].to(at.device))
-    look.save(pictures.reconstructions(*at.trained, x, **at.labelled), at, "reconstructions")
+    observe_key, key = look.keys()
+    x = at.recipe.observe(observe_key, test[:n].to(at.device))
+    look.save(pictures.reconstructions(*at.trained, x, key, **at.labelled), at, "reconstructions")
 
 
 def interpolate(
     run: RunPath,
-    first: tyro.conf.Positional[int],
-    second: tyro.conf.Positional[int],
+    first: tyro.conf.Positional[Annotated[int, tyro.conf.arg(metavar="FIRST")]],
+    second: tyro.conf.Positional[Annotated[int, tyro.conf.arg(metavar="SECOND")]],
     /,
     *,
     steps: int = 12,
     frames: int = 50,
     look: LookOptions = LOOK,
 ) -> None:
-    """Decode the straight line between two test items' latents: a strip, and a GIF that goes there and back.
-
-    The GIF is written beside the strip's PNG.
+    """Decode the line between two test items' latents: a strip, and beside it a GIF that goes there and back.
 
     Args:
         run: The run's folder.
@@ -193,7 +194,8 @@ def interpolate(
     for index in (first, second):
         if not 0 <= index < len(test):
             raise BadValue(f"there is no test item {index}: the test set has items 0 to {len(test) - 1}")
-    start, end = at.recipe.observe(look.key(), test[[first, second]].to(at.device))
+    observe_key, _ = look.keys()
+    start, end = at.recipe.observe(observe_key, test[[first, second]].to(at.device))
     strip = pictures.interpolation(*at.trained, start, end, steps, **at.labelled)
     images = at.recipe.pixels(pictures.interpolated(*at.trained, start, end, frames)).cpu()
     path = look.save(strip, at, f"interpolation_{first}_{second}")
@@ -216,7 +218,8 @@ def latent(
     """
     at = look.at(run)
     dataset = at.dataset()
-    x = at.recipe.observe(look.key(), dataset.test[: pictures.POINTS].to(at.device))
+    observe_key, _ = look.keys()
+    x = at.recipe.observe(observe_key, dataset.test[: pictures.POINTS].to(at.device))
     if what == "grid":
         figure = pictures.latent_grid(*at.trained, x, **at.labelled)
     else:

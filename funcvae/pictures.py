@@ -45,9 +45,16 @@ def decoded(model: VAE, params: Params, state: State, z: Tensor) -> Tensor:
     return torch.cat([model.decode(params, state, part)[0].mean for part in z.split(_CHUNK)])
 
 
-def reconstructed(model: VAE, params: Params, state: State, x: Tensor) -> Tensor:
-    """What the model makes of x [n, ...]: the mean of p(x|z) at the posterior's centre."""
-    return decoded(model, params, state, latents(model, params, state, x))
+@torch.no_grad()
+def reconstructed(model: VAE, params: Params, state: State, x: Tensor, key: random.Key) -> Tensor:
+    """What the model makes of x [n, ...]: the mean of p(x|z), with z drawn from q(z|x) as in training.
+
+    A posterior's centre may lie where no draw of it does, and then says little of the model.
+    """
+    eps = random.normal(key, (len(x), model.latent), x.dtype)
+    parts = zip(x.split(_CHUNK), eps.split(_CHUNK), strict=True)
+    z = torch.cat([model.encode(params, state, x_n)[0].sample(eps_n) for x_n, eps_n in parts])
+    return decoded(model, params, state, z)
 
 
 @torch.no_grad()
@@ -137,11 +144,11 @@ def decoded_grid(
 
 
 def reconstructions(
-    model: VAE, params: Params, state: State, x: Tensor, *, pixels: Pixels = as_is, name: str
+    model: VAE, params: Params, state: State, x: Tensor, key: random.Key, *, pixels: Pixels = as_is, name: str
 ) -> Figure:
-    """Images above what the model makes of them, by way of the posterior's centre."""
+    """Images above what the model makes of them, by way of a draw from the posterior."""
     _check_images(x, "a picture of reconstructions")
-    x_hat = reconstructed(model, params, state, x)
+    x_hat = reconstructed(model, params, state, x, key)
     title = f"{name}: test images and their reconstructions"
     return plots.reconstructions(pixels(x).cpu(), pixels(x_hat).cpu(), title=title)
 
@@ -194,15 +201,18 @@ def of_run(
 ) -> dict[str, Figure]:
     """Every figure that suits a trained model and its test data as the model sees them, x, by file name."""
     trained, pixels, name = (model, params, state), recipe.pixels, recipe.name
+    pairs_key, samples_key = random.split(key)
     labels = None if dataset.test_labels is None else dataset.test_labels[: len(x)]
     figures = {"latent_scatter": latent_scatter(*trained, x, labels, name=name)}
     if x.ndim == 4:
-        figures["reconstructions"] = reconstructions(*trained, x[:PAIRS], pixels=pixels, name=name)
-        figures["samples"] = model_samples(*trained, key, SAMPLES, dataset, drawn=False, pixels=pixels, name=name)
+        figures["reconstructions"] = reconstructions(*trained, x[:PAIRS], pairs_key, pixels=pixels, name=name)
+        figures["samples"] = model_samples(
+            *trained, samples_key, SAMPLES, dataset, drawn=False, pixels=pixels, name=name
+        )
         if model.latent == 2:
             figures["latent_grid"] = latent_grid(*trained, x, pixels=pixels, name=name)
     else:
-        figures["densities"] = model_samples(*trained, key, len(dataset.train), dataset, drawn=True, name=name)
+        figures["densities"] = model_samples(*trained, samples_key, len(dataset.train), dataset, drawn=True, name=name)
     return figures
 
 

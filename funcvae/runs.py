@@ -170,7 +170,7 @@ def run(
     for name, x in {"train": x_train, "test": x_test}.items():
         train.check_data(model, ts.params, ts.state, x, recipe_.observe, name=f"{config.data}: {name}")
     train.check_batches(model, ts.params, ts.state, x_train, config.batch)
-    observe_key, sample_key, step_key = random.split(random.split(ts.key, 4)[3], 3)  # training has the first three
+    observe_key, figure_key, step_key = random.split(random.split(ts.key, 4)[3], 3)  # training has the first three
     seen = recipe_.observe(observe_key, x_test[: pictures.POINTS])
 
     with ExitStack() as stack:
@@ -193,13 +193,12 @@ def run(
                 track(row)
 
         def watch(step: int, ts: TrainState) -> None:
-            trained = model, ts.params, ts.state
+            trained, key = (model, ts.params, ts.state), random.fold_in(step_key, step)
             if sample_each_step:
-                key = random.fold_in(step_key, step)
                 kept[step - 1] = pictures.samples(*trained, key, pictures.POINTS_A_STEP).cpu()
             if shown and seen.ndim == 4 and step % steps_per_epoch == 0:
                 x = seen[: pictures.IMAGES_AN_EPOCH]
-                x_hat = pictures.reconstructed(*trained, x)
+                x_hat = pictures.reconstructed(*trained, x, key)
                 row = {"x": recipe_.pixels(x).cpu(), "x_hat": recipe_.pixels(x_hat).cpu()}
                 for track in shown:
                     track({"epoch": step // steps_per_epoch - 1, "step": step, **row})
@@ -223,7 +222,7 @@ def run(
         )
     checkpoint.save_params(out / "params.safetensors", ts.params, ts.state)
 
-    figures = pictures.of_run(model, ts.params, ts.state, recipe_, dataset, seen, sample_key)
+    figures = pictures.of_run(model, ts.params, ts.state, recipe_, dataset, seen, figure_key)
     figures["training"] = pictures.training(history, name=estimator.claims.target, title=f"Training of {config.system}")
     if sample_each_step:
         array = BytesIO()

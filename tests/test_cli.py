@@ -221,6 +221,17 @@ def test_other_systems_are_drawn_by_the_same_commands(digits, system):
     cli.main(["interpolate", str(run), "0", "1", "--frames", "2", "--steps", "2"])
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("system", ["mnist_vae", "burda_vae", "mnist_bn_vae"])
+def test_a_run_on_cuda_is_drawn_on_cuda_and_on_the_cpu(digits, system):
+    run = trained(digits, system, "run", "--device", "cuda")
+    for device in ("cuda", "cpu"):
+        for command, *options in (["sample", "--drawn"], ["reconstruct", "--n", "2"], ["latent"]):
+            cli.main([command, str(run), *options, "--device", device])
+        cli.main(["interpolate", str(run), "0", "1", "--device", device])
+
+
 def test_points_are_sampled_with_and_without_the_decoders_noise(here):
     cli.main([*GAUSSIAN, "--out", "run"])
     cli.main(["sample", "run"])

@@ -454,6 +454,22 @@ def test_a_recipe_makes_a_step(recipe: Recipe):
     assert moved == pytest.approx(first, rel=1e-2)
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_a_recipes_step_on_cuda_follows_the_one_on_the_cpu(recipe: Recipe):
+    x = fv.random.uniform(KEY, (4, *(size or 32 for size in recipe.shape)))
+    model, opt, bounds = recipe.model(x), recipe.optimizer(10), []
+    estimator = fv.estimators.parse(recipe.estimator)
+    step = fv.train.make_step(model, estimator, opt.update, samples=2, observe=recipe.observe, scale=recipe.scale)
+    for device in ("cpu", "cuda"):
+        ts = fv.train.init(model, opt, fv.random.key(0, device=device))
+        for key in fv.random.split(fv.random.key(1, device=device), 2):
+            ts, metrics = step(ts, fv.random.split(key), x.to(device))
+        bounds.append(float(metrics.bound))
+    assert bounds[1] == pytest.approx(bounds[0], rel=1e-2)
+
+
 def test_burda_recipe_starts_the_output_at_its_training_mean():
     model = RECIPES["burda_vae"].model(IMAGES)
     params, _ = model.init(KEY)

@@ -57,7 +57,17 @@ def test_latents_and_means_do_not_hang_on_how_many_go_through_at_once():
     z = pictures.latents(*plane(), x)
     assert torch.equal(z, x.flatten(1))
     assert torch.equal(pictures.decoded(*plane(), z), x)
-    assert torch.equal(pictures.reconstructed(*plane(), x), x)
+    assert torch.equal(pictures.reconstructed(*plane(), x, fv.random.key(3)), x)
+
+
+def test_a_reconstruction_goes_by_way_of_a_draw_from_the_posterior():
+    model = fv.vae(
+        encoder=lambda: torch.nn.Linear(2, 4), decoder=Corner, likelihood=fv.heads.normal_fixed(0.5), latent=2
+    )
+    params, state = model.init(fv.random.key(0))
+    x, key = fv.random.normal(fv.random.key(1), (1203, 2)), fv.random.key(2)
+    z = model.encode(params, state, x)[0].sample(fv.random.normal(key, (1203, 2)))
+    torch.testing.assert_close(pictures.reconstructed(model, params, state, x, key).flatten(1), z)
 
 
 def test_an_interpolation_goes_straight_from_the_first_item_to_the_second():
@@ -98,7 +108,9 @@ def test_images_outside_the_unit_range_are_mapped_into_it(monkeypatch):
     x = fv.random.uniform(fv.random.key(1), (3, 1, 28, 28))
     recipe, model = fv.models.RECIPES["mnist_bn_vae"], fv.models.mnist_bn_vae()
     seen = recipe.observe(fv.random.key(0), x)
-    pictures.reconstructions(model, *model.init(fv.random.key(0)), seen, pixels=recipe.pixels, name="bn")
+    pictures.reconstructions(
+        model, *model.init(fv.random.key(0)), seen, fv.random.key(1), pixels=recipe.pixels, name="bn"
+    )
     torch.testing.assert_close(shown["x"], x)
     assert 0 <= shown["x_hat"].min() < shown["x_hat"].max() <= 1
 

@@ -171,8 +171,8 @@ def mnist_sigma_vae(
         mean_pixels (x - x̂)² + ½ sum_j (mu² + sigma² - log(sigma² + 1e-8) - 1) / 784
 
     Two blog posts print it. The later one has an activation after every layer of the encoder, its last as well, so that
-    mu and sigma are never negative and often exactly zero. The earlier one ("Learning Day 37: Implementing Variational
-    Autoencoder in Pytorch") prints no activations at all: `activation=nn.Identity, output=nn.Identity`.
+    mu and sigma are never negative, and many of them exactly zero. The earlier one ("Learning Day 37: Implementing
+    Variational Autoencoder in Pytorch") prints no activations at all: `activation=nn.Identity, output=nn.Identity`.
 
     Args:
         latent: Z.
