@@ -10,6 +10,7 @@ import tyro
 
 import funcvae as fv
 from funcvae import data, pictures, plots, tracking
+from funcvae.models.cifar import standardize, to_pixels
 
 
 def main(steps: int = 300, source: str = "cifar10", root: str = "data", out: str = "examples/figures") -> list[Path]:
@@ -19,15 +20,18 @@ def main(steps: int = 300, source: str = "cifar10", root: str = "data", out: str
     ts = fv.train.init(model, opt, fv.random.key(0))
     per_epoch = min(steps, -(-len(photos.train) // 32))
     train, epochs = photos.train[: 32 * per_epoch], -(-steps // per_epoch)
-    with tracking.progress_bar(steps) as bar:
-        ts, history = fv.train.fit(ts, model, fv.estimators.elbo_mc(), opt, train, epochs=epochs, batch=32, log=bar)
+    with tracking.progress_bar(epochs * per_epoch) as bar:
+        ts, history = fv.train.fit(
+            ts, model, fv.estimators.elbo_mc(), opt, train, epochs=epochs, batch=32, observe=standardize, log=bar
+        )
     scale = ts.params["decoder"]["log_scale"].exp()
     print(f"ELBO from {history.bound[0]:.0f} to {history.bound[-10:].mean():.0f} nats; scale {scale.item():.2f}")
 
+    observe_key, draw_key = fv.random.split(fv.random.key(1))
+    shown = standardize(observe_key, photos.test[:: max(1, len(photos.test) // 20)][:20])
+    trained, name = (model, ts.params, ts.state), "cifar_resnet_vae"
     figures = {
-        "reconstructions": pictures.reconstructions(
-            model, ts.params, ts.state, photos.test[:20], fv.random.key(1), name="cifar_resnet_vae"
-        ),
+        "reconstructions": pictures.reconstructions(*trained, shown, draw_key, pixels=to_pixels, name=name),
         "training": pictures.training(history, name="ELBO", title="Training of cifar_resnet_vae"),
     }
     return [plots.save(figure, f"{out}/cifar_resnet_vae_{what}.png") for what, figure in figures.items()]

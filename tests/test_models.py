@@ -8,12 +8,14 @@ from oracles import assert_close, assert_zero_mean, double
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models import resnet18
+from torchvision.transforms.functional import normalize
 
 import funcvae as fv
 from funcvae import data, models, pictures
 from funcvae.errors import BadType, BadValue
 from funcvae.models import RECIPES, Recipe
 from funcvae.models.burda import burda_schedule
+from funcvae.models.cifar import standardize, to_pixels
 from funcvae.models.recipe import binarize, from_tanh_range, to_tanh_range
 
 KEY = fv.random.key(11)
@@ -423,6 +425,13 @@ def test_the_tanh_range_and_back():
     x = torch.tensor([0.0, 0.5, 1.0])
     assert to_tanh_range(KEY, x).tolist() == [-1, 0, 1]
     assert torch.equal(from_tanh_range(to_tanh_range(KEY, x)), x)
+
+
+def test_photographs_are_standardized_and_back():
+    x = fv.random.uniform(KEY, (3, 3, 5, 7))
+    seen = standardize(KEY, x)
+    torch.testing.assert_close(seen, normalize(x, (0.4914, 0.4824, 0.4467), (0.2471, 0.2435, 0.2616)))
+    torch.testing.assert_close(to_pixels(seen), x)
 
 
 def test_recipes_bear_the_names_of_their_models():

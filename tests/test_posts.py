@@ -14,6 +14,7 @@ from oracles import double
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock, conv1x1, resnet18
+from torchvision.transforms.functional import normalize
 
 import funcvae as fv
 from funcvae import data, models, tree
@@ -177,6 +178,7 @@ class ResNetVAE(nn.Module):
         return self.conv1(x)
 
     def loss(self, x, noise):
+        x = normalize(x, (0.4914, 0.4824, 0.4467), (0.2471, 0.2435, 0.2616))
         x_encoded = self.encoder(x)
         mu, log_var = self.fc_mu(x_encoded), self.fc_var(x_encoded)
         std = torch.exp(log_var / 2)
