@@ -17,16 +17,17 @@ def main(steps: int = 3000, source: str = "mnist", root: str = "data", out: str 
     digits = data.load(source, root=root)
     model, opt = fv.models.burda_vae(mean=digits.train.mean(0)), fv.optim.adam(1e-3, eps=1e-4)
     ts = fv.train.init(model, opt, fv.random.key(0))
-    train, epochs = digits.train[: 100 * steps], -(-steps // 600)
-    with tracking.progress_bar(steps) as bar:
+    train = digits.train[: 100 * steps]
+    per_epoch = -(-len(train) // 100)
+    epochs = -(-steps // per_epoch)
+    with tracking.progress_bar(epochs * per_epoch) as bar:
         ts, history = fv.train.fit(
             ts, model, fv.estimators.dreg(), opt, train, test=digits.test,
             epochs=epochs, batch=100, samples=5, observe=binarize, log=bar,
         )  # fmt: skip
     print(f"L_5 {history.test_bound[-1]:.1f} nats")
 
-    key, name = fv.random.key(1), "burda_vae"
-    figure = pictures.model_samples(model, ts.params, ts.state, key, 100, digits, drawn=False, name=name)
+    figure = pictures.image_samples(model, ts.params, ts.state, fv.random.key(1), 100, name="burda_vae")
     return [plots.save(figure, f"{out}/burda_vae_samples.png")]
 
 

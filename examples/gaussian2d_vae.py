@@ -23,8 +23,10 @@ def main(steps: int = 2000, out: str = "examples/figures") -> list[Path]:
         key = fv.random.fold_in(keep_key, step)
         kept.append(pictures.samples(model, ts.params, ts.state, key, 1000))
 
-    train, epochs = points.train[: 1000 * steps], -(-steps // 10)
-    with tracking.progress_bar(steps) as bar:
+    train = points.train[: 1000 * steps]
+    per_epoch = -(-len(train) // 1000)
+    epochs = -(-steps // per_epoch)
+    with tracking.progress_bar(epochs * per_epoch) as bar:
         ts, _ = fv.train.fit(
             ts, model, fv.estimators.elbo(), opt, train, epochs=epochs, batch=1000, samples=8, log=bar, watch=keep
         )
@@ -32,7 +34,7 @@ def main(steps: int = 2000, out: str = "examples/figures") -> list[Path]:
     trained = model, ts.params, ts.state
     x = pictures.samples(*trained, sample_key, 100_000)
     print(f"the model's mean {x.mean(0).tolist()} and covariance {x.T.cov().tolist()}")
-    densities = pictures.model_samples(*trained, sample_key, 10_000, points, drawn=True, name="gaussian2d_vae")
+    densities = pictures.point_samples(*trained, sample_key, 10_000, points, name="gaussian2d_vae")
     evolution = pictures.evolution(torch.stack(kept).numpy(), points, name="gaussian2d_vae")
     return [
         plots.save(densities, f"{out}/gaussian2d_vae_densities.png"),

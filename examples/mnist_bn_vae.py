@@ -21,8 +21,10 @@ def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str 
     for alpha in (1, 784):
         model, opt, elbo = fv.models.mnist_bn_vae(alpha=alpha), fv.optim.adam(1e-3), fv.estimators.elbo()
         ts = fv.train.init(model, opt, fv.random.key(0))
-        train, epochs = digits.train[: 128 * steps], -(-steps // 469)
-        with tracking.progress_bar(steps) as bar:
+        train = digits.train[: 128 * steps]
+        per_epoch = -(-len(train) // 128)
+        epochs = -(-steps // per_epoch)
+        with tracking.progress_bar(epochs * per_epoch) as bar:
             ts, _ = fv.train.fit(ts, model, elbo, opt, train, epochs=epochs, observe=to_tanh_range, log=bar)
 
         q, _ = model.encode(ts.params, ts.state, shown)

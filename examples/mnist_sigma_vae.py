@@ -16,8 +16,10 @@ def main(steps: int = 9375, source: str = "mnist", root: str = "data", out: str 
     digits = data.load(source, root=root)
     recipe, model, opt = fv.models.RECIPES["mnist_sigma_vae"], fv.models.mnist_sigma_vae(), fv.optim.adam(1e-3)
     ts = fv.train.init(model, opt, fv.random.key(0))
-    train, epochs = digits.train[: 32 * steps], -(-steps // 1875)
-    with tracking.progress_bar(steps) as bar:
+    train = digits.train[: 32 * steps]
+    per_epoch = -(-len(train) // 32)
+    epochs = -(-steps // per_epoch)
+    with tracking.progress_bar(epochs * per_epoch) as bar:
         ts, history = fv.train.fit(
             ts, model, fv.estimators.elbo(), opt, train, epochs=epochs, batch=32, log=bar,
             scale=recipe.scale, offset=recipe.offset,  # so that the loss is the post's

@@ -16,8 +16,10 @@ def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str 
     digits = data.load(source, root=root)
     model, opt = fv.models.mnist_vae(), fv.optim.adam(1e-3)
     ts = fv.train.init(model, opt, fv.random.key(0))
-    train, epochs = digits.train[: 128 * steps], -(-steps // 469)
-    with tracking.progress_bar(steps) as bar:
+    train = digits.train[: 128 * steps]
+    per_epoch = -(-len(train) // 128)
+    epochs = -(-steps // per_epoch)
+    with tracking.progress_bar(epochs * per_epoch) as bar:
         ts, history = fv.train.fit(
             ts, model, fv.estimators.elbo(), opt, train, epochs=epochs, scale=fv.train.summed, log=bar
         )

@@ -64,7 +64,7 @@ def main(folder: tyro.conf.Positional[str], steps: int = 600, latent: int = 32, 
     trained, (pairs_key, samples_key) = (model, ts.params, ts.state), fv.random.split(fv.random.key(1))
     figures = {
         "reconstructions": pictures.reconstructions(*trained, images.test[:20], pairs_key, name="own model"),
-        "samples": pictures.model_samples(*trained, samples_key, 100, images, drawn=False, name="own model"),
+        "samples": pictures.image_samples(*trained, samples_key, 100, name="own model"),
     }
     return [plots.save(figure, f"{out}/own_model_{what}.png") for what, figure in figures.items()]
 

@@ -23,7 +23,7 @@ from funcvae.estimators import Claims, Estimate, Estimator, Weights, surrogate
 from funcvae.module import Functional, functional
 from funcvae.vae import VAE, vae
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "VAE",

@@ -106,6 +106,8 @@ class Look:
     """PNG file; one named for the picture, under figures/ in the run's folder, unless given."""
     seed: int = 0
     """Seed of the key for draws from the model, and for data that are binarized anew each time."""
+    data: str | None = None
+    """The data's file or folder, if it has moved since training."""
     data_dir: str | None = None
     """Where named data sets are kept now; where they were in training unless given."""
     device: Device = "auto"
@@ -113,7 +115,7 @@ class Look:
 
     def at(self, run: str) -> runs.Run:
         """The run to look at."""
-        return runs.load(run, device=runs.device(self.device), data_dir=self.data_dir)
+        return runs.load(run, device=runs.device(self.device), data=self.data, data_dir=self.data_dir)
 
     def keys(self) -> tuple[random.Key, random.Key]:
         """Two keys of the given seed: one to observe data with, one to draw from the model with."""
@@ -140,30 +142,33 @@ def sample(run: RunPath, /, *, n: int | None = None, drawn: bool = False, look: 
         drawn: Draw x from p(x|z), the decoder's noise included, rather than take its mean.
         look: What every such command takes.
     """
-    at = look.at(run)
-    dataset = at.dataset()
-    if n is None:
-        n = pictures.SAMPLES if dataset.test.ndim == 4 else len(dataset.train)
-    _, key = look.keys()
-    figure = pictures.model_samples(*at.trained, key, n, dataset, drawn=drawn, **at.labelled)
+    at, (_, key) = look.at(run), look.keys()
+    if at.recipe.shape == (2,):
+        dataset = at.dataset()
+        n = len(dataset.train) if n is None else n
+        figure = pictures.point_samples(*at.trained, key, n, dataset, drawn=drawn, name=at.recipe.name)
+    else:
+        n = pictures.SAMPLES if n is None else n
+        figure = pictures.image_samples(*at.trained, key, n, drawn=drawn, **at.titled)
     look.save(figure, at, "samples_drawn" if drawn else "samples")
 
 
-def reconstruct(run: RunPath, /, *, n: int = pictures.PAIRS, look: LookOptions = LOOK) -> None:
+def reconstruct(run: RunPath, /, *, n: int | None = None, look: LookOptions = LOOK) -> None:
     """Draw test images beside what a trained model makes of them.
 
     Args:
         run: The run's folder.
-        n: How many, from the test set's beginning.
+        n: How many, from the test set's beginning; 20 unless given.
         look: What every such command takes.
     """
     at = look.at(run)
     test = at.dataset().test
+    n = min(pictures.PAIRS, len(test)) if n is None else n
     if not 1 <= n <= len(test):
         raise BadValue(f"--n is {n}: the test set has {len(test)} items, so it must lie between 1 and {len(test)}")
     observe_key, key = look.keys()
     x = at.recipe.observe(observe_key, test[:n].to(at.device))
-    look.save(pictures.reconstructions(*at.trained, x, key, **at.labelled), at, "reconstructions")
+    look.save(pictures.reconstructions(*at.trained, x, key, **at.titled), at, "reconstructions")
 
 
 def interpolate(
@@ -186,9 +191,9 @@ def interpolate(
         frames: Frames of the GIF, one way.
         look: What every such command takes.
     """
-    for option, value in {"--steps": steps, "--frames": frames}.items():
-        if value < 2:
-            raise BadValue(f"{option} is {value}: an interpolation has at least 2 images, its two ends")
+    for option, value, most in (("--steps", steps, 50), ("--frames", frames, 1000)):
+        if not 2 <= value <= most:
+            raise BadValue(f"{option} is {value}: it must lie between 2, the two ends, and {most}")
     at = look.at(run)
     test = at.dataset().test
     for index in (first, second):
@@ -196,7 +201,7 @@ def interpolate(
             raise BadValue(f"there is no test item {index}: the test set has items 0 to {len(test) - 1}")
     observe_key, _ = look.keys()
     start, end = at.recipe.observe(observe_key, test[[first, second]].to(at.device))
-    strip = pictures.interpolation(*at.trained, start, end, steps, **at.labelled)
+    strip = pictures.interpolation(*at.trained, start, end, steps, **at.titled)
     images = at.recipe.pixels(pictures.interpolated(*at.trained, start, end, frames)).cpu()
     path = look.save(strip, at, f"interpolation_{first}_{second}")
     print(plots.save_gif(images, path.with_suffix(".gif")))
@@ -221,7 +226,7 @@ def latent(
     observe_key, _ = look.keys()
     x = at.recipe.observe(observe_key, dataset.test[: pictures.POINTS].to(at.device))
     if what == "grid":
-        figure = pictures.latent_grid(*at.trained, x, **at.labelled)
+        figure = pictures.latent_grid(*at.trained, x, **at.titled)
     else:
         labels = None if dataset.test_labels is None else dataset.test_labels[: len(x)]
         figure = pictures.latent_scatter(*at.trained, x, labels, name=at.recipe.name)
@@ -262,6 +267,9 @@ def main(args: Sequence[str] | None = None) -> None:
             args=args,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
+    except KeyboardInterrupt:
+        print("funcvae: stopped", file=sys.stderr)
+        sys.exit(130)
     except (FuncvaeError, OSError) as error:  # an OSError: a full disk, a folder that may not be read
         print(f"funcvae: error: {error}", file=sys.stderr)
         sys.exit(2)

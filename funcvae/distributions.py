@@ -67,17 +67,12 @@ class Normal(NamedTuple):
 class SignedNormal(NamedTuple):
     """A normal whose sigma has any sign, zero included: what some write instead of exponentiating a network's output.
 
-    Samples are loc + sigma · eps, of variance sigma²; `log_prob` and `kl` have the variance sigma² + 1e-8, which keeps
-    them finite at sigma = 0. So this is no proper density of its own samples, and no estimator's claims hold for it.
+    Samples are loc + sigma · eps, of variance sigma²; `log_prob`, and the logarithm in `kl`, have sigma² + 1e-8, which
+    keeps them finite at sigma = 0. So this is no proper density of its own samples, and no estimator's claims hold.
     """
 
     loc: Tensor
     sigma: Tensor
-
-    @property
-    def support(self) -> tuple[float, float]:
-        """The least and the greatest x."""
-        return (-math.inf, math.inf)
 
     @property
     def mean(self) -> Tensor:
@@ -86,7 +81,7 @@ class SignedNormal(NamedTuple):
 
     @property
     def variance(self) -> Tensor:
-        """sigma² + 1e-8, the variance of `log_prob` and `kl`."""
+        """sigma² + 1e-8, the variance of `log_prob`, and of the logarithm in `kl`."""
         return self.sigma**2 + 1e-8
 
     def log_prob(self, x: Tensor) -> Tensor:

@@ -30,9 +30,9 @@ def normal_logsigma(out: Output) -> Normal:
 def signed_normal(out: Output) -> SignedNormal:
     """(loc, sigma) straight from the network, sigma of any sign: z = loc + sigma · eps.
 
-    A choice made in blog posts, and no proper density: samples have variance sigma², `log_prob` and the KL
-    ½ (loc² + sigma² - log(sigma² + 1e-8) - 1) have sigma² + 1e-8, so that sigma = 0 stays finite. No estimator is
-    unbiased for it. `normal_logsigma` is the proper choice.
+    A choice made in blog posts, and no proper density: samples have variance sigma², but `log_prob`, and the logarithm
+    in the KL ½ (loc² + sigma² - log(sigma² + 1e-8) - 1), have sigma² + 1e-8, so that sigma = 0 stays finite. `elbo`
+    has the gradient of the posts' loss, but no estimator's claims hold. `normal_logsigma` is the proper choice.
     """
     loc, sigma = _pair(out)
     return SignedNormal(loc, sigma)

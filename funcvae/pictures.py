@@ -23,7 +23,7 @@ from funcvae.vae import VAE
 Pixels = Callable[[Tensor], Tensor]
 
 POINTS, PAIRS, SAMPLES = 5000, 20, 100  # what a run's figures show
-POINTS_A_STEP, IMAGES_AN_EPOCH = 1000, 32  # what is kept and shown as a run goes
+POINTS_A_STEP, TRACKED = 1000, 32  # what is kept and shown as a run goes
 _CELLS = 20  # of a latent grid, either way
 _CHUNK = 500  # items that go through a network at once
 
@@ -73,8 +73,9 @@ def samples(model: VAE, params: Params, state: State, key: random.Key, n: int, *
     z = model.prior(params, state, eps)[0].sample(eps)
     if not drawn:
         return decoded(model, params, state, z)
-    p, _ = model.decode(params, state, z)
-    return p.sample(random.normal(x_key, tuple(p.mean.shape)))
+    parts = [model.decode(params, state, part)[0] for part in z.split(_CHUNK)]
+    noise = random.normal(x_key, (n, *parts[0].mean.shape[1:]))
+    return torch.cat([p.sample(eps_n) for p, eps_n in zip(parts, noise.split(_CHUNK), strict=True)])
 
 
 def interpolated(model: VAE, params: Params, state: State, first: Tensor, second: Tensor, steps: int) -> Tensor:
@@ -136,6 +137,10 @@ def decoded_grid(
     The grid spans the middle 98% of the latents on each axis: the outermost few would leave the rest no room.
     """
     low, high = z.quantile(torch.tensor([0.01, 0.99], dtype=z.dtype, device=z.device), dim=0)
+    low, high = (
+        torch.where(low < high, low, low - 1),
+        torch.where(low < high, high, high + 1),
+    )  # one point has no extent
     middles = (torch.arange(_CELLS, dtype=z.dtype, device=z.device) + 0.5) / _CELLS
     across, up = (low + middles.unsqueeze(1) * (high - low)).unbind(1)
     at = torch.stack(torch.meshgrid(up, across, indexing="ij")[::-1], dim=-1).reshape(-1, 2)
@@ -164,30 +169,33 @@ def interpolation(
     return plots.interpolation(pixels(images).cpu(), ends=(pixels(first).cpu(), pixels(second).cpu()), title=title)
 
 
-def model_samples(
-    model: VAE, params: Params, state: State, key: random.Key, n: int, dataset: Dataset, *, drawn: bool,
+def image_samples(
+    model: VAE, params: Params, state: State, key: random.Key, n: int, *, drawn: bool = False,
     pixels: Pixels = as_is, name: str,
 ) -> Figure:  # fmt: skip
-    """Samples of the model: a mosaic of images, or the density of points in the plane beside that of the data.
-
-    Contours are those of the points' true distribution where it is known, else of a Gaussian with their moments.
-    """
-    data = dataset.train
+    """n images of the model, side by side: means of p(x|z) at draws of the prior, or draws from p(x|z) itself."""
+    x = samples(model, params, state, key, n, drawn=drawn)
     how = "drawn from the model" if drawn else "decoded from draws of the prior"
-    x = samples(model, params, state, key, n, drawn=drawn).cpu()
-    if data.shape[1:] == (2,):
-        known = dataset.name == "gaussian2d"
-        return plots.densities(
-            data,
-            x,
-            GAUSSIAN2D_MEAN if known else data.mean(0),
-            GAUSSIAN2D_COV if known else data.T.cov(),
-            names=("data", "model" if drawn else "model, means of p(x|z) alone"),
-            gaussian="the true Gaussian" if known else "a Gaussian with the data's moments",
-            title=f"{name}: points {how}",
-        )
-    _check_images(data, "a picture of samples")
-    return plots.sample_grid(pixels(x), title=f"{name}: images {how}")
+    return plots.sample_grid(pixels(x).cpu(), title=f"{name}: images {how}")
+
+
+def point_samples(
+    model: VAE,
+    params: Params,
+    state: State,
+    key: random.Key,
+    n: int,
+    dataset: Dataset,
+    *,
+    drawn: bool = True,
+    name: str,
+) -> Figure:
+    """The density of n points of the model beside that of the data, under the true one's contours where it is known."""
+    x = samples(model, params, state, key, n, drawn=drawn)
+    contours = (GAUSSIAN2D_MEAN, GAUSSIAN2D_COV) if dataset.name == "gaussian2d" else ()
+    names = ("data", "model" if drawn else "model, means of p(x|z) alone")
+    how = "drawn from the model" if drawn else "decoded from draws of the prior"
+    return plots.densities(dataset.train, x.cpu(), *contours, names=names, title=f"{name}: points {how}")
 
 
 def evolution(kept: NDArray[np.float32], dataset: Dataset, *, name: str) -> Figure:
@@ -206,13 +214,11 @@ def of_run(
     figures = {"latent_scatter": latent_scatter(*trained, x, labels, name=name)}
     if x.ndim == 4:
         figures["reconstructions"] = reconstructions(*trained, x[:PAIRS], pairs_key, pixels=pixels, name=name)
-        figures["samples"] = model_samples(
-            *trained, samples_key, SAMPLES, dataset, drawn=False, pixels=pixels, name=name
-        )
+        figures["samples"] = image_samples(*trained, samples_key, SAMPLES, pixels=pixels, name=name)
         if model.latent == 2:
             figures["latent_grid"] = latent_grid(*trained, x, pixels=pixels, name=name)
     else:
-        figures["densities"] = model_samples(*trained, samples_key, len(dataset.train), dataset, drawn=True, name=name)
+        figures["densities"] = point_samples(*trained, samples_key, len(dataset.train), dataset, name=name)
     return figures
 
 

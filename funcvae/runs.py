@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 import torch
@@ -42,18 +42,18 @@ class Config:
 
     system: str
     data: str
-    data_dir: str
     epochs: int
     batch: int
     samples: int
     estimator: str
-    lr: float | None
-    """None: the recipe's own learning rate or schedule."""
-    seed: int
-    device: str
-    precision: str
-    compile: bool
     out: str
+    data_dir: str = "data"
+    lr: float | None = None
+    """None: the recipe's own learning rate or schedule."""
+    seed: int = 0
+    device: str = "cpu"
+    precision: str = "highest"
+    compile: bool = False
 
 
 class Run(NamedTuple):
@@ -86,8 +86,8 @@ class Run(NamedTuple):
         return self.model, self.params, self.state
 
     @property
-    def labelled(self) -> dict[str, Any]:
-        """What the pictures of images need to know besides."""
+    def titled(self) -> dict[str, Any]:
+        """What pictures of images are also told: how to show pixels, and a name for the title."""
         return {"pixels": self.recipe.pixels, "name": self.recipe.name}
 
 
@@ -98,22 +98,12 @@ def recipe(system: str) -> Recipe:
     return RECIPES[system]
 
 
-def configure(system: str, *, out: str, device: str = "cpu", compile: bool = False, **given: Any) -> Config:
-    """A configuration of the named system, by its recipe where nothing is given (or None)."""
+def configure(system: str, **given: Any) -> Config:
+    """A configuration of the named system: its recipe's where nothing is given, or None."""
     own = recipe(system)
-    defaults = {
-        "data": own.data,
-        "data_dir": "data",
-        "epochs": own.epochs,
-        "batch": own.batch,
-        "samples": own.samples,
-        "estimator": own.estimator,
-        "lr": None,
-        "seed": 0,
-        "precision": "highest",
-    }
+    defaults = {name: getattr(own, name) for name in ("data", "epochs", "batch", "samples", "estimator")}
     given = {name: value for name, value in given.items() if value is not None}
-    return Config(system=system, out=out, device=device, compile=compile, **{**defaults, **given})
+    return Config(system=system, **{**defaults, **given})
 
 
 def device(name: str) -> str:
@@ -170,8 +160,11 @@ def run(
     for name, x in {"train": x_train, "test": x_test}.items():
         train.check_data(model, ts.params, ts.state, x, recipe_.observe, name=f"{config.data}: {name}")
     train.check_batches(model, ts.params, ts.state, x_train, config.batch)
-    observe_key, figure_key, step_key = random.split(random.split(ts.key, 4)[3], 3)  # training has the first three
+    observe_key, figure_key, step_key = random.split(train.run_keys(ts.key).pictures, 3)
     seen = recipe_.observe(observe_key, x_test[: pictures.POINTS])
+    estimator.bound(
+        model, ts.params, ts.state, seen[:1], seen.new_zeros(1, 1, model.latent)
+    )  # it may not suit the model
 
     with ExitStack() as stack:
         shown = [stack.enter_context(tracker(out, asdict(config))) for tracker in trackers]
@@ -193,11 +186,12 @@ def run(
                 track(row)
 
         def watch(step: int, ts: TrainState) -> None:
-            trained, key = (model, ts.params, ts.state), random.fold_in(step_key, step)
+            trained = model, ts.params, ts.state
             if sample_each_step:
+                key = random.fold_in(step_key, step)
                 kept[step - 1] = pictures.samples(*trained, key, pictures.POINTS_A_STEP).cpu()
             if shown and seen.ndim == 4 and step % steps_per_epoch == 0:
-                x = seen[: pictures.IMAGES_AN_EPOCH]
+                key, x = random.fold_in(step_key, step), seen[: pictures.TRACKED]
                 x_hat = pictures.reconstructed(*trained, x, key)
                 row = {"x": recipe_.pixels(x).cpu(), "x_hat": recipe_.pixels(x_hat).cpu()}
                 for track in shown:
@@ -234,12 +228,13 @@ def run(
     return out
 
 
-def load(path: str | Path, *, device: str = "cpu", data_dir: str | None = None) -> Run:
+def load(path: str | Path, *, device: str = "cpu", data: str | None = None, data_dir: str | None = None) -> Run:
     """A finished run from its folder.
 
     Args:
         path: the folder.
         device: where to put the parameters.
+        data: the data's file or folder, if it has moved.
         data_dir: where the named data sets are kept now; where they were unless given.
 
     Raises:
@@ -258,23 +253,31 @@ def load(path: str | Path, *, device: str = "cpu", data_dir: str | None = None) 
             raise BadData(
                 f"{path} was made by funcvae {made_by}, this is {__version__}: train it again, or use that one"
             )
-        config = Config(**_read_json(path / "config.json"))
+        config, hash_ = Config(**_read_json(path / "config.json")), manifest["data_sha256"]
+        for name, type_ in get_type_hints(Config).items():
+            if not isinstance(getattr(config, name), type_):
+                raise TypeError(f"{name} is {getattr(config, name)!r}")
         recipe_, shape = recipe(config.system), manifest["data"]["shape"]
-        hash_ = manifest["data_sha256"]
+        if not all(isinstance(n, int) and n > 0 for n in shape) or not _fits(recipe_, shape):
+            raise TypeError(f"shape is {shape}")
     except (AttributeError, KeyError, TypeError) as error:
         raise BadData(f"{path}: config.json and manifest.json are not those of a run ({error})") from None
     model = recipe_.model(torch.zeros(1, *shape, device=device))
     like = model.init(random.key(0, device=device))
     params, state = checkpoint.load_params(path / "params.safetensors", *like)
-    config = replace(config, data_dir=data_dir or config.data_dir)
+    config = replace(config, data=data or config.data, data_dir=data_dir or config.data_dir)
     return Run(path, config, recipe_, model, params, state, device, hash_)
+
+
+def _fits(recipe_: Recipe, shape: Sequence[int]) -> bool:
+    """Whether items of this shape are the system's."""
+    return len(shape) == len(recipe_.shape) and all(a in (None, b) for a, b in zip(recipe_.shape, shape, strict=True))
 
 
 def _check_items(recipe_: Recipe, dataset: data.Dataset) -> None:
     """Raises BadData unless the items have the system's shape and, where they are images, pixels in [0, 1]."""
-    got = tuple(dataset.train.shape[1:])
-    fits = [want in (None, n) for want, n in zip(recipe_.shape, got, strict=False)]
-    if len(got) != len(recipe_.shape) or not all(fits):
+    got = dataset.train.shape[1:]
+    if not _fits(recipe_, got):
         want = ", ".join("any" if n is None else str(n) for n in recipe_.shape)
         raise BadData(f"{recipe_.name} takes items of shape [{want}]: {dataset.name} has {list(got)}")
     for x in (dataset.train, dataset.test):

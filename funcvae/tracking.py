@@ -184,7 +184,8 @@ def _is_a_step(row: Row) -> bool:
 
 def _pictures(row: Row) -> dict[str, np.ndarray]:
     """The pictures in a row."""
-    return {name: np.clip(np.asarray(row[name]), 0, 1) for name in ("x", "x_hat") if name in row}
+    arrays = {name: np.nan_to_num(np.asarray(row[name])) for name in ("x", "x_hat") if name in row}
+    return {name: np.clip(array, 0, 1) for name, array in arrays.items()}
 
 
 def _package(name: str, *, extra: str) -> Any:

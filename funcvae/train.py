@@ -1,6 +1,6 @@
 """Training: one pure step, and the loop over epochs.
 
-Keys: a run derives `order_key, step_key, test_key = split(ts.key, 3)`. Epoch e visits the data in the order
+Keys: a run's four are `RunKeys(*split(ts.key, 4))`. Epoch e visits the data in the order
 `permutation(fold_in(order_key, e), n)`; step s uses `noise_key, observe_key = split(fold_in(step_key, s))`. So a
 `TrainState` holds all that the rest of the run depends on, and any step can be replayed alone. (The pictures of a run
 use the fourth key of the same split.)
@@ -120,6 +120,24 @@ def make_step(
     return step
 
 
+class RunKeys(NamedTuple):
+    """What the key of a TrainState is split into."""
+
+    order: random.Key
+    """Of the epochs' orders."""
+    step: random.Key
+    """Of each step's noise and observation."""
+    test: random.Key
+    """Of the test bound's noise, the same after every epoch."""
+    pictures: random.Key
+    """Not used in training."""
+
+
+def run_keys(key: random.Key) -> RunKeys:
+    """The keys of a run, from the key of its TrainState."""
+    return RunKeys(*random.split(key, 4))
+
+
 def step_keys(step_key: random.Key, steps: Tensor) -> Tensor:
     """Keys [S, 2, 2] of the given steps: (noise_key, observe_key) = split(fold_in(step_key, s)) for each."""
     return torch.vmap(lambda s: random.split(random.fold_in(step_key, s)))(steps)
@@ -127,10 +145,10 @@ def step_keys(step_key: random.Key, steps: Tensor) -> Tensor:
 
 def batches(key: random.Key, n: int, batch: int, epoch: int) -> tuple[tuple[Tensor, ...], Tensor]:
     """What an epoch of a run with this key visits: the rows of each batch, and each step's keys [S, 2, 2]."""
-    order_key, step_key, _ = random.split(key, 3)
-    rows = random.permutation(random.fold_in(order_key, epoch), n).split(batch)
+    keys = run_keys(key)
+    rows = random.permutation(random.fold_in(keys.order, epoch), n).split(batch)
     steps = torch.arange(epoch * len(rows), (epoch + 1) * len(rows), device=key.device)
-    return rows, step_keys(step_key, steps)
+    return rows, step_keys(keys.step, steps)
 
 
 def fit(
@@ -204,7 +222,7 @@ def fit(
     if compile:  # dynamic=False: the last short batch is a graph of its own, and leaves the others' as it is
         step = torch.compile(step, fullgraph=True, dynamic=False)
     step = torch.no_grad()(step)  # the estimators differentiate by torch.func: nothing out here needs a graph
-    _, _, test_key = random.split(ts.key, 3)
+    test_key = run_keys(ts.key).test
     per_epoch = -(-len(train) // batch)
     first_epoch = int(ts.step) // per_epoch
     metrics: list[Metrics] = []

@@ -162,15 +162,10 @@ def test_samples_are_kept_at_every_step_where_asked_for(here):
     assert not Path("plain/samples.npy").exists()
     assert Path("run/params.safetensors").read_bytes() == Path("plain/params.safetensors").read_bytes()
     last = runs.load("run")
-    _, _, step_key = fv.random.split(figure_key(seed=0), 3)
+    _, run_key = fv.random.split(fv.random.key(0))
+    _, _, step_key = fv.random.split(fv.train.run_keys(run_key).pictures, 3)
     again = pictures.samples(*last.trained, fv.random.fold_in(step_key, 10), 1000)
     np.testing.assert_array_equal(kept[-1], again.numpy())
-
-
-def figure_key(seed):
-    """The key that is left of a run's for its pictures."""
-    _, run_key = fv.random.split(fv.random.key(seed))
-    return fv.random.split(run_key, 4)[3]
 
 
 @pytest.mark.parametrize(
@@ -178,6 +173,7 @@ def figure_key(seed):
     [
         (["sample"], ["samples.png"]),
         (["sample", "--drawn", "--n", "7"], ["samples_drawn.png"]),
+        (["reconstruct"], ["reconstructions.png"]),  # of a test set smaller than the default
         (["reconstruct", "--n", "3"], ["reconstructions.png"]),
         (
             ["interpolate", "0", "9", "--steps", "5", "--frames", "4"],
@@ -192,15 +188,12 @@ def test_a_picture_of_a_run_is_written_and_its_path_printed(digits, capsys, comm
     shutil.rmtree(run / "figures")
     capsys.readouterr()
     name, *options = command
-    positional, rest = (options[:2], options[2:]) if name == "interpolate" else ([], options)
-    if name == "latent":
-        positional, rest = options, []
-    cli.main([name, str(run), *positional, *rest])
+    cli.main([name, str(run), *options])
     written = [str(run / "figures" / file) for file in files]
     assert capsys.readouterr().out.split() == written
     assert sorted(map(str, (run / "figures").iterdir())) == sorted(written)
     first = [Path(file).read_bytes() for file in written]
-    cli.main([name, str(run), *positional, *rest, "--out", "elsewhere/picture.png"])
+    cli.main([name, str(run), *options, "--out", "elsewhere/picture.png"])
     assert [Path("elsewhere/picture").with_suffix(Path(f).suffix).read_bytes() for f in files] == first
 
 
@@ -271,12 +264,15 @@ def spoiled(run, file, change):
             f"run was made by funcvae 0.0.1, this is {fv.__version__}: train it again, or use that one",
         ),
         (lambda run: spoiled(run, "config.json", lambda text: text.replace("mnist_vae", "mnist_vea")), "did you mean"),
-        (lambda run: spoiled(run, "config.json", lambda text: text.replace("mnist_vae", "burda_vae")), "another model"),
-        (lambda run: Path("digits.npz").unlink(), "digits.npz is not there"),
+        (lambda run: spoiled(run, "config.json", lambda text: text.replace('"digits.npz"', "5")), "data is 5"),
+        (lambda run: spoiled(run, "manifest.json", lambda text: text.replace("28", '"28"')), "shape is"),
+        (lambda run: spoiled(run, "manifest.json", lambda text: text.replace("28", "-1")), "shape is"),
+        (lambda run: spoiled(run, "manifest.json", lambda text: text.replace("28", "3")), "shape is"),
         (
-            lambda run: np.savez("digits.npz", train=np.zeros((30, 1, 28, 28)), test=np.ones((10, 1, 28, 28))),
-            "are not those that run was trained on",
+            lambda run: spoiled(run, "manifest.json", lambda text: text.replace(fv.__version__, "0.99.0")),
+            "was made by funcvae 0.99.0",
         ),
+        (lambda run: spoiled(run, "config.json", lambda text: text.replace("mnist_vae", "burda_vae")), "another model"),
     ],
 )
 def test_a_run_that_cannot_be_read_gets_one_line(digits, capsys, spoil, message):
@@ -287,11 +283,65 @@ def test_a_run_that_cannot_be_read_gets_one_line(digits, capsys, spoil, message)
         assert message in refused(capsys, *command)
 
 
+def test_a_run_of_another_patch_is_read(digits):
+    run = trained(digits)
+    spoiled(run, "manifest.json", lambda text: text.replace(fv.__version__, fv.__version__.rpartition(".")[0] + ".99"))
+    assert runs.load(run).config.system == "mnist_vae"
+
+
+def test_data_that_have_moved_can_be_named_and_data_that_have_changed_are_refused(digits, capsys):
+    run = trained("digits.npz")
+    Path("digits.npz").rename("moved.npz")
+    capsys.readouterr()
+    looks = [["reconstruct", "run"], ["interpolate", "run", "0", "1"], ["latent", "run"]]
+    for command in looks:
+        assert "digits.npz is not there" in refused(capsys, *command)
+        cli.main([*command, "--data", "moved.npz"])
+    cli.main(["sample", str(run)])  # images are sampled without the data
+    np.savez("digits.npz", train=np.zeros((30, 1, 28, 28)), test=np.ones((10, 1, 28, 28)))
+    capsys.readouterr()
+    for command in looks:
+        assert "the data digits.npz are not those that run was trained on" in refused(capsys, *command)
+
+
+@pytest.mark.parametrize("system", ["mnist_ae", "mnist_vae"])
+def test_a_run_on_the_smallest_data_ends_with_its_figures(here, system):
+    x = fv.random.uniform(fv.random.key(0), (3, 1, 28, 28)).numpy()
+    np.savez("few.npz", train=x[:2], test=x[2:])
+    run = trained("few.npz", system)
+    assert (run / "figures" / "latent_grid.png").is_file()
+
+
+def test_points_on_a_line_are_drawn_too(here):
+    x = fv.random.normal(fv.random.key(0), (40, 1)).numpy()
+    np.save("line.npy", np.concatenate([x, x], axis=1))
+    cli.main([*GAUSSIAN, "--data", "line.npy", "--out", "run"])
+    assert Path("run/figures/densities.png").is_file()
+
+
+def test_an_estimator_that_does_not_suit_the_model_is_found_before_the_folder_is_made(digits, capsys):
+    command = ["train", "mnist_ae", "--data", str(digits), "--estimator", "iwae", "--out", "run"]
+    assert "a Delta posterior has no density" in refused(capsys, *command)
+
+
+def test_an_interrupt_is_one_line(here, capsys, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fv.train, "fit", interrupted)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([*GAUSSIAN, "--out", "run"])
+    assert exit_.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1].endswith("funcvae: stopped")
+
+
 @pytest.mark.parametrize(
     ("system", "command", "message"),
     [
         ("mnist_vae", ["interpolate", "run", "0", "10"], "there is no test item 10: the test set has items 0 to 9"),
-        ("mnist_vae", ["interpolate", "run", "0", "1", "--frames", "0"], "--frames is 0"),
+        ("mnist_vae", ["interpolate", "run", "0", "1", "--frames", "0"], "--frames is 0: it must lie between 2"),
+        ("mnist_vae", ["interpolate", "run", "0", "1", "--frames", "1001"], "and 1000"),
+        ("mnist_vae", ["interpolate", "run", "0", "1", "--steps", "51"], "--steps is 51"),
         ("mnist_vae", ["interpolate", "run", "0", "1", "--steps", "1"], "--steps is 1"),
         ("mnist_vae", ["interpolate", "run", "0", "1", "--out", "a.jpg"], ".png"),
         ("mnist_vae", ["reconstruct", "run", "--n", "11"], "--n is 11: the test set has 10 items"),
@@ -338,14 +388,14 @@ def test_an_absent_tracker_names_the_line_that_installs_it(here, capsys, monkeyp
 
 
 def test_a_visdom_server_that_is_not_there_is_an_error(here, capsys):
-    pytest.importorskip("visdom", reason="visdom is not installed: pip install funcvae[visdom]")
+    pytest.importorskip("visdom", reason="visdom is not installed")
     options = ["--track", "visdom", "--visdom-server", "http://localhost:9"]
     error = refused(capsys, *GAUSSIAN, "--out", "run", *options)
     assert "no visdom server answers at http://localhost:9" in error
 
 
 def test_a_tracker_changes_no_bit_of_a_run(digits):
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install funcvae[tensorboard]")
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     plain, tracked = trained(digits, "mnist_vae", "plain"), trained(digits, "mnist_vae", "b", "--track", "tensorboard")
     for file in ("params.safetensors", "metrics.jsonl"):
         assert (plain / file).read_bytes() == (tracked / file).read_bytes()
@@ -356,7 +406,7 @@ def test_a_tracker_changes_no_bit_of_a_run(digits):
 
 
 def test_a_tracker_that_dies_in_mid_run_costs_a_line_and_not_the_run(digits, capsys, monkeypatch):
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install funcvae[tensorboard]")
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     from torch.utils.tensorboard import RecordWriter
 
     rows = []

@@ -178,7 +178,11 @@ def test_a_signed_normal_is_no_density_of_its_samples():
         assert_mean(q.log_prob(z) - STANDARD.log_prob(z), kl(q, STANDARD))
 
 
-@pytest.mark.parametrize("make", [Bernoulli, Delta, lambda t: Normal(t, t.exp())], ids=["Bernoulli", "Delta", "Normal"])
+@pytest.mark.parametrize(
+    "make",
+    [Bernoulli, Delta, lambda t: Normal(t, t.exp()), lambda t: SignedNormal(t, t)],
+    ids=["Bernoulli", "Delta", "Normal", "SignedNormal"],
+)
 def test_distributions_pass_through_vmap(make):
     t = torch.linspace(-1, 1, 6).reshape(3, 2)
     p = torch.vmap(make)(t)

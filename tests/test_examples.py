@@ -69,3 +69,9 @@ def test_no_example_is_left_out():
     tested = {"quickstart", "own_model", *fv.models.RECIPES}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
     assert set(DIGITS) | {"gaussian2d_vae", "cifar_resnet_vae"} == set(fv.models.RECIPES)
+
+
+def test_the_readmes_pictures_are_there():
+    shown = re.findall(r"!\[.*?\]\((.*?)\)", (EXAMPLES.parent / "README.md").read_text())
+    assert shown
+    assert [path for path in shown if not (EXAMPLES.parent / path).is_file()] == []

@@ -485,6 +485,43 @@ def test_burda_recipe_starts_the_output_at_its_training_mean():
     torch.testing.assert_close(params["decoder"]["output.bias"].sigmoid(), IMAGES.mean(0).flatten())
 
 
+def test_recipes_train_as_their_sources_do():
+    """(data, batch, epochs, samples, estimator, learning rate); where a post does not say, ours."""
+    trained_with = {
+        name: (r.data, r.batch, r.epochs, r.samples, r.estimator, float(r.lr(1)(0) if callable(r.lr(1)) else r.lr(1)))
+        for name, r in RECIPES.items()
+        if name != "burda_vae"
+    }
+    assert trained_with == {
+        "gaussian2d_vae": ("gaussian2d", 1000, 200, 8, "elbo", 1e-3),
+        "mnist_ae": ("mnist", 128, 20, 1, "elbo", 1e-3),
+        "mnist_vae": ("mnist", 128, 20, 1, "elbo", 1e-3),
+        "mnist_bn_vae": ("mnist", 128, 20, 1, "elbo", 1e-3),
+        "mnist_sigma_vae": ("mnist", 32, 50, 1, "elbo", 1e-3),
+        "cifar_resnet_vae": ("cifar10", 32, 30, 1, "elbo_mc", 1e-4),
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "burda_vae"])
+def test_layers_start_as_torchs_own_do(name):
+    """Weights and biases uniform on ±1/√(fan-in), as in the posts, which set none; BatchNorm at 1 and 0."""
+    recipe = RECIPES[name]
+    params, _ = recipe.model(torch.zeros(1, *(size or 32 for size in recipe.shape))).init(KEY)
+    for part in ("encoder", "decoder"):
+        for path, p in params[part].items():
+            if p.ndim > 1:
+                limit = 1 / math.sqrt(p[0].numel())
+                bias = params[part].get(path.removesuffix("weight") + "bias", torch.zeros(1))
+                assert limit * 0.9 < p.abs().max() <= limit, path
+                assert bias.abs().max() <= limit, path
+                assert_zero_mean(p.flatten().double() ** 2 - limit**2 / 3)
+    ones = [p for n, p in params["encoder"].items() if n.endswith("bn1.weight")]
+    assert all(torch.equal(p, torch.ones_like(p)) for p in ones)
+    if name == "cifar_resnet_vae":
+        assert params["decoder"]["log_scale"].tolist() == [0]
+        assert len(ones) == 8
+
+
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_a_recipes_learning_rate_gives_way_to_ones_own(recipe):
     params, grads = {"w": torch.zeros(3)}, {"w": torch.full((3,), 1e6)}

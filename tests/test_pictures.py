@@ -88,6 +88,9 @@ def test_samples_are_the_priors_latents_decoded_with_and_without_noise():
     assert_zero_mean((draws - means) / 0.5)
     assert_zero_mean(((draws - means) / 0.5) ** 2 - 1)
     assert_zero_mean((draws - means) * means)  # the decoder's noise is not the prior's
+    z_key, x_key = fv.random.split(key)
+    x = fv.random.normal(z_key, (20_000, 2)) + 0.5 * fv.random.normal(x_key, (20_000, 1, 1, 2)).flatten(1)
+    torch.testing.assert_close(draws, x.double())  # whatever goes through at once
     with pytest.raises(BadValue, match="0 samples"):
         pictures.samples(*plane(), key, 0)
 

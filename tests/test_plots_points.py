@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from funcvae import plots
+from funcvae.errors import BadValue
 
 RNG = np.random.default_rng(0)
 MEAN, COV = np.array([1.0, -0.5]), np.array([[1.0, 0.8], [0.8, 1.5]])
@@ -28,11 +29,13 @@ def test_density_panels_share_limits_and_hold_the_samples():
     assert (data.get_title(), model.get_title()) == ("data", "model")
     assert (data.get_xlim(), data.get_ylim()) == (model.get_xlim(), model.get_ylim())
     assert data.get_aspect() == 1
-    for ax, mean in (data, MEAN), (model, MEAN + shift):
+    for ax, mean, samples in (data, MEAN, SAMPLES), (model, MEAN + shift, SAMPLES[:4000] + shift):
         (cells,) = ax.collections
         edges = cells.get_coordinates()
         density, area = np.asarray(cells.get_array()), np.prod(edges[1, 1] - edges[0, 0])
-        assert density.sum() * area == pytest.approx(1)
+        inside = ((samples >= edges[0, 0]) & (samples <= edges[-1, -1])).all(1).mean()
+        assert density.sum() * area == pytest.approx(inside)
+        assert inside > 0.99
         centres = (edges[1:, 1:] + edges[:-1, :-1]) / 2
         found = (density[..., None] * centres).sum((0, 1)) * area
         assert np.abs(found - mean).max() < 5 * np.sqrt(COV.max() / 4000)  # five standard errors
@@ -99,3 +102,12 @@ def test_evolution_has_the_limits_of_the_data_and_counts_what_is_outside():
     for ax in figure.axes[:4]:
         assert (ax.get_xlim(), ax.get_ylim()) == ((-1, 11), (-6, 6))
     assert [[t.get_text() for t in ax.texts] for ax in figure.axes[:4]] == [[], [], ["50% outside"], ["100% outside"]]
+
+
+def test_densities_without_a_gaussian_have_no_contours():
+    figure = plots.densities(np.eye(2), np.eye(2))
+    assert not figure.legends
+    assert all(not ax.lines for ax in figure.axes)
+    plots.densities(np.ones((3, 2)), np.ones((3, 2)))  # all in one place
+    with pytest.raises(BadValue, match="cov must be"):
+        plots.densities(np.eye(2), np.eye(2), [0, 0])

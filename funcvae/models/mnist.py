@@ -22,7 +22,7 @@ from funcvae.train import summed
 from funcvae.vae import VAE, vae
 
 PIXELS = 784
-SQUARED_ERROR = math.sqrt(0.5)  # the sigma at which -log N(x; x̂, sigma²) is (x - x̂)² plus a constant
+SIGMA = math.sqrt(0.5)  # at which -log N(x; x̂, sigma²) is (x - x̂)² plus a constant
 
 
 class Encoder(nn.Module):
@@ -79,7 +79,7 @@ def mnist_ae(latent: int = 2) -> VAE:
         encoder=lambda: Encoder(latent),
         decoder=lambda: Decoder(latent),
         posterior=heads.delta,
-        likelihood=heads.normal_fixed(SQUARED_ERROR),
+        likelihood=heads.normal_fixed(SIGMA),
         latent=latent,
     )
 
@@ -99,7 +99,7 @@ def mnist_vae(latent: int = 2) -> VAE:
         encoder=lambda: VariationalEncoder(latent),
         decoder=lambda: Decoder(latent),
         posterior=heads.normal_logsigma,
-        likelihood=heads.normal_fixed(SQUARED_ERROR),
+        likelihood=heads.normal_fixed(SIGMA),
         latent=latent,
     )
 
@@ -199,7 +199,7 @@ def mnist_sigma_vae(
             nn.Unflatten(-1, (1, 28, 28)),
         ),
         posterior=heads.signed_normal,
-        likelihood=heads.normal_fixed(SQUARED_ERROR),
+        likelihood=heads.normal_fixed(SIGMA),
         latent=latent,
     )
 
@@ -218,7 +218,7 @@ RECIPES = (
         data="mnist",
         epochs=20,
         scale=summed,
-        offset=_log_normaliser(SQUARED_ERROR),
+        offset=_log_normaliser(SIGMA),
     ),
     Recipe(
         name="mnist_vae",
@@ -228,7 +228,7 @@ RECIPES = (
         data="mnist",
         epochs=20,
         scale=summed,
-        offset=_log_normaliser(SQUARED_ERROR),
+        offset=_log_normaliser(SIGMA),
     ),
     Recipe(
         name="mnist_bn_vae",
@@ -250,6 +250,6 @@ RECIPES = (
         epochs=50,
         batch=32,
         scale=lambda batch: 1 / PIXELS,
-        offset=_log_normaliser(SQUARED_ERROR),
+        offset=_log_normaliser(SIGMA),
     ),
 )

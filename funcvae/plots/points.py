@@ -14,14 +14,13 @@ from funcvae.plots._style import ACCENT, DARK, note, room
 def densities(
     true: ArrayLike,
     learned: ArrayLike,
-    mean: ArrayLike,
-    cov: ArrayLike,
+    mean: ArrayLike | None = None,
+    cov: ArrayLike | None = None,
     *,
     names: tuple[str, str] = ("data", "model"),
-    gaussian: str = "the true Gaussian",
     title: str = "Samples of the data and of the model",
 ) -> Figure:
-    """Two-dimensional histograms of the data and of a model's samples, under a Gaussian's contours.
+    """Two-dimensional histograms of the data and of a model's samples, under the true Gaussian's contours.
 
     The contours of its density lie where `(x - mean)' cov^-1 (x - mean) = r^2` for r = 1, 2 and 3 standard
     deviations, and hold `1 - exp(-r^2 / 2)` of it: 39 %, 86 % and 99 %. Both panels share limits, bins and
@@ -31,45 +30,50 @@ def densities(
     Args:
         true: samples of the data [n, 2].
         learned: samples of the model [m, 2], in the data's units.
-        mean: the Gaussian's mean [2].
+        mean: the Gaussian's mean [2]; without it there are no contours.
         cov: its covariance [2, 2], symmetric and positive definite.
         names: what the two panels are called.
-        gaussian: what the Gaussian of the contours is called.
         title: what the figure shows.
 
     Raises:
         BadValue: an array has another shape, or cov is not symmetric and positive definite.
     """
     samples = [as_array("true", true, "n 2"), as_array("learned", learned, "m 2")]
-    mean, cov = as_array("mean", mean, "2"), as_array("cov", cov, "2 2")
-    if not (np.allclose(cov, cov.T) and np.linalg.eigvalsh(cov)[0] > 0):
-        raise BadValue(f"cov must be symmetric and positive definite, got {cov.tolist()}")
-
-    # A square wide enough for the Gaussian, and for nearly all samples should the model have gone elsewhere.
-    reach = 3.5 * np.sqrt(np.diag(cov))
-    tails = [np.percentile(s, q, axis=0) for s in samples for q in (0.1, 99.9)]
-    low, high = np.min([mean - reach, *tails], axis=0), np.max([mean + reach, *tails], axis=0)
-    half = np.max(high - low) / 2
+    # A square wide enough for nearly all samples, and for the Gaussian should they have gone elsewhere.
+    tails = [np.percentile(s, [0.1, 99.9], axis=0) for s in samples]
+    corners = [end + side * 0.02 * (high - low) for low, high in tails for side, end in ((-1, low), (1, high))]
+    contours: list[Floats] = []
+    if mean is not None:
+        mean, cov = as_array("mean", mean, "2"), as_array("cov", [] if cov is None else cov, "2 2")
+        if not (np.allclose(cov, cov.T) and np.linalg.eigvalsh(cov)[0] > 0):
+            raise BadValue(f"cov must be symmetric and positive definite, got {cov.tolist()}")
+        reach = 3.5 * np.sqrt(np.diag(cov))
+        corners += [mean - reach, mean + reach]
+        # A circle of radius r under the Cholesky factor is the contour at r standard deviations.
+        angle = np.linspace(0, 2 * np.pi, 201)
+        ellipse = np.linalg.cholesky(cov) @ [np.cos(angle), np.sin(angle)]
+        contours = [mean[:, None] + r * ellipse for r in (1, 2, 3)]
+    low, high = np.min(corners, axis=0), np.max(corners, axis=0)
+    half = np.max(high - low) / 2 or 1.0
     x, y = np.linspace((low + high) / 2 - half, (low + high) / 2 + half, 61).T
-    counts = [np.histogram2d(s[:, 0], s[:, 1], bins=(x, y), density=True)[0] for s in samples]
+    cell = (x[1] - x[0]) * (y[1] - y[0])
+    counts = [np.histogram2d(s[:, 0], s[:, 1], bins=(x, y))[0] / (len(s) * cell) for s in samples]
     # The square root, so that the tails are visible. A model whose samples huddle would make the data pale.
     highest, top = max(c.max() for c in counts), 2 * counts[0].max()
     norm = PowerNorm(0.5, vmin=0, vmax=min(highest, top))
-    # A circle of radius r under the Cholesky factor is the contour at r standard deviations.
-    angle = np.linspace(0, 2 * np.pi, 201)
-    ellipse = np.linalg.cholesky(cov) @ [np.cos(angle), np.sin(angle)]
 
     figure = Figure(figsize=(8.0, 4.4), layout="constrained")
     figure.suptitle(title)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for ax, name, count in zip(panels, names, counts, strict=True):
         cells = ax.pcolormesh(x, y, count.T, cmap="Blues", norm=norm, rasterized=True)
-        for r in (1, 2, 3):
-            (line,) = ax.plot(*(mean[:, None] + r * ellipse), color="black", linewidth=1)
+        for contour in contours:
+            (line,) = ax.plot(*contour, color="black", linewidth=1)
         ax.set(title=name, xlabel="x1", aspect="equal")
     panels[0].set_ylabel("x2")
-    line.set_label(f"contours of {gaussian} at 1, 2 and 3 standard deviations")
-    figure.legend(handles=[line], loc="outside lower center", frameon=False)
+    if contours:
+        line.set_label("contours of the true Gaussian at 1, 2 and 3 standard deviations")
+        figure.legend(handles=[line], loc="outside lower center", frameon=False)
     extend = "max" if highest > top else "neither"
     figure.colorbar(cells, ax=panels, extend=extend, label="density of the samples\n[per unit area]")
     return figure
