@@ -377,3 +377,35 @@ def test_a_run_shown_on_visdom_has_the_same_bits_even_if_the_server_dies(server,
         assert (plain / file).read_bytes() == (tracked / file).read_bytes()
     if not dies:
         assert {"loss", "bound", "x", "x_hat"} <= set(server.ask("win_data", eid="tracked", win=None))
+
+
+def test_a_real_tensorboard_server_shows_a_run(tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    with tracking.tensorboard(tmp_path / "digits", CONFIG) as track:
+        for row in run():
+            track(row)
+    port = free_port()
+    options = ["--logdir", str(tmp_path), "--port", str(port), "--load_fast", "false"]
+    with (tmp_path / "server.log").open("w") as log:
+        server = subprocess.Popen([sys.executable, "-m", "tensorboard.main", *options], stdout=log, stderr=log)
+
+    def ask(path):
+        with urlopen(f"http://localhost:{port}/data/plugin/{path}", timeout=10) as answer:
+            return json.load(answer)
+
+    try:
+        for _ in range(600):
+            assert server.poll() is None, (tmp_path / "server.log").read_text()
+            try:
+                if tags := ask("scalars/tags"):
+                    break
+            except OSError:
+                pass
+            time.sleep(0.1)
+        scalars = {"train/loss", "train/bound", "train/grad_norm", "train/epoch_bound", "test/bound"}
+        assert set(tags["digits"]) == scalars
+        assert [value for _, _, value in ask("scalars/scalars?run=digits&tag=test/bound")] == [-110.0, -109.0]
+        assert set(ask("images/tags")["digits"]) == {"images/x", "images/x_hat"}
+    finally:
+        server.kill()
+        server.wait()

@@ -3,7 +3,8 @@
 First each tracker alone: the time that its calls take for an epoch's rows of mnist_vae, while an epoch of two seconds
 goes by; the rows come in bursts of 50 steps, and at the end 32 digits and their reconstructions for those that draw.
 Then all trackers in training: epochs of one run, plain and tracked in turn, of which the first two (in which it
-compiles) are left out of the medians. Without --visdom that tracker is left out.
+compiles) are left out of the medians; at last the figures, which a run draws once. Without --visdom that tracker is
+left out.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from statistics import median
 from torch import Tensor
 
 import funcvae as fv
-from funcvae import data, tracking
+from funcvae import data, pictures, plots, tracking
 from funcvae.tracking import Row, Tracker
 
 STEPS, BURST, SECONDS = 469, 50, 2.0
@@ -59,22 +60,30 @@ def alone(server: str | None, epochs: int, x: Tensor) -> None:
             print(f"{name:12} {median(costs):5.1f} ms an epoch, at most {max(costs):.1f}", flush=True)
 
 
-def in_training(server: str | None, epochs: int, train: Tensor, compile: bool) -> None:
+def in_training(server: str | None, epochs: int, digits: data.Dataset, compile: bool) -> None:
     recipe = fv.models.RECIPES["mnist_vae"]
-    model, opt = recipe.model(train), recipe.optimizer(STEPS)
+    model, opt = recipe.model(digits.train), recipe.optimizer(STEPS)
     seconds: list[float] = []
     calls = [0.0]  # seconds of each tracked epoch that its trackers took
     began = time.perf_counter()
+
+    def watch(step: int, ts: fv.train.TrainState) -> None:
+        epoch = step // STEPS - 1
+        if step % STEPS == 0 and epoch % 2:  # what a run shows after every epoch
+            called, x = time.perf_counter(), digits.train[:32]
+            x_hat = pictures.reconstructed(model, ts.params, ts.state, x, fv.random.fold_in(ts.key, step))
+            for name, track in trackers.items():
+                if name != "jsonl":
+                    track({"epoch": epoch, "step": step, "x": x, "x_hat": x_hat})
+            calls[-1] += time.perf_counter() - called
 
     def log(row: Row) -> None:
         nonlocal began
         a_step, tracked = "loss" in row, row["epoch"] % 2
         if tracked:
             called = time.perf_counter()
-            for name, track in trackers.items():
+            for track in trackers.values():
                 track(row)
-                if not a_step and name != "jsonl":
-                    track({"epoch": row["epoch"], "step": row["step"], "x": train[:32], "x_hat": train[:32]})
             calls[-1] += time.perf_counter() - called
         if not a_step:
             seconds.append(time.perf_counter() - began)
@@ -86,10 +95,22 @@ def in_training(server: str | None, epochs: int, train: Tensor, compile: bool) -
     with ExitStack() as stack:
         trackers = start(stack, server)
         ts = fv.train.init(model, opt, fv.random.key(0))
-        fv.train.fit(ts, model, fv.estimators.elbo(), opt, train, epochs=epochs, compile=compile, log=log)
+        ts, history = fv.train.fit(
+            ts, model, fv.estimators.elbo(), opt, digits.train, epochs=epochs, compile=compile, log=log, watch=watch
+        )
     ratio = median(tracked / plain for plain, tracked in zip(seconds[2::2], seconds[3::2], strict=True))
     own = median(spent / tracked for spent, tracked in zip(calls[1:-1], seconds[3::2], strict=True))
-    print(f"a tracked epoch takes {ratio:.3f} of the one before; the trackers' own calls are {own:.1%} of it")
+    print(f"a tracked epoch takes {ratio:.3f} of the one before; showing it is {own:.1%} of it")
+
+    began, key = time.perf_counter(), fv.random.key(1)
+    figures = pictures.of_run(model, ts.params, ts.state, recipe, digits, digits.test[: pictures.POINTS], key)
+    figures["training"] = pictures.training(history, name="ELBO", title="Training")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, figure in figures.items():
+            plots.save(figure, Path(folder, f"{name}.png"))
+    drawing, epoch = time.perf_counter() - began, median(seconds[2::2])
+    whole = recipe.epochs * epoch
+    print(f"a run's figures take {drawing:.2f} s, once: {drawing / whole:.1%} of the recipe's {recipe.epochs} epochs")
 
 
 if __name__ == "__main__":
@@ -99,6 +120,6 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--eager", action="store_true")
     args = parser.parse_args()
-    digits = data.load("mnist", root=args.data_dir).train
-    alone(args.visdom, args.epochs, digits[:32])
+    digits = data.load("mnist", root=args.data_dir)
+    alone(args.visdom, args.epochs, digits.train[:32])
     in_training(args.visdom, args.epochs, digits, not args.eager)
