@@ -28,7 +28,7 @@ def main(steps: int = 2000, out: str = "examples/figures") -> list[Path]:
     epochs = -(-steps // per_epoch)
     with tracking.progress_bar(epochs * per_epoch) as bar:
         ts, _ = fv.train.fit(
-            ts, model, fv.estimators.elbo(), opt, train, epochs=epochs, batch=1000, samples=8, log=bar, watch=keep
+            ts, model, fv.estimators.elbo(), opt, train, epochs=epochs, batch=1000, samples=4, log=bar, watch=keep
         )
 
     trained = model, ts.params, ts.state

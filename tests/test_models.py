@@ -493,7 +493,7 @@ def test_recipes_train_as_their_sources_do():
         if name != "burda_vae"
     }
     assert trained_with == {
-        "gaussian2d_vae": ("gaussian2d", 1000, 200, 8, "elbo", 1e-3),
+        "gaussian2d_vae": ("gaussian2d", 1000, 200, 4, "elbo", 1e-3),
         "mnist_ae": ("mnist", 128, 20, 1, "elbo", 1e-3),
         "mnist_vae": ("mnist", 128, 20, 1, "elbo", 1e-3),
         "mnist_bn_vae": ("mnist", 128, 20, 1, "elbo", 1e-3),

@@ -43,7 +43,7 @@ RECIPES = (
         data="gaussian2d",
         epochs=200,
         batch=1000,  # at 100, single steps of Adam at 1e-3 throw the learned mean about by some 5%
-        samples=8,
+        samples=4,
         compile=False,
     ),
 )
