@@ -13,7 +13,7 @@ from funcvae import data, pictures, plots, tracking
 from funcvae.models.cifar import standardize, to_pixels
 
 
-def main(steps: int = 300, source: str = "cifar10", root: str = "data", out: str = "examples/figures") -> list[Path]:
+def main(steps: int = 300, source: str = "cifar10", root: str = "data", out: str = "figures") -> list[Path]:
     photos = data.load(source, root=root)
     height, width = photos.train.shape[2:]
     model, opt = fv.models.cifar_resnet_vae(height=height, width=width), fv.optim.adam(1e-4)

@@ -12,7 +12,7 @@ import funcvae as fv
 from funcvae import data, pictures, plots, tracking
 
 
-def main(steps: int = 2000, out: str = "examples/figures") -> list[Path]:
+def main(steps: int = 2000, out: str = "figures") -> list[Path]:
     points = data.load("gaussian2d")
     model, opt = fv.models.gaussian2d_vae(), fv.optim.adam(1e-3)
     ts = fv.train.init(model, opt, fv.random.key(0))

@@ -12,7 +12,7 @@ import funcvae as fv
 from funcvae import data, pictures, plots, tracking
 
 
-def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str = "examples/figures") -> list[Path]:
+def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str = "figures") -> list[Path]:
     digits = data.load(source, root=root)
     model, opt = fv.models.mnist_ae(), fv.optim.adam(1e-3)
     ts = fv.train.init(model, opt, fv.random.key(0))

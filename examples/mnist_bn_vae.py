@@ -13,7 +13,7 @@ from funcvae import data, pictures, plots, tracking
 from funcvae.models.recipe import from_tanh_range, to_tanh_range
 
 
-def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str = "examples/figures") -> list[Path]:
+def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str = "figures") -> list[Path]:
     digits = data.load(source, root=root)
     observe_key, draw_key = fv.random.split(fv.random.key(1))
     shown = to_tanh_range(observe_key, digits.test[:20])

@@ -12,7 +12,7 @@ import funcvae as fv
 from funcvae import data, pictures, plots, tracking
 
 
-def main(steps: int = 9375, source: str = "mnist", root: str = "data", out: str = "examples/figures") -> list[Path]:
+def main(steps: int = 9375, source: str = "mnist", root: str = "data", out: str = "figures") -> list[Path]:
     digits = data.load(source, root=root)
     recipe, model, opt = fv.models.RECIPES["mnist_sigma_vae"], fv.models.mnist_sigma_vae(), fv.optim.adam(1e-3)
     ts = fv.train.init(model, opt, fv.random.key(0))

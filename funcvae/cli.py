@@ -39,7 +39,7 @@ def train(
     device: Device = "auto",
     precision: Literal["highest", "high", "medium"] = "highest",
     no_compile: bool = False,
-    track: tuple[Literal["tensorboard", "visdom"], ...] = (),
+    track: tyro.conf.UseAppendAction[tuple[Literal["tensorboard", "visdom"], ...]] = (),
     visdom_server: str = "http://localhost:8097",
     sample_each_step: bool = False,
 ) -> None:
@@ -52,7 +52,7 @@ def train(
         download: Download a named data set that is not there.
         epochs: Passes over the training data; the recipe's number unless given.
         batch: Batch size; the recipe's unless given.
-        samples: Monte-Carlo samples N for each datum; the recipe's unless given.
+        samples: Monte-Carlo samples N for each datum, the K of L_K; the recipe's unless given.
         estimator: NAME or NAME:ARGUMENT, one of `funcvae list estimators`; the recipe's unless given.
         lr: Learning rate; the recipe's rate or schedule unless given.
         seed: The key's seed: the same seed gives the same bits.
@@ -60,7 +60,7 @@ def train(
         device: Where to train.
         precision: Precision of float32 matrix products (torch.set_float32_matmul_precision).
         no_compile: Train without torch.compile.
-        track: Also show the run, as it goes, in TensorBoard (in the run folder) or on a Visdom server.
+        track: Also show the run, as it goes, in TensorBoard (in the run folder) or on a Visdom server; may be repeated.
         visdom_server: Where the Visdom server listens.
         sample_each_step: Keep samples of the model after every step, and draw how they evolve (data in the plane only).
     """
@@ -268,7 +268,7 @@ def main(args: Sequence[str] | None = None) -> None:
             config=(tyro.conf.FlagCreatePairsOff,),
         )
     except KeyboardInterrupt:
-        print("funcvae: stopped", file=sys.stderr)
+        print("funcvae: stopped (a run's parameters are written at its end)", file=sys.stderr)
         sys.exit(130)
     except (FuncvaeError, OSError) as error:  # an OSError: a full disk, a folder that may not be read
         print(f"funcvae: error: {error}", file=sys.stderr)

@@ -112,7 +112,7 @@ def latent_scatter(
     origin, directions = latent_plane(z)
     axes = ("z1", "z2") if model.latent <= 2 else ("1st principal component of z", "2nd principal component of z")
     plane = ((z - origin) @ directions.T).cpu()
-    return plots.latent_scatter(plane, labels, axes=axes, title=f"{name}: latent means of test data")
+    return plots.latent_scatter(plane, labels, axes=axes, title=f"{name}: latent means of {len(x):,} test items")
 
 
 def latent_grid(model: VAE, params: Params, state: State, x: Tensor, *, pixels: Pixels = as_is, name: str) -> Figure:
@@ -154,7 +154,7 @@ def reconstructions(
     """Images above what the model makes of them, by way of a draw from the posterior."""
     _check_images(x, "a picture of reconstructions")
     x_hat = reconstructed(model, params, state, x, key)
-    title = f"{name}: test images and their reconstructions"
+    title = f"{name}: test images, each decoded again from a draw of z"
     return plots.reconstructions(pixels(x).cpu(), pixels(x_hat).cpu(), title=title)
 
 

@@ -75,7 +75,10 @@ class Run(NamedTuple):
             Missing: they are not where they were.
             BadData: they have changed.
         """
-        dataset = data.load(self.config.data, root=self.config.data_dir)
+        try:
+            dataset = data.load(self.config.data, root=self.config.data_dir)
+        except Missing as error:
+            raise Missing(f"{error}; if they have moved, say where by --data or --data-dir") from None
         if dataset.sha256() != self.data_sha256:
             raise BadData(f"the data {self.config.data} are not those that {self.path} was trained on")
         return dataset
@@ -263,6 +266,8 @@ def load(path: str | Path, *, device: str = "cpu", data: str | None = None, data
     except (AttributeError, KeyError, TypeError) as error:
         raise BadData(f"{path}: config.json and manifest.json are not those of a run ({error})") from None
     model = recipe_.model(torch.zeros(1, *shape, device=device))
+    if not (path / "params.safetensors").is_file():
+        raise Missing(f"{path / 'params.safetensors'} is missing: the run has lost it, or did not reach its end")
     like = model.init(random.key(0, device=device))
     params, state = checkpoint.load_params(path / "params.safetensors", *like)
     config = replace(config, data=data or config.data, data_dir=data_dir or config.data_dir)

@@ -332,7 +332,11 @@ def test_an_interrupt_is_one_line(here, capsys, monkeypatch):
     with pytest.raises(SystemExit) as exit_:
         cli.main([*GAUSSIAN, "--out", "run"])
     assert exit_.value.code == 130
-    assert capsys.readouterr().err.splitlines()[-1].endswith("funcvae: stopped")
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .endswith("funcvae: stopped (a run's parameters are written at its end)")
+    )
 
 
 @pytest.mark.parametrize(

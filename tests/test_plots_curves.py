@@ -49,7 +49,7 @@ def test_curves_are_the_values_and_their_mean():
     ]
     # Steps and values share their windows, so the mean of a straight line lies on it.
     assert np.array_equal(*bottom.lines[1].get_data())
-    assert (top.get_ylabel(), bottom.get_ylabel()) == ("ELBO [nats]", "norm of the\nwhole gradient")
+    assert (top.get_ylabel(), bottom.get_ylabel()) == ("ELBO [nats]", "norm of the\nloss's gradient")
     assert bottom.get_yscale() == "log"
     assert bottom.get_xlabel() == "training step"
 

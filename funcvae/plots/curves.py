@@ -34,7 +34,7 @@ def training_curves(
         bound: the bound of each step's batch [n], in `unit`.
         test_step: steps after which the test set was evaluated [m]; m may be 0.
         test_bound: the bound on the test set [m], in `unit`.
-        grad_norm: Euclidean norm of each step's gradient [n], in `unit`: a second panel with a log axis.
+        grad_norm: Euclidean norm of the gradient of each step's loss [n]: a second panel with a log axis.
         unit: the unit of the bound.
         name: what the bound is called.
         title: what the figure shows.
@@ -62,6 +62,7 @@ def training_curves(
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
     ax.set_title(title, pad=28)
     ax.set_ylabel(f"{name} [{unit}]")
+    ax.ticklabel_format(axis="y", useOffset=False)
 
     finite = bound[np.isfinite(bound)]
     if not finite.size:
@@ -77,7 +78,7 @@ def training_curves(
         note(ax, "outside this axis: " + " and ".join(parts))
     for panel, norm in zip(rest, norms, strict=True):
         _noisy(panel, step, np.where(norm > 0, norm, np.nan))
-        panel.set(yscale="log", ylabel="norm of the\nwhole gradient")
+        panel.set(yscale="log", ylabel="norm of the\nloss's gradient")
     (rest or [ax])[-1].set_xlabel("training step")
     for panel in (ax, *rest):
         panel.margins(x=0.02)
