@@ -137,10 +137,8 @@ def decoded_grid(
     The grid spans the middle 98% of the latents on each axis: the outermost few would leave the rest no room.
     """
     low, high = z.quantile(torch.tensor([0.01, 0.99], dtype=z.dtype, device=z.device), dim=0)
-    low, high = (
-        torch.where(low < high, low, low - 1),
-        torch.where(low < high, high, high + 1),
-    )  # one point has no extent
+    # One point has no extent: it gets room.
+    low, high = torch.where(low < high, low, low - 1), torch.where(low < high, high, high + 1)
     middles = (torch.arange(_CELLS, dtype=z.dtype, device=z.device) + 0.5) / _CELLS
     across, up = (low + middles.unsqueeze(1) * (high - low)).unbind(1)
     at = torch.stack(torch.meshgrid(up, across, indexing="ij")[::-1], dim=-1).reshape(-1, 2)

@@ -165,9 +165,8 @@ def run(
     train.check_batches(model, ts.params, ts.state, x_train, config.batch)
     observe_key, figure_key, step_key = random.split(train.run_keys(ts.key).pictures, 3)
     seen = recipe_.observe(observe_key, x_test[: pictures.POINTS])
-    estimator.bound(
-        model, ts.params, ts.state, seen[:1], seen.new_zeros(1, 1, model.latent)
-    )  # it may not suit the model
+    # An estimator may not suit the model: let it say so now.
+    estimator.bound(model, ts.params, ts.state, seen[:1], seen.new_zeros(1, 1, model.latent))
 
     with ExitStack() as stack:
         shown = [stack.enter_context(tracker(out, asdict(config))) for tracker in trackers]
