@@ -10,6 +10,7 @@ from funcvae import (
     distributions,
     errors,
     estimators,
+    evaluate,
     heads,
     models,
     noise,
@@ -18,12 +19,13 @@ from funcvae import (
     random,
     train,
     tree,
+    variance,
 )
 from funcvae.estimators import Claims, Estimate, Estimator, Weights, surrogate
 from funcvae.module import Functional, functional
 from funcvae.vae import VAE, vae
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "VAE",
@@ -36,6 +38,7 @@ __all__ = [
     "distributions",
     "errors",
     "estimators",
+    "evaluate",
     "functional",
     "heads",
     "models",
@@ -47,4 +50,5 @@ __all__ = [
     "train",
     "tree",
     "vae",
+    "variance",
 ]

@@ -1,15 +1,22 @@
 """Bounds on log p(x) as functions of the log-weights log w_k = log p(x, z_k) - log q(z_k|x), [N, B] -> [B], in nats.
 
 These are values, to report or to differentiate at will: `torch.func.grad` through a bound gives the total derivative of
-that bound along the noise. For a gradient whose weights are held constant (STL, DReG, score functions), differentiate
-`funcvae.surrogate(estimator)` instead, whose value is minus the batch mean of the bound and whose first gradient is
-`Estimate.grads`; its higher derivatives are zero.
+that bound along the noise, which is the gradient of `elbo_mc`, `iwae`, `renyi`, `miwae` and `ciwae`, and its higher
+derivatives are the bound's own. For a gradient whose weights are held constant (STL, DReG, score functions),
+differentiate `funcvae.surrogate(estimator)` instead, whose value is minus the batch mean of the bound and whose first
+gradient is `Estimate.grads`; its higher derivatives are zero.
+
+`elbo` and `iwae` are bounds as they stand; `renyi(alpha)`, `miwae(m)`, `ciwae(beta)` and `tvo(partition)` make one.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
+import torch
 from torch import Tensor
+
+from funcvae.errors import BadValue
 
 Bound = Callable[[Tensor], Tensor]
 
@@ -28,3 +35,95 @@ def iwae(log_w: Tensor) -> Tensor:
     Reference: Burda, Grosse & Salakhutdinov (2016), arXiv:1509.00519.
     """
     return log_w.logsumexp(0) - math.log(log_w.shape[0])
+
+
+def renyi(alpha: float) -> Bound:
+    """The variational Rényi bound: (1/(1-alpha)) log mean_k w_k^(1-alpha).
+
+    L_K at alpha = 0, the ELBO in the limit alpha -> 1, and never above log p(x) in the mean for 0 <= alpha.
+
+    Raises:
+        BadValue: alpha is 1 or not finite.
+
+    Reference: Li & Turner (2016), arXiv:1602.02311.
+    """
+    if alpha == 1:
+        raise BadValue("alpha is 1, where the Rényi bound is the ELBO: use elbo_mc")
+    if not math.isfinite(alpha):
+        raise BadValue(f"alpha is {alpha}: it must be finite")
+    return lambda log_w: iwae((1 - alpha) * log_w) / (1 - alpha)
+
+
+def miwae(m: int) -> Bound:
+    """The mean of M importance-weighted bounds, each of K = N/M samples: mean_g log mean_{k in g} w_k.
+
+    The groups are samples 0 … K-1, K … 2K-1, and so on.
+
+    Raises:
+        BadValue: m is below one; or, from the bound, it does not divide the number of samples.
+
+    Reference: Rainforth et al. (2018), arXiv:1802.04537.
+    """
+    if m < 1:
+        raise BadValue(f"m is {m}: at least one group is needed")
+    return lambda log_w: iwae(groups(log_w, m).transpose(0, 1)).mean(0)
+
+
+def ciwae(beta: float) -> Bound:
+    """A combination of two bounds: beta ELBO + (1-beta) L_K.
+
+    Raises:
+        BadValue: beta is not in [0, 1].
+
+    Reference: Rainforth et al. (2018), arXiv:1802.04537.
+    """
+    if not 0 <= beta <= 1:
+        raise BadValue(f"beta is {beta}: the ELBO's share lies between 0 and 1")
+    if beta == 0:  # 0 · ELBO is not 0 where a weight is
+        return iwae
+    return lambda log_w: beta * elbo(log_w) + (1 - beta) * iwae(log_w)
+
+
+def tvo(partition: Sequence[float]) -> Bound:
+    """The thermodynamic variational objective: a left Riemann sum for log p(x), which is the integral over 0 <= β <= 1.
+
+        sum_j (β_{j+1} - β_j) f̄_j,    f̄_j = sum_k softmax_k(β_j log w) log w_k
+
+    `partition` is β_0 = 0 < … < β_P = 1; (0, 1) gives the ELBO. The inner means are self-normalised: in the limit of
+    many samples this is a lower bound, for few it is biased.
+
+    Raises:
+        BadValue: the partition does not rise from 0 to 1.
+
+    Reference: Masrani, Le & Wood (2019), arXiv:1907.00031.
+    """
+    betas = rising(partition)
+
+    def bound(log_w: Tensor) -> Tensor:
+        terms = [(after - beta) * tempered_mean(log_w, beta)[1] for beta, after in pairwise(betas)]
+        return torch.stack(terms).sum(0)
+
+    return bound
+
+
+def groups(log_w: Tensor, m: int) -> Tensor:
+    """The log-weights [N, B] in m groups of successive samples, [m, N/m, B]."""
+    if len(log_w) % m:
+        raise BadValue(f"{len(log_w)} samples do not make {m} groups of one size: samples must be a multiple of m")
+    return log_w.unflatten(0, (m, -1))
+
+
+def rising(partition: Sequence[float]) -> tuple[float, ...]:
+    """The partition itself, if it rises from 0 to 1."""
+    betas = tuple(partition)
+    if len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or not all(a < b for a, b in pairwise(betas)):
+        raise BadValue(f"partition is {betas}: it must rise from 0 to 1, as in (0, 0.5, 1)")
+    return betas
+
+
+def tempered_mean(log_w: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """The weights softmax_k(beta log w) [N, B], and the mean of log w under them [B]."""
+    if beta == 0:
+        return torch.full_like(log_w, 1 / len(log_w)), log_w.mean(0)
+    w = (beta * log_w).softmax(0)
+    return w, torch.where(w > 0, w * log_w, 0).sum(0)  # w log w -> 0 as log w -> -inf

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
-from funcvae import __version__, data, estimators, pictures, plots, random, runs, tracking
+from funcvae import __version__, data, estimators, files, noise, pictures, plots, random, reports, runs, tracking
 from funcvae.errors import BadValue, FuncvaeError
 from funcvae.models import RECIPES
 
@@ -33,6 +34,7 @@ def train(
     batch: int | None = None,
     samples: int | None = None,
     estimator: str | None = None,
+    noise: str = "iid",
     lr: float | None = None,
     seed: int = 0,
     out: str | None = None,
@@ -54,6 +56,7 @@ def train(
         batch: Batch size; the recipe's unless given.
         samples: Monte-Carlo samples N for each datum, the K of L_K; the recipe's unless given.
         estimator: NAME or NAME:ARGUMENT, one of `funcvae list estimators`; the recipe's unless given.
+        noise: Noise scheme, one of `funcvae list noise`.
         lr: Learning rate; the recipe's rate or schedule unless given.
         seed: The key's seed: the same seed gives the same bits.
         out: Run folder, new or empty; a fresh one under runs/ unless given.
@@ -76,6 +79,7 @@ def train(
         batch=batch,
         samples=samples,
         estimator=estimator,
+        noise=noise,
         lr=lr,
         seed=seed,
         device=runs.device(device),
@@ -233,15 +237,64 @@ def latent(
     look.save(figure, at, f"latent_{what}")
 
 
-def list_(what: tyro.conf.Positional[Literal["systems", "estimators", "data"]] = "systems", /) -> None:
-    """List the named systems, estimators or data sets.
+def evaluate(
+    run: RunPath,
+    /,
+    *,
+    samples: int = 5000,
+    n: int | None = None,
+    chunk: int = 100,
+    seed: int = 0,
+    data: str | None = None,
+    data_dir: str | None = None,
+    device: Device = "auto",
+    out: str | None = None,
+) -> None:
+    """Evaluate a trained model on test data: log-likelihood with its errors, bounds, KLs, active units.
+
+    Prints a table, and writes evaluation.json and figures.
+
+    Args:
+        run: The run's folder.
+        samples: K of the log-likelihood L_K.
+        n: How many test items, drawn by the seed; 1,000, or all where there are fewer, unless given.
+        chunk: Samples at a time.
+        seed: Seed of the key for choice, observation and noise.
+        data: The data's file or folder, if it has moved since training.
+        data_dir: Where named data sets are kept now; where they were in training unless given.
+        device: Where to compute.
+        out: JSON file; evaluation.json in the run's folder unless given (evaluation-2.json where that says otherwise).
+    """
+    at = runs.load(run, device=runs.device(device), data=data, data_dir=data_dir)
+    with tqdm(total=1, unit="sample", unit_scale=True, dynamic_ncols=True, leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        report = reports.evaluation(at, samples=samples, n=n, chunk=chunk, seed=seed, progress=progress)
+    print(reports.table(report))
+    path = files.write_beside(Path(out or at.path / "evaluation.json"), reports.as_json(report), over=out is not None)
+    print(path)
+    for name, figure in reports.figures(report).items():
+        stem = path.stem.replace("evaluation", name, 1) if "evaluation" in path.stem else f"{path.stem}_{name}"
+        print(plots.save(figure, (at.path / "figures" if out is None else path.parent) / f"{stem}.png"))
+
+
+def list_(what: tyro.conf.Positional[Literal["systems", "estimators", "noise", "data"]] = "systems", /) -> None:
+    """List the named systems, estimators, noise schemes or data sets.
 
     Args:
         what: What to list.
     """
+    if what == "estimators":
+        print(_ESTIMATORS_HEAD)
+        for name in estimators.TABLE:
+            print(_estimator_lines(name))
+        return
     rows = {
         "systems": {name: recipe.about for name, recipe in RECIPES.items()},
-        "estimators": {name: (factory.__doc__ or "").splitlines()[0] for name, factory in estimators.TABLE.items()},
+        "noise": {name: (scheme.__doc__ or "").splitlines()[0] for name, scheme in noise.TABLE.items()},
         "data": {name: loader.__doc__ or "" for name, loader in data.NAMED.items()},
     }[what]
     width = max(map(len, rows))
@@ -249,10 +302,33 @@ def list_(what: tyro.conf.Positional[Literal["systems", "estimators", "data"]] =
         print(f"{name:{width}}  {about}".rstrip())
 
 
+_ESTIMATORS_HEAD = """\
+Up the gradient goes   encoder: sum_k path_k d_k + score_k s_k   decoder, prior: sum_k theta_k ∇ log w_k
+with f = log w, v = softmax_k(f), d_k the derivative of log w_k through z_k alone, s_k = ∇ log q(z_k|x) at fixed z_k;
+u = softmax_k((1-α) f), v_g = softmax_k(f) within one of M groups, r = β/K + (1-β)v.
+"""
+
+
+def _estimator_lines(name: str) -> str:
+    """An estimator's weights, target, biases and papers."""
+    example = estimators.EXAMPLES[name]
+    claims = estimators.parse(example).claims
+    bias = {True: "unbiased", False: "biased"}
+    parts = [
+        claims.target,
+        f"encoder {bias[claims.unbiased_encoder]}, decoder {bias[claims.unbiased_decoder]}",
+        *([claims.note] if claims.note else []),
+        *(["needs independent noise"] if claims.noise == "independent" else []),
+        ", ".join(claims.papers),
+    ]
+    return f"{example:18} {estimators.weights_of(name)}\n{'':18} {'; '.join(parts)}"
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """The console script."""
     commands: dict[str, Callable[..., Any]] = {
         "train": train,
+        "evaluate": evaluate,
         "sample": sample,
         "reconstruct": reconstruct,
         "interpolate": interpolate,

@@ -1,149 +1,28 @@
-"""Gradient estimators: one engine, and a table of short functions from log-weights to weights.
+"""The gradient estimators: a table of short functions from log-weights to weights, all run by one engine.
 
-With z_k = z(eps_k, x), log w_k = log p(x, z_k) - log q(z_k|x), and
-
-    d_k = (∂ log w_k / ∂z_k) · ∂z_k/∂phi      q's parameters held constant in log w_k,
-    s_k = ∇_phi log q(z_k|x)                   at fixed z_k,
-
-every estimator here but the analytic-KL ones goes up in the direction
+Notation, as in `funcvae.engine`: f = log w [K, B], v = softmax_k(f), L_K = log mean_k w_k; an estimator goes up along
 
     encoder              sum_k path_k d_k + score_k s_k
     decoder and prior    sum_k theta_k ∇ log w_k
 
-where path, score and theta are functions of the log-weights alone, held constant. (The total derivative of log w_k is
-d_k - s_k.) An estimator is a pure function of (model, params, state, x, eps); it works under `vmap` over eps, in
-float32 and float64, and under `torch.compile(fullgraph=True)`. It checks shapes only: values cannot be looked at inside
-a transform, so numbers that are not finite pass through, and whoever calls it tests for them outside.
+Every factory's docstring has a line of its three weights, which `funcvae list estimators` prints. "Unbiased" is said of
+independent noise, in expectation, of the target that `Estimate.bound` holds.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from inspect import signature
-from typing import Any, NamedTuple
+from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch.func import vjp
+from torch.nn import functional as F
 
-from funcvae import bounds, tree
-from funcvae.distributions import Delta, Distribution, kl
+from funcvae import bounds
+from funcvae.engine import Claims, Estimate, Estimator, Weights, analytic_kl, surrogate, weighted
 from funcvae.errors import BadValue, unknown
-from funcvae.module import Params, State
-from funcvae.vae import VAE, log_likelihood, log_prob
 
-
-class Weights(NamedTuple):
-    """The three weight arrays of an estimator, each [N, B]. `path` must be zero wherever `theta` is."""
-
-    path: Tensor
-    score: Tensor
-    theta: Tensor
-
-
-class Claims(NamedTuple):
-    """What an estimator promises, where one example's log w does not depend on another's noise.
-
-    BatchNorm in training mode couples examples: there the per-example formula is used, and the claims are not made.
-    """
-
-    target: str
-    """The bound whose gradient is meant."""
-    unbiased_encoder: bool
-    unbiased_decoder: bool
-    papers: tuple[str, ...]
-
-
-class Estimate(NamedTuple):
-    """What an estimator returns."""
-
-    grads: Params
-    """Like params: minus the gradient of the target's batch mean, in nats. The direction to descend."""
-    bound: Tensor
-    """[B]: the value of the target bound, in nats; never a surrogate."""
-    log_w: Tensor
-    """[N, B]: log p(x, z_k) - log q(z_k|x), in nats; log p(x|z_k) where q is a Delta and has no density."""
-    state: State
-
-
-@dataclass(frozen=True)
-class Estimator:
-    """A gradient estimator: call it with (model, params, state, x [B, ...], eps [N, B, Z], train=...).
-
-    Raises:
-        BadValue: (from the call) eps is not [N, B, Z] for this x and model.
-        BadType: (from the call) the posterior has no density where log q is needed.
-    """
-
-    name: str
-    claims: Claims
-    _estimate: Callable[..., Estimate]
-    _bound: Callable[..., Tensor]
-
-    def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Estimate:
-        """The estimate for x [B, ...] from noise eps [N, B, Z]."""
-        _check_noise(model, x, eps)
-        return self._estimate(model, params, state, x, eps, train)
-
-    def bound(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
-        """The target bound [B] in nats in evaluation mode, without a gradient."""
-        _check_noise(model, x, eps)
-        return self._bound(model, params, state, x, eps)
-
-
-def weighted(
-    weights: Callable[[Tensor], Weights], *, bound: bounds.Bound, claims: Claims, name: str | None = None
-) -> Estimator:
-    """An estimator from a function of the log-weights.
-
-    One decode and one pull-back through the decoder: log w is pulled back with theta, which gives the decoder's and the
-    prior's gradient, and theta_k ∂ log w_k/∂z_k for every latent; times path/theta, that is the encoder's path term.
-
-    Args:
-        weights: log_w [N, B] -> Weights of the same shape, with path zero wherever theta is. (Values cannot be checked
-            here; where theta is zero, path counts as zero.)
-        bound: the target's value, log_w [N, B] -> [B].
-        claims: what the estimator promises.
-        name: shown in tables; the function's own name unless given.
-    """
-
-    def estimate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:
-        def draw(phi: Params) -> Any:  # the compiler cannot evaluate a longer annotation
-            q, new = model.encode({**params, "encoder": phi}, state, x, train)
-            z = q.sample(eps)
-            return (z, log_prob(q, z.detach())), (q, z, new)
-
-        def log_weight(theta: Params, z: Tensor) -> Any:
-            return _log_weight(model, {**params, **theta}, encoded, x, q, z, train)
-
-        theta = {name: params[name] for name in ("decoder", "prior")}
-        _, pull_draw, (q, z, encoded) = vjp(draw, params["encoder"], has_aux=True)  # type: ignore[misc]
-        log_w, pull_log_w, new_state = vjp(log_weight, theta, z, has_aux=True)  # type: ignore[misc]
-
-        w = Weights(*(weight / -len(x) for weight in weights(log_w.detach())))  # minus, to descend; the batch's mean
-        if any(weight.shape != log_w.shape for weight in w):
-            raise BadValue(
-                f"weights of shapes {[list(weight.shape) for weight in w]}: each must be {list(log_w.shape)}"
-            )
-        theta_grads, z_pull = pull_log_w(w.theta, retain_graph=False)
-        ratio = torch.where(w.theta == 0, 0, w.path / w.theta)
-        (phi_grads,) = pull_draw((z_pull * ratio.unsqueeze(-1), w.score), retain_graph=False)
-        return Estimate({"encoder": phi_grads, **theta_grads}, bound(log_w), log_w, new_state)
-
-    def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
-        q, _ = model.encode(params, state, x)
-        return bound(_log_weight(model, params, state, x, q, q.sample(eps), False)[0])
-
-    return Estimator(str(name or getattr(weights, "__name__", "weighted")), claims, estimate, evaluate)
-
-
-def _log_weight(
-    model: VAE, params: Params, state: State, x: Tensor, q: Distribution, z: Tensor, train: bool
-) -> tuple[Tensor, State]:
-    """log w = log p(x|z) + log p(z) - log q(z|x)  [N, B]."""
-    p_x, state = model.decode(params, state, z, train)
-    p_z, state = model.prior(params, state, z, train)
-    return log_likelihood(p_x, x) + log_prob(p_z, z) - log_prob(q, z), state
+__all__ = ["TABLE", "Claims", "Estimate", "Estimator", "Weights", "parse", "surrogate", "weighted"]
 
 
 def elbo() -> Estimator:
@@ -156,22 +35,22 @@ def elbo() -> Estimator:
 
     Reference: Kingma & Welling (2014), arXiv:1312.6114.
     """
-    return _analytic_kl("elbo", 1.0, Claims("ELBO", True, True, ("arXiv:1312.6114",)))
+    return analytic_kl("elbo", 1.0, Claims("ELBO", True, True, ("arXiv:1312.6114",), "normal"))
 
 
 def beta_elbo(beta: float) -> Estimator:
-    """The beta-VAE's objective, ELBO with beta times the KL: beta_elbo:BETA on the command line.
+    """The beta-VAE's objective, ELBO with beta times the KL in closed form.
 
         mean_k log p(x|z_k) - beta KL(q(z|x) ‖ p(z))
 
-    A bound on log p(x) for beta >= 1 only.
+    Unbiased. A bound on log p(x) for beta >= 1 only.
 
     Reference: Higgins et al. (2017), "beta-VAE".
     """
     if not 0 <= beta < math.inf:
         raise BadValue(f"beta is {beta}: the KL's weight is not negative, and finite")
-    claims = Claims(f"ELBO with {beta:g} KL", True, True, ("Higgins et al. 2017", "arXiv:1312.6114"))
-    return _analytic_kl(f"beta_elbo:{str(beta).removesuffix('.0')}", beta, claims)
+    claims = Claims(f"ELBO with {beta:g} KL", True, True, ("Higgins et al. 2017",), "normal")
+    return analytic_kl(_spell("beta_elbo", beta), beta, claims)
 
 
 def elbo_mc() -> Estimator:
@@ -185,10 +64,10 @@ def elbo_mc() -> Estimator:
     """
 
     def elbo_mc(log_w: Tensor) -> Weights:
-        mean = torch.full_like(log_w, 1 / len(log_w))
+        mean = _mean(log_w)
         return Weights(path=mean, score=-mean, theta=mean)
 
-    return weighted(elbo_mc, bound=bounds.elbo, claims=Claims("ELBO", True, True, ("arXiv:1312.6114",)))
+    return weighted(elbo_mc, bound=bounds.elbo, claims=Claims("ELBO", True, True, ("arXiv:1312.6114",), "normal"))
 
 
 def stl() -> Estimator:
@@ -202,20 +81,18 @@ def stl() -> Estimator:
     """
 
     def stl(log_w: Tensor) -> Weights:
-        mean = torch.full_like(log_w, 1 / len(log_w))
+        mean = _mean(log_w)
         return Weights(path=mean, score=torch.zeros_like(mean), theta=mean)
 
-    return weighted(stl, bound=bounds.elbo, claims=Claims("ELBO", True, True, ("arXiv:1703.09194",)))
+    return weighted(stl, bound=bounds.elbo, claims=Claims("ELBO", True, True, ("arXiv:1703.09194",), "normal"))
 
 
 def iwae() -> Estimator:
     """The total derivative of the importance-weighted bound L_K.
 
-    With v = softmax_k(log w):
-
         path v, score -v, theta v
 
-    Unbiased for L_K. The signal-to-noise ratio of its encoder gradient falls as K^-½.
+    Unbiased. The signal-to-noise ratio of its encoder gradient falls as K^-½.
 
     References: Burda, Grosse & Salakhutdinov (2016), arXiv:1509.00519; Rainforth et al. (2018), arXiv:1802.04537.
     """
@@ -224,19 +101,34 @@ def iwae() -> Estimator:
         v = log_w.softmax(0)
         return Weights(path=v, score=-v, theta=v)
 
-    papers = ("arXiv:1509.00519", "arXiv:1802.04537")
-    return weighted(iwae, bound=bounds.iwae, claims=Claims("L_K", True, True, papers))
+    return weighted(iwae, bound=bounds.iwae, claims=Claims("L_K", True, True, ("arXiv:1509.00519",), "any"))
+
+
+def iwae_stl() -> Estimator:
+    """`iwae` without its score term, whose mean is not zero for K > 1: the encoder's gradient is biased.
+
+        path v, score 0, theta v
+
+    For every eps it is `iwae` plus the encoder's `rws`, and in expectation `ovis(1)`.
+
+    Reference: Roeder, Wu & Duvenaud (2017), arXiv:1703.09194; the bias, Tucker et al. (2019), arXiv:1810.04152.
+    """
+
+    def iwae_stl(log_w: Tensor) -> Weights:
+        v = log_w.softmax(0)
+        return Weights(path=v, score=torch.zeros_like(v), theta=v)
+
+    claims = Claims("L_K", False, True, ("arXiv:1703.09194",), "any", "unbiased at K = 1")
+    return weighted(iwae_stl, bound=bounds.iwae, claims=claims)
 
 
 def dreg() -> Estimator:
     """The doubly reparameterised gradient of L_K.
 
-    With v = softmax_k(log w):
-
         path v², score 0, theta v
 
-    Unbiased for L_K: the encoder's score term is reparameterised once more. Its signal-to-noise ratio grows as K^½. At
-    K = 1 it is `stl`. The decoder's gradient is `iwae`'s.
+    Unbiased: the encoder's score term is reparameterised once more. Its signal-to-noise ratio grows as K^½. At K = 1 it
+    is `stl`. The decoder's gradient is `iwae`'s.
 
     Reference: Tucker, Lawson, Gu & Maddison (2019), arXiv:1810.04152.
     """
@@ -248,80 +140,321 @@ def dreg() -> Estimator:
     return weighted(dreg, bound=bounds.iwae, claims=Claims("L_K", True, True, ("arXiv:1810.04152",)))
 
 
+def renyi(alpha: float) -> Estimator:
+    """The total derivative of the variational Rényi bound (1/(1-α)) log mean_k w_k^(1-α), with u = softmax_k((1-α) f).
+
+        path u, score -u, theta u
+
+    Unbiased. `iwae` at α = 0, `elbo_mc` in the limit α -> 1.
+
+    Reference: Li & Turner (2016), arXiv:1602.02311.
+    """
+    bound = bounds.renyi(alpha)
+
+    def renyi(log_w: Tensor) -> Weights:
+        u = ((1 - alpha) * log_w).softmax(0)
+        return Weights(path=u, score=-u, theta=u)
+
+    claims = Claims(f"Rényi({alpha:g})", True, True, ("arXiv:1602.02311",), "any")
+    return weighted(renyi, bound=bound, claims=claims, name=_spell("renyi", alpha))
+
+
+def vr_iwae_dreg(alpha: float) -> Estimator:
+    """The doubly reparameterised gradient of the variational Rényi bound, with u = softmax_k((1-α) f).
+
+        path αu + (1-α)u², score 0, theta u
+
+    Unbiased. `dreg` at α = 0, `stl` in the limit α -> 1.
+
+    Reference: Daudel, Benton, Shi & Doucet (2023), arXiv:2210.06226.
+    """
+    if not 0 <= alpha < 1:
+        raise BadValue(f"alpha is {alpha}: it must lie in [0, 1); at 1 this would be stl")
+
+    def vr_iwae_dreg(log_w: Tensor) -> Weights:
+        u = ((1 - alpha) * log_w).softmax(0)
+        return Weights(path=alpha * u + (1 - alpha) * u**2, score=torch.zeros_like(u), theta=u)
+
+    claims = Claims(f"Rényi({alpha:g})", True, True, ("arXiv:2210.06226",))
+    return weighted(vr_iwae_dreg, bound=bounds.renyi(alpha), claims=claims, name=_spell("vr_iwae_dreg", alpha))
+
+
+def score() -> Estimator:
+    """The score-function gradient of the ELBO (REINFORCE), with no baseline and no derivative of z.
+
+        path 0, score f/K, theta 1/K
+
+    Unbiased.
+
+    Reference: Williams (1992), "Simple statistical gradient-following algorithms".
+    """
+
+    def score(log_w: Tensor) -> Weights:
+        return Weights(path=torch.zeros_like(log_w), score=log_w / len(log_w), theta=_mean(log_w))
+
+    return weighted(score, bound=bounds.elbo, claims=Claims("ELBO", True, True, ("Williams 1992",), "normal"))
+
+
+def rloo() -> Estimator:
+    """The score-function gradient of the ELBO with the other samples' mean as its baseline.
+
+        path 0, score (f_k - mean_{j≠k} f_j)/K, theta 1/K
+
+    Unbiased, for the others do not depend on sample k. K >= 2.
+
+    Reference: Kool, van Hoof & Welling (2019), "Buy 4 REINFORCE samples, get a baseline for free!".
+    """
+
+    def rloo(log_w: Tensor) -> Weights:
+        score = (log_w - others_mean(_two_or_more("rloo", log_w))) / len(log_w)
+        return Weights(path=torch.zeros_like(log_w), score=score, theta=_mean(log_w))
+
+    return weighted(rloo, bound=bounds.elbo, claims=Claims("ELBO", True, True, ("Kool et al. 2019",)))
+
+
+def vimco() -> Estimator:
+    """The score-function gradient of L_K; sample k's baseline is L_K with w_k replaced by the others' geometric mean.
+
+        path 0, score L_K - L_{-k} - v, theta v
+
+    Unbiased. K >= 2.
+
+    Reference: Mnih & Rezende (2016), arXiv:1602.06725.
+    """
+
+    def vimco(log_w: Tensor) -> Weights:
+        f = _from_the_top(_two_or_more("vimco", log_w))
+        v = f.softmax(0)
+        without = torch.logaddexp(others_logsumexp(f), others_mean(f))  # L_{-k} + log K
+        return Weights(path=torch.zeros_like(v), score=f.logsumexp(0) - without - v, theta=v)
+
+    return weighted(vimco, bound=bounds.iwae, claims=Claims("L_K", True, True, ("arXiv:1602.06725",)))
+
+
+def ovis(gamma: float) -> Estimator:
+    """The score-function gradient of L_K with a baseline that is optimal for many samples.
+
+        path 0, score -log(1-v) - (1-γ)v + γ log(1-1/K), theta v
+
+    That is L_K - v - c with c = L_K - log[(1-1/K)/(1-v)] - γv + (1-γ) log(1-1/K). Unbiased at γ = 0 alone; at γ = 1 the
+    mean is `iwae_stl`'s. K >= 2.
+
+    Reference: Liévin, Dittadi, Christensen & Winther (2020), arXiv:2008.01998.
+    """
+    if not 0 <= gamma <= 1:
+        raise BadValue(f"gamma is {gamma}: it must lie between 0 and 1")
+
+    def ovis(log_w: Tensor) -> Weights:
+        f = _from_the_top(_two_or_more("ovis", log_w))
+        v = f.softmax(0)
+        # log(1 - v): by itself it would be -inf where v rounds to 1, and the other way loses digits where v is small.
+        log_rest = torch.where(v < 0.5, torch.log1p(-v), others_logsumexp(f) - f.logsumexp(0))
+        score = -log_rest - (1 - gamma) * v + gamma * math.log1p(-1 / len(f))
+        return Weights(path=torch.zeros_like(v), score=score, theta=v)
+
+    note = "unbiased at γ = 0 alone" if gamma else ""
+    claims = Claims("L_K", gamma == 0, True, ("arXiv:2008.01998",), note=note)
+    return weighted(ovis, bound=bounds.iwae, claims=claims, name=_spell("ovis", gamma))
+
+
+def rws() -> Estimator:
+    """Reweighted wake-sleep with the wake update of q: the encoder goes down KL(p(z|x) ‖ q(z|x)), which is no bound.
+
+        path 0, score v, theta v
+
+    The encoder's direction is self-normalised: biased for that KL too, less so with more samples. The decoder's is
+    `iwae`'s.
+
+    Reference: Bornschein & Bengio (2015), arXiv:1406.2751.
+    """
+
+    def rws(log_w: Tensor) -> Weights:
+        v = log_w.softmax(0)
+        return Weights(path=torch.zeros_like(v), score=v, theta=v)
+
+    claims = Claims("L_K", False, True, ("arXiv:1406.2751",), "any", "encoder: wake-phi, KL(p‖q)")
+    return weighted(rws, bound=bounds.iwae, claims=claims)
+
+
+def miwae(m: int) -> Estimator:
+    """The total derivative of the mean of M bounds L_K, with v_g the softmax within each group of K = N/M samples.
+
+        path v_g/M, score -v_g/M, theta v_g/M
+
+    Unbiased. `iwae` at M = 1, `elbo_mc` at M = N.
+
+    Reference: Rainforth et al. (2018), arXiv:1802.04537.
+    """
+    bound = bounds.miwae(m)
+
+    def miwae(log_w: Tensor) -> Weights:
+        v = _grouped_softmax(log_w, m) / m
+        return Weights(path=v, score=-v, theta=v)
+
+    claims = Claims(f"mean of {m} L_K", True, True, ("arXiv:1802.04537",), "any")
+    return weighted(miwae, bound=bound, claims=claims, name=_spell("miwae", m))
+
+
+def ciwae(beta: float) -> Estimator:
+    """The total derivative of β ELBO + (1-β) L_K, with r = β/K + (1-β)v.
+
+        path r, score -r, theta r
+
+    Unbiased.
+
+    Reference: Rainforth et al. (2018), arXiv:1802.04537.
+    """
+    bound = bounds.ciwae(beta)
+
+    def ciwae(log_w: Tensor) -> Weights:
+        r = beta * _mean(log_w) + (1 - beta) * log_w.softmax(0)
+        return Weights(path=r, score=-r, theta=r)
+
+    claims = Claims(f"{beta:g} ELBO + {1 - beta:g} L_K", True, True, ("arXiv:1802.04537",), "any")
+    return weighted(ciwae, bound=bound, claims=claims, name=_spell("ciwae", beta))
+
+
+def piwae(m: int) -> Estimator:
+    """The encoder of `miwae(m)` with the decoder of `iwae`, for all N = MK samples together.
+
+        path v_g/M, score -v_g/M, theta v
+
+    `bound` is L_{MK}, for which the decoder's gradient is unbiased; the encoder's is unbiased for the mean of M bounds
+    L_K. The two weightings are not proportional in floating point, so this one pulls back through the decoder twice.
+
+    Reference: Rainforth et al. (2018), arXiv:1802.04537.
+    """
+    bounds.miwae(m)  # checks m
+
+    def piwae(log_w: Tensor) -> Weights:
+        v = _grouped_softmax(log_w, m) / m
+        return Weights(path=v, score=-v, theta=log_w.softmax(0))
+
+    # With one group this is iwae.
+    note = f"encoder: unbiased for the mean of {m} L_K" if m > 1 else ""
+    claims = Claims("L_MK", m == 1, True, ("arXiv:1802.04537",), "any", note)
+    return weighted(piwae, bound=bounds.iwae, claims=claims, name=_spell("piwae", m), two_pulls=True)
+
+
+def tvo(partition: Sequence[float]) -> Estimator:
+    """The thermodynamic variational objective, with w̄_j = softmax_k(β_j f), f̄_j = sum_k w̄_j f, Δ_j = β_{j+1} - β_j.
+
+        path 0, score Σ_j Δ_j w̄_j[(1-β_j)(f-f̄_j) - 1], theta Σ_j Δ_j w̄_j[1 + β_j(f-f̄_j)]
+
+    Covariances under p(z|x)^β q(z|x)^(1-β), self-normalised: biased, consistent as K grows. With the partition (0, 1)
+    the target is the ELBO, the decoder's gradient is `elbo_mc`'s, and the encoder's is `score` with the mean of all K
+    as its baseline, sample k included: short by a factor 1 - 1/K.
+
+    Args:
+        partition: β_0 = 0 < … < β_P = 1.
+
+    Reference: Masrani, Le & Wood (2019), arXiv:1907.00031.
+    """
+    betas = bounds.rising(partition)
+
+    def tvo(log_w: Tensor) -> Weights:
+        score, theta = torch.zeros_like(log_w), torch.zeros_like(log_w)
+        for beta, after in pairwise(betas):
+            w, mean = bounds.tempered_mean(log_w, beta)
+            apart = torch.where(w > 0, log_w - mean, 0)  # where w is 0, w · apart -> 0 as log w -> -inf
+            score += (after - beta) * w * ((1 - beta) * apart - 1)
+            theta += (after - beta) * w * (1 + (beta * apart if beta else 0))
+        return Weights(path=torch.zeros_like(log_w), score=score, theta=theta)
+
+    # With (0, 1) the decoder's weights are 1/K.
+    claims = Claims("TVO", False, len(betas) == 2, ("arXiv:1907.00031",), "any", "consistent")
+    return weighted(tvo, bound=bounds.tvo(betas), claims=claims, name=_spell("tvo", *betas))
+
+
 TABLE: dict[str, Callable[..., Estimator]] = {
-    factory.__name__: factory for factory in (elbo, beta_elbo, elbo_mc, stl, iwae, dreg)
-}
+    factory.__name__: factory
+    for factory in (
+        elbo, beta_elbo, elbo_mc, stl, iwae, iwae_stl, dreg, renyi, vr_iwae_dreg, score, rloo, vimco, ovis, rws, miwae,
+        ciwae, piwae, tvo,
+    )
+}  # fmt: skip
 """The factories by name."""
+
+EXAMPLES: dict[str, str] = dict(zip(TABLE, TABLE, strict=True)) | {
+    "beta_elbo": "beta_elbo:4",
+    "renyi": "renyi:0.5",
+    "vr_iwae_dreg": "vr_iwae_dreg:0.5",
+    "ovis": "ovis:0",
+    "miwae": "miwae:2",
+    "ciwae": "ciwae:0.5",
+    "piwae": "piwae:2",
+    "tvo": "tvo:0:0.5:1",
+}
+"""One of each as `parse` reads it."""
+
+
+def weights_of(name: str) -> str:
+    """The line of a factory's docstring that gives its weights, or what stands in their place: "path v², …"."""
+    paragraphs = (TABLE[name].__doc__ or "").split("\n\n")
+    return paragraphs[1].strip()
 
 
 def parse(spec: str) -> Estimator:
-    """The estimator that a string names: "dreg", or with an argument "beta_elbo:4".
+    """The estimator that a string names: "dreg", with an argument "renyi:0.5", with several "tvo:0:0.5:1".
 
     Raises:
-        BadValue: no such name, a missing or needless argument, or an argument that is no number.
+        BadValue: no such name, a missing or needless argument, or an argument of the wrong kind or out of range.
     """
-    name, colon, argument = spec.partition(":")
+    name, *arguments = spec.split(":")
     if name not in TABLE:
         raise unknown("estimator", name, TABLE)
     factory = TABLE[name]
-    wanted = list(signature(factory).parameters)
-    if bool(wanted) != bool(colon):
-        form = f"{name}:{wanted[0].upper()}" if wanted else name
+    wanted = list(signature(factory).parameters.values())
+    kind = wanted[0].annotation if wanted else None
+    several = kind not in (None, int, float)
+    if bool(wanted) != bool(arguments) or (len(arguments) > 1 and not several):
+        form = f"{name}:{wanted[0].name.upper()}, as in {EXAMPLES[name]}" if wanted else name
         raise BadValue(f"estimator {spec!r}: write {form}")
+    number = int if kind is int else float
     try:
-        return factory(float(argument)) if colon else factory()
-    except ValueError as error:
-        if isinstance(error, BadValue):
-            raise
-        raise BadValue(f"estimator {spec!r}: {argument!r} is not a number") from None
+        values = [number(argument) for argument in arguments]
+    except ValueError:
+        what = "whole number" if number is int else "number"
+        raise BadValue(f"estimator {spec!r}: {':'.join(arguments)!r} is not a {what}") from None
+    return factory(values) if several else factory(*values)
 
 
-def surrogate(estimator: Estimator) -> Callable[..., Tensor]:
-    """A scalar loss whose first gradient in params is the estimator's `grads`: a bridge to any other optimiser.
-
-    Takes the estimator's arguments. Its value is minus the batch mean of the target bound, in nats. Only the first
-    derivative, and only in params, means anything: the gradient enters as a constant slope, so higher derivatives are
-    zero. To differentiate a bound itself, at will, use `funcvae.bounds` on the log-weights.
-    """
-
-    def loss(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Tensor:
-        here = tree.map(torch.Tensor.detach, params)
-        out = estimator(model, here, state, x, eps, train=train)
-        rise = tree.map(lambda g, p, p_here: (g * (p - p_here)).sum(), out.grads, params, here)
-        return sum(tree.leaves(rise)) - out.bound.mean()
-
-    return loss
+def others_mean(f: Tensor) -> Tensor:
+    """mean_{j≠k} f_j for each k [K, B], K >= 2. (The sum less its k-th term would be NaN where that is -inf.)"""
+    before, after = f.cumsum(0), f.flip(0).cumsum(0).flip(0)
+    return (_shifted(before, 1, 0.0) + _shifted(after, -1, 0.0)) / (len(f) - 1)
 
 
-def _analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
-    """mean_k log p(x|z_k) - beta KL(q(z|x) ‖ p(z)), differentiated as it stands."""
-
-    def forward(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> tuple[Any, ...]:
-        q, state = model.encode(params, state, x, train)
-        z = q.sample(eps)
-        p_x, state = model.decode(params, state, z, train)
-        p_z, state = model.prior(params, state, z, train)
-        log_p_x = log_likelihood(p_x, x)
-        bound = (log_p_x - beta * kl(q, p_z).sum(-1)).mean(0)
-        return bound, log_p_x, q, p_z, z, state
-
-    def estimate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:
-        def loss(params: Params) -> Any:
-            bound, *rest = forward(model, params, state, x, eps, train)
-            return -bound.mean(), (bound, *rest)
-
-        value, pull, (bound, log_p_x, q, p_z, z, new_state) = vjp(loss, params, has_aux=True)  # type: ignore[misc]
-        (grads,) = pull(torch.ones_like(value), retain_graph=False)
-        log_w = log_p_x if isinstance(q, Delta) else log_p_x + log_prob(p_z, z) - log_prob(q, z)
-        return Estimate(grads, bound, log_w, new_state)
-
-    def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
-        return forward(model, params, state, x, eps, False)[0]
-
-    return Estimator(name, claims, estimate, evaluate)
+def others_logsumexp(f: Tensor) -> Tensor:
+    """log sum_{j≠k} exp(f_j) for each k [K, B], K >= 2."""
+    before, after = f.logcumsumexp(0), f.flip(0).logcumsumexp(0).flip(0)
+    return torch.logaddexp(_shifted(before, 1, -math.inf), _shifted(after, -1, -math.inf))
 
 
-def _check_noise(model: VAE, x: Tensor, eps: Tensor) -> None:
-    if eps.ndim != 3 or eps.shape[1:] != (len(x), model.latent) or eps.numel() == 0:
-        want = f"[N, {len(x)}, {model.latent}]"
-        raise BadValue(f"eps has shape {list(eps.shape)}: for this x and model it must be {want}, with N >= 1")
+def _shifted(sums: Tensor, by: int, start: float) -> Tensor:
+    """Cumulative sums [K, B] moved on by one row, so that each leaves its own term out."""
+    return F.pad(sums[:-1], (0, 0, 1, 0), value=start) if by == 1 else F.pad(sums[1:], (0, 0, 0, 1), value=start)
+
+
+def _from_the_top(log_w: Tensor) -> Tensor:
+    """Log-weights less their greatest: differences of log-sums then keep their digits."""
+    return log_w - log_w.max(0).values
+
+
+def _mean(log_w: Tensor) -> Tensor:
+    return torch.full_like(log_w, 1 / len(log_w))
+
+
+def _grouped_softmax(log_w: Tensor, m: int) -> Tensor:
+    return bounds.groups(log_w, m).softmax(1).flatten(0, 1)
+
+
+def _two_or_more(name: str, log_w: Tensor) -> Tensor:
+    if len(log_w) < 2:
+        raise BadValue(f"{name} sets each sample against the others: it needs samples >= 2")
+    return log_w
+
+
+def _spell(name: str, *arguments: float) -> str:
+    """The name that `parse` reads back to the same estimator."""
+    return ":".join([name, *(str(a).removesuffix(".0") for a in arguments)])

@@ -14,3 +14,12 @@ def write(path: Path, content: bytes) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def write_beside(path: Path, content: bytes, *, over: bool) -> Path:
+    """Writes a file of this name, or `over` one; else beside one that says otherwise, as NAME-2, NAME-3, …"""
+    stem, count = path.stem, 1
+    while not over and path.exists() and path.read_bytes() != content:
+        count += 1
+        path = path.with_stem(f"{stem}-{count}")
+    return write(path, content)

@@ -1,18 +1,154 @@
-"""Noise schemes: `(key, n, shape) -> eps [n, *shape]`, the standard normal base noise of the posterior."""
+"""Noise schemes: `(key, n, shape) -> eps [n, *shape]`, the standard normal base noise of the posterior.
+
+Under every scheme here each sample by itself is standard normal, and different data (all axes of `shape` but the last)
+are independent. Only under `iid` are the n samples of one datum independent of one another too, which some estimators
+lean on (DReG, all with leave-one-out baselines): `Estimator.claims_under(scheme)` says what holds under which scheme,
+or raises. A scheme of one's own is a function of the same arguments, marked with `independent` where it is so.
+"""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.quasirandom import SobolEngine
 
 from funcvae import random
-from funcvae.errors import BadValue
+from funcvae.errors import BadValue, unknown
 
 Noise = Callable[..., Tensor]
+AnyNoise = TypeVar("AnyNoise", bound=Noise)
 
 
+def independent(scheme: AnyNoise) -> AnyNoise:
+    """Marks a scheme (it is a decorator) whose samples of one datum are independent standard normals."""
+    scheme.__dict__["independent"] = True
+    return scheme
+
+
+def is_independent(scheme: Noise) -> bool:
+    """Whether a scheme is marked so."""
+    return getattr(scheme, "independent", False)
+
+
+@independent
 def iid(key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = torch.float32) -> Tensor:
     """n independent standard normal samples [n, *shape], on the key's device."""
     if n < 1:
         raise BadValue(f"samples is {n}: at least one is needed")
     return random.normal(key, (n, *shape), dtype)
+
+
+def mirrored(key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Antithetic pairs: n/2 independent samples [n/2, *shape], then the same with their signs changed.
+
+    What is odd in eps has no variance left in the mean of a pair; what is even has twice as much.
+
+    Raises:
+        BadValue: n is odd.
+
+    Reference: Hammersley & Morton (1956), "A new Monte Carlo technique: antithetic variates".
+    """
+    half = iid(key, _half(n), shape, dtype=dtype)
+    return torch.cat([half, -half])
+
+
+def moment_matched(key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Two halves of n/2 independent samples each, the second with the antithetic mean and variance of the first.
+
+        eps'_k = -(m + (t'/t)^½ (eps_k - m)),    m = mean_k eps_k,  t = sum_k (eps_k - m)²
+
+    where t' is as far up the distribution of t, χ² with n/2 - 1 degrees of freedom, as t is from its top. Mean,
+    variance and direction of a normal sample are independent, so each half is jointly standard normal. At n = 2 this
+    is `mirrored`.
+
+    Raises:
+        BadValue: n is odd.
+
+    Reference: Wu, Goodman & Ermon (2019), arXiv:1810.02555, which draws the second half's direction anew.
+    """
+    half = iid(key, _half(n), shape, dtype=dtype)
+    if len(half) == 1:
+        return torch.cat([half, -half])
+    mean = half.mean(0)
+    apart = half - mean
+    t = apart.square().sum(0)
+    stretch = (_opposite_chi2(t.double(), len(half) - 1) / t).sqrt().to(dtype)
+    return torch.cat([half, -(mean + stretch * apart)])
+
+
+def sobol(key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The first n points of a scrambled Sobol sequence over the last axis of `shape`, through the normal quantile.
+
+    Each element along the other axes has a scramble of its own, drawn from the key: a random lower triangular matrix
+    over the points' 30 binary digits, and a digital shift. So each point by itself is uniform, to 30 bits, before the
+    quantile. Best where n is a power of two.
+
+    Reference: Matoušek (1998), "On the L2-discrepancy for anchored boxes".
+    """
+    if n < 1:
+        raise BadValue(f"samples is {n}: at least one is needed")
+    if not 1 <= shape[-1] <= SobolEngine.MAXDIM:
+        raise BadValue(f"sobol noise has at most {SobolEngine.MAXDIM} dimensions, not {shape[-1]}")
+    points = _sobol_points(n, shape[-1]).to(key.device)
+    points = points.reshape(n, *[1] * (len(shape) - 1), shape[-1])
+    shift, *columns = random.bits(key, (_DIGITS + 1, *shape)) & (2**_DIGITS - 1)
+    scrambled = shift
+    for place, column in zip(reversed(range(_DIGITS)), columns, strict=True):
+        column = (column & (2**place - 1)) | 2**place  # a digit changes itself never, and those below it at random
+        scrambled = scrambled ^ (((points >> place) & 1) * column)
+    return torch.special.ndtri((scrambled.double() + 0.5) / 2**_DIGITS).to(dtype)
+
+
+TABLE: dict[str, Noise] = {scheme.__name__: scheme for scheme in (iid, mirrored, moment_matched, sobol)}
+"""The schemes by name."""
+
+
+def parse(name: str) -> Noise:
+    """The scheme of this name."""
+    if name not in TABLE:
+        raise unknown("noise", name, TABLE)
+    return TABLE[name]
+
+
+def name_of(scheme: Noise) -> str:
+    """What a scheme is called."""
+    return str(getattr(scheme, "__name__", scheme))
+
+
+_DIGITS = SobolEngine.MAXBIT
+
+
+def _half(n: int) -> int:
+    if n < 2 or n % 2:
+        raise BadValue(f"samples is {n}: antithetic noise comes in pairs, so samples must be even")
+    return n // 2
+
+
+@torch.compiler.assume_constant_result
+def _sobol_points(n: int, dimension: int) -> Tensor:
+    """The first n points of the Sobol sequence [n, dimension], as whole numbers below 2^30."""
+    return (SobolEngine(dimension).draw(n, dtype=torch.float64) * 2**_DIGITS).int()
+
+
+def _opposite_chi2(t: Tensor, dof: int) -> Tensor:
+    """t' with P(χ² <= t') = P(χ² >= t), for χ² with dof degrees of freedom; float64.
+
+    Newton's method on the logarithm of whichever tail t' is in, where it is nearly a straight line: in log t' for the
+    lower one, in t' for the upper. It starts from Wilson and Hilferty's normal approximation to the cube root.
+    """
+    a = torch.full_like(t, dof / 2)
+    below, above = torch.special.gammainc(a, t / 2), torch.special.gammaincc(a, t / 2)
+    lower = above < below
+    root = 2 * (1 - 2 / (9 * dof)) - (t / dof) ** (1 / 3)
+    y = dof / 2 * root.clamp(min=0.1) ** 3  # (the cube is of no use far down the lower tail)
+    for _ in range(_NEWTON_STEPS):
+        log_density = (a - 1) * y.log() - y - torch.lgamma(a)
+        p, q = torch.special.gammainc(a, y), torch.special.gammaincc(a, y)
+        left = y * ((above / p).log() * p / (y * log_density.exp())).exp()
+        right = y + (q / below).log() * q / log_density.exp()
+        y = torch.where(lower, left, right)
+    return 2 * y
+
+
+_NEWTON_STEPS = 8

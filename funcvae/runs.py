@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, get_type_hints
 import numpy as np
 import torch
 
-from funcvae import __version__, checkpoint, data, estimators, files, pictures, plots, random, tracking, train
+from funcvae import __version__, checkpoint, data, estimators, files, noise, pictures, plots, random, tracking, train
 from funcvae.errors import BadData, BadValue, Missing, unknown
 from funcvae.models import RECIPES, Recipe
 from funcvae.module import Params, State
@@ -48,6 +48,7 @@ class Config:
     estimator: str
     out: str
     data_dir: str = "data"
+    noise: str = "iid"
     lr: float | None = None
     """None: the recipe's own learning rate or schedule."""
     seed: int = 0
@@ -146,7 +147,8 @@ def run(
     recipe_ = recipe(config.system)
     if sample_each_step and recipe_.shape != (2,):
         raise BadValue(f"--sample-each-step draws points in the plane, and {recipe_.name}'s data are images")
-    estimator = estimators.parse(config.estimator)
+    estimator, scheme = estimators.parse(config.estimator), noise.parse(config.noise)
+    target = estimator.claims_under(scheme).target
     for name in ("epochs", "batch", "samples"):
         if getattr(config, name) < 1:
             raise BadValue(f"--{name} is {getattr(config, name)}: it must be at least 1")
@@ -165,8 +167,9 @@ def run(
     train.check_batches(model, ts.params, ts.state, x_train, config.batch)
     observe_key, figure_key, step_key = random.split(train.run_keys(ts.key).pictures, 3)
     seen = recipe_.observe(observe_key, x_test[: pictures.POINTS])
-    # An estimator may not suit the model: let it say so now.
-    estimator.bound(model, ts.params, ts.state, seen[:1], seen.new_zeros(1, 1, model.latent))
+    # Estimator and noise may not suit the model or the number of samples: let them say so now. (Values do not matter.)
+    eps = torch.zeros_like(scheme(observe_key, config.samples, (1, model.latent)))
+    estimator(model, ts.params, ts.state, seen[:1], eps, train=False)
 
     with ExitStack() as stack:
         shown = [stack.enter_context(tracker(out, asdict(config))) for tracker in trackers]
@@ -210,6 +213,7 @@ def run(
             batch=config.batch,
             samples=config.samples,
             observe=recipe_.observe,
+            noise=scheme,
             scale=recipe_.scale,
             offset=recipe_.offset,
             compile=config.compile,
@@ -219,7 +223,7 @@ def run(
     checkpoint.save_params(out / "params.safetensors", ts.params, ts.state)
 
     figures = pictures.of_run(model, ts.params, ts.state, recipe_, dataset, seen, figure_key)
-    figures["training"] = pictures.training(history, name=estimator.claims.target, title=f"Training of {config.system}")
+    figures["training"] = pictures.training(history, name=target, title=f"Training of {config.system}")
     if sample_each_step:
         array = BytesIO()
         np.save(array, kept)

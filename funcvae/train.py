@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from funcvae import noise, random, tree
+from funcvae.engine import Estimator
 from funcvae.errors import BadData, BadType, BadValue, NonFinite
-from funcvae.estimators import Estimator
 from funcvae.module import Params, State
 from funcvae.optim import Optimizer
 from funcvae.vae import VAE, log_likelihood
@@ -104,7 +104,12 @@ def make_step(
         offset: nats per example that the loss leaves out of -bound, such as a fixed likelihood's log-normaliser.
 
     The step's `keys` are its noise key and its observe key, as `step_keys` derives them.
+
+    Raises:
+        BadValue: the estimator leans on independent samples, and the noise scheme's are not.
     """
+
+    estimator.claims_under(noise)
 
     def step(ts: TrainState, keys: Tensor, x: Tensor) -> tuple[TrainState, Metrics]:
         noise_key, observe_key = keys
@@ -191,7 +196,8 @@ def fit(
             writes over: copy what is to be kept.
 
     Raises:
-        BadValue: epochs, batch or samples below one.
+        BadValue: epochs, batch or samples below one; or the estimator leans on independent samples, and the noise
+            scheme's are not.
         BadType: data that are no tensor.
         BadData: data the model cannot take: a wrong shape, values outside the likelihood's range, or not finite; or a
             last batch of one item where there is BatchNorm.

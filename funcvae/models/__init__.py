@@ -4,6 +4,7 @@ from funcvae.models import burda, cifar, gaussian2d, mnist
 from funcvae.models.burda import burda_vae
 from funcvae.models.cifar import cifar_resnet_vae
 from funcvae.models.gaussian2d import gaussian2d_vae
+from funcvae.models.linear import linear_vae
 from funcvae.models.mnist import mnist_ae, mnist_bn_vae, mnist_sigma_vae, mnist_vae
 from funcvae.models.recipe import Recipe
 
@@ -18,6 +19,7 @@ __all__ = [
     "burda_vae",
     "cifar_resnet_vae",
     "gaussian2d_vae",
+    "linear_vae",
     "mnist_ae",
     "mnist_bn_vae",
     "mnist_sigma_vae",

@@ -6,6 +6,7 @@ setting changes and no display is needed: show a figure in a notebook, or write 
 
 from funcvae.plots._style import PALETTE
 from funcvae.plots.curves import training_curves
+from funcvae.plots.evaluation import bound_ladder, latent_use
 from funcvae.plots.images import image_grid, interpolation, reconstructions, sample_grid
 from funcvae.plots.latent import latent_scatter
 from funcvae.plots.points import densities, evolution
@@ -13,11 +14,13 @@ from funcvae.plots.saving import save, save_gif
 
 __all__ = [
     "PALETTE",
+    "bound_ladder",
     "densities",
     "evolution",
     "image_grid",
     "interpolation",
     "latent_scatter",
+    "latent_use",
     "reconstructions",
     "sample_grid",
     "save",

@@ -1,0 +1,230 @@
+"""The engine that turns a function of the log-weights into a gradient estimator.
+
+With z_k = z(eps_k, x), log w_k = log p(x, z_k) - log q(z_k|x), and
+
+    d_k = (∂ log w_k / ∂z_k) · ∂z_k/∂phi      q's parameters held constant in log w_k,
+    s_k = ∇_phi log q(z_k|x)                   at fixed z_k,
+
+an estimator goes up in the direction
+
+    encoder              sum_k path_k d_k + score_k s_k
+    decoder and prior    sum_k theta_k ∇ log w_k
+
+where path, score and theta are functions of the log-weights alone, held constant. (The total derivative of log w_k is
+d_k - s_k.) The functions themselves are in `funcvae.estimators`. An estimator is a pure function of (model, params,
+state, x, eps); it works under `vmap` over eps, in float32 and float64, and under `torch.compile(fullgraph=True)`. It
+checks shapes only: values cannot be looked at inside a transform, so numbers that are not finite pass through, and
+whoever calls it tests for them outside.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import vjp
+
+from funcvae import bounds, tree
+from funcvae.distributions import Delta, Distribution, kl
+from funcvae.errors import BadValue
+from funcvae.module import Params, State
+from funcvae.noise import Noise, is_independent, name_of
+from funcvae.vae import VAE, log_likelihood, log_prob
+
+
+class Weights(NamedTuple):
+    """The three weight arrays of an estimator, each [N, B]. `path` must be zero wherever `theta` is."""
+
+    path: Tensor
+    score: Tensor
+    theta: Tensor
+
+
+class Claims(NamedTuple):
+    """What an estimator promises, where one example's log w does not depend on another's noise.
+
+    BatchNorm in training mode couples examples: there the per-example formula is used, and the claims are not made. Nor
+    are they for a posterior that is no proper density, a SignedNormal.
+    """
+
+    target: str
+    """The bound that `Estimate.bound` holds, whose gradient is meant."""
+    unbiased_encoder: bool
+    """Whether the encoder's gradient is in expectation the one of the target's expectation."""
+    unbiased_decoder: bool
+    """The same for decoder and prior."""
+    papers: tuple[str, ...]
+    noise: Literal["independent", "normal", "any"] = "independent"
+    """What the claims need of the samples of one datum: that they are independent standard normals; or that each is
+    standard normal by itself, however they depend on one another; or nothing, for the target's expectation is then the
+    one under that noise (and for dependent samples another number than for independent ones)."""
+    note: str = ""
+    """What else is known, in a few words."""
+
+
+class Estimate(NamedTuple):
+    """What an estimator returns."""
+
+    grads: Params
+    """Like params: minus the gradient of the target's batch mean, in nats. The direction to descend."""
+    bound: Tensor
+    """[B]: the value of the target bound, in nats; never a surrogate."""
+    log_w: Tensor
+    """[N, B]: log p(x, z_k) - log q(z_k|x), in nats; log p(x|z_k) where q is a Delta and has no density."""
+    state: State
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A gradient estimator: call it with (model, params, state, x [B, ...], eps [N, B, Z], train=...).
+
+    Raises:
+        BadValue: (from the call) eps is not [N, B, Z] for this x and model, or N does not suit the estimator.
+        BadType: (from the call) the posterior has no density where log q is needed.
+    """
+
+    name: str
+    claims: Claims
+    _estimate: Callable[..., Estimate]
+    _bound: Callable[..., Tensor]
+
+    def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Estimate:
+        """The estimate for x [B, ...] from noise eps [N, B, Z]."""
+        _check_noise(model, x, eps)
+        return self._estimate(model, params, state, x, eps, train)
+
+    def bound(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
+        """The target bound [B] in nats in evaluation mode, without a gradient."""
+        _check_noise(model, x, eps)
+        return self._bound(model, params, state, x, eps)
+
+    def claims_under(self, noise: Noise) -> Claims:
+        """The claims where eps is drawn by this scheme.
+
+        Raises:
+            BadValue: the estimator leans on independent samples, and the scheme's are not.
+        """
+        if is_independent(noise) or self.claims.noise == "normal":
+            return self.claims
+        if self.claims.noise == "any":
+            return self.claims._replace(target=f"{self.claims.target} under {name_of(noise)} noise")
+        raise BadValue(
+            f"{self.name} leans on independent samples, and {name_of(noise)} noise has none: its gradient would be "
+            "biased; use iid noise, or an estimator such as iwae or elbo_mc"
+        )
+
+
+def weighted(
+    weights: Callable[[Tensor], Weights],
+    *,
+    bound: bounds.Bound,
+    claims: Claims,
+    name: str | None = None,
+    two_pulls: bool = False,
+) -> Estimator:
+    """An estimator from a function of the log-weights.
+
+    One decode and one pull-back through the decoder: log w is pulled back with theta, which gives the decoder's and the
+    prior's gradient, and theta_k ∂ log w_k/∂z_k for every latent; times path/theta, that is the encoder's path term.
+
+    Args:
+        weights: log_w [N, B] -> Weights of the same shape, with path zero wherever theta is. (Values cannot be checked
+            here; where theta is zero, path counts as zero.)
+        bound: the target's value, log_w [N, B] -> [B].
+        claims: what the estimator promises.
+        name: shown in tables; the function's own name unless given.
+        two_pulls: pull log w back a second time, with path, for weights of which theta can vanish where path does not.
+    """
+
+    def estimate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:
+        def draw(phi: Params) -> Any:  # the compiler cannot evaluate a longer annotation
+            q, new = model.encode({**params, "encoder": phi}, state, x, train)
+            z = q.sample(eps)
+            return (z, log_prob(q, z.detach())), (q, z, new)
+
+        def weigh(theta: Params, z: Tensor) -> Any:
+            return log_weight(model, {**params, **theta}, encoded, x, q, z, train)
+
+        theta = {name: params[name] for name in ("decoder", "prior")}
+        _, pull_draw, (q, z, encoded) = vjp(draw, params["encoder"], has_aux=True)  # type: ignore[misc]
+        log_w, pull_log_w, new_state = vjp(weigh, theta, z, has_aux=True)  # type: ignore[misc]
+
+        w = Weights(*(weight / -len(x) for weight in weights(log_w.detach())))  # minus, to descend; the batch's mean
+        if any(weight.shape != log_w.shape for weight in w):
+            raise BadValue(
+                f"weights of shapes {[list(weight.shape) for weight in w]}: each must be {list(log_w.shape)}"
+            )
+        theta_grads, z_pull = pull_log_w(w.theta, retain_graph=two_pulls)
+        if two_pulls:
+            _, z_pull = pull_log_w(w.path, retain_graph=False)
+        else:
+            z_pull = z_pull * torch.where(w.theta == 0, 0, w.path / w.theta).unsqueeze(-1)
+        (phi_grads,) = pull_draw((z_pull, w.score), retain_graph=False)
+        return Estimate({"encoder": phi_grads, **theta_grads}, bound(log_w), log_w, new_state)
+
+    def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
+        q, _ = model.encode(params, state, x)
+        return bound(log_weight(model, params, state, x, q, q.sample(eps), False)[0])
+
+    return Estimator(str(name or getattr(weights, "__name__", "weighted")), claims, estimate, evaluate)
+
+
+def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
+    """The estimator of mean_k log p(x|z_k) - beta KL(q(z|x) ‖ p(z)), differentiated as it stands."""
+
+    def forward(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> tuple[Any, ...]:
+        q, state = model.encode(params, state, x, train)
+        z = q.sample(eps)
+        p_x, state = model.decode(params, state, z, train)
+        p_z, state = model.prior(params, state, z, train)
+        log_p_x = log_likelihood(p_x, x)
+        bound = (log_p_x - beta * kl(q, p_z).sum(-1)).mean(0)
+        return bound, log_p_x, q, p_z, z, state
+
+    def estimate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:
+        def loss(params: Params) -> Any:
+            bound, *rest = forward(model, params, state, x, eps, train)
+            return -bound.mean(), (bound, *rest)
+
+        value, pull, (bound, log_p_x, q, p_z, z, new_state) = vjp(loss, params, has_aux=True)  # type: ignore[misc]
+        (grads,) = pull(torch.ones_like(value), retain_graph=False)
+        log_w = log_p_x if isinstance(q, Delta) else log_p_x + log_prob(p_z, z) - log_prob(q, z)
+        return Estimate(grads, bound, log_w, new_state)
+
+    def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
+        return forward(model, params, state, x, eps, False)[0]
+
+    return Estimator(name, claims, estimate, evaluate)
+
+
+def surrogate(estimator: Estimator) -> Callable[..., Tensor]:
+    """A scalar loss whose first gradient in params is the estimator's `grads`: a bridge to any other optimiser.
+
+    Takes the estimator's arguments. Its value is minus the batch mean of the target bound, in nats. Only the first
+    derivative, and only in params, means anything: the gradient enters as a constant slope, so higher derivatives are
+    zero. To differentiate a bound itself, at will, use `funcvae.bounds` on the log-weights.
+    """
+
+    def loss(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Tensor:
+        here = tree.map(torch.Tensor.detach, params)
+        out = estimator(model, here, state, x, eps, train=train)
+        rise = tree.map(lambda g, p, p_here: (g * (p - p_here)).sum(), out.grads, params, here)
+        return sum(tree.leaves(rise)) - out.bound.mean()
+
+    return loss
+
+
+def log_weight(
+    model: VAE, params: Params, state: State, x: Tensor, q: Distribution, z: Tensor, train: bool
+) -> tuple[Tensor, State]:
+    """log w = log p(x|z) + log p(z) - log q(z|x) [N, B], for z [N, B, Z] from q(z|x); and the state."""
+    p_x, state = model.decode(params, state, z, train)
+    p_z, state = model.prior(params, state, z, train)
+    return log_likelihood(p_x, x) + log_prob(p_z, z) - log_prob(q, z), state
+
+
+def _check_noise(model: VAE, x: Tensor, eps: Tensor) -> None:
+    if eps.ndim != 3 or eps.shape[1:] != (len(x), model.latent) or eps.numel() == 0:
+        want = f"[N, {len(x)}, {model.latent}]"
+        raise BadValue(f"eps has shape {list(eps.shape)}: for this x and model it must be {want}, with N >= 1")

@@ -1,0 +1,402 @@
+"""Evaluation: log-likelihood by importance sampling with its errors, the ladder of bounds, what the latents do.
+
+Much of it is a function of the log-weights log w_k = log p(x, z_k) - log q(z_k|x) [K, B]: `log_weights` computes them,
+which is the costly part, and `likelihood`, `ladder` and `posterior_gap` take them, so that one pass gives all three.
+`log_likelihood` and `bound_ladder` do both at once.
+
+Everything is taken in evaluation mode, and sums over samples are in float64.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from funcvae import bounds, pareto, random, tree
+from funcvae.distributions import Bernoulli, Delta, SignedNormal, kl
+from funcvae.engine import log_weight
+from funcvae.errors import BadData, BadType, BadValue, NonFinite
+from funcvae.module import Params, State
+from funcvae.ppca import PPCA, ppca
+from funcvae.train import check_data
+from funcvae.vae import VAE
+from funcvae.vae import log_likelihood as log_p_x_given_z
+
+__all__ = [
+    "PPCA",
+    "ActiveUnits",
+    "Estimated",
+    "Likelihood",
+    "Untrusted",
+    "active_units",
+    "bound_ladder",
+    "kl_per_dimension",
+    "ladder",
+    "likelihood",
+    "log_likelihood",
+    "log_weights",
+    "posterior_gap",
+    "ppca",
+    "reconstruction_error",
+    "squared_error",
+]  # fmt: skip
+
+
+class Untrusted(UserWarning):
+    """An estimate by importance weights whose tail is too heavy for its standard error to mean much."""
+
+
+class Estimated(NamedTuple):
+    """Estimates for each of B data, in nats, with standard errors for the Monte-Carlo noise."""
+
+    value: Tensor
+    """[B]."""
+    se: Tensor
+    """[B]; infinite where one sample says nothing of its own error."""
+
+    @property
+    def mean(self) -> float:
+        """The mean over the data."""
+        return float(self.value.mean())
+
+    @property
+    def mean_se(self) -> float:
+        """The standard error of `mean` as an estimate for these data: what more samples would reduce."""
+        return float(self.se.square().sum().sqrt()) / len(self.se)
+
+    @property
+    def sampling_se(self) -> float:
+        """The standard error of `mean` as an estimate for all data of this kind: what more data would reduce."""
+        return float(self.value.std()) / math.sqrt(len(self.value)) if len(self.value) > 1 else math.inf
+
+
+class Likelihood(NamedTuple):
+    """log p(x) by importance sampling, with what its trustworthiness can be judged by."""
+
+    log_p: Estimated
+    """L_K for each datum. Its expectation lies below log p(x), by about ½ se² where that is small."""
+    ess: Tensor
+    """[B]: the effective sample size 1/sum_k v_k² of the normalised weights, of K."""
+    k_hat: Tensor
+    """[B]: the Pareto shape of the weights' tail."""
+    samples: int
+    """K."""
+
+    @property
+    def untrusted(self) -> Tensor:
+        """[B]: where k̂ is above min(1 - 1/log10 K, 0.7), and the standard error is not to be trusted."""
+        return self.k_hat > pareto.threshold(self.samples)
+
+
+class ActiveUnits(NamedTuple):
+    """How much each latent's posterior mean moves with the data."""
+
+    variance: Tensor
+    """[Z]: Var_x E_q(z|x)[z]."""
+    threshold: float
+
+    @property
+    def active(self) -> Tensor:
+        """[Z]: whether the variance is above the threshold."""
+        return self.variance > self.threshold
+
+    @property
+    def number(self) -> int:
+        """How many are."""
+        return int(self.active.sum())
+
+
+Progress = Callable[[int], None]
+
+
+def log_likelihood(
+    model: VAE,
+    params: Params,
+    state: State,
+    x: Tensor,
+    key: random.Key,
+    *,
+    samples: int = 5000,
+    chunk: int = 100,
+    progress: Progress = lambda done: None,
+) -> Likelihood:
+    """log p(x) of each datum by importance sampling, L_K with K = `samples` exactly, in nats.
+
+        L_K = log (1/K) sum_k w_k
+
+    The arguments and errors are those of `log_weights`, the formulas for the errors those of `likelihood`.
+
+    Warns:
+        Untrusted: k̂ says for some data that the standard error is not to be trusted.
+
+    Reference: Burda, Grosse & Salakhutdinov (2016), arXiv:1509.00519, section 5.
+    """
+    log_w = log_weights(model, params, state, x, key, samples=samples, chunk=chunk, progress=progress)
+    found = likelihood(log_w)
+    if found.untrusted.any():
+        warnings.warn(distrust(found), Untrusted, stacklevel=2)
+    return found
+
+
+def bound_ladder(
+    model: VAE,
+    params: Params,
+    state: State,
+    x: Tensor,
+    key: random.Key,
+    *,
+    samples: Sequence[int] = (1, 10, 100, 1000, 5000),
+    chunk: int = 100,
+) -> dict[int, Estimated]:
+    """L_K for each K of `samples`, on common noise; L_1 is the ELBO. See `ladder` and `log_weights`."""
+    _check_rungs(samples)
+    return ladder(log_weights(model, params, state, x, key, samples=max(samples), chunk=chunk), samples)
+
+
+@torch.no_grad()
+def log_weights(
+    model: VAE,
+    params: Params,
+    state: State,
+    x: Tensor,
+    key: random.Key,
+    *,
+    samples: int,
+    chunk: int = 100,
+    progress: Progress = lambda done: None,
+) -> Tensor:
+    """log w_k = log p(x, z_k) - log q(z_k|x) [K, B] in nats, K = `samples` exactly.
+
+    Sample k's noise is `normal(fold_in(key, k), (B, Z))`, whatever the chunk. Memory is the [K, B] result and
+    O(chunk · B · Z).
+
+    Args:
+        x: data [B, ...] as the model sees them: binarized, for a Bernoulli likelihood.
+        chunk: samples at a time.
+        progress: called with the number of samples done.
+
+    Raises:
+        BadValue: samples or chunk below one.
+        BadData: data the model cannot take, or not finite, or greys under a Bernoulli likelihood, which then is none.
+        BadType: the posterior has no density (Delta), or no proper one (SignedNormal).
+        NonFinite: a log-weight is NaN or +inf, or all of a datum's are -inf; the message names the datum.
+    """
+    for name, value in {"samples": samples, "chunk": chunk}.items():
+        if value < 1:
+            raise BadValue(f"{name} is {value}: it must be at least 1")
+    check_data(model, params, state, x)
+    q = tree.map(lambda *parts: torch.cat(parts), *(model.encode(params, state, part)[0] for part in x.split(_ROWS)))
+    _check_density(model, params, state, x, q)
+    rows = max(1, _ROWS // chunk)  # few enough to stay in the processor's cache
+    parts = [slice(start, start + rows) for start in range(0, len(x), rows)]
+
+    def noise(k: Tensor) -> Tensor:
+        return random.normal(random.fold_in(key, k), (len(x), model.latent), x.dtype)
+
+    log_w = torch.empty(samples, len(x), dtype=torch.float64, device=x.device)
+    for ks in torch.arange(samples, device=x.device).split(chunk):
+        first, last = int(ks[0]), int(ks[-1]) + 1
+        eps = torch.vmap(noise)(ks)  # [chunk, B, Z]
+        for part in parts:
+            q_b = tree.map(lambda t, part=part: t[part], q)
+            z = q_b.sample(eps[:, part])
+            log_w[first:last, part], _ = log_weight(model, params, state, x[part], q_b, z, False)
+        progress(last)
+    wrong = (log_w.isnan() | (log_w == math.inf)).any(0) | (log_w == -math.inf).all(0)
+    if wrong.any():
+        raise NonFinite(f"the log-weights of datum {int(wrong.int().argmax())} are not finite: look at the parameters")
+    return log_w
+
+
+def likelihood(log_w: Tensor) -> Likelihood:
+    """log p(x) from log-weights [K, B], with errors.
+
+    With v the weights normalised over k, the delta method gives the standard error of the logarithm of their mean,
+
+        se² = (1/K) Var(w)/mean(w)² = (K sum_k v_k² - 1)/(K - 1),
+
+    with the unbiased variance; 1/sum_k v_k² is the effective sample size.
+    """
+    samples, v = len(log_w), log_w.softmax(0)
+    square = v.square().sum(0)
+    se = (
+        ((samples * square - 1).clamp(min=0) / (samples - 1)).sqrt()
+        if samples > 1
+        else torch.full_like(square, math.inf)
+    )
+    k_hat = torch.from_numpy(pareto.k_hat(log_w)).to(log_w.device)
+    return Likelihood(Estimated(bounds.iwae(log_w), se), 1 / square, k_hat, samples)
+
+
+def distrust(found: Likelihood) -> str:
+    """One line on the data whose log-likelihood is not to be trusted."""
+    bad = found.untrusted
+    which = f"{int(bad.sum())} of {len(bad)} data, first for datum {int(bad.int().argmax())}"
+    return (
+        f"Pareto k̂ is above {pareto.threshold(found.samples):.2f} for {which}: "
+        f"L_{found.samples} still lies below log p(x) in expectation, but its standard error is not to be trusted there"
+    )
+
+
+def ladder(log_w: Tensor, samples: Sequence[int]) -> dict[int, Estimated]:
+    """L_K for each K of `samples` from log-weights [S, B], on common noise.
+
+    The S samples make S//K groups of K; the value is the mean of their bounds, and the standard error that of the mean;
+    where there is one group alone, the delta method's. In expectation the ladder rises.
+
+    Raises:
+        BadValue: a K below one or above S, or none at all.
+    """
+    _check_rungs(samples)
+    if max(samples) > len(log_w):
+        raise BadValue(f"a bound of {max(samples)} samples needs as many log-weights: there are {len(log_w)}")
+    rungs = {}
+    for k in sorted(set(samples)):
+        groups = len(log_w) // k
+        each = bounds.iwae(bounds.groups(log_w[: groups * k], groups).transpose(0, 1))  # [groups, B]
+        se = _standard_error(each) if groups > 1 else _delta_se(log_w[:k])
+        rungs[k] = Estimated(each.mean(0), se)
+    return rungs
+
+
+def posterior_gap(log_w: Tensor) -> Estimated:
+    """KL(q(z|x) ‖ p(z|x)) of each datum, estimated from log-weights [K, B] as L_K - mean_k log w_k, in nats.
+
+    As L_K lies below log p(x) in expectation, this lies below the KL. The standard error is the delta method's, of the
+    mean of w_k/w̄ - log w_k.
+    """
+    influence = len(log_w) * log_w.softmax(0) - log_w
+    return Estimated(bounds.iwae(log_w) - bounds.elbo(log_w), _standard_error(influence))
+
+
+@torch.no_grad()
+def active_units(
+    model: VAE, params: Params, state: State, x: Tensor, *, threshold: float = 0.01, batch: int = 500
+) -> ActiveUnits:
+    """The latents that the model uses: those whose posterior mean has a variance over the data above the threshold.
+
+        A_u = Var_x( E_q(z|x)[z_u] ) > 0.01
+
+    Args:
+        x: data [n, ...] as the model sees them, n >= 2.
+        batch: data at a time.
+
+    Reference: Burda, Grosse & Salakhutdinov (2016), arXiv:1509.00519, section 5.
+    """
+    _check_batch(batch)
+    check_data(model, params, state, x)
+    if len(x) < 2:
+        raise BadData("one datum has no variance: at least two are needed")
+    means = torch.cat([model.encode(params, state, part)[0].mean for part in x.split(batch)])
+    return ActiveUnits(means.double().var(0), threshold)
+
+
+@torch.no_grad()
+def kl_per_dimension(model: VAE, params: Params, state: State, x: Tensor, *, batch: int = 500) -> Tensor:
+    """KL(q(z_u|x) ‖ p(z_u)) of each latent u, its mean over the data [Z], in nats; in closed form.
+
+    Raises:
+        BadType: no closed form is known for this posterior and prior, or the posterior has no density.
+    """
+    _check_batch(batch)
+    check_data(model, params, state, x)
+    total = torch.zeros(model.latent, dtype=torch.float64, device=x.device)
+    for part in x.split(batch):
+        q, _ = model.encode(params, state, part)
+        if isinstance(q, Delta):
+            raise BadType("a Delta posterior has no density: its KL is not defined")
+        total += kl(q, model.prior(params, state, q.loc)[0]).double().sum(0)
+    return total / len(x)
+
+
+@torch.no_grad()
+def reconstruction_error(
+    model: VAE, params: Params, state: State, x: Tensor, key: random.Key, *, samples: int = 10, batch: int = 200
+) -> Estimated:
+    """-E_q(z|x)[log p(x|z)] of each datum, in nats, from `samples` draws of z.
+
+    Raises:
+        BadData: greys under a Bernoulli likelihood, which then is none.
+    """
+    if samples < 1:
+        raise BadValue(f"samples is {samples}: it must be at least 1")
+    _check_batch(batch)
+    check_data(model, params, state, x)
+    rows = []
+    for i, part in enumerate(x.split(batch)):
+        q, _ = model.encode(params, state, part)
+        eps = random.normal(random.fold_in(key, i), (samples, len(part), model.latent), x.dtype)
+        p, _ = model.decode(params, state, q.sample(eps))
+        _check_greys(p, part, i * batch)
+        rows.append(-log_p_x_given_z(p, part).double())
+    error = torch.cat(rows, 1)
+    return Estimated(error.mean(0), _standard_error(error))
+
+
+@torch.no_grad()
+def squared_error(model: VAE, params: Params, state: State, x: Tensor, *, batch: int = 500) -> Tensor:
+    """‖x - E[x|z]‖² [B] at the posterior's centre z, summed over all of a datum's numbers."""
+    _check_batch(batch)
+    check_data(model, params, state, x)
+    rows = []
+    for part in x.split(batch):
+        p, _ = model.decode(params, state, model.encode(params, state, part)[0].loc)
+        rows.append((part - p.mean).double().square().flatten(1).sum(1))
+    return torch.cat(rows)
+
+
+_ROWS = 2000  # decoded at a time
+
+
+def _square_weights(log_w: Tensor) -> Tensor:
+    """sum_k v_k² [B] of the normalised weights."""
+    return log_w.softmax(0).square().sum(0)
+
+
+def _delta_se(log_w: Tensor) -> Tensor:
+    """The delta method's standard error [B] of log mean_k w_k."""
+    samples = len(log_w)
+    if samples == 1:
+        return torch.full_like(log_w[0], math.inf)
+    return ((samples * _square_weights(log_w) - 1).clamp(min=0) / (samples - 1)).sqrt()
+
+
+def _standard_error(values: Tensor) -> Tensor:
+    """Of the mean over the first axis, [B]."""
+    return values.std(0) / math.sqrt(len(values)) if len(values) > 1 else torch.full_like(values[0], math.inf)
+
+
+def _check_rungs(samples: Sequence[int]) -> None:
+    if not samples or min(samples) < 1:
+        raise BadValue(f"samples is {tuple(samples)}: give numbers of samples, each at least 1")
+
+
+def _check_batch(batch: int) -> None:
+    if batch < 1:
+        raise BadValue(f"batch is {batch}: it must be at least 1")
+
+
+def _check_density(model: VAE, params: Params, state: State, x: Tensor, q: object) -> None:
+    """Raises unless the log-weights are what they are called."""
+    if isinstance(q, Delta):
+        raise BadType("a Delta posterior has no density, so log p(x) cannot be had by importance sampling from it")
+    if isinstance(q, SignedNormal):
+        raise BadType(
+            "a SignedNormal posterior is no proper density of its samples, so importance sampling from it has no "
+            "meaning: take normal_logsigma"
+        )
+    p, _ = model.decode(params, state, model.encode(params, state, x[:1])[0].loc.unsqueeze(0))
+    _check_greys(p, x, 0)
+
+
+def _check_greys(p: object, x: Tensor, first: int) -> None:
+    if isinstance(p, Bernoulli):
+        grey = ((x != 0) & (x != 1)).flatten(1).any(1)
+        if grey.any():
+            raise BadData(
+                f"item {first + int(grey.int().argmax())} has values between 0 and 1, where a Bernoulli likelihood is "
+                "none: binarize the data, or take another likelihood"
+            )
