@@ -341,9 +341,10 @@ def tvo(partition: Sequence[float]) -> Estimator:
 
         path 0, score Σ_j Δ_j w̄_j[(1-β_j)(f-f̄_j) - 1], theta Σ_j Δ_j w̄_j[1 + β_j(f-f̄_j)]
 
-    Covariances under p(z|x)^β q(z|x)^(1-β), self-normalised: biased, consistent as K grows. With the partition (0, 1)
-    the target is the ELBO, the decoder's gradient is `elbo_mc`'s, and the encoder's is `score` with the mean of all K
-    as its baseline, sample k included: short by a factor 1 - 1/K.
+    Covariances under p(z|x)^β q(z|x)^(1-β), self-normalised: both gradients are biased for the TVO itself, and
+    consistent as K grows. For `bound`, whose means are self-normalised too, the decoder's is unbiased, being its
+    derivative. With the partition (0, 1) the target is the ELBO, the decoder's gradient is `elbo_mc`'s, and the
+    encoder's is `score` with the mean of all K as its baseline, sample k included: short by a factor 1 - 1/K.
 
     Args:
         partition: β_0 = 0 < … < β_P = 1.
@@ -361,8 +362,8 @@ def tvo(partition: Sequence[float]) -> Estimator:
             theta += (after - beta) * w * (1 + (beta * apart if beta else 0))
         return Weights(path=torch.zeros_like(log_w), score=score, theta=theta)
 
-    # With (0, 1) the decoder's weights are 1/K.
-    claims = Claims("TVO", False, len(betas) == 2, ("arXiv:1907.00031",), "any", "consistent")
+    note = "for the TVO itself, both biased and consistent"
+    claims = Claims("TVO, self-normalised", False, True, ("arXiv:1907.00031",), "any", note)
     return weighted(tvo, bound=bounds.tvo(betas), claims=claims, name=_spell("tvo", *betas))
 
 

@@ -59,6 +59,25 @@ def double(params):
     return tree.map(lambda t: t.double() if t.is_floating_point() else t, params)
 
 
+def tiny(encoder=lambda: nn.Sequential(nn.Linear(2, 4), nn.Tanh()), **kwargs):
+    """A nonlinear model of points in the plane with two latents and a learned prior, in float64; and two data."""
+    model = fv.vae(
+        encoder=encoder,
+        decoder=lambda: nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)),
+        prior=lambda: LearnedPrior(0.3, 2),
+        latent=2,
+        **{"likelihood": fv.heads.normal_fixed(1.0), **kwargs},
+    )
+    params, state = model.init(fv.random.key(1))
+    x = torch.tensor([[0.5, -0.3], [-0.2, 0.8]], dtype=torch.float64)
+    return model, double(params), state, x
+
+
+def noise(n, b, z, seed=0):
+    """Independent noise [n, b, z] in float64."""
+    return fv.noise.iid(fv.random.key(seed), n, (b, z), dtype=torch.float64)
+
+
 # Closed forms, for one dimension.
 
 
@@ -135,21 +154,22 @@ def grid(samples, latent, nodes):
     return eps.reshape(-1, samples, 1, latent), weights
 
 
-def quadrature(estimator, model, params, state, x, samples, nodes, chunk=8192):
-    """The exact mean and variance of `Estimate.grads` over the noise, as two trees like params.
+def quadrature(estimator, model, params, state, x, samples, nodes):
+    """The exact mean and variance of `Estimate.grads` over the noise, as two trees like params."""
+    found = fv.variance.exact(estimator, model, params, state, x, samples=samples, nodes=nodes)
+    return found.mean, found.variance
 
-    Every example sees the same noise: that leaves the mean as it is, but the variance is right for a batch of one only.
-    """
 
-    def gradient(eps):
-        return estimator(model, params, state, x, eps.expand(-1, len(x), -1), train=False).grads
+def under_mirrored_noise(estimator):
+    """The estimator as a function of half the noise, the other half being its mirror image; and its bound likewise."""
 
-    mean, square = tree.zeros_like(params), tree.zeros_like(params)
-    for eps, weights in zip(*(t.split(chunk) for t in grid(samples, model.latent, nodes)), strict=True):
-        grads = torch.vmap(gradient)(eps)
-        mean = tree.map(lambda total, g, w=weights: total + torch.tensordot(w, g, 1), mean, grads)
-        square = tree.map(lambda total, g, w=weights: total + torch.tensordot(w, g**2, 1), square, grads)
-    return mean, tree.map(lambda s, m: s - m**2, square, mean)
+    def call(model, params, state, x, half, *, train):
+        return estimator(model, params, state, x, torch.cat([half, -half]), train=train)
+
+    def bound(model, params, state, x, half):
+        return estimator.bound(model, params, state, x, torch.cat([half, -half]))
+
+    return call, bound
 
 
 def quadrature_bound(bound, model, params, state, x, samples, nodes, chunk=8192):
