@@ -14,7 +14,7 @@ def k_hat(log_w: Tensor) -> Floats:
 
     Of K weights the largest min(K/5, 3√K) are fitted by Zhang and Stephens' method. A tail of shape k has moments of
     order below 1/k only: from ½ on the weights have no variance, and from 1 on no mean. Infinite where there are fewer
-    than five weights to fit.
+    than five weights to fit; -infinite where all agree within a thousandth, and there is no tail to speak of.
 
     Args:
         log_w: log-weights [K, B], up to a constant for each datum.
@@ -39,6 +39,8 @@ _LEAST = math.log(np.finfo(float).tiny)
 
 def _k_hat(f: Floats) -> float:
     """k̂ of sorted log-weights [K] of which the greatest is 0."""
+    if f[0] > -1e-3 and len(f) > 1:
+        return -math.inf
     tail = math.ceil(min(len(f) / 5, 3 * len(f) ** 0.5))
     if len(f) <= tail:
         return math.inf

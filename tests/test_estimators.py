@@ -304,8 +304,10 @@ def test_what_needs_normal_samples_alone_is_unbiased_under_every_scheme(spec, sc
         return torch.stack([grads["encoder"]["m"], grads["encoder"]["log_s"], grads["prior"]["mu"]]).flatten()
 
     grads = torch.vmap(one)(fv.random.split(fv.random.key(4), 4000))
-    known = torch.tensor([0.6, 2 * S2 - 1, -0.8], dtype=torch.float64)
-    assert_zero_mean((grads - known)[:, : 2 if spec == "elbo" else 3])
+    off = grads - torch.tensor([0.6, 2 * S2 - 1, -0.8], dtype=torch.float64)
+    noisy = off.std(0) > 1e-12  # antithetic noise leaves some none at all
+    assert_zero_mean(off[:, noisy])
+    assert off[:, ~noisy].abs().max() < 1e-12 if (~noisy).any() else True
 
 
 @pytest.mark.parametrize("spec", [s for s in SPECS if parse(s).claims.noise == "any"])

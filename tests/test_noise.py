@@ -1,13 +1,20 @@
-"""The i.i.d. scheme: standard normal draws with the samples' axis in front."""
+"""The noise schemes: their marginals, what is antithetic in them, and that they come from their key alone."""
+
+import math
 
 import pytest
 import torch
+from oracles import assert_zero_mean
 
 from funcvae import noise, random
 from funcvae.errors import BadValue
 
+SCHEMES = list(noise.TABLE.values())
+every_scheme = pytest.mark.parametrize("scheme", SCHEMES)
+both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+
+@both_dtypes
 def test_iid_noise_is_random_normal_with_samples_in_front(dtype):
     key = random.key(0)
     eps = noise.iid(key, 5, (3, 2), dtype=dtype)
@@ -15,13 +22,137 @@ def test_iid_noise_is_random_normal_with_samples_in_front(dtype):
     assert torch.equal(eps, random.normal(key, (5, 3, 2), dtype))
 
 
-def test_iid_noise_under_vmap_over_keys_equals_a_loop():
+@both_dtypes
+@every_scheme
+def test_under_vmap_over_keys_equals_a_loop(scheme, dtype):
     keys = random.split(random.key(1), 4)
-    eps = torch.vmap(lambda k: noise.iid(k, 2, (3,)))(keys)
-    assert torch.equal(eps, torch.stack([noise.iid(k, 2, (3,)) for k in keys]))
+    eps = torch.vmap(lambda k: scheme(k, 4, (3, 2), dtype=dtype))(keys)
+    torch.testing.assert_close(eps, torch.stack([scheme(k, 4, (3, 2), dtype=dtype) for k in keys]))
+    assert eps.dtype == dtype
+
+
+@every_scheme
+def test_one_key_gives_the_same_bits_and_another_gives_others(scheme):
+    first, again, other = (scheme(random.key(seed), 4, (3, 2)) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.isclose(first, other).any()
+
+
+@every_scheme
+def test_compiled_equals_eager(scheme):
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda key: scheme(key, 4, (3, 2)), fullgraph=True, dynamic=False, backend="aot_eager")
+    torch.testing.assert_close(compiled(random.key(3)), scheme(random.key(3), 4, (3, 2)))
+    torch._dynamo.reset()
+
+
+@every_scheme
+def test_every_sample_by_itself_is_standard_normal_and_data_and_latents_are_independent(scheme):
+    keys = random.split(random.key(5), 20_000)
+    eps = torch.vmap(lambda k: scheme(k, 4, (2, 2), dtype=torch.float64))(keys).flatten(2)  # [R, 4, B·Z]
+    assert_zero_mean(eps)
+    for power, moment in ((2, 1), (3, 0), (4, 3), (6, 15)):
+        assert_zero_mean(eps**power - moment)
+    grid = torch.linspace(-2, 2, 9, dtype=torch.float64)
+    below = (eps.unsqueeze(-1) < grid).double()
+    assert_zero_mean(below - torch.special.ndtr(grid))
+    for sample in range(4):
+        for i in range(4):
+            for j in range(i):
+                assert_zero_mean(eps[:, sample, i] * eps[:, sample, j])
+                assert_zero_mean(eps[:, sample, i] ** 2 * eps[:, sample, j] ** 2 - 1)
+
+
+def test_mirrored_halves_are_each_others_negatives():
+    eps = noise.mirrored(random.key(0), 6, (3, 2))
+    assert torch.equal(eps[3:], -eps[:3])
+    assert torch.equal(eps[:3], noise.iid(random.key(0), 3, (3, 2)))
+
+
+@pytest.mark.parametrize("half", [2, 3, 8, 50])
+def test_moment_matched_halves_have_opposite_means_and_opposite_quantiles_of_variance(half):
+    eps = noise.moment_matched(random.key(1), 2 * half, (30, 7), dtype=torch.float64)
+    first, second = eps.split(half)
+    torch.testing.assert_close(second.mean(0), -first.mean(0))
+    shape = torch.tensor((half - 1) / 2, dtype=torch.float64)
+    squares = [(part - part.mean(0)).square().sum(0) for part in (first, second)]
+    up, down = (torch.special.gammainc(shape.expand_as(t), t / 2) for t in squares)
+    torch.testing.assert_close(up + down, torch.ones_like(up), rtol=0, atol=1e-12)
+
+
+def test_moment_matched_halves_are_jointly_standard_normal():
+    keys = random.split(random.key(9), 20_000)
+    second = torch.vmap(lambda k: noise.moment_matched(k, 6, (1, 1), dtype=torch.float64))(keys)[:, 3:, 0, 0]
+    for i in range(3):
+        for j in range(i):
+            assert_zero_mean(second[:, i] * second[:, j])
+            assert_zero_mean(second[:, i] ** 2 * second[:, j] ** 2 - 1)
+    assert_zero_mean(second.var(1) - 1)
+    assert_zero_mean((second.var(1) - 1) ** 2 - 1)  # Var of χ²_2/2
+
+
+def test_a_pair_of_moment_matched_samples_is_a_mirrored_one():
+    assert torch.equal(noise.moment_matched(random.key(0), 2, (3,)), noise.mirrored(random.key(0), 2, (3,)))
+
+
+@pytest.mark.parametrize("n", [2, 8, 64])
+def test_sobol_points_fill_every_interval_once(n):
+    eps = noise.sobol(random.key(2), n, (5, 9), dtype=torch.float64)
+    cell = (torch.special.ndtr(eps) * n).floor()
+    assert torch.equal(cell.sort(0).values, torch.arange(n, dtype=torch.float64).reshape(n, 1, 1).expand_as(cell))
+    plain = noise.iid(random.key(2), n, (5, 9), dtype=torch.float64)
+    assert not torch.equal((torch.special.ndtr(plain) * n).floor().sort(0).values, cell.sort(0).values)
+
+
+def test_sobol_points_fill_every_square_of_the_first_two_dimensions_once():
+    eps = noise.sobol(random.key(2), 64, (5, 2), dtype=torch.float64)
+    cell = (torch.special.ndtr(eps) * 8).floor()
+    square = (8 * cell[..., 0] + cell[..., 1]).sort(0).values
+    assert torch.equal(square, torch.arange(64, dtype=torch.float64).unsqueeze(1).expand_as(square))
+
+
+def test_sobol_noise_integrates_a_smooth_function_better_than_iid_noise():
+    keys = random.split(random.key(0), 200)
+    spread = {}
+    for scheme in (noise.iid, noise.sobol):
+        eps = torch.vmap(lambda k, scheme=scheme: scheme(k, 256, (2,), dtype=torch.float64))(keys)
+        spread[scheme] = (eps.sum(-1) / 2).tanh().exp().mean(1).std()
+    assert spread[noise.sobol] < spread[noise.iid] / 10
 
 
 @pytest.mark.parametrize("n", [0, -1])
-def test_fewer_than_one_sample_is_an_error(n):
-    with pytest.raises(BadValue, match="samples"):
-        noise.iid(random.key(0), n, (3,))
+@every_scheme
+def test_fewer_than_one_sample_is_an_error(scheme, n):
+    with pytest.raises(BadValue, match=f"samples is {n}"):
+        scheme(random.key(0), n, (3,))
+
+
+@pytest.mark.parametrize("scheme", [noise.mirrored, noise.moment_matched])
+@pytest.mark.parametrize("n", [1, 3, 7])
+def test_antithetic_noise_of_an_odd_number_is_an_error(scheme, n):
+    with pytest.raises(BadValue, match=f"samples is {n}: antithetic noise comes in pairs"):
+        scheme(random.key(0), n, (3,))
+
+
+def test_sobol_noise_has_a_greatest_dimension():
+    with pytest.raises(BadValue, match="at most 21201 dimensions, not 30000"):
+        noise.sobol(random.key(0), 2, (30_000,))
+
+
+def test_schemes_have_names_and_marks():
+    assert [noise.name_of(scheme) for scheme in SCHEMES] == list(noise.TABLE)
+    assert [noise.is_independent(scheme) for scheme in SCHEMES] == [True, False, False, False]
+    assert noise.parse("sobol") is noise.sobol
+    with pytest.raises(BadValue, match="unknown noise 'sobl': did you mean 'sobol'"):
+        noise.parse("sobl")
+
+
+def test_the_opposite_of_the_opposite_is_the_beginning():
+    t = torch.logspace(-4, 1.5, 50, dtype=torch.float64)
+    for dof in (1, 2, 5):
+        torch.testing.assert_close(noise._opposite_chi2(noise._opposite_chi2(t, dof), dof), t, rtol=1e-6, atol=0)
+    torch.testing.assert_close(  # with two degrees of freedom in closed form: exp(-t/2) + exp(-t'/2) = 1
+        noise._opposite_chi2(t, 2), -2 * torch.log1p(-torch.exp(-t / 2)), rtol=1e-12, atol=0
+    )
+    median = torch.tensor(2 * math.log(2), dtype=torch.float64)
+    torch.testing.assert_close(noise._opposite_chi2(median, 2), median)
