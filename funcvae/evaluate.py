@@ -231,10 +231,11 @@ def likelihood(log_w: Tensor) -> Likelihood:
     return Likelihood(Estimated(bounds.iwae(log_w), se), 1 / square, k_hat, samples)
 
 
-def distrust(found: Likelihood) -> str:
-    """One line on the data whose log-likelihood is not to be trusted."""
+def distrust(found: Likelihood, items: Tensor | None = None) -> str:
+    """One line on the data whose log-likelihood is not to be trusted; `items` [B] are their numbers, if not 0 … B-1."""
     bad = found.untrusted
-    which = f"{int(bad.sum())} of {len(bad)} data, first for datum {int(bad.int().argmax())}"
+    first = int(bad.int().argmax())
+    which = f"{int(bad.sum())} of {len(bad)} data, first for item {first if items is None else int(items[first])}"
     return (
         f"Pareto k̂ is above {pareto.threshold(found.samples):.2f} for {which}: "
         f"L_{found.samples} still lies below log p(x) in expectation, but its standard error is not to be trusted there"

@@ -61,10 +61,17 @@ def evaluation(
     x = run.recipe.observe(observe_key, test.to(run.device)[chosen])
 
     report: Report = {"system": run.config.system, "estimator": run.config.estimator, "data": run.config.data}
-    report |= {"items": n, "of": len(test), "samples": samples, "seed": seed, "unit": "nats per example"}
+    report |= {
+        "items": n,
+        "of": len(test),
+        "item_numbers": chosen.tolist(),
+        "samples": samples,
+        "seed": seed,
+        "unit": "nats per example",
+    }
     report |= {"log_likelihood": None, "ladder": None, "posterior_gap": None, "ess": None, "pareto_k": None}
     try:
-        report |= _by_importance(run, x, weight_key, samples, chunk, progress)
+        report |= _by_importance(run, x, chosen, weight_key, samples, chunk, progress)
     except (BadType, BadData) as error:
         report["why_not"] = str(error)
     try:
@@ -99,7 +106,7 @@ def table(report: Report) -> str:
 
     def row(name: str, found: dict[str, Any] | None) -> None:
         if found is not None:
-            errors = ["" if found[e] is None else f"{found[e]:.3f}" for e in ("se", "data_se")]
+            errors = ["" if found[e] is None else f"{found[e]:.4f}" for e in ("se", "data_se")]
             lines.append(f"{name:26}{found['mean']:10.3f}  {errors[0]:>9}  {errors[1]:>9}".rstrip())
 
     row(f"log p(x) >= L_{report['samples']}", report["log_likelihood"])
@@ -138,7 +145,13 @@ def figures(report: Report) -> dict[str, Figure]:
 
 
 def _by_importance(
-    run: Run, x: Tensor, key: random.Key, samples: int, chunk: int, progress: Callable[[int, int], None]
+    run: Run,
+    x: Tensor,
+    items: Tensor,
+    key: random.Key,
+    samples: int,
+    chunk: int,
+    progress: Callable[[int, int], None],
 ) -> Report:
     """All that follows from the log-weights, slab by slab of the data: each has a key of its own."""
     likelihoods, ladders, gaps, done = [], [], [], 0
@@ -168,7 +181,7 @@ def _by_importance(
             "median": float(k_hat.median()), "threshold": limit if math.isfinite(limit) else None, "above": above,
             "per_item": _finite(k_hat),
         },
-        "warning": evaluate.distrust(whole) if above else None,
+        "warning": evaluate.distrust(whole, items) if above else None,
     }  # fmt: skip
 
 

@@ -1,0 +1,310 @@
+"""Evaluation against closed forms: the toy, PPCA, two hundred digits; and what it refuses to call a likelihood."""
+
+import math
+import warnings
+
+import mpmath
+import pytest
+import torch
+from oracles import S2, assert_zero_mean, elbo, gap, iwae_asymptote, iwae_bound, log_evidence, tiny, toy
+from torch import nn
+
+import funcvae as fv
+from funcvae import evaluate, tree
+from funcvae.errors import BadData, BadType, BadValue, NonFinite
+
+X = torch.tensor([[1.0]], dtype=torch.float64)
+KEY = fv.random.key(0)
+
+
+def quietly(f, *args, **kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", evaluate.Untrusted)
+        return f(*args, **kwargs)
+
+
+def many(x=1.0, n=500):
+    return torch.full((n, 1), x, dtype=torch.float64)
+
+
+# The log-likelihood.
+
+
+def test_log_likelihood_of_the_toy_is_its_evidence_within_its_standard_error():
+    found = evaluate.log_likelihood(*toy(), many(), KEY, samples=4000, chunk=500)
+    off = found.log_p.value - log_evidence(1.0) + found.log_p.se**2 / 2  # L_K's bias, to first order
+    assert_zero_mean(off)
+    assert float(off.std()) == pytest.approx(float(found.log_p.se.mean()), rel=0.1)  # so the standard error is one
+    assert found.log_p.mean_se == pytest.approx(found.log_p.se.square().sum().sqrt().item() / 500)
+    assert found.samples == 4000
+    assert not found.untrusted.any()
+
+
+def test_an_estimate_that_ignores_the_number_of_samples_would_fail():
+    k, sizes = 3, {}
+    for samples in (1, k):
+        found = quietly(evaluate.log_likelihood, *toy(), many(n=20_000), KEY, samples=samples, chunk=samples)
+        sizes[samples] = found.log_p.value
+    assert_zero_mean(sizes[k] - iwae_bound(k, 0.8, S2, 1.0))
+    assert_zero_mean(sizes[1] - elbo(0.8, S2, 1.0))
+    with pytest.raises(AssertionError, match="standard errors"):
+        assert_zero_mean(sizes[1] - iwae_bound(k, 0.8, S2, 1.0))
+
+
+def test_the_gap_falls_as_gamma_over_2k():
+    k, gamma = 20, iwae_asymptote()
+    log_w = evaluate.log_weights(*toy(m=0.5), many(n=200_000), KEY, samples=k, chunk=k)
+    short = log_evidence(1.0) - fv.bounds.iwae(log_w)
+    assert_zero_mean(short - gamma / (2 * k), z=4)
+    with pytest.raises(AssertionError, match="standard errors"):
+        assert_zero_mean(short - gamma / k, z=4)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100, 1000])
+def test_the_chunk_changes_nothing_but_rounding(chunk):
+    model, params, state, x = tiny()
+    log_w = evaluate.log_weights(model, params, state, x, KEY, samples=100, chunk=chunk)
+    assert log_w.shape == (100, 2)
+    whole = evaluate.log_weights(model, params, state, x, KEY, samples=100, chunk=33)
+    torch.testing.assert_close(log_w, whole, rtol=0, atol=1e-12)
+
+
+def test_sample_k_has_the_noise_of_fold_in_k_and_more_samples_go_on_from_fewer():
+    model, params, state, x = tiny()
+    eps = torch.stack([fv.random.normal(fv.random.fold_in(KEY, k), (2, 2), torch.float64) for k in range(6)])
+    known = fv.estimators.iwae()(model, params, state, x, eps, train=False).log_w
+    torch.testing.assert_close(evaluate.log_weights(model, params, state, x, KEY, samples=6, chunk=4), known)
+    longer = evaluate.log_weights(model, params, state, x, KEY, samples=9, chunk=5)
+    torch.testing.assert_close(longer[:6], known)
+
+
+def test_more_data_than_are_decoded_at_once_are_all_there(monkeypatch):
+    model, params, state, _ = tiny()
+    x = fv.random.normal(fv.random.key(4), (23, 2), torch.float64)
+    whole = evaluate.log_weights(model, params, state, x, KEY, samples=10, chunk=5)
+    monkeypatch.setattr(evaluate, "_ROWS", 15)
+    torch.testing.assert_close(evaluate.log_weights(model, params, state, x, KEY, samples=10, chunk=5), whole)
+
+
+def test_progress_is_told():
+    told = []
+    evaluate.log_weights(*toy(), X, KEY, samples=25, chunk=10, progress=told.append)
+    assert told == [10, 20, 25]
+
+
+def test_standard_error_and_effective_sample_size_are_the_formulas():
+    log_w = fv.random.normal(KEY, (50, 3), torch.float64) - 1000
+    found = evaluate.likelihood(log_w)
+    w = (log_w + 1000).exp()
+    torch.testing.assert_close(found.log_p.value, w.mean(0).log() - 1000)
+    torch.testing.assert_close(found.log_p.se, w.std(0) / math.sqrt(50) / w.mean(0))
+    torch.testing.assert_close(found.ess, w.sum(0) ** 2 / (w**2).sum(0))
+
+
+def test_one_sample_says_nothing_of_its_error():
+    found = evaluate.likelihood(torch.zeros(1, 2, dtype=torch.float64))
+    assert found.log_p.se.isinf().all()
+    assert found.untrusted.all()
+
+
+def test_log_weights_far_apart_and_impossible_are_exact():
+    column = [0.0, -10_000.0, -math.inf, -3.0, -745.0]
+    mpmath.mp.dps = 50
+    known = float(mpmath.log(sum(mpmath.exp(v) for v in column) / len(column)))
+    found = evaluate.likelihood(torch.tensor(column, dtype=torch.float64).unsqueeze(1) - 5e4)
+    assert found.log_p.value.item() == pytest.approx(known - 5e4, abs=1e-9)
+    assert found.log_p.se.isfinite().all()
+
+
+def test_heavy_tails_are_warned_of_and_the_light_ones_are_not():
+    heavy, light = toy(s2=0.05), toy(s2=0.8)  # under a quarter the weights have no variance
+    with pytest.warns(evaluate.Untrusted, match=r"Pareto k̂ is above 0.67 for \d+ of 20 data, first for item \d+"):
+        found = evaluate.log_likelihood(*heavy, many(n=20), KEY, samples=1000)
+    assert found.untrusted.float().mean() > 0.5
+    evaluate.log_likelihood(*light, many(n=20), KEY, samples=1000)  # warnings are errors
+
+
+# The ladder and the gap to the posterior.
+
+
+def test_the_ladder_equals_quadrature_and_rises():
+    ladder = evaluate.bound_ladder(*toy(), many(n=2000), KEY, samples=(1, 2, 3, 50), chunk=25)
+    assert list(ladder) == [1, 2, 3, 50]
+    assert_zero_mean(ladder[1].value - elbo(0.8, S2, 1.0))
+    assert_zero_mean(ladder[2].value - iwae_bound(2, 0.8, S2, 1.0))
+    assert_zero_mean(ladder[3].value - iwae_bound(3, 0.8, S2, 1.0))
+    means = [rung.mean for rung in ladder.values()]
+    assert means == sorted(means)
+    assert float(ladder[2].se.mean()) == pytest.approx(float(ladder[2].value.std()), rel=0.1)
+
+
+def test_the_ladder_has_common_noise_and_uses_all_of_it():
+    log_w = fv.random.normal(KEY, (10, 4), torch.float64)
+    ladder = evaluate.ladder(log_w, (10, 1, 3))
+    assert list(ladder) == [1, 3, 10]
+    torch.testing.assert_close(ladder[1].value, log_w.mean(0))
+    three = torch.stack([fv.bounds.iwae(log_w[i : i + 3]) for i in (0, 3, 6)])
+    torch.testing.assert_close(ladder[3].value, three.mean(0))
+    torch.testing.assert_close(ladder[3].se, three.std(0) / math.sqrt(3))
+    torch.testing.assert_close(ladder[10].value, evaluate.likelihood(log_w).log_p.value)
+    torch.testing.assert_close(ladder[10].se, evaluate.likelihood(log_w).log_p.se)
+
+
+@pytest.mark.parametrize(("samples", "message"), [((), "give numbers"), ((0, 5), "each at least 1"), ((11,), "are 10")])
+def test_rungs_that_cannot_be_are_explained(samples, message):
+    with pytest.raises(BadValue, match=message):
+        evaluate.ladder(torch.zeros(10, 2), samples)
+
+
+def test_the_gap_is_the_kl_to_the_posterior():
+    log_w = evaluate.log_weights(*toy(0.9, 0.7, 0.2), many(), KEY, samples=4000, chunk=500)
+    found = evaluate.posterior_gap(log_w)
+    assert_zero_mean(found.value - gap(0.9, 0.7, 1.0, 0.2) + evaluate.likelihood(log_w).log_p.se ** 2 / 2)
+    assert float(found.se.mean()) == pytest.approx(float(found.value.std()), rel=0.1)
+    assert evaluate.posterior_gap(log_w[:1]).se.isinf().all()
+
+
+# What the latents are used for.
+
+
+class Fixed(nn.Module):
+    """Uses its first input alone, half of it, with sigma 1/2 and 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        mu = torch.stack([0.5 * x[:, 0], torch.full_like(x[:, 0], 3.0)], 1)
+        return mu, torch.tensor([0.5, 1.0], dtype=x.dtype).log().expand_as(mu)
+
+
+def half_used():
+    model = fv.vae(
+        encoder=Fixed,
+        decoder=lambda: nn.Linear(2, 3),
+        posterior=fv.heads.normal_logsigma,
+        likelihood=fv.heads.normal_fixed(1.0),
+        latent=2,
+    )
+    params, state = model.init(KEY)
+    return model, tree.map(torch.Tensor.double, params), state
+
+
+@pytest.mark.parametrize("batch", [3, 500])
+def test_active_units_are_those_whose_mean_moves(batch):
+    x = fv.random.normal(KEY, (50, 3), torch.float64)
+    found = evaluate.active_units(*half_used(), x, batch=batch)
+    torch.testing.assert_close(found.variance, torch.stack([x[:, 0].var() / 4, torch.zeros(()).double()]))
+    assert found.active.tolist() == [True, False]
+    assert (found.number, found.threshold) == (1, 0.01)
+
+
+@pytest.mark.parametrize("batch", [3, 500])
+def test_kl_per_dimension_is_that_of_torch_distributions(batch):
+    x = fv.random.normal(KEY, (50, 3), torch.float64)
+    found = evaluate.kl_per_dimension(*half_used(), x, batch=batch)
+    normal = torch.distributions.Normal
+    known = [
+        torch.distributions.kl_divergence(normal(mu, sigma), normal(0.0, 1.0)).mean()
+        for mu, sigma in ((0.5 * x[:, 0], 0.5), (torch.full((50,), 3.0).double(), 1.0))
+    ]
+    torch.testing.assert_close(found, torch.stack(known))
+
+
+def test_elbo_is_minus_reconstruction_error_and_kl():
+    model, params, state, x = tiny()
+    error = evaluate.reconstruction_error(model, params, state, x, KEY, samples=4000)
+    kl = evaluate.kl_per_dimension(model, params, state, x).sum()
+    log_w = evaluate.log_weights(model, params, state, x, fv.random.key(1), samples=4000, chunk=500)
+    difference = log_w.mean() - (-error.mean - kl)
+    noise = math.hypot(error.mean_se, float(log_w.var(0).mean() / 4000 / 2) ** 0.5)
+    assert abs(difference) < 4 * noise
+
+
+def test_reconstruction_and_squared_error_agree_on_a_point_posterior():
+    model = fv.vae(
+        encoder=lambda: nn.Linear(3, 2),
+        decoder=lambda: nn.Linear(2, 3),
+        posterior=fv.heads.delta,
+        likelihood=fv.heads.normal_fixed(0.5**0.5),
+        latent=2,
+    )
+    params, state = model.init(KEY)
+    x = fv.random.normal(KEY, (7, 3))
+    squared = evaluate.squared_error(model, params, state, x, batch=2)
+    error = evaluate.reconstruction_error(model, params, state, x, KEY, samples=2, batch=3)
+    torch.testing.assert_close(error.value, squared + 1.5 * math.log(math.pi), rtol=1e-5, atol=1e-5)
+    assert error.se.abs().max() < 1e-6
+
+
+# What is refused.
+
+
+def bernoulli_vae(posterior=fv.heads.normal_logvar, outputs=4):
+    model = fv.vae(
+        encoder=lambda: nn.Linear(3, outputs), decoder=lambda: nn.Linear(2, 3), posterior=posterior, latent=2
+    )
+    return model, *model.init(KEY)
+
+
+def test_greys_get_no_nats_under_a_bernoulli():
+    x = torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.5, 1.0]])
+    for call in (
+        lambda x: evaluate.log_likelihood(*bernoulli_vae(), x, KEY, samples=3),
+        lambda x: evaluate.reconstruction_error(*bernoulli_vae(), x, KEY, samples=3, batch=1),
+    ):
+        with pytest.raises(BadData, match="item 1 has values between 0 and 1, where a Bernoulli likelihood is none"):
+            call(x)
+        quietly(call, x.round())
+
+
+@pytest.mark.parametrize(
+    ("head", "outputs", "message"),
+    [(fv.heads.delta, 2, "a Delta posterior has no density"), (fv.heads.signed_normal, 4, "no proper density")],
+)
+def test_posteriors_without_a_proper_density_get_no_likelihood(head, outputs, message):
+    with pytest.raises(BadType, match=message):
+        evaluate.log_likelihood(*bernoulli_vae(head, outputs), torch.zeros(2, 3), KEY, samples=3)
+
+
+def test_a_point_posterior_has_no_kl():
+    with pytest.raises(BadType, match="Delta"):
+        evaluate.kl_per_dimension(*bernoulli_vae(fv.heads.delta, 2), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"samples": 0}, "samples is 0"), ({"samples": 3, "chunk": 0}, "chunk is 0")]
+)
+def test_numbers_below_one_are_refused(options, message):
+    with pytest.raises(BadValue, match=message):
+        evaluate.log_likelihood(*toy(), X, KEY, **options)
+    for call in (evaluate.active_units, evaluate.kl_per_dimension, evaluate.squared_error):
+        with pytest.raises(BadValue, match="batch is 0"):
+            call(*toy(), X, batch=0)
+
+
+def test_data_that_are_not_finite_are_named():
+    x = torch.tensor([[1.0], [math.nan], [2.0]], dtype=torch.float64)
+    for call in (
+        lambda: evaluate.log_likelihood(*toy(), x, KEY, samples=3),
+        lambda: evaluate.reconstruction_error(*toy(), x, KEY),
+        lambda: evaluate.active_units(*toy(), x),
+        lambda: evaluate.kl_per_dimension(*toy(), x),
+        lambda: evaluate.squared_error(*toy(), x),
+    ):
+        with pytest.raises(BadData, match="NaN or infinite values, first in item 1"):
+            call()
+
+
+def test_log_weights_that_are_not_finite_name_the_datum():
+    model, params, state = toy()
+    x = torch.tensor([[1.0], [1e200]], dtype=torch.float64)  # its square is infinite
+    with pytest.raises(NonFinite, match="log-weights of datum 1 are not finite"):
+        evaluate.log_weights(model, params, state, x, KEY, samples=3)
+
+
+def test_one_datum_has_no_active_units():
+    with pytest.raises(BadData, match="at least two"):
+        evaluate.active_units(*toy(), X)
+    assert evaluate.likelihood(torch.zeros(3, 1)).log_p.sampling_se == math.inf
