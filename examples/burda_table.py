@@ -56,7 +56,7 @@ def main(
         run = runs.load(folder, data_dir=root)
         if run.config.epochs != epochs:
             raise SystemExit(f"{folder} has {run.config.epochs} epochs: give another --out, or --epochs to match")
-        with tqdm(desc=f"{name}, k = {count}", unit="sample", unit_scale=True, leave=False) as bar:
+        with tqdm(total=n * samples, desc=f"{name}, k = {count}", unit="sample", unit_scale=True, leave=False) as bar:
             report = reports.evaluation(
                 run, samples=samples, n=n, progress=lambda done, total, bar=bar: bar.update(done - bar.n)
             )

@@ -122,7 +122,8 @@ def table(report: Report) -> str:
     lines.append(f"{'active units':26}{units['number']:10}   of {units['of']}")
     if report["ess"]:
         lines.append(f"{'effective sample size':26}{report['ess']['median']:10.1f}   of {report['samples']}, median")
-        lines.append(f"{'Pareto k̂':25} {report['pareto_k']['median']:10.2f}   median")
+        k_hat = report["pareto_k"]["median"]
+        lines += [] if k_hat is None else [f"{'Pareto k̂':26}{k_hat:11.2f}   median"]
     lines += [f"warning: {report['warning']}"] if report.get("warning") else []
     lines += [f"no log-likelihood: {report['why_not']}"] if report.get("why_not") else []
     return "\n".join(lines)
@@ -178,7 +179,7 @@ def _by_importance(
         "posterior_gap": _summary(_joined(gaps)),
         "ess": {"median": float(ess.median()), "least": float(ess.min()), "per_item": ess.tolist()},
         "pareto_k": {
-            "median": float(k_hat.median()), "threshold": limit if math.isfinite(limit) else None, "above": above,
+            "median": _finite(k_hat.median()), "threshold": _finite(torch.tensor(limit)), "above": above,
             "per_item": _finite(k_hat),
         },
         "warning": evaluate.distrust(whole, items) if above else None,
@@ -191,10 +192,12 @@ def _joined(parts: Sequence[Estimated]) -> Estimated:
 
 def _summary(found: Estimated) -> dict[str, float | None]:
     """Mean and standard errors; None for what is not known."""
-    se = found.mean_se if math.isfinite(found.mean_se) else None
-    return {"mean": found.mean, "se": se, "data_se": found.sampling_se}
+    return {"mean": found.mean, "se": _finite(torch.tensor(found.mean_se)), "data_se": found.sampling_se}
 
 
-def _finite(values: Tensor) -> list[float | None]:
-    """JSON has no infinity."""
-    return [v if math.isfinite(v) else None for v in values.tolist()]
+def _finite(values: Tensor) -> Any:
+    """The numbers, with None for those that are not finite: JSON has no infinity."""
+    numbers = values.double().tolist()
+    if isinstance(numbers, list):
+        return [v if math.isfinite(v) else None for v in numbers]
+    return numbers if math.isfinite(numbers) else None

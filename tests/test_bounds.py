@@ -67,3 +67,66 @@ def test_bounds_can_be_mapped_over_replicates():
     log_w = random.normal(random.key(2), (3, 5, 10))
     for bound in (bounds.elbo, bounds.iwae):
         torch.testing.assert_close(vmap(bound)(log_w), torch.stack([bound(f) for f in log_w]))
+
+
+OTHERS = {
+    "renyi": (bounds.renyi(0.5), lambda f: 2 * (sum((Decimal(v) / 2).exp() for v in f) / len(f)).ln()),
+    "renyi, negative": (bounds.renyi(-1), lambda f: (sum((2 * Decimal(v)).exp() for v in f) / len(f)).ln() / 2),
+    "renyi, above one": (bounds.renyi(3), lambda f: -(sum((-2 * Decimal(v)).exp() for v in f) / len(f)).ln() / 2),
+    "miwae": (bounds.miwae(2), lambda f: sum(Decimal(exact("iwae", half)) for half in (f[:2], f[2:])) / 2),
+    "ciwae": (bounds.ciwae(0.25), lambda f: Decimal(0.25 * exact("elbo", f) + 0.75 * exact("iwae", f))),
+    "tvo": (bounds.tvo((0, 0.25, 1)), lambda f: (Decimal(exact("elbo", f)) + 3 * tempered(f, Decimal("0.25"))) / 4),
+}
+
+
+def tempered(column, beta):
+    weights = [(beta * Decimal(v)).exp() for v in column]
+    return sum(w * Decimal(v) for w, v in zip(weights, column, strict=True)) / sum(weights)
+
+
+@pytest.mark.parametrize("case", ["ordinary", "apart"])
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_other_bounds_equal_decimal_arithmetic(name, case):
+    bound, known = OTHERS[name]
+    log_w = torch.tensor(LOG_W[case], dtype=torch.float64).unsqueeze(1)
+    assert bound(log_w).item() == pytest.approx(float(known(LOG_W[case])), rel=1e-12)
+
+
+def test_the_bounds_are_in_order():
+    log_w = 3 * random.normal(random.key(4), (6, 200), torch.float64)
+    ladder = [
+        bounds.renyi(2.0), bounds.elbo, bounds.renyi(0.9), bounds.renyi(0.5), bounds.renyi(0.1), bounds.iwae,
+        bounds.renyi(-1.0),
+    ]  # fmt: skip
+    values = torch.stack([bound(log_w) for bound in ladder])
+    assert (values.diff(dim=0) > 0).all()
+    for between in (bounds.miwae(2), bounds.miwae(3), bounds.ciwae(0.5), bounds.tvo((0, 0.5, 1))):
+        assert (between(log_w) > bounds.elbo(log_w)).all()
+        assert (between(log_w) < bounds.iwae(log_w)).all()
+
+
+def test_limits_of_the_families():
+    log_w = random.normal(random.key(5), (6, 20), torch.float64)
+    pairs = [
+        (bounds.renyi(0), bounds.iwae), (bounds.renyi(1 - 1e-9), bounds.elbo), (bounds.miwae(1), bounds.iwae),
+        (bounds.miwae(6), bounds.elbo), (bounds.ciwae(0), bounds.iwae), (bounds.ciwae(1), bounds.elbo),
+        (bounds.tvo((0, 1)), bounds.elbo),
+    ]  # fmt: skip
+    for general, special in pairs:
+        torch.testing.assert_close(general(log_w), special(log_w), rtol=0, atol=1e-6)
+
+
+def test_a_fine_partition_of_the_tvo_reaches_l_k():
+    log_w = random.normal(random.key(6), (6, 20), torch.float64)
+    fine = bounds.tvo([i / 1000 for i in range(1001)])(log_w)
+    assert ((bounds.iwae(log_w) - fine).abs() < 5e-3).all()
+    assert (fine < bounds.iwae(log_w)).all()
+
+
+def test_one_impossible_sample_leaves_what_does_not_need_it_finite():
+    log_w = torch.tensor(LOG_W["impossible"], dtype=torch.float64).unsqueeze(1)
+    assert bounds.ciwae(0)(log_w).isfinite().all()
+    assert bounds.renyi(0.5)(log_w).isfinite().all()
+    w, mean = bounds.tempered_mean(log_w, 0.5)
+    assert w[0] == 0
+    assert mean.isfinite().all()

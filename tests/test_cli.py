@@ -99,6 +99,7 @@ def test_config_and_manifest_say_what_was_run_and_on_what(here):
         "epochs": 1,
         "batch": 1000,
         "samples": 2,
+        "noise": "iid",
         "estimator": "elbo",
         "lr": None,
         "seed": 3,
@@ -527,10 +528,53 @@ def test_a_run_that_becomes_nan_stops_and_leaves_what_it_wrote_readable(here, ca
 
 
 def test_list_names_everything(capsys):
-    for what, names in {"systems": fv.models.RECIPES, "estimators": fv.estimators.TABLE, "data": data.NAMED}.items():
+    for what, names in {"systems": fv.models.RECIPES, "noise": fv.noise.TABLE, "data": data.NAMED}.items():
         cli.main(["list", what])
         listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
         assert listed == list(names)
+
+
+def test_list_estimators_prints_weights_target_biases_and_papers(capsys):
+    cli.main(["list", "estimators"])
+    head, table = capsys.readouterr().out.split("\n\n")
+    assert "sum_k path_k d_k + score_k s_k" in head
+    lines = table.splitlines()
+    assert [line.split()[0] for line in lines[::2]] == list(fv.estimators.EXAMPLES.values())
+    row = lines.index("dreg               path v², score 0, theta v")
+    assert lines[row + 1].split("; ") == [
+        "                   L_K",
+        "encoder unbiased, decoder unbiased",
+        "needs independent noise",
+        "arXiv:1810.04152",
+    ]
+    assert "encoder biased, decoder unbiased; encoder: wake-phi, KL(p‖q)" in table
+
+
+def test_noise_is_an_option_and_part_of_the_configuration(here):
+    for scheme in ("iid", "mirrored", "moment_matched", "sobol"):
+        cli.main([*GAUSSIAN, "--out", scheme, "--noise", scheme, "--estimator", "iwae"])
+        assert runs.load(scheme).config.noise == scheme
+    assert len({Path(scheme, "params.safetensors").read_bytes() for scheme in fv.noise.TABLE}) == 3
+    assert Path("mirrored/params.safetensors").read_bytes() == Path("moment_matched/params.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--estimator", "rloo", "--samples", "1"], "rloo sets each sample against the others: it needs samples >= 2"),
+        (["--estimator", "miwae:3", "--samples", "4"], "4 samples do not make 3 groups of one size"),
+        (
+            ["--estimator", "dreg", "--noise", "mirrored"],
+            "dreg leans on independent samples, and mirrored noise has none",
+        ),
+        (["--noise", "mirrored", "--samples", "3"], "samples is 3: antithetic noise comes in pairs"),
+        (["--noise", "sobl"], "unknown noise 'sobl': did you mean 'sobol'"),
+        (["--estimator", "renyi"], "write renyi:ALPHA, as in renyi:0.5"),
+        (["--estimator", "tvo:0:2:1"], "it must rise from 0 to 1"),
+    ],
+)
+def test_estimator_and_noise_that_do_not_fit_are_explained_before_anything_is_written(here, capsys, options, message):
+    assert message in refused(capsys, "train", *options, "--out", "run")
 
 
 def test_an_unknown_option_is_refused_without_a_traceback(here, capsys):

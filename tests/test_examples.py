@@ -30,6 +30,41 @@ def test_quickstart_orders_the_estimators_as_the_papers_do():
     assert variance["my_dreg"] < variance["iwae"]
 
 
+def test_own_estimator_is_judged_to_ten_digits():
+    found = main("own_estimator")()
+    for name in ("0% baseline", "50% baseline", "100% baseline", "vimco", "iwae"):
+        assert found[name][0] < 1e-10
+    assert found["own sample in it"][0] > 0.1
+    assert found["100% baseline"][1] < found["50% baseline"][1] < found["0% baseline"][1]
+    assert found["100% baseline"] == pytest.approx(found["vimco"])  # at K = 2 the geometric mean is the mean
+
+
+@pytest.mark.parametrize("steps", [30, pytest.param(4000, marks=pytest.mark.slow)])
+def test_the_vae_uses_as_many_latents_as_maximum_likelihood(tmp_path, steps):
+    found, picture = main("posterior_collapse")(steps=steps, out=str(tmp_path))
+    assert [wanted for wanted, _, _ in found.values()] == [8, 7, 6, 4, 3, 1, 0]
+    assert is_a_picture(picture)
+    if steps == 4000:
+        assert [used for _, used, _ in found.values()] == [8, 7, 6, 4, 3, 1, 0]
+        assert all(0 <= short < 0.02 for _, _, short in found.values())
+
+
+def test_the_burda_table_trains_what_is_missing_and_reads_the_rest(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("funcvae.runs.can_compile", lambda: False)
+    x = fv.random.uniform(fv.random.key(0), (60, 1, 28, 28)).numpy()
+    np.savez(tmp_path / "digits.npz", train=x[:40], test=x[40:])
+    options = {"epochs": 1, "k": (1, 2), "source": str(tmp_path / "digits.npz"), "samples": 20, "n": 10}
+    table = main("burda_table")
+    first = table(out=str(tmp_path / "runs"), **options)
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")}
+    assert table(out=str(tmp_path / "runs"), **options) == first
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")} == written
+    assert set(first) == {(name, k) for name in ("VAE", "IWAE", "DReG") for k in (1, 2)}
+    assert "86.76 → 86.35" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="has 1 epochs"):
+        table(out=str(tmp_path / "runs"), **{**options, "epochs": 2})
+
+
 @pytest.mark.parametrize("name", DIGITS)
 def test_the_digit_systems_draw_their_pictures(tmp_path, name):
     x = fv.random.uniform(fv.random.key(0), (240, 1, 28, 28)).numpy()
@@ -66,7 +101,7 @@ def test_the_readmes_python_runs_as_written():
 
 
 def test_no_example_is_left_out():
-    tested = {"quickstart", "own_model", *fv.models.RECIPES}
+    tested = {"quickstart", "own_model", "own_estimator", "posterior_collapse", "burda_table", *fv.models.RECIPES}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
     assert set(DIGITS) | {"gaussian2d_vae", "cifar_resnet_vae"} == set(fv.models.RECIPES)
 

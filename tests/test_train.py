@@ -317,3 +317,13 @@ def test_a_last_batch_of_one_item_is_an_error_where_batch_norm_needs_more():
         fit(images, model=model, batch=1)
     fit(images, model=model, batch=3, epochs=1)
     fit(images, model=fv.models.mnist_vae(), batch=4, epochs=1)
+
+
+def test_noise_that_an_estimator_cannot_bear_is_refused_before_training():
+    model, opt, x = fv.models.gaussian2d_vae(), fv.optim.adam(1e-3), torch.zeros(4, 2)
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    with pytest.raises(BadValue, match="dreg leans on independent samples, and mirrored noise has none"):
+        fv.train.fit(ts, model, fv.estimators.dreg(), opt, x, samples=2, noise=fv.noise.mirrored)
+    for scheme in fv.noise.TABLE.values():
+        _, history = fv.train.fit(ts, model, fv.estimators.iwae(), opt, x, samples=2, batch=4, noise=scheme)
+        assert len(history.bound) == 1

@@ -1,0 +1,77 @@
+"""Posterior collapse without an ELBO to blame: python examples/posterior_collapse.py
+
+A linear VAE is probabilistic PCA, whose likelihood is known in closed form. With the decoder's variance fixed, the
+likelihood itself wants a latent for every eigenvalue of the data's covariance above that variance, and none for the
+rest. Trained on the ELBO, the VAE uses just as many: what collapses is the likelihood's doing, not the ELBO's (Lucas et
+al. 2019, arXiv:1911.02469). So does the remedy follow: learn the variance.
+"""
+
+from pathlib import Path
+
+import torch
+import tyro
+from matplotlib.figure import Figure
+
+import funcvae as fv
+from funcvae import plots, tracking
+from funcvae.evaluate import ppca
+from funcvae.ppca import eigenvalues
+
+FEATURES, LATENT, POINTS = 12, 8, 2000
+
+
+def points(key: fv.random.Key) -> torch.Tensor:
+    """Correlated Gaussian data [n, 12] whose covariance has eigenvalues from about 6 down to 0.1."""
+    basis_key, x_key = fv.random.split(key)
+    basis, _ = torch.linalg.qr(fv.random.normal(basis_key, (FEATURES, FEATURES), torch.float64))
+    scale = torch.logspace(0.8, -1, FEATURES, dtype=torch.float64).sqrt()
+    return (fv.random.normal(x_key, (POINTS, FEATURES), torch.float64) * scale @ basis.T).float()
+
+
+def main(steps: int = 4000, out: str = "figures") -> tuple[dict[float, tuple[int, int, float]], Path]:
+    """For each variance: latents used by maximum likelihood, by the VAE, and how far its log p(x) is below the best."""
+    x = points(fv.random.key(0))
+    values = eigenvalues(x.double())
+    variances = [0.25, 0.55, 0.8, 1.7, 2.6, 5.0, 8.0]  # between the eigenvalues: at a tie a latent gains nothing
+    batch = 200
+    epochs = -(-steps * batch // POINTS)
+    found = {}
+    with tracking.progress_bar(len(variances) * epochs * POINTS // batch) as bar:
+        for sigma2 in variances:
+            model = fv.models.linear_vae(FEATURES, LATENT, sigma2)
+            opt = fv.optim.adam(lambda step: 0.02 * (1 - step.double() / steps).clamp(min=0.01))
+            ts = fv.train.init(model, opt, fv.random.key(1))
+            ts, _ = fv.train.fit(ts, model, fv.estimators.elbo(), opt, x, epochs=epochs, batch=batch, log=bar)
+            trained = model, ts.params, ts.state
+            used = fv.evaluate.active_units(*trained, x).number
+            best = ppca(x.double(), LATENT, sigma2)
+            wanted = int((best.weight.norm(dim=0) > 0).sum())
+            weight, mean = (ts.params["decoder"][name].double() for name in ("weight", "bias"))
+            learned = best._replace(weight=weight, mean=mean)
+            short = float((best.log_likelihood(x.double()) - learned.log_likelihood(x.double())).mean())
+            found[sigma2] = wanted, used, short
+    for sigma2, (wanted, used, short) in found.items():
+        print(f"sigma² {sigma2:4}: maximum likelihood uses {wanted} latents, the VAE {used}; {short:.3f} nats below it")
+
+    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    place = range(1, FEATURES + 1)
+    left.bar(place, values.numpy(), color=plots.PALETTE[0])
+    for sigma2 in variances:
+        left.axhline(sigma2, color="0.4", linewidth=0.8, linestyle="--")
+    left.set(yscale="log", xlabel="principal direction", ylabel="variance of the data", title="Directions in the data")
+    left.set_xticks(list(place))
+    left.annotate("dashed: the decoder's variances σ²", (0.98, 0.96), xycoords="axes fraction", ha="right", va="top")
+    wanted, used, _ = zip(*found.values(), strict=True)
+    right.plot(variances, wanted, "s", color=plots.PALETTE[1], markersize=11, label="maximum likelihood, no ELBO")
+    right.plot(variances, used, "o", color=plots.PALETTE[5], markersize=6, label="VAE trained on the ELBO")
+    right.set(xscale="log", xlabel="decoder's variance σ²", ylabel=f"latents used, of {LATENT}")
+    right.set_title("The ELBO uses as many latents as the likelihood does")
+    right.set_xticks(variances, [f"{v:g}" for v in variances])
+    right.minorticks_off()
+    right.legend(frameon=False)
+    return found, plots.save(figure, Path(out) / "posterior_collapse.png")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
