@@ -41,7 +41,7 @@ def main(
         samples: K of L_K in the evaluation.
         n: Test digits, the same for all.
     """
-    nll = {}
+    nll: dict[tuple[str, int], float] = {}
     for name, count in [(name, count) for count in k for name in ESTIMATORS]:
         if (name, count) == ("IWAE", 1):
             nll[name, count] = nll["VAE", 1]  # at K = 1 they are one
@@ -57,9 +57,11 @@ def main(
         if run.config.epochs != epochs:
             raise SystemExit(f"{folder} has {run.config.epochs} epochs: give another --out, or --epochs to match")
         with tqdm(total=n * samples, desc=f"{name}, k = {count}", unit="sample", unit_scale=True, leave=False) as bar:
-            report = reports.evaluation(
-                run, samples=samples, n=n, progress=lambda done, total, bar=bar: bar.update(done - bar.n)
-            )
+
+            def progress(done: int, total: int, bar: tqdm = bar) -> None:
+                bar.update(done - bar.n)
+
+            report = reports.evaluation(run, samples=samples, n=n, progress=progress)
         found, units = report["log_likelihood"], report["active_units"]["number"]
         nll[name, count] = -found["mean"]
         errors = f"± {found['se']:.3f} noise ± {found['data_se']:.2f} data"
