@@ -65,9 +65,9 @@ def main(steps: int = 4000, out: str = "figures") -> tuple[dict[float, tuple[int
     left.set_xticks(list(place))
     note = {"facecolor": "white", "edgecolor": "none"}
     left.annotate("dashed: the decoder's variances σ²", (0.98, 0.9), xycoords="axes fraction", ha="right", bbox=note)
-    wanted, used, _ = zip(*found.values(), strict=True)
-    right.plot(variances, wanted, "s", color=plots.PALETTE[1], markersize=11, label="maximum likelihood, no ELBO")
-    right.plot(variances, used, "o", color=plots.PALETTE[5], markersize=6, label="VAE trained on the ELBO")
+    by_likelihood, by_vae, _ = zip(*found.values(), strict=True)
+    right.plot(variances, by_likelihood, "s", color=plots.PALETTE[1], markersize=11, label="maximum likelihood")
+    right.plot(variances, by_vae, "o", color=plots.PALETTE[5], markersize=6, label="VAE trained on the ELBO")
     right.set(xscale="log", xlabel="decoder's variance σ²", ylabel=f"latents used, of {LATENT}")
     right.set_title("Latents used, with and without the ELBO")
     right.set_xticks(variances, [f"{v:g}" for v in variances])

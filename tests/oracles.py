@@ -139,6 +139,29 @@ def iwae_bound(k, m, s2, x, mu=0.0, nodes=60):
     return float((joint * np.log(total / k)).sum())
 
 
+def by_hand(weights, k, m, s2, x, mu=0.0, nodes=60):
+    """Mean and variance of an estimator's ascent direction in m, log s and mu on the toy, in numpy alone.
+
+    `weights` is from log-weights [k, G] to (path, score, theta); z = m + s eps, so that with q's parameters held
+    constant ∂ log w/∂z = (x - z) - (z - mu) + (z - m)/s², and ∇ log q is eps/s in m and eps² - 1 in log s.
+    """
+    node, weight = np.polynomial.hermite_e.hermegauss(nodes)
+    eps = np.stack([axis.ravel() for axis in np.meshgrid(*[node] * k, indexing="ij")])
+    joint = np.prod(np.meshgrid(*[weight / weight.sum()] * k, indexing="ij"), axis=0).ravel()
+    s = math.sqrt(s2)
+    z = m + s * eps
+    log_w = -0.5 * (x - z) ** 2 - 0.5 * (z - mu) ** 2 + 0.5 * eps**2 + math.log(s) - 0.5 * math.log(2 * math.pi)
+    path, score, theta = weights(log_w)
+    in_z = (x - z) - (z - mu) + eps / s
+    grads = {
+        "m": (path * in_z + score * eps / s).sum(0),
+        "log_s": (path * in_z * s * eps + score * (eps**2 - 1)).sum(0),
+        "mu": (theta * (z - mu)).sum(0),
+    }
+    means = {name: joint @ g for name, g in grads.items()}
+    return {name: (means[name], joint @ (g - means[name]) ** 2) for name, g in grads.items()}
+
+
 # Expectations over the noise of any small model.
 
 

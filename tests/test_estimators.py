@@ -5,6 +5,7 @@ from functools import cache
 from itertools import pairwise
 
 import mpmath
+import numpy as np
 import pytest
 import torch
 from oracles import (
@@ -12,6 +13,7 @@ from oracles import (
     LearnedPrior,
     assert_close,
     assert_zero_mean,
+    by_hand,
     descent,
     elbo,
     gradient_means,
@@ -107,6 +109,102 @@ def test_mean_and_variance_on_the_toy_equal_the_table(spec, samples):
     table_mean, table_variance = IN_M[spec][2 * samples - 4 :][:2]
     assert -mean == pytest.approx(table_mean, abs=1e-9)
     assert variance == pytest.approx(table_variance, rel=1e-5)  # to all the digits printed
+
+
+def softmax(f):
+    w = np.exp(f - f.max(0))
+    return w / w.sum(0)
+
+
+def others(f, k):
+    return np.delete(f, k, axis=0)
+
+
+def l_k(f):
+    return np.log(np.exp(f).mean(0))
+
+
+def vimco_by_hand(f):
+    rows = []
+    for k in range(len(f)):
+        replaced = f.copy()
+        replaced[k] = others(f, k).mean(0)
+        rows.append(l_k(f) - l_k(replaced) - softmax(f)[k])
+    return 0 * f, np.stack(rows), softmax(f)
+
+
+def ovis_by_hand(gamma):
+    def weights(f):
+        v, k = softmax(f), len(f)
+        c = l_k(f) - np.log((1 - 1 / k) / (1 - v)) - gamma * v + (1 - gamma) * np.log(1 - 1 / k)
+        return 0 * f, l_k(f) - v - c, v
+
+    return weights
+
+
+def grouped(f, m):
+    return np.concatenate([softmax(group) for group in np.split(f, m)]) / m
+
+
+def tvo_by_hand(*betas):
+    def weights(f):
+        score, theta = 0 * f, 0 * f
+        for beta, after in pairwise(betas):
+            w = softmax(beta * f)
+            mean = (w * f).sum(0)
+            score += (after - beta) * w * ((1 - beta) * (f - mean) - 1)
+            theta += (after - beta) * w * (1 + beta * (f - mean))
+        return 0 * f, score, theta
+
+    return weights
+
+
+def renyi_weights(f):
+    return softmax(0.5 * f)
+
+
+BY_HAND = {  # the table once more, in numpy: (path, score, theta) from the log-weights [K, G]
+    "elbo_mc": lambda f: (0 * f + 1 / len(f), 0 * f - 1 / len(f), 0 * f + 1 / len(f)),
+    "stl": lambda f: (0 * f + 1 / len(f), 0 * f, 0 * f + 1 / len(f)),
+    "iwae": lambda f: (softmax(f), -softmax(f), softmax(f)),
+    "iwae_stl": lambda f: (softmax(f), 0 * f, softmax(f)),
+    "dreg": lambda f: (softmax(f) ** 2, 0 * f, softmax(f)),
+    "renyi:0.5": lambda f: (renyi_weights(f), -renyi_weights(f), renyi_weights(f)),
+    "vr_iwae_dreg:0.5": lambda f: (0.5 * renyi_weights(f) + 0.5 * renyi_weights(f) ** 2, 0 * f, renyi_weights(f)),
+    "score": lambda f: (0 * f, f / len(f), 0 * f + 1 / len(f)),
+    "rloo": lambda f: (
+        0 * f,
+        np.stack([f[k] - others(f, k).mean(0) for k in range(len(f))]) / len(f),
+        0 * f + 1 / len(f),
+    ),
+    "vimco": vimco_by_hand,
+    "ovis:0": ovis_by_hand(0.0),
+    "ovis:1": ovis_by_hand(1.0),
+    "rws": lambda f: (0 * f, softmax(f), softmax(f)),
+    "miwae:2": lambda f: (grouped(f, 2), -grouped(f, 2), grouped(f, 2)),
+    "ciwae:0.5": lambda f: (
+        0.5 / len(f) + 0.5 * softmax(f),
+        -0.5 / len(f) - 0.5 * softmax(f),
+        0.5 / len(f) + 0.5 * softmax(f),
+    ),
+    "piwae:2": lambda f: (grouped(f, 2), -grouped(f, 2), softmax(f)),
+    "tvo:0:0.5:1": tvo_by_hand(0, 0.5, 1),
+    "tvo:0:1": tvo_by_hand(0, 1),
+}
+
+
+@pytest.mark.parametrize(("spec", "samples"), [pair for pair in of_samples(2, 3, 4) if pair[0] in BY_HAND])
+def test_mean_and_variance_on_the_toy_equal_the_table_in_numpy(spec, samples):
+    nodes = {2: 40, 3: 30, 4: 14}[samples]  # the same grid on both sides
+    known = by_hand(BY_HAND[spec], samples, 0.8, S2, 1.0, 0.2, nodes=nodes)
+    mean, variance = quadrature(parse(spec), *toy(0.8, S2, 0.2), X, samples, nodes)
+    for part, name in (("encoder", "m"), ("encoder", "log_s"), ("prior", "mu")):
+        assert -mean[part][name].item() == pytest.approx(known[name][0], abs=1e-8)
+        assert variance[part][name].item() == pytest.approx(known[name][1], abs=1e-8)
+
+
+def test_the_table_in_numpy_misses_no_estimator():
+    assert set(SPECS) == {*BY_HAND, "elbo", "beta_elbo:4"}
 
 
 @pytest.mark.parametrize("samples", [2, 3])

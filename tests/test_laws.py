@@ -213,3 +213,19 @@ def test_compiled_equals_eager(spec, backend):
     finally:
         torch._dynamo.reset()
     assert_close(compiled, call(*tensors), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_every_estimator_takes_the_resnet(spec, resnet):
+    model, params, state, x, eps = resnet
+    out = parse(spec)(model, params, state, x, eps, train=True)
+    assert layout(out.grads) == layout(params)
+    assert all(bool(leaf.isfinite().all()) for leaf in [*tree.leaves(out.grads), out.bound, out.log_w])
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    model = fv.models.cifar_resnet_vae()
+    init_key, x_key, noise_key = fv.random.split(fv.random.key(3), 3)
+    x = fv.random.normal(x_key, (2, 3, 32, 32))
+    return model, *model.init(init_key), x, fv.noise.iid(noise_key, 2, (2, model.latent))
