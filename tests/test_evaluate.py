@@ -308,3 +308,18 @@ def test_one_datum_has_no_active_units():
     with pytest.raises(BadData, match="at least two"):
         evaluate.active_units(*toy(), X)
     assert evaluate.likelihood(torch.zeros(3, 1)).log_p.sampling_se == math.inf
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_an_evaluation_on_cuda_is_that_of_the_cpu():
+    model, params, state, x = tiny()
+    on_cuda = (model, *tree.map(torch.Tensor.cuda, (params, state, x)))
+    here = quietly(evaluate.log_likelihood, model, params, state, x, KEY, samples=200)
+    there = quietly(evaluate.log_likelihood, *on_cuda, KEY.cuda(), samples=200)
+    for a, b in zip(tree.leaves(tuple(there)[:3]), tree.leaves(tuple(here)[:3]), strict=True):
+        assert a.is_cuda
+        torch.testing.assert_close(a.cpu(), b)
+    for measure in (evaluate.kl_per_dimension, evaluate.squared_error):
+        torch.testing.assert_close(measure(*on_cuda).cpu(), measure(model, params, state, x))
+    assert evaluate.active_units(*on_cuda).variance.is_cuda

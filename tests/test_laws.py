@@ -229,3 +229,14 @@ def resnet():
     init_key, x_key, noise_key = fv.random.split(fv.random.key(3), 3)
     x = fv.random.normal(x_key, (2, 3, 32, 32))
     return model, *model.init(init_key), x, fv.noise.iid(noise_key, 2, (2, model.latent))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@every_pair
+def test_the_answer_on_cuda_is_the_one_on_the_cpu(inputs, spec):
+    model, *tensors = in_double(inputs)
+    here = parse(spec)(model, *tensors, train=True)
+    there = parse(spec)(model, *tree.map(torch.Tensor.cuda, tensors), train=True)
+    assert all(leaf.is_cuda for leaf in tree.leaves(tuple(there)))
+    assert_close(tree.map(torch.Tensor.cpu, tuple(there)), tuple(here), atol=1e-8, rtol=1e-6)

@@ -156,3 +156,12 @@ def test_the_opposite_of_the_opposite_is_the_beginning():
     )
     median = torch.tensor(2 * math.log(2), dtype=torch.float64)
     torch.testing.assert_close(noise._opposite_chi2(median, 2), median)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@every_scheme
+def test_noise_on_cuda_is_that_of_the_cpu(scheme):
+    here, there = (scheme(random.key(3, device=device), 4, (3, 2)) for device in ("cpu", "cuda"))
+    assert there.is_cuda
+    torch.testing.assert_close(there.cpu(), here, rtol=1e-5, atol=1e-5)

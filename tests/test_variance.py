@@ -105,3 +105,13 @@ def test_data_that_are_not_finite_are_named():
     x = torch.tensor([[1.0], [math.nan]], dtype=torch.float64)
     with pytest.raises(BadData, match="first in item 1"):
         exact(parse("iwae"), *toy(), x, samples=1, nodes=3)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_moments_on_cuda_are_those_of_the_cpu():
+    model, params, state, x = tiny()
+    here = exact(parse("dreg"), model, params, state, x, samples=2, nodes=6)
+    there = exact(parse("dreg"), model, *tree.map(torch.Tensor.cuda, (params, state, x)), samples=2, nodes=6)
+    assert there.covariance.is_cuda
+    assert_close(tree.map(torch.Tensor.cpu, tuple(there)), tuple(here), atol=1e-10)
