@@ -54,8 +54,9 @@ def main(
             )  # fmt: skip
             runs.run(config)
         run = runs.load(folder, data_dir=root)
-        if run.config.epochs != epochs:
-            raise SystemExit(f"{folder} has {run.config.epochs} epochs: give another --out, or --epochs to match")
+        if (run.config.epochs, run.config.data) != (epochs, source):
+            made = f"{run.config.epochs} epochs of {run.config.data}"
+            raise SystemExit(f"{folder} holds {made}: give another --out, or the same --epochs and --source")
         with tqdm(total=n * samples, desc=f"{name}, k = {count}", unit="sample", unit_scale=True, leave=False) as bar:
 
             def progress(done: int, total: int, bar: tqdm = bar) -> None:

@@ -11,7 +11,7 @@ import funcvae as fv
 
 
 def with_baseline(share: float) -> fv.Estimator:
-    """The score function's L_K less a share of the bound without sample k, (1/(K-1)) sum_{j≠k} w_j."""
+    """The score function's L_K less a share of the bound without sample k, log (1/(K-1)) sum_{j≠k} w_j."""
 
     def weights(log_w: Tensor) -> fv.Weights:
         v = log_w.softmax(0)

@@ -51,7 +51,16 @@ def renyi(alpha: float) -> Bound:
         raise BadValue("alpha is 1, where the Rényi bound is the ELBO: use elbo_mc")
     if not math.isfinite(alpha):
         raise BadValue(f"alpha is {alpha}: it must be finite")
-    return lambda log_w: iwae((1 - alpha) * log_w) / (1 - alpha)
+
+    def bound(log_w: Tensor) -> Tensor:
+        top = log_w.max(0).values
+        f = (1 - alpha) * (log_w - top)
+        # Where all are small, as near alpha = 1, log(mean exp f) would lose the digits that 1/(1 - alpha) asks for.
+        small = f.abs().max(0).values < 1
+        log_mean = torch.where(small, f.clamp(-1, 1).expm1().mean(0).log1p(), iwae(f))
+        return top + log_mean / (1 - alpha)
+
+    return bound
 
 
 def miwae(m: int) -> Bound:
@@ -64,8 +73,8 @@ def miwae(m: int) -> Bound:
 
     Reference: Rainforth et al. (2018), arXiv:1802.04537.
     """
-    if m < 1:
-        raise BadValue(f"m is {m}: at least one group is needed")
+    if not isinstance(m, int) or m < 1:
+        raise BadValue(f"m is {m}: it must be a whole number of groups, at least one")
     return lambda log_w: iwae(groups(log_w, m).transpose(0, 1)).mean(0)
 
 

@@ -265,6 +265,8 @@ def evaluate(
         device: Where to compute.
         out: JSON file; evaluation.json in the run's folder unless given (evaluation-2.json where that says otherwise).
     """
+    if out is not None and Path(out).is_dir():
+        raise BadValue(f"--out {out} is a folder: give the name of a JSON file")
     at = runs.load(run, device=runs.device(device), data=data, data_dir=data_dir)
     with tqdm(total=1, unit="sample", unit_scale=True, dynamic_ncols=True, leave=False) as bar:
 

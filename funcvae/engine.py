@@ -34,7 +34,10 @@ from funcvae.vae import VAE, log_likelihood, log_prob
 
 
 class Weights(NamedTuple):
-    """The three weight arrays of an estimator, each [N, B]. `path` must be zero wherever `theta` is."""
+    """The three weight arrays of an estimator, each [N, B].
+
+    `path` must be zero wherever `theta` is, and path/theta of moderate size: for others see `two_pulls` of `weighted`.
+    """
 
     path: Tensor
     score: Tensor
@@ -86,6 +89,8 @@ class Estimator:
 
     name: str
     claims: Claims
+    weights: Callable[[Tensor], Weights] | None
+    """From log-weights [N, B] to weights; None for those with an analytic KL."""
     _estimate: Callable[..., Estimate]
     _bound: Callable[..., Tensor]
 
@@ -95,7 +100,7 @@ class Estimator:
         return self._estimate(model, params, state, x, eps, train)
 
     def bound(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
-        """The target bound [B] in nats in evaluation mode, without a gradient."""
+        """The value of the target bound [B] in nats, in evaluation mode: half the work of a call."""
         _check_noise(model, x, eps)
         return self._bound(model, params, state, x, eps)
 
@@ -110,8 +115,8 @@ class Estimator:
         if self.claims.noise == "any":
             return self.claims._replace(target=f"{self.claims.target} under {name_of(noise)} noise")
         raise BadValue(
-            f"{self.name} leans on independent samples, and {name_of(noise)} noise has none: its gradient would be "
-            "biased; use iid noise, or an estimator such as iwae or elbo_mc"
+            f"{self.name} leans on independent samples, and {name_of(noise)} noise has none (or is not marked by "
+            "noise.independent): its gradient would be biased; use iid noise, or an estimator such as iwae or elbo_mc"
         )
 
 
@@ -130,12 +135,15 @@ def weighted(
 
     Args:
         weights: log_w [N, B] -> Weights of the same shape, with path zero wherever theta is. (Values cannot be checked
-            here; where theta is zero, path counts as zero.)
+            here; where theta is zero, path counts as zero, and where it is tiny beside path, the ratio overflows.)
         bound: the target's value, log_w [N, B] -> [B].
         claims: what the estimator promises.
         name: shown in tables; the function's own name unless given.
-        two_pulls: pull log w back a second time, with path, for weights of which theta can vanish where path does not.
+        two_pulls: pull log w back a second time, with path, for weights of which theta can be tiny or zero where path
+            is not.
     """
+
+    pull_back = _pull_twice if two_pulls else _pull_once
 
     def estimate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:
         def draw(phi: Params) -> Any:  # the compiler cannot evaluate a longer annotation
@@ -146,28 +154,25 @@ def weighted(
         def weigh(theta: Params, z: Tensor) -> Any:
             return log_weight(model, {**params, **theta}, encoded, x, q, z, train)
 
+        def scaled(log_w: Tensor) -> Any:
+            w = Weights(*(weight / -len(x) for weight in weights(log_w.detach())))  # minus, to descend; batch's mean
+            if any(weight.shape != log_w.shape for weight in w):
+                shapes = [list(weight.shape) for weight in w]
+                raise BadValue(f"weights of shapes {shapes}: each must be {list(log_w.shape)}")
+            return w
+
         theta = {name: params[name] for name in ("decoder", "prior")}
         _, pull_draw, (q, z, encoded) = vjp(draw, params["encoder"], has_aux=True)  # type: ignore[misc]
-        log_w, pull_log_w, new_state = vjp(weigh, theta, z, has_aux=True)  # type: ignore[misc]
-
-        w = Weights(*(weight / -len(x) for weight in weights(log_w.detach())))  # minus, to descend; the batch's mean
-        if any(weight.shape != log_w.shape for weight in w):
-            raise BadValue(
-                f"weights of shapes {[list(weight.shape) for weight in w]}: each must be {list(log_w.shape)}"
-            )
-        theta_grads, z_pull = pull_log_w(w.theta, retain_graph=two_pulls)
-        if two_pulls:
-            _, z_pull = pull_log_w(w.path, retain_graph=False)
-        else:
-            z_pull = z_pull * torch.where(w.theta == 0, 0, w.path / w.theta).unsqueeze(-1)
-        (phi_grads,) = pull_draw((z_pull, w.score), retain_graph=False)
+        log_w, score, theta_grads, z_grads, new_state = pull_back(weigh, scaled, theta, z)
+        (phi_grads,) = pull_draw((z_grads, score), retain_graph=False)
         return Estimate({"encoder": phi_grads, **theta_grads}, bound(log_w), log_w, new_state)
 
     def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
         q, _ = model.encode(params, state, x)
         return bound(log_weight(model, params, state, x, q, q.sample(eps), False)[0])
 
-    return Estimator(str(name or getattr(weights, "__name__", "weighted")), claims, estimate, evaluate)
+    name = str(name or getattr(weights, "__name__", "weighted"))
+    return Estimator(name, claims, weights, estimate, evaluate)
 
 
 def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
@@ -195,7 +200,7 @@ def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
     def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
         return forward(model, params, state, x, eps, False)[0]
 
-    return Estimator(name, claims, estimate, evaluate)
+    return Estimator(name, claims, None, estimate, evaluate)
 
 
 def surrogate(estimator: Estimator) -> Callable[..., Tensor]:
@@ -222,6 +227,31 @@ def log_weight(
     p_x, state = model.decode(params, state, z, train)
     p_z, state = model.prior(params, state, z, train)
     return log_likelihood(p_x, x) + log_prob(p_z, z) - log_prob(q, z), state
+
+
+def _pull_once(weigh: Any, weights: Any, theta: Params, z: Tensor) -> Any:
+    """log w pulled back with theta along the parameters and along z; there times path/theta.
+
+    Takes weigh(theta, z) -> (log w, state); returns (log w, score, the pull along theta, the pull along z, state).
+    """
+    log_w, pull, state = vjp(weigh, theta, z, has_aux=True)  # type: ignore[misc]
+    w = weights(log_w)
+    theta_grads, z_grads = pull(w.theta, retain_graph=False)
+    return log_w, w.score, theta_grads, z_grads * torch.where(w.theta == 0, 0, w.path / w.theta).unsqueeze(-1), state
+
+
+def _pull_twice(weigh: Any, weights: Any, theta: Params, z: Tensor) -> Any:
+    """The same by two pull-backs, with theta along the parameters alone and with path along z alone."""
+
+    def along_z(theta: Params) -> Any:
+        log_w, pull, state = vjp(lambda z: weigh(theta, z), z, has_aux=True)  # type: ignore[misc]
+        w = weights(log_w)
+        (z_grads,) = pull(w.path)
+        return log_w, (w, z_grads, state)
+
+    log_w, pull, (w, z_grads, state) = vjp(along_z, theta, has_aux=True)  # type: ignore[misc]
+    (theta_grads,) = pull(w.theta, retain_graph=False)
+    return log_w, w.score, theta_grads, z_grads, state
 
 
 def _check_noise(model: VAE, x: Tensor, eps: Tensor) -> None:

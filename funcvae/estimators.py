@@ -7,6 +7,11 @@ Notation, as in `funcvae.engine`: f = log w [K, B], v = softmax_k(f), L_K = log 
 
 Every factory's docstring has a line of its three weights, which `funcvae list estimators` prints. "Unbiased" is said of
 independent noise, in expectation, of the target that `Estimate.bound` holds.
+
+Weights stay finite and right for log-weights that are thousands of nats apart, and where v rounds to 1. A log-weight of
+-inf, an impossible sample, has weight 0. Only what is infinite in exact arithmetic is not finite then: the weights of
+`score`, of `rloo` and of `tvo`'s first term, whose target is -inf; of `vimco` and `ovis` at K = 2; of `renyi` for
+alpha > 1; of `miwae` and `piwae` in a group with no other sample.
 """
 
 import math
@@ -49,7 +54,7 @@ def beta_elbo(beta: float) -> Estimator:
     """
     if not 0 <= beta < math.inf:
         raise BadValue(f"beta is {beta}: the KL's weight is not negative, and finite")
-    claims = Claims(f"ELBO with {beta:g} KL", True, True, ("Higgins et al. 2017",), "normal")
+    claims = Claims(f"ELBO with {_digits(beta)} KL", True, True, ("Higgins et al. 2017",), "normal")
     return analytic_kl(_spell("beta_elbo", beta), beta, claims)
 
 
@@ -155,7 +160,7 @@ def renyi(alpha: float) -> Estimator:
         u = ((1 - alpha) * log_w).softmax(0)
         return Weights(path=u, score=-u, theta=u)
 
-    claims = Claims(f"Rényi({alpha:g})", True, True, ("arXiv:1602.02311",), "any")
+    claims = Claims(f"Rényi({_digits(alpha)})", True, True, ("arXiv:1602.02311",), "any")
     return weighted(renyi, bound=bound, claims=claims, name=_spell("renyi", alpha))
 
 
@@ -175,7 +180,7 @@ def vr_iwae_dreg(alpha: float) -> Estimator:
         u = ((1 - alpha) * log_w).softmax(0)
         return Weights(path=alpha * u + (1 - alpha) * u**2, score=torch.zeros_like(u), theta=u)
 
-    claims = Claims(f"Rényi({alpha:g})", True, True, ("arXiv:2210.06226",))
+    claims = Claims(f"Rényi({_digits(alpha)})", True, True, ("arXiv:2210.06226",))
     return weighted(vr_iwae_dreg, bound=bounds.renyi(alpha), claims=claims, name=_spell("vr_iwae_dreg", alpha))
 
 
@@ -206,7 +211,8 @@ def rloo() -> Estimator:
     """
 
     def rloo(log_w: Tensor) -> Weights:
-        score = (log_w - others_mean(_two_or_more("rloo", log_w))) / len(log_w)
+        f = _from_the_top(_two_or_more("rloo", log_w))
+        score = (f - others_mean(f)) / len(f)
         return Weights(path=torch.zeros_like(log_w), score=score, theta=_mean(log_w))
 
     return weighted(rloo, bound=bounds.elbo, claims=Claims("ELBO", True, True, ("Kool et al. 2019",)))
@@ -224,9 +230,13 @@ def vimco() -> Estimator:
 
     def vimco(log_w: Tensor) -> Weights:
         f = _from_the_top(_two_or_more("vimco", log_w))
-        v = f.softmax(0)
-        without = torch.logaddexp(others_logsumexp(f), others_mean(f))  # L_{-k} + log K
-        return Weights(path=torch.zeros_like(v), score=f.logsumexp(0) - without - v, theta=v)
+        v, total, others = f.softmax(0), f.logsumexp(0), others_mean(f)
+        # L_K - L_{-k} = -log(1 - v + g), g the others' geometric mean over the sum: so to keep digits, or by log-sums
+        # where v is nearly all of it.
+        change = (others - total).exp() - v
+        by_sums = total - torch.logaddexp(others_logsumexp(f), others)
+        score = torch.where(change > -0.5, -torch.log1p(change), by_sums) - v
+        return Weights(path=torch.zeros_like(v), score=score, theta=v)
 
     return weighted(vimco, bound=bounds.iwae, claims=Claims("L_K", True, True, ("arXiv:1602.06725",)))
 
@@ -310,7 +320,7 @@ def ciwae(beta: float) -> Estimator:
         r = beta * _mean(log_w) + (1 - beta) * log_w.softmax(0)
         return Weights(path=r, score=-r, theta=r)
 
-    claims = Claims(f"{beta:g} ELBO + {1 - beta:g} L_K", True, True, ("arXiv:1802.04537",), "any")
+    claims = Claims(f"{_digits(beta)} ELBO + {1 - beta:g} L_K", True, True, ("arXiv:1802.04537",), "any")
     return weighted(ciwae, bound=bound, claims=claims, name=_spell("ciwae", beta))
 
 
@@ -438,7 +448,7 @@ def _shifted(sums: Tensor, by: int, start: float) -> Tensor:
 
 
 def _from_the_top(log_w: Tensor) -> Tensor:
-    """Log-weights less their greatest: differences of log-sums then keep their digits."""
+    """Log-weights less their greatest: differences of them, and of their log-sums, then keep their digits."""
     return log_w - log_w.max(0).values
 
 
@@ -458,4 +468,8 @@ def _two_or_more(name: str, log_w: Tensor) -> Tensor:
 
 def _spell(name: str, *arguments: float) -> str:
     """The name that `parse` reads back to the same estimator."""
-    return ":".join([name, *(str(a).removesuffix(".0") for a in arguments)])
+    return ":".join([name, *map(_digits, arguments)])
+
+
+def _digits(number: float) -> str:
+    return str(number).removesuffix(".0")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from funcvae import bounds, pareto, random, tree
+from funcvae import bounds, pareto, random
 from funcvae.distributions import Bernoulli, Delta, SignedNormal, kl
 from funcvae.engine import log_weight
 from funcvae.errors import BadData, BadType, BadValue, NonFinite
@@ -167,6 +167,7 @@ def log_weights(
     samples: int,
     chunk: int = 100,
     progress: Progress = lambda done: None,
+    items: Tensor | None = None,
 ) -> Tensor:
     """log w_k = log p(x, z_k) - log q(z_k|x) [K, B] in nats, K = `samples` exactly.
 
@@ -177,21 +178,23 @@ def log_weights(
         x: data [B, ...] as the model sees them: binarized, for a Bernoulli likelihood.
         chunk: samples at a time.
         progress: called with the number of samples done.
+        items: the data's numbers [B] in messages, if not 0 … B-1.
 
     Raises:
         BadValue: samples or chunk below one.
         BadData: data the model cannot take, or not finite, or greys under a Bernoulli likelihood, which then is none.
         BadType: the posterior has no density (Delta), or no proper one (SignedNormal).
-        NonFinite: a log-weight is NaN or +inf, or all of a datum's are -inf; the message names the datum.
+        NonFinite: a log-weight is NaN or +inf, or all of a datum's are -inf; the message names the datum. (So do the
+            other functions here, for what they compute.)
     """
     for name, value in {"samples": samples, "chunk": chunk}.items():
         if value < 1:
             raise BadValue(f"{name} is {value}: it must be at least 1")
     check_data(model, params, state, x)
-    q = tree.map(lambda *parts: torch.cat(parts), *(model.encode(params, state, part)[0] for part in x.split(_ROWS)))
-    _check_density(model, params, state, x, q)
     rows = max(1, _ROWS // chunk)  # few enough to stay in the processor's cache
     parts = [slice(start, start + rows) for start in range(0, len(x), rows)]
+    posteriors = [model.encode(params, state, x[part])[0] for part in parts]
+    _check_density(model, params, state, x, posteriors[0], items)
 
     def noise(k: Tensor) -> Tensor:
         return random.normal(random.fold_in(key, k), (len(x), model.latent), x.dtype)
@@ -200,14 +203,10 @@ def log_weights(
     for ks in torch.arange(samples, device=x.device).split(chunk):
         first, last = int(ks[0]), int(ks[-1]) + 1
         eps = torch.vmap(noise)(ks)  # [chunk, B, Z]
-        for part in parts:
-            q_b = tree.map(lambda t, part=part: t[part], q)
-            z = q_b.sample(eps[:, part])
-            log_w[first:last, part], _ = log_weight(model, params, state, x[part], q_b, z, False)
+        for part, q in zip(parts, posteriors, strict=True):
+            log_w[first:last, part], _ = log_weight(model, params, state, x[part], q, q.sample(eps[:, part]), False)
         progress(last)
-    wrong = (log_w.isnan() | (log_w == math.inf)).any(0) | (log_w == -math.inf).all(0)
-    if wrong.any():
-        raise NonFinite(f"the log-weights of datum {int(wrong.int().argmax())} are not finite: look at the parameters")
+    _check_finite("log-weights", (log_w < math.inf).all(0) & (log_w > -math.inf).any(0), items)
     return log_w
 
 
@@ -233,12 +232,14 @@ def likelihood(log_w: Tensor) -> Likelihood:
 
 def distrust(found: Likelihood, items: Tensor | None = None) -> str:
     """One line on the data whose log-likelihood is not to be trusted; `items` [B] are their numbers, if not 0 … B-1."""
-    bad = found.untrusted
-    first = int(bad.int().argmax())
-    which = f"{int(bad.sum())} of {len(bad)} data, first for item {first if items is None else int(items[first])}"
+    bad, samples = found.untrusted, found.samples
+    first = _number(bad, items)
+    which = f"{int(bad.sum())} of {len(bad)} data, first for item {first}"
+    if found.k_hat[bad].isinf().all():
+        return f"{samples} samples are too few to judge the tail of the importance weights of {which}"
     return (
-        f"Pareto k̂ is above {pareto.threshold(found.samples):.2f} for {which}: "
-        f"L_{found.samples} still lies below log p(x) in expectation, but its standard error is not to be trusted there"
+        f"Pareto k̂ is above {max(pareto.threshold(samples), 0):.2f} for {which}: "
+        f"L_{samples} still lies below log p(x) in expectation, but its standard error is not to be trusted there"
     )
 
 
@@ -292,6 +293,7 @@ def active_units(
     if len(x) < 2:
         raise BadData("one datum has no variance: at least two are needed")
     means = torch.cat([model.encode(params, state, part)[0].mean for part in x.split(batch)])
+    _check_finite("latents", means.isfinite().all(1))
     return ActiveUnits(means.double().var(0), threshold)
 
 
@@ -304,13 +306,15 @@ def kl_per_dimension(model: VAE, params: Params, state: State, x: Tensor, *, bat
     """
     _check_batch(batch)
     check_data(model, params, state, x)
-    total = torch.zeros(model.latent, dtype=torch.float64, device=x.device)
+    rows = []
     for part in x.split(batch):
         q, _ = model.encode(params, state, part)
         if isinstance(q, Delta):
             raise BadType("a Delta posterior has no density: its KL is not defined")
-        total += kl(q, model.prior(params, state, q.loc)[0]).double().sum(0)
-    return total / len(x)
+        rows.append(kl(q, model.prior(params, state, q.loc)[0]).double())
+    each = torch.cat(rows)
+    _check_finite("KLs", each.isfinite().all(1))
+    return each.mean(0)
 
 
 @torch.no_grad()
@@ -331,9 +335,10 @@ def reconstruction_error(
         q, _ = model.encode(params, state, part)
         eps = random.normal(random.fold_in(key, i), (samples, len(part), model.latent), x.dtype)
         p, _ = model.decode(params, state, q.sample(eps))
-        _check_greys(p, part, i * batch)
+        _check_greys(p, part, torch.arange(i * batch, i * batch + len(part)))
         rows.append(-log_p_x_given_z(p, part).double())
     error = torch.cat(rows, 1)
+    _check_finite("reconstructions", error.isfinite().all(0))
     return Estimated(error.mean(0), _standard_error(error))
 
 
@@ -346,23 +351,21 @@ def squared_error(model: VAE, params: Params, state: State, x: Tensor, *, batch:
     for part in x.split(batch):
         p, _ = model.decode(params, state, model.encode(params, state, part)[0].loc)
         rows.append((part - p.mean).double().square().flatten(1).sum(1))
-    return torch.cat(rows)
+    error = torch.cat(rows)
+    _check_finite("reconstructions", error.isfinite())
+    return error
 
 
 _ROWS = 2000  # decoded at a time
 
 
-def _square_weights(log_w: Tensor) -> Tensor:
-    """sum_k v_k² [B] of the normalised weights."""
-    return log_w.softmax(0).square().sum(0)
-
-
 def _delta_se(log_w: Tensor) -> Tensor:
-    """The delta method's standard error [B] of log mean_k w_k."""
+    """The delta method's standard error [B] of log mean_k w_k, as in `likelihood`."""
     samples = len(log_w)
     if samples == 1:
         return torch.full_like(log_w[0], math.inf)
-    return ((samples * _square_weights(log_w) - 1).clamp(min=0) / (samples - 1)).sqrt()
+    square = log_w.softmax(0).square().sum(0)
+    return ((samples * square - 1).clamp(min=0) / (samples - 1)).sqrt()
 
 
 def _standard_error(values: Tensor) -> Tensor:
@@ -380,7 +383,18 @@ def _check_batch(batch: int) -> None:
         raise BadValue(f"batch is {batch}: it must be at least 1")
 
 
-def _check_density(model: VAE, params: Params, state: State, x: Tensor, q: object) -> None:
+def _number(bad: Tensor, items: Tensor | None) -> int:
+    """The number of the first bad datum."""
+    first = int(bad.int().argmax())
+    return first if items is None else int(items[first])
+
+
+def _check_finite(what: str, finite: Tensor, items: Tensor | None = None) -> None:
+    if not finite.all():
+        raise NonFinite(f"the {what} of item {_number(~finite, items)} are not finite: look at the parameters")
+
+
+def _check_density(model: VAE, params: Params, state: State, x: Tensor, q: object, items: Tensor | None) -> None:
     """Raises unless the log-weights are what they are called."""
     if isinstance(q, Delta):
         raise BadType("a Delta posterior has no density, so log p(x) cannot be had by importance sampling from it")
@@ -390,14 +404,14 @@ def _check_density(model: VAE, params: Params, state: State, x: Tensor, q: objec
             "meaning: take normal_logsigma"
         )
     p, _ = model.decode(params, state, model.encode(params, state, x[:1])[0].loc.unsqueeze(0))
-    _check_greys(p, x, 0)
+    _check_greys(p, x, items)
 
 
-def _check_greys(p: object, x: Tensor, first: int) -> None:
+def _check_greys(p: object, x: Tensor, items: Tensor | None = None) -> None:
     if isinstance(p, Bernoulli):
         grey = ((x != 0) & (x != 1)).flatten(1).any(1)
         if grey.any():
             raise BadData(
-                f"item {first + int(grey.int().argmax())} has values between 0 and 1, where a Bernoulli likelihood is "
-                "none: binarize the data, or take another likelihood"
+                f"item {_number(grey, items)} has values between 0 and 1, where a Bernoulli likelihood is none: "
+                "binarize the data, or take another likelihood"
             )

@@ -27,8 +27,8 @@ def independent(scheme: AnyNoise) -> AnyNoise:
 
 
 def is_independent(scheme: Noise) -> bool:
-    """Whether a scheme is marked so."""
-    return getattr(scheme, "independent", False)
+    """Whether a scheme is marked so, or is a `functools.partial` of one that is."""
+    return getattr(getattr(scheme, "func", scheme), "independent", False)
 
 
 @independent
@@ -70,11 +70,11 @@ def moment_matched(key: random.Key, n: int, shape: random.Shape, *, dtype: torch
     half = iid(key, _half(n), shape, dtype=dtype)
     if len(half) == 1:
         return torch.cat([half, -half])
-    mean = half.mean(0)
+    mean = half.double().mean(0)
     apart = half - mean
-    t = apart.square().sum(0)
-    stretch = (_opposite_chi2(t.double(), len(half) - 1) / t).sqrt().to(dtype)
-    return torch.cat([half, -(mean + stretch * apart)])
+    t = apart.square().sum(0).clamp(min=1e-30)  # in float32 two samples may be equal
+    stretch = (_opposite_chi2(t, len(half) - 1) / t).sqrt()
+    return torch.cat([half, -(mean + stretch * apart).to(dtype)])
 
 
 def sobol(key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -88,8 +88,8 @@ def sobol(key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = 
     """
     if n < 1:
         raise BadValue(f"samples is {n}: at least one is needed")
-    if not 1 <= shape[-1] <= SobolEngine.MAXDIM:
-        raise BadValue(f"sobol noise has at most {SobolEngine.MAXDIM} dimensions, not {shape[-1]}")
+    if not shape or not 1 <= shape[-1] <= SobolEngine.MAXDIM:
+        raise BadValue(f"sobol noise needs a last axis of 1 to {SobolEngine.MAXDIM} dimensions: shape is {shape}")
     points = _sobol_points(n, shape[-1]).to(key.device)
     points = points.reshape(n, *[1] * (len(shape) - 1), shape[-1])
     shift, *columns = random.bits(key, (_DIGITS + 1, *shape)) & (2**_DIGITS - 1)

@@ -67,7 +67,8 @@ def ppca(x: Tensor, latent: int, sigma2: float | None = None) -> PPCA:
 
     Raises:
         BadData: x is not [n, D] with n >= 2 and finite.
-        BadValue: latent or sigma2 out of range; or data in a plane of Z dimensions, where sigma² would be zero.
+        BadValue: latent or sigma2 out of range; or data in a plane of Z dimensions, where sigma² would be zero (or lost
+            in the rounding of the largest eigenvalue).
     """
     values, vectors = _spectrum(x)
     most = len(values) - (sigma2 is None)
@@ -76,15 +77,15 @@ def ppca(x: Tensor, latent: int, sigma2: float | None = None) -> PPCA:
     if sigma2 is not None and not sigma2 > 0:
         raise BadValue(f"sigma2 is {sigma2}: a variance is positive")
     noise = values[latent:].mean() if sigma2 is None else values.new_tensor(sigma2)
-    if not noise > 0:
+    if noise <= 10 * len(values) * torch.finfo(values.dtype).eps * values[0]:  # zero, to rounding
         raise BadValue(f"the data lie in a plane of {latent} dimensions: give sigma2, or take a smaller latent")
     return PPCA(vectors[:, :latent] * (values[:latent] - noise).clamp(min=0).sqrt(), x.mean(0), noise)
 
 
 def _spectrum(x: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues [D] and vectors [D, D] of the data's covariance, the largest first."""
-    if x.ndim != 2 or len(x) < 2:
-        raise BadData(f"x has shape {list(x.shape)}: it must be [n, D], with n >= 2")
+    if x.ndim != 2 or len(x) < 2 or not x.is_floating_point():
+        raise BadData(f"x is {x.dtype} {list(x.shape)}: it must be floating-point [n, D], with n >= 2")
     if not x.isfinite().all():
         raise BadData(f"x holds NaN or infinite values, first in item {int(x.isfinite().all(1).int().argmin())}")
     centred = x - x.mean(0)

@@ -21,7 +21,7 @@ MOST_ITEMS = 1000
 _SLAB = 250  # data at a time
 
 
-def rungs(samples: int) -> list[int]:
+def ladder_of(samples: int) -> list[int]:
     """The K of the bounds to report, up to `samples`."""
     return [*(k for k in RUNGS if k < samples), samples]
 
@@ -95,8 +95,8 @@ def evaluation(
 
 
 def as_json(report: Report) -> bytes:
-    """The report as a JSON file's bytes."""
-    return (json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    """The report as a JSON file's bytes; numbers that are not finite are the strings "inf", "-inf" and "nan"."""
+    return (json.dumps(_plain(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def table(report: Report) -> str:
@@ -104,10 +104,9 @@ def table(report: Report) -> str:
     head = f"{report['system']}, {report['items']:,} of {report['of']:,} test items, seed {report['seed']}"
     lines = [f"{head}; {report['unit']}", f"{'':26}{'value':>10}  {'± noise':>9}  {'± data':>9}"]
 
-    def row(name: str, found: dict[str, Any] | None) -> None:
+    def row(name: str, found: dict[str, float] | None) -> None:
         if found is not None:
-            errors = ["" if found[e] is None else f"{found[e]:.4f}" for e in ("se", "data_se")]
-            lines.append(f"{name:26}{found['mean']:10.3f}  {errors[0]:>9}  {errors[1]:>9}".rstrip())
+            lines.append(f"{name:26}{found['mean']:10.3f}  {found['se']:9.4f}  {found['data_se']:9.4f}")
 
     row(f"log p(x) >= L_{report['samples']}", report["log_likelihood"])
     for k, found in (report["ladder"] or {}).items():
@@ -122,8 +121,7 @@ def table(report: Report) -> str:
     lines.append(f"{'active units':26}{units['number']:10}   of {units['of']}")
     if report["ess"]:
         lines.append(f"{'effective sample size':26}{report['ess']['median']:10.1f}   of {report['samples']}, median")
-        k_hat = report["pareto_k"]["median"]
-        lines += [] if k_hat is None else [f"{'Pareto k̂':26}{k_hat:11.2f}   median"]
+        lines.append(f"{'Pareto k̂':26}{report['pareto_k']['median']:11.2f}   median")
     lines += [f"warning: {report['warning']}"] if report.get("warning") else []
     lines += [f"no log-likelihood: {report['why_not']}"] if report.get("why_not") else []
     return "\n".join(lines)
@@ -132,12 +130,11 @@ def table(report: Report) -> str:
 def figures(report: Report) -> dict[str, Figure]:
     """The figures of a report, by file name."""
     made, name = {}, report["system"]
-    if report["ladder"] and len(report["ladder"]) > 1:
-        found = list(report["ladder"].values())
-        ks, means, errors = map(int, report["ladder"]), [f["mean"] for f in found], [f["se"] for f in found]
-        errors = [math.nan if e is None else e for e in errors]
+    rungs = {int(k): found for k, found in (report["ladder"] or {}).items() if math.isfinite(found["mean"])}
+    if len(rungs) > 1:
+        means, errors = ([found[what] for found in rungs.values()] for what in ("mean", "se"))
         title = f"{name}: the bound on log p(x) grows with K ({report['items']:,} test items)"
-        made["bound_ladder"] = plots.bound_ladder(list(ks), means, errors, title=title)
+        made["bound_ladder"] = plots.bound_ladder(list(rungs), means, errors, title=title)
     if report["kl_to_prior"]:
         active = [v > report["active_units"]["threshold"] for v in report["active_units"]["variance"]]
         title = f"{name}: what each latent dimension is used for"
@@ -162,11 +159,12 @@ def _by_importance(
             progress(before + k * size, samples * len(x))
 
         log_w = evaluate.log_weights(
-            *run.trained, slab, random.fold_in(key, i), samples=samples, chunk=chunk, progress=report_progress
-        )
+            *run.trained, slab, random.fold_in(key, i), samples=samples, chunk=chunk, progress=report_progress,
+            items=items[i * _SLAB :],
+        )  # fmt: skip
         done += samples * len(slab)
         likelihoods.append(evaluate.likelihood(log_w))
-        ladders.append(evaluate.ladder(log_w, rungs(samples)))
+        ladders.append(evaluate.ladder(log_w, ladder_of(samples)))
         gaps.append(evaluate.posterior_gap(log_w))
     log_p = _joined([found.log_p for found in likelihoods])
     ess, k_hat = (torch.cat([getattr(found, name) for found in likelihoods]) for name in ("ess", "k_hat"))
@@ -174,13 +172,12 @@ def _by_importance(
     above = int(whole.untrusted.sum())
     limit = pareto.threshold(samples)
     return {
-        "log_likelihood": _summary(log_p) | {"per_item": log_p.value.tolist(), "per_item_se": _finite(log_p.se)},
-        "ladder": {str(k): _summary(_joined([ladder[k] for ladder in ladders])) for k in rungs(samples)},
+        "log_likelihood": _summary(log_p) | {"per_item": log_p.value.tolist(), "per_item_se": log_p.se.tolist()},
+        "ladder": {str(k): _summary(_joined([ladder[k] for ladder in ladders])) for k in ladder_of(samples)},
         "posterior_gap": _summary(_joined(gaps)),
         "ess": {"median": float(ess.median()), "least": float(ess.min()), "per_item": ess.tolist()},
         "pareto_k": {
-            "median": _finite(k_hat.median()), "threshold": _finite(torch.tensor(limit)), "above": above,
-            "per_item": _finite(k_hat),
+            "median": float(k_hat.median()), "threshold": limit, "above": above, "per_item": k_hat.tolist(),
         },
         "warning": evaluate.distrust(whole, items) if above else None,
     }  # fmt: skip
@@ -190,14 +187,19 @@ def _joined(parts: Sequence[Estimated]) -> Estimated:
     return Estimated(torch.cat([part.value for part in parts]), torch.cat([part.se for part in parts]))
 
 
-def _summary(found: Estimated) -> dict[str, float | None]:
-    """Mean and standard errors; None for what is not known."""
-    return {"mean": found.mean, "se": _finite(torch.tensor(found.mean_se)), "data_se": found.sampling_se}
+def _summary(found: Estimated) -> dict[str, float]:
+    """The mean, and its standard errors for the Monte-Carlo noise and for the choice of data."""
+    return {"mean": found.mean, "se": found.mean_se, "data_se": found.sampling_se}
 
 
-def _finite(values: Tensor) -> Any:
-    """The numbers, with None for those that are not finite: JSON has no infinity."""
-    numbers = values.double().tolist()
-    if isinstance(numbers, list):
-        return [v if math.isfinite(v) else None for v in numbers]
-    return numbers if math.isfinite(numbers) else None
+def _plain(value: Any) -> Any:
+    """The value with the names of infinities and NaN in their place: JSON has no such numbers."""
+    match value:
+        case dict():
+            return {name: _plain(v) for name, v in value.items()}
+        case list():
+            return [_plain(v) for v in value]
+        case float() if not math.isfinite(value):
+            return str(value)
+        case _:
+            return value

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
+from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
 from funcvae import tree
 from funcvae.engine import Estimate
-from funcvae.errors import BadValue
+from funcvae.errors import BadValue, NonFinite
 from funcvae.module import Params, State
 from funcvae.train import check_data
 from funcvae.vae import VAE
@@ -59,13 +59,15 @@ def exact(
         nodes: of the quadrature, along each axis.
 
     Raises:
-        BadValue: samples or nodes below one, a grid of more than 2^24 points, or a model of more than 10,000
-            parameters.
+        BadValue: samples below one, nodes not in 1 … 256, a grid of more than 2^24 points, or a model of more than
+            5,000 parameters.
         BadData: data the model cannot take, or that are not finite.
+        NonFinite: a gradient or bound that is not finite; the message names the datum.
     """
-    for name, value in {"samples": samples, "nodes": nodes}.items():
-        if value < 1:
-            raise BadValue(f"{name} is {value}: it must be at least 1")
+    if samples < 1:
+        raise BadValue(f"samples is {samples}: it must be at least 1")
+    if not 1 <= nodes <= _MOST_NODES:
+        raise BadValue(f"nodes is {nodes}: it must lie between 1 and {_MOST_NODES}")
     check_data(model, params, state, x)
     axes = samples * model.latent
     if nodes**axes > _MOST_POINTS:
@@ -74,34 +76,37 @@ def exact(
     if size > _MOST_PARAMETERS:
         raise BadValue(f"the model has {size:,} parameters: this is for small ones, up to {_MOST_PARAMETERS:,}")
 
-    eps, weights = (t.to(x.device, x.dtype) for t in _grid(axes, nodes))
+    point, weight = (t.to(x.device, x.dtype) for t in map(torch.from_numpy, hermegauss(nodes)))
+    weight = weight / weight.sum()
+    place = nodes ** torch.arange(axes, device=x.device)
+    at_once = max(1, min(_POINTS_AT_ONCE, _NUMBERS_AT_ONCE // size))
     mean, covariance, bounds = x.new_zeros(size), x.new_zeros(size, size), []
-    for datum in x.split(1):
+    for item, datum in enumerate(x.split(1)):
 
         def gradient(eps: Tensor, datum: Tensor = datum) -> Any:
             out = estimator(model, params, state, datum, eps.reshape(samples, 1, -1), train=False)
             return torch.cat([leaf.flatten() for leaf in tree.leaves(out.grads)]), out.bound
 
         first, second, bound = torch.zeros_like(mean), torch.zeros_like(covariance), x.new_zeros(1)
-        for e, w in zip(eps.split(_POINTS_AT_ONCE), weights.split(_POINTS_AT_ONCE), strict=True):
-            g, b = torch.vmap(gradient)(e)  # [points, P], [points, 1]
+        for i in range(0, nodes**axes, at_once):
+            number = torch.arange(i, min(i + at_once, nodes**axes), device=x.device)
+            node = number.unsqueeze(1) // place % nodes  # the digits of the point's number, one for each axis
+            w = weight[node].prod(1)
+            g, b = torch.vmap(gradient)(point[node])  # [points, P], [points, 1]
             first += w @ g
-            second += (w * g.T) @ g
+            second.addmm_((w * g.T), g)
             bound += w @ b
+        if not (first.isfinite().all() and bound.isfinite().all()):
+            raise NonFinite(f"the gradient or bound of item {item} is not finite: look at the parameters")
         mean += first / len(x)
-        covariance += (second - torch.outer(first, first)) / len(x) ** 2
+        covariance += second.addr_(first, first, alpha=-1) / len(x) ** 2
         bounds.append(bound)
     return Exact(_like(mean, params), _like(covariance.diagonal(), params), covariance, torch.cat(bounds))
 
 
-_MOST_POINTS, _MOST_PARAMETERS, _POINTS_AT_ONCE = 2**24, 10_000, 8192
-
-
-def _grid(axes: int, nodes: int) -> tuple[Tensor, Tensor]:
-    """Points [G, axes] and weights [G], which sum to one, for expectations under a standard normal."""
-    point, weight = map(torch.from_numpy, np.polynomial.hermite_e.hermegauss(nodes))
-    points, weights = (torch.cartesian_prod(*[t] * axes).reshape(-1, axes) for t in (point, weight / weight.sum()))
-    return points, weights.prod(1)
+_MOST_NODES = 256  # numpy's weights overflow soon after
+_MOST_POINTS, _MOST_PARAMETERS = 2**24, 5000
+_POINTS_AT_ONCE, _NUMBERS_AT_ONCE = 8192, 2**23
 
 
 def _like(flat: Tensor, params: Params) -> Params:

@@ -130,3 +130,14 @@ def test_one_impossible_sample_leaves_what_does_not_need_it_finite():
     w, mean = bounds.tempered_mean(log_w, 0.5)
     assert w[0] == 0
     assert mean.isfinite().all()
+
+
+@pytest.mark.parametrize("alpha", [0.9, 0.9999, 0.99999])
+def test_the_renyi_bound_keeps_its_digits_near_the_elbo(alpha):
+    log_w = random.normal(random.key(7), (6, 20)) - 540
+    exact = bounds.renyi(alpha)(log_w.double())
+    torch.testing.assert_close(bounds.renyi(alpha)(log_w).double(), exact, rtol=0, atol=2e-4)
+    plain = ((1 - alpha) * log_w).logsumexp(0) - torch.tensor(6.0).log()
+    assert alpha < 0.99 or (plain / (1 - alpha) - exact).abs().max() > 1e-3  # as one would write it
+    slope = grad(lambda f: bounds.renyi(alpha)(f).sum())(log_w.double())
+    torch.testing.assert_close(slope, ((1 - alpha) * log_w.double()).softmax(0))

@@ -702,8 +702,8 @@ def test_the_weighted_mean_of_log_weights_is_not_the_bound():
         ("vr_iwae_dreg:-1", "alpha is -1.0"),
         ("ovis:2", "gamma is 2.0: it must lie between 0 and 1"),
         ("ciwae:1.5", "beta is 1.5: the ELBO's share lies between 0 and 1"),
-        ("miwae:0", "m is 0: at least one group"),
-        ("piwae:0", "m is 0: at least one group"),
+        ("miwae:0", "m is 0: it must be a whole number of groups"),
+        ("piwae:0", "m is 0: it must be a whole number of groups"),
         ("tvo:0:0.7:0.3:1", r"partition is \(0.0, 0.7, 0.3, 1.0\): it must rise from 0 to 1"),
         ("tvo:0.5:1", "it must rise from 0 to 1"),
         ("tvo:0:0.5", "it must rise from 0 to 1"),
@@ -780,26 +780,21 @@ def exact_scores(column):
 def test_leave_one_out_weights_equal_exact_arithmetic(case, dtype):
     log_w = torch.tensor(CASES[case], dtype=dtype).unsqueeze(1)
     known = exact_scores(log_w.flatten().tolist())
-    rtol, atol = (1e-5, 1e-6) if dtype == torch.float32 else (1e-12, 1e-14)
+    tolerance, floor = (1e-4, 1e-7) if dtype == torch.float32 else (1e-12, 1e-15)
 
     def agree(value, name):
         expected = torch.tensor(known[name], dtype=dtype).unsqueeze(1)
-        torch.testing.assert_close(value, expected, rtol=rtol, atol=atol * max(1, len(log_w) / 10))
+        largest = max((abs(v) for v in known[name] if math.isfinite(v)), default=0.0)
+        torch.testing.assert_close(value, expected, rtol=0, atol=max(tolerance * largest, floor))
 
     agree(others_logsumexp(log_w), "others")
     for name in ("vimco", "ovis:0.5", "rloo"):
-        weights = weights_function(name)(log_w)
+        weights = parse(name).weights(log_w)
         assert torch.equal(weights.path, torch.zeros_like(log_w))
         if name != "rloo":
             assert weights.score.isfinite().all()
             torch.testing.assert_close(weights.theta, log_w.softmax(0))
         agree(weights.score, name)
-
-
-def weights_function(spec):
-    """The function of log-weights inside an estimator."""
-    estimate = parse(spec)._estimate
-    return dict(zip(estimate.__code__.co_freevars, estimate.__closure__, strict=True))["weights"].cell_contents
 
 
 def test_the_plain_formulas_fail_where_the_stable_ones_hold():
@@ -814,7 +809,7 @@ def test_the_plain_formulas_fail_where_the_stable_ones_hold():
 @pytest.mark.parametrize("case", ["far apart", "rounds to one", "impossible"])
 def test_weights_stay_right_at_the_edges(spec, case):
     log_w = torch.tensor(CASES[case], dtype=torch.float64).unsqueeze(1)
-    single, exact = weights_function(spec)(log_w.float()), weights_function(spec)(log_w)
+    single, exact = parse(spec).weights(log_w.float()), parse(spec).weights(log_w)
     for name, value in single._asdict().items():
         assert not value.isnan().any() or (case == "impossible" and spec.startswith("tvo") and name == "score"), name
         if spec.split(":")[0] not in ("score", "rloo", "tvo") or case != "impossible":  # there -inf is the right answer

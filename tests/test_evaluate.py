@@ -86,6 +86,30 @@ def test_more_data_than_are_decoded_at_once_are_all_there(monkeypatch):
     torch.testing.assert_close(evaluate.log_weights(model, params, state, x, KEY, samples=10, chunk=5), whole)
 
 
+@pytest.mark.parametrize("shape", [(), (2,), (1, 2)])
+def test_a_posterior_whose_sigma_broadcasts_is_one(shape, monkeypatch):
+    class Encoder(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), torch.full(shape, -0.3, dtype=x.dtype)
+
+    def with_sigma(of):
+        model = fv.vae(
+            encoder=lambda: Encoder(2, 2),
+            decoder=lambda: nn.Linear(2, 2),
+            posterior=lambda out: of(fv.heads.normal_logsigma(out)),
+            likelihood=fv.heads.normal_fixed(1.0),
+            latent=2,
+        )
+        params, state = model.init(KEY)
+        return model, tree.map(torch.Tensor.double, params), state
+
+    x = fv.random.normal(KEY, (9, 2), torch.float64)
+    spelled = with_sigma(lambda q: q._replace(sigma=q.sigma.expand_as(q.loc)))
+    whole = evaluate.log_weights(*spelled, x, KEY, samples=4)
+    monkeypatch.setattr(evaluate, "_ROWS", 8)
+    torch.testing.assert_close(evaluate.log_weights(*with_sigma(lambda q: q), x, KEY, samples=4, chunk=4), whole)
+
+
 def test_progress_is_told():
     told = []
     evaluate.log_weights(*toy(), X, KEY, samples=25, chunk=10, progress=told.append)
@@ -114,6 +138,47 @@ def test_log_weights_far_apart_and_impossible_are_exact():
     found = evaluate.likelihood(torch.tensor(column, dtype=torch.float64).unsqueeze(1) - 5e4)
     assert found.log_p.value.item() == pytest.approx(known - 5e4, abs=1e-9)
     assert found.log_p.se.isfinite().all()
+
+
+def test_standard_errors_are_the_spread_over_fresh_keys_and_fresh_data():
+    means, noise, sampling = [], [], []
+    for seed in range(60):
+        x_key, key = fv.random.split(fv.random.key(seed))
+        fixed = fv.random.normal(fv.random.key(99), (40, 1), torch.float64)
+        fresh = math.sqrt(2) * fv.random.normal(x_key, (40, 1), torch.float64)  # from p(x)
+        on_fixed, on_fresh = (
+            evaluate.likelihood(evaluate.log_weights(*toy(s2=2.0), x, key, samples=400)).log_p for x in (fixed, fresh)
+        )
+        means.append((on_fixed.mean, on_fresh.mean))
+        noise.append(on_fixed.mean_se)
+        sampling.append(on_fresh.sampling_se)
+    spread = torch.tensor(means).std(0)
+    assert float(spread[0]) == pytest.approx(sum(noise) / 60, rel=0.3)
+    assert float(spread[1]) == pytest.approx(sum(sampling) / 60, rel=0.3)
+    assert spread[1] > 3 * spread[0]
+
+
+def test_few_samples_are_said_to_be_too_few():
+    with pytest.warns(evaluate.Untrusted, match="10 samples are too few to judge the tail .* of 2 of 2 data"):
+        evaluate.log_likelihood(*toy(), many(n=2), KEY, samples=10)
+
+
+def test_numbers_that_are_not_finite_name_their_item():
+    model, params, state, x = tiny()
+    for part in ("encoder", "decoder"):
+        broken = tree.map(torch.clone, params)
+        next(iter(broken[part].values())).fill_(math.nan)
+        for call in (
+            lambda p=broken: evaluate.reconstruction_error(model, p, state, x, KEY),
+            lambda p=broken: evaluate.squared_error(model, p, state, x),
+        ):
+            with pytest.raises(NonFinite, match="reconstructions of item 0 are not finite"):
+                call()
+    broken = {**params, "encoder": tree.map(lambda p: p * math.nan, params["encoder"])}
+    with pytest.raises(NonFinite, match="latents of item 0"):
+        evaluate.active_units(model, broken, state, x)
+    with pytest.raises(NonFinite, match="KLs of item 0"):
+        evaluate.kl_per_dimension(model, broken, state, x)
 
 
 def test_heavy_tails_are_warned_of_and_the_light_ones_are_not():
@@ -300,7 +365,7 @@ def test_data_that_are_not_finite_are_named():
 def test_log_weights_that_are_not_finite_name_the_datum():
     model, params, state = toy()
     x = torch.tensor([[1.0], [1e200]], dtype=torch.float64)  # its square is infinite
-    with pytest.raises(NonFinite, match="log-weights of datum 1 are not finite"):
+    with pytest.raises(NonFinite, match="log-weights of item 1 are not finite"):
         evaluate.log_weights(model, params, state, x, KEY, samples=3)
 
 

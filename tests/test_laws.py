@@ -15,7 +15,7 @@ from funcvae.estimators import EXAMPLES, parse
 
 SPECS = list(EXAMPLES.values())
 ANALYTIC_KL = ("elbo", "beta_elbo")
-B, N = 3, 2
+B, N = 3, 4  # two groups of two
 
 
 def batch_norm_vae():

@@ -81,6 +81,12 @@ def test_at_its_own_variance_ppca_is_maximum_likelihood_over_variances():
         assert other.log_likelihood(x).mean() < best.log_likelihood(x).mean()
 
 
+def flat():
+    """Points of a plane in eight dimensions."""
+    keys = fv.random.split(fv.random.key(1), 2)
+    return fv.random.normal(keys[0], (50, 2), torch.float64) @ fv.random.normal(keys[1], (2, 8), torch.float64)
+
+
 def linear_vae_at(best, learned):
     """The linear VAE with its decoder at a PPCA and its encoder at the exact posterior."""
     features, latent = best.weight.shape
@@ -133,7 +139,12 @@ def test_the_elbo_of_the_linear_vae_falls_short_by_the_posteriors_correlation():
         (lambda: ppca(data(), 6), BadValue, "latent is 6: .* between 1 and 5"),
         (lambda: ppca(data(), 7, 1.0), BadValue, "between 1 and 6"),
         (lambda: ppca(data(), 2, 0.0), BadValue, "sigma2 is 0.0: a variance is positive"),
-        (lambda: ppca(torch.zeros(5), 1), BadData, r"x has shape \[5\]"),
+        (lambda: ppca(torch.zeros(5), 1), BadData, r"x is torch.float32 \[5\]"),
+        (lambda: ppca(torch.ones(5, 3, dtype=torch.int64), 1), BadData, "must be floating-point"),
+        (lambda: ppca(flat(), 2), BadValue, "the data lie in a plane of 2 dimensions"),
+        (lambda: ppca(flat().float(), 2), BadValue, "the data lie in a plane of 2 dimensions"),
+        (lambda: fv.models.linear_vae(5, 2, sigma2=-1.0), BadValue, "sigma2 is -1.0: a variance is positive"),
+        (lambda: fv.models.linear_vae(5, 2, sigma2=0.0), BadValue, "sigma2 is 0.0: a variance is positive"),
         (lambda: ppca(torch.zeros(1, 3), 1), BadData, "n >= 2"),
         (lambda: ppca(torch.ones(4, 3).double(), 1), BadValue, "the data lie in a plane of 1 dimensions"),
         (lambda: ppca(torch.tensor([[0.0, 1.0], [0.0, math.nan]]), 1), BadData, "first in item 1"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ def digits(folder):
     x = fv.random.uniform(fv.random.key(0), (60, 1, 28, 28)).numpy()
     np.savez(folder / "digits.npz", train=x[:40], test=x[40:])
 
+    @cache
     def run(system):
         cli.main([
             "train", system, "--data", str(folder / "digits.npz"), "--epochs", "1", "--batch", "20", "--no-compile",
@@ -131,22 +133,58 @@ def test_where_there_is_no_likelihood_the_rest_is_reported(digits, capsys, syste
 
 def test_one_sample_has_no_standard_error(points):
     report = reports.evaluation(runs.load(points), samples=1, n=5)
-    assert report["log_likelihood"]["se"] is None
+    assert report["log_likelihood"]["se"] == np.inf
     assert "L_1 " in reports.table(report)
-    assert json.loads(reports.as_json(report))["pareto_k"]["median"] is None
+    assert json.loads(reports.as_json(report))["pareto_k"]["median"] == "inf"
     assert "bound_ladder" not in reports.figures(report)
 
 
 def test_parameters_that_are_not_finite_are_said_to_be(points, capsys):
     run = runs.load(points)
     run.params["decoder"]["param_layer.bias"].fill_(torch.nan)
-    with pytest.raises(fv.errors.NonFinite, match="log-weights of datum 0 are not finite"):
+    with pytest.raises(fv.errors.NonFinite, match=r"log-weights of item \d+ are not finite"):
         reports.evaluation(run, samples=5, n=5)
+
+
+def test_the_item_that_is_wrong_is_named_by_its_number_in_the_test_set(points, monkeypatch):
+    run = runs.load(points)
+    monkeypatch.setattr(reports, "_SLAB", 8)
+    chosen = fv.random.permutation(fv.random.split(fv.random.key(0), 4)[0], 1000)[:20].tolist()
+    test = run.dataset().test.clone()
+    test[chosen[13]] = 1e30  # its log-weight is -inf for every sample
+    dataset = run.dataset()._replace(test=test)
+    monkeypatch.setattr(runs.Run, "dataset", lambda self: dataset)
+    with pytest.raises(fv.errors.NonFinite, match=f"log-weights of item {chosen[13]} are not finite"):
+        reports.evaluation(run, samples=5, n=20)
+
+
+def test_an_impossible_sample_is_reported_as_what_it_is(points, monkeypatch):
+    run, whole = runs.load(points), evaluate.log_weights
+
+    def with_an_impossible_one(*args, **kwargs):
+        log_w = whole(*args, **kwargs)
+        log_w[0, 0] = -torch.inf
+        return log_w
+
+    monkeypatch.setattr(evaluate, "log_weights", with_an_impossible_one)
+    report = reports.evaluation(run, samples=20, n=5)
+    assert json.loads(reports.as_json(report))["ladder"]["1"]["mean"] == "-inf"
+    assert np.isfinite(report["log_likelihood"]["mean"])
+    assert re.search(r"L_1 \(ELBO\) +-inf", reports.table(report))
+    assert set(reports.figures(report)) == {"bound_ladder", "latent_use"}
+
+
+def test_an_autoencoder_with_broken_parameters_is_said_to_be(digits):
+    run = runs.load(digits("mnist_ae"))
+    next(iter(run.params["decoder"].values())).fill_(torch.nan)
+    with pytest.raises(fv.errors.NonFinite, match="reconstructions of item 0 are not finite"):
+        reports.evaluation(run)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--out", "."], "--out . is a folder"),
         (["--samples", "0"], "--samples is 0"),
         (["--chunk", "0"], "--chunk is 0"),
         (["--n", "1"], "--n is 1: the test set has 1000 items, so it must lie between 2 and 1000"),

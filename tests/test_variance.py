@@ -8,7 +8,7 @@ from oracles import assert_close, elbo, gradient_means, gradient_variances, nois
 
 import funcvae as fv
 from funcvae import tree
-from funcvae.errors import BadData, BadValue
+from funcvae.errors import BadData, BadValue, NonFinite
 from funcvae.estimators import parse
 from funcvae.variance import exact
 
@@ -86,12 +86,37 @@ def test_the_expected_bound_is_the_quadrature_of_the_bound():
     [
         ({"samples": 0, "nodes": 3}, "samples is 0"),
         ({"samples": 1, "nodes": 0}, "nodes is 0"),
+        ({"samples": 1, "nodes": 400}, "nodes is 400: it must lie between 1 and 256"),
         ({"samples": 5, "nodes": 60}, r"60 nodes on samples · latent = 5 axes are 8e\+08 points"),
     ],
 )
 def test_a_grid_that_cannot_be_is_explained(options, message):
     with pytest.raises(BadValue, match=message):
         exact(parse("iwae"), *toy(), X, **options)
+
+
+def test_parameters_that_are_not_finite_name_the_datum():
+    model, params, state, x = tiny()
+    params["decoder"]["0.bias"] = params["decoder"]["0.bias"] * math.nan
+    with pytest.raises(NonFinite, match="gradient or bound of item 0 is not finite"):
+        exact(parse("iwae"), model, params, state, x, samples=1, nodes=3)
+
+
+@pytest.mark.parametrize(
+    ("samples", "nodes", "mean", "variance"), [(2, 60, 1e-10, 1e-10), (3, 40, 1e-10, 1e-9), (4, 20, 1e-9, 1e-7)]
+)
+def test_the_nodes_that_the_docstring_names_are_enough(samples, nodes, mean, variance):
+    few, more = (exact(parse("iwae"), *toy(), X, samples=samples, nodes=n) for n in (nodes, nodes + 8))
+    assert_close(few.mean["encoder"], more.mean["encoder"], atol=mean)
+    assert_close(few.variance["encoder"], more.variance["encoder"], atol=variance)
+
+
+def test_points_taken_a_few_at_once_are_all_there(monkeypatch):
+    model, params, state, x = tiny()
+    whole = exact(parse("dreg"), model, params, state, x, samples=1, nodes=9)
+    monkeypatch.setattr("funcvae.variance._POINTS_AT_ONCE", 10)
+    parts = exact(parse("dreg"), model, params, state, x, samples=1, nodes=9)
+    assert_close(tuple(parts), tuple(whole), atol=1e-13)
 
 
 def test_a_large_model_is_refused():

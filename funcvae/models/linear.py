@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from funcvae import heads
+from funcvae.errors import BadValue
 from funcvae.vae import VAE, vae
 
 
@@ -48,8 +49,13 @@ def linear_vae(inputs: int, latent: int, sigma2: float | None = None) -> VAE:
         latent: Z.
         sigma2: the variance of p(x|z); learned unless given.
 
+    Raises:
+        BadValue: sigma2 is not positive.
+
     Reference: Lucas, Tucker, Grosse & Norouzi (2019), arXiv:1911.02469.
     """
+    if sigma2 is not None and not sigma2 > 0:
+        raise BadValue(f"sigma2 is {sigma2}: a variance is positive")
     learned = sigma2 is None
     return vae(
         encoder=lambda: LinearEncoder(inputs, latent),
