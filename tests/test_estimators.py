@@ -451,6 +451,32 @@ def test_iwae_and_elbo_mc_are_the_gradients_of_their_bounds(seed, samples, likel
         torch.testing.assert_close(out.log_w, log_weights(model, params, state, x, eps), atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("spec", BY_HAND)
+@pytest.mark.parametrize("seed", range(3))
+def test_gradient_is_the_weighted_sum_of_its_terms_on_a_nonlinear_model(seed, spec):
+    """With weights from numpy and densities from torch.distributions: so mean and variance over eps are right too."""
+    model, params, state, x = tiny()
+    eps = noise(4, 2, 2, seed)
+    log_w = log_weights(model, params, state, x, eps)
+    path, score, theta = (torch.from_numpy(np.array(w)) for w in BY_HAND[spec](log_w.numpy()))
+    q_here, _ = model.encode(params, state, x)
+
+    def log_normal(p, z):
+        return torch.distributions.Normal(*p, validate_args=False).log_prob(z).sum(-1)
+
+    def log_joint(p, z):
+        return log_normal(model.decode(p, state, z)[0], x) + log_normal(model.prior(p, state, z)[0], z)
+
+    def terms(p):
+        q, _ = model.encode(p, state, x)
+        z, z_here = q.loc + q.sigma * eps, q_here.loc + q_here.sigma * eps
+        encoder = path * (log_joint(params, z) - log_normal(q_here, z)) + score * log_normal(q, z_here)
+        return (encoder + theta * log_joint(p, z_here)).sum(0)
+
+    out = parse(spec)(model, params, state, x, eps, train=False)
+    assert_close(out.grads, descent(terms, params), atol=1e-12)
+
+
 @pytest.mark.parametrize("beta", [0.0, 1.0, 4.0])
 @pytest.mark.parametrize("seed", range(3))
 def test_elbo_is_the_gradient_of_the_analytic_bound(seed, beta):
