@@ -14,6 +14,7 @@ FLOORS = [
     {"errors", "files"},
     {"random", "tree"},
     {"distributions", "module", "optim", "noise", "bounds", "pareto", "ppca"},
+    {"importance"},
     {"heads", "priors"},
     {"vae"},
     {"engine"},

@@ -1,0 +1,151 @@
+"""What importance weights say: functions of the log-weights log w_k = log p(x, z_k) - log q(z_k|x), [K, B], alone.
+
+Estimates of log p(x), of the bounds below it and of KL(q(z|x) ‖ p(z|x)), each with its standard error for the
+Monte-Carlo noise, and by what it can be judged. All in nats.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from funcvae import bounds, pareto
+from funcvae.errors import BadValue
+
+
+class Untrusted(UserWarning):
+    """An estimate by importance weights whose tail is too heavy for its standard error to mean much."""
+
+
+class Estimated(NamedTuple):
+    """Estimates for each of B data, in nats, with standard errors for the Monte-Carlo noise."""
+
+    value: Tensor
+    """[B]."""
+    se: Tensor
+    """[B]; infinite where one sample says nothing of its own error."""
+
+    @property
+    def mean(self) -> float:
+        """The mean over the data."""
+        return float(self.value.mean())
+
+    @property
+    def mean_se(self) -> float:
+        """The standard error of `mean` as an estimate for these data: what more samples would reduce."""
+        return float(self.se.square().sum().sqrt()) / len(self.se)
+
+    @property
+    def sampling_se(self) -> float:
+        """The standard error of `mean` as an estimate for all data of this kind: what more data would reduce."""
+        return float(self.value.std()) / math.sqrt(len(self.value)) if len(self.value) > 1 else math.inf
+
+
+class Likelihood(NamedTuple):
+    """log p(x) by importance sampling, with what its trustworthiness can be judged by."""
+
+    log_p: Estimated
+    """L_K for each datum. Its expectation lies below log p(x), by about ½ se² where that is small."""
+    ess: Tensor
+    """[B]: the effective sample size 1/sum_k v_k² of the normalised weights, of K."""
+    k_hat: Tensor
+    """[B]: the Pareto shape of the weights' tail."""
+    samples: int
+    """K."""
+
+    @property
+    def untrusted(self) -> Tensor:
+        """[B]: where k̂ is above min(1 - 1/log10 K, 0.7), and the standard error is not to be trusted."""
+        return self.k_hat > pareto.threshold(self.samples)
+
+
+def likelihood(log_w: Tensor) -> Likelihood:
+    """log p(x) from log-weights [K, B], with errors.
+
+    With v the weights normalised over k, the delta method gives the standard error of the logarithm of their mean,
+
+        se² = (1/K) Var(w)/mean(w)² = (K sum_k v_k² - 1)/(K - 1),
+
+    with the unbiased variance; 1/sum_k v_k² is the effective sample size.
+    """
+    samples, v = len(log_w), log_w.softmax(0)
+    square = v.square().sum(0)
+    se = (
+        ((samples * square - 1).clamp(min=0) / (samples - 1)).sqrt()
+        if samples > 1
+        else torch.full_like(square, math.inf)
+    )
+    k_hat = torch.from_numpy(pareto.k_hat(log_w)).to(log_w.device)
+    return Likelihood(Estimated(bounds.iwae(log_w), se), 1 / square, k_hat, samples)
+
+
+def distrust(found: Likelihood, items: Tensor | None = None) -> str:
+    """One line on the data whose log-likelihood is not to be trusted; `items` [B] are their numbers, if not 0 … B-1."""
+    bad, samples = found.untrusted, found.samples
+    first = first_item(bad, items)
+    which = f"{int(bad.sum())} of {len(bad)} data, first for item {first}"
+    if found.k_hat[bad].isinf().all():
+        return f"{samples} samples are too few to judge the tail of the importance weights of {which}"
+    return (
+        f"Pareto k̂ is above {max(pareto.threshold(samples), 0):.2f} for {which}: "
+        f"L_{samples} still lies below log p(x) in expectation, but its standard error is not to be trusted there"
+    )
+
+
+def ladder(log_w: Tensor, samples: Sequence[int]) -> dict[int, Estimated]:
+    """L_K for each K of `samples` from log-weights [S, B], on common noise.
+
+    The S samples make S//K groups of K; the value is the mean of their bounds, and the standard error that of the mean;
+    where there is one group alone, the delta method's. In expectation the ladder rises.
+
+    Raises:
+        BadValue: a K below one or above S, or none at all.
+    """
+    check_rungs(samples)
+    if max(samples) > len(log_w):
+        raise BadValue(f"a bound of {max(samples)} samples needs as many log-weights: there are {len(log_w)}")
+    rungs = {}
+    for k in sorted(set(samples)):
+        groups = len(log_w) // k
+        each = bounds.iwae(bounds.groups(log_w[: groups * k], groups).transpose(0, 1))  # [groups, B]
+        se = standard_error(each) if groups > 1 else _delta_se(log_w[:k])
+        rungs[k] = Estimated(each.mean(0), se)
+    return rungs
+
+
+def posterior_gap(log_w: Tensor) -> Estimated:
+    """KL(q(z|x) ‖ p(z|x)) of each datum, estimated from log-weights [K, B] as L_K - mean_k log w_k, in nats.
+
+    As L_K lies below log p(x) in expectation, this lies below the KL. The standard error is the delta method's, of the
+    mean of w_k/w̄ - log w_k.
+    """
+    influence = len(log_w) * log_w.softmax(0) - log_w
+    return Estimated(bounds.iwae(log_w) - bounds.elbo(log_w), standard_error(influence))
+
+
+def check_rungs(samples: Sequence[int]) -> None:
+    """Raises BadValue unless these can be the numbers of samples of a ladder."""
+    if not samples or min(samples) < 1:
+        raise BadValue(f"samples is {tuple(samples)}: give numbers of samples, each at least 1")
+
+
+def _delta_se(log_w: Tensor) -> Tensor:
+    """The delta method's standard error [B] of log mean_k w_k, as in `likelihood`."""
+    samples = len(log_w)
+    if samples == 1:
+        return torch.full_like(log_w[0], math.inf)
+    square = log_w.softmax(0).square().sum(0)
+    return ((samples * square - 1).clamp(min=0) / (samples - 1)).sqrt()
+
+
+def standard_error(values: Tensor) -> Tensor:
+    """The standard error [B] of the mean over the first axis; infinite where there is one value alone."""
+    return values.std(0) / math.sqrt(len(values)) if len(values) > 1 else torch.full_like(values[0], math.inf)
+
+
+def first_item(bad: Tensor, items: Tensor | None) -> int:
+    """The number of the first bad datum, of those numbered `items` [B] or else 0 … B-1."""
+    first = int(bad.int().argmax())
+    return first if items is None else int(items[first])
