@@ -118,6 +118,16 @@ def test_sobol_points_fill_every_square_of_the_first_two_dimensions_once():
     assert torch.equal(square, torch.arange(64, dtype=torch.float64).unsqueeze(1).expand_as(square))
 
 
+def test_sobol_digits_are_scrambled_and_not_only_shifted():
+    differences = []
+    for seed in range(8):
+        eps = noise.sobol(random.key(seed), 4, (1,), dtype=torch.float64)
+        digits = (torch.special.ndtr(eps[:, 0]) * 2**20).long()
+        differences.append(int(digits[1] ^ digits[2]))  # a shift leaves this as it is
+    assert len(set(differences)) == 8
+    assert len({d.bit_length() for d in differences}) == 1  # the first digit in which they differ stays
+
+
 def test_sobol_noise_integrates_a_smooth_function_better_than_iid_noise():
     keys = random.split(random.key(0), 200)
     spread = {}
