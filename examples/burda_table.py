@@ -10,7 +10,8 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from funcvae import reports, runs
+from funcvae import data, reports, runs
+from funcvae.errors import BadValue, FuncvaeError
 
 # Test negative log-likelihood in nats: Burda et al. (2016), and where there is one a public replication with DReG.
 PUBLISHED = {
@@ -41,6 +42,9 @@ def main(
         samples: K of L_K in the evaluation.
         n: Test digits, the same for all.
     """
+    test = data.load(source, root=root).test
+    if min(epochs, samples, *k) < 1 or not 2 <= n <= len(test):
+        raise BadValue(f"--epochs, --samples and --k must be at least 1, and --n lie between 2 and {len(test)}")
     nll: dict[tuple[str, int], float] = {}
     for name, count in [(name, count) for count in k for name in ESTIMATORS]:
         if (name, count) == ("IWAE", 1):
@@ -56,7 +60,7 @@ def main(
         run = runs.load(folder, data_dir=root)
         if (run.config.epochs, run.config.data) != (epochs, source):
             made = f"{run.config.epochs} epochs of {run.config.data}"
-            raise SystemExit(f"{folder} holds {made}: give another --out, or the same --epochs and --source")
+            raise BadValue(f"{folder} holds {made}: give another --out, or the same --epochs and --source")
         with tqdm(total=n * samples, desc=f"{name}, k = {count}", unit="sample", unit_scale=True, leave=False) as bar:
 
             def progress(done: int, total: int, bar: tqdm = bar) -> None:
@@ -68,17 +72,21 @@ def main(
         errors = f"± {found['se']:.3f} noise ± {found['data_se']:.2f} data"
         print(f"{name:4} k = {count:2}  {nll[name, count]:6.2f} {errors}   {units:2} active units")
 
-    print(f"\nTest NLL >= -L_{samples} in nats, {epochs:,} epochs, {n:,} digits; in brackets 3,280 epochs, all 10,000")
+    print(f"\nTest NLL <= -L_{samples} in nats: {source}, epochs {epochs:,}, test items {n:,}")
+    print("In brackets the published numbers: MNIST, 3,280 epochs, 10,000 test items")
     print(f"{'':6}" + "".join(f"{f'k = {count}':>26}" for count in k))
     for name in ESTIMATORS:
         cells = []
         for count in k:
             paper, replication = PUBLISHED.get((name, count), (None, None))
             published = " → ".join(f"{v:.2f}" for v in (paper, replication) if v)
-            cells.append(f"{nll[name, count]:.2f} ({published})")
+            cells.append(f"{nll[name, count]:.2f}" + (f" ({published})" if published else ""))
         print(f"{name:6}" + "".join(f"{cell:>26}" for cell in cells))
     return nll
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except FuncvaeError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -61,14 +61,18 @@ def main(steps: int = 4000, out: str = "figures") -> tuple[dict[float, tuple[int
     left.bar(place, values.numpy(), color=plots.PALETTE[0])
     for sigma2 in variances:
         left.axhline(sigma2, color="0.4", linewidth=0.8, linestyle="--")
-    left.set(yscale="log", xlabel="principal direction", ylabel="variance of the data", title="Directions in the data")
+        left.annotate(f"σ² = {sigma2:g}", (FEATURES + 0.6, sigma2), ha="right", va="bottom", size="small")
+    left.set(
+        yscale="log",
+        xlabel="principal direction",
+        ylabel="variance of the data",
+        title="Directions in the data, and the decoder's variances σ²",
+    )
     left.set_xticks(list(place))
-    note = {"facecolor": "white", "edgecolor": "none"}
-    left.annotate("dashed: the decoder's variances σ²", (0.98, 0.9), xycoords="axes fraction", ha="right", bbox=note)
     by_likelihood, by_vae, _ = zip(*found.values(), strict=True)
     right.plot(variances, by_likelihood, "s", color=plots.PALETTE[1], markersize=11, label="maximum likelihood")
     right.plot(variances, by_vae, "o", color=plots.PALETTE[5], markersize=6, label="VAE trained on the ELBO")
-    right.set(xscale="log", xlabel="decoder's variance σ²", ylabel=f"latents used, of {LATENT}")
+    right.set(xscale="log", xlabel="decoder's variance σ²", ylabel=f"latents used, of the {LATENT} that there are")
     right.set_title("Latents used, with and without the ELBO")
     right.set_xticks(variances, [f"{v:g}" for v in variances])
     right.minorticks_off()

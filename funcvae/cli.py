@@ -268,7 +268,7 @@ def evaluate(
     if out is not None and Path(out).is_dir():
         raise BadValue(f"--out {out} is a folder: give the name of a JSON file")
     at = runs.load(run, device=runs.device(device), data=data, data_dir=data_dir)
-    with tqdm(total=1, unit="sample", unit_scale=True, dynamic_ncols=True, leave=False) as bar:
+    with tqdm(total=1, unit="sample", unit_scale=True, dynamic_ncols=True, leave=False, delay=0.5) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
@@ -307,7 +307,8 @@ def list_(what: tyro.conf.Positional[Literal["systems", "estimators", "noise", "
 _ESTIMATORS_HEAD = """\
 Up the gradient goes   encoder: sum_k path_k d_k + score_k s_k   decoder, prior: sum_k theta_k ∇ log w_k
 with f = log w, v = softmax_k(f), d_k the derivative of log w_k through z_k alone, s_k = ∇ log q(z_k|x) at fixed z_k;
-u = softmax_k((1-α) f), v_g = softmax_k(f) within one of M groups, r = β/K + (1-β)v.
+u = softmax_k((1-α) f), v_g = softmax_k(f) within one of M groups, r = β/K + (1-β)v. Under each its target, whether its
+gradients are unbiased for that, what else is to be known, and its papers.
 """
 
 

@@ -165,7 +165,10 @@ def weighted(
         _, pull_draw, (q, z, encoded) = vjp(draw, params["encoder"], has_aux=True)  # type: ignore[misc]
         log_w, score, theta_grads, z_grads, new_state = pull_back(weigh, scaled, theta, z)
         (phi_grads,) = pull_draw((z_grads, score), retain_graph=False)
-        return Estimate({"encoder": phi_grads, **theta_grads}, bound(log_w), log_w, new_state)
+        value = bound(log_w)
+        if value.shape != log_w.shape[1:]:
+            raise BadValue(f"the bound has shape {list(value.shape)}: it must be one for each datum, [{len(x)}]")
+        return Estimate({"encoder": phi_grads, **theta_grads}, value, log_w, new_state)
 
     def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
         q, _ = model.encode(params, state, x)
@@ -258,3 +261,5 @@ def _check_noise(model: VAE, x: Tensor, eps: Tensor) -> None:
     if eps.ndim != 3 or eps.shape[1:] != (len(x), model.latent) or eps.numel() == 0:
         want = f"[N, {len(x)}, {model.latent}]"
         raise BadValue(f"eps has shape {list(eps.shape)}: for this x and model it must be {want}, with N >= 1")
+    if x.is_floating_point() and eps.dtype != x.dtype:
+        raise BadValue(f"eps is {eps.dtype} and x {x.dtype}: draw eps with dtype={x.dtype}")

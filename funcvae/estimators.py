@@ -215,7 +215,7 @@ def rloo() -> Estimator:
         score = (f - others_mean(f)) / len(f)
         return Weights(path=torch.zeros_like(log_w), score=score, theta=_mean(log_w))
 
-    return weighted(rloo, bound=bounds.elbo, claims=Claims("ELBO", True, True, ("Kool et al. 2019",)))
+    return weighted(rloo, bound=bounds.elbo, claims=Claims("ELBO", True, True, ("Kool et al. 2019",), note="K >= 2"))
 
 
 def vimco() -> Estimator:
@@ -238,7 +238,7 @@ def vimco() -> Estimator:
         score = torch.where(change > -0.5, -torch.log1p(change), by_sums) - v
         return Weights(path=torch.zeros_like(v), score=score, theta=v)
 
-    return weighted(vimco, bound=bounds.iwae, claims=Claims("L_K", True, True, ("arXiv:1602.06725",)))
+    return weighted(vimco, bound=bounds.iwae, claims=Claims("L_K", True, True, ("arXiv:1602.06725",), note="K >= 2"))
 
 
 def ovis(gamma: float) -> Estimator:
@@ -262,7 +262,7 @@ def ovis(gamma: float) -> Estimator:
         score = -log_rest - (1 - gamma) * v + gamma * math.log1p(-1 / len(f))
         return Weights(path=torch.zeros_like(v), score=score, theta=v)
 
-    note = "unbiased at γ = 0 alone" if gamma else ""
+    note = "K >= 2; unbiased at γ = 0 alone" if gamma else "K >= 2"
     claims = Claims("L_K", gamma == 0, True, ("arXiv:2008.01998",), note=note)
     return weighted(ovis, bound=bounds.iwae, claims=claims, name=_spell("ovis", gamma))
 
@@ -301,7 +301,7 @@ def miwae(m: int) -> Estimator:
         v = _grouped_softmax(log_w, m) / m
         return Weights(path=v, score=-v, theta=v)
 
-    claims = Claims(f"mean of {m} L_K", True, True, ("arXiv:1802.04537",), "any")
+    claims = Claims(f"mean of {m} bounds L_(K/{m})", True, True, ("arXiv:1802.04537",), "any", f"{m} divides K")
     return weighted(miwae, bound=bound, claims=claims, name=_spell("miwae", m))
 
 
@@ -341,8 +341,8 @@ def piwae(m: int) -> Estimator:
         return Weights(path=v, score=-v, theta=log_w.softmax(0))
 
     # With one group this is iwae.
-    note = f"encoder: unbiased for the mean of {m} L_K" if m > 1 else ""
-    claims = Claims("L_MK", m == 1, True, ("arXiv:1802.04537",), "any", note)
+    note = f"encoder: unbiased for the mean of {m} bounds L_(K/{m}); {m} divides K" if m > 1 else ""
+    claims = Claims("L_K", m == 1, True, ("arXiv:1802.04537",), "any", note)
     return weighted(piwae, bound=bounds.iwae, claims=claims, name=_spell("piwae", m), two_pulls=True)
 
 

@@ -47,13 +47,18 @@ class Likelihood(NamedTuple):
     """log p(x) by importance sampling, with what its trustworthiness can be judged by."""
 
     log_p: Estimated
-    """L_K for each datum. Its expectation lies below log p(x), by about ½ se² where that is small."""
+    """L_K for each datum. Its expectation lies below log p(x): see `shortfall`."""
     ess: Tensor
     """[B]: the effective sample size 1/sum_k v_k² of the normalised weights, of K."""
     k_hat: Tensor
     """[B]: the Pareto shape of the weights' tail."""
     samples: int
     """K."""
+
+    @property
+    def shortfall(self) -> Tensor:
+        """[B]: about how far L_K lies below log p(x) in expectation, ½ se²; too little where `untrusted`."""
+        return self.log_p.se.square() / 2
 
     @property
     def untrusted(self) -> Tensor:
@@ -77,6 +82,7 @@ def likelihood(log_w: Tensor) -> Likelihood:
         if samples > 1
         else torch.full_like(square, math.inf)
     )
+    log_w = log_w.double()
     k_hat = torch.from_numpy(pareto.k_hat(log_w)).to(log_w.device)
     return Likelihood(Estimated(bounds.iwae(log_w), se), 1 / square, k_hat, samples)
 
@@ -88,8 +94,9 @@ def distrust(found: Likelihood, items: Tensor | None = None) -> str:
     which = f"{int(bad.sum())} of {len(bad)} data, first for item {first}"
     if found.k_hat[bad].isinf().all():
         return f"{samples} samples are too few to judge the tail of the importance weights of {which}"
+    least = f"{float(found.ess[bad].min()):.1f} of {samples}"
     return (
-        f"Pareto k̂ is above {max(pareto.threshold(samples), 0):.2f} for {which}: "
+        f"Pareto k̂ is above {pareto.threshold(samples):.2f} for {which} (least effective sample size {least}): "
         f"L_{samples} still lies below log p(x) in expectation, but its standard error is not to be trusted there"
     )
 
@@ -106,7 +113,7 @@ def ladder(log_w: Tensor, samples: Sequence[int]) -> dict[int, Estimated]:
     check_rungs(samples)
     if max(samples) > len(log_w):
         raise BadValue(f"a bound of {max(samples)} samples needs as many log-weights: there are {len(log_w)}")
-    rungs = {}
+    log_w, rungs = log_w.double(), {}
     for k in sorted(set(samples)):
         groups = len(log_w) // k
         each = bounds.iwae(bounds.groups(log_w[: groups * k], groups).transpose(0, 1))  # [groups, B]
@@ -121,6 +128,7 @@ def posterior_gap(log_w: Tensor) -> Estimated:
     As L_K lies below log p(x) in expectation, this lies below the KL. The standard error is the delta method's, of the
     mean of w_k/w̄ - log w_k.
     """
+    log_w = log_w.double()
     influence = len(log_w) * log_w.softmax(0) - log_w
     return Estimated(bounds.iwae(log_w) - bounds.elbo(log_w), standard_error(influence))
 

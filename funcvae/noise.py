@@ -40,7 +40,7 @@ def iid(key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = to
 
 
 def mirrored(key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Antithetic pairs: n/2 independent samples [n/2, *shape], then the same with their signs changed.
+    """Antithetic pairs (n even): n/2 independent samples [n/2, *shape], then the same with their signs changed.
 
     What is odd in eps has no variance left in the mean of a pair; what is even has twice as much.
 
@@ -54,7 +54,7 @@ def mirrored(key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype
 
 
 def moment_matched(key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Two halves of n/2 independent samples each, the second with the antithetic mean and variance of the first.
+    """Two halves (n even) of n/2 independent samples, the second with the antithetic mean and variance of the first.
 
         eps'_k = -(m + (t'/t)^½ (eps_k - m)),    m = mean_k eps_k,  t = sum_k (eps_k - m)²
 

@@ -248,3 +248,16 @@ def test_a_second_pull_serves_weights_of_which_one_vanishes_alone():
     assert_close(two.grads["encoder"], whole.grads["encoder"], atol=1e-14)
     assert not torch.allclose(one.grads["encoder"]["0.weight"], whole.grads["encoder"]["0.weight"])
     assert all(bool((leaf == 0).all()) for leaf in tree.leaves(two.grads["decoder"]))
+
+
+def test_noise_of_another_dtype_is_refused():
+    model, params, state, x = tiny()
+    with pytest.raises(BadValue, match=r"eps is torch\.float32 and x torch\.float64"):
+        parse("iwae")(model, params, state, x, noise(4, 2, 2).float(), train=False)
+
+
+def test_a_bound_that_is_not_one_number_for_each_datum_is_refused():
+    model, params, state, x = tiny()
+    wrong = weighted(parse("iwae").weights, bound=lambda f: f.mean())
+    with pytest.raises(BadValue, match=r"the bound has shape \[\]: it must be one for each datum, \[2\]"):
+        wrong(model, params, state, x, noise(4, 2, 2), train=False)

@@ -61,8 +61,11 @@ def test_the_burda_table_trains_what_is_missing_and_reads_the_rest(tmp_path, cap
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")} == written
     assert set(first) == {(name, k) for name in ("VAE", "IWAE", "DReG") for k in (1, 2)}
     assert "86.76 → 86.35" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="holds 1 epochs of"):
+    with pytest.raises(fv.errors.BadValue, match="holds 1 epochs of"):
         table(out=str(tmp_path / "runs"), **{**options, "epochs": 2})
+    with pytest.raises(fv.errors.BadValue, match="--n lie between 2 and 20"):
+        table(out=str(tmp_path / "more"), **{**options, "n": 21})
+    assert not (tmp_path / "more").exists()
 
 
 @pytest.mark.parametrize("name", DIGITS)

@@ -20,8 +20,14 @@ def test_the_ladder_shows_each_rung_with_two_standard_errors():
     assert heights == pytest.approx([0.4, 0.2, 0.0])
     assert ax.get_xscale() == "log"
     assert [t.get_text() for t in ax.get_xticklabels()] == ["1", "10", "5,000"]
-    assert {"-99.50", "-96.30", "-94.30"} <= {t.get_text() for t in ax.texts}
+    assert {"−99.50", "−96.30", "−94.30"} <= {t.get_text() for t in ax.texts}
     assert (ax.get_title(), ax.get_ylabel()) == ("mine", "L_K [nats per example]")
+
+
+def test_rungs_that_are_near_have_digits_enough_to_differ():
+    (ax,) = plots.bound_ladder([1, 10], [-2.7263, -2.7259], [0, 0]).axes
+    assert {"−2.72630", "−2.72590"} <= {t.get_text() for t in ax.texts}
+    plots.bound_ladder([1, 10], [-2.0, -2.0], [0, 0])
 
 
 def test_latents_are_sorted_by_their_kl_and_coloured_by_use():
@@ -29,12 +35,12 @@ def test_latents_are_sorted_by_their_kl_and_coloured_by_use():
     bars = sorted(ax.patches, key=lambda bar: bar.get_x())
     assert [bar.get_height() for bar in bars] == [2.0, 1.0, 0.1, 0.0]
     assert [bar.get_facecolor()[:3] for bar in bars] == [to_rgb(DARK)] * 2 + [to_rgb(LIGHT)] * 2
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["active: 2", "not active: 2"]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["active, its mean moves with x: 2", "not active: 2"]
 
 
 def test_one_kind_of_latent_has_one_entry_in_the_legend():
     (ax,) = plots.latent_use(np.ones(50), [True] * 50).axes
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["active: 50"]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["active, its mean moves with x: 50"]
     assert ax.get_xticks()[0] == 1
     assert ax.get_xticks()[-1] == 50
 

@@ -12,7 +12,7 @@ from funcvae.plots._style import DARK, LIGHT, note
 
 
 def bound_ladder(
-    samples: ArrayLike, bound: ArrayLike, se: ArrayLike, *, title: str = "The bound grows with K"
+    samples: ArrayLike, bound: ArrayLike, se: ArrayLike, *, title: str = "The bound on log p(x) against K"
 ) -> Figure:
     """The importance-weighted bound L_K against K, with bars of two standard errors.
 
@@ -33,8 +33,12 @@ def bound_ladder(
     ax = figure.add_subplot()
     bars = 2 * np.where(np.isfinite(error), error, 0)
     ax.errorbar(k, value, yerr=bars, fmt="o-", color=DARK, capsize=3, markersize=6)
+    span = np.ptp(value)
+    decimals = max(2, 1 - math.floor(math.log10(span))) if span > 0 else 2  # enough to tell the rungs apart
     for x, y in zip(k, value, strict=True):
-        ax.annotate(f"{y:.2f}", (x, y), xytext=(6, -12), textcoords="offset points", size="small")
+        ax.annotate(
+            f"{y:.{decimals}f}".replace("-", "−"), (x, y), xytext=(6, -12), textcoords="offset points", size="small"
+        )
     ax.set_xscale("log")
     ax.set_xticks(k, [f"{int(n):,}" for n in k], minor=False)
     ax.minorticks_off()
@@ -47,7 +51,7 @@ def bound_ladder(
     return figure
 
 
-def latent_use(kl: ArrayLike, active: ArrayLike, *, title: str = "What each latent dimension is used for") -> Figure:
+def latent_use(kl: ArrayLike, active: ArrayLike, *, title: str = "Nats that each latent dimension carries") -> Figure:
     """KL(q(z_u|x) ‖ p(z_u)) of every latent dimension, the largest first; active units are dark, the others pale.
 
     Args:
@@ -65,13 +69,15 @@ def latent_use(kl: ArrayLike, active: ArrayLike, *, title: str = "What each late
     figure = Figure(figsize=(max(6.4, min(12.0, 0.16 * len(height))), 3.8), layout="constrained")
     ax = figure.add_subplot()
     place = np.arange(1, len(height) + 1)
-    for shown, colour, name in ((True, DARK, "active"), (False, LIGHT, "not active")):
+    kinds = (True, DARK, "active, its mean moves with x"), (False, LIGHT, "not active")
+    for shown, colour, name in kinds:
         here = dark[order] == shown
         if here.any():
             ax.bar(place[here], height[order][here], color=colour, label=f"{name}: {int(here.sum())}")
-    ax.set(xlabel="latent dimension, sorted", ylabel="KL(q(z|x) ‖ p(z)) [nats]", title=title)
+    ax.set(xlabel="latent dimension, by rank of its KL", ylabel="KL(q(z|x) ‖ p(z)) [nats]")
+    ax.set_title(title, pad=26)
     step = max(1, math.ceil(len(height) / 10))
     ax.set_xticks([1, *range(step, len(height) + 1, step)] if step > 1 else place)
-    ax.legend(frameon=False)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)  # where it hides no bar
     ax.spines[["top", "right"]].set_visible(False)
     return figure
