@@ -249,7 +249,8 @@ def _pull_twice(weigh: Any, weights: Any, theta: Params, z: Tensor) -> Any:
     def along_z(theta: Params) -> Any:
         log_w, pull, state = vjp(lambda z: weigh(theta, z), z, has_aux=True)  # type: ignore[misc]
         w = weights(log_w)
-        (z_grads,) = pull(w.path)
+        with torch.no_grad():  # it is not to be differentiated in its turn
+            (z_grads,) = pull(w.path, retain_graph=True)
         return log_w, (w, z_grads, state)
 
     log_w, pull, (w, z_grads, state) = vjp(along_z, theta, has_aux=True)  # type: ignore[misc]

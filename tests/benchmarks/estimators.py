@@ -35,6 +35,7 @@ def main(rounds: int, samples: list[int], compiled: bool) -> None:
     for n in samples:
         if compiled:
             torch._dynamo.reset()
+            torch._dynamo.config.recompile_limit = 64  # all share the code of one step
         sides = {example: step(parse(example), x, n, compiled) for example in EXAMPLES.values()}
         medians = interleaved(sides, rounds=rounds)
         for name, ms in medians.items():
