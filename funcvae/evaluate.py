@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from funcvae import random
-from funcvae.distributions import Bernoulli, Delta, SignedNormal, kl
+from funcvae.distributions import Bernoulli, Delta, Posterior, SignedNormal, kl
 from funcvae.engine import log_weight
 from funcvae.errors import BadData, BadType, BadValue, NonFinite
 from funcvae.importance import (
@@ -272,8 +272,8 @@ def _check_finite(what: str, finite: Tensor, items: Tensor | None = None) -> Non
         raise NonFinite(f"the {what} of item {first_item(~finite, items)} are not finite: look at the parameters")
 
 
-def _check_density(model: VAE, params: Params, state: State, x: Tensor, q: object, items: Tensor | None) -> None:
-    """Raises unless the log-weights are what they are called."""
+def _check_density(model: VAE, params: Params, state: State, x: Tensor, q: Posterior, items: Tensor | None) -> None:
+    """Raises unless the log-weights of x are what they are called; q is the posterior of some of it."""
     if isinstance(q, Delta):
         raise BadType("a Delta posterior has no density, so log p(x) cannot be had by importance sampling from it")
     if isinstance(q, SignedNormal):
@@ -281,7 +281,7 @@ def _check_density(model: VAE, params: Params, state: State, x: Tensor, q: objec
             "a SignedNormal posterior is no proper density of its samples, so importance sampling from it has no "
             "meaning: take normal_logsigma"
         )
-    p, _ = model.decode(params, state, model.encode(params, state, x[:1])[0].loc.unsqueeze(0))
+    p, _ = model.decode(params, state, q.loc[:1])
     _check_greys(p, x, items)
 
 

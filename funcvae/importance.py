@@ -75,16 +75,10 @@ def likelihood(log_w: Tensor) -> Likelihood:
 
     with the unbiased variance; 1/sum_k v_k² is the effective sample size.
     """
-    samples, v = len(log_w), log_w.softmax(0)
-    square = v.square().sum(0)
-    se = (
-        ((samples * square - 1).clamp(min=0) / (samples - 1)).sqrt()
-        if samples > 1
-        else torch.full_like(square, math.inf)
-    )
-    log_w = log_w.double()
+    log_w, samples = log_w.double(), len(log_w)
+    square = _square_sum(log_w)
     k_hat = torch.from_numpy(pareto.k_hat(log_w)).to(log_w.device)
-    return Likelihood(Estimated(bounds.iwae(log_w), se), 1 / square, k_hat, samples)
+    return Likelihood(Estimated(bounds.iwae(log_w), _delta_se(square, samples)), 1 / square, k_hat, samples)
 
 
 def distrust(found: Likelihood, items: Tensor | None = None) -> str:
@@ -117,7 +111,7 @@ def ladder(log_w: Tensor, samples: Sequence[int]) -> dict[int, Estimated]:
     for k in sorted(set(samples)):
         groups = len(log_w) // k
         each = bounds.iwae(bounds.groups(log_w[: groups * k], groups).transpose(0, 1))  # [groups, B]
-        se = standard_error(each) if groups > 1 else _delta_se(log_w[:k])
+        se = standard_error(each) if groups > 1 else _delta_se(_square_sum(log_w[:k]), k)
         rungs[k] = Estimated(each.mean(0), se)
     return rungs
 
@@ -139,12 +133,15 @@ def check_rungs(samples: Sequence[int]) -> None:
         raise BadValue(f"samples is {tuple(samples)}: give numbers of samples, each at least 1")
 
 
-def _delta_se(log_w: Tensor) -> Tensor:
-    """The delta method's standard error [B] of log mean_k w_k, as in `likelihood`."""
-    samples = len(log_w)
+def _square_sum(log_w: Tensor) -> Tensor:
+    """sum_k v_k² [B] of the normalised weights."""
+    return log_w.softmax(0).square().sum(0)
+
+
+def _delta_se(square: Tensor, samples: int) -> Tensor:
+    """The delta method's standard error [B] of log mean_k w_k, from sum_k v_k²: the formula of `likelihood`."""
     if samples == 1:
-        return torch.full_like(log_w[0], math.inf)
-    square = log_w.softmax(0).square().sum(0)
+        return torch.full_like(square, math.inf)
     return ((samples * square - 1).clamp(min=0) / (samples - 1)).sqrt()
 
 

@@ -95,7 +95,7 @@ def sobol(key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = 
     shift, *columns = random.bits(key, (_DIGITS + 1, *shape)) & (2**_DIGITS - 1)
     scrambled = shift
     for place, column in zip(reversed(range(_DIGITS)), columns, strict=True):
-        column = (column & (2**place - 1)) | 2**place  # a digit changes itself never, and those below it at random
+        column = (column & (2**place - 1)) | 2**place  # the digit itself stays; those below it change at random
         scrambled = scrambled ^ (((points >> place) & 1) * column)
     return torch.special.ndtri((scrambled.double() + 0.5) / 2**_DIGITS).to(dtype)
 

@@ -53,3 +53,11 @@ def test_the_ladder_has_common_noise_and_uses_all_of_it():
 def test_rungs_that_cannot_be_are_explained(samples, message):
     with pytest.raises(BadValue, match=message):
         importance.ladder(torch.zeros(10, 2), samples)
+
+
+def test_sums_over_samples_are_in_float64_whatever_the_log_weights_are():
+    log_w = torch.full((1000, 2), -90.1)
+    found = importance.likelihood(log_w)
+    assert found.log_p.se.dtype == found.ess.dtype == torch.float64
+    assert found.log_p.se.max() < 1e-7
+    torch.testing.assert_close(found.ess, torch.full((2,), 1000.0, dtype=torch.float64))
