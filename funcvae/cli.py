@@ -5,7 +5,8 @@ A user's mistake is one line on stderr and exit status 2.
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -44,6 +45,9 @@ def train(
     track: tyro.conf.UseAppendAction[tuple[Literal["tensorboard", "visdom"], ...]] = (),
     visdom_server: str = "http://localhost:8097",
     sample_each_step: bool = False,
+    variance_every: int = 0,
+    variance_of: str = "",
+    variance_replicates: int = 100,
 ) -> None:
     """Train a named system, by its own recipe unless told otherwise, into a run folder.
 
@@ -66,6 +70,9 @@ def train(
         track: Also show the run, as it goes, in TensorBoard (in the run folder) or on a Visdom server; may be repeated.
         visdom_server: Where the Visdom server listens.
         sample_each_step: Keep samples of the model after every step, and draw how they evolve (data in the plane only).
+        variance_every: Log the variance of the estimator's gradient on one batch, after every so many steps.
+        variance_of: Log that of these estimators too, on the same noise: names with commas between them.
+        variance_replicates: Draws of the noise for that.
     """
     wanted = runs.recipe(system).compile and not no_compile
     if wanted and not runs.can_compile():
@@ -98,6 +105,9 @@ def train(
             download=download,
             trackers=[trackers[name] for name in dict.fromkeys(track)],
             sample_each_step=sample_each_step,
+            probe=runs.Probe(
+                variance_every, tuple(name for name in variance_of.split(",") if name), variance_replicates
+            ),
         )
     )
 
@@ -268,19 +278,75 @@ def evaluate(
     if out is not None and Path(out).is_dir():
         raise BadValue(f"--out {out} is a folder: give the name of a JSON file")
     at = runs.load(run, device=runs.device(device), data=data, data_dir=data_dir)
-    with tqdm(total=1, unit="sample", unit_scale=True, dynamic_ncols=True, leave=False, delay=0.5) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with _bar("sample") as progress:
         report = reports.evaluation(at, samples=samples, n=n, chunk=chunk, seed=seed, progress=progress)
     print(reports.table(report))
-    path = files.write_beside(Path(out or at.path / "evaluation.json"), reports.as_json(report), over=out is not None)
-    print(path)
-    for name, figure in reports.figures(report).items():
-        stem = path.stem.replace("evaluation", name, 1) if "evaluation" in path.stem else f"{path.stem}_{name}"
-        print(plots.save(figure, (at.path / "figures" if out is None else path.parent) / f"{stem}.png"))
+    _write_report(at, "evaluation", report, reports.figures(report), out)
+
+
+def variance(
+    run: RunPath,
+    /,
+    *,
+    estimators: str | None = None,
+    noise: str = "iid",
+    samples: int | None = None,
+    replicates: int = 1000,
+    chunk: int | None = None,
+    seed: int = 0,
+    batch: int | None = None,
+    target_se: float | None = None,
+    data: str | None = None,
+    data_dir: str | None = None,
+    device: Device = "auto",
+    out: str | None = None,
+) -> None:
+    """Compare the gradient variance of estimators at a run's parameters, or at an untrained system's.
+
+    Prints a table, and writes variance.json and figures. The numbers repeat to the bit, but for times.
+
+    Args:
+        run: The run's folder, or the name of a system, to be taken as the seed starts it.
+        estimators: Names with commas between them, as iwae,dreg,renyi:0.5; others are held against the first.
+        noise: Noise schemes with commas between them; each estimator is taken under all that it allows.
+        samples: Monte-Carlo samples K for each datum; the run's own number unless given.
+        replicates: Independent draws of the noise.
+        chunk: Replicates at a time; by the model's size unless given.
+        seed: Seed of the key for the batch, its observation and the noise (and for an untrained system's parameters).
+        batch: How many training data the gradient is of; the run's own number unless given.
+        target_se: Go on, in stages, until every ratio's relative standard error is below this.
+        data: The data's file or folder, if it has moved since training.
+        data_dir: Where named data sets are kept now; where they were in training unless given.
+        device: Where to compute.
+        out: JSON file; variance.json in the run's folder unless given (variance-2.json where that says otherwise).
+    """
+    if out is not None and Path(out).is_dir():
+        raise BadValue(f"--out {out} is a folder: give the name of a JSON file")
+    where = runs.device(device)
+    if run in RECIPES and not Path(run).exists():
+        at = runs.untrained(run, seed=seed, device=where, data=data, data_dir=data_dir or "data")
+        at = at._replace(path=Path(_fresh(f"{run}-untrained")))
+    else:
+        at = runs.load(run, device=where, data=data, data_dir=data_dir)
+    with _bar("replicate") as progress:
+        found, report = reports.comparison(
+            at,
+            names=estimators.split(",") if estimators is not None else None,
+            schemes=noise.split(","),
+            samples=samples,
+            replicates=replicates,
+            chunk=chunk,
+            batch=batch,
+            seed=seed,
+            target_se=target_se,
+            progress=progress,
+        )
+    print(f"{at.config.system}, {found.batch} of its training data, seed {seed}; gradients of nats per example")
+    print(found)
+    for why in report["left_out"]:
+        print(f"left out: {why}")
+    figures = pictures.of_comparison(found, name=at.config.system)
+    _write_report(at, "variance", report, figures, out)
 
 
 def list_(what: tyro.conf.Positional[Literal["systems", "estimators", "noise", "data"]] = "systems", /) -> None:
@@ -332,6 +398,7 @@ def main(args: Sequence[str] | None = None) -> None:
     commands: dict[str, Callable[..., Any]] = {
         "train": train,
         "evaluate": evaluate,
+        "variance": variance,
         "sample": sample,
         "reconstruct": reconstruct,
         "interpolate": interpolate,
@@ -352,6 +419,28 @@ def main(args: Sequence[str] | None = None) -> None:
     except (FuncvaeError, OSError) as error:  # an OSError: a full disk, a folder that may not be read
         print(f"funcvae: error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+@contextmanager
+def _bar(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that is told what is done, and of how much; it is gone at the end."""
+    with tqdm(total=1, unit=unit, unit_scale=True, dynamic_ncols=True, leave=False, delay=0.5) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
+
+
+def _write_report(at: runs.Run, kind: str, report: reports.Report, figures: dict[str, Figure], out: str | None) -> None:
+    """Writes a report and its figures, beside earlier ones unless `out` names its file, and prints where."""
+    path = files.write_beside(Path(out or at.path / f"{kind}.json"), files.as_json(report), over=out is not None)
+    print(path)
+    suffix = path.stem.removeprefix(kind) if path.stem.startswith(kind) else None
+    for name, figure in figures.items():
+        stem = f"{path.stem}_{name}" if suffix is None else f"{name}{suffix}"
+        print(plots.save(figure, (at.path / "figures" if out is None else path.parent) / f"{stem}.png"))
 
 
 def _fresh(system: str) -> str:

@@ -17,7 +17,7 @@ checks shapes only: values cannot be looked at inside a transform, so numbers th
 whoever calls it tests for them outside.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -93,6 +93,8 @@ class Estimator:
     """From log-weights [N, B] to weights; None for those with an analytic KL."""
     _estimate: Callable[..., Estimate]
     _bound: Callable[..., Tensor]
+    _from_pass: Callable[..., Estimate] | None = None
+    """From a `Pass`, which others may share; None for those that need more of the forward pass than it keeps."""
 
     def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Estimate:
         """The estimate for x [B, ...] from noise eps [N, B, Z]."""
@@ -143,31 +145,33 @@ def weighted(
             is not.
     """
 
-    pull_back = _pull_twice if two_pulls else _pull_once
+    def scaled(log_w: Tensor) -> Weights:
+        w = Weights(*(weight / -log_w.shape[1] for weight in weights(log_w.detach())))  # to descend; batch's mean
+        if any(weight.shape != log_w.shape for weight in w):
+            shapes = [list(weight.shape) for weight in w]
+            raise BadValue(f"weights of shapes {shapes}: each must be {list(log_w.shape)}")
+        return w
 
     def estimate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:
-        def draw(phi: Params) -> Any:  # the compiler cannot evaluate a longer annotation
-            q, new = model.encode({**params, "encoder": phi}, state, x, train)
-            z = q.sample(eps)
-            return (z, log_prob(q, z.detach())), (q, z, new)
+        if not two_pulls:
+            return from_pass(_forward(model, params, state, x, eps, train), retain_graph=False)
+        drawn = _draw(model, params, state, x, eps, train)
+        log_w, score, theta_grads, z_grads, new_state = _pull_twice(drawn.weigh, scaled, drawn.theta, drawn.z)
+        (phi_grads,) = drawn.pull((z_grads, score), retain_graph=False)
+        return finished(phi_grads, theta_grads, log_w, new_state)
 
-        def weigh(theta: Params, z: Tensor) -> Any:
-            return log_weight(model, {**params, **theta}, encoded, x, q, z, train)
+    def from_pass(passed: Pass, *, retain_graph: bool) -> Estimate:
+        w = scaled(passed.log_w)
+        theta_grads, z_grads = passed.pull_weight(w.theta, retain_graph=retain_graph)
+        z_grads = z_grads * torch.where(w.theta == 0, 0, w.path / w.theta).unsqueeze(-1)
+        (phi_grads,) = passed.pull_draw((z_grads, w.score), retain_graph=retain_graph)
+        return finished(phi_grads, theta_grads, passed.log_w, passed.state)
 
-        def scaled(log_w: Tensor) -> Any:
-            w = Weights(*(weight / -len(x) for weight in weights(log_w.detach())))  # minus, to descend; batch's mean
-            if any(weight.shape != log_w.shape for weight in w):
-                shapes = [list(weight.shape) for weight in w]
-                raise BadValue(f"weights of shapes {shapes}: each must be {list(log_w.shape)}")
-            return w
-
-        theta = {name: params[name] for name in ("decoder", "prior")}
-        _, pull_draw, (q, z, encoded) = vjp(draw, params["encoder"], has_aux=True)  # type: ignore[misc]
-        log_w, score, theta_grads, z_grads, new_state = pull_back(weigh, scaled, theta, z)
-        (phi_grads,) = pull_draw((z_grads, score), retain_graph=False)
+    def finished(phi_grads: Params, theta_grads: Params, log_w: Tensor, new_state: State) -> Estimate:
         value = bound(log_w)
         if value.shape != log_w.shape[1:]:
-            raise BadValue(f"the bound has shape {list(value.shape)}: it must be one for each datum, [{len(x)}]")
+            size = log_w.shape[1]
+            raise BadValue(f"the bound has shape {list(value.shape)}: it must be one for each datum, [{size}]")
         return Estimate({"encoder": phi_grads, **theta_grads}, value, log_w, new_state)
 
     def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
@@ -175,7 +179,7 @@ def weighted(
         return bound(log_weight(model, params, state, x, q, q.sample(eps), False)[0])
 
     name = str(name or getattr(weights, "__name__", "weighted"))
-    return Estimator(name, claims, weights, estimate, evaluate)
+    return Estimator(name, claims, weights, estimate, evaluate, None if two_pulls else from_pass)
 
 
 def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
@@ -206,6 +210,31 @@ def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
     return Estimator(name, claims, None, estimate, evaluate)
 
 
+def together(
+    estimators: Sequence[Callable[..., Estimate]],
+    model: VAE,
+    params: Params,
+    state: State,
+    x: Tensor,
+    eps: Tensor,
+    *,
+    train: bool,
+) -> list[Estimate]:
+    """What each estimator gives for the same noise, in one forward pass for all that can share one.
+
+    Those made by `weighted` share it, but for those with two pulls; the others, and functions of one's own, run by
+    themselves. The numbers are those of separate calls.
+    """
+    _check_noise(model, x, eps)
+    shared = [getattr(estimator, "_from_pass", None) for estimator in estimators]
+    last = max((i for i, from_pass in enumerate(shared) if from_pass), default=-1)
+    passed = _forward(model, params, state, x, eps, train) if last >= 0 else None
+    return [
+        from_pass(passed, retain_graph=i < last) if from_pass else estimator(model, params, state, x, eps, train=train)
+        for i, (from_pass, estimator) in enumerate(zip(shared, estimators, strict=True))
+    ]
+
+
 def surrogate(estimator: Estimator) -> Callable[..., Tensor]:
     """A scalar loss whose first gradient in params is the estimator's `grads`: a bridge to any other optimiser.
 
@@ -232,19 +261,55 @@ def log_weight(
     return log_likelihood(p_x, x) + log_prob(p_z, z) - log_prob(q, z), state
 
 
-def _pull_once(weigh: Any, weights: Any, theta: Params, z: Tensor) -> Any:
-    """log w pulled back with theta along the parameters and along z; there times path/theta.
+class Draw(NamedTuple):
+    """Latents drawn from the posterior, and what is to be done with them."""
 
-    Takes weigh(theta, z) -> (log w, state); returns (log w, score, the pull along theta, the pull along z, state).
-    """
-    log_w, pull, state = vjp(weigh, theta, z, has_aux=True)  # type: ignore[misc]
-    w = weights(log_w)
-    theta_grads, z_grads = pull(w.theta, retain_graph=False)
-    return log_w, w.score, theta_grads, z_grads * torch.where(w.theta == 0, 0, w.path / w.theta).unsqueeze(-1), state
+    z: Tensor
+    """[N, B, Z]."""
+    pull: Callable[..., Any]
+    """From the cotangents of z, and of log q(z|x) at fixed z, to the encoder's gradient."""
+    theta: Params
+    """The parameters of decoder and prior."""
+    weigh: Callable[..., Any]
+    """(theta, z) -> (log w [N, B], state), with q's parameters held constant."""
+
+
+class Pass(NamedTuple):
+    """One forward pass, ready to be pulled back with the weights of one estimator after another."""
+
+    log_w: Tensor
+    """[N, B]."""
+    state: State
+    pull_draw: Callable[..., Any]
+    """`Draw.pull`."""
+    pull_weight: Callable[..., Any]
+    """From a cotangent of log w to (the gradient of decoder and prior, the gradient along z)."""
+
+
+def _draw(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Draw:
+    def draw(phi: Params) -> Any:  # the compiler cannot evaluate a longer annotation
+        q, new = model.encode({**params, "encoder": phi}, state, x, train)
+        z = q.sample(eps)
+        return (z, log_prob(q, z.detach())), (q, z, new)
+
+    def weigh(theta: Params, z: Tensor) -> Any:
+        return log_weight(model, {**params, **theta}, encoded, x, q, z, train)
+
+    _, pull, (q, z, encoded) = vjp(draw, params["encoder"], has_aux=True)  # type: ignore[misc]
+    return Draw(z, pull, {name: params[name] for name in ("decoder", "prior")}, weigh)
+
+
+def _forward(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Pass:
+    drawn = _draw(model, params, state, x, eps, train)
+    log_w, pull_weight, new_state = vjp(drawn.weigh, drawn.theta, drawn.z, has_aux=True)  # type: ignore[misc]
+    return Pass(log_w, new_state, drawn.pull, pull_weight)
 
 
 def _pull_twice(weigh: Any, weights: Any, theta: Params, z: Tensor) -> Any:
-    """The same by two pull-backs, with theta along the parameters alone and with path along z alone."""
+    """Two pull-backs: log w with theta along the parameters alone, and with path along z alone.
+
+    Takes weigh(theta, z) -> (log w, state); returns (log w, score, the pull along theta, the pull along z, state).
+    """
 
     def along_z(theta: Params) -> Any:
         log_w, pull, state = vjp(lambda z: weigh(theta, z), z, has_aux=True)  # type: ignore[misc]

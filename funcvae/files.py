@@ -1,7 +1,10 @@
-"""Writing a file so that it is there whole or not at all."""
+"""Writing a file so that it is there whole or not at all, and what goes into JSON files."""
 
+import json
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -23,3 +26,23 @@ def write_beside(path: Path, content: bytes, *, over: bool) -> Path:
         count += 1
         path = path.with_stem(f"{stem}-{count}")
     return write(path, content)
+
+
+def as_json(content: Any) -> bytes:
+    """Dicts, lists, numbers and strings as a JSON file's bytes.
+
+    JSON has no numbers that are not finite: they become the strings "inf", "-inf" and "nan".
+    """
+    return (json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case dict():
+            return {name: _finite(v) for name, v in value.items()}
+        case list():
+            return [_finite(v) for v in value]
+        case float() if not math.isfinite(value):
+            return str(value)
+        case _:
+            return value

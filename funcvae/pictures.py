@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from funcvae import plots, random
+from funcvae import plots, random, variance
 from funcvae.data import GAUSSIAN2D_COV, GAUSSIAN2D_MEAN, Dataset
 from funcvae.errors import BadValue
 from funcvae.models import Recipe
@@ -233,6 +233,41 @@ def training(history: History, *, name: str, title: str) -> Figure:
         name=name,
         title=title,
     )
+
+
+def of_comparison(found: variance.Comparison, *, name: str = "") -> dict[str, Figure]:
+    """The figures of a comparison of estimators: each network's variances, all layers', and variance against cost."""
+    rows = list(found.rows.values())
+    names = [row.name for row in rows]
+    of = f"{name}: " if name else ""
+    where = f"(K = {found.samples}, batch of {found.batch}, {found.replicates:,} replicates)"
+
+    def spans(group: str) -> NDArray[np.float64]:
+        return np.array([row.groups[group].variance[:4] for row in rows], dtype=float)[:, [0, 2, 3]].T
+
+    figures = {}
+    for network in found.networks:
+        trusted = [row.groups[network].variance.trusted for row in rows]
+        title = f"{of}variance of the {network}'s gradient\n{where}"
+        figures[f"variance_{network}"] = plots.variance_bars(names, *spans(network), trusted=trusted, title=title)
+    layers = [group for group in rows[0].groups if "/" in group and "*" not in group]
+    table = [[row.groups[layer].variance.value for layer in layers] for row in rows]
+    title = f"{of}variance of the gradient, layer by layer, over that of {found.reference}\n{where}"
+    reference = names.index(found.reference)
+    figures["variance_layers"] = plots.variance_by_layer(names, layers, table, reference=reference, title=title)
+    if np.isfinite([row.seconds for row in rows]).all() and "encoder" in found.networks:
+        seconds = [row.seconds for row in rows]
+        title = f"{of}variance of the encoder's gradient against its cost\n{where}"
+        figures["variance_cost"] = plots.variance_cost(names, seconds, *spans("encoder"), title=title)
+    return figures
+
+
+def of_sweep(found: variance.Sweep, *, ylabel: str, title: str) -> Figure:
+    """The figure of a sweep, with the slopes that were fitted."""
+    series = {name: ([m.value for m in measured], [m.se for m in measured]) for name, measured in found.series.items()}
+    slopes = {name: (fit.slope, fit.se) for name, fit in found.slopes.items()}
+    over = {"K": "samples K", "batch": "size of the batch", "step": "training step"}.get(found.over, found.over)
+    return plots.sweep(found.values, series, slopes=slopes, xlabel=over, ylabel=ylabel, title=title)
 
 
 def _check_images(x: Tensor, what: str) -> None:

@@ -1,6 +1,5 @@
 """What is found out about a finished run, as a dict that goes into a JSON file, a table, and figures."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +8,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from funcvae import evaluate, pareto, plots, random
+from funcvae import estimators, evaluate, noise, pareto, plots, random, variance
+from funcvae.engine import Estimator
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.evaluate import Estimated
 from funcvae.runs import Run
@@ -103,11 +103,6 @@ def evaluation(
     return report
 
 
-def as_json(report: Report) -> bytes:
-    """The report as a JSON file's bytes; numbers that are not finite are the strings "inf", "-inf" and "nan"."""
-    return (json.dumps(_plain(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
 def table(report: Report) -> str:
     """The report as lines of text: values, and standard errors for the Monte-Carlo noise and for the choice of data."""
     head = f"{report['system']}, {report['items']:,} of {report['of']:,} test items, seed {report['seed']}"
@@ -152,6 +147,83 @@ def figures(report: Report) -> dict[str, Figure]:
         title = f"{name}: nats that each latent dimension carries"
         made["latent_use"] = plots.latent_use(report["kl_to_prior"]["per_dimension"], active, title=title)
     return made
+
+
+ESTIMATORS = ("elbo_mc", "stl", "iwae", "dreg")
+"""Compared with the run's own unless others are named."""
+
+
+def comparison(
+    run: Run,
+    *,
+    names: Sequence[str] | None = None,
+    schemes: Sequence[str] = ("iid",),
+    samples: int | None = None,
+    replicates: int = 1000,
+    chunk: int | None = None,
+    batch: int | None = None,
+    seed: int = 0,
+    target_se: float | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[variance.Comparison, Report]:
+    """Compares estimators at a run's parameters, on a batch of its training data, in evaluation mode.
+
+    Args:
+        run: from `runs.load` or `runs.untrained`.
+        names: of estimators, as "renyi:0.5"; the first is the reference. The run's own and `ESTIMATORS` unless given.
+        schemes: of noise; each estimator is taken under all that it allows.
+        samples: K; the run's own unless given.
+        replicates: of the noise.
+        chunk: replicates at a time; by the model's size unless given.
+        batch: how many data, drawn by the seed; the run's own number unless given.
+        seed: of the key for choice, observation and noise.
+        target_se: see `variance.compare`.
+        progress: called with the number of replicates done, and of all.
+
+    Returns:
+        The comparison, and a report for a JSON file, the same bits every time but for fields with "seconds" in their
+        names.
+    """
+    samples = run.config.samples if samples is None else samples
+    train = run.dataset().train
+    batch = min(run.config.batch, len(train)) if batch is None else batch
+    if not 1 <= batch <= len(train):
+        raise BadValue(f"--batch is {batch}: there are {len(train):,} training data, so it must lie between 1 and that")
+    choice_key, observe_key, noise_key = random.split(random.key(seed, device=run.device), 3)
+    chosen = random.permutation(choice_key, len(train))[:batch]
+    x = run.recipe.observe(observe_key, train.to(run.device)[chosen])
+    arms, left_out = _arms(run, x, names, schemes)
+    found = variance.compare(
+        arms, *run.trained, x, noise_key, samples=samples, replicates=replicates, chunk=chunk, target_se=target_se,
+        progress=progress,
+    )  # fmt: skip
+    report: Report = {"system": run.config.system, "trained_with": run.config.estimator, "data": run.config.data}
+    report |= {"seed": seed, "item_numbers": chosen.tolist(), "left_out": left_out}
+    report |= {"unit": "gradients of nats per example, summed over squared coordinates", **found.as_dict()}
+    return found, report
+
+
+def _arms(
+    run: Run, x: Tensor, names: Sequence[str] | None, schemes: Sequence[str]
+) -> tuple[dict[str, tuple[Estimator, noise.Noise]], list[str]]:
+    """The estimators under every scheme that they allow, and why the others are left out."""
+    given = dict.fromkeys(names if names is not None else (run.config.estimator, *ESTIMATORS))
+    found: dict[str, tuple[Estimator, noise.Noise]] = {}
+    left_out: list[str] = []
+    for scheme in map(noise.parse, dict.fromkeys(schemes)):
+        for estimator in map(estimators.parse, given):
+            try:
+                estimator.claims_under(scheme)
+                if names is None:  # a system without a density has use for its own estimator alone
+                    estimator(*run.trained, x[:1], x.new_zeros(2, 1, run.model.latent), train=False)
+            except (BadValue, BadType) as error:
+                left_out.append(str(error))
+                continue
+            name = estimator.name if len(schemes) == 1 else f"{estimator.name}, {noise.name_of(scheme)}"
+            found[name] = estimator, scheme
+    if not found:
+        raise BadValue(left_out[0])
+    return found, left_out
 
 
 def _by_importance(
@@ -203,16 +275,3 @@ def _joined(parts: Sequence[Estimated]) -> Estimated:
 def _summary(found: Estimated) -> dict[str, float]:
     """The mean, and its standard errors for the Monte-Carlo noise and for the choice of data."""
     return {"mean": found.mean, "se": found.mean_se, "data_se": found.sampling_se}
-
-
-def _plain(value: Any) -> Any:
-    """The value with the names of infinities and NaN in their place: JSON has no such numbers."""
-    match value:
-        case dict():
-            return {name: _plain(v) for name, v in value.items()}
-        case list():
-            return [_plain(v) for v in value]
-        case float() if not math.isfinite(value):
-            return str(value)
-        case _:
-            return value

@@ -2,7 +2,7 @@
 
 config.json         what was asked for, every default filled in
 manifest.json       what it ran on: versions, device, threads, precision, the data's hash
-metrics.jsonl       a row for every step and every epoch
+metrics.jsonl       a row for every step and every epoch, and for every look at the variance that was asked for
 params.safetensors  trained parameters and state; byte-identical for equal runs
 samples.npy         of the model, after every step [steps, n, 2]
 figures/*.png
@@ -11,6 +11,7 @@ figures/*.png
 """
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -25,9 +26,25 @@ from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 import torch
+from torch import Tensor
+from tqdm import tqdm
 
-from funcvae import __version__, checkpoint, data, estimators, files, noise, pictures, plots, random, tracking, train
-from funcvae.errors import BadData, BadValue, Missing, unknown
+from funcvae import (
+    __version__,
+    checkpoint,
+    data,
+    estimators,
+    files,
+    noise,
+    pictures,
+    plots,
+    random,
+    tracking,
+    train,
+    variance,
+)
+from funcvae.engine import Estimator
+from funcvae.errors import BadData, BadValue, Missing, NonFinite, unknown
 from funcvae.models import RECIPES, Recipe
 from funcvae.module import Params, State
 from funcvae.train import TrainState
@@ -57,6 +74,20 @@ class Config:
     compile: bool = False
 
 
+class Probe(NamedTuple):
+    """How the gradient's variance is followed along training, on one batch of training data, in evaluation mode."""
+
+    every: int = 0
+    """After how many steps each time; 0 for never."""
+    others: tuple[str, ...] = ()
+    """Estimators to follow beside the one that trains, on the same noise."""
+    replicates: int = 100
+    """Of the noise."""
+
+
+NEVER = Probe()
+
+
 class Run(NamedTuple):
     """A finished run, as `load` finds it."""
 
@@ -76,10 +107,7 @@ class Run(NamedTuple):
             Missing: they are not where they were.
             BadData: they have changed.
         """
-        try:
-            dataset = data.load(self.config.data, root=self.config.data_dir)
-        except Missing as error:
-            raise Missing(f"{error}; if they have moved, say where by --data or --data-dir") from None
+        dataset = load_data(self.config)
         if dataset.sha256() != self.data_sha256:
             raise BadData(f"the data {self.config.data} are not those that {self.path} was trained on")
         return dataset
@@ -129,6 +157,7 @@ def run(
     download: bool = False,
     trackers: Sequence[MakeTracker] = (),
     sample_each_step: bool = False,
+    probe: Probe = NEVER,
 ) -> Path:
     """Trains as configured and fills the run folder; returns its path.
 
@@ -140,6 +169,7 @@ def run(
         trackers: each makes, from the run's folder and its configuration, the context manager of a tracker, which is
             shown every row and, where the data are images, `x` and `x_hat` after every epoch.
         sample_each_step: keep samples of the model after every step, of data in the plane: a figure shows them evolve.
+        probe: log the variance of the gradient as training goes on. It changes no bit of the result.
     """
     out = Path(config.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -165,11 +195,13 @@ def run(
     for name, x in {"train": x_train, "test": x_test}.items():
         train.check_data(model, ts.params, ts.state, x, recipe_.observe, name=f"{config.data}: {name}")
     train.check_batches(model, ts.params, ts.state, x_train, config.batch)
-    observe_key, figure_key, step_key = random.split(train.run_keys(ts.key).pictures, 3)
+    observe_key, figure_key, step_key, probe_key = random.split(train.run_keys(ts.key).pictures, 4)
     seen = recipe_.observe(observe_key, x_test[: pictures.POINTS])
     # Estimator and noise may not suit the model or the number of samples: let them say so now. (Values do not matter.)
     eps = torch.zeros_like(scheme(observe_key, config.samples, (1, model.latent)))
-    estimator(model, ts.params, ts.state, seen[:1], eps, train=False)
+    follow = _follower(probe, config, recipe_, model, x_train, probe_key)
+    for each in [estimator, *(follow.arms.values() if follow else ())]:
+        each(model, ts.params, ts.state, seen[:1], eps, train=False)
 
     with ExitStack() as stack:
         shown = [stack.enter_context(tracker(out, asdict(config))) for tracker in trackers]
@@ -186,12 +218,19 @@ def run(
         ]
         kept = np.empty((steps if sample_each_step else 0, pictures.POINTS_A_STEP, 2), np.float32)
 
+        measured: dict[int, train.Row] = {}
+
         def log(row: train.Row) -> None:
             for track in rows:
                 track(row)
+            after = row["step"] + 1 if "loss" in row else row["step"]  # a step's row counts from 0
+            if after in measured:
+                log(measured.pop(after))
 
         def watch(step: int, ts: TrainState) -> None:
             trained = model, ts.params, ts.state
+            if follow and step % probe.every == 0:
+                measured[step] = {"epoch": (step - 1) // steps_per_epoch, "step": step, **follow(*trained, step)}
             if sample_each_step:
                 key = random.fold_in(step_key, step)
                 kept[step - 1] = pictures.samples(*trained, key, pictures.POINTS_A_STEP).cpu()
@@ -232,6 +271,56 @@ def run(
     for name, figure in figures.items():
         plots.save(figure, out / "figures" / f"{name}.png")
     return out
+
+
+class _Follower(NamedTuple):
+    """Measures the variance of gradients as training goes on."""
+
+    arms: dict[str, Estimator]
+    x: Tensor
+    key: random.Key
+    scheme: noise.Noise
+    samples: int
+    replicates: int
+
+    def __call__(self, model: VAE, params: Params, state: State, step: int) -> train.Row:
+        """The numbers for a row: "variance/NAME/NETWORK", its standard error "variance_se/…", and "snr/…"."""
+        try:
+            found = variance.compare(
+                self.arms, model, params, state, self.x, random.fold_in(self.key, step), samples=self.samples,
+                replicates=self.replicates, noise=self.scheme, timings=0,
+            )  # fmt: skip
+        except NonFinite as error:
+            tqdm.write(f"funcvae: no variance after step {step}: {error}", file=sys.stderr)
+            return {}
+        row = {}
+        for name, each in found.rows.items():
+            for network in found.networks:
+                group = each.groups[network]
+                row[f"variance/{name}/{network}"] = group.variance.value
+                row[f"variance_se/{name}/{network}"] = group.variance.se
+                row[f"snr/{name}/{network}"] = group.snr.value
+        return {name: value for name, value in row.items() if math.isfinite(value)}
+
+
+def _follower(
+    probe: Probe, config: Config, recipe_: Recipe, model: VAE, x: Tensor, key: random.Key
+) -> _Follower | None:
+    """What follows the variance, if it is to be followed."""
+    if probe.every < 0:
+        raise BadValue(f"--variance-every is {probe.every}: it must be a number of steps, or 0 for never")
+    if probe.every == 0:
+        return None
+    if probe.replicates < 2:
+        raise BadValue(f"--variance-replicates is {probe.replicates}: a variance needs at least 2")
+    scheme = noise.parse(config.noise)
+    arms = {spec: estimators.parse(spec) for spec in dict.fromkeys((config.estimator, *probe.others))}
+    for estimator in arms.values():
+        estimator.claims_under(scheme)
+    choice_key, observe_key, noise_key = random.split(key, 3)
+    rows = random.permutation(choice_key, len(x))[: config.batch]
+    seen = recipe_.observe(observe_key, x[rows])
+    return _Follower(arms, seen, noise_key, scheme, config.samples, probe.replicates)
 
 
 def load(path: str | Path, *, device: str = "cpu", data: str | None = None, data_dir: str | None = None) -> Run:
@@ -275,6 +364,32 @@ def load(path: str | Path, *, device: str = "cpu", data: str | None = None, data
     params, state = checkpoint.load_params(path / "params.safetensors", *like)
     config = replace(config, data=data or config.data, data_dir=data_dir or config.data_dir)
     return Run(path, config, recipe_, model, params, state, device, hash_)
+
+
+def untrained(
+    system: str, *, seed: int = 0, device: str = "cpu", data: str | None = None, data_dir: str = "data"
+) -> Run:
+    """A named system as training with this seed would start it, in the form of a run (whose folder is not there).
+
+    Raises:
+        BadValue: no such system.
+        Missing, BadData: its data are not there, or not fit for it.
+    """
+    config = configure(system, data=data, data_dir=data_dir, seed=seed, device=device, out="")
+    dataset = load_data(config)
+    recipe_ = recipe(system)
+    _check_items(recipe_, dataset)
+    model = recipe_.model(dataset.train.to(device))
+    ts = train.init(model, recipe_.optimizer(1), random.key(seed, device=device))
+    return Run(Path(system), config, recipe_, model, ts.params, ts.state, device, dataset.sha256())
+
+
+def load_data(config: Config) -> data.Dataset:
+    """The data that a configuration names; what is missing says by which option it may be named."""
+    try:
+        return data.load(config.data, root=config.data_dir)
+    except Missing as error:
+        raise Missing(f"{error}; if they have moved, say where by --data or --data-dir") from None
 
 
 def _fits(recipe_: Recipe, shape: Sequence[int]) -> bool:

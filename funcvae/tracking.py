@@ -96,6 +96,7 @@ def tensorboard(folder: Path, config: dict[str, Any]) -> Iterator[Tracker]:
             if file is None:
                 start()
             tags = _STEP_TAGS if _is_a_step(row) else _EPOCH_TAGS
+            tags = {**tags, **{name: name for name in row if "/" in name}}  # a variance has a name that is a tag
             values = [summary_pb2.Summary.Value(tag=tags[name], simple_value=row[name]) for name in tags if name in row]
             for name, x in _pictures(row).items():
                 framed = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=1)

@@ -1,6 +1,6 @@
 """Pytrees of tensors: dicts, lists, tuples and NamedTuples, nested. The only user of torch's pytree module."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from typing import Any
 
@@ -48,3 +48,10 @@ def zeros_like(tree: Tree) -> Tree:
 def norm(tree: Tree) -> Tensor:
     """The Euclidean norm of all the tree's numbers together."""
     return torch.stack([leaf.norm() for leaf in leaves(tree)]).norm()
+
+
+def like(leaves: Sequence[Tensor], tree: Tree) -> Tree:
+    """The tree of the same structure and shapes whose leaves are these, flattened or not."""
+    named = named_leaves(tree)
+    shaped = [leaf.reshape(old.shape) for leaf, old in zip(leaves, named.values(), strict=True)]
+    return _pytree.tree_unflatten(shaped, structure(tree))

@@ -11,6 +11,7 @@ from funcvae.plots.images import image_grid, interpolation, reconstructions, sam
 from funcvae.plots.latent import latent_scatter
 from funcvae.plots.points import densities, evolution
 from funcvae.plots.saving import save, save_gif
+from funcvae.plots.variance import sweep, variance_bars, variance_by_layer, variance_cost
 
 __all__ = [
     "PALETTE",
@@ -25,5 +26,9 @@ __all__ = [
     "sample_grid",
     "save",
     "save_gif",
+    "sweep",
     "training_curves",
+    "variance_bars",
+    "variance_by_layer",
+    "variance_cost",
 ]

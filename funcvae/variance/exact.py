@@ -101,16 +101,13 @@ def exact(
         mean += first / len(x)
         covariance += second.addr_(first, first, alpha=-1) / len(x) ** 2
         bounds.append(bound)
-    return Exact(_like(mean, params), _like(covariance.diagonal(), params), covariance, torch.cat(bounds))
+
+    def like(flat: Tensor) -> Params:
+        return tree.like(flat.split([leaf.numel() for leaf in tree.leaves(params)]), params)
+
+    return Exact(like(mean), like(covariance.diagonal()), covariance, torch.cat(bounds))
 
 
 _MOST_NODES = 256  # numpy's weights overflow soon after
 _MOST_POINTS, _MOST_PARAMETERS = 2**24, 5000
 _POINTS_AT_ONCE, _NUMBERS_AT_ONCE = 8192, 2**23
-
-
-def _like(flat: Tensor, params: Params) -> Params:
-    """The vector's numbers as a tree like params."""
-    parts = flat.split([leaf.numel() for leaf in tree.leaves(params)])
-    named = zip(tree.named_leaves(params).items(), parts, strict=True)
-    return tree.from_named({name: part.reshape(leaf.shape) for (name, leaf), part in named}, params)

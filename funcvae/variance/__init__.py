@@ -1,0 +1,33 @@
+"""The variance lab: how noisy a gradient estimator is, where that comes from, and how sure one can be of it.
+
+`exact` has the moments of a gradient without sampling, for small models; `moments` estimates them for any model;
+`compare` sets estimators and noise schemes side by side on common random numbers; `sources` splits the variance into
+that of the data and that of the noise; `sweep` follows any of these along K, a batch's size or training.
+"""
+
+from funcvae.variance.compare import Bias, Compared, Comparison, compare
+from funcvae.variance.exact import Exact, exact
+from funcvae.variance.moments import Moments, moments
+from funcvae.variance.sources import Sources, Split, sources
+from funcvae.variance.statistics import Group, Measured
+from funcvae.variance.sweep import Slope, Sweep, slope, sweep
+
+__all__ = [
+    "Bias",
+    "Compared",
+    "Comparison",
+    "Exact",
+    "Group",
+    "Measured",
+    "Moments",
+    "Slope",
+    "Sources",
+    "Split",
+    "Sweep",
+    "compare",
+    "exact",
+    "moments",
+    "slope",
+    "sources",
+    "sweep",
+]

@@ -1,0 +1,429 @@
+"""Estimators and noise schemes side by side, on common random numbers."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from funcvae import files, random, tree
+from funcvae.engine import Estimator
+from funcvae.errors import BadValue
+from funcvae.module import Params, State
+from funcvae.noise import Noise, iid, name_of
+from funcvae.vae import VAE
+from funcvae.variance import importance, statistics, streaming
+from funcvae.variance.importance import Importance
+from funcvae.variance.replicates import (
+    AnyEstimator,
+    Chunk,
+    Problem,
+    Progress,
+    check_finite,
+    checked,
+    chunks,
+    gradients,
+    seconds_per_gradient,
+)
+from funcvae.variance.statistics import Floats, Group, Measured, Series
+
+
+class Bias(NamedTuple):
+    """How far a mean gradient lies from the reference's, b = E g - E g_ref, in one group of parameters."""
+
+    norm: float
+    """‖b‖, from the unbiased square; 0 where that is negative."""
+    relative: float
+    """‖b‖/‖E g_ref‖."""
+    square: float
+    """‖b‖², without bias: the mean of (g_r - g_ref,r)·c over the replicates after the first n, with c the difference of
+    the two means over those n, n the greatest power of two below R."""
+    se: float
+    """The standard error of `square`, c being given."""
+    z: float
+    """square/se: standard normal where there is no bias, large and positive where there is one."""
+
+
+class Compared(NamedTuple):
+    """One estimator under one noise scheme. Dicts are by group of parameters."""
+
+    name: str
+    estimator: str
+    noise: str
+    target: str
+    """What the gradient is meant to be one of."""
+    groups: dict[str, Group]
+    ratio: dict[str, Measured]
+    """Its total variance over the reference's, from paired replicates."""
+    signal: dict[str, Measured]
+    """‖E g_ref‖/√T: its signal-to-noise ratio with the reference's mean for its own, which is the same where neither
+    has a bias, and known better from the less noisy of the two. Empty where their targets differ."""
+    bias: dict[str, Bias]
+    """Empty where their targets differ, and for the reference itself."""
+    bound: Measured
+    """The mean of the target bound over noise and batch, in nats per example."""
+    importance: Importance
+    seconds: float
+    """Of one gradient by itself, as a training step takes it: a median. It does not repeat to the bit. NaN where no
+    time was taken."""
+
+    def cost(self, group: str = "all") -> float:
+        """Variance × seconds: what it takes to reach a given variance by averaging, so the least is the best."""
+        return self.groups[group].variance.value * self.seconds
+
+
+class Comparison(NamedTuple):
+    """What `compare` found: `print` it, or index it by name."""
+
+    rows: dict[str, Compared]
+    reference: str
+    samples: int
+    replicates: int
+    batch: int
+    key: tuple[int, int]
+    """The two words of the key."""
+    target_se: float | None = None
+    """The relative standard error asked of every ratio, where replicates were added until it was reached."""
+    reached: bool = True
+
+    def row(self, name: str) -> Compared:
+        """The estimator of this name, or an error with the nearest one."""
+        if name not in self.rows:
+            raise statistics.unknown("estimator of the comparison", name, self.rows)
+        return self.rows[name]
+
+    def flags(self) -> dict[str, list[str]]:
+        """Why intervals for networks are not to be trusted: for each reason the names of whom it speaks against."""
+        found: dict[str, list[str]] = {}
+        for name, row in self.rows.items():
+            for flag in dict.fromkeys(row.groups[network].variance.flag for network in self.networks):
+                if flag:
+                    found.setdefault(flag, []).append(name)
+        return found
+
+    @property
+    def networks(self) -> list[str]:
+        """The groups that the table has: "encoder", "decoder" and "prior", where they have parameters."""
+        groups = next(iter(self.rows.values())).groups
+        return [name for name in groups if "/" not in name and "*" not in name and name != "all"]
+
+    def __str__(self) -> str:
+        """An aligned table."""
+        return table(self)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, in plain dicts, lists, numbers and strings."""
+        return _plain(self)
+
+    def as_json(self) -> str:
+        """`as_dict` as JSON; numbers that are not finite are the strings "inf", "-inf" and "nan"."""
+        return files.as_json(self.as_dict()).decode()
+
+
+Arm = AnyEstimator | tuple[AnyEstimator, Noise]
+
+
+@torch.no_grad()
+def compare(
+    arms: Mapping[str, Arm],
+    model: VAE,
+    params: Params,
+    state: State,
+    x: Tensor,
+    key: random.Key,
+    *,
+    samples: int,
+    replicates: int = 1000,
+    chunk: int | None = None,
+    noise: Noise = iid,
+    reference: str | None = None,
+    groups: Sequence[str] = (),
+    target_se: float | None = None,
+    train: bool = False,
+    compile: bool = False,
+    timings: int = 7,
+    progress: Progress = lambda done, total: None,
+) -> Comparison:
+    """The variance, bias and cost of several estimators' gradients, over the same replicates of the noise.
+
+    Replicate r of every estimator uses the key `fold_in(key, r)`; those of one noise scheme see the same noise and
+    share one forward pass, so that ratios and differences are known far better than what they are made of. Memory is
+    O(P·chunk) for each estimator.
+
+    Intervals for a variance T come from u_1 … u_{R-1} (`streaming`), skewness taken off; those for ratios from the
+    pairs (u, u_ref), by the delta method on the logarithm. A flag says where kurtosis, the tail of the gradient or that
+    of the importance weights speaks against them; the weights' tail counts for estimators that use these weights.
+
+    Args:
+        arms: estimators by name, each by itself or with a noise scheme of its own, as (estimator, scheme).
+        x: data [B, ...]: the gradients are those of this batch.
+        samples: K.
+        replicates: R.
+        chunk: replicates at a time; as many as make some eight million numbers, but at most 16, unless given.
+        noise: the scheme of those that name none.
+        reference: whom ratios and bias are against: the first unless given.
+        groups: further groups of parameters, as patterns such as "encoder/*.bias".
+        target_se: go on, doubling R up to seven times, until every ratio of the networks' variances has a relative
+            standard error below this. Intervals at such a stop cover a little less than 95%.
+        train: whether networks are in training mode.
+        compile: run under `torch.compile`: worth its half minute for tens of thousands of replicates.
+        timings: how often each estimator's gradient is timed, after once to warm up.
+        progress: called with the number of replicates done, and of all as far as planned.
+
+    Raises:
+        BadValue: no arms; samples, replicates or chunk below one; a reference or group that is none; target_se not
+            positive; or an estimator leans on independent samples, and its scheme's are not.
+        BadData: data the model cannot take, or that are not finite.
+        NonFinite: a gradient that is not finite; the message names estimator, replicate and the key that replays it.
+    """
+    problem = Problem(model, params, state, x, samples, train)
+    chunk = checked(problem, replicates, chunk)
+    if not arms:
+        raise BadValue("there is nothing to compare: give estimators by name")
+    reference = next(iter(arms)) if reference is None else reference
+    if timings < 0:
+        raise BadValue(f"timings is {timings}: it must not be negative")
+    if reference not in arms:
+        raise statistics.unknown("reference", reference, arms)
+    if target_se is not None and not target_se > 0:
+        raise BadValue(f"target_se is {target_se}: a relative standard error is positive, as 0.01")
+    lanes = [_lane(name, arm, noise, problem) for name, arm in arms.items()]
+    lanes.sort(key=lambda lane: lane.name != reference)  # it comes first: the others are held against it
+    named = tree.named_leaves(params)
+    sizes = [leaf.numel() for leaf in named.values()]
+    members_of = statistics.groups_of(list(named), sizes, groups)
+
+    key = key.to(x.device)
+    run, done, stage = _Run(lanes, problem, key, chunk, compile), 0, replicates
+    while True:
+        run.advance(done, stage, lambda at, to=stage: progress(at, to))  # type: ignore[misc]
+        done = stage
+        found = run.result(members_of, sizes)
+        worst = max((row.ratio[g].se / row.ratio[g].value for row in found.values() for g in members_of
+                     if "/" not in g and row.ratio[g].value > 0), default=0.0)  # fmt: skip
+        reached = target_se is None or worst <= target_se
+        if reached or done >= replicates << _DOUBLINGS:
+            break
+        stage = 2 * done
+
+    for scheme in run.schemes if timings else ():
+        here = [lane for lane in lanes if lane.scheme is scheme]
+        times = seconds_per_gradient([lane.estimator for lane in here], problem, scheme, key, timings)
+        for lane, seconds in zip(here, times, strict=True):
+            found[lane.name] = found[lane.name]._replace(seconds=seconds)
+    words = key.cpu().view(torch.uint32).tolist()
+    rows = {name: found[name] for name in arms}
+    return Comparison(rows, reference, samples, done, len(x), (words[0], words[1]), target_se, reached)
+
+
+_DOUBLINGS = 7
+_SEEN = 3  # standard errors from which the table calls a bias by its size
+
+
+class _Lane(NamedTuple):
+    """An estimator under a noise scheme."""
+
+    name: str
+    estimator: AnyEstimator
+    scheme: Noise
+    target: str
+    weighs: bool
+
+
+def _lane(name: str, arm: Arm, noise: Noise, problem: Problem) -> _Lane:
+    estimator, scheme = arm if isinstance(arm, tuple) else (arm, noise)
+    claims = estimator.claims_under(scheme) if isinstance(estimator, Estimator) else None
+    target = claims.target if claims else getattr(estimator, "__name__", name)
+    return _Lane(name, estimator, scheme, target, importance.weighs_by_importance(estimator, problem.samples))
+
+
+class _Kept(NamedTuple):
+    """What is kept of one lane's replicates."""
+
+    sums: streaming.Sums
+    square: list[Tensor]
+    along: list[Tensor]
+    apart: list[Tensor]
+    """(g_r - g_ref,r)·(c - c_ref), [c, L] each; empty for the reference."""
+    bounds: list[Tensor]
+
+
+class _Run:
+    """The replicates of all lanes as they come. (What they leave is theirs to write in.)"""
+
+    def __init__(self, lanes: list[_Lane], problem: Problem, key: random.Key, chunk: int, compile: bool) -> None:
+        self.lanes, self.problem, self.key, self.chunk = lanes, problem, key, chunk
+        self.schemes: list[Noise] = list(dict.fromkeys(lane.scheme for lane in lanes))
+        self.gradients = [
+            gradients([lane.estimator for lane in lanes if lane.scheme is scheme], problem, compile)
+            for scheme in self.schemes
+        ]
+        self.seen = [importance.start(problem) for _ in self.schemes]
+        self.kept: dict[str, _Kept] = {}
+
+    def advance(self, first: int, last: int, progress: Callable[[int], None]) -> None:
+        """Adds the replicates first … last-1."""
+        streams = [
+            chunks(gradient, self.problem, scheme, self.key, first, last, self.chunk)
+            for gradient, scheme in zip(self.gradients, self.schemes, strict=True)
+        ]
+        for found in zip(*streams, strict=True):
+            self._add(found)
+            progress(found[0].first + len(found[0].log_w))
+
+    def _add(self, found: Sequence[Chunk]) -> None:
+        self.seen = [importance.add(seen, part.log_w) for seen, part in zip(self.seen, found, strict=True)]
+        grads: dict[str, streaming.Leaves] = {}
+        for scheme, part in zip(self.schemes, found, strict=True):
+            here = [lane.name for lane in self.lanes if lane.scheme is scheme]
+            grads |= dict(zip(here, part.grads, strict=True))
+            for name, bound in zip(here, part.bounds, strict=True):
+                start = streaming.start([leaf[0] for leaf in grads[name]], order=1)
+                self.kept.setdefault(name, _Kept(start, [], [], [], [])).bounds.append(bound.double().cpu())
+        begin, count = found[0].first, len(found[0].log_w)
+        against = self.lanes[0]
+        for first, last in streaming.segments(begin, begin + count):
+            rows = slice(first - begin, last - begin)
+            for lane in self.lanes:  # the reference comes first, so its centre is as new as theirs
+                kept = self.kept[lane.name]
+                g = [leaf[rows] for leaf in grads[lane.name]]
+                sums, square, along = streaming.add_(kept.sums, first, g, streaming.add_powers)
+                check_finite(lane.name, self.key, first, square, along)
+                self.kept[lane.name] = kept = kept._replace(sums=sums)
+                kept.square.append(square)
+                kept.along.append(along)
+                if lane is not against and lane.target == against.target:
+                    centers = zip(sums.center, self.kept[against.name].sums.center, strict=True)
+                    pairs = zip(g, [leaf[rows] for leaf in grads[against.name]], centers, strict=True)
+                    dots = [((a - b) @ (c - c_ref)).double().cpu() for a, b, (c, c_ref) in pairs]
+                    kept.apart.append(torch.stack(dots, 1))
+
+    def result(self, members_of: dict[str, list[int]], sizes: Sequence[int]) -> dict[str, Compared]:
+        """What all replicates so far say; the time of a gradient is yet to be taken."""
+        judged = {id(s): importance.judge(seen, s) for s, seen in zip(self.schemes, self.seen, strict=True)}
+        series = {lane.name: self._series(lane.name) for lane in self.lanes}
+        against = self.lanes[0]
+        found: dict[str, Compared] = {}
+        for lane in self.lanes:
+            kept, mine, weights = self.kept[lane.name], series[lane.name], judged[id(lane.scheme)]
+            flag = weights.flag if lane.weighs else ""
+            groups = {
+                name: statistics.group(mine, members, sum(sizes[i] for i in members), flag)
+                for name, members in members_of.items()
+            }
+            base = found[against.name].groups if found else groups
+            comparable = lane.target == against.target
+            found[lane.name] = Compared(
+                name=lane.name,
+                estimator=getattr(lane.estimator, "name", getattr(lane.estimator, "__name__", lane.name)),
+                noise=name_of(lane.scheme),
+                target=lane.target,
+                groups=groups,
+                ratio={
+                    name: _ratio(mine, series[against.name], members, groups[name], base[name])
+                    for name, members in members_of.items()
+                },
+                signal={
+                    name: statistics.signal_to_noise(series[against.name], mine, members, groups[name].variance.flag)
+                    for name, members in members_of.items()
+                    if comparable
+                },
+                bias={
+                    name: _bias(torch.cat(kept.apart).numpy(), members, base[name].norm.value)
+                    for name, members in members_of.items()
+                    if comparable and kept.apart
+                },
+                bound=statistics.of_mean(torch.cat(kept.bounds).numpy()),
+                importance=weights,
+                seconds=math.nan,
+            )
+        return found
+
+    def _series(self, name: str) -> Series:
+        kept = self.kept[name]
+        return statistics.series(kept.sums, kept.square, kept.along)
+
+
+def _ratio(mine: Series, base: Series, members: list[int], group: Group, base_group: Group) -> Measured:
+    """The ratio of two total variances."""
+    a, b = group.variance, base_group.variance
+    if mine is base:
+        return Measured(1.0, 0.0, 1.0, 1.0, a.flag)
+    flag = "; ".join(dict.fromkeys(filter(None, [a.flag, b.flag])))
+    value = a.value / b.value if b.value > 0 else math.nan
+    u, u_base = (statistics.scaled_squares(series, members) for series in (mine, base))
+    return statistics.ratio(u, u_base, value, flag)
+
+
+def _bias(apart: Floats, members: list[int], reference_norm: float) -> Bias:
+    """Of one group, from (g_r - g_ref,r)·(c - c_ref) of each replicate and leaf [R, L]."""
+    if len(apart) < 2:
+        return Bias(*[math.nan] * 5)
+    values = apart[streaming.renewal(len(apart) - 1) :, members].sum(1)
+    square = float(values.mean())
+    se = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    norm = math.sqrt(max(square, 0.0))
+    z = square / se if se > 0 else (0.0 if square == 0 else math.inf)
+    return Bias(norm, norm / reference_norm if reference_norm > 0 else math.nan, square, se, z)
+
+
+def table(found: Comparison) -> str:
+    """A comparison as aligned text: for each network a line for each estimator."""
+    head = f"K = {found.samples}, batch of {found.batch}, {found.replicates:,} replicates; ratios and bias against "
+    lines = [head + found.reference]
+    wide = max(len("estimator"), *map(len, found.rows))
+    titles = f"{'estimator':{wide}}  {'variance':>10} {'95% interval':>21}  {'ratio':>8} {'95% interval':>19}  "
+    titles += f"{'SNR':>8} {'DSNR':>8}  {'bias z':>7} {'size':>7}  {'ms':>7} {'var × ms':>9}"
+    for group in found.networks:
+        size = found.rows[found.reference].groups[group].size
+        lines += ["", f"{group}: total variance of the gradient over {size:,} parameter{'s' * (size > 1)}", titles]
+        lines += [f"{name:{wide}}  {_line(row, group)}" for name, row in found.rows.items()]
+    each = {row.noise: row.importance for row in found.rows.values()}
+    lines += [""] + [
+        f"importance weights, {scheme} noise: effective sample size {of.ess:.2f} of {found.samples} "
+        f"(least {of.least_ess:.2f})" + (f", Pareto k̂ {of.k_hat:.2f}" if math.isfinite(of.k_hat) else "")
+        for scheme, of in each.items()
+    ]
+    flags = found.flags()
+    if flags:
+        lines += ["* interval not to be trusted:"]
+        lines += [f"    {reason} ({', '.join(names)})" for reason, names in flags.items()]
+    if found.target_se is not None:
+        end = "reached" if found.reached else "not reached within the stages fixed beforehand"
+        lines += [f"relative standard error {found.target_se:g} of every ratio {end};"]
+        lines += ["an interval of a run that stops when it is content covers a little less than it says"]
+    return "\n".join(lines)
+
+
+def _line(row: Compared, group: str) -> str:
+    what, ratio, bias = row.groups[group], row.ratio[group], row.bias.get(group)
+    mark = " " if what.variance.trusted else "*"
+    parts = [
+        f"{_short(what.variance.value):>10} {_span(what.variance):>20}{mark}",
+        f"{_short(ratio.value):>8} {_span(ratio):>18}{' ' if ratio.trusted else '*'}",
+        f"{_short(what.snr.value):>8} {_short(what.dsnr.value):>8}",
+        f"{bias.z:7.1f} {f'{bias.relative:.1%}' if bias.z > _SEEN else '':>7}" if bias else f"{'':7} {'':7}",
+        f"{1e3 * row.seconds:7.2f} {_short(1e3 * row.cost(group)):>9}",
+    ]
+    return "  ".join(parts).rstrip()
+
+
+def _span(of: Measured) -> str:
+    return f"[{_short(of.low)}, {_short(of.high)}]"
+
+
+def _short(number: float) -> str:
+    return f"{number:.3g}"
+
+
+def _plain(value: Any) -> Any:
+    """NamedTuples as dicts, tuples as lists."""
+    if hasattr(value, "_asdict"):
+        return {name: _plain(v) for name, v in value._asdict().items()}
+    if isinstance(value, dict):
+        return {name: _plain(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value.item() if isinstance(value, np.generic) else value

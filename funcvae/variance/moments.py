@@ -1,0 +1,152 @@
+"""The moments of one estimator's gradient, coordinate by coordinate."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from funcvae import random, tree
+from funcvae.module import Params, State
+from funcvae.noise import Noise, iid
+from funcvae.vae import VAE
+from funcvae.variance import importance, statistics, streaming
+from funcvae.variance.replicates import AnyEstimator, Problem, Progress, check_finite, checked, chunks, gradients
+from funcvae.variance.statistics import Group, Measured
+
+
+class Moments(NamedTuple):
+    """Mean, variance and signal-to-noise ratio of a gradient over the noise, with standard errors.
+
+    Trees like params, in float64, coordinate by coordinate. Gradients are `Estimate.grads`: the direction to descend,
+    in nats per example and unit of the parameter.
+    """
+
+    mean: Params
+    """E g."""
+    mean_se: Params
+    """(Var g/R)^½."""
+    variance: Params
+    """Var g, unbiased; NaN where R = 1."""
+    variance_se: Params
+    """((m₄ - (R-3)/(R-1) Var²)/R)^½, with m₄ the fourth central moment; infinite where R = 1."""
+    snr: Params
+    """|E g|/(Var g)^½. Where there is no signal its expectation is not 0 but about 0.8/√R."""
+    snr_se: Params
+    """((1 - θγ + θ²(κ-1)/4)/R)^½ by the delta method, with θ = E g/σ, γ the skewness and κ the kurtosis of g."""
+    groups: dict[str, Group]
+    """"all"; "encoder", "decoder", "prior" where they have parameters; each parameter, as "encoder/0.weight"; and those
+    asked for."""
+    bound: Measured
+    """E of the batch's mean bound, in nats per example."""
+    replicates: int
+
+
+@torch.no_grad()
+def moments(
+    estimator: AnyEstimator,
+    model: VAE,
+    params: Params,
+    state: State,
+    x: Tensor,
+    key: random.Key,
+    *,
+    samples: int,
+    replicates: int = 1000,
+    chunk: int | None = None,
+    noise: Noise = iid,
+    groups: Sequence[str] = (),
+    train: bool = False,
+    compile: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> Moments:
+    """The moments of `estimator(...).grads` over R independent replicates of the noise, by Monte Carlo.
+
+    One pass; sums are kept in float64, and memory is O(P·chunk) for P parameters, whatever R is, plus a few numbers for
+    each replicate and leaf. Replicate r's noise is `noise(fold_in(key, r), ...)`: the same bits for every `chunk`.
+    Gradients are equal to rounding between chunk sizes and bit for bit with one.
+
+    Args:
+        estimator: an Estimator, or any function of the same arguments that returns an Estimate.
+        x: data [B, ...]: the gradient is that of this batch.
+        samples: K.
+        replicates: R.
+        chunk: replicates at a time; as many as make some eight million numbers, but at most 16, unless given.
+        noise: the noise scheme; it is `vmap`ped over keys.
+        groups: further groups of parameters, as patterns such as "encoder/*.bias".
+        train: whether networks are in training mode, as with BatchNorm they are when the gradient is used.
+        compile: run under `torch.compile`: worth its half minute for tens of thousands of replicates.
+        progress: called with the number of replicates done, and of all.
+
+    Raises:
+        BadValue: samples, replicates or chunk below one; a group that matches no parameter; or the estimator leans on
+            independent samples, and the noise scheme's are not.
+        BadData: data the model cannot take, or that are not finite.
+        NonFinite: a gradient that is not finite; the message names the replicate and the key that replays it.
+
+    References: Rainforth et al. (2018), arXiv:1802.04537, for the signal-to-noise ratios; `statistics.of_mean` and
+    `streaming` for intervals and sums.
+    """
+    problem = Problem(model, params, state, x, samples, train)
+    chunk = checked(problem, replicates, chunk)
+    getattr(estimator, "claims_under", lambda noise: None)(noise)
+    named = tree.named_leaves(params)
+    sizes = [leaf.numel() for leaf in named.values()]
+    members_of = statistics.groups_of(list(named), sizes, groups)
+    name = getattr(estimator, "name", getattr(estimator, "__name__", "the estimator"))
+
+    gradient = gradients([estimator], problem, compile)
+    add = torch.compile(streaming.add_powers, dynamic=False) if compile else streaming.add_powers
+    sums, squares, alongs, bounds, seen = None, [], [], [], importance.start(problem)
+    for found in chunks(gradient, problem, noise, key.to(x.device), 0, replicates, chunk):
+        (grads,), count = found.grads, len(found.log_w)
+        sums = sums or streaming.start([leaf[0] for leaf in grads], order=4)
+        for first, last in streaming.segments(found.first, found.first + count):
+            part = slice(first - found.first, last - found.first)
+            how = add if last - first == chunk else streaming.add_powers  # a compiled one for every length costs more
+            sums, square, along = streaming.add_(sums, first, [leaf[part] for leaf in grads], how)
+            check_finite(name, key, first, square, along)
+            squares.append(square)
+            alongs.append(along)
+        bounds.append(found.bounds[0])
+        seen = importance.add(seen, found.log_w)
+        progress(found.first + count, replicates)
+    assert sums is not None
+
+    judged = importance.judge(seen, noise)
+    flag = judged.flag if importance.weighs_by_importance(estimator, samples) else ""
+    series = statistics.series(sums, squares, alongs)
+    return Moments(
+        **_by_coordinate(sums, params),
+        groups={
+            group: statistics.group(series, members, sum(sizes[i] for i in members), flag)
+            for group, members in members_of.items()
+        },
+        bound=statistics.of_mean(torch.cat(bounds).double().cpu().numpy()),
+        replicates=replicates,
+    )
+
+
+def _by_coordinate(sums: streaming.Sums, params: Params) -> dict[str, Any]:
+    """The fields of `Moments` that are trees."""
+    columns: dict[str, streaming.Leaves] = {}
+    for mean, _, *powers in zip(streaming.mean(sums), *streaming.central(sums), strict=True):
+        n, (m2, m3, m4) = sums.n, (power / sums.n for power in powers)
+        unknown = torch.full_like(mean, torch.inf)
+        variance = n * m2 / (n - 1) if n > 1 else torch.full_like(mean, torch.nan)
+        fourth = m4 - (n - 3) / (n - 1) * variance**2 if n > 1 else unknown
+        theta = mean.abs() / variance.sqrt()
+        skew, kurtosis = mean.sign() * m3 / m2**1.5, m4 / m2**2
+        found = {
+            "mean": mean,
+            "mean_se": (variance / n).sqrt() if n > 1 else unknown,
+            "variance": variance,
+            "variance_se": (fourth.clamp(min=0) / n).sqrt(),
+            "snr": theta,
+            "snr_se": ((1 - theta * skew + theta**2 * (kurtosis - 1) / 4).clamp(min=0) / n).sqrt()
+            if n > 1
+            else unknown,
+        }
+        for name, column in found.items():
+            columns.setdefault(name, []).append(column)
+    return {name: tree.like(leaves, params) for name, leaves in columns.items()}

@@ -1,0 +1,174 @@
+"""Replicates of a gradient: the same estimators on independent noise, some at a time.
+
+Replicate r's noise is `scheme(fold_in(key, r), samples, (B, Z))` and depends on nothing else: the same bits however
+many replicates are taken at a time.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from funcvae import random, tree
+from funcvae.engine import Estimate, together
+from funcvae.errors import BadValue, NonFinite
+from funcvae.module import Params, State
+from funcvae.noise import Noise
+from funcvae.train import check_data
+from funcvae.vae import VAE
+from funcvae.variance import streaming
+
+AnyEstimator = Callable[..., Estimate]
+Progress = Callable[[int, int], None]
+
+
+class Problem(NamedTuple):
+    """Where a gradient is taken."""
+
+    model: VAE
+    params: Params
+    state: State
+    x: Tensor
+    samples: int
+    train: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the noise."""
+        return self.x.dtype if self.x.is_floating_point() else tree.leaves(self.params)[0].dtype
+
+    @property
+    def size(self) -> int:
+        """How many parameters there are."""
+        return sum(leaf.numel() for leaf in tree.leaves(self.params))
+
+    def draw(self, scheme: Noise, key: random.Key) -> Tensor:
+        """Noise [N, B, Z] from a key."""
+        return scheme(key, self.samples, (len(self.x), self.model.latent), dtype=self.dtype)
+
+
+class Chunk(NamedTuple):
+    """What some replicates in succession gave, for the estimators of one noise scheme."""
+
+    first: int
+    grads: list[streaming.Leaves]
+    """Of each estimator and leaf [c, P], in the order of the parameters' leaves."""
+    log_w: Tensor
+    """[c, N, B]."""
+    bounds: list[Tensor]
+    """Of each estimator [c]: the batch's mean bound."""
+
+
+def checked(problem: Problem, replicates: int, chunk: int | None) -> int:
+    """How many replicates to take at a time; raises what the lab's functions say they raise."""
+    if problem.samples < 1:
+        raise BadValue(f"samples is {problem.samples}: it must be at least 1")
+    if replicates < 1:
+        raise BadValue(f"replicates is {replicates}: it must be at least 1")
+    if chunk is not None and chunk < 1:
+        raise BadValue(f"chunk is {chunk}: it must be at least 1")
+    check_data(problem.model, problem.params, problem.state, problem.x)
+    return max(1, min(_MOST_AT_ONCE, _NUMBERS_AT_ONCE // problem.size)) if chunk is None else chunk
+
+
+def gradients(estimators: Sequence[AnyEstimator], problem: Problem, compile: bool = False) -> Callable[[Tensor], Any]:
+    """The function from noise [c, N, B, Z] to what a `Chunk` holds of it; the estimators share their forward pass."""
+    names = list(tree.named_leaves(problem.params))
+
+    def one(eps: Tensor) -> Any:
+        model, params, state, x, _, train = problem
+        found = together(estimators, model, params, state, x, eps, train=train)
+        grads = [tree.named_leaves(out.grads) for out in found]
+        return (
+            [[g[name].flatten() for name in names] for g in grads],
+            found[0].log_w,
+            [out.bound.mean() for out in found],
+        )
+
+    def some(eps: Tensor) -> Any:
+        return torch.vmap(one)(eps)
+
+    return torch.no_grad()(torch.compile(some, dynamic=False) if compile else some)
+
+
+def chunks(
+    gradient: Callable[[Tensor], Any],
+    problem: Problem,
+    scheme: Noise,
+    key: random.Key,
+    first: int,
+    last: int,
+    chunk: int,
+) -> Iterator[Chunk]:
+    """Replicates first … last-1, `chunk` at a time."""
+    for start, eps in _noise(problem, scheme, key, first, last, chunk):
+        yield Chunk(start, *gradient(eps))
+
+
+def check_finite(name: str, key: random.Key, first: int, *series: Tensor) -> None:
+    """Raises NonFinite unless all numbers [c, ...] of the replicates first, first+1, … are finite."""
+    for values in series:
+        fine = values.isfinite().flatten(1).all(1)
+        if not fine.all():
+            r = first + int(fine.int().argmin())
+            words = random.fold_in(key, r).tolist()
+            raise NonFinite(
+                f"{name}: the gradient of replicate {r} is not finite; its noise comes from the key "
+                f"torch.tensor({words}, dtype=torch.int32), which is random.fold_in(key, {r})"
+            )
+
+
+def seconds_per_gradient(
+    estimators: Sequence[AnyEstimator], problem: Problem, scheme: Noise, key: random.Key, timings: int
+) -> list[float]:
+    """The median time of one gradient with each estimator by itself, as a training step would take it, in seconds."""
+    eps = problem.draw(scheme, key)
+    model, params, state, x, _, train = problem
+    spent: list[list[float]] = [[] for _ in estimators]
+    for turn in range(timings + 1):
+        for estimator, times in zip(estimators, spent, strict=True):
+            begin = _now(x)
+            with torch.no_grad():
+                estimator(model, params, state, x, eps, train=train)
+            if turn:  # the first warms up
+                times.append(_now(x) - begin)
+    return [statistics.median(times) for times in spent]
+
+
+_MOST_AT_ONCE, _NUMBERS_AT_ONCE = 16, 2**23
+_NOISE_AT_ONCE, _SMALL_NOISE = 16, 2**16
+
+
+def _noise(
+    problem: Problem, scheme: Noise, key: random.Key, first: int, last: int, chunk: int
+) -> Iterator[tuple[int, Tensor]]:
+    """The noise [c, N, B, Z] of replicates first … last-1, `chunk` at a time.
+
+    It is drawn in blocks that do not depend on `chunk`: how an elementwise function rounds may depend on where in a
+    vector register a number lies.
+    """
+    small = problem.samples * len(problem.x) * problem.model.latent <= _SMALL_NOISE
+    size = _NOISE_AT_ONCE if small else 1
+    drawn: dict[int, Tensor] = {}
+
+    def block(number: int) -> Tensor:
+        if size == 1:
+            return problem.draw(scheme, random.fold_in(key, number)).unsqueeze(0)
+        replicates = torch.arange(number * size, (number + 1) * size, device=key.device)
+        return torch.vmap(lambda r: problem.draw(scheme, random.fold_in(key, r)))(replicates)
+
+    for start in range(first, last, chunk):
+        stop = min(start + chunk, last)
+        numbers = range(start // size, -(-stop // size))
+        drawn = {number: drawn[number] if number in drawn else block(number) for number in numbers}
+        offset = numbers[0] * size
+        yield start, torch.cat(list(drawn.values()))[start - offset : stop - offset].clone()
+
+
+def _now(x: Tensor) -> float:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter()

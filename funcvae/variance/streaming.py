@@ -1,0 +1,128 @@
+"""Sums over replicates of a gradient, in one pass, from which its moments follow.
+
+A gradient is a list of leaves, each flattened. Of every coordinate g the sums of (g - c)^j are kept, in float64, about
+a centre c that is the mean of the first n replicates, n the greatest power of two at or below the replicate's number r
+(and replicate 0 itself at first). So the centre is close to the mean, and the sums lose no digits; it does not depend
+on how many replicates come at a time; and it is independent of replicate r >= 1, so that
+
+    u_r = n/(n+1) ‖g_r - c‖²      has the expectation tr Cov g, exactly.
+
+The u_r are Welford's increments with a mean that is renewed at powers of two, and what standard errors come from.
+
+References: Welford (1962), "Note on a method for calculating corrected sums of squares and products"; Chan, Golub &
+LeVeque (1983), "Algorithms for computing the sample variance", whose merge, about shifted data, is `recentred`.
+"""
+
+from collections.abc import Callable, Iterator
+from math import comb
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Leaves = list[Tensor]
+
+
+class Sums(NamedTuple):
+    """What is known of the replicates so far. L leaves, P coordinates in a leaf."""
+
+    n: int
+    """Replicates."""
+    center: Leaves
+    """c [P] of each leaf, in the gradient's dtype."""
+    powers: list[Leaves]
+    """powers[j - 1]: sum_r (g_r - c)^j [P] of each leaf, in float64, for j = 1 … order."""
+    total: Tensor
+    """sum_r ‖g_r - c‖² [L], in float64."""
+
+
+Add = Callable[[Leaves, list[Leaves], Leaves], tuple[Tensor, Tensor]]
+
+
+def start(first: Leaves, order: int) -> Sums:
+    """No replicates yet, with the first of them as the centre."""
+    powers = [[torch.zeros_like(leaf, dtype=torch.float64) for leaf in first] for _ in range(order)]
+    return Sums(0, [leaf.clone() for leaf in first], powers, torch.zeros(len(first), dtype=torch.float64))
+
+
+def segments(first: int, last: int) -> Iterator[tuple[int, int]]:
+    """The replicates first … last-1 in pieces that no renewal of the centre falls into."""
+    while first < last:
+        end = min(last, max(1, 1 << first.bit_length()))
+        yield first, end
+        first = end
+
+
+def renewal(r: int) -> int:
+    """n: of how many replicates the centre at replicate r >= 1 is the mean."""
+    return 1 << (r.bit_length() - 1)
+
+
+def add_(sums: Sums, first: int, grads: Leaves, add: Add) -> tuple[Sums, Tensor, Tensor]:
+    """The sums with a segment of replicates first, first+1, … added, whose gradients are [c, P] for each leaf.
+
+    Writes into the sums it is given. Also returns ‖g_r - c‖² and (g_r - c)·c of each replicate and leaf, [c, L].
+    """
+    if first >= 1 and first == renewal(first):
+        sums = recentred(sums, [leaf + power / sums.n for leaf, power in zip(sums.center, sums.powers[0], strict=True)])
+    squares, along = add(sums.center, sums.powers, grads)
+    return sums._replace(n=sums.n + len(squares), total=sums.total + squares.sum(0)), squares, along
+
+
+def add_powers(center: Leaves, powers: list[Leaves], grads: Leaves) -> tuple[Tensor, Tensor]:
+    """Adds the powers of g - c to the sums, in place, and returns what `add_` does, on the CPU and in float64."""
+    rows = []
+    for leaf, g in enumerate(grads):
+        square = along = torch.zeros(len(g), dtype=torch.float64, device=g.device)
+        width = g.shape[1] if torch.compiler.is_compiling() else _COLUMNS
+        for at in range(0, g.shape[1], width):
+            part = slice(at, at + width)
+            c = center[leaf][part]
+            apart = g[:, part] - c
+            square = square + apart.square().sum(1)
+            along = along + apart @ c
+            apart = apart.double() if len(powers) > 1 else apart
+            power = apart
+            for j, sums in enumerate(powers):
+                power = power * apart if j else apart
+                sums[leaf][part] += power.sum(0)
+        rows.append((square, along))
+    squares, alongs = zip(*rows, strict=True)
+    return torch.stack(squares, 1).cpu(), torch.stack(alongs, 1).cpu()
+
+
+def recentred(sums: Sums, center: Leaves) -> Sums:
+    """The same sums about another centre (of any dtype; it is rounded to the gradient's).
+
+    sum_r (g_r - c - d)^j = sum_i binom(j, i) (-d)^(j-i) sum_r (g_r - c)^i
+    """
+    center = [new.to(old.dtype) for new, old in zip(center, sums.center, strict=True)]
+    powers: list[Leaves] = [[] for _ in sums.powers]
+    total = sums.total.clone()
+    for leaf, (new, old) in enumerate(zip(center, sums.center, strict=True)):
+        d = new.double() - old.double()
+        about = [torch.full_like(d, sums.n), *(power[leaf] for power in sums.powers)]
+        total[leaf] += (sums.n * d.square() - 2 * d * about[1]).sum().cpu()
+        for j, shifted in enumerate(powers, 1):
+            shifted.append(sum((comb(j, i) * (-d) ** (j - i) * about[i] for i in range(j + 1)), torch.zeros_like(d)))
+    return Sums(sums.n, center, powers, total)
+
+
+def mean(sums: Sums) -> Leaves:
+    """The mean [P] of each leaf, in float64."""
+    return [leaf.double() + power / sums.n for leaf, power in zip(sums.center, sums.powers[0], strict=True)]
+
+
+def total_variance(sums: Sums) -> Tensor:
+    """The unbiased variance, summed over the coordinates of each leaf: [L], in float64; NaN for one replicate."""
+    off = torch.stack([power.square().sum() for power in sums.powers[0]]).cpu() / sums.n
+    return (sums.total - off).clamp(min=0) / (sums.n - 1) if sums.n > 1 else torch.full_like(off, torch.nan)
+
+
+def central(sums: Sums) -> list[Leaves]:
+    """The sums of powers about the mean: central(sums)[j - 1] for j = 1 … order (the first are zero)."""
+    exact = sums._replace(center=[leaf.double() for leaf in sums.center])  # the mean is not rounded to float32
+    return recentred(exact, mean(sums)).powers
+
+
+_COLUMNS = 2**15  # at a time: what is between the gradient and the sums stays in the cache
