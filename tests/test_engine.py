@@ -11,6 +11,7 @@ from torch.func import grad
 import funcvae as fv
 from funcvae import tree
 from funcvae.distributions import kl
+from funcvae.engine import together
 from funcvae.errors import BadType, BadValue
 from funcvae.estimators import EXAMPLES, parse
 
@@ -45,6 +46,44 @@ TARGETS = {  # the values that `bound` must have, written out with logarithms an
     "ciwae:0.5": lambda f: 0.5 * f.mean(0) + 0.5 * f.exp().mean(0).log(),
     "tvo:0:0.5:1": lambda f: 0.5 * f.mean(0) + 0.5 * ((0.5 * f).exp() * f).sum(0) / (0.5 * f).exp().sum(0),
 }
+
+
+# One forward pass for several.
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_estimators_together_give_what_each_gives_alone(train):
+    model, params, state, x = tiny(encoder=lambda: nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Tanh()))
+    state, eps = double(state), noise(4, 2, 2)
+    estimators = [parse(spec) for spec in (*SPECS, "iwae")]
+    found = together(estimators, model, params, state, x, eps, train=train)
+    for estimator, out in zip(estimators, found, strict=True):
+        alone = estimator(model, params, state, x, eps, train=train)
+        assert_close(tuple(out), tuple(alone), atol=1e-12, rtol=1e-12)
+
+
+def test_estimators_together_decode_once():
+    calls = []
+
+    class Decoder(nn.Linear):
+        def forward(self, z):
+            calls.append(len(z))
+            return super().forward(z)
+
+    model = fv.vae(
+        encoder=lambda: nn.Linear(2, 4), decoder=lambda: Decoder(2, 2), likelihood=fv.heads.normal_fixed(1.0), latent=2
+    )
+    params, state = model.init(fv.random.key(0))
+    x, eps = torch.zeros(2, 2), torch.zeros(1, 2, 2)
+    together([parse(s) for s in ("iwae", "dreg", "stl")], model, params, state, x, eps, train=False)
+    assert len(calls) == 1
+    together([parse(s) for s in ("iwae", "elbo", "piwae:1")], model, params, state, x, eps, train=False)
+    assert len(calls) == 4, "those that need more run by themselves"
+
+
+def test_estimators_together_check_the_noise():
+    with pytest.raises(BadValue, match="eps has shape"):
+        together([parse("iwae")], *tiny(), torch.zeros(2, 3, 2, dtype=torch.float64), train=False)
 
 
 # Users' weights.

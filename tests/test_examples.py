@@ -49,6 +49,40 @@ def test_the_vae_uses_as_many_latents_as_maximum_likelihood(tmp_path, steps):
         assert all(0 <= short < 0.02 for _, _, short in found.values())
 
 
+@pytest.mark.parametrize(
+    ("size", "tolerance"),
+    [
+        ({"ks": (30, 100, 300), "replicates": 128, "batch": 8}, 0.1),
+        pytest.param({}, 0.05, marks=pytest.mark.slow),
+    ],
+)
+def test_signal_to_noise_scales_with_k_as_rainforth_and_tucker_found(tmp_path, size, tolerance):
+    found, written = main("rainforth")(**size, out=str(tmp_path))
+    theory = {"iwae, encoder": -0.5, "dreg, encoder": 0.5, "both, prior": -0.5}
+    assert found.slopes.keys() == theory.keys()
+    for name, slope in theory.items():
+        assert abs(found.slopes[name].slope - slope) + 2 * found.slopes[name].se < tolerance
+    assert len(written) == 2
+    assert all(is_a_picture(path) for path in written)
+
+
+def test_an_estimator_is_chosen_by_its_variance_and_bias(tmp_path):
+    options = {"steps": 400, "replicates": 512, "batches": 10, "out": str(tmp_path)}
+    found, best, sources, written = main("compare_estimators")(**options)
+    mine = found.row("98% dreg, 2% iwae")
+    assert found.row("dreg").ratio["encoder"][:4] == (1, 0, 1, 1)
+    assert found.row("iwae").ratio["encoder"].low > 10
+    assert found.row("iwae").ratio["decoder"].value == pytest.approx(1)
+    assert found.row("rws").bias["encoder"].z > 5
+    assert mine.bias["encoder"].z < 3
+    assert mine.ratio["encoder"].high < 1
+    assert found.row("iwae, sobol").bias == {}
+    assert best in {"dreg", mine.name}
+    assert sources.groups["encoder"].noise.value > 0
+    assert {path.stem.rpartition("_")[2] for path in written} == {"encoder", "decoder", "layers", "cost"}
+    assert all(is_a_picture(path) for path in written)
+
+
 def test_the_burda_table_trains_what_is_missing_and_reads_the_rest(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("funcvae.runs.can_compile", lambda: False)
     x = fv.random.uniform(fv.random.key(0), (60, 1, 28, 28)).numpy()
@@ -105,6 +139,7 @@ def test_the_readmes_python_runs_as_written():
 
 def test_no_example_is_left_out():
     tested = {"quickstart", "own_model", "own_estimator", "posterior_collapse", "burda_table", *fv.models.RECIPES}
+    tested |= {"rainforth", "compare_estimators"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
     assert set(DIGITS) | {"gaussian2d_vae", "cifar_resnet_vae"} == set(fv.models.RECIPES)
 

@@ -31,7 +31,11 @@ FLOORS = [
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 EDGES = FLOOR["data"]  # from here up: files, processes, printing, plotting
 # The files of a package keep apart, but for these, which they share.
-SHARED = {"models": {"models.recipe"}, "plots": {"plots._arrays", "plots._style"}}
+SHARED = {
+    "models": {"models.recipe"},
+    "plots": {"plots._arrays", "plots._style"},
+    "variance": {f"variance.{name}" for name in ("streaming", "replicates", "statistics", "importance")},
+}
 DRAWS = {
     "bernoulli", "dropout", "initial_seed", "manual_seed", "multinomial", "normal", "poisson", "rand", "rand_like",
     "randint", "randint_like", "randn", "randn_like", "random", "randperm", "seed", "set_rng_state",
@@ -157,6 +161,7 @@ def test_nothing_draws_from_a_global_generator(module):
         ("models.burda", "from funcvae.models.mnist import mnist_vae"),
         ("models.burda", "from funcvae.models import RECIPES"),
         ("plots.images", "from funcvae.plots.latent import latent_scatter"),
+        ("variance.sweep", "from funcvae.variance.compare import compare"),
         ("plots.images", "from funcvae.plots import save"),
         ("plots.images", "from funcvae import tracking"),
         ("plots.images", "from funcvae.vae import VAE"),

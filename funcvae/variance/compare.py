@@ -21,8 +21,9 @@ from funcvae.variance.replicates import (
     Chunk,
     Problem,
     Progress,
+    at_once,
+    check,
     check_finite,
-    checked,
     chunks,
     gradients,
     seconds_per_gradient,
@@ -154,7 +155,7 @@ def compare(
 
     Intervals for a variance T come from u_1 … u_{R-1} (`streaming`), skewness taken off; those for ratios from the
     pairs (u, u_ref), by the delta method on the logarithm. A flag says where kurtosis, the tail of the gradient or that
-    of the importance weights speaks against them; the weights' tail counts for estimators that use these weights.
+    of the importance weights speaks against them; the weights' tail counts for estimators that look at the log-weights.
 
     Args:
         arms: estimators by name, each by itself or with a noise scheme of its own, as (estimator, scheme).
@@ -179,7 +180,8 @@ def compare(
         NonFinite: a gradient that is not finite; the message names estimator, replicate and the key that replays it.
     """
     problem = Problem(model, params, state, x, samples, train)
-    chunk = checked(problem, replicates, chunk)
+    check(model, params, state, x, samples=samples, replicates=replicates, chunk=chunk)
+    chunk = at_once(problem) if chunk is None else chunk
     if not arms:
         raise BadValue("there is nothing to compare: give estimators by name")
     reference = next(iter(arms)) if reference is None else reference
@@ -236,7 +238,7 @@ def _lane(name: str, arm: Arm, noise: Noise, problem: Problem) -> _Lane:
     estimator, scheme = arm if isinstance(arm, tuple) else (arm, noise)
     claims = estimator.claims_under(scheme) if isinstance(estimator, Estimator) else None
     target = claims.target if claims else getattr(estimator, "__name__", name)
-    return _Lane(name, estimator, scheme, target, importance.weighs_by_importance(estimator, problem.samples))
+    return _Lane(name, estimator, scheme, target, importance.looks_at_weights(estimator, problem.samples))
 
 
 class _Kept(NamedTuple):

@@ -11,7 +11,7 @@ from funcvae.module import Params, State
 from funcvae.noise import Noise, iid
 from funcvae.vae import VAE
 from funcvae.variance import importance, statistics, streaming
-from funcvae.variance.replicates import AnyEstimator, Problem, Progress, check_finite, checked, chunks, gradients
+from funcvae.variance.replicates import AnyEstimator, Problem, Progress, at_once, check, check_finite, chunks, gradients
 from funcvae.variance.statistics import Group, Measured
 
 
@@ -88,7 +88,8 @@ def moments(
     `streaming` for intervals and sums.
     """
     problem = Problem(model, params, state, x, samples, train)
-    chunk = checked(problem, replicates, chunk)
+    check(model, params, state, x, samples=samples, replicates=replicates, chunk=chunk)
+    chunk = at_once(problem) if chunk is None else chunk
     getattr(estimator, "claims_under", lambda noise: None)(noise)
     named = tree.named_leaves(params)
     sizes = [leaf.numel() for leaf in named.values()]
@@ -114,7 +115,7 @@ def moments(
     assert sums is not None
 
     judged = importance.judge(seen, noise)
-    flag = judged.flag if importance.weighs_by_importance(estimator, samples) else ""
+    flag = judged.flag if importance.looks_at_weights(estimator, samples) else ""
     series = statistics.series(sums, squares, alongs)
     return Moments(
         **_by_coordinate(sums, params),

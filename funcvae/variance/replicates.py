@@ -17,7 +17,7 @@ from funcvae.engine import Estimate, together
 from funcvae.errors import BadValue, NonFinite
 from funcvae.module import Params, State
 from funcvae.noise import Noise
-from funcvae.train import check_data
+from funcvae.train import Observe, as_is, check_data
 from funcvae.vae import VAE
 from funcvae.variance import streaming
 
@@ -62,16 +62,19 @@ class Chunk(NamedTuple):
     """Of each estimator [c]: the batch's mean bound."""
 
 
-def checked(problem: Problem, replicates: int, chunk: int | None) -> int:
-    """How many replicates to take at a time; raises what the lab's functions say they raise."""
-    if problem.samples < 1:
-        raise BadValue(f"samples is {problem.samples}: it must be at least 1")
-    if replicates < 1:
-        raise BadValue(f"replicates is {replicates}: it must be at least 1")
-    if chunk is not None and chunk < 1:
-        raise BadValue(f"chunk is {chunk}: it must be at least 1")
-    check_data(problem.model, problem.params, problem.state, problem.x)
-    return max(1, min(_MOST_AT_ONCE, _NUMBERS_AT_ONCE // problem.size)) if chunk is None else chunk
+def check(
+    model: VAE, params: Params, state: State, data: Tensor, observe: Observe = as_is, **counts: int | None
+) -> None:
+    """Raises what the lab's functions say they raise; each of `counts` is None, or at least 1."""
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise BadValue(f"{name} is {value}: it must be at least 1")
+    check_data(model, params, state, data, observe)
+
+
+def at_once(problem: Problem) -> int:
+    """How many replicates to take at a time, unless it is said."""
+    return max(1, min(_MOST_AT_ONCE, _NUMBERS_AT_ONCE // problem.size))
 
 
 def gradients(estimators: Sequence[AnyEstimator], problem: Problem, compile: bool = False) -> Callable[[Tensor], Any]:
@@ -139,7 +142,7 @@ def seconds_per_gradient(
 
 
 _MOST_AT_ONCE, _NUMBERS_AT_ONCE = 16, 2**23
-_NOISE_AT_ONCE, _SMALL_NOISE = 16, 2**16
+_MOST_DRAWN, _NOISE_DRAWN = 64, 2**17  # replicates and numbers in a block of noise
 
 
 def _noise(
@@ -150,8 +153,7 @@ def _noise(
     It is drawn in blocks that do not depend on `chunk`: how an elementwise function rounds may depend on where in a
     vector register a number lies.
     """
-    small = problem.samples * len(problem.x) * problem.model.latent <= _SMALL_NOISE
-    size = _NOISE_AT_ONCE if small else 1
+    size = max(1, min(_MOST_DRAWN, _NOISE_DRAWN // (problem.samples * len(problem.x) * problem.model.latent)))
     drawn: dict[int, Tensor] = {}
 
     def block(number: int) -> Tensor:

@@ -14,7 +14,7 @@ from funcvae.noise import Noise, iid
 from funcvae.train import Observe, as_is
 from funcvae.vae import VAE
 from funcvae.variance import statistics, streaming
-from funcvae.variance.replicates import AnyEstimator, Problem, Progress, check_finite, checked, chunks, gradients
+from funcvae.variance.replicates import AnyEstimator, Problem, Progress, at_once, check, check_finite, chunks, gradients
 from funcvae.variance.statistics import Measured, Series
 
 
@@ -108,6 +108,7 @@ def sources(
     for name, value in {"batches": batches, "replicates": replicates}.items():
         if value < 2:
             raise BadValue(f"{name} is {value}: a variance needs at least 2")
+    check(model, params, state, data, observe, samples=samples)
     choice_key, observe_key, noise_key = random.split(key.to(data.device), 3)
     getattr(estimator, "claims_under", lambda noise: None)(noise)
     named = tree.named_leaves(params)
@@ -118,10 +119,9 @@ def sources(
         rows = random.permutation(random.fold_in(choice_key, m), len(data))[:batch]
         x = observe(random.fold_in(observe_key, m), data[rows])
         problem = Problem(model, params, state, x, samples, train)
-        chunk = checked(problem, replicates, None)
         gradient = gradients([estimator], problem)
         key_m, sums = random.fold_in(noise_key, m), None
-        for found in chunks(gradient, problem, noise, key_m, 0, replicates, chunk):
+        for found in chunks(gradient, problem, noise, key_m, 0, replicates, at_once(problem)):
             (grads,) = found.grads
             sums = sums or streaming.start([leaf[0] for leaf in grads], order=1)
             for first, last in streaming.segments(found.first, found.first + len(found.log_w)):

@@ -1,0 +1,81 @@
+"""Which estimator to train with: python examples/compare_estimators.py
+
+Trains the 2-D example for a moment, then sets estimators side by side on it: seven of the library, one of one's own,
+two with dependent samples. Those of one noise scheme see the same noise, so a ratio of two of their variances is known
+far better than either.
+"""
+
+from pathlib import Path
+
+import torch
+import tyro
+
+import funcvae as fv
+from funcvae import data, noise, pictures, plots, variance
+from funcvae.variance.compare import Arm
+
+
+def mixed(share: float) -> fv.Estimator:
+    """An estimator of one's own: dreg and a share of iwae. Both have one mean, so any mixture has it.
+
+    path (1-c) v² + c v, score -c v, theta v
+
+    That is dreg with a control variate: c times the difference, whose mean is zero. It pays for some c, if any, that
+    depend on the model and change as it trains.
+    """
+
+    def weights(log_w: torch.Tensor) -> fv.Weights:
+        v = log_w.softmax(0)
+        return fv.Weights(path=(1 - share) * v**2 + share * v, score=-share * v, theta=v)
+
+    claims = fv.Claims("L_K", unbiased_encoder=True, unbiased_decoder=True, papers=())
+    return fv.estimators.weighted(
+        weights, bound=fv.bounds.iwae, claims=claims, name=f"{1 - share:.0%} dreg, {share:.0%} iwae"
+    )
+
+
+def main(
+    steps: int = 400, replicates: int = 1000, batches: int = 200, out: str = "figures"
+) -> tuple[variance.Comparison, str, variance.Sources, list[Path]]:
+    """Returns the comparison, the name of the best for L_K, where dreg's variance comes from, and the figures."""
+    init_key, data_key, noise_key, batch_key = fv.random.split(fv.random.key(0), 4)
+    train = data.gaussian2d(data_key, 100 * steps)
+    model, opt = fv.models.gaussian2d_vae(), fv.optim.adam(1e-3)
+    ts = fv.train.init(model, opt, init_key)
+    ts, _ = fv.train.fit(ts, model, fv.estimators.elbo(), opt, train, batch=100, samples=4)
+    trained = model, ts.params, ts.state
+
+    estimators = [fv.estimators.parse(name) for name in ("elbo", "elbo_mc", "stl", "iwae", "dreg", "vimco", "rws")]
+    arms: dict[str, Arm] = {estimator.name: estimator for estimator in [*estimators, mixed(0.02)]}
+    # With dependent samples log (1/K) sum_k w_k has another mean than L_K: iwae's target is another there.
+    arms |= {
+        "elbo_mc, mirrored": (fv.estimators.elbo_mc(), noise.mirrored),
+        "iwae, sobol": (fv.estimators.iwae(), noise.sobol),
+    }
+    found = variance.compare(
+        arms, *trained, train[:100], noise_key, samples=8, replicates=replicates, reference="dreg", timings=25
+    )
+    print(found)
+
+    dreg = found.row(found.reference)
+    others = [row for row in found.rows.values() if row.target == dreg.target and row is not dreg]
+    fit = [dreg] + [row for row in others if row.bias["encoder"].z < 3]
+    best = min(fit, key=lambda row: row.cost("encoder"))
+    times = best.ratio["encoder"].value
+    print(
+        f"\nOf the {len(fit)} that are for {dreg.target} and show no bias, the least variance × time in the encoder has"
+    )
+    print(f"{best.name}: its variance there is {times:.3f} times dreg's.\n")
+
+    # More samples reduce the noise's part alone, a larger batch both.
+    estimator = fv.estimators.dreg()
+    sources = variance.sources(estimator, *trained, train, batch_key, batch=100, samples=8, batches=batches)
+    print(f"Where the variance of dreg's gradient comes from, in {sources}")
+
+    figures = pictures.of_comparison(found, name="gaussian2d_vae")
+    paths = [plots.save(figure, f"{out}/compare_estimators_{name}.png") for name, figure in figures.items()]
+    return found, best.name, sources, paths
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,114 @@
+"""More samples hurt IWAE's encoder, and help DReG's: python examples/rainforth.py
+
+The linear-Gaussian model of Rainforth et al. (2018), arXiv:1802.04537, near its optimum. The signal-to-noise ratio of
+the encoder's gradient of L_K falls as K^-½ with `iwae`: its mean falls as 1/K, its standard deviation as K^-½ only.
+With `dreg` that falls as K^-3/2, and the ratio grows as K^½ (Tucker et al. 2019, arXiv:1810.04152). For the prior's
+mean more samples always help: there the two are the same, and their standard deviation falls as K^-½.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import tyro
+from torch import Tensor, nn
+
+import funcvae as fv
+from funcvae import pictures, plots, variance
+from funcvae.distributions import Normal
+from funcvae.module import Params
+
+D, POINTS = 20, 1024
+
+
+class LearnedMean(nn.Module):
+    """The prior N(mu, I) with a learned mu."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mu = nn.Parameter(torch.zeros(D))
+
+    def forward(self, z: Tensor) -> Normal:
+        return Normal(self.mu, torch.ones_like(self.mu))
+
+
+def model() -> fv.VAE:
+    """p(z) = N(mu, I), p(x|z) = N(z, I) and q(z|x) = N(A x + b, 2/3 I), where p(z|x) has the variance 1/2."""
+    return fv.vae(
+        encoder=lambda: nn.Linear(D, D),
+        decoder=nn.Identity,
+        posterior=lambda loc: Normal(loc, torch.full_like(loc, math.sqrt(2 / 3))),
+        likelihood=fv.heads.normal_fixed(1.0),
+        prior=LearnedMean,
+        latent=D,
+    )
+
+
+def near_the_optimum(key: fv.random.Key) -> tuple[Params, Tensor]:
+    """Data x [1024, D] from N(mu_true, 2 I), and the best A, b and mu for them, plus noise of deviation 0.01 each."""
+    true_key, x_key, *keys = fv.random.split(key, 5)
+    x = fv.random.normal(true_key, (D,), torch.float64)
+    x = x + math.sqrt(2) * fv.random.normal(x_key, (POINTS, D), torch.float64)
+    mean = x.mean(0)
+    best = torch.eye(D, dtype=torch.float64) / 2, mean / 2, mean
+    a, b, mu = (t + 0.01 * fv.random.normal(k, t.shape, torch.float64) for k, t in zip(keys, best, strict=True))
+    return {"encoder": {"weight": a, "bias": b}, "decoder": {}, "prior": {"mu": mu}}, x
+
+
+def main(
+    ks: tuple[int, ...] = (30, 100, 300, 1000, 3000), replicates: int = 256, batch: int = 16, out: str = "figures"
+) -> tuple[variance.Sweep, list[Path]]:
+    """Measures at every K, over `replicates` of the noise, with the first `batch` of the data."""
+    toy, (params, x) = model(), near_the_optimum(fv.random.key(0))
+    _, state = toy.init(fv.random.key(1))
+    arms = {"iwae": fv.estimators.iwae(), "dreg": fv.estimators.dreg()}
+
+    def measure(k: int, key: fv.random.Key) -> Mapping[str, variance.Measured]:
+        found = variance.compare(
+            arms, toy, params, state, x[:batch], key, samples=k, replicates=replicates, reference="dreg", timings=0,
+            chunk=max(1, 2**20 // (k * batch * D)),  # of noise [chunk, K, B, D], 8 MB
+        )  # fmt: skip
+        iwae, dreg = found.row("iwae"), found.row("dreg")
+        spread = iwae.groups["prior"].variance
+        deviation = math.sqrt(spread.value)
+        return {
+            # Both have one mean, and dreg knows it. Of iwae's own replicates, the mean would be noise still: 1/√R is
+            # more than the ratio. So not `iwae.groups["encoder"].snr`.
+            "iwae, encoder": iwae.signal["encoder"],
+            "dreg, encoder": dreg.groups["encoder"].snr,
+            # Both have this one. Not its ratio, which is not monotone below K = 100, for there the mean moves too.
+            "both, prior": variance.Measured(
+                deviation, spread.se / (2 * deviation), math.sqrt(spread.low), math.sqrt(spread.high), spread.flag
+            ),
+        }
+
+    def report(done: int, total: int) -> None:
+        print(f"K = {ks[done - 1]} done, {done} of {total}")
+
+    found = variance.sweep(measure, ks, fv.random.key(2), progress=report)
+    print("signal-to-noise ratio of the encoder's gradient, and standard deviation of the prior's")
+    print(found)
+    print(f"{'theory':>10}  {'-1/2':>13}  {'+1/2':>13}  {'-1/2':>12}")
+
+    title = "More samples hurt IWAE's encoder and help DReG's\n(in theory by slopes of −½ and +½)"
+    ylabel = "signal-to-noise ratio of the encoder's gradient"
+    encoder = pictures.of_sweep(only(found, "iwae, encoder", "dreg, encoder"), ylabel=ylabel, title=title)
+    title = "More samples help the prior, with IWAE and DReG alike\n(in theory by a slope of −½)"
+    ylabel = "standard deviation of the prior's gradient"
+    prior = pictures.of_sweep(only(found, "both, prior"), ylabel=ylabel, title=title)
+    return found, [
+        plots.save(encoder, f"{out}/rainforth_encoder.png"),
+        plots.save(prior, f"{out}/rainforth_prior.png"),
+    ]
+
+
+def only(found: variance.Sweep, *names: str) -> variance.Sweep:
+    """The sweep of some of its series."""
+    return found._replace(
+        series={name: found.series[name] for name in names}, slopes={name: found.slopes[name] for name in names}
+    )
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
