@@ -113,6 +113,9 @@ class Bernoulli(NamedTuple):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """x log p + (1 - x) log(1 - p) = log sigmoid(logits) - (1 - x) · logits, elementwise, in nats."""
+        if torch.compiler.is_compiling():  # the compiler writes this one without log1p, which takes ten times as long
+            target = x.expand_as(self.logits).to(self.logits.dtype)
+            return -F.binary_cross_entropy_with_logits(self.logits, target, reduction="none")
         # log sigmoid(l) = -log(1 + exp(-l)) is softplus with beta = -1: one pass, one buffer. Beyond the threshold it
         # is l itself; torch's own threshold of 20 would be seen in float64.
         return torch.addcmul(F.softplus(self.logits, beta=-1, threshold=40), x - 1, self.logits)

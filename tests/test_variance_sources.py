@@ -13,12 +13,12 @@ from funcvae.estimators import parse
 from funcvae.variance import sources
 
 KEY = fv.random.key(31)
-N, B, K, M, S2 = 50, 5, 2, 0.8, 2 / 3
+N, B, K, M, S2 = 50, 25, 2, 0.8, 2 / 3
 DATA = fv.random.normal(fv.random.key(1), (N, 1), torch.float64)
 
 
 def split(spec="elbo_mc", **options):
-    return sources(parse(spec), *toy(M, S2), DATA, KEY, **{"batch": B, "samples": K, "batches": 1500, **options})
+    return sources(parse(spec), *toy(M, S2), DATA, KEY, **{"batch": B, "samples": K, "batches": 800, **options})
 
 
 def close(measured, known):
@@ -57,17 +57,17 @@ def test_noise_left_in_the_batches_means_would_be_found_out():
 
 def test_standard_errors_are_the_scatter_between_keys():
     runs = [
-        sources(parse("elbo_mc"), *toy(M, S2), DATA, fv.random.key(s), batch=B, samples=K, batches=60)
-        for s in range(60)
+        sources(parse("elbo_mc"), *toy(M, S2), DATA, fv.random.key(s), batch=B, samples=K, batches=30)
+        for s in range(40)
     ]
     for field in ("data", "noise", "total", "share"):
         measured = [getattr(run.groups["encoder"], field) for run in runs]
         values, errors = torch.tensor([[m.value, m.se] for m in measured]).T
-        assert float(values.std() / errors.square().mean().sqrt()) == pytest.approx(1, abs=0.35)
+        assert float(values.std() / errors.square().mean().sqrt()) == pytest.approx(1, abs=0.45)
 
 
 def test_more_samples_leave_the_data_their_variance():
-    few, many = split(samples=1).groups["encoder/m"], split(samples=16).groups["encoder/m"]
+    few, many = split(samples=1, batches=500).groups["encoder/m"], split(samples=16, batches=500).groups["encoder/m"]
     assert many.noise.value == pytest.approx(few.noise.value / 16, rel=0.1)
     assert abs(many.data.value - few.data.value) < 4 * math.hypot(many.data.se, few.data.se)
     assert many.share.value > few.share.value
@@ -82,7 +82,7 @@ def test_observation_drawn_anew_is_the_datas():
     def jitter(key, x):
         return x + fv.random.normal(key, tuple(x.shape), x.dtype)
 
-    plain, drawn = (split(batches=300, observe=o).groups["encoder/m"] for o in (fv.train.as_is, jitter))
+    plain, drawn = (split(batches=400, observe=o).groups["encoder/m"] for o in (fv.train.as_is, jitter))
     assert drawn.data.value - plain.data.value > 4 * drawn.data.se
 
 
@@ -98,7 +98,7 @@ def test_it_repeats_to_the_bit_tells_progress_and_leaves_generators_alone():
 
 def test_it_prints_as_a_table():
     lines = str(split(batches=100, groups=("*/m",))).splitlines()
-    assert lines[0] == "100 batches of 5, 4 replicates of the noise in each; ± standard error"
+    assert lines[0] == "100 batches of 25, 4 replicates of the noise in each; ± standard error"
     assert lines[1].split()[:3] == ["data", "noise", "total"]
     assert [line.split()[0] for line in lines[2:]] == ["all", "encoder", "prior"]
 

@@ -24,7 +24,7 @@ def summed(leaves, order, cuts=()):
     for a, b in pairwise(bounds):
         for first, last in streaming.segments(a, b):
             part = [leaf[first:last] for leaf in leaves]
-            sums, square, along = streaming.add_(sums, first, part, streaming.add_powers)
+            sums, square, along = streaming.add_(sums, first, part)
             squares.append(square)
             alongs.append(along)
     return sums, torch.cat(squares).numpy(), torch.cat(alongs).numpy()

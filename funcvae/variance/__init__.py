@@ -5,7 +5,7 @@
 that of the data and that of the noise; `sweep` follows any of these along K, a batch's size or training.
 """
 
-from funcvae.variance.compare import Bias, Compared, Comparison, compare
+from funcvae.variance.compare import Arm, Bias, Compared, Comparison, compare
 from funcvae.variance.exact import Exact, exact
 from funcvae.variance.moments import Moments, moments
 from funcvae.variance.sources import Sources, Split, sources
@@ -13,6 +13,7 @@ from funcvae.variance.statistics import Group, Measured
 from funcvae.variance.sweep import Slope, Sweep, slope, sweep
 
 __all__ = [
+    "Arm",
     "Bias",
     "Compared",
     "Comparison",

@@ -25,6 +25,7 @@ from funcvae.variance.replicates import (
     check,
     check_finite,
     chunks,
+    compiled,
     gradients,
     seconds_per_gradient,
 )
@@ -39,10 +40,10 @@ class Bias(NamedTuple):
     relative: float
     """‖b‖/‖E g_ref‖."""
     square: float
-    """‖b‖², without bias: the mean of (g_r - g_ref,r)·c over the replicates after the first n, with c the difference of
-    the two means over those n, n the greatest power of two below R."""
+    """‖b‖², without bias: the mean of (g_r - g_ref,r)·(c - c_ref) over the later half or more of the replicates. The
+    centres c are means of earlier ones (see `streaming`), and independent of replicate r."""
     se: float
-    """The standard error of `square`, c being given."""
+    """The standard error of `square`, the centres being given."""
     z: float
     """square/se: standard normal where there is no bias, large and positive where there is one."""
 
@@ -67,8 +68,8 @@ class Compared(NamedTuple):
     """The mean of the target bound over noise and batch, in nats per example."""
     importance: Importance
     seconds: float
-    """Of one gradient by itself, as a training step takes it: a median. It does not repeat to the bit. NaN where no
-    time was taken."""
+    """Of one gradient by itself, as a training step takes it: the least of `timings`. It does not repeat to the bit.
+    NaN where no time was taken."""
 
     def cost(self, group: str = "all") -> float:
         """Variance × seconds: what it takes to reach a given variance by averaging, so the least is the best."""
@@ -162,7 +163,7 @@ def compare(
         x: data [B, ...]: the gradients are those of this batch.
         samples: K.
         replicates: R.
-        chunk: replicates at a time; as many as make some eight million numbers, but at most 16, unless given.
+        chunk: replicates at a time; by the sizes of model and batch, at most 16, unless given.
         noise: the scheme of those that name none.
         reference: whom ratios and bias are against: the first unless given.
         groups: further groups of parameters, as patterns such as "encoder/*.bias".
@@ -170,7 +171,7 @@ def compare(
             standard error below this. Intervals at such a stop cover a little less than 95%.
         train: whether networks are in training mode.
         compile: run under `torch.compile`: worth its half minute for tens of thousands of replicates.
-        timings: how often each estimator's gradient is timed, after once to warm up.
+        timings: how often each estimator's gradient is timed, after once to warm up; 0 for not at all.
         progress: called with the number of replicates done, and of all as far as planned.
 
     Raises:
@@ -259,9 +260,15 @@ class _Run:
         self.lanes, self.problem, self.key, self.chunk = lanes, problem, key, chunk
         self.schemes: list[Noise] = list(dict.fromkeys(lane.scheme for lane in lanes))
         self.gradients = [
-            gradients([lane.estimator for lane in lanes if lane.scheme is scheme], problem, compile)
+            gradients(
+                tuple(lane.estimator for lane in lanes if lane.scheme is scheme),
+                problem.model,
+                problem.names,
+                problem.train,
+            )
             for scheme in self.schemes
         ]
+        self.gradients = [compiled(gradient) for gradient in self.gradients] if compile else self.gradients
         self.seen = [importance.start(problem) for _ in self.schemes]
         self.kept: dict[str, _Kept] = {}
 
@@ -291,7 +298,7 @@ class _Run:
             for lane in self.lanes:  # the reference comes first, so its centre is as new as theirs
                 kept = self.kept[lane.name]
                 g = [leaf[rows] for leaf in grads[lane.name]]
-                sums, square, along = streaming.add_(kept.sums, first, g, streaming.add_powers)
+                sums, square, along = streaming.add_(kept.sums, first, g)
                 check_finite(lane.name, self.key, first, square, along)
                 self.kept[lane.name] = kept = kept._replace(sums=sums)
                 kept.square.append(square)
@@ -304,7 +311,7 @@ class _Run:
 
     def result(self, members_of: dict[str, list[int]], sizes: Sequence[int]) -> dict[str, Compared]:
         """What all replicates so far say; the time of a gradient is yet to be taken."""
-        judged = {id(s): importance.judge(seen, s) for s, seen in zip(self.schemes, self.seen, strict=True)}
+        judged = {id(s): importance.judge(seen) for s, seen in zip(self.schemes, self.seen, strict=True)}
         series = {lane.name: self._series(lane.name) for lane in self.lanes}
         against = self.lanes[0]
         found: dict[str, Compared] = {}
@@ -363,7 +370,7 @@ def _bias(apart: Floats, members: list[int], reference_norm: float) -> Bias:
     """Of one group, from (g_r - g_ref,r)·(c - c_ref) of each replicate and leaf [R, L]."""
     if len(apart) < 2:
         return Bias(*[math.nan] * 5)
-    values = apart[streaming.renewal(len(apart) - 1) :, members].sum(1)
+    values = apart[statistics.later(len(apart)), members].sum(1)
     square = float(values.mean())
     se = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
     norm = math.sqrt(max(square, 0.0))

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from funcvae import bounds, pareto
 from funcvae.engine import Estimator
-from funcvae.noise import Noise, is_independent
 from funcvae.variance.replicates import AnyEstimator, Problem
 from funcvae.variance.statistics import WEIGHT_TAIL
 
@@ -21,8 +20,8 @@ class Importance(NamedTuple):
     least_ess: float
     """The same of the datum where it is least."""
     k_hat: float
-    """Pareto shape of the tail of all weights, each datum's divided by their mean; NaN where the samples of a datum are
-    not independent. From ½ on the weights have no variance, from ¼ on no fourth moment."""
+    """Pareto shape of the tail of all weights, each datum's divided by their mean. From ½ on the weights have no
+    variance, from ¼ on no fourth moment. NaN where log-weights are not finite."""
 
     @property
     def flag(self) -> str:
@@ -55,11 +54,11 @@ def add(seen: Seen, log_w: Tensor) -> Seen:
     return Seen(seen.ess + ess.sum(0), seen.replicates + len(log_w), kept)
 
 
-def judge(seen: Seen, scheme: Noise) -> Importance:
+def judge(seen: Seen) -> Importance:
     """What the weights seen say."""
     ess = seen.ess / seen.replicates
     log_w = torch.cat(seen.log_w).flatten(0, 1) if seen.log_w else torch.zeros(0, len(ess))  # [R·N, B]
-    known = is_independent(scheme) and len(log_w) > 0 and bool(log_w.isfinite().all())
+    known = len(log_w) > 0 and bool(log_w.isfinite().all())
     pooled = (log_w - bounds.iwae(log_w)).flatten() if known else None
     k_hat = math.nan if pooled is None else float(pareto.k_hat(pooled.unsqueeze(1))[0])
     return Importance(float(ess.mean()), float(ess.min()), k_hat)

@@ -1,6 +1,7 @@
 """The moments of one estimator's gradient, coordinate by coordinate."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,18 @@ from funcvae.module import Params, State
 from funcvae.noise import Noise, iid
 from funcvae.vae import VAE
 from funcvae.variance import importance, statistics, streaming
-from funcvae.variance.replicates import AnyEstimator, Problem, Progress, at_once, check, check_finite, chunks, gradients
+from funcvae.variance.replicates import (
+    AnyEstimator,
+    Gradients,
+    Problem,
+    Progress,
+    at_once,
+    check,
+    check_finite,
+    compiled,
+    gradients,
+)
+from funcvae.variance.replicates import noise as noise_of
 from funcvae.variance.statistics import Group, Measured
 
 
@@ -71,7 +83,7 @@ def moments(
         x: data [B, ...]: the gradient is that of this batch.
         samples: K.
         replicates: R.
-        chunk: replicates at a time; as many as make some eight million numbers, but at most 16, unless given.
+        chunk: replicates at a time; by the sizes of model and batch, at most 16, unless given.
         noise: the noise scheme; it is `vmap`ped over keys.
         groups: further groups of parameters, as patterns such as "encoder/*.bias".
         train: whether networks are in training mode, as with BatchNorm they are when the gradient is used.
@@ -96,25 +108,33 @@ def moments(
     members_of = statistics.groups_of(list(named), sizes, groups)
     name = getattr(estimator, "name", getattr(estimator, "__name__", "the estimator"))
 
-    gradient = gradients([estimator], problem, compile)
-    add = torch.compile(streaming.add_powers, dynamic=False) if compile else streaming.add_powers
+    gradient = gradients((estimator,), model, problem.names, train)
     sums, squares, alongs, bounds, seen = None, [], [], [], importance.start(problem)
-    for found in chunks(gradient, problem, noise, key.to(x.device), 0, replicates, chunk):
-        (grads,), count = found.grads, len(found.log_w)
-        sums = sums or streaming.start([leaf[0] for leaf in grads], order=4)
-        for first, last in streaming.segments(found.first, found.first + count):
-            part = slice(first - found.first, last - found.first)
-            how = add if last - first == chunk else streaming.add_powers  # a compiled one for every length costs more
-            sums, square, along = streaming.add_(sums, first, [leaf[part] for leaf in grads], how)
-            check_finite(name, key, first, square, along)
-            squares.append(square)
-            alongs.append(along)
-        bounds.append(found.bounds[0])
-        seen = importance.add(seen, found.log_w)
-        progress(found.first + count, replicates)
+    step = compiled(_step(gradient)) if compile else _step(gradient)
+    for start, eps in noise_of(problem, noise, key.to(x.device), 0, replicates, chunk):
+        end = start + len(eps)
+        parts = list(streaming.segments(start, end))
+        if len(parts) == 1 and len(eps) == chunk and sums is not None:  # as nearly all: what is compiled is for these
+            sums = streaming.renewed(sums, start)
+            square, along, log_w, bound = step(params, state, x, eps, sums.center, sums.powers)
+            sums = streaming.counted(sums, square)
+        else:
+            (grads,), log_w, (bound,) = gradient(params, state, x, eps)
+            sums = sums or streaming.start([leaf[0] for leaf in grads], order=4)
+            rows = []
+            for first, last in parts:
+                sums, *row = streaming.add_(sums, first, [leaf[first - start : last - start] for leaf in grads])
+                rows.append(row)
+            square, along = (torch.cat(columns) for columns in zip(*rows, strict=True))
+        check_finite(name, key, start, square, along)
+        squares.append(square)
+        alongs.append(along)
+        bounds.append(bound)
+        seen = importance.add(seen, log_w)
+        progress(end, replicates)
     assert sums is not None
 
-    judged = importance.judge(seen, noise)
+    judged = importance.judge(seen)
     flag = judged.flag if importance.looks_at_weights(estimator, samples) else ""
     series = statistics.series(sums, squares, alongs)
     return Moments(
@@ -126,6 +146,17 @@ def moments(
         bound=statistics.of_mean(torch.cat(bounds).double().cpu().numpy()),
         replicates=replicates,
     )
+
+
+@lru_cache(maxsize=32)
+def _step(gradient: Gradients) -> Callable[..., Any]:
+    """The gradients of some replicates, added to the sums, in place."""
+
+    def step(params: Params, state: State, x: Tensor, eps: Tensor, center: Any, powers: Any) -> Any:
+        (grads,), log_w, (bound,) = gradient(params, state, x, eps)
+        return *streaming.add_powers(center, powers, grads), log_w, bound
+
+    return step
 
 
 def _by_coordinate(sums: streaming.Sums, params: Params) -> dict[str, Any]:

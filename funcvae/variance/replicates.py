@@ -4,9 +4,9 @@ Replicate r's noise is `scheme(fold_in(key, r), samples, (B, Z))` and depends on
 many replicates are taken at a time.
 """
 
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +23,7 @@ from funcvae.variance import streaming
 
 AnyEstimator = Callable[..., Estimate]
 Progress = Callable[[int, int], None]
+Gradients = Callable[..., Any]
 
 
 class Problem(NamedTuple):
@@ -39,6 +40,11 @@ class Problem(NamedTuple):
     def dtype(self) -> torch.dtype:
         """Of the noise."""
         return self.x.dtype if self.x.is_floating_point() else tree.leaves(self.params)[0].dtype
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the parameters, in the order of their leaves."""
+        return tuple(tree.named_leaves(self.params))
 
     @property
     def size(self) -> int:
@@ -73,42 +79,49 @@ def check(
 
 
 def at_once(problem: Problem) -> int:
-    """How many replicates to take at a time, unless it is said."""
-    return max(1, min(_MOST_AT_ONCE, _NUMBERS_AT_ONCE // problem.size))
+    """How many replicates to take at a time, unless it is said.
+
+    As many as make some eight million numbers, of their gradients or of what is decoded, but at most 16.
+    """
+    decoded = problem.samples * problem.x.numel()
+    return max(1, min(_MOST_AT_ONCE, _NUMBERS_AT_ONCE // max(problem.size, decoded)))
 
 
-def gradients(estimators: Sequence[AnyEstimator], problem: Problem, compile: bool = False) -> Callable[[Tensor], Any]:
-    """The function from noise [c, N, B, Z] to what a `Chunk` holds of it; the estimators share their forward pass."""
-    names = list(tree.named_leaves(problem.params))
+@lru_cache(maxsize=32)  # so that what is compiled once serves every call on the same model
+def gradients(estimators: tuple[AnyEstimator, ...], model: VAE, names: tuple[str, ...], train: bool) -> Gradients:
+    """The function (params, state, x, eps [c, N, B, Z]) -> what a `Chunk` holds; one forward pass for all estimators.
 
-    def one(eps: Tensor) -> Any:
-        model, params, state, x, _, train = problem
-        found = together(estimators, model, params, state, x, eps, train=train)
-        grads = [tree.named_leaves(out.grads) for out in found]
-        return (
-            [[g[name].flatten() for name in names] for g in grads],
-            found[0].log_w,
-            [out.bound.mean() for out in found],
-        )
+    Args:
+        estimators: which.
+        model: whose.
+        names: of the parameters, in the order of their leaves.
+        train: whether networks are in training mode.
+    """
 
-    def some(eps: Tensor) -> Any:
+    def some(params: Params, state: State, x: Tensor, eps: Tensor) -> Any:
+        def one(eps: Tensor) -> Any:
+            found = together(estimators, model, params, state, x, eps, train=train)
+            grads = [tree.named_leaves(out.grads) for out in found]
+            leaves = [[g[name].flatten() for name in names] for g in grads]
+            return leaves, found[0].log_w, [out.bound.mean() for out in found]
+
         return torch.vmap(one)(eps)
 
-    return torch.no_grad()(torch.compile(some, dynamic=False) if compile else some)
+    return some
+
+
+@lru_cache(maxsize=32)
+def compiled(f: Callable[..., Any]) -> Callable[..., Any]:
+    """The function under `torch.compile`: once for every shape."""
+    return torch.compile(f, dynamic=False)
 
 
 def chunks(
-    gradient: Callable[[Tensor], Any],
-    problem: Problem,
-    scheme: Noise,
-    key: random.Key,
-    first: int,
-    last: int,
-    chunk: int,
+    gradient: Gradients, problem: Problem, scheme: Noise, key: random.Key, first: int, last: int, chunk: int
 ) -> Iterator[Chunk]:
     """Replicates first … last-1, `chunk` at a time."""
-    for start, eps in _noise(problem, scheme, key, first, last, chunk):
-        yield Chunk(start, *gradient(eps))
+    for start, eps in noise(problem, scheme, key, first, last, chunk):
+        yield Chunk(start, *gradient(problem.params, problem.state, problem.x, eps))
 
 
 def check_finite(name: str, key: random.Key, first: int, *series: Tensor) -> None:
@@ -127,7 +140,10 @@ def check_finite(name: str, key: random.Key, first: int, *series: Tensor) -> Non
 def seconds_per_gradient(
     estimators: Sequence[AnyEstimator], problem: Problem, scheme: Noise, key: random.Key, timings: int
 ) -> list[float]:
-    """The median time of one gradient with each estimator by itself, as a training step would take it, in seconds."""
+    """The time of one gradient with each estimator by itself, as a training step would take it, in seconds.
+
+    It is the least of several, which other programs disturb least.
+    """
     eps = problem.draw(scheme, key)
     model, params, state, x, _, train = problem
     spent: list[list[float]] = [[] for _ in estimators]
@@ -138,14 +154,14 @@ def seconds_per_gradient(
                 estimator(model, params, state, x, eps, train=train)
             if turn:  # the first warms up
                 times.append(_now(x) - begin)
-    return [statistics.median(times) for times in spent]
+    return [min(times) for times in spent]
 
 
 _MOST_AT_ONCE, _NUMBERS_AT_ONCE = 16, 2**23
 _MOST_DRAWN, _NOISE_DRAWN = 64, 2**17  # replicates and numbers in a block of noise
 
 
-def _noise(
+def noise(
     problem: Problem, scheme: Noise, key: random.Key, first: int, last: int, chunk: int
 ) -> Iterator[tuple[int, Tensor]]:
     """The noise [c, N, B, Z] of replicates first … last-1, `chunk` at a time.

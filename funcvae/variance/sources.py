@@ -119,20 +119,20 @@ def sources(
         rows = random.permutation(random.fold_in(choice_key, m), len(data))[:batch]
         x = observe(random.fold_in(observe_key, m), data[rows])
         problem = Problem(model, params, state, x, samples, train)
-        gradient = gradients([estimator], problem)
+        gradient = gradients((estimator,), model, problem.names, train)
         key_m, sums = random.fold_in(noise_key, m), None
         for found in chunks(gradient, problem, noise, key_m, 0, replicates, at_once(problem)):
             (grads,) = found.grads
             sums = sums or streaming.start([leaf[0] for leaf in grads], order=1)
             for first, last in streaming.segments(found.first, found.first + len(found.log_w)):
                 part = slice(first - found.first, last - found.first)
-                sums, square, along = streaming.add_(sums, first, [leaf[part] for leaf in grads], streaming.add_powers)
+                sums, square, along = streaming.add_(sums, first, [leaf[part] for leaf in grads])
                 check_finite(f"batch {m}", key_m, first, square, along)
         assert sums is not None
         within.append(streaming.total_variance(sums))
         means = streaming.mean(sums)
         between = between or streaming.start(means, order=1)
-        between, square, along = streaming.add_(between, m, [leaf.unsqueeze(0) for leaf in means], streaming.add_powers)
+        between, square, along = streaming.add_(between, m, [leaf.unsqueeze(0) for leaf in means])
         squares.append(square)
         alongs.append(along)
         progress(m + 1, batches)

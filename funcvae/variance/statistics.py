@@ -58,8 +58,8 @@ class Group(NamedTuple):
     """‖μ‖/√T. For one coordinate it is |E g|/σ(g), Rainforth et al.'s equation 3."""
     dsnr: Measured
     """E ‖g_∥‖/‖g_⊥‖, with g_∥ the part of g along μ and g_⊥ the rest: Rainforth et al.'s directional SNR. Here along
-    the mean of the first n replicates, n the greatest power of two below R, over the replicates after them. Infinite in
-    one dimension, and of infinite mean in two."""
+    the centre c (see `streaming`), which is independent of g_r, for the `later` r. Infinite in one dimension, and of
+    infinite mean in two."""
     kurtosis: float
     """E ‖g - μ‖⁴/T²: in one dimension the usual kurtosis (3 for a normal g), in many near 1 if it is well-behaved."""
     k_hat: float
@@ -78,16 +78,15 @@ class Series(NamedTuple):
     mean: Floats
     """‖ḡ‖² of each leaf [L]."""
     center: Floats
-    """‖c‖² of each leaf [L], at the last renewal of the centre c."""
+    """‖c‖² of each leaf and renewal of the centre c, which are at replicates 1, 2, 4, 8, …: [log R, L]."""
 
 
 def series(sums: streaming.Sums, square: Sequence[torch.Tensor], along: Sequence[torch.Tensor]) -> Series:
     """The series of the replicates in `sums`."""
-    norms = [torch.stack([leaf.double().square().sum() for leaf in leaves]).cpu().numpy() for leaves in
-             (streaming.mean(sums), sums.center)]  # fmt: skip
-    return Series(
-        torch.cat(list(square)).numpy(), torch.cat(list(along)).numpy(), streaming.total_variance(sums).numpy(), *norms
-    )
+    mean = torch.stack([leaf.square().sum() for leaf in streaming.mean(sums)]).cpu()
+    center = torch.stack(sums.norms) if sums.norms else mean.new_zeros(0, len(mean))
+    columns = torch.cat(list(square)), torch.cat(list(along)), streaming.total_variance(sums), mean, center
+    return Series(*(column.numpy() for column in columns))
 
 
 def groups_of(names: Sequence[str], sizes: Sequence[int], wanted: Sequence[str] = ()) -> dict[str, list[int]]:
@@ -126,33 +125,34 @@ def scaled_squares(s: Series, members: Sequence[int]) -> Floats:
 
 def group(s: Series, members: Sequence[int], size: int, flag: str = "") -> Group:
     """What the replicates say of a group of parameters; `flag` is what speaks against its intervals already."""
-    replicates, last = len(s.square), _last_segment(s)
+    replicates, late = len(s.square), later(len(s.square))
     total = float(s.total[members].sum()) if replicates > 1 else math.nan
     u = scaled_squares(s, members)
     kurtosis, k_hat = kurtosis_of(u), tail_of(u)
     flag = "; ".join(filter(None, [flag, distrust(u, kurtosis, k_hat)]))
     variance = of_mean(u, total, flag=flag)
-    along, square = s.along[last][:, members].sum(1), s.square[last][:, members].sum(1)
+    along, square = s.along[late][:, members].sum(1), s.square[late][:, members].sum(1)
     mean_square = float(s.mean[members].sum()) - (total / replicates if replicates > 1 else 0.0)
     norm = root(mean_square, _se_of_mean(2 * along, replicates), flag)
     snr = signal_to_noise(s, s, members, flag)
 
-    center = float(s.center[members].sum())
-    parallel = np.abs(along + center) / math.sqrt(center) if center > 0 else np.zeros_like(along)
-    across = (square + 2 * along + center - parallel**2).clip(min=0)
-    undefined = Measured(math.inf, math.nan, math.nan, math.nan, flag)  # there is no other direction
     if size == 1:
-        dsnr = undefined
+        dsnr = Measured(math.inf, math.nan, math.nan, math.nan, flag)  # there is no other direction
     else:
+        center = np.array([s.center[r.bit_length() - 1, members].sum() for r in range(replicates)[late]])
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = parallel / np.sqrt(across)
-        dsnr = of_mean(ratio, flag=flag) if np.isfinite(ratio).all() else undefined._replace(value=float(ratio.mean()))
+            parallel = np.abs(along + center) / np.sqrt(center)
+            ratio = parallel / np.sqrt((square + 2 * along + center - parallel**2).clip(min=0))
+            fine = np.isfinite(ratio).all()
+            dsnr = (
+                of_mean(ratio, flag=flag) if fine else Measured(float(ratio.mean()), math.nan, math.nan, math.nan, flag)
+            )
     return Group(size, variance, norm, snr, dsnr, kurtosis, k_hat)
 
 
 def signal_to_noise(signal: Series, noise: Series, members: Sequence[int], flag: str = "") -> Measured:
     """‖μ‖ of the one over √T of the other, on common random numbers, by the delta method on its square."""
-    replicates, last = len(noise.square), _last_segment(noise)
+    replicates, late = len(noise.square), later(len(noise.square))
     if replicates < 2:
         return Measured(math.nan, math.inf, math.nan, math.nan, flag)
     total = float(noise.total[members].sum())
@@ -161,7 +161,7 @@ def signal_to_noise(signal: Series, noise: Series, members: Sequence[int], flag:
     if total == 0:
         return Measured(math.inf if mean_square > 0 else math.nan, math.nan, math.nan, math.nan, flag)
     ratio = mean_square / total
-    along, u = signal.along[last][:, members].sum(1), noise.square[last][:, members].sum(1)
+    along, u = signal.along[late][:, members].sum(1), scaled_squares(noise, members)[late.start - 1 :]
     return root(ratio, _se_of_mean((2 * along - ratio * u) / total, replicates), flag)
 
 
@@ -251,9 +251,9 @@ def distrust(u: Floats, kurtosis: float, k_hat: float) -> str:
     return ""
 
 
-def _last_segment(s: Series) -> slice:
-    """The replicates after the centre's last renewal, of which it is independent."""
-    return slice(streaming.renewal(len(s.square) - 1) if len(s.square) > 1 else 0, None)
+def later(replicates: int) -> slice:
+    """The later replicates, half of them or more: those with a centre of at least a quarter's mean."""
+    return slice(streaming.renewal(replicates // 2) if replicates > 1 else 1, None)
 
 
 def _se_of_mean(values: Floats, replicates: int) -> float:

@@ -10,11 +10,10 @@ on how many replicates come at a time; and it is independent of replicate r >= 1
 The u_r are Welford's increments with a mean that is renewed at powers of two, and what standard errors come from.
 
 References: Welford (1962), "Note on a method for calculating corrected sums of squares and products"; Chan, Golub &
-LeVeque (1983), "Algorithms for computing the sample variance", whose merge, about shifted data, is `recentred`.
+LeVeque (1983), "Algorithms for computing the sample variance", whose merge, about shifted data, is `recentred_`.
 """
 
-from collections.abc import Callable, Iterator
-from math import comb
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -34,15 +33,14 @@ class Sums(NamedTuple):
     """powers[j - 1]: sum_r (g_r - c)^j [P] of each leaf, in float64, for j = 1 … order."""
     total: Tensor
     """sum_r ‖g_r - c‖² [L], in float64."""
-
-
-Add = Callable[[Leaves, list[Leaves], Leaves], tuple[Tensor, Tensor]]
+    norms: list[Tensor]
+    """‖c‖² [L] of every centre since the first renewal, at replicates 1, 2, 4, 8, …"""
 
 
 def start(first: Leaves, order: int) -> Sums:
     """No replicates yet, with the first of them as the centre."""
     powers = [[torch.zeros_like(leaf, dtype=torch.float64) for leaf in first] for _ in range(order)]
-    return Sums(0, [leaf.clone() for leaf in first], powers, torch.zeros(len(first), dtype=torch.float64))
+    return Sums(0, [leaf.clone() for leaf in first], powers, torch.zeros(len(first), dtype=torch.float64), [])
 
 
 def segments(first: int, last: int) -> Iterator[tuple[int, int]]:
@@ -58,15 +56,28 @@ def renewal(r: int) -> int:
     return 1 << (r.bit_length() - 1)
 
 
-def add_(sums: Sums, first: int, grads: Leaves, add: Add) -> tuple[Sums, Tensor, Tensor]:
+def add_(sums: Sums, first: int, grads: Leaves) -> tuple[Sums, Tensor, Tensor]:
     """The sums with a segment of replicates first, first+1, … added, whose gradients are [c, P] for each leaf.
 
     Writes into the sums it is given. Also returns ‖g_r - c‖² and (g_r - c)·c of each replicate and leaf, [c, L].
     """
-    if first >= 1 and first == renewal(first):
-        sums = recentred(sums, [leaf + power / sums.n for leaf, power in zip(sums.center, sums.powers[0], strict=True)])
-    squares, along = add(sums.center, sums.powers, grads)
-    return sums._replace(n=sums.n + len(squares), total=sums.total + squares.sum(0)), squares, along
+    sums = renewed(sums, first)
+    squares, along = add_powers(sums.center, sums.powers, grads)
+    return counted(sums, squares), squares, along
+
+
+def renewed(sums: Sums, first: int) -> Sums:
+    """The sums about a new centre, their mean so far, if there is one from replicate `first` on. Uses them up."""
+    if first < 1 or first != renewal(first):
+        return sums
+    sums = recentred_(sums, mean(sums))
+    norm = torch.stack([leaf.double() @ leaf.double() for leaf in sums.center]).cpu()
+    return sums._replace(norms=[*sums.norms, norm])
+
+
+def counted(sums: Sums, squares: Tensor) -> Sums:
+    """The sums after `add_powers` wrote into them and returned these squares [c, L]."""
+    return sums._replace(n=sums.n + len(squares), total=sums.total + squares.sum(0))
 
 
 def add_powers(center: Leaves, powers: list[Leaves], grads: Leaves) -> tuple[Tensor, Tensor]:
@@ -91,21 +102,24 @@ def add_powers(center: Leaves, powers: list[Leaves], grads: Leaves) -> tuple[Ten
     return torch.stack(squares, 1).cpu(), torch.stack(alongs, 1).cpu()
 
 
-def recentred(sums: Sums, center: Leaves) -> Sums:
-    """The same sums about another centre (of any dtype; it is rounded to the gradient's).
+def recentred_(sums: Sums, center: Leaves) -> Sums:
+    """The same sums about another centre (of any dtype; it is rounded to the old one's), writing over the powers.
 
-    sum_r (g_r - c - d)^j = sum_i binom(j, i) (-d)^(j-i) sum_r (g_r - c)^i
+    With s_j = sum_r (g_r - c)^j and d the step from c to the other centre, by Horner's scheme,
+
+        sum_r (g_r - c - d)^j = sum_i binom(j, i) (-d)^(j-i) s_i:    s_j -= d s_(j-1), for j = order … k, k = 1 … order.
     """
     center = [new.to(old.dtype) for new, old in zip(center, sums.center, strict=True)]
-    powers: list[Leaves] = [[] for _ in sums.powers]
     total = sums.total.clone()
+    order = len(sums.powers)
     for leaf, (new, old) in enumerate(zip(center, sums.center, strict=True)):
         d = new.double() - old.double()
-        about = [torch.full_like(d, sums.n), *(power[leaf] for power in sums.powers)]
-        total[leaf] += (sums.n * d.square() - 2 * d * about[1]).sum().cpu()
-        for j, shifted in enumerate(powers, 1):
-            shifted.append(sum((comb(j, i) * (-d) ** (j - i) * about[i] for i in range(j + 1)), torch.zeros_like(d)))
-    return Sums(sums.n, center, powers, total)
+        s = [power[leaf] for power in sums.powers]
+        total[leaf] += (sums.n * (d @ d) - 2 * (d @ s[0])).cpu()
+        for k in range(1, order + 1):
+            for j in range(order, k - 1, -1):
+                s[j - 1].sub_(sums.n * d) if j == 1 else s[j - 1].addcmul_(d, s[j - 2], value=-1)
+    return sums._replace(center=center, total=total)
 
 
 def mean(sums: Sums) -> Leaves:
@@ -121,8 +135,9 @@ def total_variance(sums: Sums) -> Tensor:
 
 def central(sums: Sums) -> list[Leaves]:
     """The sums of powers about the mean: central(sums)[j - 1] for j = 1 … order (the first are zero)."""
-    exact = sums._replace(center=[leaf.double() for leaf in sums.center])  # the mean is not rounded to float32
-    return recentred(exact, mean(sums)).powers
+    center = [leaf.double() for leaf in sums.center]  # so that the mean is not rounded to float32
+    powers = [[leaf.clone() for leaf in power] for power in sums.powers]
+    return recentred_(sums._replace(center=center, powers=powers), mean(sums)).powers
 
 
 _COLUMNS = 2**15  # at a time: what is between the gradient and the sums stays in the cache
