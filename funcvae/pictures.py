@@ -238,9 +238,14 @@ def training(history: History, *, name: str, title: str) -> Figure:
 def of_comparison(found: variance.Comparison, *, name: str = "") -> dict[str, Figure]:
     """The figures of a comparison of estimators: each network's variances, all layers', and variance against cost."""
     rows = list(found.rows.values())
-    names = [row.name for row in rows]
     of = f"{name}: " if name else ""
     where = f"(K = {found.samples}, batch of {found.batch}, {found.replicates:,} replicates)"
+
+    def names(group: str) -> list[str]:
+        several = len({row.target for row in rows}) > 1
+        ends = [f", for {row.target}" * several for row in rows]
+        biased = [", biased" * (group in row.bias and row.bias[group].z > 5) for row in rows]
+        return [row.name + end + bias for row, end, bias in zip(rows, ends, biased, strict=True)]
 
     def spans(group: str) -> NDArray[np.float64]:
         return np.array([row.groups[group].variance[:4] for row in rows], dtype=float)[:, [0, 2, 3]].T
@@ -249,16 +254,23 @@ def of_comparison(found: variance.Comparison, *, name: str = "") -> dict[str, Fi
     for network in found.networks:
         trusted = [row.groups[network].variance.trusted for row in rows]
         title = f"{of}variance of the {network}'s gradient\n{where}"
-        figures[f"variance_{network}"] = plots.variance_bars(names, *spans(network), trusted=trusted, title=title)
+        figures[f"variance_{network}"] = plots.variance_bars(
+            names(network), *spans(network), trusted=trusted, title=title
+        )
     layers = [group for group in rows[0].groups if "/" in group and "*" not in group]
     table = [[row.groups[layer].variance.value for layer in layers] for row in rows]
     title = f"{of}variance of the gradient, layer by layer, over that of {found.reference}\n{where}"
-    reference = names.index(found.reference)
-    figures["variance_layers"] = plots.variance_by_layer(names, layers, table, reference=reference, title=title)
+    reference = list(found.rows).index(found.reference)
+    figures["variance_layers"] = plots.variance_by_layer(
+        list(found.rows), layers, table, reference=reference, title=title
+    )
     if np.isfinite([row.seconds for row in rows]).all() and "encoder" in found.networks:
         seconds = [row.seconds for row in rows]
         title = f"{of}variance of the encoder's gradient against its cost\n{where}"
-        figures["variance_cost"] = plots.variance_cost(names, seconds, *spans("encoder"), title=title)
+        trusted = [row.groups["encoder"].variance.trusted for row in rows]
+        figures["variance_cost"] = plots.variance_cost(
+            names("encoder"), seconds, *spans("encoder"), trusted=trusted, title=title
+        )
     return figures
 
 

@@ -27,4 +27,4 @@ def note(ax: Axes, text: str) -> None:
 
 def room(wide: float, title: str) -> float:
     """A figure's width in inches, or more if its title needs more."""
-    return max(wide, 0.1 * len(title) + 0.3)
+    return max(wide, 0.1 * max(map(len, title.split("\n"))) + 0.3)

@@ -195,6 +195,7 @@ def variance_cost(
     low: ArrayLike,
     high: ArrayLike,
     *,
+    trusted: ArrayLike | None = None,
     title: str = "Variance against cost",
 ) -> Figure:
     """The variance of each estimator against the time that one of its gradients takes, both on log axes.
@@ -208,12 +209,16 @@ def variance_cost(
         variance: of each [E]; one that is 0 or not finite is left out, and a note says so.
         low: lower ends of the 95% intervals [E], 0 or less allowed; where an end is NaN there is no interval.
         high: upper ends [E], infinite allowed.
+        trusted: whether each interval is to be trusted [E]; all are unless given. The others are drawn hollow.
         title: what the figure shows.
 
     Raises:
         BadValue: the arrays are not [E] with one entry for each name, a time is not positive or a variance negative.
     """
     value, low, high, seconds = _of_estimators(names, variance=variance, low=low, high=high, seconds=seconds)
+    sure = np.ones(len(value), bool) if trusted is None else np.asarray(trusted, dtype=bool)
+    if sure.shape != value.shape:
+        raise BadValue(f"trusted must be [{len(names)}], one for each name, got {list(sure.shape)}")
     if not _positive(seconds).all():
         raise BadValue(f"seconds must be positive and finite, got {seconds[~_positive(seconds)][0]}")
     shown = _positive(value)
@@ -239,10 +244,13 @@ def variance_cost(
     for k, (place, down, upper) in enumerate(zip(x, low[shown], high[shown], strict=True)):
         colour = PALETTE[k % len(PALETTE)]
         _intervals(ax, [place], [down], [upper], colour, vertical=True)
-        ax.plot(place, y[k], _MARKERS[k % len(_MARKERS)], color=colour, mec="white", markersize=9)
+        filled = {"color": colour, "mec": "white"} if sure[shown][k] else {"color": "white", "mec": colour, "mew": 1.6}
+        ax.plot(place, y[k], _MARKERS[k % len(_MARKERS)], markersize=9, **filled)
     gone = [
         f"{name} ({_word(v) if v else 'variance 0'})" for name, v in zip(names, value, strict=True) if not _positive(v)
     ]
+    if not sure[shown].all():
+        notes.append("hollow: interval not to be trusted")
     if gone:
         notes.append(textwrap.fill("left out: " + ", ".join(gone), 95))
     ax.set_title("\n".join(notes), loc="left", size="small", style="italic")  # above, where it hides nothing
@@ -318,6 +326,9 @@ def sweep(
     ax.set_title("; ".join(notes), loc="left", size="small", style="italic")
     figure.legend(loc="outside lower center", ncols=cols, frameon=False)
     _finish(ax, ax.xaxis, ax.yaxis)
+    low, high = ax.get_xlim()
+    if sum(low <= tick <= high for tick in ax.get_xticks()) < 3 and len(x) <= 8:
+        ax.set_xticks(x, [f"{v:,g}" for v in x])
     return figure
 
 

@@ -389,8 +389,12 @@ def table(found: Comparison) -> str:
         size = found.rows[found.reference].groups[group].size
         lines += ["", f"{group}: total variance of the gradient over {size:,} parameter{'s' * (size > 1)}", titles]
         lines += [f"{name:{wide}}  {_line(row, group)}" for name, row in found.rows.items()]
+    targets: dict[str, list[str]] = {}
+    for name, row in found.rows.items():
+        targets.setdefault(row.target, []).append(name)
+    lines += ["", "targets: " + "; ".join(f"{target} ({', '.join(names)})" for target, names in targets.items())]
     each = {row.noise: row.importance for row in found.rows.values()}
-    lines += [""] + [
+    lines += [
         f"importance weights, {scheme} noise: effective sample size {of.ess:.2f} of {found.samples} "
         f"(least {of.least_ess:.2f})" + (f", Pareto k̂ {of.k_hat:.2f}" if math.isfinite(of.k_hat) else "")
         for scheme, of in each.items()

@@ -44,6 +44,11 @@ class Measured(NamedTuple):
         """Whether nothing speaks against the interval."""
         return not self.flag
 
+    def sqrt(self) -> "Measured":
+        """Its square root, as of a variance, with its error carried over."""
+        value, low, high = (math.sqrt(max(x, 0.0)) for x in (self.value, self.low, self.high))
+        return Measured(value, self.se / (2 * value) if value > 0 else math.inf, low, high, self.flag)
+
 
 class Group(NamedTuple):
     """A gradient in one group of parameters, over the noise. Gradients are in nats per unit of the parameters."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from funcvae import random
-from funcvae.errors import BadValue
+from funcvae.errors import BadValue, unknown
 from funcvae.variance.statistics import Measured
 
 
@@ -38,6 +38,16 @@ class Sweep(NamedTuple):
         fits = [self.slopes.get(name) for name in self.series]
         cells = [f"{f'{fit.slope:+.3f} ± {fit.se:.3f}' if fit else '':>{wide}}" for fit in fits]
         return "\n".join([*lines, f"{'slope':>10}  " + "  ".join(cells)])
+
+    def only(self, *names: str) -> "Sweep":
+        """The same with these of its series."""
+        for name in names:
+            if name not in self.series:
+                raise unknown("series of the sweep", name, self.series)
+        return self._replace(
+            series={name: self.series[name] for name in names},
+            slopes={name: self.slopes[name] for name in names if name in self.slopes},
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, in plain dicts, lists, numbers and strings."""

@@ -67,8 +67,8 @@ ESTIMATORS = {spec: parse(spec) for spec in ("iwae", "dreg")}
 def lab(x: Tensor, spec: str, samples: int, replicates: int, chunk: int, compile: bool) -> fv.variance.Moments:
     params, state = MODEL.init(fv.random.key(1))
     return fv.variance.moments(
-        ESTIMATORS[spec], MODEL, params, state, x, fv.random.key(2), samples=samples, replicates=replicates, chunk=chunk,
-        compile=compile,
+        ESTIMATORS[spec], MODEL, params, state, x, fv.random.key(2),
+        samples=samples, replicates=replicates, chunk=chunk, compile=compile,
     )  # fmt: skip
 
 
