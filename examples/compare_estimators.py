@@ -12,7 +12,6 @@ import tyro
 
 import funcvae as fv
 from funcvae import data, noise, pictures, plots, variance
-from funcvae.variance.compare import Arm
 
 
 def mixed(share: float) -> fv.Estimator:
@@ -46,7 +45,7 @@ def main(
     trained = model, ts.params, ts.state
 
     estimators = [fv.estimators.parse(name) for name in ("elbo", "elbo_mc", "stl", "iwae", "dreg", "vimco", "rws")]
-    arms: dict[str, Arm] = {estimator.name: estimator for estimator in [*estimators, mixed(0.02)]}
+    arms: dict[str, variance.Arm] = {estimator.name: estimator for estimator in [*estimators, mixed(0.02)]}
     # With dependent samples log (1/K) sum_k w_k has another mean than L_K: iwae's target is another there.
     arms |= {
         "elbo_mc, mirrored": (fv.estimators.elbo_mc(), noise.mirrored),

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from funcvae import __version__, data, estimators, files, noise, pictures, plots, random, reports, runs, tracking
 from funcvae.errors import BadValue, FuncvaeError
 from funcvae.models import RECIPES
+from funcvae.probes import Probe
 
 RunPath = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RUN")]]
 Device = Literal["auto", "cpu", "cuda"]
@@ -105,9 +106,7 @@ def train(
             download=download,
             trackers=[trackers[name] for name in dict.fromkeys(track)],
             sample_each_step=sample_each_step,
-            probe=runs.Probe(
-                variance_every, tuple(name for name in variance_of.split(",") if name), variance_replicates
-            ),
+            probe=Probe(variance_every, tuple(name for name in variance_of.split(",") if name), variance_replicates),
         )
     )
 

@@ -11,7 +11,6 @@ figures/*.png
 """
 
 import json
-import math
 import os
 import platform
 import shutil
@@ -26,8 +25,6 @@ from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
 from funcvae import (
     __version__,
@@ -38,15 +35,15 @@ from funcvae import (
     noise,
     pictures,
     plots,
+    probes,
     random,
     tracking,
     train,
-    variance,
 )
-from funcvae.engine import Estimator
-from funcvae.errors import BadData, BadValue, Missing, NonFinite, unknown
+from funcvae.errors import BadData, BadValue, Missing, unknown
 from funcvae.models import RECIPES, Recipe
 from funcvae.module import Params, State
+from funcvae.probes import NEVER, Probe
 from funcvae.train import TrainState
 from funcvae.vae import VAE
 
@@ -72,20 +69,6 @@ class Config:
     device: str = "cpu"
     precision: str = "highest"
     compile: bool = False
-
-
-class Probe(NamedTuple):
-    """How the gradient's variance is followed along training, on one batch of training data, in evaluation mode."""
-
-    every: int = 0
-    """After how many steps each time; 0 for never."""
-    others: tuple[str, ...] = ()
-    """Estimators to follow beside the one that trains, on the same noise."""
-    replicates: int = 100
-    """Of the noise."""
-
-
-NEVER = Probe()
 
 
 class Run(NamedTuple):
@@ -199,7 +182,9 @@ def run(
     seen = recipe_.observe(observe_key, x_test[: pictures.POINTS])
     # Estimator and noise may not suit the model or the number of samples: let them say so now. (Values do not matter.)
     eps = torch.zeros_like(scheme(observe_key, config.samples, (1, model.latent)))
-    follow = _follower(probe, config, recipe_, model, x_train, probe_key)
+    follow = probes.follower(
+        probe, config.estimator, scheme, config.samples, x_train, config.batch, recipe_.observe, probe_key
+    )
     for each in [estimator, *(follow.arms.values() if follow else ())]:
         each(model, ts.params, ts.state, seen[:1], eps, train=False)
 
@@ -271,56 +256,6 @@ def run(
     for name, figure in figures.items():
         plots.save(figure, out / "figures" / f"{name}.png")
     return out
-
-
-class _Follower(NamedTuple):
-    """Measures the variance of gradients as training goes on."""
-
-    arms: dict[str, Estimator]
-    x: Tensor
-    key: random.Key
-    scheme: noise.Noise
-    samples: int
-    replicates: int
-
-    def __call__(self, model: VAE, params: Params, state: State, step: int) -> train.Row:
-        """The numbers for a row: "variance/NAME/NETWORK", its standard error "variance_se/…", and "snr/…"."""
-        try:
-            found = variance.compare(
-                self.arms, model, params, state, self.x, random.fold_in(self.key, step), samples=self.samples,
-                replicates=self.replicates, noise=self.scheme, timings=0,
-            )  # fmt: skip
-        except NonFinite as error:
-            tqdm.write(f"funcvae: no variance after step {step}: {error}", file=sys.stderr)
-            return {}
-        row = {}
-        for name, each in found.rows.items():
-            for network in found.networks:
-                group = each.groups[network]
-                row[f"variance/{name}/{network}"] = group.variance.value
-                row[f"variance_se/{name}/{network}"] = group.variance.se
-                row[f"snr/{name}/{network}"] = group.snr.value
-        return {name: value for name, value in row.items() if math.isfinite(value)}
-
-
-def _follower(
-    probe: Probe, config: Config, recipe_: Recipe, model: VAE, x: Tensor, key: random.Key
-) -> _Follower | None:
-    """What follows the variance, if it is to be followed."""
-    if probe.every < 0:
-        raise BadValue(f"--variance-every is {probe.every}: it must be a number of steps, or 0 for never")
-    if probe.every == 0:
-        return None
-    if probe.replicates < 2:
-        raise BadValue(f"--variance-replicates is {probe.replicates}: a variance needs at least 2")
-    scheme = noise.parse(config.noise)
-    arms = {spec: estimators.parse(spec) for spec in dict.fromkeys((config.estimator, *probe.others))}
-    for estimator in arms.values():
-        estimator.claims_under(scheme)
-    choice_key, observe_key, noise_key = random.split(key, 3)
-    rows = random.permutation(choice_key, len(x))[: config.batch]
-    seen = recipe_.observe(observe_key, x[rows])
-    return _Follower(arms, seen, noise_key, scheme, config.samples, probe.replicates)
 
 
 def load(path: str | Path, *, device: str = "cpu", data: str | None = None, data_dir: str | None = None) -> Run:

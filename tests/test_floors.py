@@ -22,7 +22,7 @@ FLOORS = [
     {"train"},
     {"models", "evaluate", "variance"},
     {"data", "checkpoint", "tracking", "plots"},
-    {"pictures"},
+    {"pictures", "probes"},
     {"runs"},
     {"reports"},
     {"cli"},
@@ -34,7 +34,7 @@ EDGES = FLOOR["data"]  # from here up: files, processes, printing, plotting
 SHARED = {
     "models": {"models.recipe"},
     "plots": {"plots._arrays", "plots._style"},
-    "variance": {f"variance.{name}" for name in ("streaming", "replicates", "statistics", "importance")},
+    "variance": {f"variance.{name}" for name in ("streaming", "replicates", "statistics", "importance", "comparison")},
 }
 DRAWS = {
     "bernoulli", "dropout", "initial_seed", "manual_seed", "multinomial", "normal", "poisson", "rand", "rand_like",

@@ -5,7 +5,8 @@
 that of the data and that of the noise; `sweep` follows any of these along K, a batch's size or training.
 """
 
-from funcvae.variance.compare import Arm, Bias, Compared, Comparison, compare
+from funcvae.variance.compare import Arm, compare
+from funcvae.variance.comparison import Bias, Compared, Comparison
 from funcvae.variance.exact import Exact, exact
 from funcvae.variance.moments import Moments, moments
 from funcvae.variance.sources import Sources, Split, sources

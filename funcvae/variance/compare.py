@@ -2,20 +2,19 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from funcvae import files, random, tree
+from funcvae import random, tree
 from funcvae.engine import Estimator
-from funcvae.errors import BadValue
+from funcvae.errors import BadValue, unknown
 from funcvae.module import Params, State
 from funcvae.noise import Noise, iid, name_of
 from funcvae.vae import VAE
 from funcvae.variance import importance, statistics, streaming
-from funcvae.variance.importance import Importance
+from funcvae.variance.comparison import Bias, Compared, Comparison
 from funcvae.variance.replicates import (
     AnyEstimator,
     Chunk,
@@ -30,99 +29,6 @@ from funcvae.variance.replicates import (
     seconds_per_gradient,
 )
 from funcvae.variance.statistics import Floats, Group, Measured, Series
-
-
-class Bias(NamedTuple):
-    """How far a mean gradient lies from the reference's, b = E g - E g_ref, in one group of parameters."""
-
-    norm: float
-    """‖b‖, from the unbiased square; 0 where that is negative."""
-    relative: float
-    """‖b‖/‖E g_ref‖."""
-    square: float
-    """‖b‖², without bias: the mean of (g_r - g_ref,r)·(c - c_ref) over the later half or more of the replicates. The
-    centres c are means of earlier ones (see `streaming`), and independent of replicate r."""
-    se: float
-    """The standard error of `square`, the centres being given."""
-    z: float
-    """square/se: standard normal where there is no bias, large and positive where there is one."""
-
-
-class Compared(NamedTuple):
-    """One estimator under one noise scheme. Dicts are by group of parameters."""
-
-    name: str
-    estimator: str
-    noise: str
-    target: str
-    """What the gradient is meant to be one of."""
-    groups: dict[str, Group]
-    ratio: dict[str, Measured]
-    """Its total variance over the reference's, from paired replicates."""
-    signal: dict[str, Measured]
-    """‖E g_ref‖/√T: its signal-to-noise ratio with the reference's mean for its own, which is the same where neither
-    has a bias, and known better from the less noisy of the two. Empty where their targets differ."""
-    bias: dict[str, Bias]
-    """Empty where their targets differ, and for the reference itself."""
-    bound: Measured
-    """The mean of the target bound over noise and batch, in nats per example."""
-    importance: Importance
-    seconds: float
-    """Of one gradient by itself, as a training step takes it: the least of `timings`. It does not repeat to the bit.
-    NaN where no time was taken."""
-
-    def cost(self, group: str = "all") -> float:
-        """Variance × seconds: what it takes to reach a given variance by averaging, so the least is the best."""
-        return self.groups[group].variance.value * self.seconds
-
-
-class Comparison(NamedTuple):
-    """What `compare` found: `print` it, or index it by name."""
-
-    rows: dict[str, Compared]
-    reference: str
-    samples: int
-    replicates: int
-    batch: int
-    key: tuple[int, int]
-    """The two words of the key."""
-    target_se: float | None = None
-    """The relative standard error asked of every ratio, where replicates were added until it was reached."""
-    reached: bool = True
-
-    def row(self, name: str) -> Compared:
-        """The estimator of this name, or an error with the nearest one."""
-        if name not in self.rows:
-            raise statistics.unknown("estimator of the comparison", name, self.rows)
-        return self.rows[name]
-
-    def flags(self) -> dict[str, list[str]]:
-        """Why intervals for networks are not to be trusted: for each reason the names of whom it speaks against."""
-        found: dict[str, list[str]] = {}
-        for name, row in self.rows.items():
-            for flag in dict.fromkeys(row.groups[network].variance.flag for network in self.networks):
-                if flag:
-                    found.setdefault(flag, []).append(name)
-        return found
-
-    @property
-    def networks(self) -> list[str]:
-        """The groups that the table has: "encoder", "decoder" and "prior", where they have parameters."""
-        groups = next(iter(self.rows.values())).groups
-        return [name for name in groups if "/" not in name and "*" not in name and name != "all"]
-
-    def __str__(self) -> str:
-        """An aligned table."""
-        return table(self)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, in plain dicts, lists, numbers and strings."""
-        return _plain(self)
-
-    def as_json(self) -> str:
-        """`as_dict` as JSON; numbers that are not finite are the strings "inf", "-inf" and "nan"."""
-        return files.as_json(self.as_dict()).decode()
-
 
 Arm = AnyEstimator | tuple[AnyEstimator, Noise]
 
@@ -189,7 +95,7 @@ def compare(
     if timings < 0:
         raise BadValue(f"timings is {timings}: it must not be negative")
     if reference not in arms:
-        raise statistics.unknown("reference", reference, arms)
+        raise unknown("reference", reference, arms)
     if target_se is not None and not target_se > 0:
         raise BadValue(f"target_se is {target_se}: a relative standard error is positive, as 0.01")
     lanes = [_lane(name, arm, noise, problem) for name, arm in arms.items()]
@@ -204,9 +110,8 @@ def compare(
         run.advance(done, stage, lambda at, to=stage: progress(at, to))  # type: ignore[misc]
         done = stage
         found = run.result(members_of, sizes)
-        worst = max((row.ratio[g].se / row.ratio[g].value for row in found.values() for g in members_of
-                     if "/" not in g and row.ratio[g].value > 0), default=0.0)  # fmt: skip
-        reached = target_se is None or worst <= target_se
+        ratios = [row.ratio[name] for row in found.values() for name in members_of if "/" not in name]
+        reached = target_se is None or all(ratio.se <= target_se * ratio.value for ratio in ratios)
         if reached or done >= replicates << _DOUBLINGS:
             break
         stage = 2 * done
@@ -222,7 +127,6 @@ def compare(
 
 
 _DOUBLINGS = 7
-_SEEN = 3  # standard errors from which the table calls a bias by its size
 
 
 class _Lane(NamedTuple):
@@ -259,16 +163,9 @@ class _Run:
     def __init__(self, lanes: list[_Lane], problem: Problem, key: random.Key, chunk: int, compile: bool) -> None:
         self.lanes, self.problem, self.key, self.chunk = lanes, problem, key, chunk
         self.schemes: list[Noise] = list(dict.fromkeys(lane.scheme for lane in lanes))
-        self.gradients = [
-            gradients(
-                tuple(lane.estimator for lane in lanes if lane.scheme is scheme),
-                problem.model,
-                problem.names,
-                problem.train,
-            )
-            for scheme in self.schemes
-        ]
-        self.gradients = [compiled(gradient) for gradient in self.gradients] if compile else self.gradients
+        of = [tuple(lane.estimator for lane in lanes if lane.scheme is scheme) for scheme in self.schemes]
+        eager = [gradients(estimators, problem.model, problem.names, problem.train) for estimators in of]
+        self.gradients = [compiled(gradient) for gradient in eager] if compile else eager
         self.seen = [importance.start(problem) for _ in self.schemes]
         self.kept: dict[str, _Kept] = {}
 
@@ -289,8 +186,10 @@ class _Run:
             here = [lane.name for lane in self.lanes if lane.scheme is scheme]
             grads |= dict(zip(here, part.grads, strict=True))
             for name, bound in zip(here, part.bounds, strict=True):
-                start = streaming.start([leaf[0] for leaf in grads[name]], order=1)
-                self.kept.setdefault(name, _Kept(start, [], [], [], [])).bounds.append(bound.double().cpu())
+                if name not in self.kept:
+                    start = streaming.start([leaf[0] for leaf in grads[name]], order=1)
+                    self.kept[name] = _Kept(start, [], [], [], [])
+                self.kept[name].bounds.append(bound.double().cpu())
         begin, count = found[0].first, len(found[0].log_w)
         against = self.lanes[0]
         for first, last in streaming.segments(begin, begin + count):
@@ -376,67 +275,3 @@ def _bias(apart: Floats, members: list[int], reference_norm: float) -> Bias:
     norm = math.sqrt(max(square, 0.0))
     z = square / se if se > 0 else (0.0 if square == 0 else math.inf)
     return Bias(norm, norm / reference_norm if reference_norm > 0 else math.nan, square, se, z)
-
-
-def table(found: Comparison) -> str:
-    """A comparison as aligned text: for each network a line for each estimator."""
-    head = f"K = {found.samples}, batch of {found.batch}, {found.replicates:,} replicates; ratios and bias against "
-    lines = [head + found.reference]
-    wide = max(len("estimator"), *map(len, found.rows))
-    titles = f"{'estimator':{wide}}  {'variance':>10} {'95% interval':>21}  {'ratio':>8} {'95% interval':>19}  "
-    titles += f"{'SNR':>8} {'DSNR':>8}  {'bias z':>7} {'size':>7}  {'ms':>7} {'var × ms':>9}"
-    for group in found.networks:
-        size = found.rows[found.reference].groups[group].size
-        lines += ["", f"{group}: total variance of the gradient over {size:,} parameter{'s' * (size > 1)}", titles]
-        lines += [f"{name:{wide}}  {_line(row, group)}" for name, row in found.rows.items()]
-    targets: dict[str, list[str]] = {}
-    for name, row in found.rows.items():
-        targets.setdefault(row.target, []).append(name)
-    lines += ["", "targets: " + "; ".join(f"{target} ({', '.join(names)})" for target, names in targets.items())]
-    each = {row.noise: row.importance for row in found.rows.values()}
-    lines += [
-        f"importance weights, {scheme} noise: effective sample size {of.ess:.2f} of {found.samples} "
-        f"(least {of.least_ess:.2f})" + (f", Pareto k̂ {of.k_hat:.2f}" if math.isfinite(of.k_hat) else "")
-        for scheme, of in each.items()
-    ]
-    flags = found.flags()
-    if flags:
-        lines += ["* interval not to be trusted:"]
-        lines += [f"    {reason} ({', '.join(names)})" for reason, names in flags.items()]
-    if found.target_se is not None:
-        end = "reached" if found.reached else "not reached within the stages fixed beforehand"
-        lines += [f"relative standard error {found.target_se:g} of every ratio {end};"]
-        lines += ["an interval of a run that stops when it is content covers a little less than it says"]
-    return "\n".join(lines)
-
-
-def _line(row: Compared, group: str) -> str:
-    what, ratio, bias = row.groups[group], row.ratio[group], row.bias.get(group)
-    mark = " " if what.variance.trusted else "*"
-    parts = [
-        f"{_short(what.variance.value):>10} {_span(what.variance):>20}{mark}",
-        f"{_short(ratio.value):>8} {_span(ratio):>18}{' ' if ratio.trusted else '*'}",
-        f"{_short(what.snr.value):>8} {_short(what.dsnr.value):>8}",
-        f"{bias.z:7.1f} {f'{bias.relative:.1%}' if bias.z > _SEEN else '':>7}" if bias else f"{'':7} {'':7}",
-        f"{1e3 * row.seconds:7.2f} {_short(1e3 * row.cost(group)):>9}",
-    ]
-    return "  ".join(parts).rstrip()
-
-
-def _span(of: Measured) -> str:
-    return f"[{_short(of.low)}, {_short(of.high)}]"
-
-
-def _short(number: float) -> str:
-    return f"{number:.3g}"
-
-
-def _plain(value: Any) -> Any:
-    """NamedTuples as dicts, tuples as lists."""
-    if hasattr(value, "_asdict"):
-        return {name: _plain(v) for name, v in value._asdict().items()}
-    if isinstance(value, dict):
-        return {name: _plain(v) for name, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value.item() if isinstance(value, np.generic) else value
