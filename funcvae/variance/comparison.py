@@ -120,7 +120,7 @@ def table(found: Comparison) -> str:
     targets: dict[str, list[str]] = {}
     for name, row in found.rows.items():
         targets.setdefault(row.target, []).append(name)
-    lines += ["", "targets: " + "; ".join(f"{target} ({', '.join(names)})" for target, names in targets.items())]
+    lines += ["", "targets:", *(f"    {target} ({'; '.join(names)})" for target, names in targets.items())]
     each = {row.noise: row.importance for row in found.rows.values()}
     lines += [
         f"importance weights, {scheme} noise: effective sample size {of.ess:.2f} of {found.samples} "
@@ -130,7 +130,7 @@ def table(found: Comparison) -> str:
     flags = found.flags()
     if flags:
         lines += ["* interval not to be trusted:"]
-        lines += [f"    {reason} ({', '.join(names)})" for reason, names in flags.items()]
+        lines += [f"    {reason} ({'; '.join(names)})" for reason, names in flags.items()]
     if found.target_se is not None:
         end = "reached" if found.reached else "not reached within the stages fixed beforehand"
         lines += [f"relative standard error {found.target_se:g} of every ratio {end};"]
