@@ -1,9 +1,14 @@
 """Fixtures that several test files share."""
 
 import os
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import funcvae as fv
+from funcvae import cli
 
 ROOT = Path(__file__).parents[1]
 
@@ -16,3 +21,26 @@ def mnist_root() -> Path:
         if (root / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
             return root
     pytest.skip("MNIST is not here: set FUNCVAE_DATA to the folder that holds MNIST/raw")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where a test module keeps its runs."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def run_of(folder):
+    """What makes a short run of a system of digits."""
+    x = fv.random.uniform(fv.random.key(0), (60, 1, 28, 28)).numpy()
+    np.savez(folder / "digits.npz", train=x[:40], test=x[40:])
+
+    @cache
+    def run(system):
+        cli.main([
+            "train", system, "--data", str(folder / "digits.npz"), "--epochs", "1", "--batch", "20", "--no-compile",
+            "--out", str(folder / system),
+        ])  # fmt: skip
+        return folder / system
+
+    return run

@@ -267,6 +267,21 @@ def test_cost_says_which_estimators_it_leaves_out():
     assert arrows(ax) == {("v", 1e3 * SECONDS[0], low), ("^", 1e3 * SECONDS[0], high)}
 
 
+def test_cost_draws_what_is_not_to_be_trusted_hollow():
+    trusted = [True, False, True, True, False, True]
+    (ax,) = plots.variance_cost(NAMES, SECONDS, VARIANCE, LOW, HIGH, trusted=trusted).axes
+    faces = [to_hex(line.get_markerfacecolor()).upper() for line in dots(ax).values()]
+    assert [face != "#FFFFFF" for face in faces] == trusted
+    assert ax.get_title("left").endswith("\nhollow: interval not to be trusted")
+    with pytest.raises(BadValue, match=r"trusted must be \[6\], one for each name, got \[2\]"):
+        plots.variance_cost(NAMES, SECONDS, VARIANCE, LOW, HIGH, trusted=[True, False])
+
+
+def test_a_sweep_of_two_decades_has_its_values_for_ticks():
+    (ax,) = plots.sweep([30, 100, 300, 1000, 3000], {"a": ([1, 2, 3, 4, 5], [0.1] * 5)}).axes
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["30", "100", "300", "1,000", "3,000"]
+
+
 def test_sweep_draws_each_series_with_two_standard_errors():
     figure = plots.sweep(K, SERIES, xlabel="K", ylabel="SNR", title="mine")
     (ax,) = figure.axes

@@ -2,7 +2,6 @@
 
 import json
 import re
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,32 +14,10 @@ from funcvae.errors import BadValue
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
 def points(folder):
     """A short run of points in the plane."""
     cli.main(["train", "--epochs", "2", "--out", str(folder / "points")])
     return folder / "points"
-
-
-@pytest.fixture(scope="module")
-def digits(folder):
-    """What makes a short run of a system of digits."""
-    x = fv.random.uniform(fv.random.key(0), (60, 1, 28, 28)).numpy()
-    np.savez(folder / "digits.npz", train=x[:40], test=x[40:])
-
-    @cache
-    def run(system):
-        cli.main([
-            "train", system, "--data", str(folder / "digits.npz"), "--epochs", "1", "--batch", "20", "--no-compile",
-            "--out", str(folder / system),
-        ])  # fmt: skip
-        return folder / system
-
-    return run
 
 
 def evaluated(capsys, *args):
@@ -109,8 +86,8 @@ def test_equal_commands_give_equal_bytes_and_another_is_written_beside(points, c
     assert (points.parent / "mine_bound_ladder.png").is_file()
 
 
-def test_burda_vae_is_evaluated_on_binarized_digits(digits, capsys):
-    out = evaluated(capsys, digits("burda_vae"), "--samples", 100)
+def test_burda_vae_is_evaluated_on_binarized_digits(run_of, capsys):
+    out = evaluated(capsys, run_of("burda_vae"), "--samples", 100)
     assert "burda_vae, 20 of 20 test items" in out
     assert "warning: Pareto k̂ is above 0.50 for" in out
 
@@ -119,8 +96,8 @@ def test_burda_vae_is_evaluated_on_binarized_digits(digits, capsys):
     ("system", "why"),
     [("mnist_ae", "a Delta posterior has no density"), ("mnist_sigma_vae", "no proper density of its samples")],
 )
-def test_where_there_is_no_likelihood_the_rest_is_reported(digits, capsys, system, why):
-    run = digits(system)
+def test_where_there_is_no_likelihood_the_rest_is_reported(run_of, capsys, system, why):
+    run = run_of(system)
     out = evaluated(capsys, run)
     report = json.loads((run / "evaluation.json").read_text())
     assert report["log_likelihood"] is report["ladder"] is report["pareto_k"] is None
@@ -174,8 +151,8 @@ def test_an_impossible_sample_is_reported_as_what_it_is(points, monkeypatch):
     assert set(reports.figures(report)) == {"bound_ladder", "latent_use"}
 
 
-def test_an_autoencoder_with_broken_parameters_is_said_to_be(digits):
-    run = runs.load(digits("mnist_ae"))
+def test_an_autoencoder_with_broken_parameters_is_said_to_be(run_of):
+    run = runs.load(run_of("mnist_ae"))
     next(iter(run.params["decoder"].values())).fill_(torch.nan)
     with pytest.raises(fv.errors.NonFinite, match="reconstructions of item 0 are not finite"):
         reports.evaluation(run)

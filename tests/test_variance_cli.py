@@ -2,10 +2,8 @@
 
 import json
 import re
-from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from test_cli import GAUSSIAN, refused
@@ -16,32 +14,10 @@ from funcvae.errors import BadValue
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
 def points(folder):
     """A short run of points in the plane."""
     cli.main(["train", "--epochs", "2", "--batch", "50", "--out", str(folder / "points")])
     return folder / "points"
-
-
-@pytest.fixture(scope="module")
-def digits(folder):
-    """What makes a short run of a system of digits."""
-    x = fv.random.uniform(fv.random.key(0), (60, 1, 28, 28)).numpy()
-    np.savez(folder / "digits.npz", train=x[:40], test=x[40:])
-
-    @cache
-    def run(system):
-        cli.main([
-            "train", system, "--data", str(folder / "digits.npz"), "--epochs", "1", "--batch", "20", "--no-compile",
-            "--out", str(folder / system),
-        ])  # fmt: skip
-        return folder / system
-
-    return run
 
 
 @pytest.fixture
@@ -143,16 +119,16 @@ def test_several_noise_schemes_and_what_they_leave_out(points, capsys):
 
 
 @pytest.mark.parametrize("system", ["burda_vae", "mnist_bn_vae", "mnist_sigma_vae", "mnist_vae"])
-def test_systems_of_digits(digits, capsys, system):
-    out = compared(capsys, digits(system), "--replicates", 4, "--samples", 2, "--batch", 5)
+def test_systems_of_digits(run_of, capsys, system):
+    out = compared(capsys, run_of(system), "--replicates", 4, "--samples", 2, "--batch", 5)
     assert "stl" in out
     assert "5 of its training data" in out
 
 
-def test_an_autoencoder_has_no_noise(digits, capsys):
-    out = compared(capsys, digits("mnist_ae"), "--replicates", 40, "--samples", 2)
+def test_an_autoencoder_has_no_noise(run_of, capsys):
+    out = compared(capsys, run_of("mnist_ae"), "--replicates", 40, "--samples", 2)
     assert "a Delta posterior has no density" in out
-    report = json.loads((digits("mnist_ae") / "variance.json").read_text())
+    report = json.loads((run_of("mnist_ae") / "variance.json").read_text())
     assert list(report["rows"]) == ["elbo"]
     assert report["rows"]["elbo"]["groups"]["encoder"]["variance"]["value"] == 0
 

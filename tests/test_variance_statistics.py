@@ -127,3 +127,9 @@ def test_a_root_of_what_may_be_below_zero():
     below = statistics.root(-1.0, 1.0)
     assert below.value == below.low == 0
     assert below.high == pytest.approx(math.sqrt(0.96), abs=1e-3)
+
+
+def test_the_square_root_of_a_measurement():
+    found = statistics.Measured(4.0, 0.4, 3.24, 4.84, "why").sqrt()
+    assert found == (2.0, pytest.approx(0.1), pytest.approx(1.8), pytest.approx(2.2), "why")
+    assert statistics.Measured(0.0, 0.1, -0.2, 0.2).sqrt().low == 0

@@ -104,3 +104,12 @@ def test_what_cannot_be_is_explained():
         sweep(power(1, 0.1), (1, 2, 1), KEY)
     with pytest.raises(BadValue, match="measure gave b at 2, but a before"):
         sweep(lambda v, key: {"a" if v == 1 else "b": measured(1.0, 0.1)}, (1, 2), KEY)
+
+
+def test_some_of_the_series():
+    found = sweep(lambda v, key: {"a": measured(v, 0.1), "b": measured(0.0, 0.1)}, (1, 2, 4), KEY)
+    assert found.only("a").series == {"a": found.series["a"]}
+    assert found.only("a").slopes == {"a": found.slopes["a"]}
+    assert found.only("b").slopes == {}
+    with pytest.raises(BadValue, match="unknown series of the sweep 'c'"):
+        found.only("c")
