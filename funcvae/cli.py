@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from funcvae import __version__, data, estimators, files, noise, pictures, plots, random, reports, runs, tracking
-from funcvae.errors import BadValue, FuncvaeError
+from funcvae.errors import BadValue, FuncvaeError, unknown
 from funcvae.models import RECIPES
 from funcvae.probes import Probe
 
@@ -106,7 +106,7 @@ def train(
             download=download,
             trackers=[trackers[name] for name in dict.fromkeys(track)],
             sample_each_step=sample_each_step,
-            probe=Probe(variance_every, tuple(name for name in variance_of.split(",") if name), variance_replicates),
+            probe=Probe(variance_every, tuple(_names(variance_of)), variance_replicates),
         )
     )
 
@@ -274,8 +274,7 @@ def evaluate(
         device: Where to compute.
         out: JSON file; evaluation.json in the run's folder unless given (evaluation-2.json where that says otherwise).
     """
-    if out is not None and Path(out).is_dir():
-        raise BadValue(f"--out {out} is a folder: give the name of a JSON file")
+    _check_out(out)
     at = runs.load(run, device=runs.device(device), data=data, data_dir=data_dir)
     with _bar("sample") as progress:
         report = reports.evaluation(at, samples=samples, n=n, chunk=chunk, seed=seed, progress=progress)
@@ -306,11 +305,12 @@ def variance(
 
     Args:
         run: The run's folder, or the name of a system, to be taken as the seed starts it.
-        estimators: Names with commas between them, as iwae,dreg,renyi:0.5; others are held against the first.
+        estimators: Names with commas between them, as iwae,dreg,renyi:0.5; others are held against the first. The run's
+            own, elbo_mc, stl, iwae and dreg unless given.
         noise: Noise schemes with commas between them; each estimator is taken under all that it allows.
         samples: Monte-Carlo samples K for each datum; the run's own number unless given.
         replicates: Independent draws of the noise.
-        chunk: Replicates at a time; by the model's size unless given.
+        chunk: Replicates at a time; by the model's size unless given. Another number changes rounding.
         seed: Seed of the key for the batch, its observation and the noise (and for an untrained system's parameters).
         batch: How many training data the gradient is of; the run's own number unless given.
         target_se: Go on, in stages, until every ratio's relative standard error is below this.
@@ -319,9 +319,10 @@ def variance(
         device: Where to compute.
         out: JSON file; variance.json in the run's folder unless given (variance-2.json where that says otherwise).
     """
-    if out is not None and Path(out).is_dir():
-        raise BadValue(f"--out {out} is a folder: give the name of a JSON file")
+    _check_out(out)
     where = runs.device(device)
+    if not Path(run).exists() and run not in RECIPES and "/" not in run:
+        raise unknown("system, and no run's folder,", run, RECIPES)
     if run in RECIPES and not Path(run).exists():
         at = runs.untrained(run, seed=seed, device=where, data=data, data_dir=data_dir or "data")
         at = at._replace(path=Path(_fresh(f"{run}-untrained")))
@@ -330,8 +331,8 @@ def variance(
     with _bar("replicate") as progress:
         found, report = reports.comparison(
             at,
-            names=estimators.split(",") if estimators is not None else None,
-            schemes=noise.split(","),
+            names=_names(estimators) if estimators is not None else None,
+            schemes=_names(noise),
             samples=samples,
             replicates=replicates,
             chunk=chunk,
@@ -340,7 +341,9 @@ def variance(
             target_se=target_se,
             progress=progress,
         )
-    print(f"{at.config.system}, {found.batch} of its training data, seed {seed}; gradients of nats per example")
+    state = "untrained" if at.path.name.startswith(f"{run}-untrained") else f"as in {at.path}"
+    data_ = f"{found.batch:,} of its training data, seed {seed}"
+    print(f"{at.config.system}, {state}; {data_}; gradients of nats per example")
     print(found)
     for why in report["left_out"]:
         print(f"left out: {why}")
@@ -432,11 +435,26 @@ def _bar(unit: str) -> Iterator[Callable[[int, int], None]]:
         yield progress
 
 
+def _check_out(out: str | None) -> None:
+    """Raises BadValue unless a JSON file may have this name."""
+    if out is None:
+        return
+    if Path(out).is_dir():
+        raise BadValue(f"--out {out} is a folder: give the name of a JSON file")
+    if Path(out).suffix != ".json":
+        raise BadValue(f"--out {out}: give the name of a JSON file, NAME.json")
+
+
+def _names(given: str) -> list[str]:
+    """Names with commas between them."""
+    return [name.strip() for name in given.split(",") if name.strip()]
+
+
 def _write_report(at: runs.Run, kind: str, report: reports.Report, figures: dict[str, Figure], out: str | None) -> None:
     """Writes a report and its figures, beside earlier ones unless `out` names its file, and prints where."""
     path = files.write_beside(Path(out or at.path / f"{kind}.json"), files.as_json(report), over=out is not None)
     print(path)
-    suffix = path.stem.removeprefix(kind) if path.stem.startswith(kind) else None
+    suffix = path.stem.removeprefix(kind) if out is None else None
     for name, figure in figures.items():
         stem = f"{path.stem}_{name}" if suffix is None else f"{name}{suffix}"
         print(plots.save(figure, (at.path / "figures" if out is None else path.parent) / f"{stem}.png"))

@@ -113,7 +113,8 @@ def parse(name: str) -> Noise:
 
 def name_of(scheme: Noise) -> str:
     """What a scheme is called."""
-    return str(getattr(scheme, "__name__", scheme))
+    scheme = getattr(scheme, "func", scheme)  # of a functools.partial
+    return str(getattr(scheme, "__name__", type(scheme).__name__))
 
 
 _DIGITS = SobolEngine.MAXBIT

@@ -244,7 +244,7 @@ def of_comparison(found: variance.Comparison, *, name: str = "") -> dict[str, Fi
     def names(group: str) -> list[str]:
         several = len({row.target for row in rows}) > 1
         ends = [f", for {row.target}" * several for row in rows]
-        biased = [", biased" * (group in row.bias and row.bias[group].z > 5) for row in rows]
+        biased = [", biased" * (group in row.bias and row.bias[group].seen) for row in rows]
         return [row.name + end + bias for row, end, bias in zip(rows, ends, biased, strict=True)]
 
     def spans(group: str) -> NDArray[np.float64]:
@@ -257,7 +257,7 @@ def of_comparison(found: variance.Comparison, *, name: str = "") -> dict[str, Fi
         figures[f"variance_{network}"] = plots.variance_bars(
             names(network), *spans(network), trusted=trusted, title=title
         )
-    layers = [group for group in rows[0].groups if "/" in group and "*" not in group]
+    layers = [group for group in rows[0].groups if "/" in group and not set("*?[") & set(group)]
     table = [[row.groups[layer].variance.value for layer in layers] for row in rows]
     title = f"{of}variance of the gradient, layer by layer, over that of {found.reference}\n{where}"
     reference = list(found.rows).index(found.reference)

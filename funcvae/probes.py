@@ -17,7 +17,8 @@ from funcvae.vae import VAE
 
 
 class Probe(NamedTuple):
-    """How the gradient's variance is followed along training, on one batch of training data, in evaluation mode."""
+    """How the gradient's variance is followed along training, on one batch of training data, with the networks in
+    training mode, as they are when it is used."""
 
     every: int = 0
     """After how many steps each time; 0 for never."""
@@ -45,7 +46,7 @@ class Follower(NamedTuple):
         try:
             found = variance.compare(
                 self.arms, model, params, state, self.x, random.fold_in(self.key, step), samples=self.samples,
-                replicates=self.replicates, noise=self.scheme, timings=0,
+                replicates=self.replicates, noise=self.scheme, train=True, timings=0,
             )  # fmt: skip
         except NonFinite as error:
             tqdm.write(f"funcvae: no variance after step {step}: {error}", file=sys.stderr)
@@ -62,6 +63,7 @@ class Follower(NamedTuple):
 
 def follower(
     probe: Probe,
+    *,
     estimator: str,
     scheme: Noise,
     samples: int,
@@ -88,6 +90,8 @@ def follower(
     """
     if probe.every < 0:
         raise BadValue(f"--variance-every is {probe.every}: it must be a number of steps, or 0 for never")
+    if probe.every == 0 and probe.others:
+        raise BadValue("--variance-of names estimators to follow: say by --variance-every after how many steps")
     if probe.every == 0:
         return None
     if probe.replicates < 2:

@@ -185,6 +185,13 @@ def comparison(
         names.
     """
     samples = run.config.samples if samples is None else samples
+    if replicates < 2:
+        raise BadValue(f"--replicates is {replicates}: a variance needs at least 2")
+    for name, value in {"samples": samples, "chunk": chunk}.items():
+        if value is not None and value < 1:
+            raise BadValue(f"--{name} is {value}: it must be at least 1")
+    if target_se is not None and not target_se > 0:
+        raise BadValue(f"--target-se is {target_se}: a relative standard error is positive, as 0.01")
     train = run.dataset().train
     batch = min(run.config.batch, len(train)) if batch is None else batch
     if not 1 <= batch <= len(train):
@@ -219,10 +226,10 @@ def _arms(
             except (BadValue, BadType) as error:
                 left_out.append(str(error))
                 continue
-            name = estimator.name if len(schemes) == 1 else f"{estimator.name}, {noise.name_of(scheme)}"
+            name = estimator.name if len(set(schemes)) == 1 else f"{estimator.name}, {noise.name_of(scheme)}"
             found[name] = estimator, scheme
     if not found:
-        raise BadValue(left_out[0])
+        raise BadValue(left_out[0] if left_out else "--estimators and --noise each need a name or more")
     return found, left_out
 
 

@@ -183,7 +183,14 @@ def run(
     # Estimator and noise may not suit the model or the number of samples: let them say so now. (Values do not matter.)
     eps = torch.zeros_like(scheme(observe_key, config.samples, (1, model.latent)))
     follow = probes.follower(
-        probe, config.estimator, scheme, config.samples, x_train, config.batch, recipe_.observe, probe_key
+        probe,
+        estimator=config.estimator,
+        scheme=scheme,
+        samples=config.samples,
+        data=x_train,
+        batch=config.batch,
+        observe=recipe_.observe,
+        key=probe_key,
     )
     for each in [estimator, *(follow.arms.values() if follow else ())]:
         each(model, ts.params, ts.state, seen[:1], eps, train=False)

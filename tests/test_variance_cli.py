@@ -42,7 +42,7 @@ def less_times(value):
 def test_the_command_prints_a_table_and_writes_what_it_says(points, capsys):
     out = compared(capsys, points, "--estimators", "iwae,dreg,stl,rloo", "--samples", 4, "--replicates", 60)
     report = json.loads((points / "variance.json").read_text())
-    assert out.startswith("gaussian2d_vae, 50 of its training data, seed 0; gradients of nats per example")
+    assert out.startswith(f"gaussian2d_vae, as in {points}; 50 of its training data, seed 0; gradients of nats per")
     assert list(report["rows"]) == ["iwae", "dreg", "stl", "rloo"]
     assert (report["samples"], report["replicates"], report["batch"], report["reference"]) == (4, 60, 50, "iwae")
     value = re.search(r"^dreg +(\S+)", out, re.MULTILINE)[1]
@@ -122,7 +122,7 @@ def test_several_noise_schemes_and_what_they_leave_out(points, capsys):
 def test_systems_of_digits(run_of, capsys, system):
     out = compared(capsys, run_of(system), "--replicates", 4, "--samples", 2, "--batch", 5)
     assert "stl" in out
-    assert "5 of its training data" in out
+    assert "; 5 of its training data" in out
 
 
 def test_an_autoencoder_has_no_noise(run_of, capsys):
@@ -145,16 +145,18 @@ def test_a_target_is_worked_towards_in_stages(points, capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--replicates", "0"), "replicates is 0: it must be at least 1"),
-        (("--chunk", "0"), "chunk is 0: it must be at least 1"),
-        (("--samples", "0"), "samples is 0"),
+        (("--replicates", "1"), "--replicates is 1: a variance needs at least 2"),
+        (("--chunk", "0"), "--chunk is 0: it must be at least 1"),
+        (("--samples", "0"), "--samples is 0"),
         (("--batch", "0"), "--batch is 0: there are 10,000 training data"),
         (("--estimators", "iwea"), "unknown estimator 'iwea': did you mean 'iwae'"),
         (("--estimators", "dreg", "--noise", "mirrored"), "dreg leans on independent samples"),
         (("--noise", "sobl"), "unknown noise 'sobl': did you mean 'sobol'"),
-        (("--target-se", "0"), "target_se is 0.0"),
+        (("--target-se", "0"), "--target-se is 0.0"),
         (("--estimators", "rloo", "--samples", "1"), "rloo sets each sample against the others"),
         (("--out", "."), "--out . is a folder"),
+        (("--out", "figure.png"), "give the name of a JSON file, NAME.json"),
+        (("--estimators", ""), "--estimators and --noise each need a name or more"),
     ],
 )
 def test_a_mistake_gets_one_line(here, capsys, args, message):
@@ -162,7 +164,10 @@ def test_a_mistake_gets_one_line(here, capsys, args, message):
 
 
 def test_what_is_neither_a_run_nor_a_system(here, capsys):
-    assert "nothing is not there" in refused(capsys, "variance", "nothing")
+    assert "unknown system, and no run's folder, 'gaussian2d': did you mean" in refused(
+        capsys, "variance", "gaussian2d"
+    )
+    assert "runs/nothing is not there" in refused(capsys, "variance", "runs/nothing")
 
 
 def test_a_comparison_has_its_figures(points):
@@ -220,6 +225,7 @@ def test_the_logged_variance_is_that_of_the_parameters_at_that_step(here):
     ("args", "message"),
     [
         (("--variance-every", "-1"), "--variance-every is -1"),
+        (("--variance-of", "iwae"), "say by --variance-every after how many steps"),
         (("--variance-every", "5", "--variance-replicates", "1"), "--variance-replicates is 1: a variance needs"),
         (("--variance-every", "5", "--variance-of", "dregg"), "unknown estimator 'dregg': did you mean 'dreg'"),
         (("--variance-every", "5", "--variance-of", "rloo", "--samples", "1"), "rloo sets each sample against"),

@@ -3,17 +3,18 @@
 import json
 import math
 import warnings
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
-from oracles import by_hand, gradient_variances, tiny, toy
+from oracles import gradient_variances, tiny, toy
 from test_laws import generators, same_bits
 
 import funcvae as fv
 from funcvae import tree
-from funcvae.errors import BadValue, NonFinite
+from funcvae.errors import BadData, BadType, BadValue, NonFinite
 from funcvae.estimators import parse
 from funcvae.variance import compare, exact, moments
 
@@ -68,7 +69,7 @@ def test_variances_ratios_and_signal_to_noise_are_those_that_integration_gives(s
 def test_a_bias_is_seen_with_its_size_and_no_other(spec, biased):
     bias = on_the_toy().rows[spec].bias["encoder"]
     square = float((flat(known(spec).mean) - flat(known("dreg").mean)).square().sum())
-    assert abs(bias.square - square) < 4 * bias.se + 0.02 * square  # given the first half's mean, that is
+    assert abs(bias.square - square) < 4 * bias.se
     assert (bias.z > 5) is biased
     if not biased:
         assert bias.z < 4
@@ -87,6 +88,18 @@ def test_the_z_of_no_bias_is_standard_normal():
     z = np.array([on_the_toy(s, 130, specs=("dreg", "iwae")).rows["iwae"].bias["encoder"].z for s in range(200)])
     assert abs(z.mean()) < 4 / 200**0.5
     assert z.std() == pytest.approx(1, abs=4 / 400**0.5)
+
+
+def test_the_error_of_a_bias_is_its_scatter_between_keys():
+    found = [on_the_toy(s, 600, specs=("dreg", "iwae_stl")).rows["iwae_stl"].bias["encoder"] for s in range(150)]
+    scatter = np.std([bias.square for bias in found]) / np.mean([bias.se for bias in found])
+    assert 0.75 < scatter < 1.15
+    assert all(bias.seen for bias in found)
+
+
+def test_few_replicates_see_no_bias():
+    for replicates in (2, 5, 30):
+        assert math.isnan(on_the_toy(1, replicates, specs=("dreg", "iwae_stl")).rows["iwae_stl"].bias["encoder"].z)
 
 
 def test_on_common_noise_a_ratio_is_sharper_than_its_parts():
@@ -140,7 +153,6 @@ def test_the_directional_ratio_is_its_definition_in_two_passes():
 
 
 def test_effective_sample_size_is_that_of_integration():
-    _, ess = by_hand(lambda f: (np.zeros_like(f), np.zeros_like(f), np.zeros_like(f)), 1, 0.8, 2 / 3, 1.0)["m"], None
     node, weight = np.polynomial.hermite_e.hermegauss(60)
     z = 0.8 + math.sqrt(2 / 3) * node
     w = np.exp(-0.5 * (1 - z) ** 2 - 0.5 * z**2 + 0.5 * node**2)
@@ -269,6 +281,59 @@ def test_noise_schemes_are_arms_of_the_same_comparison():
     assert "mirrored noise" in str(bound)
 
 
+def test_schemes_that_are_equal_but_not_identical_are_one():
+    class Mine:
+        def draw(self, key, n, shape, *, dtype):
+            return fv.noise.iid(key, n, shape, dtype=dtype)
+
+    mine = Mine()
+    arms_ = {"a": (parse("iwae"), mine.draw), "b": (parse("elbo_mc"), mine.draw)}
+    found = compare(arms_, *toy(), X, KEY, samples=2, replicates=3, timings=1)
+    assert list(found.rows) == ["a", "b"]
+    assert all(row.seconds > 0 for row in found.rows.values())
+
+
+def test_functions_of_ones_own_have_targets_of_their_own_unless_they_say():
+    def made(spec, claims=None):
+        def mine(model, params, state, x, eps, *, train):
+            return parse(spec)(model, params, state, x, eps, train=train)
+
+        if claims:
+            mine.claims = claims
+        return mine
+
+    given = {"iwae": parse("iwae"), "a": made("iwae"), "b": made("elbo"), "c": made("dreg", parse("dreg").claims)}
+    found = compare(given, *toy(), X, KEY, samples=2, replicates=200, timings=0)
+    assert [row.target for row in found.rows.values()] == ["L_K", "a", "b", "L_K"]
+    assert found.rows["a"].bias == found.rows["b"].bias == {}
+    assert abs(found.rows["c"].bias["encoder"].z) < 4
+
+
+def test_an_estimator_that_cannot_be_hashed_is_no_less_a_function():
+    @dataclass
+    class Mine:
+        scale: float
+
+        def __call__(self, model, params, state, x, eps, *, train):
+            return parse("iwae")(model, params, state, x, eps, train=train)
+
+    assert compare({"mine": Mine(1.0)}, *toy(), X, KEY, samples=2, replicates=3).rows["mine"].estimator == "mine"
+    assert moments(Mine(1.0), *toy(), X, KEY, samples=2, replicates=3).replicates == 3
+
+
+def test_flags_for_the_weights_are_for_the_networks_whose_gradient_is_made_with_them():
+    found = on_the_toy(0, 1000, 0.2, 0.5, 8, ("rloo", "iwae", "stl"))
+    trusted = {name: [row.groups[g].variance.trusted for g in ("encoder", "prior")] for name, row in found.rows.items()}
+    assert trusted == {"rloo": [False, True], "iwae": [False, False], "stl": [True, True]}
+
+
+def test_weights_of_very_many_samples_are_judged_by_some(monkeypatch):
+    monkeypatch.setattr("funcvae.variance.importance._MOST_WEIGHTS", 100)
+    x = X.expand(200, 1)
+    found = compare(arms("iwae"), *toy(0.5, 0.2), x, KEY, samples=80, replicates=20, timings=0)
+    assert math.isfinite(found.rows["iwae"].importance.k_hat)
+
+
 # What it says, and the same again.
 
 
@@ -353,6 +418,7 @@ def test_a_target_out_of_reach_ends_and_says_so():
     assert not found.reached
     assert found.replicates == 2 * 2**7
     assert "not reached within the stages fixed beforehand" in str(found)
+    assert "covers a little less" not in str(found), "it did not stop for what it saw"
 
 
 def test_one_replicate_and_none_to_spare():
@@ -387,6 +453,21 @@ def test_arguments_that_cannot_be_are_explained(given, options, message):
         compare(arms(*given), *tiny(), KEY, **{"samples": 2, **options})
 
 
+def test_what_is_no_estimator_no_key_or_no_noise_is_explained():
+    args = (*tiny(), KEY)
+    with pytest.raises(BadType, match=r"'a' is 'iwae': give an estimator, as estimators.iwae\(\)"):
+        compare({"a": "iwae"}, *args, samples=2)
+    with pytest.raises(BadType, match="a key is an int32 tensor"):
+        compare(arms("iwae"), *tiny(), 0, samples=2)
+    with pytest.raises(BadValue, match=r"the noise scheme gave \[3, 2, 2\]: it was asked for \[2, 2, 2\]"):
+        compare(
+            arms("iwae"), *args, samples=2, noise=lambda key, n, shape, dtype: fv.noise.iid(key, 3, shape, dtype=dtype)
+        )
+    model, params, state, x = tiny()
+    with pytest.raises(BadData, match="the data are float32 and the parameters float64: make them one"):
+        compare(arms("iwae"), model, params, state, x.float(), KEY, samples=2)
+
+
 def test_a_row_that_is_not_there_is_explained():
     with pytest.raises(BadValue, match="unknown estimator of the comparison 'iwea': did you mean 'iwae'"):
         on_the_toy().row("iwea")
@@ -398,7 +479,7 @@ def test_a_gradient_that_is_not_finite_names_the_estimator():
         out = parse("iwae")(model, params, state, x, eps, train=train)
         return out._replace(grads=tree.map(lambda g: g / (eps[0, 0, 0] < 1), out.grads))
 
-    with pytest.raises(NonFinite, match=r"mine: the gradient of replicate \d+ is not finite"):
+    with pytest.raises(NonFinite, match=r"mine: the gradient or bound of replicate \d+ is not finite"):
         compare({"iwae": parse("iwae"), "mine": breaks}, *tiny(), KEY, samples=2, replicates=50)
 
 

@@ -328,7 +328,7 @@ def test_a_gradient_that_is_not_finite_names_its_replicate_and_the_key_that_repl
         return float(fv.noise.iid(fv.random.fold_in(KEY, r), 2, (2, 2), dtype=torch.float64)[0, 0, 0])
 
     r = next(r for r in range(50) if first(r) > 1.5)
-    with pytest.raises(NonFinite, match=f"breaks: the gradient of replicate {r} is not finite") as error:
+    with pytest.raises(NonFinite, match=f"breaks: the gradient or bound of replicate {r} is not finite") as error:
         moments(breaks, model, params, state, x, KEY, samples=2, replicates=50, chunk=chunk)
     said = str(error.value)
     assert "\n" not in said

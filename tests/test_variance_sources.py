@@ -132,5 +132,5 @@ def test_a_scheme_that_does_not_suit_and_a_gradient_that_is_not_finite():
         split("dreg", noise=fv.noise.mirrored)
     model, params, state, x = tiny()
     params["decoder"]["0.bias"] = params["decoder"]["0.bias"] * math.nan
-    with pytest.raises(NonFinite, match="batch 0: the gradient of replicate 0 is not finite"):
+    with pytest.raises(NonFinite, match="batch 0: the gradient or bound of replicate 0 is not finite"):
         sources(parse("iwae"), model, params, state, x, KEY, batch=1, samples=1)

@@ -79,7 +79,9 @@ def test_a_ratio_of_nothing():
     assert math.isnan(statistics.ratio(something, nothing, math.nan).low)
 
 
-@pytest.mark.parametrize(("kurtosis", "n", "flagged"), [(3.0, 100, False), (3.0, 80, True), (1.0, 29, True)])
+@pytest.mark.parametrize(
+    ("kurtosis", "n", "flagged"), [(3.0, 100, False), (3.0, 80, True), (1.0, 28, True), (1.0, 29, False)]
+)
 def test_replicates_are_worth_less_with_kurtosis(kurtosis, n, flagged):
     assert bool(statistics.distrust(np.ones(n), kurtosis, 0.0)) is flagged
 

@@ -90,6 +90,28 @@ def test_a_sweep_over_k_of_a_comparison():
     assert json.loads(json.dumps(found.as_dict()))["values"] == [1, 4, 16]
 
 
+def test_a_sweep_over_the_steps_of_training_and_over_the_batch():
+    model, opt, x = fv.models.gaussian2d_vae(hidden=8), fv.optim.adam(1e-2), fv.random.normal(KEY, (64, 2))
+    kept = {}
+
+    def keep(step, ts):
+        kept[step] = fv.tree.map(torch.clone, (ts.params, ts.state))
+
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    fv.train.fit(ts, model, parse("elbo"), opt, x, epochs=4, batch=16, watch=keep)
+
+    def variance_of(params, state, x, key):
+        found = compare({"iwae": parse("iwae")}, model, params, state, x, key, samples=2, replicates=200, timings=0)
+        return {"iwae": found.row("iwae").groups["encoder"].variance}
+
+    along = sweep(lambda step, key: variance_of(*kept[step], x, key), (1, 4, 16), KEY, over="step")
+    assert along.over == "step"
+    assert all(m.value > 0 for m in along.series["iwae"])
+    wide = sweep(lambda b, key: variance_of(*kept[16], x[:b], key), (4, 16, 64), KEY, over="batch")
+    assert wide.slopes["iwae"].slope == pytest.approx(-1, abs=0.4), "the noise's variance goes as 1/B"
+    assert json.loads(wide.as_json())["over"] == "batch"
+
+
 def test_each_value_has_a_key_of_its_own():
     keys = []
     sweep(lambda v, key: keys.append(key) or {"a": measured(1.0, 0.1)}, (5, 7), KEY)

@@ -8,6 +8,7 @@ that of the data and that of the noise; `sweep` follows any of these along K, a 
 from funcvae.variance.compare import Arm, compare
 from funcvae.variance.comparison import Bias, Compared, Comparison
 from funcvae.variance.exact import Exact, exact
+from funcvae.variance.importance import Importance
 from funcvae.variance.moments import Moments, moments
 from funcvae.variance.sources import Sources, Split, sources
 from funcvae.variance.statistics import Group, Measured
@@ -20,6 +21,7 @@ __all__ = [
     "Comparison",
     "Exact",
     "Group",
+    "Importance",
     "Measured",
     "Moments",
     "Slope",

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from funcvae import random, tree
-from funcvae.engine import Estimator
-from funcvae.errors import BadValue, unknown
+from funcvae.errors import BadType, BadValue, unknown
 from funcvae.module import Params, State
 from funcvae.noise import Noise, iid, name_of
 from funcvae.vae import VAE
@@ -21,12 +20,14 @@ from funcvae.variance.replicates import (
     Problem,
     Progress,
     at_once,
+    called,
     check,
     check_finite,
     chunks,
-    compiled,
+    compiled_gradients,
     gradients,
     seconds_per_gradient,
+    target_of,
 )
 from funcvae.variance.statistics import Floats, Group, Measured, Series
 
@@ -58,14 +59,16 @@ def compare(
 
     Replicate r of every estimator uses the key `fold_in(key, r)`; those of one noise scheme see the same noise and
     share one forward pass, so that ratios and differences are known far better than what they are made of. Memory is
-    O(P·chunk) for each estimator.
+    O(P·chunk) for each estimator, and a few numbers for each replicate and leaf.
 
     Intervals for a variance T come from u_1 … u_{R-1} (`streaming`), skewness taken off; those for ratios from the
     pairs (u, u_ref), by the delta method on the logarithm. A flag says where kurtosis, the tail of the gradient or that
     of the importance weights speaks against them; the weights' tail counts for estimators that look at the log-weights.
 
     Args:
-        arms: estimators by name, each by itself or with a noise scheme of its own, as (estimator, scheme).
+        arms: estimators by name, each by itself or with a noise scheme of its own, as (estimator, scheme). They are
+            Estimators, or any functions of the same arguments that return an Estimate, whose target nobody knows unless
+            they have an attribute `claims`.
         x: data [B, ...]: the gradients are those of this batch.
         samples: K.
         replicates: R.
@@ -73,18 +76,20 @@ def compare(
         noise: the scheme of those that name none.
         reference: whom ratios and bias are against: the first unless given.
         groups: further groups of parameters, as patterns such as "encoder/*.bias".
-        target_se: go on, doubling R up to seven times, until every ratio of the networks' variances has a relative
-            standard error below this. Intervals at such a stop cover a little less than 95%.
+        target_se: go on, doubling R up to seven times, until every ratio, but for those of single parameters, has a
+            relative standard error below this. Intervals at such a stop cover a little less than 95%.
         train: whether networks are in training mode.
         compile: run under `torch.compile`: worth its half minute for tens of thousands of replicates.
-        timings: how often each estimator's gradient is timed, after once to warm up; 0 for not at all.
+        timings: how often each estimator's gradient is timed, eager, after once to warm up; 0 for not at all.
         progress: called with the number of replicates done, and of all as far as planned.
 
     Raises:
         BadValue: no arms; samples, replicates or chunk below one; a reference or group that is none; target_se not
             positive; or an estimator leans on independent samples, and its scheme's are not.
+        BadType: an arm or a key that is none.
         BadData: data the model cannot take, or that are not finite.
-        NonFinite: a gradient that is not finite; the message names estimator, replicate and the key that replays it.
+        NonFinite: a gradient or bound that is not finite; the message names estimator, replicate and the key that
+            replays it.
     """
     problem = Problem(model, params, state, x, samples, train)
     check(model, params, state, x, samples=samples, replicates=replicates, chunk=chunk)
@@ -98,13 +103,14 @@ def compare(
         raise unknown("reference", reference, arms)
     if target_se is not None and not target_se > 0:
         raise BadValue(f"target_se is {target_se}: a relative standard error is positive, as 0.01")
-    lanes = [_lane(name, arm, noise, problem) for name, arm in arms.items()]
+    schemes: list[Noise] = []
+    lanes = [_lane(name, arm, noise, schemes) for name, arm in arms.items()]
     lanes.sort(key=lambda lane: lane.name != reference)  # it comes first: the others are held against it
     named = tree.named_leaves(params)
     sizes = [leaf.numel() for leaf in named.values()]
     members_of = statistics.groups_of(list(named), sizes, groups)
 
-    key = key.to(x.device)
+    key = random.checked(key).to(x.device)
     run, done, stage = _Run(lanes, problem, key, chunk, compile), 0, replicates
     while True:
         run.advance(done, stage, lambda at, to=stage: progress(at, to))  # type: ignore[misc]
@@ -136,14 +142,16 @@ class _Lane(NamedTuple):
     estimator: AnyEstimator
     scheme: Noise
     target: str
-    weighs: bool
 
 
-def _lane(name: str, arm: Arm, noise: Noise, problem: Problem) -> _Lane:
-    estimator, scheme = arm if isinstance(arm, tuple) else (arm, noise)
-    claims = estimator.claims_under(scheme) if isinstance(estimator, Estimator) else None
-    target = claims.target if claims else getattr(estimator, "__name__", name)
-    return _Lane(name, estimator, scheme, target, importance.looks_at_weights(estimator, problem.samples))
+def _lane(name: str, arm: Arm, noise: Noise, schemes: list[Noise]) -> _Lane:
+    """One arm; of schemes that are equal, as methods of one object are, the first stands for all."""
+    estimator, scheme = (arm, noise) if callable(arm) or isinstance(arm, str) else arm
+    if not callable(estimator) or not callable(scheme):
+        raise BadType(f"{name!r} is {arm!r}: give an estimator, as estimators.iwae(), or (estimator, noise scheme)")
+    if scheme not in schemes:
+        schemes.append(scheme)
+    return _Lane(name, estimator, schemes[schemes.index(scheme)], target_of(estimator, scheme, name))
 
 
 class _Kept(NamedTuple):
@@ -162,18 +170,20 @@ class _Run:
 
     def __init__(self, lanes: list[_Lane], problem: Problem, key: random.Key, chunk: int, compile: bool) -> None:
         self.lanes, self.problem, self.key, self.chunk = lanes, problem, key, chunk
-        self.schemes: list[Noise] = list(dict.fromkeys(lane.scheme for lane in lanes))
+        self.schemes: list[Noise] = []
+        self.schemes += [lane.scheme for lane in lanes if not any(lane.scheme is s for s in self.schemes)]
         of = [tuple(lane.estimator for lane in lanes if lane.scheme is scheme) for scheme in self.schemes]
-        eager = [gradients(estimators, problem.model, problem.names, problem.train) for estimators in of]
-        self.gradients = [compiled(gradient) for gradient in eager] if compile else eager
+        which = [(estimators, problem.model, problem.names, problem.train) for estimators in of]
+        self.eager = [gradients(*those) for those in which]
+        self.whole = [compiled_gradients(*those) if compile else None for those in which]
         self.seen = [importance.start(problem) for _ in self.schemes]
         self.kept: dict[str, _Kept] = {}
 
     def advance(self, first: int, last: int, progress: Callable[[int], None]) -> None:
         """Adds the replicates first … last-1."""
         streams = [
-            chunks(gradient, self.problem, scheme, self.key, first, last, self.chunk)
-            for gradient, scheme in zip(self.gradients, self.schemes, strict=True)
+            chunks(gradient, self.problem, scheme, self.key, first, last, self.chunk, whole)
+            for gradient, whole, scheme in zip(self.eager, self.whole, self.schemes, strict=True)
         ]
         for found in zip(*streams, strict=True):
             self._add(found)
@@ -189,6 +199,7 @@ class _Run:
                 if name not in self.kept:
                     start = streaming.start([leaf[0] for leaf in grads[name]], order=1)
                     self.kept[name] = _Kept(start, [], [], [], [])
+                check_finite(name, self.key, part.first, bound.unsqueeze(1))
                 self.kept[name].bounds.append(bound.double().cpu())
         begin, count = found[0].first, len(found[0].log_w)
         against = self.lanes[0]
@@ -216,16 +227,18 @@ class _Run:
         found: dict[str, Compared] = {}
         for lane in self.lanes:
             kept, mine, weights = self.kept[lane.name], series[lane.name], judged[id(lane.scheme)]
-            flag = weights.flag if lane.weighs else ""
+            flags = importance.flags(weights, lane.estimator, self.problem.samples)
             groups = {
-                name: statistics.group(mine, members, sum(sizes[i] for i in members), flag)
+                name: statistics.group(
+                    mine, members, sum(sizes[i] for i in members), flags.of(self.problem.names[i] for i in members)
+                )
                 for name, members in members_of.items()
             }
             base = found[against.name].groups if found else groups
             comparable = lane.target == against.target
             found[lane.name] = Compared(
                 name=lane.name,
-                estimator=getattr(lane.estimator, "name", getattr(lane.estimator, "__name__", lane.name)),
+                estimator=called(lane.estimator, lane.name),
                 noise=name_of(lane.scheme),
                 target=lane.target,
                 groups=groups,
@@ -269,9 +282,12 @@ def _bias(apart: Floats, members: list[int], reference_norm: float) -> Bias:
     """Of one group, from (g_r - g_ref,r)·(c - c_ref) of each replicate and leaf [R, L]."""
     if len(apart) < 2:
         return Bias(*[math.nan] * 5)
-    values = apart[statistics.later(len(apart)), members].sum(1)
-    square = float(values.mean())
-    se = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    late = statistics.later(len(apart))
+    values = apart[late, members].sum(1)
+    square, spread = float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else math.inf
+    null = spread / math.sqrt(len(values))
     norm = math.sqrt(max(square, 0.0))
-    z = square / se if se > 0 else (0.0 if square == 0 else math.inf)
+    z = square / null if null > 0 else (0.0 if square == 0 else math.inf)
+    z = z if len(values) >= statistics.WORTH or spread == 0 else math.nan
+    se = spread * math.sqrt(1 / len(values) + 1 / late.start)
     return Bias(norm, norm / reference_norm if reference_norm > 0 else math.nan, square, se, z)

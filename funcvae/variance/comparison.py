@@ -22,9 +22,15 @@ class Bias(NamedTuple):
     """‖b‖², without bias: the mean of (g_r - g_ref,r)·(c - c_ref) over the later half or more of the replicates. The
     centres c are means of earlier ones (see `streaming`), and independent of replicate r."""
     se: float
-    """The standard error of `square`, the centres being given."""
+    """The standard error of `square`, with that of the centres."""
     z: float
-    """square/se: standard normal where there is no bias, large and positive where there is one."""
+    """`square` over its standard error where there is no bias, and then standard normal; large and positive where there
+    is one. NaN where fewer than 30 replicates can tell."""
+
+    @property
+    def seen(self) -> bool:
+        """Whether there is one, by all appearances: z above 4, which no bias would exceed once in 30,000 times."""
+        return self.z > _SEEN
 
 
 class Compared(NamedTuple):
@@ -47,8 +53,8 @@ class Compared(NamedTuple):
     """The mean of the target bound over noise and batch, in nats per example."""
     importance: Importance
     seconds: float
-    """Of one gradient by itself, as a training step takes it: the least of `timings`. It does not repeat to the bit.
-    NaN where no time was taken."""
+    """Of one gradient by itself, eager: the least of `timings`. It does not repeat to the bit. NaN where no time was
+    taken."""
 
     def cost(self, group: str = "all") -> float:
         """Variance × seconds: what it takes to reach a given variance by averaging, so the least is the best."""
@@ -79,16 +85,17 @@ class Comparison(NamedTuple):
         """Why intervals for networks are not to be trusted: for each reason the names of whom it speaks against."""
         found: dict[str, list[str]] = {}
         for name, row in self.rows.items():
-            for flag in dict.fromkeys(row.groups[network].variance.flag for network in self.networks):
-                if flag:
-                    found.setdefault(flag, []).append(name)
+            for network in self.networks:
+                for flag in filter(None, row.groups[network].variance.flag.split("; ")):
+                    if name not in (named := found.setdefault(flag, [])):
+                        named.append(name)
         return found
 
     @property
     def networks(self) -> list[str]:
         """The groups that the table has: "encoder", "decoder" and "prior", where they have parameters."""
         groups = next(iter(self.rows.values())).groups
-        return [name for name in groups if "/" not in name and "*" not in name and name != "all"]
+        return [name for name in ("encoder", "decoder", "prior") if name in groups]
 
     def __str__(self) -> str:
         """An aligned table."""
@@ -103,7 +110,7 @@ class Comparison(NamedTuple):
         return files.as_json(self.as_dict()).decode()
 
 
-_SEEN = 3  # standard errors from which the table calls a bias by its size
+_SEEN = 4  # standard errors
 
 
 def table(found: Comparison) -> str:
@@ -112,7 +119,7 @@ def table(found: Comparison) -> str:
     lines = [head + found.reference]
     wide = max(len("estimator"), *map(len, found.rows))
     titles = f"{'estimator':{wide}}  {'variance':>10} {'95% interval':>21}  {'ratio':>8} {'95% interval':>19}  "
-    titles += f"{'SNR':>8} {'DSNR':>8}  {'bias z':>7} {'size':>7}  {'ms':>7} {'var × ms':>9}"
+    titles += f"{'SNR':>8} {'DSNR':>8}  {'bias z':>7} {'of norm':>7}  {'ms':>7} {'var × ms':>9}"
     for group in found.networks:
         size = found.rows[found.reference].groups[group].size
         lines += ["", f"{group}: total variance of the gradient over {size:,} parameter{'s' * (size > 1)}", titles]
@@ -129,12 +136,13 @@ def table(found: Comparison) -> str:
     ]
     flags = found.flags()
     if flags:
-        lines += ["* interval not to be trusted:"]
+        lines += ["* interval not to be trusted (that of a ratio where either of its two is not):"]
         lines += [f"    {reason} ({'; '.join(names)})" for reason, names in flags.items()]
     if found.target_se is not None:
         end = "reached" if found.reached else "not reached within the stages fixed beforehand"
         lines += [f"relative standard error {found.target_se:g} of every ratio {end};"]
-        lines += ["an interval of a run that stops when it is content covers a little less than it says"]
+        if found.reached:
+            lines += ["an interval of a run that stops when it is content covers a little less than it says"]
     return "\n".join(lines)
 
 
@@ -145,8 +153,8 @@ def _line(row: Compared, group: str) -> str:
         f"{_short(what.variance.value):>10} {_span(what.variance):>20}{mark}",
         f"{_short(ratio.value):>8} {_span(ratio):>18}{' ' if ratio.trusted else '*'}",
         f"{_short(what.snr.value):>8} {_short(what.dsnr.value):>8}",
-        f"{bias.z:7.1f} {f'{bias.relative:.1%}' if bias.z > _SEEN else '':>7}" if bias else f"{'':7} {'':7}",
-        f"{1e3 * row.seconds:7.2f} {_short(1e3 * row.cost(group)):>9}",
+        f"{bias.z:7.1f} {f'{bias.relative:.1%}' if bias.seen else '':>7}" if bias else f"{'':7} {'':7}",
+        f"{1e3 * row.seconds:7.2f} {_short(1e3 * row.cost(group)):>9}" if math.isfinite(row.seconds) else "",
     ]
     return "  ".join(parts).rstrip()
 

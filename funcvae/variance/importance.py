@@ -1,6 +1,7 @@
 """What the importance weights of the replicates say: whether they share the work, and how heavy their tail is."""
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -26,8 +27,22 @@ class Importance(NamedTuple):
     @property
     def flag(self) -> str:
         """What this says against an interval for a variance that is made with these weights."""
-        heavy = self.k_hat >= WEIGHT_TAIL
-        return f"Pareto k̂ {self.k_hat:.2f} of the importance weights" if heavy else ""
+        if math.isnan(self.k_hat):
+            return "importance weights whose tail cannot be judged"
+        heavy = f"Pareto k̂ {self.k_hat:.2f} of the importance weights, {WEIGHT_TAIL} or more"
+        return heavy if self.k_hat >= WEIGHT_TAIL else ""
+
+
+class Flags(NamedTuple):
+    """What the weights say against the intervals of an estimator's gradient; empty where nothing."""
+
+    encoder: str
+    others: str
+
+    def of(self, names: Iterable[str]) -> str:
+        """Of the gradient in these parameters."""
+        found = (self.encoder if name.startswith("encoder/") else self.others for name in names)
+        return next(filter(None, found), "")
 
 
 class Seen(NamedTuple):
@@ -37,7 +52,7 @@ class Seen(NamedTuple):
     """[B]: the sum of the effective sample sizes."""
     replicates: int
     log_w: list[Tensor]
-    """[c, N, B] each, of the first replicates."""
+    """[c, N, B'] each: of the first replicates, and of the first data where there are very many samples."""
 
 
 def start(problem: Problem) -> Seen:
@@ -49,30 +64,37 @@ def add(seen: Seen, log_w: Tensor) -> Seen:
     """With the log-weights [c, N, B] of further replicates."""
     log_w = log_w.double().cpu()
     ess = 1 / log_w.softmax(1).square().sum(1)
-    room = max(0, _MOST_WEIGHTS // log_w[0].numel() - sum(map(len, seen.log_w)))
-    kept = [*seen.log_w, log_w[:room]] if room else seen.log_w
+    some = log_w[:, :, : max(1, _MOST_WEIGHTS // log_w.shape[1])]
+    room = max(1, _MOST_WEIGHTS // some[0].numel()) - sum(map(len, seen.log_w))
+    kept = [*seen.log_w, some[:room]] if room > 0 else seen.log_w
     return Seen(seen.ess + ess.sum(0), seen.replicates + len(log_w), kept)
 
 
 def judge(seen: Seen) -> Importance:
     """What the weights seen say."""
     ess = seen.ess / seen.replicates
-    log_w = torch.cat(seen.log_w).flatten(0, 1) if seen.log_w else torch.zeros(0, len(ess))  # [R·N, B]
-    known = len(log_w) > 0 and bool(log_w.isfinite().all())
-    pooled = (log_w - bounds.iwae(log_w)).flatten() if known else None
-    k_hat = math.nan if pooled is None else float(pareto.k_hat(pooled.unsqueeze(1))[0])
+    log_w = torch.cat(seen.log_w).flatten(0, 1)  # [R·N, B']
+    pooled = (log_w - bounds.iwae(log_w)).flatten()
+    pooled = pooled[pooled != -math.inf]  # weights of 0 are in no tail
+    known = len(pooled) > 0 and bool(pooled.isfinite().all())
+    k_hat = float(pareto.k_hat(pooled.unsqueeze(1))[0]) if known else math.nan
     return Importance(float(ess.mean()), float(ess.min()), k_hat)
 
 
-def looks_at_weights(estimator: AnyEstimator, samples: int) -> bool:
-    """Whether any of an estimator's weights depend on the log-weights: those of `elbo`, `elbo_mc` and `stl` do not."""
+def flags(judged: Importance, estimator: AnyEstimator, samples: int) -> Flags:
+    """What the weights say against an estimator: where any of its own weights depend on the log-weights.
+
+    The encoder's gradient is made with path and score, the decoder's and the prior's with theta. Those of `elbo`,
+    `elbo_mc` and `stl` do not depend on them, and of `score` and `rloo` theta does not.
+    """
     if not isinstance(estimator, Estimator):
-        return True  # nothing is known of it
+        return Flags(judged.flag, judged.flag)  # nothing is known of it
     if estimator.weights is None:
-        return False
+        return Flags("", "")
     flat = torch.zeros(samples, 1, dtype=torch.float64)
     steep = torch.arange(samples, dtype=torch.float64).unsqueeze(1) + 1
-    return not all(map(torch.equal, estimator.weights(flat), estimator.weights(steep)))
+    path, score, theta = map(torch.equal, estimator.weights(flat), estimator.weights(steep))
+    return Flags("" if path and score else judged.flag, "" if theta else judged.flag)
 
 
 _MOST_WEIGHTS = 2**20

@@ -18,10 +18,11 @@ from funcvae.variance.replicates import (
     Problem,
     Progress,
     at_once,
+    called,
     check,
     check_finite,
-    compiled,
     gradients,
+    target_of,
 )
 from funcvae.variance.replicates import noise as noise_of
 from funcvae.variance.statistics import Group, Measured
@@ -102,16 +103,16 @@ def moments(
     problem = Problem(model, params, state, x, samples, train)
     check(model, params, state, x, samples=samples, replicates=replicates, chunk=chunk)
     chunk = at_once(problem) if chunk is None else chunk
-    getattr(estimator, "claims_under", lambda noise: None)(noise)
+    target_of(estimator, noise, "")  # raises where the two do not suit each other
     named = tree.named_leaves(params)
     sizes = [leaf.numel() for leaf in named.values()]
     members_of = statistics.groups_of(list(named), sizes, groups)
-    name = getattr(estimator, "name", getattr(estimator, "__name__", "the estimator"))
+    name = called(estimator, "the estimator")
 
     gradient = gradients((estimator,), model, problem.names, train)
     sums, squares, alongs, bounds, seen = None, [], [], [], importance.start(problem)
-    step = compiled(_step(gradient)) if compile else _step(gradient)
-    for start, eps in noise_of(problem, noise, key.to(x.device), 0, replicates, chunk):
+    step = _compiled_step(estimator, model, problem.names, train) if compile else _step(gradient)
+    for start, eps in noise_of(problem, noise, random.checked(key).to(x.device), 0, replicates, chunk):
         end = start + len(eps)
         parts = list(streaming.segments(start, end))
         if len(parts) == 1 and len(eps) == chunk and sums is not None:  # as nearly all: what is compiled is for these
@@ -126,7 +127,7 @@ def moments(
                 sums, *row = streaming.add_(sums, first, [leaf[first - start : last - start] for leaf in grads])
                 rows.append(row)
             square, along = (torch.cat(columns) for columns in zip(*rows, strict=True))
-        check_finite(name, key, start, square, along)
+        check_finite(name, key, start, square, along, bound.unsqueeze(1))
         squares.append(square)
         alongs.append(along)
         bounds.append(bound)
@@ -134,13 +135,14 @@ def moments(
         progress(end, replicates)
     assert sums is not None
 
-    judged = importance.judge(seen)
-    flag = judged.flag if importance.looks_at_weights(estimator, samples) else ""
+    flags = importance.flags(importance.judge(seen), estimator, samples)
     series = statistics.series(sums, squares, alongs)
     return Moments(
         **_by_coordinate(sums, params),
         groups={
-            group: statistics.group(series, members, sum(sizes[i] for i in members), flag)
+            group: statistics.group(
+                series, members, sum(sizes[i] for i in members), flags.of(problem.names[i] for i in members)
+            )
             for group, members in members_of.items()
         },
         bound=statistics.of_mean(torch.cat(bounds).double().cpu().numpy()),
@@ -148,7 +150,6 @@ def moments(
     )
 
 
-@lru_cache(maxsize=32)
 def _step(gradient: Gradients) -> Callable[..., Any]:
     """The gradients of some replicates, added to the sums, in place."""
 
@@ -157,6 +158,11 @@ def _step(gradient: Gradients) -> Callable[..., Any]:
         return *streaming.add_powers(center, powers, grads), log_w, bound
 
     return step
+
+
+@lru_cache(maxsize=8)
+def _compiled_step(estimator: AnyEstimator, model: VAE, names: tuple[str, ...], train: bool) -> Callable[..., Any]:
+    return torch.compile(_step(gradients((estimator,), model, names, train)), dynamic=False)
 
 
 def _by_coordinate(sums: streaming.Sums, params: Params) -> dict[str, Any]:

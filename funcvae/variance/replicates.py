@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from funcvae import random, tree
-from funcvae.engine import Estimate, together
-from funcvae.errors import BadValue, NonFinite
+from funcvae.engine import Estimate, Estimator, together
+from funcvae.errors import BadData, BadValue, NonFinite
 from funcvae.module import Params, State
 from funcvae.noise import Noise
 from funcvae.train import Observe, as_is, check_data
@@ -53,7 +53,11 @@ class Problem(NamedTuple):
 
     def draw(self, scheme: Noise, key: random.Key) -> Tensor:
         """Noise [N, B, Z] from a key."""
-        return scheme(key, self.samples, (len(self.x), self.model.latent), dtype=self.dtype)
+        shape = (len(self.x), self.model.latent)
+        eps = scheme(key, self.samples, shape, dtype=self.dtype)
+        if eps.shape != (self.samples, *shape):
+            raise BadValue(f"the noise scheme gave {list(eps.shape)}: it was asked for {[self.samples, *shape]}")
+        return eps
 
 
 class Chunk(NamedTuple):
@@ -75,6 +79,11 @@ def check(
     for name, value in counts.items():
         if value is not None and value < 1:
             raise BadValue(f"{name} is {value}: it must be at least 1")
+    dtypes = {leaf.dtype for leaf in tree.leaves(params)}
+    if isinstance(data, Tensor) and dtypes and data.dtype not in dtypes:
+        kinds = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        got = str(data.dtype).removeprefix("torch.")
+        raise BadData(f"the data are {got} and the parameters {kinds}: make them one, as with data.to(torch.{kinds})")
     check_data(model, params, state, data, observe)
 
 
@@ -87,7 +96,6 @@ def at_once(problem: Problem) -> int:
     return max(1, min(_MOST_AT_ONCE, _NUMBERS_AT_ONCE // max(problem.size, decoded)))
 
 
-@lru_cache(maxsize=32)  # so that what is compiled once serves every call on the same model
 def gradients(estimators: tuple[AnyEstimator, ...], model: VAE, names: tuple[str, ...], train: bool) -> Gradients:
     """The function (params, state, x, eps [c, N, B, Z]) -> what a `Chunk` holds; one forward pass for all estimators.
 
@@ -110,18 +118,44 @@ def gradients(estimators: tuple[AnyEstimator, ...], model: VAE, names: tuple[str
     return some
 
 
-@lru_cache(maxsize=32)
-def compiled(f: Callable[..., Any]) -> Callable[..., Any]:
-    """The function under `torch.compile`: once for every shape."""
-    return torch.compile(f, dynamic=False)
+@lru_cache(maxsize=8)  # what is compiled once serves every call on the same model
+def compiled_gradients(
+    estimators: tuple[AnyEstimator, ...], model: VAE, names: tuple[str, ...], train: bool
+) -> Gradients:
+    """`gradients` under `torch.compile`."""
+    return torch.compile(gradients(estimators, model, names, train), dynamic=False)
 
 
 def chunks(
-    gradient: Gradients, problem: Problem, scheme: Noise, key: random.Key, first: int, last: int, chunk: int
+    gradient: Gradients,
+    problem: Problem,
+    scheme: Noise,
+    key: random.Key,
+    first: int,
+    last: int,
+    chunk: int,
+    whole: Gradients | None = None,
 ) -> Iterator[Chunk]:
-    """Replicates first … last-1, `chunk` at a time."""
+    """Replicates first … last-1, `chunk` at a time; `whole` does for whole chunks what `gradient` does for all."""
     for start, eps in noise(problem, scheme, key, first, last, chunk):
-        yield Chunk(start, *gradient(problem.params, problem.state, problem.x, eps))
+        how = whole if whole and len(eps) == chunk else gradient
+        yield Chunk(start, *how(problem.params, problem.state, problem.x, eps))
+
+
+def called(estimator: AnyEstimator, otherwise: str) -> str:
+    """What an estimator is called."""
+    return getattr(estimator, "name", getattr(estimator, "__name__", otherwise))
+
+
+def target_of(estimator: AnyEstimator, scheme: Noise, otherwise: str) -> str:
+    """What its gradient is meant to be one of; a function of one's own may say so by an attribute `claims`.
+
+    Raises:
+        BadValue: the estimator leans on independent samples, and the scheme's are not.
+    """
+    if isinstance(estimator, Estimator):
+        return estimator.claims_under(scheme).target
+    return estimator.claims.target if hasattr(estimator, "claims") else otherwise
 
 
 def check_finite(name: str, key: random.Key, first: int, *series: Tensor) -> None:
@@ -132,7 +166,7 @@ def check_finite(name: str, key: random.Key, first: int, *series: Tensor) -> Non
             r = first + int(fine.int().argmin())
             words = random.fold_in(key, r).tolist()
             raise NonFinite(
-                f"{name}: the gradient of replicate {r} is not finite; its noise comes from the key "
+                f"{name}: the gradient or bound of replicate {r} is not finite; its noise comes from the key "
                 f"torch.tensor({words}, dtype=torch.int32), which is random.fold_in(key, {r})"
             )
 
@@ -140,15 +174,17 @@ def check_finite(name: str, key: random.Key, first: int, *series: Tensor) -> Non
 def seconds_per_gradient(
     estimators: Sequence[AnyEstimator], problem: Problem, scheme: Noise, key: random.Key, timings: int
 ) -> list[float]:
-    """The time of one gradient with each estimator by itself, as a training step would take it, in seconds.
+    """The time of one gradient with each estimator by itself, eager, in seconds: the least of several.
 
-    It is the least of several, which other programs disturb least.
+    (Other programs disturb the least the least.)
     """
-    eps = problem.draw(scheme, key)
+    eps = problem.draw(scheme, random.fold_in(key, 0))
     model, params, state, x, _, train = problem
     spent: list[list[float]] = [[] for _ in estimators]
     for turn in range(timings + 1):
-        for estimator, times in zip(estimators, spent, strict=True):
+        pairs = list(zip(estimators, spent, strict=True))
+        at = turn % len(pairs)  # each comes first in its turn: what else runs may keep a beat
+        for estimator, times in pairs[at:] + pairs[:at]:
             begin = _now(x)
             with torch.no_grad():
                 estimator(model, params, state, x, eps, train=train)

@@ -14,7 +14,17 @@ from funcvae.noise import Noise, iid
 from funcvae.train import Observe, as_is
 from funcvae.vae import VAE
 from funcvae.variance import statistics, streaming
-from funcvae.variance.replicates import AnyEstimator, Problem, Progress, at_once, check, check_finite, chunks, gradients
+from funcvae.variance.replicates import (
+    AnyEstimator,
+    Problem,
+    Progress,
+    at_once,
+    check,
+    check_finite,
+    chunks,
+    gradients,
+    target_of,
+)
 from funcvae.variance.statistics import Measured, Series
 
 
@@ -42,7 +52,7 @@ class Sources(NamedTuple):
 
     def __str__(self) -> str:
         """An aligned table."""
-        networks = [name for name in self.groups if "/" not in name]
+        networks = [name for name in ("all", "encoder", "decoder", "prior") if name in self.groups]
         lines = [
             f"{self.batches:,} batches of {self.batch}, {self.replicates} replicates of the noise in each; "
             "± standard error"
@@ -110,7 +120,7 @@ def sources(
             raise BadValue(f"{name} is {value}: a variance needs at least 2")
     check(model, params, state, data, observe, samples=samples)
     choice_key, observe_key, noise_key = random.split(key.to(data.device), 3)
-    getattr(estimator, "claims_under", lambda noise: None)(noise)
+    target_of(estimator, noise, "")  # raises where the two do not suit each other
     named = tree.named_leaves(params)
     members_of = statistics.groups_of(list(named), [leaf.numel() for leaf in named.values()], groups)
 
@@ -146,14 +156,16 @@ def sources(
 def _split(series: Series, within: statistics.Floats, members: list[int], replicates: int) -> Split:
     """Of one group, from the batches' mean gradients and their variances over the noise [M]."""
     u = statistics.scaled_squares(series, members)  # batches 1, 2, …
-    flag = statistics.distrust(u, statistics.kurtosis_of(u), statistics.tail_of(u))
-    noise = statistics.of_mean(within, flag=flag)
-    data = statistics.of_mean(
-        u - within[1:] / replicates, float(series.total[members].sum()) - noise.value / replicates, flag
-    )
-    total = statistics.of_mean(u + (1 - 1 / replicates) * within[1:], data.value + noise.value, flag)
+    w = within[1:]
+    flags = [statistics.distrust(v, statistics.kurtosis_of(v), statistics.tail_of(v)) for v in (u, within)]
+    of_data, of_noise = (flag.replace("replicates", "batches") for flag in flags)
+    flag = "; ".join(dict.fromkeys(filter(None, (of_data, of_noise))))
+    noise = statistics.of_mean(within, flag=of_noise)
+    value = float(series.total[members].sum()) - noise.value / replicates
+    data = statistics.of_mean(u - w / replicates, value, of_data)
+    total = statistics.of_mean(u + (1 - 1 / replicates) * w, data.value + noise.value, flag)
     if not total.value > 0:
         return Split(data, noise, total, Measured(math.nan, math.inf, math.nan, math.nan, flag))
     share = data.value / total.value
-    influence = ((1 - share) * (u - within[1:] / replicates) - share * within[1:]) / total.value
+    influence = ((1 - share) * (u - w / replicates) - share * w) / total.value
     return Split(data, noise, total, statistics.of_mean(influence, share, flag))

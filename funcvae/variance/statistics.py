@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from funcvae import pareto
-from funcvae.errors import BadValue, unknown
+from funcvae.errors import unknown
 from funcvae.variance import streaming
 
 Floats = NDArray[np.float64]
@@ -105,6 +105,7 @@ def groups_of(names: Sequence[str], sizes: Sequence[int], wanted: Sequence[str] 
     Raises:
         BadValue: a pattern matches no parameter.
     """
+    wanted = (wanted,) if isinstance(wanted, str) else wanted
     found = {"all": [i for i, size in enumerate(sizes) if size]}
     for network in dict.fromkeys(name.split("/")[0] for name in names):
         found[network] = [i for i in found["all"] if names[i].startswith(f"{network}/")]
@@ -112,14 +113,9 @@ def groups_of(names: Sequence[str], sizes: Sequence[int], wanted: Sequence[str] 
     for pattern in wanted:
         members = found.get(pattern) or [i for i in found["all"] if fnmatchcase(names[i], pattern)]
         if not members:
-            raise no_group(pattern, found)
+            raise unknown("group of parameters", pattern, found)
         found[pattern] = members
     return {name: members for name, members in found.items() if members}
-
-
-def no_group(name: str, known: Sequence[str] | dict[str, list[int]]) -> BadValue:
-    """The error for a group that is none."""
-    return unknown("group of parameters", name, known)
 
 
 def scaled_squares(s: Series, members: Sequence[int]) -> Floats:
@@ -229,7 +225,7 @@ def root(square: float, se: float, flag: str = "") -> Measured:
         return Measured(math.nan, math.inf, math.nan, math.nan, flag)
     value = math.sqrt(max(square, 0.0))
     low, high = (math.sqrt(max(square + z * se, 0.0)) if math.isfinite(se) else math.nan for z in (-Z95, Z95))
-    return Measured(value, se / (2 * value) if value > 0 else high, low, high, flag)
+    return Measured(value, se / (2 * value) if value > 0 else (math.inf if math.isinf(se) else high), low, high, flag)
 
 
 def kurtosis_of(u: Floats) -> float:
@@ -247,10 +243,10 @@ def tail_of(u: Floats) -> float:
 
 def distrust(u: Floats, kurtosis: float, k_hat: float) -> str:
     """Why an interval for the mean of u is not to be trusted: few replicates for its kurtosis, or a heavy tail."""
-    if len(u) < WORTH:
+    if len(u) + 1 < WORTH:
         return f"fewer than {WORTH:.0f} replicates" if not len(u) or u.max() > 0 else ""
-    if len(u) / kurtosis < WORTH:
-        return f"kurtosis {kurtosis:.3g}: {len(u) + 1} replicates are worth {len(u) / kurtosis:.0f}"
+    if (len(u) + 1) / kurtosis < WORTH:
+        return f"kurtosis {kurtosis:.3g}: {len(u) + 1} replicates are worth {int((len(u) + 1) / kurtosis)}"
     if k_hat > TAIL:
         return f"Pareto k̂ {k_hat:.2f} of the gradient's squared deviations"
     return ""

@@ -89,10 +89,9 @@ def add_powers(center: Leaves, powers: list[Leaves], grads: Leaves) -> tuple[Ten
         for at in range(0, g.shape[1], width):
             part = slice(at, at + width)
             c = center[leaf][part]
-            apart = g[:, part] - c
+            apart = (g[:, part] - c).double()  # squares of small numbers would be lost in float32
             square = square + apart.square().sum(1)
-            along = along + apart @ c
-            apart = apart.double() if len(powers) > 1 else apart
+            along = along + apart @ c.double()
             power = apart
             for j, sums in enumerate(powers):
                 power = power * apart if j else apart

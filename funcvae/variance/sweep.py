@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from funcvae import random
+from funcvae import files, random
 from funcvae.errors import BadValue, unknown
 from funcvae.variance.statistics import Measured
 
@@ -48,6 +48,10 @@ class Sweep(NamedTuple):
             series={name: self.series[name] for name in names},
             slopes={name: self.slopes[name] for name in names if name in self.slopes},
         )
+
+    def as_json(self) -> str:
+        """`as_dict` as JSON; numbers that are not finite are the strings "inf", "-inf" and "nan"."""
+        return files.as_json(self.as_dict()).decode()
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, in plain dicts, lists, numbers and strings."""
