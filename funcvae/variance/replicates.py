@@ -80,7 +80,7 @@ def check(
         if value is not None and value < 1:
             raise BadValue(f"{name} is {value}: it must be at least 1")
     dtypes = {leaf.dtype for leaf in tree.leaves(params)}
-    if isinstance(data, Tensor) and dtypes and data.dtype not in dtypes:
+    if isinstance(data, Tensor) and data.is_floating_point() and dtypes and data.dtype not in dtypes:
         kinds = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
         got = str(data.dtype).removeprefix("torch.")
         raise BadData(f"the data are {got} and the parameters {kinds}: make them one, as with data.to(torch.{kinds})")
