@@ -111,7 +111,7 @@ def compare(
     members_of = statistics.groups_of(list(named), sizes, groups)
 
     key = random.checked(key).to(x.device)
-    run, done, stage = _Run(lanes, problem, key, chunk, compile), 0, replicates
+    run, done, stage = _Run(lanes, schemes, problem, key, chunk, compile), 0, replicates
     while True:
         run.advance(done, stage, lambda at, to=stage: progress(at, to))  # type: ignore[misc]
         done = stage
@@ -122,7 +122,7 @@ def compare(
             break
         stage = 2 * done
 
-    for scheme in run.schemes if timings else ():
+    for scheme in schemes if timings else ():
         here = [lane for lane in lanes if lane.scheme is scheme]
         times = seconds_per_gradient([lane.estimator for lane in here], problem, scheme, key, timings)
         for lane, seconds in zip(here, times, strict=True):
@@ -168,15 +168,15 @@ class _Kept(NamedTuple):
 class _Run:
     """The replicates of all lanes as they come. (What they leave is theirs to write in.)"""
 
-    def __init__(self, lanes: list[_Lane], problem: Problem, key: random.Key, chunk: int, compile: bool) -> None:
-        self.lanes, self.problem, self.key, self.chunk = lanes, problem, key, chunk
-        self.schemes: list[Noise] = []
-        self.schemes += [lane.scheme for lane in lanes if not any(lane.scheme is s for s in self.schemes)]
-        of = [tuple(lane.estimator for lane in lanes if lane.scheme is scheme) for scheme in self.schemes]
+    def __init__(
+        self, lanes: list[_Lane], schemes: list[Noise], problem: Problem, key: random.Key, chunk: int, compile: bool
+    ) -> None:
+        self.lanes, self.schemes, self.problem, self.key, self.chunk = lanes, schemes, problem, key, chunk
+        of = [tuple(lane.estimator for lane in lanes if lane.scheme is scheme) for scheme in schemes]
         which = [(estimators, problem.model, problem.names, problem.train) for estimators in of]
         self.eager = [gradients(*those) for those in which]
         self.whole = [compiled_gradients(*those) if compile else None for those in which]
-        self.seen = [importance.start(problem) for _ in self.schemes]
+        self.seen = [importance.start(problem) for _ in schemes]
         self.kept: dict[str, _Kept] = {}
 
     def advance(self, first: int, last: int, progress: Callable[[int], None]) -> None:

@@ -114,19 +114,15 @@ def moments(
     step = _compiled_step(estimator, model, problem.names, train) if compile else _step(gradient)
     for start, eps in noise_of(problem, noise, random.checked(key).to(x.device), 0, replicates, chunk):
         end = start + len(eps)
-        parts = list(streaming.segments(start, end))
-        if len(parts) == 1 and len(eps) == chunk and sums is not None:  # as nearly all: what is compiled is for these
+        in_one = len(list(streaming.segments(start, end))) == 1
+        if in_one and len(eps) == chunk and sums is not None:  # as nearly all: what is compiled is for these
             sums = streaming.renewed(sums, start)
             square, along, log_w, bound = step(params, state, x, eps, sums.center, sums.powers)
             sums = streaming.counted(sums, square)
         else:
             (grads,), log_w, (bound,) = gradient(params, state, x, eps)
             sums = sums or streaming.start([leaf[0] for leaf in grads], order=4)
-            rows = []
-            for first, last in parts:
-                sums, *row = streaming.add_(sums, first, [leaf[first - start : last - start] for leaf in grads])
-                rows.append(row)
-            square, along = (torch.cat(columns) for columns in zip(*rows, strict=True))
+            sums, square, along = streaming.add_chunk_(sums, start, grads)
         check_finite(name, key, start, square, along, bound.unsqueeze(1))
         squares.append(square)
         alongs.append(along)

@@ -134,10 +134,8 @@ def sources(
         for found in chunks(gradient, problem, noise, key_m, 0, replicates, at_once(problem)):
             (grads,) = found.grads
             sums = sums or streaming.start([leaf[0] for leaf in grads], order=1)
-            for first, last in streaming.segments(found.first, found.first + len(found.log_w)):
-                part = slice(first - found.first, last - found.first)
-                sums, square, along = streaming.add_(sums, first, [leaf[part] for leaf in grads])
-                check_finite(f"batch {m}", key_m, first, square, along)
+            sums, square, along = streaming.add_chunk_(sums, found.first, grads)
+            check_finite(f"batch {m}", key_m, found.first, square, along)
         assert sums is not None
         within.append(streaming.total_variance(sums))
         means = streaming.mean(sums)

@@ -66,6 +66,16 @@ def add_(sums: Sums, first: int, grads: Leaves) -> tuple[Sums, Tensor, Tensor]:
     return counted(sums, squares), squares, along
 
 
+def add_chunk_(sums: Sums, first: int, grads: Leaves) -> tuple[Sums, Tensor, Tensor]:
+    """As `add_`, for replicates that a renewal of the centre may fall into."""
+    squares, alongs = [], []
+    for begin, end in segments(first, first + len(grads[0])):
+        sums, square, along = add_(sums, begin, [leaf[begin - first : end - first] for leaf in grads])
+        squares.append(square)
+        alongs.append(along)
+    return sums, torch.cat(squares), torch.cat(alongs)
+
+
 def renewed(sums: Sums, first: int) -> Sums:
     """The sums about a new centre, their mean so far, if there is one from replicate `first` on. Uses them up."""
     if first < 1 or first != renewal(first):
