@@ -28,7 +28,17 @@ class Missing(FuncvaeError, FileNotFoundError):
 
 
 class NonFinite(FuncvaeError, ArithmeticError):
-    """A number that became NaN or infinite."""
+    """A number that became NaN or infinite; in training, at `step`, counted from 0."""
+
+    step: int | None = None
+
+
+class InUse(FuncvaeError, BlockingIOError):
+    """A folder that another process writes in."""
+
+
+class Stopped(FuncvaeError):
+    """Training that was asked to stop, and stopped after a checkpoint."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadValue:

@@ -6,7 +6,8 @@ Keys: a run's four are `RunKeys(*split(ts.key, 4))`. Epoch e visits the data in 
 use the fourth key of the same split.)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,7 +45,7 @@ class Metrics(NamedTuple):
 
 
 class History(NamedTuple):
-    """What `fit` reports, as arrays."""
+    """What `fit` reports, as float64 arrays."""
 
     loss: np.ndarray  # [steps]
     bound: np.ndarray  # [steps], nats per example
@@ -52,8 +53,23 @@ class History(NamedTuple):
     test_bound: np.ndarray  # [epochs], nats per example; empty without a test set
 
 
+class Replay(NamedTuple):
+    """All that went into one step of a run, and what came out of it."""
+
+    before: TrainState
+    rows: Tensor  # int64 [B], of the training data
+    x: Tensor  # [B, ...], as the model saw it
+    eps: Tensor  # [N, B, Z]
+    log_w: Tensor  # [N, B], nats
+    bound: Tensor  # [B], nats
+    grads: Params  # minus the gradient of the target's batch mean, before `scale`
+    metrics: Metrics  # what the run itself reported
+    after: TrainState
+
+
 Scale = Callable[[int], float]
 Watch = Callable[[int, TrainState], None]
+Save = Callable[[TrainState], None]
 Step = Callable[[TrainState, Tensor, Tensor], tuple[TrainState, Metrics]]
 
 
@@ -112,9 +128,7 @@ def make_step(
     estimator.claims_under(noise)
 
     def step(ts: TrainState, keys: Tensor, x: Tensor) -> tuple[TrainState, Metrics]:
-        noise_key, observe_key = keys
-        x = observe(observe_key, x)
-        eps = noise(noise_key, samples, (len(x), model.latent), dtype=x.dtype)
+        x, eps = _observed(keys, x, model, samples, observe, noise)
         out = estimator(model, ts.params, ts.state, x, eps, train=True)
         c, bound = scale(len(x)), out.bound.mean()
         grads = out.grads if c == 1 else tree.map(lambda g: c * g, out.grads)
@@ -172,10 +186,17 @@ def fit(
     scale: Scale = per_example,
     offset: float = 0.0,
     compile: bool = False,
+    history: History | None = None,
     log: Log = lambda row: None,
     watch: Watch = lambda step, ts: None,
+    save: Save = lambda ts: None,
+    save_every: int = 0,
+    stop: Callable[[], bool] = lambda: False,
 ) -> tuple[TrainState, History]:
     """Trains for some epochs, from wherever `ts` stands, and leaves `ts` as it was.
+
+    A run that is stopped, and goes on with the `ts` and the `history` that it stopped with, ends with the bits of one
+    that was not. An epoch that was begun counts as one of `epochs`.
 
     Every epoch visits all of `train` once, the last short batch included. After it the estimator's target bound on
     `test` is taken in evaluation mode, with the same noise every epoch, so that its curve shows the model's progress
@@ -190,23 +211,30 @@ def fit(
         scale: the loss that is descended and reported is scale(B) · (-bound - offset): see `make_step`.
         offset: see `make_step`.
         compile: run the step under `torch.compile(fullgraph=True)`: the same numbers to rounding.
+        history: what earlier calls reported of the run that goes on, to be added to.
         log: called with a row (a flat dict) for every step, and for every epoch with `test_bound` and the epoch's mean
             training `bound`. Rows come in bursts, for reading a number back from the device makes it wait.
         watch: called after every step with the number of steps made and the new TrainState, whose buffers the next step
             writes over: copy what is to be kept.
+        save: called with the TrainState after every `save_every` steps of the run (0: not then), after the last one,
+            and when stopped, where all is finite and all rows before it have been logged.
+        save_every: see `save`.
+        stop: asked after every step; where it says so, `fit` returns early, with what there is.
 
     Raises:
-        BadValue: epochs, batch or samples below one; or the estimator leans on independent samples, and the noise
-            scheme's are not.
+        BadValue: epochs, batch or samples below one, or save_every below zero; or the estimator leans on independent
+            samples, and the noise scheme's are not.
         BadType: data that are no tensor.
         BadData: data the model cannot take: a wrong shape, values outside the likelihood's range, or not finite; or a
             last batch of one item where there is BatchNorm.
-        NonFinite: the loss, its gradient, the parameters or the test bound became NaN or infinite; the message names
-            the step. All rows before it have been logged.
+        NonFinite: the loss, its gradient, the parameters or the test bound became NaN or infinite; the message, and the
+            error's `step`, name the step to `replay`. All rows before it have been logged.
     """
     for name, value in {"epochs": epochs, "batch": batch, "samples": samples}.items():
         if value < 1:
             raise BadValue(f"{name} is {value}: it must be at least 1")
+    if save_every < 0:
+        raise BadValue(f"save_every is {save_every}: it must be a number of steps, or 0")
     device = ts.step.device
     for name, data in {"train": train, "test": test}.items():
         if data is not None:
@@ -214,50 +242,96 @@ def fit(
     train, test = train.to(device), None if test is None else test.to(device)
     check_batches(model, ts.params, ts.state, train, batch)
 
+    step = _ready(model, estimator, opt, samples, observe, noise, scale, offset, compile)
     ts = tree.map(torch.clone, ts)  # from here on the buffers are our own to write in
-    step = make_step(
-        model,
-        estimator,
-        opt.update_ or opt.update,
-        samples=samples,
-        observe=observe,
-        noise=noise,
-        scale=scale,
-        offset=offset,
-    )
-    if compile:  # dynamic=False: the last short batch is a graph of its own, and leaves the others' as it is
-        step = torch.compile(step, fullgraph=True, dynamic=False)
-    step = torch.no_grad()(step)  # the estimators differentiate by torch.func: nothing out here needs a graph
     test_key = run_keys(ts.key).test
     per_epoch = -(-len(train) // batch)
-    first_epoch = int(ts.step) // per_epoch
-    metrics: list[Metrics] = []
-    test_bounds: list[float] = []
+    made = int(ts.step)
+    last = (made // per_epoch + epochs) * per_epoch
+    past = History(*np.zeros((4, 0))) if history is None else history
+    known, test_bounds = len(past.bound), past.test_bound.tolist()
+    # Of its final size from the start: a long run takes no more memory than a short one.
+    metrics = np.full((len(Metrics._fields), known + last - made), np.nan)
+    metrics[:, :known] = past[: len(metrics)]
+    visits, stopped = _visits(ts, len(train), batch), False
 
-    for epoch in range(first_epoch, first_epoch + epochs):
-        rows, keys = batches(ts.key, len(train), batch, epoch)
-        done = int(ts.step) - epoch * per_epoch  # not zero where a run goes on in mid-epoch
-        read: list[Metrics] = []
-        for start in range(done, per_epoch, _READ_EVERY):
-            reports = []
-            for i in range(start, min(start + _READ_EVERY, per_epoch)):
-                ts, report = step(ts, keys[i], train.index_select(0, rows[i]))
-                reports.append(report)
-                watch(epoch * per_epoch + i + 1, ts)
-            read += _read(reports, epoch, epoch * per_epoch + start, log)
-        metrics += read
-        summary: Row = {"epoch": epoch, "step": (epoch + 1) * per_epoch}
-        _check_finite("the parameters' norm", float(tree.norm(ts.params)), summary)
-        summary["bound"] = float(np.mean([m.bound for m in read]))
-        if test is not None:
-            summary["test_bound"] = test_bound(
-                model, estimator, ts, test, test_key, batch=batch, samples=samples, observe=observe, noise=noise
-            )
-            _check_finite("test_bound", summary["test_bound"], summary)
-            test_bounds.append(summary["test_bound"])
-        log(summary)
-    loss, bound, grad_norm = np.array(metrics).T
+    while made < last and not stopped:
+        epoch, i = divmod(made, per_epoch)
+        ends = [_READ_EVERY, per_epoch - i, *([save_every - made % save_every] if save_every else [])]
+        reports: list[Metrics] = []
+        for rows, keys in islice(visits, min(ends)):
+            ts, report = step(ts, keys, train.index_select(0, rows))
+            reports.append(report)
+            watch(made + len(reports), ts)
+            if stopped := stop():
+                break
+        metrics[:, known : known + len(reports)] = _read(reports, epoch, made, log).T
+        known, made = known + len(reports), made + len(reports)
+        saving = stopped or made == last or (save_every and made % save_every == 0)
+        summary: Row = {"epoch": epoch, "step": made}
+        if saving or made % per_epoch == 0:
+            _check_finite("the parameters' norm", float(tree.norm(ts.params)), summary)
+        if made % per_epoch == 0:
+            summary["bound"] = float(np.mean(metrics[1, max(0, known - per_epoch) : known]))
+            if test is not None:
+                summary["test_bound"] = test_bound(
+                    model, estimator, ts, test, test_key, batch=batch, samples=samples, observe=observe, noise=noise
+                )
+                _check_finite("test_bound", summary["test_bound"], summary)
+                test_bounds.append(summary["test_bound"])
+            log(summary)
+        if saving:
+            save(ts)
+    loss, bound, grad_norm = metrics[:, :known]
     return ts, History(loss, bound, grad_norm, np.array(test_bounds))
+
+
+def replay(
+    ts: TrainState,
+    step: int,
+    model: VAE,
+    estimator: Estimator,
+    opt: Optimizer,
+    train: Tensor,
+    *,
+    batch: int = 128,
+    samples: int = 1,
+    observe: Observe = as_is,
+    noise: noise.Noise = noise.iid,
+    scale: Scale = per_example,
+    offset: float = 0.0,
+    compile: bool = False,
+) -> Replay:
+    """One step of a run by itself, with all that went into it; `ts` is left as it was.
+
+    `metrics` and `after` are the run's to the bit. What the estimator gave is taken outside the compiler: it equals
+    what the step used to the bit without `compile`, and to rounding with it.
+
+    Args:
+        ts: a TrainState of the run at that step or before, such as a checkpoint's or that of `init`; the steps between
+            are made again.
+        step: which, counted from 0.
+
+    The others are `fit`'s, and must be what the run was made with.
+
+    Raises:
+        BadValue: `ts` has come past that step.
+    """
+    made = int(ts.step)
+    if step < made:
+        raise BadValue(f"step {step} cannot be replayed from a TrainState that has made {made}: give an earlier one")
+    run = _ready(model, estimator, opt, samples, observe, noise, scale, offset, compile)
+    ts, train = tree.map(torch.clone, ts), train.to(ts.step.device)
+    visits = _visits(ts, len(train), batch)
+    for rows, keys in islice(visits, step - made):
+        ts, _ = run(ts, keys, train.index_select(0, rows))
+    rows, keys = next(visits)
+    seen = train.index_select(0, rows)
+    x, eps = _observed(keys, seen, model, samples, observe, noise)
+    with torch.no_grad():
+        out = estimator(model, ts.params, ts.state, x, eps, train=True)
+    after, metrics = run(tree.map(torch.clone, ts), keys, seen)
+    return Replay(ts, rows, x, eps, out.log_w, out.bound, out.grads, metrics, after)
 
 
 @torch.no_grad()
@@ -277,9 +351,7 @@ def test_bound(
     chunks = test.split(batch)
     total = torch.zeros((), dtype=torch.float64, device=test.device)
     for x, keys in zip(chunks, step_keys(key, torch.arange(len(chunks), device=test.device)), strict=True):
-        noise_key, observe_key = keys
-        x = observe(observe_key, x)
-        eps = noise(noise_key, samples, (len(x), model.latent), dtype=x.dtype)
+        x, eps = _observed(keys, x, model, samples, observe, noise)
         total += estimator.bound(model, ts.params, ts.state, x, eps).sum()
     return float(total) / len(test)
 
@@ -327,20 +399,53 @@ _CHECK_SEED = 2**63 + 2  # no seed of a user's run: a key is used once
 _READ_EVERY = 50  # steps; each reading waits for the device
 
 
-def _read(reports: list[Metrics], epoch: int, first_step: int, log: Log) -> list[Metrics]:
-    """The reports as numbers, by one transfer, logged up to the first that is not finite."""
-    read = []
-    for step, values in enumerate(torch.stack([torch.stack(report) for report in reports]).tolist(), first_step):
-        metrics = Metrics(*values)
-        row = {"epoch": epoch, "step": step, **metrics._asdict()}
-        for name, value in metrics._asdict().items():
+def _ready(
+    model: VAE, estimator: Estimator, opt: Optimizer, samples: int, observe: Observe, noise: noise.Noise, scale: Scale,
+    offset: float, compile: bool,
+) -> Step:  # fmt: skip
+    """The step as a run makes it, in buffers of its own."""
+    update = opt.update_ or opt.update
+    step = make_step(
+        model, estimator, update, samples=samples, observe=observe, noise=noise, scale=scale, offset=offset
+    )
+    if compile:  # dynamic=False: the last short batch is a graph of its own, and leaves the others' as it is
+        step = torch.compile(step, fullgraph=True, dynamic=False)
+    return torch.no_grad()(step)  # the estimators differentiate by torch.func: nothing out here needs a graph
+
+
+def _visits(ts: TrainState, n: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The rows and the keys of every step from where the TrainState stands, without end."""
+    first, made = divmod(int(ts.step), -(-n // batch))
+    for epoch in count(first):
+        yield from islice(zip(*batches(ts.key, n, batch, epoch), strict=True), made, None)
+        made = 0
+
+
+def _observed(
+    keys: Tensor, x: Tensor, model: VAE, samples: int, observe: Observe, noise: noise.Noise
+) -> tuple[Tensor, Tensor]:
+    """What a model sees of x [B, ...], and the noise [N, B, Z] for it, by a step's two keys."""
+    noise_key, observe_key = keys
+    x = observe(observe_key, x)
+    return x, noise(noise_key, samples, (len(x), model.latent), dtype=x.dtype)
+
+
+def _read(reports: list[Metrics], epoch: int, first_step: int, log: Log) -> np.ndarray:
+    """The reports as numbers [steps, 3], by one transfer, logged up to the first that is not finite."""
+    read = torch.stack([torch.stack(report) for report in reports]).tolist()
+    for step, values in enumerate(read, first_step):
+        row = {"epoch": epoch, "step": step, **Metrics(*values)._asdict()}
+        for name, value in zip(Metrics._fields, values, strict=True):
             _check_finite(name, value, row)
         log(row)
-        read.append(metrics)
-    return read
+    return np.array(read)
 
 
 def _check_finite(name: str, value: float, row: Row) -> None:
     if not np.isfinite(value):
+        at = "at" if "loss" in row else "after"
+        step = row["step"] - (at == "after")  # such a row names the steps made
         cause = "a smaller learning rate may help" if row["step"] else "look at the data and the model's first output"
-        raise NonFinite(f"{name} became {value} at step {row['step']} (epoch {row['epoch']}): {cause}")
+        error = NonFinite(f"{name} became {value} {at} step {step} (epoch {row['epoch']}): {cause}")
+        error.step = step
+        raise error

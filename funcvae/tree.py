@@ -1,5 +1,6 @@
 """Pytrees of tensors: dicts, lists, tuples and NamedTuples, nested. The only user of torch's pytree module."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from typing import Any
@@ -46,8 +47,18 @@ def zeros_like(tree: Tree) -> Tree:
 
 
 def norm(tree: Tree) -> Tensor:
-    """The Euclidean norm of all the tree's numbers together."""
-    return torch.stack([leaf.norm() for leaf in leaves(tree)]).norm()
+    """The Euclidean norm of all the tree's numbers together, in whatever order a dict holds them."""
+    return torch.stack([leaf.norm() for leaf in leaves(tree)]).sort().values.norm()
+
+
+def sha256(tree: Tree) -> str:
+    """The SHA-256 of the path, dtype, shape and bytes of every leaf, in hexadecimal: equal for equal bits."""
+    digest = hashlib.sha256()
+    for name, leaf in sorted(named_leaves(tree).items()):
+        flat = leaf.detach().cpu().contiguous().reshape(-1)
+        digest.update(f"{name} {leaf.dtype} {list(leaf.shape)}\n".encode())
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def like(leaves: Sequence[Tensor], tree: Tree) -> Tree:

@@ -11,8 +11,8 @@ import funcvae
 
 ROOT = Path(funcvae.__file__).parent
 FLOORS = [
-    {"errors", "files"},
-    {"random", "tree"},
+    {"errors"},
+    {"files", "random", "tree"},
     {"distributions", "module", "optim", "noise", "bounds", "pareto", "ppca"},
     {"importance"},
     {"heads", "priors"},
