@@ -98,6 +98,15 @@ def load_params(path: Path, params: Params, state: State) -> tuple[Params, State
     return loaded["params"], loaded["state"]
 
 
+def has_params(path: Path, params: Path) -> bool:
+    """Whether the checkpoint of one file has the parameters and state of another; not where either cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as whole, safe_open(params, framework="pt") as part:
+            return all(torch.equal(whole.get_tensor(name), part.get_tensor(name)) for name in part.keys())  # noqa: SIM118
+    except Exception:  # as in `_read`
+        return False
+
+
 _HEADER = 2**20  # bytes: names, shapes and metadata of a file take less
 
 

@@ -10,60 +10,117 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import numpy as np
 from tqdm import tqdm
 
-from funcvae.errors import Missing
+from funcvae import files
+from funcvae.errors import BadData, Missing
+
+LINE = 2**20
+"""Bytes that a row may have."""
 
 Row = dict[str, Any]
 Tracker = Callable[[Row], None]
 Point = tuple[float, float]
 
 
+class Lines:
+    """A file of rows, one JSON object a line: a tracker, each line whole when its call returns.
+
+    Entered, it goes on after the first `kept` bytes of what is there, which end a line; the rest is cut off.
+    """
+
+    def __init__(self, path: Path, kept: int = 0) -> None:
+        self._path, self._kept = path, kept
+
+    def __enter__(self) -> Self:
+        self._file = self._path.open("r+b" if self._kept else "wb")
+        self._file.seek(self._file.truncate(self._kept))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def __call__(self, row: Row) -> None:
+        """Writes a row."""
+        self._file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+        self._file.flush()
+
+    def sync(self) -> int:
+        """Sees every row onto the disk, and says how many bytes they are."""
+        files.sync(self._file.fileno())
+        return self._file.tell()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows in a file that `Lines` wrote, or in its first `size` bytes; it can be gone through again and again.
+
+    Going through it raises:
+        Missing: there is no such file.
+        BadData: the file is shorter, or a line in it is no row: an object with a whole number "step".
+    """
+
+    path: Path
+    size: int | None = None
+
+    def __iter__(self) -> Iterator[Row]:
+        if not self.path.is_file():
+            raise Missing(f"{self.path} is missing: no such file")
+        there = self.path.stat().st_size
+        size = there if self.size is None else self.size
+        if there < size:
+            raise BadData(f"{self.path} has lost rows: its checkpoint names {size:,} bytes, and it has {there:,}")
+        with self.path.open("rb") as file:
+            number = 0
+            while file.tell() < size:
+                number += 1
+                line = file.readline(LINE)
+                row = files.parse_json(line, f"{self.path}, line {number},")
+                if type(row.get("step")) is not int or not line.endswith(b"\n"):
+                    raise BadData(f"{self.path}, line {number}, is not a whole row: it must be an object with a step")
+                yield row
+
+
+def is_a_step(row: Row) -> bool:
+    """Whether it is a step's row, not an epoch's, whose bound is a mean."""
+    return "loss" in row
+
+
 @contextmanager
-def jsonl(path: Path) -> Iterator[Tracker]:
-    """Writes rows to a file, one JSON object a line, each line whole when the call returns."""
-    with path.open("w", encoding="utf-8") as file:
-
-        def write(row: Row) -> None:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
-            file.flush()
-
-        yield write
-
-
-@contextmanager
-def progress_bar(steps: int) -> Iterator[Tracker]:
+def progress_bar(steps: int, made: int = 0) -> Iterator[Tracker]:
     """A progress bar over training steps that shows the last bound, and the test bound once there is one."""
-    with tqdm(total=steps, unit="step", dynamic_ncols=True) as bar:
+    with tqdm(total=steps, initial=made, unit="step", dynamic_ncols=True) as bar:
         shown: dict[str, str] = {}
 
         def update(row: Row) -> None:
-            name = "bound" if _is_a_step(row) else "test_bound"
+            name = "bound" if is_a_step(row) else "test_bound"
             if name in row:
                 shown[name] = f"{row[name]:.2f}"
                 bar.set_postfix(shown, refresh=False)
-            bar.update(int(_is_a_step(row)))
+            bar.update(int(is_a_step(row)))
 
         yield update
 
 
 @contextmanager
-def tensorboard(folder: Path, config: dict[str, Any]) -> Iterator[Tracker]:
+def tensorboard(folder: Path, config: dict[str, Any], past: Iterable[Row] = ()) -> Iterator[Tracker]:
     """Writes rows where `tensorboard --logdir FOLDER` finds them; a folder above shows its runs together.
 
     Scalars, over the number of steps made: train/loss, train/bound and train/grad_norm for every step, and an epoch's
     train/epoch_bound (its mean) and test/bound. Images: images/x and images/x_hat. HParams: `config`, with the last
     test/bound.
 
-    The folder and the file are made with the first row: entering leaves the disk alone.
+    The folder and the file are made with the first row: entering leaves the disk alone. Where there are rows past, in
+    files of earlier writers, a new file says from which step on it is to be believed.
 
     Raises:
         Missing: tensorboard is not installed.
@@ -81,7 +138,7 @@ def tensorboard(folder: Path, config: dict[str, Any]) -> Iterator[Tracker]:
         def put(**event: Any) -> None:
             file.write(event_pb2.Event(wall_time=time.time(), **event).SerializeToString())
 
-        def start() -> None:
+        def start(step: int) -> None:
             nonlocal file
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"events.out.tfevents.{time.time_ns()}"
@@ -91,11 +148,19 @@ def tensorboard(folder: Path, config: dict[str, Any]) -> Iterator[Tracker]:
             experiment, session_start, _ = summary.hparams(shown, {"test/bound": 0.0})
             put(summary=experiment)
             put(summary=session_start)
+            # From that step on, what earlier files say is void, also what is past.
+            put(step=step, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+            for row in past:
+                if row["step"] >= step:
+                    show(row)
 
         def write(row: Row) -> None:
             if file is None:
-                start()
-            tags = _STEP_TAGS if _is_a_step(row) else _EPOCH_TAGS
+                start(row["step"])
+            show(row)
+
+        def show(row: Row) -> None:
+            tags = _STEP_TAGS if is_a_step(row) else _EPOCH_TAGS
             tags = {**tags, **{name: name for name in row if "/" in name}}  # a variance has a name that is a tag
             values = [summary_pb2.Summary.Value(tag=tags[name], simple_value=row[name]) for name in tags if name in row]
             for name, x in _pictures(row).items():
@@ -107,7 +172,7 @@ def tensorboard(folder: Path, config: dict[str, Any]) -> Iterator[Tracker]:
 
 
 @contextmanager
-def visdom(server: str, env: str, config: dict[str, Any]) -> Iterator[Tracker]:
+def visdom(server: str, env: str, config: dict[str, Any], past: Iterable[Row] = ()) -> Iterator[Tracker]:
     """Draws rows on a visdom server as they come, in an environment of their own.
 
     Windows: "loss" and "bound" over the number of steps made, where a training point is the mean of 50 steps and a
@@ -117,6 +182,8 @@ def visdom(server: str, env: str, config: dict[str, Any]) -> Iterator[Tracker]:
     Args:
         server: its address, such as http://localhost:8097.
         env: the environment's name; a character that visdom could not keep becomes "_".
+        config: shown as a table.
+        past: rows of a run that goes on, to stand in the curves before what is to come.
 
     Raises:
         Missing: visdom is not installed, or no visdom server answers.
@@ -127,8 +194,8 @@ def visdom(server: str, env: str, config: dict[str, Any]) -> Iterator[Tracker]:
     pictures: dict[str, np.ndarray] = {}
     due = 0.0
 
-    def track(row: Row) -> None:
-        if _is_a_step(row):
+    def collect(row: Row) -> None:
+        if is_a_step(row):
             burst.append((row["step"], row["loss"], row["bound"]))
             if len(burst) < _BURST:
                 return
@@ -140,7 +207,10 @@ def visdom(server: str, env: str, config: dict[str, Any]) -> Iterator[Tracker]:
         if "test_bound" in row:
             curves["bound"]["test"].append((row["step"], row["test_bound"]))
         pictures.update(_pictures(row))
-        if time.monotonic() >= due:
+
+    def track(row: Row) -> None:
+        collect(row)
+        if len(burst) == 0 and time.monotonic() >= due:
             draw()
 
     def draw() -> None:
@@ -154,6 +224,8 @@ def visdom(server: str, env: str, config: dict[str, Any]) -> Iterator[Tracker]:
         stop = time.monotonic()
         due = stop + max(_PAUSE, (stop - start) / _SHARE)
 
+    for row in past:
+        collect(row)
     tracker = _while_it_works(track, "visdom")
     try:
         yield tracker
@@ -176,11 +248,6 @@ _POINTS = 1000  # in a curve
 _PAUSE = 1.0  # seconds between two drawings, at least
 _SHARE = 0.01  # of the time, at most, goes into drawing
 _TIMEOUT = 5.0  # seconds to wait for an answer
-
-
-def _is_a_step(row: Row) -> bool:
-    """Whether it is a step's row, not an epoch's, whose bound is a mean."""
-    return "loss" in row
 
 
 def _pictures(row: Row) -> dict[str, np.ndarray]:

@@ -249,10 +249,8 @@ def fit(
     made = int(ts.step)
     last = (made // per_epoch + epochs) * per_epoch
     past = History(*np.zeros((4, 0))) if history is None else history
-    known, test_bounds = len(past.bound), past.test_bound.tolist()
-    # Of its final size from the start: a long run takes no more memory than a short one.
-    metrics = np.full((len(Metrics._fields), known + last - made), np.nan)
-    metrics[:, :known] = past[: len(metrics)]
+    metrics, test_bounds = [np.stack(past[:3], axis=1)], [*past.test_bound]
+    bounds = [*past.bound[max(0, len(past.bound) - made % per_epoch) :]]  # of the epoch that was begun
     visits, stopped = _visits(ts, len(train), batch), False
 
     while made < last and not stopped:
@@ -265,14 +263,15 @@ def fit(
             watch(made + len(reports), ts)
             if stopped := stop():
                 break
-        metrics[:, known : known + len(reports)] = _read(reports, epoch, made, log).T
-        known, made = known + len(reports), made + len(reports)
+        metrics.append(_read(reports, epoch, made, log))
+        bounds += [*metrics[-1][:, 1]]
+        made += len(reports)
         saving = stopped or made == last or (save_every and made % save_every == 0)
         summary: Row = {"epoch": epoch, "step": made}
         if saving or made % per_epoch == 0:
             _check_finite("the parameters' norm", float(tree.norm(ts.params)), summary)
         if made % per_epoch == 0:
-            summary["bound"] = float(np.mean(metrics[1, max(0, known - per_epoch) : known]))
+            summary["bound"], bounds = float(np.mean(bounds)), []
             if test is not None:
                 summary["test_bound"] = test_bound(
                     model, estimator, ts, test, test_key, batch=batch, samples=samples, observe=observe, noise=noise
@@ -282,7 +281,7 @@ def fit(
             log(summary)
         if saving:
             save(ts)
-    loss, bound, grad_norm = metrics[:, :known]
+    loss, bound, grad_norm = np.concatenate(metrics).T
     return ts, History(loss, bound, grad_norm, np.array(test_bounds))
 
 

@@ -32,8 +32,10 @@ FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in mod
 EDGES = FLOOR["data"]  # from here up: files, processes, printing, plotting
 # The files of a package keep apart, but for these, which they share.
 SHARED = {
+    "cli": {"cli.options"},
     "models": {"models.recipe"},
     "plots": {"plots._arrays", "plots._style"},
+    "runs": {"runs.config", "runs.manifest", "runs.folder", "runs.setup"},
     "variance": {f"variance.{name}" for name in ("streaming", "replicates", "statistics", "importance", "comparison")},
 }
 DRAWS = {

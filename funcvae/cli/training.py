@@ -1,0 +1,219 @@
+"""Commands that train, and that make a run's steps again."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from torch import Tensor
+
+from funcvae import checkpoint, runs, tracking, tree
+from funcvae.cli.options import Device, RunPath, fresh
+from funcvae.errors import BadValue, Stopped
+from funcvae.train import Replay
+
+
+def train(
+    system: tyro.conf.Positional[Annotated[str | None, tyro.conf.arg(metavar="SYSTEM")]] = None,
+    /,
+    *,
+    data: str | None = None,
+    data_dir: str | None = None,
+    download: bool = False,
+    epochs: int | None = None,
+    batch: int | None = None,
+    samples: int | None = None,
+    estimator: str | None = None,
+    noise: str | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    out: str | None = None,
+    resume: str | None = None,
+    checkpoint_every: int | None = None,
+    keep: int | None = None,
+    device: Device | None = None,
+    precision: Literal["highest", "high", "medium"] | None = None,
+    no_compile: bool = False,
+    deterministic: bool = False,
+    track: tyro.conf.UseAppendAction[tuple[Literal["tensorboard", "visdom"], ...]] = (),
+    visdom_server: str = "http://localhost:8097",
+    sample_each_step: bool = False,
+    variance_every: int | None = None,
+    variance_of: str | None = None,
+    variance_replicates: int | None = None,
+) -> None:
+    """Train a named system, by its own recipe unless told otherwise, into a run folder; or go on with a run.
+
+    Ctrl-C and SIGTERM stop it after the step, with a checkpoint; once more, at once.
+
+    Args:
+        system: One of `funcvae list systems`; gaussian2d_vae unless given.
+        data: A name in `funcvae list data`, a folder of images, FILE.npy or FILE.npz; the recipe's unless given.
+        data_dir: Where named data sets are kept; data/ unless given.
+        download: Download a named data set that is not there.
+        epochs: Passes over the training data; the recipe's number unless given.
+        batch: Batch size; the recipe's unless given.
+        samples: Monte-Carlo samples N for each datum, the K of L_K; the recipe's unless given.
+        estimator: NAME or NAME:ARGUMENT, one of `funcvae list estimators`; the recipe's unless given.
+        noise: Noise scheme, one of `funcvae list noise`; iid unless given.
+        lr: Learning rate; the recipe's rate or schedule unless given.
+        seed: The key's seed, 0 unless given: the same seed gives the same bits.
+        out: Run folder, new or empty; a fresh one under runs/ unless given.
+        resume: Go on with the run in this folder from its newest checkpoint, to the bits of a run that was not stopped.
+            Only --epochs, and how it is kept and shown, may be another than it began with.
+        checkpoint_every: Steps between two checkpoints, 1000 unless given; 0 for none but the last one.
+        keep: How many checkpoints stay, the newest; 2 unless given.
+        device: Where to train; on CUDA where there is any, unless given.
+        precision: Precision of float32 matrix products (torch.set_float32_matmul_precision); highest unless given.
+        no_compile: Train without torch.compile.
+        deterministic: Use no algorithm whose bits may change from run to run (torch.use_deterministic_algorithms).
+        track: Also show the run, as it goes, in TensorBoard (in the run folder) or on a Visdom server; may be repeated.
+        visdom_server: Where the Visdom server listens.
+        sample_each_step: Keep samples of the model after every step, and draw how they evolve (data in the plane only).
+        variance_every: Log the variance of the estimator's gradient on one batch, after every so many steps.
+        variance_of: Log that of these estimators too, on the same noise: names with commas between them.
+        variance_replicates: Draws of the noise for that; 100 unless given.
+    """
+    given = {
+        "data": data, "data_dir": data_dir, "epochs": epochs, "batch": batch, "samples": samples,
+        "estimator": estimator, "noise": noise, "lr": lr, "seed": seed, "checkpoint_every": checkpoint_every,
+        "keep": keep, "precision": precision, "deterministic": deterministic or None,
+        "sample_each_step": sample_each_step or None, "variance_every": variance_every, "variance_of": variance_of,
+        "variance_replicates": variance_replicates,
+    }  # fmt: skip
+    makers: dict[str, runs.MakeTracker] = {
+        "tensorboard": tracking.tensorboard,
+        "visdom": lambda run, config, past: tracking.visdom(visdom_server, run.name, config, past),
+    }
+    trackers = [makers[name] for name in dict.fromkeys(track)]
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it reports a missing CUDA as a warning
+    caught: list[int] = []
+    try:
+        if resume is not None:
+            if out is not None or download:
+                raise BadValue("--resume RUN goes on in RUN, with data that are there: leave out --out and --download")
+            given |= {"system": system, "compile": False if no_compile else None}
+            given |= {"device": None if device is None else runs.device(device)}
+            path = runs.resume(resume, given, trackers=trackers, stopping=lambda: _stopping(caught))
+        else:
+            system = system or "gaussian2d_vae"
+            wanted = runs.recipe(system).compile and not no_compile
+            if wanted and not runs.can_compile():
+                print("funcvae: no C++ compiler found, training without torch.compile", file=sys.stderr)
+                wanted = False
+            place = {"device": runs.device(device or "auto"), "out": out or fresh(system)}
+            config = runs.configure(system, **given, **place, compile=wanted)
+            path = runs.run(config, download=download, trackers=trackers, stopping=lambda: _stopping(caught))
+    except Stopped as error:
+        print(f"funcvae: {error}", file=sys.stderr)
+        sys.exit(128 + caught[0])
+    print(path)
+
+
+def verify(
+    run: RunPath,
+    /,
+    *,
+    steps: int | None = None,
+    tolerance: float = runs.TOLERANCE,
+    data: str | None = None,
+    data_dir: str | None = None,
+) -> None:
+    """Make a run's first steps again, and compare losses and parameters: to the bit, where the environment is the same.
+
+    Prints what came of it; exit status 1 says that they are not the same.
+
+    Args:
+        run: The run's folder, in which nothing is written.
+        steps: How many; the first epoch's unless given.
+        tolerance: Largest relative difference allowed where versions, machine or device differ.
+        data: The data's file or folder, if it has moved since training.
+        data_dir: Where named data sets are kept now; where they were in training unless given.
+    """
+    verdict = runs.verify(run, steps, tolerance=tolerance, data=data, data_dir=data_dir)
+    print(f"{run}: {verdict}")
+    if not verdict.holds:
+        sys.exit(1)
+
+
+def replay(
+    run: RunPath,
+    step: tyro.conf.Positional[Annotated[int, tyro.conf.arg(metavar="STEP")]],
+    /,
+    *,
+    out: str | None = None,
+    data: str | None = None,
+    data_dir: str | None = None,
+) -> None:
+    """Make one step of a run again, from the nearest checkpoint before it, and say what went into it and came out.
+
+    Args:
+        run: The run's folder, in which nothing is written.
+        step: Which, counted from 0 as in metrics.jsonl.
+        out: Safetensors file for all of it: rows, x, eps, log_w, bound and grads.
+        data: The data's file or folder, if it has moved since training.
+        data_dir: Where named data sets are kept now; where they were in training unless given.
+    """
+    if out is not None and Path(out).suffix != ".safetensors":
+        raise BadValue(f"--out {out}: give the name of a safetensors file, NAME.safetensors")
+    config, found = runs.replay(run, step, data=data, data_dir=data_dir)
+    print(f"{run}: step {step} of {config.estimator} with {config.samples} samples, a batch of {len(found.rows)}")
+    print("\n".join(_lines(found)))
+    if out is not None:
+        arrays = {name: getattr(found, name) for name in ("rows", "x", "eps", "log_w", "bound", "grads")}
+        print(checkpoint.save(Path(out), arrays, {"run": run, "step": step}))
+
+
+def _lines(found: Replay) -> Iterator[str]:
+    """A replay in words: each array's size and range, and what in it is not finite."""
+    for name, value in found.metrics._asdict().items():
+        yield f"{name:34}{float(value):14.7g}"
+    arrays = {"x": found.x, "eps": found.eps, "log_w": found.log_w, "bound": found.bound}
+    arrays |= {f"grads/{name}": leaf for name, leaf in tree.named_leaves(found.grads).items()}
+    yield f"{'array':34}{'norm':>14}{'least':>14}{'greatest':>14}  not finite"
+    for name, array in arrays.items():
+        good = array[array.isfinite()].double()
+        least, greatest = (float(good.min()), float(good.max())) if len(good) else (float("nan"),) * 2
+        line = f"{name:34}{float(good.norm()):14.7g}{least:14.7g}{greatest:14.7g}  {array.numel() - len(good)}"
+        yield line + _where(name, array, found.rows)
+    yield f"rows of the training data: {_listed(found.rows)}"
+
+
+def _where(name: str, array: Tensor, rows: Tensor) -> str:
+    """The training rows whose numbers are not finite, where the array has an axis of the batch."""
+    axis = {"x": 0, "bound": 0, "eps": 1, "log_w": 1}.get(name)
+    if axis is None or bool(array.isfinite().all()):
+        return ""
+    bad = array.isfinite().logical_not().movedim(axis, 0).flatten(1).any(1) if array.ndim > 1 else ~array.isfinite()
+    return f" (rows {_listed(rows[bad])})"
+
+
+def _listed(rows: Tensor) -> str:
+    """The first few numbers."""
+    return ", ".join(map(str, rows[:_ROWS].tolist())) + ", …" * (len(rows) > _ROWS)
+
+
+_ROWS = 16  # that are named
+
+
+@contextmanager
+def _stopping(caught: list[int]) -> Iterator[Callable[[], bool]]:
+    """While steps are made, the first Ctrl-C or SIGTERM asks to stop after the step; another leaves at once."""
+
+    def handle(number: int, frame: object) -> None:
+        if caught:
+            os._exit(128 + number)
+        caught.append(number)
+        os.write(2, b"\nfuncvae: stopping after this step; once more to leave at once\n")  # safe where print is not
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,171 @@
+"""A run's folder, as those who look at it find it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from funcvae import checkpoint, data, files, random, train
+from funcvae.errors import BadData, Missing
+from funcvae.models import Recipe
+from funcvae.module import Params, State
+from funcvae.runs import config as configs
+from funcvae.runs import manifest as manifests
+from funcvae.runs.config import Config
+from funcvae.vae import VAE
+
+CHECKPOINTS = "checkpoints"
+CONFIG = "config.json"
+FIGURES = "figures"
+MANIFEST = "manifest.json"
+METRICS = "metrics.jsonl"
+PARAMS = "params.safetensors"
+SAMPLES = "samples.npy"
+
+
+class Run(NamedTuple):
+    """A finished run, as `load` finds it."""
+
+    path: Path
+    config: Config
+    recipe: Recipe
+    model: VAE
+    params: Params
+    state: State
+    device: str
+    data_sha256: str
+
+    def dataset(self) -> data.Dataset:
+        """The data it was trained on.
+
+        Raises:
+            Missing: they are not where they were.
+            BadData: they have changed.
+        """
+        dataset = load_data(self.config)
+        check_same(dataset, self.data_sha256, self.path)
+        return dataset
+
+    @property
+    def trained(self) -> tuple[VAE, Params, State]:
+        """(model, params, state), as the pictures take them."""
+        return self.model, self.params, self.state
+
+    @property
+    def titled(self) -> dict[str, Any]:
+        """What pictures of images are also told: how to show pixels, and a name for the title."""
+        return {"pixels": self.recipe.pixels, "name": self.recipe.name}
+
+
+def load(path: str | Path, *, device: str = "cpu", data: str | None = None, data_dir: str | None = None) -> Run:
+    """A finished run from its folder.
+
+    Args:
+        path: the folder.
+        device: where to put the parameters.
+        data: the data's file or folder, if it has moved.
+        data_dir: where the named data sets are kept now; where they were unless given.
+
+    Raises:
+        Missing: no such folder, no run folder, or one that lacks a file.
+        BadData: a damaged file, or a run that another version made.
+    """
+    path = Path(path)
+    config, manifest = read_config(path), read_manifest(path)
+    recipe, shape = configs.recipe(config.system), manifest["data"]["shape"]
+    if not fits(recipe, shape) or math.prod(shape) > _MOST_NUMBERS:
+        raise BadData(f"{path}: config.json and manifest.json are not those of a run (shape is {shape})")
+    model = recipe.model(torch.zeros(1, *shape, device=device))
+    if not (path / PARAMS).is_file():
+        raise Missing(
+            f"{path / PARAMS} is missing: the run has lost it, or has not come to its end; it may go on by "
+            f"`funcvae train --resume {path}`"
+        )
+    like = model.init(random.key(0, device=device))
+    params, state = checkpoint.load_params(path / PARAMS, *like)
+    config = replace(config, data=data or config.data, data_dir=data_dir or config.data_dir)
+    return Run(path, config, recipe, model, params, state, device, manifest["data_sha256"])
+
+
+def read_config(path: Path) -> Config:
+    """The configuration of the run in a folder.
+
+    Raises:
+        Missing: no such folder, or no run folder.
+        BadData: a damaged file.
+    """
+    if not path.is_dir():
+        raise Missing(f"{path} is not there: give the folder of a run")
+    if not (path / CONFIG).is_file():
+        raise Missing(f"{path} is no run folder: it has no config.json")
+    try:
+        return configs.parsed(files.read_json(path / CONFIG))
+    except BadData as error:
+        raise BadData(f"{path / CONFIG}: {error}") from None
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of the run in a folder.
+
+    Raises:
+        Missing: it is not there.
+        BadData: a damaged file, or a run that another version made.
+    """
+    manifest = files.read_json(path / MANIFEST)
+    manifests.check(manifest, path)
+    return manifest
+
+
+def untrained(
+    system: str, *, seed: int = 0, device: str = "cpu", data: str | None = None, data_dir: str = "data"
+) -> Run:
+    """A named system as training with this seed would start it, in the form of a run (whose folder is not there).
+
+    Raises:
+        BadValue: no such system.
+        Missing, BadData: its data are not there, or not fit for it.
+    """
+    config = configs.configure(system, data=data, data_dir=data_dir, seed=seed, device=device, out="")
+    dataset = load_data(config)
+    recipe = configs.recipe(system)
+    check_items(recipe, dataset)
+    model = recipe.model(dataset.train.to(device))
+    ts = train.init(model, recipe.optimizer(1), random.key(seed, device=device))
+    return Run(Path(system), config, recipe, model, ts.params, ts.state, device, dataset.sha256())
+
+
+def load_data(config: Config) -> data.Dataset:
+    """The data that a configuration names; what is missing says by which option it may be named."""
+    try:
+        return data.load(config.data, root=config.data_dir)
+    except Missing as error:
+        raise Missing(f"{error}; if they have moved, say where by --data or --data-dir") from None
+
+
+def check_same(dataset: data.Dataset, sha256: str, path: Path) -> None:
+    """Raises BadData unless these are the data of the run in a folder."""
+    if dataset.sha256() != sha256:
+        raise BadData(f"the data {dataset.name} are not those that {path} was trained on")
+
+
+def check_items(recipe: Recipe, dataset: data.Dataset) -> None:
+    """Raises BadData unless the items have the system's shape and, where they are images, pixels in [0, 1]."""
+    got = dataset.train.shape[1:]
+    if not fits(recipe, got):
+        want = ", ".join("any" if n is None else str(n) for n in recipe.shape)
+        raise BadData(f"{recipe.name} takes items of shape [{want}]: {dataset.name} has {list(got)}")
+    for x in (dataset.train, dataset.test):
+        if len(got) == 3 and not (x.min() >= 0 and x.max() <= 1):
+            span = f"{float(x.min()):g} to {float(x.max()):g}"
+            raise BadData(f"{dataset.name} has pixels from {span}: they must lie in [0, 1], or be uint8")
+
+
+def fits(recipe: Recipe, shape: Sequence[int]) -> bool:
+    """Whether items of this shape are the system's."""
+    return len(shape) == len(recipe.shape) and all(a in (None, b) for a, b in zip(recipe.shape, shape, strict=True))
+
+
+_MOST_NUMBERS = 2**24  # in one item
