@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from funcvae.errors import BadData, InUse, Missing
+from funcvae.errors import BadData, BadValue, InUse, Missing
 
 JSON_LIMIT = 2**20
 """Bytes: no JSON file of a run comes near it."""
@@ -77,13 +77,16 @@ def lock(folder: Path) -> Iterator[None]:
 
     Raises:
         InUse: another one holds it.
+        BadValue: it cannot be made, or written in.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     held = FileLock(folder / LOCK, timeout=0)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         held.acquire()
     except Timeout:
         raise InUse(f"{folder} is in use: another process writes there; wait for it, or choose another --out") from None
+    except OSError as error:
+        raise BadValue(f"{folder} cannot be made, or written in: {error.strerror}") from None
     try:
         yield
     finally:

@@ -89,7 +89,7 @@ def server(tmp_path):
 def test_rows_become_lines_of_json_that_read_back_at_once(tmp_path):
     path = tmp_path / "metrics.jsonl"
     rows = [{"step": 0, "loss": 1.5}, {"step": 1, "loss": 0.1 + 0.2}]
-    with tracking.jsonl(path) as write:
+    with tracking.Lines(path) as write:
         for i, row in enumerate(rows):
             write(row)
             assert [json.loads(line) for line in path.read_text().splitlines()] == rows[: i + 1]
@@ -358,7 +358,7 @@ def test_a_run_shown_on_visdom_has_the_same_bits_even_if_the_server_dies(server,
         )
 
     @contextmanager
-    def killer(run, config):
+    def killer(run, config, past):
         def kill(row):
             if dies and row["step"] >= 3:
                 server.process.kill()
@@ -368,7 +368,7 @@ def test_a_run_shown_on_visdom_has_the_same_bits_even_if_the_server_dies(server,
 
     plain = runs.run(config("plain"))
     capsys.readouterr()
-    trackers = [lambda run, config: tracking.visdom(server.address, run.name, config), killer]
+    trackers = [lambda run, config, past: tracking.visdom(server.address, run.name, config, past), killer]
     tracked = runs.run(config("tracked"), trackers=trackers)
     error = capsys.readouterr().err
     assert error.count("visdom stopped, the run goes on without it") == dies

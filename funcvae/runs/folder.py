@@ -77,7 +77,7 @@ def load(path: str | Path, *, device: str = "cpu", data: str | None = None, data
     config, manifest = read_config(path), read_manifest(path)
     recipe, shape = configs.recipe(config.system), manifest["data"]["shape"]
     if not fits(recipe, shape) or math.prod(shape) > _MOST_NUMBERS:
-        raise BadData(f"{path}: config.json and manifest.json are not those of a run (shape is {shape})")
+        raise BadData(f"{path / MANIFEST} is not that of a run of {config.system}: shape is {shape}")
     model = recipe.model(torch.zeros(1, *shape, device=device))
     if not (path / PARAMS).is_file():
         raise Missing(
@@ -101,10 +101,11 @@ def read_config(path: Path) -> Config:
         raise Missing(f"{path} is not there: give the folder of a run")
     if not (path / CONFIG).is_file():
         raise Missing(f"{path} is no run folder: it has no config.json")
+    content = files.read_json(path / CONFIG)
     try:
-        return configs.parsed(files.read_json(path / CONFIG))
+        return configs.parsed(content)
     except BadData as error:
-        raise BadData(f"{path / CONFIG}: {error}") from None
+        raise BadData(f"{path / CONFIG} is not that of a run: {error}") from None
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         BadData: a damaged file, or a run that another version made.
     """
     manifest = files.read_json(path / MANIFEST)
-    manifests.check(manifest, path)
+    manifests.check(manifest, path / MANIFEST)
     return manifest
 
 
