@@ -28,7 +28,7 @@ def start(stack: ExitStack, server: str | None) -> dict[str, Tracker]:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     config = {"system": "mnist_vae", "seed": 0}
     entered = {
-        "jsonl": stack.enter_context(tracking.jsonl(folder / "metrics.jsonl")),
+        "jsonl": stack.enter_context(tracking.Lines(folder / "metrics.jsonl")),
         "tensorboard": stack.enter_context(tracking.tensorboard(folder, config)),
     }
     if server is not None:

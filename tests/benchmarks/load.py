@@ -1,0 +1,64 @@
+"""A long run: its memory and its speed at the beginning and at the end, and whether all its rows read back.
+
+python tests/benchmarks/load.py [--steps 200000]
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from funcvae import runs, tracking
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=200_000)
+    parser.add_argument("--batch", type=int, default=1000)
+    parser.add_argument("--checkpoint-every", type=int, default=1000)
+    args = parser.parse_args()
+    epochs = -(-args.steps * args.batch // 10_000)
+    steps = epochs * 10_000 // args.batch
+    marks = {steps * tenth // 10 for tenth in range(11)}
+    seen: dict[int, tuple[float, float]] = {}
+
+    def look(step: int) -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])  # resident
+        seen[step] = time.perf_counter(), pages * resource.getpagesize() / 2**20
+
+    @contextmanager
+    def watch(run: Path, config: dict[str, Any], past: Iterable[Any]) -> Iterator[tracking.Tracker]:
+        def track(row: tracking.Row) -> None:
+            if tracking.is_a_step(row) and (made := row["step"] + 1) in marks | {100}:
+                look(made)
+
+        yield track
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        config = runs.configure(
+            "gaussian2d_vae", epochs=epochs, batch=args.batch, checkpoint_every=args.checkpoint_every, out=str(out)
+        )
+        runs.run(config, trackers=[watch])
+        rows = [row["step"] for row in tracking.Rows(out / "metrics.jsonl") if tracking.is_a_step(row)]
+        size = (out / "metrics.jsonl").stat().st_size / 2**20
+
+    tenth = steps // 10
+    first = (tenth - 100) / (seen[tenth][0] - seen[100][0])  # without the first hundred, which warm up
+    last = tenth / (seen[steps][0] - seen[steps - tenth][0])
+    print(f"{steps:,} steps of gaussian2d_vae, batch {args.batch}, a checkpoint every {args.checkpoint_every}")
+    whole = "whole" if rows == [*range(steps)] else "NOT whole"
+    tenths = ", ".join(f"{seen[mark][1]:.1f}" for mark in sorted(seen))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"resident memory at 10% and at 100%   {seen[tenth][1]:.1f} and {seen[steps][1]:.1f} MiB")
+    print(f"steps a second, first and last tenth {first:.1f} and {last:.1f} = {last / first:.3f}")
+    print(f"metrics.jsonl                        {size:.1f} MiB, {len(rows):,} rows of steps, {whole}")
+    print(f"memory after 100 steps, by tenths    {tenths} MiB; peak, figures included, {peak:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()
