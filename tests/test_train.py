@@ -327,3 +327,139 @@ def test_noise_that_an_estimator_cannot_bear_is_refused_before_training():
     for scheme in fv.noise.TABLE.values():
         _, history = fv.train.fit(ts, model, fv.estimators.iwae(), opt, x, samples=2, batch=4, noise=scheme)
         assert len(history.bound) == 1
+
+
+# Stopping, saving, going on, and replaying.
+
+
+def same(a: object, b: object) -> bool:
+    return all(map(torch.equal, fv.tree.leaves(a), fv.tree.leaves(b)))
+
+
+def begun(seed: int = 0):
+    model, opt = small(), fv.optim.adam(lambda step: 1e-2 * 0.9 ** step.double())
+    return fv.train.init(model, opt, fv.random.key(seed)), model, fv.estimators.iwae(), opt
+
+
+@pytest.mark.parametrize("k", range(1, 12))
+def test_a_run_stopped_anywhere_ends_as_one_that_was_not(points, k):
+    """Parameters, Adam's state under a schedule, histories and rows, bit for bit; four steps an epoch."""
+    options = {"test": points[:10], "batch": 16, "samples": 2}
+    start, model, estimator, opt = begun()
+    rows, whole_rows = [], []
+    whole, history = fv.train.fit(start, model, estimator, opt, points, epochs=3, **options, log=whole_rows.append)
+    steps = iter(range(1, 99))
+    half, past = fv.train.fit(
+        start, model, estimator, opt, points, epochs=3, **options, log=rows.append, stop=lambda: next(steps) >= k
+    )
+    assert half.step == k == len(past.bound)
+    assert len(past.test_bound) == k // 4
+    ended, joined = fv.train.fit(
+        half, model, estimator, opt, points, epochs=3 - k // 4, **options, log=rows.append, history=past
+    )
+    assert same(ended, whole)
+    assert rows == whole_rows
+    for name, array in history._asdict().items():
+        np.testing.assert_array_equal(getattr(joined, name), array)
+
+
+def test_without_its_history_an_epochs_mean_would_be_of_a_part_of_it(points):
+    """What the test above would not forgive: the mean bound over the steps after the stop alone."""
+    start, model, estimator, opt = begun()
+    rows, steps = [], iter(range(1, 99))
+    half, _ = fv.train.fit(start, model, estimator, opt, points, batch=16, stop=lambda: next(steps) >= 2)
+    fv.train.fit(start, model, estimator, opt, points, batch=16, log=rows.append)
+    whole = rows[-1]["bound"]
+    fv.train.fit(half, model, estimator, opt, points, batch=16, log=rows.append)
+    assert rows[-1]["bound"] != whole
+
+
+@pytest.mark.parametrize(
+    ("every", "stop_at", "saved"), [(0, 99, [8]), (3, 99, [3, 6, 8]), (4, 99, [4, 8]), (3, 5, [3, 5]), (0, 1, [1])]
+)
+def test_what_is_saved_is_what_stands_then_after_the_rows_before_it(points, every, stop_at, saved):
+    start, model, estimator, opt = begun()
+    kept, rows = {}, []
+
+    def save(ts):
+        kept[int(ts.step)] = fv.tree.map(torch.clone, ts), list(rows)
+
+    steps = iter(range(1, 99))
+    fv.train.fit(
+        start, model, estimator, opt, points, epochs=2, batch=16, log=rows.append, save=save, save_every=every,
+        stop=lambda: next(steps) >= stop_at,
+    )  # fmt: skip
+    assert list(kept) == saved
+    for step, (ts, before) in kept.items():
+        steps = iter(range(1, 99))
+        again, _ = fv.train.fit(
+            start, model, estimator, opt, points, epochs=2, batch=16, stop=lambda s=step, n=steps: next(n) >= s
+        )
+        assert same(ts, again)
+        assert [row["step"] for row in before if "loss" in row] == list(range(step))
+        assert len([row for row in before if "loss" not in row]) == step // 4
+
+
+def test_nothing_that_is_not_finite_is_saved(points):
+    saved = []
+    with pytest.raises(NonFinite, match=r"after step 0 .*") as raised:
+        fit(points, lr=float("inf"), save=lambda ts: saved.append(ts), save_every=1)
+    assert saved == []
+    assert raised.value.step == 0
+
+
+def test_a_negative_number_of_steps_between_saves_is_an_error(points):
+    with pytest.raises(BadValue, match="save_every is -1"):
+        fit(points, save_every=-1)
+
+
+@pytest.mark.parametrize(("made", "step"), [(0, 0), (0, 3), (0, 6), (3, 3), (3, 4), (5, 7)])
+def test_a_step_replayed_is_the_runs_own_to_the_bit(points, made, step):
+    start, model, estimator, opt = begun()
+    options = {"batch": 16, "samples": 3, "observe": binarize01, "scale": fv.train.summed, "offset": 0.5}
+    states, rows = {0: start}, []
+    fv.train.fit(
+        start, model, estimator, opt, points, epochs=2, **options, log=rows.append,
+        watch=lambda step, ts: states.update({step: fv.tree.map(torch.clone, ts)}),
+    )  # fmt: skip
+    before = fv.tree.map(torch.clone, states[made])
+    found = fv.train.replay(states[made], step, model, estimator, opt, points, **options)
+    assert same(states[made], before), "the TrainState survives"
+    assert same(found.before, states[step])
+    assert same(found.after, states[step + 1])
+    row = next(row for row in rows if "loss" in row and row["step"] == step)
+    assert [float(value) for value in found.metrics] == [row["loss"], row["bound"], row["grad_norm"]]
+    assert float(found.bound.mean()) == row["bound"]
+    visited, keys = fv.train.batches(start.key, 50, 16, step // 4)
+    assert torch.equal(found.rows, visited[step % 4])
+    noise_key, observe_key = keys[step % 4]
+    assert torch.equal(found.x, binarize01(observe_key, points[found.rows]))
+    assert torch.equal(found.eps, fv.noise.iid(noise_key, 3, (len(found.rows), 2)))
+    out = estimator(model, states[step].params, states[step].state, found.x, found.eps, train=True)
+    assert torch.equal(found.log_w, out.log_w)
+    assert same(found.grads, out.grads)
+
+
+def test_a_step_that_lies_behind_is_an_error(points):
+    start, model, estimator, opt = begun()
+    later, _ = fv.train.fit(start, model, estimator, opt, points, batch=16)
+    with pytest.raises(BadValue, match="step 3 cannot be replayed from a TrainState that has made 4"):
+        fv.train.replay(later, 3, model, estimator, opt, points, batch=16)
+
+
+def test_a_compiled_run_that_meets_the_short_batch_first_has_the_same_bits(points):
+    """Fifty points in batches of 16: a fresh compiler sees either 16, 16, 16, 2 or, going on, 2 and then 16."""
+    start, model, estimator, opt = begun()
+    whole, history = fv.train.fit(start, model, estimator, opt, points, epochs=2, batch=16, compile=True)
+    torch.compiler.reset()
+    steps = iter(range(1, 99))
+    half, past = fv.train.fit(
+        start, model, estimator, opt, points, epochs=2, batch=16, compile=True, stop=lambda: next(steps) >= 3
+    )
+    torch.compiler.reset()
+    ended, joined = fv.train.fit(half, model, estimator, opt, points, epochs=2, batch=16, compile=True, history=past)
+    assert same(ended, whole)
+    np.testing.assert_array_equal(joined.loss, history.loss)
+    found = fv.train.replay(half, 6, model, estimator, opt, points, batch=16, compile=True)
+    assert float(found.metrics.loss) == history.loss[6]
+    assert float(found.bound.mean()) == pytest.approx(history.bound[6], rel=1e-6)
