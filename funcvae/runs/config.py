@@ -1,0 +1,146 @@
+"""What is asked of a run."""
+
+import os
+import shutil
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+
+from funcvae.errors import BadData, BadValue, Missing, unknown
+from funcvae.models import RECIPES, Recipe
+from funcvae.probes import Probe
+
+PRECISIONS = ("highest", "high", "medium")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that decides a run's result, and where and how it is kept."""
+
+    system: str
+    data: str
+    epochs: int
+    batch: int
+    samples: int
+    estimator: str
+    out: str
+    data_dir: str = "data"
+    noise: str = "iid"
+    lr: float | None = None
+    """None: the recipe's own learning rate or schedule."""
+    seed: int = 0
+    device: str = "cpu"
+    precision: str = "highest"
+    compile: bool = False
+    deterministic: bool = False
+    """Let torch use no algorithm whose bits may change from run to run."""
+    sample_each_step: bool = False
+    """Keep samples of the model after every step, of data in the plane: a figure shows them evolve."""
+    variance_every: int = 0
+    """Steps between two looks at the gradient's variance; 0 for none. They change no bit of the result."""
+    variance_of: str = ""
+    """Estimators to look at beside the one that trains, with commas between them."""
+    variance_replicates: int = 100
+    checkpoint_every: int = 1000
+    """Steps between two checkpoints; 0 for none but the last one, and one where training is stopped."""
+    keep: int = 2
+    """How many checkpoints stay: the newest."""
+
+    @property
+    def probe(self) -> Probe:
+        """How the variance is followed along training."""
+        return Probe(self.variance_every, tuple(names(self.variance_of)), self.variance_replicates)
+
+
+MAY_CHANGE = {"epochs", "data", "data_dir", "out", "checkpoint_every", "keep"}
+"""What may be another when a run goes on; of data, only the place."""
+
+
+def names(given: str) -> list[str]:
+    """Names with commas between them."""
+    return [name.strip() for name in given.split(",") if name.strip()]
+
+
+def recipe(system: str) -> Recipe:
+    """The recipe of a named system, or an error with the nearest name."""
+    if system not in RECIPES:
+        raise unknown("system", system, RECIPES)
+    return RECIPES[system]
+
+
+def configure(system: str, **given: Any) -> Config:
+    """A configuration of the named system: its recipe's where nothing is given, or None."""
+    own = recipe(system)
+    defaults = {name: getattr(own, name) for name in ("data", "epochs", "batch", "samples", "estimator")}
+    given = {name: value for name, value in given.items() if value is not None}
+    return Config(system=system, **{**defaults, **given})
+
+
+def changed(config: Config, given: Mapping[str, Any], run: Path) -> Config:
+    """The configuration of a run that goes on, where `given` holds what was asked for now, or None.
+
+    Raises:
+        BadValue: something may not change; the message names all that differs.
+    """
+    given = {name: value for name, value in given.items() if value is not None and value != getattr(config, name)}
+    if wrong := [name for name in given if name not in MAY_CHANGE]:
+        pairs = ", ".join(f"{name} was {getattr(config, name)!r} and is {given[name]!r} now" for name in wrong)
+        raise BadValue(f"{run} cannot go on otherwise than it began: {pairs}; leave that out, or start another run")
+    return replace(config, **given, out=str(run))
+
+
+def parsed(content: Mapping[str, Any]) -> Config:
+    """The configuration in a JSON object.
+
+    Raises:
+        BadData: it holds none; the message names a field.
+    """
+    if strange := sorted(content.keys() - {field.name for field in fields(Config)}):
+        raise BadData(f"there is no field {strange[0]!r}")
+    for field in fields(Config):
+        if field.name not in content and field.default is MISSING:
+            raise BadData(f"{field.name} is missing")
+    config = Config(**content)
+    for name, type_ in get_type_hints(Config).items():
+        if not isinstance(getattr(config, name), type_):
+            raise BadData(f"{name} is {getattr(config, name)!r}")
+    return config
+
+
+def check(config: Config) -> None:
+    """Raises BadValue, in the words of the command line, for what is wrong with a configuration by itself."""
+    for name in ("epochs", "batch", "samples", "keep"):
+        if getattr(config, name) < 1:
+            raise BadValue(f"--{name} is {getattr(config, name)}: it must be at least 1")
+    if config.checkpoint_every < 0:
+        raise BadValue(f"--checkpoint-every is {config.checkpoint_every}: it must be a number of steps, or 0")
+    for name, known in {"precision": PRECISIONS, "device": ("cpu", "cuda")}.items():
+        if getattr(config, name) not in known:
+            raise unknown(name, getattr(config, name), known)
+    if config.sample_each_step and recipe(config.system).shape != (2,):
+        raise BadValue(f"--sample-each-step draws points in the plane, and {config.system}'s data are images")
+    device(config.device)
+    if config.compile and not can_compile():
+        raise Missing("the run's step is compiled, and there is no C++ compiler here: install one, or set CXX")
+
+
+def as_json(config: Config) -> dict[str, Any]:
+    """The configuration as a JSON object."""
+    return asdict(config)
+
+
+def device(name: str) -> str:
+    """The device that "auto", "cpu" or "cuda" means here."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise Missing("no CUDA device is available: use --device cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def can_compile() -> bool:
+    """Whether this machine has what `torch.compile` needs: a C++ compiler and Python's headers."""
+    header = Path(sysconfig.get_paths()["include"], "Python.h")
+    return shutil.which(os.environ.get("CXX", "g++")) is not None and header.is_file()
