@@ -6,6 +6,7 @@ Keys: a run's four are `RunKeys(*split(ts.key, 4))`. Epoch e visits the data in 
 use the fourth key of the same split.)
 """
 
+from array import array
 from collections.abc import Callable, Iterator
 from itertools import count, islice
 from typing import Any, NamedTuple
@@ -249,7 +250,8 @@ def fit(
     made = int(ts.step)
     last = (made // per_epoch + epochs) * per_epoch
     past = History(*np.zeros((4, 0))) if history is None else history
-    metrics, test_bounds = [np.stack(past[:3], axis=1)], [*past.test_bound]
+    metrics = array("d", np.stack(past[:3], axis=1).tobytes())  # [steps, 3], in no more memory than that
+    test_bounds = array("d", past.test_bound.tobytes())
     bounds = [*past.bound[max(0, len(past.bound) - made % per_epoch) :]]  # of the epoch that was begun
     visits, stopped = _visits(ts, len(train), batch), False
 
@@ -263,8 +265,9 @@ def fit(
             watch(made + len(reports), ts)
             if stopped := stop():
                 break
-        metrics.append(_read(reports, epoch, made, log))
-        bounds += [*metrics[-1][:, 1]]
+        read = _read(reports, epoch, made, log)
+        metrics.extend(read.flat)
+        bounds += read[:, 1].tolist()
         made += len(reports)
         saving = stopped or made == last or (save_every and made % save_every == 0)
         summary: Row = {"epoch": epoch, "step": made}
@@ -281,7 +284,7 @@ def fit(
             log(summary)
         if saving:
             save(ts)
-    loss, bound, grad_norm = np.concatenate(metrics).T
+    loss, bound, grad_norm = np.array(metrics).reshape(-1, 3).T
     return ts, History(loss, bound, grad_norm, np.array(test_bounds))
 
 

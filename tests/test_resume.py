@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -352,8 +354,6 @@ def trains(*args: str, **options) -> subprocess.Popen:
 
 def wait_for_rows(run: Path) -> None:
     """Until training is under way."""
-    import time
-
     for _ in range(600):
         if (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").stat().st_size:
             return
@@ -363,8 +363,6 @@ def wait_for_rows(run: Path) -> None:
 
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_signal_stops_a_run_after_its_step_with_a_checkpoint(tmp_path, name, status):
-    import signal
-
     run = tmp_path / "a run"
     process = trains("--epochs", "1000000", "--out", str(run))
     wait_for_rows(run)
@@ -383,8 +381,6 @@ def test_a_signal_stops_a_run_after_its_step_with_a_checkpoint(tmp_path, name, s
 
 def test_a_second_ctrl_c_leaves_at_once(tmp_path):
     """In a step that does not end: the first is held back, the second is not."""
-    import signal
-
     program = (
         "import sys, time; from funcvae import cli, train\n"
         "def fit(*args, stop, **options):\n"
@@ -393,13 +389,14 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path):
         "train.fit = fit\n"
         "cli.main(['train', '--out', sys.argv[1]])"
     )
-    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "run")], stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"begun\n"
-    process.send_signal(signal.SIGINT)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(5) == 130
+    command = [sys.executable, "-c", program, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout.readline() == b"begun\n"
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == 130
 
 
 # The same elsewhere.

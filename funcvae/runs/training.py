@@ -195,7 +195,9 @@ def _train(
                     stop=stop,
                 )
             except NonFinite as error:
-                raise NonFinite(f"{error}; to see that step: funcvae replay {shlex.quote(str(out))} {error.step}") from None
+                told = NonFinite(f"{error}; to see that step: funcvae replay {shlex.quote(str(out))} {error.step}")
+                told.step = error.step
+                raise told from None
             stopped = stop()
     if stopped:
         again = f"funcvae train --resume {shlex.quote(str(out))}"
