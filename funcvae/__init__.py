@@ -25,7 +25,7 @@ from funcvae.estimators import Claims, Estimate, Estimator, Weights, surrogate
 from funcvae.module import Functional, functional
 from funcvae.vae import VAE, vae
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 __all__ = [
     "VAE",

@@ -25,7 +25,9 @@ STAGES = ("opened", "written", "synced", "renamed", "whole")
 
 
 def config_of(out: Path) -> runs.Config:
-    return runs.configure("gaussian2d_vae", epochs=6, samples=2, checkpoint_every=4, sample_each_step=True, out=str(out))
+    return runs.configure(
+        "gaussian2d_vae", epochs=6, samples=2, checkpoint_every=4, sample_each_step=True, out=str(out)
+    )
 
 
 def train_or_resume(out: Path) -> None:

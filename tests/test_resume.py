@@ -87,8 +87,8 @@ def stopped(config: runs.Config, *at: int) -> Path:
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_every_system_goes_on_to_the_same_bits(config_of, system):
-    """Stopped in the first epoch, at its end, and in the second one: BatchNorm's statistics, Adam's and a schedule's state
-    go on (`burda_vae`'s learning rate falls after its first epoch)."""
+    """Stopped in the first epoch, at its end, and in the second one: BatchNorm's statistics, Adam's state, a schedule
+    (`burda_vae`'s learning rate falls after its first epoch)."""
     options = {"estimator": "iwae"} if system == "burda_vae" else {}
     whole = runs.run(config_of("whole", system, **options))
     run = stopped(config_of("stopped", system, **options), 2, 1, 1)
@@ -98,7 +98,7 @@ def test_every_system_goes_on_to_the_same_bits(config_of, system):
 
 @pytest.mark.parametrize("k", range(1, 7))
 def test_a_run_goes_on_from_any_step(config_of, k):
-    """With everything that a run may keep: samples and the variance at every step; stopped after the last step as well."""
+    """With all that a run may keep, samples and the variance; stopped after the last step as well."""
     options = {"sample_each_step": True, "variance_every": 2, "variance_replicates": 3, "checkpoint_every": 4}
     whole = runs.run(config_of("whole", **options))
     run = stopped(config_of("stopped", **options), k)
@@ -201,7 +201,9 @@ def test_other_data_are_refused(config_of, tmp_path):
 # What is on the disk after a crash.
 
 
-@pytest.mark.parametrize("tail", [b'{"epoch": 0, "st', b'{"epoch": 0, "step": 4, "loss": 1.0, "bound": 1}\n', b"\0" * 5000])
+@pytest.mark.parametrize(
+    "tail", [b'{"epoch": 0, "st', b'{"epoch": 0, "step": 4, "loss": 1.0, "bound": 1}\n', b"\0" * 5000]
+)
 def test_rows_after_the_checkpoint_are_made_again(config_of, tail):
     whole = runs.run(config_of("whole"))
     config = config_of("run")

@@ -117,7 +117,7 @@ def verify(
 def replay(
     path: str | Path, step: int, *, data: str | None = None, data_dir: str | None = None
 ) -> tuple[Config, Replay]:
-    """One step of a run by itself, from the nearest checkpoint before it: its configuration, and `train.replay`'s answer.
+    """One step of a run by itself, from the nearest checkpoint before it: its configuration, and its replay.
 
     Args:
         path: the run's folder, in which nothing is written.
@@ -137,9 +137,7 @@ def replay(
         ts, _, damaged = nearest(setup, path, step)
         for error in damaged:
             tqdm.write(f"funcvae: {error}; beginning at step {int(ts.step)}", file=sys.stderr)
-        return config, train.replay(
-            ts, step, setup.model, setup.estimator, setup.opt, setup.train, **setup.settings
-        )
+        return config, train.replay(ts, step, setup.model, setup.estimator, setup.opt, setup.train, **setup.settings)
 
 
 class _Comparison:

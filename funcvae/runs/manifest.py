@@ -59,7 +59,9 @@ def check(content: Mapping[str, Any], where: Path) -> None:
             raise TypeError(f"data are {about}")
         if not (isinstance(about["shape"], list) and all(_is_count(n) for n in about["shape"])):
             raise TypeError(f"shape is {about['shape']}")
-        if not (_is_count(content["threads"]) and content["threads"] <= 1024 and isinstance(content["data_sha256"], str)):
+        if not (
+            _is_count(content["threads"]) and content["threads"] <= 1024 and isinstance(content["data_sha256"], str)
+        ):
             raise TypeError(f"threads is {content['threads']!r}")
         if not isinstance(content.get("resumed", []), list):
             raise TypeError(f"resumed is {content['resumed']!r}")

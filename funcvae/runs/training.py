@@ -18,7 +18,17 @@ from funcvae.runs import config as configs
 from funcvae.runs import manifest as manifests
 from funcvae.runs.config import Config
 from funcvae.runs.folder import (
-    CHECKPOINTS, CONFIG, FIGURES, MANIFEST, METRICS, PARAMS, SAMPLES, check_same, load_data, read_config, read_manifest,
+    CHECKPOINTS,
+    CONFIG,
+    FIGURES,
+    MANIFEST,
+    METRICS,
+    PARAMS,
+    SAMPLES,
+    check_same,
+    load_data,
+    read_config,
+    read_manifest,
 )  # fmt: skip
 from funcvae.runs.setup import Setup, nearest, prepare
 from funcvae.train import History, Row, TrainState
@@ -105,9 +115,11 @@ def resume(
             manifest = read_manifest(path)
             check_same(setup.dataset, manifest["data_sha256"], path)
         ts, about, damaged = nearest(setup, path)
-        if damaged and int(ts.step) == 0 or (path / PARAMS).exists() and not checkpoint.found(path / CHECKPOINTS):
-            raise damaged[0] if damaged else Missing(f"{path} has no checkpoints left to go on from: train it again")
         step = int(ts.step)
+        if damaged and step == 0:
+            raise damaged[0]
+        if (path / PARAMS).exists() and not checkpoint.found(path / CHECKPOINTS):
+            raise Missing(f"{path} has no checkpoints left to go on from: train it again")
         if step > setup.steps:
             raise BadValue(f"{path} has made {step:,} steps, more than the {setup.steps:,} of --epochs {config.epochs}")
         size = about["metrics_bytes"]
@@ -128,7 +140,12 @@ def resume(
 
 
 def _train(
-    out: Path, setup: Setup, ts: TrainState, size: int, shown: Sequence[tracking.Tracker], stopping: Callable[[], Stopping]
+    out: Path,
+    setup: Setup,
+    ts: TrainState,
+    size: int,
+    shown: Sequence[tracking.Tracker],
+    stopping: Callable[[], Stopping],
 ) -> None:
     """Trains on from a TrainState, after the first `size` bytes of metrics, and fills the folder."""
     config, model, made, per_epoch = setup.config, setup.model, int(ts.step), setup.steps_per_epoch
@@ -208,9 +225,7 @@ def _train(
 def _finish(out: Path, setup: Setup, ts: TrainState, history: History) -> None:
     """Writes what there is at the end of a run, and the parameters last: once they are there, all is."""
     config, model = setup.config, setup.model
-    figures = pictures.of_run(
-        model, ts.params, ts.state, setup.recipe, setup.dataset, setup.seen, setup.figure_key
-    )
+    figures = pictures.of_run(model, ts.params, ts.state, setup.recipe, setup.dataset, setup.seen, setup.figure_key)
     target = setup.estimator.claims_under(setup.scheme).target
     figures["training"] = pictures.training(history, name=target, title=f"Training of {config.system}")
     if config.sample_each_step:
