@@ -6,12 +6,15 @@ for all: floats, a test set held out, every check. Nothing is downloaded unless 
 
 import gzip
 import hashlib
+import math
 import os
+import warnings
+import zipfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +27,13 @@ Parts = dict[str, Tensor]  # "train", and where there are any "test", "train_lab
 GAUSSIAN2D_MEAN = (1.0, 0.5)
 GAUSSIAN2D_COV = ((1.0, 0.5), (0.5, 1.0))
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # from the package dataset-fashion-mnist
+
+IDX_LIMIT = 2**26
+"""Bytes that an IDX file may have, unpacked. (MNIST's largest has 47 million.)"""
+ARCHIVE_LIMIT, ARCHIVE_RATIO = 2**28, 20
+"""An archive may unpack to so many bytes, or to so many times its own size."""
+PIXEL_LIMIT = 2**24
+"""Pixels that an image may have."""
 
 _HOLD_OUT_SEED, _GAUSSIAN2D_SEED = 2**63, 2**63 + 1  # no seed of a user's run: a key is used once
 _IDX_FILES = {
@@ -57,6 +67,10 @@ def load(source: str, *, root: str | Path = "data", download: bool = False) -> D
 
     uint8 values are divided by 255; other numbers keep their value, in float32. Where there is no test set, a
     tenth (at least one item) is held out by a permutation of a fixed key.
+
+    A file from a stranger can do no harm: nothing in it is run, and what it claims is checked before memory is taken
+    for it. IDX files beyond `IDX_LIMIT`, archives that unpack to more than `ARCHIVE_LIMIT` and `ARCHIVE_RATIO` times
+    their size, images beyond `PIXEL_LIMIT`, and data larger than the machine's memory are refused.
 
     Args:
         source: a name in `NAMED` (`./NAME` for a path of the same name); or
@@ -164,11 +178,53 @@ def _from_numpy(path: Path) -> Parts:
     if path.suffix not in (".npy", ".npz"):
         raise BadData(f"{path} cannot be read: give a folder of images, an .npy or an .npz file")
     with _reading(path, "file of numbers"), path.open("rb") as file:
+        _check_numpy(file)
         loaded = np.load(file, allow_pickle=False)
         arrays = {"train": loaded} if isinstance(loaded, np.ndarray) else loaded
         found = {part: arrays[part] for part in Dataset._fields[1:] if part in arrays}
         # torch takes arrays in the machine's own byte order only
         return {part: torch.from_numpy(x.astype(x.dtype.newbyteorder("="))) for part, x in found.items()}
+
+
+def _check_numpy(file: IO[bytes]) -> None:
+    """Raises ValueError where an .npy or .npz file claims more than it holds, or than there is room for; rewinds it."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if not zipfile.is_zipfile(file):
+        file.seek(0)
+        _check_header(file, size)
+    else:
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > max(ARCHIVE_LIMIT, ARCHIVE_RATIO * size):
+                raise ValueError(f"it unpacks to {unpacked:,} bytes: save it uncompressed, by np.savez")
+            wanted = {f"{part}.npy" for part in Dataset._fields[1:]}
+            for member in archive.infolist():
+                if member.filename in wanted:
+                    with archive.open(member) as array:
+                        _check_header(array, member.file_size)
+    file.seek(0)
+
+
+def _check_header(file: IO[bytes], size: int) -> None:
+    """Raises ValueError where an .npy header claims more bytes than there are, or than there is room for as float32."""
+    from numpy.lib import format
+
+    read = {(1, 0): format.read_array_header_1_0, (2, 0): format.read_array_header_2_0}[format.read_magic(file)]
+    shape, _, dtype = read(file)
+    count, left = math.prod(shape), size - file.tell()
+    if count * dtype.itemsize > left:
+        raise ValueError(f"its header claims {count:,} items of {dtype.itemsize} bytes, and it has {left:,} bytes")
+    _check_room(count)
+
+
+def _check_room(numbers: int) -> None:
+    """Raises ValueError where so many numbers, as float32, are more than the machine's memory."""
+    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 4 * numbers > room:
+        raise ValueError(
+            f"as float32 it takes {4 * numbers / 2**30:,.1f} GiB, and this machine has {room / 2**30:,.1f}"
+        )
 
 
 def _from_folder(folder: Path) -> Parts:
@@ -199,6 +255,9 @@ def _read_images(folder: Path, part: str) -> Parts:
     images: list[Tensor] = []
     for path, _ in paths:
         with _reading(path, "8-bit image"), Image.open(path) as image:
+            if image.width * image.height > PIXEL_LIMIT:
+                raise ValueError(f"it has {image.width * image.height:,} pixels, and may have {PIXEL_LIMIT:,}")
+            _check_room(3 * image.width * image.height * len(paths))
             if image.mode.startswith(("I", "F")):  # deeper than 8 bits, which PIL would clip at 255
                 raise TypeError(f"its pixels are of PIL's mode {image.mode}")
             images.append(pil_to_tensor(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")))
@@ -217,21 +276,28 @@ def _read_idx(path: Path) -> Tensor:
         plain = path
         if path.suffix == ".gz":  # torchvision reads by name, and only what is not compressed
             plain = Path(folder) / path.stem
-            plain.write_bytes(gzip.decompress(path.read_bytes()))
+            with gzip.open(path) as file:
+                plain.write_bytes(file.read(IDX_LIMIT + 1))
+        if plain.stat().st_size > IDX_LIMIT:
+            raise ValueError(f"it has more than {IDX_LIMIT:,} bytes")
         return read_image_file(plain)[:, None] if "images" in path.name else read_label_file(plain)
 
 
 @contextmanager
 def _failing_as(kind: type[FuncvaeError], message: str) -> Iterator[None]:
-    """Raise this error, in one line, for whatever comes: corrupt bytes can make a reader fail in any way."""
+    """Raise this error, in one line, for whatever comes: corrupt bytes can make a reader fail, or warn, in any way."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split()).split(". ")[0]  # its first sentence
         raise kind(f"{message} ({reason.rstrip(':')})") from error
 
 
 def _reading(path: str | Path, kind: str) -> AbstractContextManager[None]:
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+        raise BadData(f"{path} is no file: it must be a whole {kind}")
     return _failing_as(BadData, f"{path} cannot be read: it must be a whole {kind}")
 
 

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import os
 import pickle
 import random as python_random
 import socket
@@ -603,3 +604,74 @@ def test_import_is_cheap():
     code = "import sys, funcvae.data; print({'torchvision', 'PIL', 'mlxtend'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+# Limits: what a file claims is checked before memory is taken for it.
+
+
+def npy_of(shape: str, descr: str = "<f4", content: bytes = bytes(96)) -> bytes:
+    head = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + content
+
+
+@pytest.mark.parametrize("shape", ["(10000000000000, 2)", "(13, 2)"])
+def test_an_npy_header_that_claims_more_than_there_is(tmp_path, shape):
+    path = tmp_path / "x.npy"
+    path.write_bytes(npy_of("(12, 2)"))
+    assert len(data.load(str(path)).train) == 11
+    path.write_bytes(npy_of(shape))
+    with pytest.raises(BadData, match=r"x\.npy cannot be read.*its header claims .* items of 4 bytes, and it has"):
+        data.load(str(path))
+
+
+def test_objects_are_never_unpickled(tmp_path):
+    np.save(tmp_path / "x.npy", np.array([{"a": 1}, None], dtype=object), allow_pickle=True)
+    with pytest.raises(BadData, match="cannot be read"):
+        data.load(str(tmp_path / "x.npy"))
+
+
+def test_an_archive_that_unpacks_to_far_more_than_its_size(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "x.npz", train=np.zeros((1000, 100), np.uint8), unused=np.zeros(10**6, np.uint8))
+    assert len(data.load(str(tmp_path / "x.npz")).train) == 900
+    monkeypatch.setattr(data, "ARCHIVE_LIMIT", 10**6)
+    with pytest.raises(BadData, match=r"unpacks to 1,1\d\d,\d\d\d bytes: save it uncompressed, by np\.savez"):
+        data.load(str(tmp_path / "x.npz"))
+    np.savez(tmp_path / "y.npz", train=np.zeros((1000, 2000), np.uint8))  # as large, but so is the file
+    data.load(str(tmp_path / "y.npz"))
+
+
+def test_an_idx_file_that_is_too_long_packed_or_not(tmp_path, monkeypatch):
+    content = (2049).to_bytes(4, "big") + (100).to_bytes(4, "big") + bytes(100)
+    (tmp_path / "labels").write_bytes(content)
+    (tmp_path / "labels.gz").write_bytes(gzip.compress(content))
+    for name in ("labels", "labels.gz"):
+        assert len(data._read_idx(tmp_path / name)) == 100
+    monkeypatch.setattr(data, "IDX_LIMIT", 107)
+    for name in ("labels", "labels.gz"):
+        with pytest.raises(BadData, match="it has more than 107 bytes"):
+            data._read_idx(tmp_path / name)
+
+
+def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
+    for i in range(2):
+        Image.new("L", (40, 30)).save(tmp_path / f"{i}.png")
+    assert data.load(str(tmp_path)).train.shape == (1, 1, 30, 40)
+    monkeypatch.setattr(data, "PIXEL_LIMIT", 1000)
+    monkeypatch.setattr(Image.Image, "convert", None)
+    with pytest.raises(BadData, match=r"0\.png cannot be read.*it has 1,200 pixels, and may have 1,000"):
+        data.load(str(tmp_path))
+
+
+def test_what_does_not_fit_in_memory_is_refused_before_it_is_read(tmp_path):
+    with pytest.raises(ValueError, match=r"as float32 it takes 4,096.0 GiB, and this machine has"):
+        data._check_room(2**40)
+    data._check_room(2**20)
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "folder/a.png"])
+def test_a_pipe_is_no_file(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(BadData, match="is no file"):
+        data.load(str(path.parent if path.suffix == ".png" else path))
