@@ -68,7 +68,7 @@ def path_of(folder: Path, step: int) -> Path:
 
 def found(folder: Path) -> dict[int, Path]:
     """The checkpoints in a folder by the number of steps made, in ascending order."""
-    paths = sorted(folder.glob("step-" + "[0-9]" * 12 + ".safetensors"))
+    paths = sorted(path for path in folder.glob("step-" + "[0-9]" * 12 + ".safetensors") if path.is_file())
     return {int(path.stem.removeprefix("step-")): path for path in paths}
 
 

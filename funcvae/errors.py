@@ -27,6 +27,10 @@ class Missing(FuncvaeError, FileNotFoundError):
     """A file, folder, package or device that is not there."""
 
 
+class NotWritten(FuncvaeError, OSError):
+    """A file that cannot be written: a full disk, a folder that may not be written in."""
+
+
 class NonFinite(FuncvaeError, ArithmeticError):
     """A number that became NaN or infinite; in training, at `step`, counted from 0."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from funcvae.errors import BadData, BadValue, InUse, Missing
+from funcvae.errors import BadData, BadValue, InUse, Missing, NotWritten
 
 JSON_LIMIT = 2**20
 """Bytes: no JSON file of a run comes near it."""
@@ -21,23 +21,36 @@ def write(path: Path, content: bytes) -> Path:
 
     The sibling is on the disk before it is renamed, and the folder's entry before this returns. So at every moment,
     a loss of power included, the name stands for the old content or for the new.
+
+    Raises:
+        NotWritten: it cannot be written; the old content stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
-    try:
-        with partial.open("wb") as file:
-            _between("opened", path)
-            file.write(content)
-            _between("written", path)
-            sync(file.fileno())
-        _between("synced", path)
-        os.replace(partial, path)
-        _between("renamed", path)
-        sync_folder(path.parent)
-        _between("whole", path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as file:
+                _between("opened", path)
+                file.write(content)
+                _between("written", path)
+                sync(file.fileno())
+            _between("synced", path)
+            os.replace(partial, path)
+            _between("renamed", path)
+            sync_folder(path.parent)
+            _between("whole", path)
+        finally:
+            partial.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Makes what the system says against it, in here, a NotWritten that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise NotWritten(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def write_beside(path: Path, content: bytes, *, over: bool) -> Path:

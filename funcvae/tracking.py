@@ -42,8 +42,9 @@ class Lines:
         self._path, self._kept = path, kept
 
     def __enter__(self) -> Self:
-        self._file = self._path.open("r+b" if self._kept else "wb")
-        self._file.seek(self._file.truncate(self._kept))
+        with files.writing(self._path):
+            self._file = self._path.open("r+b" if self._kept else "wb", buffering=0)
+            self._file.seek(self._file.truncate(self._kept))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -51,13 +52,16 @@ class Lines:
 
     def __call__(self, row: Row) -> None:
         """Writes a row."""
-        self._file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        line = memoryview(json.dumps(row, allow_nan=False).encode() + b"\n")
+        with files.writing(self._path):
+            while line:  # a disk that is filling up takes a part, and says why at the next
+                line = line[self._file.write(line) :]
 
     def sync(self) -> int:
         """Sees every row onto the disk, and says how many bytes they are."""
-        files.sync(self._file.fileno())
-        return self._file.tell()
+        with files.writing(self._path):
+            files.sync(self._file.fileno())
+            return self._file.tell()
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ python tests/faults.py FOLDER [--kills 50] [--seed 0]
 
 Every attempt is a process of its own, forked here (so that torch is imported once). Half of them are killed at a random
 moment, the others between two stages of a write (`files._between`): a file opened, written, synced, renamed, whole.
-When a run has come to its end, another begins, until there have been enough kills. Prints how many, and where.
+When a run has come to its end, another begins, until there have been enough kills, some of every kind. Prints how many,
+and where.
 """
 
 import argparse
@@ -85,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     expected = contents(whole)
     killed: Counter[str] = Counter()
     ended = 0
-    while sum(killed.values()) < args.kills or ended == 0:
+    while sum(killed.values()) < args.kills or not killed.keys() >= {"time", *STAGES}:
         run = args.folder / f"run {ended}"
         kills = 0
         while True:

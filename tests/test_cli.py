@@ -281,9 +281,9 @@ def spoiled(run, file, change):
         ),
         (lambda run: spoiled(run, "config.json", lambda text: text.replace("mnist_vae", "mnist_vea")), "did you mean"),
         (lambda run: spoiled(run, "config.json", lambda text: text.replace('"digits.npz"', "5")), "data is 5"),
-        (lambda run: spoiled(run, "manifest.json", lambda text: text.replace("28", '"28"')), "shape is"),
-        (lambda run: spoiled(run, "manifest.json", lambda text: text.replace("28", "-1")), "shape is"),
-        (lambda run: spoiled(run, "manifest.json", lambda text: text.replace("28", "3")), "shape is"),
+        (lambda run: spoiled(run, "manifest.json", lambda text: text.replace("      28", '      "28"')), "shape is"),
+        (lambda run: spoiled(run, "manifest.json", lambda text: text.replace("      28", "      -1")), "shape is"),
+        (lambda run: spoiled(run, "manifest.json", lambda text: text.replace("      28", "      3")), "shape is"),
         (
             lambda run: spoiled(run, "manifest.json", lambda text: text.replace(fv.__version__, "0.99.0")),
             "was made by funcvae 0.99.0",

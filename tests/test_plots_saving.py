@@ -1,12 +1,11 @@
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image, ImageSequence
 
-from funcvae import plots
+from funcvae import files, plots
 
 RNG = np.random.default_rng(0)
 Z = RNG.normal(size=(200, 2))
@@ -58,12 +57,11 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch, name, save):
     path = save(tmp_path / name)
     old = path.read_bytes()
 
-    def fail(file, content):
-        with file.open("wb") as half:
-            half.write(content[:100])
+    def fail(descriptor):
+        os.ftruncate(descriptor, 100)
         raise OSError("disk full")
 
-    monkeypatch.setattr(Path, "write_bytes", fail)
+    monkeypatch.setattr(files, "sync", fail)
     with pytest.raises(OSError, match="disk full"):
         save(path)
     assert path.read_bytes() == old

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from funcvae import checkpoint, files, tracking, train, tree
 from funcvae.errors import BadData, BadValue
+from funcvae.runs import config as configs
 from funcvae.runs import manifest as manifests
 from funcvae.runs.config import Config
 from funcvae.runs.folder import CHECKPOINTS, METRICS, check_same, load_data, read_config, read_manifest
@@ -194,6 +195,7 @@ class _Comparison:
 def _read(path: Path, data: str | None, data_dir: str | None) -> tuple[Config, dict[str, Any]]:
     config = read_config(path)
     config = replace(config, data=data or config.data, data_dir=data_dir or config.data_dir)
+    configs.check(config)
     return config, read_manifest(path)
 
 

@@ -106,8 +106,9 @@ def parsed(content: Mapping[str, Any]) -> Config:
             raise BadData(f"{field.name} is missing")
     config = Config(**content)
     for name, type_ in get_type_hints(Config).items():
-        if not isinstance(getattr(config, name), type_):
-            raise BadData(f"{name} is {getattr(config, name)!r}")
+        value = getattr(config, name)
+        if not isinstance(value, type_) or (isinstance(value, bool) and type_ is not bool):  # a bool is an int, too
+            raise BadData(f"{name} is {value!r}")
     return config
 
 

@@ -67,13 +67,12 @@ class Setup(NamedTuple):
 
 
 def prepare(config: Config, load: Callable[[Config], data.Dataset]) -> Setup:
-    """All that a configuration stands for; what can be wrong with it is found here, and nothing is written.
+    """All that a checked configuration stands for; what can be wrong with that is found here, and nothing is written.
 
     Args:
         config: what to train.
         load: how to have its data.
     """
-    configs.check(config)
     recipe = configs.recipe(config.system)
     estimator, scheme = estimators.parse(config.estimator), noise.parse(config.noise)
     estimator.claims_under(scheme)

@@ -65,6 +65,7 @@ def run(
         NonFinite: see `train.fit`; the message holds the line that replays the step.
     """
     out = Path(config.out)
+    configs.check(config)
     _check_fresh(out)
     with manifests.numerics(config), ExitStack() as stack:
         setup = prepare(config, lambda config: data.load(config.data, root=config.data_dir, download=download))
@@ -236,8 +237,8 @@ def _finish(out: Path, setup: Setup, ts: TrainState, history: History) -> None:
         figures["evolution"] = pictures.evolution(kept, setup.dataset, name=config.system)
     for name, figure in figures.items():
         plots.save(figure, out / FIGURES / f"{name}.png")
+    (out / _RAW).unlink(missing_ok=True)  # samples.npy has them now
     checkpoint.save_params(out / PARAMS, ts.params, ts.state)
-    (out / _RAW).unlink(missing_ok=True)
 
 
 _POINTS = (POINTS_A_STEP, 2)
@@ -248,7 +249,7 @@ _RAW = ".samples.f32"  # samples of every step, one after another, as long as th
 def _samples(out: Path, made: int) -> Iterator[Any]:
     """The file that takes samples, after those of the steps made."""
     raw, size = out / _RAW, made * 4 * POINTS_A_STEP * 2
-    if made and not raw.is_file() and (out / SAMPLES).is_file():  # a finished run gets more epochs
+    if made and not raw.is_file() and (out / SAMPLES).is_file():  # a run that had come to its end
         files.write(raw, np.load(out / SAMPLES, allow_pickle=False).astype(np.float32).tobytes())
     if made and not (raw.is_file() and raw.stat().st_size >= size):
         raise BadData(f"{raw} has lost the samples of some steps: train it again")
