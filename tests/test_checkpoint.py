@@ -1,10 +1,15 @@
 """Parameters on disk: there and back bit for bit, and nothing half-written."""
 
+import json
+from typing import NamedTuple
+
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from funcvae import checkpoint, tree
-from funcvae.errors import BadData, Missing
+from funcvae.errors import BadData, BadType, BadValue, Missing
 
 
 def model():
@@ -121,3 +126,90 @@ def test_the_file_of_another_model_is_an_error(tmp_path, change):
     change(params, state)
     with pytest.raises(BadData, match="another model"):
         checkpoint.load_params(tmp_path / "a", params, state)
+
+
+# Checkpoints: any tree, with what is said about it.
+
+
+class Pair(NamedTuple):
+    first: dict
+    second: tuple
+
+
+def a_tree():
+    params, state = model()
+    return Pair({"params": params, "state": state}, (torch.tensor(3), [torch.ones(2, dtype=torch.int32)]))
+
+
+def test_a_checkpoint_comes_back_with_what_was_said_about_it(tmp_path):
+    about = {"metrics_bytes": 12, "words": ["a", 1.5, None]}
+    path = checkpoint.save(tmp_path / "a", a_tree(), about)
+    back, said = checkpoint.load(path, tree.map(torch.zeros_like, a_tree()))
+    assert said == about
+    assert tree.structure(back) == tree.structure(a_tree())
+    assert tree.sha256(back) == tree.sha256(a_tree())
+    assert all(leaf.data_ptr() % 64 == 0 for leaf in tree.leaves(back)), "where a tensor lies can change products"
+    assert checkpoint.save(tmp_path / "b", back, about).read_bytes() == path.read_bytes()
+
+
+def test_the_head_is_json_that_describes_the_file(tmp_path):
+    with safe_open(checkpoint.save(tmp_path / "a", a_tree(), {"x": 1}), framework="pt") as file:
+        head = json.loads(file.metadata()["funcvae"])
+    assert head["format"] == 1
+    assert head["sha256"] == tree.sha256(a_tree())
+    assert head["structure"][0]["params"]["decoder"] == {"scale": "torch.float64 []"}
+    assert head["structure"][0]["params"]["prior"] == {}
+    assert head["about"] == {"x": 1}
+
+
+@pytest.mark.parametrize("at", range(1, 60, 7))
+def test_any_flipped_bit_of_a_tensor_is_found(tmp_path, at):
+    path = checkpoint.save(tmp_path / "a", a_tree(), {})
+    content = bytearray(path.read_bytes())
+    content[-at] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(BadData, match="its tensors do not have the SHA-256 that it names"):
+        checkpoint.load(path, a_tree())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda head: head | {"format": 2}, "has format 2, this version of funcvae reads format 1"),
+        (lambda head: head | {"sha256": "0"}, "SHA-256"),
+        (lambda head: head | {"structure": []}, "of another model"),
+        (lambda head: head | {"about": 3}, "lacks what the writer had to say"),
+        (lambda head: [], "holds no JSON object"),
+        (lambda head: {}, "has format None"),
+    ],
+)
+def test_a_head_that_does_not_fit_is_an_error(tmp_path, change, message):
+    path = checkpoint.save(tmp_path / "a", a_tree(), {})
+    with safe_open(path, framework="pt") as file:
+        head = json.loads(file.metadata()["funcvae"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, metadata={"funcvae": json.dumps(change(head))})
+    with pytest.raises(BadData, match=message):
+        checkpoint.load(path, a_tree())
+
+
+def test_parameters_are_no_checkpoint(tmp_path):
+    checkpoint.save_params(tmp_path / "a", *model())
+    params, state = model()
+    with pytest.raises(BadData, match="its head is not JSON"):
+        checkpoint.load(tmp_path / "a", {"params": params, "state": state})
+
+
+def test_what_is_no_tree_of_tensors_is_refused(tmp_path):
+    with pytest.raises(BadType, match="x is float: a tree of tensors is needed"):
+        checkpoint.save(tmp_path / "a", {"x": 1.5}, {})
+    with pytest.raises(BadValue, match="two tensors of the tree have one path"):
+        checkpoint.save(tmp_path / "a", {"a/b": torch.ones(1), "a": {"b": torch.ones(1)}}, {})
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_file_too_long_for_its_model_is_not_read(tmp_path):
+    with (tmp_path / "a").open("wb") as file:
+        file.truncate(2**40)  # of zeros that take no room
+    with pytest.raises(BadData, match="longer than this one's could be"):
+        checkpoint.load_params(tmp_path / "a", *model())

@@ -189,6 +189,7 @@ def _train(
         def save(ts: TrainState) -> None:
             about = {"metrics_bytes": lines.sync()}
             if samples:
+                samples.flush()
                 files.sync(samples.fileno())
             checkpoint.save(checkpoint.path_of(out / CHECKPOINTS, int(ts.step)), ts, about)
             checkpoint.prune(out / CHECKPOINTS, config.keep)
@@ -253,7 +254,7 @@ def _samples(out: Path, made: int) -> Iterator[Any]:
         files.write(raw, np.load(out / SAMPLES, allow_pickle=False).astype(np.float32).tobytes())
     if made and not (raw.is_file() and raw.stat().st_size >= size):
         raise BadData(f"{raw} has lost the samples of some steps: train it again")
-    with raw.open("r+b" if made else "wb", buffering=0) as file:
+    with raw.open("r+b" if made else "wb") as file:
         file.seek(file.truncate(size))
         yield file
 
