@@ -16,7 +16,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from funcvae.errors import BadValue
+from funcvae import checks
+from funcvae.errors import BadType, BadValue
 
 Bound = Callable[[Tensor], Tensor]
 
@@ -26,7 +27,7 @@ def elbo(log_w: Tensor) -> Tensor:
 
     Reference: Kingma & Welling (2014), arXiv:1312.6114.
     """
-    return log_w.mean(0)
+    return checked(log_w).mean(0)
 
 
 def iwae(log_w: Tensor) -> Tensor:
@@ -34,7 +35,7 @@ def iwae(log_w: Tensor) -> Tensor:
 
     Reference: Burda, Grosse & Salakhutdinov (2016), arXiv:1509.00519.
     """
-    return log_w.logsumexp(0) - math.log(log_w.shape[0])
+    return checked(log_w).logsumexp(0) - math.log(log_w.shape[0])
 
 
 def renyi(alpha: float) -> Bound:
@@ -47,13 +48,14 @@ def renyi(alpha: float) -> Bound:
 
     Reference: Li & Turner (2016), arXiv:1602.02311.
     """
+    alpha = checks.number("alpha", alpha)
     if alpha == 1:
         raise BadValue("alpha is 1, where the Rényi bound is the ELBO: use elbo_mc")
     if not math.isfinite(alpha):
         raise BadValue(f"alpha is {alpha}: it must be finite")
 
     def bound(log_w: Tensor) -> Tensor:
-        top = log_w.max(0).values
+        top = checked(log_w).max(0).values
         f = (1 - alpha) * (log_w - top)
         # Where all are small, as near alpha = 1, log(mean exp f) would lose the digits that 1/(1 - alpha) asks for.
         small = f.abs().max(0).values < 1
@@ -73,8 +75,7 @@ def miwae(m: int) -> Bound:
 
     Reference: Rainforth et al. (2018), arXiv:1802.04537.
     """
-    if not isinstance(m, int) or m < 1:
-        raise BadValue(f"m is {m}: it must be a whole number of groups, at least one")
+    m = checks.whole("m", m, 1)
     return lambda log_w: iwae(groups(log_w, m).transpose(0, 1)).mean(0)
 
 
@@ -86,6 +87,7 @@ def ciwae(beta: float) -> Bound:
 
     Reference: Rainforth et al. (2018), arXiv:1802.04537.
     """
+    beta = checks.number("beta", beta)
     if not 0 <= beta <= 1:
         raise BadValue(f"beta is {beta}: the ELBO's share lies between 0 and 1")
     if beta == 0:  # 0 · ELBO is not 0 where a weight is
@@ -115,16 +117,26 @@ def tvo(partition: Sequence[float]) -> Bound:
     return bound
 
 
+def checked(log_w: Tensor) -> Tensor:
+    """Log-weights [N, ...], if they are some: raises BadType or BadValue where they are not, or N is 0."""
+    if not len(checks.tensor("log_w", log_w, "N ...", floating=True)):
+        raise BadValue(f"log_w has shape {list(log_w.shape)}: it must be [N, B], with N >= 1")
+    return log_w
+
+
 def groups(log_w: Tensor, m: int) -> Tensor:
     """The log-weights [N, B] in m groups of successive samples, [m, N/m, B]."""
-    if len(log_w) % m:
+    m = checks.whole("m", m, 1)
+    if len(checked(log_w)) % m:
         raise BadValue(f"{len(log_w)} samples do not make {m} groups of one size: samples must be a multiple of m")
     return log_w.unflatten(0, (m, -1))
 
 
 def rising(partition: Sequence[float]) -> tuple[float, ...]:
     """The partition itself, if it rises from 0 to 1."""
-    betas = tuple(partition)
+    if not isinstance(partition, Sequence) or isinstance(partition, str | bytes):
+        raise BadType(f"partition is {checks.shown(partition)}: it must be several numbers, as in (0, 0.5, 1)")
+    betas = tuple(checks.number("a number of the partition", beta) for beta in partition)
     if len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or not all(a < b for a, b in pairwise(betas)):
         raise BadValue(f"partition is {betas}: it must rise from 0 to 1, as in (0, 0.5, 1)")
     return betas
@@ -132,6 +144,8 @@ def rising(partition: Sequence[float]) -> tuple[float, ...]:
 
 def tempered_mean(log_w: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     """The weights softmax_k(beta log w) [N, B], and the mean of log w under them [B]."""
+    checked(log_w)
+    beta = checks.number("beta", beta)
     if beta == 0:
         return torch.full_like(log_w, 1 / len(log_w)), log_w.mean(0)
     w = (beta * log_w).softmax(0)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from funcvae.errors import BadType
+from funcvae import checks
+from funcvae.errors import BadType, BadValue
 
 
 class Distribution(Protocol):
@@ -57,10 +58,12 @@ class Normal(NamedTuple):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log N(x; loc, sigma²) = -½ ((x - loc)/sigma)² - log sigma - ½ log 2π, elementwise, in nats."""
+        _meet("x", x, self)
         return -0.5 * ((x - self.loc) / self.sigma) ** 2 - self.sigma.log() - 0.5 * math.log(2 * math.pi)
 
     def sample(self, eps: Tensor) -> Tensor:
         """loc + sigma · eps."""
+        _meet("eps", eps, self)
         return self.loc + self.sigma * eps
 
 
@@ -86,10 +89,12 @@ class SignedNormal(NamedTuple):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log N(x; loc, sigma² + 1e-8), elementwise, in nats."""
+        _meet("x", x, self)
         return -0.5 * ((x - self.loc) ** 2 / self.variance + self.variance.log() + math.log(2 * math.pi))
 
     def sample(self, eps: Tensor) -> Tensor:
         """loc + sigma · eps."""
+        _meet("eps", eps, self)
         return self.loc + self.sigma * eps
 
 
@@ -113,6 +118,7 @@ class Bernoulli(NamedTuple):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """x log p + (1 - x) log(1 - p) = log sigmoid(logits) - (1 - x) · logits, elementwise, in nats."""
+        _meet("x", x, self)
         if torch.compiler.is_compiling():  # the compiler writes this one without log1p, which takes ten times as long
             target = x.expand_as(self.logits).to(self.logits.dtype)
             return -F.binary_cross_entropy_with_logits(self.logits, target, reduction="none")
@@ -122,6 +128,7 @@ class Bernoulli(NamedTuple):
 
     def sample(self, eps: Tensor) -> Tensor:
         """1 where the uniform number Φ(eps) is below the mean, else 0."""
+        _meet("eps", eps, self)
         return (torch.special.ndtr(eps) < self.mean).to(self.logits.dtype)
 
 
@@ -146,6 +153,9 @@ class Delta(NamedTuple):
 
     def sample(self, eps: Tensor) -> Tensor:
         """loc, once for each eps."""
+        _meet("eps", eps, self)
+        if self.loc.ndim > eps.ndim or any(n == 1 != m for n, m in zip(eps.shape[::-1], self.loc.shape[::-1])):
+            raise BadValue(f"eps has shape {list(eps.shape)}: loc, {list(self.loc.shape)}, does not expand to it")
         return self.loc.expand_as(eps)
 
 
@@ -159,6 +169,10 @@ def kl(q: Distribution, p: Distribution) -> Tensor:
     Raises:
         BadType: no closed form is known for this pair.
     """
+    if isinstance(q, Normal | SignedNormal | Delta):
+        _meet("the mean", p.loc if isinstance(p, Normal) else q.loc, q)
+        if isinstance(p, Normal):
+            _meet("the mean", q.loc, p)
     match q, p:
         case Normal(), Normal():
             r, d = q.sigma / p.sigma, (q.loc - p.loc) / p.sigma
@@ -171,3 +185,13 @@ def kl(q: Distribution, p: Distribution) -> Tensor:
         case _:
             pair = f"{type(q).__name__} and {type(p).__name__}"
             raise BadType(f"no closed-form KL for {pair}: use an estimator that samples it, such as elbo_mc")
+
+
+def _meet(name: str, value: Tensor, p: tuple[Tensor, ...]) -> None:
+    """Raises unless a distribution's fields are floating-point tensors, and the value's shape matches theirs."""
+    if checks.tensor(name, value).is_complex() or value.dtype == torch.bool:
+        raise BadType(f"{name} is {value.dtype}: it must be real numbers")
+    for field, parameter in zip(p._fields, p, strict=True):  # type: ignore[attr-defined]
+        checks.broadcast(name, value, field, checks.tensor(field, parameter, floating=True))
+    if len(p) == 2:
+        checks.broadcast(p._fields[0], p[0], p._fields[1], p[1])  # type: ignore[attr-defined]

@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from funcvae import bounds, tree
+from funcvae import bounds, checks, tree
 from funcvae.distributions import Delta, Distribution, kl
-from funcvae.errors import BadValue
+from funcvae.errors import BadType, BadValue
 from funcvae.module import Params, State
 from funcvae.noise import Noise, is_independent, name_of
-from funcvae.vae import VAE, log_likelihood, log_prob
+from funcvae.vae import VAE, check, log_likelihood, log_prob
 
 
 class Weights(NamedTuple):
@@ -98,12 +98,12 @@ class Estimator:
 
     def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Estimate:
         """The estimate for x [B, ...] from noise eps [N, B, Z]."""
-        _check_noise(model, x, eps)
+        _check(model, params, state, x, eps)
         return self._estimate(model, params, state, x, eps, train)
 
     def bound(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
         """The value of the target bound [B] in nats, in evaluation mode: half the work of a call."""
-        _check_noise(model, x, eps)
+        _check(model, params, state, x, eps)
         return self._bound(model, params, state, x, eps)
 
     def claims_under(self, noise: Noise) -> Claims:
@@ -112,6 +112,7 @@ class Estimator:
         Raises:
             BadValue: the estimator leans on independent samples, and the scheme's are not.
         """
+        checks.function("noise", noise, "a scheme, such as noise.iid")
         if is_independent(noise) or self.claims.noise == "normal":
             return self.claims
         if self.claims.noise == "any":
@@ -145,8 +146,14 @@ def weighted(
             is not.
     """
 
+    _check_parts(name, claims, weights=weights, bound=bound)
+    checks.flag("two_pulls", two_pulls)
+
     def scaled(log_w: Tensor) -> Weights:
-        w = Weights(*(weight / -log_w.shape[1] for weight in weights(log_w.detach())))  # to descend; batch's mean
+        given = weights(log_w.detach())
+        if not (isinstance(given, tuple) and len(given) == 3 and all(isinstance(weight, Tensor) for weight in given)):
+            raise BadType(f"the weights are {checks.shown(given)}: they must be a Weights of three tensors")
+        w = Weights(*(weight / -log_w.shape[1] for weight in given))  # to descend; batch's mean
         if any(weight.shape != log_w.shape for weight in w):
             shapes = [list(weight.shape) for weight in w]
             raise BadValue(f"weights of shapes {shapes}: each must be {list(log_w.shape)}")
@@ -169,7 +176,7 @@ def weighted(
 
     def finished(phi_grads: Params, theta_grads: Params, log_w: Tensor, new_state: State) -> Estimate:
         value = bound(log_w)
-        if value.shape != log_w.shape[1:]:
+        if checks.tensor("the bound", value).shape != log_w.shape[1:]:
             size = log_w.shape[1]
             raise BadValue(f"the bound has shape {list(value.shape)}: it must be one for each datum, [{size}]")
         return Estimate({"encoder": phi_grads, **theta_grads}, value, log_w, new_state)
@@ -184,6 +191,9 @@ def weighted(
 
 def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
     """The estimator of mean_k log p(x|z_k) - beta KL(q(z|x) ‖ p(z)), differentiated as it stands."""
+
+    _check_parts(name, claims)
+    beta = checks.number("beta", beta)
 
     def forward(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> tuple[Any, ...]:
         q, state = model.encode(params, state, x, train)
@@ -225,12 +235,18 @@ def together(
     Those made by `weighted` share it, but for those with two pulls; the others, and functions of one's own, run by
     themselves. The numbers are those of separate calls.
     """
-    _check_noise(model, x, eps)
+    _check(model, params, state, x, eps)
+    if not isinstance(estimators, Sequence):
+        raise BadType(f"estimators is {checks.shown(estimators)}: it must be several, in a list or tuple")
+    for estimator in estimators:
+        check_estimator("an estimator", estimator)
     shared = [getattr(estimator, "_from_pass", None) for estimator in estimators]
     last = max((i for i, from_pass in enumerate(shared) if from_pass), default=-1)
     passed = _forward(model, params, state, x, eps, train) if last >= 0 else None
     return [
-        from_pass(passed, retain_graph=i < last) if from_pass else estimator(model, params, state, x, eps, train=train)
+        from_pass(passed, retain_graph=i < last)
+        if from_pass
+        else _estimate(estimator(model, params, state, x, eps, train=train))
         for i, (from_pass, estimator) in enumerate(zip(shared, estimators, strict=True))
     ]
 
@@ -243,9 +259,12 @@ def surrogate(estimator: Estimator) -> Callable[..., Tensor]:
     zero. To differentiate a bound itself, at will, use `funcvae.bounds` on the log-weights.
     """
 
+    check_estimator("estimator", estimator)
+
     def loss(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Tensor:
+        check(model, params, state)
         here = tree.map(torch.Tensor.detach, params)
-        out = estimator(model, here, state, x, eps, train=train)
+        out = _estimate(estimator(model, here, state, x, eps, train=train))
         rise = tree.map(lambda g, p, p_here: (g * (p - p_here)).sum(), out.grads, params, here)
         return sum(tree.leaves(rise)) - out.bound.mean()
 
@@ -256,9 +275,12 @@ def log_weight(
     model: VAE, params: Params, state: State, x: Tensor, q: Distribution, z: Tensor, train: bool
 ) -> tuple[Tensor, State]:
     """log w = log p(x|z) + log p(z) - log q(z|x) [N, B], for z [N, B, Z] from q(z|x); and the state."""
+    checks.tensor("z", z, "N B Z")
+    if not isinstance(model, VAE):
+        raise BadType(f"model is {checks.shown(model)}: it must be a VAE")
     p_x, state = model.decode(params, state, z, train)
     p_z, state = model.prior(params, state, z, train)
-    return log_likelihood(p_x, x) + log_prob(p_z, z) - log_prob(q, z), state
+    return log_likelihood(p_x, x) + _over_latents("prior", p_z, z) - _over_latents("posterior", q, z), state
 
 
 class Draw(NamedTuple):
@@ -323,9 +345,45 @@ def _pull_twice(weigh: Any, weights: Any, theta: Params, z: Tensor) -> Any:
     return log_w, w.score, theta_grads, z_grads, state
 
 
-def _check_noise(model: VAE, x: Tensor, eps: Tensor) -> None:
+def check_estimator(name: str, estimator: Callable[..., Estimate]) -> None:
+    """Raises BadType for what can be no estimator, or is the factory of one."""
+    checks.function(name, estimator, "one, such as estimators.iwae()")
+    if getattr(estimator, "__module__", "") == "funcvae.estimators":
+        raise BadType(f"{name} is a factory: call it, as in estimators.iwae()")
+
+
+def _over_latents(what: str, p: Distribution, z: Tensor) -> Tensor:
+    """The log-density [N, B] of latents z [N, B, Z]."""
+    value = log_prob(p, z)
+    if value.shape != z.shape[:2]:
+        raise BadValue(f"the {what} gives log-densities {list(value.shape)}: for this z they must be {list(z.shape[:2])}")
+    return value
+
+
+def _estimate(out: Estimate) -> Estimate:
+    """What an estimator returned, if it is an estimate."""
+    if not isinstance(out, Estimate):
+        raise BadType(f"the estimator returned {checks.shown(out)}: it must be an Estimate")
+    return out
+
+
+def _check_parts(name: str | None, claims: Claims, **functions: Callable[..., Any]) -> None:
+    if name is not None:
+        checks.text("name", name)
+    if not isinstance(claims, Claims):
+        raise BadType(f"claims is {checks.shown(claims)}: it must be Claims")
+    for what, function in functions.items():
+        checks.function(what, function, "a function of log_w [N, B]")
+
+
+def _check(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> None:
+    check(model, params, state)
+    checks.tensor("x", x, "B ...")
+    checks.tensor("eps", eps, floating=True)
     if eps.ndim != 3 or eps.shape[1:] != (len(x), model.latent) or eps.numel() == 0:
         want = f"[N, {len(x)}, {model.latent}]"
         raise BadValue(f"eps has shape {list(eps.shape)}: for this x and model it must be {want}, with N >= 1")
     if x.is_floating_point() and eps.dtype != x.dtype:
         raise BadValue(f"eps is {eps.dtype} and x {x.dtype}: draw eps with dtype={x.dtype}")
+    if eps.device != x.device:
+        checks.same_device(eps=eps, x=x)

@@ -47,7 +47,7 @@ class Stopped(FuncvaeError):
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadValue:
     """The error for a name that is not among the known ones, with the nearest match."""
-    known = sorted(known)
+    known, name = sorted(known), name if len(name) <= 60 else f"{name[:58]} …"
     near = get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(known)}"
     return BadValue(f"unknown {kind} {name!r}: {hint}")

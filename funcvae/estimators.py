@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from funcvae import bounds
+from funcvae import bounds, checks
 from funcvae.engine import Claims, Estimate, Estimator, Weights, analytic_kl, surrogate, weighted
 from funcvae.errors import BadValue, unknown
 
@@ -52,6 +52,7 @@ def beta_elbo(beta: float) -> Estimator:
 
     Reference: Higgins et al. (2017), "beta-VAE".
     """
+    beta = checks.number("beta", beta)
     if not 0 <= beta < math.inf:
         raise BadValue(f"beta is {beta}: the KL's weight is not negative, and finite")
     claims = Claims(f"ELBO with {_digits(beta)} KL", True, True, ("Higgins et al. 2017",), "normal")
@@ -154,7 +155,7 @@ def renyi(alpha: float) -> Estimator:
 
     Reference: Li & Turner (2016), arXiv:1602.02311.
     """
-    bound = bounds.renyi(alpha)
+    bound, alpha = bounds.renyi(alpha), checks.number("alpha", alpha)
 
     def renyi(log_w: Tensor) -> Weights:
         u = ((1 - alpha) * log_w).softmax(0)
@@ -173,6 +174,7 @@ def vr_iwae_dreg(alpha: float) -> Estimator:
 
     Reference: Daudel, Benton, Shi & Doucet (2023), arXiv:2210.06226.
     """
+    alpha = checks.number("alpha", alpha)
     if not 0 <= alpha < 1:
         raise BadValue(f"alpha is {alpha}: it must lie in [0, 1); at 1 this would be stl")
 
@@ -251,6 +253,7 @@ def ovis(gamma: float) -> Estimator:
 
     Reference: Liévin, Dittadi, Christensen & Winther (2020), arXiv:2008.01998.
     """
+    gamma = checks.number("gamma", gamma)
     if not 0 <= gamma <= 1:
         raise BadValue(f"gamma is {gamma}: it must lie between 0 and 1")
 
@@ -295,7 +298,7 @@ def miwae(m: int) -> Estimator:
 
     Reference: Rainforth et al. (2018), arXiv:1802.04537.
     """
-    bound = bounds.miwae(m)
+    bound, m = bounds.miwae(m), checks.whole("m", m)
 
     def miwae(log_w: Tensor) -> Weights:
         v = _grouped_softmax(log_w, m) / m
@@ -314,7 +317,7 @@ def ciwae(beta: float) -> Estimator:
 
     Reference: Rainforth et al. (2018), arXiv:1802.04537.
     """
-    bound = bounds.ciwae(beta)
+    bound, beta = bounds.ciwae(beta), checks.number("beta", beta)
 
     def ciwae(log_w: Tensor) -> Weights:
         r = beta * _mean(log_w) + (1 - beta) * log_w.softmax(0)
@@ -334,7 +337,7 @@ def piwae(m: int) -> Estimator:
 
     Reference: Rainforth et al. (2018), arXiv:1802.04537.
     """
-    bounds.miwae(m)  # checks m
+    m = checks.whole("m", m, 1)
 
     def piwae(log_w: Tensor) -> Weights:
         v = _grouped_softmax(log_w, m) / m
@@ -401,6 +404,8 @@ EXAMPLES: dict[str, str] = dict(zip(TABLE, TABLE, strict=True)) | {
 
 def weights_of(name: str) -> str:
     """The line of a factory's docstring that gives its weights, or what stands in their place: "path v², …"."""
+    if checks.text("name", name) not in TABLE:
+        raise unknown("estimator", name, TABLE)
     paragraphs = (TABLE[name].__doc__ or "").split("\n\n")
     return paragraphs[1].strip()
 
@@ -411,7 +416,8 @@ def parse(spec: str) -> Estimator:
     Raises:
         BadValue: no such name, a missing or needless argument, or an argument of the wrong kind or out of range.
     """
-    name, *arguments = spec.split(":")
+    name, *arguments = checks.text("spec", spec).split(":")
+    said = checks.shown(spec)
     if name not in TABLE:
         raise unknown("estimator", name, TABLE)
     factory = TABLE[name]
@@ -420,24 +426,26 @@ def parse(spec: str) -> Estimator:
     several = kind not in (None, int, float)
     if bool(wanted) != bool(arguments) or (len(arguments) > 1 and not several):
         form = f"{name}:{wanted[0].name.upper()}, as in {EXAMPLES[name]}" if wanted else name
-        raise BadValue(f"estimator {spec!r}: write {form}")
+        raise BadValue(f"estimator {said}: write {form}")
     number = int if kind is int else float
     try:
         values = [number(argument) for argument in arguments]
     except ValueError:
         what = "whole number" if number is int else "number"
-        raise BadValue(f"estimator {spec!r}: {':'.join(arguments)!r} is not a {what}") from None
+        raise BadValue(f"estimator {said}: {checks.shown(':'.join(arguments))} is not a {what}") from None
     return factory(values) if several else factory(*values)
 
 
 def others_mean(f: Tensor) -> Tensor:
     """mean_{j≠k} f_j for each k [K, B], K >= 2. (The sum less its k-th term would be NaN where that is -inf.)"""
+    _others("f", f)
     before, after = f.cumsum(0), f.flip(0).cumsum(0).flip(0)
     return (_shifted(before, 1, 0.0) + _shifted(after, -1, 0.0)) / (len(f) - 1)
 
 
 def others_logsumexp(f: Tensor) -> Tensor:
     """log sum_{j≠k} exp(f_j) for each k [K, B], K >= 2."""
+    _others("f", f)
     before, after = f.logcumsumexp(0), f.flip(0).logcumsumexp(0).flip(0)
     return torch.logaddexp(_shifted(before, 1, -math.inf), _shifted(after, -1, -math.inf))
 
@@ -458,6 +466,11 @@ def _mean(log_w: Tensor) -> Tensor:
 
 def _grouped_softmax(log_w: Tensor, m: int) -> Tensor:
     return bounds.groups(log_w, m).softmax(1).flatten(0, 1)
+
+
+def _others(name: str, f: Tensor) -> None:
+    if len(checks.tensor(name, f, "K B", floating=True)) < 2:
+        raise BadValue(f"{name} has shape {list(f.shape)}: it must be [K, B], with K >= 2")
 
 
 def _two_or_more(name: str, log_w: Tensor) -> Tensor:

@@ -4,12 +4,15 @@ A head takes a tensor, halved on its last axis where it needs two, or a tuple of
 a head; for the likelihood a head's distribution has the shape of the data, with any leading axes of z in front.
 """
 
+import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
+from funcvae import checks
 from funcvae.distributions import Bernoulli, Delta, Distribution, Normal, SignedNormal
-from funcvae.errors import BadValue
+from funcvae.errors import BadType, BadValue
 
 Output = Tensor | tuple[Tensor, Tensor]
 Head = Callable[..., Distribution]
@@ -44,10 +47,13 @@ def normal_fixed(sigma: float) -> Head:
     -log N(x; x̂, sigma²) = C (x - x̂)² + ½ log 2π + log sigma with C = 1/(2 sigma²), so sigma = √½ gives the plain
     squared error, plus a constant.
     """
-    if not sigma > 0:
-        raise BadValue(f"sigma is {sigma}: a standard deviation is positive")
+    sigma = checks.number("sigma", sigma)
+    if not 0 < sigma < math.inf:
+        raise BadValue(f"sigma is {sigma}: a standard deviation is positive, and finite")
 
     def head(out: Tensor) -> Normal:
+        if sigma > torch.finfo(_one(out).dtype).max:
+            raise BadValue(f"sigma is {sigma}: {out.dtype}, the network's, does not hold it")
         return Normal(out, out.new_full((), sigma))
 
     return head
@@ -55,20 +61,29 @@ def normal_fixed(sigma: float) -> Head:
 
 def bernoulli(out: Tensor) -> Bernoulli:
     """Bernoulli with the network's output as its logits."""
-    return Bernoulli(out)
+    return Bernoulli(_one(out))
 
 
 def delta(out: Tensor) -> Delta:
     """Delta at the network's output: with it as the posterior, the VAE is a plain autoencoder."""
-    return Delta(out)
+    return Delta(_one(out))
 
 
 def _pair(out: Output) -> tuple[Tensor, Tensor]:
     if isinstance(out, Tensor):
-        if out.shape[-1] % 2:
+        if checks.tensor(_OUT, out, "... 2·D", floating=True).shape[-1] % 2:
             raise BadValue(f"this head halves the network's last axis, which has odd length {out.shape[-1]}")
         first, second = out.chunk(2, dim=-1)
         return first, second
+    if not isinstance(out, tuple | list):
+        raise BadType(f"{_OUT} is {checks.shown(out)}: this head takes one tensor or two")
     if len(out) != 2:
         raise BadValue(f"this head takes one tensor or two, the network returns {len(out)}")
-    return out
+    return _one(out[0]), _one(out[1])
+
+
+def _one(out: Tensor) -> Tensor:
+    return checks.tensor(_OUT, out, floating=True)
+
+
+_OUT = "the network's output"

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from funcvae import bounds, pareto
-from funcvae.errors import BadValue
+from funcvae import bounds, checks, pareto
+from funcvae.errors import BadType, BadValue
 
 
 class Untrusted(UserWarning):
@@ -75,7 +75,7 @@ def likelihood(log_w: Tensor) -> Likelihood:
 
     with the unbiased variance; 1/sum_k v_k² is the effective sample size.
     """
-    log_w, samples = log_w.double(), len(log_w)
+    log_w, samples = _log_weights(log_w), len(log_w)
     square = _square_sum(log_w)
     k_hat = torch.from_numpy(pareto.k_hat(log_w)).to(log_w.device)
     return Likelihood(Estimated(bounds.iwae(log_w), _delta_se(square, samples)), 1 / square, k_hat, samples)
@@ -83,7 +83,11 @@ def likelihood(log_w: Tensor) -> Likelihood:
 
 def distrust(found: Likelihood, items: Tensor | None = None) -> str:
     """One line on the data whose log-likelihood is not to be trusted; `items` [B] are their numbers, if not 0 … B-1."""
+    if not isinstance(found, Likelihood):
+        raise BadType(f"found is {checks.shown(found)}: it must be what `likelihood` returns")
     bad, samples = found.untrusted, found.samples
+    if not bad.any():
+        raise BadValue("there is nothing to distrust: no datum is untrusted")
     first = first_item(bad, items)
     which = f"{int(bad.sum())} of {len(bad)} data, first for item {first}"
     if found.k_hat[bad].isinf().all():
@@ -105,9 +109,9 @@ def ladder(log_w: Tensor, samples: Sequence[int]) -> dict[int, Estimated]:
         BadValue: a K below one or above S, or none at all.
     """
     check_rungs(samples)
-    if max(samples) > len(log_w):
+    if max(samples) > len(bounds.checked(log_w)):
         raise BadValue(f"a bound of {max(samples)} samples needs as many log-weights: there are {len(log_w)}")
-    log_w, rungs = log_w.double(), {}
+    log_w, rungs = _log_weights(log_w), {}
     for k in sorted(set(samples)):
         groups = len(log_w) // k
         each = bounds.iwae(bounds.groups(log_w[: groups * k], groups).transpose(0, 1))  # [groups, B]
@@ -122,15 +126,22 @@ def posterior_gap(log_w: Tensor) -> Estimated:
     As L_K lies below log p(x) in expectation, this lies below the KL. The standard error is the delta method's, of the
     mean of w_k/w̄ - log w_k.
     """
-    log_w = log_w.double()
+    log_w = _log_weights(log_w)
     influence = len(log_w) * log_w.softmax(0) - log_w
     return Estimated(bounds.iwae(log_w) - bounds.elbo(log_w), standard_error(influence))
 
 
 def check_rungs(samples: Sequence[int]) -> None:
     """Raises BadValue unless these can be the numbers of samples of a ladder."""
-    if not samples or min(samples) < 1:
+    if not isinstance(samples, Sequence) or isinstance(samples, str | bytes):
+        raise BadType(f"samples is {checks.shown(samples)}: give numbers of samples, as in (1, 10)")
+    if not samples or min(checks.whole("a number of samples", k) for k in samples) < 1:
         raise BadValue(f"samples is {tuple(samples)}: give numbers of samples, each at least 1")
+
+
+def _log_weights(log_w: Tensor) -> Tensor:
+    """Log-weights [K, B] in float64."""
+    return checks.tensor("log_w", bounds.checked(log_w), "K B").double()
 
 
 def _square_sum(log_w: Tensor) -> Tensor:
@@ -147,10 +158,22 @@ def _delta_se(square: Tensor, samples: int) -> Tensor:
 
 def standard_error(values: Tensor) -> Tensor:
     """The standard error [B] of the mean over the first axis; infinite where there is one value alone."""
+    if not len(checks.tensor("values", values, "K ...", floating=True)):
+        raise BadValue(f"values has shape {list(values.shape)}: at least one is needed")
     return values.std(0) / math.sqrt(len(values)) if len(values) > 1 else torch.full_like(values[0], math.inf)
 
 
 def first_item(bad: Tensor, items: Tensor | None) -> int:
     """The number of the first bad datum, of those numbered `items` [B] or else 0 … B-1."""
+    if checks.valued("bad", checks.tensor("bad", bad, "B")).is_complex() or not len(bad):
+        raise BadValue(f"bad is {checks.shown(bad)}: it must say of each datum whether it is bad")
     first = int(bad.int().argmax())
-    return first if items is None else int(items[first])
+    if items is None:
+        return first
+    if len(checks.valued("items", checks.tensor("items", items, "B"))) != len(bad) or not _is_whole(items):
+        raise BadValue(f"items is {checks.shown(items)}: it must be whole numbers [{len(bad)}]")
+    return int(items[first])
+
+
+def _is_whole(x: Tensor) -> bool:
+    return not (x.is_floating_point() or x.is_complex())

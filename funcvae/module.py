@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from funcvae import random
+from funcvae import checks, random
 from funcvae.errors import BadType, BadValue
 
 Params = dict[str, Any]
@@ -62,16 +62,20 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
     if module is other:
         raise BadType("functional takes a factory that makes a new module each time: this one returns the same again")
     aliases = _aliases(module)
+    shapes = {"params": _shapes(module.named_parameters()), "state": _shapes(module.named_buffers())}
     skeletons = {True: module.to("meta").train(), False: other.to("meta").eval()}
     dropout = _dropout_layer(module)
     attention = any(isinstance(layer, nn.MultiheadAttention) for layer in module.modules())
 
     def init(key: random.Key) -> tuple[Params, State]:
-        module = _build(factory, random.checked(key)).to(key.device)
+        checks.valued("key", random.checked(key))
+        module = _build(factory, key).to(key.device)
         return {name: p.detach() for name, p in module.named_parameters()}, dict(module.named_buffers())
 
     def apply(params: Params, state: State, *inputs: Any, train: bool) -> tuple[Any, State]:
-        if train and dropout:
+        _check("params", params, shapes["params"])
+        _check("state", state, shapes["state"])
+        if checks.flag("train", train) and dropout:
             raise BadValue(f"{dropout} draws random numbers in training mode: funcvae gives no keys to layers yet")
         tensors = {**params, **{name: _copy_for(inputs, v) for name, v in state.items()}}
         tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
@@ -91,6 +95,28 @@ def _build(factory: Callable[[], nn.Module], key: random.Key) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise BadType(f"the factory must return an nn.Module: it returned {type(module).__name__}")
     return module
+
+
+def _shapes(tensors: Iterator[tuple[str, Tensor]]) -> dict[str, torch.Size]:
+    """The shapes of parameters or buffers by name."""
+    named = dict(tensors)
+    if lazy := [name for name, t in named.items() if nn.parameter.is_lazy(t)]:
+        raise BadType(f"the module's {lazy[0]} has no shape before a forward pass: give its layer the number of inputs")
+    return {name: t.shape for name, t in named.items()}
+
+
+def _check(what: str, given: dict[str, Tensor], shapes: dict[str, torch.Size]) -> None:
+    """Raises unless these are tensors of the names and shapes that `init` gives."""
+    if not isinstance(given, dict):
+        raise BadType(f"{what} is {checks.shown(given)}: it must be a dict of tensors by name, as init makes it")
+    for name, shape in shapes.items():
+        if name not in given:
+            raise BadValue(f"{what} lacks {name!r}: is it of another network?")
+        if checks.tensor(name, given[name]).shape != shape:
+            raise BadValue(f"{name} of {what} has shape {list(given[name].shape)}: in this network it is {list(shape)}")
+    if len(given) != len(shapes):
+        further = next(name for name in given if name not in shapes)
+        raise BadValue(f"{what} has {checks.shown(further)}, which this network has not")
 
 
 def _aliases(module: nn.Module) -> dict[str, str]:

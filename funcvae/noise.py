@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
-from funcvae import random
-from funcvae.errors import BadValue, unknown
+from funcvae import checks, random
+from funcvae.errors import BadType, BadValue, unknown
 
 Noise = Callable[..., Tensor]
 AnyNoise = TypeVar("AnyNoise", bound=Noise)
@@ -22,6 +22,8 @@ AnyNoise = TypeVar("AnyNoise", bound=Noise)
 
 def independent(scheme: AnyNoise) -> AnyNoise:
     """Marks a scheme (it is a decorator) whose samples of one datum are independent standard normals."""
+    if not isinstance(getattr(checks.function("scheme", scheme), "__dict__", None), dict):
+        raise BadType(f"scheme is {checks.shown(scheme)}: a mark can be set on a function, or on an object of a class")
     scheme.__dict__["independent"] = True
     return scheme
 
@@ -34,9 +36,7 @@ def is_independent(scheme: Noise) -> bool:
 @independent
 def iid(key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = torch.float32) -> Tensor:
     """n independent standard normal samples [n, *shape], on the key's device."""
-    if n < 1:
-        raise BadValue(f"samples is {n}: at least one is needed")
-    return random.normal(key, (n, *shape), dtype)
+    return random.normal(key, (checks.whole("samples", n, 1), *checks.shape("shape", shape)), dtype)
 
 
 def mirrored(key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -86,8 +86,12 @@ def sobol(key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = 
 
     Reference: Matoušek (1998), "On the L2-discrepancy for anchored boxes".
     """
-    if n < 1:
-        raise BadValue(f"samples is {n}: at least one is needed")
+    shape, n = checks.shape("shape", shape), checks.whole("samples", n, 1)
+    random.checked(key)
+    checks.dtype("dtype", dtype)
+    checks.fits("samples", (_DIGITS + 1, n, *shape), 4)
+    if n > 2**_DIGITS:
+        raise BadValue(f"samples is {n}: a Sobol sequence of {_DIGITS} digits has at most {2**_DIGITS} points")
     if not shape or not 1 <= shape[-1] <= SobolEngine.MAXDIM:
         raise BadValue(f"sobol noise needs a last axis of 1 to {SobolEngine.MAXDIM} dimensions: shape is {shape}")
     points = _sobol_points(n, shape[-1]).to(key.device)
@@ -106,7 +110,7 @@ TABLE: dict[str, Noise] = {scheme.__name__: scheme for scheme in (iid, mirrored,
 
 def parse(name: str) -> Noise:
     """The scheme of this name."""
-    if name not in TABLE:
+    if checks.text("name", name) not in TABLE:
         raise unknown("noise", name, TABLE)
     return TABLE[name]
 
@@ -121,7 +125,7 @@ _DIGITS = SobolEngine.MAXBIT
 
 
 def _half(n: int) -> int:
-    if n < 2 or n % 2:
+    if checks.whole("samples", n) < 2 or n % 2:
         raise BadValue(f"samples is {n}: antithetic noise comes in pairs, so samples must be even")
     return n // 2
 

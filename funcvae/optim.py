@@ -1,13 +1,14 @@
 """The stateless Adam: state in, state out, on whatever device the tensors are."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from funcvae import tree
-from funcvae.errors import BadValue
+from funcvae import checks, tree
+from funcvae.errors import BadType, BadValue
 from funcvae.tree import Tree
 
 Schedule = Callable[[Tensor], Tensor | float]
@@ -66,20 +67,25 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
     Reference: Kingma & Ba (2015), arXiv:1412.6980. (The paper writes eps both inside and outside the bias correction;
     this is its Algorithm 1, as in `torch.optim.Adam` and `optax.adam`.)
     """
-    if not callable(lr) and not lr >= 0:
-        raise BadValue(f"lr is {lr}: a learning rate is not negative")
+    if not callable(lr) and not 0 <= (lr := checks.number("lr", lr)) < math.inf:
+        raise BadValue(f"lr is {lr}: a learning rate is not negative, and finite")
+    b1, b2, eps = checks.number("b1", b1), checks.number("b2", b2), checks.number("eps", eps)
     if not (0 <= b1 < 1 and 0 <= b2 < 1):
         raise BadValue(f"b1 is {b1} and b2 is {b2}: decay rates lie in [0, 1)")
-    if not eps >= 0:
-        raise BadValue(f"eps is {eps}: it is not negative")
+    if not 0 <= eps < math.inf:
+        raise BadValue(f"eps is {eps}: it is not negative, and finite")
 
     def init(params: Tree) -> AdamState:
+        if not tree.leaves(tree.checked(params, "params")):
+            raise BadValue("params has no leaves: there is nothing to optimise")
+        for leaf in tree.leaves(params):
+            checks.tensor("a leaf of params", leaf, floating=True)
         device = tree.leaves(params)[0].device
         step = torch.zeros((), dtype=torch.int64, device=device)
         return AdamState(step, tree.zeros_like(params), tree.zeros_like(params))
 
     def update_(grads: Tree, state: AdamState, params: Tree) -> tuple[Tree, AdamState]:
-        rate = lr(state.step) if callable(lr) else lr
+        rate = _rate(lr(state.step), state.step) if callable(lr) else lr
         t = (state.step + 1).double()  # b2^t needs double precision, whatever the parameters' own
         c1, c2 = 1 - b1**t, (1 - b2**t).sqrt()
         # Stacked, so that the compiler keeps the two numbers, and does not work out their powers again for every
@@ -87,6 +93,7 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
         scale, eps_t = torch.stack((rate * c2 / c1, eps * c2)).unbind()
 
         def leaf(p: Tensor, g: Tensor, m: Tensor, v: Tensor) -> Tensor:
+            _check_alike(g, p, m)
             m.mul_(b1).add_(g, alpha=1 - b1)
             buffer = g * g  # one for all: a fresh one costs as much as the arithmetic
             v.mul_(b2).add_(buffer, alpha=1 - b2)
@@ -96,8 +103,36 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
         return params, AdamState(state.step + 1, state.m, state.v)
 
     def update(grads: Tree, state: AdamState, params: Tree) -> tuple[Tree, AdamState]:
+        _check(grads, state, params)
         # Copies that a `vmap` over the gradients has batched, as an update in place needs.
         m, v, params = (tree.map(lambda t, g: t + g.new_zeros(()), old, grads) for old in (state.m, state.v, params))
         return update_(grads, AdamState(state.step, m, v), params)
 
     return Optimizer(init, update, update_)
+
+
+def _check(grads: Tree, state: AdamState, params: Tree) -> None:
+    """Raises unless these are what an Adam can update."""
+    if not isinstance(state, AdamState):
+        raise BadType(f"state is {checks.shown(state)}: it must be what `init` or `update` returned")
+    for leaf in tree.leaves((grads, params, state.m, state.v)):
+        checks.tensor("a leaf", leaf, floating=True)
+    if not tree.structure(grads) == tree.structure(params) == tree.structure(state.m) == tree.structure(state.v):
+        raise BadValue("grads, params and state differ in structure: are they of one model?")
+
+
+def _check_alike(g: Tensor, p: Tensor, m: Tensor) -> None:
+    """Raises unless a gradient, its parameter and its running mean can be added."""
+    checks.tensor("a gradient", g, floating=True)
+    if not g.shape == p.shape == m.shape or not g.device == p.device == m.device or not p.is_floating_point():
+        g_, p_, m_ = (f"{t.dtype} {list(t.shape)} on {t.device}" for t in (g, p, m))
+        raise BadValue(f"a gradient is {g_}, its parameter {p_} and its mean {m_}: make them alike")
+
+
+def _rate(rate: Tensor | float, step: Tensor) -> Tensor | float:
+    """A schedule's learning rate, if it is one."""
+    if not isinstance(rate, Tensor):
+        return checks.number("the schedule's learning rate", rate)
+    if rate.ndim or rate.is_complex() or rate.is_meta != step.is_meta:
+        raise BadValue(f"the schedule's learning rate is {checks.shown(rate)}: it must be one number")
+    return rate

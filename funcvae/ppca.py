@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from funcvae import checks
 from funcvae.errors import BadData, BadValue
 
 
@@ -28,7 +29,7 @@ class PPCA(NamedTuple):
         By way of M = WᵀW + sigma² I, [Z, Z]: |W Wᵀ + sigma² I| = sigma^(2(D-Z)) |M|, and
         sigma² (W Wᵀ + sigma² I)⁻¹ = I - W M⁻¹ Wᵀ.
         """
-        (features, latent), centred = self.weight.shape, x - self.mean
+        (features, latent), centred = self.weight.shape, self._checked(x) - self.mean
         chol = torch.linalg.cholesky(self._m())
         log_det = (features - latent) * self.sigma2.log() + 2 * chol.diagonal().log().sum()
         projected = torch.linalg.solve_triangular(chol, (centred @ self.weight).T, upper=False).square().sum(0)
@@ -38,7 +39,15 @@ class PPCA(NamedTuple):
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """p(z|x) = N(M⁻¹ Wᵀ (x - mu), sigma² M⁻¹): its means [B, Z] and its one covariance [Z, Z]."""
         inverse = torch.linalg.inv(self._m())
-        return (x - self.mean) @ self.weight @ inverse, self.sigma2 * inverse
+        return (self._checked(x) - self.mean) @ self.weight @ inverse, self.sigma2 * inverse
+
+    def _checked(self, x: Tensor) -> Tensor:
+        """Data that these parameters can take."""
+        features, like = len(self.mean), self.mean
+        checks.same_device(x=checks.tensor("x", x), mean=like)
+        if x.ndim != 2 or x.shape[1] != features or x.dtype != like.dtype:
+            raise BadData(f"x is {checks.shown(x)}: it must be {like.dtype} [n, {features}]")
+        return x
 
     def _m(self) -> Tensor:
         return self.weight.T @ self.weight + self.sigma2 * torch.eye(
@@ -72,10 +81,12 @@ def ppca(x: Tensor, latent: int, sigma2: float | None = None) -> PPCA:
     """
     values, vectors = _spectrum(x)
     most = len(values) - (sigma2 is None)
+    latent = checks.whole("latent", latent)
     if not 1 <= latent <= most:
         raise BadValue(f"latent is {latent}: for data of {len(values)} dimensions it must lie between 1 and {most}")
-    if sigma2 is not None and not sigma2 > 0:
-        raise BadValue(f"sigma2 is {sigma2}: a variance is positive")
+    sigma2 = None if sigma2 is None else checks.number("sigma2", sigma2)
+    if sigma2 is not None and not 0 < sigma2 <= torch.finfo(values.dtype).max:
+        raise BadValue(f"sigma2 is {sigma2}: a variance is positive, and finite")
     noise = values[latent:].mean() if sigma2 is None else values.new_tensor(sigma2)
     if noise <= 10 * len(values) * torch.finfo(values.dtype).eps * values[0]:  # zero, to rounding
         raise BadValue(f"the data lie in a plane of {latent} dimensions: give sigma2, or take a smaller latent")
@@ -84,10 +95,14 @@ def ppca(x: Tensor, latent: int, sigma2: float | None = None) -> PPCA:
 
 def _spectrum(x: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues [D] and vectors [D, D] of the data's covariance, the largest first."""
-    if x.ndim != 2 or len(x) < 2 or not x.is_floating_point():
-        raise BadData(f"x is {x.dtype} {list(x.shape)}: it must be floating-point [n, D], with n >= 2")
+    checks.valued("x", x)
+    if x.ndim != 2 or len(x) < 2 or x.dtype not in (torch.float32, torch.float64):
+        raise BadData(f"x is {x.dtype} {list(x.shape)}: it must be floating-point, of 32 or 64 bits, [n, D], with n >= 2")
     if not x.isfinite().all():
         raise BadData(f"x holds NaN or infinite values, first in item {int(x.isfinite().all(1).int().argmin())}")
     centred = x - x.mean(0)
-    values, vectors = torch.linalg.eigh(centred.T @ centred / len(x))
+    covariance = centred.T @ centred / len(x)
+    if not covariance.isfinite().all():
+        raise BadData("x holds values whose squares overflow: scale it down")
+    values, vectors = torch.linalg.eigh(covariance)
     return values.flip(0).clamp(min=0), vectors.flip(1)

@@ -6,6 +6,7 @@ decoder's weights.
 
 from torch import Tensor, nn
 
+from funcvae import checks
 from funcvae.distributions import Normal
 
 
@@ -16,4 +17,5 @@ def standard_normal() -> nn.Module:
 
 class _StandardNormal(nn.Module):
     def forward(self, z: Tensor) -> Normal:
+        checks.tensor("z", z, floating=True)
         return Normal(z.new_zeros(()), z.new_ones(()))

@@ -13,11 +13,11 @@ Reference: Salmon, Moraes, Dror & Shaw (2011), "Parallel random numbers: as easy
 """
 
 import math
-import operator
 
 import torch
 from torch import Tensor
 
+from funcvae import checks
 from funcvae.errors import BadType, BadValue
 
 Key = Tensor
@@ -32,18 +32,20 @@ def key(seed: int, *, device: torch.device | str | None = None) -> Key:
 
     Raises:
         BadValue: the seed is negative or needs more than 64 bits.
+        Missing: there is no such device.
     """
-    seed = _whole("seed", seed)
+    seed = checks.whole("seed", seed, most=math.inf)
     if not 0 <= seed < 2**64:
-        raise BadValue(f"seed is {seed}: it must lie between 0 and 2**64 - 1")
+        raise BadValue(f"seed is {checks.shown(seed)}: it must lie between 0 and 2**64 - 1")
+    if device is not None:
+        device = checks.device(device)
     return torch.tensor([_signed(seed >> 32), _signed(seed & 0xFFFFFFFF)], dtype=torch.int32, device=device)
 
 
 def split(key: Key, num: int = 2) -> Tensor:
     """`num` new keys [num, 2] in place of one; key i is the hash of the counter (0, i)."""
     checked(key)
-    if num < 0:
-        raise BadValue(f"split got {num}: the number of keys is not negative")
+    checks.fits("num", (num := checks.whole("num", num, 0), 2))
     return torch.stack(_threefry(key, *_counters(key, num)), dim=-1)
 
 
@@ -57,22 +59,23 @@ def fold_in(key: Key, data: int | Tensor) -> Key:
     """
     checked(key)
     if not isinstance(data, Tensor):
-        data = _whole("fold_in's number", data)
+        data = checks.whole("fold_in's number", data, most=math.inf)
         if not 0 <= data < 2**32:
-            raise BadValue(f"fold_in got {data}: it must lie between 0 and 2**32 - 1")
+            raise BadValue(f"fold_in got {checks.shown(data)}: it must lie between 0 and 2**32 - 1")
         low = torch.full((), _signed(data), dtype=torch.int32, device=key.device)
-    elif data.ndim or data.is_floating_point():
+    elif data.ndim or data.is_floating_point() or data.is_complex():
         raise BadValue(
             f"fold_in got a {data.dtype} tensor {list(data.shape)}: it must be a whole number, no dimensions"
         )
     else:
-        low = data.to(key.device, torch.int32)
+        low = (data if key.is_meta else checks.valued("fold_in's number", data)).to(key.device, torch.int32)
     return torch.stack(_threefry(key, torch.zeros_like(low), low), dim=-1)
 
 
 def bits(key: Key, shape: Shape = ()) -> Tensor:
     """Random 32-bit words, int32 of the given shape (`.view(torch.uint32)` for JAX's unsigned ones)."""
     checked(key)
+    shape = checks.shape("shape", shape)
     high, low = _threefry(key, *_counters(key, math.prod(shape)))
     return (high ^ low).reshape(shape)
 
@@ -85,17 +88,20 @@ def uniform(
     The leading bits of a random word become the mantissa of a float in [1, 2), less 1: 23 bits of a 32-bit word in
     float32, 52 bits of a 64-bit word in float64.
     """
-    if dtype == torch.float32:
+    if checks.dtype("dtype", dtype) == torch.float32:
         unit = (_shift_right(bits(key, shape), 9) | 0x3F800000).view(torch.float32) - 1
-    elif dtype == torch.float64:
+    else:
         checked(key)
+        shape = checks.shape("shape", shape, 8)
         high, low = _threefry(key, *_counters(key, math.prod(shape)))
         word = (high.long() << 32) | (low.long() & 0xFFFFFFFF)
         unit = (((word >> 12) & 0xFFFFFFFFFFFFF) | 0x3FF0000000000000).view(torch.float64).reshape(shape) - 1
-    else:
-        raise BadType(f"dtype is {dtype}: draws are torch.float32 or torch.float64")
+    minval, maxval = checks.number("minval", minval), checks.number("maxval", maxval)
     if (minval, maxval) == (0.0, 1.0):
         return unit
+    most = torch.finfo(dtype).max
+    if not -most <= minval <= maxval <= most:
+        raise BadValue(f"minval is {minval} and maxval {maxval}: they must be finite, and minval not above maxval")
     # Bounds and width are rounded to dtype, then multiplied and added with one rounding, as XLA's fused
     # multiply-add does: in float32 the detour through float64 gives just that, on every device.
     low_, high_ = (torch.full((), v, dtype=dtype, device=unit.device) for v in (minval, maxval))
@@ -107,7 +113,7 @@ def normal(key: Key, shape: Shape = (), dtype: torch.dtype = torch.float32) -> T
 
     Equal to `jax.random.normal` to rounding (float32: within 2e-6 max(1, |x|)), and between devices likewise.
     """
-    above_minus_one = -1.0 + 2.0 ** (-24 if dtype == torch.float32 else -53)  # keeps erfinv finite
+    above_minus_one = -1.0 + 2.0 ** (-24 if checks.dtype("dtype", dtype) == torch.float32 else -53)  # keeps erfinv finite
     return math.sqrt(2) * _erfinv(2 * uniform(key, shape, dtype) + above_minus_one)
 
 
@@ -115,8 +121,12 @@ def bernoulli(key: Key, p: float | Tensor = 0.5, shape: Shape | None = None) -> 
     """Booleans that are True with probability p; the shape is p's unless given."""
     checked(key)
     if not isinstance(p, Tensor):
+        if not 0 <= checks.number("p", p) <= 1:
+            raise BadValue(f"p is {p}: a probability lies between 0 and 1")
         p = torch.full((), p, dtype=torch.float32, device=key.device)
-    return uniform(key, tuple(p.shape) if shape is None else shape, p.dtype) < p
+    u = uniform(key, tuple(p.shape) if shape is None else shape, p.dtype)
+    checks.broadcast("shape", u, "p", p)
+    return u < p
 
 
 def permutation(key: Key, x: int | Tensor) -> Tensor:
@@ -125,13 +135,19 @@ def permutation(key: Key, x: int | Tensor) -> Tensor:
     As in JAX, rounds of a stable sort by random words: enough rounds that ties leave no visible bias.
     """
     checked(key)
-    n = x if isinstance(x, int) else x.shape[0]
+    if isinstance(x, Tensor):
+        checks.tensor("x", x, "n ...")
+        checks.same_device(key=key, x=x)
+        n = len(x)
+    else:
+        n = checks.whole("x", x, 0)
+        checks.fits("x", (n,), 8)
     order = torch.arange(n, device=key.device)
     for _ in range(math.ceil(3 * math.log(max(1, n)) / math.log(2**32 - 1))):
         key, round_key = split(key)
         unsigned = bits(round_key, (n,)) ^ -(2**31)  # with the sign bit flipped, int32 sorts as uint32
         order = order[unsigned.argsort(stable=True)]
-    return order if isinstance(x, int) else x[order]
+    return x[order] if isinstance(x, Tensor) else order
 
 
 def checked(key: Key) -> Key:
@@ -139,6 +155,7 @@ def checked(key: Key) -> Key:
     if not isinstance(key, Tensor) or key.dtype != torch.int32:
         got = key.dtype if isinstance(key, Tensor) else type(key).__name__
         raise BadType(f"a key is an int32 tensor [2], as random.key(seed) makes it: this is {got}")
+    checks.tensor("key", key)
     if key.shape != (2,):
         raise BadValue(f"a key has shape [2], this has {list(key.shape)}: use torch.func.vmap over a batch of keys")
     return key
@@ -178,13 +195,6 @@ def _counters(key: Key, n: int) -> tuple[Tensor, Tensor]:
 def _shift_right(x: Tensor, r: int) -> Tensor:
     """Logical right shift of int32 words (torch's own carries the sign along)."""
     return (x >> r).bitwise_and_((1 << (32 - r)) - 1)
-
-
-def _whole(name: str, value: int) -> int:
-    try:
-        return operator.index(value)
-    except (TypeError, RuntimeError):
-        raise BadType(f"{name} is {value!r}: it must be a whole number") from None
 
 
 def _signed(word: int) -> int:

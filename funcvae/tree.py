@@ -1,7 +1,7 @@
 """Pytrees of tensors: dicts, lists, tuples and NamedTuples, nested. The only user of torch's pytree module."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from typing import Any
 
@@ -9,12 +9,25 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
+from funcvae import checks
+from funcvae.errors import BadType, BadValue
+
 Tree = Any
 
 
 def map(f: Callable[..., Any], *trees: Tree) -> Tree:
     """f of each leaf, or of the leaves at the same place in trees of one structure."""
-    return _pytree.tree_map(f, *trees)
+    checks.function("f", f)
+    if not trees:
+        raise BadValue("there is no tree to map over")
+    if len(trees) == 1:
+        return _pytree.tree_map(f, *trees)
+    first, kind = _pytree.tree_flatten(trees[0])
+    try:
+        columns = [first, *(kind.flatten_up_to(tree) for tree in trees[1:])]
+    except (ValueError, TypeError) as error:
+        raise BadValue(f"trees of different structures cannot be mapped over together: {checks.line(str(error))}") from None
+    return kind.unflatten([f(*row) for row in zip(*columns, strict=True)])
 
 
 def leaves(tree: Tree) -> list[Tensor]:
@@ -25,6 +38,13 @@ def leaves(tree: Tree) -> list[Tensor]:
 def structure(tree: Tree) -> Any:
     """The tree without its leaves; two trees can be mapped over together when theirs are equal."""
     return _pytree.tree_structure(tree)
+
+
+def checked(tree: Tree, name: str = "the tree") -> Tree:
+    """The tree itself, if its leaves are tensors: raises BadType where one is not."""
+    for leaf in leaves(tree):
+        checks.tensor(f"a leaf of {name}", leaf)
+    return tree
 
 
 def named_leaves(tree: Tree) -> dict[str, Tensor]:
@@ -38,24 +58,32 @@ def named_leaves(tree: Tree) -> dict[str, Tensor]:
 
 def from_named(named: dict[str, Tensor], like: Tree) -> Tree:
     """The tree of the same structure as `like` whose leaves have these names; the inverse of `named_leaves`."""
-    return _pytree.tree_unflatten([named[name] for name in named_leaves(like)], structure(like))
+    if not isinstance(named, Mapping):
+        raise BadType(f"named is {checks.shown(named)}: it must be a dict of tensors by name")
+    names = named_leaves(like)
+    if missing := [name for name in names if name not in named]:
+        raise BadValue(checks.line(f"named lacks {', '.join(missing)}"))
+    return _pytree.tree_unflatten([named[name] for name in names], structure(like))
 
 
 def zeros_like(tree: Tree) -> Tree:
     """A tree of zeros of the same structure, shapes and dtypes."""
-    return map(torch.zeros_like, tree)
+    return map(torch.zeros_like, checked(tree))
 
 
 def norm(tree: Tree) -> Tensor:
     """The Euclidean norm of all the tree's numbers together, in whatever order a dict holds them."""
-    return torch.stack([leaf.norm() for leaf in leaves(tree)]).sort().values.norm()
+    norms = [checks.tensor("a leaf", leaf, floating=True).norm() for leaf in leaves(tree)]
+    if not norms:
+        raise BadValue("the tree has no leaves, and so no norm")
+    return torch.stack(norms).sort().values.norm()
 
 
 def sha256(tree: Tree) -> str:
     """The SHA-256 of the path, dtype, shape and bytes of every leaf, in hexadecimal: equal for equal bits."""
     digest = hashlib.sha256()
     for name, leaf in sorted(named_leaves(tree).items()):
-        flat = leaf.detach().cpu().contiguous().reshape(-1)
+        flat = checks.valued(name, leaf).detach().cpu().contiguous().reshape(-1)
         digest.update(f"{name} {leaf.dtype} {list(leaf.shape)}\n".encode())
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -63,6 +91,11 @@ def sha256(tree: Tree) -> str:
 
 def like(leaves: Sequence[Tensor], tree: Tree) -> Tree:
     """The tree of the same structure and shapes whose leaves are these, flattened or not."""
-    named = named_leaves(tree)
+    if not isinstance(leaves, Sequence):
+        raise BadType(f"leaves is {checks.shown(leaves)}: it must be a list of tensors")
+    named = checked(named_leaves(tree))
+    sizes, wanted = [[leaf.numel() for leaf in checked(some)] for some in (list(leaves), list(named.values()))]
+    if sizes != wanted:
+        raise BadValue(checks.line(f"the leaves have sizes {sizes}: the tree's are {wanted}"))
     shaped = [leaf.reshape(old.shape) for leaf, old in zip(leaves, named.values(), strict=True)]
     return _pytree.tree_unflatten(shaped, structure(tree))

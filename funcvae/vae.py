@@ -1,14 +1,14 @@
 """The VAE: three networks and two heads as pure functions over parameter pytrees."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from funcvae import heads, priors, random, tree
+from funcvae import checks, heads, priors, random, tree
 from funcvae.distributions import Distribution, Posterior
-from funcvae.errors import BadValue
+from funcvae.errors import BadType, BadValue, FuncvaeError
 from funcvae.module import Functional, Params, State, functional
 
 
@@ -51,11 +51,12 @@ def vae(
         prior: makes the module that maps z to a distribution over it; standard normal unless given.
 
     Raises:
-        BadType: a network is not given as a factory.
-        BadValue: latent is below one.
+        BadType: a network is not given as a factory, or a head is none.
+        BadValue: latent is below one; or, from its functions, params, state, x or z are not what the model takes.
     """
-    if latent < 1:
-        raise BadValue(f"latent is {latent}: a latent space has at least one dimension")
+    checks.fits("latent", (latent := checks.whole("latent", latent, 1),))
+    checks.function("posterior", posterior)
+    checks.function("likelihood", likelihood)
     networks = {"encoder": functional(encoder), "decoder": functional(decoder), "prior": functional(prior)}
 
     def init(key: random.Key) -> tuple[Params, State]:
@@ -64,30 +65,46 @@ def vae(
         return {name: params for name, (params, _) in made.items()}, {name: state for name, (_, state) in made.items()}
 
     def encode(params: Params, state: State, x: Tensor, train: bool = False) -> tuple[Posterior, State]:
-        out, new = networks["encoder"].apply(params["encoder"], state["encoder"], x, train=train)
+        checks.tensor("x", x, "B ...")
+        out, new = run("encoder", params, state, x, train)
         q = posterior(out)
+        if not isinstance(getattr(q, "loc", None), Tensor):
+            raise BadType(f"the posterior head returned {checks.shown(q)}: it must be a distribution with a loc")
         if q.loc.shape != (len(x), latent):  # it might broadcast, silently
             raise BadValue(f"the posterior over z has shape {list(q.loc.shape)}: latent is {latent}, so [B, {latent}]")
         return q, {**state, "encoder": new}
 
     def decode(params: Params, state: State, z: Tensor, train: bool = False) -> tuple[Distribution, State]:
-        decoder = networks["decoder"]
-        if z.ndim == 2:
-            out, new = decoder.apply(params["decoder"], state["decoder"], z, train=train)
-        else:
-            out, new = _over_samples(decoder, params["decoder"], state["decoder"], z, train)
-        return likelihood(out), {**state, "decoder": new}
+        if checks.tensor("z", z).ndim not in (2, 3) or z.shape[-1] != latent or not len(z):
+            raise BadValue(f"z has shape {list(z.shape)}: it must be [B, {latent}] or [N, B, {latent}]")
+        out, new = run("decoder", params, state, z, train)
+        return _distribution("the likelihood head returned", likelihood(out)), {**state, "decoder": new}
 
     def prior_(params: Params, state: State, z: Tensor, train: bool = False) -> tuple[Distribution, State]:
-        p, new = networks["prior"].apply(params["prior"], state["prior"], z, train=train)
-        return p, {**state, "prior": new}
+        p, new = run("prior", params, state, checks.tensor("z", z), train)
+        return _distribution("the prior returned", p), {**state, "prior": new}
+
+    def run(name: str, params: Params, state: State, to: Tensor, train: bool) -> tuple[Any, State]:
+        how = _over_samples if name == "decoder" and to.ndim == 3 else _once
+        given = networks[name], _part("params", params, name), _part("state", state, name), to, train
+        if torch.compiler.is_compiling():
+            return how(*given)
+        try:
+            return how(*given)
+        except FuncvaeError:
+            raise
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, IndexError, ValueError) as error:  # torch says what is wrong in one of these
+            what = f"{checks.shown(to)} on {to.device}"
+            raise BadValue(f"the {name} cannot take {what}: {checks.line(str(error).split(chr(10))[0])}") from error
 
     return VAE(init, encode, decode, prior_, latent)
 
 
 def log_prob(p: Distribution, x: Tensor) -> Tensor:
     """The log-density [N, B] of x under p, summed over all axes after these two, in nats."""
-    elementwise = p.log_prob(x)
+    elementwise = _distribution("p is", p).log_prob(x)
     return elementwise.flatten(2).sum(-1) if elementwise.ndim > 2 else elementwise
 
 
@@ -97,13 +114,45 @@ def log_likelihood(p: Distribution, x: Tensor) -> Tensor:
     Raises:
         BadValue: the decoder's distribution is not over data of x's shape. (It might broadcast, silently.)
     """
-    decoded = tree.leaves(p)[0].shape[1:]
-    if decoded != x.shape:
+    decoded = checks.tensor("the decoder's", tree.leaves(_distribution("p is", p))[0], "N B ...").shape[1:]
+    if decoded != checks.tensor("x", x, "B ...").shape:
         batches = f"in batches of {decoded[0]} and {len(x)}"
         raise BadValue(
             f"the decoder describes data of shape {list(decoded[1:])}, but each x is {list(x.shape[1:])}, {batches}"
         )
     return log_prob(p, x)
+
+
+def check(model: VAE, params: Params, state: State) -> None:
+    """Raises BadType or BadValue unless this is a model, with parameters to be learned and a state."""
+    if not isinstance(model, VAE):
+        raise BadType(f"model is {checks.shown(model)}: it must be a VAE, as funcvae.vae or funcvae.models make it")
+    for name in ("encoder", "decoder", "prior"):
+        _part("state", state, name)
+        for leaf in tree.leaves(_part("params", params, name)):
+            checks.tensor("a leaf of params", leaf, floating=True)
+    for what, whole in {"params": params, "state": state}.items():
+        if len(whole) != 3:
+            raise BadValue(f"{what} has {len(whole)} parts: it must have encoder, decoder and prior alone")
+
+
+def _part(what: str, whole: Params, name: str) -> Any:
+    """One network's part of the parameters or of the state."""
+    if not isinstance(whole, dict):
+        raise BadType(f"{what} is {checks.shown(whole)}: it must be a dict, as init makes it")
+    if name not in whole:
+        raise BadValue(f"{what} lacks {name!r}: it must have encoder, decoder and prior")
+    return whole[name]
+
+
+def _distribution(what: str, p: Distribution) -> Distribution:
+    if not hasattr(p, "log_prob"):
+        raise BadType(f"{what} {checks.shown(p)}: it must be a distribution, such as distributions.Normal")
+    return p
+
+
+def _once(net: Functional, params: Params, state: State, x: Tensor, train: bool) -> tuple[Any, State]:
+    return net.apply(params, state, x, train=train)
 
 
 def _over_samples(net: Functional, params: Params, state: State, z: Tensor, train: bool) -> tuple[Tensor, State]:

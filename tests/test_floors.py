@@ -12,6 +12,7 @@ import funcvae
 ROOT = Path(funcvae.__file__).parent
 FLOORS = [
     {"errors"},
+    {"checks"},
     {"files", "random", "tree"},
     {"distributions", "module", "optim", "noise", "bounds", "pareto", "ppca"},
     {"importance"},
