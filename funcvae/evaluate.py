@@ -15,10 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from funcvae import random
+from funcvae import checks, random
 from funcvae.distributions import Bernoulli, Delta, Posterior, SignedNormal, kl
 from funcvae.engine import log_weight
-from funcvae.errors import BadData, BadType, BadValue, NonFinite
+from funcvae.errors import BadData, BadType, NonFinite
 from funcvae.importance import (
     Estimated,
     Likelihood,
@@ -154,10 +154,14 @@ def log_weights(
         NonFinite: a log-weight is NaN or +inf, or all of a datum's are -inf; the message names the datum. (So do the
             other functions here, for what they compute.)
     """
-    for name, value in {"samples": samples, "chunk": chunk}.items():
-        if value < 1:
-            raise BadValue(f"{name} is {value}: it must be at least 1")
+    samples, chunk = checks.whole("samples", samples, 1), checks.whole("chunk", chunk, 1)
     check_data(model, params, state, x)
+    random.checked(key)
+    checks.function("progress", progress)
+    checks.fits("samples", (samples, len(x)), 8)
+    checks.fits("chunk", (min(chunk, samples), len(x), model.latent), x.element_size())
+    if items is not None:
+        first_item(torch.ones(len(x), dtype=torch.bool), items)  # raises where they are none
     rows = max(1, _ROWS // chunk)  # few enough to stay in the processor's cache
     parts = [slice(start, start + rows) for start in range(0, len(x), rows)]
     posteriors = [model.encode(params, state, x[part])[0] for part in parts]
@@ -191,6 +195,7 @@ def active_units(
 
     Reference: Burda, Grosse & Salakhutdinov (2016), arXiv:1509.00519, section 5.
     """
+    threshold = checks.number("threshold", threshold)
     _check_batch(batch)
     check_data(model, params, state, x)
     if len(x) < 2:
@@ -229,10 +234,10 @@ def reconstruction_error(
     Raises:
         BadData: greys under a Bernoulli likelihood, which then is none.
     """
-    if samples < 1:
-        raise BadValue(f"samples is {samples}: it must be at least 1")
     _check_batch(batch)
     check_data(model, params, state, x)
+    checks.fits("samples", (checks.whole("samples", samples, 1), len(x), model.latent), 8)
+    random.checked(key)
     rows = []
     for i, part in enumerate(x.split(batch)):
         q, _ = model.encode(params, state, part)
@@ -263,8 +268,7 @@ _ROWS = 2000  # decoded at a time
 
 
 def _check_batch(batch: int) -> None:
-    if batch < 1:
-        raise BadValue(f"batch is {batch}: it must be at least 1")
+    checks.whole("batch", batch, 1)
 
 
 def _check_finite(what: str, finite: Tensor, items: Tensor | None = None) -> None:

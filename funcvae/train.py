@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from funcvae import noise, random, tree
-from funcvae.engine import Estimator
+from funcvae import checks, noise, random, tree
+from funcvae.engine import Estimator, check_estimator
 from funcvae.errors import BadData, BadType, BadValue, NonFinite
 from funcvae.module import Params, State
 from funcvae.optim import Optimizer
-from funcvae.vae import VAE, log_likelihood
+from funcvae.vae import VAE, check, log_likelihood
 
 Observe = Callable[[random.Key, Tensor], Tensor]
 Row = dict[str, Any]
@@ -76,6 +76,8 @@ Step = Callable[[TrainState, Tensor, Tensor], tuple[TrainState, Metrics]]
 
 def init(model: VAE, opt: Optimizer, key: random.Key) -> TrainState:
     """The first TrainState, on the key's device. The key is split in one for the parameters and one to keep."""
+    check_model(model)
+    check_optimizer(opt)
     init_key, run_key = random.split(key)
     params, state = model.init(init_key)
     return TrainState(torch.zeros((), dtype=torch.int64, device=key.device), run_key, params, state, opt.init(params))
@@ -126,12 +128,17 @@ def make_step(
         BadValue: the estimator leans on independent samples, and the noise scheme's are not.
     """
 
-    estimator.claims_under(noise)
+    check_model(model)
+    _check_estimator(estimator).claims_under(noise)
+    samples, offset = checks.whole("samples", samples, 1), checks.number("offset", offset)
+    for name, function in {"update": update, "observe": observe, "scale": scale}.items():
+        checks.function(name, function)
 
     def step(ts: TrainState, keys: Tensor, x: Tensor) -> tuple[TrainState, Metrics]:
+        _check_train_state(ts)
         x, eps = _observed(keys, x, model, samples, observe, noise)
         out = estimator(model, ts.params, ts.state, x, eps, train=True)
-        c, bound = scale(len(x)), out.bound.mean()
+        c, bound = checks.number("what scale returned", scale(len(x))), out.bound.mean()
         grads = out.grads if c == 1 else tree.map(lambda g: c * g, out.grads)
         params, opt_state = update(grads, ts.opt_state, ts.params)
         new = TrainState(ts.step + 1, ts.key, params, out.state, opt_state)
@@ -232,13 +239,17 @@ def fit(
             error's `step`, name the step to `replay`. All rows before it have been logged.
     """
     for name, value in {"epochs": epochs, "batch": batch, "samples": samples}.items():
-        if value < 1:
-            raise BadValue(f"{name} is {value}: it must be at least 1")
-    if save_every < 0:
-        raise BadValue(f"save_every is {save_every}: it must be a number of steps, or 0")
+        checks.whole(name, value, 1)
+    checks.whole("save_every", save_every, 0)
+    checks.flag("compile", compile)
+    for name, function in {"log": log, "watch": watch, "save": save, "stop": stop}.items():
+        checks.function(name, function)
+    if history is not None and not isinstance(history, History):
+        raise BadType(f"history is {checks.shown(history)}: it must be a History, as fit returns it")
+    _check_train_state(ts, model)
     device = ts.step.device
     for name, data in {"train": train, "test": test}.items():
-        if data is not None:
+        if name == "train" or data is not None:
             check_data(model, ts.params, ts.state, data, observe, name=name)
     train, test = train.to(device), None if test is None else test.to(device)
     check_batches(model, ts.params, ts.state, train, batch)
@@ -276,8 +287,8 @@ def fit(
         if made % per_epoch == 0:
             summary["bound"], bounds = float(np.mean(bounds)), []
             if test is not None:
-                summary["test_bound"] = test_bound(
-                    model, estimator, ts, test, test_key, batch=batch, samples=samples, observe=observe, noise=noise
+                summary["test_bound"] = _test_bound(
+                    model, estimator, ts, test, test_key, batch, samples, observe, noise
                 )
                 _check_finite("test_bound", summary["test_bound"], summary)
                 test_bounds.append(summary["test_bound"])
@@ -319,8 +330,11 @@ def replay(
     Raises:
         BadValue: `ts` has come past that step.
     """
+    _check_train_state(ts, model)
+    checks.whole("batch", batch, 1)
+    check_data(model, ts.params, ts.state, train, observe, name="train")
     made = int(ts.step)
-    if step < made:
+    if checks.whole("step", step) < made:
         raise BadValue(f"step {step} cannot be replayed from a TrainState that has made {made}: give an earlier one")
     run = _ready(model, estimator, opt, samples, observe, noise, scale, offset, compile)
     ts, train = tree.map(torch.clone, ts), train.to(ts.step.device)
@@ -336,7 +350,6 @@ def replay(
     return Replay(ts, rows, x, eps, out.log_w, out.bound, out.grads, metrics, after)
 
 
-@torch.no_grad()
 def test_bound(
     model: VAE,
     estimator: Estimator,
@@ -350,6 +363,20 @@ def test_bound(
     noise: noise.Noise = noise.iid,
 ) -> float:
     """The estimator's target bound, mean over `test`, in nats per example. One key, one noise, one number."""
+    checks.whole("batch", batch, 1)
+    checks.whole("samples", samples, 1)
+    _check_train_state(ts, model)
+    _check_estimator(estimator).claims_under(noise)
+    check_data(model, ts.params, ts.state, test, observe, name="test")
+    random.checked(key)
+    return _test_bound(model, estimator, ts, test, key, batch, samples, observe, noise)
+
+
+@torch.no_grad()
+def _test_bound(
+    model: VAE, estimator: Estimator, ts: TrainState, test: Tensor, key: random.Key, batch: int, samples: int,
+    observe: Observe, noise: noise.Noise,
+) -> float:  # fmt: skip
     chunks = test.split(batch)
     total = torch.zeros((), dtype=torch.float64, device=test.device)
     for x, keys in zip(chunks, step_keys(key, torch.arange(len(chunks), device=test.device)), strict=True):
@@ -362,25 +389,35 @@ def check_data(
     model: VAE, params: Params, state: State, data: Tensor, observe: Observe = as_is, *, name: str = "data"
 ) -> None:
     """Raises BadData, saying what is wrong, for data [n, ...] that the model cannot be trained on."""
-    if not isinstance(data, Tensor):
-        raise BadType(f"{name} is {type(data).__name__}: it must be a tensor [n, ...]")
+    name = checks.line(checks.text("name", name), 60)
+    check(model, params, state)
+    checks.function("observe", observe)
+    checks.valued(name, checks.tensor(name, data))
+    if data.is_complex():
+        raise BadData(f"{name} is {data.dtype}: the data must be real numbers")
     if data.ndim == 0 or len(data) == 0:
         raise BadData(f"{name} is empty")
     finite = data.isfinite().flatten(1).all(1) if data.ndim > 1 else data.isfinite()
     if not finite.all():
         raise BadData(f"{name} holds NaN or infinite values, first in item {int(finite.logical_not().nonzero()[0])}")
-    key = random.key(_CHECK_SEED, device=tree.leaves(params)[0].device)
-    x = observe(key, data[:2].to(key.device))
+    leaves = tree.leaves(params)
+    if not leaves:
+        raise BadValue("params has no leaves: init makes them")
+    checks.valued("a leaf of params", leaves[0])
+    key = random.key(_CHECK_SEED, device=leaves[0].device)
+    x = checks.tensor("what observe returned", observe(key, data[:2].to(key.device)), "B ...")
+    if len(x) != len(data[:2]):
+        raise BadValue(f"observe made {len(x)} items of {len(data[:2])}: it must leave their number as it is")
     try:
         q, _ = model.encode(params, state, x)
         p, _ = model.decode(params, state, q.loc.unsqueeze(0))
         log_likelihood(p, x)
     except (RuntimeError, BadValue) as error:
-        reason = str(error).splitlines()[0]
+        reason = checks.line(str(error).split("\n")[0])
         raise BadData(f"the model cannot take {name} of shape {list(data.shape[1:])} an item: {reason}") from None
     low, high = getattr(p, "support", (-np.inf, np.inf))
     for what, values in {name: data, f"observed {name}": x}.items():
-        if values.min() < low or values.max() > high:
+        if values.numel() and (values.min() < low or values.max() > high):
             got = f"{float(values.min()):g} to {float(values.max()):g}"
             raise BadData(f"{what} ranges from {got}: a {type(p).__name__} likelihood needs [{low:g}, {high:g}]")
 
@@ -401,11 +438,45 @@ _CHECK_SEED = 2**63 + 2  # no seed of a user's run: a key is used once
 _READ_EVERY = 50  # steps; each reading waits for the device
 
 
+def check_model(model: VAE) -> None:
+    """Raises BadType unless this is a model."""
+    if not isinstance(model, VAE):
+        raise BadType(f"model is {checks.shown(model)}: it must be a VAE, as funcvae.vae or funcvae.models make it")
+
+
+def check_optimizer(opt: Optimizer) -> None:
+    """Raises BadType unless this is an optimizer."""
+    if not isinstance(opt, Optimizer):
+        raise BadType(f"opt is {checks.shown(opt)}: it must be an Optimizer, such as optim.adam()")
+    for name in ("init", "update"):
+        checks.function(f"opt's {name}", getattr(opt, name))
+
+
+def _check_estimator(estimator: Estimator) -> Estimator:
+    check_estimator("estimator", estimator)
+    if not isinstance(estimator, Estimator):
+        raise BadType(f"estimator is {checks.shown(estimator)}: it must be an Estimator, such as estimators.iwae()")
+    return estimator
+
+
+def _check_train_state(ts: TrainState, model: VAE | None = None) -> None:
+    if not isinstance(ts, TrainState):
+        raise BadType(f"ts is {checks.shown(ts)}: it must be a TrainState, as train.init makes it")
+    if checks.tensor("ts.step", ts.step, floating=False).ndim or ts.step.dtype != torch.int64:
+        raise BadValue(f"ts.step is {checks.shown(ts.step)}: it must be an int64 tensor of no dimensions")
+    if model is not None:  # out here, not in a step
+        check(model, ts.params, ts.state)
+        random.checked(ts.key)
+        if checks.valued("ts.step", ts.step) < 0:
+            raise BadValue(f"ts.step is {int(ts.step)}: it must not be negative")
+
+
 def _ready(
     model: VAE, estimator: Estimator, opt: Optimizer, samples: int, observe: Observe, noise: noise.Noise, scale: Scale,
     offset: float, compile: bool,
 ) -> Step:  # fmt: skip
     """The step as a run makes it, in buffers of its own."""
+    check_optimizer(opt)
     update = opt.update_ or opt.update
     step = make_step(
         model, estimator, update, samples=samples, observe=observe, noise=noise, scale=scale, offset=offset
@@ -427,8 +498,10 @@ def _observed(
     keys: Tensor, x: Tensor, model: VAE, samples: int, observe: Observe, noise: noise.Noise
 ) -> tuple[Tensor, Tensor]:
     """What a model sees of x [B, ...], and the noise [N, B, Z] for it, by a step's two keys."""
+    if checks.tensor("keys", keys).shape != (2, 2):
+        raise BadValue(f"keys has shape {list(keys.shape)}: it must be [2, 2], a key of the noise and one to observe with")
     noise_key, observe_key = keys
-    x = observe(observe_key, x)
+    x = checks.tensor("what observe returned", observe(observe_key, checks.tensor("x", x, "B ...")), "B ...")
     return x, noise(noise_key, samples, (len(x), model.latent), dtype=x.dtype)
 
 
