@@ -392,7 +392,9 @@ def check_data(
     name = checks.line(checks.text("name", name), 60)
     check(model, params, state)
     checks.function("observe", observe)
-    checks.valued(name, checks.tensor(name, data))
+    if not isinstance(data, Tensor):
+        raise BadType(f"{name} is {type(data).__name__}: it must be a tensor [n, ...]")
+    checks.valued(name, data)
     if data.is_complex():
         raise BadData(f"{name} is {data.dtype}: the data must be real numbers")
     if data.ndim == 0 or len(data) == 0:

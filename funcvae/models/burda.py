@@ -5,7 +5,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from funcvae import heads
+from funcvae import checks, heads
+from funcvae.errors import BadValue
 from funcvae.models.recipe import Recipe, binarize
 from funcvae.optim import Schedule
 from funcvae.vae import VAE, vae
@@ -55,7 +56,11 @@ def burda_vae(latent: int = 50, mean: Tensor | None = None) -> VAE:
 
     Reference: Burda, Grosse & Salakhutdinov (2016), arXiv:1509.00519.
     """
-    start = torch.full((784,), 0.5) if mean is None else mean.cpu()
+    start = torch.full((784,), 0.5)
+    if mean is not None:
+        start = checks.valued("mean", checks.tensor("mean", mean, floating=True)).cpu()
+        if start.numel() != 784:
+            raise BadValue(f"mean has shape {list(mean.shape)}: it must be an image's, [1, 28, 28]")
     return vae(
         encoder=lambda: Encoder(latent),
         decoder=lambda: Decoder(latent, start),
@@ -67,16 +72,22 @@ def burda_vae(latent: int = 50, mean: Tensor | None = None) -> VAE:
 
 def burda_schedule(steps_per_epoch: int) -> Schedule:
     """The paper's learning rate: for i = 1 … 8, 3^(i-1) epochs at 1e-4 · round(10^(1 - (i-1)/7), 1); 3,280 in all."""
+    checks.whole("steps_per_epoch", steps_per_epoch, 1, _MOST_STEPS)
     rates = [1e-4 * round(10 ** (1 - i / 7), 1) for i in range(8)]
     ends = list(accumulate(3**i for i in range(8)))  # 1, 4, 13, … 3280 epochs
 
     def lr(step: Tensor) -> Tensor:
+        if checks.tensor("step", step).is_complex():
+            raise BadValue(f"step is {step.dtype}: it must be a number of steps")
         rate = torch.full((), rates[-1], dtype=torch.float64, device=step.device)
         for end, earlier in reversed(list(zip(ends, rates, strict=True))):
             rate = torch.where(step < end * steps_per_epoch, earlier, rate)
         return rate
 
     return lr
+
+
+_MOST_STEPS = 2**48  # an epoch; 3,280 times as many fit in an int64
 
 
 def _glorot(inputs: int, outputs: int) -> nn.Linear:

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from funcvae import heads, random
+from funcvae import checks, heads, random
+from funcvae.errors import BadValue
 from funcvae.models.recipe import Recipe
 from funcvae.vae import VAE, vae
 
@@ -12,12 +13,20 @@ MEAN, STD = (0.4914, 0.4824, 0.4467), (0.2471, 0.2435, 0.2616)  # of CIFAR-10's 
 
 def standardize(key: random.Key, x: Tensor) -> Tensor:
     """Pixels [B, 3, H, W] in [0, 1] to channels of about mean 0 and variance 1."""
+    _check_colours(x)
     return (x - x.new_tensor(MEAN).view(3, 1, 1)) / x.new_tensor(STD).view(3, 1, 1)
 
 
 def to_pixels(x: Tensor) -> Tensor:
     """The inverse of `standardize`."""
+    _check_colours(x)
     return x.new_tensor(MEAN).view(3, 1, 1) + x.new_tensor(STD).view(3, 1, 1) * x
+
+
+def _check_colours(x: Tensor) -> None:
+    checks.tensor("x", x, "... C H W", floating=True)
+    if x.shape[-3] not in (1, 3):
+        raise BadValue(f"x has shape {list(x.shape)}: it must have 3 channels, [B, 3, H, W]")
 
 
 class ResNetEncoder(nn.Module):
@@ -87,6 +96,8 @@ def cifar_resnet_vae(latent: int = 256, height: int = 32, width: int = 32) -> VA
         height: of the images, in pixels.
         width: of the images. Where they are not 32×32, features are resized to their size before the last convolution.
     """
+    checks.fits("latent", (checks.whole("latent", latent, 1), 512 * 16))
+    checks.fits("height and width", (512, checks.whole("height", height, 1), checks.whole("width", width, 1)))
     return vae(
         encoder=lambda: ResNetEncoder(latent),
         decoder=lambda: ResNetDecoder(latent, height, width),

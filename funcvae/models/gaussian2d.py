@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from funcvae import heads
+from funcvae import checks, heads
 from funcvae.models.recipe import Recipe
 from funcvae.vae import VAE, vae
 
@@ -25,6 +25,7 @@ def gaussian2d_vae(latent: int = 2, hidden: int = 64) -> VAE:
 
     After a blog post that calls the encoder p and the decoder q; here they have their usual names.
     """
+    checks.fits("latent and hidden", (checks.whole("latent", latent, 1), checks.whole("hidden", hidden, 1)))
     return vae(
         encoder=lambda: GaussianMLP(2, hidden, latent),
         decoder=lambda: GaussianMLP(latent, hidden, 2),

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from funcvae import heads
+from funcvae import checks, heads
 from funcvae.errors import BadValue
 from funcvae.vae import VAE, vae
 
@@ -54,7 +54,8 @@ def linear_vae(inputs: int, latent: int, sigma2: float | None = None) -> VAE:
 
     Reference: Lucas, Tucker, Grosse & Norouzi (2019), arXiv:1911.02469.
     """
-    if sigma2 is not None and not sigma2 > 0:
+    checks.fits("inputs and latent", (checks.whole("inputs", inputs, 1), checks.whole("latent", latent, 1)))
+    if sigma2 is not None and not checks.number("sigma2", sigma2) > 0:
         raise BadValue(f"sigma2 is {sigma2}: a variance is positive")
     learned = sigma2 is None
     return vae(

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from funcvae import heads
+from funcvae import checks, heads
 from funcvae.errors import BadValue
 from funcvae.models.recipe import Recipe, from_tanh_range, to_tanh_range
 from funcvae.train import summed
@@ -140,7 +140,7 @@ def mnist_bn_vae(latent: int = 28, alpha: float = 1.0) -> VAE:
     worth the nats of its code: the KL goes to zero and every reconstruction is the mean image. alpha = 784 weighs the
     squared error as the other digit systems do.
     """
-    if not 0 < alpha < math.inf:
+    if not 0 < checks.number("alpha", alpha) < math.inf:
         raise BadValue(f"alpha is {alpha}: the squared error's weight is positive, and finite")
     return vae(
         encoder=lambda: BatchNormEncoder(latent),
@@ -179,6 +179,8 @@ def mnist_sigma_vae(
         activation: makes the module that follows each layer, the decoder's last apart.
         output: makes the module at the decoder's end.
     """
+    checks.function("activation", activation, "a function that makes a module")
+    checks.function("output", output, "a function that makes a module")
     return vae(
         encoder=lambda: nn.Sequential(
             nn.Flatten(),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from funcvae import random
+from funcvae import checks, random
 from funcvae.optim import Optimizer, Schedule, adam
 from funcvae.train import Observe, Scale, as_is, per_example
 from funcvae.vae import VAE
@@ -39,19 +39,20 @@ class Recipe:
 
     def optimizer(self, steps_per_epoch: int, lr: float | None = None) -> Optimizer:
         """The recipe's Adam, with its own learning rate or schedule unless one is given."""
+        checks.whole("steps_per_epoch", steps_per_epoch, 1)
         return adam(self.lr(steps_per_epoch) if lr is None else lr, eps=self.eps)
 
 
 def binarize(key: random.Key, x: Tensor) -> Tensor:
     """Dynamic binarization: each pixel of x in [0, 1] is 1 with its grey value as probability, drawn anew each time."""
-    return random.bernoulli(key, x).to(x.dtype)
+    return random.bernoulli(key, checks.tensor("x", x, floating=True)).to(x.dtype)
 
 
 def to_tanh_range(key: random.Key, x: Tensor) -> Tensor:
     """Pixels in [0, 1] scaled to [-1, 1], the range of a Tanh."""
-    return 2 * x - 1
+    return 2 * checks.tensor("x", x, floating=True) - 1
 
 
 def from_tanh_range(x: Tensor) -> Tensor:
     """The inverse of `to_tanh_range`."""
-    return (x + 1) / 2
+    return (checks.tensor("x", x, floating=True) + 1) / 2

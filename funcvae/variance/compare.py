@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from funcvae import random, tree
+from funcvae import checks, random, tree
 from funcvae.errors import BadType, BadValue, unknown
 from funcvae.module import Params, State
 from funcvae.noise import Noise, iid, name_of
@@ -93,15 +93,20 @@ def compare(
     """
     problem = Problem(model, params, state, x, samples, train)
     check(model, params, state, x, samples=samples, replicates=replicates, chunk=chunk)
+    checks.flag("train", train)
+    checks.function("progress", progress)
     chunk = at_once(problem) if chunk is None else chunk
+    if not isinstance(arms, Mapping):
+        raise BadType(f"arms is {checks.shown(arms)}: give estimators by name, in a dict")
     if not arms:
         raise BadValue("there is nothing to compare: give estimators by name")
     reference = next(iter(arms)) if reference is None else reference
-    if timings < 0:
-        raise BadValue(f"timings is {timings}: it must not be negative")
-    if reference not in arms:
+    for name in arms:
+        checks.text("the name of an arm", name)
+    checks.whole("timings", timings, 0, _MOST_TIMINGS)
+    if checks.text("reference", reference) not in arms:
         raise unknown("reference", reference, arms)
-    if target_se is not None and not target_se > 0:
+    if target_se is not None and not checks.number("target_se", target_se) > 0:
         raise BadValue(f"target_se is {target_se}: a relative standard error is positive, as 0.01")
     schemes: list[Noise] = []
     lanes = [_lane(name, arm, noise, schemes) for name, arm in arms.items()]
@@ -110,7 +115,7 @@ def compare(
     sizes = [leaf.numel() for leaf in named.values()]
     members_of = statistics.groups_of(list(named), sizes, groups)
 
-    key = random.checked(key).to(x.device)
+    key = checks.valued("key", random.checked(key)).to(x.device)
     run, done, stage = _Run(lanes, schemes, problem, key, chunk, compile), 0, replicates
     while True:
         run.advance(done, stage, lambda at, to=stage: progress(at, to))  # type: ignore[misc]
@@ -133,6 +138,7 @@ def compare(
 
 
 _DOUBLINGS = 7
+_MOST_TIMINGS = 10**6
 
 
 class _Lane(NamedTuple):
@@ -146,9 +152,10 @@ class _Lane(NamedTuple):
 
 def _lane(name: str, arm: Arm, noise: Noise, schemes: list[Noise]) -> _Lane:
     """One arm; of schemes that are equal, as methods of one object are, the first stands for all."""
-    estimator, scheme = (arm, noise) if callable(arm) or isinstance(arm, str) else arm
+    estimator, scheme = arm if isinstance(arm, tuple | list) and len(arm) == 2 else (arm, noise)
     if not callable(estimator) or not callable(scheme):
-        raise BadType(f"{name!r} is {arm!r}: give an estimator, as estimators.iwae(), or (estimator, noise scheme)")
+        got = f"{checks.line(repr(name), 60)} is {checks.shown(arm)}"
+        raise BadType(f"{got}: give an estimator, as estimators.iwae(), or (estimator, noise scheme)")
     if scheme not in schemes:
         schemes.append(scheme)
     return _Lane(name, estimator, schemes[schemes.index(scheme)], target_of(estimator, scheme, name))

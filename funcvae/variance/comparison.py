@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from funcvae import files
+from funcvae import checks, files
 from funcvae.errors import unknown
 from funcvae.variance.importance import Importance
 from funcvae.variance.statistics import Group, Measured
@@ -58,6 +58,8 @@ class Compared(NamedTuple):
 
     def cost(self, group: str = "all") -> float:
         """Variance × seconds: what it takes to reach a given variance by averaging, so the least is the best."""
+        if checks.text("group", group) not in self.groups:
+            raise unknown("group of parameters", group, self.groups)
         return self.groups[group].variance.value * self.seconds
 
 
@@ -77,7 +79,7 @@ class Comparison(NamedTuple):
 
     def row(self, name: str) -> Compared:
         """The estimator of this name, or an error with the nearest one."""
-        if name not in self.rows:
+        if checks.text("name", name) not in self.rows:
             raise unknown("estimator of the comparison", name, self.rows)
         return self.rows[name]
 

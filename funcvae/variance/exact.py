@@ -1,5 +1,6 @@
 """The variance of a gradient estimator: exactly, for small models."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,9 +8,9 @@ import torch
 from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
-from funcvae import tree
-from funcvae.engine import Estimate
-from funcvae.errors import BadValue, NonFinite
+from funcvae import checks, tree
+from funcvae.engine import Estimate, check_estimator
+from funcvae.errors import BadType, BadValue, NonFinite
 from funcvae.module import Params, State
 from funcvae.train import check_data
 from funcvae.vae import VAE
@@ -64,14 +65,18 @@ def exact(
         BadData: data the model cannot take, or that are not finite.
         NonFinite: a gradient or bound that is not finite; the message names the datum.
     """
-    if samples < 1:
-        raise BadValue(f"samples is {samples}: it must be at least 1")
-    if not 1 <= nodes <= _MOST_NODES:
-        raise BadValue(f"nodes is {nodes}: it must lie between 1 and {_MOST_NODES}")
+    checks.whole("samples", samples, 1)
+    if not 1 <= checks.whole("nodes", nodes) <= _MOST_NODES:
+        raise BadValue(f"nodes is {checks.shown(nodes)}: it must lie between 1 and {_MOST_NODES}")
+    check_estimator("estimator", estimator)
     check_data(model, params, state, x)
+    if not x.is_floating_point():
+        raise BadType(f"x is {x.dtype}: its dtype is the noise's, so it must be floating-point")
     axes = samples * model.latent
-    if nodes**axes > _MOST_POINTS:
-        raise BadValue(f"{nodes} nodes on samples · latent = {axes} axes are {nodes**axes:.1g} points: take fewer")
+    if axes * math.log2(nodes) > math.log2(_MOST_POINTS):
+        many = f"{nodes**axes:.1g}" if axes < 100 else f"about 2^{axes * math.log2(nodes):.3g}"
+        raise BadValue(f"{nodes} nodes on samples · latent = {axes} axes are {many} points: take fewer")
+    checks.fits("samples", (samples, model.latent, nodes**axes))
     size = sum(leaf.numel() for leaf in tree.leaves(params))
     if size > _MOST_PARAMETERS:
         raise BadValue(f"the model has {size:,} parameters: this is for small ones, up to {_MOST_PARAMETERS:,}")
@@ -85,6 +90,8 @@ def exact(
 
         def gradient(eps: Tensor, datum: Tensor = datum) -> Any:
             out = estimator(model, params, state, datum, eps.reshape(samples, 1, -1), train=False)
+            if not isinstance(out, Estimate):
+                raise BadType(f"the estimator returned {checks.shown(out)}: it must be an Estimate")
             return torch.cat([leaf.flatten() for leaf in tree.leaves(out.grads)]), out.bound
 
         first, second, bound = torch.zeros_like(mean), torch.zeros_like(covariance), x.new_zeros(1)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from funcvae import random, tree
+from funcvae import checks, random, tree
 from funcvae.module import Params, State
 from funcvae.noise import Noise, iid
 from funcvae.vae import VAE
@@ -102,6 +102,8 @@ def moments(
     """
     problem = Problem(model, params, state, x, samples, train)
     check(model, params, state, x, samples=samples, replicates=replicates, chunk=chunk)
+    checks.flag("train", train)
+    checks.function("progress", progress)
     chunk = at_once(problem) if chunk is None else chunk
     target_of(estimator, noise, "")  # raises where the two do not suit each other
     named = tree.named_leaves(params)
@@ -112,7 +114,7 @@ def moments(
     gradient = gradients((estimator,), model, problem.names, train)
     sums, squares, alongs, bounds, seen = None, [], [], [], importance.start(problem)
     step = _compiled_step(estimator, model, problem.names, train) if compile else _step(gradient)
-    for start, eps in noise_of(problem, noise, random.checked(key).to(x.device), 0, replicates, chunk):
+    for start, eps in noise_of(problem, noise, checks.valued("key", random.checked(key)).to(x.device), 0, replicates, chunk):
         end = start + len(eps)
         in_one = len(list(streaming.segments(start, end))) == 1
         if in_one and len(eps) == chunk and sums is not None:  # as nearly all: what is compiled is for these

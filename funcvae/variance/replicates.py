@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from funcvae import random, tree
-from funcvae.engine import Estimate, Estimator, together
+from funcvae import checks, random, tree
+from funcvae.engine import Estimate, Estimator, check_estimator, together
 from funcvae.errors import BadData, BadValue, NonFinite
 from funcvae.module import Params, State
 from funcvae.noise import Noise
 from funcvae.train import Observe, as_is, check_data
 from funcvae.vae import VAE
+from funcvae.vae import check as check_vae
 from funcvae.variance import streaming
 
 AnyEstimator = Callable[..., Estimate]
@@ -54,7 +55,7 @@ class Problem(NamedTuple):
     def draw(self, scheme: Noise, key: random.Key) -> Tensor:
         """Noise [N, B, Z] from a key."""
         shape = (len(self.x), self.model.latent)
-        eps = scheme(key, self.samples, shape, dtype=self.dtype)
+        eps = checks.tensor("what the noise scheme returned", scheme(key, self.samples, shape, dtype=self.dtype))
         if eps.shape != (self.samples, *shape):
             raise BadValue(f"the noise scheme gave {list(eps.shape)}: it was asked for {[self.samples, *shape]}")
         return eps
@@ -77,8 +78,14 @@ def check(
 ) -> None:
     """Raises what the lab's functions say they raise; each of `counts` is None, or at least 1."""
     for name, value in counts.items():
-        if value is not None and value < 1:
-            raise BadValue(f"{name} is {value}: it must be at least 1")
+        if value is not None:
+            checks.whole(name, value, 1)
+    check_vae(model, params, state)
+    if counts.get("samples"):
+        batch = len(checks.tensor("data", data, "B ..."))
+        checks.fits("samples", (counts["samples"] or 1, batch, model.latent))
+    if counts.get("replicates"):
+        checks.fits("replicates", (counts["replicates"] or 1, len(tree.leaves(params))), 8)
     dtypes = {leaf.dtype for leaf in tree.leaves(params)}
     if isinstance(data, Tensor) and data.is_floating_point() and dtypes and data.dtype not in dtypes:
         kinds = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
@@ -153,6 +160,8 @@ def target_of(estimator: AnyEstimator, scheme: Noise, otherwise: str) -> str:
     Raises:
         BadValue: the estimator leans on independent samples, and the scheme's are not.
     """
+    check_estimator(otherwise or "estimator", estimator)
+    checks.function("noise", scheme, "a scheme, such as noise.iid")
     if isinstance(estimator, Estimator):
         return estimator.claims_under(scheme).target
     return estimator.claims.target if hasattr(estimator, "claims") else otherwise

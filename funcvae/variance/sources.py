@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from funcvae import random, tree
+from funcvae import checks, random, tree
 from funcvae.errors import BadValue
 from funcvae.module import Params, State
 from funcvae.noise import Noise, iid
@@ -113,13 +113,16 @@ def sources(
         BadData: data the model cannot take, or that are not finite.
         NonFinite: a gradient that is not finite.
     """
-    if not 1 <= batch <= len(data):
-        raise BadValue(f"batch is {batch}: it must lie between 1 and {len(data)}, the number of data")
     for name, value in {"batches": batches, "replicates": replicates}.items():
-        if value < 2:
-            raise BadValue(f"{name} is {value}: a variance needs at least 2")
-    check(model, params, state, data, observe, samples=samples)
-    choice_key, observe_key, noise_key = random.split(key.to(data.device), 3)
+        if checks.whole(name, value) < 2:
+            raise BadValue(f"{name} is {checks.shown(value)}: a variance needs at least 2")
+    check(model, params, state, data, observe, samples=samples, replicates=replicates)
+    if not 1 <= checks.whole("batch", batch) <= len(data):
+        raise BadValue(f"batch is {checks.shown(batch)}: it must lie between 1 and {len(data)}, the number of data")
+    checks.fits("batches", (batches, len(tree.leaves(params))), 8)
+    checks.flag("train", train)
+    checks.function("progress", progress)
+    choice_key, observe_key, noise_key = random.split(checks.valued("key", random.checked(key)).to(data.device), 3)
     target_of(estimator, noise, "")  # raises where the two do not suit each other
     named = tree.named_leaves(params)
     members_of = statistics.groups_of(list(named), [leaf.numel() for leaf in named.values()], groups)

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from funcvae import pareto
-from funcvae.errors import unknown
+from funcvae import checks, pareto
+from funcvae.errors import BadType, unknown
 from funcvae.variance import streaming
 
 Floats = NDArray[np.float64]
@@ -106,11 +106,14 @@ def groups_of(names: Sequence[str], sizes: Sequence[int], wanted: Sequence[str] 
         BadValue: a pattern matches no parameter.
     """
     wanted = (wanted,) if isinstance(wanted, str) else wanted
+    if not isinstance(wanted, Sequence):
+        raise BadType(f"groups is {checks.shown(wanted)}: give patterns such as 'encoder/*.bias', in a list or tuple")
     found = {"all": [i for i, size in enumerate(sizes) if size]}
     for network in dict.fromkeys(name.split("/")[0] for name in names):
         found[network] = [i for i in found["all"] if names[i].startswith(f"{network}/")]
     found |= {name: [i] for i, name in enumerate(names) if sizes[i]}
     for pattern in wanted:
+        checks.text("a group", pattern)
         members = found.get(pattern) or [i for i in found["all"] if fnmatchcase(names[i], pattern)]
         if not members:
             raise unknown("group of parameters", pattern, found)

@@ -1,13 +1,13 @@
 """Measurements against K, a batch's size or training's progress, and the powers they follow."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from funcvae import files, random
-from funcvae.errors import BadValue, unknown
+from funcvae import checks, files, random
+from funcvae.errors import BadType, BadValue, unknown
 from funcvae.variance.statistics import Measured
 
 
@@ -42,7 +42,7 @@ class Sweep(NamedTuple):
     def only(self, *names: str) -> "Sweep":
         """The same with these of its series."""
         for name in names:
-            if name not in self.series:
+            if checks.text("a name", name) not in self.series:
                 raise unknown("series of the sweep", name, self.series)
         return self._replace(
             series={name: self.series[name] for name in names},
@@ -92,14 +92,24 @@ def sweep(
     Raises:
         BadValue: no values, or one twice; or `measure` returns other names than before.
     """
+    checks.function("measure", measure, "a function (value, key) -> estimates by name")
+    checks.function("progress", progress)
+    checks.text("over", over)
+    random.checked(key)
+    values = _numbers(values)
     if not values or len(set(values)) < len(values):
-        raise BadValue(f"values is {list(values)}: give one or more, each once")
+        raise BadValue(f"values is {checks.shown(values)}: give one or more, each once")
     series: dict[str, list[Measured]] = {}
     for i, value in enumerate(values):
         found = measure(value, random.fold_in(key, i))
+        if not isinstance(found, Mapping):
+            raise BadType(f"measure returned {checks.shown(found)}: it must be estimates by name, in a dict")
+        for name in found:
+            checks.text("a name that measure gave", name)
         if series and found.keys() != series.keys():
             raise BadValue(f"measure gave {', '.join(found)} at {value}, but {', '.join(series)} before")
         for name, measured in found.items():
+            _check_measured(measured)
             series.setdefault(name, []).append(measured)
         progress(i + 1, len(values))
     fits = {name: slope(values, measured) for name, measured in series.items()}
@@ -111,20 +121,50 @@ def slope(values: Sequence[float], measured: Sequence[Measured]) -> Slope | None
 
     Where the points scatter about the line by more than their errors say (χ² above its degrees of freedom), the
     standard error is larger by the root of that ratio. Estimates without an error (se 0) count alike, and their scatter
-    is the error. None where fewer than two estimates are positive and have an error that is finite.
+    is the error. None where fewer than two estimates are positive and have an error that is finite, or all are at one
+    value.
     """
+    values = _numbers(values)
+    if not isinstance(measured, Sequence) or isinstance(measured, str | bytes):
+        raise BadType(f"measured is {checks.shown(measured)}: it must be a list of Measured")
+    for m in measured:
+        _check_measured(m)
+    if len(values) != len(measured):
+        raise BadValue(f"there are {len(values)} values and {len(measured)} measured: they must be as many")
     rows = [(v, m.value, m.se) for v, m in zip(values, measured, strict=True)
             if v > 0 and m.value > 0 and math.isfinite(m.value) and math.isfinite(m.se)]  # fmt: skip
     if len(rows) < 2:
         return None
-    at, value, se = np.array(rows).T
+    at, value, se = np.array(rows, dtype=float).T
     x, y, error = np.log(at), np.log(value), se / value
     exact = not (error > 0).all()
     weight = np.ones_like(x) if exact else 1 / error**2
     middle, level = (weight @ x) / weight.sum(), (weight @ y) / weight.sum()
     spread = float(weight @ (x - middle) ** 2)
+    if not spread > 0:
+        return None
     rise = float(weight @ ((x - middle) * (y - level))) / spread
     chi2 = float(weight @ (y - level - rise * (x - middle)) ** 2)
     freedom = len(x) - 2
     scale = chi2 / freedom if freedom else (math.inf if exact else 1.0)
     return Slope(rise, math.sqrt((scale if exact else max(scale, 1.0)) / spread), float(level - rise * middle))
+
+
+def _numbers(values: Sequence[float]) -> list[float]:
+    """Finite numbers, of which there may be several."""
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable) or not hasattr(values, "__len__"):
+        raise BadType(f"values is {checks.shown(values)}: give numbers, as in (1, 4, 16)")
+    if getattr(values, "ndim", 1) != 1 or getattr(values, "is_meta", False):
+        raise BadValue(f"values is {checks.shown(values)}: give numbers along one axis")
+    plain: Any = values.tolist() if hasattr(values, "tolist") else list(values)
+    for value in plain:
+        if not math.isfinite(checks.number("one of values", value)):
+            raise BadValue(f"one of values is {value}: they must be finite")
+    return plain
+
+
+def _check_measured(measured: Measured) -> None:
+    if not isinstance(measured, Measured):
+        raise BadType(f"an estimate is {checks.shown(measured)}: it must be a Measured")
+    for name in ("value", "se"):
+        checks.number(f"an estimate's {name}", getattr(measured, name))

@@ -790,6 +790,8 @@ LEFT_OUT = {
     "distributions.Normal": "a record, whose methods are here", "distributions.SignedNormal": "as Normal",
     "distributions.Bernoulli": "as Normal", "distributions.Delta": "as Normal",
     "pictures.as_is": "the identity",
+    "bounds.checked": "a check that every bound makes first", "tree.checked": "a check that optim and sha256 make first",
+    "vae.check": "a check that every estimator makes first", "engine.check_estimator": "a check that the lab makes first",
 }  # fmt: skip
 MODULES = (random, noise, bounds, distributions, heads, priors, optim, module, tree, vae, engine, estimators, evaluate, importance,
            pareto, ppca, pictures)  # fmt: skip
