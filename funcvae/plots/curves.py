@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from funcvae.errors import BadValue
-from funcvae.plots._arrays import Floats, as_array
+from funcvae.plots._arrays import Floats, as_array, floats, text
 from funcvae.plots._style import ACCENT, DARK, LIGHT, note
 
 _FINE = 1000  # parts of the horizontal axis, each about a dot of the saved figure
@@ -42,11 +42,12 @@ def training_curves(
     Raises:
         BadValue: the arrays are not [n], [n], [m] and [m], or no training bound is finite.
     """
+    text(unit=unit, name=name, title=title)
     step, bound = as_array("step", step, "n"), as_array("bound", bound, "n", finite=False)
     norms = [] if grad_norm is None else [as_array("grad_norm", grad_norm, "n", finite=False)]
     if any(value.shape != step.shape for value in (bound, *norms)):
         raise BadValue(f"bound and grad_norm must have one value for each of the {len(step)} steps")
-    test_step, test_bound = (np.asarray(a, dtype=float) for a in (test_step, test_bound))
+    test_step, test_bound = (floats("test_step", test_step), floats("test_bound", test_bound))
     if test_step.ndim != 1 or test_bound.shape != test_step.shape:
         shapes = f"{list(test_step.shape)} and {list(test_bound.shape)}"
         raise BadValue(f"test_step and test_bound must both be [m], got {shapes}")

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from funcvae.errors import BadValue
-from funcvae.plots._arrays import as_array
+from funcvae.plots._arrays import as_array, flags, text
 from funcvae.plots._style import DARK, LIGHT, note
 
 
@@ -25,10 +25,13 @@ def bound_ladder(
     Raises:
         BadValue: the arrays are not [n] of one length.
     """
+    text(title=title)
     k, value = as_array("samples", samples, "n"), as_array("bound", bound, "n")
     error = as_array("se", se, "n", finite=False)
     if not k.shape == value.shape == error.shape:
         raise BadValue(f"samples, bound and se must have one length, got {len(k)}, {len(value)} and {len(error)}")
+    if k.min() < 1 or (np.diff(k) <= 0).any() or (error < 0).any():
+        raise BadValue("samples must be ascending numbers from 1 on, and se not negative")
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     ax = figure.add_subplot()
     bars = 2 * np.where(np.isfinite(error), error, 0)
@@ -62,7 +65,8 @@ def latent_use(kl: ArrayLike, active: ArrayLike, *, title: str = "Nats that each
     Raises:
         BadValue: the arrays are not [Z] of one length.
     """
-    height, dark = as_array("kl", kl, "Z"), np.asarray(active, dtype=bool)
+    text(title=title)
+    height, dark = as_array("kl", kl, "Z"), flags("active", active)
     if dark.shape != height.shape:
         raise BadValue(f"active must have one value for each of the {len(height)} latents, got {list(dark.shape)}")
     order = np.argsort(-height, kind="stable")

@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from funcvae import checks
 from funcvae.errors import BadValue
-from funcvae.plots._arrays import Floats, as_images
+from funcvae.plots._arrays import Floats, as_array, as_images, text, words
 from funcvae.plots._style import room
 
 
@@ -35,10 +36,12 @@ def image_grid(
     Raises:
         BadValue: images have another shape, or an edge of the extent is not below its opposite.
     """
+    text(title=title)
+    axes_ = words("axes", axes, 2)
     images = as_images("images", images, "rows cols C H W")
     rows, cols, _, height, width = images.shape
-    left, right, bottom, top = extent or (0, cols, 0, rows)
-    if not (left < right and bottom < top):
+    left, right, bottom, top = (0, cols, 0, rows) if extent is None else as_array("extent", extent, "4").tolist()
+    if not (right - left > 1e-9 * max(1, abs(left)) and top - bottom > 1e-9 * max(1, abs(bottom))):
         raise BadValue(f"extent must be (left < right, bottom < top), got {extent}")
     shape = rows * height / (cols * width)
     # At most 6.4 inches either way, and room for the labels.
@@ -48,7 +51,7 @@ def image_grid(
     # The aspect undoes the extent's own proportions, so that pixels stay square.
     aspect = shape * (right - left) / (top - bottom)
     _show(ax, images[::-1], extent=(left, right, bottom, top), aspect=aspect)
-    ax.set(xlabel=axes[0], ylabel=axes[1], title=title)
+    ax.set(xlabel=axes_[0], ylabel=axes_[1], title=title)
     if extent is None:
         ax.set(xticks=[], yticks=[])
     return figure
@@ -64,6 +67,7 @@ def sample_grid(images: ArrayLike, *, title: str = "Images decoded from samples 
     Raises:
         BadValue: images have another shape.
     """
+    text(title=title)
     images = as_images("images", images, "n C H W")
     cols = int(np.ceil(np.sqrt(len(images))))
     cells = _rows(images, cols)
@@ -92,6 +96,7 @@ def reconstructions(
     Raises:
         BadValue: either has another shape, or the two shapes differ.
     """
+    text(title=title)
     originals = as_images("originals", originals, "n C H W")
     reconstructed = as_images("reconstructed", reconstructed, "n C H W")
     if originals.shape != reconstructed.shape:
@@ -127,6 +132,9 @@ def interpolation(
     Raises:
         BadValue: images have another shape, or the ends have another shape than the images.
     """
+    text(title=title)
+    if ends is not None and not (isinstance(ends, tuple | list) and len(ends) == 2):
+        raise BadValue(f"ends must be two items, got {checks.shown(ends)}")
     images = as_images("images", images, "n C H W")
     n, _, height, width = images.shape
     if n < 2:

@@ -9,8 +9,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
-from funcvae.errors import BadValue
-from funcvae.plots._arrays import Floats, as_array
+from funcvae import checks
+from funcvae.errors import BadType, BadValue
+from funcvae.plots._arrays import Floats, as_array, as_is, text, words
 from funcvae.plots._style import DARK, PALETTE, note
 
 _GOLDEN = 0.6180339887498949  # its multiples modulo 1 fill [0, 1) evenly, and in no order
@@ -41,6 +42,8 @@ def latent_scatter(
     Raises:
         BadValue: z is not [n, 2], labels are not [n], or they are more than ten different words.
     """
+    text(title=title)
+    axes_ = words("axes", axes, 2)
     z = as_array("z", z, "n 2")
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     ax = figure.add_subplot()
@@ -59,7 +62,13 @@ def latent_scatter(
     if labels is None:
         ax.scatter(x, y, c=DARK, **dots)
     else:
-        labels = np.asarray(labels)
+        labels = as_is("labels", labels)
+        if labels.dtype.kind not in "biufU":
+            raise BadType(f"labels must be numbers or words, got {checks.shown(labels)} of {labels.dtype}")
+        if labels.dtype.kind == "f":
+            as_array("labels", labels, "n")
+        if labels.dtype.kind == "U":
+            words("labels", list(map(str, np.unique(labels))))
         if labels.shape != (len(z),):
             raise BadValue(f"labels must be [{len(z)}], one for each row of z, got {list(labels.shape)}")
         classes, index = np.unique(labels, return_inverse=True)
@@ -77,7 +86,7 @@ def latent_scatter(
                 bar.solids.set_alpha(1)
         else:
             raise BadValue(f"labels must be numbers or at most {len(PALETTE)} words, got {len(classes)}")
-    ax.set(xlabel=axes[0], ylabel=axes[1], title=title)
+    ax.set(xlabel=axes_[0], ylabel=axes_[1], title=title)
     return figure
 
 

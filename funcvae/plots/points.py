@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from funcvae.errors import BadValue
-from funcvae.plots._arrays import Floats, as_array
+from funcvae.plots._arrays import Floats, as_array, text, words
 from funcvae.plots._style import ACCENT, DARK, note, room
 
 
@@ -38,6 +38,8 @@ def densities(
     Raises:
         BadValue: an array has another shape, or cov is not symmetric and positive definite.
     """
+    text(title=title)
+    words("names", names, 2)
     samples = [as_array("true", true, "n 2"), as_array("learned", learned, "m 2")]
     # A square wide enough for nearly all samples, and for the Gaussian should they have gone elsewhere.
     tails = [np.percentile(s, [0.1, 99.9], axis=0) for s in samples]
@@ -101,6 +103,7 @@ def evolution(
     Raises:
         BadValue: the arrays are not [s], [s, n, 2] and [m, 2].
     """
+    text(title=title)
     step, samples = as_array("step", step, "s"), as_array("samples", samples, "s n 2")
     true = as_array("true", true, "m 2")
     if len(samples) != len(step):

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from funcvae import files
-from funcvae.errors import BadValue
+from funcvae import checks, files
+from funcvae.errors import BadType, BadValue
 from funcvae.plots._arrays import as_images
 
 
@@ -24,6 +24,8 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     Raises:
         BadValue: the path does not end in .png.
     """
+    if not isinstance(figure, Figure):
+        raise BadType(f"figure must be a Figure, got {checks.shown(figure)}")
     path = _ending(path, ".png")
     # An automatic layout starts from the one before, and so moves a little with every drawing: run it once.
     if (layout := figure.get_layout_engine()) is not None:
@@ -62,9 +64,9 @@ def save_gif(images: ArrayLike, path: str | os.PathLike[str], *, size: int = 256
     """
     images = as_images("images", images, "n C H W")
     path = _ending(path, ".gif")
-    if size < 1:
-        raise BadValue(f"size must be at least 1 pixel, got {size}")
-    if not 0 < seconds <= 300:
+    if not 1 <= (size := checks.whole("size", size)) <= _MOST_PIXELS:
+        raise BadValue(f"size must be at least 1 pixel, and at most {_MOST_PIXELS:,}, got {checks.shown(size)}")
+    if not 0 < checks.number("seconds", seconds) <= 300:
         raise BadValue(f"seconds must be above 0 and at most 300, got {seconds}")
     n, channels, height, width = images.shape
     longer = max(height, width)
@@ -79,8 +81,15 @@ def save_gif(images: ArrayLike, path: str | os.PathLike[str], *, size: int = 256
     return files.write(path, gif.getvalue())
 
 
+_MOST_PIXELS = 2**14
+
+
 def _ending(path: str | os.PathLike[str], ending: str) -> Path:
     """The path, if its name ends so."""
+    if not isinstance(path, str | os.PathLike):
+        raise BadType(f"path must be a path, got {checks.shown(path)}")
+    if "\0" in os.fspath(path):
+        raise BadValue(f"path is {checks.shown(os.fspath(path))}: no file's name has a null byte")
     path = Path(path)
     if path.suffix.lower() != ending:
         raise BadValue(f"path must end in {ending}, got {str(path)!r}")

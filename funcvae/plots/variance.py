@@ -19,8 +19,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike, NDArray
 
-from funcvae.errors import BadValue
-from funcvae.plots._arrays import Floats, as_array
+from funcvae import checks
+from funcvae.errors import BadType, BadValue
+from funcvae.plots._arrays import Floats, as_array, flags, text, words
 from funcvae.plots._style import DARK, LIGHT, PALETTE, room
 
 _MARKERS = "os^Dv<>*Pp"  # one for each colour of PALETTE
@@ -56,8 +57,9 @@ def variance_bars(
     Raises:
         BadValue: the arrays are not [E] with one entry for each name, or a variance is negative.
     """
+    text(unit=unit, title=title)
     value, low, high = _of_estimators(names, variance=variance, low=low, high=high)
-    firm = np.ones(len(value), dtype=bool) if trusted is None else np.asarray(trusted, dtype=bool)
+    firm = np.ones(len(value), dtype=bool) if trusted is None else flags("trusted", trusted)
     if firm.shape != value.shape:
         raise BadValue(f"trusted must be [{len(value)}], one for each name, got {list(firm.shape)}")
     width = room(5.8 + 0.08 * max(map(len, names)), title)
@@ -119,7 +121,8 @@ def variance_by_layer(
     Raises:
         BadValue: variance is not [E, L] or is negative somewhere, or reference is no index of names.
     """
-    names = list(names)
+    text(title=title)
+    names, layers = words("names", names), words("layers", layers)
     value = as_array("variance", variance, "E L", finite=False)
     if value.shape != (len(names), len(layers)):
         raise BadValue(f"variance must be [{len(names)}, {len(layers)}], [E, L], got {list(value.shape)}")
@@ -132,8 +135,8 @@ def variance_by_layer(
         if bottom == top:
             bottom, top = bottom / 1.5, top * 1.5
     else:
-        if not 0 <= reference < len(names):
-            raise BadValue(f"reference must be an index of the {len(names)} names, got {reference}")
+        if not 0 <= checks.whole("reference", reference) < len(names):
+            raise BadValue(f"reference must be an index of the {len(names)} names, got {checks.shown(reference)}")
         label, sign, cmap, small = f"variance relative to\n{_wrap(names[reference])}", "×", "PuOr_r", 2
         base = np.where(np.isfinite(value[reference]), value[reference], np.nan)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -165,11 +168,11 @@ def variance_by_layer(
     for (e, r), v in np.ndenumerate(value):
         black = True
         if np.isfinite(v) and v > 0:
-            text = sign + _digits(v, 3 if v >= 0.995 else small)
+            number = sign + _digits(v, 3 if v >= 0.995 else small)
             black = _luminance(colours(norm(v))) > 0.18  # above it, black has more contrast than white
         else:
-            text = "–" if np.isnan(v) else "∞" if v else "0"
-        ax.text(e + 0.5, r + 0.5, text, size="small", ha="center", va="center", color="black" if black else "white")
+            number = "–" if np.isnan(v) else "∞" if v else "0"
+        ax.text(e + 0.5, r + 0.5, number, size="small", ha="center", va="center", color="black" if black else "white")
     below, above = (shown < bottom * (1 - 1e-9)).any(), (shown > top * (1 + 1e-9)).any()
     bar = figure.colorbar(
         mesh,
@@ -182,8 +185,8 @@ def variance_by_layer(
     )
     _ticks(bar.ax.yaxis, sign)
     odd = {"0 is exactly zero": value == 0, "– is undefined": np.isnan(value), "∞ is infinite": np.isinf(value)}
-    if words := [word for word, where in odd.items() if where.any()]:
-        patch = Patch(facecolor=_GREY, label="off the scale of colours: " + ", ".join(words))
+    if seen := [word for word, where in odd.items() if where.any()]:
+        patch = Patch(facecolor=_GREY, label="off the scale of colours: " + ", ".join(seen))
         figure.legend(handles=[patch], loc="outside lower center", frameon=False)
     return figure
 
@@ -215,8 +218,9 @@ def variance_cost(
     Raises:
         BadValue: the arrays are not [E] with one entry for each name, a time is not positive or a variance negative.
     """
+    text(title=title)
     value, low, high, seconds = _of_estimators(names, variance=variance, low=low, high=high, seconds=seconds)
-    sure = np.ones(len(value), bool) if trusted is None else np.asarray(trusted, dtype=bool)
+    sure = np.ones(len(value), bool) if trusted is None else flags("trusted", trusted)
     if sure.shape != value.shape:
         raise BadValue(f"trusted must be [{len(names)}], one for each name, got {list(sure.shape)}")
     if not _positive(seconds).all():
@@ -290,7 +294,21 @@ def sweep(
         BadValue: values are not ascending positive numbers, there is no series, one is not ([V], [V]), or a slope
             belongs to no series.
     """
-    x, slopes = as_array("values", values, "V"), slopes or {}
+    text(xlabel=xlabel, ylabel=ylabel, title=title)
+    slopes = {} if slopes is None else slopes
+    for name, given in {"series": series, "slopes": slopes}.items():
+        if not isinstance(given, Mapping):
+            raise BadType(f"{name} must be a dict by label, got {checks.shown(given)}")
+        for label, pair in given.items():
+            text(label=label)
+            if not (isinstance(pair, tuple | list) and len(pair) == 2):
+                raise BadType(f"{name} must have pairs, (what was measured, its error), got {checks.shown(pair)}")
+    for pair in slopes.values():
+        for part in pair:
+            checks.number("a slope or its error", part)
+        if abs(pair[0]) > _STEEPEST and math.isfinite(pair[0]):
+            raise BadValue(f"a slope is {pair[0]:g}: a figure cannot show it")
+    x = as_array("values", values, "V")
     if x[0] <= 0 or (np.diff(x) <= 0).any():
         raise BadValue(f"values must be positive and ascending, got {x.tolist()}")
     if not series:
@@ -334,12 +352,16 @@ def sweep(
 
 def _of_estimators(names: Sequence[str], **arrays: ArrayLike) -> list[Floats]:
     """The arrays, each [E] with one entry for each name; a variance is not negative."""
+    words("names", names)
     floats = {key: as_array(key, value, "E", finite=False) for key, value in arrays.items()}
     for key, array in floats.items():
         if len(array) != len(names):
             raise BadValue(f"{key} must be [{len(names)}], one for each name, got {list(array.shape)}")
     _refuse_negative(floats["variance"])
     return list(floats.values())
+
+
+_STEEPEST = 1000
 
 
 def _refuse_negative(variance: Floats) -> None:
