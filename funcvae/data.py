@@ -28,13 +28,14 @@ GAUSSIAN2D_MEAN = (1.0, 0.5)
 GAUSSIAN2D_COV = ((1.0, 0.5), (0.5, 1.0))
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # from the package dataset-fashion-mnist
 
-IDX_LIMIT = 2**26
+IDX_LIMIT = 3 * 2**24
 """Bytes that an IDX file may have, unpacked. (MNIST's largest has 47 million.)"""
-ARCHIVE_LIMIT, ARCHIVE_RATIO = 2**28, 20
-"""An archive may unpack to so many bytes, or to so many times its own size."""
 PIXEL_LIMIT = 2**24
 """Pixels that an image may have."""
+UNPACKED_LIMIT, ARCHIVE_RATIO, IMAGE_RATIO = 2**26, 80, 400
+"""Bytes that an archive's arrays, or a folder's images, may take as float32; or so many times those on disk."""
 
+_IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # and no other, for PIL has others that run programs
 _HOLD_OUT_SEED, _GAUSSIAN2D_SEED = 2**63, 2**63 + 1  # no seed of a user's run: a key is used once
 _IDX_FILES = {
     "train": "train-images-idx3-ubyte",
@@ -69,8 +70,9 @@ def load(source: str, *, root: str | Path = "data", download: bool = False) -> D
     tenth (at least one item) is held out by a permutation of a fixed key.
 
     A file from a stranger can do no harm: nothing in it is run, and what it claims is checked before memory is taken
-    for it. IDX files beyond `IDX_LIMIT`, archives that unpack to more than `ARCHIVE_LIMIT` and `ARCHIVE_RATIO` times
-    their size, images beyond `PIXEL_LIMIT`, and data larger than the machine's memory are refused.
+    for it. IDX files beyond `IDX_LIMIT`, images beyond `PIXEL_LIMIT`, archives and folders of images that unpack to
+    more than `UNPACKED_LIMIT` and `ARCHIVE_RATIO` or `IMAGE_RATIO` times their size, and data larger than the machine's
+    memory are refused.
 
     Args:
         source: a name in `NAMED` (`./NAME` for a path of the same name); or
@@ -183,7 +185,7 @@ def _from_numpy(path: Path) -> Parts:
         arrays = {"train": loaded} if isinstance(loaded, np.ndarray) else loaded
         found = {part: arrays[part] for part in Dataset._fields[1:] if part in arrays}
         # torch takes arrays in the machine's own byte order only
-        return {part: torch.from_numpy(x.astype(x.dtype.newbyteorder("="))) for part, x in found.items()}
+        return {part: torch.from_numpy(x.astype(x.dtype.newbyteorder("="), copy=False)) for part, x in found.items()}
 
 
 def _check_numpy(file: IO[bytes]) -> None:
@@ -192,22 +194,22 @@ def _check_numpy(file: IO[bytes]) -> None:
     file.seek(0)
     if not zipfile.is_zipfile(file):
         file.seek(0)
-        _check_header(file, size)
+        _check_room(_claimed(file, size))
     else:
         with zipfile.ZipFile(file) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-            if unpacked > max(ARCHIVE_LIMIT, ARCHIVE_RATIO * size):
-                raise ValueError(f"it unpacks to {unpacked:,} bytes: save it uncompressed, by np.savez")
-            wanted = {f"{part}.npy" for part in Dataset._fields[1:]}
+            unpacked = 0
             for member in archive.infolist():
-                if member.filename in wanted:
+                if member.filename.removesuffix(".npy") in Dataset._fields[1:]:  # np.load finds it by either name
                     with archive.open(member) as array:
-                        _check_header(array, member.file_size)
+                        unpacked += _claimed(array, member.file_size)
+        if unpacked > max(UNPACKED_LIMIT, ARCHIVE_RATIO * size):
+            raise ValueError(f"as float32 it takes {unpacked:,} bytes, far more than on disk: save it by np.savez")
+        _check_room(unpacked)
     file.seek(0)
 
 
-def _check_header(file: IO[bytes], size: int) -> None:
-    """Raises ValueError where an .npy header claims more bytes than there are, or than there is room for as float32."""
+def _claimed(file: IO[bytes], size: int) -> int:
+    """The bytes that an array takes, as it is or as float32; ValueError where its header claims more than there are."""
     from numpy.lib import format
 
     read = {(1, 0): format.read_array_header_1_0, (2, 0): format.read_array_header_2_0}[format.read_magic(file)]
@@ -215,16 +217,14 @@ def _check_header(file: IO[bytes], size: int) -> None:
     count, left = math.prod(shape), size - file.tell()
     if count * dtype.itemsize > left:
         raise ValueError(f"its header claims {count:,} items of {dtype.itemsize} bytes, and it has {left:,} bytes")
-    _check_room(count)
+    return count * max(4, dtype.itemsize)
 
 
-def _check_room(numbers: int) -> None:
-    """Raises ValueError where so many numbers, as float32, are more than the machine's memory."""
+def _check_room(size: int) -> None:
+    """Raises ValueError where the machine cannot hold so many bytes twice, as it must to hold out a test set."""
     room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if 4 * numbers > room:
-        raise ValueError(
-            f"as float32 it takes {4 * numbers / 2**30:,.1f} GiB, and this machine has {room / 2**30:,.1f}"
-        )
+    if 2 * size > room:
+        raise ValueError(f"to load it takes {2 * size / 2**30:,.1f} GiB, and this machine has {room / 2**30:,.1f}")
 
 
 def _from_folder(folder: Path) -> Parts:
@@ -253,14 +253,18 @@ def _read_images(folder: Path, part: str) -> Parts:
     if not paths:
         raise Missing(f"{folder} holds no images: put image files there, or in one folder for each class")
     images: list[Tensor] = []
+    allowed = max(UNPACKED_LIMIT, IMAGE_RATIO * sum(os.stat(path).st_size for path, _ in paths if os.path.isfile(path)))
     for path, _ in paths:
-        with _reading(path, "8-bit image"), Image.open(path) as image:
-            if image.width * image.height > PIXEL_LIMIT:
-                raise ValueError(f"it has {image.width * image.height:,} pixels, and may have {PIXEL_LIMIT:,}")
-            _check_room(3 * image.width * image.height * len(paths))
+        with _reading(path, "8-bit image"), Image.open(path, formats=_IMAGE_FORMATS) as image:
+            pixels, mode = image.width * image.height, "L" if image.mode in ("1", "L", "LA") else "RGB"
+            if pixels > PIXEL_LIMIT:
+                raise ValueError(f"it has {pixels:,} pixels, and may have {PIXEL_LIMIT:,}")
+            if (unpacked := 4 * len(mode) * pixels * len(paths)) > allowed:  # for all are of one size
+                raise ValueError(f"as float32 all take {unpacked:,} bytes, far more than on disk: give an .npy file")
+            _check_room(unpacked)
             if image.mode.startswith(("I", "F")):  # deeper than 8 bits, which PIL would clip at 255
                 raise TypeError(f"its pixels are of PIL's mode {image.mode}")
-            images.append(pil_to_tensor(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")))
+            images.append(pil_to_tensor(image.convert(mode)))
         shape, first = list(images[-1].shape), list(images[0].shape)
         if shape != first:
             raise BadData(f"{path} is {shape}, {paths[0][0]} {first}: all must agree in size and channels")
@@ -351,7 +355,7 @@ def _items(where: str, x: Tensor) -> Tensor:
     items = x.float().contiguous()
     if x.dtype == torch.uint8:
         items /= 255
-    finite = items.isfinite().reshape(len(items), -1).all(1)
-    if not finite.all():
+    if not all(extreme.isfinite() for extreme in items.aminmax()):  # takes no memory; NaN is either's value, too
+        finite = items.isfinite().reshape(len(items), -1).all(1)
         raise BadData(f"{where} item {finite.int().argmin()} is NaN or infinite: all must be finite float32")
     return items

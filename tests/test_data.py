@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -631,13 +632,58 @@ def test_objects_are_never_unpickled(tmp_path):
 
 
 def test_an_archive_that_unpacks_to_far_more_than_its_size(tmp_path, monkeypatch):
-    np.savez_compressed(tmp_path / "x.npz", train=np.zeros((1000, 100), np.uint8), unused=np.zeros(10**6, np.uint8))
+    np.savez_compressed(tmp_path / "x.npz", train=np.zeros((1000, 300), np.uint8))
     assert len(data.load(str(tmp_path / "x.npz")).train) == 900
-    monkeypatch.setattr(data, "ARCHIVE_LIMIT", 10**6)
-    with pytest.raises(BadData, match=r"unpacks to 1,1\d\d,\d\d\d bytes: save it uncompressed, by np\.savez"):
+    monkeypatch.setattr(data, "UNPACKED_LIMIT", 10**6)
+    with pytest.raises(BadData, match=r"as float32 it takes 1,200,000 bytes, far more than on disk: save it by np"):
         data.load(str(tmp_path / "x.npz"))
-    np.savez(tmp_path / "y.npz", train=np.zeros((1000, 2000), np.uint8))  # as large, but so is the file
+    np.savez(tmp_path / "y.npz", train=np.zeros((1000, 300), np.uint8))  # as large, but so is the file
     data.load(str(tmp_path / "y.npz"))
+    unused = np.zeros(10**6, np.uint8)  # what is not read costs nothing
+    np.savez_compressed(tmp_path / "z.npz", train=np.zeros((100, 10), np.uint8), unused=unused)
+    data.load(str(tmp_path / "z.npz"))
+
+
+@pytest.mark.parametrize("name", ["train", "train.npy"])  # np.load takes either
+def test_every_member_that_is_read_is_checked(tmp_path, name):
+    path = tmp_path / "x.npz"
+    for shape, error in {"(12, 2)": None, "(10000000000000, 2)": BadData}.items():
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, npy_of(shape))
+        if error:
+            refused(error, path, "its header claims")
+        else:
+            assert len(data.load(str(path)).train) == 11
+
+
+def test_images_that_unpack_to_far_more_than_their_size(tmp_path, monkeypatch):
+    for i in range(4):
+        Image.new("RGB", (400, 400)).save(tmp_path / f"{i}.png")
+    assert len(data.load(str(tmp_path)).train) == 3
+    monkeypatch.setattr(data, "UNPACKED_LIMIT", 10**6)
+    refused(BadData, tmp_path, "0.png", "as float32 all take 7,680,000 bytes, far more than on disk")
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    for i in range(4):
+        Image.fromarray(noise).save(tmp_path / f"{i}.png")
+    data.load(str(tmp_path))
+
+
+def test_an_image_file_runs_no_program(tmp_path, monkeypatch):
+    """PIL goes by content, and hands PostScript to Ghostscript, whatever the file is called."""
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was called"))
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+    (tmp_path / "0.png").write_bytes(script)
+    refused(BadData, tmp_path, "0.png")
+    with Image.open(tmp_path / "0.png") as image, pytest.raises(pytest.fail.Exception, match="Ghostscript"):
+        image.load()  # the guard of this test works
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+def test_one_bad_value_among_many_is_found(tmp_path, value):
+    x = np.zeros((50, 3))
+    x[17, 1] = value
+    np.save(tmp_path / "x.npy", x)
+    refused(BadData, tmp_path / "x.npy", "item 17 ")
 
 
 def test_an_idx_file_that_is_too_long_packed_or_not(tmp_path, monkeypatch):
@@ -663,8 +709,8 @@ def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
 
 
 def test_what_does_not_fit_in_memory_is_refused_before_it_is_read(tmp_path):
-    with pytest.raises(ValueError, match=r"as float32 it takes 4,096.0 GiB, and this machine has"):
-        data._check_room(2**40)
+    with pytest.raises(ValueError, match=r"to load it takes 4,096\.0 GiB, and this machine has"):
+        data._check_room(2**41)
     data._check_room(2**20)
 
 

@@ -251,12 +251,23 @@ def _samples(out: Path, made: int) -> Iterator[Any]:
     """The file that takes samples, after those of the steps made."""
     raw, size = out / _RAW, made * 4 * POINTS_A_STEP * 2
     if made and not raw.is_file() and (out / SAMPLES).is_file():  # a run that had come to its end
-        files.write(raw, np.load(out / SAMPLES, allow_pickle=False).astype(np.float32).tobytes())
+        files.write(raw, _kept(out / SAMPLES, made))
     if made and not (raw.is_file() and raw.stat().st_size >= size):
         raise BadData(f"{raw} has lost the samples of some steps: train it again")
     with raw.open("r+b" if made else "wb") as file:
         file.seek(file.truncate(size))
         yield file
+
+
+def _kept(path: Path, steps: int) -> bytes:
+    """The samples in a file that has those of so many steps; BadData if it has not."""
+    try:
+        kept = np.load(path, mmap_mode="r", allow_pickle=False)  # no memory is taken for what its header claims
+        if kept.dtype == np.float32 and kept.ndim == 3 and len(kept) >= steps and kept.shape[1:] == _POINTS:
+            return kept[:steps].tobytes()
+    except Exception:  # whatever damaged bytes may cause
+        pass
+    raise BadData(f"{path} does not hold the samples of {steps:,} steps: train it again")
 
 
 def _history(path: Path, size: int, steps: int, epochs: int) -> History:
