@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from io import BytesIO
@@ -254,6 +255,8 @@ def _samples(out: Path, made: int) -> Iterator[Any]:
         files.write(raw, _kept(out / SAMPLES, made))
     if made and not (raw.is_file() and raw.stat().st_size >= size):
         raise BadData(f"{raw} has lost the samples of some steps: train it again")
+    if made and not np.isfinite(np.fromfile(raw, np.float32, size // 4)).all():  # they could not be drawn at the end
+        raise BadData(f"{raw} is damaged, for it holds samples that are NaN or infinite: train it again")
     with raw.open("r+b" if made else "wb") as file:
         file.seek(file.truncate(size))
         yield file
@@ -262,7 +265,9 @@ def _samples(out: Path, made: int) -> Iterator[Any]:
 def _kept(path: Path, steps: int) -> bytes:
     """The samples in a file that has those of so many steps; BadData if it has not."""
     try:
-        kept = np.load(path, mmap_mode="r", allow_pickle=False)  # no memory is taken for what its header claims
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            kept = np.lib.format.open_memmap(path, mode="r")  # opens no pickles, and takes no memory for mere claims
         if kept.dtype == np.float32 and kept.ndim == 3 and len(kept) >= steps and kept.shape[1:] == _POINTS:
             return kept[:steps].tobytes()
     except Exception:  # whatever damaged bytes may cause

@@ -3,8 +3,9 @@
 python tests/fuzz/files.py [--cases 60000] [--seed 0] [--kind config] [--case 17]
 
 A case takes a valid file (or run), spoils it, and has it read: it must succeed, or end in a `FuncvaeError` of one line,
-without a warning, without a file outside the folder that is read, and in a process of less than 1 GiB. Case i of a seed
-is always the same. Prints how every kind ended; exit status 1 where one did not end so.
+without a warning, within ten seconds, and in a process of less than 1 GiB. Nothing may be written but by `resume`, in
+the run's folder: not beside it, in the folder of temporary files or in the current one. Case i of a seed is always the
+same. Prints how every kind ended; exit status 1 where one did not end so.
 """
 
 import argparse
@@ -14,14 +15,15 @@ import json
 import os
 import random
 import shutil
+import signal
 import struct
 import sys
 import tempfile
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable
-from contextlib import nullcontext, redirect_stderr, suppress
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager, nullcontext, redirect_stderr, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +37,7 @@ from funcvae.errors import FuncvaeError, Stopped
 
 Choose = random.Random
 LIMIT = 1024  # MiB
+PATIENCE = 10.0  # seconds for a case
 
 
 class Kind(NamedTuple):
@@ -46,6 +49,8 @@ class Kind(NamedTuple):
     """Files in it, one of which is spoiled."""
     read: Callable[[Path], Any]
     weight: int = 10
+    written: str = ""
+    """The folder in it that reading may write in."""
 
 
 # What is valid.
@@ -79,12 +84,12 @@ def images(folder: Path) -> None:
         Image.fromarray(np.full((8, 8, 3), 40 * i, np.uint8)).save(folder / name)
 
 
-def a_run(folder: Path, steps: int | None = None) -> None:
+def a_run(folder: Path, steps: int | None = None, **given: Any) -> None:
     points(folder)
     made = iter(range(1, 1000))
     config = runs.configure(
         "gaussian2d_vae", data=str(folder / "x.npz"), epochs=2, batch=4, samples=1, checkpoint_every=2,
-        out=str(folder / "run"),
+        out=str(folder / "run"), **given,
     )  # fmt: skip
     with suppress(Stopped):
         runs.run(config, stopping=lambda: nullcontext(lambda: steps is not None and next(made) >= steps))
@@ -92,6 +97,14 @@ def a_run(folder: Path, steps: int | None = None) -> None:
 
 def half_a_run(folder: Path) -> None:
     a_run(folder, 5)
+
+
+def sampled_run(folder: Path) -> None:
+    a_run(folder, sample_each_step=True)
+
+
+def half_a_sampled_run(folder: Path) -> None:
+    a_run(folder, 5, sample_each_step=True)
 
 
 def states(folder: Path) -> None:
@@ -132,8 +145,16 @@ KINDS = {
     "metrics": Kind(a_run, ("run/metrics.jsonl",), lambda f: list(tracking.Rows(f / "run/metrics.jsonl"))),
     "verify": Kind(a_run, RUN_FILES[:3], lambda f: runs.verify(f / "run", 3), weight=1),
     "replay": Kind(half_a_run, (*RUN_FILES[:2], *CHECKPOINTS), lambda f: runs.replay(f / "run", 4), weight=1),
-    "resume": Kind(half_a_run, (*RUN_FILES[:3], *CHECKPOINTS), lambda f: runs.resume(f / "run"), weight=1),
-    "resume, finished": Kind(a_run, RUN_FILES, lambda f: runs.resume(f / "run"), weight=1),
+    "resume": Kind(
+        half_a_run, (*RUN_FILES[:3], *CHECKPOINTS), lambda f: runs.resume(f / "run"), weight=1, written="run"
+    ),
+    "resume, finished": Kind(a_run, RUN_FILES, lambda f: runs.resume(f / "run"), weight=1, written="run"),
+    "resume, samples": Kind(
+        half_a_sampled_run, ("run/.samples.f32",), lambda f: runs.resume(f / "run"), weight=1, written="run"
+    ),
+    "more epochs": Kind(
+        sampled_run, ("run/samples.npy",), lambda f: runs.resume(f / "run", {"epochs": 3}), weight=1, written="run"
+    ),
 }
 
 
@@ -162,6 +183,23 @@ def extended(choose: Choose, old: bytes) -> bytes:
     return old + choose.choice([b"\0" * 9, old, b"\n", b"{}\n", choose.randbytes(100)])
 
 
+HEADS = (
+    b"PK\3\4\x14\0\0\0\x08\0",
+    b"\x93NUMPY\x01\x00v\x00{'descr':",
+    b"\x1f\x8b\x08\0",
+    b"\x89PNG\r\n\x1a\n",
+    b"%!PS-Adobe-3.0 EPSF-3.0\n",
+    b"\x80\x04\x95",  # a pickle
+    b'{"step": 1}\n',
+)
+
+
+def grafted(choose: Choose, old: bytes) -> bytes:
+    """The head of one kind of file on the rest of another."""
+    donor = choose.choice(HEADS)
+    return donor + old[choose.choice([0, len(donor), choose.randrange(len(old))]) :]
+
+
 def spliced(choose: Choose, old: bytes) -> bytes:
     at, length = choose.randrange(len(old)), choose.randrange(64)
     return old[:at] + choose.choice([b"", b"\0" * length, choose.randbytes(length)]) + old[at + length :]
@@ -175,7 +213,8 @@ def replaced(choose: Choose, old: bytes) -> bytes:
 
 # Of what is in them:
 
-HOSTILE = (None, True, -1, 0, 1.5, 1e308, "", "../../x", "/etc/passwd", [], {}, [[]], "nan", float("nan"), -(2**63))
+HOSTILE = (None, True, -1, 0, 1.5, 1e308, "", "../../x", "/etc/passwd", [], {}, [[]], "nan", float("nan"))
+HOSTILE += (-(2**63), 10**30, float("inf"), "/" * 5000, "\0", "\ud800", "a\nb", "\x1b[31m", {"a": None})
 
 
 def as_json(choose: Choose, old: bytes) -> bytes:
@@ -202,6 +241,10 @@ def as_json(choose: Choose, old: bytes) -> bytes:
         whole.replace(b"{", b"[" * 10_000, 1),
         whole.replace(b'"', b"\xff", 1),
         whole + whole,
+        whole.replace(b": ", b": " + b"[" * 10_000 + b"]" * 10_000 + b', "a": ', 1),
+        whole.replace(b"{", b'{"step": 1, "system": "mnist_vae", ', 1),  # twice, then
+        whole.replace(b"{", b'{"step": ' + b"9" * 5000 + b", ", 1),
+        whole.replace(b"{", b'{"step": -Infinity, ', 1),
     ]
     return choose.choice(odd) if choose.random() < 0.1 else whole
 
@@ -218,7 +261,7 @@ def as_safetensors(choose: Choose, old: bytes) -> bytes:
         case 2:
             head[name]["dtype"] = choose.choice(["F64", "I8", "F32", "BF16", "X", 3, None])
         case 3:
-            head[name]["shape"] = choose.choice([[], [-1], [2**40, 2**40], [10**15], [0], "x", [[1]]])
+            head[name]["shape"] = choose.choice([[], [-1], [2**40, 2**40], [10**15], [0], [2**64], "x", [[1]]])
         case 4:
             head[name]["data_offsets"] = choose.choice([[0, 4], [0, 2**40], [8, 4], [-4, 0], [], None, ["a", "b"]])
         case 5:
@@ -236,10 +279,46 @@ def as_safetensors(choose: Choose, old: bytes) -> bytes:
 def as_npy(choose: Choose, old: bytes) -> bytes:
     """The same bytes under another header."""
     shape = choose.choice(
-        ["(10**15,)", "(1000000000000000,)", "(-1, 2)", "()", "(12, 2)", "(0, 2)", "('a',)", "(2,) * 99"]
+        [
+            "(10**15,)",
+            "(1000000000000000,)",
+            "(-1, 2)",
+            "()",
+            "(12, 2)",
+            "(0, 2)",
+            "('a',)",
+            "(2,) * 99",
+            "(True, 2)",
+            "(0, 10000000000000)",
+            "(" + "1, " * 70 + ")",
+            "(" * 3000,
+            "(-1, -96)",
+            "(12.0, 2)",
+        ]
     )
     kind = choose.choice(
-        ["<f4", "|O", ">f8", "<c16", "|b1", "<U4", "V8", "<i2", "<M8[s]", "nonsense", "[('a', '<f4')]"]
+        [
+            "<f4",
+            "|O",
+            ">f8",
+            "<c16",
+            "|b1",
+            "<U4",
+            "V8",
+            "<i2",
+            "<M8[s]",
+            "nonsense",
+            "[('a', '<f4')]",
+            "V0",
+            "<U0",
+            "<f2",
+            "<f16",
+            "<c32",
+            "<i8",
+            "|u1",
+            "|V1000000000000",
+            "<U999999999",
+        ]
     )
     head = f"{{'descr': {kind!r}, 'fortran_order': {choose.choice(['False', 'True', '1L'])}, 'shape': {shape}, }}"
     head += " " * choose.choice([0, 7, 64, 70_000]) + "\n"
@@ -258,12 +337,18 @@ def as_zip(choose: Choose, old: bytes) -> bytes:
             if choose.random() < 0.5:
                 content = choose.choice([as_npy, flipped, truncated])(choose, content)
             if choose.random() < 0.2:
-                name = choose.choice(["../train.npy", "/train.npy", "train", "test.npy", "train.npy"])
+                name = choose.choice(["../train.npy", "/train.npy", "train", "test.npy", "train.npy", "a" * 9999])
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # two of one name
                 new.writestr(name, content)
         if choose.random() < 0.01:
-            new.writestr("bomb.npy", bytes(2**22))
+            head = b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d, 64), }\n"
+            n = choose.choice([2**10, 2**18, 2**20])  # that is 64 KiB, 16 MiB or 64 MiB, all of which there is
+            with warnings.catch_warnings(), new.open(choose.choice(["train.npy", "train", "unread.npy"]), "w") as bomb:
+                warnings.simplefilter("ignore")
+                bomb.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head % n)) + head % n)
+                for _ in range(n // 2**10):
+                    bomb.write(bytes(2**16))
     raw = bytearray(made.getvalue())
     if choose.random() < 0.4:  # sizes, sums and flags that lie, in the directory
         at = raw.find(b"PK\1\2")
@@ -273,23 +358,27 @@ def as_zip(choose: Choose, old: bytes) -> bytes:
 
 
 def gzip_bomb(choose: Choose, old: bytes) -> bytes:
-    return (
-        BOMB
-        if choose.random() < 0.02
-        else gzip.compress(choose.choice([flipped, truncated, in_the_head])(choose, gzip.decompress(old)))
-    )
+    if choose.random() < 0.02:
+        return choose.choice([b"", IMAGES_HEAD]) + BOMB[: choose.choice([47, 48, 512]) * len(BOMB) // 512]
+    return gzip.compress(choose.choice([flipped, truncated, in_the_head])(choose, gzip.decompress(old)))
 
 
 BOMB = gzip.compress(bytes(2**20), 9) * 512  # members follow one another: half a GiB in half a MiB
+IMAGES_HEAD = gzip.compress(struct.pack(">iiii", 2051, 47, 1024, 1024))  # what 47 of them then are
 
 
 def image_bomb(choose: Choose, old: bytes) -> bytes:
-    """A PNG that claims to be of another size."""
+    """A PNG that claims to be of another size, or is."""
+    if choose.random() < 0.1:
+        made = io.BytesIO()
+        side = choose.choice([1000, 2300, 4096, 4097, 9000])
+        Image.new("L", (side, side)).save(made, "png", compress_level=1)
+        return made.getvalue()
     side = struct.pack(">I", choose.choice([0, 1, 9, 60_000, 2**31 - 1]))
     return old[:16] + side + choose.choice([side, old[20:24]]) + old[24:]
 
 
-BYTES = (flipped, in_the_head, truncated, extended, spliced, replaced)
+BYTES = (flipped, in_the_head, truncated, extended, spliced, grafted, replaced)
 CONTENT = {
     ".json": (as_json,) * 6,
     ".jsonl": (as_json,) * 6,
@@ -305,7 +394,9 @@ def spoiled(choose: Choose, path: Path) -> None:
     """Spoils one file, or what stands in its place."""
     if choose.random() < 0.02:
         path.unlink()
-        choose.choice([lambda: None, path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to(path)])()
+        places = (path, "/dev/zero", "/proc/self/mem", "/nowhere", path.parent)  # mem: the system refuses to read it
+        links = [lambda place=place: path.symlink_to(place) for place in places]
+        choose.choice([lambda: None, path.mkdir, lambda: os.mkfifo(path), *links])()
         return
     how = choose.choice(BYTES + CONTENT.get(path.suffix, ()))
     path.write_bytes(how(choose, path.read_bytes()))
@@ -314,8 +405,37 @@ def spoiled(choose: Choose, path: Path) -> None:
 # The cases.
 
 
-def outside(top: Path, within: Path) -> set[Path]:
-    return {path for path in top.iterdir() if path != within}
+def watched(folder: str, allowed: str) -> dict[str, tuple[int, ...]]:
+    """Every file and folder with its permissions, and files' sizes and times; but for those in the allowed folder."""
+    found = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.path != allowed:
+                about = entry.stat(follow_symlinks=False)
+                if entry.is_dir(follow_symlinks=False):
+                    found[entry.path] = (about.st_mode,)
+                    found |= watched(entry.path, allowed)
+                else:
+                    found[entry.path] = (about.st_mode, about.st_size, about.st_mtime_ns)
+    return found
+
+
+class Hung(BaseException):
+    """A case that took too long."""
+
+
+@contextmanager
+def in_time() -> Iterator[None]:
+    def stop(*_: Any) -> None:
+        raise Hung(f"after {PATIENCE:g} seconds")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def case(number: int, seed: int, top: Path, kinds: dict[str, Kind]) -> tuple[str, str]:
@@ -329,9 +449,13 @@ def case(number: int, seed: int, top: Path, kinds: dict[str, Kind]) -> tuple[str
         kind.make(base)
     shutil.copytree(base, folder)
     spoiled(choose, folder / choose.choice(kind.spoil))
-    before = outside(top, folder)
+    here = top / "here"
+    here.mkdir(exist_ok=True)
+    allowed = str(folder / kind.written) if kind.written else ""
+    before, temporary, peak = watched(str(top), allowed), tempfile.tempdir, peak_memory()
+    tempfile.tempdir = str(here)
     try:
-        with warnings.catch_warnings(record=True) as warned, redirect_stderr(io.StringIO()):
+        with warnings.catch_warnings(record=True) as warned, redirect_stderr(io.StringIO()), chdir(here), in_time():
             warnings.simplefilter("always")
             kind.read(folder)
         end = "success"
@@ -342,11 +466,17 @@ def case(number: int, seed: int, top: Path, kinds: dict[str, Kind]) -> tuple[str
     except BaseException as error:
         end = f"! {type(error).__name__}: {error}"
     finally:
+        tempfile.tempdir = temporary
+        after = watched(str(top), allowed)
         shutil.rmtree(folder)
     if warned:
         end = f"! warned: {warned[0].message}"
-    if outside(top, folder) != before:
-        end = "! wrote outside its folder"
+    if after != before:
+        changed = sorted(path for path in after.keys() | before.keys() if after.get(path) != before.get(path))
+        end = f"! wrote outside its folder: {changed[-1]}"
+        shutil.rmtree(here)
+    if peak <= LIMIT < peak_memory():  # and not before
+        end = f"! took {peak_memory():.0f} MiB"
     return name, end
 
 
