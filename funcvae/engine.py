@@ -356,7 +356,9 @@ def _over_latents(what: str, p: Distribution, z: Tensor) -> Tensor:
     """The log-density [N, B] of latents z [N, B, Z]."""
     value = log_prob(p, z)
     if value.shape != z.shape[:2]:
-        raise BadValue(f"the {what} gives log-densities {list(value.shape)}: for this z they must be {list(z.shape[:2])}")
+        raise BadValue(
+            f"the {what} gives log-densities {list(value.shape)}: for this z they must be {list(z.shape[:2])}"
+        )
     return value
 
 

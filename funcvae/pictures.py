@@ -91,7 +91,9 @@ def interpolated(model: VAE, params: Params, state: State, first: Tensor, second
         BadValue: steps is below two.
     """
     if checks.whole("steps", steps) < 2:
-        raise BadValue(f"an interpolation of {checks.shown(steps)} images is asked for: it has at least 2, its two ends")
+        raise BadValue(
+            f"an interpolation of {checks.shown(steps)} images is asked for: it has at least 2, its two ends"
+        )
     _check(model, params, state)
     checks.fits("steps", (steps, model.latent))
     if checks.tensor("first", first).shape != checks.tensor("second", second).shape or first.dtype != second.dtype:
@@ -255,7 +257,9 @@ def of_run(
 def training(history: History, *, name: str, title: str) -> Figure:
     """The bound at every training step and on the test set after every epoch."""
     if not isinstance(history, History) or any(np.ndim(column) != 1 for column in history):
-        raise BadType(f"history is {checks.shown(history)}: it must be a History of arrays along one axis, as fit returns it")
+        raise BadType(
+            f"history is {checks.shown(history)}: it must be a History of arrays along one axis, as fit returns it"
+        )
     steps, epochs = len(history.bound), len(history.test_bound)
     ends = [steps * (epoch + 1) // epochs for epoch in range(epochs)]
     return plots.training_curves(

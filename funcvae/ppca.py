@@ -97,7 +97,9 @@ def _spectrum(x: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues [D] and vectors [D, D] of the data's covariance, the largest first."""
     checks.valued("x", x)
     if x.ndim != 2 or len(x) < 2 or x.dtype not in (torch.float32, torch.float64):
-        raise BadData(f"x is {x.dtype} {list(x.shape)}: it must be floating-point, of 32 or 64 bits, [n, D], with n >= 2")
+        raise BadData(
+            f"x is {x.dtype} {list(x.shape)}: it must be floating-point, of 32 or 64 bits, [n, D], with n >= 2"
+        )
     if not x.isfinite().all():
         raise BadData(f"x holds NaN or infinite values, first in item {int(x.isfinite().all(1).int().argmin())}")
     centred = x - x.mean(0)

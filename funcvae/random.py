@@ -113,7 +113,9 @@ def normal(key: Key, shape: Shape = (), dtype: torch.dtype = torch.float32) -> T
 
     Equal to `jax.random.normal` to rounding (float32: within 2e-6 max(1, |x|)), and between devices likewise.
     """
-    above_minus_one = -1.0 + 2.0 ** (-24 if checks.dtype("dtype", dtype) == torch.float32 else -53)  # keeps erfinv finite
+    above_minus_one = -1.0 + 2.0 ** (
+        -24 if checks.dtype("dtype", dtype) == torch.float32 else -53
+    )  # keeps erfinv finite
     return math.sqrt(2) * _erfinv(2 * uniform(key, shape, dtype) + above_minus_one)
 
 

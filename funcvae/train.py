@@ -501,7 +501,9 @@ def _observed(
 ) -> tuple[Tensor, Tensor]:
     """What a model sees of x [B, ...], and the noise [N, B, Z] for it, by a step's two keys."""
     if checks.tensor("keys", keys).shape != (2, 2):
-        raise BadValue(f"keys has shape {list(keys.shape)}: it must be [2, 2], a key of the noise and one to observe with")
+        raise BadValue(
+            f"keys has shape {list(keys.shape)}: it must be [2, 2], a key of the noise and one to observe with"
+        )
     noise_key, observe_key = keys
     x = checks.tensor("what observe returned", observe(observe_key, checks.tensor("x", x, "B ...")), "B ...")
     return x, noise(noise_key, samples, (len(x), model.latent), dtype=x.dtype)

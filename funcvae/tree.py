@@ -26,7 +26,9 @@ def map(f: Callable[..., Any], *trees: Tree) -> Tree:
     try:
         columns = [first, *(kind.flatten_up_to(tree) for tree in trees[1:])]
     except (ValueError, TypeError) as error:
-        raise BadValue(f"trees of different structures cannot be mapped over together: {checks.line(str(error))}") from None
+        raise BadValue(
+            f"trees of different structures cannot be mapped over together: {checks.line(str(error))}"
+        ) from None
     return kind.unflatten([f(*row) for row in zip(*columns, strict=True)])
 
 

@@ -69,7 +69,8 @@ def test_a_reader_that_hangs_or_leaves_something_is_reported(capsys, monkeypatch
 
 def test_a_reader_that_takes_too_much_memory_is_reported(capsys, monkeypatch):
     monkeypatch.setattr(fuzz, "LIMIT", fuzz.peak_memory() + 100)
-    kinds = {"npy": fuzz.KINDS["npy"]._replace(read=lambda folder: np.ones(2**26))}
+    more = int((fuzz.peak_memory() + 200) * 2**20 / 8)  # float64s, than the process ever held
+    kinds = {"npy": fuzz.KINDS["npy"]._replace(read=lambda folder: np.ones(more))}
     assert fuzz.main(["--cases", "1"], kinds) == 1
     assert "took" in capsys.readouterr().err
 

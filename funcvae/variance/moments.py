@@ -114,7 +114,9 @@ def moments(
     gradient = gradients((estimator,), model, problem.names, train)
     sums, squares, alongs, bounds, seen = None, [], [], [], importance.start(problem)
     step = _compiled_step(estimator, model, problem.names, train) if compile else _step(gradient)
-    for start, eps in noise_of(problem, noise, checks.valued("key", random.checked(key)).to(x.device), 0, replicates, chunk):
+    for start, eps in noise_of(
+        problem, noise, checks.valued("key", random.checked(key)).to(x.device), 0, replicates, chunk
+    ):
         end = start + len(eps)
         in_one = len(list(streaming.segments(start, end))) == 1
         if in_one and len(eps) == chunk and sums is not None:  # as nearly all: what is compiled is for these

@@ -148,8 +148,11 @@ def strange(rng: Rng, t: torch.Tensor) -> torch.Tensor:
     if how == 6:
         return t.mT if t.ndim > 1 else t
     if how == 7:
-        return torch.full_like(t, rng.choice([math.nan, math.inf, -math.inf, 1e30, -1e30, -1, 0.5])) \
-            if t.is_floating_point() else t
+        return (
+            torch.full_like(t, rng.choice([math.nan, math.inf, -math.inf, 1e30, -1e30, -1, 0.5]))
+            if t.is_floating_point()
+            else t
+        )
     if how == 8:
         return t.to_sparse() if t.ndim else t
     if how == 9:
@@ -227,11 +230,17 @@ SHAPE = Kind(
     one_of([2, 3], 3, (-1,), (2, -3), (10**12,), (10**6, 10**6), (2**63,), (2.0,), ("a",), (None,), (10**400,),
            torch.ones(2), (True,), (2**32, 2**32), (0, 10**12), (2,) * 70),
 )  # fmt: skip
-DTYPE = Kind(one_of(torch.float32, torch.float64), one_of(torch.float16, torch.int64, torch.complex64, "float32", float))
-NUMBER = Kind(one_of(0.0, 0.5, 1.0, 1, -1.0, 2, np.float64(0.5)), one_of(*HUGE, math.nan, math.inf, -math.inf, 1e300, "0.5"))
+DTYPE = Kind(
+    one_of(torch.float32, torch.float64), one_of(torch.float16, torch.int64, torch.complex64, "float32", float)
+)
+NUMBER = Kind(
+    one_of(0.0, 0.5, 1.0, 1, -1.0, 2, np.float64(0.5)), one_of(*HUGE, math.nan, math.inf, -math.inf, 1e300, "0.5")
+)
 UNIT = Kind(one_of(0.0, 0.25, 0.5), one_of(1, 1.0, -0.1, 1.1, math.nan, math.inf, "0.5", torch.tensor(0.5)))
 POSITIVE = Kind(one_of(0.5, 1, 2.0), one_of(0, -1, math.nan, math.inf, 1e-320, 1e300, 10**400, "1"))
-TEXT = Kind(one_of("a", "encoder", "some title", "two\nlines", ""), one_of("$\\frac{", "a" * 3000, "\0", "\ud800", "日本"))
+TEXT = Kind(
+    one_of("a", "encoder", "some title", "two\nlines", ""), one_of("$\\frac{", "a" * 3000, "\0", "\ud800", "日本")
+)
 FLAG = Kind(one_of(True, False), one_of(0, 1))
 FUNCTION = Kind(one_of(lambda *args, **kwargs: None))
 MODEL = Kind(lambda rng, w: w.model, lambda rng, w: world(rng.choice(WORLDS)).model)
@@ -245,7 +254,9 @@ Z = of_tensor(
 LOG_W = of_tensor(_log_w)
 PARTITION = Kind(one_of((0, 1), (0, 0.5, 1), [0.0, 0.1, 1.0]), one_of((), (0,), (1, 0), (0, math.nan, 1), (0, "a", 1),
                  (0, 0.5, 0.5, 1), 0.5, (0, None), ((0, 1), 1), "01"))  # fmt: skip
-SCHEME = Kind(one_of(noise.iid, noise.mirrored, noise.sobol, noise.moment_matched), one_of(_broken_scheme, _broken, Odd(), "iid"))
+SCHEME = Kind(
+    one_of(noise.iid, noise.mirrored, noise.sobol, noise.moment_matched), one_of(_broken_scheme, _broken, Odd(), "iid")
+)
 SPEC = Kind(one_of(*estimators.EXAMPLES.values()), one_of("dreg:1", "renyi", "renyi:1", "miwae:0", "miwae:1.5", "tvo:0",
             "tvo:0:nan:1", "ovis:a", "", ":", "::::", "elbo ", "miwae:" + "9" * 5000, "renyi:1e999", "beta_elbo:inf",
             "ＥＬＢＯ", "beta_elbo:٣", "miwae:1_0", "a" * 3000, "a\nb"))  # fmt: skip
@@ -310,7 +321,9 @@ def target(
 # random, noise --------------------------------------------------------------------------------------------------------
 target("random.key", random.key, seed=SEED, device=DEVICE)
 target("random.split", random.split, key=KEY, num=COUNT)
-target("random.fold_in", random.fold_in, key=KEY, data=Kind(one_of(0, 3, 2**32 - 1, torch.tensor(3)), one_of(-1, 2**32)))
+target(
+    "random.fold_in", random.fold_in, key=KEY, data=Kind(one_of(0, 3, 2**32 - 1, torch.tensor(3)), one_of(-1, 2**32))
+)
 target("random.bits", random.bits, key=KEY, shape=SHAPE)
 target("random.uniform", random.uniform, key=KEY, shape=SHAPE, dtype=DTYPE, minval=NUMBER, maxval=NUMBER)
 target("random.normal", random.normal, key=KEY, shape=SHAPE, dtype=DTYPE)
@@ -338,7 +351,9 @@ target("bounds.groups", bounds.groups, log_w=LOG_W, m=COUNT)
 target("bounds.rising", bounds.rising, partition=PARTITION)
 target("bounds.tempered_mean", bounds.tempered_mean, log_w=LOG_W, beta=NUMBER)
 target("importance.likelihood", importance.likelihood, log_w=LOG_W)
-RUNGS = Kind(one_of((1,), [1, 2], (2, 4)), one_of((), (0,), (-1, 2), (1.5,), ("a",), 3, (10**12,), (10**400,), "12", (None,)))
+RUNGS = Kind(
+    one_of((1,), [1, 2], (2, 4)), one_of((), (0,), (-1, 2), (1.5,), ("a",), 3, (10**12,), (10**400,), "12", (None,))
+)
 target("importance.ladder", importance.ladder, log_w=LOG_W, samples=RUNGS)
 target("importance.posterior_gap", importance.posterior_gap, log_w=LOG_W)
 target("importance.check_rungs", importance.check_rungs, samples=RUNGS)
@@ -428,7 +443,16 @@ target("tree.like", tree.like, leaves=Kind(lambda rng, w: tree.leaves(w.params),
 _LINEAR = nn.Linear(2, 2)
 FACTORY = Kind(
     one_of(lambda: nn.Linear(2, 4), lambda: nn.BatchNorm1d(2), nn.Identity),
-    one_of(_LINEAR, lambda: _LINEAR, nn.Linear, lambda: None, lambda x: x, lambda: torch.ones(2), lambda: nn.Dropout(0.5), Odd),
+    one_of(
+        _LINEAR,
+        lambda: _LINEAR,
+        nn.Linear,
+        lambda: None,
+        lambda x: x,
+        lambda: torch.ones(2),
+        lambda: nn.Dropout(0.5),
+        Odd,
+    ),
 )
 
 
@@ -491,8 +515,12 @@ target("vae.vae", _vae, weight=0.3, encoder=FACTORY, decoder=FACTORY, prior=Kind
 MODEL_ARGS = {"params": PARAMS, "state": STATE}
 GOOD_MODEL = Kind(lambda rng, w: w.model, junk=False)
 target("vae.VAE.init", lambda model, key: model.init(key), weight=0.3, model=GOOD_MODEL, key=KEY)
-target("vae.VAE.encode", lambda model, **kwargs: model.encode(**kwargs), model=GOOD_MODEL, **MODEL_ARGS, x=X, train=FLAG)
-target("vae.VAE.decode", lambda model, **kwargs: model.decode(**kwargs), model=GOOD_MODEL, **MODEL_ARGS, z=Z, train=FLAG)
+target(
+    "vae.VAE.encode", lambda model, **kwargs: model.encode(**kwargs), model=GOOD_MODEL, **MODEL_ARGS, x=X, train=FLAG
+)
+target(
+    "vae.VAE.decode", lambda model, **kwargs: model.decode(**kwargs), model=GOOD_MODEL, **MODEL_ARGS, z=Z, train=FLAG
+)
 target("vae.VAE.prior", lambda model, **kwargs: model.prior(**kwargs), model=GOOD_MODEL, **MODEL_ARGS, z=Z, train=FLAG)
 
 
@@ -508,9 +536,13 @@ target("vae.log_likelihood", vae.log_likelihood, p=DECODED, x=X)
 # engine, estimators ---------------------------------------------------------------------------------------------------
 CALL = {"model": MODEL, "params": PARAMS, "state": STATE, "x": X, "eps": EPS}
 SOME = Kind(lambda rng, w: rng.choice([*estimators.EXAMPLES.values()]), junk=False)
-target("engine.Estimator.__call__", lambda spec, **call: _estimator(spec)(**call), weight=3, spec=SOME, **CALL, train=FLAG)
+target(
+    "engine.Estimator.__call__", lambda spec, **call: _estimator(spec)(**call), weight=3, spec=SOME, **CALL, train=FLAG
+)
 target("engine.Estimator.bound", lambda spec, **call: _estimator(spec).bound(**call), spec=SOME, **CALL)
-target("engine.Estimator.claims_under", lambda spec, noise: _estimator(spec).claims_under(noise), spec=SOME, noise=SCHEME)
+target(
+    "engine.Estimator.claims_under", lambda spec, noise: _estimator(spec).claims_under(noise), spec=SOME, noise=SCHEME
+)
 
 
 def _weighted(call: Any, **made: Any) -> Any:
@@ -558,7 +590,16 @@ target("estimators.others_logsumexp", estimators.others_logsumexp, f=LOG_W)
 # evaluate, train ------------------------------------------------------------------------------------------------------
 ON = {"model": MODEL, "params": PARAMS, "state": STATE, "x": X}
 BATCH = Kind(one_of(1, 2, 500), one_of(0, -1, 10**12, 2**63, 10**400))
-target("evaluate.log_weights", evaluate.log_weights, **ON, key=KEY, samples=COUNT, chunk=BATCH, progress=PROGRESS, items=ITEMS)
+target(
+    "evaluate.log_weights",
+    evaluate.log_weights,
+    **ON,
+    key=KEY,
+    samples=COUNT,
+    chunk=BATCH,
+    progress=PROGRESS,
+    items=ITEMS,
+)
 target("evaluate.log_likelihood", evaluate.log_likelihood, **ON, key=KEY, samples=COUNT, chunk=BATCH, progress=PROGRESS)
 target("evaluate.bound_ladder", evaluate.bound_ladder, **ON, key=KEY, samples=RUNGS, chunk=BATCH)
 target("evaluate.active_units", evaluate.active_units, **ON, threshold=NUMBER, batch=BATCH)
@@ -566,8 +607,13 @@ target("evaluate.kl_per_dimension", evaluate.kl_per_dimension, **ON, batch=BATCH
 target("evaluate.reconstruction_error", evaluate.reconstruction_error, **ON, key=KEY, samples=COUNT, batch=BATCH)
 target("evaluate.squared_error", evaluate.squared_error, **ON, batch=BATCH)
 
-OPT = Kind(lambda rng, w: optim.adam(1e-3), one_of(optim.adam, optim.Optimizer(_broken, _broken), optim.Optimizer(None, None)))
-TRAIN_STATE = Kind(lambda rng, w: _trained(w), lambda rng, w: _trained(w)._replace(**{rng.choice(train.TrainState._fields): junk(rng, w)}))
+OPT = Kind(
+    lambda rng, w: optim.adam(1e-3), one_of(optim.adam, optim.Optimizer(_broken, _broken), optim.Optimizer(None, None))
+)
+TRAIN_STATE = Kind(
+    lambda rng, w: _trained(w),
+    lambda rng, w: _trained(w)._replace(**{rng.choice(train.TrainState._fields): junk(rng, w)}),
+)
 OBSERVE = Kind(one_of(train.as_is), one_of(_broken, lambda key, x: x[:1], lambda key, x: x.long(), lambda key, x: 3))
 SCALE = Kind(one_of(train.per_example, train.summed), one_of(_broken, lambda b: "a", lambda b: math.nan))
 
@@ -599,12 +645,25 @@ target("train.test_bound", train.test_bound, weight=0.3, model=MODEL, estimator=
 LATENT = Kind(one_of(1, 2), COUNT.bad)
 target("models.gaussian2d_vae", models.gaussian2d_vae, weight=0.2, latent=LATENT, hidden=LATENT)
 target("models.linear_vae", models.linear_vae, weight=0.2, inputs=LATENT, latent=LATENT, sigma2=SIGMA2)
-target("models.burda_vae", models.burda_vae, weight=0.1, latent=LATENT, mean=Kind(one_of(None, torch.ones(1, 28, 28)), _strange_tensor))
+target(
+    "models.burda_vae",
+    models.burda_vae,
+    weight=0.1,
+    latent=LATENT,
+    mean=Kind(one_of(None, torch.ones(1, 28, 28)), _strange_tensor),
+)
 target("models.mnist_ae", models.mnist_ae, weight=0.05, latent=LATENT)
 target("models.mnist_vae", models.mnist_vae, weight=0.05, latent=LATENT)
 target("models.mnist_bn_vae", models.mnist_bn_vae, weight=0.05, latent=LATENT, alpha=POSITIVE)
 ACTIVATION = Kind(one_of(nn.ReLU, nn.Identity), one_of(nn.ReLU(), nn.Linear, _broken))
-target("models.mnist_sigma_vae", models.mnist_sigma_vae, weight=0.1, latent=LATENT, activation=ACTIVATION, output=ACTIVATION)
+target(
+    "models.mnist_sigma_vae",
+    models.mnist_sigma_vae,
+    weight=0.1,
+    latent=LATENT,
+    activation=ACTIVATION,
+    output=ACTIVATION,
+)
 target("models.cifar_resnet_vae", models.cifar_resnet_vae, weight=0.004, latent=LATENT, height=LATENT, width=LATENT)
 IMAGES = of_tensor(one_of(torch.full((2, 3, 4, 4), 0.5)))
 target("models.recipe.binarize", recipe.binarize, weight=0.3, key=KEY, x=IMAGES)
@@ -615,7 +674,13 @@ target("models.cifar.to_pixels", models.cifar.to_pixels, weight=0.3, x=IMAGES)
 target("models.burda.burda_schedule", lambda n, step: models.burda.burda_schedule(n)(step), weight=0.3, n=COUNT,
        step=of_tensor(one_of(torch.tensor(3))))  # fmt: skip
 RECIPES = one_of(*models.RECIPES.values())
-target("models.Recipe.optimizer", lambda which, n, lr: which.optimizer(n, lr), which=Kind(RECIPES, junk=False), n=COUNT, lr=RATE)
+target(
+    "models.Recipe.optimizer",
+    lambda which, n, lr: which.optimizer(n, lr),
+    which=Kind(RECIPES, junk=False),
+    n=COUNT,
+    lr=RATE,
+)
 
 # variance -------------------------------------------------------------------------------------------------------------
 GROUPS = Kind(one_of((), ("encoder/*",), ["all"]), one_of(("nobody",), "encoder", (1,), (None,), [[]], ("[",), ("\n",)))
@@ -649,7 +714,12 @@ MEASURED = Kind(lambda rng, w: [variance.Measured(rng.choice([1.0, 2.0, 0.0]), 0
                                            [variance.Measured(junk(rng, w), junk(rng, w), 1, 1)] * 2]))  # fmt: skip
 target("variance.slope", variance.slope, values=Kind(one_of((1, 2), [2.0, 5.0]), VALUES.bad), measured=MEASURED)
 _SWEEP = variance.sweep(_measure, (1, 2, 4), random.key(0))
-target("variance.Sweep.only", _SWEEP.only, star="names", names=Kind(one_of(("a",), ("a", "b"), ()), one_of(("c",), (1,), (None,), ([],), ("",)), junk=False))
+target(
+    "variance.Sweep.only",
+    _SWEEP.only,
+    star="names",
+    names=Kind(one_of(("a",), ("a", "b"), ()), one_of(("c",), (1,), (None,), ([],), ("",)), junk=False),
+)
 
 
 @cache
@@ -660,13 +730,18 @@ def _comparison() -> variance.Comparison:
 
 
 target("variance.Comparison.row", lambda name: _comparison().row(name), name=Kind(one_of("iwae", "dreg"), NAME.bad))
-target("variance.Compared.cost", lambda group: _comparison().row("iwae").cost(group), group=Kind(one_of("all", "encoder"), NAME.bad))
+target(
+    "variance.Compared.cost",
+    lambda group: _comparison().row("iwae").cost(group),
+    group=Kind(one_of("all", "encoder"), NAME.bad),
+)
 
 # plots, pictures ------------------------------------------------------------------------------------------------------
 
 
 def array(*shape: int, low: float = 0.1) -> Kind:
     """Floats of a shape, as an array, lists or a tensor."""
+
     def good(rng: Rng, w: World) -> Any:
         values = np.sort(np.array([rng.uniform(low, 1) for _ in range(math.prod(shape))])).reshape(shape)
         return rng.choice([values, values.tolist(), torch.from_numpy(values)])
@@ -700,11 +775,19 @@ TITLE = TEXT
 PAIR = Kind(one_of(("z1", "z2"), ["a", "b"]), one_of(("a",), ("a", "b", "c"), (1, 2), "ab", (None, None)))
 EXTENT = Kind(one_of(None, (0, 1, 0, 1), (-1.0, 1.0, 0.0, 2.0)), one_of((1, 0, 0, 1), (0, 1, 0), ("a", "b", "c", "d"),
               (0, math.inf, 0, 1), (math.nan,) * 4, (0, 1e-320, 0, 1), (0, 1e308, -1e308, 1e308), "abcd", (None,) * 4))  # fmt: skip
-NAMES = Kind(one_of(["a", "b", "c"], ("x", "y", "z")), one_of(["a"], "abc", [1, 2, 3], [None] * 3, ["a", "b", "\0"], []))
+NAMES = Kind(
+    one_of(["a", "b", "c"], ("x", "y", "z")), one_of(["a"], "abc", [1, 2, 3], [None] * 3, ["a", "b", "\0"], [])
+)
 TRUSTED = maybe(array(3))
 figure("plots.image_grid", plots.image_grid, images=array(2, 2, 1, 3, 3), extent=EXTENT, axes=PAIR, title=TITLE)
 figure("plots.sample_grid", plots.sample_grid, images=array(3, 1, 3, 3), title=TITLE)
-figure("plots.reconstructions", plots.reconstructions, originals=array(2, 3, 2, 2), reconstructed=array(2, 3, 2, 2), title=TITLE)
+figure(
+    "plots.reconstructions",
+    plots.reconstructions,
+    originals=array(2, 3, 2, 2),
+    reconstructed=array(2, 3, 2, 2),
+    title=TITLE,
+)
 ENDS = Kind(lambda rng, w: rng.choice([None, (np.ones((1, 3, 3)), np.zeros((1, 3, 3)))]),
             lambda rng, w: rng.choice([(np.ones((1, 3, 3)),), (1, 2), "ab", (np.ones((1, 3, 3)), None), (np.ones((3, 3, 3)),) * 2]))  # fmt: skip
 figure("plots.interpolation", plots.interpolation, images=array(3, 1, 3, 3), ends=ENDS, title=TITLE)
@@ -714,11 +797,32 @@ LABELS = Kind(one_of(None, [0, 1, 0, 2], ["a", "b", "a", "a"], np.array([0.5, 1.
 figure("plots.latent_scatter", plots.latent_scatter, z=array(4, 2), labels=LABELS, axes=PAIR, title=TITLE)
 figure("plots.densities", plots.densities, true=array(5, 2), learned=array(4, 2), mean=maybe(array(2)),
        cov=Kind(one_of(np.eye(2), [[1.0, 0.5], [0.5, 2.0]], None), array(2, 2).bad), names=PAIR, title=TITLE)  # fmt: skip
-figure("plots.evolution", plots.evolution, weight=0.01, step=array(2), samples=array(2, 3, 2), true=array(4, 2), title=TITLE)
+figure(
+    "plots.evolution",
+    plots.evolution,
+    weight=0.01,
+    step=array(2),
+    samples=array(2, 3, 2),
+    true=array(4, 2),
+    title=TITLE,
+)
 figure("plots.training_curves", plots.training_curves, step=array(3), bound=array(3), test_step=array(2), test_bound=array(2),
        grad_norm=maybe(array(3)), unit=TEXT, name=TEXT, title=TITLE)  # fmt: skip
-figure("plots.bound_ladder", plots.bound_ladder, samples=Kind(one_of([1, 10, 100]), array(3).bad), bound=array(3), se=array(3), title=TITLE)
-figure("plots.latent_use", plots.latent_use, kl=array(3), active=Kind(one_of([True, False, True]), array(3).bad), title=TITLE)
+figure(
+    "plots.bound_ladder",
+    plots.bound_ladder,
+    samples=Kind(one_of([1, 10, 100]), array(3).bad),
+    bound=array(3),
+    se=array(3),
+    title=TITLE,
+)
+figure(
+    "plots.latent_use",
+    plots.latent_use,
+    kl=array(3),
+    active=Kind(one_of([True, False, True]), array(3).bad),
+    title=TITLE,
+)
 figure("plots.variance_bars", plots.variance_bars, names=NAMES, variance=array(3), low=array(3), high=array(3), trusted=TRUSTED,
        unit=TEXT, title=TITLE)  # fmt: skip
 figure("plots.variance_by_layer", plots.variance_by_layer, names=NAMES, layers=Kind(one_of(["l1", "l2"]), NAMES.bad),
@@ -742,34 +846,76 @@ target("plots.save_gif", plots.save_gif, weight=0.05, images=array(2, 1, 3, 3), 
 SEES = {"model": MODEL, "params": PARAMS, "state": STATE}
 PIXELS = Kind(one_of(pictures.as_is), one_of(_broken, lambda x: x.flatten(), lambda x: 3))
 target("pictures.latents", pictures.latents, **SEES, x=X)
-target("pictures.decoded", pictures.decoded, **SEES, z=of_tensor(lambda rng, w: torch.ones(3, w.model.latent, dtype=w.dtype)))
+target(
+    "pictures.decoded",
+    pictures.decoded,
+    **SEES,
+    z=of_tensor(lambda rng, w: torch.ones(3, w.model.latent, dtype=w.dtype)),
+)
 target("pictures.reconstructed", pictures.reconstructed, **SEES, x=X, key=KEY)
 target("pictures.samples", pictures.samples, **SEES, key=KEY, n=COUNT, drawn=FLAG)
 ITEM = of_tensor(lambda rng, w: w.x[0])
 target("pictures.interpolated", pictures.interpolated, **SEES, first=ITEM, second=ITEM, steps=FEW)
 PLANE = of_tensor(one_of(torch.eye(3, 2), torch.eye(4, 3), torch.ones(2, 1)))
 target("pictures.latent_plane", pictures.latent_plane, z=PLANE)
-target("pictures.decoded_grid", pictures.decoded_grid, weight=0.3, worlds=("plane", "images"), **SEES, z=of_tensor(one_of(torch.eye(3, 2))))
-figure("pictures.latent_scatter", pictures.latent_scatter, **SEES, x=X, labels=Kind(one_of(None, torch.arange(3)), _strange_tensor), name=TEXT)
+target(
+    "pictures.decoded_grid",
+    pictures.decoded_grid,
+    weight=0.3,
+    worlds=("plane", "images"),
+    **SEES,
+    z=of_tensor(one_of(torch.eye(3, 2))),
+)
+figure(
+    "pictures.latent_scatter",
+    pictures.latent_scatter,
+    **SEES,
+    x=X,
+    labels=Kind(one_of(None, torch.arange(3)), _strange_tensor),
+    name=TEXT,
+)
 DRAW = {"pixels": PIXELS, "name": TEXT}
 target("pictures.latent_grid", pictures.latent_grid, weight=0.02, worlds=("images", "plane"), **SEES, x=X, **DRAW)
-target("pictures.reconstructions", pictures.reconstructions, weight=0.02, worlds=("images", "plane"), **SEES, x=X, key=KEY, **DRAW)
+target(
+    "pictures.reconstructions",
+    pictures.reconstructions,
+    weight=0.02,
+    worlds=("images", "plane"),
+    **SEES,
+    x=X,
+    key=KEY,
+    **DRAW,
+)
 target("pictures.interpolation", pictures.interpolation, weight=0.02, worlds=("images", "plane"), **SEES, first=ITEM, second=ITEM,
        steps=FEW, **DRAW)  # fmt: skip
 target("pictures.image_samples", pictures.image_samples, weight=0.02, worlds=("images", "plane"), **SEES, key=KEY, n=COUNT,
        drawn=FLAG, **DRAW)  # fmt: skip
 _POINTS = Dataset("points", torch.eye(5, 2), torch.eye(4, 2), None, None)
 DATASET = Kind(one_of(_POINTS))
-figure("pictures.point_samples", pictures.point_samples, **SEES, key=KEY, n=COUNT, dataset=DATASET, drawn=FLAG, name=TEXT)
+figure(
+    "pictures.point_samples", pictures.point_samples, **SEES, key=KEY, n=COUNT, dataset=DATASET, drawn=FLAG, name=TEXT
+)
 figure("pictures.evolution", pictures.evolution, weight=0.01, kept=array(2, 3, 2), dataset=DATASET, name=TEXT)
 HISTORY = Kind(one_of(train.History(np.ones(4), np.ones(4), np.ones(4), np.ones(2))),
                one_of(train.History(*np.ones((4, 0))), train.History(1, 2, 3, 4), train.History(None, None, None, None),
                       train.History(*np.ones((4, 2, 2)))))  # fmt: skip
 figure("pictures.training", pictures.training, history=HISTORY, name=TEXT, title=TEXT)
-target("pictures.of_comparison", pictures.of_comparison, weight=0.003, found=Kind(lambda rng, w: _comparison()), name=TEXT)
+target(
+    "pictures.of_comparison", pictures.of_comparison, weight=0.003, found=Kind(lambda rng, w: _comparison()), name=TEXT
+)
 figure("pictures.of_sweep", pictures.of_sweep, found=Kind(one_of(_SWEEP), one_of(_SWEEP._replace(values=[]), _SWEEP._replace(series={}))),
        ylabel=TEXT, title=TEXT)  # fmt: skip
-target("pictures.of_run", pictures.of_run, weight=0.003, worlds=("images", "plane"), **SEES, recipe=Kind(RECIPES), dataset=DATASET, x=X, key=KEY)
+target(
+    "pictures.of_run",
+    pictures.of_run,
+    weight=0.003,
+    worlds=("images", "plane"),
+    **SEES,
+    recipe=Kind(RECIPES),
+    dataset=DATASET,
+    x=X,
+    key=KEY,
+)
 
 # What is left out, and why ------------------------------------------------------------------------------------------------
 LEFT_OUT = {
@@ -854,14 +1000,21 @@ def run(which: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome
     except errors.FuncvaeError as error:
         message = str(error)
         if not message.strip() or "\n" in message or len(message) > 2000:
-            return Outcome(which.name, "FAILURE", f"the message of {type(error).__name__} is not one line: {message!r:.300}", error)
+            return Outcome(
+                which.name, "FAILURE", f"the message of {type(error).__name__} is not one line: {message!r:.300}", error
+            )
         return Outcome(which.name, type(error).__name__, "", error)
     except Theirs:
         return Outcome(which.name, "the network's own")
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        return Outcome(which.name, "FAILURE", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''!r:.300}", error)
+        return Outcome(
+            which.name,
+            "FAILURE",
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''!r:.300}",
+            error,
+        )
     finally:
         signal.alarm(0)
     return Outcome(which.name, "success")
@@ -885,7 +1038,9 @@ def shown(value: Any) -> str:
     return repr(value).replace("\n", " ")[:160]
 
 
-def fuzz(cases: int, seed: int, only: str = "", bar: bool = True, first: int = 0, stop_after: int = 10**9) -> tuple[list[tuple[int, Outcome]], Counter, dict]:
+def fuzz(
+    cases: int, seed: int, only: str = "", bar: bool = True, first: int = 0, stop_after: int = 10**9
+) -> tuple[list[tuple[int, Outcome]], Counter, dict]:
     """Runs cases; returns the failures, and counts by outcome and by function."""
     targets = [t for t in TARGETS.values() if only in t.name]
     failures, results, functions = [], Counter(), defaultdict(Counter)
