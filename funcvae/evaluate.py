@@ -196,7 +196,7 @@ def active_units(
     Reference: Burda, Grosse & Salakhutdinov (2016), arXiv:1509.00519, section 5.
     """
     threshold = checks.number("threshold", threshold)
-    _check_batch(batch)
+    batch = checks.whole("batch", batch, 1)
     check_data(model, params, state, x)
     if len(x) < 2:
         raise BadData("one datum has no variance: at least two are needed")
@@ -212,7 +212,7 @@ def kl_per_dimension(model: VAE, params: Params, state: State, x: Tensor, *, bat
     Raises:
         BadType: no closed form is known for this posterior and prior, or the posterior has no density.
     """
-    _check_batch(batch)
+    batch = checks.whole("batch", batch, 1)
     check_data(model, params, state, x)
     rows = []
     for part in x.split(batch):
@@ -234,7 +234,7 @@ def reconstruction_error(
     Raises:
         BadData: greys under a Bernoulli likelihood, which then is none.
     """
-    _check_batch(batch)
+    batch = checks.whole("batch", batch, 1)
     check_data(model, params, state, x)
     checks.fits("samples", (checks.whole("samples", samples, 1), len(x), model.latent), 8)
     random.checked(key)
@@ -253,7 +253,7 @@ def reconstruction_error(
 @torch.no_grad()
 def squared_error(model: VAE, params: Params, state: State, x: Tensor, *, batch: int = 500) -> Tensor:
     """‖x - E[x|z]‖² [B] at the posterior's centre z, summed over all of a datum's numbers."""
-    _check_batch(batch)
+    batch = checks.whole("batch", batch, 1)
     check_data(model, params, state, x)
     rows = []
     for part in x.split(batch):
@@ -265,10 +265,6 @@ def squared_error(model: VAE, params: Params, state: State, x: Tensor, *, batch:
 
 
 _ROWS = 2000  # decoded at a time
-
-
-def _check_batch(batch: int) -> None:
-    checks.whole("batch", batch, 1)
 
 
 def _check_finite(what: str, finite: Tensor, items: Tensor | None = None) -> None:

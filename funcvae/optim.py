@@ -115,16 +115,19 @@ def _check(grads: Tree, state: AdamState, params: Tree) -> None:
     """Raises unless these are what an Adam can update."""
     if not isinstance(state, AdamState):
         raise BadType(f"state is {checks.shown(state)}: it must be what `init` or `update` returned")
-    for leaf in tree.leaves((grads, params, state.m, state.v)):
-        checks.tensor("a leaf", leaf, floating=True)
-    if not tree.structure(grads) == tree.structure(params) == tree.structure(state.m) == tree.structure(state.v):
-        raise BadValue("grads, params and state differ in structure: are they of one model?")
+    for name, leaves in {"grads": grads, "params": params, "state": (state.m, state.v)}.items():
+        for leaf in tree.leaves(leaves):
+            checks.tensor(f"a leaf of {name}", leaf, floating=True)
+    names = tree.named_leaves(params).keys()
+    if any(tree.named_leaves(other).keys() != names for other in (grads, state.m, state.v)):
+        raise BadValue("grads, params and state differ in their leaves: are they of one model?")
 
 
 def _check_alike(g: Tensor, p: Tensor, m: Tensor) -> None:
     """Raises unless a gradient, its parameter and its running mean can be added."""
-    checks.tensor("a gradient", g, floating=True)
-    if not g.shape == p.shape == m.shape or not g.device == p.device == m.device or not p.is_floating_point():
+    for name, leaf in {"a gradient": g, "a parameter": p, "a parameter's mean gradient": m}.items():
+        checks.tensor(name, leaf, floating=True)
+    if not g.shape == p.shape == m.shape or not g.device == p.device == m.device:
         g_, p_, m_ = (f"{t.dtype} {list(t.shape)} on {t.device}" for t in (g, p, m))
         raise BadValue(f"a gradient is {g_}, its parameter {p_} and its mean {m_}: make them alike")
 

@@ -238,9 +238,8 @@ def fit(
         NonFinite: the loss, its gradient, the parameters or the test bound became NaN or infinite; the message, and the
             error's `step`, name the step to `replay`. All rows before it have been logged.
     """
-    for name, value in {"epochs": epochs, "batch": batch, "samples": samples}.items():
-        checks.whole(name, value, 1)
-    checks.whole("save_every", save_every, 0)
+    epochs, batch = checks.whole("epochs", epochs, 1), checks.whole("batch", batch, 1)
+    samples, save_every = checks.whole("samples", samples, 1), checks.whole("save_every", save_every, 0)
     checks.flag("compile", compile)
     for name, function in {"log": log, "watch": watch, "save": save, "stop": stop}.items():
         checks.function(name, function)
@@ -331,7 +330,7 @@ def replay(
         BadValue: `ts` has come past that step.
     """
     _check_train_state(ts, model)
-    checks.whole("batch", batch, 1)
+    batch = checks.whole("batch", batch, 1)
     check_data(model, ts.params, ts.state, train, observe, name="train")
     made = int(ts.step)
     if checks.whole("step", step) < made:
@@ -363,8 +362,7 @@ def test_bound(
     noise: noise.Noise = noise.iid,
 ) -> float:
     """The estimator's target bound, mean over `test`, in nats per example. One key, one noise, one number."""
-    checks.whole("batch", batch, 1)
-    checks.whole("samples", samples, 1)
+    batch, samples = checks.whole("batch", batch, 1), checks.whole("samples", samples, 1)
     _check_train_state(ts, model)
     _check_estimator(estimator).claims_under(noise)
     check_data(model, ts.params, ts.state, test, observe, name="test")

@@ -118,7 +118,10 @@ def _broken(*args: Any, **kwargs: Any) -> None:
 
 
 class Odd:
-    """An object of no use."""
+    """An object of no use, nor its class."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
 
 
 def _strange_tensor(rng: Rng, w: World) -> torch.Tensor:
@@ -415,7 +418,7 @@ def _adam(grads: Any, params: Any, first: Any, how: str, **options: Any) -> Any:
     opt = optim.adam(**options)
     state = opt.init(first)
     if how == "update_":
-        params = tree.map(torch.clone, params)
+        params = tree.map(torch.clone, tree.checked(params))
     return getattr(opt, how)(grads, state, params)
 
 
