@@ -67,8 +67,8 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
     Reference: Kingma & Ba (2015), arXiv:1412.6980. (The paper writes eps both inside and outside the bias correction;
     this is its Algorithm 1, as in `torch.optim.Adam` and `optax.adam`.)
     """
-    if not callable(lr) and not 0 <= (lr := checks.number("lr", lr)) < math.inf:
-        raise BadValue(f"lr is {lr}: a learning rate is not negative, and finite")
+    if not callable(lr) and not (lr := checks.number("lr", lr)) >= 0:
+        raise BadValue(f"lr is {lr}: a learning rate is not negative")
     b1, b2, eps = checks.number("b1", b1), checks.number("b2", b2), checks.number("eps", eps)
     if not (0 <= b1 < 1 and 0 <= b2 < 1):
         raise BadValue(f"b1 is {b1} and b2 is {b2}: decay rates lie in [0, 1)")

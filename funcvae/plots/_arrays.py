@@ -58,7 +58,7 @@ def flags(name: str, value: ArrayLike) -> NDArray[np.bool_]:
 
 def words(name: str, value: Sequence[str], n: int | None = None) -> list[str]:
     """Several words, n of them if it is given, that matplotlib can draw."""
-    if isinstance(value, str) or not isinstance(value, Sequence):
+    if not isinstance(value, Sequence) or isinstance(value, bytes):  # a string is a sequence of words of one letter
         raise BadType(f"{name} must be words, got {checks.shown(value)}")
     if not value or (n is not None and len(value) != n):
         raise BadValue(f"{name} must be {'one word or more' if n is None else f'{n} words'}, got {len(value)}")

@@ -133,7 +133,7 @@ def interpolation(
         BadValue: images have another shape, or the ends have another shape than the images.
     """
     text(title=title)
-    if ends is not None and not (isinstance(ends, tuple | list) and len(ends) == 2):
+    if ends is not None and (not hasattr(ends, "__len__") or len(ends) != 2 or isinstance(ends, Mapping)):
         raise BadValue(f"ends must be two items, got {checks.shown(ends)}")
     images = as_images("images", images, "n C H W")
     n, _, height, width = images.shape
