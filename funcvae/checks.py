@@ -83,7 +83,7 @@ def fits(name: str, sizes: Sequence[int], itemsize: int = 4) -> None:
         raise BadValue(f"{name} asks for {many}, more than the {MEMORY / 2**30:.0f} GiB of this machine can hold")
 
 
-def tensor(name: str, value: Tensor, axes: str = "", floating: bool = False) -> Tensor:
+def tensor(name: str, value: Any, axes: str = "", floating: bool = False) -> Tensor:
     """A tensor with one axis for each word of `axes`, if any are given, "..." for any more of them."""
     if not isinstance(value, Tensor) or value.layout != torch.strided:
         what = f"a tensor [{', '.join(axes.split())}]" if axes else "a tensor"

@@ -160,7 +160,8 @@ def standard_error(values: Tensor) -> Tensor:
     """The standard error [B] of the mean over the first axis; infinite where there is one value alone."""
     if not len(checks.tensor("values", values, "K ...", floating=True)):
         raise BadValue(f"values has shape {list(values.shape)}: at least one is needed")
-    return values.std(0) / math.sqrt(len(values)) if len(values) > 1 else torch.full_like(values[0], math.inf)
+    several = len(values) > 1 and values.numel() > 0  # of no data there is no std, torch warns
+    return values.std(0) / math.sqrt(len(values)) if several else torch.full_like(values[0], math.inf)
 
 
 def first_item(bad: Tensor, items: Tensor | None) -> int:

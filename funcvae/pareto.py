@@ -28,7 +28,8 @@ def k_hat(log_w: Tensor) -> Floats:
     if not len(checks.valued("log_w", checks.tensor("log_w", log_w, "K B", floating=True))):
         raise BadValue(f"log_w has shape {list(log_w.shape)}: it must be [K, B], with K >= 1")
     columns = log_w.detach().double().cpu().numpy().T
-    return np.array([_k_hat(np.sort(column - column.max())) for column in columns])
+    with np.errstate(invalid="ignore", over="ignore"):  # where the greatest is infinite: no tail, and so k̂ infinite
+        return np.array([_k_hat(np.sort(column - column.max())) for column in columns])
 
 
 def threshold(samples: int) -> float:

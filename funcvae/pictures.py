@@ -142,7 +142,7 @@ def latent_grid(model: VAE, params: Params, state: State, x: Tensor, *, pixels: 
     _check_shown(pixels, name)
     _check_images(x, "a latent grid")
     if model.latent != 2:
-        raise BadValue(f"a latent grid needs Z = 2, and {name} has Z = {model.latent}: ask for the scatter")
+        raise BadValue(f"a latent grid needs Z = 2, and {checks.line(name, 60)} has Z = {model.latent}: ask for the scatter")
     images, extent = decoded_grid(model, params, state, latents(model, params, state, x))
     title = f"{name}: images decoded from the latent plane"
     return plots.image_grid(_seen(pixels, images), extent=extent, title=title)

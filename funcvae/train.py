@@ -131,7 +131,8 @@ def make_step(
     check_model(model)
     _check_estimator(estimator).claims_under(noise)
     samples, offset = checks.whole("samples", samples, 1), checks.number("offset", offset)
-    for name, function in {"update": update, "observe": observe, "scale": scale}.items():
+    functions: dict[str, Callable[..., Any]] = {"update": update, "observe": observe, "scale": scale}
+    for name, function in functions.items():
         checks.function(name, function)
 
     def step(ts: TrainState, keys: Tensor, x: Tensor) -> tuple[TrainState, Metrics]:
@@ -140,7 +141,7 @@ def make_step(
         out = estimator(model, ts.params, ts.state, x, eps, train=True)
         c, bound = checks.number("what scale returned", scale(len(x))), out.bound.mean()
         grads = out.grads if c == 1 else tree.map(lambda g: c * g, out.grads)
-        params, opt_state = update(grads, ts.opt_state, ts.params)
+        params, opt_state = _two(update(grads, ts.opt_state, ts.params))
         new = TrainState(ts.step + 1, ts.key, params, out.state, opt_state)
         return new, Metrics(c * (-bound - offset), bound, tree.norm(grads))
 
@@ -241,15 +242,16 @@ def fit(
     epochs, batch = checks.whole("epochs", epochs, 1), checks.whole("batch", batch, 1)
     samples, save_every = checks.whole("samples", samples, 1), checks.whole("save_every", save_every, 0)
     checks.flag("compile", compile)
-    for name, function in {"log": log, "watch": watch, "save": save, "stop": stop}.items():
+    functions: dict[str, Callable[..., Any]] = {"log": log, "watch": watch, "save": save, "stop": stop}
+    for name, function in functions.items():
         checks.function(name, function)
     if history is not None and not isinstance(history, History):
         raise BadType(f"history is {checks.shown(history)}: it must be a History, as fit returns it")
     _check_train_state(ts, model)
     device = ts.step.device
-    for name, data in {"train": train, "test": test}.items():
-        if name == "train" or data is not None:
-            check_data(model, ts.params, ts.state, data, observe, name=name)
+    check_data(model, ts.params, ts.state, train, observe, name="train")
+    if test is not None:
+        check_data(model, ts.params, ts.state, test, observe, name="test")
     train, test = train.to(device), None if test is None else test.to(device)
     check_batches(model, ts.params, ts.state, train, batch)
 
@@ -466,9 +468,16 @@ def _check_train_state(ts: TrainState, model: VAE | None = None) -> None:
         raise BadValue(f"ts.step is {checks.shown(ts.step)}: it must be an int64 tensor of no dimensions")
     if model is not None:  # out here, not in a step
         check(model, ts.params, ts.state)
+        tree.checked(ts.opt_state, "ts.opt_state")
         random.checked(ts.key)
         if checks.valued("ts.step", ts.step) < 0:
             raise BadValue(f"ts.step is {int(ts.step)}: it must not be negative")
+
+
+def _two(updated: tuple[Params, Any]) -> tuple[Params, Any]:
+    if not (isinstance(updated, tuple) and len(updated) == 2):
+        raise BadType(f"update returned {checks.shown(updated)}: it must be the new parameters and optimizer state")
+    return updated
 
 
 def _ready(

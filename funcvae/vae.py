@@ -114,7 +114,8 @@ def log_likelihood(p: Distribution, x: Tensor) -> Tensor:
     Raises:
         BadValue: the decoder's distribution is not over data of x's shape. (It might broadcast, silently.)
     """
-    decoded = checks.tensor("the decoder's", tree.leaves(_distribution("p is", p))[0], "N B ...").shape[1:]
+    first = next(iter(tree.leaves(_distribution("p is", p))), None)
+    decoded = checks.tensor("the first parameter of p", first, "N B ...").shape[1:]
     if decoded != checks.tensor("x", x, "B ...").shape:
         batches = f"in batches of {decoded[0]} and {len(x)}"
         raise BadValue(

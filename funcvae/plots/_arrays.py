@@ -22,7 +22,7 @@ def as_array(name: str, value: ArrayLike, axes: str, finite: bool = True) -> Flo
         raise BadValue(f"{name} must be [{', '.join(sizes)}], got {list(array.shape)}")
     if finite and not np.isfinite(array).all():
         raise BadValue(f"{name} must be finite, got {np.sum(~np.isfinite(array))} values that are not")
-    if finite and (np.abs(array) > _MOST).any():
+    if (np.isfinite(array) & (np.abs(array) > _MOST)).any():
         raise BadValue(f"{name} has values beyond ±{_MOST:g}: a figure cannot show them")
     return array
 

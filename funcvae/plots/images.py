@@ -133,13 +133,11 @@ def interpolation(
         BadValue: images have another shape, or the ends have another shape than the images.
     """
     text(title=title)
-    if ends is not None and (not hasattr(ends, "__len__") or len(ends) != 2 or isinstance(ends, Mapping)):
-        raise BadValue(f"ends must be two items, got {checks.shown(ends)}")
     images = as_images("images", images, "n C H W")
     n, _, height, width = images.shape
     if n < 2:
         raise BadValue("images must be at least 2, the first item's and the second's, got 1")
-    originals = [] if ends is None else [as_images("ends", end, "C H W") for end in ends]
+    originals = [] if ends is None else [as_images("ends", end, "C H W") for end in _two("ends", ends)]
     for original in originals:
         if original.shape != images.shape[1:]:
             raise BadValue(f"ends must be {list(images.shape[1:])} as the images are, got {list(original.shape)}")
@@ -164,6 +162,17 @@ def interpolation(
     strip.set_xticks((ticks * (n - 1) + 0.5) * width - 0.5, [f"{t:g}" for t in ticks])
     strip.set_xlabel("t, from the first item (0) to the second (1)")
     return figure
+
+
+def _two(name: str, value: Any) -> list[Any]:
+    """The two items of something that has two."""
+    try:
+        items = list(value)
+    except TypeError:  # as of an array without axes, too
+        items = []
+    if len(items) != 2:
+        raise BadValue(f"{name} must be two items, got {checks.shown(value)}")
+    return items
 
 
 def _rows(images: Floats, cols: int) -> Floats:

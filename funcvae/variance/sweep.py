@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from funcvae import checks, files, random
 from funcvae.errors import BadType, BadValue, unknown
@@ -138,10 +139,11 @@ def slope(values: Sequence[float], measured: Sequence[Measured]) -> Slope | None
     at, value, se = np.array(rows, dtype=float).T
     x, y, error = np.log(at), np.log(value), se / value
     exact = not (error > 0).all()
-    weight = np.ones_like(x) if exact else 1 / error**2
+    with np.errstate(over="ignore", divide="ignore"):  # such an error gives no finite spread, below
+        weight = np.ones_like(x) if exact else 1 / error**2
     middle, level = (weight @ x) / weight.sum(), (weight @ y) / weight.sum()
     spread = float(weight @ (x - middle) ** 2)
-    if not spread > 0:
+    if not 0 < spread < math.inf:
         return None
     rise = float(weight @ ((x - middle) * (y - level))) / spread
     chi2 = float(weight @ (y - level - rise * (x - middle)) ** 2)
@@ -154,7 +156,9 @@ def _numbers(values: Sequence[float]) -> list[float]:
     """Finite numbers, of which there may be several."""
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable) or not hasattr(values, "__len__"):
         raise BadType(f"values is {checks.shown(values)}: give numbers, as in (1, 4, 16)")
-    if getattr(values, "ndim", 1) != 1 or getattr(values, "is_meta", False):
+    if isinstance(values, Tensor):
+        checks.valued("values", values)
+    if getattr(values, "ndim", 1) != 1:
         raise BadValue(f"values is {checks.shown(values)}: give numbers along one axis")
     plain: Any = values.tolist() if hasattr(values, "tolist") else list(values)
     for value in plain:

@@ -29,8 +29,27 @@ from tqdm import tqdm
 
 import funcvae as fv
 from funcvae import (
-    bounds, distributions, engine, errors, estimators, evaluate, heads, importance, models, module, noise, optim,
-    pareto, pictures, plots, ppca, priors, random, train, tree, variance,
+    bounds,
+    distributions,
+    engine,
+    errors,
+    estimators,
+    evaluate,
+    heads,
+    importance,
+    models,
+    module,
+    noise,
+    optim,
+    pareto,
+    pictures,
+    plots,
+    ppca,
+    priors,
+    random,
+    train,
+    tree,
+    variance,
 )  # fmt: skip
 from funcvae.data import Dataset
 from funcvae.models import recipe
@@ -252,7 +271,7 @@ STATE = Kind(lambda rng, w: w.state, lambda rng, w: bad_params(rng, w, "state"))
 X = of_tensor(lambda rng, w: w.x)
 EPS = of_tensor(lambda rng, w: random.normal(random.key(3), (rng.choice([1, 2, 4]), len(w.x), w.model.latent), w.dtype))
 Z = of_tensor(
-    lambda rng, w: random.normal(random.key(3), rng.choice([(3,), (1, 3), (2, 3)]) + (w.model.latent,), w.dtype)
+    lambda rng, w: random.normal(random.key(3), (*rng.choice([(3,), (1, 3), (2, 3)]), w.model.latent), w.dtype)
 )
 LOG_W = of_tensor(_log_w)
 PARTITION = Kind(one_of((0, 1), (0, 0.5, 1), [0.0, 0.1, 1.0]), one_of((), (0,), (1, 0), (0, math.nan, 1), (0, "a", 1),
@@ -999,7 +1018,10 @@ def run(which: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome
         args = (*(kwargs.pop(name) for name in before if name != "train"), *args)
     signal.alarm(SECONDS)
     try:
-        which.call(*args, **kwargs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warnings.simplefilter("ignore", importance.Untrusted)  # what it is for
+            which.call(*args, **kwargs)
     except errors.FuncvaeError as error:
         message = str(error)
         if not message.strip() or "\n" in message or len(message) > 2000:
@@ -1048,16 +1070,14 @@ def fuzz(
     targets = [t for t in TARGETS.values() if only in t.name]
     failures, results, functions = [], Counter(), defaultdict(Counter)
     signal.signal(signal.SIGALRM, _hangs)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for case in tqdm(range(first, first + cases), disable=not bar, unit="case", smoothing=0.05):
-            outcome = run(*drawn(targets, seed, case))
-            results[outcome.result] += 1
-            functions[outcome.target][outcome.result] += 1
-            if outcome.result == "FAILURE":
-                failures.append((case, outcome))
-                if len(failures) >= stop_after:
-                    break
+    for case in tqdm(range(first, first + cases), disable=not bar, unit="case", smoothing=0.05):
+        outcome = run(*drawn(targets, seed, case))
+        results[outcome.result] += 1
+        functions[outcome.target][outcome.result] += 1
+        if outcome.result == "FAILURE":
+            failures.append((case, outcome))
+            if len(failures) >= stop_after:
+                break
     return failures, results, functions
 
 
