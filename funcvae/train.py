@@ -405,7 +405,8 @@ def check_data(
     leaves = tree.leaves(params)
     if not leaves:
         raise BadValue("params has no leaves: init makes them")
-    checks.valued("a leaf of params", leaves[0])
+    for leaf in leaves:
+        checks.valued("a leaf of params", leaf)
     key = random.key(_CHECK_SEED, device=leaves[0].device)
     x = checks.tensor("what observe returned", observe(key, data[:2].to(key.device)), "B ...")
     if len(x) != len(data[:2]):

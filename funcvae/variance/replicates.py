@@ -74,18 +74,16 @@ class Chunk(NamedTuple):
 
 
 def check(
-    model: VAE, params: Params, state: State, data: Tensor, observe: Observe = as_is, **counts: int | None
-) -> None:
-    """Raises what the lab's functions say they raise; each of `counts` is None, or at least 1."""
-    for name, value in counts.items():
-        if value is not None:
-            checks.whole(name, value, 1)
+    model: VAE, params: Params, state: State, data: Tensor, observe: Observe = as_is,
+    *, samples: int, replicates: int, chunk: int | None = None,
+) -> None:  # fmt: skip
+    """Raises what the lab's functions say they raise."""
     check_vae(model, params, state)
-    if counts.get("samples"):
-        batch = len(checks.tensor("data", data, "B ..."))
-        checks.fits("samples", (counts["samples"] or 1, batch, model.latent))
-    if counts.get("replicates"):
-        checks.fits("replicates", (counts["replicates"] or 1, len(tree.leaves(params))), 8)
+    batch = len(checks.tensor("data", data, "B ..."))
+    checks.fits("samples", (checks.whole("samples", samples, 1), batch, model.latent))
+    checks.fits("replicates", (checks.whole("replicates", replicates, 1), len(tree.leaves(params))), 8)
+    if chunk is not None:
+        checks.whole("chunk", chunk, 1)
     dtypes = {leaf.dtype for leaf in tree.leaves(params)}
     if isinstance(data, Tensor) and data.is_floating_point() and dtypes and data.dtype not in dtypes:
         kinds = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
