@@ -59,7 +59,7 @@ def number(name: str, value: float) -> float:
     """A real number, NaN and infinity among them: what range is meant, the caller says."""
     if isinstance(value, float):
         return value
-    if not isinstance(value, Real):
+    if not isinstance(value, Real) or isinstance(value, bool):
         raise BadType(f"{name} is {shown(value)}: it must be a number")
     try:
         return value if isinstance(value, int) and -(2**53) < value < 2**53 else float(value)

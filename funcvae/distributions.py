@@ -154,7 +154,9 @@ class Delta(NamedTuple):
     def sample(self, eps: Tensor) -> Tensor:
         """loc, once for each eps."""
         _meet("eps", eps, self)
-        if self.loc.ndim > eps.ndim or any(n == 1 != m for n, m in zip(eps.shape[::-1], self.loc.shape[::-1], strict=False)):
+        if self.loc.ndim > eps.ndim or any(
+            n == 1 != m for n, m in zip(eps.shape[::-1], self.loc.shape[::-1], strict=False)
+        ):
             raise BadValue(f"eps has shape {list(eps.shape)}: loc, {list(self.loc.shape)}, does not expand to it")
         return self.loc.expand_as(eps)
 

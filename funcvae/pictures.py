@@ -142,7 +142,9 @@ def latent_grid(model: VAE, params: Params, state: State, x: Tensor, *, pixels: 
     _check_shown(pixels, name)
     _check_images(x, "a latent grid")
     if model.latent != 2:
-        raise BadValue(f"a latent grid needs Z = 2, and {checks.line(name, 60)} has Z = {model.latent}: ask for the scatter")
+        raise BadValue(
+            f"a latent grid needs Z = 2, and {checks.line(name, 60)} has Z = {model.latent}: ask for the scatter"
+        )
     images, extent = decoded_grid(model, params, state, latents(model, params, state, x))
     title = f"{name}: images decoded from the latent plane"
     return plots.image_grid(_seen(pixels, images), extent=extent, title=title)
@@ -355,5 +357,5 @@ def _check_dataset(dataset: Dataset) -> None:
 
 
 def _check_images(x: Tensor, what: str) -> None:
-    if x.ndim != 4:
+    if checks.tensor("x", x).ndim != 4:
         raise BadValue(f"{what} needs images [C, H, W]: these data have items of shape {list(x.shape[1:])}")

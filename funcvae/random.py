@@ -126,6 +126,7 @@ def bernoulli(key: Key, p: float | Tensor = 0.5, shape: Shape | None = None) -> 
         if not 0 <= checks.number("p", p) <= 1:
             raise BadValue(f"p is {p}: a probability lies between 0 and 1")
         p = torch.full((), p, dtype=torch.float32, device=key.device)
+    checks.tensor("p", p)
     u = uniform(key, tuple(p.shape) if shape is None else shape, p.dtype)
     checks.broadcast("shape", u, "p", p)
     return u < p

@@ -128,15 +128,18 @@ def check(model: VAE, params: Params, state: State) -> None:
     """Raises BadType or BadValue unless this is a model, with parameters to be learned and a state."""
     if not isinstance(model, VAE):
         raise BadType(f"model is {checks.shown(model)}: it must be a VAE, as funcvae.vae or funcvae.models make it")
+    devices = set()
     for what, whole in {"params": params, "state": state}.items():
         for name in ("encoder", "decoder", "prior"):
             part = _part(what, whole, name)
             if not isinstance(part, dict):
                 raise BadType(f"{name} of {what} is {checks.shown(part)}: it must be a dict, as init makes it")
             for leaf in tree.leaves(part):
-                checks.tensor(f"a leaf of {what}", leaf, floating=whole is params)
+                devices.add(checks.tensor(f"a leaf of {what}", leaf, floating=whole is params).device)
         if len(whole) != 3:
             raise BadValue(f"{what} has {len(whole)} parts: it must have encoder, decoder and prior alone")
+    if len(devices) > 1:
+        raise BadValue(f"params and state are on {' and '.join(sorted(map(str, devices)))}: they must be on one device")
 
 
 def _part(what: str, whole: Params, name: str) -> Any:

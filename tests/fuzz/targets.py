@@ -1,0 +1,613 @@
+"""Every public function, with the kinds of arguments it is given."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from arguments import (
+    BOUND,
+    CLAIMS,
+    COUNT,
+    COUNT_2,
+    DEVICE,
+    DTYPE,
+    EPS,
+    ESTIMATOR,
+    FEW,
+    FLAG,
+    HUGE,
+    KEY,
+    LOG_W,
+    MODEL,
+    NUMBER,
+    PARAMS,
+    PARTITION,
+    POSITIVE,
+    PROGRESS,
+    SCHEME,
+    SEED,
+    SHAPE,
+    SPEC,
+    STATE,
+    TEXT,
+    TREE,
+    UNIT,
+    WEIGHTS,
+    WORLDS,
+    Kind,
+    Odd,
+    Rng,
+    World,
+    X,
+    Z,
+    broken,
+    calls,
+    estimator,
+    junk,
+    like,
+    log_w,
+    of_tensor,
+    one_of,
+    strange,
+    strange_tensor,
+    vae,
+)
+from torch import nn
+
+from funcvae import (
+    bounds,
+    distributions,
+    engine,
+    estimators,
+    evaluate,
+    heads,
+    importance,
+    models,
+    module,
+    noise,
+    optim,
+    pareto,
+    ppca,
+    priors,
+    random,
+    train,
+    tree,
+)
+from funcvae.models import recipe
+
+
+class Target(NamedTuple):
+    """A function and what it takes."""
+
+    name: str
+    call: Callable[..., Any]
+    kinds: dict[str, Kind]
+    weight: float
+    worlds: tuple[str, ...]
+
+
+TARGETS: dict[str, Target] = {}
+
+
+def target(
+    name: str, call: Callable[..., Any], /, *, weight: float = 1.0,
+    worlds: tuple[str, ...] = WORLDS, **kinds: Kind,
+) -> None:  # fmt: skip
+    """Adds a function."""
+    assert name not in TARGETS, name
+    TARGETS[name] = Target(name, call, kinds, weight, worlds)
+
+
+# random, noise --------------------------------------------------------------------------------------------------------
+target("random.key", random.key, seed=SEED, device=DEVICE)
+target("random.split", random.split, key=KEY, num=COUNT)
+target(
+    "random.fold_in", random.fold_in, key=KEY, data=Kind(one_of(0, 3, 2**32 - 1, torch.tensor(3)), one_of(-1, 2**32))
+)
+target("random.bits", random.bits, key=KEY, shape=SHAPE)
+target("random.uniform", random.uniform, key=KEY, shape=SHAPE, dtype=DTYPE, minval=NUMBER, maxval=NUMBER)
+target("random.normal", random.normal, key=KEY, shape=SHAPE, dtype=DTYPE)
+P = Kind(one_of(0.5, 0, 1, torch.full((2, 3), 0.5), torch.tensor(0.5)), one_of(-1, 2, math.nan, torch.ones(7), "0.5"))
+target("random.bernoulli", random.bernoulli, key=KEY, p=P, shape=Kind(one_of(None, (2, 3)), SHAPE.bad))
+target("random.permutation", random.permutation, key=KEY,
+       x=Kind(one_of(0, 1, 5, torch.ones(3, 2)), calls(strange_tensor, one_of(-1, *HUGE))))  # fmt: skip
+target("random.checked", random.checked, key=KEY)
+for scheme in (noise.iid, noise.mirrored, noise.moment_matched, noise.sobol):
+    target(f"noise.{scheme.__name__}", scheme, key=KEY, n=COUNT_2, shape=SHAPE, dtype=DTYPE)
+target("noise.independent", noise.independent, scheme=Kind(lambda rng, w: lambda key, n, shape: None))
+target("noise.is_independent", noise.is_independent, scheme=SCHEME)
+target("noise.name_of", noise.name_of, scheme=SCHEME)
+NAME = Kind(one_of(*noise.TABLE), one_of("sobl", "", "a\nb", "x" * 3000))
+target("noise.parse", noise.parse, name=NAME)
+
+# bounds, importance, pareto, ppca -------------------------------------------------------------------------------------
+target("bounds.elbo", bounds.elbo, log_w=LOG_W)
+target("bounds.iwae", bounds.iwae, log_w=LOG_W)
+target("bounds.renyi", lambda alpha, log_w: bounds.renyi(alpha)(log_w), alpha=NUMBER, log_w=LOG_W)
+target("bounds.miwae", lambda m, log_w: bounds.miwae(m)(log_w), m=COUNT, log_w=LOG_W)
+target("bounds.ciwae", lambda beta, log_w: bounds.ciwae(beta)(log_w), beta=UNIT, log_w=LOG_W)
+target("bounds.tvo", lambda partition, log_w: bounds.tvo(partition)(log_w), partition=PARTITION, log_w=LOG_W)
+target("bounds.groups", bounds.groups, log_w=LOG_W, m=COUNT)
+target("bounds.rising", bounds.rising, partition=PARTITION)
+target("bounds.tempered_mean", bounds.tempered_mean, log_w=LOG_W, beta=NUMBER)
+target("importance.likelihood", importance.likelihood, log_w=LOG_W)
+RUNGS = Kind(
+    one_of((1,), [1, 2], (2, 4)), one_of((), (0,), (-1, 2), (1.5,), ("a",), 3, (10**12,), (10**400,), "12", (None,))
+)
+target("importance.ladder", importance.ladder, log_w=LOG_W, samples=RUNGS)
+target("importance.posterior_gap", importance.posterior_gap, log_w=LOG_W)
+target("importance.check_rungs", importance.check_rungs, samples=RUNGS)
+target("importance.standard_error", importance.standard_error, values=LOG_W)
+FOUND = Kind(lambda rng, w: importance.likelihood(log_w(rng, w)))
+ITEMS = Kind(one_of(None, torch.arange(3)), calls(strange_tensor, one_of(torch.arange(1), torch.ones(3))))
+target("importance.distrust", importance.distrust, found=FOUND, items=ITEMS)
+BAD = of_tensor(one_of(torch.tensor([False, True, False])))
+target("importance.first_item", importance.first_item, bad=BAD, items=ITEMS)
+target("pareto.k_hat", pareto.k_hat, log_w=LOG_W)
+target("pareto.threshold", pareto.threshold, samples=COUNT)
+DATA = of_tensor(one_of(random.normal(random.key(0), (6, 3)), random.normal(random.key(0), (2, 2), torch.float64)))
+SIGMA2 = Kind(one_of(None, 0.5), POSITIVE.bad)
+target("ppca.eigenvalues", ppca.eigenvalues, x=DATA)
+target("ppca.ppca", ppca.ppca, x=DATA, latent=COUNT, sigma2=SIGMA2)
+_PPCA = ppca.ppca(random.normal(random.key(0), (6, 3)), 1)
+target("ppca.PPCA.log_likelihood", _PPCA.log_likelihood, x=of_tensor(one_of(torch.ones(2, 3))))
+target("ppca.PPCA.posterior", _PPCA.posterior, x=of_tensor(one_of(torch.ones(2, 3))))
+
+# distributions, heads, priors, optim, tree ----------------------------------------------------------------------------
+LEAF = of_tensor(one_of(torch.ones(3, 2), torch.ones(()), torch.full((2,), 0.5)))
+
+
+def _on(method: str, made: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda value, **fields: getattr(made(**fields), method)(value)
+
+
+for name in ("Normal", "SignedNormal"):
+    for method in ("log_prob", "sample"):
+        made = _on(method, getattr(distributions, name))
+        target(f"distributions.{name}.{method}", made, loc=LEAF, sigma=LEAF, value=LEAF)
+for method in ("log_prob", "sample"):
+    target(f"distributions.Bernoulli.{method}", _on(method, distributions.Bernoulli), logits=LEAF, value=LEAF)
+    target(f"distributions.Delta.{method}", _on(method, distributions.Delta), loc=LEAF, value=LEAF)
+
+
+def _distribution(rng: Rng, w: World) -> Any:
+    a, b = torch.zeros(3, 2), torch.ones(3, 2)
+    return rng.choice([distributions.Normal(a, b), distributions.SignedNormal(a, b), distributions.Delta(a),
+                       distributions.Bernoulli(a)])  # fmt: skip
+
+
+def _bad_distribution(rng: Rng, w: World) -> Any:
+    return distributions.Normal(junk(rng, w), rng.choice([torch.ones(3, 2), junk(rng, w)]))
+
+
+DISTRIBUTION = Kind(_distribution, _bad_distribution)
+target("distributions.kl", distributions.kl, q=DISTRIBUTION, p=DISTRIBUTION)
+OUT = Kind(lambda rng, w: rng.choice([torch.ones(3, 4), (torch.ones(3, 2), torch.ones(3, 2))]),
+           lambda rng, w: rng.choice([(junk(rng, w), junk(rng, w)), (torch.ones(2),), (torch.ones(3, 2), torch.ones(4)),
+                                      torch.ones(3), strange(rng, torch.ones(3, 4))]))  # fmt: skip
+for head in (heads.normal_logvar, heads.normal_logsigma, heads.signed_normal, heads.bernoulli, heads.delta):
+    target(f"heads.{head.__name__}", head, out=OUT)
+target("heads.normal_fixed", lambda sigma, out: heads.normal_fixed(sigma)(out), sigma=POSITIVE, out=OUT)
+target("priors.standard_normal", lambda z: priors.standard_normal()(z), z=Z)
+
+
+def _adam(grads: Any, params: Any, first: Any, how: str, **options: Any) -> Any:
+    opt = optim.adam(**options)
+    state = opt.init(first)
+    if how == "update_":
+        params = tree.map(torch.clone, tree.checked(params))
+    return getattr(opt, how)(grads, state, params)
+
+
+RATE = Kind(one_of(1e-3, 1, 0, lambda step: 0.1, lambda step: step.double()), one_of(-1, math.nan, math.inf, 10**400,
+            "a", broken, lambda step: "a", lambda step: torch.ones(2), lambda step: torch.ones((), device="meta")))  # fmt: skip
+DECAY = Kind(one_of(0, 0.9), one_of(1, 1.0, -0.1, math.nan, "0.9", 10**400))
+target("optim.adam", lambda params, **options: optim.adam(**options).init(params), lr=RATE, b1=DECAY, b2=DECAY,
+       eps=Kind(one_of(0, 1e-8), one_of(-1, math.nan, math.inf, "a")), params=PARAMS)  # fmt: skip
+target("optim.Optimizer.update", _adam, grads=PARAMS, params=PARAMS, first=PARAMS, lr=RATE,
+       how=Kind(one_of("update", "update_"), junk=False))  # fmt: skip
+
+target(
+    "tree.map",
+    lambda f, trees: tree.map(f, *trees),
+    f=Kind(one_of(lambda *leaves: leaves[0]), one_of(None, 3, "x"), junk=False),
+    trees=Kind(
+        lambda rng, w: [w.params] * rng.choice([1, 2]),
+        lambda rng, w: rng.choice([[], [w.params, TREE.bad(rng, w)], [TREE.bad(rng, w)], [TREE.bad(rng, w), w.params]]),
+        junk=False,
+    ),
+)
+for f in (tree.leaves, tree.structure, tree.named_leaves, tree.zeros_like, tree.norm, tree.sha256):
+    target(f"tree.{f.__name__}", f, tree=TREE)
+target("tree.from_named", tree.from_named, named=Kind(lambda rng, w: tree.named_leaves(w.params),
+       lambda rng, w: {k: v for k, v in tree.named_leaves(w.params).items() if rng.random() < 0.9}), like=like(TREE))  # fmt: skip
+target("tree.like", tree.like, leaves=Kind(lambda rng, w: tree.leaves(w.params),
+       lambda rng, w: [strange(rng, leaf) if rng.random() < 0.2 else leaf for leaf in tree.leaves(w.params)]),
+       tree=like(TREE))  # fmt: skip
+
+# module, vae ----------------------------------------------------------------------------------------------------------
+_LINEAR = nn.Linear(2, 2)
+FACTORY = Kind(
+    one_of(lambda: nn.Linear(2, 4), lambda: nn.BatchNorm1d(2), nn.Identity),
+    one_of(
+        _LINEAR,
+        lambda: _LINEAR,
+        nn.Linear,
+        lambda: None,
+        lambda x: x,
+        lambda: torch.ones(2),
+        lambda: nn.Dropout(0.5),
+        Odd,
+    ),
+)
+
+
+class Theirs(Exception):
+    """What a user's own network raises, which is not ours to explain."""
+
+
+class _Net(nn.Module):
+    """A network that tells its own errors from the library's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4))
+
+    def forward(self, *inputs: Any) -> torch.Tensor:
+        try:
+            return self.layers(*inputs)
+        except Exception as error:
+            raise Theirs from error
+
+
+_NET = module.functional(_Net)
+_NET_PARAMS, _NET_STATE = _NET.init(random.key(0))
+
+
+def _flat(good: dict[str, Any]) -> Kind:
+    def bad(rng: Rng, w: World) -> Any:
+        leaf = rng.choice(list(good))
+        return rng.choice(
+            [
+                {},
+                {**good, leaf: junk(rng, w)},
+                {**good, leaf: strange(rng, good[leaf])},
+                {**good, "more": good[leaf]},
+                {k: v for k, v in good.items() if k != leaf},
+            ]
+        )
+
+    return Kind(one_of(good), bad)
+
+
+def _functional(factory: Any, key: Any) -> Any:
+    net = module.functional(factory)
+    return net.apply(*net.init(key), torch.ones(3, 2, device=key.device), train=True)
+
+
+target("module.functional", _functional, weight=0.3, factory=FACTORY, key=KEY)
+target("module.Functional.init", _NET.init, weight=0.3, key=KEY)
+target(
+    "module.Functional.apply",
+    lambda params, state, inputs, train: _NET.apply(params, state, *inputs, train=train),
+    params=_flat(_NET_PARAMS),
+    state=_flat(_NET_STATE),
+    train=FLAG,
+    inputs=Kind(
+        one_of((torch.ones(3, 2),)),
+        lambda rng, w: rng.choice([(), (junk(rng, w),), (torch.ones(3, 2),) * 2, (strange(rng, torch.ones(3, 2)),)]),
+        junk=False,
+    ),
+)
+
+
+def _vae(key: Any, x: Any, z: Any, **made: Any) -> Any:
+    model = vae.vae(**made)
+    params, state = model.init(key)
+    q, state = model.encode(params, state, x)
+    p, state = model.decode(params, state, z)
+    return vae.log_likelihood(p, x), vae.log_prob(q, z)
+
+
+HEAD = Kind(
+    one_of(heads.normal_logvar, heads.normal_logsigma),
+    one_of(
+        broken,
+        heads.normal_fixed,
+        "bernoulli",
+        lambda out: out,
+        heads.delta,
+        heads.bernoulli,
+        lambda out: distributions.Normal(out, None),
+        lambda out: distributions.Normal(1.0, out),
+    ),
+)
+target(
+    "vae.vae",
+    _vae,
+    weight=0.3,
+    encoder=FACTORY,
+    decoder=FACTORY,
+    prior=Kind(one_of(priors.standard_normal), FACTORY.bad),
+    latent=Kind(one_of(2), COUNT.bad),
+    posterior=HEAD,
+    likelihood=HEAD,
+    key=KEY,
+    x=of_tensor(one_of(torch.ones(3, 2))),
+    z=of_tensor(one_of(torch.ones(1, 3, 2))),
+)
+MODEL_ARGS = {"params": PARAMS, "state": STATE}
+GOOD_MODEL = Kind(lambda rng, w: w.model, junk=False)
+target("vae.VAE.init", lambda model, key: model.init(key), weight=0.3, model=GOOD_MODEL, key=KEY)
+target(
+    "vae.VAE.encode", lambda model, **kwargs: model.encode(**kwargs), model=GOOD_MODEL, **MODEL_ARGS, x=X, train=FLAG
+)
+target(
+    "vae.VAE.decode", lambda model, **kwargs: model.decode(**kwargs), model=GOOD_MODEL, **MODEL_ARGS, z=Z, train=FLAG
+)
+target("vae.VAE.prior", lambda model, **kwargs: model.prior(**kwargs), model=GOOD_MODEL, **MODEL_ARGS, z=Z, train=FLAG)
+
+
+def _decoded(rng: Rng, w: World) -> Any:
+    z = torch.zeros(2, len(w.x), w.model.latent, dtype=w.dtype)
+    return w.model.decode(w.params, w.state, z)[0]
+
+
+DECODED = Kind(_decoded, _bad_distribution)
+target("vae.log_prob", vae.log_prob, p=DECODED, x=X)
+target("vae.log_likelihood", vae.log_likelihood, p=DECODED, x=X)
+
+# engine, estimators ---------------------------------------------------------------------------------------------------
+CALL = {"model": MODEL, "params": PARAMS, "state": STATE, "x": X, "eps": EPS}
+SOME = Kind(lambda rng, w: rng.choice([*estimators.EXAMPLES.values()]), junk=False)
+target(
+    "engine.Estimator.__call__", lambda spec, **call: estimator(spec)(**call), weight=3, spec=SOME, **CALL, train=FLAG
+)
+target("engine.Estimator.bound", lambda spec, **call: estimator(spec).bound(**call), spec=SOME, **CALL)
+target(
+    "engine.Estimator.claims_under", lambda spec, noise: estimator(spec).claims_under(noise), spec=SOME, noise=SCHEME
+)
+
+
+def _weighted(call: Any, **made: Any) -> Any:
+    return engine.weighted(**made)(*call, train=True)
+
+
+GOOD_CALL = Kind(lambda rng, w: (w.model, w.params, w.state, w.x, EPS.good(rng, w)), junk=False)
+target("engine.weighted", _weighted, weights=WEIGHTS, bound=BOUND, claims=CLAIMS, name=Kind(one_of("mine", None)),
+       two_pulls=FLAG, call=GOOD_CALL)  # fmt: skip
+target("engine.analytic_kl", lambda call, **made: engine.analytic_kl(**made)(*call, train=True), name=TEXT, beta=NUMBER,
+       claims=CLAIMS, call=GOOD_CALL)  # fmt: skip
+
+
+def _several(rng: Rng, w: World) -> Any:
+    return [estimator(spec) for spec in rng.sample([*estimators.EXAMPLES.values()], 2)]
+
+
+SEVERAL = Kind(_several, lambda rng, w: [estimator("iwae"), rng.choice([junk(rng, w), broken])])
+target("engine.together", engine.together, estimators=SEVERAL, **CALL, train=FLAG)
+target("engine.surrogate", lambda estimator, **call: engine.surrogate(estimator)(**call), estimator=ESTIMATOR, **CALL,
+       train=FLAG)  # fmt: skip
+
+
+def _posterior(rng: Rng, w: World) -> Any:
+    return w.model.encode(w.params, w.state, w.x)[0]
+
+
+target(
+    "engine.log_weight",
+    engine.log_weight,
+    model=MODEL,
+    **MODEL_ARGS,
+    x=X,
+    q=Kind(_posterior, _bad_distribution),
+    z=EPS,
+    train=FLAG,
+)
+for factory in (
+    estimators.elbo,
+    estimators.elbo_mc,
+    estimators.stl,
+    estimators.iwae,
+    estimators.iwae_stl,
+    estimators.dreg,
+    estimators.score,
+    estimators.rloo,
+    estimators.vimco,
+    estimators.rws,
+):
+    target(f"estimators.{factory.__name__}", lambda factory=factory, **call: factory()(**call), weight=0.2,
+           **CALL, train=FLAG)  # fmt: skip
+ARGUMENT = {"beta_elbo": NUMBER, "renyi": NUMBER, "vr_iwae_dreg": UNIT, "ovis": UNIT, "miwae": COUNT, "ciwae": UNIT,
+            "piwae": COUNT, "tvo": PARTITION}  # fmt: skip
+for name, kind in ARGUMENT.items():
+    factory = estimators.TABLE[name]
+    target(f"estimators.{name}", lambda argument, call, factory=factory: factory(argument)(*call, train=True),
+           weight=0.5, argument=kind, call=GOOD_CALL)  # fmt: skip
+target("estimators.parse", estimators.parse, spec=SPEC)
+target("estimators.weights_of", estimators.weights_of, name=Kind(one_of(*estimators.TABLE), NAME.bad))
+target("estimators.others_mean", estimators.others_mean, f=LOG_W)
+target("estimators.others_logsumexp", estimators.others_logsumexp, f=LOG_W)
+
+# evaluate, train ------------------------------------------------------------------------------------------------------
+ON = {"model": MODEL, "params": PARAMS, "state": STATE, "x": X}
+BATCH = Kind(one_of(1, 2, 500), one_of(0, -1, 10**12, 2**63, 10**400))
+target(
+    "evaluate.log_weights",
+    evaluate.log_weights,
+    **ON,
+    key=KEY,
+    samples=COUNT,
+    chunk=BATCH,
+    progress=PROGRESS,
+    items=ITEMS,
+)
+target("evaluate.log_likelihood", evaluate.log_likelihood, **ON, key=KEY, samples=COUNT, chunk=BATCH, progress=PROGRESS)
+target("evaluate.bound_ladder", evaluate.bound_ladder, **ON, key=KEY, samples=RUNGS, chunk=BATCH)
+target("evaluate.active_units", evaluate.active_units, **ON, threshold=NUMBER, batch=BATCH)
+target("evaluate.kl_per_dimension", evaluate.kl_per_dimension, **ON, batch=BATCH)
+target("evaluate.reconstruction_error", evaluate.reconstruction_error, **ON, key=KEY, samples=COUNT, batch=BATCH)
+target("evaluate.squared_error", evaluate.squared_error, **ON, batch=BATCH)
+
+OPT = Kind(
+    lambda rng, w: optim.adam(1e-3), one_of(optim.adam, optim.Optimizer(broken, broken), optim.Optimizer(None, None))
+)
+TRAIN_STATE = Kind(
+    lambda rng, w: _trained(w),
+    lambda rng, w: _trained(w)._replace(**{rng.choice(train.TrainState._fields): junk(rng, w)}),
+)
+OBSERVE = Kind(one_of(train.as_is), one_of(broken, lambda key, x: x[:1], lambda key, x: x.long(), lambda key, x: 3))
+SCALE = Kind(one_of(train.per_example, train.summed), one_of(broken, lambda b: "a", lambda b: math.nan))
+
+
+def _trained(w: World) -> Any:
+    return train.init(w.model, optim.adam(), random.key(5))._replace(
+        params=w.params, state=w.state, opt_state=optim.adam().init(w.params)
+    )
+
+
+target("train.init", train.init, weight=0.3, model=MODEL, opt=OPT, key=KEY)
+target("train.check_data", train.check_data, model=MODEL, **MODEL_ARGS, data=X, observe=OBSERVE, name=TEXT)
+
+
+def _step(ts: Any, keys: Any, x: Any, **made: Any) -> Any:
+    return train.make_step(**made)(ts, keys, x)
+
+
+target(
+    "train.make_step",
+    _step,
+    weight=0.5,
+    model=MODEL,
+    estimator=ESTIMATOR,
+    update=Kind(lambda rng, w: optim.adam().update),
+    samples=FEW,
+    observe=OBSERVE,
+    noise=SCHEME,
+    scale=SCALE,
+    offset=NUMBER,
+    ts=TRAIN_STATE,
+    keys=of_tensor(lambda rng, w: random.split(random.key(3))),
+    x=X,
+)
+target(
+    "train.fit",
+    lambda data, **rest: train.fit(train=data, **rest),
+    weight=0.3,
+    ts=TRAIN_STATE,
+    model=MODEL,
+    estimator=ESTIMATOR,
+    opt=OPT,
+    data=X,
+    test=X,
+    epochs=Kind(one_of(1, 2), one_of(0, -1, "a", 1.5, None), junk=False),
+    batch=BATCH,
+    samples=FEW,
+    observe=OBSERVE,
+    noise=SCHEME,
+    scale=SCALE,
+    offset=NUMBER,
+    save_every=Kind(one_of(0, 1)),
+)
+target(
+    "train.test_bound",
+    train.test_bound,
+    weight=0.3,
+    model=MODEL,
+    estimator=ESTIMATOR,
+    ts=TRAIN_STATE,
+    test=X,
+    key=KEY,
+    batch=BATCH,
+    samples=FEW,
+    observe=OBSERVE,
+    noise=SCHEME,
+)
+
+# models ---------------------------------------------------------------------------------------------------------------
+LATENT = Kind(one_of(1, 2), COUNT.bad)
+target("models.gaussian2d_vae", models.gaussian2d_vae, weight=0.2, latent=LATENT, hidden=LATENT)
+target("models.linear_vae", models.linear_vae, weight=0.2, inputs=LATENT, latent=LATENT, sigma2=SIGMA2)
+target(
+    "models.burda_vae",
+    models.burda_vae,
+    weight=0.1,
+    latent=LATENT,
+    mean=Kind(one_of(None, torch.ones(1, 28, 28)), strange_tensor),
+)
+target("models.mnist_ae", models.mnist_ae, weight=0.05, latent=LATENT)
+target("models.mnist_vae", models.mnist_vae, weight=0.05, latent=LATENT)
+target("models.mnist_bn_vae", models.mnist_bn_vae, weight=0.05, latent=LATENT, alpha=POSITIVE)
+ACTIVATION = Kind(one_of(nn.ReLU, nn.Identity), one_of(nn.ReLU(), nn.Linear, broken))
+target(
+    "models.mnist_sigma_vae",
+    models.mnist_sigma_vae,
+    weight=0.1,
+    latent=LATENT,
+    activation=ACTIVATION,
+    output=ACTIVATION,
+)
+target("models.cifar_resnet_vae", models.cifar_resnet_vae, weight=0.004, latent=LATENT, height=LATENT, width=LATENT)
+IMAGES = of_tensor(one_of(torch.full((2, 3, 4, 4), 0.5)))
+target("models.recipe.binarize", recipe.binarize, weight=0.3, key=KEY, x=IMAGES)
+target("models.recipe.to_tanh_range", recipe.to_tanh_range, weight=0.3, key=KEY, x=IMAGES)
+target("models.recipe.from_tanh_range", recipe.from_tanh_range, weight=0.3, x=IMAGES)
+target("models.cifar.standardize", models.cifar.standardize, weight=0.3, key=KEY, x=IMAGES)
+target("models.cifar.to_pixels", models.cifar.to_pixels, weight=0.3, x=IMAGES)
+target("models.burda.burda_schedule", lambda n, step: models.burda.burda_schedule(n)(step), weight=0.3, n=COUNT,
+       step=of_tensor(one_of(torch.tensor(3))))  # fmt: skip
+RECIPES = one_of(*models.RECIPES.values())
+target(
+    "models.Recipe.optimizer",
+    lambda which, n, lr: which.optimizer(n, lr),
+    which=Kind(RECIPES, junk=False),
+    n=COUNT,
+    lr=RATE,
+)
+
+# What is left out, and why --------------------------------------------------------------------------------------------
+LEFT_OUT = {
+    "distributions.Distribution": "a protocol",
+    "distributions.Posterior": "a protocol",
+    "engine.Claims": "a record",
+    "engine.Draw": "a record",
+    "engine.Estimate": "a record",
+    "engine.Pass": "a record",
+    "engine.Weights": "a record",
+    "module.Functional": "a record, whose functions are here",
+    "engine.Estimator": "its calls are here",
+    "importance.Estimated": "a record",
+    "importance.Likelihood": "a record",
+    "importance.Untrusted": "a warning",
+    "evaluate.ActiveUnits": "a record",
+    "optim.AdamState": "a record",
+    "optim.Optimizer": "a record, whose functions are here",
+    "ppca.PPCA": "its methods are here",
+    "vae.VAE": "a record, whose functions are here",
+    "variance.Arm": "a type",
+    "variance.Bias": "a record",
+    "variance.Compared": "a record",
+    "variance.Comparison": "a record",
+    "variance.Exact": "a record",
+    "variance.Group": "a record",
+    "variance.Importance": "a record",
+    "variance.Measured": "a record",
+    "variance.Moments": "a record",
+    "variance.Slope": "a record",
+    "variance.Sources": "a record",
+    "variance.Split": "a record",
+    "variance.Sweep": "a record",
+    "models.Recipe": "a record, whose method is here",
+    "models.RECIPES": "a table",
+    "plots.PALETTE": "a constant",
+    "distributions.Normal": "a record, whose methods are here",
+    "distributions.SignedNormal": "as Normal",
+    "distributions.Bernoulli": "as Normal",
+    "distributions.Delta": "as Normal",
+    "pictures.as_is": "the identity",
+    "bounds.checked": "a check that every bound makes first",
+    "tree.checked": "a check that optim and sha256 make first",
+    "vae.check": "a check that every estimator makes first",
+    "engine.check_estimator": "a check that the lab makes first",
+}

@@ -1,0 +1,454 @@
+"""The same for the lab, the plots and the pictures."""
+
+import math
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from arguments import (
+    COUNT,
+    ESTIMATOR,
+    FEW,
+    FLAG,
+    KEY,
+    MODEL,
+    PARAMS,
+    POSITIVE,
+    PROGRESS,
+    SCHEME,
+    STATE,
+    TEXT,
+    Kind,
+    Rng,
+    World,
+    X,
+    broken,
+    estimator,
+    junk,
+    of_tensor,
+    one_of,
+    strange,
+    strange_tensor,
+    world,
+)
+from matplotlib.figure import Figure
+from targets import BATCH, NAME, OBSERVE, ON, RECIPES, target
+
+from funcvae import estimators, noise, pictures, plots, random, train, variance
+from funcvae.data import Dataset
+
+# variance -------------------------------------------------------------------------------------------------------------
+GROUPS = Kind(one_of((), ("encoder/*",), ["all"]), one_of(("nobody",), "encoder", (1,), (None,), [[]], ("[",), ("\n",)))
+LAB = {
+    **ON,
+    "key": KEY,
+    "samples": FEW,
+    "replicates": FEW,
+    "chunk": Kind(one_of(None, 1, 2), BATCH.bad),
+    "noise": SCHEME,
+    "groups": GROUPS,
+    "train": FLAG,
+    "progress": PROGRESS,
+}
+ARMS = Kind(
+    lambda rng, w: rng.choice(
+        [{"a": estimator("iwae"), "b": (estimator("stl"), noise.mirrored)}, {"a": estimator("elbo")}]
+    ),
+    lambda rng, w: rng.choice(
+        [
+            {},
+            {"a": junk(rng, w)},
+            {1: estimator("iwae")},
+            {"a": (estimator("iwae"),)},
+            [estimator("iwae")],
+            {"a": (estimator("iwae"), broken)},
+            {"a": broken},
+            {"a": (1, 2, 3)},
+        ]
+    ),
+)
+target(
+    "variance.compare",
+    variance.compare,
+    weight=0.1,
+    arms=ARMS,
+    **LAB,
+    reference=Kind(one_of(None, "a"), one_of("c", 1)),
+    target_se=Kind(one_of(None, 1e9), one_of(0, -1, math.nan, "a")),
+    timings=Kind(one_of(0, 1), one_of(-1, 2**63)),
+)
+target("variance.moments", variance.moments, weight=0.2, estimator=ESTIMATOR, **LAB)
+target("variance.exact", variance.exact, weight=0.2, estimator=ESTIMATOR, **ON, samples=Kind(one_of(1, 2), FEW.bad),
+       nodes=Kind(one_of(1, 2), one_of(0, -1, 257, 256, 10**12, 2**63)))  # fmt: skip
+target(
+    "variance.sources",
+    lambda x, **rest: variance.sources(data=x, **rest),
+    weight=0.1,
+    estimator=ESTIMATOR,
+    **{k: v for k, v in LAB.items() if k != "chunk"},
+    batch=Kind(one_of(1, 2, 3), BATCH.bad),
+    batches=FEW,
+    observe=OBSERVE,
+)
+
+
+def _measure(value: Any, key: Any) -> Any:
+    return {"a": variance.Measured(2.0 * value, 0.1, 1.0, 3.0), "b": variance.Measured(1.0, 0.0, 1.0, 1.0)}
+
+
+MEASURE = Kind(
+    one_of(_measure),
+    one_of(
+        broken,
+        lambda v, k: {"a": 1.0},
+        lambda v, k: [1],
+        lambda v, k: {},
+        lambda v, k: {v: _measure(1, k)["a"]},
+        lambda v, k: {"a": variance.Measured("a", None, 1, 1)},
+    ),
+)
+VALUES = Kind(
+    one_of((1, 2), [1.0, 4.0, 16.0], (1,)),
+    one_of(
+        (),
+        (1, 1),
+        (0, -1),
+        ("a",),
+        (None,),
+        (math.nan,),
+        (math.nan, math.inf),
+        3,
+        ([],),
+        (10**400, 1),
+        (10**30, 1),
+        "12",
+        torch.ones(2),
+        np.array([1, 2]),
+    ),
+)
+target("variance.sweep", variance.sweep, measure=MEASURE, values=VALUES, key=KEY, over=TEXT, progress=PROGRESS)
+MEASURED = Kind(lambda rng, w: [variance.Measured(rng.choice([1.0, 2.0, 0.0]), 0.1, 0.5, 3.0) for _ in range(2)],
+                lambda rng, w: rng.choice([[], [1, 2], [variance.Measured(math.nan, math.inf, 1, 1)] * 2,
+                                           [variance.Measured(junk(rng, w), junk(rng, w), 1, 1)] * 2]))  # fmt: skip
+target("variance.slope", variance.slope, values=Kind(one_of((1, 2), [2.0, 5.0]), VALUES.bad), measured=MEASURED)
+_SWEEP = variance.sweep(_measure, (1, 2, 4), random.key(0))
+target(
+    "variance.Sweep.only",
+    lambda names: _SWEEP.only(*names),
+    names=Kind(one_of(("a",), ("a", "b"), ()), one_of(("c",), (1,), (None,), ([],), ("",)), junk=False),
+)
+
+
+@cache
+def _comparison() -> variance.Comparison:
+    w = world("plane")
+    arms = {"iwae": estimators.iwae(), "dreg": estimators.dreg()}
+    return variance.compare(arms, w.model, w.params, w.state, w.x, random.key(0), samples=2, replicates=8, timings=1)
+
+
+target("variance.Comparison.row", lambda name: _comparison().row(name), name=Kind(one_of("iwae", "dreg"), NAME.bad))
+target(
+    "variance.Compared.cost",
+    lambda group: _comparison().row("iwae").cost(group),
+    group=Kind(one_of("all", "encoder"), NAME.bad),
+)
+
+# plots, pictures ------------------------------------------------------------------------------------------------------
+
+
+def array(*shape: int, low: float = 0.1) -> Kind:
+    """Floats of a shape, as an array, lists or a tensor."""
+
+    def good(rng: Rng, w: World) -> Any:
+        values = np.sort(np.array([rng.uniform(low, 1) for _ in range(math.prod(shape))])).reshape(shape)
+        return rng.choice([values, values.tolist(), torch.from_numpy(values)])
+
+    def bad(rng: Rng, w: World) -> Any:
+        values = torch.linspace(low, 1, math.prod(shape)).reshape(shape)
+        odd = [
+            np.array(["a"] * 3),
+            np.full(shape, np.nan),
+            np.full(shape, 1e308),
+            np.full(shape, 1e-320),
+            -np.ones(shape),
+            np.zeros(shape),
+            np.ones(shape, complex),
+            np.full(shape, None),
+            np.full(shape, np.inf),
+            np.ones(shape, bool),
+            np.ones(shape, "datetime64[s]"),
+            np.full(shape, 1e16),
+            np.ones((*shape, 1)),
+            "x",
+            [[1], [1, 2]],
+        ]
+        return rng.choice(odd) if rng.random() < 0.6 else strange(rng, values)
+
+    return Kind(good, bad)
+
+
+def figure(name: str, call: Callable[..., Any], /, weight: float = 0.02, **kinds: Kind) -> None:
+    """A function that returns a figure, which is drawn now and then."""
+
+    def drawn(**kwargs: Any) -> Any:
+        made = call(**kwargs)
+        assert isinstance(made, Figure)
+        return made
+
+    target(name, drawn, weight=weight, **kinds)
+
+
+def maybe(kind: Kind) -> Kind:
+    return Kind(lambda rng, w: rng.choice([None, kind.good(rng, w)]), kind.bad)
+
+
+TITLE = TEXT
+PAIR = Kind(one_of(("z1", "z2"), ["a", "b"]), one_of(("a",), ("a", "b", "c"), (1, 2), "ab", (None, None)))
+EXTENT = Kind(one_of(None, (0, 1, 0, 1), (-1.0, 1.0, 0.0, 2.0)), one_of((1, 0, 0, 1), (0, 1, 0), ("a", "b", "c", "d"),
+              (0, math.inf, 0, 1), (math.nan,) * 4, (0, 1e-320, 0, 1), (0, 1e308, -1e308, 1e308), "abcd", (None,) * 4))  # fmt: skip
+NAMES = Kind(
+    one_of(["a", "b", "c"], ("x", "y", "z")), one_of(["a"], "abc", [1, 2, 3], [None] * 3, ["a", "b", "\0"], [])
+)
+TRUSTED = maybe(array(3))
+figure("plots.image_grid", plots.image_grid, images=array(2, 2, 1, 3, 3), extent=EXTENT, axes=PAIR, title=TITLE)
+figure("plots.sample_grid", plots.sample_grid, images=array(3, 1, 3, 3), title=TITLE)
+figure(
+    "plots.reconstructions",
+    plots.reconstructions,
+    originals=array(2, 3, 2, 2),
+    reconstructed=array(2, 3, 2, 2),
+    title=TITLE,
+)
+ENDS = Kind(
+    lambda rng, w: rng.choice([None, (np.ones((1, 3, 3)), np.zeros((1, 3, 3)))]),
+    lambda rng, w: rng.choice(
+        [(np.ones((1, 3, 3)),), (1, 2), "ab", (np.ones((1, 3, 3)), None), (np.ones((3, 3, 3)),) * 2]
+    ),
+)
+figure("plots.interpolation", plots.interpolation, images=array(3, 1, 3, 3), ends=ENDS, title=TITLE)
+LABELS = Kind(
+    one_of(None, [0, 1, 0, 2], ["a", "b", "a", "a"], np.array([0.5, 1.5, 2.5, 0.1])),
+    one_of(
+        [1],
+        [None] * 4,
+        [{}] * 4,
+        [1, "a", None, 2.0],
+        torch.ones(4, device="meta"),
+        [math.nan] * 4,
+        [math.inf, 0.5, 1, 2],
+        [1j] * 4,
+        [1e300, 1.5, 2, 3],
+        ["a", "b", "c"],
+        np.ones(4, "datetime64[s]"),
+        [True, False, True, True],
+        ["$\\frac{"] * 4,
+    ),
+)
+figure("plots.latent_scatter", plots.latent_scatter, z=array(4, 2), labels=LABELS, axes=PAIR, title=TITLE)
+figure("plots.densities", plots.densities, true=array(5, 2), learned=array(4, 2), mean=maybe(array(2)),
+       cov=Kind(one_of(np.eye(2), [[1.0, 0.5], [0.5, 2.0]], None), array(2, 2).bad), names=PAIR, title=TITLE)  # fmt: skip
+figure(
+    "plots.evolution",
+    plots.evolution,
+    weight=0.01,
+    step=array(2),
+    samples=array(2, 3, 2),
+    true=array(4, 2),
+    title=TITLE,
+)
+figure(
+    "plots.training_curves",
+    plots.training_curves,
+    step=array(3),
+    bound=array(3),
+    test_step=array(2),
+    test_bound=array(2),
+    grad_norm=maybe(array(3)),
+    unit=TEXT,
+    name=TEXT,
+    title=TITLE,
+)
+figure(
+    "plots.bound_ladder",
+    plots.bound_ladder,
+    samples=Kind(one_of([1, 10, 100]), array(3).bad),
+    bound=array(3),
+    se=array(3),
+    title=TITLE,
+)
+figure(
+    "plots.latent_use",
+    plots.latent_use,
+    kl=array(3),
+    active=Kind(one_of([True, False, True]), array(3).bad),
+    title=TITLE,
+)
+figure(
+    "plots.variance_bars",
+    plots.variance_bars,
+    names=NAMES,
+    variance=array(3),
+    low=array(3),
+    high=array(3),
+    trusted=TRUSTED,
+    unit=TEXT,
+    title=TITLE,
+)
+figure("plots.variance_by_layer", plots.variance_by_layer, names=NAMES, layers=Kind(one_of(["l1", "l2"]), NAMES.bad),
+       variance=array(3, 2), reference=Kind(one_of(None, 0, 2), one_of(-1, 3)), title=TITLE)  # fmt: skip
+figure(
+    "plots.variance_cost",
+    plots.variance_cost,
+    names=NAMES,
+    seconds=array(3),
+    variance=array(3),
+    low=array(3),
+    high=array(3),
+    trusted=TRUSTED,
+    title=TITLE,
+)
+SERIES = Kind(
+    lambda rng, w: {"a": (array(3).good(rng, w), array(3).good(rng, w))},
+    lambda rng, w: rng.choice(
+        [
+            {},
+            {"a": 1},
+            {"a": (1,)},
+            {1: ([1, 2, 3], [0, 0, 0])},
+            {"a": (array(3).bad(rng, w), [1, 1, 1])},
+            {"a": ([1, 2, 3], array(3).bad(rng, w))},
+            {"a": ([1, 2], [1, 2])},
+        ]
+    ),
+)
+SLOPES = Kind(
+    one_of(None, {"a": (1.0, 0.1)}, {}),
+    one_of(
+        {"b": (1, 1)},
+        {"a": 1},
+        {"a": ("x", "y")},
+        {"a": (math.nan, math.inf)},
+        {"a": (1e300, 1e-320)},
+        {"a": (1.0, -1.0)},
+        {"a": (1,)},
+        [1],
+        {"a": (None, None)},
+    ),
+)
+figure("plots.sweep", plots.sweep, values=array(3), series=SERIES, slopes=SLOPES, xlabel=TEXT, ylabel=TEXT, title=TITLE)
+
+FOLDER = tempfile.TemporaryDirectory(prefix="funcvae-fuzz-")
+PATH = Kind(
+    lambda rng, w: f"{FOLDER.name}/a.{rng.choice(['png', 'gif'])}",
+    one_of(
+        "a.txt",
+        "",
+        f"{FOLDER.name}/a.png/b.png",
+        f"{FOLDER.name}/a\0.png",
+        "/proc/nowhere/a.gif",
+        f"{FOLDER.name}/{'a' * 300}.png",
+    ),
+)
+target("plots.save", plots.save, weight=0.02, figure=Kind(lambda rng, w: Figure(figsize=(1, 1))), path=PATH)
+target("plots.save_gif", plots.save_gif, weight=0.05, images=array(2, 1, 3, 3), path=PATH,
+       size=Kind(one_of(4, 8), one_of(0, -1, 10**12, 1.5, math.nan)), seconds=Kind(one_of(1, 0.5), POSITIVE.bad))  # fmt: skip
+
+SEES = {"model": MODEL, "params": PARAMS, "state": STATE}
+PIXELS = Kind(one_of(pictures.as_is), one_of(broken, lambda x: x.flatten(), lambda x: 3))
+target("pictures.latents", pictures.latents, **SEES, x=X)
+target(
+    "pictures.decoded",
+    pictures.decoded,
+    **SEES,
+    z=of_tensor(lambda rng, w: torch.ones(3, w.model.latent, dtype=w.dtype)),
+)
+target("pictures.reconstructed", pictures.reconstructed, **SEES, x=X, key=KEY)
+target("pictures.samples", pictures.samples, **SEES, key=KEY, n=COUNT, drawn=FLAG)
+ITEM = of_tensor(lambda rng, w: w.x[0])
+target("pictures.interpolated", pictures.interpolated, **SEES, first=ITEM, second=ITEM, steps=FEW)
+PLANE = of_tensor(one_of(torch.eye(3, 2), torch.eye(4, 3), torch.ones(2, 1)))
+target("pictures.latent_plane", pictures.latent_plane, z=PLANE)
+target(
+    "pictures.decoded_grid",
+    pictures.decoded_grid,
+    weight=0.3,
+    worlds=("plane", "images"),
+    **SEES,
+    z=of_tensor(one_of(torch.eye(3, 2))),
+)
+figure(
+    "pictures.latent_scatter",
+    pictures.latent_scatter,
+    **SEES,
+    x=X,
+    labels=Kind(one_of(None, torch.arange(3)), strange_tensor),
+    name=TEXT,
+)
+DRAW = {"pixels": PIXELS, "name": TEXT}
+target("pictures.latent_grid", pictures.latent_grid, weight=0.02, worlds=("images", "plane"), **SEES, x=X, **DRAW)
+target(
+    "pictures.reconstructions",
+    pictures.reconstructions,
+    weight=0.02,
+    worlds=("images", "plane"),
+    **SEES,
+    x=X,
+    key=KEY,
+    **DRAW,
+)
+target(
+    "pictures.interpolation",
+    pictures.interpolation,
+    weight=0.02,
+    worlds=("images", "plane"),
+    **SEES,
+    first=ITEM,
+    second=ITEM,
+    steps=FEW,
+    **DRAW,
+)
+target(
+    "pictures.image_samples",
+    pictures.image_samples,
+    weight=0.02,
+    worlds=("images", "plane"),
+    **SEES,
+    key=KEY,
+    n=COUNT,
+    drawn=FLAG,
+    **DRAW,
+)
+_POINTS = Dataset("points", torch.eye(5, 2), torch.eye(4, 2), None, None)
+DATASET = Kind(one_of(_POINTS))
+figure(
+    "pictures.point_samples", pictures.point_samples, **SEES, key=KEY, n=COUNT, dataset=DATASET, drawn=FLAG, name=TEXT
+)
+figure("pictures.evolution", pictures.evolution, weight=0.01, kept=array(2, 3, 2), dataset=DATASET, name=TEXT)
+HISTORY = Kind(one_of(train.History(np.ones(4), np.ones(4), np.ones(4), np.ones(2))),
+               one_of(train.History(*np.ones((4, 0))), train.History(1, 2, 3, 4), train.History(None, None, None, None),
+                      train.History(*np.ones((4, 2, 2)))))  # fmt: skip
+figure("pictures.training", pictures.training, history=HISTORY, name=TEXT, title=TEXT)
+target(
+    "pictures.of_comparison", pictures.of_comparison, weight=0.003, found=Kind(lambda rng, w: _comparison()), name=TEXT
+)
+figure(
+    "pictures.of_sweep",
+    pictures.of_sweep,
+    found=Kind(one_of(_SWEEP), one_of(_SWEEP._replace(values=[]), _SWEEP._replace(series={}))),
+    ylabel=TEXT,
+    title=TEXT,
+)
+target(
+    "pictures.of_run",
+    pictures.of_run,
+    weight=0.003,
+    worlds=("images", "plane"),
+    **SEES,
+    recipe=Kind(RECIPES),
+    dataset=DATASET,
+    x=X,
+    key=KEY,
+)
