@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save as as_safetensors
 
-from funcvae import files, tree
+from funcvae import checks, files, tree
 from funcvae.errors import BadData, BadType, BadValue, Missing
 from funcvae.module import Params, State
 from funcvae.tree import Tree
@@ -37,8 +37,12 @@ def save(path: Path, tree_: Tree, about: dict[str, Any]) -> Path:
         BadType: a leaf that is no tensor.
         BadValue: two leaves of one path.
     """
-    head = {"format": FORMAT, "sha256": tree.sha256(_named(tree_)), "structure": _structure(tree_), "about": about}
-    return files.write(path, _safetensors(tree_, {"funcvae": json.dumps(head)}))
+    sha256 = tree.sha256(_named(tree_))
+    try:
+        head = json.dumps({"format": FORMAT, "sha256": sha256, "structure": _structure(tree_), "about": about})
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadType(f"the tree's keys, or about, cannot be written as JSON: {checks.line(str(error))}") from None
+    return files.write(checks.path("path", path), _safetensors(tree_, {"funcvae": head}))
 
 
 def load(path: Path, like: Tree) -> tuple[Tree, dict[str, Any]]:
@@ -48,7 +52,7 @@ def load(path: Path, like: Tree) -> tuple[Tree, dict[str, Any]]:
         Missing: there is no such file.
         BadData: the file is damaged, is of another model, or was written by a later version.
     """
-    loaded, metadata = _read(path, like)
+    loaded, metadata = _read(checks.path("path", path), like)
     head = files.parse_json(metadata.get("funcvae", "").encode(), f"{path}: its head")
     if head.get("format") != FORMAT:
         raise BadData(f"{path} has format {head.get('format')!r}, this version of funcvae reads format {FORMAT}")
@@ -63,19 +67,22 @@ def load(path: Path, like: Tree) -> tuple[Tree, dict[str, Any]]:
 
 def path_of(folder: Path, step: int) -> Path:
     """The checkpoint of a step in a folder; names sort as steps do."""
-    return folder / f"step-{step:012d}.safetensors"
+    step = checks.whole("step", step, 0, 10**12 - 1)
+    return checks.path("folder", folder) / f"step-{step:012d}.safetensors"
 
 
 def found(folder: Path) -> dict[int, Path]:
     """The checkpoints in a folder by the number of steps made, in ascending order."""
-    paths = sorted(path for path in folder.glob("step-" + "[0-9]" * 12 + ".safetensors") if path.is_file())
+    paths = sorted(
+        path for path in checks.path("folder", folder).glob("step-" + "[0-9]" * 12 + ".safetensors") if path.is_file()
+    )
     return {int(path.stem.removeprefix("step-")): path for path in paths}
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Removes all checkpoints in a folder but the newest `keep`, of which there must be one at least."""
+    """Removes all checkpoints in a folder but the newest `keep`, of which there is one at least."""
     paths = list(found(folder).values())
-    for path in paths[: -max(1, keep)]:
+    for path in paths[: -max(1, checks.whole("keep", keep))]:
         path.unlink(missing_ok=True)
 
 
@@ -84,7 +91,7 @@ def save_params(path: Path, params: Params, state: State) -> None:
 
     The tensors are named by their paths, as in "params/encoder/linear1.weight".
     """
-    files.write(path, _safetensors({"params": params, "state": state}, None))
+    files.write(checks.path("path", path), _safetensors({"params": params, "state": state}, None))
 
 
 def load_params(path: Path, params: Params, state: State) -> tuple[Params, State]:
@@ -94,7 +101,7 @@ def load_params(path: Path, params: Params, state: State) -> tuple[Params, State
         Missing: there is no such file.
         BadData: the file is damaged, or is of another model.
     """
-    loaded, _ = _read(path, {"params": params, "state": state})
+    loaded, _ = _read(checks.path("path", path), {"params": params, "state": state})
     return loaded["params"], loaded["state"]
 
 
@@ -114,8 +121,7 @@ def _named(tree_: Tree) -> dict[str, torch.Tensor]:
     """The tree's tensors by path."""
     named = tree.named_leaves(tree_)
     for name, leaf in named.items():
-        if not isinstance(leaf, torch.Tensor):
-            raise BadType(f"{name} is {type(leaf).__name__}: a tree of tensors is needed")
+        checks.valued(checks.line(name, 100), leaf)
     if len(named) < len(tree.leaves(tree_)):
         raise BadValue("two tensors of the tree have one path: keys must not be such as 'a/b' beside 'a' with a 'b'")
     return named

@@ -9,6 +9,7 @@ import operator
 import os
 from collections.abc import Callable, Sequence
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -151,6 +152,19 @@ def flag(name: str, value: bool) -> bool:
     if not isinstance(value, bool):
         raise BadType(f"{name} is {shown(value)}: it must be True or False")
     return value
+
+
+def path(name: str, value: str | os.PathLike[str]) -> Path:
+    """The path of a file or folder, which need not be there."""
+    if not isinstance(value, str | os.PathLike):
+        raise BadType(f"{name} is {shown(value)}: it must be the path of a file or folder")
+    try:
+        encoded = os.fsencode(value)
+    except UnicodeEncodeError:  # half a character
+        encoded = b"\0"
+    if b"\0" in encoded or len(encoded) > 4000 or any(len(part) > 255 for part in encoded.split(b"/")):
+        raise BadValue(f"{name} is {shown(str(value))}: no file can have such a name")
+    return Path(value)
 
 
 def text(name: str, value: str) -> str:

@@ -19,7 +19,7 @@ from typing import IO, NamedTuple
 import torch
 from torch import Tensor
 
-from funcvae import random
+from funcvae import checks, random
 from funcvae.errors import BadData, FuncvaeError, Missing, unknown
 
 Parts = dict[str, Tensor]  # "train", and where there are any "test", "train_labels", "test_labels"
@@ -89,9 +89,11 @@ def load(source: str, *, root: str | Path = "data", download: bool = False) -> D
         Missing: files, or the package that brings them, are not there; or the download failed.
         BadData: a corrupt file; NaN or infinite values; no items; counts or shapes that do not fit.
     """
+    checks.flag("download", download)
+    root = checks.path("root", os.path.expanduser(checks.path("root", root)))
+    path = checks.path("source", os.path.expanduser(checks.path("source", source)))
     if source in NAMED:
-        return _checked(source, NAMED[source](Path(root).expanduser(), download))
-    path = Path(source).expanduser()
+        return _checked(source, NAMED[source](root, download))
     if not source or not path.exists():
         if os.path.basename(source) == source and not path.suffix:
             raise unknown("data", source, NAMED)
@@ -104,7 +106,7 @@ def gaussian2d(key: random.Key, n: int) -> Tensor:
 
     mu is `GAUSSIAN2D_MEAN`, cov is `GAUSSIAN2D_COV`, and eps is standard normal.
     """
-    eps = random.normal(key, (n, 2))
+    eps = random.normal(key, (checks.whole("n", n, 0), 2))
     mu, cov = (eps.new_tensor(c) for c in (GAUSSIAN2D_MEAN, GAUSSIAN2D_COV))
     # As products and sums, whose rounding, unlike a matmul's, hangs neither on n nor on a precision setting.
     return mu + (torch.linalg.cholesky(cov) * eps[:, None]).sum(-1)

@@ -25,6 +25,8 @@ def write(path: Path, content: bytes) -> Path:
     Raises:
         NotWritten: it cannot be written; the old content stays.
     """
+    if not path.name or path.is_dir():
+        raise NotWritten(f"{path} cannot be written: it is a folder")
     partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

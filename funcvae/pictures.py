@@ -69,7 +69,7 @@ def samples(model: VAE, params: Params, state: State, key: random.Key, n: int, *
     Raises:
         BadValue: n is below one.
     """
-    if checks.whole("n", n) < 1:
+    if (n := checks.whole("n", n)) < 1:
         raise BadValue(f"{checks.shown(n)} samples are asked for: at least 1 is needed")
     _check(model, params, state)
     checks.flag("drawn", drawn)
@@ -90,7 +90,7 @@ def interpolated(model: VAE, params: Params, state: State, first: Tensor, second
     Raises:
         BadValue: steps is below two.
     """
-    if checks.whole("steps", steps) < 2:
+    if (steps := checks.whole("steps", steps)) < 2:
         raise BadValue(
             f"an interpolation of {checks.shown(steps)} images is asked for: it has at least 2, its two ends"
         )

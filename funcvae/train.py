@@ -168,11 +168,20 @@ def run_keys(key: random.Key) -> RunKeys:
 
 def step_keys(step_key: random.Key, steps: Tensor) -> Tensor:
     """Keys [S, 2, 2] of the given steps: (noise_key, observe_key) = split(fold_in(step_key, s)) for each."""
+    random.checked(step_key)
+    checks.same_device(step_key=step_key, steps=checks.tensor("steps", steps, "S"))
+    if not len(steps):
+        return step_key.new_empty(0, 2, 2)
     return torch.vmap(lambda s: random.split(random.fold_in(step_key, s)))(steps)
 
 
 def batches(key: random.Key, n: int, batch: int, epoch: int) -> tuple[tuple[Tensor, ...], Tensor]:
     """What an epoch of a run with this key visits: the rows of each batch, and each step's keys [S, 2, 2]."""
+    n, batch, epoch = (
+        checks.whole("n", n, 1),
+        checks.whole("batch", batch, 1),
+        checks.whole("epoch", epoch, 0, 2**32 - 1),
+    )
     keys = run_keys(key)
     rows = random.permutation(random.fold_in(keys.order, epoch), n).split(batch)
     steps = torch.arange(epoch * len(rows), (epoch + 1) * len(rows), device=key.device)
@@ -427,7 +436,8 @@ def check_data(
 
 def check_batches(model: VAE, params: Params, state: State, train: Tensor, batch: int) -> None:
     """Raises BadData where an epoch ends on a batch of one item and the model, as with BatchNorm, needs more."""
-    if len(train) % batch != 1 % batch:
+    check(model, params, state)
+    if len(checks.tensor("train", train, "n ...")) % checks.whole("batch", batch, 1) != 1 % batch:
         return
     try:
         q, _ = model.encode(params, state, train[:1], True)

@@ -10,7 +10,8 @@ from typing import Any, get_type_hints
 
 import torch
 
-from funcvae.errors import BadData, BadValue, Missing, unknown
+from funcvae import checks
+from funcvae.errors import BadData, BadType, BadValue, Missing, unknown
 from funcvae.models import RECIPES, Recipe
 from funcvae.probes import Probe
 
@@ -62,12 +63,12 @@ MAY_CHANGE = {"epochs", "data", "data_dir", "out", "checkpoint_every", "keep"}
 
 def names(given: str) -> list[str]:
     """Names with commas between them."""
-    return [name.strip() for name in given.split(",") if name.strip()]
+    return [name.strip() for name in checks.text("given", given).split(",") if name.strip()]
 
 
 def recipe(system: str) -> Recipe:
     """The recipe of a named system, or an error with the nearest name."""
-    if system not in RECIPES:
+    if checks.text("system", system) not in RECIPES:
         raise unknown("system", system, RECIPES)
     return RECIPES[system]
 
@@ -77,7 +78,16 @@ def configure(system: str, **given: Any) -> Config:
     own = recipe(system)
     defaults = {name: getattr(own, name) for name in ("data", "epochs", "batch", "samples", "estimator")}
     given = {name: value for name, value in given.items() if value is not None}
-    return Config(system=system, **{**defaults, **given})
+    if strange := sorted(given.keys() - {field.name for field in fields(Config)}):
+        raise unknown("field", strange[0], [field.name for field in fields(Config)])
+    if "out" not in given:
+        raise BadValue("out is missing: name the run's folder")
+    config = Config(system=system, **{**defaults, **given})
+    for name, kind in _wrong_kinds(config).items():
+        raise BadType(
+            f"{name} is {checks.shown(getattr(config, name))}: it must be of type {getattr(kind, '__name__', kind)}"
+        )
+    return config
 
 
 def changed(config: Config, given: Mapping[str, Any], run: Path) -> Config:
@@ -105,11 +115,17 @@ def parsed(content: Mapping[str, Any]) -> Config:
         if field.name not in content and field.default is MISSING:
             raise BadData(f"{field.name} is missing")
     config = Config(**content)
-    for name, type_ in get_type_hints(Config).items():
-        value = getattr(config, name)
-        if not isinstance(value, type_) or (isinstance(value, bool) and type_ is not bool):  # a bool is an int, too
-            raise BadData(f"{name} is {value!r}")
+    for name in _wrong_kinds(config):
+        raise BadData(f"{name} is {getattr(config, name)!r}")
     return config
+
+
+def _wrong_kinds(config: Config) -> dict[str, type]:
+    """The fields that do not hold what they should, and what that is. (A bool is an int, too.)"""
+    kinds = get_type_hints(Config).items()
+    values = {name: getattr(config, name) for name, _ in kinds}
+    return {name: kind for name, kind in kinds
+            if not isinstance(values[name], kind) or (isinstance(values[name], bool) and kind is not bool)}  # fmt: skip
 
 
 def check(config: Config) -> None:
@@ -136,7 +152,7 @@ def as_json(config: Config) -> dict[str, Any]:
 
 def device(name: str) -> str:
     """The device that "auto", "cpu" or "cuda" means here."""
-    if name == "cuda" and not torch.cuda.is_available():
+    if checks.text("device", name) == "cuda" and not torch.cuda.is_available():
         raise Missing("no CUDA device is available: use --device cpu")
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funcvae import checkpoint, data, files, random, train
+from funcvae import checkpoint, checks, data, files, random, train
 from funcvae.errors import BadData, Missing
 from funcvae.models import Recipe
 from funcvae.module import Params, State
@@ -73,7 +73,8 @@ def load(path: str | Path, *, device: str = "cpu", data: str | None = None, data
         Missing: no such folder, no run folder, or one that lacks a file.
         BadData: a damaged file, or a run that another version made.
     """
-    path = Path(path)
+    path = checks.path("path", path)
+    checks.device(device)
     config, manifest = read_config(path), read_manifest(path)
     recipe, shape = configs.recipe(config.system), manifest["data"]["shape"]
     if not fits(recipe, shape) or math.prod(shape) > _MOST_NUMBERS:

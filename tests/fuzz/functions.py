@@ -13,13 +13,17 @@ import inspect
 import random
 import signal
 import sys
+import tempfile
 import traceback
 import warnings
 from collections import Counter, defaultdict
+from contextlib import chdir
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import targets_lab  # noqa: F401 - these two add their own
+import targets_runs  # noqa: F401
 import torch
 from arguments import junk, shown, world
 from targets import LEFT_OUT, TARGETS, Target, Theirs
@@ -117,8 +121,12 @@ def public() -> set[str]:
     """Every public function and class, as "module.name": what a module defines, or a package lists in `__all__`."""
 
     def defined(at: ModuleType) -> list[str]:
-        return [name for name, value in vars(at).items() if not name.startswith("_")
-                and (inspect.isfunction(value) or inspect.isclass(value)) and value.__module__ == at.__name__]  # fmt: skip
+        own = {name: value for name, value in vars(at).items() if getattr(value, "__module__", "") == at.__name__}
+        return [
+            name
+            for name, value in own.items()
+            if name[0] != "_" and (inspect.isfunction(value) or inspect.isclass(value))
+        ]
 
     listed = {at: defined(at) for at in MODULES} | {at: at.__all__ for at in PACKAGES}
     return {f"{at.__name__.removeprefix('funcvae.')}.{name}" for at, names in listed.items() for name in names}
@@ -149,7 +157,8 @@ def main(argv: list[str] | None = None, targets: dict[str, Target] = TARGETS) ->
     failed: dict[str, list[str]] = defaultdict(list)
     for case in tqdm(range(args.cases), unit="case", disable=args.cases < 1000):
         target, arguments = drawn(chosen, args.seed, case)
-        outcome = called(target, arguments)
+        with tempfile.TemporaryDirectory() as folder, chdir(folder):  # "x" may be the name of a file to write
+            outcome = called(target, arguments)
         ends[target.name]["failure" if outcome.failed else outcome.end] += 1
         if outcome.failed:
             only = f" --only {args.only}" if args.only else ""

@@ -1,0 +1,102 @@
+"""The same for training's smaller functions, data, checkpoints and runs; tests/fuzz/files.py spoils what they read."""
+
+import math
+import tempfile
+from pathlib import Path
+
+import torch
+from arguments import (
+    COUNT,
+    DEVICE,
+    FEW,
+    FLAG,
+    KEY,
+    MODEL,
+    PARAMS,
+    SEED,
+    STATE,
+    TEXT,
+    TREE,
+    Kind,
+    X,
+    of_tensor,
+    one_of,
+)  # fmt: skip
+from targets import BATCH, ESTIMATOR, NAME, OBSERVE, OPT, SCALE, SCHEME, TRAIN_STATE, target
+
+from funcvae import checkpoint, data, models, runs, train
+from funcvae.runs import config
+
+FOLDER = tempfile.TemporaryDirectory(prefix="funcvae-fuzz-")
+PATHS = one_of(
+    "", ".", "..", "/proc/self/nothing", "/nowhere/x", "~nobody/x", "a\0b", "\ud800", "a" * 300, "a/" * 3000, 3, None
+)
+FOLDER_PATH = Kind(one_of(FOLDER.name, Path(FOLDER.name)), PATHS)
+FILE_PATH = Kind(one_of(Path(FOLDER.name, "a.safetensors"), f"{FOLDER.name}/b.safetensors"), PATHS)
+ROWS = Kind(one_of(1, 3, 5), one_of(0, -1, 10**12, 2**63, 10**400))
+STEPS = of_tensor(one_of(torch.arange(3), torch.arange(0)))
+
+target("train.run_keys", train.run_keys, weight=0.3, key=KEY)
+target("train.step_keys", train.step_keys, weight=0.3, step_key=KEY, steps=STEPS)
+target(
+    "train.batches",
+    train.batches,
+    weight=0.3,
+    key=KEY,
+    n=ROWS,
+    batch=BATCH,
+    epoch=Kind(one_of(0, 7), one_of(-1, 2**32, "a", 1.5)),
+)
+target("train.check_batches", train.check_batches, model=MODEL, params=PARAMS, state=STATE, train=X, batch=BATCH)
+target("train.check_model", train.check_model, weight=0.1, model=MODEL)
+target("train.check_optimizer", train.check_optimizer, weight=0.1, opt=OPT)
+target(
+    "train.replay", lambda data, **rest: train.replay(train=data, **rest), weight=0.3, ts=TRAIN_STATE,
+    step=Kind(one_of(0, 1, 3), one_of(-1, True, 1.5, "a", None, math.nan), junk=False),  # a distant one takes for ever
+    model=MODEL, estimator=ESTIMATOR, opt=OPT, data=X, batch=BATCH, samples=FEW, observe=OBSERVE, noise=SCHEME,
+    scale=SCALE,
+)  # fmt: skip
+
+SOURCE = Kind(one_of("gaussian2d"), lambda rng, w: rng.choice(["mnist", "gaussian", "./gaussian2d", PATHS(rng, w)]))
+target(
+    "data.load",
+    data.load,
+    weight=0.1,
+    source=SOURCE,
+    root=FOLDER_PATH,
+    download=Kind(one_of(False), one_of(0, None), junk=False),
+)
+target("data.gaussian2d", data.gaussian2d, weight=0.3, key=KEY, n=COUNT)
+
+ABOUT = Kind(one_of({}, {"step": 3}, {"a": [1.5, None]}))
+target("checkpoint.save", checkpoint.save, weight=0.05, path=FILE_PATH, tree_=TREE, about=ABOUT)
+target("checkpoint.load", checkpoint.load, weight=0.3, path=FILE_PATH, like=TREE)
+target("checkpoint.save_params", checkpoint.save_params, weight=0.05, path=FILE_PATH, params=PARAMS, state=STATE)
+target("checkpoint.load_params", checkpoint.load_params, weight=0.3, path=FILE_PATH, params=PARAMS, state=STATE)
+target("checkpoint.has_params", checkpoint.has_params, weight=0.1, path=FILE_PATH, params=FILE_PATH)
+target(
+    "checkpoint.path_of",
+    checkpoint.path_of,
+    weight=0.1,
+    folder=FOLDER_PATH,
+    step=Kind(one_of(0, 7), one_of(-1, 10**12, "a")),
+)
+target("checkpoint.found", checkpoint.found, weight=0.1, folder=FOLDER_PATH)
+target("checkpoint.prune", checkpoint.prune, weight=0.1, folder=FOLDER_PATH, keep=COUNT)
+
+SYSTEM = Kind(one_of(*models.RECIPES), NAME.bad)
+
+
+def configured(**given: object) -> None:
+    config.check(runs.configure(**given))
+
+
+target(
+    "runs.configure", configured, system=SYSTEM, data=TEXT, epochs=COUNT, batch=BATCH, samples=COUNT, seed=SEED,
+    estimator=TEXT, device=Kind(one_of("cpu"), one_of("cuda", "auto", "", "meta")), precision=Kind(one_of("high"), TEXT.bad),
+    keep=COUNT, checkpoint_every=COUNT, lr=Kind(one_of(None, 1e-3), one_of(-1.0, math.nan)), compile=FLAG, out=TEXT,
+)  # fmt: skip
+target("runs.recipe", runs.recipe, weight=0.1, system=SYSTEM)
+target("runs.names", runs.names, weight=0.1, given=TEXT)
+target("runs.device", runs.device, weight=0.1, name=Kind(one_of("cpu", "auto"), one_of("cuda", "meta", "")))
+target("runs.load", runs.load, weight=0.1, path=FOLDER_PATH, device=DEVICE, data=TEXT, data_dir=TEXT)
