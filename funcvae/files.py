@@ -25,7 +25,7 @@ def write(path: Path, content: bytes) -> Path:
     Raises:
         NotWritten: it cannot be written; the old content stays.
     """
-    if not path.name or path.is_dir():
+    if not path.name:  # as of "." or "/"
         raise NotWritten(f"{path} cannot be written: it is a folder")
     partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
     with writing(path):

@@ -201,7 +201,8 @@ def _adam(grads: Any, params: Any, first: Any, how: str, **options: Any) -> Any:
 
 
 RATE = Kind(one_of(1e-3, 1, 0, lambda step: 0.1, lambda step: step.double()), one_of(-1, math.nan, math.inf, 10**400,
-            "a", broken, lambda step: "a", lambda step: torch.ones(2), lambda step: torch.ones((), device="meta")))  # fmt: skip
+            "a", broken, lambda step: "a", lambda step: torch.ones(2),
+            lambda step: torch.ones((), device="meta")))  # fmt: skip
 DECAY = Kind(one_of(0, 0.9), one_of(1, 1.0, -0.1, math.nan, "0.9", 10**400))
 target("optim.adam", lambda params, **options: optim.adam(**options).init(params), lr=RATE, b1=DECAY, b2=DECAY,
        eps=Kind(one_of(0, 1e-8), one_of(-1, math.nan, math.inf, "a")), params=PARAMS)  # fmt: skip
@@ -221,7 +222,8 @@ target(
 for f in (tree.leaves, tree.structure, tree.named_leaves, tree.zeros_like, tree.norm, tree.sha256):
     target(f"tree.{f.__name__}", f, tree=TREE)
 target("tree.from_named", tree.from_named, named=Kind(lambda rng, w: tree.named_leaves(w.params),
-       lambda rng, w: {k: v for k, v in tree.named_leaves(w.params).items() if rng.random() < 0.9}), like=like(TREE))  # fmt: skip
+       lambda rng, w: {k: v for k, v in tree.named_leaves(w.params).items() if rng.random() < 0.9}),
+       like=like(TREE))  # fmt: skip
 target("tree.like", tree.like, leaves=Kind(lambda rng, w: tree.leaves(w.params),
        lambda rng, w: [strange(rng, leaf) if rng.random() < 0.2 else leaf for leaf in tree.leaves(w.params)]),
        tree=like(TREE))  # fmt: skip

@@ -208,7 +208,8 @@ def maybe(kind: Kind) -> Kind:
 TITLE = TEXT
 PAIR = Kind(one_of(("z1", "z2"), ["a", "b"]), one_of(("a",), ("a", "b", "c"), (1, 2), "ab", (None, None)))
 EXTENT = Kind(one_of(None, (0, 1, 0, 1), (-1.0, 1.0, 0.0, 2.0)), one_of((1, 0, 0, 1), (0, 1, 0), ("a", "b", "c", "d"),
-              (0, math.inf, 0, 1), (math.nan,) * 4, (0, 1e-320, 0, 1), (0, 1e308, -1e308, 1e308), "abcd", (None,) * 4))  # fmt: skip
+              (0, math.inf, 0, 1), (math.nan,) * 4, (0, 1e-320, 0, 1), (0, 1e308, -1e308, 1e308),
+              "abcd", (None,) * 4))  # fmt: skip
 NAMES = Kind(
     one_of(["a", "b", "c"], ("x", "y", "z")), one_of(["a"], "abc", [1, 2, 3], [None] * 3, ["a", "b", "\0"], [])
 )
@@ -249,7 +250,8 @@ LABELS = Kind(
 )
 figure("plots.latent_scatter", plots.latent_scatter, z=array(4, 2), labels=LABELS, axes=PAIR, title=TITLE)
 figure("plots.densities", plots.densities, true=array(5, 2), learned=array(4, 2), mean=maybe(array(2)),
-       cov=Kind(one_of(np.eye(2), [[1.0, 0.5], [0.5, 2.0]], None), array(2, 2).bad), names=PAIR, title=TITLE)  # fmt: skip
+       cov=Kind(one_of(np.eye(2), [[1.0, 0.5], [0.5, 2.0]], None), array(2, 2).bad),
+       names=PAIR, title=TITLE)  # fmt: skip
 figure(
     "plots.evolution",
     plots.evolution,
@@ -354,7 +356,8 @@ PATH = Kind(
 )
 target("plots.save", plots.save, weight=0.02, figure=Kind(lambda rng, w: Figure(figsize=(1, 1))), path=PATH)
 target("plots.save_gif", plots.save_gif, weight=0.05, images=array(2, 1, 3, 3), path=PATH,
-       size=Kind(one_of(4, 8), one_of(0, -1, 10**12, 1.5, math.nan)), seconds=Kind(one_of(1, 0.5), POSITIVE.bad))  # fmt: skip
+       size=Kind(one_of(4, 8), one_of(0, -1, 10**12, 1.5, math.nan)),
+       seconds=Kind(one_of(1, 0.5), POSITIVE.bad))  # fmt: skip
 
 SEES = {"model": MODEL, "params": PARAMS, "state": STATE}
 PIXELS = Kind(one_of(pictures.as_is), one_of(broken, lambda x: x.flatten(), lambda x: 3))

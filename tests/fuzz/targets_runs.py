@@ -93,7 +93,8 @@ def configured(**given: object) -> None:
 
 target(
     "runs.configure", configured, system=SYSTEM, data=TEXT, epochs=COUNT, batch=BATCH, samples=COUNT, seed=SEED,
-    estimator=TEXT, device=Kind(one_of("cpu"), one_of("cuda", "auto", "", "meta")), precision=Kind(one_of("high"), TEXT.bad),
+    estimator=TEXT, device=Kind(one_of("cpu"), one_of("cuda", "auto", "", "meta")),
+    precision=Kind(one_of("high"), TEXT.bad),
     keep=COUNT, checkpoint_every=COUNT, lr=Kind(one_of(None, 1e-3), one_of(-1.0, math.nan)), compile=FLAG, out=TEXT,
 )  # fmt: skip
 target("runs.recipe", runs.recipe, weight=0.1, system=SYSTEM)
