@@ -84,7 +84,8 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
         step = torch.zeros((), dtype=torch.int64, device=device)
         return AdamState(step, tree.zeros_like(params), tree.zeros_like(params))
 
-    def descend(grads: Tree, state: AdamState, params: Tree) -> tuple[Tree, AdamState]:
+    def update_(grads: Tree, state: AdamState, params: Tree) -> tuple[Tree, AdamState]:
+        _checked(state)
         rate = _rate(lr(state.step), state.step) if callable(lr) else lr
         t = (state.step + 1).double()  # b2^t needs double precision, whatever the parameters' own
         c1, c2 = 1 - b1**t, (1 - b2**t).sqrt()
@@ -93,6 +94,7 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
         scale, eps_t = torch.stack((rate * c2 / c1, eps * c2)).unbind()
 
         def leaf(p: Tensor, g: Tensor, m: Tensor, v: Tensor) -> Tensor:
+            _check_alike(gradient=g, parameter=p, m=m, v=v)
             m.mul_(b1).add_(g, alpha=1 - b1)
             buffer = g * g  # one for all: a fresh one costs as much as the arithmetic
             v.mul_(b2).add_(buffer, alpha=1 - b2)
@@ -101,36 +103,33 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
         params = tree.map(leaf, params, grads, state.m, state.v)
         return params, AdamState(state.step + 1, state.m, state.v)
 
-    def update_(grads: Tree, state: AdamState, params: Tree) -> tuple[Tree, AdamState]:
-        _check(grads, state, params)
-        return descend(grads, state, params)
-
     def update(grads: Tree, state: AdamState, params: Tree) -> tuple[Tree, AdamState]:
-        _check(grads, state, params)
         # Copies that a `vmap` over the gradients has batched, as an update in place needs.
-        m, v, params = (tree.map(lambda t, g: t + g.new_zeros(()), old, grads) for old in (state.m, state.v, params))
-        return descend(grads, AdamState(state.step, m, v), params)
+        def copy(t: Tensor, g: Tensor) -> Tensor:
+            _check_alike(tensor=t, gradient=g)
+            return t + g.new_zeros(())
+
+        m, v, params = (tree.map(copy, old, grads) for old in (*_checked(state)[1:], params))
+        return update_(grads, AdamState(state.step, m, v), params)
 
     return Optimizer(init, update, update_)
 
 
-def _check(grads: Tree, state: AdamState, params: Tree) -> None:
-    """Raises unless these are what an Adam can update."""
+def _checked(state: AdamState) -> AdamState:
     if not isinstance(state, AdamState):
         raise BadType(f"state is {checks.shown(state)}: it must be what `init` or `update` returned")
-    names = tree.named_leaves(params).keys()
-    if any(tree.named_leaves(other).keys() != names for other in (grads, state.m, state.v)):
-        raise BadValue("grads, params and state differ in their leaves: are they of one model?")
-    tree.map(_check_alike, grads, params, state.m, state.v)
+    return state
 
 
-def _check_alike(g: Tensor, p: Tensor, m: Tensor, v: Tensor) -> None:
+def _check_alike(**tensors: Tensor) -> None:
     """Raises unless a gradient, its parameter and its running moments can be added."""
-    for name, leaf in {"a gradient": g, "a parameter": p, "a moment": m, "a second moment": v}.items():
-        checks.tensor(name, leaf, floating=True)
-    if not g.shape == p.shape == m.shape == v.shape or not g.device == p.device == m.device == v.device:
-        g_, p_, m_, v_ = (f"{list(t.shape)} on {t.device}" for t in (g, p, m, v))
-        raise BadValue(f"a gradient is {g_}, its parameter {p_}, its moments {m_} and {v_}: make them alike")
+    for name, t in tensors.items():
+        checks.tensor(name, t, floating=True)
+    first = next(iter(tensors.values()))
+    for t in tensors.values():
+        if t.shape != first.shape or t.device != first.device:
+            told = ", ".join(f"{name} is {list(t.shape)} on {t.device}" for name, t in tensors.items())
+            raise BadValue(f"{told}: they must be of one shape, on one device")
 
 
 def _rate(rate: Tensor | float, step: Tensor) -> Tensor | float:

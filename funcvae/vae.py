@@ -134,10 +134,10 @@ def check(model: VAE, params: Params, state: State) -> None:
             part = _part(what, whole, name)
             if not isinstance(part, dict):
                 raise BadType(f"{name} of {what} is {checks.shown(part)}: it must be a dict, as init makes it")
-            for leaf in tree.leaves(part):
-                devices.add(checks.tensor(f"a leaf of {what}", leaf, floating=whole is params).device)
         if len(whole) != 3:
             raise BadValue(f"{what} has {len(whole)} parts: it must have encoder, decoder and prior alone")
+        for leaf in tree.leaves(whole):
+            devices.add(checks.tensor(f"a leaf of {what}", leaf, floating=whole is params).device)
     if len(devices) > 1:
         raise BadValue(f"params and state are on {' and '.join(sorted(map(str, devices)))}: they must be on one device")
 
