@@ -46,7 +46,7 @@ def test_a_function_that_is_not_called_is_reported(capsys, monkeypatch):
 
 
 def takes_memory(log_w):
-    np.ones(150 * 2**20)  # float64
+    np.ones(2**25)
 
 
 def warns(log_w):
@@ -64,13 +64,14 @@ def two_lines(log_w):
         (lambda log_w: 1 / 0, "ZeroDivisionError"),
         (lambda log_w: sys.exit(3), "SystemExit"),
         (lambda log_w: time.sleep(3), "Hung: after 1 seconds"),
-        (takes_memory, "took 1"),
+        (takes_memory, "took 2"),
         (warns, "UserWarning: careful"),
         (two_lines, "BadValue is not one line"),
     ],
 )
 def test_a_broken_function_is_reported(capsys, monkeypatch, broken, told):
     monkeypatch.setattr(fuzz, "PATIENCE", 1)
+    monkeypatch.setattr(fuzz.limits, "MEMORY", 100)
     target = TARGETS["bounds.iwae"]._replace(call=broken)
     assert fuzz.main(["--cases", "1"], {"bounds.iwae": target}) == 1
     assert told in capsys.readouterr().err

@@ -11,17 +11,16 @@ neither called nor left out for a reason.
 import argparse
 import inspect
 import random
-import signal
 import sys
 import tempfile
 import traceback
 import warnings
 from collections import Counter, defaultdict
 from contextlib import chdir
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import limits
 import targets_lab  # noqa: F401 - these two add their own
 import targets_runs  # noqa: F401
 import torch
@@ -32,7 +31,6 @@ from tqdm import tqdm
 import funcvae as fv
 from funcvae import checkpoint, data, engine, errors, importance, module, pareto, pictures, plots, ppca, runs
 
-LIMIT = 1024  # MiB that a case may take
 PATIENCE = 30  # seconds for a case
 
 
@@ -42,14 +40,12 @@ class Outcome(NamedTuple):
     end: str
     """"success", the error's class, or what should not have been, after a "!"."""
     error: BaseException | None = None
+    took: float = 0.0
+    """MiB."""
 
     @property
     def failed(self) -> bool:
         return self.end.startswith("!")
-
-
-class Hung(BaseException):
-    """A case that took too long."""
 
 
 def drawn(targets: list[Target], seed: int, case: int) -> tuple[Target, dict[str, Any]]:
@@ -71,16 +67,9 @@ def drawn(targets: list[Target], seed: int, case: int) -> tuple[Target, dict[str
 
 def called(target: Target, arguments: dict[str, Any]) -> Outcome:
     """Calls the function, and says how that ended."""
-
-    def stop(*_: Any) -> None:
-        raise Hung(f"after {PATIENCE} seconds")
-
-    before = memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # from here on VmHWM is this case's
-    signal.signal(signal.SIGALRM, stop)
-    signal.alarm(PATIENCE)
+    took = limits.taking()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), limits.in_time(PATIENCE):
             warnings.simplefilter("error")
             warnings.simplefilter("ignore", importance.Untrusted)  # both are for what a user can act on
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
@@ -96,17 +85,9 @@ def called(target: Target, arguments: dict[str, Any]) -> Outcome:
         raise
     except BaseException as error:
         outcome = Outcome(f"! {type(error).__name__}: {' '.join(str(error).split()):.300}", error)
-    finally:
-        signal.alarm(0)
-    if (took := memory("VmHWM") - before) > LIMIT:
-        outcome = Outcome(f"! took {took:.0f} MiB")
-    return outcome
-
-
-def memory(what: str) -> float:
-    """Of this process, in MiB."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
-    return int(line.split()[1]) / 1024
+    if took() > limits.MEMORY:
+        outcome = outcome._replace(end=f"! took {took():.0f} MiB")
+    return outcome._replace(took=took())
 
 
 MODULES = (
@@ -155,10 +136,12 @@ def main(argv: list[str] | None = None, targets: dict[str, Target] = TARGETS) ->
         return int(outcome.failed)
     ends: dict[str, Counter[str]] = defaultdict(Counter)
     failed: dict[str, list[str]] = defaultdict(list)
+    most = 0.0
     for case in tqdm(range(args.cases), unit="case", disable=args.cases < 1000):
         target, arguments = drawn(chosen, args.seed, case)
         with tempfile.TemporaryDirectory() as folder, chdir(folder):  # "x" may be the name of a file to write
             outcome = called(target, arguments)
+        most = max(most, outcome.took)
         ends[target.name]["failure" if outcome.failed else outcome.end] += 1
         if outcome.failed:
             only = f" --only {args.only}" if args.only else ""
@@ -167,7 +150,8 @@ def main(argv: list[str] | None = None, targets: dict[str, Target] = TARGETS) ->
         print(f"{name:36}{counts.total():8,}  " + ", ".join(f"{end} {n:,}" for end, n in sorted(counts.items())))
     total = sum(ends.values(), Counter())
     print("in all" + ", ".join(f" {end} {n:,}" for end, n in sorted(total.items())))
-    print(f"{args.cases:,} cases of {len(ends)} functions, {sum(map(len, failed.values()))} failures")
+    count = sum(map(len, failed.values()))
+    print(f"{args.cases:,} cases of {len(ends)} functions, {count} failures; none took more than {most:.0f} MiB")
     print(*(line for lines in failed.values() for line in lines[:3]), sep="\n", end="\n", file=sys.stderr)
     if missing := uncovered():
         print("not called:", *sorted(missing), file=sys.stderr)
