@@ -4,8 +4,8 @@ python tests/fuzz/files.py [--cases 60000] [--seed 0] [--kind config] [--case 17
 
 A case takes a valid file (or run), spoils it, and has it read: it must succeed, or end in a `FuncvaeError` of one line,
 without a warning, within a minute (which a step takes where it is compiled) and in less than 1 GiB. Nothing may be
-written but by `resume`, in the run's folder: not beside it, in the folder of temporary files or in the current one. Case
-i of a seed is always the same. Prints how every kind ended; exit status 1 where one did not end so.
+written but by `resume`, in the run's folder: not beside it, in the folder of temporary files or in the current one.
+Case i of a seed is always the same. Prints how every kind ended; exit status 1 where one did not end so.
 """
 
 import argparse
