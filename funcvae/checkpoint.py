@@ -107,6 +107,8 @@ def load_params(path: Path, params: Params, state: State) -> tuple[Params, State
 
 def has_params(path: Path, params: Path) -> bool:
     """Whether the checkpoint of one file has the parameters and state of another; not where either cannot be read."""
+    if not all(checks.path("path", file).is_file() for file in (path, params)):  # a pipe would wait for its writer
+        return False
     try:
         with safe_open(path, framework="pt") as whole, safe_open(params, framework="pt") as part:
             return all(torch.equal(whole.get_tensor(name), part.get_tensor(name)) for name in part.keys())  # noqa: SIM118

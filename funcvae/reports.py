@@ -251,7 +251,7 @@ def _by_importance(
 
         log_w = evaluate.log_weights(
             *run.trained, slab, random.fold_in(key, i), samples=samples, chunk=chunk, progress=report_progress,
-            items=items[i * _SLAB :],
+            items=items[i * _SLAB :][: len(slab)],
         )  # fmt: skip
         done += samples * len(slab)
         likelihoods.append(evaluate.likelihood(log_w))

@@ -1,6 +1,7 @@
 """Parameters on disk: there and back bit for bit, and nothing half-written."""
 
 import json
+import os
 from typing import NamedTuple
 
 import pytest
@@ -201,7 +202,7 @@ def test_parameters_are_no_checkpoint(tmp_path):
 
 
 def test_what_is_no_tree_of_tensors_is_refused(tmp_path):
-    with pytest.raises(BadType, match="x is float: a tree of tensors is needed"):
+    with pytest.raises(BadType, match="x is 1.5: it must be a tensor"):
         checkpoint.save(tmp_path / "a", {"x": 1.5}, {})
     with pytest.raises(BadValue, match="two tensors of the tree have one path"):
         checkpoint.save(tmp_path / "a", {"a/b": torch.ones(1), "a": {"b": torch.ones(1)}}, {})
@@ -213,3 +214,16 @@ def test_a_file_too_long_for_its_model_is_not_read(tmp_path):
         file.truncate(2**40)  # of zeros that take no room
     with pytest.raises(BadData, match="longer than this one's could be"):
         checkpoint.load_params(tmp_path / "a", *model())
+
+
+def test_a_pipe_has_no_parameters(tmp_path):
+    """Nor is it waited for."""
+    params, state = model()
+    path, pipe = checkpoint.path_of(tmp_path, 3), tmp_path / "params.safetensors"
+    checkpoint.save(path, {"params": params, "state": state}, {})
+    os.mkfifo(pipe)
+    assert not checkpoint.has_params(path, pipe)
+    assert not checkpoint.has_params(pipe, path)
+    pipe.unlink()
+    checkpoint.save_params(pipe, params, state)
+    assert checkpoint.has_params(path, pipe)
