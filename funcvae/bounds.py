@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from funcvae import checks
-from funcvae.errors import BadType, BadValue
+from funcvae.errors import BadValue
 
 Bound = Callable[[Tensor], Tensor]
 
@@ -134,9 +134,7 @@ def groups(log_w: Tensor, m: int) -> Tensor:
 
 def rising(partition: Sequence[float]) -> tuple[float, ...]:
     """The partition itself, if it rises from 0 to 1."""
-    if not isinstance(partition, Sequence) or isinstance(partition, str | bytes):
-        raise BadType(f"partition is {checks.shown(partition)}: it must be several numbers, as in (0, 0.5, 1)")
-    betas = tuple(checks.number("a number of the partition", beta) for beta in partition)
+    betas = tuple(checks.numbers("partition", partition))
     if len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or not all(a < b for a, b in pairwise(betas)):
         raise BadValue(f"partition is {betas}: it must rise from 0 to 1, as in (0, 0.5, 1)")
     return betas

@@ -7,7 +7,7 @@ BadType (the wrong kind of thing) or BadValue (the right kind, out of range) in 
 import math
 import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ def shown(value: Any) -> str:
         return f"about {'-' * (value < 0)}2**{value.bit_length() - 1}"
     if value is None or isinstance(value, int | float | complex | str | bytes | torch.dtype):
         return line(repr(value), 60)
-    if isinstance(value, tuple | list) and len(value) <= 6:
-        return line(f"{type(value).__name__} ({', '.join(map(shown, value))})", 120)
+    if isinstance(value, tuple | list) and len(value) <= 6:  # without those in it, for it may be in itself
+        inner = (shown(v) if not isinstance(v, tuple | list) else type(v).__name__ for v in value)
+        return line(f"{type(value).__name__} ({', '.join(inner)})", 120)
     return f"of type {type(value).__name__}"
 
 
@@ -68,6 +69,17 @@ def number(name: str, value: float) -> float:
         raise BadValue(f"{name} is {shown(value)}: it must be a number that a float can hold") from None
 
 
+def numbers(name: str, value: Iterable[float]) -> list[float]:
+    """Several real numbers, from whatever holds them along one axis."""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable) or not hasattr(value, "__len__"):
+        raise BadType(f"{name} is {shown(value)}: it must be several numbers, as in (0, 0.5, 1)")
+    if isinstance(value, Tensor):
+        valued(name, value)
+    if getattr(value, "ndim", 1) != 1:
+        raise BadValue(f"{name} is {shown(value)}: it must be numbers along one axis")
+    return [number(f"a number in {name}", each) for each in (value.tolist() if hasattr(value, "tolist") else value)]
+
+
 def shape(name: str, value: Sequence[int], itemsize: int = 4) -> tuple[int, ...]:
     """The shape of a tensor to be made, which must fit in memory."""
     if not isinstance(value, tuple | list):
@@ -80,7 +92,7 @@ def shape(name: str, value: Sequence[int], itemsize: int = 4) -> tuple[int, ...]
 def fits(name: str, sizes: Sequence[int], itemsize: int = 4) -> None:
     """Raises BadValue unless a tensor of these sizes fits in this machine's memory."""
     if len(sizes) > _MOST_AXES or math.prod(sizes) * itemsize > MEMORY or any(size > _MOST_SIZE for size in sizes):
-        many = f"{len(sizes)} axes" if len(sizes) > _MOST_AXES else f"a tensor {list(map(_short, sizes))}"
+        many = f"{len(sizes)} axes" if len(sizes) > _MOST_AXES else f"a tensor [{', '.join(map(_short, sizes))}]"
         raise BadValue(f"{name} asks for {many}, more than the {MEMORY / 2**30:.0f} GiB of this machine can hold")
 
 
@@ -115,8 +127,11 @@ def same_device(**tensors: Tensor) -> None:
 
 
 def broadcast(first: str, a: Tensor, second: str, b: Tensor) -> None:
-    """Raises BadValue unless two tensors are on one device, and their shapes broadcast against each other."""
-    if a.device != b.device:
+    """Raises BadValue unless two tensors are on one device, and their shapes broadcast against each other.
+
+    A number that lies on the CPU suits all devices.
+    """
+    if a.device != b.device and not any(t.ndim == 0 and t.device.type == "cpu" for t in (a, b)):
         same_device(**{first: a, second: b})
     if a.shape != b.shape and any(
         m != n and m != 1 and n != 1 for m, n in zip(reversed(a.shape), reversed(b.shape), strict=False)

@@ -17,7 +17,7 @@ checks shapes only: values cannot be looked at inside a transform, so numbers th
 whoever calls it tests for them outside.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -236,8 +236,9 @@ def together(
     themselves. The numbers are those of separate calls.
     """
     _check(model, params, state, x, eps)
-    if not isinstance(estimators, Sequence):
+    if not isinstance(estimators, Iterable):
         raise BadType(f"estimators is {checks.shown(estimators)}: it must be several, in a list or tuple")
+    estimators = list(estimators)
     for estimator in estimators:
         check_estimator("an estimator", estimator)
     shared = [getattr(estimator, "_from_pass", None) for estimator in estimators]

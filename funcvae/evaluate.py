@@ -236,7 +236,9 @@ def reconstruction_error(
     """
     batch = checks.whole("batch", batch, 1)
     check_data(model, params, state, x)
-    checks.fits("samples", (checks.whole("samples", samples, 1), len(x), model.latent), 8)
+    samples = checks.whole("samples", samples, 1)
+    checks.fits("samples", (samples, len(x)), 8)
+    checks.fits("samples", (samples, min(batch, len(x)), model.latent), x.element_size())
     random.checked(key)
     rows = []
     for i, part in enumerate(x.split(batch)):

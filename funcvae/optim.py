@@ -93,14 +93,15 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
         # element of the parameters.
         scale, eps_t = torch.stack((rate * c2 / c1, eps * c2)).unbind()
 
-        def leaf(p: Tensor, g: Tensor, m: Tensor, v: Tensor) -> Tensor:
+        rows = tree.rows(params, grads, state.m, state.v)
+        for p, g, m, v in rows:  # before any is written to
             _check_alike(gradient=g, parameter=p, m=m, v=v)
+        for p, g, m, v in rows:
             m.mul_(b1).add_(g, alpha=1 - b1)
             buffer = g * g  # one for all: a fresh one costs as much as the arithmetic
             v.mul_(b2).add_(buffer, alpha=1 - b2)
-            return p.sub_(buffer.copy_(v).sqrt_().add_(eps_t.to(p)).reciprocal_().mul_(m).mul_(scale.to(p)))
+            p.sub_(buffer.copy_(v).sqrt_().add_(eps_t.to(p)).reciprocal_().mul_(m).mul_(scale.to(p)))
 
-        params = tree.map(leaf, params, grads, state.m, state.v)
         return params, AdamState(state.step + 1, state.m, state.v)
 
     def update(grads: Tree, state: AdamState, params: Tree) -> tuple[Tree, AdamState]:
@@ -118,6 +119,7 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
 def _checked(state: AdamState) -> AdamState:
     if not isinstance(state, AdamState):
         raise BadType(f"state is {checks.shown(state)}: it must be what `init` or `update` returned")
+    checks.tensor("state.step", state.step)
     return state
 
 

@@ -45,9 +45,9 @@ class PPCA(NamedTuple):
         """Data that these parameters can take."""
         features, like = len(self.mean), self.mean
         checks.same_device(x=checks.tensor("x", x), mean=like)
-        if x.ndim != 2 or x.shape[1] != features or x.dtype != like.dtype:
-            raise BadData(f"x is {checks.shown(x)}: it must be {like.dtype} [n, {features}]")
-        return x
+        if x.ndim != 2 or x.shape[1] != features or x.is_complex():
+            raise BadData(f"x is {checks.shown(x)}: it must be real [n, {features}]")
+        return x.to(like.dtype)
 
     def _m(self) -> Tensor:
         return self.weight.T @ self.weight + self.sigma2 * torch.eye(

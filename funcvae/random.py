@@ -100,8 +100,9 @@ def uniform(
     if (minval, maxval) == (0.0, 1.0):
         return unit
     most = torch.finfo(dtype).max
-    if not -most <= minval <= maxval <= most:
-        raise BadValue(f"minval is {minval} and maxval {maxval}: they must be finite, and minval not above maxval")
+    if not (-most <= minval <= maxval <= most and maxval - minval <= most):
+        told = f"{dtype} must hold both, and how far they are apart; and minval is not above maxval"
+        raise BadValue(f"minval is {minval} and maxval {maxval}: {told}")
     # Bounds and width are rounded to dtype, then multiplied and added with one rounding, as XLA's fused
     # multiply-add does: in float32 the detour through float64 gives just that, on every device.
     low_, high_ = (torch.full((), v, dtype=dtype, device=unit.device) for v in (minval, maxval))

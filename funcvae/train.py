@@ -139,7 +139,7 @@ def make_step(
         _check_train_state(ts)
         x, eps = _observed(keys, x, model, samples, observe, noise)
         out = estimator(model, ts.params, ts.state, x, eps, train=True)
-        c, bound = checks.number("what scale returned", scale(len(x))), out.bound.mean()
+        c, bound = _number("what scale returned", scale(len(x))), out.bound.mean()
         grads = out.grads if c == 1 else tree.map(lambda g: c * g, out.grads)
         params, opt_state = _two(update(grads, ts.opt_state, ts.params))
         new = TrainState(ts.step + 1, ts.key, params, out.state, opt_state)
@@ -485,10 +485,14 @@ def _check_train_state(ts: TrainState, model: VAE | None = None) -> None:
             raise BadValue(f"ts.step is {int(ts.step)}: it must not be negative")
 
 
+def _number(name: str, value: float) -> float:
+    return value if isinstance(value, Tensor) and not value.ndim else checks.number(name, value)
+
+
 def _two(updated: tuple[Params, Any]) -> tuple[Params, Any]:
-    if not (isinstance(updated, tuple) and len(updated) == 2):
+    if not (isinstance(updated, tuple | list) and len(updated) == 2):
         raise BadType(f"update returned {checks.shown(updated)}: it must be the new parameters and optimizer state")
-    return updated
+    return updated[0], updated[1]
 
 
 def _ready(

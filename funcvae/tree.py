@@ -18,18 +18,19 @@ Tree = Any
 def map(f: Callable[..., Any], *trees: Tree) -> Tree:
     """f of each leaf, or of the leaves at the same place in trees of one structure."""
     checks.function("f", f)
+    return structure(trees[0] if trees else None).unflatten([f(*row) for row in rows(*trees)])
+
+
+def rows(*trees: Tree) -> list[tuple[Any, ...]]:
+    """The leaves at each place, together, of trees of one structure; whatever order their dicts have."""
     if not trees:
         raise BadValue("there is no tree to map over")
-    if len(trees) == 1:
-        return _pytree.tree_map(f, *trees)
     first, kind = _pytree.tree_flatten(trees[0])
     try:
-        columns = [first, *(kind.flatten_up_to(tree) for tree in trees[1:])]
+        return list(zip(first, *(kind.flatten_up_to(tree) for tree in trees[1:]), strict=True))
     except (ValueError, TypeError) as error:
-        raise BadValue(
-            f"trees of different structures cannot be mapped over together: {checks.line(str(error))}"
-        ) from None
-    return kind.unflatten([f(*row) for row in zip(*columns, strict=True)])
+        reason = checks.line(str(error))
+        raise BadValue(f"trees of different structures cannot be mapped over together: {reason}") from None
 
 
 def leaves(tree: Tree) -> list[Tensor]:

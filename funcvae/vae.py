@@ -75,8 +75,8 @@ def vae(
         return q, {**state, "encoder": new}
 
     def decode(params: Params, state: State, z: Tensor, train: bool = False) -> tuple[Distribution, State]:
-        if checks.tensor("z", z).ndim not in (2, 3) or z.shape[-1] != latent or not len(z):
-            raise BadValue(f"z has shape {list(z.shape)}: it must be [B, {latent}] or [N, B, {latent}]")
+        if checks.tensor("z", z).ndim not in (2, 3) or z.shape[-1] != latent or (z.ndim == 3 and not len(z)):
+            raise BadValue(f"z has shape {list(z.shape)}: it must be [B, {latent}] or [N, B, {latent}], with N >= 1")
         out, new = run("decoder", params, state, z, train)
         return _distribution("the likelihood head returned", likelihood(out)), {**state, "decoder": new}
 
@@ -131,11 +131,7 @@ def check(model: VAE, params: Params, state: State) -> None:
     devices = set()
     for what, whole in {"params": params, "state": state}.items():
         for name in ("encoder", "decoder", "prior"):
-            part = _part(what, whole, name)
-            if not isinstance(part, dict):
-                raise BadType(f"{name} of {what} is {checks.shown(part)}: it must be a dict, as init makes it")
-        if len(whole) != 3:
-            raise BadValue(f"{what} has {len(whole)} parts: it must have encoder, decoder and prior alone")
+            _part(what, whole, name)
         for leaf in tree.leaves(whole):
             devices.add(checks.tensor(f"a leaf of {what}", leaf, floating=whole is params).device)
     if len(devices) > 1:

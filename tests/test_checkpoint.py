@@ -202,7 +202,7 @@ def test_parameters_are_no_checkpoint(tmp_path):
 
 
 def test_what_is_no_tree_of_tensors_is_refused(tmp_path):
-    with pytest.raises(BadType, match="x is 1.5: it must be a tensor"):
+    with pytest.raises(BadType, match=r"x is 1\.5: it must be a tensor"):
         checkpoint.save(tmp_path / "a", {"x": 1.5}, {})
     with pytest.raises(BadValue, match="two tensors of the tree have one path"):
         checkpoint.save(tmp_path / "a", {"a/b": torch.ones(1), "a": {"b": torch.ones(1)}}, {})

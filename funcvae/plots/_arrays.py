@@ -1,6 +1,6 @@
 """What every figure does with its arguments first: check their shapes, and turn them into floats."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ def as_is(name: str, value: Any) -> NDArray[Any]:
     if isinstance(value, torch.Tensor):
         value = checks.valued(name, value).detach().cpu()
         value = value.float() if value.dtype == torch.bfloat16 else value
-    elif not isinstance(value, np.ndarray | Sequence) or isinstance(value, str | bytes):
+    elif not (isinstance(value, Sequence) or hasattr(value, "__array__")) or isinstance(value, str | bytes):
         raise BadType(f"{name} must be an array, got {checks.shown(value)}")
     try:
         return np.asarray(value)
@@ -58,13 +58,14 @@ def flags(name: str, value: ArrayLike) -> NDArray[np.bool_]:
 
 def words(name: str, value: Sequence[str], n: int | None = None) -> list[str]:
     """Several words, n of them if it is given, that matplotlib can draw."""
-    if not isinstance(value, Sequence) or isinstance(value, bytes):  # a string is a sequence of words of one letter
+    if not isinstance(value, Iterable) or isinstance(value, bytes) or getattr(value, "ndim", 1) != 1:
         raise BadType(f"{name} must be words, got {checks.shown(value)}")
+    value = list(value)  # of a string, its letters
     if not value or (n is not None and len(value) != n):
         raise BadValue(f"{name} must be {'one word or more' if n is None else f'{n} words'}, got {len(value)}")
     for word in value:
         text(**{name: word})
-    return list(value)
+    return value
 
 
 def text(**texts: str) -> None:
@@ -75,7 +76,7 @@ def text(**texts: str) -> None:
             raise BadValue(f"{name} has {len(value):,} letters: it must have at most {_LONGEST:,}")
         if any("\ud800" <= letter <= "\udfff" or letter == "\0" for letter in value):
             raise BadValue(f"{name} is {checks.shown(value)}: it has letters that no font can draw")
-        if value.count("$") > 1 and value.count("$") % 2 == 0:
+        if (dollars := value.replace(r"\$", "").count("$")) and dollars % 2 == 0:
             try:
                 MathTextParser("agg").parse(value)
             except ValueError:

@@ -86,11 +86,7 @@ _MOST_PIXELS = 2**14
 
 def _ending(path: str | os.PathLike[str], ending: str) -> Path:
     """The path, if its name ends so."""
-    if not isinstance(path, str | os.PathLike):
-        raise BadType(f"path must be a path, got {checks.shown(path)}")
-    if "\0" in os.fspath(path):
-        raise BadValue(f"path is {checks.shown(os.fspath(path))}: no file's name has a null byte")
-    path = Path(path)
+    path = checks.path("path", path)
     if path.suffix.lower() != ending:
         raise BadValue(f"path must end in {ending}, got {str(path)!r}")
     return path

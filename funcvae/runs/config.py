@@ -8,6 +8,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import torch
 
 from funcvae import checks
@@ -77,7 +78,9 @@ def configure(system: str, **given: Any) -> Config:
     """A configuration of the named system: its recipe's where nothing is given, or None."""
     own = recipe(system)
     defaults = {name: getattr(own, name) for name in ("data", "epochs", "batch", "samples", "estimator")}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: _plain(value) for name, value in given.items() if value is not None}
+    if isinstance(given.get("lr"), int) and not isinstance(given["lr"], bool):
+        given["lr"] = float(given["lr"])
     if strange := sorted(given.keys() - {field.name for field in fields(Config)}):
         raise unknown("field", strange[0], [field.name for field in fields(Config)])
     if "out" not in given:
@@ -118,6 +121,13 @@ def parsed(content: Mapping[str, Any]) -> Config:
     for name in _wrong_kinds(config):
         raise BadData(f"{name} is {getattr(config, name)!r}")
     return config
+
+
+def _plain(value: Any) -> Any:
+    """A path as a string, and numpy's number as Python's."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _wrong_kinds(config: Config) -> dict[str, type]:

@@ -152,7 +152,8 @@ class _Lane(NamedTuple):
 
 def _lane(name: str, arm: Arm, noise: Noise, schemes: list[Noise]) -> _Lane:
     """One arm; of schemes that are equal, as methods of one object are, the first stands for all."""
-    estimator, scheme = arm if isinstance(arm, tuple | list) and len(arm) == 2 else (arm, noise)
+    pair = isinstance(arm, tuple | list) and len(arm) == 2 and not callable(arm)
+    estimator, scheme = arm if pair else (arm, noise)  # type: ignore[misc]
     if not callable(estimator) or not callable(scheme):
         got = f"{checks.line(repr(name), 60)} is {checks.shown(arm)}"
         raise BadType(f"{got}: give an estimator, as estimators.iwae(), or (estimator, noise scheme)")

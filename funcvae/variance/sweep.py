@@ -1,11 +1,10 @@
 """Measurements against K, a batch's size or training's progress, and the powers they follow."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from funcvae import checks, files, random
 from funcvae.errors import BadType, BadValue, unknown
@@ -97,7 +96,7 @@ def sweep(
     checks.function("progress", progress)
     checks.text("over", over)
     random.checked(key)
-    values = _numbers(values)
+    values = _finite(values)
     if not values or len(set(values)) < len(values):
         raise BadValue(f"values is {checks.shown(values)}: give one or more, each once")
     series: dict[str, list[Measured]] = {}
@@ -125,7 +124,7 @@ def slope(values: Sequence[float], measured: Sequence[Measured]) -> Slope | None
     is the error. None where fewer than two estimates are positive and have an error that is finite, or all are at one
     value.
     """
-    values = _numbers(values)
+    values = _finite(values)
     if not isinstance(measured, Sequence) or isinstance(measured, str | bytes):
         raise BadType(f"measured is {checks.shown(measured)}: it must be a list of Measured")
     for m in measured:
@@ -139,10 +138,10 @@ def slope(values: Sequence[float], measured: Sequence[Measured]) -> Slope | None
     at, value, se = np.array(rows, dtype=float).T
     x, y, error = np.log(at), np.log(value), se / value
     exact = not (error > 0).all()
-    with np.errstate(over="ignore", divide="ignore"):  # such an error gives no finite spread, below
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # of errors so small there is no finite spread
         weight = np.ones_like(x) if exact else 1 / error**2
-    middle, level = (weight @ x) / weight.sum(), (weight @ y) / weight.sum()
-    spread = float(weight @ (x - middle) ** 2)
+        middle, level = (weight @ x) / weight.sum(), (weight @ y) / weight.sum()
+        spread = float(weight @ (x - middle) ** 2)
     if not 0 < spread < math.inf:
         return None
     rise = float(weight @ ((x - middle) * (y - level))) / spread
@@ -152,17 +151,10 @@ def slope(values: Sequence[float], measured: Sequence[Measured]) -> Slope | None
     return Slope(rise, math.sqrt((scale if exact else max(scale, 1.0)) / spread), float(level - rise * middle))
 
 
-def _numbers(values: Sequence[float]) -> list[float]:
-    """Finite numbers, of which there may be several."""
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable) or not hasattr(values, "__len__"):
-        raise BadType(f"values is {checks.shown(values)}: give numbers, as in (1, 4, 16)")
-    if isinstance(values, Tensor):
-        checks.valued("values", values)
-    if getattr(values, "ndim", 1) != 1:
-        raise BadValue(f"values is {checks.shown(values)}: give numbers along one axis")
-    plain: Any = values.tolist() if hasattr(values, "tolist") else list(values)
+def _finite(values: Sequence[float]) -> list[float]:
+    plain = checks.numbers("values", values)
     for value in plain:
-        if not math.isfinite(checks.number("one of values", value)):
+        if not math.isfinite(value):
             raise BadValue(f"one of values is {value}: they must be finite")
     return plain
 

@@ -343,8 +343,10 @@ def as_zip(choose: Choose, old: bytes) -> bytes:
         if choose.random() < 0.01:
             head = b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d, 64), }\n"
             n = choose.choice([2**10, 2**18, 2**20])  # that is 64 KiB, 16 MiB or 64 MiB, all of which there is
-            with warnings.catch_warnings(), new.open(choose.choice(["train.npy", "train", "unread.npy"]), "w") as bomb:
-                warnings.simplefilter("ignore")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # two of one name
+                bomb = new.open(choose.choice(["train.npy", "train", "unread.npy"]), "w")
+            with bomb:
                 bomb.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head % n)) + head % n)
                 for _ in range(n // 2**10):
                     bomb.write(bytes(2**16))

@@ -4,8 +4,8 @@ python tests/fuzz/functions.py [--cases 60000] [--seed 0] [--only variance] [--c
 
 A case calls one function, with arguments of which as a rule one or two are wrong: it must succeed, or end in a
 `FuncvaeError` of one line, without a warning, within thirty seconds and in less than 1 GiB. Case i of a seed is always
-the same. Prints how every function's cases ended; exit status 1 where one did not end so, or a public function is
-neither called nor left out for a reason.
+the same. Prints how every function's cases ended; exit status 1 where one did not end so, where of a function's hundred
+cases or more none succeeds, or where a public function is neither called nor left out for a reason.
 """
 
 import argparse
@@ -153,9 +153,11 @@ def main(argv: list[str] | None = None, targets: dict[str, Target] = TARGETS) ->
     count = sum(map(len, failed.values()))
     print(f"{args.cases:,} cases of {len(ends)} functions, {count} failures; none took more than {most:.0f} MiB")
     print(*(line for lines in failed.values() for line in lines[:3]), sep="\n", end="\n", file=sys.stderr)
+    if never := [name for name, counts in ends.items() if counts.total() >= 100 and not counts["success"]]:
+        print("never succeeded:", *sorted(never), file=sys.stderr)
     if missing := uncovered():
         print("not called:", *sorted(missing), file=sys.stderr)
-    return int(bool(failed or missing))
+    return int(bool(failed or never or missing))
 
 
 if __name__ == "__main__":
