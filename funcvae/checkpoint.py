@@ -34,9 +34,11 @@ def save(path: Path, tree_: Tree, about: dict[str, Any]) -> Path:
         about: what goes into JSON beside it.
 
     Raises:
-        BadType: a leaf that is no tensor.
+        BadType: a leaf that is no tensor, or what JSON cannot hold.
         BadValue: two leaves of one path.
     """
+    if not isinstance(about, dict):
+        raise BadType(f"about is {checks.shown(about)}: it must be a dict")
     sha256 = tree.sha256(_named(tree_))
     try:
         head = json.dumps({"format": FORMAT, "sha256": sha256, "structure": _structure(tree_), "about": about})

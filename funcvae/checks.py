@@ -12,13 +12,14 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from funcvae.errors import BadType, BadValue, Missing
 
-MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-"""Bytes of memory that this machine has."""
+MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63
+"""Bytes of memory that this machine has, where the system says."""
 
 
 def shown(value: Any) -> str:
@@ -61,6 +62,8 @@ def number(name: str, value: float) -> float:
     """A real number, NaN and infinity among them: what range is meant, the caller says."""
     if isinstance(value, float):
         return value
+    if isinstance(value, Tensor | np.ndarray) and value.ndim == 0 and not getattr(value, "is_meta", False):
+        value = value.item()
     if not isinstance(value, Real) or isinstance(value, bool):
         raise BadType(f"{name} is {shown(value)}: it must be a number")
     try:

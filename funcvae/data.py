@@ -224,9 +224,9 @@ def _claimed(file: IO[bytes], size: int) -> int:
 
 def _check_room(size: int) -> None:
     """Raises ValueError where the machine cannot hold so many bytes twice, as it must to hold out a test set."""
-    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if 2 * size > room:
-        raise ValueError(f"to load it takes {2 * size / 2**30:,.1f} GiB, and this machine has {room / 2**30:,.1f}")
+    if 2 * size > checks.MEMORY:
+        had = f"{checks.MEMORY / 2**30:,.1f}"
+        raise ValueError(f"to load it takes {2 * size / 2**30:,.1f} GiB, and this machine has {had}")
 
 
 def _from_folder(folder: Path) -> Parts:

@@ -30,7 +30,7 @@ from funcvae.distributions import Delta, Distribution, kl
 from funcvae.errors import BadType, BadValue
 from funcvae.module import Params, State
 from funcvae.noise import Noise, is_independent, name_of
-from funcvae.vae import VAE, check, log_likelihood, log_prob
+from funcvae.vae import VAE, check, check_model, log_likelihood, log_prob
 
 
 class Weights(NamedTuple):
@@ -277,8 +277,7 @@ def log_weight(
 ) -> tuple[Tensor, State]:
     """log w = log p(x|z) + log p(z) - log q(z|x) [N, B], for z [N, B, Z] from q(z|x); and the state."""
     checks.tensor("z", z, "N B Z")
-    if not isinstance(model, VAE):
-        raise BadType(f"model is {checks.shown(model)}: it must be a VAE")
+    check_model(model)
     p_x, state = model.decode(params, state, z, train)
     p_z, state = model.prior(params, state, z, train)
     return log_likelihood(p_x, x) + _over_latents("prior", p_z, z) - _over_latents("posterior", q, z), state

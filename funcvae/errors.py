@@ -1,6 +1,8 @@
 """The errors a user can cause. Each message is one line: what was wrong, and what would be right.
 
-All derive from `FuncvaeError`, and each also from the built-in error that a Python user would catch.
+All derive from `FuncvaeError`, and each also from the built-in error that a Python user would catch. Every public
+function raises BadType for an argument of the wrong kind, and BadValue where shapes, dtypes or devices do not match or
+more memory is asked for than there is; what its "Raises" names comes on top.
 """
 
 from collections.abc import Iterable

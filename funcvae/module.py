@@ -77,9 +77,6 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
         _check("state", state, shapes["state"])
         if checks.flag("train", train) and dropout:
             raise BadValue(f"{dropout} draws random numbers in training mode: funcvae gives no keys to layers yet")
-        for x in inputs:
-            if isinstance(x, Tensor):
-                checks.tensor("an input", x)
         tensors = {**params, **{name: _copy_for(inputs, v) for name, v in state.items()}}
         tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
         with _attention_for_transforms() if attention else nullcontext(), _no_draws(inputs):
@@ -137,6 +134,7 @@ def _copy_for(inputs: tuple[Any, ...], buffer: Tensor) -> Tensor:
     x = next((x for x in inputs if isinstance(x, Tensor)), None)
     if x is None or not buffer.is_floating_point():
         return buffer.clone()
+    checks.tensor("the input", x)
     if x.device != buffer.device:
         checks.same_device(input=x, state=buffer)
     return buffer + x.new_zeros((), dtype=buffer.dtype)

@@ -89,7 +89,7 @@ def sobol(key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = 
     shape, n = checks.shape("shape", shape), checks.whole("samples", n, 1)
     random.checked(key)
     checks.dtype("dtype", dtype)
-    checks.fits("samples", (_DIGITS + 1, n, *shape), 4)
+    checks.fits("samples", (n, *shape), 32)  # bytes that a number takes on the way
     if n > 2**_DIGITS:
         raise BadValue(f"samples is {n}: a Sobol sequence of {_DIGITS} digits has at most {2**_DIGITS} points")
     if not shape or not 1 <= shape[-1] <= SobolEngine.MAXDIM:

@@ -63,7 +63,7 @@ def fold_in(key: Key, data: int | Tensor) -> Key:
         if not 0 <= data < 2**32:
             raise BadValue(f"fold_in got {checks.shown(data)}: it must lie between 0 and 2**32 - 1")
         low = torch.full((), _signed(data), dtype=torch.int32, device=key.device)
-    elif data.ndim or data.is_floating_point() or data.is_complex():
+    elif data.ndim or data.is_floating_point() or data.is_complex() or data.dtype == torch.bool:
         raise BadValue(
             f"fold_in got a {data.dtype} tensor {list(data.shape)}: it must be a whole number, no dimensions"
         )

@@ -20,7 +20,7 @@ from funcvae.engine import Estimator, check_estimator
 from funcvae.errors import BadData, BadType, BadValue, NonFinite
 from funcvae.module import Params, State
 from funcvae.optim import Optimizer
-from funcvae.vae import VAE, check, log_likelihood
+from funcvae.vae import VAE, check, check_model, log_likelihood
 
 Observe = Callable[[random.Key, Tensor], Tensor]
 Row = dict[str, Any]
@@ -254,15 +254,15 @@ def fit(
     functions: dict[str, Callable[..., Any]] = {"log": log, "watch": watch, "save": save, "stop": stop}
     for name, function in functions.items():
         checks.function(name, function)
-    if history is not None and not isinstance(history, History):
-        raise BadType(f"history is {checks.shown(history)}: it must be a History, as fit returns it")
+    if history is not None:
+        _check_history(history)
     _check_train_state(ts, model)
     device = ts.step.device
     check_data(model, ts.params, ts.state, train, observe, name="train")
     if test is not None:
         check_data(model, ts.params, ts.state, test, observe, name="test")
     train, test = train.to(device), None if test is None else test.to(device)
-    check_batches(model, ts.params, ts.state, train, batch)
+    check_batches(model, ts.params, ts.state, train, batch, observe)
 
     step = _ready(model, estimator, opt, samples, observe, noise, scale, offset, compile)
     ts = tree.map(torch.clone, ts)  # from here on the buffers are our own to write in
@@ -434,13 +434,16 @@ def check_data(
             raise BadData(f"{what} ranges from {got}: a {type(p).__name__} likelihood needs [{low:g}, {high:g}]")
 
 
-def check_batches(model: VAE, params: Params, state: State, train: Tensor, batch: int) -> None:
+def check_batches(
+    model: VAE, params: Params, state: State, train: Tensor, batch: int, observe: Observe = as_is
+) -> None:
     """Raises BadData where an epoch ends on a batch of one item and the model, as with BatchNorm, needs more."""
     check(model, params, state)
     if len(checks.tensor("train", train, "n ...")) % checks.whole("batch", batch, 1) != 1 % batch:
         return
     try:
-        q, _ = model.encode(params, state, train[:1], True)
+        x = observe(random.key(_CHECK_SEED, device=train.device), train[:1])
+        q, _ = model.encode(params, state, x, True)
         model.decode(params, state, q.loc, True)
     except ValueError as error:
         size = f"{len(train)} items in batches of {batch} leave one of a single item"
@@ -449,12 +452,6 @@ def check_batches(model: VAE, params: Params, state: State, train: Tensor, batch
 
 _CHECK_SEED = 2**63 + 2  # no seed of a user's run: a key is used once
 _READ_EVERY = 50  # steps; each reading waits for the device
-
-
-def check_model(model: VAE) -> None:
-    """Raises BadType unless this is a model."""
-    if not isinstance(model, VAE):
-        raise BadType(f"model is {checks.shown(model)}: it must be a VAE, as funcvae.vae or funcvae.models make it")
 
 
 def check_optimizer(opt: Optimizer) -> None:
@@ -483,6 +480,13 @@ def _check_train_state(ts: TrainState, model: VAE | None = None) -> None:
         random.checked(ts.key)
         if checks.valued("ts.step", ts.step) < 0:
             raise BadValue(f"ts.step is {int(ts.step)}: it must not be negative")
+
+
+def _check_history(history: History) -> None:
+    if not isinstance(history, History) or not all(isinstance(x, np.ndarray) and x.ndim == 1 for x in history):
+        raise BadType(f"history is {checks.shown(history)}: it must be a History of arrays, as fit returns it")
+    if len({len(x) for x in history[:3]}) > 1 or not all(x.dtype.kind in "fiu" for x in history):
+        raise BadValue("history has not a number of each kind for every step, as fit returns it")
 
 
 def _number(name: str, value: float) -> float:

@@ -91,13 +91,11 @@ def vae(
             return how(*given)
         try:
             return how(*given)
-        except FuncvaeError:
-            raise
-        except torch.OutOfMemoryError:
+        except (FuncvaeError, torch.OutOfMemoryError):
             raise
         except (RuntimeError, IndexError, ValueError) as error:  # torch says what is wrong in one of these
             what = f"{checks.shown(to)} on {to.device}"
-            raise BadValue(f"the {name} cannot take {what}: {checks.line(str(error).split(chr(10))[0])}") from error
+            raise BadValue(f"the {name} cannot take {what}: {checks.line(str(error))}") from error
 
     return VAE(init, encode, decode, prior_, latent)
 
@@ -124,14 +122,19 @@ def log_likelihood(p: Distribution, x: Tensor) -> Tensor:
     return log_prob(p, x)
 
 
-def check(model: VAE, params: Params, state: State) -> None:
-    """Raises BadType or BadValue unless this is a model, with parameters to be learned and a state."""
+def check_model(model: VAE) -> None:
+    """Raises BadType unless this is a model."""
     if not isinstance(model, VAE):
         raise BadType(f"model is {checks.shown(model)}: it must be a VAE, as funcvae.vae or funcvae.models make it")
+
+
+def check(model: VAE, params: Params, state: State) -> None:
+    """Raises BadType or BadValue unless this is a model, with parameters to be learned and a state."""
+    check_model(model)
+    for name in ("encoder", "decoder", "prior"):
+        _part("params", params, name)
     devices = set()
     for what, whole in {"params": params, "state": state}.items():
-        for name in ("encoder", "decoder", "prior"):
-            _part(what, whole, name)
         for leaf in tree.leaves(whole):
             devices.add(checks.tensor(f"a leaf of {what}", leaf, floating=whole is params).device)
     if len(devices) > 1:

@@ -26,7 +26,7 @@ def to_pixels(x: Tensor) -> Tensor:
 def _check_colours(x: Tensor) -> None:
     checks.tensor("x", x, "... C H W", floating=True)
     if x.shape[-3] not in (1, 3):
-        raise BadValue(f"x has shape {list(x.shape)}: it must have 3 channels, [B, 3, H, W]")
+        raise BadValue(f"x has shape {list(x.shape)}: it must have 3 channels, or 1 for grey, [B, C, H, W]")
 
 
 class ResNetEncoder(nn.Module):

@@ -85,7 +85,7 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset]) -> Setup:
     x_train, x_test = dataset.train.to(config.device), dataset.test.to(config.device)
     for name, x in {"train": x_train, "test": x_test}.items():
         train.check_data(model, ts.params, ts.state, x, recipe.observe, name=f"{config.data}: {name}")
-    train.check_batches(model, ts.params, ts.state, x_train, config.batch)
+    train.check_batches(model, ts.params, ts.state, x_train, config.batch, recipe.observe)
     observe_key, figure_key, step_key, probe_key = random.split(train.run_keys(ts.key).pictures, 4)
     seen = recipe.observe(observe_key, x_test[: pictures.POINTS])
     # Estimator and noise may not suit the model or the number of samples: let them say so now. (Values do not matter.)

@@ -75,17 +75,17 @@ class Chunk(NamedTuple):
 
 def check(
     model: VAE, params: Params, state: State, data: Tensor, observe: Observe = as_is,
-    *, samples: int, replicates: int, chunk: int | None = None,
+    *, samples: int, replicates: int, chunk: int | None = None, batch: int | None = None,
 ) -> None:  # fmt: skip
-    """Raises what the lab's functions say they raise."""
+    """Raises what the lab's functions say they raise; `batch` is how many of the data are taken at once, if not all."""
     check_vae(model, params, state)
-    batch = len(checks.tensor("data", data, "B ..."))
-    checks.fits("samples", (checks.whole("samples", samples, 1), batch, model.latent))
+    checks.tensor("data", data, "B ...")
+    checks.fits("samples", (checks.whole("samples", samples, 1), min(len(data), batch or len(data)), model.latent))
     checks.fits("replicates", (checks.whole("replicates", replicates, 1), len(tree.leaves(params))), 8)
     if chunk is not None:
         checks.whole("chunk", chunk, 1)
     dtypes = {leaf.dtype for leaf in tree.leaves(params)}
-    if isinstance(data, Tensor) and data.is_floating_point() and dtypes and data.dtype not in dtypes:
+    if data.is_floating_point() and dtypes and data.dtype not in dtypes:
         kinds = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
         got = str(data.dtype).removeprefix("torch.")
         raise BadData(f"the data are {got} and the parameters {kinds}: make them one, as with data.to(torch.{kinds})")

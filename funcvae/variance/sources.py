@@ -116,9 +116,9 @@ def sources(
     for name, value in {"batches": batches, "replicates": replicates}.items():
         if checks.whole(name, value) < 2:
             raise BadValue(f"{name} is {checks.shown(value)}: a variance needs at least 2")
-    check(model, params, state, data, observe, samples=samples, replicates=replicates)
-    if not 1 <= checks.whole("batch", batch) <= len(data):
+    if not 1 <= checks.whole("batch", batch) <= len(checks.tensor("data", data, "n ...")):
         raise BadValue(f"batch is {checks.shown(batch)}: it must lie between 1 and {len(data)}, the number of data")
+    check(model, params, state, data, observe, samples=samples, replicates=replicates, batch=batch)
     checks.fits("batches", (batches, len(tree.leaves(params))), 8)
     checks.flag("train", train)
     checks.function("progress", progress)

@@ -136,7 +136,8 @@ def slope(values: Sequence[float], measured: Sequence[Measured]) -> Slope | None
     if len(rows) < 2:
         return None
     at, value, se = np.array(rows, dtype=float).T
-    x, y, error = np.log(at), np.log(value), se / value
+    with np.errstate(over="ignore"):
+        x, y, error = np.log(at), np.log(value), se / value
     exact = not (error > 0).all()
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # of errors so small there is no finite spread
         weight = np.ones_like(x) if exact else 1 / error**2

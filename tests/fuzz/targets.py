@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from arguments import (
     BOUND,
@@ -216,6 +217,15 @@ target(
     trees=Kind(
         lambda rng, w: [w.params] * rng.choice([1, 2]),
         lambda rng, w: rng.choice([[], [w.params, TREE.bad(rng, w)], [TREE.bad(rng, w)], [TREE.bad(rng, w), w.params]]),
+        junk=False,
+    ),
+)
+target(
+    "tree.rows",
+    lambda trees: tree.rows(*trees),
+    trees=Kind(
+        lambda rng, w: [w.params, w.params],
+        lambda rng, w: rng.choice([[], [w.params, TREE.bad(rng, w)], [TREE.bad(rng, w), w.params]]),
         junk=False,
     ),
 )
@@ -511,6 +521,14 @@ target(
     scale=SCALE,
     offset=NUMBER,
     save_every=Kind(one_of(0, 1)),
+    history=Kind(
+        one_of(None, train.History(*np.zeros((4, 0)))),
+        one_of(train.History(1, 2, 3, 4), train.History([], [], [], []), train.History(*np.zeros((4, 2, 2)))),
+    ),
+    log=PROGRESS,
+    watch=PROGRESS,
+    save=PROGRESS,
+    stop=Kind(one_of(lambda: False, lambda: True)),
 )
 target(
     "train.test_bound",
@@ -610,6 +628,7 @@ LEFT_OUT = {
     "pictures.as_is": "the identity",
     "bounds.checked": "a check that every bound makes first",
     "tree.checked": "a check that optim and sha256 make first",
+    "vae.check_model": "a check that every estimator makes first",
     "vae.check": "a check that every estimator makes first",
     "engine.check_estimator": "a check that the lab makes first",
     "train.as_is": "the identity",

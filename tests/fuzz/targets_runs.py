@@ -48,7 +48,6 @@ target(
     epoch=Kind(one_of(0, 7), one_of(-1, 2**32, "a", 1.5)),
 )
 target("train.check_batches", train.check_batches, model=MODEL, params=PARAMS, state=STATE, train=X, batch=BATCH)
-target("train.check_model", train.check_model, weight=0.1, model=MODEL)
 target("train.check_optimizer", train.check_optimizer, weight=0.1, opt=OPT)
 target(
     "train.replay", lambda data, **rest: train.replay(train=data, **rest), weight=0.3, ts=TRAIN_STATE,
