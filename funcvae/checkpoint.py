@@ -89,11 +89,12 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def save_params(path: Path, params: Params, state: State) -> None:
-    """Writes params and state; equal ones give equal bytes.
+    """Writes params and state, with their SHA-256; equal ones give equal bytes.
 
     The tensors are named by their paths, as in "params/encoder/linear1.weight".
     """
-    files.write(checks.path("path", path), _safetensors({"params": params, "state": state}, None))
+    both = {"params": params, "state": state}
+    files.write(checks.path("path", path), _safetensors(both, {"sha256": tree.sha256(_named(both))}))
 
 
 def load_params(path: Path, params: Params, state: State) -> tuple[Params, State]:
@@ -103,7 +104,9 @@ def load_params(path: Path, params: Params, state: State) -> tuple[Params, State
         Missing: there is no such file.
         BadData: the file is damaged, or is of another model.
     """
-    loaded, _ = _read(checks.path("path", path), {"params": params, "state": state})
+    loaded, metadata = _read(checks.path("path", path), {"params": params, "state": state})
+    if metadata.get("sha256") != tree.sha256(_named(loaded)):
+        raise BadData(f"{path} is damaged: its tensors do not have the SHA-256 that it names")
     return loaded["params"], loaded["state"]
 
 
@@ -136,7 +139,7 @@ def _structure(tree_: Tree) -> Any:
     return json.loads(json.dumps(tree.map(lambda t: f"{t.dtype} {list(t.shape)}", tree_)))
 
 
-def _safetensors(tree_: Tree, metadata: dict[str, str] | None) -> bytes:
+def _safetensors(tree_: Tree, metadata: dict[str, str]) -> bytes:
     tensors = {name: leaf.detach().cpu().contiguous() for name, leaf in _named(tree_).items()}
     return as_safetensors(tensors, metadata=metadata)
 

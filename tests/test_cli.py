@@ -288,7 +288,10 @@ def spoiled(run, file, change):
             lambda run: spoiled(run, "manifest.json", lambda text: text.replace(fv.__version__, "0.99.0")),
             "was made by funcvae 0.99.0",
         ),
-        (lambda run: spoiled(run, "config.json", lambda text: text.replace("mnist_vae", "burda_vae")), "another model"),
+        (
+            lambda run: spoiled(run, "config.json", lambda text: text.replace("mnist_vae", "burda_vae")),
+            "was changed since the run began",
+        ),
     ],
 )
 def test_a_run_that_cannot_be_read_gets_one_line(digits, capsys, spoil, message):

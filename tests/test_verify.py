@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import funcvae as fv
 from funcvae import checkpoint, cli, runs, tracking
-from funcvae.errors import BadData, BadValue, Missing
+from funcvae.errors import BadData, BadValue, Missing, NonFinite
 from funcvae.runs import manifest as manifests
 
 GAUSSIAN = ["train", "--epochs", "3", "--batch", "1000", "--samples", "2", "--checkpoint-every", "7"]
@@ -218,3 +218,33 @@ def test_what_cannot_be_deterministic_is_refused(tmp_path, monkeypatch):
     with pytest.raises(BadValue, match="--deterministic cannot be kept: foo_cuda does not have"):
         runs.run(config)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_bit_of_the_parameters_that_flips_is_seen(run):
+    path = run / "params.safetensors"
+    spoiled = bytearray(path.read_bytes())
+    spoiled[-3] ^= 1
+    path.write_bytes(spoiled)
+    with pytest.raises(BadData, match="is damaged: its tensors do not have the SHA-256"):
+        runs.load(run)
+
+
+def test_a_configuration_that_was_edited_is_seen(run):
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"samples": config["samples"] + 1}))
+    for again in (runs.load, runs.resume, lambda path: runs.verify(path, 2), lambda path: runs.replay(path, 2)):
+        with pytest.raises(BadData, match="was changed since the run began"):
+            again(run)
+    (run / "config.json").write_text(json.dumps(config | {"keep": 7}))  # decides nothing
+    assert runs.verify(run, 2).first is None
+
+
+def test_a_run_that_stopped_at_a_number_that_is_not_finite_is_verified_up_to_there(tmp_path):
+    config = runs.configure(
+        "gaussian2d_vae", epochs=1, batch=1000, lr=1e38, checkpoint_every=1, out=str(tmp_path / "run")
+    )
+    with pytest.raises(NonFinite, match="funcvae replay"):
+        runs.run(config)
+    verdict = runs.verify(tmp_path / "run")
+    assert verdict.holds
+    assert verdict.steps >= 1

@@ -175,6 +175,8 @@ def _lines(found: Replay) -> Iterator[str]:
         yield f"{name:34}{float(value):14.7g}"
     arrays = {"x": found.x, "eps": found.eps, "log_w": found.log_w, "bound": found.bound}
     arrays |= {f"grads/{name}": leaf for name, leaf in tree.named_leaves(found.grads).items()}
+    after = tree.named_leaves(found.after.params).items()
+    arrays |= {f"after/{name}": leaf for name, leaf in after if not leaf.isfinite().all()}
     yield f"{'array':34}{'norm':>14}{'least':>14}{'greatest':>14}  not finite"
     for name, array in arrays.items():
         good = array[array.isfinite()].double()

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from funcvae import checkpoint, files, tracking, train, tree
-from funcvae.errors import BadData, BadValue
+from funcvae import checkpoint, checks, files, tracking, train, tree
+from funcvae.errors import BadData, BadValue, NonFinite
 from funcvae.runs import config as configs
 from funcvae.runs import manifest as manifests
 from funcvae.runs.config import Config
-from funcvae.runs.folder import CHECKPOINTS, METRICS, check_same, load_data, read_config, read_manifest
+from funcvae.runs.folder import CHECKPOINTS, METRICS, check_config, check_same, load_data, read_config, read_manifest
 from funcvae.runs.setup import Setup, nearest, prepare
 from funcvae.train import Replay, Row, TrainState
 
@@ -43,7 +43,9 @@ class Verdict(NamedTuple):
         return self.first is None or (bool(self.environment) and self.largest <= self.tolerance)
 
     def __str__(self) -> str:
-        what = f"{self.steps:,} steps made again, parameters compared {self.parameters} times"
+        what = (
+            f"{self.steps:,} steps made again, parameters compared {self.parameters} time{'s' * (self.parameters != 1)}"
+        )
         where = f"the environment differs: {manifests.told(self.environment)}" if self.environment else ""
         if self.first is None:
             return "; ".join(filter(None, [f"{what}: identical to the bit", where]))
@@ -76,11 +78,10 @@ def verify(
         BadValue: steps is below one, or the tolerance is negative.
         Missing, BadData: see `load`; or the run has made no step.
     """
-    path = Path(path)
-    if steps is not None and steps < 1:
-        raise BadValue(f"--steps is {steps}: it must be at least 1")
-    if not tolerance >= 0:
-        raise BadValue(f"--tolerance is {tolerance}: it is not negative")
+    path = checks.path("path", path)
+    steps = None if steps is None else checks.whole("--steps", steps, 1)
+    if not checks.number("--tolerance", tolerance) >= 0:
+        raise BadValue(f"--tolerance is {tolerance}: it must be a number, and not negative")
     config, manifest = _read(path, data, data_dir)
     with manifests.numerics(config, threads=manifest["threads"]):
         setup = _prepared(config, manifest, path)
@@ -104,11 +105,14 @@ def verify(
                 compare.row(row)
                 bar.update(int(tracking.is_a_step(row)))
 
-            train.fit(
-                setup.start, setup.model, setup.estimator, setup.opt, setup.train, test=setup.test,
-                epochs=-(-wanted // per_epoch), **setup.settings, log=log, watch=watch,
-                stop=lambda: made >= wanted or compare.ended,
-            )  # fmt: skip
+            try:
+                train.fit(
+                    setup.start, setup.model, setup.estimator, setup.opt, setup.train, test=setup.test,
+                    epochs=-(-wanted // per_epoch), **setup.settings, log=log, watch=watch,
+                    stop=lambda: made >= wanted or compare.ended,
+                )  # fmt: skip
+            except NonFinite as error:
+                compare.stopped(error)
         differing = manifests.differences(manifest, manifests.environment(config))
     if not compare.steps:
         raise BadData(f"{path / METRICS} has no rows of steps to compare with")
@@ -129,7 +133,7 @@ def replay(
         BadValue: the run has no such step.
         Missing, BadData: see `load`.
     """
-    path = Path(path)
+    path, step = checks.path("path", path), checks.whole("step", step)
     config, manifest = _read(path, data, data_dir)
     with manifests.numerics(config, threads=manifest["threads"]):
         setup = _prepared(config, manifest, path)
@@ -174,6 +178,11 @@ class _Comparison:
             if then["params_sha256"] != self.digests[step]:
                 self.differences.append((step - 0.5, f"the parameters after {step:,} steps"))
 
+    def stopped(self, error: NonFinite) -> None:
+        """The steps made again came to a number that is not finite: the run had stopped there too, or it differs."""
+        if next(self._rows, None) is not None:
+            self.differences.append((error.step or 0, f"{error}, and the run had gone on"))
+
     def states(self, step: int, now: TrainState, then: TrainState) -> None:
         """Compares what a checkpoint holds."""
         self.parameters += 1
@@ -193,10 +202,11 @@ class _Comparison:
 
 
 def _read(path: Path, data: str | None, data_dir: str | None) -> tuple[Config, dict[str, Any]]:
-    config = read_config(path)
+    config, manifest = read_config(path), read_manifest(path)
+    check_config(config, manifest, path)
     config = replace(config, data=data or config.data, data_dir=data_dir or config.data_dir)
     configs.check(config)
-    return config, read_manifest(path)
+    return config, manifest
 
 
 def _prepared(config: Config, manifest: dict[str, Any], path: Path) -> Setup:

@@ -1,5 +1,7 @@
 """What is asked of a run."""
 
+import hashlib
+import json
 import os
 import shutil
 import sysconfig
@@ -153,6 +155,12 @@ def check(config: Config) -> None:
     device(config.device)
     if config.compile and not can_compile():
         raise Missing("the run's step is compiled, and there is no C++ compiler here: install one, or set CXX")
+
+
+def sha256(config: Config) -> str:
+    """The SHA-256 of the fields that may not change."""
+    fixed = {name: value for name, value in asdict(config).items() if name not in MAY_CHANGE}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
 def as_json(config: Config) -> dict[str, Any]:

@@ -77,6 +77,7 @@ def load(path: str | Path, *, device: str = "cpu", data: str | None = None, data
     checks.device(device)
     config, manifest = read_config(path), read_manifest(path)
     recipe, shape = configs.recipe(config.system), manifest["data"]["shape"]
+    check_config(config, manifest, path)
     if not fits(recipe, shape) or math.prod(shape) > _MOST_NUMBERS:
         raise BadData(f"{path / MANIFEST} is not that of a run of {config.system}: shape is {shape}")
     model = recipe.model(torch.zeros(1, *shape, device=device))
@@ -151,6 +152,12 @@ def check_same(dataset: data.Dataset, sha256: str, path: Path) -> None:
     """Raises BadData unless these are the data of the run in a folder."""
     if dataset.sha256() != sha256:
         raise BadData(f"the data {dataset.name} are not those that {path} was trained on")
+
+
+def check_config(config: Config, manifest: dict[str, Any], path: Path) -> None:
+    """Raises BadData unless this is the configuration that the run in a folder began with."""
+    if manifest["config_sha256"] != configs.sha256(config):
+        raise BadData(f"{path / CONFIG} was changed since the run began: put it back, or start another run")
 
 
 def check_items(recipe: Recipe, dataset: data.Dataset) -> None:

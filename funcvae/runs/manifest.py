@@ -15,6 +15,7 @@ import torch
 from funcvae import __version__, data
 from funcvae.errors import BadData, BadValue
 from funcvae.runs.config import Config
+from funcvae.runs.config import sha256 as config_sha256
 
 
 def environment(config: Config) -> dict[str, Any]:
@@ -42,6 +43,7 @@ def manifest(config: Config, dataset: data.Dataset) -> dict[str, Any]:
         "command": sys.argv,
         **environment(config),
         "seed": config.seed,
+        "config_sha256": config_sha256(config),
         "data": {"source": config.data, "train": len(dataset.train), "test": len(dataset.test), "shape": shape},
         "data_sha256": dataset.sha256(),
     }
@@ -63,6 +65,8 @@ def check(content: Mapping[str, Any], where: Path) -> None:
             _is_count(content["threads"]) and content["threads"] <= 1024 and isinstance(content["data_sha256"], str)
         ):
             raise TypeError(f"threads is {content['threads']!r}")
+        if not isinstance(content["config_sha256"], str):
+            raise TypeError(f"config_sha256 is {content['config_sha256']!r}")
         if not isinstance(content.get("resumed", []), list):
             raise TypeError(f"resumed is {content['resumed']!r}")
     except KeyError as error:

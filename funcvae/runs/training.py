@@ -26,6 +26,7 @@ from funcvae.runs.folder import (
     METRICS,
     PARAMS,
     SAMPLES,
+    check_config,
     check_same,
     load_data,
     read_config,
@@ -106,8 +107,12 @@ def resume(
     before = read_config(path)
     config = configs.changed(before, given or {}, path)
     configs.check(config)
-    if (path / MANIFEST).is_file() and _finished(path, config, read_manifest(path)):
-        return path
+    if (path / MANIFEST).is_file():
+        manifest = read_manifest(path)
+        check_config(before, manifest, path)
+        if _finished(path, config, manifest):
+            _say(f"{path} is finished: to go on, give it more --epochs")
+            return path
     with manifests.numerics(config), ExitStack() as stack:
         stack.enter_context(files.lock(path))
         files.sweep(path)
