@@ -150,8 +150,10 @@ def parse_json(content: bytes, where: str) -> dict[str, Any]:
     """The JSON object in some bytes; BadData, naming where they are from, if they are none."""
     try:
         parsed = json.loads(content.decode())
-        if b"\\u" in content:  # may stand for half a character, which no file, name or message can hold
+        if b"\\u" in content:
             json.dumps(parsed, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise BadData(f"{where} holds half a character, which no name or message can") from None
     except (ValueError, RecursionError) as error:
         raise BadData(f"{where} is not JSON: {error}") from None
     if not isinstance(parsed, dict):

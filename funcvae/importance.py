@@ -132,7 +132,7 @@ def posterior_gap(log_w: Tensor) -> Estimated:
 
 
 def check_rungs(samples: Sequence[int]) -> None:
-    """Raises BadValue unless these can be the numbers of samples of a ladder."""
+    """Raises BadType or BadValue unless these can be the numbers of samples of a ladder."""
     if not isinstance(samples, Sequence) or isinstance(samples, str | bytes):
         raise BadType(f"samples is {checks.shown(samples)}: give numbers of samples, as in (1, 10)")
     if not samples or min(checks.whole("a number of samples", k) for k in samples) < 1:

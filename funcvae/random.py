@@ -129,7 +129,7 @@ def bernoulli(key: Key, p: float | Tensor = 0.5, shape: Shape | None = None) -> 
         p = torch.full((), p, dtype=torch.float32, device=key.device)
     checks.tensor("p", p)
     u = uniform(key, tuple(p.shape) if shape is None else shape, p.dtype)
-    checks.broadcast("shape", u, "p", p)
+    checks.broadcast("the draw", u, "p", p)
     return u < p
 
 
