@@ -32,11 +32,16 @@ def in_time(seconds: float) -> Iterator[None]:
 
 def taking() -> Callable[[], float]:
     """A function that says how many MiB this process took at the most, from here on, of what it had not before."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak, VmHWM, is from here on
-    before = _memory("VmRSS")
-    return lambda: _memory("VmHWM") - before
+    before, peak = _memory()
+    if peak > before + _NEAR:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now
+    return lambda: _memory()[1] - before
 
 
-def _memory(which: str) -> float:
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(which))
-    return int(line.split()[1]) / 1024
+_NEAR = 16  # MiB by which a peak may be an earlier one: setting it back takes a millisecond
+
+
+def _memory() -> tuple[float, float]:
+    """What this process has, and the most that it had, in MiB."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return tuple(int(lines[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
