@@ -53,6 +53,10 @@ def warns(log_w):
     warnings.warn("careful", stacklevel=1)
 
 
+def doubles(log_w):
+    log_w *= 2
+
+
 def two_lines(log_w):
     raise BadValue("one\ntwo")
 
@@ -67,6 +71,7 @@ def two_lines(log_w):
         (takes_memory, "took 2"),
         (warns, "UserWarning: careful"),
         (two_lines, "BadValue is not one line"),
+        (doubles, "wrote to an argument"),
     ],
 )
 def test_a_broken_function_is_reported(capsys, monkeypatch, broken, told):

@@ -3,9 +3,10 @@
 python tests/fuzz/functions.py [--cases 60000] [--seed 0] [--only variance] [--case 17]
 
 A case calls one function, with arguments of which as a rule one or two are wrong: it must succeed, or end in a
-`FuncvaeError` of one line, without a warning, within thirty seconds and in less than 1 GiB. Case i of a seed is always
-the same. Prints how every function's cases ended; exit status 1 where one did not end so, where of a function's hundred
-cases or more none succeeds, or where a public function is neither called nor left out for a reason.
+`FuncvaeError` of one line, without a warning, within thirty seconds and in less than 1 GiB; and leave its arguments as
+they were. Case i of a seed is always the same. Prints how every function's cases ended; exit status 1 where one did not
+end so, where of a function's hundred cases or more none succeeds, or where a public function is neither called nor left
+out for a reason.
 """
 
 import argparse
@@ -21,11 +22,13 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import limits
+import numpy as np
 import targets_lab  # noqa: F401 - these two add their own
 import targets_runs  # noqa: F401
 import torch
 from arguments import junk, shown, world
 from targets import LEFT_OUT, TARGETS, Target, Theirs
+from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 import funcvae as fv
@@ -67,7 +70,7 @@ def drawn(targets: list[Target], seed: int, case: int) -> tuple[Target, dict[str
 
 def called(target: Target, arguments: dict[str, Any]) -> Outcome:
     """Calls the function, and says how that ended."""
-    took = limits.taking()
+    took, before = limits.taking(), bits(arguments)
     try:
         with warnings.catch_warnings(), limits.in_time(PATIENCE):
             warnings.simplefilter("error")
@@ -85,9 +88,19 @@ def called(target: Target, arguments: dict[str, Any]) -> Outcome:
         raise
     except BaseException as error:
         outcome = Outcome(f"! {type(error).__name__}: {' '.join(str(error).split()):.300}", error)
+    if not all(map(torch.equal, before, bits(arguments))):
+        outcome = Outcome("! wrote to an argument")
     if took() > limits.MEMORY:
         outcome = outcome._replace(end=f"! took {took():.0f} MiB")
     return outcome._replace(took=took())
+
+
+def bits(arguments: dict[str, Any]) -> list[torch.Tensor]:
+    """Copies of the bytes of all tensors and arrays in some arguments."""
+    leaves = [torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "fiu" else leaf
+              for leaf in tree_leaves(arguments)]  # fmt: skip
+    tensors = [t for t in leaves if isinstance(t, torch.Tensor) and t.layout == torch.strided and not t.is_meta]
+    return [t.detach().contiguous().clone().reshape(-1).view(torch.uint8) for t in tensors]
 
 
 MODULES = (
