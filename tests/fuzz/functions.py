@@ -100,7 +100,8 @@ def bits(arguments: dict[str, Any]) -> list[torch.Tensor]:
     leaves = [torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "fiu" else leaf
               for leaf in tree_leaves(arguments)]  # fmt: skip
     tensors = [t for t in leaves if isinstance(t, torch.Tensor) and t.layout == torch.strided and not t.is_meta]
-    return [t.detach().contiguous().clone().reshape(-1).view(torch.uint8) for t in tensors]
+    copies = [torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()) for t in tensors]  # of whatever strides
+    return [t.reshape(-1).view(torch.uint8) for t in copies]
 
 
 MODULES = (
