@@ -236,7 +236,7 @@ def together(
     themselves. The numbers are those of separate calls.
     """
     _check(model, params, state, x, eps)
-    if not isinstance(estimators, Iterable):
+    if not isinstance(estimators, Iterable) or isinstance(estimators, Tensor):
         raise BadType(f"estimators is {checks.shown(estimators)}: it must be several, in a list or tuple")
     estimators = list(estimators)
     for estimator in estimators:

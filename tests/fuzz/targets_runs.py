@@ -3,6 +3,7 @@
 import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from arguments import (
@@ -69,7 +70,18 @@ target("data.gaussian2d", data.gaussian2d, weight=0.3, key=KEY, n=COUNT)
 
 ABOUT = Kind(one_of({}, {"step": 3}, {"a": [1.5, None]}))
 target("checkpoint.save", checkpoint.save, weight=0.05, path=FILE_PATH, tree_=TREE, about=ABOUT)
-target("checkpoint.load", checkpoint.load, weight=0.3, path=FILE_PATH, like=TREE)
+
+
+def loaded(tree_: Any, path: Any, like: Any) -> Any:
+    """What was just written, into its own structure or another."""
+    written = checkpoint.save(Path(FOLDER.name, "a.safetensors"), tree_, {})
+    return checkpoint.load(written if path is None else path, tree_ if like is None else like)
+
+
+target(
+    "checkpoint.load", loaded, weight=0.05, tree_=Kind(TREE.good), path=Kind(one_of(None), PATHS),
+    like=Kind(one_of(None), TREE.bad),
+)  # fmt: skip
 target("checkpoint.save_params", checkpoint.save_params, weight=0.05, path=FILE_PATH, params=PARAMS, state=STATE)
 target("checkpoint.load_params", checkpoint.load_params, weight=0.3, path=FILE_PATH, params=PARAMS, state=STATE)
 target("checkpoint.has_params", checkpoint.has_params, weight=0.1, path=FILE_PATH, params=FILE_PATH)
