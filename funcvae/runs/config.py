@@ -81,8 +81,8 @@ def configure(system: str, **given: Any) -> Config:
     own = recipe(system)
     defaults = {name: getattr(own, name) for name in ("data", "epochs", "batch", "samples", "estimator")}
     given = {name: _plain(value) for name, value in given.items() if value is not None}
-    if isinstance(given.get("lr"), int) and not isinstance(given["lr"], bool):
-        given["lr"] = float(given["lr"])
+    if "lr" in given:
+        given["lr"] = float(checks.number("lr", given["lr"]))
     if strange := sorted(given.keys() - {field.name for field in fields(Config)}):
         raise unknown("field", strange[0], [field.name for field in fields(Config)])
     if "out" not in given:
