@@ -60,8 +60,7 @@ def load(path: Path, like: Tree) -> tuple[Tree, dict[str, Any]]:
         raise BadData(f"{path} has format {head.get('format')!r}, this version of funcvae reads format {FORMAT}")
     if head.get("structure") != _structure(like):
         raise BadData(f"{path} holds the parameters of another model, or of another optimizer")
-    if head.get("sha256") != tree.sha256(_named(loaded)):
-        raise BadData(f"{path} is damaged: its tensors do not have the SHA-256 that it names")
+    _check_sha256(path, loaded, head.get("sha256"))
     if not isinstance(head.get("about"), dict):
         raise BadData(f"{path} is damaged: it lacks what the writer had to say")
     return loaded, head["about"]
@@ -105,8 +104,7 @@ def load_params(path: Path, params: Params, state: State) -> tuple[Params, State
         BadData: the file is damaged, or is of another model.
     """
     loaded, metadata = _read(checks.path("path", path), {"params": params, "state": state})
-    if metadata.get("sha256") != tree.sha256(_named(loaded)):
-        raise BadData(f"{path} is damaged: its tensors do not have the SHA-256 that it names")
+    _check_sha256(path, loaded, metadata.get("sha256"))
     return loaded["params"], loaded["state"]
 
 
@@ -132,6 +130,11 @@ def _named(tree_: Tree) -> dict[str, torch.Tensor]:
     if len(named) < len(tree.leaves(tree_)):
         raise BadValue("two tensors of the tree have one path: keys must not be such as 'a/b' beside 'a' with a 'b'")
     return named
+
+
+def _check_sha256(path: Path, loaded: Tree, named: Any) -> None:
+    if named != tree.sha256(_named(loaded)):
+        raise BadData(f"{path} is damaged: its tensors do not have the SHA-256 that it names")
 
 
 def _structure(tree_: Tree) -> Any:

@@ -114,9 +114,9 @@ def tensor(name: str, value: Any, axes: str = "", floating: bool = False) -> Ten
     return value
 
 
-def valued(name: str, value: Tensor) -> Tensor:
+def valued(name: str, value: Any, axes: str = "", floating: bool = False) -> Tensor:
     """A tensor that holds values, unlike one on the `meta` device."""
-    if tensor(name, value).is_meta:
+    if tensor(name, value, axes, floating).is_meta:
         raise BadValue(f"{name} is on the meta device, which holds no values: make it on another")
     return value
 

@@ -247,7 +247,7 @@ def together(
     return [
         from_pass(passed, retain_graph=i < last)
         if from_pass
-        else _estimate(estimator(model, params, state, x, eps, train=train))
+        else checked_estimate(estimator(model, params, state, x, eps, train=train))
         for i, (from_pass, estimator) in enumerate(zip(shared, estimators, strict=True))
     ]
 
@@ -265,7 +265,7 @@ def surrogate(estimator: Estimator) -> Callable[..., Tensor]:
     def loss(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Tensor:
         check(model, params, state)
         here = tree.map(torch.Tensor.detach, params)
-        out = _estimate(estimator(model, here, state, x, eps, train=train))
+        out = checked_estimate(estimator(model, here, state, x, eps, train=train))
         rise = tree.map(lambda g, p, p_here: (g * (p - p_here)).sum(), out.grads, params, here)
         return sum(tree.leaves(rise)) - out.bound.mean()
 
@@ -362,8 +362,8 @@ def _over_latents(what: str, p: Distribution, z: Tensor) -> Tensor:
     return value
 
 
-def _estimate(out: Estimate) -> Estimate:
-    """What an estimator returned, if it is an estimate."""
+def checked_estimate(out: Estimate) -> Estimate:
+    """What an estimator returned, if it is an estimate: raises BadType where it is not."""
     if not isinstance(out, Estimate):
         raise BadType(f"the estimator returned {checks.shown(out)}: it must be an Estimate")
     return out

@@ -166,12 +166,12 @@ def standard_error(values: Tensor) -> Tensor:
 
 def first_item(bad: Tensor, items: Tensor | None) -> int:
     """The number of the first bad datum, of those numbered `items` [B] or else 0 … B-1."""
-    if checks.valued("bad", checks.tensor("bad", bad, "B")).is_complex() or not len(bad):
+    if checks.valued("bad", bad, "B").is_complex() or not len(bad):
         raise BadValue(f"bad is {checks.shown(bad)}: it must say of each datum whether it is bad")
     first = int(bad.int().argmax())
     if items is None:
         return first
-    if len(checks.valued("items", checks.tensor("items", items, "B"))) != len(bad) or not _is_whole(items):
+    if len(checks.valued("items", items, "B")) != len(bad) or not _is_whole(items):
         raise BadValue(f"items is {checks.shown(items)}: it must be whole numbers [{len(bad)}]")
     return int(items[first])
 

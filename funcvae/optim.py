@@ -76,11 +76,10 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
         raise BadValue(f"eps is {eps}: it is not negative, and finite")
 
     def init(params: Tree) -> AdamState:
-        if not tree.leaves(tree.checked(params, "params")):
+        leaves = [checks.tensor("a leaf of params", leaf, floating=True) for leaf in tree.leaves(params)]
+        if not leaves:
             raise BadValue("params has no leaves: there is nothing to optimise")
-        for leaf in tree.leaves(params):
-            checks.tensor("a leaf of params", leaf, floating=True)
-        device = tree.leaves(params)[0].device
+        device = leaves[0].device
         step = torch.zeros((), dtype=torch.int64, device=device)
         return AdamState(step, tree.zeros_like(params), tree.zeros_like(params))
 

@@ -25,7 +25,7 @@ def k_hat(log_w: Tensor) -> Floats:
     References: Vehtari, Simpson, Gelman, Yao & Gabry (2024), arXiv:1507.02646; Zhang & Stephens (2009), "A new and
     efficient estimation method for the generalized Pareto distribution".
     """
-    if not len(checks.valued("log_w", checks.tensor("log_w", log_w, "K B", floating=True))):
+    if not len(checks.valued("log_w", log_w, "K B", floating=True)):
         raise BadValue(f"log_w has shape {list(log_w.shape)}: it must be [K, B], with K >= 1")
     columns = log_w.detach().double().cpu().numpy().T
     with np.errstate(invalid="ignore", over="ignore"):  # where the greatest is infinite: no tail, and so k̂ infinite

@@ -331,7 +331,7 @@ def _check(model: VAE, params: Params, state: State, **data: Tensor) -> None:
     """Raises unless this is a model, and the data [n, ...] are some."""
     check(model, params, state)
     for name, value in data.items():
-        if not len(checks.valued(name, checks.tensor(name, value, "n ..."))):
+        if not len(checks.valued(name, value, "n ...")):
             raise BadValue(f"{name} is empty: there is nothing to show")
 
 
@@ -345,7 +345,7 @@ def _seen(pixels: Pixels, x: Tensor) -> Tensor:
 
 
 def _check_latents(z: Tensor) -> Tensor:
-    checks.valued("z", checks.tensor("z", z, "n Z", floating=True))
+    checks.valued("z", z, "n Z", floating=True)
     if not z.numel() or z.element_size() < 4:
         raise BadValue(f"z is {checks.shown(z)}: it must be float32 or float64 latents [n, Z], one or more")
     return z

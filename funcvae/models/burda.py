@@ -58,7 +58,7 @@ def burda_vae(latent: int = 50, mean: Tensor | None = None) -> VAE:
     """
     start = torch.full((784,), 0.5)
     if mean is not None:
-        start = checks.valued("mean", checks.tensor("mean", mean, floating=True)).cpu()
+        start = checks.valued("mean", mean, floating=True).cpu()
         if start.numel() != 784:
             raise BadValue(f"mean has shape {list(mean.shape)}: it must be an image's, [1, 28, 28]")
     return vae(

@@ -9,7 +9,7 @@ from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
 from funcvae import checks, tree
-from funcvae.engine import Estimate, check_estimator
+from funcvae.engine import Estimate, check_estimator, checked_estimate
 from funcvae.errors import BadType, BadValue, NonFinite
 from funcvae.module import Params, State
 from funcvae.train import check_data
@@ -89,9 +89,7 @@ def exact(
     for item, datum in enumerate(x.split(1)):
 
         def gradient(eps: Tensor, datum: Tensor = datum) -> Any:
-            out = estimator(model, params, state, datum, eps.reshape(samples, 1, -1), train=False)
-            if not isinstance(out, Estimate):
-                raise BadType(f"the estimator returned {checks.shown(out)}: it must be an Estimate")
+            out = checked_estimate(estimator(model, params, state, datum, eps.reshape(samples, 1, -1), train=False))
             return torch.cat([leaf.flatten() for leaf in tree.leaves(out.grads)]), out.bound
 
         first, second, bound = torch.zeros_like(mean), torch.zeros_like(covariance), x.new_zeros(1)

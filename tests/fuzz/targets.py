@@ -630,6 +630,7 @@ LEFT_OUT = {
     "tree.checked": "a check that optim and sha256 make first",
     "vae.check_model": "a check that every estimator makes first",
     "vae.check": "a check that every estimator makes first",
+    "engine.checked_estimate": "a check that the lab makes last",
     "engine.check_estimator": "a check that the lab makes first",
     "train.as_is": "the identity",
     "train.per_example": "a constant",
