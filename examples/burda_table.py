@@ -10,7 +10,7 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from funcvae import data, reports, runs
+from funcvae import data, machine, reports, runs
 from funcvae.errors import BadValue, FuncvaeError
 
 # Test negative log-likelihood in nats: Burda et al. (2016), and where there is one a public replication with DReG.
@@ -54,7 +54,7 @@ def main(
         if not (folder / "params.safetensors").is_file():
             config = runs.configure(
                 "burda_vae", estimator=ESTIMATORS[name], samples=count, epochs=epochs, data=source, data_dir=root,
-                compile=runs.can_compile(), out=str(folder),
+                compile=machine.available(), out=str(folder),
             )  # fmt: skip
             runs.run(config)
         run = runs.load(folder, data_dir=root)

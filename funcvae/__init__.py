@@ -12,6 +12,7 @@ from funcvae import (
     estimators,
     evaluate,
     heads,
+    machine,
     models,
     noise,
     optim,
@@ -25,7 +26,7 @@ from funcvae.estimators import Claims, Estimate, Estimator, Weights, surrogate
 from funcvae.module import Functional, functional
 from funcvae.vae import VAE, vae
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 __all__ = [
     "VAE",
@@ -41,6 +42,7 @@ __all__ = [
     "evaluate",
     "functional",
     "heads",
+    "machine",
     "models",
     "noise",
     "optim",

@@ -5,11 +5,10 @@ normal noise, so that randomness stays an argument.
 """
 
 import math
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from funcvae import checks
 from funcvae.errors import BadType, BadValue
@@ -117,19 +116,40 @@ class Bernoulli(NamedTuple):
         return self.logits.sigmoid()
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """x log p + (1 - x) log(1 - p) = log sigmoid(logits) - (1 - x) · logits, elementwise, in nats."""
+        """x log p + (1 - x) log(1 - p) = x · logits - log(1 + exp(logits)), elementwise, in nats."""
         _meet("x", x, self)
-        if torch.compiler.is_compiling():  # the compiler writes this one without log1p, which takes ten times as long
-            target = x.expand_as(self.logits).to(self.logits.dtype)
-            return -F.binary_cross_entropy_with_logits(self.logits, target, reduction="none")
-        # log sigmoid(l) = -log(1 + exp(-l)) is softplus with beta = -1: one pass, one buffer. Beyond the threshold it
-        # is l itself; torch's own threshold of 20 would be seen in float64.
-        return torch.addcmul(F.softplus(self.logits, beta=-1, threshold=40), x - 1, self.logits)
+        return _BernoulliLogProb.apply(self.logits, x)
 
     def sample(self, eps: Tensor) -> Tensor:
         """1 where the uniform number Φ(eps) is below the mean, else 0."""
         _meet("eps", eps, self)
         return (torch.special.ndtr(eps) < self.mean).to(self.logits.dtype)
+
+
+class _BernoulliLogProb(torch.autograd.Function):
+    """x a - log(1 + exp a) for logits a, and its derivatives x - sigmoid(a) and a.
+
+    Most of a step that is not matrix products is spent here, so it is written for speed: log(1 + exp a) is
+    max(a, 0) + log(1 + exp(-|a|)), where log(1 + ·), within half a unit in the last place of 1, takes a tenth of the
+    time of log1p; and the derivative is simpler than the one that would follow from that.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, x: Tensor) -> Tensor:
+        rest = a.abs().neg_().exp_().add_(1).log_()
+        return (x * a).sub_(rest.add_(a.relu()))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor | None]:
+        a, x = ctx.saved_tensors
+        along_x = (g * a).sum_to_size(x.shape) if ctx.needs_input_grad[1] else None
+        return ((x - a.sigmoid()) * g).sum_to_size(a.shape), along_x
 
 
 class Delta(NamedTuple):

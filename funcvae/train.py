@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from funcvae import checks, noise, random, tree
+from funcvae import checks, machine, noise, random, tree
 from funcvae.engine import Estimator, check_estimator
 from funcvae.errors import BadData, BadType, BadValue, NonFinite
 from funcvae.module import Params, State
@@ -203,7 +203,8 @@ def fit(
     noise: noise.Noise = noise.iid,
     scale: Scale = per_example,
     offset: float = 0.0,
-    compile: bool = False,
+    compile: bool = True,
+    precision: str = "highest",
     history: History | None = None,
     log: Log = lambda row: None,
     watch: Watch = lambda step, ts: None,
@@ -228,7 +229,9 @@ def fit(
         noise: the noise scheme.
         scale: the loss that is descended and reported is scale(B) · (-bound - offset): see `make_step`.
         offset: see `make_step`.
-        compile: run the step under `torch.compile(fullgraph=True)`: the same numbers to rounding.
+        compile: run the step under `torch.compile`, where there is a compiler and it can: the same numbers to rounding,
+            after some seconds for the first step.
+        precision: of float32 matrix products: see `machine.precision`.
         history: what earlier calls reported of the run that goes on, to be added to.
         log: called with a row (a flat dict) for every step, and for every epoch with `test_bound` and the epoch's mean
             training `bound`. Rows come in bursts, for reading a number back from the device makes it wait.
@@ -247,6 +250,9 @@ def fit(
             last batch of one item where there is BatchNorm.
         NonFinite: the loss, its gradient, the parameters or the test bound became NaN or infinite; the message, and the
             error's `step`, name the step to `replay`. All rows before it have been logged.
+
+    Warns:
+        machine.Uncompiled: the step is not compiled: there is no compiler, or it cannot compile the model.
     """
     epochs, batch = checks.whole("epochs", epochs, 1), checks.whole("batch", batch, 1)
     samples, save_every = checks.whole("samples", samples, 1), checks.whole("save_every", save_every, 0)
@@ -264,8 +270,9 @@ def fit(
     train, test = train.to(device), None if test is None else test.to(device)
     check_batches(model, ts.params, ts.state, train, batch, observe)
 
-    step = _ready(model, estimator, opt, samples, observe, noise, scale, offset, compile)
+    step = _ready(model, estimator, opt, samples, observe, noise, scale, offset, compile, device)
     ts = tree.map(torch.clone, ts)  # from here on the buffers are our own to write in
+    machine.stays((ts.params, ts.opt_state))
     test_key = run_keys(ts.key).test
     per_epoch = -(-len(train) // batch)
     made = int(ts.step)
@@ -276,35 +283,37 @@ def fit(
     bounds = [*past.bound[max(0, len(past.bound) - made % per_epoch) :]]  # of the epoch that was begun
     visits, stopped = _visits(ts, len(train), batch), False
 
-    while made < last and not stopped:
-        epoch, i = divmod(made, per_epoch)
-        ends = [_READ_EVERY, per_epoch - i, *([save_every - made % save_every] if save_every else [])]
-        reports: list[Metrics] = []
-        for rows, keys in islice(visits, min(ends)):
-            ts, report = step(ts, keys, train.index_select(0, rows))
-            reports.append(report)
-            watch(made + len(reports), ts)
-            if stopped := stop():
-                break
-        read = _read(reports, epoch, made, log)
-        metrics.extend(read.flat)
-        bounds += read[:, 1].tolist()
-        made += len(reports)
-        saving = stopped or made == last or (save_every and made % save_every == 0)
-        summary: Row = {"epoch": epoch, "step": made}
-        if saving or made % per_epoch == 0:
-            _check_finite("the parameters' norm", float(tree.norm(ts.params)), summary)
-        if made % per_epoch == 0:
-            summary["bound"], bounds = float(np.mean(bounds)), []
-            if test is not None:
-                summary["test_bound"] = _test_bound(
-                    model, estimator, ts, test, test_key, batch, samples, observe, noise
-                )
-                _check_finite("test_bound", summary["test_bound"], summary)
-                test_bounds.append(summary["test_bound"])
-            log(summary)
-        if saving:
-            save(ts)
+    machine.keep_freed()
+    with machine.precision(precision):
+        while made < last and not stopped:
+            epoch, i = divmod(made, per_epoch)
+            ends = [_READ_EVERY, per_epoch - i, *([save_every - made % save_every] if save_every else [])]
+            reports: list[Metrics] = []
+            for rows, keys in islice(visits, min(ends)):
+                ts, report = step(ts, keys, train.index_select(0, rows))
+                reports.append(report)
+                watch(made + len(reports), ts)
+                if stopped := stop():
+                    break
+            read = _read(reports, epoch, made, log)
+            metrics.extend(read.flat)
+            bounds += read[:, 1].tolist()
+            made += len(reports)
+            saving = stopped or made == last or (save_every and made % save_every == 0)
+            summary: Row = {"epoch": epoch, "step": made}
+            if saving or made % per_epoch == 0:
+                _check_finite("the parameters' norm", float(tree.norm(ts.params)), summary)
+            if made % per_epoch == 0:
+                summary["bound"], bounds = float(np.mean(bounds)), []
+                if test is not None:
+                    summary["test_bound"] = _test_bound(
+                        model, estimator, ts, test, test_key, batch, samples, observe, noise
+                    )
+                    _check_finite("test_bound", summary["test_bound"], summary)
+                    test_bounds.append(summary["test_bound"])
+                log(summary)
+            if saving:
+                save(ts)
     loss, bound, grad_norm = np.array(metrics).reshape(-1, 3).T
     return ts, History(loss, bound, grad_norm, np.array(test_bounds))
 
@@ -323,7 +332,8 @@ def replay(
     noise: noise.Noise = noise.iid,
     scale: Scale = per_example,
     offset: float = 0.0,
-    compile: bool = False,
+    compile: bool = True,
+    precision: str = "highest",
 ) -> Replay:
     """One step of a run by itself, with all that went into it; `ts` is left as it was.
 
@@ -346,17 +356,17 @@ def replay(
     made = int(ts.step)
     if checks.whole("step", step) < made:
         raise BadValue(f"step {step} cannot be replayed from a TrainState that has made {made}: give an earlier one")
-    run = _ready(model, estimator, opt, samples, observe, noise, scale, offset, compile)
+    run = _ready(model, estimator, opt, samples, observe, noise, scale, offset, compile, ts.step.device)
     ts, train = tree.map(torch.clone, ts), train.to(ts.step.device)
     visits = _visits(ts, len(train), batch)
-    for rows, keys in islice(visits, step - made):
-        ts, _ = run(ts, keys, train.index_select(0, rows))
-    rows, keys = next(visits)
-    seen = train.index_select(0, rows)
-    x, eps = _observed(keys, seen, model, samples, observe, noise)
-    with torch.no_grad():
+    with torch.no_grad(), machine.precision(precision):
+        for rows, keys in islice(visits, step - made):
+            ts, _ = run(ts, keys, train.index_select(0, rows))
+        rows, keys = next(visits)
+        seen = train.index_select(0, rows)
+        x, eps = _observed(keys, seen, model, samples, observe, noise)
         out = estimator(model, ts.params, ts.state, x, eps, train=True)
-    after, metrics = run(tree.map(torch.clone, ts), keys, seen)
+        after, metrics = run(tree.map(torch.clone, ts), keys, seen)
     return Replay(ts, rows, x, eps, out.log_w, out.bound, out.grads, metrics, after)
 
 
@@ -501,7 +511,7 @@ def _two(updated: tuple[Params, Any]) -> tuple[Params, Any]:
 
 def _ready(
     model: VAE, estimator: Estimator, opt: Optimizer, samples: int, observe: Observe, noise: noise.Noise, scale: Scale,
-    offset: float, compile: bool,
+    offset: float, compile: bool, device: torch.device,
 ) -> Step:  # fmt: skip
     """The step as a run makes it, in buffers of its own."""
     check_optimizer(opt)
@@ -509,9 +519,9 @@ def _ready(
     step = make_step(
         model, estimator, update, samples=samples, observe=observe, noise=noise, scale=scale, offset=offset
     )
-    if compile:  # dynamic=False: the last short batch is a graph of its own, and leaves the others' as it is
-        step = torch.compile(step, fullgraph=True, dynamic=False)
-    return torch.no_grad()(step)  # the estimators differentiate by torch.func: nothing out here needs a graph
+    return torch.no_grad()(
+        machine.compiled(step, device=device) if compile else step
+    )  # the estimators differentiate by torch.func: nothing out here needs a graph
 
 
 def _visits(ts: TrainState, n: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -14,7 +14,7 @@ FLOORS = [
     {"errors"},
     {"checks"},
     {"files", "random", "tree"},
-    {"distributions", "module", "optim", "noise", "bounds", "pareto", "ppca"},
+    {"distributions", "machine", "module", "optim", "noise", "bounds", "pareto", "ppca"},
     {"importance"},
     {"heads", "priors"},
     {"vae"},

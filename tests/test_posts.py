@@ -267,6 +267,7 @@ def ours_and_the_posts(name, post, x, *, batch, steps, model=None, **changes):
         observe=recipe.observe,
         scale=recipe.scale,
         offset=recipe.offset,
+        compile=False,
     )
     post = post().to(x.dtype)
     steps = len(history.loss)

@@ -24,7 +24,7 @@ def fit(data: torch.Tensor, *, model: fv.VAE | None = None, lr: float = 1e-2, se
     model = model or small()
     opt = fv.optim.adam(lr)
     ts = fv.train.init(model, opt, fv.random.key(seed))
-    options = {"batch": 16, "epochs": 2, **options}
+    options = {"batch": 16, "epochs": 2, "compile": False, **options}
     return fv.train.fit(ts, model, fv.estimators.elbo(), opt, data, **options)
 
 
@@ -54,7 +54,9 @@ def test_an_epoch_visits_every_row_once_in_the_documented_order():
 def test_fit_equals_the_loop_written_out(points):
     model, opt, elbo = small(), fv.optim.adam(1e-2), fv.estimators.elbo()
     ts = fv.train.init(model, opt, fv.random.key(0))
-    trained, history = fv.train.fit(ts, model, elbo, opt, points, epochs=2, batch=16, samples=3, observe=binarize01)
+    trained, history = fv.train.fit(
+        ts, model, elbo, opt, points, epochs=2, batch=16, samples=3, observe=binarize01, compile=False
+    )
     order_key, step_key = fv.random.split(ts.key)
     params, state, opt_state = ts.params, ts.state, ts.opt_state
     bounds, norms = [], []
@@ -83,7 +85,7 @@ def test_fit_leaves_its_arguments_and_every_global_generator_as_they_were(points
     ts = fv.train.init(model, opt, fv.random.key(0))
     before = fv.tree.map(torch.clone, (ts, points))
     torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), python_random.getstate()  # noqa: NPY002
-    fv.train.fit(ts, model, fv.estimators.elbo(), opt, points, test=points, epochs=1, batch=16)
+    fv.train.fit(ts, model, fv.estimators.elbo(), opt, points, test=points, epochs=1, batch=16, compile=False)
     assert all(map(torch.equal, fv.tree.leaves((ts, points)), fv.tree.leaves(before)))
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert np.random.get_state()[1].tolist() == numpy_state[1].tolist()  # noqa: NPY002
@@ -100,9 +102,9 @@ def test_one_seed_gives_the_same_bits_and_another_does_not(points):
 def test_training_goes_on_where_it_stood_to_the_bit(points):
     model, opt, elbo = small(), fv.optim.adam(), fv.estimators.elbo()
     start = fv.train.init(model, opt, fv.random.key(0))
-    whole, _ = fv.train.fit(start, model, elbo, opt, points, epochs=3, batch=16)
-    half, _ = fv.train.fit(start, model, elbo, opt, points, epochs=1, batch=16)
-    rest, history = fv.train.fit(half, model, elbo, opt, points, epochs=2, batch=16)
+    whole, _ = fv.train.fit(start, model, elbo, opt, points, epochs=3, batch=16, compile=False)
+    half, _ = fv.train.fit(start, model, elbo, opt, points, epochs=1, batch=16, compile=False)
+    rest, history = fv.train.fit(half, model, elbo, opt, points, epochs=2, batch=16, compile=False)
     assert all(map(torch.equal, fv.tree.leaves(whole), fv.tree.leaves(rest)))
     assert len(history.loss) == 8
 
@@ -110,11 +112,11 @@ def test_training_goes_on_where_it_stood_to_the_bit(points):
 def test_training_goes_on_in_mid_epoch_to_the_bit(points):
     model, opt, elbo = small(), fv.optim.adam(), fv.estimators.elbo()
     start = fv.train.init(model, opt, fv.random.key(0))
-    whole, _ = fv.train.fit(start, model, elbo, opt, points, epochs=1, batch=16)
+    whole, _ = fv.train.fit(start, model, elbo, opt, points, epochs=1, batch=16, compile=False)
     step = fv.train.make_step(model, elbo, opt.update)
     rows, keys = fv.train.batches(start.key, 50, 16, 0)
     ts, _ = step(start, keys[0], points[rows[0]])
-    rest, history = fv.train.fit(ts, model, elbo, opt, points, epochs=1, batch=16)
+    rest, history = fv.train.fit(ts, model, elbo, opt, points, epochs=1, batch=16, compile=False)
     assert all(map(torch.equal, fv.tree.leaves(whole), fv.tree.leaves(rest)))
     assert len(history.loss) == 3
 
@@ -191,7 +193,9 @@ def test_a_run_on_cuda_follows_the_run_on_the_cpu(points):
     losses = []
     for device in ("cpu", "cuda"):
         ts = fv.train.init(model, opt, fv.random.key(0, device=device))
-        _, history = fv.train.fit(ts, model, fv.estimators.elbo(), opt, points, test=points, epochs=2, batch=16)
+        _, history = fv.train.fit(
+            ts, model, fv.estimators.elbo(), opt, points, test=points, epochs=2, batch=16, compile=False
+        )
         losses.append(history.loss)
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
@@ -229,8 +233,8 @@ def test_an_optimizer_without_an_update_in_place_trains_to_the_same_bits(points)
     model, opt = small(), fv.optim.adam(1e-2)
     pure = fv.optim.Optimizer(opt.init, opt.update)
     ts = fv.train.init(model, opt, fv.random.key(0))
-    one, _ = fv.train.fit(ts, model, fv.estimators.elbo(), opt, points, batch=16)
-    two, _ = fv.train.fit(ts, model, fv.estimators.elbo(), pure, points, batch=16)
+    one, _ = fv.train.fit(ts, model, fv.estimators.elbo(), opt, points, batch=16, compile=False)
+    two, _ = fv.train.fit(ts, model, fv.estimators.elbo(), pure, points, batch=16, compile=False)
     assert all(map(torch.equal, fv.tree.leaves(one), fv.tree.leaves(two)))
 
 
@@ -294,7 +298,7 @@ def test_watch_sees_every_step_and_changes_nothing(points, compile):
 def test_watch_counts_on_where_a_run_goes_on(points):
     model, opt = small(), fv.optim.adam()
     ts = fv.train.init(model, opt, fv.random.key(0))
-    ts, _ = fv.train.fit(ts, model, fv.estimators.elbo(), opt, points, batch=16)
+    ts, _ = fv.train.fit(ts, model, fv.estimators.elbo(), opt, points, batch=16, compile=False)
     steps = []
     fv.train.fit(
         ts,
@@ -304,6 +308,7 @@ def test_watch_counts_on_where_a_run_goes_on(points):
         points,
         batch=16,
         watch=lambda step, ts: steps.append((step, int(ts.step))),
+        compile=False,
     )
     assert steps == [(s, s) for s in range(5, 9)]
 
@@ -323,9 +328,11 @@ def test_noise_that_an_estimator_cannot_bear_is_refused_before_training():
     model, opt, x = fv.models.gaussian2d_vae(), fv.optim.adam(1e-3), torch.zeros(4, 2)
     ts = fv.train.init(model, opt, fv.random.key(0))
     with pytest.raises(BadValue, match="dreg leans on independent samples, and mirrored noise has none"):
-        fv.train.fit(ts, model, fv.estimators.dreg(), opt, x, samples=2, noise=fv.noise.mirrored)
+        fv.train.fit(ts, model, fv.estimators.dreg(), opt, x, samples=2, noise=fv.noise.mirrored, compile=False)
     for scheme in fv.noise.TABLE.values():
-        _, history = fv.train.fit(ts, model, fv.estimators.iwae(), opt, x, samples=2, batch=4, noise=scheme)
+        _, history = fv.train.fit(
+            ts, model, fv.estimators.iwae(), opt, x, samples=2, batch=4, noise=scheme, compile=False
+        )
         assert len(history.bound) == 1
 
 
@@ -344,7 +351,7 @@ def begun(seed: int = 0):
 @pytest.mark.parametrize("k", range(1, 12))
 def test_a_run_stopped_anywhere_ends_as_one_that_was_not(points, k):
     """Parameters, Adam's state under a schedule, histories and rows, bit for bit; four steps an epoch."""
-    options = {"test": points[:10], "batch": 16, "samples": 2}
+    options = {"test": points[:10], "batch": 16, "samples": 2, "compile": False}
     start, model, estimator, opt = begun()
     rows, whole_rows = [], []
     whole, history = fv.train.fit(start, model, estimator, opt, points, epochs=3, **options, log=whole_rows.append)
@@ -367,10 +374,10 @@ def test_without_its_history_an_epochs_mean_would_be_of_a_part_of_it(points):
     """What the test above would not forgive: the mean bound over the steps after the stop alone."""
     start, model, estimator, opt = begun()
     rows, steps = [], iter(range(1, 99))
-    half, _ = fv.train.fit(start, model, estimator, opt, points, batch=16, stop=lambda: next(steps) >= 2)
-    fv.train.fit(start, model, estimator, opt, points, batch=16, log=rows.append)
+    half, _ = fv.train.fit(start, model, estimator, opt, points, batch=16, stop=lambda: next(steps) >= 2, compile=False)
+    fv.train.fit(start, model, estimator, opt, points, batch=16, log=rows.append, compile=False)
     whole = rows[-1]["bound"]
-    fv.train.fit(half, model, estimator, opt, points, batch=16, log=rows.append)
+    fv.train.fit(half, model, estimator, opt, points, batch=16, log=rows.append, compile=False)
     assert rows[-1]["bound"] != whole
 
 
@@ -388,12 +395,21 @@ def test_what_is_saved_is_what_stands_then_after_the_rows_before_it(points, ever
     fv.train.fit(
         start, model, estimator, opt, points, epochs=2, batch=16, log=rows.append, save=save, save_every=every,
         stop=lambda: next(steps) >= stop_at,
+        compile=False,
     )  # fmt: skip
     assert list(kept) == saved
     for step, (ts, before) in kept.items():
         steps = iter(range(1, 99))
         again, _ = fv.train.fit(
-            start, model, estimator, opt, points, epochs=2, batch=16, stop=lambda s=step, n=steps: next(n) >= s
+            start,
+            model,
+            estimator,
+            opt,
+            points,
+            epochs=2,
+            batch=16,
+            stop=lambda s=step, n=steps: next(n) >= s,
+            compile=False,
         )
         assert same(ts, again)
         assert [row["step"] for row in before if "loss" in row] == list(range(step))
@@ -417,6 +433,7 @@ def test_a_negative_number_of_steps_between_saves_is_an_error(points):
 def test_a_step_replayed_is_the_runs_own_to_the_bit(points, made, step):
     start, model, estimator, opt = begun()
     options = {"batch": 16, "samples": 3, "observe": binarize01, "scale": fv.train.summed, "offset": 0.5}
+    options["compile"] = False
     states, rows = {0: start}, []
     fv.train.fit(
         start, model, estimator, opt, points, epochs=2, **options, log=rows.append,
@@ -442,9 +459,9 @@ def test_a_step_replayed_is_the_runs_own_to_the_bit(points, made, step):
 
 def test_a_step_that_lies_behind_is_an_error(points):
     start, model, estimator, opt = begun()
-    later, _ = fv.train.fit(start, model, estimator, opt, points, batch=16)
+    later, _ = fv.train.fit(start, model, estimator, opt, points, batch=16, compile=False)
     with pytest.raises(BadValue, match="step 3 cannot be replayed from a TrainState that has made 4"):
-        fv.train.replay(later, 3, model, estimator, opt, points, batch=16)
+        fv.train.replay(later, 3, model, estimator, opt, points, batch=16, compile=False)
 
 
 def test_a_compiled_run_that_meets_the_short_batch_first_has_the_same_bits(points):

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import tyro
 from torch import Tensor
 
-from funcvae import checkpoint, runs, tracking, tree
+from funcvae import checkpoint, machine, runs, tracking, tree
 from funcvae.cli.options import Device, RunPath, fresh
 from funcvae.errors import BadValue, Stopped
 from funcvae.train import Replay
@@ -103,7 +103,7 @@ def train(
         else:
             system = system or "gaussian2d_vae"
             wanted = runs.recipe(system).compile and not no_compile
-            if wanted and not runs.can_compile():
+            if wanted and not machine.available():
                 print("funcvae: no C++ compiler found, training without torch.compile", file=sys.stderr)
                 wanted = False
             place = {"device": runs.device(device or "auto"), "out": out or fresh(system)}

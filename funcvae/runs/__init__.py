@@ -12,7 +12,7 @@ Every file is there whole or not at all, metrics.jsonl apart, whose last line ma
 """
 
 from funcvae.runs.again import TOLERANCE, Verdict, replay, verify
-from funcvae.runs.config import Config, can_compile, configure, device, names, recipe
+from funcvae.runs.config import Config, configure, device, names, recipe
 from funcvae.runs.folder import Run, load, load_data, untrained
 from funcvae.runs.training import MakeTracker, resume, run
 
@@ -22,7 +22,6 @@ __all__ = [
     "MakeTracker",
     "Run",
     "Verdict",
-    "can_compile",
     "configure",
     "device",
     "load",

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
-import sysconfig
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
@@ -13,12 +11,11 @@ from typing import Any, get_type_hints
 import numpy as np
 import torch
 
-from funcvae import checks
+from funcvae import checks, machine
 from funcvae.errors import BadData, BadType, BadValue, Missing, unknown
+from funcvae.machine import PRECISIONS
 from funcvae.models import RECIPES, Recipe
 from funcvae.probes import Probe
-
-PRECISIONS = ("highest", "high", "medium")
 
 
 @dataclass(frozen=True)
@@ -153,7 +150,7 @@ def check(config: Config) -> None:
     if config.sample_each_step and recipe(config.system).shape != (2,):
         raise BadValue(f"--sample-each-step draws points in the plane, and {config.system}'s data are images")
     device(config.device)
-    if config.compile and not can_compile():
+    if config.compile and not machine.available():
         raise Missing("the run's step is compiled, and there is no C++ compiler here: install one, or set CXX")
 
 
@@ -173,9 +170,3 @@ def device(name: str) -> str:
     if checks.text("device", name) == "cuda" and not torch.cuda.is_available():
         raise Missing("no CUDA device is available: use --device cpu")
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-
-
-def can_compile() -> bool:
-    """Whether this machine has what `torch.compile` needs: a C++ compiler and Python's headers."""
-    header = Path(sysconfig.get_paths()["include"], "Python.h")
-    return shutil.which(os.environ.get("CXX", "g++")) is not None and header.is_file()

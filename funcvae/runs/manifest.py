@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from funcvae import __version__, data
+from funcvae import __version__, data, machine
 from funcvae.errors import BadData, BadValue
 from funcvae.runs.config import Config
 from funcvae.runs.config import sha256 as config_sha256
@@ -98,15 +98,15 @@ def numerics(config: Config, threads: int | None = None) -> Iterator[None]:
     Raises:
         BadValue: (from within) an operation has no deterministic algorithm, and no other is allowed.
     """
-    precision, deterministic = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+    deterministic = torch.are_deterministic_algorithms_enabled()
     before = torch.get_num_threads()
-    torch.set_float32_matmul_precision(config.precision)
     torch.set_num_threads(threads or before)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True)
     try:
-        yield
+        with machine.precision(config.precision):
+            yield
     except RuntimeError as error:
         if config.deterministic and "deterministic" in str(error):
             reason = str(error).split(". ")[0].splitlines()[0]
@@ -115,7 +115,6 @@ def numerics(config: Config, threads: int | None = None) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(deterministic)
         torch.set_num_threads(before)
-        torch.set_float32_matmul_precision(precision)
 
 
 _MATTER = (

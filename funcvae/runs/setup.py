@@ -63,6 +63,7 @@ class Setup(NamedTuple):
             "scale": self.recipe.scale,
             "offset": self.recipe.offset,
             "compile": self.config.compile,
+            "precision": self.config.precision,
         }
 
 

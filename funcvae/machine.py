@@ -1,0 +1,156 @@
+"""How a machine is used: compiled steps, kept memory, the precision of products. No number changes but by rounding."""
+
+import ctypes
+import inspect
+import os
+import re
+import shutil
+import sysconfig
+import types
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from funcvae import checks, tree
+from funcvae.errors import unknown
+from funcvae.tree import Tree
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+PRECISIONS = ("highest", "high", "medium")
+
+
+@contextmanager
+def precision(name: str) -> Iterator[None]:
+    """Within it, float32 matrix products have this precision; afterwards what they had before.
+
+    "highest" is true float32. "high" lets a GPU use TensorFloat32 (10 bits of mantissa). "medium" allows bfloat16 (7
+    bits), which CPUs with AMX use; one without that computes in float32 all the same, but with another library, and on
+    AMD's processors twice as fast.
+
+    Raises:
+        BadValue: there is no such precision.
+
+    Reference: torch.set_float32_matmul_precision.
+    """
+    if checks.text("precision", name) not in PRECISIONS:
+        raise unknown("precision", name, PRECISIONS)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@cache  # once is enough
+def keep_freed() -> None:
+    """Has the C library keep what is freed for the next tensor, in this process, from now on. It changes no number.
+
+    A step frees some megabytes to hundreds of them, and asks for them again in the next one. glibc by itself returns
+    them to the system each time, which clears and maps every page anew: up to a third of a step's time on two cores.
+    Blocks of more than 32 MiB still are returned. Where there is no glibc nothing is done.
+
+    Reference: mallopt(3), M_TRIM_THRESHOLD and M_MMAP_THRESHOLD.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_MMAP_THRESHOLD, 2**25)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
+class Uncompiled(UserWarning):
+    """Something runs without `torch.compile`: the same numbers to rounding, more slowly."""
+
+
+def available() -> bool:
+    """Whether this machine has what `torch.compile` needs for the CPU: a C++ compiler and Python's headers."""
+    header = Path(sysconfig.get_paths()["include"], "Python.h")
+    return shutil.which(os.environ.get("CXX", "g++")) is not None and header.is_file()
+
+
+def compiled(f: F, *, device: torch.device | str = "cpu") -> F:
+    """f under `torch.compile`; f itself, with one warning, where there is no compiler.
+
+    Each call of `compiled` has graphs of its own, one for each set of shapes. What f's closure and the modules' globals
+    hold must not change any more: to look through all that at every call took a seventh of a small step's time, and so
+    only the arguments are checked, and torch's global state. On CUDA a step is recorded as a CUDA graph.
+
+    Args:
+        f: a function, of trees of tensors.
+        device: where they are.
+
+    Warns:
+        Uncompiled: there is no compiler, or (from the first call) it cannot compile f.
+    """
+    checks.function("f", f)
+    device = checks.device(device)
+    if not available():
+        _say("no C++ compiler was found: going on without torch.compile, more slowly (install one, or set CXX)")
+        return f
+    arguments = {"", *inspect.signature(f).parameters}
+
+    def kept(guards: Sequence[Any]) -> list[bool]:
+        return [_first_name(guard.name) in arguments for guard in guards]
+
+    on_cuda = device.type == "cuda"
+    options: dict[str, Any] = {"guard_filter_fn": kept, "triton.cudagraphs": on_cuda}
+    fast = torch.compile(_of_its_own(f), fullgraph=True, dynamic=False, options=options)
+    first = True
+
+    def call(*args: Any) -> Any:
+        nonlocal fast, first
+        try:
+            out = fast(*args)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            if not first:
+                raise
+            _say(f"torch.compile cannot compile this, going on without: {checks.line(str(error))}")
+            fast = f
+            out = f(*args)
+        first = False
+        return _copied(out, args) if on_cuda else out
+
+    return call  # type: ignore[return-value]
+
+
+def stays(buffers: Tree) -> None:
+    """Says that a compiled function always gets these tensors: a CUDA graph writes in them, and takes no copies first."""
+    for buffer in tree.leaves(buffers):
+        if buffer.is_cuda:
+            torch._dynamo.mark_static_address(buffer)
+
+
+def _copied(out: Tree, args: Tree) -> Tree:
+    """What a CUDA graph returned, out of the memory that it writes to in the next call; what lies in args stays there."""
+    given = {t.data_ptr() for t in tree.leaves(args)}
+    return tree.map(lambda t: t if t.data_ptr() in given else t.clone(), out)
+
+
+def _first_name(source: str) -> str:
+    """The variable in the name of what a guard looks at, as in "ts.params['encoder']" or "L['ts'].params"."""
+    match = re.match(r"(?:L\['(\w+)'\]|(\w*))", source)
+    return (match[1] or match[2]) if match else ""
+
+
+def _of_its_own(f: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function with a code object of its own, by which the compiler keeps its graphs."""
+    if not isinstance(f, types.FunctionType):
+        return f
+    twin = types.FunctionType(f.__code__.replace(), f.__globals__, f.__name__, f.__defaults__, f.__closure__)
+    twin.__kwdefaults__ = f.__kwdefaults__
+    return twin
+
+
+@cache  # once
+def _say(line: str) -> None:
+    warnings.warn(line, Uncompiled, stacklevel=4)
