@@ -23,9 +23,9 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import vjp
 
 from funcvae import bounds, checks, tree
+from funcvae.autograd import vjp
 from funcvae.distributions import Delta, Distribution, kl
 from funcvae.errors import BadType, BadValue
 from funcvae.module import Params, State

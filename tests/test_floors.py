@@ -14,7 +14,7 @@ FLOORS = [
     {"errors"},
     {"checks"},
     {"files", "random", "tree"},
-    {"distributions", "machine", "module", "optim", "noise", "bounds", "pareto", "ppca"},
+    {"autograd", "distributions", "machine", "module", "optim", "noise", "bounds", "pareto", "ppca"},
     {"importance"},
     {"heads", "priors"},
     {"vae"},

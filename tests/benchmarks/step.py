@@ -1,46 +1,91 @@
-"""An eager functional step against `nn.Module` + `torch.optim.Adam(foreach=True)`: python tests/benchmarks/step.py
+"""A training step against JAX, against a plain PyTorch loop, and against the floor of its matrix products.
 
-The Bernoulli VAE 784-400-20 at batch 128. "gradient and update" starts from given noise, "whole step" is
-`train.make_step`'s, which also derives its noise from a key and reports the gradient's norm.
+python tests/benchmarks/step.py --jax /path/to/python [--systems bernoulli burda cifar] [--device cuda]
+
+Each side runs in a process of its own, and they take turns; medians. `--jax` names a Python that has `jax` and `optax`
+(without it that side is left out). The floor is the step's floating-point operations, as torch counts those of the plain
+loop, over the rate of a product 2048×2048×2048 in the same run. A precision counts where its products' error against
+float64 is at most twice JAX's. What is above its limit is marked.
 """
 
 import argparse
 import os
-from collections.abc import Callable
+import sys
+from contextlib import ExitStack
+from pathlib import Path
 
-import torch
-from timing import BATCH, INPUTS, LATENT, interleaved, make_decoder, make_encoder, module_step
+from workers import Side, alternating, start
 
-import funcvae as fv
-
-
-def functional_steps(x: torch.Tensor, samples: int, estimator: fv.Estimator) -> dict[str, Callable[[], object]]:
-    model = fv.vae(encoder=make_encoder, decoder=make_decoder, latent=LATENT)
-    opt = fv.optim.adam(1e-3)
-    ts = fv.train.init(model, opt, fv.random.key(0))
-    keys = fv.random.split(fv.random.key(1))
-    eps = fv.noise.iid(keys[0], samples, (len(x), LATENT))
-    whole = fv.train.make_step(model, estimator, opt.update_, samples=samples)
-
-    def gradient_and_update() -> None:
-        out = estimator(model, ts.params, ts.state, x, eps, train=True)
-        opt.update_(out.grads, ts.opt_state, ts.params)
-
-    return {"gradient and update": gradient_and_update, "whole step": lambda: whole(ts, keys, x)}
+HERE = Path(__file__).parent
+# {(system, N): limits of compiled/jax, compiled/module, compiled/floor, eager/module}; at "highest", 1.2 of JAX alone.
+LIMITS = {
+    ("bernoulli", 1): (1.0, 0.75, None, 1.15),
+    ("bernoulli", 16): (0.65, 0.5, 1.5, 1.0),
+    ("bernoulli", 64): (0.65, 0.5, 1.4, 1.0),
+    ("burda", 1): (1.0, None, None, None),
+    ("burda", 5): (1.0, None, None, None),
+    ("burda", 50): (1.0, None, None, None),
+    ("cifar", 1): (None, 1.0, None, None),
+}
+CALLS = {"bernoulli": {1: 40, 16: 8, 64: 4}, "burda": {1: 40, 5: 40, 50: 10}, "cifar": {1: 2}}  # in a turn
 
 
-def main(rounds: int) -> None:
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.uname().machine}; median ms of {rounds}")
-    x = fv.random.bernoulli(fv.random.key(2), 0.3, (BATCH, INPUTS)).float()
-    for samples in (1, 16):
-        sides = functional_steps(x, samples, fv.estimators.elbo())
-        sides = {name: torch.no_grad()(side) for name, side in sides.items()}
-        medians = interleaved({"module": module_step(x, samples), **sides}, rounds=rounds)
-        for name, ms in medians.items():
-            print(f"N = {samples:2}  {name:20} {ms:7.2f} ms  {ms / medians['module']:5.2f} of module")
+def sides(stack: ExitStack, system: str, samples: int, precision: str, device: str, jax: str | None) -> dict[str, Side]:
+    names = ["module", "eager", "compiled", "product"]
+    commands = {
+        name: [sys.executable, str(HERE / "torch_side.py"), name, system, str(samples), precision, device]
+        for name in names
+    }
+    if jax and system != "cifar":
+        commands["jax"] = [jax, str(HERE / "jax_side.py"), system, str(samples)]
+    return {name: start(stack, command) for name, command in commands.items()}
+
+
+def marked(ratio: float, limit: float | None) -> str:
+    return f"{ratio:.2f}" + (f" (over {limit})" if limit is not None and ratio > limit else "")
+
+
+def compare(system: str, samples: int, precision: str, device: str, jax: str | None, rounds: int) -> None:
+    with ExitStack() as stack:
+        running = sides(stack, system, samples, precision, device, jax)
+        ms = alternating(running, rounds=rounds, calls=CALLS[system][samples])
+        facts = {name: side.facts for name, side in running.items()}
+    floor = facts["module"]["flops"] / facts["product"]["flops"] * ms["product"]
+    of_jax, of_module, of_floor, eager_of_module = LIMITS[system, samples]
+    if precision == "highest":
+        of_jax, of_floor = of_jax and 1.2, None
+    compiled, module = ms["compiled"], ms["module"]
+    cells = [f"{system:9} N = {samples:2}  {precision:8}"]
+    cells += [f"compiled {compiled:.2f}  eager {ms['eager']:.2f}  module {module:.2f}  floor {floor:.2f} ms"]
+    ratios = {
+        "compiled/module": marked(compiled / module, of_module),
+        "eager/module": marked(ms["eager"] / module, eager_of_module),
+    }
+    ratios["compiled/floor"] = marked(compiled / floor, of_floor)
+    if "jax" in ms:
+        errors = facts["product"]["error"], facts["jax"]["error"]
+        cells[1] += f"  JAX {ms['jax']:.2f}"
+        ratios = {"compiled/JAX": marked(compiled / ms["jax"], of_jax), **ratios}
+        ratios["products' error"] = f"{errors[0]:.1e}/{errors[1]:.1e} = {marked(errors[0] / errors[1], 2.0)}"
+    print("  ".join(cells), "|", ", ".join(f"{name} {value}" for name, value in ratios.items()), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jax", help="a Python that has jax and optax")
+    parser.add_argument("--systems", nargs="+", default=list(CALLS), choices=CALLS)
+    parser.add_argument("--samples", type=int, nargs="+", help="only these")
+    parser.add_argument("--precisions", nargs="+", default=["medium", "highest"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=15)
+    args = parser.parse_args()
+    print(f"{os.cpu_count()} processors, {os.uname().machine}; median milliseconds of a step")
+    for system in args.systems:
+        for samples in CALLS[system]:
+            if args.samples is None or samples in args.samples:
+                for precision in args.precisions:
+                    compare(system, samples, precision, args.device, args.jax, args.rounds)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=200)
-    main(parser.parse_args().rounds)
+    main()

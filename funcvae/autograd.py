@@ -1,0 +1,45 @@
+"""The vector-Jacobian product, without the cost of a transform where none is needed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from funcvae import tree
+from funcvae.tree import Tree
+
+
+def vjp(f: Callable[..., Any], *primals: Tree, has_aux: bool = False) -> tuple[Any, ...]:
+    """`torch.func.vjp`: f(*primals), and the function that pulls a cotangent of it back to the primals.
+
+    Where no graph is wanted and nothing is being transformed or compiled, as in an eager training step, the same
+    formulas are had from plain autograd, which takes half as long over a small operation: there is no transform for it
+    to pass through.
+
+    Args:
+        f: from trees of tensors to a tree of tensors; with `has_aux`, to (that, aux).
+        primals: what it is differentiated in.
+        has_aux: whether there is aux, a tree which is not differentiated.
+
+    Returns:
+        (value, pull), or (value, pull, aux); `pull(cotangent, retain_graph=True)` is a tuple of trees like the primals.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return torch.func.vjp(f, *primals, has_aux=has_aux)
+    try:
+        leaves, kind = [t.detach().requires_grad_() for t in tree.leaves(primals)], tree.structure(primals)
+    except RuntimeError:  # as torch says inside of a transform
+        return torch.func.vjp(f, *primals, has_aux=has_aux)
+    with torch.enable_grad():
+        out = f(*kind.unflatten(leaves))
+    value, aux = out if has_aux else (out, ())
+    outputs = tree.leaves(value)
+
+    def pull(cotangent: Tree, retain_graph: bool = True) -> tuple[Tree, ...]:
+        pairs = [(y, c) for y, c in zip(outputs, tree.leaves(cotangent), strict=True) if y.requires_grad]
+        ys, cs = zip(*pairs, strict=True) if pairs else ((), ())
+        grads = torch.autograd.grad(ys, leaves, cs, retain_graph=retain_graph, materialize_grads=True)
+        return kind.unflatten(grads)
+
+    value, aux = tree.map(torch.Tensor.detach, (value, aux))
+    return (value, pull, aux) if has_aux else (value, pull)

@@ -1,0 +1,81 @@
+"""A worker of `step.py`: one side of a step in PyTorch.
+
+python tests/benchmarks/torch_side.py module|eager|compiled|product SYSTEM N PRECISION DEVICE [ESTIMATOR]
+
+"module" is what PyTorch users write: `nn.Module`s, `torch.randn`, `backward()`, `torch.optim.Adam(fused=True)`, eager.
+"eager" and "compiled" are the library's whole step: noise (and binarization) from a key, gradient, Adam in the loop's own
+buffers, the norm of the gradient. "product" is one matrix product 2048×2048×2048.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from systems import SYSTEMS
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from workers import serve
+
+import funcvae as fv
+from funcvae.estimators import parse
+
+PRODUCT = 2048
+
+
+def product_error(n: int, device: str) -> float:
+    """Of a product of the size of the decoder's largest, against float64, in Frobenius norms."""
+    a, b = (
+        fv.random.normal(key, shape) for key, shape in zip(fv.random.split(fv.random.key(0)), ((n, 400), (400, 784)))
+    )
+    exact = a.double() @ b.double()
+    return float((a.to(device) @ b.to(device) - exact.to(device)).norm() / exact.norm())
+
+
+def product(device: str) -> Callable[[], object]:
+    a, out = torch.randn(PRODUCT, PRODUCT, device=device), torch.empty(PRODUCT, PRODUCT, device=device)
+    return lambda: torch.mm(a, a, out=out)
+
+
+def functional_step(system: str, samples: int, estimator: str, compiled: bool, device: str) -> Callable[[], object]:
+    about = SYSTEMS[system]
+    model, opt = about.model(), fv.optim.adam(1e-3, eps=about.eps)
+    ts = fv.train.init(model, opt, fv.random.key(0, device=device))
+    keys = fv.random.split(fv.random.key(1, device=device))
+    step = fv.train.make_step(model, parse(estimator), opt.update_, samples=samples, observe=about.observe)
+    step = torch.no_grad()(fv.machine.compiled(step, device=device) if compiled else step)
+    x = about.data().to(device)
+    fv.machine.keep_freed()  # as `fit` does
+    return lambda: step(ts, keys, x)
+
+
+def main(side: str, system: str, samples: int, precision: str, device: str, estimator: str | None) -> None:
+    about = SYSTEMS[system]
+    torch.set_float32_matmul_precision(precision)
+    facts = {"version": f"torch {torch.__version__}", "threads": torch.get_num_threads()}
+    start = time.perf_counter()
+    if side == "product":
+        call = product(device)
+        facts |= {"flops": 2 * PRODUCT**3, "error": product_error(samples * about.batch, device)}
+    elif side == "module":
+        call = about.module_step(about.data().to(device), samples)
+        with FlopCounterMode(display=False) as counter:
+            call()
+        facts["flops"] = counter.get_total_flops()
+    else:
+        call = functional_step(system, samples, estimator or about.estimator, side == "compiled", device)
+    call()
+    facts["seconds_to_first"] = time.perf_counter() - start
+    serve(facts, call, torch.cuda.synchronize if device == "cuda" else lambda: None)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("side", choices=["module", "eager", "compiled", "product"])
+    parser.add_argument("system", choices=SYSTEMS)
+    parser.add_argument("samples", type=int)
+    parser.add_argument("precision", choices=fv.machine.PRECISIONS)
+    parser.add_argument("device")
+    parser.add_argument("estimator", nargs="?")
+    main(**vars(parser.parse_args()))
