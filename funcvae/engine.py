@@ -209,7 +209,7 @@ def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
             bound, *rest = forward(model, params, state, x, eps, train)
             return -bound.mean(), (bound, *rest)
 
-        value, pull, (bound, log_p_x, q, p_z, z, new_state) = vjp(loss, params, has_aux=True)  # type: ignore[misc]
+        value, pull, (bound, log_p_x, q, p_z, z, new_state) = vjp(loss, params, has_aux=True)
         (grads,) = pull(torch.ones_like(value), retain_graph=False)
         log_w = log_p_x if isinstance(q, Delta) else log_p_x + log_prob(p_z, z) - log_prob(q, z)
         return Estimate(grads, bound, log_w, new_state)
@@ -317,13 +317,13 @@ def _draw(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, trai
     def weigh(theta: Params, z: Tensor) -> Any:
         return log_weight(model, {**params, **theta}, encoded, x, q, z, train)
 
-    _, pull, (q, z, encoded) = vjp(draw, params["encoder"], has_aux=True)  # type: ignore[misc]
+    _, pull, (q, z, encoded) = vjp(draw, params["encoder"], has_aux=True)
     return Draw(z, pull, {name: params[name] for name in ("decoder", "prior")}, weigh)
 
 
 def _forward(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Pass:
     drawn = _draw(model, params, state, x, eps, train)
-    log_w, pull_weight, new_state = vjp(drawn.weigh, drawn.theta, drawn.z, has_aux=True)  # type: ignore[misc]
+    log_w, pull_weight, new_state = vjp(drawn.weigh, drawn.theta, drawn.z, has_aux=True)
     return Pass(log_w, new_state, drawn.pull, pull_weight)
 
 
@@ -334,13 +334,13 @@ def _pull_twice(weigh: Any, weights: Any, theta: Params, z: Tensor) -> Any:
     """
 
     def along_z(theta: Params) -> Any:
-        log_w, pull, state = vjp(lambda z: weigh(theta, z), z, has_aux=True)  # type: ignore[misc]
+        log_w, pull, state = vjp(lambda z: weigh(theta, z), z, has_aux=True)
         w = weights(log_w)
         with torch.no_grad():  # it is not to be differentiated in its turn
             (z_grads,) = pull(w.path, retain_graph=True)
         return log_w, (w, z_grads, state)
 
-    log_w, pull, (w, z_grads, state) = vjp(along_z, theta, has_aux=True)  # type: ignore[misc]
+    log_w, pull, (w, z_grads, state) = vjp(along_z, theta, has_aux=True)
     (theta_grads,) = pull(w.theta, retain_graph=False)
     return log_w, w.score, theta_grads, z_grads, state
 
