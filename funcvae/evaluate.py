@@ -10,12 +10,13 @@ Everything is taken in evaluation mode, and sums over samples are in float64.
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from funcvae import checks, random
+from funcvae import checks, machine, random
 from funcvae.distributions import Bernoulli, Delta, Posterior, SignedNormal, kl
 from funcvae.engine import log_weight
 from funcvae.errors import BadData, BadType, NonFinite
@@ -88,6 +89,7 @@ def log_likelihood(
     *,
     samples: int = 5000,
     chunk: int = 100,
+    compile: bool = False,
     progress: Progress = lambda done: None,
 ) -> Likelihood:
     """log p(x) of each datum by importance sampling, L_K with K = `samples` exactly, in nats.
@@ -101,7 +103,7 @@ def log_likelihood(
 
     Reference: Burda, Grosse & Salakhutdinov (2016), arXiv:1509.00519, section 5.
     """
-    log_w = log_weights(model, params, state, x, key, samples=samples, chunk=chunk, progress=progress)
+    log_w = log_weights(model, params, state, x, key, samples=samples, chunk=chunk, compile=compile, progress=progress)
     found = likelihood(log_w)
     if found.untrusted.any():
         warnings.warn(distrust(found), Untrusted, stacklevel=2)
@@ -117,10 +119,12 @@ def bound_ladder(
     *,
     samples: Sequence[int] = (1, 10, 100, 1000, 5000),
     chunk: int = 100,
+    compile: bool = False,
 ) -> dict[int, Estimated]:
     """L_K for each K of `samples`, on common noise; L_1 is the ELBO. See `ladder` and `log_weights`."""
     check_rungs(samples)
-    return ladder(log_weights(model, params, state, x, key, samples=max(samples), chunk=chunk), samples)
+    log_w = log_weights(model, params, state, x, key, samples=max(samples), chunk=chunk, compile=compile)
+    return ladder(log_w, samples)
 
 
 @torch.no_grad()
@@ -133,6 +137,7 @@ def log_weights(
     *,
     samples: int,
     chunk: int = 100,
+    compile: bool = False,
     progress: Progress = lambda done: None,
     items: Tensor | None = None,
 ) -> Tensor:
@@ -144,6 +149,7 @@ def log_weights(
     Args:
         x: data [B, ...] as the model sees them: binarized, for a Bernoulli likelihood.
         chunk: samples at a time.
+        compile: run under `torch.compile`: worth its ten seconds from a million log-weights or so.
         progress: called with the number of samples done.
         items: the data's numbers [B] in messages, if not 0 … B-1.
 
@@ -158,24 +164,30 @@ def log_weights(
     check_data(model, params, state, x)
     random.checked(key)
     checks.function("progress", progress)
+    checks.flag("compile", compile)
     checks.fits("samples", (samples, len(x)), 8)
     checks.fits("chunk", (min(chunk, samples), len(x), model.latent), x.element_size())
     if items is not None:
         first_item(torch.ones(len(x), dtype=torch.bool), items)  # raises where they are none
+    machine.keep_freed()
     rows = max(1, _ROWS // chunk)  # few enough to stay in the processor's cache
-    parts = [slice(start, start + rows) for start in range(0, len(x), rows)]
-    posteriors = [model.encode(params, state, x[part])[0] for part in parts]
+    parts = x.split(rows)
+    posteriors = [model.encode(params, state, part)[0] for part in parts]
     _check_density(model, params, state, x, posteriors[0], items)
-
-    def noise(k: Tensor) -> Tensor:
-        return random.normal(random.fold_in(key, k), (len(x), model.latent), x.dtype)
+    eager = _noise(len(x), model.latent, x.dtype), _weigh(model)
+    whole = _compiled(model, len(x), x.dtype, x.device) if compile else eager
 
     log_w = torch.empty(samples, len(x), dtype=torch.float64, device=x.device)
+    first = 0
     for ks in torch.arange(samples, device=x.device).split(chunk):
-        first, last = int(ks[0]), int(ks[-1]) + 1
-        eps = torch.vmap(noise)(ks)  # [chunk, B, Z]
-        for part, q in zip(parts, posteriors, strict=True):
-            log_w[first:last, part], _ = log_weight(model, params, state, x[part], q, q.sample(eps[:, part]), False)
+        noise, _ = whole if len(ks) == chunk else eager
+        eps, found = noise(key, ks), []  # [chunk, B, Z]
+        for part, q, eps_part in zip(parts, posteriors, eps.split(rows, 1), strict=True):
+            _, weigh = whole if len(ks) == chunk and len(part) == rows else eager  # all but a rest
+            found.append(weigh(params, state, part, q, eps_part))
+        last = first + len(ks)
+        log_w[first:last] = torch.cat(found, 1)
+        first = last
         progress(last)
     _check_finite("log-weights", (log_w < math.inf).all(0) & (log_w > -math.inf).any(0), items)
     return log_w
@@ -267,6 +279,31 @@ def squared_error(model: VAE, params: Params, state: State, x: Tensor, *, batch:
 
 
 _ROWS = 2000  # decoded at a time
+
+
+def _noise(batch: int, latent: int, dtype: torch.dtype) -> Callable[[random.Key, Tensor], Tensor]:
+    """(key, samples' numbers [c]) -> their noise [c, B, Z]."""
+
+    def draw(key: random.Key, ks: Tensor) -> Tensor:
+        return torch.vmap(lambda k: random.normal(random.fold_in(key, k), (batch, latent), dtype))(ks)
+
+    return draw
+
+
+def _weigh(model: VAE) -> Callable[..., Tensor]:
+    """(params, state, x [B, ...], q(z|x), eps [c, B, Z]) -> log-weights [c, B]."""
+
+    def weigh(params: Params, state: State, x: Tensor, q: Posterior, eps: Tensor) -> Tensor:
+        return log_weight(model, params, state, x, q, q.sample(eps), False)[0]
+
+    return weigh
+
+
+@lru_cache(maxsize=8)  # what is compiled once serves every call on the same model
+def _compiled(model: VAE, batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Callable[..., Tensor], ...]:
+    """`_noise` and `_weigh` under `torch.compile`."""
+    both = _noise(batch, model.latent, dtype), _weigh(model)
+    return tuple(machine.compiled(f, device=device) for f in both)
 
 
 def _check_finite(what: str, finite: Tensor, items: Tensor | None = None) -> None:

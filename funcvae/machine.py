@@ -124,14 +124,14 @@ def compiled(f: F, *, device: torch.device | str = "cpu") -> F:
 
 
 def stays(buffers: Tree) -> None:
-    """Says that a compiled function always gets these tensors: a CUDA graph writes in them, and takes no copies first."""
+    """Says that a compiled function always gets these tensors: a CUDA graph writes in them, without copies."""
     for buffer in tree.leaves(buffers):
         if buffer.is_cuda:
             torch._dynamo.mark_static_address(buffer)
 
 
 def _copied(out: Tree, args: Tree) -> Tree:
-    """What a CUDA graph returned, out of the memory that it writes to in the next call; what lies in args stays there."""
+    """What a CUDA graph returned, out of the memory that it writes to at the next call, but for what lies in args."""
     given = {t.data_ptr() for t in tree.leaves(args)}
     return tree.map(lambda t: t if t.data_ptr() in given else t.clone(), out)
 

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from funcvae import estimators, evaluate, noise, pareto, plots, random, variance
+from funcvae import estimators, evaluate, machine, noise, pareto, plots, random, variance
 from funcvae.engine import Estimator
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.evaluate import Estimated
@@ -19,6 +19,7 @@ Report = dict[str, Any]
 RUNGS = (1, 10, 100, 1000, 5000)
 MOST_ITEMS = 1000
 _SLAB = 250  # data at a time
+_WORTH_COMPILING = 500_000  # log-weights of a slab
 
 
 def ladder_of(samples: int) -> list[int]:
@@ -249,9 +250,10 @@ def _by_importance(
         def report_progress(k: int, size: int = len(slab), before: int = done) -> None:
             progress(before + k * size, samples * len(x))
 
+        compiled = machine.available() and samples * len(slab) >= _WORTH_COMPILING
         log_w = evaluate.log_weights(
-            *run.trained, slab, random.fold_in(key, i), samples=samples, chunk=chunk, progress=report_progress,
-            items=items[i * _SLAB :][: len(slab)],
+            *run.trained, slab, random.fold_in(key, i), samples=samples, chunk=chunk, compile=compiled,
+            progress=report_progress, items=items[i * _SLAB :][: len(slab)],
         )  # fmt: skip
         done += samples * len(slab)
         likelihoods.append(evaluate.likelihood(log_w))

@@ -5,6 +5,7 @@ python tests/benchmarks/jax_side.py bernoulli|burda N
 
 import sys
 from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from workers import serve
 def init(key, sizes):
     """Layers of uniform weights, as torch's Linear starts with."""
     layers = []
-    for k, n, m in zip(jax.random.split(key, len(sizes)), sizes, sizes[1:]):
+    for k, (n, m) in zip(jax.random.split(key, len(sizes) - 1), pairwise(sizes), strict=True):
         w, b = jax.random.split(k)
         bound = n**-0.5
         draw = partial(jax.random.uniform, minval=-bound, maxval=bound)

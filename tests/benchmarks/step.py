@@ -3,9 +3,9 @@
 python tests/benchmarks/step.py --jax /path/to/python [--systems bernoulli burda cifar] [--device cuda]
 
 Each side runs in a process of its own, and they take turns; medians. `--jax` names a Python that has `jax` and `optax`
-(without it that side is left out). The floor is the step's floating-point operations, as torch counts those of the plain
-loop, over the rate of a product 2048×2048×2048 in the same run. A precision counts where its products' error against
-float64 is at most twice JAX's. What is above its limit is marked.
+(without it that side is left out). The floor is the step's floating-point operations, as torch counts those of the
+plain loop, over the rate of a product 2048×2048×2048 in the same run. A precision counts where its products' error
+against float64 is at most twice JAX's. What is above its limit is marked.
 """
 
 import argparse
