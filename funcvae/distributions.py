@@ -118,7 +118,13 @@ class Bernoulli(NamedTuple):
     def log_prob(self, x: Tensor) -> Tensor:
         """x log p + (1 - x) log(1 - p) = x · logits - log(1 + exp(logits)), elementwise, in nats."""
         _meet("x", x, self)
-        return _BernoulliLogProb.apply(self.logits, x)
+        a = self.logits
+        if torch.compiler.is_compiling():
+            # As below, for the compiler to differentiate: it cannot `vmap` an autograd.Function. It writes what has an
+            # exp to memory when it is used twice, but not what has an exp2.
+            size = a.abs()
+            return x * a - (a + size) / 2 - (1 + torch.exp2(size * -math.log2(math.e))).log()
+        return _BernoulliLogProb.apply(a, x)
 
     def sample(self, eps: Tensor) -> Tensor:
         """1 where the uniform number Φ(eps) is below the mean, else 0."""

@@ -278,7 +278,7 @@ def squared_error(model: VAE, params: Params, state: State, x: Tensor, *, batch:
     return error
 
 
-_ROWS = 2000  # decoded at a time
+_ROWS = 4000  # decoded at a time
 
 
 def _noise(batch: int, latent: int, dtype: torch.dtype) -> Callable[[random.Key, Tensor], Tensor]:

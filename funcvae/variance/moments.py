@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from funcvae import checks, random, tree
+from funcvae import checks, machine, random, tree
 from funcvae.module import Params, State
 from funcvae.noise import Noise, iid
 from funcvae.vae import VAE
@@ -162,7 +162,7 @@ def _step(gradient: Gradients) -> Callable[..., Any]:
 
 @lru_cache(maxsize=8)
 def _compiled_step(estimator: AnyEstimator, model: VAE, names: tuple[str, ...], train: bool) -> Callable[..., Any]:
-    return torch.compile(_step(gradients((estimator,), model, names, train)), dynamic=False)
+    return machine.compiled(_step(gradients((estimator,), model, names, train)))
 
 
 def _by_coordinate(sums: streaming.Sums, params: Params) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from funcvae import checks, random, tree
+from funcvae import checks, machine, random, tree
 from funcvae.engine import Estimate, Estimator, check_estimator, together
 from funcvae.errors import BadData, BadValue, NonFinite
 from funcvae.module import Params, State
@@ -128,7 +128,7 @@ def compiled_gradients(
     estimators: tuple[AnyEstimator, ...], model: VAE, names: tuple[str, ...], train: bool
 ) -> Gradients:
     """`gradients` under `torch.compile`."""
-    return torch.compile(gradients(estimators, model, names, train), dynamic=False)
+    return machine.compiled(gradients(estimators, model, names, train))
 
 
 def chunks(
