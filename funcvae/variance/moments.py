@@ -115,7 +115,7 @@ def moments(
     sums, squares, alongs, bounds, seen = None, [], [], [], importance.start(problem)
     step = _compiled_step(estimator, model, problem.names, train) if compile else _step(gradient)
     for start, eps in noise_of(
-        problem, noise, checks.valued("key", random.checked(key)).to(x.device), 0, replicates, chunk
+        problem, noise, checks.valued("key", random.checked(key)).to(x.device), 0, replicates, chunk, compile
     ):
         end = start + len(eps)
         in_one = len(list(streaming.segments(start, end))) == 1

@@ -16,7 +16,7 @@ from funcvae import checks, machine, random, tree
 from funcvae.engine import Estimate, Estimator, check_estimator, together
 from funcvae.errors import BadData, BadValue, NonFinite
 from funcvae.module import Params, State
-from funcvae.noise import Noise
+from funcvae.noise import Noise, iid
 from funcvae.train import Observe, as_is, check_data
 from funcvae.vae import VAE
 from funcvae.vae import check as check_vae
@@ -142,7 +142,7 @@ def chunks(
     whole: Gradients | None = None,
 ) -> Iterator[Chunk]:
     """Replicates first … last-1, `chunk` at a time; `whole` does for whole chunks what `gradient` does for all."""
-    for start, eps in noise(problem, scheme, key, first, last, chunk):
+    for start, eps in noise(problem, scheme, key, first, last, chunk, compile=whole is not None):
         how = whole if whole and len(eps) == chunk else gradient
         yield Chunk(start, *how(problem.params, problem.state, problem.x, eps))
 
@@ -205,20 +205,25 @@ _MOST_DRAWN, _NOISE_DRAWN = 64, 2**17  # replicates and numbers in a block of no
 
 
 def noise(
-    problem: Problem, scheme: Noise, key: random.Key, first: int, last: int, chunk: int
+    problem: Problem, scheme: Noise, key: random.Key, first: int, last: int, chunk: int, compile: bool = False
 ) -> Iterator[tuple[int, Tensor]]:
     """The noise [c, N, B, Z] of replicates first … last-1, `chunk` at a time.
 
     It is drawn in blocks that do not depend on `chunk`: how an elementwise function rounds may depend on where in a
-    vector register a number lies.
+    vector register a number lies. Where it is compiled, i.i.d. noise is.
     """
+    machine.keep_freed()
     size = max(1, min(_MOST_DRAWN, _NOISE_DRAWN // (problem.samples * len(problem.x) * problem.model.latent)))
     drawn: dict[int, Tensor] = {}
+    shape = problem.samples, len(problem.x), problem.model.latent
+    compiled = _compiled_noise(shape, problem.dtype) if compile and scheme is iid else None
 
     def block(number: int) -> Tensor:
         if size == 1:
             return problem.draw(scheme, random.fold_in(key, number)).unsqueeze(0)
         replicates = torch.arange(number * size, (number + 1) * size, device=key.device)
+        if compiled:
+            return compiled(key, replicates)
         return torch.vmap(lambda r: problem.draw(scheme, random.fold_in(key, r)))(replicates)
 
     for start in range(first, last, chunk):
@@ -227,6 +232,16 @@ def noise(
         drawn = {number: drawn[number] if number in drawn else block(number) for number in numbers}
         offset = numbers[0] * size
         yield start, torch.cat(list(drawn.values()))[start - offset : stop - offset].clone()
+
+
+@lru_cache(maxsize=8)
+def _compiled_noise(shape: random.Shape, dtype: torch.dtype) -> Callable[[random.Key, Tensor], Tensor]:
+    """(key, replicates' numbers [r]) -> their noise [r, N, B, Z]."""
+
+    def draw(key: random.Key, replicates: Tensor) -> Tensor:
+        return torch.vmap(lambda r: random.normal(random.fold_in(key, r), shape, dtype))(replicates)
+
+    return machine.compiled(draw)
 
 
 def _now(x: Tensor) -> float:

@@ -95,9 +95,10 @@ def add_powers(center: Leaves, powers: list[Leaves], grads: Leaves) -> tuple[Ten
     rows = []
     for leaf, g in enumerate(grads):
         square = along = torch.zeros(len(g), dtype=torch.float64, device=g.device)
-        width = g.shape[1] if torch.compiler.is_compiling() else _COLUMNS
-        for at in range(0, g.shape[1], width):
-            part = slice(at, at + width)
+        parts = (
+            [...] if torch.compiler.is_compiling() else [slice(i, i + _COLUMNS) for i in range(0, g.shape[1], _COLUMNS)]
+        )
+        for part in parts:
             c = center[leaf][part]
             apart = (g[:, part] - c).double()  # squares of small numbers would be lost in float32
             square = square + apart.square().sum(1)
@@ -105,7 +106,7 @@ def add_powers(center: Leaves, powers: list[Leaves], grads: Leaves) -> tuple[Ten
             power = apart
             for j, sums in enumerate(powers):
                 power = power * apart if j else apart
-                sums[leaf][part] += power.sum(0)
+                sums[leaf][part].add_(power.sum(0))
         rows.append((square, along))
     squares, alongs = zip(*rows, strict=True)
     return torch.stack(squares, 1).cpu(), torch.stack(alongs, 1).cpu()
