@@ -32,6 +32,8 @@ from funcvae.module import Params, State
 from funcvae.noise import Noise, is_independent, name_of
 from funcvae.vae import VAE, check, check_model, log_likelihood, log_prob
 
+Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
+
 
 class Weights(NamedTuple):
     """The three weight arrays of an estimator, each [N, B].
@@ -95,6 +97,7 @@ class Estimator:
     _bound: Callable[..., Tensor]
     _from_pass: Callable[..., Estimate] | None = None
     """From a `Pass`, which others may share; None for those that need more of the forward pass than it keeps."""
+    _in_chunks: "Callable[[int, Wrap], Estimator] | None" = None
 
     def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Estimate:
         """The estimate for x [B, ...] from noise eps [N, B, Z]."""
@@ -105,6 +108,24 @@ class Estimator:
         """The value of the target bound [B] in nats, in evaluation mode: half the work of a call."""
         _check(model, params, state, x, eps)
         return self._bound(model, params, state, x, eps)
+
+    def in_chunks(self, chunk: int, wrap: Wrap = lambda f: f) -> "Estimator":
+        """The same estimator in bounded memory: `chunk` samples at a time are decoded and pulled back.
+
+        A sum over samples is one over chunks, once its weights are known. They take a forward pass over all samples
+        before (not with an analytic KL, which has none), so a gradient costs up to a third more. It equals the
+        other to rounding, and so does the new state: running statistics are averaged over all samples. What it returns
+        is not to be differentiated.
+
+        Args:
+            chunk: samples at a time.
+            wrap: what is done to the functions of one chunk, such as `machine.compiled`.
+        """
+        chunk = checks.whole("chunk", chunk, 1)
+        checks.function("wrap", wrap)
+        if self._in_chunks is None:
+            raise BadType(f"{self.name} is in chunks already")
+        return self._in_chunks(chunk, wrap)
 
     def claims_under(self, noise: Noise) -> Claims:
         """The claims where eps is drawn by this scheme.
@@ -181,12 +202,45 @@ def weighted(
             raise BadValue(f"the bound has shape {list(value.shape)}: it must be one for each datum, [{size}]")
         return Estimate({"encoder": phi_grads, **theta_grads}, value, log_w, new_state)
 
-    def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
-        q, _ = model.encode(params, state, x)
-        return bound(log_weight(model, params, state, x, q, q.sample(eps), False)[0])
+    def forward(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Tensor:
+        q, state = model.encode(params, state, x, train)
+        return log_weight(model, params, state, x, q, q.sample(eps), train)[0]
 
-    name = str(name or getattr(weights, "__name__", "weighted"))
-    return Estimator(name, claims, weights, estimate, evaluate, None if two_pulls else from_pass)
+    def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
+        return bound(forward(model, params, state, x, eps, False))
+
+    def in_chunks(chunk: int, wrap: Wrap) -> Estimator:
+        def share(
+            model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, *w: Tensor
+        ) -> tuple[Params, State]:
+            given = weighted(lambda log_w: Weights(*w), bound=bounds.elbo, claims=claims, two_pulls=two_pulls)
+            out = given._estimate(model, params, state, x, eps, train)
+            return out.grads, out.state
+
+        log_w_of, share_of = wrap(forward), wrap(share)
+
+        def all_log_w(*given: Any, eps: Tensor, train: bool) -> Tensor:
+            return torch.cat([log_w_of(*given, part, train) for part in eps.split(chunk)])
+
+        @torch.no_grad()
+        def estimate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:
+            given = model, params, state, x
+            log_w = all_log_w(*given, eps=eps, train=train)
+            parts = zip(eps.split(chunk), *(weight.split(chunk) for weight in weights(log_w)), strict=True)
+            grads, new_state = None, None
+            for part, *w in parts:
+                more, new = share_of(*given, part, train, *w)
+                grads = more if grads is None else tree.map(torch.add, grads, more)
+                new_state = _averaged(new_state, new, len(part) / len(eps))
+            return Estimate(grads, bound(log_w), log_w, new_state)
+
+        def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
+            return bound(all_log_w(model, params, state, x, eps=eps, train=False))
+
+        return Estimator(called, claims, weights, estimate, evaluate)
+
+    called = str(name or getattr(weights, "__name__", "weighted"))
+    return Estimator(called, claims, weights, estimate, evaluate, None if two_pulls else from_pass, in_chunks)
 
 
 def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
@@ -217,7 +271,27 @@ def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
     def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
         return forward(model, params, state, x, eps, False)[0]
 
-    return Estimator(name, claims, None, estimate, evaluate)
+    def in_chunks(chunk: int, wrap: Wrap) -> Estimator:
+        estimate_of, bound_of = wrap(estimate), wrap(evaluate)
+
+        @torch.no_grad()
+        def whole(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:
+            mean, log_w = None, []
+            for part in eps.split(chunk):
+                out = estimate_of(model, params, state, x, part, train)
+                mean = _averaged(mean, (out.grads, out.bound, out.state), len(part) / len(eps))
+                log_w.append(out.log_w)
+            assert mean is not None
+            grads, bound, new_state = mean
+            return Estimate(grads, bound, torch.cat(log_w), new_state)
+
+        def bound(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
+            shares = [bound_of(model, params, state, x, part) * (len(part) / len(eps)) for part in eps.split(chunk)]
+            return torch.stack(shares).sum(0)
+
+        return Estimator(name, claims, None, whole, bound)
+
+    return Estimator(name, claims, None, estimate, evaluate, None, in_chunks)
 
 
 def together(
@@ -343,6 +417,14 @@ def _pull_twice(weigh: Any, weights: Any, theta: Params, z: Tensor) -> Any:
     log_w, pull, (w, z_grads, state) = vjp(along_z, theta, has_aux=True)
     (theta_grads,) = pull(w.theta, retain_graph=False)
     return log_w, w.score, theta_grads, z_grads, state
+
+
+def _averaged(sum_: Any, new: Any, share: float) -> Any:
+    """A weighted mean of trees, one after another; of what is no floating-point number, the last."""
+    scaled = tree.map(lambda t: t * share if t.is_floating_point() else t, new)
+    if sum_ is None:
+        return scaled
+    return tree.map(lambda s, t: s + t if t.is_floating_point() else t, sum_, scaled)
 
 
 def check_estimator(name: str, estimator: Callable[..., Estimate]) -> None:

@@ -10,7 +10,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -107,16 +107,17 @@ def compiled(f: F, *, device: torch.device | str = "cpu") -> F:
     fast = torch.compile(_of_its_own(f), fullgraph=True, dynamic=False, options=options)
     first = True
 
-    def call(*args: Any) -> Any:
+    @wraps(f)
+    def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal fast, first
         try:
-            out = fast(*args)
+            out = fast(*args, **kwargs)
         except torch._dynamo.exc.TorchDynamoException as error:
             if not first:
                 raise
             _say(f"torch.compile cannot compile this, going on without: {checks.line(str(error))}")
             fast = f
-            out = f(*args)
+            out = f(*args, **kwargs)
         first = False
         return _copied(out, args) if on_cuda else out
 

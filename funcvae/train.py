@@ -8,6 +8,7 @@ use the fourth key of the same split.)
 
 from array import array
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count, islice
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from funcvae import checks, machine, noise, random, tree
-from funcvae.engine import Estimator, check_estimator
+from funcvae.engine import Estimator, Wrap, check_estimator
 from funcvae.errors import BadData, BadType, BadValue, NonFinite
 from funcvae.module import Params, State
 from funcvae.optim import Optimizer
@@ -199,6 +200,7 @@ def fit(
     epochs: int = 1,
     batch: int = 128,
     samples: int = 1,
+    chunk: int | None = None,
     observe: Observe = as_is,
     noise: noise.Noise = noise.iid,
     scale: Scale = per_example,
@@ -225,6 +227,9 @@ def fit(
         train: data [n, ...]; kept whole on the device of `ts`.
         test: data [m, ...] for the test bound.
         samples: N, Monte-Carlo samples for each datum, in training and test.
+        chunk: where there are more samples, so many are decoded at a time (`Estimator.in_chunks`), which bounds the
+            memory; by the size of a batch, such that 2^25 numbers are decoded, unless given. Networks whose layers are
+            larger than their output may need fewer.
         observe: (key, x) -> what the model sees of a batch, such as a binarization that is drawn anew each time.
         noise: the noise scheme.
         scale: the loss that is descended and reported is scale(B) · (-bound - offset): see `make_step`.
@@ -270,7 +275,10 @@ def fit(
     train, test = train.to(device), None if test is None else test.to(device)
     check_batches(model, ts.params, ts.state, train, batch, observe)
 
-    step = _ready(model, estimator, opt, samples, observe, noise, scale, offset, compile, device)
+    wrap: Wrap = partial(machine.compiled, device=device) if compile else _as_it_is
+    at_once = _at_once(chunk, train, batch)
+    estimator = _bounded(estimator, samples, at_once, wrap)
+    step = _ready(model, estimator, opt, samples, observe, noise, scale, offset, wrap, samples > at_once)
     ts = tree.map(torch.clone, ts)  # from here on the buffers are our own to write in
     machine.stays((ts.params, ts.opt_state))
     test_key = run_keys(ts.key).test
@@ -328,6 +336,7 @@ def replay(
     *,
     batch: int = 128,
     samples: int = 1,
+    chunk: int | None = None,
     observe: Observe = as_is,
     noise: noise.Noise = noise.iid,
     scale: Scale = per_example,
@@ -356,7 +365,11 @@ def replay(
     made = int(ts.step)
     if checks.whole("step", step) < made:
         raise BadValue(f"step {step} cannot be replayed from a TrainState that has made {made}: give an earlier one")
-    run = _ready(model, estimator, opt, samples, observe, noise, scale, offset, compile, ts.step.device)
+    wrap: Wrap = partial(machine.compiled, device=ts.step.device) if compile else _as_it_is
+    at_once = _at_once(chunk, train, batch)
+    of_run = _bounded(estimator, samples, at_once, wrap)
+    run = _ready(model, of_run, opt, samples, observe, noise, scale, offset, wrap, samples > at_once)
+    estimator = _bounded(estimator, samples, at_once, _as_it_is)
     ts, train = tree.map(torch.clone, ts), train.to(ts.step.device)
     visits = _visits(ts, len(train), batch)
     with torch.no_grad(), machine.precision(precision):
@@ -462,6 +475,7 @@ def check_batches(
 
 _CHECK_SEED = 2**63 + 2  # no seed of a user's run: a key is used once
 _READ_EVERY = 50  # steps; each reading waits for the device
+_DECODED_AT_ONCE = 2**25  # numbers
 
 
 def check_optimizer(opt: Optimizer) -> None:
@@ -511,17 +525,34 @@ def _two(updated: tuple[Params, Any]) -> tuple[Params, Any]:
 
 def _ready(
     model: VAE, estimator: Estimator, opt: Optimizer, samples: int, observe: Observe, noise: noise.Noise, scale: Scale,
-    offset: float, compile: bool, device: torch.device,
+    offset: float, wrap: Wrap, in_chunks: bool,
 ) -> Step:  # fmt: skip
     """The step as a run makes it, in buffers of its own."""
     check_optimizer(opt)
     update = opt.update_ or opt.update
+    if in_chunks:  # a loop that the compiler would unroll: it gets the parts
+        noise, update = wrap(noise), wrap(update)
     step = make_step(
         model, estimator, update, samples=samples, observe=observe, noise=noise, scale=scale, offset=offset
     )
-    return torch.no_grad()(
-        machine.compiled(step, device=device) if compile else step
-    )  # the estimators differentiate by torch.func: nothing out here needs a graph
+    # The estimators differentiate by torch.func: nothing out here needs a graph.
+    return torch.no_grad()(step if in_chunks else wrap(step))
+
+
+def _at_once(chunk: int | None, train: Tensor, batch: int) -> int:
+    """How many samples to decode at a time."""
+    if chunk is not None:
+        return checks.whole("chunk", chunk, 1)
+    return max(1, _DECODED_AT_ONCE // max(1, min(batch, len(train)) * train[0].numel()))
+
+
+def _bounded(estimator: Estimator, samples: int, chunk: int, wrap: Wrap) -> Estimator:
+    """The estimator, in chunks if there are more samples than that."""
+    return _check_estimator(estimator).in_chunks(chunk, wrap) if samples > chunk else estimator
+
+
+def _as_it_is(f: Callable[..., Any]) -> Callable[..., Any]:
+    return f
 
 
 def _visits(ts: TrainState, n: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -28,6 +28,7 @@ def train(
     epochs: int | None = None,
     batch: int | None = None,
     samples: int | None = None,
+    chunk: int | None = None,
     estimator: str | None = None,
     noise: str | None = None,
     lr: float | None = None,
@@ -59,6 +60,7 @@ def train(
         epochs: Passes over the training data; the recipe's number unless given.
         batch: Batch size; the recipe's unless given.
         samples: Monte-Carlo samples N for each datum, the K of L_K; the recipe's unless given.
+        chunk: Samples decoded at a time, where there are more: it bounds the memory. By the batch's size unless given.
         estimator: NAME or NAME:ARGUMENT, one of `funcvae list estimators`; the recipe's unless given.
         noise: Noise scheme, one of `funcvae list noise`; iid unless given.
         lr: Learning rate; the recipe's rate or schedule unless given.
@@ -80,7 +82,7 @@ def train(
         variance_replicates: Draws of the noise for that; 100 unless given.
     """
     given = {
-        "data": data, "data_dir": data_dir, "epochs": epochs, "batch": batch, "samples": samples,
+        "data": data, "data_dir": data_dir, "epochs": epochs, "batch": batch, "samples": samples, "chunk": chunk,
         "estimator": estimator, "noise": noise, "lr": lr, "seed": seed, "checkpoint_every": checkpoint_every,
         "keep": keep, "precision": precision, "deterministic": deterministic or None,
         "sample_each_step": sample_each_step or None, "variance_every": variance_every, "variance_of": variance_of,

@@ -31,6 +31,8 @@ class Config:
     out: str
     data_dir: str = "data"
     noise: str = "iid"
+    chunk: int = 0
+    """Samples decoded at a time, where there are more; 0: by the size of a batch."""
     lr: float | None = None
     """None: the recipe's own learning rate or schedule."""
     seed: int = 0
@@ -142,8 +144,10 @@ def check(config: Config) -> None:
     for name in ("epochs", "batch", "samples", "keep"):
         if getattr(config, name) < 1:
             raise BadValue(f"--{name} is {getattr(config, name)}: it must be at least 1")
-    if config.checkpoint_every < 0:
-        raise BadValue(f"--checkpoint-every is {config.checkpoint_every}: it must be a number of steps, or 0")
+    for name, what in {"checkpoint_every": "steps", "chunk": "samples"}.items():
+        if getattr(config, name) < 0:
+            option = name.replace("_", "-")
+            raise BadValue(f"--{option} is {getattr(config, name)}: it must be a number of {what}, or 0")
     for name, known in {"precision": PRECISIONS, "device": ("cpu", "cuda")}.items():
         if getattr(config, name) not in known:
             raise unknown(name, getattr(config, name), known)

@@ -58,6 +58,7 @@ class Setup(NamedTuple):
         return {
             "batch": self.config.batch,
             "samples": self.config.samples,
+            "chunk": self.config.chunk or None,
             "observe": self.recipe.observe,
             "noise": self.scheme,
             "scale": self.recipe.scale,
