@@ -227,7 +227,8 @@ def weighted(
             given = model, params, state, x
             log_w = all_log_w(*given, eps=eps, train=train)
             parts = zip(eps.split(chunk), *(weight.split(chunk) for weight in weights(log_w)), strict=True)
-            grads, new_state = None, None
+            grads: Any = None
+            new_state: Any = None
             for part, *w in parts:
                 more, new = share_of(*given, part, train, *w)
                 grads = more if grads is None else tree.map(torch.add, grads, more)

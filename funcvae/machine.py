@@ -90,7 +90,7 @@ def compiled(f: F, *, device: torch.device | str = "cpu") -> F:
         device: where they are.
 
     Warns:
-        Uncompiled: there is no compiler, or (from the first call) it cannot compile f.
+        Uncompiled: there is no compiler, or (from a call) it cannot compile f.
     """
     checks.function("f", f)
     device = checks.device(device)
@@ -105,20 +105,16 @@ def compiled(f: F, *, device: torch.device | str = "cpu") -> F:
     on_cuda = device.type == "cuda"
     options: dict[str, Any] = {"guard_filter_fn": kept, "triton.cudagraphs": on_cuda}
     fast = torch.compile(_of_its_own(f), fullgraph=True, dynamic=False, options=options)
-    first = True
 
     @wraps(f)
     def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal fast, first
+        nonlocal fast
         try:
             out = fast(*args, **kwargs)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            if not first:
-                raise
+        except torch._dynamo.exc.TorchDynamoException as error:  # from tracing, before anything is run
             _say(f"torch.compile cannot compile this, going on without: {checks.line(str(error))}")
             fast = f
             out = f(*args, **kwargs)
-        first = False
         return _copied(out, args) if on_cuda else out
 
     return call  # type: ignore[return-value]

@@ -111,6 +111,7 @@ def test_config_and_manifest_say_what_was_run_and_on_what(here):
         "batch": 1000,
         "samples": 2,
         "noise": "iid",
+        "chunk": 0,
         "estimator": "elbo",
         "lr": None,
         "seed": 3,

@@ -191,6 +191,18 @@ def test_batch_norm_moves_its_statistics_once_a_call_by_the_mean_over_samples(sp
         assert new[part]["1.num_batches_tracked"] == old["1.num_batches_tracked"] + 1
 
 
+@pytest.mark.parametrize("chunk", [1, 3, N])
+@every_pair
+def test_in_chunks_it_is_the_same_to_rounding(inputs, spec, chunk):
+    model, *tensors = in_double(inputs)
+    estimator = parse(spec)
+    whole, parts = (e(model, *tensors, train=True) for e in (estimator, estimator.in_chunks(chunk)))
+    assert layout(parts) == layout(whole)
+    assert_close(tuple(parts), tuple(whole), atol=1e-10 * unit(spec, whole.log_w), rtol=1e-9)
+    bound = estimator.in_chunks(chunk).bound(model, *tensors)
+    torch.testing.assert_close(bound, estimator.bound(model, *tensors))
+
+
 INDUCTOR = ("elbo", "dreg", "vimco", "piwae:2")  # the compiler takes ten seconds and more for each
 
 

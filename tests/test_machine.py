@@ -1,0 +1,166 @@
+"""Compiled functions, the memory that stays, the precision of products."""
+
+import warnings
+
+import pytest
+import torch
+from oracles import assert_close
+from test_laws import MODELS, made
+
+import funcvae as fv
+from funcvae import machine, tree
+from funcvae.errors import BadType, BadValue
+from funcvae.estimators import parse
+
+
+def times(c):
+    def f(x, *, plus=0.0):
+        return c * x + plus
+
+    return f
+
+
+def test_two_functions_of_one_code_keep_apart():
+    """What the closure holds is not checked at a call, so each has graphs of its own."""
+    x = torch.arange(3.0)
+    twice, thrice = (machine.compiled(times(c)) for c in (2, 3))
+    for _ in range(2):
+        torch.testing.assert_close(twice(x), 2 * x)
+        torch.testing.assert_close(thrice(x), 3 * x)
+
+
+def test_arguments_are_looked_at_shapes_dtypes_and_numbers_too():
+    f = machine.compiled(times(2))
+    for x in (torch.ones(2, 3), torch.ones(2, dtype=torch.float64)):
+        assert f(x).dtype == x.dtype
+        torch.testing.assert_close(f(x), 2 * x)
+        torch.testing.assert_close(f(x, plus=1.5), 2 * x + 1.5)
+        torch.testing.assert_close(f(x, plus=2.5), 2 * x + 2.5)
+    with torch.no_grad():
+        assert not f(torch.ones(2, requires_grad=True)).requires_grad
+    assert f(torch.ones(2, requires_grad=True)).requires_grad
+
+
+def test_without_a_compiler_it_warns_once_and_is_the_function_itself(monkeypatch):
+    monkeypatch.setattr(machine, "available", lambda: False)
+    machine._say.cache_clear()
+    f = times(2)
+    with pytest.warns(machine.Uncompiled, match="no C\\+\\+ compiler was found"):
+        assert machine.compiled(f) is f
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert machine.compiled(f) is f
+
+
+def test_what_cannot_be_compiled_runs_as_it_is():
+    def f(x):
+        return x * 2 if x.sum() > 0 else x  # a branch on a value
+
+    machine._say.cache_clear()
+    fast = machine.compiled(f)
+    with pytest.warns(machine.Uncompiled, match="cannot compile this"):
+        assert torch.equal(fast(torch.ones(2)), torch.full((2,), 2.0))
+    assert torch.equal(fast(-torch.ones(2)), -torch.ones(2))
+
+
+def test_precision_holds_within_it_and_is_set_back():
+    with pytest.raises(ZeroDivisionError), machine.precision("medium"):
+        assert torch.get_float32_matmul_precision() == "medium"
+        raise ZeroDivisionError
+    assert torch.get_float32_matmul_precision() == "highest"
+    with pytest.raises(BadValue, match="no precision 'low'|unknown precision 'low'"), machine.precision("low"):
+        pass
+    with pytest.raises(BadType), machine.precision(1):
+        pass
+
+
+@pytest.mark.parametrize("name", ["highest", "medium"])
+def test_fit_trains_at_the_precision_it_is_told(monkeypatch, name):
+    seen = []
+    model, opt = fv.models.gaussian2d_vae(hidden=4), fv.optim.adam()
+    x = fv.random.normal(fv.random.key(0), (8, 2))
+    ts = fv.train.init(model, opt, fv.random.key(1))
+    watch = lambda step, ts: seen.append(torch.get_float32_matmul_precision())  # noqa: E731
+    fv.train.fit(ts, model, parse("elbo"), opt, x, batch=4, compile=False, precision=name, watch=watch)
+    assert seen == [name, name]
+
+
+def test_kept_memory_changes_no_number():
+    machine.keep_freed.cache_clear()
+    x = torch.randn(300, 300, generator=torch.Generator().manual_seed(0))
+    before = (x @ x).sum()
+    machine.keep_freed()
+    machine.keep_freed()
+    assert torch.equal((x @ x).sum(), before)
+
+
+def steps(name, spec, how):
+    """Three steps of a system from the same start, in buffers of their own."""
+    model, params, state, x, _ = made(name)
+    opt = fv.optim.adam(1e-3)
+    ts = fv.train.TrainState(torch.tensor(0), fv.random.key(5), params, state, opt.init(params))
+    ts = tree.map(torch.clone, ts)
+    step = torch.no_grad()(how(fv.train.make_step(model, parse(spec), opt.update_, samples=2)))
+    reports = []
+    for keys in fv.train.step_keys(fv.random.key(6), torch.arange(3)):
+        ts, report = step(ts, keys, x)
+        reports.append(torch.stack(report))
+    return ts, torch.stack(reports)
+
+
+IN_CI = ("batch_norm",)
+SPEC = {"mnist_ae": "elbo", "mnist_bn_vae": "dreg", "burda_vae": "iwae", "batch_norm": "vimco", "mnist_vae": "stl"}
+
+
+@pytest.mark.parametrize("name", [n if n in IN_CI else pytest.param(n, marks=pytest.mark.slow) for n in MODELS])
+def test_compiled_steps_equal_eager_ones_and_repeat_to_the_bit(name):
+    spec = SPEC.get(name, "elbo_mc")
+    ts, reports = steps(name, spec, machine.compiled)
+    again, repeated = steps(name, spec, machine.compiled)
+    eager, known = steps(name, spec, lambda f: f)
+    assert torch.equal(reports, repeated)
+    assert all(torch.equal(a, b) for a, b in zip(tree.leaves(ts), tree.leaves(again), strict=True))
+    torch.testing.assert_close(reports, known, rtol=1e-4, atol=1e-5)
+    # Adam turns the rounding of a gradient that is zero into a step of its own size.
+    assert_close(ts.params, eager.params, atol=6.1e-3, rtol=0)
+
+
+def test_fit_compiled_leaves_what_it_was_given(monkeypatch):
+    model, params, state, x, _ = made("batch_norm")
+    opt = fv.optim.adam(1e-2)
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    before = tree.map(torch.clone, ts)
+    held = x.clone()
+    after, _ = fv.train.fit(ts, model, parse("iwae"), opt, x, batch=3, samples=2, epochs=2)
+    assert all(torch.equal(a, b) for a, b in zip(tree.leaves(ts), tree.leaves(before), strict=True))
+    assert torch.equal(x, held)
+    assert not any(a.data_ptr() == b.data_ptr() for a, b in zip(tree.leaves(ts), tree.leaves(after), strict=True))
+
+
+@pytest.mark.slow
+def test_fit_in_chunks_compiled_is_the_same_to_rounding():
+    model, params, state, x, _ = made("batch_norm")
+    opt = fv.optim.adam(1e-2)
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    found = [
+        fv.train.fit(ts, model, parse("iwae"), opt, x, test=x, batch=3, samples=10, chunk=chunk, compile=c)[1]
+        for chunk, c in ((4, True), (4, False), (None, False))
+    ]
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert a == pytest.approx(b, rel=1e-5)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_fit_on_cuda_recorded_as_a_graph_equals_the_eager_one():
+    model, *_ = made("batch_norm")
+    opt = fv.optim.adam(1e-2)
+    x = fv.random.bernoulli(fv.random.key(2), 0.5, (64, 3)).float()
+    ts = fv.train.init(model, opt, fv.random.key(0, device="cuda"))
+    found = [
+        fv.train.fit(ts, model, parse("iwae"), opt, x, batch=16, samples=4, epochs=3, compile=c) for c in (True, False)
+    ]
+    (one, compiled), (two, eager) = found
+    assert compiled.loss == pytest.approx(eager.loss, rel=1e-4)
+    assert_close(one.state, two.state, atol=1e-4, rtol=1e-3)
