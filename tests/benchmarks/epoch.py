@@ -110,7 +110,7 @@ def alternating(
     return median(ours[1:]), median(theirs[1:])
 
 
-def main(data_dir: str | None, systems: list[str], epochs: int, eager: bool, precision: str) -> None:
+def main(data_dir: str | None, systems: list[str], epochs: int, images: int, eager: bool, precision: str) -> None:
     how = "eager" if eager else "compiled"
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {how}, {precision}; median seconds an epoch")
     if data_dir is None:
@@ -119,6 +119,7 @@ def main(data_dir: str | None, systems: list[str], epochs: int, eager: bool, pre
         train = data.load("mnist", root=data_dir).train
         ours, posts = alternating("mnist_vae", train, posts_epoch(data_dir), epochs, not eager, precision, False)
         print(f"mnist_vae  funcvae {ours:.2f} / the post's loop {posts:.2f} = {ours / posts:.2f}", flush=True)
+    train = train[:images]
     for system in systems:
         steps = bare_steps(system, train, not eager)
         epoch, bare = alternating(system, train, steps, epochs, not eager, precision, True)
@@ -132,6 +133,7 @@ if __name__ == "__main__":
     parser.add_argument("--data-dir", help="where MNIST is")
     parser.add_argument("--systems", nargs="*", default=["mnist_vae", "burda_vae"], choices=["mnist_vae", "burda_vae"])
     parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--images", type=int, default=60_000, help="only so many, for the share")
     parser.add_argument("--eager", action="store_true")
     parser.add_argument("--precision", choices=fv.machine.PRECISIONS, default="medium")
     main(**vars(parser.parse_args()))
