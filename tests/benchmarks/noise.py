@@ -8,7 +8,8 @@ import argparse
 from functools import partial
 
 import torch
-from timing import BATCH, INPUTS, LATENT, interleaved, make_decoder, make_encoder
+from systems import BATCH, LATENT, SYSTEMS
+from timing import interleaved
 
 import funcvae as fv
 
@@ -17,8 +18,8 @@ STEPS = 469  # of an epoch of 60,000
 
 def main(rounds: int) -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; median ms of {rounds}")
-    x = fv.random.bernoulli(fv.random.key(2), 0.3, (BATCH, INPUTS)).float()
-    model = fv.vae(encoder=make_encoder, decoder=make_decoder, latent=LATENT)
+    fv.machine.keep_freed()  # as `fit` does
+    x, model = SYSTEMS["bernoulli"].data(), SYSTEMS["bernoulli"].model()
     opt = fv.optim.adam(1e-3)
     ts = fv.train.init(model, opt, fv.random.key(0))
     keys = fv.random.split(fv.random.key(1))
@@ -29,7 +30,7 @@ def main(rounds: int) -> None:
             return eps
 
         make = partial(fv.train.make_step, model, fv.estimators.elbo(), opt.update_, samples=samples)
-        compiled = partial(torch.compile, fullgraph=True, dynamic=False)
+        compiled = fv.machine.compiled
         steps = {
             "eager": (make(), make(noise=given)),
             "compiled": (compiled(make()), compiled(make(noise=given))),

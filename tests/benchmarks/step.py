@@ -14,6 +14,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+from timing import marked
 from workers import Side, alternating, start
 
 HERE = Path(__file__).parent
@@ -39,10 +40,6 @@ def sides(stack: ExitStack, system: str, samples: int, precision: str, device: s
     if jax and system != "cifar":
         commands["jax"] = [jax, str(HERE / "jax_side.py"), system, str(samples)]
     return {name: start(stack, command) for name, command in commands.items()}
-
-
-def marked(ratio: float, limit: float | None) -> str:
-    return f"{ratio:.2f}" + (f" (over {limit})" if limit is not None and ratio > limit else "")
 
 
 def compare(system: str, samples: int, precision: str, device: str, jax: str | None, rounds: int) -> None:

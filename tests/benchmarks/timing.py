@@ -1,13 +1,7 @@
-"""What the benchmark programs share: interleaved timing, and the model that PyTorch users would write."""
+"""What the benchmark programs share: interleaved timing."""
 
 import time
 from collections.abc import Callable
-
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-INPUTS, HIDDEN, LATENT, BATCH = 784, 400, 20, 128
 
 
 def interleaved(sides: dict[str, Callable[[], object]], *, rounds: int, warmup: int = 10) -> dict[str, float]:
@@ -24,27 +18,6 @@ def interleaved(sides: dict[str, Callable[[], object]], *, rounds: int, warmup: 
     return {name: sorted(values)[rounds // 2] for name, values in times.items()}
 
 
-def make_encoder() -> nn.Module:
-    return nn.Sequential(nn.Linear(INPUTS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * LATENT))
-
-
-def make_decoder() -> nn.Module:
-    return nn.Sequential(nn.Linear(LATENT, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, INPUTS))
-
-
-def module_step(x: Tensor, samples: int) -> Callable[[], None]:
-    """The step of a plain loop: `nn.Module`, `torch.randn`, `backward`, `torch.optim.Adam(foreach=True)`."""
-    encoder, decoder = make_encoder(), make_decoder()
-    opt = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-3, foreach=True)
-
-    def step() -> None:
-        mu, logvar = encoder(x).chunk(2, -1)
-        z = mu + (logvar / 2).exp() * torch.randn(samples, *mu.shape)
-        logits = decoder(z.flatten(0, 1)).unflatten(0, (samples, -1))
-        nll = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum(-1).mean(0)
-        kl = 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(-1)
-        opt.zero_grad()
-        (nll + kl).mean().backward()
-        opt.step()
-
-    return step
+def marked(ratio: float, limit: float | None) -> str:
+    """A ratio, and its limit where it is above it."""
+    return f"{ratio:.2f}" + (f" (over {limit})" if limit is not None and ratio > limit else "")

@@ -1,7 +1,8 @@
 """Sides of a comparison in processes of their own, which take turns.
 
-A worker's program (`torch_side.py`, `jax_side.py`) gets ready, prints a JSON object of facts, and then for every
-number n that it reads makes n calls and prints their milliseconds as a JSON list. It waits in between.
+A worker's program (`torch_side.py`, `jax_side.py`, `torch_lab.py`, `jax_lab.py`) gets ready, prints a JSON object of
+facts, and then for every number n that it reads makes n calls and prints their milliseconds as a JSON list. It waits in
+between.
 """
 
 import json
@@ -40,10 +41,12 @@ def start(stack: ExitStack, command: list[str]) -> Side:
     return Side(json.loads(line), call)
 
 
-def alternating(sides: dict[str, Side], *, rounds: int, calls: int, warmup: int = 2) -> dict[str, float]:
+def alternating(
+    sides: dict[str, Side], *, rounds: int, calls: int, warmup: int = 2, first: int = 10
+) -> dict[str, float]:
     """The median milliseconds of each side's calls: `calls` in a row by each in turn, after some that warm up."""
     for side in sides.values():
-        side.call(10)
+        side.call(first)
     times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(rounds):
         names = list(sides)
