@@ -64,11 +64,15 @@ def test_what_cannot_be_compiled_runs_as_it_is():
 
 
 def test_precision_holds_within_it_and_is_set_back():
-    with pytest.raises(ZeroDivisionError), machine.precision("medium"):
-        assert torch.get_float32_matmul_precision() == "medium"
-        raise ZeroDivisionError
+    def inside():
+        with machine.precision("medium"):
+            assert torch.get_float32_matmul_precision() == "medium"
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        inside()
     assert torch.get_float32_matmul_precision() == "highest"
-    with pytest.raises(BadValue, match="no precision 'low'|unknown precision 'low'"), machine.precision("low"):
+    with pytest.raises(BadValue, match="'low'"), machine.precision("low"):
         pass
     with pytest.raises(BadType), machine.precision(1):
         pass
@@ -125,8 +129,8 @@ def test_compiled_steps_equal_eager_ones_and_repeat_to_the_bit(name):
     assert_close(ts.params, eager.params, atol=6.1e-3, rtol=0)
 
 
-def test_fit_compiled_leaves_what_it_was_given(monkeypatch):
-    model, params, state, x, _ = made("batch_norm")
+def test_fit_compiled_leaves_what_it_was_given():
+    model, _, _, x, _ = made("batch_norm")
     opt = fv.optim.adam(1e-2)
     ts = fv.train.init(model, opt, fv.random.key(0))
     before = tree.map(torch.clone, ts)
@@ -139,7 +143,7 @@ def test_fit_compiled_leaves_what_it_was_given(monkeypatch):
 
 @pytest.mark.slow
 def test_fit_in_chunks_compiled_is_the_same_to_rounding():
-    model, params, state, x, _ = made("batch_norm")
+    model, _, _, x, _ = made("batch_norm")
     opt = fv.optim.adam(1e-2)
     ts = fv.train.init(model, opt, fv.random.key(0))
     found = [

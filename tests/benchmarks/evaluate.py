@@ -1,7 +1,7 @@
 """L_5000 of 1,000 digits: seconds and memory, and its matrix products' rate: python tests/benchmarks/evaluate.py
 
-The Burda VAE, untrained, on digits drawn from a key: neither matters to the cost. The floor is the time of the decoder's
-products, at the rate of a product 2048×2048×2048 in the same run.
+The Burda VAE, untrained, on digits drawn from a key: neither matters to the cost. The floor is the time of the
+decoder's products, at the rate of a product 2048×2048×2048 in the same run.
 """
 
 import argparse
@@ -55,8 +55,8 @@ def main(digits: int, samples: int, chunk: int, eager: bool, precisions: list[st
         floor = samples * digits * operations_of_a_decode() / (2 * PRODUCT**3) * products[len(products) // 2]
         share = f"{floor / spent:.2f}" + (f" (below {SHARE})" if floor / spent < SHARE else "")
         print(
-            f"L_{samples} of {digits:,} digits, {precision}: {spent:.1f} s (limit {SECONDS}) after {first:.1f} s for the "
-            f"first chunk; floor {floor:.1f} s = {share} of the time",
+            f"L_{samples} of {digits:,} digits, {precision}: {spent:.1f} s (limit {SECONDS}) after {first:.1f} s for "
+            f"the first chunk; floor {floor:.1f} s = {share} of the time",
             flush=True,
         )
     unit = 2**30 if sys.platform == "darwin" else 2**20
