@@ -175,15 +175,15 @@ def _threefry(key: Key, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
     x0, x1 = x0 + k0, x1 + k1
     for i in range(5):
         for j, r in enumerate(_ROTATIONS[i % 2]):
-            x0 = x0 + x1
+            x0 += x1
             x1 = _shift_right(x1, 32 - r).add_(x1, alpha=1 << r)  # rotated left by r: x1 · 2^r is x1 << r
             x1 ^= x0
             if j % 2 and torch.compiler.is_compiling():
                 # Each round names each word more than once; the compiler would write the earlier rounds out again for
                 # every mention, and take minutes. What as_strided looks at, it gives a name of its own first.
-                x0, x1 = x0.as_strided(x0.shape, x0.stride()), x1.as_strided(x1.shape, x1.stride())
-        x0 = x0 + schedule[(i + 1) % 3]
-        x1 = x1 + (schedule[(i + 2) % 3] + (i + 1))
+                x0, x1 = (x.as_strided(x.shape, x.stride()).clone() for x in (x0, x1))
+        x0 += schedule[(i + 1) % 3]
+        x1 += schedule[(i + 2) % 3] + (i + 1)
     return x0, x1
 
 
