@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from statistics import median
 
 IMPORTS = 1.3  # of torch's
@@ -57,7 +58,7 @@ def parts(system: str, compile: bool, cache: str) -> list[float]:
     start = time.time()
     out = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
     times = [start, *map(float, out.split())]
-    return [after - before for before, after in zip(times, times[1:], strict=False)]
+    return [after - before for before, after in pairwise(times)]
 
 
 def over(value: float, limit: float) -> str:
