@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 from timing import interleaved
 from torch import nn
 
@@ -32,7 +33,7 @@ LIMIT = 1.05
 INPUTS = 784
 HELD = {"N": 8, "B": 128, "Z": 20, "width": 400}
 SMALL = {"N": 4, "B": 8, "Z": 20, "width": 50}  # the lab's
-NAMES = {"N": "samples N", "B": "batch B", "Z": "latents Z", "width": "width", "R": "replicates R"}
+NAMES = {"N": "samples N", "B": "batch B", "Z": "latents Z", "width": "hidden width", "R": "replicates R of the lab"}
 SIZES = {
     "N": [1, 2, 8, 32, 64, 128],
     "B": [32, 128, 512, 1024, 2048],
@@ -122,25 +123,28 @@ def panel(ax: Axes, axis: str, found: Growth) -> None:
     ax.set(xscale="log", yscale="log", xlabel=NAMES[axis], ylabel=f"{what} [ms]")
     ax.set_ylim(0.6 * found.ms.min(), 1.7 * found.ms.max())
     ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     ax.minorticks_off()
     ax.set_title(f"{NAMES[axis]}: exponent {found.exponent:.2f}", size="medium")
     ax.grid(alpha=0.25)
 
 
 def draw(growths: dict[str, Growth], device: str) -> Figure:
-    figure = Figure(figsize=(10, 6.4), layout="constrained")
-    figure.suptitle("Time grows no faster than in proportion to the work" if within(growths) else "Time against size")
-    axes = figure.subplots(2, 3).flat
+    figure = Figure(figsize=(11, 6.6), layout="constrained")
+    title = "Time grows at most in proportion to the work" if within(growths) else "How time grows with the work"
+    figure.suptitle(f"{title} (both axes logarithmic; an exponent of 1 is in proportion)")
+    axes = list(figure.subplots(2, 3).flat)
     for ax, (axis, found) in zip(axes, growths.items(), strict=False):
         panel(ax, axis, found)
-    last = list(axes)[len(growths)] if len(growths) < 6 else None
-    if last is not None:
-        last.axis("off")
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        last.legend(handles, labels, loc="upper left", frameon=False)
-        held = ", ".join(f"{NAMES[axis]} = {size}" for axis, size in HELD.items())
-        text = f"Compiled step of a Bernoulli VAE\n784-width-Z on {device}.\n"
-        last.text(0.03, 0.05, text + "Held where not varied:\n" + held.replace(", latents", ",\nlatents"), va="bottom")
+    for ax in axes[len(growths) :]:
+        ax.axis("off")
+    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    axes[-1].legend(handles.values(), handles, loc="upper left", frameon=False)
+    held, small = (", ".join(f"{axis} = {size}" for axis, size in of.items()) for of in (HELD, SMALL))
+    text = f"Training step: compiled, of a Bernoulli VAE\n784-width-Z ({device}). What is not varied is\n{held}."
+    text += f"\n\nvariance.moments: eager, with\n{small}."
+    axes[-1].text(0.03, 0.05, text, va="bottom")
     return figure
 
 
