@@ -1,0 +1,185 @@
+"""How the time of a step grows with its sizes, and that of the variance lab with its replicates; and a figure of it.
+
+python tests/benchmarks/growth.py [--quick] [--precision medium] [--device cpu] [--out examples/figures/growth.png]
+
+The compiled training step of a Bernoulli VAE 784-width-Z, against the samples N, the batch B, the latents Z and the
+width, each with the others held at N = 8, B = 128, Z = 20, width = 400; and `variance.moments`, eager, of a small one
+(B = 8, N = 4, width = 50) against its replicates R. All of these are linear in theory: inputs and outputs stay 784, so
+products grow with the width itself and not its square.
+
+Times are medians of rounds in which every size of an axis has its turn. The exponent is the slope of a straight line
+through (log size, log time), fitted where what grows outweighs what does not (calls, noise, other products): at the
+points that take over twice the time of the quickest, or at the last three if fewer do. An exponent above 1.05 is
+marked. Four axes share one step; where its times differ by more than half, other programs disturbed the measurement:
+that is said, and no figure is drawn.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, StrMethodFormatter
+from timing import interleaved
+from torch import nn
+
+import funcvae as fv
+from funcvae import plots
+
+LIMIT = 1.05
+BUSY = 1.5
+INPUTS = 784
+HELD = {"N": 8, "B": 128, "Z": 20, "width": 400}
+SMALL = {"N": 4, "B": 8, "Z": 20, "width": 50}  # the lab's
+NAMES = {"N": "samples N", "B": "batch B", "Z": "latents Z", "width": "hidden width", "R": "replicates R of the lab"}
+SIZES = {
+    "N": [1, 2, 8, 32, 64, 128],
+    "B": [32, 128, 512, 1024, 2048],
+    "Z": [20, 80, 320, 640, 1280],
+    "width": [100, 400, 800, 1600, 3200],
+    "R": [128, 256, 512, 1024, 2048],
+}
+QUICK = {"N": [1, 8, 16], "B": [32, 128, 256], "Z": [20, 80, 320], "width": [100, 400, 800], "R": [128, 256, 512]}
+
+
+class Growth(NamedTuple):
+    """The times along one axis, and the straight line through the points that are fitted."""
+
+    sizes: list[int]
+    ms: np.ndarray
+    fitted: np.ndarray  # which of them
+    exponent: float
+    intercept: float
+
+
+def bernoulli_vae(latent: int, width: int) -> fv.VAE:
+    return fv.vae(
+        encoder=lambda: nn.Sequential(nn.Linear(INPUTS, width), nn.ReLU(), nn.Linear(width, 2 * latent)),
+        decoder=lambda: nn.Sequential(nn.Linear(latent, width), nn.ReLU(), nn.Linear(width, INPUTS)),
+        latent=latent,
+    )
+
+
+def data(batch: int, device: str) -> torch.Tensor:
+    return fv.random.bernoulli(fv.random.key(2, device=device), 0.3, (batch, INPUTS)).float()
+
+
+def training_step(sizes: dict[str, int], device: str) -> Callable[[], object]:
+    """A compiled step of these sizes."""
+    model, opt = bernoulli_vae(sizes["Z"], sizes["width"]), fv.optim.adam(1e-3)
+    ts = fv.train.init(model, opt, fv.random.key(0, device=device))
+    keys, x = fv.random.split(fv.random.key(1, device=device)), data(sizes["B"], device)
+    step = fv.train.make_step(model, fv.estimators.elbo(), opt.update_, samples=sizes["N"])
+    step = torch.no_grad()(fv.machine.compiled(step, device=device))
+    return lambda: step(ts, keys, x)
+
+
+def lab(replicates: int, device: str) -> Callable[[], object]:
+    """The moments of a small model's gradient."""
+    model = bernoulli_vae(SMALL["Z"], SMALL["width"])
+    params, state = model.init(fv.random.key(0, device=device))
+    x, key = data(SMALL["B"], device), fv.random.key(1, device=device)
+    return lambda: fv.variance.moments(
+        fv.estimators.elbo(), model, params, state, x, key, samples=SMALL["N"], replicates=replicates
+    )
+
+
+def waiting(call: Callable[[], object], device: str) -> Callable[[], object]:
+    """The same, done when it returns."""
+
+    def done() -> None:
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return done
+
+
+def measure(axis: str, sizes: list[int], rounds: int, device: str) -> Growth:
+    sides = {
+        str(size): waiting(lab(size, device) if axis == "R" else training_step(HELD | {axis: size}, device), device)
+        for size in sizes
+    }
+    ms = np.array(list(interleaved(sides, rounds=rounds, warmup=1 if axis == "R" else 3).values()))
+    fitted = ms > 2 * ms.min()
+    if fitted.sum() < 3:
+        fitted = np.arange(len(ms)) >= len(ms) - 3
+    exponent, intercept = np.polyfit(np.log(sizes)[fitted], np.log(ms[fitted]), 1)
+    return Growth(sizes, ms, fitted, float(exponent), float(intercept))
+
+
+def panel(ax: Axes, axis: str, found: Growth) -> None:
+    sizes, blue, orange = np.array(found.sizes), plots.PALETTE[0], plots.PALETTE[1]
+    line = np.exp(found.intercept) * sizes[found.fitted] ** found.exponent
+    reference = sizes[[0, -1]] * line[-1] / sizes[-1]
+    ax.plot(sizes[[0, -1]], reference, "--", color="0.35", linewidth=1.2, label="in proportion: slope 1")
+    ax.plot(sizes[found.fitted], line, color=orange, linewidth=4, alpha=0.6, label="fit")
+    ax.plot(sizes[found.fitted], found.ms[found.fitted], "o", color=blue, label="measured")
+    rest = ~found.fitted
+    ax.plot(sizes[rest], found.ms[rest], "o", mfc="white", color=blue, label="measured, not in the fit")
+    what = "variance.moments" if axis == "R" else "training step"
+    ax.set(xscale="log", yscale="log", xlabel=NAMES[axis], ylabel=f"{what} [ms]")
+    ax.set_ylim(0.6 * found.ms.min(), 1.7 * found.ms.max())
+    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    ax.minorticks_off()
+    ax.set_title(f"{NAMES[axis]}: exponent {found.exponent:.2f}", size="medium")
+    ax.grid(alpha=0.25)
+
+
+def draw(growths: dict[str, Growth], device: str) -> Figure:
+    figure = Figure(figsize=(11, 6.6), layout="constrained")
+    title = "Time grows at most in proportion to the work" if within(growths) else "How time grows with the work"
+    figure.suptitle(f"{title} (both axes logarithmic; an exponent of 1 is in proportion)")
+    axes = list(figure.subplots(2, 3).flat)
+    for ax, (axis, found) in zip(axes, growths.items(), strict=False):
+        panel(ax, axis, found)
+    for ax in axes[len(growths) :]:
+        ax.axis("off")
+    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    axes[-1].legend(handles.values(), handles, loc="upper left", frameon=False)
+    held, small = (", ".join(f"{axis} = {size}" for axis, size in of.items()) for of in (HELD, SMALL))
+    text = f"Training step: compiled, of a Bernoulli VAE\n784-width-Z ({device}). What is not varied is\n{held}."
+    text += f"\n\nvariance.moments: eager, with\n{small}."
+    axes[-1].text(0.03, 0.05, text, va="bottom")
+    return figure
+
+
+def within(growths: dict[str, Growth]) -> bool:
+    return all(found.exponent <= LIMIT for found in growths.values())
+
+
+def main(args: argparse.Namespace) -> None:
+    fv.machine.keep_freed()
+    growths: dict[str, Growth] = {}
+    table = QUICK if args.quick else SIZES
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.device}, {args.precision}; median ms")
+    with fv.machine.precision(args.precision):
+        for axis in args.axes:
+            found = growths[axis] = measure(axis, table[axis], args.rounds, args.device)
+            pairs = zip(found.sizes, found.ms, found.fitted, strict=True)
+            spent = ", ".join(f"{size}: {ms:.3g}" if used else f"({size}: {ms:.3g})" for size, ms, used in pairs)
+            over = f"  OVER {LIMIT}" if found.exponent > LIMIT else ""
+            print(f"{NAMES[axis]:12} {spent}; exponent {found.exponent:.2f}{over}", flush=True)
+    shared = [growths[axis].ms[growths[axis].sizes.index(HELD[axis])] for axis in growths if axis in HELD]
+    if shared and max(shared) > BUSY * min(shared):
+        print(f"DISTURBED: the step that the axes share took {min(shared):.3g} to {max(shared):.3g} ms; no figure")
+    elif not args.no_figure:
+        print(plots.save(draw(growths, args.device), args.out))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small sizes, which say little of the exponents")
+    parser.add_argument("--axes", nargs="+", default=list(SIZES), choices=SIZES)
+    parser.add_argument("--precision", default="medium", choices=fv.machine.PRECISIONS)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--no-figure", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("examples/figures/growth.png"))
+    main(parser.parse_args())

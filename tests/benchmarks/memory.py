@@ -1,0 +1,134 @@
+"""The memory of a training step against that of a plain PyTorch loop, each side in a process of its own.
+
+python tests/benchmarks/memory.py [--systems bernoulli cifar] [--many] [--rounds 3]
+
+"step" is what the model, its optimizer and five steps need together: the greatest memory of the process in these five
+steps (VmHWM) less what it held with the data made and no model yet (VmRSS), of both without pages of files such as
+torch's own code. A first step comes before the five, which compiles; what is free after it goes back to the system and
+the peak is counted anew. The compiler's own modules are loaded before the data are made, so a compiled "step" counts
+what the compiler keeps of this step, but not the compiler. "process" is the greatest memory of the whole process,
+libraries, compiler and first step included. (Compilers that run in processes of their own are not counted.) A "step"
+above 1.3 times the plain loop's is marked. Medians, in MiB; Linux only.
+
+With --many: Bernoulli at 4096 samples, 64 of them decoded at a time; there is no plain loop to hold it against.
+"""
+
+import argparse
+import ctypes
+import gc
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+from systems import SYSTEMS
+from torch_side import functional_step
+
+import funcvae as fv
+from funcvae.estimators import parse
+
+LIMIT = 1.3  # of the plain loop's
+SAMPLES = {"bernoulli": (1, 16, 64), "cifar": (1,)}
+SIDES = ("module", "eager", "compiled")
+MANY, CHUNK = 4096, 64
+STEPS = 5
+
+
+def held(*names: str) -> list[float]:
+    """These lines of this process's status, in MiB."""
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    status = {words[0].rstrip(":"): words[1] for words in lines if len(words) == 3}
+    return [int(status[name]) / 2**10 for name in names]
+
+
+def settle() -> None:
+    """Gives back to the system what is free, and counts the peak anew."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def chunked_step(system: str, samples: int, compiled: bool) -> Callable[[], object]:
+    """`functional_step` with CHUNK samples at a time, as `fit` makes it where there are many."""
+    about = SYSTEMS[system]
+    model, opt = about.model(), fv.optim.adam(1e-3, eps=about.eps)
+    estimator = parse(about.estimator).in_chunks(CHUNK, fv.machine.compiled if compiled else lambda f: f)
+    ts, keys, x = fv.train.init(model, opt, fv.random.key(0)), fv.random.split(fv.random.key(1)), about.data()
+    step = fv.train.make_step(model, estimator, opt.update_, samples=samples, observe=about.observe)
+    fv.machine.keep_freed()
+    return torch.no_grad()(lambda: step(ts, keys, x))
+
+
+def measure(side: str, system: str, samples: int) -> None:
+    """Prints "step" and "process" of this process."""
+    about = SYSTEMS[system]
+    if side == "compiled":
+        torch.compile(lambda x: x + 1)(torch.zeros(8))  # loads the compiler
+    x = about.data()
+    settle()
+    (before,) = held("RssAnon")
+    if samples == MANY:
+        call = chunked_step(system, samples, side == "compiled")
+    elif side == "module":
+        call = about.module_step(x, samples)
+    else:
+        call = functional_step(system, samples, about.estimator, side == "compiled", "cpu")
+    call()
+    (first,) = held("VmHWM")
+    settle()
+    for _ in range(STEPS):
+        call()
+    peak, files, shared = held("VmHWM", "RssFile", "RssShmem")
+    print(peak - files - shared - before, max(peak, first))
+
+
+def measured(side: str, system: str, samples: int, rounds: int) -> tuple[float, float]:
+    """The medians of "step" and "process"."""
+    command = [sys.executable, __file__, "--side", side, "--systems", system, "--samples", str(samples)]
+    runs = [
+        subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split() for _ in range(rounds)
+    ]
+    step, process = (median(map(float, column)) for column in zip(*runs, strict=True))
+    return step, process
+
+
+def compare(system: str, samples: int, rounds: int) -> None:
+    sides = [side for side in SIDES if samples != MANY or side != "module"]
+    found = {side: measured(side, system, samples, rounds) for side in sides}
+    for side, (step, process) in found.items():
+        line = f"{system:9} N = {samples:4}  {side:8}  step {step:6.0f}  process {process:6.0f} MiB"
+        if side != "module" and "module" in found:
+            ratio = step / found["module"][0]
+            line += f" | of module's: step {ratio:.2f}{f' (over {LIMIT})' if ratio > LIMIT else ''}"
+            line += f", process {process / found['module'][1]:.2f}"
+        print(line, flush=True)
+
+
+def main(systems: list[str], counts: list[int] | None, rounds: int, many: bool) -> None:
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; MiB")
+    for system in systems:
+        for samples in SAMPLES[system]:
+            if counts is None or samples in counts:
+                compare(system, samples, rounds)
+    if many and hasattr(fv.Estimator, "in_chunks"):
+        compare("bernoulli", MANY, rounds)
+    elif many:
+        print("estimators of this version have no `in_chunks`: no step with many samples")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--systems", nargs="+", default=list(SAMPLES), choices=SAMPLES)
+    parser.add_argument("--samples", type=int, nargs="+", help="only these")
+    parser.add_argument("--many", action="store_true", help=f"{MANY} samples in chunks, too")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--side", choices=SIDES, help="measure one side in this process")
+    args = parser.parse_args()
+    if args.side:
+        measure(args.side, args.systems[0], args.samples[0])
+    else:
+        main(args.systems, args.samples, args.rounds, args.many)
