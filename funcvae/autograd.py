@@ -24,10 +24,12 @@ def vjp(f: Callable[..., Any], *primals: Tree, has_aux: bool = False) -> tuple[A
     Returns:
         (value, pull), or (value, pull, aux); `pull(cotangent, retain_graph=True)` is a tuple of trees like the primals.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    leaves, kind = tree.leaves(primals), tree.structure(primals)
+    wanted = torch.is_grad_enabled() or torch.is_inference_mode_enabled() or torch.compiler.is_compiling()
+    if wanted or not leaves:
         return torch.func.vjp(f, *primals, has_aux=has_aux)
     try:
-        leaves, kind = [t.detach().requires_grad_() for t in tree.leaves(primals)], tree.structure(primals)
+        leaves = [leaf.detach().requires_grad_() for leaf in leaves]
     except RuntimeError:  # as torch says inside of a transform
         return torch.func.vjp(f, *primals, has_aux=has_aux)
     with torch.enable_grad():

@@ -121,7 +121,7 @@ class Bernoulli(NamedTuple):
         a = self.logits
         if torch.compiler.is_compiling():
             # As below, for the compiler to differentiate: it cannot `vmap` an autograd.Function. It writes what has an
-            # exp to memory when it is used twice, but not what has an exp2.
+            # exp to memory when it is used twice, but not what has an exp2. (Its second derivative is 0 at a = 0.)
             size = a.abs()
             return x * a - (a + size) / 2 - (1 + torch.exp2(size * -math.log2(math.e))).log()
         return _BernoulliLogProb.apply(a, x)
@@ -136,8 +136,8 @@ class _BernoulliLogProb(torch.autograd.Function):
     """x a - log(1 + exp a) for logits a, and its derivatives x - sigmoid(a) and a.
 
     Most of a step that is not matrix products is spent here, so it is written for speed: log(1 + exp a) is
-    max(a, 0) + log(1 + exp(-|a|)), where log(1 + ·), within half a unit in the last place of 1, takes a tenth of the
-    time of log1p; and the derivative is simpler than the one that would follow from that.
+    max(a, 0) + log(1 + exp(-|a|)), where log(1 + ·), to half a unit in the last place of 1 in absolute terms, takes a
+    tenth of the time of log1p; and the derivative is simpler than the one that would follow from that.
     """
 
     generate_vmap_rule = True
@@ -150,6 +150,13 @@ class _BernoulliLogProb(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx: Any, along_a: Tensor, along_x: Tensor | None) -> Tensor:
+        a, x = ctx.saved_tensors
+        out = (x - a.sigmoid()) * along_a
+        return out if along_x is None else out + a * along_x
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor | None]:

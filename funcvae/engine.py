@@ -170,15 +170,24 @@ def weighted(
     _check_parts(name, claims, weights=weights, bound=bound)
     checks.flag("two_pulls", two_pulls)
 
-    def scaled(log_w: Tensor) -> Weights:
+    def checked_weights(log_w: Tensor) -> Weights:
         given = weights(log_w.detach())
         if not (isinstance(given, tuple) and len(given) == 3 and all(isinstance(weight, Tensor) for weight in given)):
             raise BadType(f"the weights are {checks.shown(given)}: they must be a Weights of three tensors")
-        w = Weights(*(weight / -log_w.shape[1] for weight in given))  # to descend; batch's mean
-        if any(weight.shape != log_w.shape for weight in w):
-            shapes = [list(weight.shape) for weight in w]
+        if any(weight.shape != log_w.shape for weight in given):
+            shapes = [list(weight.shape) for weight in given]
             raise BadValue(f"weights of shapes {shapes}: each must be {list(log_w.shape)}")
-        return w
+        return Weights(*given)
+
+    def scaled(log_w: Tensor) -> Weights:
+        return Weights(*(weight / -log_w.shape[1] for weight in checked_weights(log_w)))  # to descend; batch's mean
+
+    def checked_bound(log_w: Tensor) -> Tensor:
+        value = bound(log_w)
+        if checks.tensor("the bound", value).shape != log_w.shape[1:]:
+            size = log_w.shape[1]
+            raise BadValue(f"the bound has shape {list(value.shape)}: it must be one for each datum, [{size}]")
+        return value
 
     def estimate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:
         if not two_pulls:
@@ -196,11 +205,7 @@ def weighted(
         return finished(phi_grads, theta_grads, passed.log_w, passed.state)
 
     def finished(phi_grads: Params, theta_grads: Params, log_w: Tensor, new_state: State) -> Estimate:
-        value = bound(log_w)
-        if checks.tensor("the bound", value).shape != log_w.shape[1:]:
-            size = log_w.shape[1]
-            raise BadValue(f"the bound has shape {list(value.shape)}: it must be one for each datum, [{size}]")
-        return Estimate({"encoder": phi_grads, **theta_grads}, value, log_w, new_state)
+        return Estimate({"encoder": phi_grads, **theta_grads}, checked_bound(log_w), log_w, new_state)
 
     def forward(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Tensor:
         q, state = model.encode(params, state, x, train)
@@ -226,14 +231,14 @@ def weighted(
         def estimate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:
             given = model, params, state, x
             log_w = all_log_w(*given, eps=eps, train=train)
-            parts = zip(eps.split(chunk), *(weight.split(chunk) for weight in weights(log_w)), strict=True)
+            parts = zip(eps.split(chunk), *(w.split(chunk) for w in checked_weights(log_w)), strict=True)
             grads: Any = None
             new_state: Any = None
             for part, *w in parts:
                 more, new = share_of(*given, part, train, *w)
                 grads = more if grads is None else tree.map(torch.add, grads, more)
                 new_state = _averaged(new_state, new, len(part) / len(eps))
-            return Estimate(grads, bound(log_w), log_w, new_state)
+            return Estimate(grads, checked_bound(log_w), log_w, new_state)
 
         def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
             return bound(all_log_w(model, params, state, x, eps=eps, train=False))

@@ -170,7 +170,8 @@ def log_weights(
     if items is not None:
         first_item(torch.ones(len(x), dtype=torch.bool), items)  # raises where they are none
     machine.keep_freed()
-    rows = max(1, _ROWS // chunk)  # few enough to stay in the processor's cache
+    chunk = min(chunk, samples)
+    rows = min(len(x), max(1, _ROWS // chunk))  # few enough to stay in the processor's cache
     parts = x.split(rows)
     posteriors = [model.encode(params, state, part)[0] for part in parts]
     _check_density(model, params, state, x, posteriors[0], items)

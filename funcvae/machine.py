@@ -1,10 +1,10 @@
 """How a machine is used: compiled steps, kept memory, the precision of products. No number changes but by rounding."""
 
 import ctypes
-import inspect
 import os
 import re
 import shutil
+import sys
 import sysconfig
 import types
 import warnings
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from funcvae import checks, tree
 from funcvae.errors import unknown
@@ -55,17 +56,17 @@ def keep_freed() -> None:
 
     A step frees some megabytes to hundreds of them, and asks for them again in the next one. glibc by itself returns
     them to the system each time, which clears and maps every page anew: up to a third of a step's time on two cores.
-    Blocks of more than 32 MiB still are returned. Where there is no glibc nothing is done.
+    The process then stays as large as it has been. Where there is no glibc nothing is done.
 
-    Reference: mallopt(3), M_TRIM_THRESHOLD and M_MMAP_THRESHOLD.
+    Reference: mallopt(3), M_TRIM_THRESHOLD and M_MMAP_MAX.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(_M_MMAP_THRESHOLD, 2**25)
+        mallopt(_M_MMAP_MAX, 0)
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 class Uncompiled(UserWarning):
@@ -97,27 +98,42 @@ def compiled(f: F, *, device: torch.device | str = "cpu") -> F:
     if not available():
         _say("no C++ compiler was found: going on without torch.compile, more slowly (install one, or set CXX)")
         return f
-    arguments = {"", *inspect.signature(f).parameters}
+    on_cuda = device.type == "cuda"
+
+    def own(*args: Any, **kwargs: Any) -> Any:
+        return f(*args, **kwargs)
 
     def kept(guards: Sequence[Any]) -> list[bool]:
-        return [_first_name(guard.name) in arguments for guard in guards]
+        return [not _FIXED.match(guard.name) for guard in guards]
 
-    on_cuda = device.type == "cuda"
-    options: dict[str, Any] = {"guard_filter_fn": kept, "triton.cudagraphs": on_cuda}
-    fast = torch.compile(_of_its_own(f), fullgraph=True, dynamic=False, options=options)
+    def anew() -> Callable[..., Any]:
+        # The compiler keeps its graphs by code object: this one is nobody else's.
+        twin = types.FunctionType(own.__code__.replace(), own.__globals__, own.__name__, None, own.__closure__)
+        options: dict[str, Any] = {"guard_filter_fn": kept, "triton.cudagraphs": on_cuda}
+        return torch.compile(twin, fullgraph=True, dynamic=False, options=options)
+
+    fast = anew()
 
     @wraps(f)
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal fast
         try:
             out = fast(*args, **kwargs)
+        except torch._dynamo.exc.FailOnRecompileLimitHit:  # eight sets of shapes: room for eight others
+            fast = anew()
+            out = fast(*args, **kwargs)
         except torch._dynamo.exc.TorchDynamoException as error:  # from tracing, before anything is run
+            out = f(*args, **kwargs)  # if that fails too, its own words say it best
             _say(f"torch.compile cannot compile this, going on without: {checks.line(str(error))}")
             fast = f
-            out = f(*args, **kwargs)
-        return _copied(out, args) if on_cuda else out
+        return _copied(out, (args, kwargs)) if on_cuda else out
 
     return call  # type: ignore[return-value]
+
+
+_FIXED = re.compile(
+    r"(G\[|(L\[')?f\b)"
+)  # names of what does not change: of globals, and of the free variable `f` above
 
 
 def stays(buffers: Tree) -> None:
@@ -129,23 +145,8 @@ def stays(buffers: Tree) -> None:
 
 def _copied(out: Tree, args: Tree) -> Tree:
     """What a CUDA graph returned, out of the memory that it writes to at the next call, but for what lies in args."""
-    given = {t.data_ptr() for t in tree.leaves(args)}
-    return tree.map(lambda t: t if t.data_ptr() in given else t.clone(), out)
-
-
-def _first_name(source: str) -> str:
-    """The variable in the name of what a guard looks at, as in "ts.params['encoder']" or "L['ts'].params"."""
-    match = re.match(r"(?:L\['(\w+)'\]|(\w*))", source)
-    return (match[1] or match[2]) if match else ""
-
-
-def _of_its_own(f: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function with a code object of its own, by which the compiler keeps its graphs."""
-    if not isinstance(f, types.FunctionType):
-        return f
-    twin = types.FunctionType(f.__code__.replace(), f.__globals__, f.__name__, f.__defaults__, f.__closure__)
-    twin.__kwdefaults__ = f.__kwdefaults__
-    return twin
+    given = {t.data_ptr() for t in tree.leaves(args) if isinstance(t, Tensor)}
+    return tree.map(lambda t: t.clone() if isinstance(t, Tensor) and t.data_ptr() not in given else t, out)
 
 
 @cache  # once

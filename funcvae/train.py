@@ -216,6 +216,8 @@ def fit(
 ) -> tuple[TrainState, History]:
     """Trains for some epochs, from wherever `ts` stands, and leaves `ts` as it was.
 
+    Memory that is freed stays with the process from then on: see `machine.keep_freed`.
+
     A run that is stopped, and goes on with the `ts` and the `history` that it stopped with, ends with the bits of one
     that was not. An epoch that was begun counts as one of `epochs`.
 
@@ -543,7 +545,7 @@ def _at_once(chunk: int | None, train: Tensor, batch: int) -> int:
     """How many samples to decode at a time."""
     if chunk is not None:
         return checks.whole("chunk", chunk, 1)
-    return max(1, _DECODED_AT_ONCE // max(1, min(batch, len(train)) * train[0].numel()))
+    return max(1, _DECODED_AT_ONCE // max(1, batch * train[0].numel()))
 
 
 def _bounded(estimator: Estimator, samples: int, chunk: int, wrap: Wrap) -> Estimator:

@@ -188,3 +188,17 @@ def test_distributions_pass_through_vmap(make):
     p = torch.vmap(make)(t)
     assert type(p) is type(make(t))
     assert torch.equal(p.mean, make(t).mean)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own, in forward mode
+def test_bernoullis_second_derivatives_forward_and_reverse():
+    x, a = torch.tensor([1.0, 0.0, 0.3]), torch.tensor([0.4, 0.0, -2.0], dtype=torch.float64)
+    x = x.double()
+    p = a.sigmoid()
+
+    def total(a):
+        return Bernoulli(a).log_prob(x).sum()
+
+    torch.testing.assert_close(torch.func.hessian(total)(a), torch.diag(-p * (1 - p)))
+    torch.testing.assert_close(torch.func.jacrev(torch.func.jacrev(total))(a), torch.diag(-p * (1 - p)))
+    torch.testing.assert_close(torch.func.jacfwd(lambda x: Bernoulli(a).log_prob(x))(x), torch.diag(a))

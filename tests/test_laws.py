@@ -191,6 +191,14 @@ def test_batch_norm_moves_its_statistics_once_a_call_by_the_mean_over_samples(sp
         assert new[part]["1.num_batches_tracked"] == old["1.num_batches_tracked"] + 1
 
 
+@every_estimator
+def test_in_inference_mode_it_is_the_same(spec):
+    model, *tensors = made("gaussian2d_vae")
+    with torch.inference_mode():
+        out = parse(spec)(model, *tensors, train=True)
+    assert_close(tuple(out), tuple(parse(spec)(model, *tensors, train=True)))
+
+
 @pytest.mark.parametrize("chunk", [1, 3, N])
 @every_pair
 def test_in_chunks_it_is_the_same_to_rounding(inputs, spec, chunk):
