@@ -66,8 +66,7 @@ def chunked_step(system: str, samples: int, compiled: bool) -> Callable[[], obje
 def measure(side: str, system: str, samples: int) -> None:
     """Prints "step" and "process" of this process."""
     about = SYSTEMS[system]
-    if side == "compiled":
-        torch.compile(lambda x: x + 1)(torch.zeros(8))  # loads the compiler
+    torch.compile(lambda x: x + 1)(torch.zeros(8))  # loads the compiler, which torch's own optimizers do too
     x = about.data()
     settle()
     (before,) = held("RssAnon")
