@@ -1,5 +1,6 @@
 """What a case may take of time and memory."""
 
+import ctypes
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,12 +33,15 @@ def in_time(seconds: float) -> Iterator[None]:
 
 def taking() -> Callable[[], float]:
     """A function that says how many MiB this process took at the most, from here on, of what it had not before."""
+    if _trim is not None:
+        _trim(0)  # what is free, but kept (`machine.keep_freed`), would count as had before
     before, peak = _memory()
     if peak > before + _NEAR:
         Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now
     return lambda: _memory()[1] - before
 
 
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 _NEAR = 16  # MiB by which a peak may be an earlier one: setting it back takes a millisecond
 
 

@@ -646,7 +646,6 @@ LEFT_OUT = {
     "runs.Run": "a record",
     "runs.TOLERANCE": "a constant",
     "runs.Verdict": "a record",
-    "machine.available": "takes nothing",
     "runs.load_data": "takes what runs.configure made",
     "runs.run": "takes what runs.configure made; trains",
     "runs.untrained": "configures and loads, as runs.configure and data.load do",
