@@ -124,16 +124,15 @@ def compiled(f: F, *, device: torch.device | str = "cpu") -> F:
             out = fast(*args, **kwargs)
         except torch._dynamo.exc.TorchDynamoException as error:  # from tracing, before anything is run
             out = f(*args, **kwargs)  # if that fails too, its own words say it best
-            _say(f"torch.compile cannot compile this, going on without (ask for no compiling): {checks.line(str(error))}")
+            _say(f"torch.compile cannot compile this, going on without it: {checks.line(str(error))}")
             fast = f
         return _copied(out, (args, kwargs)) if on_cuda else out
 
     return call  # type: ignore[return-value]
 
 
-_FIXED = re.compile(
-    r"(G\[|(L\[')?f\b)"
-)  # names of what does not change: of globals, and of the free variable `f` above
+# The names of what does not change: globals, and the free variable `f` above.
+_FIXED = re.compile(r"(G\[|(L\[')?f\b)")
 
 
 def stays(buffers: Tree) -> None:
