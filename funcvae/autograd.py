@@ -24,7 +24,7 @@ def vjp(f: Callable[..., Any], *primals: Tree, has_aux: bool = False) -> tuple[A
     Returns:
         (value, pull), or (value, pull, aux); `pull(cotangent, retain_graph=True)` is a tuple of trees like the primals.
     """
-    leaves, kind = tree.leaves(primals), tree.structure(primals)
+    leaves, kind = tree.flatten(primals)
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_inference_mode_enabled() or not leaves:
         return torch.func.vjp(f, *primals, has_aux=has_aux)
     try:

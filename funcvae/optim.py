@@ -6,12 +6,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam as torch_adam
 
 from funcvae import checks, tree
 from funcvae.errors import BadType, BadValue
 from funcvae.tree import Tree
 
 Schedule = Callable[[Tensor], Tensor | float]
+Rows = list[tuple[Tensor, ...]]  # of a parameter, its gradient, m and v
 
 
 class Optimizer(NamedTuple):
@@ -86,22 +88,35 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
     def update_(grads: Tree, state: AdamState, params: Tree) -> tuple[Tree, AdamState]:
         _checked(state)
         rate = _rate(lr(state.step), state.step) if callable(lr) else lr
-        t = (state.step + 1).double()  # b2^t needs double precision, whatever the parameters' own
+        rows = tree.rows(params, grads, state.m, state.v)
+        for p, g, m, v in rows:  # before any is written to
+            _check_alike(gradient=g, parameter=p, m=m, v=v)
+        if not torch.compiler.is_compiling() and all(_fusible(*row) for row in rows):
+            in_one_pass(rows, state.step, rate)
+        else:
+            as_written(rows, state.step, rate)
+        return params, AdamState(state.step + 1, state.m, state.v)
+
+    def as_written(rows: Rows, step: Tensor, rate: Tensor | float) -> None:
+        t = (step + 1).double()  # b2^t needs double precision, whatever the parameters' own
         c1, c2 = 1 - b1**t, (1 - b2**t).sqrt()
         # Stacked, so that the compiler keeps the two numbers, and does not work out their powers again for every
         # element of the parameters.
         scale, eps_t = torch.stack((rate * c2 / c1, eps * c2)).unbind()
-
-        rows = tree.rows(params, grads, state.m, state.v)
-        for p, g, m, v in rows:  # before any is written to
-            _check_alike(gradient=g, parameter=p, m=m, v=v)
         for p, g, m, v in rows:
             m.mul_(b1).add_(g, alpha=1 - b1)
             buffer = g * g  # one for all: a fresh one costs as much as the arithmetic
             v.mul_(b2).add_(buffer, alpha=1 - b2)
             p.sub_(buffer.copy_(v).sqrt_().add_(eps_t.to(p)).reciprocal_().mul_(m).mul_(scale.to(p)))
 
-        return params, AdamState(state.step + 1, state.m, state.v)
+    def in_one_pass(rows: Rows, step: Tensor, rate: Tensor | float) -> None:
+        """By torch's kernel, in a third of the time that operations one by one take."""
+        p, g, m, v = (list(column) for column in zip(*rows, strict=True))
+        steps = [*step.float().repeat(len(rows))]  # it counts up in each
+        torch_adam(
+            p, g, m, v, [], steps, fused=True, amsgrad=False, maximize=False, weight_decay=0.0,
+            lr=rate, beta1=b1, beta2=b2, eps=eps,
+        )  # fmt: skip
 
     def update(grads: Tree, state: AdamState, params: Tree) -> tuple[Tree, AdamState]:
         # Copies that a `vmap` over the gradients has batched, as an update in place needs.
@@ -113,6 +128,16 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
         return update_(grads, AdamState(state.step, m, v), params)
 
     return Optimizer(init, update, update_)
+
+
+def _fusible(p: Tensor, g: Tensor, m: Tensor, v: Tensor) -> bool:
+    """Whether torch's kernel can have them: it reads the bytes as they lie, and has no derivative."""
+    try:
+        return all(
+            t.dtype == p.dtype and t.is_contiguous() and not t.requires_grad and t.data_ptr() for t in (p, g, m, v)
+        )
+    except RuntimeError:  # inside of a transform a tensor has no memory of its own
+        return False
 
 
 def _checked(state: AdamState) -> AdamState:

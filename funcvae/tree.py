@@ -18,16 +18,21 @@ Tree = Any
 def map(f: Callable[..., Any], *trees: Tree) -> Tree:
     """f of each leaf, or of the leaves at the same place in trees of one structure."""
     checks.function("f", f)
-    return structure(trees[0] if trees else None).unflatten([f(*row) for row in rows(*trees)])
+    found, kind = _rows(trees)
+    return kind.unflatten([f(*row) for row in found])
 
 
 def rows(*trees: Tree) -> list[tuple[Any, ...]]:
     """The leaves at each place, together, of trees of one structure; whatever order their dicts have."""
+    return _rows(trees)[0]
+
+
+def _rows(trees: tuple[Tree, ...]) -> tuple[list[tuple[Any, ...]], Any]:
     if not trees:
         raise BadValue("there is no tree to map over")
-    first, kind = _pytree.tree_flatten(trees[0])
+    first, kind = flatten(trees[0])
     try:
-        return list(zip(first, *(kind.flatten_up_to(tree) for tree in trees[1:]), strict=True))
+        return list(zip(first, *(kind.flatten_up_to(tree) for tree in trees[1:]), strict=True)), kind
     except (ValueError, TypeError) as error:
         reason = checks.line(str(error))
         raise BadValue(f"trees of different structures cannot be mapped over together: {reason}") from None
@@ -36,6 +41,11 @@ def rows(*trees: Tree) -> list[tuple[Any, ...]]:
 def leaves(tree: Tree) -> list[Tensor]:
     """The tree's tensors, in a fixed order."""
     return _pytree.tree_leaves(tree)
+
+
+def flatten(tree: Tree) -> tuple[list[Tensor], Any]:
+    """The tree's leaves, and its structure: `structure.unflatten(leaves)` is the tree again."""
+    return _pytree.tree_flatten(tree)
 
 
 def structure(tree: Tree) -> Any:

@@ -123,6 +123,25 @@ def test_update_in_place_equals_update_bit_for_bit(dtype):
     assert all(a is b for a, b in zip(tree.leaves(mine), tree.leaves(owned), strict=True))
 
 
+@pytest.mark.parametrize("odd", ["transposed", "expanded", "with a graph", "float32"])
+def test_gradients_that_torchs_kernel_would_misread_are_taken_as_they_are(odd):
+    """The kernel reads the bytes as they lie, whatever the strides: such a gradient would move the wrong parameters."""
+    made = {
+        "transposed": lambda g: g.T.contiguous().T,
+        "expanded": lambda g: g[:1].expand(3, 4),
+        "with a graph": lambda g: g.clone().requires_grad_(),
+        "float32": lambda g: g.float(),
+    }[odd]
+    params, (g, *_) = params_and_grads(steps=2)
+    opt = optim.adam(0.1)
+    w = made(g["w"])
+    plain = {**g, "w": w.detach().double().contiguous()}
+    one, _ = opt.update({**g, "w": w}, opt.init(params), params)
+    other, _ = opt.update(plain, opt.init(params), params)
+    assert gap(one, other) < (1e-8 if odd == "float32" else 1e-12)  # it is squared as it is
+    assert gap(other, torch_adam(params, [plain], lr=0.1)) < 1e-12
+
+
 def test_update_under_vmap_over_gradients_equals_a_loop():
     params, grads = params_and_grads(steps=4, dtype=torch.float32)
     opt = optim.adam(0.1)

@@ -229,7 +229,7 @@ target(
         junk=False,
     ),
 )
-for f in (tree.leaves, tree.structure, tree.named_leaves, tree.zeros_like, tree.norm, tree.sha256):
+for f in (tree.leaves, tree.flatten, tree.structure, tree.named_leaves, tree.zeros_like, tree.norm, tree.sha256):
     target(f"tree.{f.__name__}", f, tree=TREE)
 target("tree.from_named", tree.from_named, named=Kind(lambda rng, w: tree.named_leaves(w.params),
        lambda rng, w: {k: v for k, v in tree.named_leaves(w.params).items() if rng.random() < 0.9}),
