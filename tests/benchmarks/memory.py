@@ -52,6 +52,15 @@ def settle() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
+def load_the_compiler() -> None:
+    """Its modules, and those that it imports at the first products, gradients and loops that it meets."""
+
+    def slope(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return torch.func.grad(lambda w: (x @ w).relu().sum())(w)
+
+    fv.machine.compiled(slope)(torch.ones(8, 8), torch.ones(8, 8))
+
+
 def chunked_step(system: str, samples: int, compiled: bool) -> Callable[[], object]:
     """`functional_step` with CHUNK samples at a time, as `fit` makes it where there are many."""
     about = SYSTEMS[system]
@@ -66,7 +75,7 @@ def chunked_step(system: str, samples: int, compiled: bool) -> Callable[[], obje
 def measure(side: str, system: str, samples: int) -> None:
     """Prints "step" and "process" of this process."""
     about = SYSTEMS[system]
-    torch.compile(lambda x: x + 1)(torch.zeros(8))  # loads the compiler, which torch's own optimizers do too
+    load_the_compiler()
     x = about.data()
     settle()
     (before,) = held("RssAnon")
