@@ -6,6 +6,7 @@ Keys: a run's four are `RunKeys(*split(ts.key, 4))`. Epoch e visits the data in 
 use the fourth key of the same split.)
 """
 
+import math
 from array import array
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -580,7 +581,7 @@ def _observed(
 
 def _read(reports: list[Metrics], epoch: int, first_step: int, log: Log) -> np.ndarray:
     """The reports as numbers [steps, 3], by one transfer, logged up to the first that is not finite."""
-    read = torch.stack([torch.stack(report) for report in reports]).tolist()
+    read = torch.stack([number for report in reports for number in report]).view(-1, len(Metrics._fields)).tolist()
     for step, values in enumerate(read, first_step):
         row = {"epoch": epoch, "step": step, **Metrics(*values)._asdict()}
         for name, value in zip(Metrics._fields, values, strict=True):
@@ -590,7 +591,7 @@ def _read(reports: list[Metrics], epoch: int, first_step: int, log: Log) -> np.n
 
 
 def _check_finite(name: str, value: float, row: Row) -> None:
-    if not np.isfinite(value):
+    if not math.isfinite(value):
         at = "at" if "loss" in row else "after"
         step = row["step"] - (at == "after")  # such a row names the steps made
         cause = "a smaller learning rate may help" if row["step"] else "look at the data and the model's first output"

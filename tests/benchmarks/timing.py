@@ -18,6 +18,6 @@ def interleaved(sides: dict[str, Callable[[], object]], *, rounds: int, warmup: 
     return {name: sorted(values)[rounds // 2] for name, values in times.items()}
 
 
-def marked(ratio: float, limit: float | None) -> str:
+def marked(ratio: float, limit: float | None, form: str = ".2f") -> str:
     """A ratio, and its limit where it is above it."""
-    return f"{ratio:.2f}" + (f" (over {limit})" if limit is not None and ratio > limit else "")
+    return f"{ratio:{form}}" + (f" (over {limit:{form}})" if limit is not None and ratio > limit else "")
