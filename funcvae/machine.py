@@ -69,8 +69,15 @@ def keep_freed() -> None:
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
+NO_COMPILER = "no C++ compiler was found (install one, or set CXX)"
+
+
 class Uncompiled(UserWarning):
     """Something runs without `torch.compile`: the same numbers to rounding, more slowly."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}; going on without torch.compile, more slowly")
+        self.reason = reason
 
 
 def available() -> bool:
@@ -96,7 +103,7 @@ def compiled(f: F, *, device: torch.device | str = "cpu") -> F:
     checks.function("f", f)
     device = checks.device(device)
     if not available():
-        _say("no C++ compiler was found: going on without torch.compile, more slowly (install one, or set CXX)")
+        warnings.warn(Uncompiled(NO_COMPILER), stacklevel=2)
         return f
     on_cuda = device.type == "cuda"
 
@@ -124,8 +131,8 @@ def compiled(f: F, *, device: torch.device | str = "cpu") -> F:
             out = fast(*args, **kwargs)
         except torch._dynamo.exc.TorchDynamoException as error:  # from tracing, before anything is run
             out = f(*args, **kwargs)  # if that fails too, its own words say it best
-            _say(f"torch.compile cannot compile this, going on without it: {checks.line(str(error))}")
             fast = f
+            warnings.warn(Uncompiled(f"the compiler cannot take this: {_reason(error)}"), stacklevel=2)
         return _copied(out, (args, kwargs)) if on_cuda else out
 
     return call  # type: ignore[return-value]
@@ -148,6 +155,12 @@ def _copied(out: Tree, args: Tree) -> Tree:
     return tree.map(lambda t: t.clone() if isinstance(t, Tensor) and t.data_ptr() not in given else t, out)
 
 
-@cache  # once
-def _say(line: str) -> None:
-    warnings.warn(line, Uncompiled, stacklevel=4)
+def _reason(error: Exception) -> str:
+    """What the compiler could not do, and where in the user's code."""
+    first, *further = str(error).splitlines() or [type(error).__name__]
+    places = [found.groups() for line in further if (found := _PLACE.fullmatch(line.strip()))]
+    where = " ({}, line {}, in {})".format(*places[-1]) if places else ""
+    return checks.line(first) + where
+
+
+_PLACE = re.compile(r'File "(.*)", line (\d+), in (.*)')

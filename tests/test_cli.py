@@ -470,8 +470,22 @@ def test_real_digits_train_compiled(here, mnist_root, options, least):
 def test_without_a_compiler_it_says_so_once_and_trains_on(digits, monkeypatch, capsys):
     monkeypatch.setattr(fv.machine, "available", lambda: False)
     cli.main(["train", "mnist_vae", "--data", str(digits), "--epochs", "1", "--out", "run"])
-    assert capsys.readouterr().err.count("no C++ compiler found") == 1
+    assert capsys.readouterr().err.count("no C++ compiler was found") == 1
     assert json.loads(Path("run/config.json").read_text())["compile"] is False
+
+
+def test_a_step_that_cannot_be_compiled_ends_the_run_that_would_claim_it_was(digits, monkeypatch, capsys):
+    def fails(*args):
+        raise torch._dynamo.exc.Unsupported("Encountered something new\n  Hint: none")
+
+    monkeypatch.setattr(torch, "compile", lambda f, **options: fails)
+    train = ["train", "mnist_vae", "--data", str(digits), "--epochs", "1"]
+    with pytest.raises(SystemExit):
+        cli.main([*train, "--out", "run"])
+    assert capsys.readouterr().err.endswith(
+        "\nfuncvae: error: the compiler cannot take this: Encountered something new; train this run with --no-compile\n"
+    )
+    cli.main([*train, "--out", "plain", "--no-compile"])
 
 
 def test_a_compiler_is_looked_for(monkeypatch):

@@ -155,7 +155,7 @@ def check(config: Config) -> None:
         raise BadValue(f"--sample-each-step draws points in the plane, and {config.system}'s data are images")
     device(config.device)
     if config.compile and not machine.available():
-        raise Missing("the run's step is compiled, and there is no C++ compiler here: install one, or set CXX")
+        raise Missing(f"the run's step is compiled, and {machine.NO_COMPILER}")
 
 
 def sha256(config: Config) -> str:

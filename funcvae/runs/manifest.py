@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,7 +97,8 @@ def numerics(config: Config, threads: int | None = None) -> Iterator[None]:
     """Torch's settings as a configuration wants them; as they were, afterwards.
 
     Raises:
-        BadValue: (from within) an operation has no deterministic algorithm, and no other is allowed.
+        BadValue: (from within) an operation has no deterministic algorithm, and no other is allowed; or a step cannot
+            be compiled, though the run's record would say that it was.
     """
     deterministic = torch.are_deterministic_algorithms_enabled()
     before = torch.get_num_threads()
@@ -105,8 +107,11 @@ def numerics(config: Config, threads: int | None = None) -> Iterator[None]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True)
     try:
-        with machine.precision(config.precision):
+        with machine.precision(config.precision), warnings.catch_warnings():
+            warnings.simplefilter("error", machine.Uncompiled)
             yield
+    except machine.Uncompiled as error:
+        raise BadValue(f"{error.reason}; train this run with --no-compile") from None
     except RuntimeError as error:
         if config.deterministic and "deterministic" in str(error):
             reason = str(error).split(". ")[0].splitlines()[0]
