@@ -10,13 +10,13 @@ Everything is taken in evaluation mode, and sums over samples are in float64.
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from funcvae import checks, machine, random
+from funcvae import checks, machine, noise, random
 from funcvae.distributions import Bernoulli, Delta, Posterior, SignedNormal, kl
 from funcvae.engine import log_weight
 from funcvae.errors import BadData, BadType, NonFinite
@@ -175,14 +175,14 @@ def log_weights(
     parts = x.split(rows)
     posteriors = [model.encode(params, state, part)[0] for part in parts]
     _check_density(model, params, state, x, posteriors[0], items)
-    eager = _noise(len(x), model.latent, x.dtype), _weigh(model)
+    eager = _eager(model, len(x), x.dtype)
     whole = _compiled(model, len(x), x.dtype, x.device) if compile else eager
 
     log_w = torch.empty(samples, len(x), dtype=torch.float64, device=x.device)
     first = 0
     for ks in torch.arange(samples, device=x.device).split(chunk):
-        noise, _ = whole if len(ks) == chunk else eager
-        eps, found = noise(key, ks), []  # [chunk, B, Z]
+        draw, _ = whole if len(ks) == chunk else eager
+        eps, found = draw(key, ks), []  # [chunk, B, Z]
         for part, q, eps_part in zip(parts, posteriors, eps.split(rows, 1), strict=True):
             _, weigh = whole if len(ks) == chunk and len(part) == rows else eager  # all but a rest
             found.append(weigh(params, state, part, q, eps_part))
@@ -282,15 +282,6 @@ def squared_error(model: VAE, params: Params, state: State, x: Tensor, *, batch:
 _ROWS = 4000  # decoded at a time
 
 
-def _noise(batch: int, latent: int, dtype: torch.dtype) -> Callable[[random.Key, Tensor], Tensor]:
-    """(key, samples' numbers [c]) -> their noise [c, B, Z]."""
-
-    def draw(key: random.Key, ks: Tensor) -> Tensor:
-        return torch.vmap(lambda k: random.normal(random.fold_in(key, k), (batch, latent), dtype))(ks)
-
-    return draw
-
-
 def _weigh(model: VAE) -> Callable[..., Tensor]:
     """(params, state, x [B, ...], q(z|x), eps [c, B, Z]) -> log-weights [c, B]."""
 
@@ -302,9 +293,13 @@ def _weigh(model: VAE) -> Callable[..., Tensor]:
 
 @lru_cache(maxsize=8)  # what is compiled once serves every call on the same model
 def _compiled(model: VAE, batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Callable[..., Tensor], ...]:
-    """`_noise` and `_weigh` under `torch.compile`."""
-    both = _noise(batch, model.latent, dtype), _weigh(model)
-    return tuple(machine.compiled(f, device=device) for f in both)
+    """`_eager` under `torch.compile`."""
+    return tuple(machine.compiled(f, device=device) for f in _eager(model, batch, dtype))
+
+
+def _eager(model: VAE, batch: int, dtype: torch.dtype) -> tuple[Callable[..., Tensor], ...]:
+    """(key, samples' numbers [c]) -> their noise [c, B, Z], and `_weigh`."""
+    return partial(noise.numbered, shape=(batch, model.latent), dtype=dtype), _weigh(model)
 
 
 def _check_finite(what: str, finite: Tensor, items: Tensor | None = None) -> None:

@@ -40,14 +40,19 @@ def precision(name: str) -> Iterator[None]:
 
     Reference: torch.set_float32_matmul_precision.
     """
-    if checks.text("precision", name) not in PRECISIONS:
-        raise unknown("precision", name, PRECISIONS)
+    check_precision(name)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(name)
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def check_precision(name: str) -> None:
+    """Raises BadValue unless there is such a precision."""
+    if checks.text("precision", name) not in PRECISIONS:
+        raise unknown("precision", name, PRECISIONS)
 
 
 @cache  # once is enough

@@ -39,6 +39,16 @@ def iid(key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = to
     return random.normal(key, (checks.whole("samples", n, 1), *checks.shape("shape", shape)), dtype)
 
 
+def numbered(key: random.Key, numbers: Tensor, shape: random.Shape, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Independent standard normals [len(numbers), *shape], number i from `fold_in(key, i)`: no scheme, for any of them
+    can be had without the others."""
+    random.checked(key)
+    checks.same_device(key=key, numbers=checks.tensor("numbers", numbers, "n"))
+    if not len(numbers):
+        return torch.empty(0, *checks.shape("shape", shape), dtype=checks.dtype("dtype", dtype), device=key.device)
+    return torch.vmap(lambda i: random.normal(random.fold_in(key, i), shape, dtype))(numbers)
+
+
 def mirrored(key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = torch.float32) -> Tensor:
     """Antithetic pairs (n even): n/2 independent samples [n/2, *shape], then the same with their signs changed.
 

@@ -251,8 +251,8 @@ def fit(
         stop: asked after every step; where it says so, `fit` returns early, with what there is.
 
     Raises:
-        BadValue: epochs, batch or samples below one, or save_every below zero; or the estimator leans on independent
-            samples, and the noise scheme's are not.
+        BadValue: epochs, batch, samples or chunk below one, or save_every below zero; an unknown precision; or the
+            estimator leans on independent samples, and the noise scheme's are not.
         BadType: data that are no tensor.
         BadData: data the model cannot take: a wrong shape, values outside the likelihood's range, or not finite; or a
             last batch of one item where there is BatchNorm.
@@ -265,6 +265,7 @@ def fit(
     epochs, batch = checks.whole("epochs", epochs, 1), checks.whole("batch", batch, 1)
     samples, save_every = checks.whole("samples", samples, 1), checks.whole("save_every", save_every, 0)
     checks.flag("compile", compile)
+    machine.check_precision(precision)
     functions: dict[str, Callable[..., Any]] = {"log": log, "watch": watch, "save": save, "stop": stop}
     for name, function in functions.items():
         checks.function(name, function)
@@ -279,9 +280,8 @@ def fit(
     check_batches(model, ts.params, ts.state, train, batch, observe)
 
     wrap: Wrap = partial(machine.compiled, device=device) if compile else _as_it_is
-    at_once = _at_once(chunk, train, batch)
-    estimator = _bounded(estimator, samples, at_once, wrap)
-    step = _ready(model, estimator, opt, samples, observe, noise, scale, offset, wrap, samples > at_once)
+    chunk = _at_once(chunk, train, batch)
+    estimator, step = _ready(model, estimator, opt, samples, chunk, observe, noise, scale, offset, wrap)
     ts = tree.map(torch.clone, ts)  # from here on the buffers are our own to write in
     machine.stays((ts.params, ts.opt_state))
     test_key = run_keys(ts.key).test
@@ -369,10 +369,9 @@ def replay(
     if checks.whole("step", step) < made:
         raise BadValue(f"step {step} cannot be replayed from a TrainState that has made {made}: give an earlier one")
     wrap: Wrap = partial(machine.compiled, device=ts.step.device) if compile else _as_it_is
-    at_once = _at_once(chunk, train, batch)
-    of_run = _bounded(estimator, samples, at_once, wrap)
-    run = _ready(model, of_run, opt, samples, observe, noise, scale, offset, wrap, samples > at_once)
-    estimator = _bounded(estimator, samples, at_once, _as_it_is)
+    chunk = _at_once(chunk, train, batch)
+    _, run = _ready(model, estimator, opt, samples, chunk, observe, noise, scale, offset, wrap)
+    estimator, _ = _ready(model, estimator, opt, samples, chunk, observe, noise, scale, offset, _as_it_is)
     ts, train = tree.map(torch.clone, ts), train.to(ts.step.device)
     visits = _visits(ts, len(train), batch)
     with torch.no_grad(), machine.precision(precision):
@@ -527,19 +526,21 @@ def _two(updated: tuple[Params, Any]) -> tuple[Params, Any]:
 
 
 def _ready(
-    model: VAE, estimator: Estimator, opt: Optimizer, samples: int, observe: Observe, noise: noise.Noise, scale: Scale,
-    offset: float, wrap: Wrap, in_chunks: bool,
-) -> Step:  # fmt: skip
-    """The step as a run makes it, in buffers of its own."""
+    model: VAE, estimator: Estimator, opt: Optimizer, samples: int, chunk: int, observe: Observe, noise: noise.Noise,
+    scale: Scale, offset: float, wrap: Wrap,
+) -> tuple[Estimator, Step]:  # fmt: skip
+    """The estimator, in chunks if there are more samples, and the step that a run makes in buffers of its own."""
+    samples = checks.whole("samples", samples, 1)
     check_optimizer(opt)
-    update = opt.update_ or opt.update
-    if in_chunks:  # a loop that the compiler would unroll: it gets the parts
-        noise, update = wrap(noise), wrap(update)
+    _check_estimator(estimator)
+    update, in_chunks = opt.update_ or opt.update, samples > chunk
+    if in_chunks:  # a loop, which the compiler would unroll: it gets the parts
+        estimator, noise, update = estimator.in_chunks(chunk, wrap), wrap(noise), wrap(update)
     step = make_step(
         model, estimator, update, samples=samples, observe=observe, noise=noise, scale=scale, offset=offset
     )
-    # The estimators differentiate by torch.func: nothing out here needs a graph.
-    return torch.no_grad()(step if in_chunks else wrap(step))
+    # The estimators differentiate by themselves: nothing out here needs a graph.
+    return estimator, torch.no_grad()(step if in_chunks else wrap(step))
 
 
 def _at_once(chunk: int | None, train: Tensor, batch: int) -> int:
@@ -547,11 +548,6 @@ def _at_once(chunk: int | None, train: Tensor, batch: int) -> int:
     if chunk is not None:
         return checks.whole("chunk", chunk, 1)
     return max(1, _DECODED_AT_ONCE // max(1, batch * train[0].numel()))
-
-
-def _bounded(estimator: Estimator, samples: int, chunk: int, wrap: Wrap) -> Estimator:
-    """The estimator, in chunks if there are more samples than that."""
-    return _check_estimator(estimator).in_chunks(chunk, wrap) if samples > chunk else estimator
 
 
 def _as_it_is(f: Callable[..., Any]) -> Callable[..., Any]:

@@ -183,7 +183,7 @@ class _Run:
         of = [tuple(lane.estimator for lane in lanes if lane.scheme is scheme) for scheme in schemes]
         which = [(estimators, problem.model, problem.names, problem.train) for estimators in of]
         self.eager = [gradients(*those) for those in which]
-        self.whole = [compiled_gradients(*those) if compile else None for those in which]
+        self.whole = [compiled_gradients(*those, key.device) if compile else None for those in which]
         self.seen = [importance.start(problem) for _ in schemes]
         self.kept: dict[str, _Kept] = {}
 

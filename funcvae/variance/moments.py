@@ -113,7 +113,7 @@ def moments(
 
     gradient = gradients((estimator,), model, problem.names, train)
     sums, squares, alongs, bounds, seen = None, [], [], [], importance.start(problem)
-    step = _compiled_step(estimator, model, problem.names, train) if compile else _step(gradient)
+    step = _compiled_step(estimator, model, problem.names, train, x.device) if compile else _step(gradient)
     for start, eps in noise_of(
         problem, noise, checks.valued("key", random.checked(key)).to(x.device), 0, replicates, chunk, compile
     ):
@@ -161,8 +161,10 @@ def _step(gradient: Gradients) -> Callable[..., Any]:
 
 
 @lru_cache(maxsize=8)
-def _compiled_step(estimator: AnyEstimator, model: VAE, names: tuple[str, ...], train: bool) -> Callable[..., Any]:
-    return machine.compiled(_step(gradients((estimator,), model, names, train)))
+def _compiled_step(
+    estimator: AnyEstimator, model: VAE, names: tuple[str, ...], train: bool, device: torch.device
+) -> Callable[..., Any]:
+    return machine.compiled(_step(gradients((estimator,), model, names, train)), device=device)
 
 
 def _by_coordinate(sums: streaming.Sums, params: Params) -> dict[str, Any]:

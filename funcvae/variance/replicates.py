@@ -6,7 +6,7 @@ many replicates are taken at a time.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from funcvae import checks, machine, random, tree
 from funcvae.engine import Estimate, Estimator, check_estimator, together
 from funcvae.errors import BadData, BadValue, NonFinite
 from funcvae.module import Params, State
-from funcvae.noise import Noise, iid
+from funcvae.noise import Noise, iid, numbered
 from funcvae.train import Observe, as_is, check_data
 from funcvae.vae import VAE
 from funcvae.vae import check as check_vae
@@ -125,10 +125,10 @@ def gradients(estimators: tuple[AnyEstimator, ...], model: VAE, names: tuple[str
 
 @lru_cache(maxsize=8)  # what is compiled once serves every call on the same model
 def compiled_gradients(
-    estimators: tuple[AnyEstimator, ...], model: VAE, names: tuple[str, ...], train: bool
+    estimators: tuple[AnyEstimator, ...], model: VAE, names: tuple[str, ...], train: bool, device: torch.device
 ) -> Gradients:
     """`gradients` under `torch.compile`."""
-    return machine.compiled(gradients(estimators, model, names, train))
+    return machine.compiled(gradients(estimators, model, names, train), device=device)
 
 
 def chunks(
@@ -216,7 +216,7 @@ def noise(
     size = max(1, min(_MOST_DRAWN, _NOISE_DRAWN // (problem.samples * len(problem.x) * problem.model.latent)))
     drawn: dict[int, Tensor] = {}
     shape = problem.samples, len(problem.x), problem.model.latent
-    compiled = _compiled_noise(shape, problem.dtype) if compile and scheme is iid else None
+    compiled = _compiled_noise(shape, problem.dtype, key.device) if compile and scheme is iid else None
 
     def block(number: int) -> Tensor:
         if size == 1:
@@ -235,13 +235,11 @@ def noise(
 
 
 @lru_cache(maxsize=8)
-def _compiled_noise(shape: random.Shape, dtype: torch.dtype) -> Callable[[random.Key, Tensor], Tensor]:
+def _compiled_noise(
+    shape: random.Shape, dtype: torch.dtype, device: torch.device
+) -> Callable[[random.Key, Tensor], Tensor]:
     """(key, replicates' numbers [r]) -> their noise [r, N, B, Z]."""
-
-    def draw(key: random.Key, replicates: Tensor) -> Tensor:
-        return torch.vmap(lambda r: random.normal(random.fold_in(key, r), shape, dtype))(replicates)
-
-    return machine.compiled(draw)
+    return machine.compiled(partial(numbered, shape=shape, dtype=dtype), device=device)
 
 
 def _now(x: Tensor) -> float:

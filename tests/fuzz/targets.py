@@ -116,6 +116,8 @@ target("random.permutation", random.permutation, key=KEY,
 target("random.checked", random.checked, key=KEY)
 for scheme in (noise.iid, noise.mirrored, noise.moment_matched, noise.sobol):
     target(f"noise.{scheme.__name__}", scheme, key=KEY, n=COUNT_2, shape=SHAPE, dtype=DTYPE)
+target("noise.numbered", noise.numbered, key=KEY, numbers=Kind(one_of(torch.arange(3), torch.arange(0)),
+       calls(strange_tensor, one_of(-1, *HUGE))), shape=SHAPE, dtype=DTYPE)  # fmt: skip
 target("noise.independent", noise.independent, scheme=Kind(lambda rng, w: lambda key, n, shape: None))
 target("noise.is_independent", noise.is_independent, scheme=SCHEME)
 target("noise.name_of", noise.name_of, scheme=SCHEME)
