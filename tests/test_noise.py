@@ -31,6 +31,16 @@ def test_under_vmap_over_keys_equals_a_loop(scheme, dtype):
     assert eps.dtype == dtype
 
 
+@both_dtypes
+def test_numbered_noise_is_drawn_from_a_key_for_each_number(dtype):
+    key, numbers = random.key(0), torch.tensor([7, 0, 2**31 + 5])
+    eps = noise.numbered(key, numbers, (3, 2), dtype=dtype)
+    for number, one in zip(numbers, eps, strict=True):
+        torch.testing.assert_close(one, random.normal(random.fold_in(key, number), (3, 2), dtype))
+    assert noise.numbered(key, numbers[:0], (3, 2), dtype=dtype).shape == (0, 3, 2)
+    assert eps.dtype == dtype
+
+
 @every_scheme
 def test_one_key_gives_the_same_bits_and_another_gives_others(scheme):
     first, again, other = (scheme(random.key(seed), 4, (3, 2)) for seed in (0, 0, 1))

@@ -96,6 +96,16 @@ def test_every_system_goes_on_to_the_same_bits(config_of, system):
     assert {"params.safetensors", "metrics.jsonl", "figures/training.png"} <= contents(run).keys()
 
 
+def test_a_run_in_chunks_goes_on_to_the_same_bits_and_only_in_those(config_of):
+    options = {"samples": 5, "chunk": 2}
+    whole = runs.run(config_of("whole", **options))
+    run = stopped(config_of("stopped", **options), 2, 1)
+    assert_same(run, whole)
+    with pytest.raises(BadValue, match="chunk"):
+        runs.resume(run, {"chunk": 3})
+    assert runs.verify(run).holds
+
+
 @pytest.mark.parametrize("k", range(1, 7))
 def test_a_run_goes_on_from_any_step(config_of, k):
     """With all that a run may keep, samples and the variance; stopped after the last step as well."""
