@@ -91,7 +91,8 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
         rows = tree.rows(params, grads, state.m, state.v)
         for p, g, m, v in rows:  # before any is written to
             _check_alike(gradient=g, parameter=p, m=m, v=v)
-        if not torch.compiler.is_compiling() and all(_fusible(*row) for row in rows):
+        on_device = isinstance(rate, Tensor) and rate.is_cuda  # there the kernel wants it in float32
+        if not (torch.compiler.is_compiling() or on_device) and all(_fusible(*row) for row in rows):
             in_one_pass(rows, state.step, rate)
         else:
             as_written(rows, state.step, rate)
