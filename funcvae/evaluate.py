@@ -175,7 +175,7 @@ def log_weights(
     parts = x.split(rows)
     posteriors = [model.encode(params, state, part)[0] for part in parts]
     _check_density(model, params, state, x, posteriors[0], items)
-    eager = _eager(model, len(x), x.dtype)
+    eager = _draw_and_weigh(model, len(x), x.dtype)
     whole = _compiled(model, len(x), x.dtype, x.device) if compile else eager
 
     log_w = torch.empty(samples, len(x), dtype=torch.float64, device=x.device)
@@ -293,11 +293,11 @@ def _weigh(model: VAE) -> Callable[..., Tensor]:
 
 @lru_cache(maxsize=8)  # what is compiled once serves every call on the same model
 def _compiled(model: VAE, batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Callable[..., Tensor], ...]:
-    """`_eager` under `torch.compile`."""
-    return tuple(machine.compiled(f, device=device) for f in _eager(model, batch, dtype))
+    """`_draw_and_weigh` under `torch.compile`."""
+    return tuple(machine.compiled(f, device=device) for f in _draw_and_weigh(model, batch, dtype))
 
 
-def _eager(model: VAE, batch: int, dtype: torch.dtype) -> tuple[Callable[..., Tensor], ...]:
+def _draw_and_weigh(model: VAE, batch: int, dtype: torch.dtype) -> tuple[Callable[..., Tensor], ...]:
     """(key, samples' numbers [c]) -> their noise [c, B, Z], and `_weigh`."""
     return partial(noise.numbered, shape=(batch, model.latent), dtype=dtype), _weigh(model)
 

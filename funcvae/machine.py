@@ -81,8 +81,11 @@ class Uncompiled(UserWarning):
     """Something runs without `torch.compile`: the same numbers to rounding, more slowly."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"{reason}; going on without torch.compile, more slowly")
+        super().__init__(reason)
         self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.reason}; going on without torch.compile, more slowly"
 
 
 def available() -> bool:
@@ -92,7 +95,7 @@ def available() -> bool:
 
 
 def compiled(f: F, *, device: torch.device | str = "cpu") -> F:
-    """f under `torch.compile`; f itself, with one warning, where there is no compiler.
+    """f under `torch.compile`; f itself, with a warning, where there is no compiler.
 
     Each call of `compiled` has graphs of its own, one for each set of shapes. What f's closure and the modules' globals
     hold must not change any more: to look through all that at every call took a seventh of a small step's time, and so
@@ -162,10 +165,10 @@ def _copied(out: Tree, args: Tree) -> Tree:
 
 def _reason(error: Exception) -> str:
     """What the compiler could not do, and where in the user's code."""
-    first, *further = str(error).splitlines() or [type(error).__name__]
-    places = [found.groups() for line in further if (found := _PLACE.fullmatch(line.strip()))]
-    where = " ({}, line {}, in {})".format(*places[-1]) if places else ""
-    return checks.line(first) + where
+    told, _, code = str(error).partition("from user code:")
+    first = next((line for line in told.splitlines() if line.strip()), type(error).__name__)
+    places = _PLACE.findall(code)
+    return checks.line(first) + (" ({}, line {}, in {})".format(*places[-1]) if places else "")
 
 
 _PLACE = re.compile(r'File "(.*)", line (\d+), in (.*)')

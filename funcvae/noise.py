@@ -40,8 +40,8 @@ def iid(key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = to
 
 
 def numbered(key: random.Key, numbers: Tensor, shape: random.Shape, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Independent standard normals [len(numbers), *shape], number i from `fold_in(key, i)`: no scheme, for any of them
-    can be had without the others."""
+    """Independent standard normals [len(numbers), *shape]: not a scheme, for that of number i comes from
+    `fold_in(key, i)`, whichever others are drawn."""
     random.checked(key)
     checks.same_device(key=key, numbers=checks.tensor("numbers", numbers, "n"))
     if not len(numbers):

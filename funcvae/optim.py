@@ -48,7 +48,9 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
         p_t = p_{t-1} - lr · m_t/(1 - b1^t) / ( √(v_t/(1 - b2^t)) + eps )
             = p_{t-1} - scale · m_t / ( √v_t + eps_t ),   eps_t = eps · c_2,  scale = lr · c_2/c_1
 
-    with c_1 = 1 - b1^t and c_2 = √(1 - b2^t); the second form makes one pass over v_t less.
+    with c_1 = 1 - b1^t and c_2 = √(1 - b2^t); the second form makes one pass over v_t less. Compiled or transformed it
+    is computed so; outside of that, where all lie whole in memory, by torch's kernel in the first form. The two are
+    equal to rounding.
 
     Args:
         lr: a number, or a schedule `step -> lr`, where step counts the updates already made (0 at the first), as an
@@ -91,11 +93,8 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
         rows = tree.rows(params, grads, state.m, state.v)
         for p, g, m, v in rows:  # before any is written to
             _check_alike(gradient=g, parameter=p, m=m, v=v)
-        on_device = isinstance(rate, Tensor) and rate.is_cuda  # there the kernel wants it in float32
-        if not (torch.compiler.is_compiling() or on_device) and all(_fusible(*row) for row in rows):
-            in_one_pass(rows, state.step, rate)
-        else:
-            as_written(rows, state.step, rate)
+        form = in_one_pass if _fusible(rows, state.step, rate) else as_written
+        form(rows, state.step, rate)
         return params, AdamState(state.step + 1, state.m, state.v)
 
     def as_written(rows: Rows, step: Tensor, rate: Tensor | float) -> None:
@@ -131,11 +130,23 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
     return Optimizer(init, update, update_)
 
 
-def _fusible(p: Tensor, g: Tensor, m: Tensor, v: Tensor) -> bool:
+def _fusible(rows: Rows, step: Tensor, rate: Tensor | float) -> bool:
     """Whether torch's kernel can have them: it reads the bytes as they lie, and has no derivative."""
+    if torch.compiler.is_compiling() or not rows or step.ndim:
+        return False
+    if isinstance(rate, Tensor) and (rate.requires_grad or rate.is_cuda):  # there the kernel wants float32
+        return False
+    wants_graph = torch.is_grad_enabled()
     try:
         return all(
-            t.dtype == p.dtype and t.is_contiguous() and not t.requires_grad and t.data_ptr() for t in (p, g, m, v)
+            t.dtype == row[0].dtype
+            and t.device == step.device
+            and t.device.type in ("cpu", "cuda")
+            and t.is_contiguous()
+            and not (t.requires_grad and wants_graph)
+            and t.data_ptr()
+            for row in rows
+            for t in row
         )
     except RuntimeError:  # inside of a transform a tensor has no memory of its own
         return False

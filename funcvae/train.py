@@ -360,10 +360,11 @@ def replay(
     The others are `fit`'s, and must be what the run was made with.
 
     Raises:
-        BadValue: `ts` has come past that step.
+        BadValue: `ts` has come past that step; and what `fit` raises of its arguments.
     """
-    _check_train_state(ts, model)
     batch = checks.whole("batch", batch, 1)
+    machine.check_precision(precision)
+    _check_train_state(ts, model)
     check_data(model, ts.params, ts.state, train, observe, name="train")
     made = int(ts.step)
     if checks.whole("step", step) < made:

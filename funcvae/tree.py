@@ -44,7 +44,7 @@ def leaves(tree: Tree) -> list[Tensor]:
 
 
 def flatten(tree: Tree) -> tuple[list[Tensor], Any]:
-    """The tree's leaves, and its structure: `structure.unflatten(leaves)` is the tree again."""
+    """The tree's leaves and its structure, whose `unflatten(leaves)` is the tree again."""
     return _pytree.tree_flatten(tree)
 
 

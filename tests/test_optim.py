@@ -48,14 +48,26 @@ def gap(a, b):
 SETTINGS = [(1e-3, 0.9, 0.999, 1e-8), (0.1, 0.5, 0.9, 1e-4), (1e-2, 0.0, 0.99, 1e-8), (1e-4, 0.95, 0.9999, 1e-12)]
 
 
+@pytest.fixture(params=["kernel", "written"])
+def form(request, monkeypatch):
+    """Both ways of computing the update: torch's kernel, and the form that is compiled or transformed."""
+    calls = []
+    kernel = optim.torch_adam
+    monkeypatch.setattr(optim, "torch_adam", lambda *args, **options: (calls.append(1), kernel(*args, **options)))
+    if request.param == "written":
+        monkeypatch.setattr(optim, "_fusible", lambda *args: False)
+    yield
+    assert bool(calls) == (request.param == "kernel")
+
+
 @pytest.mark.parametrize(("lr", "b1", "b2", "eps"), SETTINGS)
-def test_adam_equals_torchs_to_1e_12_over_100_steps(lr, b1, b2, eps):
+def test_adam_equals_torchs_to_1e_12_over_100_steps(form, lr, b1, b2, eps):
     params, grads = params_and_grads()
     want = torch_adam(params, grads, lr=lr, betas=(b1, b2), eps=eps)
     assert gap(ours(optim.adam(lr, b1, b2, eps), params, grads), want) < 1e-12
 
 
-def test_a_schedule_equals_torchs_lambda_lr_to_1e_12():
+def test_a_schedule_equals_torchs_lambda_lr_to_1e_12(form):
     params, grads = params_and_grads()
     want = torch_adam(params, grads, lambda step: 0.97**step, lr=0.05)
     assert gap(ours(optim.adam(lambda step: 0.05 * 0.97 ** step.double()), params, grads), want) < 1e-12
@@ -140,6 +152,22 @@ def test_gradients_that_torchs_kernel_would_misread_are_taken_as_they_are(odd):
     other, _ = opt.update(plain, opt.init(params), params)
     assert gap(one, other) < (1e-8 if odd == "float32" else 1e-12)  # it is squared as it is
     assert gap(other, torch_adam(params, [plain], lr=0.1)) < 1e-12
+
+
+def test_a_tree_without_leaves_is_updated_to_itself():
+    state = optim.AdamState(torch.zeros((), dtype=torch.int64), {}, {})
+    params, state = optim.adam().update({}, state, {})
+    assert params == {}
+    assert state.step == 1
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_schedule_on_cuda_equals_the_cpus():
+    params, grads = params_and_grads()
+    opt = optim.adam(lambda step: 0.05 * 0.97 ** step.double())
+    on_cuda = [tree.map(torch.Tensor.cuda, t) for t in (params, *grads)]
+    assert gap(tree.map(torch.Tensor.cpu, ours(opt, on_cuda[0], on_cuda[1:])), ours(opt, params, grads)) < 1e-12
 
 
 def test_update_under_vmap_over_gradients_equals_a_loop():

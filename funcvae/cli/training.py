@@ -38,7 +38,7 @@ def train(
     checkpoint_every: int | None = None,
     keep: int | None = None,
     device: Device | None = None,
-    precision: Annotated[str | None, tyro.conf.arg(metavar="{highest,high,medium}")] = None,
+    precision: Annotated[str | None, tyro.conf.arg(metavar=f"{{{','.join(machine.PRECISIONS)}}}")] = None,
     no_compile: bool = False,
     deterministic: bool = False,
     track: tyro.conf.UseAppendAction[tuple[Literal["tensorboard", "visdom"], ...]] = (),
@@ -74,8 +74,8 @@ def train(
         device: Where to train; on CUDA where there is any, unless given.
         precision: Precision of float32 matrix products, highest unless given (torch.set_float32_matmul_precision):
             "medium" is faster on many machines, and bfloat16 where the CPU has AMX.
-        no_compile: Train without torch.compile, as gaussian2d_vae and cifar_resnet_vae always do: a step is slower, the
-            first comes seconds earlier.
+        no_compile: Train without torch.compile, as systems that gain nothing by it always do: the first step comes
+            seconds earlier.
         deterministic: Use no algorithm whose bits may change from run to run (torch.use_deterministic_algorithms).
         track: Also show the run, as it goes, in TensorBoard (in the run folder) or on a Visdom server; may be repeated.
         visdom_server: Where the Visdom server listens.

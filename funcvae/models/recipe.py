@@ -35,7 +35,8 @@ class Recipe:
     lr: Callable[[int], float | Schedule] = lambda steps_per_epoch: 1e-3
     eps: float = 1e-8
     compile: bool = True
-    """Whether the command line compiles its step: not where a run is over before the compiler would be done."""
+    """Whether the command line compiles its step: not where a run is over before the compiler would be done, or where a
+    step gains nothing."""
 
     def optimizer(self, steps_per_epoch: int, lr: float | None = None) -> Optimizer:
         """The recipe's Adam, with its own learning rate or schedule unless one is given."""

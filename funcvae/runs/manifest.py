@@ -111,7 +111,9 @@ def numerics(config: Config, threads: int | None = None) -> Iterator[None]:
             warnings.simplefilter("error", machine.Uncompiled)
             yield
     except machine.Uncompiled as error:
-        raise BadValue(f"{error.reason}; train this run with --no-compile") from None
+        raise BadValue(
+            f"the run's step is compiled, and {error.reason}; a run made with --no-compile does without"
+        ) from None
     except RuntimeError as error:
         if config.deterministic and "deterministic" in str(error):
             reason = str(error).split(". ")[0].splitlines()[0]

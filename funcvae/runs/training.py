@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from funcvae import checkpoint, data, files, pictures, plots, random, tracking, train, tree
+from funcvae import checkpoint, data, files, machine, pictures, plots, random, tracking, train, tree
 from funcvae.errors import BadData, BadValue, Missing, NonFinite, Stopped
 from funcvae.pictures import POINTS_A_STEP
 from funcvae.runs import config as configs
@@ -77,7 +77,13 @@ def run(
         files.sweep(out)
         files.write(out / CONFIG, files.as_json(configs.as_json(config)))
         files.write(out / MANIFEST, files.as_json(manifests.manifest(config, setup.dataset)))
-        _train(out, setup, setup.start, 0, shown, stopping)
+        try:
+            _train(out, setup, setup.start, 0, shown, stopping)
+        except machine.Uncompiled:
+            if not (out / METRICS).stat().st_size:  # the first step: the folder is as good as new
+                for name in (CONFIG, MANIFEST, METRICS):
+                    (out / name).unlink()
+            raise
     return out
 
 

@@ -88,8 +88,8 @@ def outside_the_step(system: str, train: Tensor, epochs: int, **options: Any) ->
     inside = 0.0
     compiled = fv.machine.compiled
 
-    def timed(f: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-        fast = compiled(f, **options)
+    def timed(f: Callable[..., Any], **how: Any) -> Callable[..., Any]:
+        fast = compiled(f, **how)
 
         def call(*args: Any) -> Any:
             nonlocal inside
