@@ -238,7 +238,7 @@ def fit(
         scale: the loss that is descended and reported is scale(B) · (-bound - offset): see `make_step`.
         offset: see `make_step`.
         compile: run the step under `torch.compile`, where there is a compiler and it can: the same numbers to rounding,
-            after some seconds for the first step.
+            after some seconds for the first step of every call (a second or two where the process has made it before).
         precision: of float32 matrix products: see `machine.precision`.
         history: what earlier calls reported of the run that goes on, to be added to.
         log: called with a row (a flat dict) for every step, and for every epoch with `test_bound` and the epoch's mean
