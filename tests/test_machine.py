@@ -164,9 +164,15 @@ def test_memory_that_is_freed_stays():
     assert returned < 20 < 100 < kept
 
 
+def in_float64(t):
+    return tree.map(lambda t: t.double() if t.is_floating_point() else t, t)
+
+
 def steps(name, spec, how):
     """Three steps of a system from the same start, in buffers of their own."""
     model, params, state, x, _ = made(name)
+    if name == "mnist_bn_vae":  # Adam's full steps along gradients that are rounding alone come to 1e-1 in float32
+        params, state, x = in_float64((params, state, x))
     opt = fv.optim.adam(1e-3)
     ts = fv.train.TrainState(torch.tensor(0), fv.random.key(5), params, state, opt.init(params))
     ts = tree.map(torch.clone, ts)
@@ -211,15 +217,15 @@ def test_fit_compiled_leaves_what_it_was_given():
 def test_fit_in_chunks_compiled_is_the_same_to_rounding():
     model, _, _, x, _ = made("batch_norm")
     opt = fv.optim.adam(1e-2)
-    ts = fv.train.init(model, opt, fv.random.key(0))
+    ts, x = in_float64((fv.train.init(model, opt, fv.random.key(0)), x))  # see `steps`
     found = [
-        fv.train.fit(ts, model, parse("iwae"), opt, x, test=x, batch=3, samples=10, chunk=chunk, compile=c)[1]
+        fv.train.fit(ts, model, parse("iwae"), opt, x, test=x, epochs=2, batch=3, samples=10, chunk=chunk, compile=c)[1]
         for chunk, c in ((4, True), (4, False), (None, False))
     ]
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
             assert a == pytest.approx(b, rel=1e-5)
-    for step in range(2):  # the second of a short batch
+    for step in range(2):
         again = fv.train.replay(ts, step, model, parse("iwae"), opt, x, batch=3, samples=10, chunk=4)
         assert [float(number) for number in again.metrics] == [column[step] for column in found[0][:3]]
         assert float(again.bound.mean()) == pytest.approx(found[0].bound[step], rel=1e-5)
