@@ -24,6 +24,7 @@ from statistics import median
 
 import torch
 from systems import SYSTEMS
+from timing import marked
 from torch_side import functional_step
 
 import funcvae as fv
@@ -111,7 +112,7 @@ def compare(system: str, samples: int, rounds: int) -> None:
         line = f"{system:9} N = {samples:4}  {side:8}  step {step:6.0f}  process {process:6.0f} MiB"
         if side != "module" and "module" in found:
             ratio = step / found["module"][0]
-            line += f" | of module's: step {ratio:.2f}{f' (over {LIMIT})' if ratio > LIMIT else ''}"
+            line += f" | of module's: step {marked(ratio, LIMIT)}"
             line += f", process {process / found['module'][1]:.2f}"
         print(line, flush=True)
 
@@ -122,10 +123,8 @@ def main(systems: list[str], counts: list[int] | None, rounds: int, many: bool) 
         for samples in SAMPLES[system]:
             if counts is None or samples in counts:
                 compare(system, samples, rounds)
-    if many and hasattr(fv.Estimator, "in_chunks"):
+    if many:
         compare("bernoulli", MANY, rounds)
-    elif many:
-        print("estimators of this version have no `in_chunks`: no step with many samples")
 
 
 if __name__ == "__main__":
