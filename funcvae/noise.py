@@ -4,8 +4,13 @@ Under every scheme here each sample by itself is standard normal, and different 
 are independent. Only under `iid` are the n samples of one datum independent of one another too, which some estimators
 lean on (DReG, all with leave-one-out baselines): `Estimator.claims_under(scheme)` says what holds under which scheme,
 or raises. A scheme of one's own is a function of the same arguments, marked with `independent` where it is so.
+
+Where several processes share a batch, each draws its part of the noise (`in_parts`): a scheme that takes `rows` draws
+those data's alone, and one that takes `samples` too (here `iid`) no more than what is asked for; of any other's all is
+drawn, and a part kept.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -34,9 +39,65 @@ def is_independent(scheme: Noise) -> bool:
 
 
 @independent
-def iid(key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """n independent standard normal samples [n, *shape], on the key's device."""
-    return random.normal(key, (checks.whole("samples", n, 1), *checks.shape("shape", shape)), dtype)
+def iid(
+    key: random.Key,
+    n: int,
+    shape: random.Shape,
+    *,
+    dtype: torch.dtype = torch.float32,
+    samples: Tensor | None = None,
+    rows: Tensor | None = None,
+) -> Tensor:
+    """n independent standard normal samples [n, *shape], on the key's device.
+
+    Args:
+        key: used up.
+        n: samples of each datum.
+        shape: of one sample, the data along its first axis.
+        dtype: float32 or float64.
+        samples: only these of the n, as indices; all unless given.
+        rows: only these of the data, as indices; all unless given.
+    """
+    whole = (checks.whole("samples", n, 1), *checks.shape("shape", shape))
+    if samples is None and rows is None:
+        return random.normal(key, whole, dtype)
+    picked = (samples, rows) if rows is not None else (samples,)
+    return random.normal(key, whole, dtype, at=random.places(whole, *picked, device=random.checked(key).device))
+
+
+def in_parts(scheme: Noise) -> Noise:
+    """The scheme as one that draws parts: (key, n, shape, dtype=, samples=, rows=) -> eps.
+
+    What it draws is scheme(key, n, shape)[samples][:, rows], to rounding, with indices or None for all.
+    """
+    own = [name for name in ("samples", "rows") if takes(scheme, name)]  # here, for the compiler cannot look
+
+    def part(
+        key: random.Key,
+        n: int,
+        shape: random.Shape,
+        *,
+        dtype: torch.dtype = torch.float32,
+        samples: Tensor | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        wanted = {name: at for name, at in {"samples": samples, "rows": rows}.items() if at is not None}
+        eps = scheme(key, n, shape, dtype=dtype, **{name: at for name, at in wanted.items() if name in own})
+        for axis, name in enumerate(("samples", "rows")):
+            if name in wanted and name not in own:
+                eps = checks.tensor("what the noise scheme returned", eps, "N B ...").index_select(axis, wanted[name])
+        return eps
+
+    return part
+
+
+def takes(f: Callable[..., object], name: str) -> bool:
+    """Whether a function has an argument of this name."""
+    checks.text("name", name)
+    try:
+        return name in inspect.signature(checks.function("f", f)).parameters
+    except (TypeError, ValueError):  # some that are not written in Python do not tell
+        return False
 
 
 def numbered(key: random.Key, numbers: Tensor, shape: random.Shape, *, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -49,35 +110,49 @@ def numbered(key: random.Key, numbers: Tensor, shape: random.Shape, *, dtype: to
     return torch.vmap(lambda i: random.normal(random.fold_in(key, i), shape, dtype))(numbers)
 
 
-def mirrored(key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = torch.float32) -> Tensor:
+def mirrored(
+    key: random.Key,
+    n: int,
+    shape: random.Shape,
+    *,
+    dtype: torch.dtype = torch.float32,
+    rows: Tensor | None = None,
+) -> Tensor:
     """Antithetic pairs (n even): n/2 independent samples [n/2, *shape], then the same with their signs changed.
 
-    What is odd in eps has no variance left in the mean of a pair; what is even has twice as much.
+    What is odd in eps has no variance left in the mean of a pair; what is even has twice as much. For `rows` see `iid`.
 
     Raises:
         BadValue: n is odd.
 
     Reference: Hammersley & Morton (1956), "A new Monte Carlo technique: antithetic variates".
     """
-    half = iid(key, _half(n), shape, dtype=dtype)
+    half = iid(key, _half(n), shape, dtype=dtype, rows=rows)
     return torch.cat([half, -half])
 
 
-def moment_matched(key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = torch.float32) -> Tensor:
+def moment_matched(
+    key: random.Key,
+    n: int,
+    shape: random.Shape,
+    *,
+    dtype: torch.dtype = torch.float32,
+    rows: Tensor | None = None,
+) -> Tensor:
     """Two halves (n even) of n/2 independent samples, the second with the antithetic mean and variance of the first.
 
         eps'_k = -(m + (t'/t)^½ (eps_k - m)),    m = mean_k eps_k,  t = sum_k (eps_k - m)²
 
     where t' is as far up the distribution of t, χ² with n/2 - 1 degrees of freedom, as t is from its top. Mean,
     variance and direction of a normal sample are independent, so each half is jointly standard normal. At n = 2 this
-    is `mirrored`.
+    is `mirrored`. For `rows` see `iid`.
 
     Raises:
         BadValue: n is odd.
 
     Reference: Wu, Goodman & Ermon (2019), arXiv:1810.02555, which draws the second half's direction anew.
     """
-    half = iid(key, _half(n), shape, dtype=dtype)
+    half = iid(key, _half(n), shape, dtype=dtype, rows=rows)
     if len(half) == 1:
         return torch.cat([half, -half])
     mean = half.double().mean(0)
@@ -87,12 +162,19 @@ def moment_matched(key: random.Key, n: int, shape: random.Shape, *, dtype: torch
     return torch.cat([half, -(mean + stretch * apart).to(dtype)])
 
 
-def sobol(key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = torch.float32) -> Tensor:
+def sobol(
+    key: random.Key,
+    n: int,
+    shape: random.Shape,
+    *,
+    dtype: torch.dtype = torch.float32,
+    rows: Tensor | None = None,
+) -> Tensor:
     """The first n points of a scrambled Sobol sequence over the last axis of `shape`, through the normal quantile.
 
     Each element along the other axes has a scramble of its own, drawn from the key: a random lower triangular matrix
     over the points' 30 binary digits, and a digital shift. So each point by itself is uniform, to 30 bits, before the
-    quantile. Best where n is a power of two.
+    quantile. Best where n is a power of two. For `rows` see `iid`.
 
     Reference: Matoušek (1998), "On the L2-discrepancy for anchored boxes".
     """
@@ -106,7 +188,8 @@ def sobol(key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = 
         raise BadValue(f"sobol noise needs a last axis of 1 to {SobolEngine.MAXDIM} dimensions: shape is {shape}")
     points = _sobol_points(n, shape[-1]).to(key.device)
     points = points.reshape(n, *[1] * (len(shape) - 1), shape[-1])
-    shift, *columns = random.bits(key, (_DIGITS + 1, *shape)) & (2**_DIGITS - 1)
+    at = None if rows is None else random.places((_DIGITS + 1, *shape), None, rows, device=key.device)
+    shift, *columns = random.bits(key, (_DIGITS + 1, *shape), at=at) & (2**_DIGITS - 1)
     scrambled = shift
     for place, column in zip(reversed(range(_DIGITS)), columns, strict=True):
         column = (column & (2**place - 1)) | 2**place  # the digit itself stays; those below it change at random

@@ -13,6 +13,7 @@ Reference: Salmon, Moraes, Dror & Shaw (2011), "Parallel random numbers: as easy
 """
 
 import math
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -72,28 +73,61 @@ def fold_in(key: Key, data: int | Tensor) -> Key:
     return torch.stack(_threefry(key, torch.zeros_like(low), low), dim=-1)
 
 
-def bits(key: Key, shape: Shape = ()) -> Tensor:
-    """Random 32-bit words, int32 of the given shape (`.view(torch.uint32)` for JAX's unsigned ones)."""
-    checked(key)
-    shape = checks.shape("shape", shape)
-    high, low = _threefry(key, *_counters(key, math.prod(shape)))
+def bits(key: Key, shape: Shape = (), *, at: Tensor | None = None) -> Tensor:
+    """Random 32-bit words, int32 of the given shape (`.view(torch.uint32)` for JAX's unsigned ones).
+
+    Args:
+        key: used up.
+        shape: of the draw.
+        at: flat indices into the draw, int64, as `places` gives them: only the numbers there are made, and returned in
+            the shape of `at`. (It is not checked that they lie in `shape`.)
+    """
+    high, low, shape = _words(key, shape, at)
     return (high ^ low).reshape(shape)
 
 
+def places(shape: Shape, *picked: Tensor | None, device: torch.device | str | None = None) -> Tensor:
+    """Flat indices of some elements of an array: those at the picked indices along its first axes.
+
+    `normal(key, shape, at=places(shape, None, rows))` is `normal(key, shape)[:, rows]`, with no more draws than that
+    (bit for bit where all is exact, and to rounding for the normal).
+
+    Args:
+        shape: of the whole array.
+        picked: for each of its first axes the indices [n], or None for all.
+        device: of the result.
+    """
+    shape, stride = checks.shape("shape", shape, 0), math.prod(checks.shape("shape", shape, 0))
+    if len(picked) > len(shape):
+        raise BadValue(f"there are indices for {len(picked)} axes, and shape {list(shape)} has {len(shape)}")
+    at = torch.zeros((), dtype=torch.int64, device=device)
+    for size, index in zip_longest(shape, picked):
+        stride //= max(1, size)
+        if index is None:
+            index = torch.arange(size, device=device)
+        checks.same_device(places=at, index=checks.tensor("an index", index, "n"))
+        at = at.unsqueeze(-1) + index * stride
+    return at
+
+
 def uniform(
-    key: Key, shape: Shape = (), dtype: torch.dtype = torch.float32, minval: float = 0.0, maxval: float = 1.0
+    key: Key,
+    shape: Shape = (),
+    dtype: torch.dtype = torch.float32,
+    minval: float = 0.0,
+    maxval: float = 1.0,
+    *,
+    at: Tensor | None = None,
 ) -> Tensor:
     """Uniform draws on [minval, maxval). (Where the interval is so narrow that rounding reaches maxval, it does.)
 
     The leading bits of a random word become the mantissa of a float in [1, 2), less 1: 23 bits of a 32-bit word in
-    float32, 52 bits of a 64-bit word in float64.
+    float32, 52 bits of a 64-bit word in float64. For `at` see `bits`.
     """
     if checks.dtype("dtype", dtype) == torch.float32:
-        unit = (_shift_right(bits(key, shape), 9) | 0x3F800000).view(torch.float32) - 1
+        unit = (_shift_right(bits(key, shape, at=at), 9) | 0x3F800000).view(torch.float32) - 1
     else:
-        checked(key)
-        shape = checks.shape("shape", shape, 8)
-        high, low = _threefry(key, *_counters(key, math.prod(shape)))
+        high, low, shape = _words(key, shape, at, 8)
         word = (high.long() << 32) | (low.long() & 0xFFFFFFFF)
         unit = (((word >> 12) & 0xFFFFFFFFFFFFF) | 0x3FF0000000000000).view(torch.float64).reshape(shape) - 1
     minval, maxval = checks.number("minval", minval), checks.number("maxval", maxval)
@@ -109,26 +143,26 @@ def uniform(
     return torch.maximum(low_, (unit.double() * (high_ - low_).double() + low_).to(dtype))
 
 
-def normal(key: Key, shape: Shape = (), dtype: torch.dtype = torch.float32) -> Tensor:
-    """Standard normal draws: √2 · erfinv(u), with u uniform on (-1, 1).
+def normal(key: Key, shape: Shape = (), dtype: torch.dtype = torch.float32, *, at: Tensor | None = None) -> Tensor:
+    """Standard normal draws: √2 · erfinv(u), with u uniform on (-1, 1). For `at` see `bits`.
 
     Equal to `jax.random.normal` to rounding (float32: within 2e-6 max(1, |x|)), and between devices likewise.
     """
     above_minus_one = -1.0 + 2.0 ** (
         -24 if checks.dtype("dtype", dtype) == torch.float32 else -53
     )  # keeps erfinv finite
-    return math.sqrt(2) * _erfinv(2 * uniform(key, shape, dtype) + above_minus_one)
+    return math.sqrt(2) * _erfinv(2 * uniform(key, shape, dtype, at=at) + above_minus_one)
 
 
-def bernoulli(key: Key, p: float | Tensor = 0.5, shape: Shape | None = None) -> Tensor:
-    """Booleans that are True with probability p; the shape is p's unless given."""
+def bernoulli(key: Key, p: float | Tensor = 0.5, shape: Shape | None = None, *, at: Tensor | None = None) -> Tensor:
+    """Booleans that are True with probability p; the shape is p's unless given. For `at` see `bits`."""
     checked(key)
     if not isinstance(p, Tensor):
         if not 0 <= checks.number("p", p) <= 1:
             raise BadValue(f"p is {p}: a probability lies between 0 and 1")
         p = torch.full((), p, dtype=torch.float32, device=key.device)
     checks.tensor("p", p)
-    u = uniform(key, tuple(p.shape) if shape is None else shape, p.dtype)
+    u = uniform(key, tuple(p.shape) if shape is None else shape, p.dtype, at=at)
     checks.broadcast("the draw", u, "p", p)
     return u < p
 
@@ -185,6 +219,20 @@ def _threefry(key: Key, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
         x0 += schedule[(i + 1) % 3]
         x1 += schedule[(i + 2) % 3] + (i + 1)
     return x0, x1
+
+
+def _words(key: Key, shape: Shape, at: Tensor | None, itemsize: int = 4) -> tuple[Tensor, Tensor, Shape]:
+    """The two words of each number of a draw, in a row, and the shape that they come in."""
+    checked(key)
+    if at is None:
+        shape = checks.shape("shape", shape, itemsize)
+        return *_threefry(key, *_counters(key, math.prod(shape))), shape
+    checks.shape("shape", shape, 0)
+    if checks.tensor("at", at).dtype != torch.int64:
+        raise BadType(f"at is {at.dtype}: flat indices are int64, as random.places gives them")
+    checks.same_device(key=key, at=at)
+    flat = at.flatten()
+    return *_threefry(key, (flat >> 32).int(), flat.int()), tuple(at.shape)
 
 
 def _counters(key: Key, n: int) -> tuple[Tensor, Tensor]:

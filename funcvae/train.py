@@ -85,7 +85,7 @@ def init(model: VAE, opt: Optimizer, key: random.Key) -> TrainState:
     return TrainState(torch.zeros((), dtype=torch.int64, device=key.device), run_key, params, state, opt.init(params))
 
 
-def as_is(key: random.Key, x: Tensor) -> Tensor:
+def as_is(key: random.Key, x: Tensor, rows: Tensor | None = None) -> Tensor:
     """The `observe` that shows the model the data unchanged."""
     return x
 

@@ -11,7 +11,7 @@ from funcvae.vae import VAE, vae
 MEAN, STD = (0.4914, 0.4824, 0.4467), (0.2471, 0.2435, 0.2616)  # of CIFAR-10's channels
 
 
-def standardize(key: random.Key, x: Tensor) -> Tensor:
+def standardize(key: random.Key, x: Tensor, rows: Tensor | None = None) -> Tensor:
     """Pixels [B, 3, H, W] in [0, 1] to channels of about mean 0 and variance 1."""
     _check_colours(x)
     return (x - x.new_tensor(MEAN).view(3, 1, 1)) / x.new_tensor(STD).view(3, 1, 1)

@@ -44,12 +44,20 @@ class Recipe:
         return adam(self.lr(steps_per_epoch) if lr is None else lr, eps=self.eps)
 
 
-def binarize(key: random.Key, x: Tensor) -> Tensor:
-    """Dynamic binarization: each pixel of x in [0, 1] is 1 with its grey value as probability, drawn anew each time."""
-    return random.bernoulli(key, checks.tensor("x", x, floating=True)).to(x.dtype)
+def binarize(key: random.Key, x: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Dynamic binarization: each pixel of x in [0, 1] is 1 with its grey value as probability, drawn anew each time.
+
+    Args:
+        key: used up.
+        x: data [B, ...].
+        rows: where in the batch they stand, unless they are the whole of it.
+    """
+    p = checks.tensor("x", x, floating=True)
+    at = None if rows is None else random.places(tuple(p.shape), rows, device=p.device)
+    return random.bernoulli(key, p, at=at).to(x.dtype)
 
 
-def to_tanh_range(key: random.Key, x: Tensor) -> Tensor:
+def to_tanh_range(key: random.Key, x: Tensor, rows: Tensor | None = None) -> Tensor:
     """Pixels in [0, 1] scaled to [-1, 1], the range of a Tanh."""
     return 2 * checks.tensor("x", x, floating=True) - 1
 
