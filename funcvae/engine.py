@@ -80,6 +80,20 @@ class Estimate(NamedTuple):
     state: State
 
 
+class Parts(NamedTuple):
+    """An estimator's work on some of a datum's samples: the shares of all of them add up to the estimate."""
+
+    share: Callable[..., Estimate]
+    """(model, params, state, x, eps [n, B, Z], train, N, *weights [n, B]) -> what these n of N samples add: gradient,
+    bound, and the floating-point part of the state."""
+    log_w: Callable[..., Tensor] | None = None
+    """(model, params, state, x, eps, train) -> log w [n, B], where a share's weights hang on those of all samples."""
+    weigh: Callable[[Tensor], tuple[Weights, Tensor]] | None = None
+    """From log w [N, B] of all samples to their weights, and to the bound [B] that these add to that of the shares."""
+    bound: Callable[..., Tensor] | None = None
+    """(model, params, state, x, eps, N) -> the bound [B] that these samples add in evaluation mode, without `weigh`."""
+
+
 @dataclass(frozen=True)
 class Estimator:
     """A gradient estimator: call it with (model, params, state, x [B, ...], eps [N, B, Z], train=...).
@@ -97,7 +111,7 @@ class Estimator:
     _bound: Callable[..., Tensor]
     _from_pass: Callable[..., Estimate] | None = None
     """From a `Pass`, which others may share; None for those that need more of the forward pass than it keeps."""
-    _in_chunks: "Callable[[int, Wrap], Estimator] | None" = None
+    _parts: Parts | None = None
 
     def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Estimate:
         """The estimate for x [B, ...] from noise eps [N, B, Z]."""
@@ -123,9 +137,14 @@ class Estimator:
         """
         chunk = checks.whole("chunk", chunk, 1)
         checks.function("wrap", wrap)
-        if self._in_chunks is None:
+        return _in_chunks(self, self.parts, chunk, wrap)
+
+    @property
+    def parts(self) -> Parts:
+        """How it works on some of the samples at a time."""
+        if self._parts is None:
             raise BadType(f"{self.name} is in chunks already")
-        return self._in_chunks(chunk, wrap)
+        return self._parts
 
     def claims_under(self, noise: Noise) -> Claims:
         """The claims where eps is drawn by this scheme.
@@ -214,39 +233,19 @@ def weighted(
     def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
         return bound(forward(model, params, state, x, eps, False))
 
-    def in_chunks(chunk: int, wrap: Wrap) -> Estimator:
-        def share(
-            model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, *w: Tensor
-        ) -> tuple[Params, State]:
-            given = weighted(lambda log_w: Weights(*w), bound=bounds.elbo, claims=claims, two_pulls=two_pulls)
-            out = given._estimate(model, params, state, x, eps, train)
-            return out.grads, out.state
+    def share(
+        model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, n: int, *w: Tensor
+    ) -> Estimate:
+        given = weighted(lambda log_w: Weights(*w), bound=bounds.elbo, claims=claims, two_pulls=two_pulls)
+        out = given._estimate(model, params, state, x, eps, train)
+        return out._replace(bound=torch.zeros_like(out.bound), state=_scaled(out.state, len(eps) / n))
 
-        log_w_of, share_of = wrap(forward), wrap(share)
-
-        def all_log_w(*given: Any, eps: Tensor, train: bool) -> Tensor:
-            return torch.cat([log_w_of(*given, part, train) for part in eps.split(chunk)])
-
-        @torch.no_grad()
-        def estimate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:
-            given = model, params, state, x
-            log_w = all_log_w(*given, eps=eps, train=train)
-            parts = zip(eps.split(chunk), *(w.split(chunk) for w in checked_weights(log_w)), strict=True)
-            grads: Any = None
-            new_state: Any = None
-            for part, *w in parts:
-                more, new = share_of(*given, part, train, *w)
-                grads = more if grads is None else tree.map(torch.add, grads, more)
-                new_state = _averaged(new_state, new, len(part) / len(eps))
-            return Estimate(grads, checked_bound(log_w), log_w, new_state)
-
-        def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
-            return bound(all_log_w(model, params, state, x, eps=eps, train=False))
-
-        return Estimator(called, claims, weights, estimate, evaluate)
+    def weigh(log_w: Tensor) -> tuple[Weights, Tensor]:
+        return checked_weights(log_w), checked_bound(log_w)
 
     called = str(name or getattr(weights, "__name__", "weighted"))
-    return Estimator(called, claims, weights, estimate, evaluate, None if two_pulls else from_pass, in_chunks)
+    parts = Parts(share, forward, weigh)
+    return Estimator(called, claims, weights, estimate, evaluate, None if two_pulls else from_pass, parts)
 
 
 def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
@@ -277,27 +276,49 @@ def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
     def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
         return forward(model, params, state, x, eps, False)[0]
 
-    def in_chunks(chunk: int, wrap: Wrap) -> Estimator:
-        estimate_of, bound_of = wrap(estimate), wrap(evaluate)
+    def share(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, n: int) -> Estimate:
+        out = estimate(model, params, state, x, eps, train)
+        grads, bound, new_state = _scaled((out.grads, out.bound, out.state), len(eps) / n)
+        return Estimate(grads, bound, out.log_w, new_state)
 
-        @torch.no_grad()
-        def whole(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:
-            mean, log_w = None, []
-            for part in eps.split(chunk):
-                out = estimate_of(model, params, state, x, part, train)
-                mean = _averaged(mean, (out.grads, out.bound, out.state), len(part) / len(eps))
-                log_w.append(out.log_w)
-            assert mean is not None
-            grads, bound, new_state = mean
-            return Estimate(grads, bound, torch.cat(log_w), new_state)
+    def bound(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, n: int) -> Tensor:
+        return evaluate(model, params, state, x, eps) * (len(eps) / n)
 
-        def bound(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
-            shares = [bound_of(model, params, state, x, part) * (len(part) / len(eps)) for part in eps.split(chunk)]
-            return torch.stack(shares).sum(0)
+    return Estimator(name, claims, None, estimate, evaluate, None, Parts(share, bound=bound))
 
-        return Estimator(name, claims, None, whole, bound)
 
-    return Estimator(name, claims, None, estimate, evaluate, None, in_chunks)
+def _in_chunks(whole: Estimator, parts: Parts, chunk: int, wrap: Wrap) -> Estimator:
+    share_of = wrap(parts.share)
+    log_w_of, bound_of = (None if f is None else wrap(f) for f in (parts.log_w, parts.bound))
+
+    def weighed(*given: Any, eps: Tensor, train: bool) -> Any:
+        if log_w_of is None or parts.weigh is None:
+            return (), None, None
+        log_w = torch.cat([log_w_of(*given, part, train) for part in eps.split(chunk)])
+        return *parts.weigh(log_w), log_w
+
+    @torch.no_grad()
+    def estimate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:
+        given = model, params, state, x
+        w, bound, log_w = weighed(*given, eps=eps, train=train)
+        total, seen = None, []
+        for part, *weights in zip(eps.split(chunk), *(each.split(chunk) for each in w), strict=True):
+            out = share_of(*given, part, train, len(eps), *weights)
+            seen.append(out.log_w)
+            total = added(total, (out.grads, out.bound, out.state))
+        assert total is not None
+        grads, more, new_state = total
+        return Estimate(
+            grads, more if bound is None else bound + more, torch.cat(seen) if log_w is None else log_w, new_state
+        )
+
+    def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
+        given = model, params, state, x
+        if bound_of is None:
+            return weighed(*given, eps=eps, train=False)[1]
+        return torch.stack([bound_of(*given, part, len(eps)) for part in eps.split(chunk)]).sum(0)
+
+    return Estimator(whole.name, whole.claims, whole.weights, estimate, evaluate)
 
 
 def together(
@@ -425,12 +446,14 @@ def _pull_twice(weigh: Any, weights: Any, theta: Params, z: Tensor) -> Any:
     return log_w, w.score, theta_grads, z_grads, state
 
 
-def _averaged(sum_: Any, new: Any, share: float) -> Any:
-    """A weighted mean of trees, one after another; of what is no floating-point number, the last."""
-    scaled = tree.map(lambda t: t * share if t.is_floating_point() else t, new)
-    if sum_ is None:
-        return scaled
-    return tree.map(lambda s, t: s + t if t.is_floating_point() else t, sum_, scaled)
+def _scaled(tree_: Any, share: float) -> Any:
+    """A share in a weighted mean of trees; what is no floating-point number stays."""
+    return tree.map(lambda t: t * share if t.is_floating_point() else t, tree_)
+
+
+def added(sum_: Any, new: Any) -> Any:
+    """The sum of two trees, if there is a first; of what is no floating-point number, the second."""
+    return new if sum_ is None else tree.map(lambda s, t: s + t if t.is_floating_point() else t, sum_, new)
 
 
 def check_estimator(name: str, estimator: Callable[..., Estimate]) -> None:
