@@ -238,7 +238,7 @@ def weighted(
     ) -> Estimate:
         given = weighted(lambda log_w: Weights(*w), bound=bounds.elbo, claims=claims, two_pulls=two_pulls)
         out = given._estimate(model, params, state, x, eps, train)
-        return out._replace(bound=torch.zeros_like(out.bound), state=_scaled(out.state, len(eps) / n))
+        return out._replace(bound=torch.zeros_like(out.bound), state=times(out.state, len(eps) / n))
 
     def weigh(log_w: Tensor) -> tuple[Weights, Tensor]:
         return checked_weights(log_w), checked_bound(log_w)
@@ -278,7 +278,7 @@ def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
 
     def share(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, n: int) -> Estimate:
         out = estimate(model, params, state, x, eps, train)
-        grads, bound, new_state = _scaled((out.grads, out.bound, out.state), len(eps) / n)
+        grads, bound, new_state = times((out.grads, out.bound, out.state), len(eps) / n)
         return Estimate(grads, bound, out.log_w, new_state)
 
     def bound(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, n: int) -> Tensor:
@@ -446,7 +446,7 @@ def _pull_twice(weigh: Any, weights: Any, theta: Params, z: Tensor) -> Any:
     return log_w, w.score, theta_grads, z_grads, state
 
 
-def _scaled(tree_: Any, share: float) -> Any:
+def times(tree_: Any, share: float) -> Any:
     """A share in a weighted mean of trees; what is no floating-point number stays."""
     return tree.map(lambda t: t * share if t.is_floating_point() else t, tree_)
 

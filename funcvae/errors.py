@@ -47,6 +47,14 @@ class Stopped(FuncvaeError):
     """Training that was asked to stop, and stopped after a checkpoint."""
 
 
+class Lost(FuncvaeError, ConnectionError):
+    """Another of the processes that make one result has ended, or does not answer."""
+
+
+class Elsewhere(FuncvaeError):
+    """What is wrong is another process's to say."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadValue:
     """The error for a name that is not among the known ones, with the nearest match."""
     known, name = sorted(known), name if len(name) <= 60 else f"{name[:58]} …"

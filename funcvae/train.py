@@ -22,9 +22,14 @@ from funcvae.engine import Estimator, Wrap, check_estimator
 from funcvae.errors import BadData, BadType, BadValue, NonFinite
 from funcvae.module import Params, State
 from funcvae.optim import Optimizer
+from funcvae.processes import ALONE, Processes, cut
+from funcvae.shards import Seen, Split, by_rows, by_samples, unpack
+from funcvae.shards import check as check_shards
+from funcvae.shards import total as add_up
 from funcvae.vae import VAE, check, check_model, log_likelihood
 
-Observe = Callable[[random.Key, Tensor], Tensor]
+Observe = Callable[..., Tensor]
+"""(key, x [B, ...]) -> what the model sees; one that takes `rows`, too, can be asked for a part of a batch alone."""
 Row = dict[str, Any]
 Log = Callable[[Row], None]
 
@@ -141,13 +146,21 @@ def make_step(
         _check_train_state(ts)
         x, eps = _observed(keys, x, model, samples, observe, noise)
         out = estimator(model, ts.params, ts.state, x, eps, train=True)
-        c, bound = _number("what scale returned", scale(len(x))), out.bound.mean()
-        grads = out.grads if c == 1 else tree.map(lambda g: c * g, out.grads)
-        params, opt_state = _two(update(grads, ts.opt_state, ts.params))
-        new = TrainState(ts.step + 1, ts.key, params, out.state, opt_state)
-        return new, Metrics(c * (-bound - offset), bound, tree.norm(grads))
+        return _descended(ts, update, out.grads, out.bound.mean(), out.state, scale(len(x)), offset)
 
     return step
+
+
+def _descended(
+    ts: TrainState, update: Callable[..., tuple[Params, Any]], grads: Params, bound: Tensor, state: State,
+    scale: float, offset: float,
+) -> tuple[TrainState, Metrics]:  # fmt: skip
+    """The TrainState after a step along the gradient of a batch's mean loss."""
+    c = _number("what scale returned", scale)
+    grads = grads if c == 1 else tree.map(lambda g: c * g, grads)
+    params, opt_state = _two(update(grads, ts.opt_state, ts.params))
+    new = TrainState(ts.step + 1, ts.key, params, state, opt_state)
+    return new, Metrics(c * (-bound - offset), bound, tree.norm(grads))
 
 
 class RunKeys(NamedTuple):
@@ -202,6 +215,9 @@ def fit(
     batch: int = 128,
     samples: int = 1,
     chunk: int | None = None,
+    shards: int | None = None,
+    split: Split = by_rows,
+    processes: Processes = ALONE,
     observe: Observe = as_is,
     noise: noise.Noise = noise.iid,
     scale: Scale = per_example,
@@ -226,6 +242,11 @@ def fit(
     `test` is taken in evaluation mode, with the same noise every epoch, so that its curve shows the model's progress
     and not the noise's.
 
+    Several processes train one model where each calls this with the same arguments and `processes.joined()`: each draws
+    the noise and the data of its own shards, from the same keys, and all have the same `ts` after every step. `log`,
+    `watch` and `save` are called in each: see to it that the first alone writes. `stop` may be one's own: where one
+    says so, all stop after the same step.
+
     Args:
         train: data [n, ...]; kept whole on the device of `ts`.
         test: data [m, ...] for the test bound.
@@ -233,6 +254,11 @@ def fit(
         chunk: where there are more samples, so many are decoded at a time (`Estimator.in_chunks`), which bounds the
             memory; by the size of a batch, such that 2^25 numbers are decoded, unless given. Networks whose layers are
             larger than their output may need fewer.
+        shards: cut each step's work into so many, and add up along a fixed tree: the bits are then the same for every
+            number of processes. Where it is not given, each process has one, and the engine adds up as is fastest. See
+            `funcvae.shards`.
+        split: what is cut, `shards.by_rows` or `shards.by_samples`.
+        processes: who does it.
         observe: (key, x) -> what the model sees of a batch, such as a binarization that is drawn anew each time.
         noise: the noise scheme.
         scale: the loss that is descended and reported is scale(B) · (-bound - offset): see `make_step`.
@@ -251,11 +277,13 @@ def fit(
         stop: asked after every step; where it says so, `fit` returns early, with what there is.
 
     Raises:
-        BadValue: epochs, batch, samples or chunk below one, or save_every below zero; an unknown precision; or the
-            estimator leans on independent samples, and the noise scheme's are not.
+        BadValue: epochs, batch, samples, chunk or shards below one, or save_every below zero; an unknown precision;
+            more shards than rows or samples, or more processes than shards; or the estimator leans on independent
+            samples, and the noise scheme's are not.
         BadType: data that are no tensor.
         BadData: data the model cannot take: a wrong shape, values outside the likelihood's range, or not finite; or a
-            last batch of one item where there is BatchNorm.
+            last batch, or a shard, of one item where there is BatchNorm.
+        Lost, Elsewhere: another process has ended, or has said what is wrong.
         NonFinite: the loss, its gradient, the parameters or the test bound became NaN or infinite; the message, and the
             error's `step`, name the step to `replay`. All rows before it have been logged.
 
@@ -277,11 +305,13 @@ def fit(
     if test is not None:
         check_data(model, ts.params, ts.state, test, observe, name="test")
     train, test = train.to(device), None if test is None else test.to(device)
-    check_batches(model, ts.params, ts.state, train, batch, observe)
 
     wrap: Wrap = partial(machine.compiled, device=device) if compile else _as_it_is
-    chunk = _at_once(chunk, train, batch)
-    estimator, step = _ready(model, estimator, opt, samples, chunk, observe, noise, scale, offset, wrap)
+    estimator, step = _ready(
+        model, estimator, opt, train, batch=batch, samples=samples, chunk=chunk, shards=shards, split=split,
+        processes=processes, observe=observe, noise=noise, scale=scale, offset=offset, wrap=wrap, stop=stop,
+    )  # fmt: skip
+    check_batches(model, ts.params, ts.state, train, batch, observe, shards=step.rows)
     ts = tree.map(torch.clone, ts)  # from here on the buffers are our own to write in
     machine.stays((ts.params, ts.opt_state))
     test_key = run_keys(ts.key).test
@@ -293,6 +323,7 @@ def fit(
     test_bounds = array("d", past.test_bound.tobytes())
     bounds = [*past.bound[max(0, len(past.bound) - made % per_epoch) :]]  # of the epoch that was begun
     visits, stopped = _visits(ts, len(train), batch), False
+    each_step = processes.size == 1 or device.type == "cpu"  # else all would wait for the device to ask
 
     machine.keep_freed()
     with machine.precision(precision):
@@ -301,11 +332,12 @@ def fit(
             ends = [_READ_EVERY, per_epoch - i, *([save_every - made % save_every] if save_every else [])]
             reports: list[Metrics] = []
             for rows, keys in islice(visits, min(ends)):
-                ts, report = step(ts, keys, train.index_select(0, rows))
+                ts, report = step(ts, keys, rows)
                 reports.append(report)
                 watch(made + len(reports), ts)
-                if stopped := stop():
+                if each_step and (stopped := step.stopped()):
                     break
+            stopped = stopped or step.stopped()
             read = _read(reports, epoch, made, log)
             metrics.extend(read.flat)
             bounds += read[:, 1].tolist()
@@ -318,7 +350,7 @@ def fit(
                 summary["bound"], bounds = float(np.mean(bounds)), []
                 if test is not None:
                     summary["test_bound"] = _test_bound(
-                        model, estimator, ts, test, test_key, batch, samples, observe, noise
+                        model, estimator, ts, test, test_key, batch, samples, observe, noise, processes
                     )
                     _check_finite("test_bound", summary["test_bound"], summary)
                     test_bounds.append(summary["test_bound"])
@@ -340,6 +372,8 @@ def replay(
     batch: int = 128,
     samples: int = 1,
     chunk: int | None = None,
+    shards: int | None = None,
+    split: Split = by_rows,
     observe: Observe = as_is,
     noise: noise.Noise = noise.iid,
     scale: Scale = per_example,
@@ -370,19 +404,18 @@ def replay(
     if checks.whole("step", step) < made:
         raise BadValue(f"step {step} cannot be replayed from a TrainState that has made {made}: give an earlier one")
     wrap: Wrap = partial(machine.compiled, device=ts.step.device) if compile else _as_it_is
-    chunk = _at_once(chunk, train, batch)
-    _, run = _ready(model, estimator, opt, samples, chunk, observe, noise, scale, offset, wrap)
-    estimator, _ = _ready(model, estimator, opt, samples, chunk, observe, noise, scale, offset, _as_it_is)
     ts, train = tree.map(torch.clone, ts), train.to(ts.step.device)
+    _, run = _ready(
+        model, estimator, opt, train, batch=batch, samples=samples, chunk=chunk, shards=shards, split=split,
+        processes=ALONE, observe=observe, noise=noise, scale=scale, offset=offset, wrap=wrap, stop=lambda: False,
+    )  # fmt: skip
     visits = _visits(ts, len(train), batch)
     with torch.no_grad(), machine.precision(precision):
         for rows, keys in islice(visits, step - made):
-            ts, _ = run(ts, keys, train.index_select(0, rows))
+            ts, _ = run(ts, keys, rows)
         rows, keys = next(visits)
-        seen = train.index_select(0, rows)
-        x, eps = _observed(keys, seen, model, samples, observe, noise)
-        out = estimator(model, ts.params, ts.state, x, eps, train=True)
-        after, metrics = run(tree.map(torch.clone, ts), keys, seen)
+        x, eps, out = run.seen(ts, keys, rows)
+        after, metrics = run(tree.map(torch.clone, ts), keys, rows)
     return Replay(ts, rows, x, eps, out.log_w, out.bound, out.grads, metrics, after)
 
 
@@ -404,20 +437,22 @@ def test_bound(
     _check_estimator(estimator).claims_under(noise)
     check_data(model, ts.params, ts.state, test, observe, name="test")
     random.checked(key)
-    return _test_bound(model, estimator, ts, test, key, batch, samples, observe, noise)
+    return _test_bound(model, estimator, ts, test, key, batch, samples, observe, noise, ALONE)
 
 
 @torch.no_grad()
 def _test_bound(
     model: VAE, estimator: Estimator, ts: TrainState, test: Tensor, key: random.Key, batch: int, samples: int,
-    observe: Observe, noise: noise.Noise,
+    observe: Observe, noise: noise.Noise, processes: Processes,
 ) -> float:  # fmt: skip
+    """The sum over batches in their order, each process's own computed there."""
     chunks = test.split(batch)
-    total = torch.zeros((), dtype=torch.float64, device=test.device)
-    for x, keys in zip(chunks, step_keys(key, torch.arange(len(chunks), device=test.device)), strict=True):
-        x, eps = _observed(keys, x, model, samples, observe, noise)
-        total += estimator.bound(model, ts.params, ts.state, x, eps).sum()
-    return float(total) / len(test)
+    own = processes.share_of(len(chunks))
+    sums = torch.zeros(len(own), dtype=torch.float64, device=test.device)
+    for i, keys in enumerate(step_keys(key, torch.tensor(own, dtype=torch.int64, device=test.device))):
+        x, eps = _observed(keys, chunks[own[i]], model, samples, observe, noise)
+        sums[i] = estimator.bound(model, ts.params, ts.state, x, eps).sum()
+    return sum(processes.rows(sums).tolist()) / len(test)
 
 
 def check_data(
@@ -461,18 +496,22 @@ def check_data(
 
 
 def check_batches(
-    model: VAE, params: Params, state: State, train: Tensor, batch: int, observe: Observe = as_is
+    model: VAE, params: Params, state: State, train: Tensor, batch: int, observe: Observe = as_is, *, shards: int = 1
 ) -> None:
-    """Raises BadData where an epoch ends on a batch of one item and the model, as with BatchNorm, needs more."""
+    """Raises BadData where a batch, or a shard of it, has one item and the model, as with BatchNorm, needs more."""
     check(model, params, state)
-    if len(checks.tensor("train", train, "n ...")) % checks.whole("batch", batch, 1) != 1 % batch:
+    n, batch = len(checks.tensor("train", train, "n ...")), checks.whole("batch", batch, 1)
+    sizes = {size for size in (min(n, batch), n % batch) if size}
+    shards = checks.whole("shards", shards, 1)
+    if all(len(piece) != 1 for size in sizes for piece in cut(size, shards)):
         return
     try:
         x = observe(random.key(_CHECK_SEED, device=train.device), train[:1])
         q, _ = model.encode(params, state, x, True)
         model.decode(params, state, q.loc, True)
     except ValueError as error:
-        size = f"{len(train)} items in batches of {batch} leave one of a single item"
+        size = f"{n} items in batches of {batch}" + (f", cut into {shards} shards," if shards > 1 else "")
+        size += " leave one of a single item"
         raise BadData(f"{size}, which the model cannot be trained on: choose another batch ({error})") from None
 
 
@@ -526,22 +565,93 @@ def _two(updated: tuple[Params, Any]) -> tuple[Params, Any]:
     return updated[0], updated[1]
 
 
+class _Step(NamedTuple):
+    """The step that a run makes, in buffers of its own."""
+
+    call: Callable[[TrainState, Tensor, Tensor], tuple[TrainState, Metrics]]
+    """(ts, keys, rows of the training data) -> (ts, Metrics)."""
+    seen: Callable[[TrainState, Tensor, Tensor], Seen]
+    """What that step sees, and the estimate, outside the compiler."""
+    stopped: Callable[[], bool]
+    """Whether a process asked to stop, by the last step."""
+    rows: int
+    """Into how many shards a batch's rows are cut."""
+
+    def __call__(self, ts: TrainState, keys: Tensor, rows: Tensor) -> tuple[TrainState, Metrics]:
+        return self.call(ts, keys, rows)
+
+
 def _ready(
-    model: VAE, estimator: Estimator, opt: Optimizer, samples: int, chunk: int, observe: Observe, noise: noise.Noise,
-    scale: Scale, offset: float, wrap: Wrap,
-) -> tuple[Estimator, Step]:  # fmt: skip
-    """The estimator, in chunks if there are more samples, and the step that a run makes in buffers of its own."""
+    model: VAE, estimator: Estimator, opt: Optimizer, train: Tensor, *, batch: int, samples: int, chunk: int | None,
+    shards: int | None, split: Split, processes: Processes, observe: Observe, noise: noise.Noise, scale: Scale,
+    offset: float, wrap: Wrap, stop: Callable[[], bool],
+) -> tuple[Estimator, _Step]:  # fmt: skip
+    """The estimator, in chunks if there are more samples than decoded at once, and the step that a run makes."""
     samples = checks.whole("samples", samples, 1)
     check_optimizer(opt)
     _check_estimator(estimator)
-    update, in_chunks = opt.update_ or opt.update, samples > chunk
-    if in_chunks:  # a loop, which the compiler would unroll: it gets the parts
-        estimator, noise, update = estimator.in_chunks(chunk, wrap), wrap(noise), wrap(update)
-    step = make_step(
-        model, estimator, update, samples=samples, observe=observe, noise=noise, scale=scale, offset=offset
-    )
-    # The estimators differentiate by themselves: nothing out here needs a graph.
-    return estimator, torch.no_grad()(step if in_chunks else wrap(step))
+    if not isinstance(processes, Processes):
+        raise BadType(f"processes is {checks.shown(processes)}: it must be ALONE, or come from processes.joined()")
+    at_once = _at_once(chunk, train, batch)
+    update, in_chunks = opt.update_ or opt.update, samples > at_once
+    chunked = estimator.in_chunks(at_once) if in_chunks else estimator
+    settings = {"samples": samples, "observe": observe, "noise": noise, "scale": scale, "offset": offset}
+    if shards is None and processes.size == 1:
+        inner = estimator.in_chunks(at_once, wrap) if in_chunks else estimator
+        if in_chunks:  # a loop, which the compiler would unroll: it gets the parts
+            settings["noise"], update = wrap(noise), wrap(update)
+        step = make_step(model, inner, update, **settings)  # type: ignore[arg-type]
+        # The estimators differentiate by themselves: nothing out here needs a graph.
+        step = torch.no_grad()(step if in_chunks else wrap(step))
+
+        def seen(ts: TrainState, keys: Tensor, rows: Tensor) -> Seen:
+            x, eps = _observed(keys, train.index_select(0, rows), model, samples, observe, noise)
+            return Seen(x, eps, chunked(model, ts.params, ts.state, x, eps, train=True))
+
+        return chunked, _Step(lambda ts, keys, rows: step(ts, keys, train.index_select(0, rows)), seen, stop, 1)
+    make_step(model, chunked, update, **settings)  # type: ignore[arg-type]  # it checks them
+    parts = _sharded(
+        model, estimator, update, train, batch=batch, samples=samples, chunk=at_once, shards=shards, split=split,
+        processes=processes, observe=observe, noise=noise, scale=scale, offset=offset, wrap=wrap, stop=stop,
+    )  # fmt: skip
+    return chunked, parts
+
+
+def _sharded(
+    model: VAE, estimator: Estimator, update: Callable[..., Any], train: Tensor, *, batch: int, samples: int,
+    chunk: int, shards: int | None, split: Split, processes: Processes, observe: Observe, noise: noise.Noise,
+    scale: Scale, offset: float, wrap: Wrap, stop: Callable[[], bool],
+) -> _Step:  # fmt: skip
+    """The step in shards, by one process or several."""
+    checks.function("split", split, "one, such as shards.by_rows")
+    count = processes.size if shards is None else checks.whole("shards", shards, 1)
+    kind = {"samples": samples, "chunk": chunk, "observe": observe, "noise": noise}
+    work, plain = (split(model, estimator, **kind, wrap=how) for how in (wrap, _as_it_is))
+    whole = work.size(min(batch, len(train)))
+    check_shards(count, whole, "samples" if split is by_samples else "rows in a batch", processes)
+    asked = [torch.zeros(())]
+
+    def pieces_of(rows: Tensor) -> list[range]:
+        return [piece for piece in cut(work.size(len(rows)), count) if len(piece)]  # fewer in a short last batch
+
+    def descend(ts: TrainState, flat: Tensor, c: float) -> tuple[TrainState, Metrics]:
+        grads, bound, state = unpack(flat, ts.params, ts.state)
+        return _descended(ts, update, grads, bound, state, c, offset)
+
+    descend = wrap(descend)
+
+    @torch.no_grad()
+    def step(ts: TrainState, keys: Tensor, rows: Tensor) -> tuple[TrainState, Metrics]:
+        pieces = pieces_of(rows)
+        leaf = work.shares(ts.params, ts.state, keys, train, rows, pieces, processes)
+        flat = add_up(pieces, leaf, processes, bool(stop()), (ts.params, ts.state), ordered=shards is not None)
+        asked[0] = flat[-1]
+        return descend(ts, flat, scale(len(rows)))
+
+    def seen(ts: TrainState, keys: Tensor, rows: Tensor) -> Seen:
+        return plain.whole(ts.params, ts.state, keys, train, rows, pieces_of(rows))
+
+    return _Step(step, seen, lambda: bool(asked[0] > 0), count if split is by_rows else 1)
 
 
 def _at_once(chunk: int | None, train: Tensor, batch: int) -> int:

@@ -1,0 +1,304 @@
+"""Several processes that make one result, by `torch.distributed`: how they meet, what they send, how they end.
+
+`torchrun` starts them (or whatever else sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT); `joined` has them meet,
+with gloo between CPUs and NCCL between GPUs. All run the same program; the first alone speaks and writes. `ALONE` is a
+process by itself.
+"""
+
+import os
+import pickle
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from funcvae import checks, tree
+from funcvae.errors import BadType, BadValue, Elsewhere, FuncvaeError, Lost, Missing, Stopped
+from funcvae.tree import Tree
+
+PATIENCE = 120.0
+"""Seconds that those who have come wait for the others."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What a process has sent so far."""
+
+    messages: int = 0
+    """To one other process each."""
+    bytes: int = 0
+
+
+class Processes:
+    """Processes that make one result together. Each method is called by all of them, in the same order.
+
+    Raises:
+        Lost: (from every method) another process has ended, or does not answer.
+        Elsewhere: (from every method) another process has said what is wrong.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, store: dist.Store | None = None) -> None:
+        if not 0 <= checks.whole("rank", rank) < checks.whole("size", size, 1):
+            raise BadValue(f"rank is {rank}: of {size} processes it lies between 0 and {size - 1}")
+        if size > 1 and not isinstance(store, dist.Store):
+            raise BadType("several processes meet by `processes.joined()`: there is no other way to make them")
+        self.rank, self.size, self._store = rank, size, store
+        self.sent = Traffic()
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that speaks and writes."""
+        return self.rank == 0
+
+    def share_of(self, n: int) -> range:
+        """Which of n things are this process's."""
+        return cut(n, self.size)[self.rank]
+
+    def total(self, flat: Tensor) -> Tensor:
+        """The sum of all processes' tensors, of one shape; the engine chooses the order."""
+        if self.size == 1:
+            return flat
+        self._count(2 * (self.size - 1), 2 * flat.nbytes * (self.size - 1) // self.size)
+        out = flat.clone()
+        with self._engine():
+            dist.all_reduce(out)
+        return out
+
+    def gathered(self, part: Tensor) -> Tensor:
+        """All processes' tensors, of one shape, stacked: [size, ...]."""
+        if self.size == 1:
+            return part.unsqueeze(0)
+        self._count(self.size - 1, part.nbytes * (self.size - 1))
+        out = part.new_empty(self.size, *part.shape)
+        with self._engine():
+            dist.all_gather([*out], part.contiguous())
+        return out
+
+    def swapped(self, parts: Tensor) -> Tensor:
+        """[size, ...], part r for process r -> [size, ...], part r from process r."""
+        if self.size == 1:
+            return parts
+        self._count(self.size - 1, parts.nbytes * (self.size - 1) // self.size)
+        out = torch.empty_like(parts)
+        with self._engine():
+            dist.all_to_all_single(out, parts.contiguous())
+        return out
+
+    def told(self, value: Any) -> list[Any]:
+        """All processes' values, in order: something small that can be pickled."""
+        if self.size == 1:
+            return [value]
+        content = pickle.dumps(value)
+        sizes = self.gathered(torch.tensor(len(content)))
+        padded = torch.zeros(int(sizes.max()), dtype=torch.uint8)
+        padded[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        rows = self.gathered(padded)
+        return [pickle.loads(row[:size].numpy().tobytes()) for row, size in zip(rows, sizes.tolist(), strict=True)]
+
+    def rows(self, part: Tensor) -> Tensor:
+        """All processes' tensors [n_r, ...], which differ in length alone, one after another: [n, ...]."""
+        if self.size == 1:
+            return part
+        sizes = self.gathered(torch.tensor(len(part)))
+        padded = part.new_zeros(int(sizes.max()), *part.shape[1:])
+        padded[: len(part)] = part
+        return torch.cat([row[:size] for row, size in zip(self.gathered(padded), sizes.tolist(), strict=True)])
+
+    def of_the_first(self, tree_: Tree) -> Tree:
+        """The first process's tree of tensors, for all: the others' say what structure and shapes it has."""
+        if self.size == 1:
+            return tree_
+        out = tree.map(torch.clone, tree_)
+        with self._engine():
+            for leaf in tree.leaves(out):
+                dist.broadcast(leaf, 0)
+        return out
+
+    def agree(self, **facts: Any) -> None:
+        """Raises BadValue, naming all that differs, unless these are the same in all processes."""
+        for rank, theirs in enumerate(everyone := self.told(facts)):
+            differing = [name for name in facts if theirs[name] != everyone[0][name]]
+            if differing:
+                pairs = ", ".join(
+                    f"{name.replace('_', ' ')} is {_short(everyone[0][name])} in process 0 and {_short(theirs[name])} "
+                    f"in process {rank}"
+                    for name in differing
+                )
+                raise BadValue(f"{pairs}: start all with the same command, code and settings")
+
+    def _count(self, messages: int, size: int) -> None:
+        self.sent = replace(self.sent, messages=self.sent.messages + messages, bytes=self.sent.bytes + size)
+
+    @contextmanager
+    def _engine(self) -> Iterator[None]:
+        """Turns what the engine says when a process is gone into words."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise self._lost(str(error)) from None
+
+    def _lost(self, reason: str) -> FuncvaeError:
+        """The error for those that are left: who else is left, and has anyone said what is wrong?
+
+        They write into the store by which they met, which under torchrun outlives them.
+        """
+        assert self._store is not None
+        try:
+            self._store.set(f"left/{self.rank}", "")
+            ranks, end = range(self.size), time.monotonic() + _ROLL_CALL
+            while time.monotonic() < end:
+                time.sleep(0.2)
+                if any(self._store.check([f"failed/{rank}"]) for rank in ranks):
+                    return Elsewhere("another process has said what is wrong")
+                left = [rank for rank in ranks if self._store.check([f"left/{rank}"])]
+                if len(left) == self.size - 1:
+                    end = min(end, time.monotonic() + 1)  # perhaps it is only slow
+        except RuntimeError:
+            return Lost(f"process 0, by which the others had met, has ended, or cannot be reached: {_end(reason)}")
+        if self.rank != left[0]:
+            return Elsewhere("another process says it")
+        gone = [str(rank) for rank in ranks if rank not in left]
+        if not gone:
+            return Lost(f"the processes cannot reach one another: {_end(reason)}")
+        which = f"process {gone[0]} has" if len(gone) == 1 else f"processes {', '.join(gone)} have"
+        return Lost(f"{which} ended without a word, killed perhaps: {_end(reason)}")
+
+
+ALONE = Processes()
+"""One process by itself."""
+
+
+def cut(n: int, parts: int) -> list[range]:
+    """range(n) in so many pieces, one after another, whose lengths differ by at most one (the longer come first)."""
+    short, longer = divmod(checks.whole("n", n, 0), checks.whole("parts", parts, 1))
+    starts = [i * short + min(i, longer) for i in range(parts + 1)]
+    return [range(a, b) for a, b in pairwise(starts)]
+
+
+def size() -> int:
+    """How many processes were started with this one: 1 but under torchrun or the like."""
+    return _from_environment("WORLD_SIZE", 1) or 1
+
+
+def rank() -> int:
+    """Which of them this one is."""
+    return _from_environment("RANK", 0) if size() > 1 else 0
+
+
+@contextmanager
+def joined(device: str = "cpu", *, patience: float = PATIENCE) -> Iterator[Processes]:
+    """The processes that were started together, all of them there; `ALONE` where this one is by itself.
+
+    An error that leaves this context is one process's to tell: in those that would only repeat it, or that cannot go on
+    for it, it becomes an `Elsewhere`.
+
+    Args:
+        device: "cpu", or "cuda", for which each process takes the GPU of its own number on its machine.
+        patience: seconds to wait for those that have not come.
+
+    Raises:
+        Missing: some have not come; or this one has no GPU.
+        BadValue: the environment is not one that torchrun makes.
+    """
+    if not checks.number("patience", patience) > 0:
+        raise BadValue(f"patience is {patience}: it must be a number of seconds, above 0")
+    on_cuda = checks.text("device", device).startswith("cuda") and torch.cuda.is_available()
+    if size() == 1:
+        yield ALONE
+        return
+    everyone = _meet(patience, "cpu:gloo,cuda:nccl" if on_cuda else "gloo")
+    store = everyone._store
+    assert store is not None
+    try:
+        if device.startswith("cuda"):
+            torch.cuda.set_device(_gpu())
+        yield everyone
+    except (Stopped, Elsewhere):
+        raise
+    except FuncvaeError as error:
+        raise _one_voice(error, everyone.rank, store) from None
+    except Exception as error:
+        store.set(f"failed/{everyone.rank}", str(error))
+        raise
+    else:
+        dist.destroy_process_group()
+
+
+def _meet(patience: float, backend: str) -> Processes:
+    me, all_, wait = rank(), size(), timedelta(seconds=patience)
+    if absent := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise BadValue(f"WORLD_SIZE is {all_}, and {absent[0]} is not set: start all processes by torchrun")
+    try:
+        store, *_ = next(dist.rendezvous("env://", me, all_, timeout=wait))
+        store.set(f"here/{me}", "")
+        store.wait([f"here/{other}" for other in range(all_)], wait)
+        dist.init_process_group(backend, store=dist.PrefixStore("engine", store), rank=me, world_size=all_,
+                                timeout=timedelta(seconds=_TIMEOUT))  # fmt: skip
+    except (RuntimeError, ValueError) as error:
+        try:
+            missing = [str(other) for other in range(all_) if not store.check([f"here/{other}"])]
+        except (RuntimeError, UnboundLocalError):
+            missing = []
+        who = f"process {', '.join(missing)} of {all_} has not come" if missing else "the processes have not met"
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise Missing(
+            f"{who} within {patience:g} s at {where} ({_end(str(error))}): see that all were started, that this "
+            "address can be reached from every machine, and that nothing else uses the port; --patience waits longer"
+        ) from None
+    return Processes(me, all_, store)
+
+
+def _one_voice(error: FuncvaeError, rank: int, store: dist.Store) -> FuncvaeError:
+    """The error, if it is this process's to tell: where the first one says the same it is not."""
+    told = str(error)
+    try:
+        store.set(f"failed/{rank}", told)
+        if rank == 0:
+            return error
+        store.wait(["failed/0"], timedelta(seconds=_SAME_ERROR))
+        if store.get("failed/0").decode() == told:
+            return Elsewhere(told)
+    except RuntimeError:  # the first has said nothing
+        pass
+    error.args = (f"process {rank}: {told}",)
+    return error
+
+
+def _gpu() -> int:
+    """This process's GPU: the one of its number on its machine."""
+    local, there = _from_environment("LOCAL_RANK", rank()), torch.cuda.device_count()
+    if local >= there:
+        raise Missing(
+            f"there is no CUDA device for local rank {local}: this machine has {there}; start as many processes on it "
+            "(--nproc-per-node), each of which sees them all, or use --device cpu"
+        )
+    return local
+
+
+def _from_environment(name: str, otherwise: int) -> int:
+    given = os.environ.get(name, str(otherwise))
+    if not given.isdecimal():
+        raise BadValue(f"the environment's {name} is {checks.shown(given)}: torchrun sets it to a number")
+    return int(given)
+
+
+def _end(reason: str) -> str:
+    """The engine's last word, without what stands before it."""
+    lines = [line for line in reason.splitlines() if line.strip()]
+    return checks.line(lines[0].rpartition("] ")[2] if lines else "no reason given", 120)
+
+
+def _short(value: Any) -> str:
+    return checks.line(repr(value), 80)
+
+
+_TIMEOUT = 600.0  # seconds, of one exchange: the first may still draw or write while the others wait
+_ROLL_CALL = 15.0  # seconds for those that are left to say so; one of them may be in the midst of a step
+_SAME_ERROR = 3.0

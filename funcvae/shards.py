@@ -1,0 +1,297 @@
+"""A step's work in shards, for one process to do or several: which shards there are, and how their shares add up.
+
+The rows of a batch (`by_rows`) or the samples of each datum (`by_samples`) are cut into S shards, whose sizes differ by
+at most one. A shard's share is one flat vector of gradient, bound and new running statistics, weighted by its size, so
+that the step's is the sum
+
+    total = sum_s share_s,     by_rows: share_s = B_s/B · [∇, bound, statistics] of the shard's rows alone.
+
+It is taken along a binary tree over s = 0 … S-1, which depends on S alone. A process computes the shards that are its
+own, adds what of the tree it can, and the rest is exchanged: so the bits do not depend on how many processes there are.
+
+By samples the weights of an estimator hang on all samples: their log-weights are exchanged first, N·B numbers, and from
+these every process computes the same weights by the estimator's own rule.
+
+BatchNorm takes its statistics from each shard by itself, and the running ones are the shards' average.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from funcvae import tree
+from funcvae.engine import Estimate, Estimator, Wrap, added, times
+from funcvae.errors import BadValue
+from funcvae.module import Params, State
+from funcvae.noise import Noise, in_parts, takes
+from funcvae.processes import Processes, cut
+from funcvae.vae import VAE
+
+Observe = Callable[..., Tensor]
+Leaf = Callable[[range], Tensor]
+Span = tuple[int, int]
+
+
+class Seen(NamedTuple):
+    """What a step saw, and the estimate from it."""
+
+    x: Tensor  # [B, ...], as the model saw it
+    eps: Tensor  # [N, B, Z]
+    estimate: Estimate
+
+
+class Work(NamedTuple):
+    """A step's work, to be cut."""
+
+    size: Callable[[int], int]
+    """How many things can be cut apart, for a batch of B rows."""
+    shares: Callable[..., Leaf]
+    """(params, state, keys, data, rows, pieces, processes) -> the function from a shard to its share, a flat vector."""
+    whole: Callable[..., Seen]
+    """(params, state, keys, data, rows, pieces) -> what all shards together see, outside the compiler."""
+
+
+Split = Callable[..., Work]
+
+
+def by_rows(
+    model: VAE, estimator: Estimator, *, samples: int, chunk: int, observe: Observe, noise: Noise, wrap: Wrap
+) -> Work:
+    """The rows of a batch, in shards: each estimates the gradient of its rows' mean bound.
+
+    Args:
+        model: the model.
+        estimator: how.
+        samples: N.
+        chunk: where there are more samples, so many are decoded at a time.
+        observe: (key, x) -> what the model sees; one that takes `rows` too sees the shard's rows alone.
+        noise: the noise scheme.
+        wrap: what is done to functions of tensors, such as `machine.compiled`.
+    """
+    draw, alone, in_chunks = in_parts(noise), takes(observe, "rows"), samples > chunk
+    if in_chunks:  # a loop, which the compiler would unroll: it gets the parts
+        estimator, draw = estimator.in_chunks(chunk, wrap), wrap(draw)
+
+    def see(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, batch: int) -> Seen:
+        noise_key, observe_key = keys
+        x = observe(observe_key, x, rows=at) if alone else observe(observe_key, x).index_select(0, at)
+        eps = draw(noise_key, samples, (batch, model.latent), dtype=x.dtype, rows=at)
+        return Seen(x, eps, estimator(model, params, state, x, eps, train=True))
+
+    def share(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, batch: int) -> Tensor:
+        out, part = see(params, state, keys, x, at, batch).estimate, len(at) / batch
+        grads, bound, new = times((out.grads, out.bound.mean(), out.state), part)
+        return pack(grads, bound, new, state, part)
+
+    run = share if in_chunks else wrap(share)
+
+    def given(keys: Tensor, data: Tensor, rows: Tensor, piece: range) -> tuple[Tensor, Tensor, Tensor, int]:
+        x = data.index_select(0, rows[piece.start : piece.stop] if alone else rows)
+        return keys, x, torch.arange(piece.start, piece.stop, device=data.device), len(rows)
+
+    def shares(
+        params: Params, state: State, keys: Tensor, data: Tensor, rows: Tensor, pieces: list[range], _: Processes
+    ) -> Leaf:
+        return lambda piece: run(params, state, *given(keys, data, rows, piece))
+
+    def whole(params: Params, state: State, keys: Tensor, data: Tensor, rows: Tensor, pieces: list[range]) -> Seen:
+        seen = [see(params, state, *given(keys, data, rows, piece)) for piece in pieces]
+        outs = [s.estimate for s in seen]
+        grads, new = None, None
+        for piece, out in zip(pieces, outs, strict=True):
+            grads, new = added((grads, new) if grads else None, times((out.grads, out.state), len(piece) / len(rows)))
+        bound, log_w = torch.cat([out.bound for out in outs]), torch.cat([out.log_w for out in outs], 1)
+        x, eps = torch.cat([s.x for s in seen]), torch.cat([s.eps for s in seen], 1)
+        return Seen(x, eps, Estimate(grads, bound, log_w, new))  # type: ignore[arg-type]
+
+    return Work(lambda batch: batch, shares, whole)
+
+
+def by_samples(
+    model: VAE, estimator: Estimator, *, samples: int, chunk: int, observe: Observe, noise: Noise, wrap: Wrap
+) -> Work:
+    """The samples of each datum, in shards: each estimates with its samples' part of the weights of all.
+
+    Takes what `by_rows` takes. The weights cost a forward pass over all samples before (not with an analytic KL).
+    """
+    draw, parts = in_parts(noise), estimator.parts
+
+    def see(keys: Tensor, x: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        noise_key, observe_key = keys
+        x = observe(observe_key, x)
+        return x, draw(noise_key, samples, (len(x), model.latent), dtype=x.dtype, samples=at)
+
+    def log_weights(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor) -> Tensor:
+        assert parts.log_w is not None
+        return parts.log_w(model, params, state, *see(keys, x, at), True)
+
+    def estimate(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, *w: Tensor) -> Estimate:
+        return parts.share(model, params, state, *see(keys, x, at), True, samples, *w)
+
+    def share(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, bound: Tensor, *w: Tensor) -> Tensor:
+        out = estimate(params, state, keys, x, at, *w)
+        return pack(out.grads, (out.bound + bound).mean(), out.state, state, len(at) / samples)
+
+    run, log_w_of, weigh = wrap(share), wrap(log_weights), None if parts.weigh is None else wrap(parts.weigh)
+
+    def numbered(piece: range, device: torch.device) -> list[Tensor]:
+        """The piece's samples, at most `chunk` of them at a time."""
+        return [*torch.arange(piece.start, piece.stop, device=device).split(chunk)]
+
+    def all_log_w(
+        of: Callable[..., Tensor], params: Params, state: State, keys: Tensor, x: Tensor, pieces: list[range]
+    ) -> Tensor:
+        found = [of(params, state, keys, x, at) for piece in pieces for at in numbered(piece, x.device)]
+        return torch.cat(found) if found else x.new_zeros(0, len(x))
+
+    def shares(
+        params: Params, state: State, keys: Tensor, data: Tensor, rows: Tensor, pieces: list[range],
+        processes: Processes,
+    ) -> Leaf:  # fmt: skip
+        x = data.index_select(0, rows)
+        w: tuple[Tensor, ...] = ()
+        nothing = bound = x.new_zeros(len(x))
+        if weigh is not None:
+            own = processes.share_of(len(pieces))
+            w, bound = weigh(processes.rows(all_log_w(log_w_of, params, state, keys, x, pieces[own.start : own.stop])))
+            nothing = torch.zeros_like(bound)
+
+        def leaf(piece: range) -> Tensor:
+            vectors = []
+            for i, at in enumerate(numbered(piece, x.device)):
+                once = bound if piece.start + i == 0 else nothing
+                weights = [each.index_select(0, at) for each in w]
+                vectors.append(run(params, state, keys, x, at, once, *weights))
+            return vectors[0] if len(vectors) == 1 else torch.stack(vectors).sum(0)
+
+        return leaf
+
+    def whole(params: Params, state: State, keys: Tensor, data: Tensor, rows: Tensor, pieces: list[range]) -> Seen:
+        x = data.index_select(0, rows)
+        w: tuple[Tensor, ...] = ()
+        if parts.weigh is not None:
+            w, bound = parts.weigh(all_log_w(log_weights, params, state, keys, x, pieces))
+        total, eps, log_w = None, [], []
+        for at in (at for piece in pieces for at in numbered(piece, x.device)):
+            out = estimate(params, state, keys, x, at, *[each.index_select(0, at) for each in w])
+            total = added(total, (out.grads, out.bound, out.state))
+            seen, noise = see(keys, x, at)
+            eps.append(noise)
+            log_w.append(out.log_w)
+        assert total is not None
+        grads, more, new = total
+        return Seen(seen, torch.cat(eps), Estimate(grads, bound + more if w else more, torch.cat(log_w), new))
+
+    return Work(lambda batch: samples, shares, whole)
+
+
+def total(
+    pieces: list[range], leaf: Leaf, processes: Processes, wish: bool, like: tuple[Params, State], *, ordered: bool
+) -> Tensor:
+    """The sum of all pieces' shares, and in its last element how many processes wish to stop.
+
+    Args:
+        pieces: of the whole, none of them empty.
+        leaf: from a piece to its share.
+        processes: who does what: each its own pieces.
+        wish: whether this one wishes to stop.
+        like: parameters and state: what the shares are of.
+        ordered: along the tree, or as the engine will, which is faster.
+    """
+    count, size = len(pieces), processes.size
+    spans = [nodes(count, own) for own in cut(count, size)]
+
+    def computed(first: int, last: int) -> Tensor | None:
+        return leaf(pieces[first]) if last - first == 1 else None
+
+    here = [along_the_tree(*span, computed) for span in spans[processes.rank]]
+    here += [_nothing(like)] * (max(map(len, spans)) - len(here))  # all send as much
+    here[0][-1] += wish
+    if size == 1 or not ordered:
+        return processes.total(here[0] if len(here) == 1 else torch.stack(here).sum(0))
+    sent = here[0].unsqueeze(0) if len(here) == 1 else torch.stack(here)
+    if size == 2:  # each needs all of the other's
+        return _joined(processes.gathered(sent), spans, count)
+    # Each process adds up one stretch of the vector, for all of them: so that no more is sent than the engine would.
+    stretch = -(-sent.shape[1] // size)
+    length = sent.shape[1]
+    sent = F.pad(sent, (0, stretch * size - length)).view(-1, size, stretch)
+    mine = _joined(processes.swapped(sent.transpose(0, 1).contiguous()), spans, count)
+    return processes.gathered(mine).flatten()[:length]
+
+
+def _joined(sent: Tensor, spans: list[list[Span]], count: int) -> Tensor:
+    """The sum along the tree of what all processes sent [size, most, p] for the spans that they have."""
+    known = {span: sent[r, i] for r, own in enumerate(spans) for i, span in enumerate(own)}
+    return along_the_tree(0, count, lambda first, last: known.get((first, last)))
+
+
+def along_the_tree(first: int, last: int, known: Callable[[int, int], Tensor | None]) -> Tensor:
+    """The sum of shares first … last-1 along the tree; `known` gives what is known of a span of it, or None."""
+    if (found := known(first, last)) is not None:
+        return found
+    mid = halfway(first, last)
+    return along_the_tree(first, mid, known) + along_the_tree(mid, last, known)
+
+
+def halfway(first: int, last: int) -> int:
+    """Where the tree cuts a span of two or more: after the greatest power of two that leaves something."""
+    return first + (1 << ((last - first - 1).bit_length() - 1))
+
+
+def nodes(count: int, own: range) -> list[Span]:
+    """The largest spans of the tree over `count` shares that lie within some of them."""
+
+    def within(first: int, last: int) -> list[Span]:
+        if last <= own.start or first >= own.stop:
+            return []
+        if own.start <= first and last <= own.stop:
+            return [(first, last)]
+        mid = halfway(first, last)
+        return within(first, mid) + within(mid, last)
+
+    return within(0, count) if count and len(own) else []
+
+
+def pack(grads: Params, bound: Tensor, new: State, old: State, part: float) -> Tensor:
+    """One flat vector of a share: gradient, bound, state, and a zero for `total` to count wishes in.
+
+    What of the state is no floating-point number, such as BatchNorm's count of batches, goes in by how much it grew.
+    """
+    grown = tree.map(lambda n, o: n if n.is_floating_point() else (n.long() - o.long()) * part, new, old)
+    leaves = [*tree.leaves(grads), bound, *tree.leaves(grown), torch.zeros_like(bound)]
+    kind = max((leaf.dtype for leaf in tree.leaves(grads)), key=lambda dtype: dtype.itemsize)
+    return torch.cat([leaf.flatten().to(kind) for leaf in leaves])
+
+
+def _nothing(like: tuple[Params, State]) -> Tensor:
+    """The share of a process that has none of a short last batch."""
+    params, state = like
+    grads = tree.zeros_like(params)
+    return pack(grads, tree.leaves(grads)[0].new_zeros(()), tree.zeros_like(state), tree.zeros_like(state), 0.0)
+
+
+def unpack(flat: Tensor, params: Params, state: State) -> tuple[Params, Tensor, State]:
+    """Gradient, bound and state again, in the structure of `params` and `state`, the old one."""
+    leaves, kind = tree.flatten((params, torch.zeros_like(flat[0]), state))
+    sizes = [leaf.numel() for leaf in leaves]
+    parts = [part.view(leaf.shape) for part, leaf in zip(flat[:-1].split(sizes), leaves, strict=True)]
+    grads, bound, grown = kind.unflatten(parts)
+
+    def renewed(now: Tensor, old: Tensor) -> Tensor:
+        return now.to(old.dtype) if old.is_floating_point() else (old + now.round().long()).to(old.dtype)
+
+    return tree.map(lambda g, p: g.to(p.dtype), grads, params), bound, tree.map(renewed, grown, state)
+
+
+def check(shards: int, size: int, what: str, processes: Processes) -> None:
+    """Raises BadValue unless so many things can be cut into so many shards, for so many processes."""
+    if size < shards:
+        raise BadValue(f"shards is {shards}: there are only {size} {what} to cut, so there can be at most {size}")
+    if processes.size > shards:
+        raise BadValue(
+            f"there are {processes.size} processes for {shards} shard{'s' * (shards != 1)}: each needs one or more"
+        )
