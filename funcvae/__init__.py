@@ -26,7 +26,7 @@ from funcvae.estimators import Claims, Estimate, Estimator, Weights, surrogate
 from funcvae.module import Functional, functional
 from funcvae.vae import VAE, vae
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 
 __all__ = [
     "VAE",

@@ -5,8 +5,10 @@ with gloo between CPUs and NCCL between GPUs. All run the same program; the firs
 process by itself.
 """
 
+import gc
 import os
 import pickle
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -200,7 +202,8 @@ def joined(device: str = "cpu", *, patience: float = PATIENCE) -> Iterator[Proce
     for it, it becomes an `Elsewhere`.
 
     Args:
-        device: "cpu", or "cuda", for which each process takes the GPU of its own number on its machine.
+        device: "cpu"; or "cuda", for which each process takes the GPU of its own number on its machine; or "auto",
+            which is that where there are any.
         patience: seconds to wait for those that have not come.
 
     Raises:
@@ -209,7 +212,7 @@ def joined(device: str = "cpu", *, patience: float = PATIENCE) -> Iterator[Proce
     """
     if not checks.number("patience", patience) > 0:
         raise BadValue(f"patience is {patience}: it must be a number of seconds, above 0")
-    on_cuda = checks.text("device", device).startswith("cuda") and torch.cuda.is_available()
+    on_cuda = checks.text("device", device) != "cpu" and torch.cuda.is_available()
     if size() == 1:
         yield ALONE
         return
@@ -217,7 +220,7 @@ def joined(device: str = "cpu", *, patience: float = PATIENCE) -> Iterator[Proce
     store = everyone._store
     assert store is not None
     try:
-        if device.startswith("cuda"):
+        if on_cuda:
             torch.cuda.set_device(_gpu())
         yield everyone
     except (Stopped, Elsewhere):
@@ -227,25 +230,28 @@ def joined(device: str = "cpu", *, patience: float = PATIENCE) -> Iterator[Proce
     except Exception as error:
         store.set(f"failed/{everyone.rank}", str(error))
         raise
-    else:
+    finally:
         dist.destroy_process_group()
+        gc.collect()  # else the engine may be taken apart while its threads run, at the interpreter's end, and abort
 
 
 def _meet(patience: float, backend: str) -> Processes:
     me, all_, wait = rank(), size(), timedelta(seconds=patience)
     if absent := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise BadValue(f"WORLD_SIZE is {all_}, and {absent[0]} is not set: start all processes by torchrun")
+    store: dist.Store | None = None
     try:
+        if me:
+            _reach(os.environ["MASTER_ADDR"], _from_environment("MASTER_PORT", 0), patience)
         store, *_ = next(dist.rendezvous("env://", me, all_, timeout=wait))
+        # Where torchrun starts all again it keeps its store, with what those before have left in it.
+        store = dist.PrefixStore(f"attempt {_from_environment('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         store.set(f"here/{me}", "")
         store.wait([f"here/{other}" for other in range(all_)], wait)
         dist.init_process_group(backend, store=dist.PrefixStore("engine", store), rank=me, world_size=all_,
                                 timeout=timedelta(seconds=_TIMEOUT))  # fmt: skip
-    except (RuntimeError, ValueError) as error:
-        try:
-            missing = [str(other) for other in range(all_) if not store.check([f"here/{other}"])]
-        except (RuntimeError, UnboundLocalError):
-            missing = []
+    except (RuntimeError, ValueError, OSError) as error:
+        missing = [] if store is None else [str(r) for r in range(all_) if not store.check([f"here/{r}"])]
         who = f"process {', '.join(missing)} of {all_} has not come" if missing else "the processes have not met"
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise Missing(
@@ -253,6 +259,19 @@ def _meet(patience: float, backend: str) -> Processes:
             "address can be reached from every machine, and that nothing else uses the port; --patience waits longer"
         ) from None
     return Processes(me, all_, store)
+
+
+def _reach(address: str, port: int, patience: float) -> None:
+    """Waits until something listens there: the engine's own words for it are a page long."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=patience).close()
+            return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
 
 
 def _one_voice(error: FuncvaeError, rank: int, store: dist.Store) -> FuncvaeError:
@@ -267,7 +286,8 @@ def _one_voice(error: FuncvaeError, rank: int, store: dist.Store) -> FuncvaeErro
             return Elsewhere(told)
     except RuntimeError:  # the first has said nothing
         pass
-    error.args = (f"process {rank}: {told}",)
+    if not isinstance(error, Lost):
+        error.args = (f"process {rank}: {told}",)
     return error
 
 
@@ -292,7 +312,7 @@ def _from_environment(name: str, otherwise: int) -> int:
 def _end(reason: str) -> str:
     """The engine's last word, without what stands before it."""
     lines = [line for line in reason.splitlines() if line.strip()]
-    return checks.line(lines[0].rpartition("] ")[2] if lines else "no reason given", 120)
+    return checks.line(lines[0].rpartition("] ")[2].split(". ")[0] if lines else "no reason given", 120)
 
 
 def _short(value: Any) -> str:

@@ -24,7 +24,6 @@ from torch.nn import functional as F
 
 from funcvae import tree
 from funcvae.engine import Estimate, Estimator, Wrap, added, times
-from funcvae.errors import BadValue
 from funcvae.module import Params, State
 from funcvae.noise import Noise, in_parts, takes
 from funcvae.processes import Processes, cut
@@ -285,13 +284,3 @@ def unpack(flat: Tensor, params: Params, state: State) -> tuple[Params, Tensor, 
         return now.to(old.dtype) if old.is_floating_point() else (old + now.round().long()).to(old.dtype)
 
     return tree.map(lambda g, p: g.to(p.dtype), grads, params), bound, tree.map(renewed, grown, state)
-
-
-def check(shards: int, size: int, what: str, processes: Processes) -> None:
-    """Raises BadValue unless so many things can be cut into so many shards, for so many processes."""
-    if size < shards:
-        raise BadValue(f"shards is {shards}: there are only {size} {what} to cut, so there can be at most {size}")
-    if processes.size > shards:
-        raise BadValue(
-            f"there are {processes.size} processes for {shards} shard{'s' * (shards != 1)}: each needs one or more"
-        )

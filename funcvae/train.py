@@ -24,7 +24,6 @@ from funcvae.module import Params, State
 from funcvae.optim import Optimizer
 from funcvae.processes import ALONE, Processes, cut
 from funcvae.shards import Seen, Split, by_rows, by_samples, unpack
-from funcvae.shards import check as check_shards
 from funcvae.shards import total as add_up
 from funcvae.vae import VAE, check, check_model, log_likelihood
 
@@ -495,6 +494,27 @@ def check_data(
             raise BadData(f"{what} ranges from {got}: a {type(p).__name__} likelihood needs [{low:g}, {high:g}]")
 
 
+def check_shards(batch: int, samples: int, shards: int | None, split: Split, processes: Processes) -> int:
+    """Into how many pieces the rows of a batch are cut.
+
+    Raises:
+        BadValue: there are more shards than rows, or samples, to cut; or more processes than shards.
+    """
+    if not isinstance(processes, Processes):
+        raise BadType(f"processes is {checks.shown(processes)}: it must be ALONE, or come from processes.joined()")
+    checks.function("split", split, "one, such as shards.by_rows")
+    count = processes.size if shards is None else checks.whole("shards", shards, 1)
+    whole, what = (samples, "samples") if split is by_samples else (batch, "rows in a batch")
+    if whole < count:
+        each = "each process needs" if shards is None else f"--shards is {count}, and each needs"
+        raise BadValue(f"{each} one of the {what} at least, and there are {whole}: use at most {whole}")
+    if processes.size > count:
+        raise BadValue(
+            f"there are {processes.size} processes for {count} shard{'s' * (count != 1)}: use at most {count}"
+        )
+    return 1 if split is by_samples else count
+
+
 def check_batches(
     model: VAE, params: Params, state: State, train: Tensor, batch: int, observe: Observe = as_is, *, shards: int = 1
 ) -> None:
@@ -590,13 +610,12 @@ def _ready(
     samples = checks.whole("samples", samples, 1)
     check_optimizer(opt)
     _check_estimator(estimator)
-    if not isinstance(processes, Processes):
-        raise BadType(f"processes is {checks.shown(processes)}: it must be ALONE, or come from processes.joined()")
     at_once = _at_once(chunk, train, batch)
     update, in_chunks = opt.update_ or opt.update, samples > at_once
     chunked = estimator.in_chunks(at_once) if in_chunks else estimator
     settings = {"samples": samples, "observe": observe, "noise": noise, "scale": scale, "offset": offset}
-    if shards is None and processes.size == 1:
+    if shards is None and getattr(processes, "size", 0) == 1:
+        check_shards(1, samples, None, split, processes)
         inner = estimator.in_chunks(at_once, wrap) if in_chunks else estimator
         if in_chunks:  # a loop, which the compiler would unroll: it gets the parts
             settings["noise"], update = wrap(noise), wrap(update)
@@ -623,12 +642,10 @@ def _sharded(
     scale: Scale, offset: float, wrap: Wrap, stop: Callable[[], bool],
 ) -> _Step:  # fmt: skip
     """The step in shards, by one process or several."""
-    checks.function("split", split, "one, such as shards.by_rows")
-    count = processes.size if shards is None else checks.whole("shards", shards, 1)
+    count = processes.size if shards is None else shards
+    cut_rows = check_shards(min(batch, len(train)), samples, shards, split, processes)
     kind = {"samples": samples, "chunk": chunk, "observe": observe, "noise": noise}
     work, plain = (split(model, estimator, **kind, wrap=how) for how in (wrap, _as_it_is))
-    whole = work.size(min(batch, len(train)))
-    check_shards(count, whole, "samples" if split is by_samples else "rows in a batch", processes)
     asked = [torch.zeros(())]
 
     def pieces_of(rows: Tensor) -> list[range]:
@@ -651,7 +668,7 @@ def _sharded(
     def seen(ts: TrainState, keys: Tensor, rows: Tensor) -> Seen:
         return plain.whole(ts.params, ts.state, keys, train, rows, pieces_of(rows))
 
-    return _Step(step, seen, lambda: bool(asked[0] > 0), count if split is by_rows else 1)
+    return _Step(step, seen, lambda: bool(asked[0] > 0), cut_rows)
 
 
 def _at_once(chunk: int | None, train: Tensor, batch: int) -> int:

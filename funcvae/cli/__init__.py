@@ -4,18 +4,20 @@ A user's mistake is one line on stderr and exit status 2; a run that was stopped
 one that is not what it was has 1.
 """
 
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import tyro
 
-from funcvae import __version__
+from funcvae import __version__, processes
 from funcvae.cli.judging import evaluate, variance
 from funcvae.cli.listing import list_
 from funcvae.cli.looking import interpolate, latent, reconstruct, sample
 from funcvae.cli.training import replay, train, verify
-from funcvae.errors import FuncvaeError
+from funcvae.errors import BadValue, Elsewhere, FuncvaeError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
@@ -31,19 +33,39 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
+TOGETHER = {"train"}
+"""Commands that several processes can share."""
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """The console script."""
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="funcvae",
-            description=f"funcvae {__version__}",
-            args=args,
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
+        with _one_speaks(sys.argv[1:] if args is None else args):
+            tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                prog="funcvae",
+                description=f"funcvae {__version__}",
+                args=args,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
     except KeyboardInterrupt:
         print("funcvae: stopped", file=sys.stderr)
         sys.exit(130)
+    except Elsewhere:
+        sys.exit(2)
     except (FuncvaeError, OSError) as error:  # an OSError: a full disk, a folder that may not be read
         print(f"funcvae: error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+@contextmanager
+def _one_speaks(args: Sequence[str]) -> Iterator[None]:
+    """Of several processes lets the first alone print."""
+    if processes.size() > 1 and args and args[0] in COMMANDS.keys() - TOGETHER:
+        error = BadValue(f"funcvae {args[0]} is for one process: start it without torchrun")
+        raise error if processes.rank() == 0 else Elsewhere(str(error))
+    if processes.rank() == 0:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from torch import Tensor
 
-from funcvae import checkpoint, machine, runs, tracking, tree
+from funcvae import checkpoint, machine, processes, runs, tracking, tree
 from funcvae.cli.options import Device, RunPath, fresh
 from funcvae.errors import BadValue, Stopped
 from funcvae.train import Replay
@@ -29,6 +29,8 @@ def train(
     batch: int | None = None,
     samples: int | None = None,
     chunk: int | None = None,
+    shards: int | None = None,
+    split: Annotated[str | None, tyro.conf.arg(metavar=f"{{{','.join(runs.SPLITS)}}}")] = None,
     estimator: str | None = None,
     noise: str | None = None,
     lr: float | None = None,
@@ -47,10 +49,12 @@ def train(
     variance_every: int | None = None,
     variance_of: str | None = None,
     variance_replicates: int | None = None,
+    patience: float = processes.PATIENCE,
 ) -> None:
     """Train a named system, by its own recipe unless told otherwise, into a run folder; or go on with a run.
 
-    Ctrl-C and SIGTERM stop it after the step, with a checkpoint; once more, at once.
+    Ctrl-C and SIGTERM stop it after the step, with a checkpoint; once more, at once. Started by torchrun, several
+    processes train one model.
 
     Args:
         system: One of `funcvae list systems`; gaussian2d_vae unless given.
@@ -62,13 +66,17 @@ def train(
         samples: Monte-Carlo samples N for each datum, the K of L_K; the recipe's unless given.
         chunk: Samples decoded at a time, where there are more: it bounds the memory. Chosen by the batch's size unless
             given, or at 0.
+        shards: Cut each step's work into so many and add up in a fixed order: the same bits on any number of processes,
+            up to so many. Unless given, or at 0, each process has one, and they add up as is fastest.
+        split: What is cut: the batch's rows, or each datum's samples; rows unless given.
         estimator: NAME or NAME:ARGUMENT, one of `funcvae list estimators`; the recipe's unless given.
         noise: Noise scheme, one of `funcvae list noise`; iid unless given.
         lr: Learning rate; the recipe's rate or schedule unless given.
         seed: The key's seed, 0 unless given: the same seed gives the same bits.
         out: Run folder, new or empty; a fresh one under runs/ unless given.
         resume: Go on with the run in this folder from its newest checkpoint, to the bits of a run that was not stopped.
-            Only --epochs, and how it is kept and shown, may be another than it began with.
+            Only --epochs, and how it is kept and shown, may be another than it began with. "auto": with the run in
+            --out if there is one, else from the beginning, as a command that may be started again wants it.
         checkpoint_every: Steps between two checkpoints, 1000 unless given; 0 for none but the last one.
         keep: How many checkpoints stay, the newest; 2 unless given.
         device: Where to train; on CUDA where there is any, unless given.
@@ -83,13 +91,14 @@ def train(
         variance_every: Log the variance of the estimator's gradient on one batch, after every so many steps.
         variance_of: Log that of these estimators too, on the same noise: names with commas between them.
         variance_replicates: Draws of the noise for that; 100 unless given.
+        patience: Seconds that the processes that torchrun started wait for one another at the beginning.
     """
     given = {
         "data": data, "data_dir": data_dir, "epochs": epochs, "batch": batch, "samples": samples, "chunk": chunk,
-        "estimator": estimator, "noise": noise, "lr": lr, "seed": seed, "checkpoint_every": checkpoint_every,
-        "keep": keep, "precision": precision, "deterministic": deterministic or None,
-        "sample_each_step": sample_each_step or None, "variance_every": variance_every, "variance_of": variance_of,
-        "variance_replicates": variance_replicates,
+        "shards": shards, "split": split, "estimator": estimator, "noise": noise, "lr": lr, "seed": seed,
+        "checkpoint_every": checkpoint_every, "keep": keep, "precision": precision,
+        "deterministic": deterministic or None, "sample_each_step": sample_each_step or None,
+        "variance_every": variance_every, "variance_of": variance_of, "variance_replicates": variance_replicates,
     }  # fmt: skip
     makers: dict[str, runs.MakeTracker] = {
         "tensorboard": tracking.tensorboard,
@@ -99,24 +108,31 @@ def train(
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it reports a missing CUDA as a warning
     caught: list[int] = []
     try:
-        if resume is not None:
-            if out is not None or download:
+        with processes.joined(device or "auto", patience=patience) as everyone:
+            how: dict[str, Any] = {"trackers": trackers, "processes": everyone}
+            how["stopping"] = lambda: _stopping(caught, alone=everyone.size == 1)
+            if resume == "auto":
+                if out is None:
+                    raise BadValue("--resume auto goes on in --out, or begins there: give --out RUN")
+                resume = everyone.told(out if runs.begun(out) else None)[0]
+            elif resume is not None and (out is not None or download):
                 raise BadValue("--resume RUN goes on in RUN, with data that are there: leave out --out and --download")
-            given |= {"system": system, "compile": False if no_compile else None}
-            given |= {"device": None if device is None else runs.device(device)}
-            path = runs.resume(resume, given, trackers=trackers, stopping=lambda: _stopping(caught))
-        else:
-            system = system or "gaussian2d_vae"
-            wanted = runs.recipe(system).compile and not no_compile
-            if wanted and not machine.available():
-                print(f"funcvae: {machine.NO_COMPILER}; training without torch.compile", file=sys.stderr)
-                wanted = False
-            place = {"device": runs.device(device or "auto"), "out": out or fresh(system)}
-            config = runs.configure(system, **given, **place, compile=wanted)
-            path = runs.run(config, download=download, trackers=trackers, stopping=lambda: _stopping(caught))
+            if resume is not None:
+                given |= {"system": system, "compile": False if no_compile else None}
+                given |= {"device": None if device is None else runs.device(device)}
+                path = runs.resume(resume, given, **how)
+            else:
+                system = system or "gaussian2d_vae"
+                wanted = runs.recipe(system).compile and not no_compile
+                if wanted and not machine.available():
+                    print(f"funcvae: {machine.NO_COMPILER}; training without torch.compile", file=sys.stderr)
+                    wanted = False
+                place = {"device": runs.device(device or "auto"), "out": everyone.told(out or fresh(system))[0]}
+                config = runs.configure(system, **given, **place, compile=wanted)
+                path = runs.run(config, download=download, **how)
     except Stopped as error:
         print(f"funcvae: {error}", file=sys.stderr)
-        sys.exit(128 + caught[0])
+        sys.exit(128 + (caught[0] if caught else signal.SIGTERM))
     print(path)
 
 
@@ -209,14 +225,15 @@ _ROWS = 16  # that are named
 
 
 @contextmanager
-def _stopping(caught: list[int]) -> Iterator[Callable[[], bool]]:
+def _stopping(caught: list[int], *, alone: bool) -> Iterator[Callable[[], bool]]:
     """While steps are made, the first Ctrl-C or SIGTERM asks to stop after the step; another leaves at once."""
 
     def handle(number: int, frame: object) -> None:
         if caught:
             os._exit(128 + number)
         caught.append(number)
-        os.write(2, b"\nfuncvae: stopping after this step; once more to leave at once\n")  # safe where print is not
+        if alone:  # else torchrun may only be ending those that a lost one has left
+            os.write(2, b"\nfuncvae: stopping after this step; once more to leave at once\n")  # safe where print is not
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

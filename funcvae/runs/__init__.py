@@ -12,16 +12,18 @@ Every file is there whole or not at all, metrics.jsonl apart, whose last line ma
 """
 
 from funcvae.runs.again import TOLERANCE, Verdict, replay, verify
-from funcvae.runs.config import Config, configure, device, names, recipe
-from funcvae.runs.folder import Run, load, load_data, untrained
+from funcvae.runs.config import SPLITS, Config, configure, device, names, recipe
+from funcvae.runs.folder import Run, begun, load, load_data, untrained
 from funcvae.runs.training import MakeTracker, resume, run
 
 __all__ = [
+    "SPLITS",
     "TOLERANCE",
     "Config",
     "MakeTracker",
     "Run",
     "Verdict",
+    "begun",
     "configure",
     "device",
     "load",

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 import numpy as np
 import torch
 
-from funcvae import checks, machine
+from funcvae import checks, machine, shards
 from funcvae.errors import BadData, BadType, BadValue, Missing, unknown
 from funcvae.machine import PRECISIONS
 from funcvae.models import RECIPES, Recipe
@@ -33,6 +33,11 @@ class Config:
     noise: str = "iid"
     chunk: int = 0
     """Samples decoded at a time, where there are more; 0: by the size of a batch."""
+    shards: int = 0
+    """Into how many a step's work is cut, so that the bits are the same for every number of processes; 0: one for each
+    process."""
+    split: str = "rows"
+    """What is cut: a batch's rows, or each datum's samples."""
     lr: float | None = None
     """None: the recipe's own learning rate or schedule."""
     seed: int = 0
@@ -58,6 +63,9 @@ class Config:
         """How the variance is followed along training."""
         return Probe(self.variance_every, tuple(names(self.variance_of)), self.variance_replicates)
 
+
+SPLITS = {"rows": shards.by_rows, "samples": shards.by_samples}
+"""What a step's work is cut along, by name."""
 
 MAY_CHANGE = {"epochs", "data", "data_dir", "out", "checkpoint_every", "keep"}
 """What may be another when a run goes on; of data, only the place."""
@@ -144,11 +152,11 @@ def check(config: Config) -> None:
     for name in ("epochs", "batch", "samples", "keep"):
         if getattr(config, name) < 1:
             raise BadValue(f"--{name} is {getattr(config, name)}: it must be at least 1")
-    for name, what in {"checkpoint_every": "steps", "chunk": "samples"}.items():
+    for name, what in {"checkpoint_every": " of steps", "chunk": " of samples", "shards": ""}.items():
         if getattr(config, name) < 0:
             option = name.replace("_", "-")
-            raise BadValue(f"--{option} is {getattr(config, name)}: it must be a number of {what}, or 0")
-    for name, known in {"precision": PRECISIONS, "device": ("cpu", "cuda")}.items():
+            raise BadValue(f"--{option} is {getattr(config, name)}: it must be a number{what}, or 0")
+    for name, known in {"precision": PRECISIONS, "device": ("cpu", "cuda"), "split": tuple(SPLITS)}.items():
         if getattr(config, name) not in known:
             raise unknown(name, getattr(config, name), known)
     if config.sample_each_step and recipe(config.system).shape != (2,):

@@ -92,6 +92,11 @@ def load(path: str | Path, *, device: str = "cpu", data: str | None = None, data
     return Run(path, config, recipe, model, params, state, device, manifest["data_sha256"])
 
 
+def begun(path: str | Path) -> bool:
+    """Whether there is a run in a folder, however far it has come."""
+    return (checks.path("path", path) / CONFIG).is_file()
+
+
 def read_config(path: Path) -> Config:
     """The configuration of the run in a folder.
 

@@ -1,5 +1,6 @@
 """What a run was made on: all that may change its bits."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -15,11 +16,11 @@ import torch
 
 from funcvae import __version__, data, machine
 from funcvae.errors import BadData, BadValue
-from funcvae.runs.config import Config
+from funcvae.runs.config import Config, as_json
 from funcvae.runs.config import sha256 as config_sha256
 
 
-def environment(config: Config) -> dict[str, Any]:
+def environment(config: Config, processes: int = 1) -> dict[str, Any]:
     """Versions, machine and settings, as they are now."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     on_cuda = config.device == "cuda"
@@ -34,19 +35,36 @@ def environment(config: Config) -> dict[str, Any]:
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "compile": config.compile,
+        "processes": "any" if config.shards else processes,
     }
 
 
-def manifest(config: Config, dataset: data.Dataset) -> dict[str, Any]:
+def manifest(config: Config, dataset: data.Dataset, processes: int = 1) -> dict[str, Any]:
     """What `manifest.json` holds."""
     shape = list(dataset.train.shape[1:])
     return {
         "command": sys.argv,
-        **environment(config),
+        **environment(config, processes),
         "seed": config.seed,
         "config_sha256": config_sha256(config),
         "data": {"source": config.data, "train": len(dataset.train), "test": len(dataset.test), "shape": shape},
         "data_sha256": dataset.sha256(),
+    }
+
+
+def shared(config: Config, dataset: data.Dataset) -> dict[str, Any]:
+    """All in which processes that train one model must agree."""
+    own = {"out", "data", "data_dir"}  # where things lie may differ between machines
+    fixed = {name: value for name, value in as_json(config).items() if name not in own}
+    now = environment(config)
+    there = {**now, **now["versions"]}
+    package = Path(__file__).parents[1]
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(package.rglob("*.py")))).hexdigest()
+    return {
+        **fixed,
+        **{name: there[name] for name in _MATTER},
+        "code's_sha256": code,
+        "data's_sha256": dataset.sha256(),
     }
 
 
@@ -126,7 +144,7 @@ def numerics(config: Config, threads: int | None = None) -> Iterator[None]:
 
 _MATTER = (
     "torch", "numpy", "cuda", "funcvae", "cpu", "cpu_capability", "device", "threads", "float32_matmul_precision",
-    "deterministic", "compile",
+    "deterministic", "compile", "processes",
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from funcvae.models import Recipe
 from funcvae.noise import Noise
 from funcvae.optim import Optimizer
 from funcvae.probes import Follower
+from funcvae.processes import ALONE, Processes
 from funcvae.runs import config as configs
 from funcvae.runs.config import Config
 from funcvae.runs.folder import CHECKPOINTS, check_items
@@ -59,6 +60,8 @@ class Setup(NamedTuple):
             "batch": self.config.batch,
             "samples": self.config.samples,
             "chunk": self.config.chunk or None,
+            "shards": self.config.shards or None,
+            "split": configs.SPLITS[self.config.split],
             "observe": self.recipe.observe,
             "noise": self.scheme,
             "scale": self.recipe.scale,
@@ -68,12 +71,13 @@ class Setup(NamedTuple):
         }
 
 
-def prepare(config: Config, load: Callable[[Config], data.Dataset]) -> Setup:
+def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: Processes = ALONE) -> Setup:
     """All that a checked configuration stands for; what can be wrong with that is found here, and nothing is written.
 
     Args:
         config: what to train.
         load: how to have its data.
+        processes: who is to train.
     """
     recipe = configs.recipe(config.system)
     estimator, scheme = estimators.parse(config.estimator), noise.parse(config.noise)
@@ -87,7 +91,10 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset]) -> Setup:
     x_train, x_test = dataset.train.to(config.device), dataset.test.to(config.device)
     for name, x in {"train": x_train, "test": x_test}.items():
         train.check_data(model, ts.params, ts.state, x, recipe.observe, name=f"{config.data}: {name}")
-    train.check_batches(model, ts.params, ts.state, x_train, config.batch, recipe.observe)
+    cut = train.check_shards(
+        min(config.batch, len(x_train)), config.samples, config.shards or None, configs.SPLITS[config.split], processes
+    )
+    train.check_batches(model, ts.params, ts.state, x_train, config.batch, recipe.observe, shards=cut)
     observe_key, figure_key, step_key, probe_key = random.split(train.run_keys(ts.key).pictures, 4)
     seen = recipe.observe(observe_key, x_test[: pictures.POINTS])
     # Estimator and noise may not suit the model or the number of samples: let them say so now. (Values do not matter.)

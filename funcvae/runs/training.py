@@ -15,6 +15,7 @@ from tqdm import tqdm
 from funcvae import checkpoint, data, files, machine, pictures, plots, random, tracking, train, tree
 from funcvae.errors import BadData, BadValue, Missing, NonFinite, Stopped
 from funcvae.pictures import POINTS_A_STEP
+from funcvae.processes import ALONE, Processes
 from funcvae.runs import config as configs
 from funcvae.runs import manifest as manifests
 from funcvae.runs.config import Config
@@ -50,10 +51,12 @@ def run(
     download: bool = False,
     trackers: Sequence[MakeTracker] = (),
     stopping: Callable[[], Stopping] = never,
+    processes: Processes = ALONE,
 ) -> Path:
     """Trains as configured and fills the run folder; returns its path.
 
-    Everything that can be wrong with the input is found before the folder is made.
+    Everything that can be wrong with the input is found before the folder is made. Where several processes train one
+    model, the first alone writes, tracks and shows.
 
     Args:
         config: what to train.
@@ -61,24 +64,31 @@ def run(
         trackers: each makes, from the run's folder, its configuration and the rows past, the context manager of a
             tracker, which is shown every row and, where the data are images, `x` and `x_hat` after every epoch.
         stopping: makes a context manager, entered while steps are made, of a function that says whether to stop.
+        processes: who trains, from `processes.joined()`.
 
     Raises:
         Stopped: it was asked to stop, and did, after a checkpoint.
+        Lost, Elsewhere: see `train.fit`.
         NonFinite: see `train.fit`; the message holds the line that replays the step.
     """
     out = Path(config.out)
     configs.check(config)
-    _check_fresh(out)
+    if processes.first:
+        _check_fresh(out)
     with manifests.numerics(config), ExitStack() as stack:
-        setup = prepare(config, lambda config: data.load(config.data, root=config.data_dir, download=download))
+        setup = prepare(config, lambda config: _load(config, download, processes), processes)
+        processes.agree(**manifests.shared(config, setup.dataset))
+        if not processes.first:
+            _join_in(out, setup, setup.start, stopping, processes)
+            return out
         shown = [stack.enter_context(tracker(out, configs.as_json(config), ())) for tracker in trackers]
         stack.enter_context(files.lock(out))
         _check_fresh(out)  # nobody came first
         files.sweep(out)
         files.write(out / CONFIG, files.as_json(configs.as_json(config)))
-        files.write(out / MANIFEST, files.as_json(manifests.manifest(config, setup.dataset)))
+        files.write(out / MANIFEST, files.as_json(manifests.manifest(config, setup.dataset, processes.size)))
         try:
-            _train(out, setup, setup.start, 0, shown, stopping)
+            _train(out, setup, setup.start, 0, shown, stopping, processes)
         except machine.Uncompiled:
             if not (out / METRICS).stat().st_size:  # the first step: the folder is as good as new
                 for name in (CONFIG, MANIFEST, METRICS):
@@ -93,6 +103,7 @@ def resume(
     *,
     trackers: Sequence[MakeTracker] = (),
     stopping: Callable[[], Stopping] = never,
+    processes: Processes = ALONE,
 ) -> Path:
     """Goes on with the run in a folder from its newest checkpoint, to the bits of a run that was never stopped.
 
@@ -101,29 +112,36 @@ def resume(
     Args:
         path: the folder.
         given: fields of the configuration that are asked for now; those that decide the result must be the run's.
-        trackers, stopping: see `run`.
+        trackers, stopping, processes: see `run`. There may be another number of them than before.
 
     Raises:
         BadValue: a given field may not change, or the run has more epochs than are asked for.
         BadData: the data are others now, or the folder's files are damaged or do not fit together.
         InUse: another process writes in the folder.
-        Missing, Stopped, NonFinite: see `run` and `load`.
+        Missing, Stopped, NonFinite, Lost, Elsewhere: see `run` and `load`.
     """
     path = Path(path)
     before = read_config(path)
     config = configs.changed(before, given or {}, path)
     configs.check(config)
-    if (path / MANIFEST).is_file():
+    finished = False
+    if processes.first and (path / MANIFEST).is_file():
         manifest = read_manifest(path)
         check_config(before, manifest, path)
-        if _finished(path, config, manifest):
-            _say(f"{path} is finished: to go on, give it more --epochs")
-            return path
+        finished = _finished(path, config, manifest)
+    if processes.told(finished)[0]:
+        _say(f"{path} is finished: to go on, give it more --epochs")
+        return path
     with manifests.numerics(config), ExitStack() as stack:
-        stack.enter_context(files.lock(path))
-        files.sweep(path)
-        setup = prepare(config, load_data)
-        manifest = manifests.manifest(config, setup.dataset)
+        if processes.first:
+            stack.enter_context(files.lock(path))
+            files.sweep(path)
+        setup = prepare(config, load_data, processes)
+        processes.agree(**manifests.shared(config, setup.dataset))
+        if not processes.first:
+            _join_in(path, setup, processes.of_the_first(setup.start), stopping, processes)
+            return path
+        manifest = manifests.manifest(config, setup.dataset, processes.size)
         if there := (path / MANIFEST).is_file():  # else the run was killed before it had one, and it starts here
             manifest = read_manifest(path)
             check_same(setup.dataset, manifest["data_sha256"], path)
@@ -138,7 +156,7 @@ def resume(
         size = about["metrics_bytes"]
         past: Iterable[Row] = tracking.Rows(path / METRICS, size) if size else ()
         shown = [stack.enter_context(tracker(path, configs.as_json(config), past)) for tracker in trackers]
-        now = manifests.environment(config)
+        now = manifests.environment(config, processes.size)
         for error in damaged:
             _say(f"{error}; going on from step {step}")
         if step and (differing := manifests.differences(manifest, now)):
@@ -148,8 +166,50 @@ def resume(
         files.write(path / MANIFEST, files.as_json(manifest))
         if config != before:
             files.write(path / CONFIG, files.as_json(configs.as_json(config)))
-        _train(path, setup, ts, size, shown, stopping)
+        _train(path, setup, processes.of_the_first(ts), size, shown, stopping, processes)
     return path
+
+
+def _load(config: Config, download: bool, processes: Processes) -> data.Dataset:
+    """A configuration's data, which the first process downloads, if anyone, before the others look."""
+    if processes.first:
+        dataset = data.load(config.data, root=config.data_dir, download=download)
+    processes.told("")
+    return dataset if processes.first else data.load(config.data, root=config.data_dir)
+
+
+def _join_in(out: Path, setup: Setup, ts: TrainState, stopping: Callable[[], Stopping], processes: Processes) -> None:
+    """Does this process's part of the training that the first one keeps."""
+    if int(ts.step) < setup.steps:
+        with stopping() as stop:
+            ts, _ = _fit(out, setup, ts, processes, stop)
+    if int(ts.step) < setup.steps:
+        raise Stopped(f"stopped after {int(ts.step):,} steps")
+
+
+def _fit(
+    out: Path, setup: Setup, ts: TrainState, processes: Processes, stop: Callable[[], bool], **kept: Any
+) -> tuple[TrainState, History]:
+    """`train.fit` as the run is configured, to its end."""
+    try:
+        return train.fit(
+            ts,
+            setup.model,
+            setup.estimator,
+            setup.opt,
+            setup.train,
+            test=setup.test,
+            epochs=setup.config.epochs - int(ts.step) // setup.steps_per_epoch,
+            **setup.settings,
+            save_every=setup.config.checkpoint_every,
+            stop=stop,
+            processes=processes,
+            **kept,
+        )
+    except NonFinite as error:
+        told = NonFinite(f"{error}; to see that step: funcvae replay {shlex.quote(str(out))} {error.step}")
+        told.step = error.step
+        raise told from None
 
 
 def _train(
@@ -159,13 +219,13 @@ def _train(
     size: int,
     shown: Sequence[tracking.Tracker],
     stopping: Callable[[], Stopping],
+    processes: Processes,
 ) -> None:
     """Trains on from a TrainState, after the first `size` bytes of metrics, and fills the folder."""
     config, model, made, per_epoch = setup.config, setup.model, int(ts.step), setup.steps_per_epoch
     history = _history(out / METRICS, size, made, made // per_epoch)
     measured: dict[int, Row] = {}
     digests: dict[int, str] = {}
-    stopped = False
 
     with ExitStack() as stack:
         lines = stack.enter_context(tracking.Lines(out / METRICS, size))
@@ -208,29 +268,8 @@ def _train(
 
         if made < setup.steps:
             stop = stack.enter_context(stopping())
-            try:
-                ts, history = train.fit(
-                    ts,
-                    model,
-                    setup.estimator,
-                    setup.opt,
-                    setup.train,
-                    test=setup.test,
-                    epochs=config.epochs - made // per_epoch,
-                    **setup.settings,
-                    history=history,
-                    log=log,
-                    watch=watch,
-                    save=save,
-                    save_every=config.checkpoint_every,
-                    stop=stop,
-                )
-            except NonFinite as error:
-                told = NonFinite(f"{error}; to see that step: funcvae replay {shlex.quote(str(out))} {error.step}")
-                told.step = error.step
-                raise told from None
-            stopped = stop()
-    if stopped:
+            ts, history = _fit(out, setup, ts, processes, stop, history=history, log=log, watch=watch, save=save)
+    if int(ts.step) < setup.steps:
         again = f"funcvae train --resume {shlex.quote(str(out))}"
         raise Stopped(f"stopped after {int(ts.step):,} of {setup.steps:,} steps; to go on: {again}")
     _finish(out, setup, ts, history)
