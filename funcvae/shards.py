@@ -6,8 +6,8 @@ that the step's is the sum
 
     total = sum_s share_s,     by_rows: share_s = B_s/B · [∇, bound, statistics] of the shard's rows alone.
 
-It is taken along a binary tree over s = 0 … S-1, which depends on S alone. A process computes the shards that are its
-own, adds what of the tree it can, and the rest is exchanged: so the bits do not depend on how many processes there are.
+It is taken in an order that depends on S alone (`funcvae.reduction`), and so its bits do not depend on how many
+processes there are.
 
 By samples the weights of an estimator hang on all samples: their log-weights are exchanged first, N·B numbers, and from
 these every process computes the same weights by the estimator's own rule.
@@ -20,18 +20,16 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from funcvae import tree
+from funcvae import reduction, tree
 from funcvae.engine import Estimate, Estimator, Wrap, added, times
 from funcvae.module import Params, State
 from funcvae.noise import Noise, in_parts, takes
-from funcvae.processes import Processes, cut
+from funcvae.processes import Processes
 from funcvae.vae import VAE
 
 Observe = Callable[..., Tensor]
 Leaf = Callable[[range], Tensor]
-Span = tuple[int, int]
 
 
 class Seen(NamedTuple):
@@ -200,59 +198,11 @@ def total(
         like: parameters and state: what the shares are of.
         ordered: along the tree, or as the engine will, which is faster.
     """
-    count, size = len(pieces), processes.size
-    spans = [nodes(count, own) for own in cut(count, size)]
-
-    def computed(first: int, last: int) -> Tensor | None:
-        return leaf(pieces[first]) if last - first == 1 else None
-
-    here = [along_the_tree(*span, computed) for span in spans[processes.rank]]
-    here += [_nothing(like)] * (max(map(len, spans)) - len(here))  # all send as much
+    here = reduction.own(len(pieces), lambda s: leaf(pieces[s]), processes, lambda: _nothing(like))
     here[0][-1] += wish
-    if size == 1 or not ordered:
-        return processes.total(here[0] if len(here) == 1 else torch.stack(here).sum(0))
-    sent = here[0].unsqueeze(0) if len(here) == 1 else torch.stack(here)
-    if size == 2:  # each needs all of the other's
-        return _joined(processes.gathered(sent), spans, count)
-    # Each process adds up one stretch of the vector, for all of them: so that no more is sent than the engine would.
-    stretch = -(-sent.shape[1] // size)
-    length = sent.shape[1]
-    sent = F.pad(sent, (0, stretch * size - length)).view(-1, size, stretch)
-    mine = _joined(processes.swapped(sent.transpose(0, 1).contiguous()), spans, count)
-    return processes.gathered(mine).flatten()[:length]
-
-
-def _joined(sent: Tensor, spans: list[list[Span]], count: int) -> Tensor:
-    """The sum along the tree of what all processes sent [size, most, p] for the spans that they have."""
-    known = {span: sent[r, i] for r, own in enumerate(spans) for i, span in enumerate(own)}
-    return along_the_tree(0, count, lambda first, last: known.get((first, last)))
-
-
-def along_the_tree(first: int, last: int, known: Callable[[int, int], Tensor | None]) -> Tensor:
-    """The sum of shares first … last-1 along the tree; `known` gives what is known of a span of it, or None."""
-    if (found := known(first, last)) is not None:
-        return found
-    mid = halfway(first, last)
-    return along_the_tree(first, mid, known) + along_the_tree(mid, last, known)
-
-
-def halfway(first: int, last: int) -> int:
-    """Where the tree cuts a span of two or more: after the greatest power of two that leaves something."""
-    return first + (1 << ((last - first - 1).bit_length() - 1))
-
-
-def nodes(count: int, own: range) -> list[Span]:
-    """The largest spans of the tree over `count` shares that lie within some of them."""
-
-    def within(first: int, last: int) -> list[Span]:
-        if last <= own.start or first >= own.stop:
-            return []
-        if own.start <= first and last <= own.stop:
-            return [(first, last)]
-        mid = halfway(first, last)
-        return within(first, mid) + within(mid, last)
-
-    return within(0, count) if count and len(own) else []
+    if ordered:
+        return reduction.exchanged(here, len(pieces), processes)
+    return processes.total(here[0] if len(here) == 1 else torch.stack(here).sum(0))
 
 
 def pack(grads: Params, bound: Tensor, new: State, old: State, part: float) -> Tensor:
