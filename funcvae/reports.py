@@ -12,6 +12,7 @@ from funcvae import estimators, evaluate, machine, noise, pareto, plots, random,
 from funcvae.engine import Estimator
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.evaluate import Estimated
+from funcvae.processes import ALONE, Processes
 from funcvae.runs import Run
 
 Report = dict[str, Any]
@@ -165,6 +166,7 @@ def comparison(
     batch: int | None = None,
     seed: int = 0,
     target_se: float | None = None,
+    processes: Processes = ALONE,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[variance.Comparison, Report]:
     """Compares estimators at a run's parameters, on a batch of its training data, in evaluation mode.
@@ -179,6 +181,7 @@ def comparison(
         batch: how many data, drawn by the seed; the run's own number unless given.
         seed: of the key for choice, observation and noise.
         target_se: see `variance.compare`.
+        processes: who takes the replicates, from `processes.joined()`; all have the result.
         progress: called with the number of replicates done, and of all.
 
     Returns:
@@ -193,6 +196,9 @@ def comparison(
             raise BadValue(f"--{name} is {value}: it must be at least 1")
     if target_se is not None and not target_se > 0:
         raise BadValue(f"--target-se is {target_se}: a relative standard error is positive, as 0.01")
+    if processes.size > 1:
+        asked = {"estimators": names, "noise": schemes, "samples": samples, "replicates": replicates, "chunk": chunk}
+        processes.agree(**run.facts(), **asked, batch=batch, seed=seed, target_se=target_se)
     train = run.dataset().train
     batch = min(run.config.batch, len(train)) if batch is None else batch
     if not 1 <= batch <= len(train):
@@ -203,12 +209,36 @@ def comparison(
     arms, left_out = _arms(run, x, names, schemes)
     found = variance.compare(
         arms, *run.trained, x, noise_key, samples=samples, replicates=replicates, chunk=chunk, target_se=target_se,
-        progress=progress,
+        processes=processes, progress=progress,
     )  # fmt: skip
     report: Report = {"system": run.config.system, "trained_with": run.config.estimator, "data": run.config.data}
     report |= {"seed": seed, "item_numbers": chosen.tolist(), "left_out": left_out}
     report |= {"unit": "gradients of nats per example, summed over squared coordinates", **found.as_dict()}
     return found, report
+
+
+def own_variance(run: Run, replicates: int) -> Report:
+    """The variance of a finished run's own gradient, under its own noise, as a sweep keeps it for each cell.
+
+    Args:
+        run: from `runs.load`.
+        replicates: of the noise. Its key, and the choice of the batch, come from the run's seed.
+
+    Returns:
+        For each network, as {"encoder": {...}}: the total "variance" with its 95% interval, "low" to "high", whether
+        that is "trusted", and the signal-to-noise ratio "snr".
+    """
+    config = run.config
+    found, _ = comparison(
+        run, names=[config.estimator], schemes=[config.noise], replicates=replicates, seed=config.seed
+    )
+    (row,) = found.rows.values()
+    report: Report = {}
+    for network in found.networks:
+        variance, snr = row.groups[network].variance, row.groups[network].snr
+        report[network] = {"variance": variance.value, "low": variance.low, "high": variance.high}
+        report[network] |= {"trusted": variance.trusted, "snr": snr.value}
+    return report
 
 
 def _arms(

@@ -33,7 +33,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
-TOGETHER = {"train"}
+TOGETHER = {"train", "variance"}
 """Commands that several processes can share."""
 
 

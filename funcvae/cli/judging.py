@@ -3,14 +3,16 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from funcvae import files, pictures, plots, reports, runs
+from funcvae import files, pictures, plots, processes, reports, runs
 from funcvae.cli.options import Device, RunPath, fresh
 from funcvae.errors import BadValue, unknown
 from funcvae.models import RECIPES
+from funcvae.variance import Comparison
 
 
 def evaluate(
@@ -65,10 +67,12 @@ def variance(
     data_dir: str | None = None,
     device: Device = "auto",
     out: str | None = None,
+    patience: float = processes.PATIENCE,
 ) -> None:
     """Compare the gradient variance of estimators at a run's parameters, or at an untrained system's.
 
-    Prints a table, and writes variance.json and figures. The numbers repeat to the bit, but for times.
+    Prints a table, and writes variance.json and figures. The numbers repeat to the bit, but for times; started by
+    torchrun, several processes share the replicates, and the bits are the same.
 
     Args:
         run: The run's folder, or the name of a system, to be taken as the seed starts it.
@@ -85,8 +89,31 @@ def variance(
         data_dir: Where named data sets are kept now; where they were in training unless given.
         device: Where to compute.
         out: JSON file; variance.json in the run's folder unless given (variance-2.json where that says otherwise).
+        patience: Seconds that the processes that torchrun started wait for one another at the beginning.
     """
     _check_out(out)
+    with processes.joined(device, patience=patience) as everyone:
+        at, found, report = _compared(
+            run, everyone, estimators=estimators, noise=noise, samples=samples, replicates=replicates, chunk=chunk,
+            seed=seed, batch=batch, target_se=target_se, data=data, data_dir=data_dir, device=device,
+        )  # fmt: skip
+    if not everyone.first:
+        return
+    state = "untrained" if at.path.name.startswith(f"{run}-untrained") else f"as in {at.path}"
+    data_ = f"{found.batch:,} of its training data, seed {seed}"
+    print(f"{at.config.system}, {state}; {data_}; gradients of nats per example")
+    print(found)
+    for why in report["left_out"]:
+        print(f"left out: {why}")
+    figures = pictures.of_comparison(found, name=at.config.system)
+    _write_report(at, "variance", report, figures, out)
+
+
+def _compared(
+    run: str, everyone: processes.Processes, *, estimators: str | None, noise: str, seed: int, data: str | None,
+    data_dir: str | None, device: str, **settings: Any,
+) -> tuple[runs.Run, Comparison, reports.Report]:  # fmt: skip
+    """The run, or the untrained system, that is meant, and what the lab found there."""
     where = runs.device(device)
     if not Path(run).exists() and run not in RECIPES and "/" not in run:
         raise unknown("system, and no run's folder,", run, RECIPES)
@@ -100,22 +127,12 @@ def variance(
             at,
             names=runs.names(estimators) if estimators is not None else None,
             schemes=runs.names(noise),
-            samples=samples,
-            replicates=replicates,
-            chunk=chunk,
-            batch=batch,
             seed=seed,
-            target_se=target_se,
+            processes=everyone,
             progress=progress,
+            **settings,
         )
-    state = "untrained" if at.path.name.startswith(f"{run}-untrained") else f"as in {at.path}"
-    data_ = f"{found.batch:,} of its training data, seed {seed}"
-    print(f"{at.config.system}, {state}; {data_}; gradients of nats per example")
-    print(found)
-    for why in report["left_out"]:
-        print(f"left out: {why}")
-    figures = pictures.of_comparison(found, name=at.config.system)
-    _write_report(at, "variance", report, figures, out)
+    return at, found, report
 
 
 @contextmanager

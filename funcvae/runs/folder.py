@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funcvae import checkpoint, checks, data, files, random, train
+from funcvae import checkpoint, checks, data, files, random, train, tree
 from funcvae.errors import BadData, Missing
 from funcvae.models import Recipe
 from funcvae.module import Params, State
@@ -48,6 +48,17 @@ class Run(NamedTuple):
         dataset = load_data(self.config)
         check_same(dataset, self.data_sha256, self.path)
         return dataset
+
+    def facts(self) -> dict[str, Any]:
+        """All in which processes that look at it together must agree."""
+        here = replace(self.config, device=self.device)
+        params = tree.sha256({"params": self.params, "state": self.state})
+        names = ("system", "precision", "device")
+        return (
+            {name: getattr(here, name) for name in names}
+            | manifests.settings(here)
+            | {"the parameters' sha256": params, "the data's sha256": self.data_sha256}
+        )
 
     @property
     def trained(self) -> tuple[VAE, Params, State]:

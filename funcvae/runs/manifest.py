@@ -56,16 +56,14 @@ def shared(config: Config, dataset: data.Dataset) -> dict[str, Any]:
     """All in which processes that train one model must agree."""
     own = {"out", "data", "data_dir"}  # where things lie may differ between machines
     fixed = {name: value for name, value in as_json(config).items() if name not in own}
+    return {**fixed, **settings(config), "the data's sha256": dataset.sha256()}
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """The code, versions and settings of this process, as far as they may change bits."""
     now = environment(config)
-    there = {**now, **now["versions"]}
-    package = Path(__file__).parents[1]
-    code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(package.rglob("*.py")))).hexdigest()
-    return {
-        **fixed,
-        **{name: there[name] for name in _MATTER},
-        "code's_sha256": code,
-        "data's_sha256": dataset.sha256(),
-    }
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parents[1].rglob("*.py"))))
+    return {name: {**now, **now["versions"]}[name] for name in _MATTER} | {"the code's sha256": code.hexdigest()}
 
 
 def check(content: Mapping[str, Any], where: Path) -> None:

@@ -1,7 +1,7 @@
 """Estimators and noise schemes side by side, on common random numbers."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,8 +11,10 @@ from funcvae import checks, random, tree
 from funcvae.errors import BadType, BadValue, unknown
 from funcvae.module import Params, State
 from funcvae.noise import Noise, iid, name_of
+from funcvae.processes import ALONE, Processes
 from funcvae.vae import VAE
-from funcvae.variance import importance, statistics, streaming
+from funcvae.variance import blocks, importance, statistics, streaming
+from funcvae.variance.blocks import Block
 from funcvae.variance.comparison import Bias, Compared, Comparison
 from funcvae.variance.replicates import (
     AnyEstimator,
@@ -53,6 +55,7 @@ def compare(
     train: bool = False,
     compile: bool = False,
     timings: int = 7,
+    processes: Processes = ALONE,
     progress: Progress = lambda done, total: None,
 ) -> Comparison:
     """The variance, bias and cost of several estimators' gradients, over the same replicates of the noise.
@@ -81,6 +84,8 @@ def compare(
         train: whether networks are in training mode.
         compile: run under `torch.compile`: worth its half minute for tens of thousands of replicates.
         timings: how often each estimator's gradient is timed, eager, after once to warm up; 0 for not at all.
+        processes: who does it, from `processes.joined()`: each takes some of the replicates, all have the result, and
+            its bits are the same for every number of them (times apart, which the first takes).
         progress: called with the number of replicates done, and of all as far as planned.
 
     Raises:
@@ -90,6 +95,7 @@ def compare(
         BadData: data the model cannot take, or that are not finite.
         NonFinite: a gradient or bound that is not finite; the message names estimator, replicate and the key that
             replays it.
+        Lost, Elsewhere: another process has ended, or has said what is wrong.
     """
     problem = Problem(model, params, state, x, samples, train)
     check(model, params, state, x, samples=samples, replicates=replicates, chunk=chunk)
@@ -116,7 +122,7 @@ def compare(
     members_of = statistics.groups_of(list(named), sizes, groups)
 
     key = checks.valued("key", random.checked(key)).to(x.device)
-    run, done, stage = _Run(lanes, schemes, problem, key, chunk, compile), 0, replicates
+    run, done, stage = _Run(lanes, schemes, problem, key, chunk, compile, processes), 0, replicates
     while True:
         run.advance(done, stage, lambda at, to=stage: progress(at, to))  # type: ignore[misc]
         done = stage
@@ -127,7 +133,7 @@ def compare(
             break
         stage = 2 * done
 
-    for scheme in schemes if timings else ():
+    for scheme in schemes if timings and processes.first else ():
         here = [lane for lane in lanes if lane.scheme is scheme]
         times = seconds_per_gradient([lane.estimator for lane in here], problem, scheme, key, timings)
         for lane, seconds in zip(here, times, strict=True):
@@ -163,13 +169,13 @@ def _lane(name: str, arm: Arm, noise: Noise, schemes: list[Noise]) -> _Lane:
 
 
 class _Kept(NamedTuple):
-    """What is kept of one lane's replicates."""
+    """What is kept of one lane's replicates; of each segment of them one tensor."""
 
     sums: streaming.Sums
     square: list[Tensor]
     along: list[Tensor]
     apart: list[Tensor]
-    """(g_r - g_ref,r)·(c - c_ref), [c, L] each; empty for the reference."""
+    """(g_r - g_ref,r)·(c - c_ref), [r, L] each; 0 for those whose target is not the reference's."""
     bounds: list[Tensor]
 
 
@@ -177,55 +183,117 @@ class _Run:
     """The replicates of all lanes as they come. (What they leave is theirs to write in.)"""
 
     def __init__(
-        self, lanes: list[_Lane], schemes: list[Noise], problem: Problem, key: random.Key, chunk: int, compile: bool
-    ) -> None:
+        self, lanes: list[_Lane], schemes: list[Noise], problem: Problem, key: random.Key, chunk: int, compile: bool,
+        processes: Processes,
+    ) -> None:  # fmt: skip
         self.lanes, self.schemes, self.problem, self.key, self.chunk = lanes, schemes, problem, key, chunk
+        self.processes = processes
         of = [tuple(lane.estimator for lane in lanes if lane.scheme is scheme) for scheme in schemes]
         which = [(estimators, problem.model, problem.names, problem.train) for estimators in of]
         self.eager = [gradients(*those) for those in which]
         self.whole = [compiled_gradients(*those, key.device) if compile else None for those in which]
         self.seen = [importance.start(problem) for _ in schemes]
-        self.kept: dict[str, _Kept] = {}
+        centers = self._grads(next(self._chunks(0, 1)))
+        self.kept = {
+            lane.name: _Kept(streaming.start([leaf[0] for leaf in centers[lane.name]], order=1), [], [], [], [])
+            for lane in lanes
+        }
 
     def advance(self, first: int, last: int, progress: Callable[[int], None]) -> None:
         """Adds the replicates first … last-1."""
+        for begin, end in streaming.segments(first, last):
+            for name, kept in self.kept.items():
+                self.kept[name] = kept._replace(sums=streaming.renewed(kept.sums, begin))
+            done = begin
+
+            def compute(replicates: range) -> Block:
+                nonlocal done
+                block = self._computed(replicates)
+                done += len(replicates) * self.processes.size
+                if done < end:  # noqa: B023
+                    progress(done)
+                return block
+
+            found = blocks.merged(blocks.blocks(begin, end, self.chunk), compute, self.processes, self._nothing)
+            self._add(found)
+            progress(end)
+
+    def _chunks(self, first: int, last: int) -> Iterator[tuple[Chunk, ...]]:
+        """The replicates first … last-1, of each scheme, some at a time."""
         streams = [
             chunks(gradient, self.problem, scheme, self.key, first, last, self.chunk, whole)
             for gradient, whole, scheme in zip(self.eager, self.whole, self.schemes, strict=True)
         ]
-        for found in zip(*streams, strict=True):
-            self._add(found)
-            progress(found[0].first + len(found[0].log_w))
+        return zip(*streams, strict=True)
 
-    def _add(self, found: Sequence[Chunk]) -> None:
-        self.seen = [importance.add(seen, part.log_w) for seen, part in zip(self.seen, found, strict=True)]
+    def _grads(self, found: Sequence[Chunk]) -> dict[str, streaming.Leaves]:
+        """Each lane's gradients."""
         grads: dict[str, streaming.Leaves] = {}
         for scheme, part in zip(self.schemes, found, strict=True):
-            here = [lane.name for lane in self.lanes if lane.scheme is scheme]
-            grads |= dict(zip(here, part.grads, strict=True))
-            for name, bound in zip(here, part.bounds, strict=True):
-                if name not in self.kept:
-                    start = streaming.start([leaf[0] for leaf in grads[name]], order=1)
-                    self.kept[name] = _Kept(start, [], [], [], [])
-                check_finite(name, self.key, part.first, bound.unsqueeze(1))
-                self.kept[name].bounds.append(bound.double().cpu())
-        begin, count = found[0].first, len(found[0].log_w)
-        against = self.lanes[0]
-        for first, last in streaming.segments(begin, begin + count):
-            rows = slice(first - begin, last - begin)
-            for lane in self.lanes:  # the reference comes first, so its centre is as new as theirs
-                kept = self.kept[lane.name]
-                g = [leaf[rows] for leaf in grads[lane.name]]
-                sums, square, along = streaming.add_(kept.sums, first, g)
-                check_finite(lane.name, self.key, first, square, along)
-                self.kept[lane.name] = kept = kept._replace(sums=sums)
-                kept.square.append(square)
-                kept.along.append(along)
-                if lane is not against and lane.target == against.target:
-                    centers = zip(sums.center, self.kept[against.name].sums.center, strict=True)
-                    pairs = zip(g, [leaf[rows] for leaf in grads[against.name]], centers, strict=True)
-                    dots = [((a - b) @ (c - c_ref)).double().cpu() for a, b, (c, c_ref) in pairs]
-                    kept.apart.append(torch.stack(dots, 1))
+            grads |= dict(zip(self._under(scheme), part.grads, strict=True))
+        return grads
+
+    def _under(self, scheme: Noise) -> list[str]:
+        return [lane.name for lane in self.lanes if lane.scheme is scheme]
+
+    def _nothing(self) -> Block:
+        """What no replicates give: a `Block` whose rows are those of each lane, and the effective sample sizes."""
+        leaves, schemes, x = len(self.problem.names), len(self.schemes), self.problem.x
+        width = len(self.lanes) * (3 * leaves + 1) + schemes * len(x)
+        flat = torch.cat([streaming.blank(kept.sums.center, 1) for kept in self.kept.values()])
+        some = importance.look(x.new_zeros(1, self.problem.samples, len(x), dtype=torch.float64), 0)[1][:0]
+        return Block(flat, torch.zeros(0, width, dtype=torch.float64), [some] * schemes)
+
+    def _computed(self, replicates: range) -> Block:
+        block, rows, more = self._nothing(), [], []
+        powers = dict(zip(self.kept, block.sums.chunk(len(self.lanes)), strict=True))
+        for found in self._chunks(replicates.start, replicates.stop):
+            grads = self._grads(found)
+            bounds = {
+                name: bound.double().cpu()
+                for scheme, part in zip(self.schemes, found, strict=True)
+                for name, bound in zip(self._under(scheme), part.bounds, strict=True)
+            }
+            columns = []
+            for lane in self.lanes:
+                columns += self._of_lane(lane, grads, powers[lane.name], bounds[lane.name], found[0].first)
+            looks = [importance.look(part.log_w, part.first) for part in found]
+            rows.append(torch.cat([*columns, *(ess for ess, _ in looks)], 1))
+            more.append([some for _, some in looks])
+        return Block(block.sums, torch.cat(rows), [torch.cat(column) for column in zip(*more, strict=True)])
+
+    def _of_lane(
+        self, lane: _Lane, grads: dict[str, streaming.Leaves], flat: Tensor, bound: Tensor, first: int
+    ) -> list[Tensor]:
+        """Adds a lane's gradients to its sums, and gives what is kept of each: [c, L] three times, and [c, 1]."""
+        against, g = self.lanes[0], grads[lane.name]
+        center, center_ref = (self.kept[name].sums.center for name in (lane.name, against.name))
+        square, along = streaming.add_powers(center, streaming.laid_out(flat, center, 1), g)
+        check_finite(lane.name, self.key, first, bound.unsqueeze(1), square, along)
+        apart = torch.zeros_like(square)
+        if lane is not against and lane.target == against.target:
+            pairs = zip(g, grads[against.name], center, center_ref, strict=True)
+            apart = torch.stack([((a - b) @ (c - c_ref)).double().cpu() for a, b, c, c_ref in pairs], 1)
+        return [square, along, apart, bound.unsqueeze(1)]
+
+    def _add(self, found: Block) -> None:
+        """Adds the segment of replicates that a block holds."""
+        leaves, size = len(self.problem.names), len(self.problem.x)
+        columns = iter(found.rows.split([leaves, leaves, leaves, 1] * len(self.lanes) + [size] * len(self.schemes), 1))
+        for name, flat in zip(list(self.kept), found.sums.chunk(len(self.lanes)), strict=True):
+            square, along, apart, bound = (next(columns).contiguous() for _ in range(4))
+            kept = self.kept[name]
+            self.kept[name] = _Kept(
+                streaming.merged(kept.sums, flat, square),
+                [*kept.square, square],
+                [*kept.along, along],
+                [*kept.apart, apart],
+                [*kept.bounds, bound.flatten()],
+            )
+        self.seen = [
+            importance.add(seen, ess.contiguous(), some)
+            for seen, ess, some in zip(self.seen, columns, found.more, strict=True)
+        ]
 
     def result(self, members_of: dict[str, list[int]], sizes: Sequence[int]) -> dict[str, Compared]:
         """What all replicates so far say; the time of a gradient is yet to be taken."""
@@ -262,7 +330,7 @@ class _Run:
                 bias={
                     name: _bias(torch.cat(kept.apart).numpy(), members, base[name].norm.value)
                     for name, members in members_of.items()
-                    if comparable and kept.apart
+                    if comparable and lane is not against
                 },
                 bound=statistics.of_mean(torch.cat(kept.bounds).numpy()),
                 importance=weights,

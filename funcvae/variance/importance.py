@@ -60,14 +60,18 @@ def start(problem: Problem) -> Seen:
     return Seen(torch.zeros(len(problem.x), dtype=torch.float64), 0, [])
 
 
-def add(seen: Seen, log_w: Tensor) -> Seen:
-    """With the log-weights [c, N, B] of further replicates."""
+def look(log_w: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    """Of the log-weights [c, N, B] of replicates first, first+1, …: the effective sample sizes [c, B], and what is kept
+    of them [c' <= c, N, B']."""
     log_w = log_w.double().cpu()
     ess = 1 / log_w.softmax(1).square().sum(1)
     some = log_w[:, :, : max(1, _MOST_WEIGHTS // log_w.shape[1])]
-    room = max(1, _MOST_WEIGHTS // some[0].numel()) - sum(map(len, seen.log_w))
-    kept = [*seen.log_w, some[:room]] if room > 0 else seen.log_w
-    return Seen(seen.ess + ess.sum(0), seen.replicates + len(log_w), kept)
+    return ess, some[: max(0, max(1, _MOST_WEIGHTS // some[0].numel()) - first)]
+
+
+def add(seen: Seen, ess: Tensor, log_w: Tensor) -> Seen:
+    """With what `look` found in further replicates."""
+    return Seen(seen.ess + ess.sum(0), seen.replicates + len(ess), [*seen.log_w, log_w] if len(log_w) else seen.log_w)
 
 
 def judge(seen: Seen) -> Importance:

@@ -10,8 +10,10 @@ from torch import Tensor
 from funcvae import checks, machine, random, tree
 from funcvae.module import Params, State
 from funcvae.noise import Noise, iid
+from funcvae.processes import ALONE, Processes
 from funcvae.vae import VAE
-from funcvae.variance import importance, statistics, streaming
+from funcvae.variance import blocks, importance, statistics, streaming
+from funcvae.variance.blocks import Block
 from funcvae.variance.replicates import (
     AnyEstimator,
     Gradients,
@@ -71,6 +73,7 @@ def moments(
     groups: Sequence[str] = (),
     train: bool = False,
     compile: bool = False,
+    processes: Processes = ALONE,
     progress: Progress = lambda done, total: None,
 ) -> Moments:
     """The moments of `estimator(...).grads` over R independent replicates of the noise, by Monte Carlo.
@@ -89,6 +92,8 @@ def moments(
         groups: further groups of parameters, as patterns such as "encoder/*.bias".
         train: whether networks are in training mode, as with BatchNorm they are when the gradient is used.
         compile: run under `torch.compile`: worth its half minute for tens of thousands of replicates.
+        processes: who does it, from `processes.joined()`: each takes some of the replicates, all have the result, and
+            its bits are the same for every number of them.
         progress: called with the number of replicates done, and of all.
 
     Raises:
@@ -111,29 +116,45 @@ def moments(
     members_of = statistics.groups_of(list(named), sizes, groups)
     name = called(estimator, "the estimator")
 
+    key = checks.valued("key", random.checked(key)).to(x.device)
     gradient = gradients((estimator,), model, problem.names, train)
-    sums, squares, alongs, bounds, seen = None, [], [], [], importance.start(problem)
     step = _compiled_step(estimator, model, problem.names, train, x.device) if compile else _step(gradient)
-    for start, eps in noise_of(
-        problem, noise, checks.valued("key", random.checked(key)).to(x.device), 0, replicates, chunk, compile
-    ):
-        end = start + len(eps)
-        in_one = len(list(streaming.segments(start, end))) == 1
-        if in_one and len(eps) == chunk and sums is not None:  # as nearly all: what is compiled is for these
-            sums = streaming.renewed(sums, start)
-            square, along, log_w, bound = step(params, state, x, eps, sums.center, sums.powers)
-            sums = streaming.counted(sums, square)
-        else:
-            (grads,), log_w, (bound,) = gradient(params, state, x, eps)
-            sums = sums or streaming.start([leaf[0] for leaf in grads], order=4)
-            sums, square, along = streaming.add_chunk_(sums, start, grads)
-        check_finite(name, key, start, square, along, bound.unsqueeze(1))
+    ((_, eps),) = noise_of(problem, noise, key, 0, 1, 1)
+    sums = streaming.start([leaf[0] for leaf in gradient(params, state, x, eps)[0][0]], order=_ORDER)
+    squares, alongs, bounds, seen, done = [], [], [], importance.start(problem), 0
+
+    def nothing() -> Block:
+        some = importance.look(x.new_zeros(1, samples, len(x), dtype=torch.float64), 0)[1][:0]
+        rows = torch.zeros(0, 2 * len(sizes) + 1 + len(x), dtype=torch.float64)
+        return Block(streaming.blank(sums.center, _ORDER), rows, [some])
+
+    def compute(piece: range) -> Block:
+        nonlocal done
+        flat, _, _ = nothing()
+        powers, rows, more = streaming.laid_out(flat, sums.center, _ORDER), [], []
+        for start, eps in noise_of(problem, noise, key, piece.start, piece.stop, chunk, compile):
+            how = step if len(eps) == chunk else _step(gradient)  # what is compiled is for these
+            square, along, log_w, bound = how(params, state, x, eps, sums.center, powers)
+            check_finite(name, key, start, square, along, bound.unsqueeze(1))
+            ess, some = importance.look(log_w, start)
+            rows.append(torch.cat([square, along, bound.double().cpu().unsqueeze(1), ess], 1))
+            more.append(some)
+        done += len(piece) * processes.size
+        if done < end:
+            progress(done, replicates)
+        return Block(flat, torch.cat(rows), [torch.cat(more)])
+
+    for begin, end in streaming.segments(0, replicates):
+        sums, done = streaming.renewed(sums, begin), begin
+        found = blocks.merged(blocks.blocks(begin, end, chunk), compute, processes, nothing)
+        square, along, bound, ess = (
+            part.contiguous() for part in found.rows.split([len(sizes), len(sizes), 1, len(x)], 1)
+        )
+        sums, seen = streaming.merged(sums, found.sums, square), importance.add(seen, ess, found.more[0])
         squares.append(square)
         alongs.append(along)
-        bounds.append(bound)
-        seen = importance.add(seen, log_w)
+        bounds.append(bound.flatten())
         progress(end, replicates)
-    assert sums is not None
 
     flags = importance.flags(importance.judge(seen), estimator, samples)
     series = statistics.series(sums, squares, alongs)
@@ -145,9 +166,12 @@ def moments(
             )
             for group, members in members_of.items()
         },
-        bound=statistics.of_mean(torch.cat(bounds).double().cpu().numpy()),
+        bound=statistics.of_mean(torch.cat(bounds).numpy()),
         replicates=replicates,
     )
+
+
+_ORDER = 4  # of the powers that are summed
 
 
 def _step(gradient: Gradients) -> Callable[..., Any]:

@@ -95,10 +95,11 @@ def check(
 def at_once(problem: Problem) -> int:
     """How many replicates to take at a time, unless it is said.
 
-    As many as make some eight million numbers, of their gradients or of what is decoded, but at most 16.
+    As many as make some eight million numbers, of their gradients or of what is decoded, but at most 16; a power of
+    two, so that blocks of noise and of replicates begin together.
     """
     decoded = problem.samples * problem.x.numel()
-    return max(1, min(_MOST_AT_ONCE, _NUMBERS_AT_ONCE // max(problem.size, decoded)))
+    return _power_of_two(min(_MOST_AT_ONCE, _NUMBERS_AT_ONCE // max(problem.size, decoded)))
 
 
 def gradients(estimators: tuple[AnyEstimator, ...], model: VAE, names: tuple[str, ...], train: bool) -> Gradients:
@@ -213,7 +214,7 @@ def noise(
     vector register a number lies. Where it is compiled, i.i.d. noise is.
     """
     machine.keep_freed()
-    size = max(1, min(_MOST_DRAWN, _NOISE_DRAWN // (problem.samples * len(problem.x) * problem.model.latent)))
+    size = _power_of_two(min(_MOST_DRAWN, _NOISE_DRAWN // (problem.samples * len(problem.x) * problem.model.latent)))
     drawn: dict[int, Tensor] = {}
     shape = problem.samples, len(problem.x), problem.model.latent
     compiled = _compiled_noise(shape, problem.dtype, key.device) if compile and scheme is iid else None
@@ -240,6 +241,11 @@ def _compiled_noise(
 ) -> Callable[[random.Key, Tensor], Tensor]:
     """(key, replicates' numbers [r]) -> their noise [r, N, B, Z]."""
     return machine.compiled(partial(numbered, shape=shape, dtype=dtype), device=device)
+
+
+def _power_of_two(most: int) -> int:
+    """The greatest that is not above `most`, but 1 at least."""
+    return 1 << max(0, most.bit_length() - 1)
 
 
 def _now(x: Tensor) -> float:

@@ -66,6 +66,30 @@ def add_(sums: Sums, first: int, grads: Leaves) -> tuple[Sums, Tensor, Tensor]:
     return counted(sums, squares), squares, along
 
 
+def merged(sums: Sums, powers: Tensor, squares: Tensor) -> Sums:
+    """The sums with a segment of replicates added: its powers, as `blank` lays them out, and ‖g_r - c‖² [r, L].
+
+    Writes into the sums it is given.
+    """
+    for mine, more in zip(sums.powers, laid_out(powers, sums.center, len(sums.powers)), strict=True):
+        for leaf, add in zip(mine, more, strict=True):
+            leaf.add_(add)
+    return counted(sums, squares)
+
+
+def blank(center: Leaves, order: int) -> Tensor:
+    """Room for the sums of powers up to an order of some replicates, all zero: one vector in float64."""
+    size = order * sum(leaf.numel() for leaf in center)
+    return torch.zeros(size, dtype=torch.float64, device=center[0].device)
+
+
+def laid_out(flat: Tensor, center: Leaves, order: int) -> list[Leaves]:
+    """Such a vector as sums of powers, to be read or written in."""
+    sizes = [leaf.numel() for leaf in center]
+    leaves = flat.split(sizes * order)
+    return [list(leaves[i : i + len(sizes)]) for i in range(0, len(leaves), len(sizes))]
+
+
 def add_chunk_(sums: Sums, first: int, grads: Leaves) -> tuple[Sums, Tensor, Tensor]:
     """As `add_`, for replicates that a renewal of the centre may fall into."""
     squares, alongs = [], []
