@@ -1,0 +1,147 @@
+"""Two processes of one thread against one process of one thread, what they send, and what that means for many GPUs.
+
+python tests/benchmarks/scaling.py
+
+Training: steps of `burda_vae` with IWAE at k = 50, compiled, in batches of 20 rows (the recipe's) and of 100, which the
+two share; and 20 rows for each of the two, against 20 for the one. The lab: replicates of `iwae` and `dreg` at K = 8 on
+a batch of 20, eager, as the command line runs it. Both sides take turns within one pair of processes: while the first
+works alone, the other waits. Medians; efficiency is (time of one)/(2 · time of two), or time of one/time of two where
+each has as much to do. What is below its limit is marked.
+
+The last table is worked out on paper, from what a step was counted to send and the speeds that stand above it: nothing
+of it was measured.
+"""
+
+import argparse
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from statistics import median
+
+import torch
+
+import funcvae as fv
+from funcvae import processes, train, tree, variance
+from funcvae.models import RECIPES
+from funcvae.processes import ALONE, Processes
+
+LEAST = 0.85  # efficiency
+RECIPE = RECIPES["burda_vae"]
+SAMPLES, LAB_SAMPLES, BATCH = 50, 8, 20
+
+GPU_FLOPS, GPU_ROWS = 30e12, 256  # half of an H100's float32 peak; rows that each GPU has of a batch
+LINKS = {8: (300e9, 3e-6), 64: (40e9, 5e-6), 512: (40e9, 5e-6)}  # bytes/s and s a message: NVLink; 400 Gb/s InfiniBand
+
+
+def steps_of(batch: int, steps: int, shards: int | None, who: Processes) -> float:
+    """The median milliseconds of a step."""
+    x = fv.random.uniform(fv.random.key(1), (batch * steps, 1, 28, 28))
+    model, opt = RECIPE.model(x), RECIPE.optimizer(steps)
+    ts, marks = train.init(model, opt, fv.random.key(0)), [0.0]
+    train.fit(
+        ts, model, fv.estimators.iwae(), opt, x, batch=batch, samples=SAMPLES, observe=RECIPE.observe, shards=shards,
+        processes=who, watch=lambda step, ts: marks.append(time.perf_counter()),
+    )  # fmt: skip
+    spent = [after - before for before, after in pairwise(marks[1:])]
+    return 1e3 * median(spent[len(spent) // 4 :])
+
+
+def lab(replicates: int, who: Processes) -> float:
+    """The milliseconds of a comparison."""
+    x = fv.random.bernoulli(fv.random.key(1), 0.3, (BATCH, 1, 28, 28)).float()
+    model = RECIPE.model(x)
+    arms = {"iwae": fv.estimators.iwae(), "dreg": fv.estimators.dreg()}
+    settings = {"samples": LAB_SAMPLES, "replicates": replicates, "timings": 0, "processes": who}
+    start = time.perf_counter()
+    variance.compare(arms, model, *model.init(fv.random.key(0)), x, fv.random.key(2), **settings)
+    return 1e3 * (time.perf_counter() - start)
+
+
+def in_turns(
+    one: Callable[[Processes], float], two: Callable[[Processes], float], both: Processes, rounds: int
+) -> tuple[float, float]:
+    """The medians of what the first process alone and both together take, in turns."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        if both.first:
+            times[0].append(one(ALONE))
+        both.told("")  # the other waits here
+        times[1].append(two(both))
+    return median(times[0]), median(times[1])
+
+
+def measure(steps: int, replicates: int, rounds: int) -> None:
+    """Both sides, in each of the two processes; the first prints."""
+    torch.set_num_threads(1)
+    with processes.joined() as both:
+        say = print if both.first else lambda line: None
+        say(f"one thread each, torch {torch.__version__}; ms of one process, of two; efficiency")
+        for batch in (BATCH, 100):
+            for shards, how in ((None, "the engine's order"), (2, "fixed order, 2 shards")):
+                before = both.sent
+                ms = in_turns(
+                    partial(steps_of, batch, steps, None), partial(steps_of, batch, steps, shards), both, rounds
+                )
+                messages, size = both.sent.messages - before.messages, both.sent.bytes - before.bytes
+                say(f"burda_vae, k = {SAMPLES}, batch {batch}, {how}: {_line(*ms, 2)}")
+                made = rounds * steps
+                say(f"    a step sends {size / made / 2**20:.2f} MiB in {messages / made:.1f} messages")
+        ms = in_turns(partial(steps_of, BATCH, steps, None), partial(steps_of, 2 * BATCH, steps, None), both, rounds)
+        say(f"burda_vae, k = {SAMPLES}, {BATCH} rows for each process, the engine's order: {_line(*ms, 1)}")
+        before = both.sent
+        ms = in_turns(partial(lab, replicates), partial(lab, replicates), both, rounds)
+        messages, size = both.sent.messages - before.messages, both.sent.bytes - before.bytes
+        say(f"lab, {replicates:,} replicates of iwae and dreg, K = {LAB_SAMPLES}: {_line(*ms, 2)}")
+        say(f"    all of it sends {size / rounds / 2**20:.1f} MiB in {messages / rounds:.0f} messages")
+
+
+def _line(one: float, two: float, parts: int) -> str:
+    efficiency = one / (parts * two)
+    mark = f" (below {LEAST})" if efficiency < LEAST else ""
+    return f"{one:.2f}, {two:.2f}; {efficiency:.2f}{mark}"
+
+
+def on_paper() -> None:
+    """The efficiency of many GPUs, each with as many rows, from stated speeds."""
+    params, _ = RECIPE.model(torch.zeros(1, 1, 28, 28)).init(fv.random.key(0))
+    decoder, encoder = (sum(leaf.numel() for leaf in tree.leaves(params[name])) for name in ("decoder", "encoder"))
+    flop = 6 * GPU_ROWS * (SAMPLES * decoder + encoder)  # a product forward, two backward, 2 flop each
+    step, size = flop / GPU_FLOPS, 4 * (decoder + encoder)
+    print(f"\non paper: {GPU_ROWS} rows on each GPU, {flop / 1e9:.1f} Gflop at {GPU_FLOPS / 1e12:.0f} Tflop/s are")
+    print(
+        f"{1e3 * step:.2f} ms; the vector of {size / 2**20:.2f} MiB goes round a ring (engine's order), or once to and"
+    )
+    print("once from every other process (fixed order, as many shards as processes); efficiency:")
+    for gpus, (rate, latency) in LINKS.items():
+        sent = 2 * size * (gpus - 1) / gpus / rate
+        engine = step / (step + sent + 2 * math.ceil(math.log2(gpus)) * latency)
+        fixed = step / (step + sent + 2 * (gpus - 1) * latency)
+        where = f"{rate / 1e9:.0f} GB/s, {1e6 * latency:.0f} us a message"
+        print(f"    {gpus:3} GPUs at {where}: engine's order {engine:.2f}, fixed order {fixed:.2f}")
+        # 100,000 replicates: some 17 merges; what is below 128 replicates one process computes
+        each, replicates = 6 * BATCH * (LAB_SAMPLES * decoder + encoder) / GPU_FLOPS, 100_000
+        alone = replicates * each
+        merge = sum(2 * 8 * (decoder + encoder) / rate + 2 * (gpus - 1) * latency for _ in range(17))
+        blocks = [max(1, 2**i // 64) for i in range(17)]
+        most = sum(-(-count // gpus) * min(64, 2**i) for i, count in enumerate(blocks)) * replicates / 2**17
+        print(f"        lab, {replicates:,} replicates: {alone / (gpus * (most * each + merge)):.2f}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--steps", type=int, default=150, help="steps in a turn")
+    parser.add_argument("--replicates", type=int, default=4096)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    if "RANK" in os.environ:
+        measure(args.steps, args.replicates, args.rounds)
+    else:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
+        options = [f"--{name}={value}" for name, value in vars(args).items()]
+        subprocess.run([*command, *options], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        on_paper()
