@@ -210,8 +210,8 @@ def joined(device: str = "cpu", *, patience: float = PATIENCE) -> Iterator[Proce
         Missing: some have not come; or this one has no GPU.
         BadValue: the environment is not one that torchrun makes.
     """
-    if not checks.number("patience", patience) > 0:
-        raise BadValue(f"patience is {patience}: it must be a number of seconds, above 0")
+    if not 0 < checks.number("patience", patience) <= _LONGEST:
+        raise BadValue(f"patience is {patience}: it must be a number of seconds, above 0 and up to {_LONGEST:,}")
     on_cuda = checks.text("device", device) != "cpu" and torch.cuda.is_available()
     if size() == 1:
         yield ALONE
@@ -304,7 +304,7 @@ def _gpu() -> int:
 
 def _from_environment(name: str, otherwise: int) -> int:
     given = os.environ.get(name, str(otherwise))
-    if not given.isdecimal():
+    if not given.isdecimal() or len(given) > 9:
         raise BadValue(f"the environment's {name} is {checks.shown(given)}: torchrun sets it to a number")
     return int(given)
 
@@ -319,6 +319,7 @@ def _short(value: Any) -> str:
     return checks.line(repr(value), 80)
 
 
+_LONGEST = 1_000_000  # seconds
 _TIMEOUT = 600.0  # seconds, of one exchange: the first may still draw or write while the others wait
 _ROLL_CALL = 15.0  # seconds for those that are left to say so; one of them may be in the midst of a step
 _SAME_ERROR = 3.0

@@ -102,7 +102,7 @@ def is_a_step(row: Row) -> bool:
 @contextmanager
 def progress_bar(steps: int, made: int = 0) -> Iterator[Tracker]:
     """A progress bar over training steps that shows the last bound, and the test bound once there is one."""
-    with tqdm(total=steps, initial=made, unit="step", dynamic_ncols=True) as bar:
+    with tqdm(total=steps, initial=made, unit="step", dynamic_ncols=True, leave=None) as bar:  # gone if in another
         shown: dict[str, str] = {}
 
         def update(row: Row) -> None:

@@ -642,8 +642,8 @@ def _sharded(
     scale: Scale, offset: float, wrap: Wrap, stop: Callable[[], bool],
 ) -> _Step:  # fmt: skip
     """The step in shards, by one process or several."""
-    count = processes.size if shards is None else shards
     cut_rows = check_shards(min(batch, len(train)), samples, shards, split, processes)
+    count = processes.size if shards is None else shards
     kind = {"samples": samples, "chunk": chunk, "observe": observe, "noise": noise}
     work, plain = (split(model, estimator, **kind, wrap=how) for how in (wrap, _as_it_is))
     asked = [torch.zeros(())]

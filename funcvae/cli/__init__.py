@@ -1,7 +1,7 @@
 """The command line: train a system, then look at what it learned.
 
-A user's mistake is one line on stderr and exit status 2; a run that was stopped by a signal has its number and 128, and
-one that is not what it was has 1.
+A user's mistake is one line on stderr and exit status 2; a run that was stopped by a signal has its number and 128; one
+that is not what it was has 1, as has a sweep with a cell that diverged.
 """
 
 import os
@@ -16,6 +16,7 @@ from funcvae import __version__, processes
 from funcvae.cli.judging import evaluate, variance
 from funcvae.cli.listing import list_
 from funcvae.cli.looking import interpolate, latent, reconstruct, sample
+from funcvae.cli.sweeping import collect, sweep
 from funcvae.cli.training import replay, train, verify
 from funcvae.errors import BadValue, Elsewhere, FuncvaeError
 
@@ -25,6 +26,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "replay": replay,
     "evaluate": evaluate,
     "variance": variance,
+    "sweep": sweep,
+    "collect": collect,
     "sample": sample,
     "reconstruct": reconstruct,
     "interpolate": interpolate,
@@ -33,7 +36,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
-TOGETHER = {"train", "variance"}
+TOGETHER = {"train", "variance", "sweep"}
 """Commands that several processes can share."""
 
 

@@ -1,11 +1,9 @@
 """Commands that train, and that make a run's steps again."""
 
 import logging
-import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from funcvae import checkpoint, machine, processes, runs, tracking, tree
 from funcvae.cli.options import Device, RunPath, fresh
+from funcvae.cli.stopping import stopping
 from funcvae.errors import BadValue, Stopped
 from funcvae.train import Replay
 
@@ -110,7 +109,7 @@ def train(
     try:
         with processes.joined(device or "auto", patience=patience) as everyone:
             how: dict[str, Any] = {"trackers": trackers, "processes": everyone}
-            how["stopping"] = lambda: _stopping(caught, alone=everyone.size == 1)
+            how["stopping"] = lambda: stopping(caught, alone=everyone.size == 1)
             if resume == "auto":
                 if out is None:
                     raise BadValue("--resume auto goes on in --out, or begins there: give --out RUN")
@@ -222,22 +221,3 @@ def _listed(rows: Tensor) -> str:
 
 
 _ROWS = 16  # that are named
-
-
-@contextmanager
-def _stopping(caught: list[int], *, alone: bool) -> Iterator[Callable[[], bool]]:
-    """While steps are made, the first Ctrl-C or SIGTERM asks to stop after the step; another leaves at once."""
-
-    def handle(number: int, frame: object) -> None:
-        if caught:
-            os._exit(128 + number)
-        caught.append(number)
-        if alone:  # else torchrun may only be ending those that a lost one has left
-            os.write(2, b"\nfuncvae: stopping after this step; once more to leave at once\n")  # safe where print is not
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(caught)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -11,10 +11,12 @@ from funcvae.plots.images import image_grid, interpolation, reconstructions, sam
 from funcvae.plots.latent import latent_scatter
 from funcvae.plots.points import densities, evolution
 from funcvae.plots.saving import save, save_gif
+from funcvae.plots.sweep import OverSeeds, over_seeds
 from funcvae.plots.variance import sweep, variance_bars, variance_by_layer, variance_cost
 
 __all__ = [
     "PALETTE",
+    "OverSeeds",
     "bound_ladder",
     "densities",
     "evolution",
@@ -22,6 +24,7 @@ __all__ = [
     "interpolation",
     "latent_scatter",
     "latent_use",
+    "over_seeds",
     "reconstructions",
     "sample_grid",
     "save",

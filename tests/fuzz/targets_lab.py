@@ -341,6 +341,20 @@ SLOPES = Kind(
     ),
 )
 figure("plots.sweep", plots.sweep, values=array(3), series=SERIES, slopes=SLOPES, xlabel=TEXT, ylabel=TEXT, title=TITLE)
+_OVER = plots.OverSeeds([1, 4], [1.0, 2.0], [0.5, math.nan], [1.5, math.nan], [[1.0, 2.0], [2.0, math.nan]])
+
+
+def _panels_with(rng: Rng, w: World) -> Any:
+    odd = {rng.choice(_OVER._fields): rng.choice([junk(rng, w), [1.0], [math.inf, 1.0], [-1, 0], [3, 2], "ab", None])}
+    return {"a": {"b": _OVER._replace(**odd)}}
+
+
+PANELS = Kind(
+    one_of({"a": {"b": _OVER}}, {"a": {"b": _OVER, "c": _OVER}, "d": {"b": _OVER}}),
+    lambda rng, w: rng.choice([{}, {"a": {}}, {"a": [1]}, {3: {}}, {"a": {"$_$_$": _OVER}}, _panels_with(rng, w)]),
+)
+figure("plots.over_seeds", plots.over_seeds, panels=PANELS, ylabel=TEXT, yscale=Kind(one_of("linear", "log"), TEXT.bad),
+       title=TITLE)  # fmt: skip
 
 FOLDER = tempfile.TemporaryDirectory(prefix="funcvae-fuzz-")
 PATH = Kind(

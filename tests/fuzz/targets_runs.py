@@ -1,5 +1,6 @@
 """The same for training's smaller functions, data, checkpoints and runs; tests/fuzz/files.py spoils what they read."""
 
+import json
 import math
 import tempfile
 from pathlib import Path
@@ -112,3 +113,34 @@ target("runs.recipe", runs.recipe, weight=0.1, system=SYSTEM)
 target("runs.names", runs.names, weight=0.1, given=TEXT)
 target("runs.device", runs.device, weight=0.1, name=Kind(one_of("cpu", "auto"), one_of("cuda", "meta", "")))
 target("runs.load", runs.load, weight=0.1, path=FOLDER_PATH, device=DEVICE, data=TEXT, data_dir=TEXT)
+GRID = {"systems": ["gaussian2d_vae"], "estimators": ["dreg"], "samples": [2], "seeds": [0], "settings": {"epochs": 1}}
+SWEEP = Path(FOLDER.name, "sweep")
+SWEEP.mkdir()
+(SWEEP / "grid.json").write_text(json.dumps(GRID))
+STRANGE = {
+    "systems": ([], [None], {"a": 1}, "a"),
+    "estimators": ([["a"]], ["a\nb"], [""]),
+    "samples": ([-1], [1.5], 3),
+    "seeds": ([math.nan], [10**400], [True]),
+    "settings": ({"a\nb": 1}, {1: 1}, 3, {"epochs": []}),
+    "replicates": ("a", 1, 10**400),
+    "sytems": ([],),
+    3: (4,),
+}
+CONTENT = Kind(
+    one_of(GRID, {"systems": ["burda_vae"]}),
+    lambda rng, w: rng.choice([{}, GRID | {name: rng.choice(STRANGE[name]) for name in rng.sample([*STRANGE], 1)}]),
+)
+target("runs.parse_grid", runs.parse_grid, weight=0.3, content=CONTENT)
+target("runs.read_grid", runs.read_grid, weight=0.1, path=Kind(one_of(SWEEP / "grid.json"), PATHS))
+
+
+def celled(content: Any, grid: Any, **options: Any) -> Any:
+    return runs.cells(runs.parse_grid(content) if grid is None else grid, **options)
+
+
+target(
+    "runs.cells", celled, weight=0.1, content=CONTENT, grid=Kind(one_of(None), PATHS), folder=FOLDER_PATH,
+    device=Kind(one_of("cpu"), one_of("", "meta")),
+)  # fmt: skip
+target("runs.collect", runs.collect, weight=0.1, folder=Kind(one_of(SWEEP, str(SWEEP)), PATHS))

@@ -1,0 +1,185 @@
+"""A grid of runs, as a sweep trains them: what is asked for, the configuration of each cell, and where its result is.
+
+    {
+        "systems": ["burda_vae"],
+        "estimators": ["iwae", "dreg"],
+        "samples": [1, 5, 50],
+        "seeds": [0, 1, 2],
+        "settings": {"epochs": 20, "noise": "iid"},
+        "replicates": 200
+    }
+
+has a cell for each system, estimator, number of samples and seed. All but the systems may be left out.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from funcvae import checks, estimators, files, machine
+from funcvae.errors import BadData, BadType, BadValue, unknown
+from funcvae.runs import config as configs
+from funcvae.runs.config import Config
+
+CELLS = "cells"
+GRID = "grid.json"
+RESULT = "result.json"
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a sweep trains: every combination of its first four."""
+
+    systems: tuple[str, ...]
+    estimators: tuple[str, ...] | None = None
+    """None: each system's own."""
+    samples: tuple[int, ...] | None = None
+    """None: each system's own number."""
+    seeds: tuple[int, ...] = (0,)
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Further fields of `Config`, the same in every cell."""
+    replicates: int | None = None
+    """Draws of the noise by which the variance of a cell's gradient is measured at its end; None: it is not."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The grid as `parse_grid` takes it."""
+        return {name: _listed(value) for name, value in asdict(self).items() if value is not None}
+
+
+def read_grid(path: str | Path) -> Grid:
+    """The grid in a JSON file.
+
+    Raises:
+        Missing: there is no such file.
+        BadData: it holds no grid; the message says where and why.
+    """
+    path = checks.path("path", path)
+    content = files.read_json(path)
+    try:
+        return parse_grid(content)
+    except (BadType, BadValue) as error:
+        raise BadData(f"{path}: {error}") from None
+
+
+def parse_grid(content: Mapping[str, Any]) -> Grid:
+    """The grid in a JSON object; estimators by their full names, as "renyi:0.5" for "renyi:.5".
+
+    Raises:
+        BadType, BadValue: an unknown key, system or estimator; a list that is empty or names a thing twice; a value of
+            the wrong kind; or a setting that a list of the grid decides.
+    """
+    if not isinstance(content, Mapping):
+        raise BadType(f"a grid is {checks.shown(content)}: it must be a JSON object")
+    known = [each.name for each in fields(Grid)]
+    for name in content:
+        if name not in known:
+            raise unknown("key", checks.text("a key", name), known)
+    if "systems" not in content:
+        raise BadValue('systems is missing: name those to train, as in ["gaussian2d_vae"]')
+    parts: dict[str, Callable[[Any], Any]] = {
+        "systems": lambda name: configs.recipe(name).name,
+        "estimators": lambda spec: estimators.parse(spec).name,
+        "samples": lambda k: checks.whole("a number in samples", k, 1),
+        "seeds": lambda seed: checks.whole("a number in seeds", seed),
+    }
+    axes = {name: _axis(name, content[name], part) for name, part in parts.items() if name in content}
+    settings = content.get("settings", {})
+    if not isinstance(settings, Mapping):
+        raise BadType(f'settings is {checks.shown(settings)}: it must be an object, as {{"epochs": 20}}')
+    may_be = [each.name for each in fields(Config) if each.name not in _DECIDED]
+    for name in settings:
+        if name in _DECIDED:
+            raise BadValue(f"settings has {name}, which {_DECIDED[name]}: leave it out there")
+        if name not in may_be:
+            raise unknown("setting", checks.text("a setting", name), may_be)
+    replicates = content.get("replicates")
+    if replicates is not None:
+        checks.whole("replicates", replicates, 2)
+    return Grid(**axes, settings=dict(settings), replicates=replicates)
+
+
+def cells(grid: Grid, folder: str | Path, *, device: str = "cpu") -> list[Config]:
+    """The configurations of a grid's cells, each with a folder of its own: FOLDER/cells/NAME.
+
+    Args:
+        grid: from `read_grid` or `parse_grid`.
+        folder: the sweep's.
+        device: where to train, "cpu" or "cuda", unless the settings say.
+
+    Raises:
+        BadType, BadValue: a setting is of the wrong kind.
+    """
+    if not isinstance(grid, Grid):
+        raise BadType(f"grid is {checks.shown(grid)}: `runs.parse_grid` makes one")
+    folder, device = checks.path("folder", folder), checks.text("device", device)
+    found = []
+    for system in grid.systems:
+        own = configs.recipe(system)
+        given = {"device": device, "compile": own.compile and machine.available(), **grid.settings}
+        for estimator in grid.estimators or [estimators.parse(own.estimator).name]:
+            for samples in grid.samples or [own.samples]:
+                for seed in grid.seeds:
+                    axes: dict[str, Any] = {"estimator": estimator, "samples": samples, "seed": seed}
+                    out = folder / CELLS / _name(system, **axes)
+                    found.append(configs.configure(system, **given, **axes, out=str(out)))
+    return found
+
+
+def name_of(cell: Config) -> str:
+    """What a cell and its folder are called: SYSTEM-ESTIMATOR-kSAMPLES-sSEED, with _ for a colon."""
+    return Path(cell.out).name
+
+
+def read_result(cell: Config) -> Result | None:
+    """The result of a cell; None if it has none yet.
+
+    Raises:
+        BadData: the file is damaged, or another cell's.
+    """
+    path = Path(cell.out, RESULT)
+    if not path.is_file():
+        return None
+    content = files.read_json(path)
+    for name, value in who(cell).items():
+        if content.get(name) != value:
+            got = checks.shown(content.get(name))
+            raise BadData(f"{path} is not the result of this cell: its {name} is {got}, and should be {value!r}")
+    return content
+
+
+def who(cell: Config) -> dict[str, Any]:
+    """Which cell it is, in the words of its result."""
+    return {name: getattr(cell, name) for name in ("system", "estimator", "samples", "seed")}
+
+
+_DECIDED = {
+    "system": "`systems` lists",
+    "estimator": "`estimators` lists",
+    "samples": "`samples` lists",
+    "seed": "`seeds` lists",
+    "out": "is each cell's own",
+}  # that are no settings
+
+
+def _axis(name: str, given: Any, part: Callable[[Any], Any]) -> tuple[Any, ...]:
+    """One of the lists, of different things."""
+    if not isinstance(given, list | tuple):
+        raise BadType(f"{name} is {checks.shown(given)}: it must be a list")
+    if not given:
+        raise BadValue(f"{name} is empty: name one or more, or leave it out")
+    found = tuple(part(each) for each in given)
+    for i, each in enumerate(found):
+        if each in found[:i]:
+            raise BadValue(f"{name} has {each!r} twice")
+    return found
+
+
+def _name(system: str, estimator: str, samples: int, seed: int) -> str:
+    return f"{system}-{estimator}-k{samples}-s{seed}".replace(":", "_")
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
