@@ -286,8 +286,6 @@ def _one_voice(error: FuncvaeError, rank: int, store: dist.Store) -> FuncvaeErro
             return Elsewhere(told)
     except RuntimeError:  # the first has said nothing
         pass
-    if not isinstance(error, Lost):
-        error.args = (f"process {rank}: {told}",)
     return error
 
 

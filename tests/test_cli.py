@@ -112,6 +112,8 @@ def test_config_and_manifest_say_what_was_run_and_on_what(here):
         "samples": 2,
         "noise": "iid",
         "chunk": 0,
+        "shards": 0,
+        "split": "rows",
         "estimator": "elbo",
         "lr": None,
         "seed": 3,

@@ -1,13 +1,14 @@
 """The noise schemes: their marginals, what is antithetic in them, and that they come from their key alone."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from oracles import assert_zero_mean
 
 from funcvae import noise, random
-from funcvae.errors import BadValue
+from funcvae.errors import BadType, BadValue
 
 SCHEMES = list(noise.TABLE.values())
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES)
@@ -164,6 +165,81 @@ def test_antithetic_noise_of_an_odd_number_is_an_error(scheme, n):
 def test_sobol_noise_has_a_greatest_dimension():
     with pytest.raises(BadValue, match=r"1 to 21201 dimensions: shape is \(30000,\)"):
         noise.sobol(random.key(0), 2, (30_000,))
+
+
+# A part of the noise.
+
+
+def without_rows(key, n, shape, *, dtype=torch.float32):
+    """A scheme of one's own, which cannot draw a part."""
+    return noise.iid(key, n, shape, dtype=dtype).flip(0)
+
+
+def by_row(key, n, shape, *, dtype=torch.float32, rows=None):
+    """One that can draw some of the data alone."""
+    return noise.mirrored(key, n, shape, dtype=dtype, rows=rows)
+
+
+class Callable:
+    def __call__(self, key, n, shape, **options):
+        return noise.sobol(key, n, shape, **options)
+
+
+OWN = {"without rows": without_rows, "with rows": by_row, "an object": Callable(), "partial": partial(noise.iid)}
+
+
+close_to = partial(torch.testing.assert_close, rtol=1e-6, atol=1e-6)
+
+
+@both_dtypes
+@pytest.mark.parametrize("scheme", [*SCHEMES, *OWN.values()], ids=[*noise.TABLE, *OWN])
+def test_a_part_is_that_of_the_whole(scheme, dtype):
+    key, shape = random.key(6), (7, 3)
+    whole, draw = scheme(key, 4, shape, dtype=dtype), noise.in_parts(scheme)
+    samples, rows = torch.tensor([3, 1]), torch.tensor([6, 0, 2])
+    close_to(draw(key, 4, shape, dtype=dtype), whole)
+    close_to(draw(key, 4, shape, dtype=dtype, samples=samples), whole[samples])
+    close_to(draw(key, 4, shape, dtype=dtype, rows=rows), whole[:, rows])
+    both = draw(key, 4, shape, dtype=dtype, samples=samples, rows=rows)
+    close_to(both, whole[samples][:, rows])
+    assert both.dtype == dtype
+
+
+@pytest.mark.parametrize("scheme", [*SCHEMES, without_rows], ids=[*noise.TABLE, "own"])
+def test_a_part_compiled_is_that_of_the_whole(scheme):
+    torch._dynamo.reset()
+    draw = torch.compile(noise.in_parts(scheme), fullgraph=True, dynamic=False, backend="aot_eager")
+    key, samples, rows = random.key(6), torch.tensor([3, 1]), torch.tensor([6, 0, 2])
+    close_to(draw(key, 4, (7, 3), samples=samples, rows=rows), scheme(key, 4, (7, 3))[samples][:, rows])
+    torch._dynamo.reset()
+
+
+def test_no_more_is_drawn_than_is_asked_for(monkeypatch):
+    drawn = []
+    normal = random.normal
+
+    def counted(*args, **options):
+        drawn.append(normal(*args, **options))
+        return drawn[-1]
+
+    monkeypatch.setattr(random, "normal", counted)
+    pick = torch.tensor([1])
+    for scheme, samples in ((noise.iid, 1), (noise.mirrored, 2), (noise.moment_matched, 2)):
+        noise.in_parts(scheme)(random.key(0), 4, (7, 3), samples=pick, rows=pick)
+        assert drawn.pop().shape == (samples, 1, 3)
+
+
+def test_whether_a_function_takes_an_argument():
+    assert noise.takes(noise.iid, "samples")
+    assert noise.takes(partial(noise.sobol), "rows")
+    assert not noise.takes(noise.sobol, "samples")
+    assert not noise.takes(min, "rows")  # which does not say
+
+
+def test_a_scheme_that_returns_no_noise_is_an_error_where_a_part_is_kept():
+    draw = noise.in_parts(lambda key, n, shape, *, dtype: None)
+    with pytest.raises(BadType, match="what the noise scheme returned"):
+        draw(random.key(0), 2, (3, 2), rows=torch.tensor([1]))
 
 
 def test_schemes_have_names_and_marks():

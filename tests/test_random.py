@@ -335,6 +335,87 @@ def test_permutation_holds_every_number_once(n):
     assert torch.equal(order.sort().values, torch.arange(n))
 
 
+# A part of a draw
+
+
+WHOLE = (4, 7, 3)
+PICKED = {
+    "all": (),
+    "samples": (torch.tensor([3, 0]),),
+    "rows": (None, torch.tensor([6, 2, 3])),
+    "both": (torch.tensor([1]), torch.tensor([0, 5])),
+    "none": (None, torch.tensor([], dtype=torch.int64)),
+}
+by_part = pytest.mark.parametrize("picked", PICKED.values(), ids=PICKED.keys())
+
+
+def part_of(t, picked):
+    """The elements at the picked indices along the first axes, by torch's own indexing."""
+    for axis, index in enumerate(picked):
+        t = t if index is None else t.index_select(axis, index)
+    return t
+
+
+@by_part
+def test_places_are_flat_indices(picked):
+    numbers = torch.arange(math.prod(WHOLE)).view(WHOLE)
+    assert torch.equal(random.places(WHOLE, *picked), part_of(numbers, picked))
+
+
+@by_dtype
+@pytest.mark.parametrize(
+    ("name", "backend"), [*((name, None) for name in PICKED), ("samples", "aot_eager"), ("both", "aot_eager")]
+)
+def test_a_draw_at_places_is_a_part_of_the_whole_one(dtype, name, backend):
+    picked = PICKED[name]
+    key, p = random.key(21), random.uniform(random.key(22), WHOLE, dtype)
+    draws = {
+        "bits": lambda at=None: random.bits(key, WHOLE, at=at),
+        "uniform": lambda at=None: random.uniform(key, WHOLE, dtype, at=at),
+        "between": lambda at=None: random.uniform(key, WHOLE, dtype, -2.0, 3.0, at=at),
+        "normal": lambda at=None: random.normal(key, WHOLE, dtype, at=at),
+        "bernoulli": lambda at=None: random.bernoulli(key, p if at is None else part_of(p, picked), WHOLE, at=at),
+    }
+
+    def drawn():
+        at = random.places(WHOLE, *picked)
+        return {name: draw(at) for name, draw in draws.items()}
+
+    if backend:
+        torch._dynamo.reset()
+        drawn = torch.compile(drawn, fullgraph=True, dynamic=False, backend=backend)
+    for name, part in drawn().items():
+        whole = part_of(draws[name](), picked)
+        assert part.dtype == whole.dtype
+        if name == "normal":
+            torch.testing.assert_close(part, whole, rtol=1e-6, atol=1e-6)
+        else:
+            assert torch.equal(part, whole), name
+    torch._dynamo.reset()
+
+
+def test_a_part_of_a_draw_of_more_numbers_than_memory_holds():
+    """The counter's high word too."""
+    key, shape = random.key(23), (2**20, 2**20)
+    at = random.places(shape, torch.tensor([5, 2**19]), torch.tensor([7]))
+    expected = []
+    for i in at.flatten().tolist():
+        high, low = threefry_in_integers((i >> 32, i % 2**32), words(key))
+        expected.append(high ^ low)
+    assert at.max() > 2**32
+    assert words(random.bits(key, shape, at=at).flatten()) == expected
+
+
+def test_indices_that_do_not_suit_a_draw_are_errors():
+    with pytest.raises(BadValue, match=r"there are indices for 3 axes, and shape \[4, 7\] has 2"):
+        random.places((4, 7), None, None, torch.arange(2))
+    with pytest.raises(BadValue, match=r"an index has shape \[1, 2\]"):
+        random.places((4, 7), torch.ones(1, 2, dtype=torch.int64))
+    for draw in (random.bits, random.uniform, random.normal):
+        with pytest.raises(BadType, match=r"at is torch\.float32: flat indices are int64, as random\.places"):
+            draw(random.key(0), (4, 7), at=torch.ones(2))
+
+
 # Errors
 
 

@@ -461,13 +461,15 @@ def test_torchrun_starts_workers_of_which_the_first_speaks(here):
     assert not [path for path in Path("runs").rglob("manifest.json") if "resumed" in files.read_json(path)]
 
 
-def test_an_error_of_a_worker_that_does_not_speak_is_told(here):
-    environment = {"RANK": "1", "WORLD_SIZE": "2"}
-    worker = starts("funcvae", "sweep", written(data="nowhere.npz"), **environment)
-    out, error = worker.communicate(timeout=60)
-    assert (worker.returncode, out) == (2, "")
-    assert error.startswith("funcvae: error: ")
-    assert "nowhere.npz" in error
+def test_what_is_wrong_is_told_once_by_all_workers_together(here):
+    grid = written(data="nowhere.npz")
+    command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "funcvae", "sweep", grid]
+    worker = starts(*command)
+    out, error = worker.communicate(timeout=120)
+    assert worker.returncode == 1
+    assert out == ""
+    assert [line for line in error.splitlines() if "funcvae: error" in line and "nowhere.npz" in line] != []
+    assert error.count("funcvae: error") == 1
 
 
 # What is collected.

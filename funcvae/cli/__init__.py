@@ -18,7 +18,7 @@ from funcvae.cli.listing import list_
 from funcvae.cli.looking import interpolate, latent, reconstruct, sample
 from funcvae.cli.sweeping import collect, sweep
 from funcvae.cli.training import replay, train, verify
-from funcvae.errors import BadValue, Elsewhere, FuncvaeError
+from funcvae.errors import BadValue, Elsewhere, FuncvaeError, Lost
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
@@ -57,7 +57,8 @@ def main(args: Sequence[str] | None = None) -> None:
     except Elsewhere:
         sys.exit(2)
     except (FuncvaeError, OSError) as error:  # an OSError: a full disk, a folder that may not be read
-        print(f"funcvae: error: {error}", file=sys.stderr)
+        who = f"process {processes.rank()}: " if processes.rank() and not isinstance(error, Lost) else ""
+        print(f"funcvae: error: {who}{error}", file=sys.stderr)
         sys.exit(2)
 
 

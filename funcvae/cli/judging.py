@@ -91,8 +91,8 @@ def variance(
         out: JSON file; variance.json in the run's folder unless given (variance-2.json where that says otherwise).
         patience: Seconds that the processes that torchrun started wait for one another at the beginning.
     """
-    _check_out(out)
     with processes.joined(device, patience=patience) as everyone:
+        _check_out(out)
         at, found, report = _compared(
             run, everyone, estimators=estimators, noise=noise, samples=samples, replicates=replicates, chunk=chunk,
             seed=seed, batch=batch, target_se=target_se, data=data, data_dir=data_dir, device=device,

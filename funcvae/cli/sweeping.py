@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import tyro
 from tqdm import tqdm
 
@@ -21,7 +20,15 @@ GridFile = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="GRID.json"
 SweepFolder = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SWEEP")]]
 
 
-def sweep(grid: GridFile, /, *, out: str | None = None, download: bool = False, device: Device = "auto") -> None:
+def sweep(
+    grid: GridFile,
+    /,
+    *,
+    out: str | None = None,
+    download: bool = False,
+    device: Device = "auto",
+    patience: float = processes.PATIENCE,
+) -> None:
     """Train every cell of a grid: each system with each estimator, number of samples and seed.
 
     The grid is a JSON object: lists "systems", "estimators", "samples" and "seeds"; "settings", an object of options
@@ -37,15 +44,20 @@ def sweep(grid: GridFile, /, *, out: str | None = None, download: bool = False, 
         out: The sweep's folder; runs/NAME for NAME.json unless given.
         download: Download named data sets that are not there.
         device: Where to compute, unless the grid's settings say.
+        patience: Seconds that the processes that torchrun started wait for one another at the beginning.
     """
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it reports a missing CUDA as a warning
-    asked, share, where = runs.read_grid(grid), runs.own_share(), runs.device(device)
     folder = Path(out or Path("runs", Path(grid).stem))
-    if where == "cuda":
-        torch.cuda.set_device(processes.rank() % torch.cuda.device_count())
+    with processes.joined(
+        device, patience=patience
+    ) as everyone:  # to find together what is wrong; then each works by itself
+        asked, share, where = runs.read_grid(grid), runs.own_share(), runs.device(device)
+        everyone.agree(grid=asked.as_json(), out=str(folder), device=where)
+        total = len(runs.check_cells(asked, folder, device=where, download=download))
+        everyone.told("")  # nobody has found anything
     if "compile" not in asked.settings and not machine.available() and _gains(asked):
         print(f"funcvae: {machine.NO_COMPILER}; training without torch.compile", file=sys.stderr)
-    total, caught = len(runs.cells(asked, folder)), list[int]()
+    caught: list[int] = []
     try:
         with ExitStack() as stack:
             bar: tqdm | None = None

@@ -18,7 +18,7 @@ from funcvae.runs.collect import Collected, collect
 from funcvae.runs.config import SPLITS, Config, configure, device, names, recipe
 from funcvae.runs.folder import Run, begun, load, load_data, untrained
 from funcvae.runs.grid import Grid, cells, parse_grid, read_grid
-from funcvae.runs.sweep import own_share, sweep
+from funcvae.runs.sweep import check_cells, own_share, sweep
 from funcvae.runs.training import MakeTracker, resume, run
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Verdict",
     "begun",
     "cells",
+    "check_cells",
     "collect",
     "configure",
     "device",

@@ -72,8 +72,7 @@ def sweep(
     i, n = share
     if not 0 <= checks.whole("share's first", i) < checks.whole("share's second", n, 1):
         raise BadValue(f"share is ({i}, {n}): of {n} workers the first is 0 and the last {n - 1}")
-    all_ = cells(grid, folder, device=device)
-    _check([cell for cell in all_ if _finished(cell, grid) is None], download)
+    all_ = check_cells(grid, folder, device=device, download=download)
     _keep(grid, folder / GRID)
     first = i * len(all_) // n
     left, found = all_[first:] + all_[:first], dict[str, Result]()
@@ -122,8 +121,10 @@ def _slurm(name: str) -> int:
     return int(given)
 
 
-def _check(todo: Sequence[Config], download: bool) -> None:
-    """Raises what would stop a cell: that it was begun otherwise, or cannot be trained."""
+def check_cells(grid: Grid, folder: str | Path, *, device: str = "cpu", download: bool = False) -> list[Config]:
+    """The cells of a grid, if those that are not finished can be trained: raises what `sweep` does where one cannot."""
+    all_ = cells(grid, folder, device=device)
+    todo = [cell for cell in all_ if _finished(cell, grid) is None]
     loaded: dict[tuple[str, str], data.Dataset] = {}
 
     def load_once(cell: Config) -> data.Dataset:
@@ -143,6 +144,7 @@ def _check(todo: Sequence[Config], download: bool) -> None:
                 prepare(cell, load_once)
         except (BadValue, BadType, BadData) as error:
             raise BadValue(f"{name_of(cell)}: {error}") from None
+    return all_
 
 
 @contextmanager
