@@ -63,15 +63,14 @@ class Processes:
         """Which of n things are this process's."""
         return cut(n, self.size)[self.rank]
 
-    def total(self, flat: Tensor) -> Tensor:
-        """The sum of all processes' tensors, of one shape; the engine chooses the order."""
+    def total_(self, flat: Tensor) -> Tensor:
+        """The sum of all processes' tensors, of one shape, in place; the engine chooses the order."""
         if self.size == 1:
             return flat
         self._count(2 * (self.size - 1), 2 * flat.nbytes * (self.size - 1) // self.size)
-        out = flat.clone()
         with self._engine():
-            dist.all_reduce(out)
-        return out
+            dist.all_reduce(flat)
+        return flat
 
     def gathered(self, part: Tensor) -> Tensor:
         """All processes' tensors, of one shape, stacked: [size, ...]."""

@@ -202,7 +202,7 @@ def total(
     here[0][-1] += wish
     if ordered:
         return reduction.exchanged(here, len(pieces), processes)
-    return processes.total(here[0] if len(here) == 1 else torch.stack(here).sum(0))
+    return processes.total_(here[0] if len(here) == 1 else torch.stack(here).sum(0))
 
 
 def pack(grads: Params, bound: Tensor, new: State, old: State, part: float) -> Tensor:

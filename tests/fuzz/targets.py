@@ -71,7 +71,9 @@ from funcvae import (
     pareto,
     ppca,
     priors,
+    processes,
     random,
+    shards,
     train,
     tree,
 )
@@ -106,20 +108,29 @@ target("random.split", random.split, key=KEY, num=COUNT)
 target(
     "random.fold_in", random.fold_in, key=KEY, data=Kind(one_of(0, 3, 2**32 - 1, torch.tensor(3)), one_of(-1, 2**32))
 )
-target("random.bits", random.bits, key=KEY, shape=SHAPE)
-target("random.uniform", random.uniform, key=KEY, shape=SHAPE, dtype=DTYPE, minval=NUMBER, maxval=NUMBER)
-target("random.normal", random.normal, key=KEY, shape=SHAPE, dtype=DTYPE)
+AT = Kind(one_of(None, torch.arange(3), torch.tensor([[2], [0]])), strange_tensor)
+target("random.bits", random.bits, key=KEY, shape=SHAPE, at=AT)
+target("random.uniform", random.uniform, key=KEY, shape=SHAPE, dtype=DTYPE, minval=NUMBER, maxval=NUMBER, at=AT)
+target("random.normal", random.normal, key=KEY, shape=SHAPE, dtype=DTYPE, at=AT)
 P = Kind(one_of(0.5, 0, 1, torch.full((2, 3), 0.5), torch.tensor(0.5)), one_of(-1, 2, math.nan, torch.ones(7), "0.5"))
 target("random.bernoulli", random.bernoulli, key=KEY, p=P, shape=Kind(one_of(None, (2, 3)), SHAPE.bad))
 target("random.permutation", random.permutation, key=KEY,
        x=Kind(one_of(0, 1, 5, torch.ones(3, 2)), calls(strange_tensor, one_of(-1, *HUGE))))  # fmt: skip
 target("random.checked", random.checked, key=KEY)
+ROWS = Kind(one_of(None, torch.tensor([2, 0]), torch.arange(0)), strange_tensor)
+target("random.places", lambda shape, first, second: random.places(shape, first, second), shape=SHAPE, first=ROWS,
+       second=ROWS)  # fmt: skip
 for scheme in (noise.iid, noise.mirrored, noise.moment_matched, noise.sobol):
     target(f"noise.{scheme.__name__}", scheme, key=KEY, n=COUNT_2, shape=SHAPE, dtype=DTYPE)
 target("noise.numbered", noise.numbered, key=KEY, numbers=Kind(one_of(torch.arange(3), torch.arange(0)),
        calls(strange_tensor, one_of(-1, *HUGE))), shape=SHAPE, dtype=DTYPE)  # fmt: skip
 target("noise.independent", noise.independent, scheme=Kind(lambda rng, w: lambda key, n, shape: None))
 target("noise.is_independent", noise.is_independent, scheme=SCHEME)
+GOOD_ROWS = Kind(ROWS.good, junk=False)  # where they lie is not checked
+target("noise.in_parts", lambda scheme, samples, rows, **draw: noise.in_parts(scheme)(shape=(3, 2), samples=samples,
+       rows=rows, **draw), scheme=SCHEME, key=KEY, n=Kind(one_of(4)), dtype=DTYPE, samples=GOOD_ROWS,
+       rows=GOOD_ROWS)  # fmt: skip
+target("noise.takes", noise.takes, f=SCHEME, name=TEXT)
 target("noise.name_of", noise.name_of, scheme=SCHEME)
 NAME = Kind(one_of(*noise.TABLE), one_of("sobl", "", "a\nb", "x" * 3000))
 target("noise.parse", noise.parse, name=NAME)
@@ -481,6 +492,13 @@ def _trained(w: World) -> Any:
     )
 
 
+SHARDS = Kind(one_of(None, 1, 2), one_of(0, -1, 10**12, "2", 1.5))
+SPLIT = Kind(one_of(shards.by_rows, shards.by_samples), one_of("rows", None, 3), junk=False)
+PROCESSES = Kind(one_of(processes.ALONE), one_of(processes, processes.Processes))
+target("train.check_shards", train.check_shards, batch=Kind(one_of(3)), samples=Kind(one_of(2)), shards=SHARDS,
+       split=SPLIT, processes=PROCESSES)  # fmt: skip
+target("processes.cut", processes.cut, n=Kind(one_of(0, 7), one_of(-1, "a")), parts=Kind(one_of(1, 3), one_of(0, -1)))
+target("processes.Processes", processes.Processes, rank=COUNT, size=COUNT, store=Kind(one_of(None)))
 target("train.init", train.init, weight=0.3, model=MODEL, opt=OPT, key=KEY)
 target("train.check_data", train.check_data, model=MODEL, **MODEL_ARGS, data=X, observe=OBSERVE, name=TEXT)
 
@@ -531,6 +549,9 @@ target(
     watch=PROGRESS,
     save=PROGRESS,
     stop=Kind(one_of(lambda: False, lambda: True)),
+    shards=SHARDS,
+    split=SPLIT,
+    processes=PROCESSES,
 )
 target(
     "train.test_bound",
@@ -595,7 +616,10 @@ LEFT_OUT = {
     "engine.Claims": "a record",
     "engine.Draw": "a record",
     "engine.Estimate": "a record",
+    "engine.Parts": "a record",
     "engine.Pass": "a record",
+    "engine.added": "adds what estimators return",
+    "engine.times": "as added",
     "engine.Weights": "a record",
     "module.Functional": "a record, whose functions are here",
     "engine.Estimator": "its calls are here",
@@ -649,6 +673,7 @@ LEFT_OUT = {
     "runs.Grid": "a record, which runs.parse_grid makes",
     "runs.MakeTracker": "a type",
     "runs.Run": "a record",
+    "runs.SPLITS": "a table",
     "runs.TOLERANCE": "a constant",
     "runs.Verdict": "a record",
     "runs.load_data": "takes what runs.configure made",

@@ -109,6 +109,7 @@ target(
     precision=Kind(one_of("high"), TEXT.bad),
     keep=COUNT, checkpoint_every=COUNT, lr=Kind(one_of(None, 1e-3), one_of(-1.0, math.nan)), compile=FLAG, out=TEXT,
 )  # fmt: skip
+target("runs.begun", runs.begun, weight=0.1, path=FOLDER_PATH)
 target("runs.recipe", runs.recipe, weight=0.1, system=SYSTEM)
 target("runs.names", runs.names, weight=0.1, given=TEXT)
 target("runs.device", runs.device, weight=0.1, name=Kind(one_of("cpu", "auto"), one_of("cuda", "meta", "")))
