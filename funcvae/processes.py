@@ -47,7 +47,8 @@ class Processes:
     """
 
     def __init__(self, rank: int = 0, size: int = 1, store: dist.Store | None = None) -> None:
-        if not 0 <= checks.whole("rank", rank) < checks.whole("size", size, 1):
+        rank, size = checks.whole("rank", rank), checks.whole("size", size, 1)
+        if not 0 <= rank < size:
             raise BadValue(f"rank is {rank}: of {size} processes it lies between 0 and {size - 1}")
         if size > 1 and not isinstance(store, dist.Store):
             raise BadType("several processes meet by `processes.joined()`: there is no other way to make them")

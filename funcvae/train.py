@@ -1,15 +1,8 @@
-"""Training: one pure step, and the loop over epochs.
-
-Keys: a run's four are `RunKeys(*split(ts.key, 4))`. Epoch e visits the data in the order
-`permutation(fold_in(order_key, e), n)`; step s uses `noise_key, observe_key = split(fold_in(step_key, s))`. So a
-`TrainState` holds all that the rest of the run depends on, and any step can be replayed alone. (The pictures of a run
-use the fourth key of the same split.)
-"""
+"""Training: the loop over epochs, and one of its steps by itself. The step is that of `funcvae.steps`."""
 
 import math
 from array import array
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import count, islice
 from typing import Any, NamedTuple
 
@@ -18,37 +11,67 @@ import torch
 from torch import Tensor
 
 from funcvae import checks, machine, noise, random, tree
-from funcvae.engine import Estimator, Wrap, check_estimator
+from funcvae.engine import Estimator
 from funcvae.errors import BadData, BadType, BadValue, NonFinite
 from funcvae.module import Params, State
 from funcvae.optim import Optimizer
 from funcvae.processes import ALONE, Processes, cut
-from funcvae.shards import Seen, Split, by_rows, by_samples, unpack
-from funcvae.shards import total as add_up
+from funcvae.shards import Split, by_rows
+from funcvae.steps import (
+    Metrics,
+    Observe,
+    RunKeys,
+    Scale,
+    Step,
+    TrainState,
+    as_is,
+    batches,
+    check_optimizer,
+    check_shards,
+    check_train_state,
+    checked_estimator,
+    make_step,
+    observed,
+    per_example,
+    ready,
+    run_keys,
+    step_keys,
+    summed,
+)
 from funcvae.vae import VAE, check, check_model, log_likelihood
 
-Observe = Callable[..., Tensor]
-"""(key, x [B, ...]) -> what the model sees; one that takes `rows`, too, can be asked for a part of a batch alone."""
+__all__ = [
+    "History",
+    "Log",
+    "Metrics",
+    "Observe",
+    "Replay",
+    "Row",
+    "RunKeys",
+    "Save",
+    "Scale",
+    "Step",
+    "TrainState",
+    "Watch",
+    "as_is",
+    "batches",
+    "check_batches",
+    "check_data",
+    "check_optimizer",
+    "check_shards",
+    "fit",
+    "init",
+    "make_step",
+    "per_example",
+    "replay",
+    "run_keys",
+    "step_keys",
+    "summed",
+    "test_bound",
+]
+
 Row = dict[str, Any]
 Log = Callable[[Row], None]
-
-
-class TrainState(NamedTuple):
-    """Everything that a run carries from step to step."""
-
-    step: Tensor  # int64, no dimensions: steps made
-    key: random.Key
-    params: Params
-    state: State
-    opt_state: Any
-
-
-class Metrics(NamedTuple):
-    """What one step reports, each a tensor of no dimensions."""
-
-    loss: Tensor  # scale · (-bound - offset): minus the bound, unless one is given
-    bound: Tensor  # mean over the batch, nats per example
-    grad_norm: Tensor  # Euclidean norm of the loss's whole gradient
 
 
 class History(NamedTuple):
@@ -74,10 +97,8 @@ class Replay(NamedTuple):
     after: TrainState
 
 
-Scale = Callable[[int], float]
 Watch = Callable[[int, TrainState], None]
 Save = Callable[[TrainState], None]
-Step = Callable[[TrainState, Tensor, Tensor], tuple[TrainState, Metrics]]
 
 
 def init(model: VAE, opt: Optimizer, key: random.Key) -> TrainState:
@@ -87,119 +108,6 @@ def init(model: VAE, opt: Optimizer, key: random.Key) -> TrainState:
     init_key, run_key = random.split(key)
     params, state = model.init(init_key)
     return TrainState(torch.zeros((), dtype=torch.int64, device=key.device), run_key, params, state, opt.init(params))
-
-
-def as_is(key: random.Key, x: Tensor, rows: Tensor | None = None) -> Tensor:
-    """The `observe` that shows the model the data unchanged."""
-    return x
-
-
-def per_example(batch: int) -> float:
-    """The `scale` of a loss in nats per example: 1."""
-    return 1.0
-
-
-def summed(batch: int) -> float:
-    """The `scale` of a loss that is summed over the batch."""
-    return float(batch)
-
-
-def make_step(
-    model: VAE,
-    estimator: Estimator,
-    update: Callable[..., tuple[Params, Any]],
-    *,
-    samples: int = 1,
-    observe: Observe = as_is,
-    noise: noise.Noise = noise.iid,
-    scale: Scale = per_example,
-    offset: float = 0.0,
-) -> Step:
-    """One training step as a function: (ts, keys [2, 2], x [B, ...]) -> (ts, Metrics).
-
-    It descends the batch mean of
-
-        loss = scale(B) · (-bound - offset)
-
-    Args:
-        update: an optimizer's. With `opt.update` the step is pure; with `opt.update_` it uses up the TrainState it is
-            given.
-        scale: from the batch's size to what multiplies loss and gradient: others sum over a batch, or divide by pixels.
-            Adam hardly notices, its epsilon and a short last batch apart.
-        offset: nats per example that the loss leaves out of -bound, such as a fixed likelihood's log-normaliser.
-
-    The step's `keys` are its noise key and its observe key, as `step_keys` derives them.
-
-    Raises:
-        BadValue: the estimator leans on independent samples, and the noise scheme's are not.
-    """
-
-    check_model(model)
-    _check_estimator(estimator).claims_under(noise)
-    samples, offset = checks.whole("samples", samples, 1), checks.number("offset", offset)
-    functions: dict[str, Callable[..., Any]] = {"update": update, "observe": observe, "scale": scale}
-    for name, function in functions.items():
-        checks.function(name, function)
-
-    def step(ts: TrainState, keys: Tensor, x: Tensor) -> tuple[TrainState, Metrics]:
-        _check_train_state(ts)
-        x, eps = _observed(keys, x, model, samples, observe, noise)
-        out = estimator(model, ts.params, ts.state, x, eps, train=True)
-        return _descended(ts, update, out.grads, out.bound.mean(), out.state, scale(len(x)), offset)
-
-    return step
-
-
-def _descended(
-    ts: TrainState, update: Callable[..., tuple[Params, Any]], grads: Params, bound: Tensor, state: State,
-    scale: float, offset: float,
-) -> tuple[TrainState, Metrics]:  # fmt: skip
-    """The TrainState after a step along the gradient of a batch's mean loss."""
-    c = _number("what scale returned", scale)
-    grads = grads if c == 1 else tree.map(lambda g: c * g, grads)
-    params, opt_state = _two(update(grads, ts.opt_state, ts.params))
-    new = TrainState(ts.step + 1, ts.key, params, state, opt_state)
-    return new, Metrics(c * (-bound - offset), bound, tree.norm(grads))
-
-
-class RunKeys(NamedTuple):
-    """What the key of a TrainState is split into."""
-
-    order: random.Key
-    """Of the epochs' orders."""
-    step: random.Key
-    """Of each step's noise and observation."""
-    test: random.Key
-    """Of the test bound's noise, the same after every epoch."""
-    pictures: random.Key
-    """Not used in training."""
-
-
-def run_keys(key: random.Key) -> RunKeys:
-    """The keys of a run, from the key of its TrainState."""
-    return RunKeys(*random.split(key, 4))
-
-
-def step_keys(step_key: random.Key, steps: Tensor) -> Tensor:
-    """Keys [S, 2, 2] of the given steps: (noise_key, observe_key) = split(fold_in(step_key, s)) for each."""
-    random.checked(step_key)
-    checks.same_device(step_key=step_key, steps=checks.tensor("steps", steps, "S"))
-    if not len(steps):
-        return step_key.new_empty(0, 2, 2)
-    return torch.vmap(lambda s: random.split(random.fold_in(step_key, s)))(steps)
-
-
-def batches(key: random.Key, n: int, batch: int, epoch: int) -> tuple[tuple[Tensor, ...], Tensor]:
-    """What an epoch of a run with this key visits: the rows of each batch, and each step's keys [S, 2, 2]."""
-    n, batch, epoch = (
-        checks.whole("n", n, 1),
-        checks.whole("batch", batch, 1),
-        checks.whole("epoch", epoch, 0, 2**32 - 1),
-    )
-    keys = run_keys(key)
-    rows = random.permutation(random.fold_in(keys.order, epoch), n).split(batch)
-    steps = torch.arange(epoch * len(rows), (epoch + 1) * len(rows), device=key.device)
-    return rows, step_keys(keys.step, steps)
 
 
 def fit(
@@ -298,17 +206,16 @@ def fit(
         checks.function(name, function)
     if history is not None:
         _check_history(history)
-    _check_train_state(ts, model)
+    check_train_state(ts, model)
     device = ts.step.device
     check_data(model, ts.params, ts.state, train, observe, name="train")
     if test is not None:
         check_data(model, ts.params, ts.state, test, observe, name="test")
     train, test = train.to(device), None if test is None else test.to(device)
 
-    wrap: Wrap = partial(machine.compiled, device=device) if compile else _as_it_is
-    estimator, step = _ready(
+    estimator, step = ready(
         model, estimator, opt, train, batch=batch, samples=samples, chunk=chunk, shards=shards, split=split,
-        processes=processes, observe=observe, noise=noise, scale=scale, offset=offset, wrap=wrap, stop=stop,
+        processes=processes, observe=observe, noise=noise, scale=scale, offset=offset, compile=compile, stop=stop,
     )  # fmt: skip
     check_batches(model, ts.params, ts.state, train, batch, observe, shards=step.rows)
     ts = tree.map(torch.clone, ts)  # from here on the buffers are our own to write in
@@ -397,16 +304,15 @@ def replay(
     """
     batch = checks.whole("batch", batch, 1)
     machine.check_precision(precision)
-    _check_train_state(ts, model)
+    check_train_state(ts, model)
     check_data(model, ts.params, ts.state, train, observe, name="train")
     made = int(ts.step)
     if checks.whole("step", step) < made:
         raise BadValue(f"step {step} cannot be replayed from a TrainState that has made {made}: give an earlier one")
-    wrap: Wrap = partial(machine.compiled, device=ts.step.device) if compile else _as_it_is
     ts, train = tree.map(torch.clone, ts), train.to(ts.step.device)
-    _, run = _ready(
+    _, run = ready(
         model, estimator, opt, train, batch=batch, samples=samples, chunk=chunk, shards=shards, split=split,
-        processes=ALONE, observe=observe, noise=noise, scale=scale, offset=offset, wrap=wrap, stop=lambda: False,
+        processes=ALONE, observe=observe, noise=noise, scale=scale, offset=offset, compile=compile, stop=lambda: False,
     )  # fmt: skip
     visits = _visits(ts, len(train), batch)
     with torch.no_grad(), machine.precision(precision):
@@ -432,8 +338,8 @@ def test_bound(
 ) -> float:
     """The estimator's target bound, mean over `test`, in nats per example. One key, one noise, one number."""
     batch, samples = checks.whole("batch", batch, 1), checks.whole("samples", samples, 1)
-    _check_train_state(ts, model)
-    _check_estimator(estimator).claims_under(noise)
+    check_train_state(ts, model)
+    checked_estimator(estimator).claims_under(noise)
     check_data(model, ts.params, ts.state, test, observe, name="test")
     random.checked(key)
     return _test_bound(model, estimator, ts, test, key, batch, samples, observe, noise, ALONE)
@@ -449,7 +355,7 @@ def _test_bound(
     own = processes.share_of(len(chunks))
     sums = torch.zeros(len(own), dtype=torch.float64, device=test.device)
     for i, keys in enumerate(step_keys(key, torch.tensor(own, dtype=torch.int64, device=test.device))):
-        x, eps = _observed(keys, chunks[own[i]], model, samples, observe, noise)
+        x, eps = observed(keys, chunks[own[i]], model, samples, observe, noise)
         sums[i] = estimator.bound(model, ts.params, ts.state, x, eps).sum()
     return sum(processes.rows(sums).tolist()) / len(test)
 
@@ -494,27 +400,6 @@ def check_data(
             raise BadData(f"{what} ranges from {got}: a {type(p).__name__} likelihood needs [{low:g}, {high:g}]")
 
 
-def check_shards(batch: int, samples: int, shards: int | None, split: Split, processes: Processes) -> int:
-    """Into how many pieces the rows of a batch are cut.
-
-    Raises:
-        BadValue: there are more shards than rows, or samples, to cut; or more processes than shards.
-    """
-    if not isinstance(processes, Processes):
-        raise BadType(f"processes is {checks.shown(processes)}: it must be ALONE, or come from processes.joined()")
-    checks.function("split", split, "one, such as shards.by_rows")
-    count = processes.size if shards is None else checks.whole("shards", shards, 1)
-    whole, what = (samples, "samples") if split is by_samples else (batch, "rows in a batch")
-    if whole < count:
-        each = "each process needs" if shards is None else f"--shards is {count}, and each needs"
-        raise BadValue(f"{each} one of the {what} at least, and there are {whole}: use at most {whole}")
-    if processes.size > count:
-        raise BadValue(
-            f"there are {processes.size} processes for {count} shard{'s' * (count != 1)}: use at most {count}"
-        )
-    return 1 if split is by_samples else count
-
-
 def check_batches(
     model: VAE, params: Params, state: State, train: Tensor, batch: int, observe: Observe = as_is, *, shards: int = 1
 ) -> None:
@@ -537,35 +422,6 @@ def check_batches(
 
 _CHECK_SEED = 2**63 + 2  # no seed of a user's run: a key is used once
 _READ_EVERY = 50  # steps; each reading waits for the device
-_DECODED_AT_ONCE = 2**25  # numbers
-
-
-def check_optimizer(opt: Optimizer) -> None:
-    """Raises BadType unless this is an optimizer."""
-    if not isinstance(opt, Optimizer):
-        raise BadType(f"opt is {checks.shown(opt)}: it must be an Optimizer, such as optim.adam()")
-    for name in ("init", "update"):
-        checks.function(f"opt's {name}", getattr(opt, name))
-
-
-def _check_estimator(estimator: Estimator) -> Estimator:
-    check_estimator("estimator", estimator)
-    if not isinstance(estimator, Estimator):
-        raise BadType(f"estimator is {checks.shown(estimator)}: it must be an Estimator, such as estimators.iwae()")
-    return estimator
-
-
-def _check_train_state(ts: TrainState, model: VAE | None = None) -> None:
-    if not isinstance(ts, TrainState):
-        raise BadType(f"ts is {checks.shown(ts)}: it must be a TrainState, as train.init makes it")
-    if checks.tensor("ts.step", ts.step, floating=False).ndim or ts.step.dtype != torch.int64:
-        raise BadValue(f"ts.step is {checks.shown(ts.step)}: it must be an int64 tensor of no dimensions")
-    if model is not None:  # out here, not in a step
-        check(model, ts.params, ts.state)
-        tree.checked(ts.opt_state, "ts.opt_state")
-        random.checked(ts.key)
-        if checks.valued("ts.step", ts.step) < 0:
-            raise BadValue(f"ts.step is {int(ts.step)}: it must not be negative")
 
 
 def _check_history(history: History) -> None:
@@ -575,132 +431,12 @@ def _check_history(history: History) -> None:
         raise BadValue("history has not a number of each kind for every step, as fit returns it")
 
 
-def _number(name: str, value: float) -> float:
-    return value if isinstance(value, Tensor) and not value.ndim else checks.number(name, value)
-
-
-def _two(updated: tuple[Params, Any]) -> tuple[Params, Any]:
-    if not (isinstance(updated, tuple | list) and len(updated) == 2):
-        raise BadType(f"update returned {checks.shown(updated)}: it must be the new parameters and optimizer state")
-    return updated[0], updated[1]
-
-
-class _Step(NamedTuple):
-    """The step that a run makes, in buffers of its own."""
-
-    call: Callable[[TrainState, Tensor, Tensor], tuple[TrainState, Metrics]]
-    """(ts, keys, rows of the training data) -> (ts, Metrics)."""
-    seen: Callable[[TrainState, Tensor, Tensor], Seen]
-    """What that step sees, and the estimate, outside the compiler."""
-    stopped: Callable[[], bool]
-    """Whether a process asked to stop, by the last step."""
-    rows: int
-    """Into how many shards a batch's rows are cut."""
-
-    def __call__(self, ts: TrainState, keys: Tensor, rows: Tensor) -> tuple[TrainState, Metrics]:
-        return self.call(ts, keys, rows)
-
-
-def _ready(
-    model: VAE, estimator: Estimator, opt: Optimizer, train: Tensor, *, batch: int, samples: int, chunk: int | None,
-    shards: int | None, split: Split, processes: Processes, observe: Observe, noise: noise.Noise, scale: Scale,
-    offset: float, wrap: Wrap, stop: Callable[[], bool],
-) -> tuple[Estimator, _Step]:  # fmt: skip
-    """The estimator, in chunks if there are more samples than decoded at once, and the step that a run makes."""
-    samples = checks.whole("samples", samples, 1)
-    check_optimizer(opt)
-    _check_estimator(estimator)
-    at_once = _at_once(chunk, train, batch)
-    update, in_chunks = opt.update_ or opt.update, samples > at_once
-    chunked = estimator.in_chunks(at_once) if in_chunks else estimator
-    settings = {"samples": samples, "observe": observe, "noise": noise, "scale": scale, "offset": offset}
-    if shards is None and getattr(processes, "size", 0) == 1:
-        check_shards(1, samples, None, split, processes)
-        inner = estimator.in_chunks(at_once, wrap) if in_chunks else estimator
-        if in_chunks:  # a loop, which the compiler would unroll: it gets the parts
-            settings["noise"], update = wrap(noise), wrap(update)
-        step = make_step(model, inner, update, **settings)  # type: ignore[arg-type]
-        # The estimators differentiate by themselves: nothing out here needs a graph.
-        step = torch.no_grad()(step if in_chunks else wrap(step))
-
-        def seen(ts: TrainState, keys: Tensor, rows: Tensor) -> Seen:
-            x, eps = _observed(keys, train.index_select(0, rows), model, samples, observe, noise)
-            return Seen(x, eps, chunked(model, ts.params, ts.state, x, eps, train=True))
-
-        return chunked, _Step(lambda ts, keys, rows: step(ts, keys, train.index_select(0, rows)), seen, stop, 1)
-    make_step(model, chunked, update, **settings)  # type: ignore[arg-type]  # it checks them
-    parts = _sharded(
-        model, estimator, update, train, batch=batch, samples=samples, chunk=at_once, shards=shards, split=split,
-        processes=processes, observe=observe, noise=noise, scale=scale, offset=offset, wrap=wrap, stop=stop,
-    )  # fmt: skip
-    return chunked, parts
-
-
-def _sharded(
-    model: VAE, estimator: Estimator, update: Callable[..., Any], train: Tensor, *, batch: int, samples: int,
-    chunk: int, shards: int | None, split: Split, processes: Processes, observe: Observe, noise: noise.Noise,
-    scale: Scale, offset: float, wrap: Wrap, stop: Callable[[], bool],
-) -> _Step:  # fmt: skip
-    """The step in shards, by one process or several."""
-    cut_rows = check_shards(min(batch, len(train)), samples, shards, split, processes)
-    count = processes.size if shards is None else shards
-    kind = {"samples": samples, "chunk": chunk, "observe": observe, "noise": noise}
-    work, plain = (split(model, estimator, **kind, wrap=how) for how in (wrap, _as_it_is))
-    asked = [torch.zeros(())]
-
-    def pieces_of(rows: Tensor) -> list[range]:
-        return [piece for piece in cut(work.size(len(rows)), count) if len(piece)]  # fewer in a short last batch
-
-    def descend(ts: TrainState, flat: Tensor, c: float) -> tuple[TrainState, Metrics]:
-        grads, bound, state = unpack(flat, ts.params, ts.state)
-        return _descended(ts, update, grads, bound, state, c, offset)
-
-    descend = wrap(descend)
-
-    @torch.no_grad()
-    def step(ts: TrainState, keys: Tensor, rows: Tensor) -> tuple[TrainState, Metrics]:
-        pieces = pieces_of(rows)
-        leaf = work.shares(ts.params, ts.state, keys, train, rows, pieces, processes)
-        flat = add_up(pieces, leaf, processes, bool(stop()), (ts.params, ts.state), ordered=shards is not None)
-        asked[0] = flat[-1]
-        return descend(ts, flat, scale(len(rows)))
-
-    def seen(ts: TrainState, keys: Tensor, rows: Tensor) -> Seen:
-        return plain.whole(ts.params, ts.state, keys, train, rows, pieces_of(rows))
-
-    return _Step(step, seen, lambda: bool(asked[0] > 0), cut_rows)
-
-
-def _at_once(chunk: int | None, train: Tensor, batch: int) -> int:
-    """How many samples to decode at a time."""
-    if chunk is not None:
-        return checks.whole("chunk", chunk, 1)
-    return max(1, _DECODED_AT_ONCE // max(1, batch * train[0].numel()))
-
-
-def _as_it_is(f: Callable[..., Any]) -> Callable[..., Any]:
-    return f
-
-
 def _visits(ts: TrainState, n: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The rows and the keys of every step from where the TrainState stands, without end."""
     first, made = divmod(int(ts.step), -(-n // batch))
     for epoch in count(first):
         yield from islice(zip(*batches(ts.key, n, batch, epoch), strict=True), made, None)
         made = 0
-
-
-def _observed(
-    keys: Tensor, x: Tensor, model: VAE, samples: int, observe: Observe, noise: noise.Noise
-) -> tuple[Tensor, Tensor]:
-    """What a model sees of x [B, ...], and the noise [N, B, Z] for it, by a step's two keys."""
-    if checks.tensor("keys", keys).shape != (2, 2):
-        raise BadValue(
-            f"keys has shape {list(keys.shape)}: it must be [2, 2], a key of the noise and one to observe with"
-        )
-    noise_key, observe_key = keys
-    x = checks.tensor("what observe returned", observe(observe_key, checks.tensor("x", x, "B ...")), "B ...")
-    return x, noise(noise_key, samples, (len(x), model.latent), dtype=x.dtype)
 
 
 def _read(reports: list[Metrics], epoch: int, first_step: int, log: Log) -> np.ndarray:

@@ -20,6 +20,7 @@ FLOORS = [
     {"vae"},
     {"engine"},
     {"estimators", "shards"},
+    {"steps"},
     {"train"},
     {"models", "evaluate", "variance"},
     {"data", "checkpoint", "tracking", "plots"},

@@ -137,7 +137,7 @@ def sending(everyone):
         found[f"{name} sent"] = [everyone.sent.messages - before.messages, everyone.sent.bytes - before.bytes]
         assert all(map(torch.equal, copy, tree.leaves(given))), "it wrote to its argument"
 
-    sent("total", everyone.total_, torch.full((4, 3), r + 1.0, dtype=torch.float64))
+    sent("total", lambda x: everyone.total_(x.clone()), torch.full((4, 3), r + 1.0, dtype=torch.float64))
     sent("gathered", everyone.gathered, torch.full((2, 2), r + 1))
     sent("swapped", everyone.swapped, 100 * r + torch.arange(n, dtype=torch.float32).view(n, 1, 1).expand(n, 2, 1))
     sent("rows", everyone.rows, torch.full((r, 2), float(r)))

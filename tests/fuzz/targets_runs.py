@@ -144,4 +144,14 @@ target(
     "runs.cells", celled, weight=0.1, content=CONTENT, grid=Kind(one_of(None), PATHS), folder=FOLDER_PATH,
     device=Kind(one_of("cpu"), one_of("", "meta")),
 )  # fmt: skip
+
+
+def checked_cells(content: Any, **options: Any) -> Any:
+    return runs.check_cells(runs.parse_grid(content), **options)
+
+
+target(
+    "runs.check_cells", checked_cells, weight=0.1, content=CONTENT, folder=FOLDER_PATH,
+    device=Kind(one_of("cpu"), one_of("", "meta")), download=Kind(one_of(False), one_of(None)),
+)  # fmt: skip
 target("runs.collect", runs.collect, weight=0.1, folder=Kind(one_of(SWEEP, str(SWEEP)), PATHS))
