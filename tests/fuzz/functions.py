@@ -116,7 +116,12 @@ def public() -> set[str]:
     """Every public function and class, as "module.name": what a module defines, or a package lists in `__all__`."""
 
     def defined(at: ModuleType) -> list[str]:
-        own = {name: value for name, value in vars(at).items() if getattr(value, "__module__", "") == at.__name__}
+        passed_on = at.__all__ if at is fv.train else ()  # from `steps`
+        own = {
+            name: value
+            for name, value in vars(at).items()
+            if getattr(value, "__module__", "") == at.__name__ or name in passed_on
+        }
         return [
             name
             for name, value in own.items()

@@ -118,8 +118,10 @@ target("random.permutation", random.permutation, key=KEY,
        x=Kind(one_of(0, 1, 5, torch.ones(3, 2)), calls(strange_tensor, one_of(-1, *HUGE))))  # fmt: skip
 target("random.checked", random.checked, key=KEY)
 ROWS = Kind(one_of(None, torch.tensor([2, 0]), torch.arange(0)), strange_tensor)
-target("random.places", lambda shape, first, second: random.places(shape, first, second), shape=Kind(SHAPE.good), first=ROWS,
-       second=ROWS)  # fmt: skip
+target(
+    "random.places", lambda shape, first, second: random.places(shape, first, second),
+    shape=Kind(SHAPE.good), first=ROWS, second=ROWS,
+)  # fmt: skip
 for scheme in (noise.iid, noise.mirrored, noise.moment_matched, noise.sobol):
     target(f"noise.{scheme.__name__}", scheme, key=KEY, n=COUNT_2, shape=SHAPE, dtype=DTYPE)
 target("noise.numbered", noise.numbered, key=KEY, numbers=Kind(one_of(torch.arange(3), torch.arange(0)),
@@ -127,9 +129,11 @@ target("noise.numbered", noise.numbered, key=KEY, numbers=Kind(one_of(torch.aran
 target("noise.independent", noise.independent, scheme=Kind(lambda rng, w: lambda key, n, shape: None))
 target("noise.is_independent", noise.is_independent, scheme=SCHEME)
 GOOD_ROWS = Kind(ROWS.good, junk=False)  # where they lie is not checked
-target("noise.in_parts", lambda scheme, samples, rows, **draw: noise.in_parts(scheme)(shape=(3, 2), samples=samples,
-       rows=rows, **draw), scheme=Kind(SCHEME.good, junk=False), key=KEY, n=Kind(one_of(4)), dtype=DTYPE, samples=GOOD_ROWS,
-       rows=GOOD_ROWS)  # fmt: skip
+target(
+    "noise.in_parts",
+    lambda scheme, samples, rows, **draw: noise.in_parts(scheme)(shape=(3, 2), samples=samples, rows=rows, **draw),
+    scheme=Kind(SCHEME.good, junk=False), key=KEY, n=Kind(one_of(4)), dtype=DTYPE, samples=GOOD_ROWS, rows=GOOD_ROWS,
+)  # fmt: skip
 target("noise.takes", noise.takes, f=SCHEME, name=TEXT)
 target("noise.name_of", noise.name_of, scheme=SCHEME)
 NAME = Kind(one_of(*noise.TABLE), one_of("sobl", "", "a\nb", "x" * 3000))
@@ -495,8 +499,10 @@ def _trained(w: World) -> Any:
 SHARDS = Kind(one_of(None, 1, 2), one_of(0, -1, 10**12, "2", 1.5))
 SPLIT = Kind(one_of(shards.by_rows, shards.by_samples), one_of("rows", None, 3), junk=False)
 PROCESSES = Kind(one_of(processes.ALONE), one_of(processes, processes.Processes))
-target("train.check_shards", train.check_shards, batch=Kind(one_of(3), junk=False), samples=Kind(one_of(2), junk=False), shards=SHARDS,
-       split=SPLIT, processes=PROCESSES)  # fmt: skip
+target(
+    "train.check_shards", train.check_shards, batch=Kind(one_of(3), junk=False), samples=Kind(one_of(2), junk=False),
+    shards=SHARDS, split=SPLIT, processes=PROCESSES,
+)  # fmt: skip
 target("processes.cut", processes.cut, n=Kind(one_of(0, 7), one_of(-1, "a")), parts=Kind(one_of(1, 3), one_of(0, -1)))
 target("processes.Processes", processes.Processes, rank=COUNT, size=COUNT, store=Kind(one_of(None)))
 target("train.init", train.init, weight=0.3, model=MODEL, opt=OPT, key=KEY)
