@@ -8,10 +8,12 @@ process by itself.
 import gc
 import os
 import pickle
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import pairwise
@@ -152,6 +154,8 @@ class Processes:
         They write into the store by which they met, which under torchrun outlives them.
         """
         assert self._store is not None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends those that are left, who are just about to
         try:
             self._store.set(f"left/{self.rank}", "")
             ranks, end = range(self.size), time.monotonic() + _ROLL_CALL
@@ -170,7 +174,7 @@ class Processes:
         if not gone:
             return Lost(f"the processes cannot reach one another: {_end(reason)}")
         which = f"process {gone[0]} has" if len(gone) == 1 else f"processes {', '.join(gone)} have"
-        return Lost(f"{which} ended without a word, killed perhaps: {_end(reason)}")
+        return Lost(f"{which} ended without a word, killed perhaps, or hung: {_end(reason)}")
 
 
 ALONE = Processes()
@@ -228,7 +232,8 @@ def joined(device: str = "cpu", *, patience: float = PATIENCE) -> Iterator[Proce
     except FuncvaeError as error:
         raise _one_voice(error, everyone.rank, store) from None
     except Exception as error:
-        store.set(f"failed/{everyone.rank}", str(error))
+        with suppress(RuntimeError):  # the store may be gone
+            store.set(f"failed/{everyone.rank}", str(error))
         raise
     finally:
         dist.destroy_process_group()
@@ -318,6 +323,6 @@ def _short(value: Any) -> str:
 
 
 _LONGEST = 1_000_000  # seconds
-_TIMEOUT = 600.0  # seconds, of one exchange: the first may still draw or write while the others wait
-_ROLL_CALL = 15.0  # seconds for those that are left to say so; one of them may be in the midst of a step
+_TIMEOUT = 1800.0  # seconds, of one exchange: the first may still load, draw or write while the others wait
+_ROLL_CALL = 25.0  # seconds for those that are left to say so; one of them may be in the midst of a step
 _SAME_ERROR = 3.0

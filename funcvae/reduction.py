@@ -52,7 +52,8 @@ def exchanged(here: list[Tensor], count: int, processes: Processes) -> Tensor:
     sent = here[0].unsqueeze(0) if len(here) == 1 else torch.stack(here)
     if size == 2:  # each needs all of the other's
         return _joined(processes.gathered(sent), spans, count)
-    # Each process adds up one stretch of the vector, for all of them: no more is sent than the engine's own sum takes.
+    # Each process adds up one stretch of the vector, for all of them. Where each has one span of the tree, as with as
+    # many shards as processes, no more is sent than the engine's own sum takes.
     stretch = -(-length // size)
     sent = F.pad(sent, (0, stretch * size - length)).view(-1, size, stretch)
     mine = _joined(processes.swapped(sent.transpose(0, 1).contiguous()), spans, count)

@@ -16,7 +16,7 @@ BatchNorm takes its statistics from each shard by itself, and the running ones a
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from funcvae.processes import Processes
 from funcvae.vae import VAE
 
 Observe = Callable[..., Tensor]
+"""(key, x [B, ...]) -> what the model sees; one that takes `rows`, too, can be asked for a part of a batch alone."""
 Leaf = Callable[[range], Tensor]
 
 
@@ -142,7 +143,7 @@ def by_samples(
         of: Callable[..., Tensor], params: Params, state: State, keys: Tensor, x: Tensor, pieces: list[range]
     ) -> Tensor:
         found = [of(params, state, keys, x, at) for piece in pieces for at in numbered(piece, x.device)]
-        return torch.cat(found) if found else x.new_zeros(0, len(x))
+        return torch.cat(found)
 
     def shares(
         params: Params, state: State, keys: Tensor, data: Tensor, rows: Tensor, pieces: list[range],
@@ -157,12 +158,12 @@ def by_samples(
             nothing = torch.zeros_like(bound)
 
         def leaf(piece: range) -> Tensor:
-            vectors = []
+            total: Any = None
             for i, at in enumerate(numbered(piece, x.device)):
-                once = bound if piece.start + i == 0 else nothing
+                once = bound if piece.start + i == 0 else nothing  # the weights' bound is that of all samples
                 weights = [each.index_select(0, at) for each in w]
-                vectors.append(run(params, state, keys, x, at, once, *weights))
-            return vectors[0] if len(vectors) == 1 else torch.stack(vectors).sum(0)
+                total = added(total, run(params, state, keys, x, at, once, *weights))
+            return total
 
         return leaf
 
@@ -185,7 +186,7 @@ def by_samples(
     return Work(lambda batch: samples, shares, whole)
 
 
-def total(
+def add_up(
     pieces: list[range], leaf: Leaf, processes: Processes, wish: bool, like: tuple[Params, State], *, ordered: bool
 ) -> Tensor:
     """The sum of all pieces' shares, and in its last element how many processes wish to stop.

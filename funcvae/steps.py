@@ -19,12 +19,9 @@ from funcvae.errors import BadType, BadValue
 from funcvae.module import Params, State
 from funcvae.optim import Optimizer
 from funcvae.processes import Processes, cut
-from funcvae.shards import Seen, Split, by_samples, unpack
-from funcvae.shards import total as add_up
+from funcvae.shards import Observe, Seen, Split, add_up, by_samples, unpack
 from funcvae.vae import VAE, check, check_model
 
-Observe = Callable[..., Tensor]
-"""(key, x [B, ...]) -> what the model sees; one that takes `rows`, too, can be asked for a part of a batch alone."""
 Scale = Callable[[int], float]
 
 
@@ -224,7 +221,7 @@ def _sharded(
     count = processes.size if shards is None else shards
     kind = {"samples": samples, "chunk": chunk, "observe": observe, "noise": noise}
     work, plain = (split(model, estimator, **kind, wrap=how) for how in (wrap, _as_it_is))
-    asked = [torch.zeros(())]
+    asked = [torch.zeros((), device=train.device)]
 
     def pieces_of(rows: Tensor) -> list[range]:
         return [piece for piece in cut(work.size(len(rows)), count) if len(piece)]  # fewer in a short last batch
@@ -239,14 +236,15 @@ def _sharded(
     def step(ts: TrainState, keys: Tensor, rows: Tensor) -> tuple[TrainState, Metrics]:
         pieces = pieces_of(rows)
         leaf = work.shares(ts.params, ts.state, keys, train, rows, pieces, processes)
-        flat = add_up(pieces, leaf, processes, bool(stop()), (ts.params, ts.state), ordered=shards is not None)
-        asked[0] = flat[-1]
+        wish = processes.size > 1 and bool(stop())
+        flat = add_up(pieces, leaf, processes, wish, (ts.params, ts.state), ordered=shards is not None)
+        asked[0] += flat[-1]
         return descend(ts, flat, scale(len(rows)))
 
     def seen(ts: TrainState, keys: Tensor, rows: Tensor) -> Seen:
         return plain.whole(ts.params, ts.state, keys, train, rows, pieces_of(rows))
 
-    return RunStep(step, seen, lambda: bool(asked[0] > 0), cut_rows)
+    return RunStep(step, seen, stop if processes.size == 1 else lambda: bool(asked[0] > 0), cut_rows)
 
 
 def _at_once(chunk: int | None, train: Tensor, batch: int) -> int:
@@ -273,11 +271,14 @@ def observed(
     return x, noise(noise_key, samples, (len(x), model.latent), dtype=x.dtype)
 
 
-def check_shards(batch: int, samples: int, shards: int | None, split: Split, processes: Processes) -> int:
+def check_shards(
+    batch: int, samples: int, shards: int | None, split: Split, processes: Processes, state: State | None = None
+) -> int:
     """Into how many pieces the rows of a batch are cut.
 
     Raises:
-        BadValue: there are more shards than rows, or samples, to cut; or more processes than shards.
+        BadValue: there are more shards than rows, or samples, to cut; more processes than shards; or no shards are
+            named, though the model has running statistics, which hang on them.
     """
     if not isinstance(processes, Processes):
         raise BadType(f"processes is {checks.shown(processes)}: it must be ALONE, or come from processes.joined()")
@@ -290,6 +291,11 @@ def check_shards(batch: int, samples: int, shards: int | None, split: Split, pro
     if processes.size > count:
         raise BadValue(
             f"there are {processes.size} processes for {count} shard{'s' * (count != 1)}: use at most {count}"
+        )
+    if shards is None and processes.size > 1 and tree.leaves(state or {}):
+        raise BadValue(
+            "the model has running statistics, as of BatchNorm, which are taken for each shard: say by --shards how many, "
+            "lest they hang on the number of processes"
         )
     return 1 if split is by_samples else count
 

@@ -217,6 +217,7 @@ def fit(
         model, estimator, opt, train, batch=batch, samples=samples, chunk=chunk, shards=shards, split=split,
         processes=processes, observe=observe, noise=noise, scale=scale, offset=offset, compile=compile, stop=stop,
     )  # fmt: skip
+    check_shards(min(batch, len(train)), samples, shards, split, processes, ts.state)
     check_batches(model, ts.params, ts.state, train, batch, observe, shards=step.rows)
     ts = tree.map(torch.clone, ts)  # from here on the buffers are our own to write in
     machine.stays((ts.params, ts.opt_state))

@@ -256,9 +256,6 @@ def test_with_fixed_shards_the_bits_are_those_of_one_process(found_by, n):
 @pytest.mark.parametrize("n", [2, 3])
 def test_with_fixed_shards_the_bits_are_those_of_one_process_compiled_too(found_by, n):
     assert_same_bits(found_by(n, "compiled"), found_by(1, "compiled")[0])
-    for name, run in found_by(n, "compiled")[0]["training"].items():
-        eager = found_by(n)[0]["training"][name]
-        np.testing.assert_allclose(run["history"][0], eager["history"][0], rtol=1e-4)
 
 
 @some

@@ -119,7 +119,7 @@ def test_one_process_adds_up_along_the_tree_and_counts_its_wish(count):
     like = ({"w": torch.zeros(39)}, {})
     pieces = cut(count, count)
     for wish in (False, True):
-        flat = shards.total(pieces, lambda piece: values[piece.start].clone(), ALONE, wish, like, ordered=True)
+        flat = shards.add_up(pieces, lambda piece: values[piece.start].clone(), ALONE, wish, like, ordered=True)
         assert torch.equal(flat[:-1], summed(values, [range(count)])[:-1])
         assert flat[-1] == summed(values, [range(count)])[-1] + wish
 

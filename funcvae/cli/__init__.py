@@ -57,9 +57,17 @@ def main(args: Sequence[str] | None = None) -> None:
     except Elsewhere:
         sys.exit(2)
     except (FuncvaeError, OSError) as error:  # an OSError: a full disk, a folder that may not be read
-        who = f"process {processes.rank()}: " if processes.rank() and not isinstance(error, Lost) else ""
-        print(f"funcvae: error: {who}{error}", file=sys.stderr)
+        print(f"funcvae: error: {_who(error)}{error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _who(error: Exception) -> str:
+    """Which process says it, where it is not the first."""
+    try:
+        rank = processes.rank()
+    except BadValue:  # the environment does not say
+        return ""
+    return f"process {rank}: " if rank and not isinstance(error, Lost) else ""
 
 
 @contextmanager

@@ -8,13 +8,17 @@ from contextlib import contextmanager
 
 @contextmanager
 def stopping(caught: list[int], *, alone: bool) -> Iterator[Callable[[], bool]]:
-    """While steps are made, the first Ctrl-C or SIGTERM asks to stop after the step; another leaves at once."""
+    """While steps are made, the first Ctrl-C or SIGTERM asks to stop after the step; another leaves at once.
+
+    Not so where torchrun started several: it passes on a signal that a process may have had already, and kills those
+    that have not ended after half a minute.
+    """
 
     def handle(number: int, frame: object) -> None:
-        if caught:
+        if caught and alone:
             os._exit(128 + number)
         caught.append(number)
-        if alone:  # else torchrun may only be ending those that a lost one has left
+        if alone:
             os.write(2, b"\nfuncvae: stopping after this step; once more to leave at once\n")  # safe where print is not
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -92,7 +92,12 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     for name, x in {"train": x_train, "test": x_test}.items():
         train.check_data(model, ts.params, ts.state, x, recipe.observe, name=f"{config.data}: {name}")
     cut = train.check_shards(
-        min(config.batch, len(x_train)), config.samples, config.shards or None, configs.SPLITS[config.split], processes
+        min(config.batch, len(x_train)),
+        config.samples,
+        config.shards or None,
+        configs.SPLITS[config.split],
+        processes,
+        ts.state,
     )
     train.check_batches(model, ts.params, ts.state, x_train, config.batch, recipe.observe, shards=cut)
     observe_key, figure_key, step_key, probe_key = random.split(train.run_keys(ts.key).pictures, 4)

@@ -10,7 +10,7 @@ that died, and nobody has to be told anything.
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -26,6 +26,8 @@ from funcvae.runs.grid import GRID, RESULT, Grid, Result, cells, name_of, read_r
 from funcvae.runs.setup import prepare
 
 CLAIM = ".claim"  # a run's own lock is another: its folder may hold what begins with a dot
+_MAY_CHANGE = {"out", "data_dir", "checkpoint_every", "keep"}
+"""What a cell may have been begun with otherwise: where things lie, and how often it is kept."""
 POLL = 1.0  # seconds between two looks at cells that others work on
 
 
@@ -159,7 +161,7 @@ def _one_downloads(folder: Path) -> Iterator[None]:
             time.sleep(POLL)
 
 
-def _check_begun(cell: Config) -> None:
+def _check_begun(cell: Config, may_change: Collection[str] = _MAY_CHANGE) -> None:
     """Raises BadValue if the run in a cell's folder is another than is asked for now."""
     if not begun(cell.out):
         return
@@ -167,7 +169,7 @@ def _check_begun(cell: Config) -> None:
     pairs = [
         f"{name} was {getattr(before, name)!r} and is {getattr(cell, name)!r} now"
         for name in (each.name for each in fields(Config))
-        if name not in _MAY_CHANGE and getattr(before, name) != getattr(cell, name)
+        if name not in may_change and getattr(before, name) != getattr(cell, name)
     ]
     if pairs:
         raise BadValue(
@@ -187,7 +189,7 @@ def _finished(cell: Config, grid: Grid) -> Result | None:
     result = read_result(cell)
     if result is None:
         return None
-    _check_begun(cell)
+    _check_begun(cell, {*_MAY_CHANGE, "device", "compile"})  # it may be another machine that asks now
     return result if "diverged" in result or grid.replicates in (None, result.get("replicates")) else None
 
 
@@ -232,7 +234,3 @@ def _trained(path: Path) -> Result:
 
 def _stopped(found: dict[str, Result], all_: Sequence[Config]) -> Stopped:
     return Stopped(f"stopped, with {len(found)} of {len(all_)} cells finished; the same command goes on")
-
-
-_MAY_CHANGE = {"out", "data_dir", "checkpoint_every", "keep"}
-"""What a cell may have been begun with otherwise: where things lie, and how often it is kept."""

@@ -78,8 +78,9 @@ def moments(
 ) -> Moments:
     """The moments of `estimator(...).grads` over R independent replicates of the noise, by Monte Carlo.
 
-    One pass; sums are kept in float64, and memory is O(P·chunk) for P parameters, whatever R is, plus a few numbers for
-    each replicate and leaf. Replicate r's noise is `noise(fold_in(key, r), ...)`: the same bits for every `chunk`.
+    One pass; sums are kept in float64, and memory is O(P·chunk) for P parameters, and O(P·log R) for the blocks that
+    replicates are added up in, of which there are 1,024 at most; plus a few numbers for each replicate and leaf.
+    Replicate r's noise is `noise(fold_in(key, r), ...)`: the same bits for every `chunk`.
     Gradients are equal to rounding between chunk sizes and bit for bit with one.
 
     Args:

@@ -35,6 +35,7 @@ RECIPE = RECIPES["burda_vae"]
 SAMPLES, LAB_SAMPLES, BATCH = 50, 8, 20
 
 GPU_FLOPS, GPU_ROWS = 30e12, 256  # half of an H100's float32 peak; rows that each GPU has of a batch
+HOST, REPLICATES = 3e9, 100_000  # bytes/s between hosts, 25 Gb/s Ethernet
 LINKS = {8: (300e9, 3e-6), 64: (40e9, 5e-6), 512: (40e9, 5e-6)}  # bytes/s and s a message: NVLink; 400 Gb/s InfiniBand
 
 
@@ -68,8 +69,7 @@ def in_turns(
     """The medians of what the first process alone and both together take, in turns."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
-        if both.first:
-            times[0].append(one(ALONE))
+        times[0].append(one(ALONE) if both.first else math.nan)
         both.told("")  # the other waits here
         times[1].append(two(both))
     return median(times[0]), median(times[1])
@@ -110,26 +110,32 @@ def on_paper() -> None:
     """The efficiency of many GPUs, each with as many rows, from stated speeds."""
     params, _ = RECIPE.model(torch.zeros(1, 1, 28, 28)).init(fv.random.key(0))
     decoder, encoder = (sum(leaf.numel() for leaf in tree.leaves(params[name])) for name in ("decoder", "encoder"))
+    size, leaves = decoder + encoder, len(tree.leaves(params))
     flop = 6 * GPU_ROWS * (SAMPLES * decoder + encoder)  # a product forward, two backward, 2 flop each
-    step, size = flop / GPU_FLOPS, 4 * (decoder + encoder)
-    print(f"\non paper: {GPU_ROWS} rows on each GPU, {flop / 1e9:.1f} Gflop at {GPU_FLOPS / 1e12:.0f} Tflop/s are")
+    step = flop / GPU_FLOPS
+    # A comparison of two estimators: the products of a replicate, and what is kept of it, which goes by the host.
+    each, width = 6 * BATCH * (LAB_SAMPLES * decoder + encoder) / GPU_FLOPS, 2 * (3 * leaves + 1) + BATCH
+    print(f"\non paper: {GPU_ROWS} rows on each GPU, {flop / 1e9:.1f} Gflop at {GPU_FLOPS / 1e12:.0f} Tflop/s, are")
     print(
-        f"{1e3 * step:.2f} ms; the vector of {size / 2**20:.2f} MiB goes round a ring (engine's order), or once to and"
+        f"{1e3 * step:.2f} ms; each sends twice the {4 * size / 2**20:.2f} MiB of a gradient, along a tree (the engine's"
     )
-    print("once from every other process (fixed order, as many shards as processes); efficiency:")
+    print("order), or to every other process (fixed order, as many shards as processes). Lab: 2 estimators, 100,000")
+    print(
+        f"replicates, {1e6 * each:.1f} us each, of which all processes gather {8 * width} bytes, at {HOST / 1e9:.0f} GB/s"
+    )
     for gpus, (rate, latency) in LINKS.items():
-        sent = 2 * size * (gpus - 1) / gpus / rate
+        sent = 2 * 4 * size * (gpus - 1) / gpus / rate
         engine = step / (step + sent + 2 * math.ceil(math.log2(gpus)) * latency)
         fixed = step / (step + sent + 2 * (gpus - 1) * latency)
+        segments = [(2**i, min(2 ** (i + 1), REPLICATES)) for i in range(REPLICATES.bit_length())]
+        blocks = [max(1, -(-(last - first) // 64)) for first, last in segments]
+        busy = sum(
+            -(-count // gpus) * min(64, last - first) for count, (first, last) in zip(blocks, segments, strict=True)
+        )
+        merges = len(segments) * (2 * 2 * 8 * size / rate + 2 * (gpus - 1) * latency)
+        lab = REPLICATES * each / (gpus * (busy * each + merges + REPLICATES * 8 * width / HOST))
         where = f"{rate / 1e9:.0f} GB/s, {1e6 * latency:.0f} us a message"
-        print(f"    {gpus:3} GPUs at {where}: engine's order {engine:.2f}, fixed order {fixed:.2f}")
-        # 100,000 replicates: some 17 merges; what is below 128 replicates one process computes
-        each, replicates = 6 * BATCH * (LAB_SAMPLES * decoder + encoder) / GPU_FLOPS, 100_000
-        alone = replicates * each
-        merge = sum(2 * 8 * (decoder + encoder) / rate + 2 * (gpus - 1) * latency for _ in range(17))
-        blocks = [max(1, 2**i // 64) for i in range(17)]
-        most = sum(-(-count // gpus) * min(64, 2**i) for i, count in enumerate(blocks)) * replicates / 2**17
-        print(f"        lab, {replicates:,} replicates: {alone / (gpus * (most * each + merge)):.2f}")
+        print(f"    {gpus:3} GPUs, {where}: engine's order {engine:.2f}, fixed order {fixed:.2f}; lab {lab:.2f}")
 
 
 if __name__ == "__main__":
