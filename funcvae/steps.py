@@ -294,8 +294,8 @@ def check_shards(
         )
     if shards is None and processes.size > 1 and tree.leaves(state or {}):
         raise BadValue(
-            "the model has running statistics, as of BatchNorm, which are taken for each shard: say by --shards how many, "
-            "lest they hang on the number of processes"
+            "the model has running statistics, as of BatchNorm, which are taken for each shard: say by --shards how "
+            "many, lest they hang on the number of processes"
         )
     return 1 if split is by_samples else count
 

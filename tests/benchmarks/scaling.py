@@ -116,13 +116,10 @@ def on_paper() -> None:
     # A comparison of two estimators: the products of a replicate, and what is kept of it, which goes by the host.
     each, width = 6 * BATCH * (LAB_SAMPLES * decoder + encoder) / GPU_FLOPS, 2 * (3 * leaves + 1) + BATCH
     print(f"\non paper: {GPU_ROWS} rows on each GPU, {flop / 1e9:.1f} Gflop at {GPU_FLOPS / 1e12:.0f} Tflop/s, are")
-    print(
-        f"{1e3 * step:.2f} ms; each sends twice the {4 * size / 2**20:.2f} MiB of a gradient, along a tree (the engine's"
-    )
-    print("order), or to every other process (fixed order, as many shards as processes). Lab: 2 estimators, 100,000")
-    print(
-        f"replicates, {1e6 * each:.1f} us each, of which all processes gather {8 * width} bytes, at {HOST / 1e9:.0f} GB/s"
-    )
+    print(f"{1e3 * step:.2f} ms; each sends twice the {4 * size / 2**20:.2f} MiB of a gradient, along a tree (the")
+    print("engine's order), or to every other process (fixed order, as many shards as processes). Lab: 2 estimators,")
+    print(f"{REPLICATES:,} replicates, {1e6 * each:.1f} us each, of which all gather {8 * width} bytes, at")
+    print(f"{HOST / 1e9:.0f} GB/s")
     for gpus, (rate, latency) in LINKS.items():
         sent = 2 * 4 * size * (gpus - 1) / gpus / rate
         engine = step / (step + sent + 2 * math.ceil(math.log2(gpus)) * latency)
