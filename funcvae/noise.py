@@ -94,8 +94,9 @@ def in_parts(scheme: Noise) -> Noise:
 def takes(f: Callable[..., object], name: str) -> bool:
     """Whether a function has an argument of this name."""
     checks.text("name", name)
+    checks.function("f", f)
     try:
-        return name in inspect.signature(checks.function("f", f)).parameters
+        return name in inspect.signature(f).parameters
     except (TypeError, ValueError):  # some that are not written in Python do not tell
         return False
 

@@ -158,23 +158,37 @@ class Processes:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends those that are left, who are just about to
         try:
             self._store.set(f"left/{self.rank}", "")
-            ranks, end = range(self.size), time.monotonic() + _ROLL_CALL
-            while time.monotonic() < end:
-                time.sleep(0.2)
-                if any(self._store.check([f"failed/{rank}"]) for rank in ranks):
+            gone, start = list[int](), time.monotonic()
+            while not gone and time.monotonic() < start + _ROLL_CALL:
+                time.sleep(_GRACE)  # whoever has failed by itself says so first
+                if any(self._store.check([f"failed/{rank}"]) for rank in range(self.size)):
                     return Elsewhere("another process has said what is wrong")
-                left = [rank for rank in ranks if self._store.check([f"left/{rank}"])]
-                if len(left) == self.size - 1:
-                    end = min(end, time.monotonic() + 1)  # perhaps it is only slow
+                silent = [rank for rank in range(self.size) if not self._store.check([f"left/{rank}"])]
+                gone = [rank for rank in silent if self._ended(rank)]
+            if self._store.add("told", 1) > 1:
+                return Elsewhere("another process has said it")
         except RuntimeError:
             return Lost(f"process 0, by which the others had met, has ended, or cannot be reached: {_end(reason)}")
-        if self.rank != left[0]:
-            return Elsewhere("another process says it")
-        gone = [str(rank) for rank in ranks if rank not in left]
-        if not gone:
-            return Lost(f"the processes cannot reach one another: {_end(reason)}")
-        which = f"process {gone[0]} has" if len(gone) == 1 else f"processes {', '.join(gone)} have"
-        return Lost(f"{which} ended without a word, killed perhaps, or hung: {_end(reason)}")
+        which = ", ".join(map(str, gone or silent))
+        if gone:
+            several = "es" * (len(gone) > 1), "have" if len(gone) > 1 else "has"
+            return Lost(
+                f"process{several[0]} {which} {several[1]} ended without a word, killed perhaps: {_end(reason)}"
+            )
+        if silent:
+            return Lost(f"no word from process {which} in {_ROLL_CALL:g} s, which may have ended: {_end(reason)}")
+        return Lost(f"the processes cannot reach one another: {_end(reason)}")
+
+    def _ended(self, rank: int) -> bool:
+        """Whether a process is known to have ended: one of this machine."""
+        assert self._store is not None
+        host, _, number = self._store.get(f"here/{rank}").decode().rpartition(" ")
+        try:
+            if host == socket.gethostname():
+                os.kill(int(number), 0)  # which does nothing to it
+        except ProcessLookupError:
+            return True
+        return False
 
 
 ALONE = Processes()
@@ -251,7 +265,7 @@ def _meet(patience: float, backend: str) -> Processes:
         store, *_ = next(dist.rendezvous("env://", me, all_, timeout=wait))
         # Where torchrun starts all again it keeps its store, with what those before have left in it.
         store = dist.PrefixStore(f"attempt {_from_environment('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-        store.set(f"here/{me}", "")
+        store.set(f"here/{me}", f"{socket.gethostname()} {os.getpid()}")
         store.wait([f"here/{other}" for other in range(all_)], wait)
         dist.init_process_group(backend, store=dist.PrefixStore("engine", store), rank=me, world_size=all_,
                                 timeout=timedelta(seconds=_TIMEOUT))  # fmt: skip
@@ -325,4 +339,4 @@ def _short(value: Any) -> str:
 _LONGEST = 1_000_000  # seconds
 _TIMEOUT = 1800.0  # seconds, of one exchange: the first may still load, draw or write while the others wait
 _ROLL_CALL = 25.0  # seconds for those that are left to say so; one of them may be in the midst of a step
-_SAME_ERROR = 3.0
+_GRACE, _SAME_ERROR = 1.0, 3.0  # seconds

@@ -79,8 +79,8 @@ def bits(key: Key, shape: Shape = (), *, at: Tensor | None = None) -> Tensor:
     Args:
         key: used up.
         shape: of the draw.
-        at: flat indices into the draw, int64, as `places` gives them: only the numbers there are made, and returned in
-            the shape of `at`. (It is not checked that they lie in `shape`.)
+        at: flat indices into the draw, int32 or int64, as `places` gives them: only the numbers there are made, and
+            returned in the shape of `at`. (It is not checked that they lie in `shape`.)
     """
     high, low, shape = _words(key, shape, at)
     return (high ^ low).reshape(shape)
@@ -100,13 +100,14 @@ def places(shape: Shape, *picked: Tensor | None, device: torch.device | str | No
     shape, stride = checks.shape("shape", shape, 0), math.prod(checks.shape("shape", shape, 0))
     if len(picked) > len(shape):
         raise BadValue(f"there are indices for {len(picked)} axes, and shape {list(shape)} has {len(shape)}")
-    at = torch.zeros((), dtype=torch.int64, device=device)
+    kind = torch.int32 if math.prod(shape) <= 2**31 else torch.int64  # of which the compiler makes slower loops
+    at = torch.zeros((), dtype=kind, device=device)
     for size, index in zip_longest(shape, picked):
         stride //= max(1, size)
         if index is None:
             index = torch.arange(size, device=device)
         checks.same_device(places=at, index=checks.tensor("an index", index, "n"))
-        at = at.unsqueeze(-1) + index * stride
+        at = at.unsqueeze(-1) + index.to(kind) * stride
     return at
 
 
@@ -228,10 +229,12 @@ def _words(key: Key, shape: Shape, at: Tensor | None, itemsize: int = 4) -> tupl
         shape = checks.shape("shape", shape, itemsize)
         return *_threefry(key, *_counters(key, math.prod(shape))), shape
     checks.shape("shape", shape, 0)
-    if checks.tensor("at", at).dtype != torch.int64:
-        raise BadType(f"at is {at.dtype}: flat indices are int64, as random.places gives them")
+    if checks.tensor("at", at).dtype not in (torch.int32, torch.int64):
+        raise BadType(f"at is {at.dtype}: flat indices are int32 or int64, as random.places gives them")
     checks.same_device(key=key, at=at)
     flat = at.flatten()
+    if flat.dtype == torch.int32:
+        return *_threefry(key, torch.zeros_like(flat), flat), tuple(at.shape)
     return *_threefry(key, (flat >> 32).int(), flat.int()), tuple(at.shape)
 
 
