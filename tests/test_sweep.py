@@ -435,7 +435,7 @@ def test_a_cell_whose_worker_is_killed_comes_to_the_same_bytes(here):
         assert params("runs/grid", name) == params("whole", name)
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(("name", "status"), [pytest.param("SIGINT", 130, marks=pytest.mark.slow), ("SIGTERM", 143)])
 def test_a_signal_stops_a_sweep_after_its_step_with_a_checkpoint(here, name, status):
     worker = starts("funcvae", "sweep", written(epochs=10**6), "--device", "cpu")
     run = Path("runs/grid/cells/gaussian2d_vae-elbo-k2-s0")
@@ -449,6 +449,7 @@ def test_a_signal_stops_a_sweep_after_its_step_with_a_checkpoint(here, name, sta
     assert len(checkpoint.found(run / "checkpoints")) == 1
 
 
+@pytest.mark.slow
 def test_torchrun_starts_workers_of_which_the_first_speaks(here):
     grid = written(seeds=range(4), epochs=20)
     command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "funcvae", "sweep", grid]
