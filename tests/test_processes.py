@@ -316,6 +316,16 @@ def test_a_run_has_the_bytes_of_one_processs_and_the_first_alone_speaks(tmp_path
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["processes"] == "any"
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no two CUDA devices")
+@pytest.mark.parametrize("options", [(), ("--split", "samples", "--estimator", "iwae")])
+def test_two_gpus_have_the_bytes_of_one(tmp_path, whole, options):
+    command = [*SHORT[:-1], "cuda", "--deterministic", *options]
+    end = done(torchrun(2, *FUNCVAE, *command, "--out", "run"), tmp_path)
+    assert end.returncode == 0, end.stderr
+    assert bits(tmp_path / "run") == whole(*command)
+
+
 def wait_for_rows(run: Path, n: int, process: subprocess.Popen) -> None:
     """Until training is in its midst."""
     end = time.monotonic() + LIMIT / 2
