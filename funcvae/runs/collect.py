@@ -70,11 +70,12 @@ class Collected(NamedTuple):
     def __str__(self) -> str:
         """An aligned table of the groups, and a line for each cell that is not finished."""
         head = ["system", "estimator", "target", "K", "seeds", "test bound", "± se", "95% interval"]
-        head += [f"{network} variance" for network in NETWORKS]
-        lines = [head] + [_line(group) for group in self.groups]
+        measured = [network for network in NETWORKS if any(f"log_variance_{network}" in of for of in self.groups)]
+        head += [f"{network} variance" for network in measured]
+        lines = [head] + [_line(group, measured) for group in self.groups]
         wide = [max(map(len, column)) for column in zip(*lines, strict=True)]
         told = ["  ".join(_aligned(line, wide)).rstrip() for line in lines]
-        told += ["bounds: nats per example; variances: geometric means over the seeds"]
+        told += ["bounds: nats per example" + ("; variances: geometric means over the seeds" if measured else "")]
         for cell in self.unfinished:
             why = f": {cell['diverged']}" if cell["diverged"] else ""
             told.append(f"{cell['status']}: {Path(cell['folder']).name}{why}")
@@ -207,13 +208,13 @@ def _value(row: Row, name: str) -> float:
     return float(row[name] if logged == name else math.log(row[logged]))
 
 
-def _line(group: Row) -> list[str]:
+def _line(group: Row, networks: Sequence[str]) -> list[str]:
     """One line of the table."""
     bound = group.get("test_bound") or dict.fromkeys(("mean", "se", "low", "high"))
     interval = "" if bound["low"] is None else f"[{bound['low']:.4f}, {bound['high']:.4f}]"
     cells = [group["system"], group["estimator"], group["target"], str(group["samples"]), str(group["seeds"])]
     cells += ["" if bound[name] is None else f"{bound[name]:.4f}" for name in ("mean", "se")] + [interval]
-    for network in NETWORKS:
+    for network in networks:
         of = group.get(f"log_variance_{network}")
         cells.append(f"{math.exp(of['mean']):.3g}" if of else "")
     return cells
