@@ -244,7 +244,7 @@ def fit(
                 watch(made + len(reports), ts)
                 if each_step and (stopped := step.stopped()):
                     break
-            stopped = stopped or step.stopped()
+            stopped = stopped or (not each_step and step.stopped())
             read = _read(reports, epoch, made, log)
             metrics.extend(read.flat)
             bounds += read[:, 1].tolist()
