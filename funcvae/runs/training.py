@@ -226,6 +226,7 @@ def _train(
     history = _history(out / METRICS, size, made, made // per_epoch)
     measured: dict[int, Row] = {}
     digests: dict[int, str] = {}
+    stopped = False
 
     with ExitStack() as stack:
         lines = stack.enter_context(tracking.Lines(out / METRICS, size))
@@ -269,7 +270,9 @@ def _train(
         if made < setup.steps:
             stop = stack.enter_context(stopping())
             ts, history = _fit(out, setup, ts, processes, stop, history=history, log=log, watch=watch, save=save)
-    if int(ts.step) < setup.steps:
+            # After the last step, too, one alone leaves at once; several have not asked one another.
+            stopped = int(ts.step) < setup.steps or (processes.size == 1 and stop())
+    if stopped:
         again = f"funcvae train --resume {shlex.quote(str(out))}"
         raise Stopped(f"stopped after {int(ts.step):,} of {setup.steps:,} steps; to go on: {again}")
     _finish(out, setup, ts, history)
