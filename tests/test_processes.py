@@ -298,7 +298,7 @@ def whole(tmp_path_factory):
     ("n", "options"),
     [
         (2, ()),
-        (4, ()),
+        pytest.param(4, (), marks=pytest.mark.slow),
         pytest.param(1, (), marks=pytest.mark.slow),
         pytest.param(3, (), marks=pytest.mark.slow),
         pytest.param(2, ("--split", "samples"), marks=pytest.mark.slow),

@@ -399,6 +399,7 @@ def wait_for_rows(run: Path) -> None:
     raise AssertionError("no row after a minute")
 
 
+@pytest.mark.slow
 def test_two_workers_train_every_cell_once(here):
     grid = written(seeds=range(8), epochs=60)
     array = {"SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "2"}

@@ -86,10 +86,14 @@ def by_processes(tmp_path, n):
     return json.loads(done.stdout)
 
 
-def test_any_number_of_processes_gives_the_same_bits(tmp_path):
-    one = by_processes(tmp_path, 1)
-    assert by_processes(tmp_path, 2) == one
-    assert by_processes(tmp_path, 4) == one
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return by_processes(tmp_path_factory.mktemp("one"), 1)
+
+
+@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_any_number_of_processes_gives_the_same_bits(tmp_path, one, n):
+    assert by_processes(tmp_path, n) == one
 
 
 def test_blocks_of_another_size_agree_to_rounding(monkeypatch):
