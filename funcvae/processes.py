@@ -99,21 +99,24 @@ class Processes:
         """All processes' values, in order: something small that can be pickled."""
         if self.size == 1:
             return [value]
-        content = pickle.dumps(value)
-        sizes = self.gathered(torch.tensor(len(content)))
-        padded = torch.zeros(int(sizes.max()), dtype=torch.uint8)
-        padded[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        rows = self.gathered(padded)
-        return [pickle.loads(row[:size].numpy().tobytes()) for row, size in zip(rows, sizes.tolist(), strict=True)]
+        content = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+        return [pickle.loads(part.numpy().tobytes()) for part in self._each(content)]
 
-    def rows(self, part: Tensor) -> Tensor:
-        """All processes' tensors [n_r, ...], which differ in length alone, one after another: [n, ...]."""
-        if self.size == 1:
-            return part
-        sizes = self.gathered(torch.tensor(len(part)))
-        padded = part.new_zeros(int(sizes.max()), *part.shape[1:])
+    def rows(self, part: Tensor, lengths: list[int] | None = None) -> Tensor:
+        """All processes' tensors [n_r, ...], which differ in length alone, one after another: [n, ...].
+
+        Args:
+            part: this process's.
+            lengths: n_r of every process, where they are known; else they are exchanged first.
+        """
+        return part if self.size == 1 else torch.cat(self._each(part, lengths))
+
+    def _each(self, part: Tensor, lengths: list[int] | None = None) -> list[Tensor]:
+        """Every process's tensor, which differ in length alone."""
+        lengths = self.gathered(torch.tensor(len(part))).tolist() if lengths is None else lengths
+        padded = part.new_zeros(max(lengths), *part.shape[1:])
         padded[: len(part)] = part
-        return torch.cat([row[:size] for row, size in zip(self.gathered(padded), sizes.tolist(), strict=True)])
+        return [row[:n] for row, n in zip(self.gathered(padded), lengths, strict=True)]
 
     def of_the_first(self, tree_: Tree) -> Tree:
         """The first process's tree of tensors, for all: the others' say what structure and shapes it has."""

@@ -97,10 +97,11 @@ def places(shape: Shape, *picked: Tensor | None, device: torch.device | str | No
         picked: for each of its first axes the indices [n], or None for all.
         device: of the result.
     """
-    shape, stride = checks.shape("shape", shape, 0), math.prod(checks.shape("shape", shape, 0))
+    shape = checks.shape("shape", shape, 0)
+    stride = math.prod(shape)
     if len(picked) > len(shape):
         raise BadValue(f"there are indices for {len(picked)} axes, and shape {list(shape)} has {len(shape)}")
-    kind = torch.int32 if math.prod(shape) <= 2**31 else torch.int64  # of which the compiler makes slower loops
+    kind = torch.int32 if stride <= 2**31 else torch.int64  # of which the compiler makes slower loops
     at = torch.zeros((), dtype=kind, device=device)
     for size, index in zip_longest(shape, picked):
         stride //= max(1, size)

@@ -25,7 +25,7 @@ from funcvae import reduction, tree
 from funcvae.engine import Estimate, Estimator, Wrap, added, times
 from funcvae.module import Params, State
 from funcvae.noise import Noise, in_parts, takes
-from funcvae.processes import Processes
+from funcvae.processes import Processes, cut
 from funcvae.vae import VAE
 
 Observe = Callable[..., Tensor]
@@ -98,12 +98,13 @@ def by_rows(
     def whole(params: Params, state: State, keys: Tensor, data: Tensor, rows: Tensor, pieces: list[range]) -> Seen:
         seen = [see(params, state, *given(keys, data, rows, piece)) for piece in pieces]
         outs = [s.estimate for s in seen]
-        grads, new = None, None
+        total: Any = None
         for piece, out in zip(pieces, outs, strict=True):
-            grads, new = added((grads, new) if grads else None, times((out.grads, out.state), len(piece) / len(rows)))
+            total = added(total, times((out.grads, out.state), len(piece) / len(rows)))
+        grads, new = total
         bound, log_w = torch.cat([out.bound for out in outs]), torch.cat([out.log_w for out in outs], 1)
         x, eps = torch.cat([s.x for s in seen]), torch.cat([s.eps for s in seen], 1)
-        return Seen(x, eps, Estimate(grads, bound, log_w, new))  # type: ignore[arg-type]
+        return Seen(x, eps, Estimate(grads, bound, log_w, new))
 
     return Work(lambda batch: batch, shares, whole)
 
@@ -122,28 +123,22 @@ def by_samples(
         x = observe(observe_key, x)
         return x, draw(noise_key, samples, (len(x), model.latent), dtype=x.dtype, samples=at)
 
-    def log_weights(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor) -> Tensor:
+    def log_weights(params: Params, state: State, *seen: Tensor) -> Tensor:
         assert parts.log_w is not None
-        return parts.log_w(model, params, state, *see(keys, x, at), True)
+        return parts.log_w(model, params, state, *seen, True)
 
-    def estimate(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, *w: Tensor) -> Estimate:
-        return parts.share(model, params, state, *see(keys, x, at), True, samples, *w)
+    def draw_and_weigh(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor) -> Tensor:
+        return log_weights(params, state, *see(keys, x, at))
 
     def share(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, bound: Tensor, *w: Tensor) -> Tensor:
-        out = estimate(params, state, keys, x, at, *w)
+        out = parts.share(model, params, state, *see(keys, x, at), True, samples, *w)
         return pack(out.grads, (out.bound + bound).mean(), out.state, state, len(at) / samples)
 
-    run, log_w_of, weigh = wrap(share), wrap(log_weights), None if parts.weigh is None else wrap(parts.weigh)
+    run, log_w_of, weigh = wrap(share), wrap(draw_and_weigh), None if parts.weigh is None else wrap(parts.weigh)
 
     def numbered(piece: range, device: torch.device) -> list[Tensor]:
         """The piece's samples, at most `chunk` of them at a time."""
         return [*torch.arange(piece.start, piece.stop, device=device).split(chunk)]
-
-    def all_log_w(
-        of: Callable[..., Tensor], params: Params, state: State, keys: Tensor, x: Tensor, pieces: list[range]
-    ) -> Tensor:
-        found = [of(params, state, keys, x, at) for piece in pieces for at in numbered(piece, x.device)]
-        return torch.cat(found)
 
     def shares(
         params: Params, state: State, keys: Tensor, data: Tensor, rows: Tensor, pieces: list[range],
@@ -153,8 +148,10 @@ def by_samples(
         w: tuple[Tensor, ...] = ()
         nothing = bound = x.new_zeros(len(x))
         if weigh is not None:
-            own = processes.share_of(len(pieces))
-            w, bound = weigh(processes.rows(all_log_w(log_w_of, params, state, keys, x, pieces[own.start : own.stop])))
+            own = [[pieces[i] for i in some] for some in cut(len(pieces), processes.size)]
+            ats = [at for piece in own[processes.rank] for at in numbered(piece, x.device)]
+            log_w = torch.cat([log_w_of(params, state, keys, x, at) for at in ats])
+            w, bound = weigh(processes.rows(log_w, [sum(map(len, some)) for some in own]))
             nothing = torch.zeros_like(bound)
 
         def leaf(piece: range) -> Tensor:
@@ -170,18 +167,20 @@ def by_samples(
     def whole(params: Params, state: State, keys: Tensor, data: Tensor, rows: Tensor, pieces: list[range]) -> Seen:
         x = data.index_select(0, rows)
         w: tuple[Tensor, ...] = ()
+        ats = [at for piece in pieces for at in numbered(piece, x.device)]
+        seen = [see(keys, x, at) for at in ats]
         if parts.weigh is not None:
-            w, bound = parts.weigh(all_log_w(log_weights, params, state, keys, x, pieces))
-        total, eps, log_w = None, [], []
-        for at in (at for piece in pieces for at in numbered(piece, x.device)):
-            out = estimate(params, state, keys, x, at, *[each.index_select(0, at) for each in w])
+            w, bound = parts.weigh(torch.cat([log_weights(params, state, *each) for each in seen]))
+        total: Any = None
+        log_w = []
+        for at, each in zip(ats, seen, strict=True):
+            weights = [all_.index_select(0, at) for all_ in w]
+            out = parts.share(model, params, state, *each, True, samples, *weights)
             total = added(total, (out.grads, out.bound, out.state))
-            seen, noise = see(keys, x, at)
-            eps.append(noise)
             log_w.append(out.log_w)
-        assert total is not None
         grads, more, new = total
-        return Seen(seen, torch.cat(eps), Estimate(grads, bound + more if w else more, torch.cat(log_w), new))
+        eps = torch.cat([noise for _, noise in seen])
+        return Seen(seen[0][0], eps, Estimate(grads, bound + more if w else more, torch.cat(log_w), new))
 
     return Work(lambda batch: samples, shares, whole)
 
@@ -207,7 +206,7 @@ def add_up(
 
 
 def pack(grads: Params, bound: Tensor, new: State, old: State, part: float) -> Tensor:
-    """One flat vector of a share: gradient, bound, state, and a zero for `total` to count wishes in.
+    """One flat vector of a share: gradient, bound, state, and a zero for `add_up` to count wishes in.
 
     What of the state is no floating-point number, such as BatchNorm's count of batches, goes in by how much it grew.
     """

@@ -91,12 +91,7 @@ def make_step(
         BadValue: the estimator leans on independent samples, and the noise scheme's are not.
     """
 
-    check_model(model)
-    checked_estimator(estimator).claims_under(noise)
-    samples, offset = checks.whole("samples", samples, 1), checks.number("offset", offset)
-    functions: dict[str, Callable[..., Any]] = {"update": update, "observe": observe, "scale": scale}
-    for name, function in functions.items():
-        checks.function(name, function)
+    samples, offset = _check_settings(model, estimator, update, samples, observe, noise, scale, offset)
 
     def step(ts: TrainState, keys: Tensor, x: Tensor) -> tuple[TrainState, Metrics]:
         check_train_state(ts)
@@ -105,6 +100,20 @@ def make_step(
         return _descended(ts, update, out.grads, out.bound.mean(), out.state, scale(len(x)), offset)
 
     return step
+
+
+def _check_settings(
+    model: VAE, estimator: Estimator, update: Callable[..., Any], samples: int, observe: Observe, noise: noise.Noise,
+    scale: Scale, offset: float,
+) -> tuple[int, float]:  # fmt: skip
+    """Raises what `make_step` says that it raises; returns the numbers."""
+    check_model(model)
+    checked_estimator(estimator).claims_under(noise)
+    samples, offset = checks.whole("samples", samples, 1), checks.number("offset", offset)
+    functions: dict[str, Callable[..., Any]] = {"update": update, "observe": observe, "scale": scale}
+    for name, function in functions.items():
+        checks.function(name, function)
+    return samples, offset
 
 
 def _descended(
@@ -177,21 +186,21 @@ class RunStep(NamedTuple):
 
 
 def ready(
-    model: VAE, estimator: Estimator, opt: Optimizer, train: Tensor, *, batch: int, samples: int, chunk: int | None,
-    shards: int | None, split: Split, processes: Processes, observe: Observe, noise: noise.Noise, scale: Scale,
-    offset: float, compile: bool, stop: Callable[[], bool],
+    model: VAE, estimator: Estimator, opt: Optimizer, state: State, train: Tensor, *, batch: int, samples: int,
+    chunk: int | None, shards: int | None, split: Split, processes: Processes, observe: Observe, noise: noise.Noise,
+    scale: Scale, offset: float, compile: bool, stop: Callable[[], bool],
 ) -> tuple[Estimator, RunStep]:  # fmt: skip
     """The estimator, in chunks if there are more samples than decoded at once, and the step that a run makes."""
     wrap: Wrap = partial(machine.compiled, device=train.device) if compile else _as_it_is
     samples = checks.whole("samples", samples, 1)
     check_optimizer(opt)
     checked_estimator(estimator)
+    cut_rows = check_shards(min(batch, len(train)), samples, shards, split, processes, state)
     at_once = _at_once(chunk, train, batch)
     update, in_chunks = opt.update_ or opt.update, samples > at_once
     plain, chunked = (estimator.in_chunks(at_once, how) if in_chunks else estimator for how in (_as_it_is, wrap))
     settings = {"samples": samples, "observe": observe, "noise": noise, "scale": scale, "offset": offset}
-    if shards is None and getattr(processes, "size", 0) == 1:
-        check_shards(1, samples, None, split, processes)
+    if shards is None and processes.size == 1:
         if in_chunks:  # a loop, which the compiler would unroll: it gets the parts
             settings["noise"], update = wrap(noise), wrap(update)
         step = make_step(model, chunked, update, **settings)  # type: ignore[arg-type]
@@ -202,22 +211,23 @@ def ready(
             x, eps = observed(keys, train.index_select(0, rows), model, samples, observe, noise)
             return Seen(x, eps, plain(model, ts.params, ts.state, x, eps, train=True))
 
-        return chunked, RunStep(lambda ts, keys, rows: step(ts, keys, train.index_select(0, rows)), seen, stop, 1)
-    make_step(model, chunked, update, **settings)  # type: ignore[arg-type]  # it checks them
+        return chunked, RunStep(
+            lambda ts, keys, rows: step(ts, keys, train.index_select(0, rows)), seen, stop, cut_rows
+        )
+    _check_settings(model, estimator, update, **settings)  # type: ignore[arg-type]
     sharded = _sharded(
-        model, estimator, update, train, batch=batch, samples=samples, chunk=at_once, shards=shards, split=split,
+        model, estimator, update, train, cut_rows, samples=samples, chunk=at_once, shards=shards, split=split,
         processes=processes, observe=observe, noise=noise, scale=scale, offset=offset, wrap=wrap, stop=stop,
     )  # fmt: skip
     return chunked, sharded
 
 
 def _sharded(
-    model: VAE, estimator: Estimator, update: Callable[..., Any], train: Tensor, *, batch: int, samples: int,
+    model: VAE, estimator: Estimator, update: Callable[..., Any], train: Tensor, cut_rows: int, *, samples: int,
     chunk: int, shards: int | None, split: Split, processes: Processes, observe: Observe, noise: noise.Noise,
     scale: Scale, offset: float, wrap: Wrap, stop: Callable[[], bool],
 ) -> RunStep:  # fmt: skip
     """The step in shards, by one process or several."""
-    cut_rows = check_shards(min(batch, len(train)), samples, shards, split, processes)
     count = processes.size if shards is None else shards
     kind = {"samples": samples, "chunk": chunk, "observe": observe, "noise": noise}
     work, plain = (split(model, estimator, **kind, wrap=how) for how in (wrap, _as_it_is))

@@ -214,10 +214,9 @@ def fit(
     train, test = train.to(device), None if test is None else test.to(device)
 
     estimator, step = ready(
-        model, estimator, opt, train, batch=batch, samples=samples, chunk=chunk, shards=shards, split=split,
+        model, estimator, opt, ts.state, train, batch=batch, samples=samples, chunk=chunk, shards=shards, split=split,
         processes=processes, observe=observe, noise=noise, scale=scale, offset=offset, compile=compile, stop=stop,
     )  # fmt: skip
-    check_shards(min(batch, len(train)), samples, shards, split, processes, ts.state)
     check_batches(model, ts.params, ts.state, train, batch, observe, shards=step.rows)
     ts = tree.map(torch.clone, ts)  # from here on the buffers are our own to write in
     machine.stays((ts.params, ts.opt_state))
@@ -312,7 +311,7 @@ def replay(
         raise BadValue(f"step {step} cannot be replayed from a TrainState that has made {made}: give an earlier one")
     ts, train = tree.map(torch.clone, ts), train.to(ts.step.device)
     _, run = ready(
-        model, estimator, opt, train, batch=batch, samples=samples, chunk=chunk, shards=shards, split=split,
+        model, estimator, opt, ts.state, train, batch=batch, samples=samples, chunk=chunk, shards=shards, split=split,
         processes=ALONE, observe=observe, noise=noise, scale=scale, offset=offset, compile=compile, stop=lambda: False,
     )  # fmt: skip
     visits = _visits(ts, len(train), batch)

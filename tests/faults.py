@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -63,6 +64,17 @@ def attempt(out: Path, kill: tuple[str, float]) -> int:
         time.sleep(when)
         os.kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def wait_for_rows(run: Path, n: int = 1, alive: Callable[[], bool] = lambda: True) -> None:
+    """Until training has written so many rows; raises after a minute, or where who trains is not alive any more."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").read_bytes().count(b"\n") >= n:
+            return
+        assert alive(), "it has ended before"
+        time.sleep(0.02)
+    raise AssertionError("no rows after a minute")
 
 
 def contents(run: Path) -> dict[str, bytes]:

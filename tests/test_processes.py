@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from faults import wait_for_rows
 
 from funcvae import cli, processes
 from funcvae.errors import BadType, BadValue, Elsewhere, FuncvaeError, Lost
@@ -326,17 +327,6 @@ def test_two_gpus_have_the_bytes_of_one(tmp_path, whole, options):
     assert bits(tmp_path / "run") == whole(*command)
 
 
-def wait_for_rows(run: Path, n: int, process: subprocess.Popen) -> None:
-    """Until training is in its midst."""
-    end = time.monotonic() + LIMIT / 2
-    while time.monotonic() < end:
-        if (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").read_bytes().count(b"\n") >= n:
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    raise AssertionError("no rows after a minute")
-
-
 def children(parent: int) -> dict[int, int]:
     """The processes that torchrun has started, by their rank."""
     found = {}
@@ -377,7 +367,7 @@ def alive(pids: list[int]) -> list[int]:
 @pytest.mark.parametrize("then", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_run_that_was_stopped_goes_on_in_any_number_of_processes_to_the_same_bytes(tmp_path, whole, then):
     with Started(torchrun(2, *FUNCVAE, *LONG, "--out", "run"), tmp_path) as process:
-        wait_for_rows(tmp_path / "run", 20, process)
+        wait_for_rows(tmp_path / "run", 20, lambda: process.poll() is None)
         pids = list(children(process.pid).values())
         process.send_signal(signal.SIGTERM)
         out, error = process.communicate(timeout=60)
@@ -400,7 +390,7 @@ def test_a_run_that_was_stopped_goes_on_in_any_number_of_processes_to_the_same_b
 )
 def test_when_a_process_is_killed_the_others_say_so_and_end(tmp_path, rank, n):
     with Started(torchrun(n, *FUNCVAE, *ENDLESS, "--out", "run"), tmp_path) as process:
-        wait_for_rows(tmp_path / "run", 20, process)
+        wait_for_rows(tmp_path / "run", 20, lambda: process.poll() is None)
         pids = children(process.pid)
         assert sorted(pids) == list(range(n))
         os.kill(pids[rank], signal.SIGKILL)
@@ -417,7 +407,7 @@ def test_when_a_process_is_killed_the_others_say_so_and_end(tmp_path, rank, n):
 def test_torchrun_starts_them_again_and_they_go_on_to_the_same_bytes(tmp_path, whole, rank):
     command = [*FUNCVAE, *LONG, "--resume", "auto", "--out", "run"]
     with Started(torchrun(2, *command, restarts=3), tmp_path) as process:
-        wait_for_rows(tmp_path / "run", 40, process)
+        wait_for_rows(tmp_path / "run", 40, lambda: process.poll() is None)
         os.kill(children(process.pid)[rank], signal.SIGKILL)
         out, error = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, error

@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from faults import wait_for_rows
 
 import funcvae as fv
 from funcvae import checkpoint, cli, files, runs, tracking
@@ -362,15 +362,6 @@ def test_a_run_that_is_not_finite_names_the_line_that_replays_the_step_and_keeps
 def trains(*args: str, **options) -> subprocess.Popen:
     command = [sys.executable, "-m", "funcvae", "train", *args]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
-
-
-def wait_for_rows(run: Path) -> None:
-    """Until training is under way."""
-    for _ in range(600):
-        if (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").stat().st_size:
-            return
-        time.sleep(0.1)
-    raise AssertionError("no row after a minute")
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])

@@ -8,12 +8,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import wait_for_rows
 
 import funcvae as fv
 from funcvae import checkpoint, cli, files, plots, reports, runs, tracking
@@ -388,15 +388,6 @@ def starts(*command: str, **environment: str) -> subprocess.Popen:
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
-
-
-def wait_for_rows(run: Path) -> None:
-    """Until training is under way."""
-    for _ in range(600):
-        if (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").stat().st_size:
-            return
-        time.sleep(0.1)
-    raise AssertionError("no row after a minute")
 
 
 @pytest.mark.slow

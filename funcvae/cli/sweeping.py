@@ -53,7 +53,7 @@ def sweep(
     ) as everyone:  # to find together what is wrong; then each works by itself
         asked, share, where = runs.read_grid(grid), runs.own_share(), runs.device(device)
         everyone.agree(grid=asked.as_json(), out=str(folder), device=where)
-        total = len(runs.check_cells(asked, folder, device=where, download=download))
+        cells = runs.check_cells(asked, folder, device=where, download=download)
         everyone.told("")  # nobody has found anything
     if "compile" not in asked.settings and not machine.available() and _gains(asked):
         print(f"funcvae: {machine.NO_COMPILER}; training without torch.compile", file=sys.stderr)
@@ -66,7 +66,7 @@ def sweep(
             def working() -> Iterator[Callable[[], bool]]:
                 nonlocal bar
                 with stopping(caught, alone=processes.size() == 1) as stop:
-                    bar = stack.enter_context(tqdm(total=total, unit="cell", dynamic_ncols=True))
+                    bar = stack.enter_context(tqdm(total=len(cells), unit="cell", dynamic_ncols=True))
                     yield stop
 
             def log(name: str, result: dict[str, Any]) -> None:
@@ -76,7 +76,7 @@ def sweep(
 
             results = runs.sweep(
                 asked, folder, measure=reports.own_variance, share=share, device=where, download=download,
-                stopping=working, log=log,
+                checked=cells, stopping=working, log=log,
             )  # fmt: skip
     except Stopped as error:
         print(f"funcvae: {error}", file=sys.stderr)

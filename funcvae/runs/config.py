@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -108,11 +108,17 @@ def changed(config: Config, given: Mapping[str, Any], run: Path) -> Config:
     Raises:
         BadValue: something may not change; the message names all that differs.
     """
-    given = {name: value for name, value in given.items() if value is not None and value != getattr(config, name)}
-    if wrong := [name for name in given if name not in MAY_CHANGE]:
-        pairs = ", ".join(f"{name} was {getattr(config, name)!r} and is {given[name]!r} now" for name in wrong)
+    given = {name: value for name, value in given.items() if value is not None}
+    if pairs := differences(config, given, MAY_CHANGE):
         raise BadValue(f"{run} cannot go on otherwise than it began: {pairs}; leave that out, or start another run")
     return replace(config, **given, out=str(run))
+
+
+def differences(config: Config, given: Mapping[str, Any], may_change: Collection[str]) -> str:
+    """In what the given fields differ from a configuration's, in words, but for those that may; empty if in nothing."""
+    differing = {name: value for name, value in given.items() if value != getattr(config, name)}
+    wrong = [name for name in differing if name not in may_change]
+    return ", ".join(f"{name} was {getattr(config, name)!r} and is {given[name]!r} now" for name in wrong)
 
 
 def parsed(content: Mapping[str, Any]) -> Config:

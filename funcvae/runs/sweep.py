@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields
 from pathlib import Path
 
 from funcvae import checks, data, estimators, files, noise, processes, tracking
@@ -39,6 +38,7 @@ def sweep(
     share: tuple[int, int] = (0, 1),
     device: str = "cpu",
     download: bool = False,
+    checked: Sequence[Config] | None = None,
     stopping: Callable[[], training.Stopping] = training.never,
     log: Callable[[str, Result], None] = lambda name, result: None,
 ) -> dict[str, Result]:
@@ -56,6 +56,7 @@ def sweep(
         share: (i, n): this is worker i of n.
         device: where to train, "cpu" or "cuda", unless the grid's settings say.
         download: fetch named data sets that are not there.
+        checked: the cells, where `check_cells` has returned them already.
         stopping: makes a context manager, entered while there is work, of a function that says whether to stop.
         log: called with each cell's name and result, once this worker knows of it.
 
@@ -74,7 +75,7 @@ def sweep(
     i, n = share
     if not 0 <= checks.whole("share's first", i) < checks.whole("share's second", n, 1):
         raise BadValue(f"share is ({i}, {n}): of {n} workers the first is 0 and the last {n - 1}")
-    all_ = check_cells(grid, folder, device=device, download=download)
+    all_ = check_cells(grid, folder, device=device, download=download) if checked is None else list(checked)
     _keep(grid, folder / GRID)
     first = i * len(all_) // n
     left, found = all_[first:] + all_[:first], dict[str, Result]()
@@ -165,15 +166,9 @@ def _check_begun(cell: Config, may_change: Collection[str] = _MAY_CHANGE) -> Non
     """Raises BadValue if the run in a cell's folder is another than is asked for now."""
     if not begun(cell.out):
         return
-    before = read_config(Path(cell.out))
-    pairs = [
-        f"{name} was {getattr(before, name)!r} and is {getattr(cell, name)!r} now"
-        for name in (each.name for each in fields(Config))
-        if name not in may_change and getattr(before, name) != getattr(cell, name)
-    ]
-    if pairs:
+    if pairs := configs.differences(read_config(Path(cell.out)), configs.as_json(cell), may_change):
         raise BadValue(
-            f"{cell.out} was begun otherwise: {', '.join(pairs)}; put that back, or choose another folder for the sweep"
+            f"{cell.out} was begun otherwise: {pairs}; put that back, or choose another folder for the sweep"
         )
 
 

@@ -77,7 +77,7 @@ def run(
         _check_fresh(out)
     with manifests.numerics(config), ExitStack() as stack:
         setup = prepare(config, lambda config: _load(config, download, processes), processes)
-        processes.agree(**manifests.shared(config, setup.dataset))
+        _agree(config, setup, processes)
         if not processes.first:
             _join_in(out, setup, setup.start, stopping, processes)
             return out
@@ -137,7 +137,7 @@ def resume(
             stack.enter_context(files.lock(path))
             files.sweep(path)
         setup = prepare(config, load_data, processes)
-        processes.agree(**manifests.shared(config, setup.dataset))
+        _agree(config, setup, processes)
         if not processes.first:
             _join_in(path, setup, processes.of_the_first(setup.start), stopping, processes)
             return path
@@ -176,6 +176,12 @@ def _load(config: Config, download: bool, processes: Processes) -> data.Dataset:
         dataset = data.load(config.data, root=config.data_dir, download=download)
     processes.told("")
     return dataset if processes.first else data.load(config.data, root=config.data_dir)
+
+
+def _agree(config: Config, setup: Setup, processes: Processes) -> None:
+    """Raises BadValue unless all processes are to train the same; one alone need not find out what that is."""
+    if processes.size > 1:
+        processes.agree(**manifests.shared(config, setup.dataset))
 
 
 def _join_in(out: Path, setup: Setup, ts: TrainState, stopping: Callable[[], Stopping], processes: Processes) -> None:

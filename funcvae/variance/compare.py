@@ -241,8 +241,7 @@ class _Run:
         leaves, schemes, x = len(self.problem.names), len(self.schemes), self.problem.x
         width = len(self.lanes) * (3 * leaves + 1) + schemes * len(x)
         flat = torch.cat([streaming.blank(kept.sums.center, 1) for kept in self.kept.values()])
-        some = importance.look(x.new_zeros(1, self.problem.samples, len(x), dtype=torch.float64), 0)[1][:0]
-        return Block(flat, torch.zeros(0, width, dtype=torch.float64), [some] * schemes)
+        return Block(flat, torch.zeros(0, width, dtype=torch.float64), [importance.unseen(self.problem)] * schemes)
 
     def _computed(self, replicates: range) -> Block:
         block, rows, more = self._nothing(), [], []

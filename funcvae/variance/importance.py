@@ -60,6 +60,12 @@ def start(problem: Problem) -> Seen:
     return Seen(torch.zeros(len(problem.x), dtype=torch.float64), 0, [])
 
 
+def unseen(problem: Problem) -> Tensor:
+    """What is kept of no replicates: [0, N, B']."""
+    shape = 1, problem.samples, len(problem.x)
+    return look(torch.zeros(shape, dtype=torch.float64), 0)[1][:0]
+
+
 def look(log_w: Tensor, first: int) -> tuple[Tensor, Tensor]:
     """Of the log-weights [c, N, B] of replicates first, first+1, …: the effective sample sizes [c, B], and what is kept
     of them [c' <= c, N, B']."""

@@ -125,9 +125,8 @@ def moments(
     squares, alongs, bounds, seen, done = [], [], [], importance.start(problem), 0
 
     def nothing() -> Block:
-        some = importance.look(x.new_zeros(1, samples, len(x), dtype=torch.float64), 0)[1][:0]
         rows = torch.zeros(0, 2 * len(sizes) + 1 + len(x), dtype=torch.float64)
-        return Block(streaming.blank(sums.center, _ORDER), rows, [some])
+        return Block(streaming.blank(sums.center, _ORDER), rows, [importance.unseen(problem)])
 
     def compute(piece: range) -> Block:
         nonlocal done
