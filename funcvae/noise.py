@@ -12,7 +12,7 @@ drawn, and a part kept.
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -72,9 +72,17 @@ def in_parts(scheme: Noise) -> Noise:
     """
     own = [name for name in ("samples", "rows") if takes(scheme, name)]  # here, for the compiler cannot look
 
-    def part(*draw: Any, samples: Tensor | None = None, rows: Tensor | None = None, **options: Any) -> Tensor:
+    def part(
+        key: random.Key,
+        n: int,
+        shape: random.Shape,
+        *,
+        dtype: torch.dtype = torch.float32,
+        samples: Tensor | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
         wanted = {name: at for name, at in {"samples": samples, "rows": rows}.items() if at is not None}
-        eps = scheme(*draw, **options, **{name: at for name, at in wanted.items() if name in own})
+        eps = scheme(key, n, shape, dtype=dtype, **{name: at for name, at in wanted.items() if name in own})
         for axis, name in enumerate(("samples", "rows")):
             if name in wanted and name not in own:
                 eps = checks.tensor("what the noise scheme returned", eps, "N B ...").index_select(axis, wanted[name])
