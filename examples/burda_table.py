@@ -10,7 +10,7 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from funcvae import data, machine, reports, runs
+from funcvae import compilation, data, runs
 from funcvae.errors import BadValue, FuncvaeError
 
 # Test negative log-likelihood in nats: Burda et al. (2016), and where there is one a public replication with DReG.
@@ -54,7 +54,7 @@ def main(
         if not (folder / "params.safetensors").is_file():
             config = runs.configure(
                 "burda_vae", estimator=ESTIMATORS[name], samples=count, epochs=epochs, data=source, data_dir=root,
-                compile=machine.available(), out=str(folder),
+                compile=compilation.available(), out=str(folder),
             )  # fmt: skip
             runs.run(config)
         run = runs.load(folder, data_dir=root)
@@ -66,7 +66,7 @@ def main(
             def progress(done: int, total: int, bar: tqdm = bar) -> None:
                 bar.update(done - bar.n)
 
-            report = reports.evaluation(run, samples=samples, n=n, progress=progress)
+            report = runs.evaluation_report(run, samples=samples, n=n, progress=progress)
         found, units = report["log_likelihood"], report["active_units"]["number"]
         nll[name, count] = -found["mean"]
         errors = f"± {found['se']:.3f} noise ± {found['data_se']:.2f} data"

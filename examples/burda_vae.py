@@ -9,7 +9,8 @@ from pathlib import Path
 import tyro
 
 import funcvae as fv
-from funcvae import data, pictures, plots, tracking
+from funcvae import data, figures, tracking
+from funcvae.figures import of_model
 from funcvae.models.recipe import binarize
 
 
@@ -27,8 +28,8 @@ def main(steps: int = 3000, source: str = "mnist", root: str = "data", out: str 
         )  # fmt: skip
     print(f"L_5 {history.test_bound[-1]:.1f} nats")
 
-    figure = pictures.image_samples(model, ts.params, ts.state, fv.random.key(1), 100, name="burda_vae")
-    return [plots.save(figure, f"{out}/burda_vae_samples.png")]
+    figure = of_model.image_samples(model, ts.params, ts.state, fv.random.key(1), 100, name="burda_vae")
+    return [figures.save(figure, f"{out}/burda_vae_samples.png")]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from pathlib import Path
 import tyro
 
 import funcvae as fv
-from funcvae import data, pictures, plots, tracking
+from funcvae import data, figures, tracking
+from funcvae.figures import of_model, of_results
 from funcvae.models.cifar import standardize, to_pixels
 
 
@@ -30,11 +31,11 @@ def main(steps: int = 300, source: str = "cifar10", root: str = "data", out: str
     observe_key, draw_key = fv.random.split(fv.random.key(1))
     shown = standardize(observe_key, photos.test[:: max(1, len(photos.test) // 20)][:20])
     trained, name = (model, ts.params, ts.state), "cifar_resnet_vae"
-    figures = {
-        "reconstructions": pictures.reconstructions(*trained, shown, draw_key, pixels=to_pixels, name=name),
-        "training": pictures.training(history, name="ELBO", title="Training of cifar_resnet_vae"),
+    drawn = {
+        "reconstructions": of_model.reconstructions(*trained, shown, draw_key, pixels=to_pixels, name=name),
+        "training": of_results.training(history, name="ELBO", title="Training of cifar_resnet_vae"),
     }
-    return [plots.save(figure, f"{out}/cifar_resnet_vae_{what}.png") for what, figure in figures.items()]
+    return [figures.save(figure, f"{out}/cifar_resnet_vae_{what}.png") for what, figure in drawn.items()]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import torch
 import tyro
 
 import funcvae as fv
-from funcvae import data, noise, pictures, plots, variance
+from funcvae import data, figures, noise, variance
+from funcvae.figures import of_results
 
 
 def mixed(share: float) -> fv.Estimator:
@@ -71,8 +72,8 @@ def main(
     sources = variance.sources(estimator, *trained, train, batch_key, batch=100, samples=8, batches=batches)
     print(f"Where the variance of dreg's gradient comes from, in {sources}")
 
-    figures = pictures.of_comparison(found, name="gaussian2d_vae")
-    paths = [plots.save(figure, f"{out}/compare_estimators_{name}.png") for name, figure in figures.items()]
+    drawn = of_results.of_comparison(found, name="gaussian2d_vae")
+    paths = [figures.save(figure, f"{out}/compare_estimators_{name}.png") for name, figure in drawn.items()]
     return found, best.name, sources, paths
 
 

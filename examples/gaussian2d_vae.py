@@ -9,7 +9,8 @@ import torch
 import tyro
 
 import funcvae as fv
-from funcvae import data, pictures, plots, tracking
+from funcvae import data, figures, tracking
+from funcvae.figures import decoding, of_model, of_results
 
 
 def main(steps: int = 2000, out: str = "figures") -> list[Path]:
@@ -21,7 +22,7 @@ def main(steps: int = 2000, out: str = "figures") -> list[Path]:
 
     def keep(step: int, ts: fv.train.TrainState) -> None:
         key = fv.random.fold_in(keep_key, step)
-        kept.append(pictures.samples(model, ts.params, ts.state, key, 1000))
+        kept.append(decoding.samples(model, ts.params, ts.state, key, 1000))
 
     train = points.train[: 1000 * steps]
     per_epoch = -(-len(train) // 1000)
@@ -32,13 +33,13 @@ def main(steps: int = 2000, out: str = "figures") -> list[Path]:
         )
 
     trained = model, ts.params, ts.state
-    x = pictures.samples(*trained, sample_key, 100_000)
+    x = decoding.samples(*trained, sample_key, 100_000)
     print(f"the model's mean {x.mean(0).tolist()} and covariance {x.T.cov().tolist()}")
-    densities = pictures.point_samples(*trained, sample_key, 10_000, points, name="gaussian2d_vae")
-    evolution = pictures.evolution(torch.stack(kept).numpy(), points, name="gaussian2d_vae")
+    densities = of_model.point_samples(*trained, sample_key, 10_000, points, name="gaussian2d_vae")
+    evolution = of_results.evolution(torch.stack(kept).numpy(), points, name="gaussian2d_vae")
     return [
-        plots.save(densities, f"{out}/gaussian2d_vae_densities.png"),
-        plots.save(evolution, f"{out}/gaussian2d_vae_evolution.png"),
+        figures.save(densities, f"{out}/gaussian2d_vae_densities.png"),
+        figures.save(evolution, f"{out}/gaussian2d_vae_evolution.png"),
     ]
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import tyro
 
 import funcvae as fv
-from funcvae import data, pictures, plots, tracking
+from funcvae import data, figures, tracking
+from funcvae.figures import of_model
 
 
 def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str = "figures") -> list[Path]:
@@ -26,11 +27,11 @@ def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str 
     print(f"squared error of a digit: {-history.bound[-20:].mean() - fv.models.RECIPES['mnist_ae'].offset:.1f}")
 
     trained = model, ts.params, ts.state
-    figures = {
-        "scatter": pictures.latent_scatter(*trained, digits.test, digits.test_labels, name="mnist_ae"),
-        "grid": pictures.latent_grid(*trained, digits.test, name="mnist_ae"),
+    drawn = {
+        "scatter": of_model.latent_scatter(*trained, digits.test, digits.test_labels, name="mnist_ae"),
+        "grid": of_model.latent_grid(*trained, digits.test, name="mnist_ae"),
     }
-    return [plots.save(figure, f"{out}/mnist_ae_{what}.png") for what, figure in figures.items()]
+    return [figures.save(figure, f"{out}/mnist_ae_{what}.png") for what, figure in drawn.items()]
 
 
 if __name__ == "__main__":

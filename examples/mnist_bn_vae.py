@@ -9,7 +9,8 @@ from pathlib import Path
 import tyro
 
 import funcvae as fv
-from funcvae import data, pictures, plots, tracking
+from funcvae import data, figures, tracking
+from funcvae.figures import of_model
 from funcvae.models.recipe import from_tanh_range, to_tanh_range
 
 
@@ -32,10 +33,10 @@ def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str 
         kl = fv.distributions.kl(q, p).sum(-1).mean()
         print(f"alpha = {alpha}: a code's KL is {kl:.2f} nats")
         name = f"mnist_bn_vae, alpha = {alpha}"
-        figure = pictures.reconstructions(
+        figure = of_model.reconstructions(
             model, ts.params, ts.state, shown, draw_key, pixels=from_tanh_range, name=name
         )
-        saved.append(plots.save(figure, f"{out}/mnist_bn_vae_alpha{alpha}.png"))
+        saved.append(figures.save(figure, f"{out}/mnist_bn_vae_alpha{alpha}.png"))
     return saved
 
 

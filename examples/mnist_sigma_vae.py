@@ -9,7 +9,8 @@ from pathlib import Path
 import tyro
 
 import funcvae as fv
-from funcvae import data, pictures, plots, tracking
+from funcvae import data, figures, tracking
+from funcvae.figures import decoding, of_model
 
 
 def main(steps: int = 9375, source: str = "mnist", root: str = "data", out: str = "figures") -> list[Path]:
@@ -26,12 +27,12 @@ def main(steps: int = 9375, source: str = "mnist", root: str = "data", out: str 
         )  # fmt: skip
 
     trained, key = (model, ts.params, ts.state), fv.random.key(1)
-    loc, x_hat = pictures.latents(*trained, digits.test), pictures.reconstructed(*trained, digits.test, key)
-    drawn, central = ((x - digits.test).square().mean() for x in (x_hat, pictures.decoded(*trained, loc)))
+    loc, x_hat = decoding.latents(*trained, digits.test), decoding.reconstructed(*trained, digits.test, key)
+    drawn, central = ((x - digits.test).square().mean() for x in (x_hat, decoding.decoded(*trained, loc)))
     print(f"loss {history.loss[-100:].mean():.4f}; mu is zero in {(loc == 0).float().mean():.0%} of the latents")
     print(f"mean squared error {drawn:.4f} by way of draws of z, {central:.4f} by way of mu")
-    figure = pictures.reconstructions(*trained, digits.test[:20], key, name="mnist_sigma_vae")
-    return [plots.save(figure, f"{out}/mnist_sigma_vae_reconstructions.png")]
+    figure = of_model.reconstructions(*trained, digits.test[:20], key, name="mnist_sigma_vae")
+    return [figures.save(figure, f"{out}/mnist_sigma_vae_reconstructions.png")]
 
 
 if __name__ == "__main__":

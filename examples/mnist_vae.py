@@ -9,7 +9,8 @@ from pathlib import Path
 import tyro
 
 import funcvae as fv
-from funcvae import data, pictures, plots, tracking
+from funcvae import data, figures, tracking
+from funcvae.figures import decoding, of_model
 
 
 def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str = "figures") -> list[Path]:
@@ -27,14 +28,14 @@ def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str 
 
     trained = model, ts.params, ts.state
     one, zero = (digits.test[digits.test_labels == label][0] for label in (1, 0))
-    figures = {
-        "scatter": pictures.latent_scatter(*trained, digits.test, digits.test_labels, name="mnist_vae"),
-        "grid": pictures.latent_grid(*trained, digits.test, name="mnist_vae"),
-        "interpolation": pictures.interpolation(*trained, one, zero, 12, name="mnist_vae"),
+    drawn = {
+        "scatter": of_model.latent_scatter(*trained, digits.test, digits.test_labels, name="mnist_vae"),
+        "grid": of_model.latent_grid(*trained, digits.test, name="mnist_vae"),
+        "interpolation": of_model.interpolation(*trained, one, zero, 12, name="mnist_vae"),
     }
-    saved = [plots.save(figure, f"{out}/mnist_vae_{what}.png") for what, figure in figures.items()]
-    frames = pictures.interpolated(*trained, one, zero, 30)
-    return [*saved, plots.save_gif(frames, f"{out}/mnist_vae_interpolation.gif", size=112)]
+    saved = [figures.save(figure, f"{out}/mnist_vae_{what}.png") for what, figure in drawn.items()]
+    frames = decoding.interpolated(*trained, one, zero, 30)
+    return [*saved, figures.save_gif(frames, f"{out}/mnist_vae_interpolation.gif", size=112)]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import tyro
 from torch import Tensor, nn
 
 import funcvae as fv
-from funcvae import data, pictures, plots, tracking
+from funcvae import data, figures, tracking
+from funcvae.figures import of_model
 
 
 class Encoder(nn.Module):
@@ -62,11 +63,11 @@ def main(folder: tyro.conf.Positional[str], steps: int = 600, latent: int = 32, 
     print(f"L_4 on the test set: {history.test_bound[-1]:.1f} nats")
 
     trained, (pairs_key, samples_key) = (model, ts.params, ts.state), fv.random.split(fv.random.key(1))
-    figures = {
-        "reconstructions": pictures.reconstructions(*trained, images.test[:20], pairs_key, name="own model"),
-        "samples": pictures.image_samples(*trained, samples_key, 100, name="own model"),
+    drawn = {
+        "reconstructions": of_model.reconstructions(*trained, images.test[:20], pairs_key, name="own model"),
+        "samples": of_model.image_samples(*trained, samples_key, 100, name="own model"),
     }
-    return [plots.save(figure, f"{out}/own_model_{what}.png") for what, figure in figures.items()]
+    return [figures.save(figure, f"{out}/own_model_{what}.png") for what, figure in drawn.items()]
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ import tyro
 from matplotlib.figure import Figure
 
 import funcvae as fv
-from funcvae import plots, tracking
+from funcvae import figures, tracking
 from funcvae.evaluate import ppca
-from funcvae.ppca import eigenvalues
+from funcvae.evaluate.linear_gaussian import eigenvalues
 
 FEATURES, LATENT, POINTS = 12, 8, 2000
 
@@ -58,7 +58,7 @@ def main(steps: int = 4000, out: str = "figures") -> tuple[dict[float, tuple[int
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     place = range(1, FEATURES + 1)
-    left.bar(place, values.numpy(), color=plots.PALETTE[0])
+    left.bar(place, values.numpy(), color=figures.PALETTE[0])
     for sigma2 in variances:
         left.axhline(sigma2, color="0.4", linewidth=0.8, linestyle="--")
         left.annotate(f"σ² = {sigma2:g}", (FEATURES + 0.6, sigma2), ha="right", va="bottom", size="small")
@@ -70,14 +70,14 @@ def main(steps: int = 4000, out: str = "figures") -> tuple[dict[float, tuple[int
     )
     left.set_xticks(list(place))
     by_likelihood, by_vae, _ = zip(*found.values(), strict=True)
-    right.plot(variances, by_likelihood, "s", color=plots.PALETTE[1], markersize=11, label="maximum likelihood")
-    right.plot(variances, by_vae, "o", color=plots.PALETTE[5], markersize=6, label="VAE trained on the ELBO")
+    right.plot(variances, by_likelihood, "s", color=figures.PALETTE[1], markersize=11, label="maximum likelihood")
+    right.plot(variances, by_vae, "o", color=figures.PALETTE[5], markersize=6, label="VAE trained on the ELBO")
     right.set(xscale="log", xlabel="decoder's variance σ²", ylabel=f"latents used, of the {LATENT} that there are")
     right.set_title("Latents used, with and without the ELBO")
     right.set_xticks(variances, [f"{v:g}" for v in variances])
     right.minorticks_off()
     right.legend(frameon=False)
-    return found, plots.save(figure, Path(out) / "posterior_collapse.png")
+    return found, figures.save(figure, Path(out) / "posterior_collapse.png")
 
 
 if __name__ == "__main__":

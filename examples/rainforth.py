@@ -15,9 +15,10 @@ import tyro
 from torch import Tensor, nn
 
 import funcvae as fv
-from funcvae import pictures, plots, variance
+from funcvae import figures, variance
 from funcvae.distributions import Normal
-from funcvae.module import Params
+from funcvae.figures import of_results
+from funcvae.modules import Params
 
 D, POINTS = 20, 1024
 
@@ -88,13 +89,13 @@ def main(
 
     title = "More samples hurt IWAE's encoder and help DReG's\n(in theory by slopes of −½ and +½)"
     ylabel = "signal-to-noise ratio of the encoder's gradient"
-    encoder = pictures.of_sweep(found.only("iwae, encoder", "dreg, encoder"), ylabel=ylabel, title=title)
+    encoder = of_results.of_scaling(found.only("iwae, encoder", "dreg, encoder"), ylabel=ylabel, title=title)
     title = "More samples help the prior, with IWAE and DReG alike\n(in theory by a slope of −½)"
     ylabel = "standard deviation of the prior's gradient"
-    prior = pictures.of_sweep(found.only("both, prior"), ylabel=ylabel, title=title)
+    prior = of_results.of_scaling(found.only("both, prior"), ylabel=ylabel, title=title)
     return found, [
-        plots.save(encoder, f"{out}/rainforth_encoder.png"),
-        plots.save(prior, f"{out}/rainforth_prior.png"),
+        figures.save(encoder, f"{out}/rainforth_encoder.png"),
+        figures.save(prior, f"{out}/rainforth_prior.png"),
     ]
 
 

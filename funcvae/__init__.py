@@ -2,33 +2,40 @@
 
     import funcvae as fv
 
-The names below are the library. The edges (`funcvae.data`, `plots`, `tracking`, `checkpoint`) are imported by name.
+Every name below is imported when it is first used, so `import funcvae` by itself is cheap.
 """
 
-from funcvae import (
-    bounds,
-    distributions,
-    errors,
-    estimators,
-    evaluate,
-    heads,
-    machine,
-    models,
-    noise,
-    optim,
-    priors,
-    processes,
-    random,
-    shards,
-    train,
-    tree,
-    variance,
-)
-from funcvae.estimators import Claims, Estimate, Estimator, Weights, surrogate
-from funcvae.module import Functional, functional
-from funcvae.vae import VAE, vae
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.6.0"
+if TYPE_CHECKING:
+    from funcvae import (
+        bounds,
+        compilation,
+        data,
+        distributed,
+        distributions,
+        errors,
+        estimators,
+        evaluate,
+        figures,
+        heads,
+        models,
+        noise,
+        optim,
+        priors,
+        random,
+        runs,
+        tracking,
+        train,
+        tree,
+        variance,
+    )
+    from funcvae.estimators import Claims, Estimate, Estimator, Weights, surrogate
+    from funcvae.model import VAE, Trained, vae
+    from funcvae.modules import Functional, functional
+
+__version__ = "0.7.0"
 
 __all__ = [
     "VAE",
@@ -36,25 +43,59 @@ __all__ = [
     "Estimate",
     "Estimator",
     "Functional",
+    "Trained",
     "Weights",
     "bounds",
+    "compilation",
+    "data",
+    "distributed",
     "distributions",
     "errors",
     "estimators",
     "evaluate",
+    "figures",
     "functional",
     "heads",
-    "machine",
     "models",
     "noise",
     "optim",
     "priors",
-    "processes",
     "random",
-    "shards",
+    "runs",
     "surrogate",
+    "tracking",
     "train",
     "tree",
     "vae",
     "variance",
 ]
+
+_DEFINED_IN = {
+    "VAE": "model",
+    "Trained": "model",
+    "vae": "model",
+    "Functional": "modules",
+    "functional": "modules",
+    "Claims": "estimators",
+    "Estimate": "estimators",
+    "Estimator": "estimators",
+    "Weights": "estimators",
+    "surrogate": "estimators",
+}
+"""The module of each name that is not itself a module."""
+
+
+def __getattr__(name: str) -> Any:
+    """The name's value, from the module that defines it (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module 'funcvae' has no attribute {name!r}")
+    if name not in _DEFINED_IN:
+        return import_module(f"funcvae.{name}")
+    value = getattr(import_module(f"funcvae.{_DEFINED_IN[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion in an editor."""
+    return sorted([*__all__, "__version__"])

@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from funcvae import checks
+from funcvae._support import checks
 from funcvae.errors import BadValue
 
 Bound = Callable[[Tensor], Tensor]

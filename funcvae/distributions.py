@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from funcvae import checks
+from funcvae._support import checks
 from funcvae.errors import BadType, BadValue
 
 

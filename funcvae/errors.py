@@ -47,11 +47,11 @@ class Stopped(FuncvaeError):
     """Training that was asked to stop, and stopped after a checkpoint."""
 
 
-class Lost(FuncvaeError, ConnectionError):
+class ProcessLost(FuncvaeError, ConnectionError):
     """Another of the processes that make one result has ended, or does not answer."""
 
 
-class Elsewhere(FuncvaeError):
+class ReportedElsewhere(FuncvaeError):
     """What is wrong is another process's to say."""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from funcvae import checks
+from funcvae._support import checks
 from funcvae.distributions import Bernoulli, Delta, Distribution, Normal, SignedNormal
 from funcvae.errors import BadType, BadValue
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
-from funcvae import checks, random
+from funcvae import random
+from funcvae._support import checks
 from funcvae.errors import BadType, BadValue, unknown
 
 Noise = Callable[..., Tensor]
@@ -62,7 +63,7 @@ def iid(
     if samples is None and rows is None:
         return random.normal(key, whole, dtype)
     picked = (samples, rows) if rows is not None else (samples,)
-    return random.normal(key, whole, dtype, at=random.places(whole, *picked, device=random.checked(key).device))
+    return random.normal(key, whole, dtype, at=random.flat_indices(whole, *picked, device=random.checked(key).device))
 
 
 def in_parts(scheme: Noise) -> Noise:
@@ -70,7 +71,7 @@ def in_parts(scheme: Noise) -> Noise:
 
     What it draws is scheme(key, n, shape)[samples][:, rows], to rounding, with indices or None for all.
     """
-    own = [name for name in ("samples", "rows") if takes(scheme, name)]  # here, for the compiler cannot look
+    own = [name for name in ("samples", "rows") if accepts(scheme, name)]  # here, for the compiler cannot look
 
     def part(
         key: random.Key,
@@ -91,7 +92,7 @@ def in_parts(scheme: Noise) -> Noise:
     return part
 
 
-def takes(f: Callable[..., object], name: str) -> bool:
+def accepts(f: Callable[..., object], name: str) -> bool:
     """Whether a function has an argument of this name."""
     checks.text("name", name)
     checks.function("f", f)
@@ -189,7 +190,7 @@ def sobol(
         raise BadValue(f"sobol noise needs a last axis of 1 to {SobolEngine.MAXDIM} dimensions: shape is {shape}")
     points = _sobol_points(n, shape[-1]).to(key.device)
     points = points.reshape(n, *[1] * (len(shape) - 1), shape[-1])
-    at = None if rows is None else random.places((_DIGITS + 1, *shape), None, rows, device=key.device)
+    at = None if rows is None else random.flat_indices((_DIGITS + 1, *shape), None, rows, device=key.device)
     shift, *columns = random.bits(key, (_DIGITS + 1, *shape), at=at) & (2**_DIGITS - 1)
     scrambled = shift
     for place, column in zip(reversed(range(_DIGITS)), columns, strict=True):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam as torch_adam
 
-from funcvae import checks, tree
+from funcvae import tree
+from funcvae._support import checks
 from funcvae.errors import BadType, BadValue
 from funcvae.tree import Tree
 
@@ -128,6 +129,14 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
         return update_(grads, AdamState(state.step, m, v), params)
 
     return Optimizer(init, update, update_)
+
+
+def check_optimizer(opt: Optimizer) -> None:
+    """Raises BadType unless this is an optimizer."""
+    if not isinstance(opt, Optimizer):
+        raise BadType(f"opt is {checks.shown(opt)}: it must be an Optimizer, such as optim.adam()")
+    for name in ("init", "update"):
+        checks.function(f"opt's {name}", getattr(opt, name))
 
 
 def _fusible(rows: Rows, step: Tensor, rate: Tensor | float) -> bool:

@@ -6,7 +6,7 @@ decoder's weights.
 
 from torch import Tensor, nn
 
-from funcvae import checks
+from funcvae._support import checks
 from funcvae.distributions import Normal
 
 

@@ -18,7 +18,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from funcvae import checks
+from funcvae._support import checks
 from funcvae.errors import BadType, BadValue
 
 Key = Tensor
@@ -79,18 +79,18 @@ def bits(key: Key, shape: Shape = (), *, at: Tensor | None = None) -> Tensor:
     Args:
         key: used up.
         shape: of the draw.
-        at: flat indices into the draw, int32 or int64, as `places` gives them: only the numbers there are made, and
+        at: flat indices into the draw, int32 or int64, as `flat_indices` gives them: only these numbers are made, and
             returned in the shape of `at`. (It is not checked that they lie in `shape`.)
     """
     high, low, shape = _words(key, shape, at)
     return (high ^ low).reshape(shape)
 
 
-def places(shape: Shape, *picked: Tensor | None, device: torch.device | str | None = None) -> Tensor:
+def flat_indices(shape: Shape, *picked: Tensor | None, device: torch.device | str | None = None) -> Tensor:
     """Flat indices of some elements of an array: those at the picked indices along its first axes.
 
-    `normal(key, shape, at=places(shape, None, rows))` is `normal(key, shape)[:, rows]`, with no more draws than that
-    (bit for bit where all is exact, and to rounding for the normal).
+    `normal(key, shape, at=flat_indices(shape, None, rows))` is `normal(key, shape)[:, rows]`, with no more draws than
+    that (bit for bit where all is exact, and to rounding for the normal).
 
     Args:
         shape: of the whole array.
@@ -107,7 +107,7 @@ def places(shape: Shape, *picked: Tensor | None, device: torch.device | str | No
         stride //= max(1, size)
         if index is None:
             index = torch.arange(size, device=device)
-        checks.same_device(places=at, index=checks.tensor("an index", index, "n"))
+        checks.same_device(indices=at, index=checks.tensor("an index", index, "n"))
         at = at.unsqueeze(-1) + index.to(kind) * stride
     return at
 
@@ -231,7 +231,7 @@ def _words(key: Key, shape: Shape, at: Tensor | None, itemsize: int = 4) -> tupl
         return *_threefry(key, *_counters(key, math.prod(shape))), shape
     checks.shape("shape", shape, 0)
     if checks.tensor("at", at).dtype not in (torch.int32, torch.int64):
-        raise BadType(f"at is {at.dtype}: flat indices are int32 or int64, as random.places gives them")
+        raise BadType(f"at is {at.dtype}: flat indices are int32 or int64, as random.flat_indices gives them")
     checks.same_device(key=key, at=at)
     flat = at.flatten()
     if flat.dtype == torch.int32:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from funcvae import checks
+from funcvae._support import checks
 from funcvae.errors import BadType, BadValue
 
 Tree = Any

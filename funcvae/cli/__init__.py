@@ -12,13 +12,14 @@ from typing import Any
 
 import tyro
 
-from funcvae import __version__, processes
-from funcvae.cli.judging import evaluate, variance
+from funcvae import __version__, distributed
+from funcvae.cli.draw import interpolate, latent, reconstruct, sample
+from funcvae.cli.grids import collect, sweep
 from funcvae.cli.listing import list_
-from funcvae.cli.looking import interpolate, latent, reconstruct, sample
-from funcvae.cli.sweeping import collect, sweep
-from funcvae.cli.training import replay, train, verify
-from funcvae.errors import BadValue, Elsewhere, FuncvaeError, Lost
+from funcvae.cli.measure import evaluate, variance
+from funcvae.cli.reproduce import replay, verify
+from funcvae.cli.training import train
+from funcvae.errors import BadValue, FuncvaeError, ProcessLost, ReportedElsewhere
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
@@ -54,7 +55,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("funcvae: stopped", file=sys.stderr)
         sys.exit(130)
-    except Elsewhere:
+    except ReportedElsewhere:
         sys.exit(2)
     except (FuncvaeError, OSError) as error:  # an OSError: a full disk, a folder that may not be read
         print(f"funcvae: error: {_who(error)}{error}", file=sys.stderr)
@@ -64,19 +65,19 @@ def main(args: Sequence[str] | None = None) -> None:
 def _who(error: Exception) -> str:
     """Which process says it, where it is not the first."""
     try:
-        rank = processes.rank()
+        rank = distributed.rank()
     except BadValue:  # the environment does not say
         return ""
-    return f"process {rank}: " if rank and not isinstance(error, Lost) else ""
+    return f"process {rank}: " if rank and not isinstance(error, ProcessLost) else ""
 
 
 @contextmanager
 def _one_speaks(args: Sequence[str]) -> Iterator[None]:
     """Of several processes lets the first alone print."""
-    if processes.size() > 1 and args and args[0] in COMMANDS.keys() - TOGETHER:
+    if distributed.world_size() > 1 and args and args[0] in COMMANDS.keys() - TOGETHER:
         error = BadValue(f"funcvae {args[0]} is for one process: start it without torchrun")
-        raise error if processes.rank() == 0 else Elsewhere(str(error))
-    if processes.rank() == 0:
+        raise error if distributed.rank() == 0 else ReportedElsewhere(str(error))
+    if distributed.rank() == 0:
         yield
         return
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):

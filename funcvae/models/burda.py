@@ -5,11 +5,12 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from funcvae import checks, heads
+from funcvae import heads
+from funcvae._support import checks
 from funcvae.errors import BadValue
+from funcvae.model import VAE, vae
 from funcvae.models.recipe import Recipe, binarize
 from funcvae.optim import Schedule
-from funcvae.vae import VAE, vae
 
 
 class Encoder(nn.Module):

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from funcvae import checks, heads, random
+from funcvae import heads, random
+from funcvae._support import checks
 from funcvae.errors import BadValue
+from funcvae.model import VAE, vae
 from funcvae.models.recipe import Recipe
-from funcvae.vae import VAE, vae
 
 MEAN, STD = (0.4914, 0.4824, 0.4467), (0.2471, 0.2435, 0.2616)  # of CIFAR-10's channels
 

@@ -2,9 +2,10 @@
 
 from torch import Tensor, nn
 
-from funcvae import checks, heads
+from funcvae import heads
+from funcvae._support import checks
+from funcvae.model import VAE, vae
 from funcvae.models.recipe import Recipe
-from funcvae.vae import VAE, vae
 
 
 class GaussianMLP(nn.Module):

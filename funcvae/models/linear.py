@@ -5,9 +5,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from funcvae import checks, heads
+from funcvae import heads
+from funcvae._support import checks
 from funcvae.errors import BadValue
-from funcvae.vae import VAE, vae
+from funcvae.model import VAE, vae
 
 
 class LinearEncoder(nn.Module):

@@ -15,11 +15,12 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from funcvae import checks, heads
+from funcvae import heads
+from funcvae._support import checks
 from funcvae.errors import BadValue
+from funcvae.model import VAE, vae
 from funcvae.models.recipe import Recipe, from_tanh_range, to_tanh_range
-from funcvae.train import summed
-from funcvae.vae import VAE, vae
+from funcvae.train.settings import summed
 
 PIXELS = 784
 SIGMA = math.sqrt(0.5)  # at which -log N(x; x̂, sigma²) is (x - x̂)² plus a constant

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from funcvae import checks, random
+from funcvae import random
+from funcvae._support import checks
+from funcvae.model import VAE, Observe, as_is
 from funcvae.optim import Optimizer, Schedule, adam
-from funcvae.train import Observe, Scale, as_is, per_example
-from funcvae.vae import VAE
+from funcvae.train.settings import Scale, per_example
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def binarize(key: random.Key, x: Tensor, rows: Tensor | None = None) -> Tensor:
         rows: where in the batch they stand, unless they are the whole of it.
     """
     p = checks.tensor("x", x, floating=True)
-    at = None if rows is None else random.places(tuple(p.shape), rows, device=p.device)
+    at = None if rows is None else random.flat_indices(tuple(p.shape), rows, device=p.device)
     return random.bernoulli(key, p, at=at).to(x.dtype)
 
 

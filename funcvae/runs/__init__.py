@@ -10,16 +10,24 @@ params.safetensors  trained parameters and state, written last; byte-identical f
 
 Every file is there whole or not at all, metrics.jsonl apart, whose last line may be cut off until the run goes on.
 
-`sweep` trains a grid of such runs, and `collect` makes a table of what came of them.
+`train_grid` trains a grid of such runs, and `collect` makes a table of what came of them.
 """
 
-from funcvae.runs.again import TOLERANCE, Verdict, replay, verify
-from funcvae.runs.collect import Collected, collect
-from funcvae.runs.config import SPLITS, Config, configure, device, names, recipe
-from funcvae.runs.folder import Run, begun, load, load_data, untrained
+from funcvae.runs.aggregate import Collected, collect
+from funcvae.runs.config import SPLITS, Config, configure, recipe, resolve_device, split_names
+from funcvae.runs.execute import MakeTracker, resume, run
+from funcvae.runs.folder import Run, has_run, load, load_data, untrained
 from funcvae.runs.grid import Grid, cells, parse_grid, read_grid
-from funcvae.runs.sweep import check_cells, own_share, sweep
-from funcvae.runs.training import MakeTracker, resume, run
+from funcvae.runs.report import (
+    Report,
+    comparison_report,
+    evaluation_figures,
+    evaluation_report,
+    evaluation_table,
+    own_variance,
+)
+from funcvae.runs.reproduce import TOLERANCE, Verdict, replay, verify
+from funcvae.runs.workers import check_cells, train_grid, worker_share
 
 __all__ = [
     "SPLITS",
@@ -28,25 +36,31 @@ __all__ = [
     "Config",
     "Grid",
     "MakeTracker",
+    "Report",
     "Run",
     "Verdict",
-    "begun",
     "cells",
     "check_cells",
     "collect",
+    "comparison_report",
     "configure",
-    "device",
+    "evaluation_figures",
+    "evaluation_report",
+    "evaluation_table",
+    "has_run",
     "load",
     "load_data",
-    "names",
-    "own_share",
+    "own_variance",
     "parse_grid",
     "read_grid",
     "recipe",
     "replay",
+    "resolve_device",
     "resume",
     "run",
-    "sweep",
+    "split_names",
+    "train_grid",
     "untrained",
     "verify",
+    "worker_share",
 ]

@@ -11,11 +11,14 @@ from typing import Any, get_type_hints
 import numpy as np
 import torch
 
-from funcvae import checks, machine, shards
+from funcvae import compilation
+from funcvae._support import checks
+from funcvae.compilation import PRECISIONS
+from funcvae.distributed import sharding
 from funcvae.errors import BadData, BadType, BadValue, Missing, unknown
-from funcvae.machine import PRECISIONS
-from funcvae.models import RECIPES, Recipe
-from funcvae.probes import Probe
+from funcvae.models import RECIPES
+from funcvae.models.recipe import Recipe
+from funcvae.variance.monitor import Probe
 
 
 @dataclass(frozen=True)
@@ -61,17 +64,17 @@ class Config:
     @property
     def probe(self) -> Probe:
         """How the variance is followed along training."""
-        return Probe(self.variance_every, tuple(names(self.variance_of)), self.variance_replicates)
+        return Probe(self.variance_every, tuple(split_names(self.variance_of)), self.variance_replicates)
 
 
-SPLITS = {"rows": shards.by_rows, "samples": shards.by_samples}
+SPLITS = {"rows": sharding.by_rows, "samples": sharding.by_samples}
 """What a step's work is cut along, by name."""
 
 MAY_CHANGE = {"epochs", "data", "data_dir", "out", "checkpoint_every", "keep"}
 """What may be another when a run goes on; of data, only the place."""
 
 
-def names(given: str) -> list[str]:
+def split_names(given: str) -> list[str]:
     """Names with commas between them."""
     return [name.strip() for name in checks.text("given", given).split(",") if name.strip()]
 
@@ -167,9 +170,9 @@ def check(config: Config) -> None:
             raise unknown(name, getattr(config, name), known)
     if config.sample_each_step and recipe(config.system).shape != (2,):
         raise BadValue(f"--sample-each-step draws points in the plane, and {config.system}'s data are images")
-    device(config.device)
-    if config.compile and not machine.available():
-        raise Missing(f"the run's step is compiled, and {machine.NO_COMPILER}")
+    resolve_device(config.device)
+    if config.compile and not compilation.available():
+        raise Missing(f"the run's step is compiled, and {compilation.NO_COMPILER}")
 
 
 def sha256(config: Config) -> str:
@@ -183,7 +186,7 @@ def as_json(config: Config) -> dict[str, Any]:
     return asdict(config)
 
 
-def device(name: str) -> str:
+def resolve_device(name: str) -> str:
     """The device that "auto", "cpu" or "cuda" means here."""
     if checks.text("device", name) == "cuda" and not torch.cuda.is_available():
         raise Missing("no CUDA device is available: use --device cpu")

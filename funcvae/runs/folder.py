@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funcvae import checkpoint, checks, data, files, random, train, tree
+from funcvae import data, random, train, tree
+from funcvae._support import checks, files
 from funcvae.errors import BadData, Missing
-from funcvae.models import Recipe
-from funcvae.module import Params, State
+from funcvae.model import VAE
+from funcvae.models.recipe import Recipe
+from funcvae.modules import Params, State
 from funcvae.runs import config as configs
-from funcvae.runs import manifest as manifests
+from funcvae.runs import environment as manifests
 from funcvae.runs.config import Config
-from funcvae.vae import VAE
+from funcvae.train import checkpoint
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"
@@ -103,7 +105,7 @@ def load(path: str | Path, *, device: str = "cpu", data: str | None = None, data
     return Run(path, config, recipe, model, params, state, device, manifest["data_sha256"])
 
 
-def begun(path: str | Path) -> bool:
+def has_run(path: str | Path) -> bool:
     """Whether there is a run in a folder, however far it has come."""
     return (checks.path("path", path) / CONFIG).is_file()
 

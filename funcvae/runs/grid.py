@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from funcvae import checks, estimators, files, machine
+from funcvae import compilation, estimators
+from funcvae._support import checks, files
 from funcvae.errors import BadData, BadType, BadValue, unknown
 from funcvae.runs import config as configs
 from funcvae.runs.config import Config
@@ -118,7 +119,7 @@ def cells(grid: Grid, folder: str | Path, *, device: str = "cpu") -> list[Config
     found = []
     for system in grid.systems:
         own = configs.recipe(system)
-        given = {"device": device, "compile": own.compile and machine.available(), **grid.settings}
+        given = {"device": device, "compile": own.compile and compilation.available(), **grid.settings}
         for estimator in grid.estimators or [estimators.parse(own.estimator).name]:
             for samples in grid.samples or [own.samples]:
                 for seed in grid.seeds:

@@ -5,14 +5,14 @@
 that of the data and that of the noise; `sweep` follows any of these along K, a batch's size or training.
 """
 
-from funcvae.variance.compare import Arm, compare
-from funcvae.variance.comparison import Bias, Compared, Comparison
-from funcvae.variance.exact import Exact, exact
-from funcvae.variance.importance import Importance
-from funcvae.variance.moments import Moments, moments
-from funcvae.variance.sources import Sources, Split, sources
-from funcvae.variance.statistics import Group, Measured
-from funcvae.variance.sweep import Slope, Sweep, slope, sweep
+from funcvae.variance.comparison import Arm, compare
+from funcvae.variance.decomposition import Sources, Split, sources
+from funcvae.variance.intervals import Group, Measured
+from funcvae.variance.quadrature import Exact, exact
+from funcvae.variance.replication import Moments, moments
+from funcvae.variance.results import Bias, Compared, Comparison
+from funcvae.variance.scaling import Slope, Sweep, slope, sweep
+from funcvae.variance.weight_diagnostics import Importance
 
 __all__ = [
     "Arm",

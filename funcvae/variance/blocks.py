@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from funcvae import reduction
-from funcvae.processes import Processes
+from funcvae.distributed import reduction
+from funcvae.distributed.processes import Processes
 
 
 class Block(NamedTuple):
@@ -51,9 +51,9 @@ def merged(
         return block.sums
 
     total = reduction.summed(len(pieces), sums, processes, lambda: nothing().sums)
-    rows = processes.rows(torch.cat([block.rows for block in found]))
+    rows = processes.all_gather_rows(torch.cat([block.rows for block in found]))
     columns = zip(*(block.more for block in found), strict=True)
-    return Block(total, rows, [processes.rows(torch.cat(column)) for column in columns])
+    return Block(total, rows, [processes.all_gather_rows(torch.cat(column)) for column in columns])
 
 
 _LEAST, _MOST = 64, 1024  # replicates in a block, and blocks

@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from funcvae import checks, machine, random, tree
-from funcvae.engine import Estimate, Estimator, check_estimator, together
+from funcvae import compilation, random, tree
+from funcvae._support import checks
 from funcvae.errors import BadData, BadValue, NonFinite
-from funcvae.module import Params, State
+from funcvae.estimators.compose import together
+from funcvae.estimators.engine import Estimate, Estimator, check_estimator
+from funcvae.model import VAE, Observe, as_is, check_data, check_trained
+from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid, numbered
-from funcvae.train import Observe, as_is, check_data
-from funcvae.vae import VAE
-from funcvae.vae import check as check_vae
-from funcvae.variance import streaming
+from funcvae.variance import online_moments
 
 AnyEstimator = Callable[..., Estimate]
 Progress = Callable[[int, int], None]
@@ -65,7 +65,7 @@ class Chunk(NamedTuple):
     """What some replicates in succession gave, for the estimators of one noise scheme."""
 
     first: int
-    grads: list[streaming.Leaves]
+    grads: list[online_moments.Leaves]
     """Of each estimator and leaf [c, P], in the order of the parameters' leaves."""
     log_w: Tensor
     """[c, N, B]."""
@@ -78,7 +78,7 @@ def check(
     *, samples: int, replicates: int, chunk: int | None = None, batch: int | None = None,
 ) -> None:  # fmt: skip
     """Raises what the lab's functions say they raise; `batch` is how many of the data are taken at once, if not all."""
-    check_vae(model, params, state)
+    check_trained(model, params, state)
     checks.tensor("data", data, "B ...")
     checks.fits("samples", (checks.whole("samples", samples, 1), min(len(data), batch or len(data)), model.latent))
     checks.fits("replicates", (checks.whole("replicates", replicates, 1), len(tree.leaves(params))), 8)
@@ -129,7 +129,7 @@ def compiled_gradients(
     estimators: tuple[AnyEstimator, ...], model: VAE, names: tuple[str, ...], train: bool, device: torch.device
 ) -> Gradients:
     """`gradients` under `torch.compile`."""
-    return machine.compiled(gradients(estimators, model, names, train), device=device)
+    return compilation.compiled(gradients(estimators, model, names, train), device=device)
 
 
 def chunks(
@@ -213,7 +213,7 @@ def noise(
     It is drawn in blocks that do not depend on `chunk`: how an elementwise function rounds may depend on where in a
     vector register a number lies. Where it is compiled, i.i.d. noise is.
     """
-    machine.keep_freed()
+    compilation.keep_freed()
     size = _power_of_two(min(_MOST_DRAWN, _NOISE_DRAWN // (problem.samples * len(problem.x) * problem.model.latent)))
     drawn: dict[int, Tensor] = {}
     shape = problem.samples, len(problem.x), problem.model.latent
@@ -240,7 +240,7 @@ def _compiled_noise(
     shape: random.Shape, dtype: torch.dtype, device: torch.device
 ) -> Callable[[random.Key, Tensor], Tensor]:
     """(key, replicates' numbers [r]) -> their noise [r, N, B, Z]."""
-    return machine.compiled(partial(numbered, shape=shape, dtype=dtype), device=device)
+    return compilation.compiled(partial(numbered, shape=shape, dtype=dtype), device=device)
 
 
 def _power_of_two(most: int) -> int:

@@ -1,0 +1,122 @@
+"""Commands that train a whole grid of runs, and collect what came of it."""
+
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tqdm import tqdm
+
+from funcvae import compilation, distributed, figures, runs
+from funcvae._support import files
+from funcvae.cli.options import Device
+from funcvae.cli.signals import stopping
+from funcvae.errors import BadValue, Stopped
+
+GridFile = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="GRID.json")]]
+SweepFolder = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SWEEP")]]
+
+
+def sweep(
+    grid: GridFile,
+    /,
+    *,
+    out: str | None = None,
+    download: bool = False,
+    device: Device = "auto",
+    patience: float = distributed.PATIENCE,
+) -> None:
+    """Train every cell of a grid: each system with each estimator, number of samples and seed.
+
+    The grid is a JSON object: lists "systems", "estimators", "samples" and "seeds"; "settings", an object of options
+    that `funcvae train` has (with _ for -), the same for all; and "replicates", by which the variance of each gradient
+    is measured at the end. All but the systems may be left out.
+
+    Started again, it does what is missing. Several may work in one folder, started by torchrun, as a Slurm array, or by
+    hand: each takes a cell that no other has. Ctrl-C and SIGTERM stop it after the step, with a checkpoint. Exit status
+    1 says that numbers of a cell became NaN or infinite.
+
+    Args:
+        grid: The file.
+        out: The sweep's folder; runs/NAME for NAME.json unless given.
+        download: Download named data sets that are not there.
+        device: Where to compute, unless the grid's settings say.
+        patience: Seconds that the processes that torchrun started wait for one another at the beginning.
+    """
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it reports a missing CUDA as a warning
+    folder = Path(out or Path("runs", Path(grid).stem))
+    with distributed.process_group(
+        device, patience=patience
+    ) as everyone:  # to find together what is wrong; then each works by itself
+        asked, share, where = runs.read_grid(grid), runs.worker_share(), runs.resolve_device(device)
+        everyone.require_equal(grid=asked.as_json(), out=str(folder), device=where)
+        cells = runs.check_cells(asked, folder, device=where, download=download)
+        everyone.barrier()  # nobody has found anything
+    if "compile" not in asked.settings and not compilation.available() and _gains(asked):
+        print(f"funcvae: {compilation.NO_COMPILER}; training without torch.compile", file=sys.stderr)
+    caught: list[int] = []
+    try:
+        with ExitStack() as stack:
+            bar: tqdm | None = None
+
+            @contextmanager
+            def working() -> Iterator[Callable[[], bool]]:
+                nonlocal bar
+                with stopping(caught, alone=distributed.world_size() == 1) as stop:
+                    bar = stack.enter_context(tqdm(total=len(cells), unit="cell", dynamic_ncols=True))
+                    yield stop
+
+            def log(name: str, result: dict[str, Any]) -> None:
+                tqdm.write(f"{name}: {_told(result)}", file=sys.stdout)
+                if bar is not None:
+                    bar.update()
+
+            results = runs.train_grid(
+                asked, folder, measure=runs.own_variance, share=share, device=where, download=download,
+                checked=cells, stopping=working, log=log,
+            )  # fmt: skip
+    except Stopped as error:
+        print(f"funcvae: {error}", file=sys.stderr)
+        sys.exit(128 + (caught[0] if caught else signal.SIGTERM))
+    print(folder)
+    diverged = [name for name, result in results.items() if "diverged" in result]
+    if diverged and distributed.rank() == 0:  # torchrun would end the others at once for one's status
+        print(f"funcvae: {len(diverged)} of {len(results)} cells diverged: {', '.join(diverged)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def collect(sweep: SweepFolder, /, *, out: str | None = None) -> None:
+    """Make a table of what a sweep has come to so far: a row for each cell, means and intervals over the seeds.
+
+    Prints it, and writes table.csv (a row for each cell, unfinished ones too), table.json (the groups over seeds as
+    well) and figures into the sweep's folder.
+
+    Args:
+        sweep: The sweep's folder, at work or finished.
+        out: CSV file, NAME.csv; NAME.json and figures are written beside it. SWEEP/table.csv unless given.
+    """
+    path = Path(out) if out is not None else Path(sweep, "table.csv")
+    if path.suffix != ".csv" or path.is_dir():
+        raise BadValue(f"--out {out}: give the name of a CSV file, NAME.csv")
+    found = runs.collect(sweep)
+    print(found)
+    print(files.write(path, found.as_csv().encode()))
+    print(files.write(path.with_suffix(".json"), files.as_json(found.as_dict())))
+    for name, figure in found.figures().items():
+        print(figures.save(figure, path.parent / "figures" / f"{name}.png"))
+
+
+def _told(result: dict[str, Any]) -> str:
+    """A cell's result in a line."""
+    if "diverged" in result:
+        return f"diverged: {result['diverged']}"
+    return f"test bound {result['test_bound']:.4f} nats per example after {result['steps']:,} steps"
+
+
+def _gains(grid: runs.Grid) -> bool:
+    """Whether a system in it is meant to be compiled."""
+    return any(runs.recipe(system).compile for system in grid.systems)

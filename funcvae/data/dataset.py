@@ -1,0 +1,118 @@
+"""Data sets as tensors: by name, from a folder of images, or from a NumPy file.
+
+`load` is the one way in. Each source is a function that reads tensors as they are; what follows is the same
+for all: floats, a test set held out, every check. Nothing is downloaded unless asked.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from funcvae import random
+from funcvae._support import checks
+from funcvae.data.named_sets import NAMED
+from funcvae.data.readers import Parts, _from_folder, _from_numpy
+from funcvae.errors import BadData, Missing, unknown
+
+_HOLD_OUT_SEED = 2**63  # no seed of a user's run: a key is used once
+
+
+class Dataset(NamedTuple):
+    """A training and a test set in memory; images are [n, C, H, W] in [0, 1]."""
+
+    name: str
+    train: Tensor  # float32 [n, ...]
+    test: Tensor  # float32 [m, ...]
+    train_labels: Tensor | None  # int64 [n]
+    test_labels: Tensor | None  # int64 [m]
+
+    def sha256(self) -> str:
+        """The SHA-256 of dtype, shape and bytes of train and test, in hexadecimal."""
+        digest = hashlib.sha256()
+        for items in (self.train, self.test):
+            digest.update(f"{items.dtype}{list(items.shape)}".encode())
+            digest.update(items.cpu().numpy().reshape(-1).data)
+        return digest.hexdigest()
+
+
+def load(source: str, *, root: str | Path = "data", download: bool = False) -> Dataset:
+    """The data set of a name or a path, as tensors.
+
+    uint8 values are divided by 255; other numbers keep their value, in float32. Where there is no test set, a
+    tenth (at least one item) is held out by a permutation of a fixed key.
+
+    A file from a stranger can do no harm: nothing in it is run, and what it claims is checked before memory is taken
+    for it. IDX files beyond `IDX_LIMIT`, images beyond `PIXEL_LIMIT`, archives and folders of images that unpack to
+    more than `UNPACKED_LIMIT` and `ARCHIVE_RATIO` or `IMAGE_RATIO` times their size, and data larger than the machine's
+    memory are refused.
+
+    Args:
+        source: a name in `NAMED` (`./NAME` for a path of the same name); or
+            - a folder of images of one size; grey ones have one channel, colour ones three. Subfolders
+              `train` and `test`, where there are both, are the split; others are classes, numbered by name;
+            - an `.npy` file: an array [n, ...];
+            - an `.npz` file: `train`, and optionally `test`, `train_labels`, `test_labels`.
+        root: the folder of torchvision's data sets, in its layout: `root/MNIST/raw`, `root/FashionMNIST/raw`,
+            `root/cifar-10-batches-py`. Fashion-MNIST is also found where Debian's package puts it.
+        download: let torchvision fetch what is missing under `root`.
+
+    Raises:
+        BadValue: no such name, with the nearest one.
+        Missing: files, or the package that brings them, are not there; or the download failed.
+        BadData: a corrupt file; NaN or infinite values; no items; counts or shapes that do not fit.
+    """
+    checks.flag("download", download)
+    root = checks.path("root", os.path.expanduser(checks.path("root", root)))
+    path = checks.path("source", os.path.expanduser(checks.path("source", source)))
+    if source in NAMED:
+        return _checked(source, NAMED[source](root, download))
+    if not source or not path.exists():
+        if os.path.basename(source) == source and not path.suffix:
+            raise unknown("data", source, NAMED)
+        raise Missing(f"{source} is not there: give a folder of images, an .npy or an .npz file")
+    return _checked(source, _from_folder(path) if path.is_dir() else _from_numpy(path))
+
+
+def _checked(name: str, parts: Parts) -> Dataset:
+    """The data set of these parts, a test set held out if there is none; `BadData` unless all is sound."""
+    if "train" not in parts:
+        raise BadData(f"{name} has no array named 'train': it must hold the training data")
+    items = {part: _items(f"{name}: {part}", parts[part]) for part in parts if not part.endswith("labels")}
+    labels = {part: parts[f"{part}_labels"] for part in ("train", "test") if f"{part}_labels" in parts}
+    for part, y in labels.items():
+        if part not in items:
+            raise BadData(f"{name} has no array named '{part}' for its {part}_labels")
+        n = len(items[part])
+        if y.is_floating_point() or y.is_complex() or y.shape != (n,):
+            got = f"{y.dtype} {list(y.shape)}"
+            raise BadData(f"{name}: {part}_labels are {got}: they must be integers [{n}], one for each item")
+    if "test" not in items:
+        if (n := len(items["train"])) == 1:
+            raise BadData(f"{name} has one item: there must be at least two, one of them for testing")
+        order = random.permutation(random.key(_HOLD_OUT_SEED), n)
+        test, train = order.tensor_split([max(1, n // 10)])
+        items, labels = ({"train": x["train"][train], "test": x["train"][test]} if x else {} for x in (items, labels))
+    if items["train"].shape[1:] != items["test"].shape[1:]:
+        shapes = " and ".join(str(list(x.shape[1:])) for x in items.values())
+        raise BadData(f"{name}: train and test items have shapes {shapes}: they must be the same")
+    labels = {part: y.long() for part, y in labels.items()}
+    return Dataset(name, items["train"], items["test"], labels.get("train"), labels.get("test"))
+
+
+def _items(where: str, x: Tensor) -> Tensor:
+    """The values as float32 [n, ...], uint8 divided by 255."""
+    if x.is_complex():
+        raise BadData(f"{where} is {x.dtype}: it must hold real numbers")
+    if x.ndim == 0 or x.numel() == 0:
+        raise BadData(f"{where} has shape {list(x.shape)}: it must be [n, ...] with at least one item")
+    items = x.float().contiguous()
+    if x.dtype == torch.uint8:
+        items /= 255
+    if not all(extreme.isfinite() for extreme in items.aminmax()):  # takes no memory; NaN is either's value, too
+        finite = items.isfinite().reshape(len(items), -1).all(1)
+        raise BadData(f"{where} item {finite.int().argmin()} is NaN or infinite: all must be finite float32")
+    return items

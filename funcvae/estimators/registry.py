@@ -1,0 +1,84 @@
+"""The estimators by name, as the command line spells them."""
+
+from collections.abc import Callable
+from inspect import signature
+
+from funcvae._support import checks
+from funcvae.errors import BadValue, unknown
+from funcvae.estimators.engine import Estimator
+from funcvae.estimators.table import (
+    beta_elbo,
+    ciwae,
+    dreg,
+    elbo,
+    elbo_mc,
+    iwae,
+    iwae_stl,
+    miwae,
+    ovis,
+    piwae,
+    renyi,
+    rloo,
+    rws,
+    score,
+    stl,
+    tvo,
+    vimco,
+    vr_iwae_dreg,
+)
+
+TABLE: dict[str, Callable[..., Estimator]] = {
+    factory.__name__: factory
+    for factory in (
+        elbo, beta_elbo, elbo_mc, stl, iwae, iwae_stl, dreg, renyi, vr_iwae_dreg, score, rloo, vimco, ovis, rws, miwae,
+        ciwae, piwae, tvo,
+    )
+}  # fmt: skip
+"""The factories by name."""
+
+
+EXAMPLES: dict[str, str] = dict(zip(TABLE, TABLE, strict=True)) | {
+    "beta_elbo": "beta_elbo:4",
+    "renyi": "renyi:0.5",
+    "vr_iwae_dreg": "vr_iwae_dreg:0.5",
+    "ovis": "ovis:0",
+    "miwae": "miwae:2",
+    "ciwae": "ciwae:0.5",
+    "piwae": "piwae:2",
+    "tvo": "tvo:0:0.5:1",
+}
+"""One of each as `parse` reads it."""
+
+
+def weights_of(name: str) -> str:
+    """The line of a factory's docstring that gives its weights, or what stands in their place: "path v², …"."""
+    if checks.text("name", name) not in TABLE:
+        raise unknown("estimator", name, TABLE)
+    paragraphs = (TABLE[name].__doc__ or "").split("\n\n")
+    return paragraphs[1].strip()
+
+
+def parse(spec: str) -> Estimator:
+    """The estimator that a string names: "dreg", with an argument "renyi:0.5", with several "tvo:0:0.5:1".
+
+    Raises:
+        BadValue: no such name, a missing or needless argument, or an argument of the wrong kind or out of range.
+    """
+    name, *arguments = checks.text("spec", spec).split(":")
+    said = checks.shown(spec)
+    if name not in TABLE:
+        raise unknown("estimator", name, TABLE)
+    factory = TABLE[name]
+    wanted = list(signature(factory).parameters.values())
+    kind = wanted[0].annotation if wanted else None
+    several = kind not in (None, int, float)
+    if bool(wanted) != bool(arguments) or (len(arguments) > 1 and not several):
+        form = f"{name}:{wanted[0].name.upper()}, as in {EXAMPLES[name]}" if wanted else name
+        raise BadValue(f"estimator {said}: write {form}")
+    number = int if kind is int else float
+    try:
+        values = [number(argument) for argument in arguments]
+    except ValueError:
+        what = "whole number" if number is int else "number"
+        raise BadValue(f"estimator {said}: {checks.shown(':'.join(arguments))} is not a {what}") from None
+    return factory(values) if several else factory(*values)

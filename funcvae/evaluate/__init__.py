@@ -1,0 +1,34 @@
+"""Evaluation: log-likelihood by importance sampling with its errors, the ladder of bounds, what the latents do.
+
+Much of it is a function of the log-weights log w_k = log p(x, z_k) - log q(z_k|x) [K, B]: `log_weights` computes them,
+which is the costly part, and `likelihood`, `ladder` and `posterior_gap` take them, so that one pass gives all three.
+`log_likelihood` and `bound_ladder` do both at once.
+
+Everything is taken in evaluation mode, and sums over samples are in float64.
+"""
+
+from funcvae.evaluate.importance_sampling import bound_ladder, log_likelihood, log_weights
+from funcvae.evaluate.latents import ActiveUnits, active_units, kl_per_dimension
+from funcvae.evaluate.linear_gaussian import PPCA, ppca
+from funcvae.evaluate.reconstruction import reconstruction_error, squared_error
+from funcvae.evaluate.weights import Estimated, Likelihood, Untrusted, distrust, ladder, likelihood, posterior_gap
+
+__all__ = [
+    "PPCA",
+    "ActiveUnits",
+    "Estimated",
+    "Likelihood",
+    "Untrusted",
+    "active_units",
+    "bound_ladder",
+    "distrust",
+    "kl_per_dimension",
+    "ladder",
+    "likelihood",
+    "log_likelihood",
+    "log_weights",
+    "posterior_gap",
+    "ppca",
+    "reconstruction_error",
+    "squared_error",
+]

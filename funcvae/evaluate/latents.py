@@ -1,0 +1,75 @@
+"""What the latents do: active units, and the KL divergence of each dimension."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from funcvae._support import checks
+from funcvae.distributions import Delta, kl
+from funcvae.errors import BadData, BadType
+from funcvae.evaluate.weights import _check_finite
+from funcvae.model import VAE, check_data
+from funcvae.modules import Params, State
+
+
+class ActiveUnits(NamedTuple):
+    """How much each latent's posterior mean moves with the data."""
+
+    variance: Tensor
+    """[Z]: Var_x E_q(z|x)[z]."""
+    threshold: float
+
+    @property
+    def active(self) -> Tensor:
+        """[Z]: whether the variance is above the threshold."""
+        return self.variance > self.threshold
+
+    @property
+    def number(self) -> int:
+        """How many are."""
+        return int(self.active.sum())
+
+
+@torch.no_grad()
+def active_units(
+    model: VAE, params: Params, state: State, x: Tensor, *, threshold: float = 0.01, batch: int = 500
+) -> ActiveUnits:
+    """The latents that the model uses: those whose posterior mean has a variance over the data above the threshold.
+
+        A_u = Var_x( E_q(z|x)[z_u] ) > 0.01
+
+    Args:
+        x: data [n, ...] as the model sees them, n >= 2.
+        batch: data at a time.
+
+    Reference: Burda, Grosse & Salakhutdinov (2016), arXiv:1509.00519, section 5.
+    """
+    threshold = checks.number("threshold", threshold)
+    batch = checks.whole("batch", batch, 1)
+    check_data(model, params, state, x)
+    if len(x) < 2:
+        raise BadData("one datum has no variance: at least two are needed")
+    means = torch.cat([model.encode(params, state, part)[0].mean for part in x.split(batch)])
+    _check_finite("latents", means.isfinite().all(1))
+    return ActiveUnits(means.double().var(0), threshold)
+
+
+@torch.no_grad()
+def kl_per_dimension(model: VAE, params: Params, state: State, x: Tensor, *, batch: int = 500) -> Tensor:
+    """KL(q(z_u|x) ‖ p(z_u)) of each latent u, its mean over the data [Z], in nats; in closed form.
+
+    Raises:
+        BadType: no closed form is known for this posterior and prior, or the posterior has no density.
+    """
+    batch = checks.whole("batch", batch, 1)
+    check_data(model, params, state, x)
+    rows = []
+    for part in x.split(batch):
+        q, _ = model.encode(params, state, part)
+        if isinstance(q, Delta):
+            raise BadType("a Delta posterior has no density: its KL is not defined")
+        rows.append(kl(q, model.prior(params, state, q.loc)[0]).double())
+    each = torch.cat(rows)
+    _check_finite("KLs", each.isfinite().all(1))
+    return each.mean(0)

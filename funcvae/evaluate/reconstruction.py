@@ -1,0 +1,63 @@
+"""How well data are reconstructed: the expected log-likelihood, and the squared error."""
+
+import torch
+from torch import Tensor
+
+from funcvae import random
+from funcvae._support import checks
+from funcvae.distributions import Bernoulli
+from funcvae.errors import BadData
+from funcvae.evaluate.weights import Estimated, _check_finite, first_item, standard_error
+from funcvae.model import VAE, check_data, log_p_x_given_z
+from funcvae.modules import Params, State
+
+
+@torch.no_grad()
+def reconstruction_error(
+    model: VAE, params: Params, state: State, x: Tensor, key: random.Key, *, samples: int = 10, batch: int = 200
+) -> Estimated:
+    """-E_q(z|x)[log p(x|z)] of each datum, in nats, from `samples` draws of z.
+
+    Raises:
+        BadData: greys under a Bernoulli likelihood, which then is none.
+    """
+    batch = checks.whole("batch", batch, 1)
+    check_data(model, params, state, x)
+    samples = checks.whole("samples", samples, 1)
+    checks.fits("samples", (samples, len(x)), 8)
+    checks.fits("samples", (samples, min(batch, len(x)), model.latent), x.element_size())
+    random.checked(key)
+    rows = []
+    for i, part in enumerate(x.split(batch)):
+        q, _ = model.encode(params, state, part)
+        eps = random.normal(random.fold_in(key, i), (samples, len(part), model.latent), x.dtype)
+        p, _ = model.decode(params, state, q.sample(eps))
+        _check_greys(p, part, torch.arange(i * batch, i * batch + len(part)))
+        rows.append(-log_p_x_given_z(p, part).double())
+    error = torch.cat(rows, 1)
+    _check_finite("reconstructions", error.isfinite().all(0))
+    return Estimated(error.mean(0), standard_error(error))
+
+
+@torch.no_grad()
+def squared_error(model: VAE, params: Params, state: State, x: Tensor, *, batch: int = 500) -> Tensor:
+    """‖x - E[x|z]‖² [B] at the posterior's centre z, summed over all of a datum's numbers."""
+    batch = checks.whole("batch", batch, 1)
+    check_data(model, params, state, x)
+    rows = []
+    for part in x.split(batch):
+        p, _ = model.decode(params, state, model.encode(params, state, part)[0].loc)
+        rows.append((part - p.mean).double().square().flatten(1).sum(1))
+    error = torch.cat(rows)
+    _check_finite("reconstructions", error.isfinite())
+    return error
+
+
+def _check_greys(p: object, x: Tensor, items: Tensor | None = None) -> None:
+    if isinstance(p, Bernoulli):
+        grey = ((x != 0) & (x != 1)).flatten(1).any(1)
+        if grey.any():
+            raise BadData(
+                f"item {first_item(grey, items)} has values between 0 and 1, where a Bernoulli likelihood is none: "
+                "binarize the data, or take another likelihood"
+            )

@@ -1,0 +1,37 @@
+"""Figures, each a function from arrays to a `matplotlib.figure.Figure`; and files made of them.
+
+Arrays are numpy arrays or CPU tensors. Nothing here touches pyplot, so no figure is registered anywhere, no
+setting changes and no display is needed: show a figure in a notebook, or write it with `save`.
+"""
+
+from funcvae.figures._style import PALETTE
+from funcvae.figures.curves import training_curves
+from funcvae.figures.evaluation import bound_ladder, latent_use
+from funcvae.figures.gradient_variance import scaling, variance_bars, variance_by_layer, variance_cost
+from funcvae.figures.images import image_grid, interpolation, reconstructions, sample_grid
+from funcvae.figures.latent import latent_scatter
+from funcvae.figures.points import densities, evolution
+from funcvae.figures.saving import save, save_gif
+from funcvae.figures.sweep import OverSeeds, over_seeds
+
+__all__ = [
+    "PALETTE",
+    "OverSeeds",
+    "bound_ladder",
+    "densities",
+    "evolution",
+    "image_grid",
+    "interpolation",
+    "latent_scatter",
+    "latent_use",
+    "over_seeds",
+    "reconstructions",
+    "sample_grid",
+    "save",
+    "save_gif",
+    "scaling",
+    "training_curves",
+    "variance_bars",
+    "variance_by_layer",
+    "variance_cost",
+]

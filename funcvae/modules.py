@@ -1,0 +1,269 @@
+"""Any `nn.Module` as a pure (init, apply) pair. The only user of `functional_call`.
+
+net = functional(lambda: nn.Linear(3, 2))
+params, state = net.init(key)
+out, state = net.apply(params, state, x, train=True)
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from funcvae import random
+from funcvae._support import checks
+from funcvae.errors import BadType, BadValue
+
+Params = dict[str, Any]
+State = dict[str, Any]
+
+
+class Functional(NamedTuple):
+    """A pure network.
+
+    `init(key)` gives (params, state): flat dicts of tensors keyed as `named_parameters()` and `named_buffers()`.
+    `apply(params, state, *inputs, train=...)` gives (output, new state), and leaves its arguments as they were.
+    """
+
+    init: Callable[[random.Key], tuple[Params, State]]
+    apply: Callable[..., tuple[Any, State]]
+
+
+def functional(factory: Callable[[], nn.Module]) -> Functional:
+    """Turns a factory of any `nn.Module` into a pure (init, apply) pair.
+
+    `init` runs the factory with every random draw of the module's own initialisers fed from the key: draw i comes from
+    `fold_in(key, i)`, and torch's global generator is neither read nor changed. Parameters and buffers land on the
+    key's device. (An initialiser that asks numpy, say, for its numbers is not seen, and not repeatable.)
+
+    `apply` works under `grad`, `vmap` and `torch.compile(fullgraph=True)`. Buffers are copied on the way in, and the
+    copies, as the module left them, are returned as the new state. So BatchNorm in training mode works under an outer
+    `vmap` too: each mapped slice has statistics of its own.
+
+    Raises:
+        BadType: the argument is no factory of an `nn.Module`, or (from `init`) it draws with an operator that cannot be
+            fed from a key.
+        BadValue: (from `apply`) the module draws random numbers in `forward`, as dropout does. Under `torch.compile`
+            only torch's own dropout layers are seen; try a module of your own once without it.
+    """
+    if isinstance(factory, nn.Module):
+        raise BadType(f"functional takes a factory, not a module: write lambda: {type(factory).__name__}(...)")
+    if not callable(factory):
+        raise BadType(f"functional takes a factory of an nn.Module: this is {type(factory).__name__}")
+
+    # One skeleton for each mode, so that no call changes another's. Their values are never used, so they are moved to
+    # `meta`, where they hold no memory (built there, modules with plain tensors would break).
+    module, other = (_build(factory, random.key(0)) for _ in range(2))
+    if module is other:
+        raise BadType("functional takes a factory that makes a new module each time: this one returns the same again")
+    aliases = _aliases(module)
+    shapes = {"params": _shapes(module.named_parameters()), "state": _shapes(module.named_buffers())}
+    skeletons = {True: module.to("meta").train(), False: other.to("meta").eval()}
+    dropout = _dropout_layer(module)
+    attention = any(isinstance(layer, nn.MultiheadAttention) for layer in module.modules())
+
+    def init(key: random.Key) -> tuple[Params, State]:
+        checks.valued("key", random.checked(key))
+        module = _build(factory, key).to(key.device)
+        return {name: p.detach() for name, p in module.named_parameters()}, dict(module.named_buffers())
+
+    def apply(params: Params, state: State, *inputs: Any, train: bool) -> tuple[Any, State]:
+        _check("params", params, shapes["params"])
+        _check("state", state, shapes["state"])
+        if checks.flag("train", train) and dropout:
+            raise BadValue(f"{dropout} draws random numbers in training mode: funcvae gives no keys to layers yet")
+        tensors = {**params, **{name: _copy_for(inputs, v) for name, v in state.items()}}
+        tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
+        with _attention_for_transforms() if attention else nullcontext(), _no_draws(inputs):
+            out = functional_call(skeletons[train], tensors, inputs, tie_weights=False, strict=True)
+        return out, {name: tensors[name] for name in state}
+
+    return Functional(init, apply)
+
+
+def _build(factory: Callable[[], nn.Module], key: random.Key) -> nn.Module:
+    with _KeyedDraws(key.cpu()):
+        try:
+            module = factory()
+        except TypeError as error:
+            raise BadType(f"the factory takes no arguments, and makes an nn.Module: it raised {error}") from error
+    if not isinstance(module, nn.Module):
+        raise BadType(f"the factory must return an nn.Module: it returned {type(module).__name__}")
+    return module
+
+
+def _shapes(tensors: Iterator[tuple[str, Tensor]]) -> dict[str, torch.Size]:
+    """The shapes of parameters or buffers by name."""
+    named = dict(tensors)
+    if lazy := [name for name, t in named.items() if nn.parameter.is_lazy(t)]:
+        raise BadType(f"the module's {lazy[0]} has no shape before a forward pass: give its layer the number of inputs")
+    return {name: t.shape for name, t in named.items()}
+
+
+def _check(what: str, given: dict[str, Tensor], shapes: dict[str, torch.Size]) -> None:
+    """Raises unless these are tensors of the names and shapes that `init` gives."""
+    if not isinstance(given, dict):
+        raise BadType(f"{what} is {checks.shown(given)}: it must be a dict of tensors by name, as init makes it")
+    for name, shape in shapes.items():
+        if name not in given:
+            raise BadValue(f"{what} lacks {name!r}: is it of another network?")
+        if checks.tensor(name, given[name]).shape != shape:
+            raise BadValue(f"{name} of {what} has shape {list(given[name].shape)}: in this network it is {list(shape)}")
+    if len(given) != len(shapes):
+        further = next(name for name in given if name not in shapes)
+        raise BadValue(f"{what} has {checks.shown(further)}, which this network has not")
+
+
+def _aliases(module: nn.Module) -> dict[str, str]:
+    """The further names of parameters and buffers that go by several: tied weights, which `meta` would untie."""
+    names: dict[int, str] = {}
+    tensors = chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+    return {name: first for name, t in tensors if (first := names.setdefault(id(t), name)) != name}
+
+
+def _copy_for(inputs: tuple[Any, ...], buffer: Tensor) -> Tensor:
+    """A copy of a buffer for the module to update in place.
+
+    A zero made from the input makes the copy of a float buffer batched by `vmap` exactly when the input is.
+    """
+    x = next((x for x in inputs if isinstance(x, Tensor)), None)
+    if x is None or not buffer.is_floating_point():
+        return buffer.clone()
+    checks.tensor("the input", x)
+    if x.device != buffer.device:
+        checks.same_device(input=x, state=buffer)
+    return buffer + x.new_zeros((), dtype=buffer.dtype)
+
+
+def _dropout_layer(module: nn.Module) -> str:
+    """The name and type of a layer that would draw random numbers in training mode; "" where there is none."""
+    for name, layer in module.named_modules():
+        dropout = layer.p if isinstance(layer, nn.modules.dropout._DropoutNd) else getattr(layer, "dropout", 0)
+        if isinstance(layer, nn.RReLU) or (isinstance(dropout, float) and dropout > 0):
+            return f"layer {name!r} ({type(layer).__name__})"
+    return ""
+
+
+@contextmanager
+def _attention_for_transforms() -> Iterator[None]:
+    """Keeps attention to operators that `vmap` and `grad` see through: its fused kernels have no batching rules."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+@contextmanager
+def _no_draws(inputs: tuple[Any, ...]) -> Iterator[None]:
+    """Makes a draw from torch's global generators an error, and takes it back. While compiling it cannot be seen."""
+    if torch.compiler.is_compiling():
+        yield
+        return
+    on_cuda = {x.device.index for x in inputs if isinstance(x, Tensor) and x.is_cuda}
+    generators = [torch.default_generator, *(torch.cuda.default_generators[i] for i in on_cuda)]
+    before = [generator.get_state() for generator in generators]
+    message = "the module draws random numbers in forward: funcvae gives no keys to layers yet"
+    drawn = False
+    try:
+        yield
+    except RuntimeError as error:  # under `vmap`, torch's own check comes first
+        if "called random operation" in str(error):
+            raise BadValue(message) from error
+        raise
+    finally:
+        for generator, state in zip(generators, before, strict=True):
+            if not torch.equal(generator.get_state(), state):
+                generator.set_state(state)
+                drawn = True
+    if drawn:
+        raise BadValue(message)
+
+
+class _KeyedDraws(TorchDispatchMode):
+    """Feeds every random draw from a key: draw i from `fold_in(key, i)`."""
+
+    def __init__(self, key: random.Key) -> None:
+        super().__init__()
+        self.key, self.count = key, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **kwargs)
+        draw = _KEYED.get(func.overloadpacket)
+        if draw is None:
+            known = ", ".join(sorted(packet.__name__ for packet in _KEYED))
+            raise BadType(f"{func} cannot be drawn from a key: initialisers may use {known}")
+        key = random.fold_in(self.key, self.count)
+        self.count += 1
+        return draw(key, args, kwargs)
+
+
+# How each operator of the initialisers is fed from a key. In-place ones fill their first argument; the others make a
+# tensor with the operator's own zero-filled twin, so that dtype, device and layout are what was asked for.
+
+
+def _fill_uniform(key: random.Key, args: Any, kwargs: Any) -> Tensor:
+    x, low, high = _bind(args, kwargs, ("from", 0.0), ("to", 1.0))
+    return x.copy_(random.uniform(key, tuple(x.shape), _draw_dtype(x), low, high))
+
+
+def _fill_normal(key: random.Key, args: Any, kwargs: Any) -> Tensor:
+    x, mean, std = _bind(args, kwargs, ("mean", 0.0), ("std", 1.0))
+    return x.copy_(mean + std * random.normal(key, tuple(x.shape), _draw_dtype(x)))
+
+
+def _fill_bernoulli(key: random.Key, args: Any, kwargs: Any) -> Tensor:
+    x, p = _bind(args, kwargs, ("p", 0.5))
+    return x.copy_(random.bernoulli(key, p, tuple(x.shape)))
+
+
+def _make(zeros: Callable[..., Tensor], fill: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def draw(key: random.Key, args: Any, kwargs: Any) -> Tensor:
+        kwargs = {name: value for name, value in kwargs.items() if name != "generator"}
+        return fill(key, (zeros(*args, **kwargs),), {})
+
+    return draw
+
+
+def _normal(key: random.Key, args: Any, kwargs: Any) -> Tensor:
+    mean, std = args[:2]
+    like = torch.zeros(args[2], dtype=kwargs.get("dtype")) if len(args) > 2 else torch.zeros_like(mean + std)
+    return like.copy_(mean + std * random.normal(key, tuple(like.shape), _draw_dtype(like)))
+
+
+def _permutation(key: random.Key, args: Any, kwargs: Any) -> Tensor:
+    return random.permutation(key, args[0]).to(kwargs.get("dtype") or torch.int64)
+
+
+def _bind(args: tuple[Any, ...], kwargs: dict[str, Any], *rest: tuple[str, float]) -> list[Any]:
+    """The operator's leading arguments, by position or by name, with their defaults."""
+    values = list(args[: 1 + len(rest)])
+    return values + [kwargs.get(name, default) for name, default in rest[len(values) - 1 :]]
+
+
+def _draw_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+_aten = torch.ops.aten
+_KEYED: dict[Any, Callable[..., Tensor]] = {
+    _aten.uniform_: _fill_uniform,
+    _aten.normal_: _fill_normal,
+    _aten.bernoulli_: _fill_bernoulli,
+    _aten.rand: _make(torch.zeros, _fill_uniform),
+    _aten.randn: _make(torch.zeros, _fill_normal),
+    _aten.rand_like: _make(torch.zeros_like, _fill_uniform),
+    _aten.randn_like: _make(torch.zeros_like, _fill_normal),
+    _aten.normal: _normal,
+    _aten.randperm: _permutation,
+}

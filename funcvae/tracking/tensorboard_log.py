@@ -1,0 +1,79 @@
+"""A tracker that writes TensorBoard event files."""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from funcvae.tracking.metrics_file import Tracker, is_step
+from funcvae.tracking.optional import _package, _pictures, _while_it_works
+from funcvae.train.settings import Row
+
+
+@contextmanager
+def tensorboard(folder: Path, config: dict[str, Any], past: Iterable[Row] = ()) -> Iterator[Tracker]:
+    """Writes rows where `tensorboard --logdir FOLDER` finds them; a folder above shows its runs together.
+
+    Scalars, over the number of steps made: train/loss, train/bound and train/grad_norm for every step, and an epoch's
+    train/epoch_bound (its mean) and test/bound. Images: images/x and images/x_hat. HParams: `config`, with the last
+    test/bound.
+
+    The folder and the file are made with the first row: entering leaves the disk alone. Where there are rows past, in
+    files of earlier writers, a new file says from which step on it is to be believed.
+
+    Raises:
+        Missing: tensorboard is not installed.
+    """
+    event_pb2 = _package("tensorboard.compat.proto.event_pb2", extra="tensorboard")
+    summary_pb2 = _package("tensorboard.compat.proto.summary_pb2", extra="tensorboard")
+    writer = _package("torch.utils.tensorboard", extra="tensorboard")
+    summary = _package("torch.utils.tensorboard.summary", extra="tensorboard")
+
+    # Records go straight to the file: a SummaryWriter takes ten times as long, and its thread prints a traceback when
+    # the disk is full.
+    with ExitStack() as closing:
+        file: Any = None
+
+        def put(**event: Any) -> None:
+            file.write(event_pb2.Event(wall_time=time.time(), **event).SerializeToString())
+
+        def start(step: int) -> None:
+            nonlocal file
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"events.out.tfevents.{time.time_ns()}"
+            file = writer.RecordWriter(closing.enter_context(path.open("wb", buffering=0)))
+            put(file_version="brain.Event:2")
+            shown = {name: value if type(value) in (int, float, str) else str(value) for name, value in config.items()}
+            experiment, session_start, _ = summary.hparams(shown, {"test/bound": 0.0})
+            put(summary=experiment)
+            put(summary=session_start)
+            # From that step on, what earlier files say is void, also what is past.
+            put(step=step, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+            for row in past:
+                if row["step"] >= step:
+                    show(row)
+
+        def write(row: Row) -> None:
+            if file is None:
+                start(row["step"])
+            show(row)
+
+        def show(row: Row) -> None:
+            tags = _STEP_TAGS if is_step(row) else _EPOCH_TAGS
+            tags = {**tags, **{name: name for name in row if "/" in name}}  # a variance has a name that is a tag
+            values = [summary_pb2.Summary.Value(tag=tags[name], simple_value=row[name]) for name in tags if name in row]
+            for name, x in _pictures(row).items():
+                framed = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=1)
+                values += summary.image(f"images/{name}", framed).value
+            put(step=row["step"], summary=summary_pb2.Summary(value=values))
+
+        yield _while_it_works(write, "tensorboard")
+
+
+_STEP_TAGS = {"loss": "train/loss", "bound": "train/bound", "grad_norm": "train/grad_norm"}
+
+
+_EPOCH_TAGS = {"bound": "train/epoch_bound", "test_bound": "test/bound"}

@@ -1,0 +1,166 @@
+"""Trackers: functions of a row (a flat dict of numbers) that `train.fit` calls as it goes.
+
+They never change a result. `tensorboard` and `visdom` need the extras of their names, take rows with pictures too
+(arrays [n, C, H, W] in [0, 1], named "x" and "x_hat"), and may fail in mid-run: a line says so, and the run goes on.
+"""
+
+import html
+import logging
+import re
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from funcvae.errors import Missing
+from funcvae.tracking.metrics_file import Tracker, is_step
+from funcvae.tracking.optional import _package, _pictures, _while_it_works
+from funcvae.train.settings import Row
+
+Point = tuple[float, float]
+
+
+@contextmanager
+def visdom(server: str, env: str, config: dict[str, Any], past: Iterable[Row] = ()) -> Iterator[Tracker]:
+    """Draws rows on a visdom server as they come, in an environment of their own.
+
+    Windows: "loss" and "bound" over the number of steps made, where a training point is the mean of 50 steps and a
+    curve has at most 1000 points; "x" and "x_hat", the last pictures given; "config". They are drawn at most once a
+    second and at most 1% of the time, however slow the server is, and once more at the end.
+
+    Args:
+        server: its address, such as http://localhost:8097.
+        env: the environment's name; a character that visdom could not keep becomes "_".
+        config: shown as a table.
+        past: rows of a run that goes on, to stand in the curves before what is to come.
+
+    Raises:
+        Missing: visdom is not installed, or no visdom server answers.
+    """
+    client = _connect(server, re.sub(r"[^\w.-]", "_", env), config)
+    burst: list[tuple[float, ...]] = []  # (step, loss, bound) of the steps that are in no point yet
+    curves: dict[str, dict[str, list[Point]]] = {"loss": {"train": []}, "bound": {"train": [], "test": []}}
+    pictures: dict[str, np.ndarray] = {}
+    due = 0.0
+
+    def collect(row: Row) -> None:
+        if is_step(row):
+            burst.append((row["step"], row["loss"], row["bound"]))
+            if len(burst) < _BURST:
+                return
+        if burst:
+            step, loss, bound = np.mean(burst, axis=0)
+            curves["loss"]["train"].append((step, loss))
+            curves["bound"]["train"].append((step, bound))
+            burst.clear()
+        if "test_bound" in row:
+            curves["bound"]["test"].append((row["step"], row["test_bound"]))
+        pictures.update(_pictures(row))
+
+    def track(row: Row) -> None:
+        collect(row)
+        if len(burst) == 0 and time.monotonic() >= due:
+            draw()
+
+    def draw() -> None:
+        nonlocal due
+        start = time.monotonic()
+        for window, lines in curves.items():
+            _draw_lines(client, window, lines)
+        for window, x in pictures.items():
+            _draw_images(client, window, x)
+        pictures.clear()
+        stop = time.monotonic()
+        due = stop + max(_PAUSE, (stop - start) / _SHARE)
+
+    for row in past:
+        collect(row)
+    tracker = _while_it_works(track, "visdom")
+    try:
+        yield tracker
+    finally:
+        due = 0.0
+        tracker({})
+        client.session.close()
+
+
+_UNITS = {"loss": "loss", "bound": "nats per example"}
+
+
+_BURST = 50  # steps in a point
+
+
+_POINTS = 1000  # in a curve
+
+
+_PAUSE = 1.0  # seconds between two drawings, at least
+
+
+_SHARE = 0.01  # of the time, at most, goes into drawing
+
+
+_TIMEOUT = 5.0  # seconds to wait for an answer
+
+
+def _connect(server: str, env: str, config: dict[str, Any]) -> Any:
+    """A visdom client that raises OSError, within seconds, when the server is gone; the config is on show already."""
+    package = _package("visdom", extra="visdom")
+    logging.getLogger("visdom").setLevel(logging.ERROR)  # it reports each new session as a warning
+
+    def post(url: str, data: Any = None) -> str:
+        try:
+            answer = client.session.post(url, data=data, timeout=_TIMEOUT)
+            answer.raise_for_status()
+        except OSError as error:  # as a plain OSError: the client would print a traceback of a requests error
+            raise OSError(f"{server} does not answer ({type(error).__name__})") from None
+        return answer.text
+
+    cells = [f"<th>{name}&emsp;</th><td>{html.escape(str(value))}</td>" for name, value in config.items()]
+    table = f"<table><tr>{'</tr><tr>'.join(cells)}</tr></table>"
+    try:
+        url = urlsplit(server if "://" in server else f"http://{server}")
+        client = package.Visdom(
+            server=f"{url.scheme}://{url.netloc.removesuffix(f':{url.port}')}",
+            port=url.port or 8097,
+            base_url=url.path.rstrip("/") or "/",
+            env=env,
+            send=False,  # till `post` is in place
+            use_incoming_socket=False,
+        )
+        client._handle_post, client.send = post, True  # visdom offers this method for overriding
+        if client.text(table, win="config", opts={"title": "config"}) != "config":
+            raise OSError("that is no visdom server")
+    except (OSError, ValueError):
+        hint = "start one with `python -m visdom.server`"
+        raise Missing(f"no visdom server answers at {server}: {hint}") from None
+    return client
+
+
+def _draw_lines(client: Any, window: str, lines: dict[str, list[Point]]) -> None:
+    """Draws a window of lines, thinned to what a screen can show."""
+    thinned = {name: points[:: -(len(points) // _POINTS + 1)][::-1] for name, points in lines.items() if points}
+    if not thinned:
+        return
+    xy = np.full((max(map(len, thinned.values())), len(thinned), 2), np.nan)  # NaN: no point
+    for i, points in enumerate(thinned.values()):
+        xy[: len(points), i] = points
+    opts = {
+        "title": window,
+        "xlabel": "steps made",
+        "ylabel": _UNITS[window],
+        "legend": list(thinned),
+        "traceopts": {"plotly": {"test": {"mode": "lines+markers", "marker": {"size": 6}}}},
+    }
+    client.line(X=xy[..., 0], Y=xy[..., 1], win=window, opts=opts)
+
+
+def _draw_images(client: Any, window: str, x: np.ndarray) -> None:
+    """Draws a window of pictures, eight in a row, as large as a window of lines and as high as it takes."""
+    n, _, height, width = x.shape
+    columns = min(n, 8)
+    wide = 480
+    high = wide * -(-n // columns) * (height + 4) / columns / (width + 4)  # visdom's padding is 2 on each side
+    client.images(x, nrow=8, win=window, opts={"title": window, "width": wide, "height": high + 20})

@@ -1,0 +1,256 @@
+"""Training: the loop over epochs, and one of its steps by itself. The step is that of `funcvae.steps`."""
+
+import math
+from array import array
+from collections.abc import Callable
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from funcvae import compilation, noise, random, tree
+from funcvae._support import checks
+from funcvae.distributed.processes import SINGLE, Processes
+from funcvae.distributed.sharding import Split, by_rows
+from funcvae.errors import BadType, BadValue, NonFinite
+from funcvae.estimators.engine import Estimator
+from funcvae.model import VAE, Observe, as_is, check_data
+from funcvae.optim import Optimizer
+from funcvae.train.settings import Log, Row, Save, Scale, Watch, check_batches, per_example
+from funcvae.train.state import Metrics, TrainState, _visits, check_train_state, run_keys, step_keys
+from funcvae.train.step import checked_estimator, observed, ready
+
+
+class History(NamedTuple):
+    """What `fit` reports, as float64 arrays."""
+
+    loss: np.ndarray  # [steps]
+    bound: np.ndarray  # [steps], nats per example
+    grad_norm: np.ndarray  # [steps]
+    test_bound: np.ndarray  # [epochs], nats per example; empty without a test set
+
+
+def fit(
+    ts: TrainState,
+    model: VAE,
+    estimator: Estimator,
+    opt: Optimizer,
+    train: Tensor,
+    *,
+    test: Tensor | None = None,
+    epochs: int = 1,
+    batch: int = 128,
+    samples: int = 1,
+    chunk: int | None = None,
+    shards: int | None = None,
+    split: Split = by_rows,
+    processes: Processes = SINGLE,
+    observe: Observe = as_is,
+    noise: noise.Noise = noise.iid,
+    scale: Scale = per_example,
+    offset: float = 0.0,
+    compile: bool = True,
+    precision: str = "highest",
+    history: History | None = None,
+    log: Log = lambda row: None,
+    watch: Watch = lambda step, ts: None,
+    save: Save = lambda ts: None,
+    save_every: int = 0,
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[TrainState, History]:
+    """Trains for some epochs, from wherever `ts` stands, and leaves `ts` as it was.
+
+    Memory that is freed stays with the process from then on: see `machine.keep_freed`.
+
+    A run that is stopped, and goes on with the `ts` and the `history` that it stopped with, ends with the bits of one
+    that was not. An epoch that was begun counts as one of `epochs`.
+
+    Every epoch visits all of `train` once, the last short batch included. After it the estimator's target bound on
+    `test` is taken in evaluation mode, with the same noise every epoch, so that its curve shows the model's progress
+    and not the noise's.
+
+    Several processes train one model where each calls this with the same arguments and `process_group()`: each draws
+    the noise and the data of its own shards, from the same keys, and all have the same `ts` after every step. `log`,
+    `watch` and `save` are called in each: see to it that the first alone writes. `stop` may be one's own: where one
+    says so, all stop after the same step.
+
+    Args:
+        train: data [n, ...]; kept whole on the device of `ts`.
+        test: data [m, ...] for the test bound.
+        samples: N, Monte-Carlo samples for each datum, in training and test.
+        chunk: where there are more samples, so many are decoded at a time (`Estimator.in_chunks`), which bounds the
+            memory; by the size of a batch, such that 2^25 numbers are decoded, unless given. Networks whose layers are
+            larger than their output may need fewer.
+        shards: cut each step's work into so many, and add up along a fixed tree: the bits are then the same for every
+            number of processes. Where it is not given, each process has one, and the engine adds up as is fastest. See
+            `funcvae.shards`.
+        split: what is cut, `shards.by_rows` or `shards.by_samples`.
+        processes: who does it.
+        observe: (key, x) -> what the model sees of a batch, such as a binarization that is drawn anew each time.
+        noise: the noise scheme.
+        scale: the loss that is descended and reported is scale(B) · (-bound - offset): see `make_step`.
+        offset: see `make_step`.
+        compile: run the step under `torch.compile`, where there is a compiler and it can: the same numbers to rounding,
+            after some seconds for the first step of every call (a second or two where the process has made it before).
+        precision: of float32 matrix products: see `machine.precision`.
+        history: what earlier calls reported of the run that goes on, to be added to.
+        log: called with a row (a flat dict) for every step, and for every epoch with `test_bound` and the epoch's mean
+            training `bound`. Rows come in bursts, for reading a number back from the device makes it wait.
+        watch: called after every step with the number of steps made and the new TrainState, whose buffers the next step
+            writes over: copy what is to be kept.
+        save: called with the TrainState after every `save_every` steps of the run (0: not then), after the last one,
+            and when stopped, where all is finite and all rows before it have been logged.
+        save_every: see `save`.
+        stop: asked after every step; where it says so, `fit` returns early, with what there is.
+
+    Raises:
+        BadValue: epochs, batch, samples, chunk or shards below one, or save_every below zero; an unknown precision;
+            more shards than rows or samples, or more processes than shards; or the estimator leans on independent
+            samples, and the noise scheme's are not.
+        BadType: data that are no tensor.
+        BadData: data the model cannot take: a wrong shape, values outside the likelihood's range, or not finite; or a
+            last batch, or a shard, of one item where there is BatchNorm.
+        ProcessLost, ReportedElsewhere: another process has ended, or has said what is wrong.
+        NonFinite: the loss, its gradient, the parameters or the test bound became NaN or infinite; the message, and the
+            error's `step`, name the step to `replay`. All rows before it have been logged.
+
+    Warns:
+        machine.Uncompiled: the step is not compiled: there is no compiler, or it cannot compile the model.
+    """
+    epochs, batch = checks.whole("epochs", epochs, 1), checks.whole("batch", batch, 1)
+    samples, save_every = checks.whole("samples", samples, 1), checks.whole("save_every", save_every, 0)
+    checks.flag("compile", compile)
+    compilation.check_precision(precision)
+    functions: dict[str, Callable[..., Any]] = {"log": log, "watch": watch, "save": save, "stop": stop}
+    for name, function in functions.items():
+        checks.function(name, function)
+    if history is not None:
+        _check_history(history)
+    check_train_state(ts, model)
+    device = ts.step.device
+    check_data(model, ts.params, ts.state, train, observe, name="train")
+    if test is not None:
+        check_data(model, ts.params, ts.state, test, observe, name="test")
+    train, test = train.to(device), None if test is None else test.to(device)
+
+    estimator, step = ready(
+        model, estimator, opt, ts.state, train, batch=batch, samples=samples, chunk=chunk, shards=shards, split=split,
+        processes=processes, observe=observe, noise=noise, scale=scale, offset=offset, compile=compile, stop=stop,
+    )  # fmt: skip
+    check_batches(model, ts.params, ts.state, train, batch, observe, shards=step.rows)
+    ts = tree.map(torch.clone, ts)  # from here on the buffers are our own to write in
+    compilation.mark_static((ts.params, ts.opt_state))
+    test_key = run_keys(ts.key).test
+    per_epoch = -(-len(train) // batch)
+    made = int(ts.step)
+    last = (made // per_epoch + epochs) * per_epoch
+    past = History(*np.zeros((4, 0))) if history is None else history
+    metrics = array("d", np.stack(past[:3], axis=1).tobytes())  # [steps, 3], in no more memory than that
+    test_bounds = array("d", past.test_bound.tobytes())
+    bounds = [*past.bound[max(0, len(past.bound) - made % per_epoch) :]]  # of the epoch that was begun
+    visits, stopped = _visits(ts, len(train), batch), False
+    each_step = processes.size == 1 or device.type == "cpu"  # else all would wait for the device to ask
+
+    compilation.keep_freed()
+    with compilation.precision(precision):
+        while made < last and not stopped:
+            epoch, i = divmod(made, per_epoch)
+            ends = [_READ_EVERY, per_epoch - i, *([save_every - made % save_every] if save_every else [])]
+            reports: list[Metrics] = []
+            for rows, keys in islice(visits, min(ends)):
+                ts, report = step(ts, keys, rows)
+                reports.append(report)
+                watch(made + len(reports), ts)
+                if each_step and (stopped := step.stopped()):
+                    break
+            stopped = stopped or (not each_step and step.stopped())
+            read = _read(reports, epoch, made, log)
+            metrics.extend(read.flat)
+            bounds += read[:, 1].tolist()
+            made += len(reports)
+            saving = stopped or made == last or (save_every and made % save_every == 0)
+            summary: Row = {"epoch": epoch, "step": made}
+            if saving or made % per_epoch == 0:
+                _check_finite("the parameters' norm", float(tree.norm(ts.params)), summary)
+            if made % per_epoch == 0:
+                summary["bound"], bounds = float(np.mean(bounds)), []
+                if test is not None:
+                    summary["test_bound"] = _test_bound(
+                        model, estimator, ts, test, test_key, batch, samples, observe, noise, processes
+                    )
+                    _check_finite("test_bound", summary["test_bound"], summary)
+                    test_bounds.append(summary["test_bound"])
+                log(summary)
+            if saving:
+                save(ts)
+    loss, bound, grad_norm = np.array(metrics).reshape(-1, 3).T
+    return ts, History(loss, bound, grad_norm, np.array(test_bounds))
+
+
+def test_bound(
+    model: VAE,
+    estimator: Estimator,
+    ts: TrainState,
+    test: Tensor,
+    key: random.Key,
+    *,
+    batch: int = 128,
+    samples: int = 1,
+    observe: Observe = as_is,
+    noise: noise.Noise = noise.iid,
+) -> float:
+    """The estimator's target bound, mean over `test`, in nats per example. One key, one noise, one number."""
+    batch, samples = checks.whole("batch", batch, 1), checks.whole("samples", samples, 1)
+    check_train_state(ts, model)
+    checked_estimator(estimator).claims_under(noise)
+    check_data(model, ts.params, ts.state, test, observe, name="test")
+    random.checked(key)
+    return _test_bound(model, estimator, ts, test, key, batch, samples, observe, noise, SINGLE)
+
+
+@torch.no_grad()
+def _test_bound(
+    model: VAE, estimator: Estimator, ts: TrainState, test: Tensor, key: random.Key, batch: int, samples: int,
+    observe: Observe, noise: noise.Noise, processes: Processes,
+) -> float:  # fmt: skip
+    """The sum over batches in their order, each process's own computed there."""
+    chunks = test.split(batch)
+    own = processes.share_of(len(chunks))
+    sums = torch.zeros(len(own), dtype=torch.float64, device=test.device)
+    for i, keys in enumerate(step_keys(key, torch.tensor(own, dtype=torch.int64, device=test.device))):
+        x, eps = observed(keys, chunks[own[i]], model, samples, observe, noise)
+        sums[i] = estimator.bound(model, ts.params, ts.state, x, eps).sum()
+    return sum(processes.all_gather_rows(sums).tolist()) / len(test)
+
+
+_READ_EVERY = 50  # steps; each reading waits for the device
+
+
+def _check_history(history: History) -> None:
+    if not isinstance(history, History) or not all(isinstance(x, np.ndarray) and x.ndim == 1 for x in history):
+        raise BadType(f"history is {checks.shown(history)}: it must be a History of arrays, as fit returns it")
+    if len({len(x) for x in history[:3]}) > 1 or not all(x.dtype.kind in "fiu" for x in history):
+        raise BadValue("history has not a number of each kind for every step, as fit returns it")
+
+
+def _read(reports: list[Metrics], epoch: int, first_step: int, log: Log) -> np.ndarray:
+    """The reports as numbers [steps, 3], by one transfer, logged up to the first that is not finite."""
+    read = torch.stack([number for report in reports for number in report]).view(-1, len(Metrics._fields)).tolist()
+    for step, values in enumerate(read, first_step):
+        row = {"epoch": epoch, "step": step, **Metrics(*values)._asdict()}
+        for name, value in zip(Metrics._fields, values, strict=True):
+            _check_finite(name, value, row)
+        log(row)
+    return np.array(read)
+
+
+def _check_finite(name: str, value: float, row: Row) -> None:
+    if not math.isfinite(value):
+        at = "at" if "loss" in row else "after"
+        step = row["step"] - (at == "after")  # such a row names the steps made
+        cause = "a smaller learning rate may help" if row["step"] else "look at the data and the model's first output"
+        error = NonFinite(f"{name} became {value} {at} step {step} (epoch {row['epoch']}): {cause}")
+        error.step = step
+        raise error

@@ -1,0 +1,172 @@
+"""Where a gradient's variance comes from: the choice of the mini-batch, or the noise."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from funcvae import random, tree
+from funcvae._support import checks
+from funcvae.errors import BadValue
+from funcvae.model import VAE, Observe, as_is
+from funcvae.modules import Params, State
+from funcvae.noise import Noise, iid
+from funcvae.variance import intervals, online_moments
+from funcvae.variance.intervals import Measured, Series
+from funcvae.variance.replicates import (
+    AnyEstimator,
+    Problem,
+    Progress,
+    at_once,
+    check,
+    check_finite,
+    chunks,
+    gradients,
+    target_of,
+)
+
+
+class Split(NamedTuple):
+    """The total variance of one mini-batch gradient in a group of parameters, in two parts."""
+
+    data: Measured
+    """tr Cov_x E[g|x]: what would be left if each batch's gradient were taken without noise. Its estimate may be below
+    0 where it is small."""
+    noise: Measured
+    """E_x tr Cov[g|x]: what K samples more would reduce."""
+    total: Measured
+    """tr Cov g, their sum."""
+    share: Measured
+    """data/total."""
+
+
+class Sources(NamedTuple):
+    """What `sources` found."""
+
+    groups: dict[str, Split]
+    batch: int
+    batches: int
+    replicates: int
+
+    def __str__(self) -> str:
+        """An aligned table."""
+        networks = [name for name in ("all", "encoder", "decoder", "prior") if name in self.groups]
+        lines = [
+            f"{self.batches:,} batches of {self.batch}, {self.replicates} replicates of the noise in each; "
+            "± standard error"
+        ]
+        lines += [f"{'':10} {'data':>22} {'noise':>22} {'total':>22} {'share of the data':>18}"]
+        for name in networks:
+            split = self.groups[name]
+            cells = [f"{f'{m.value:.3g} ± {m.se:.1g}':>22}" for m in split[:3]]
+            lines += [f"{name:10} {' '.join(cells)} {f'{split.share.value:.1%} ± {split.share.se:.1%}':>18}"]
+        return "\n".join(lines)
+
+
+@torch.no_grad()
+def sources(
+    estimator: AnyEstimator,
+    model: VAE,
+    params: Params,
+    state: State,
+    data: Tensor,
+    key: random.Key,
+    *,
+    batch: int,
+    samples: int,
+    batches: int = 200,
+    replicates: int = 4,
+    noise: Noise = iid,
+    observe: Observe = as_is,
+    groups: Sequence[str] = (),
+    train: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> Sources:
+    """The variance of a mini-batch gradient, split by the law of total variance.
+
+        Cov g = Cov_x E[g|x] + E_x Cov[g|x]
+
+    over batches x of B data, drawn without replacement and each anew, and the noise. With ḡ_m the mean and W_m the
+    unbiased total variance of R gradients of batch m (a one-way analysis of variance):
+
+        noise = mean_m W_m,    data = tr Cov_m ḡ_m - noise/R,    total = data + noise.
+
+    Standard errors are over batches. Batch m and its replicates use keys `fold_in(…, m)` alone.
+
+    Args:
+        estimator: an Estimator, or any function of the same arguments that returns an Estimate.
+        data: [n, ...], from which batches are drawn.
+        batch: B.
+        samples: K.
+        batches: M.
+        replicates: R of the noise for each batch.
+        noise: the noise scheme.
+        observe: (key, x) -> what the model sees of a batch; a binarization drawn anew counts as the data's variance.
+        groups: further groups of parameters, as patterns.
+        train: whether networks are in training mode.
+        progress: called with the number of batches done, and of all.
+
+    Raises:
+        BadValue: batch not in 1 … n; batches or replicates below two; samples below one; a group that is none.
+        BadData: data the model cannot take, or that are not finite.
+        NonFinite: a gradient that is not finite.
+    """
+    for name, value in {"batches": batches, "replicates": replicates}.items():
+        if checks.whole(name, value) < 2:
+            raise BadValue(f"{name} is {checks.shown(value)}: a variance needs at least 2")
+    if not 1 <= checks.whole("batch", batch) <= len(checks.tensor("data", data, "n ...")):
+        raise BadValue(f"batch is {checks.shown(batch)}: it must lie between 1 and {len(data)}, the number of data")
+    check(model, params, state, data, observe, samples=samples, replicates=replicates, batch=batch)
+    checks.fits("batches", (batches, len(tree.leaves(params))), 8)
+    checks.flag("train", train)
+    checks.function("progress", progress)
+    choice_key, observe_key, noise_key = random.split(checks.valued("key", random.checked(key)).to(data.device), 3)
+    target_of(estimator, noise, "")  # raises where the two do not suit each other
+    named = tree.named_leaves(params)
+    members_of = intervals.groups_of(list(named), [leaf.numel() for leaf in named.values()], groups)
+
+    between, within, squares, alongs = None, [], [], []
+    for m in range(batches):
+        rows = random.permutation(random.fold_in(choice_key, m), len(data))[:batch]
+        x = observe(random.fold_in(observe_key, m), data[rows])
+        problem = Problem(model, params, state, x, samples, train)
+        gradient = gradients((estimator,), model, problem.names, train)
+        key_m, sums = random.fold_in(noise_key, m), None
+        for found in chunks(gradient, problem, noise, key_m, 0, replicates, at_once(problem)):
+            (grads,) = found.grads
+            sums = sums or online_moments.start([leaf[0] for leaf in grads], order=1)
+            sums, square, along = online_moments.add_chunk_(sums, found.first, grads)
+            check_finite(f"batch {m}", key_m, found.first, square, along)
+        assert sums is not None
+        within.append(online_moments.total_variance(sums))
+        means = online_moments.mean(sums)
+        between = between or online_moments.start(means, order=1)
+        between, square, along = online_moments.add_(between, m, [leaf.unsqueeze(0) for leaf in means])
+        squares.append(square)
+        alongs.append(along)
+        progress(m + 1, batches)
+    assert between is not None
+    noise_of, series = torch.stack(within), intervals.series(between, squares, alongs)
+    found_of = {name: _split(series, noise_of[:, members].sum(1).numpy(), members, replicates)
+                for name, members in members_of.items()}  # fmt: skip
+    return Sources(found_of, batch, batches, replicates)
+
+
+def _split(series: Series, within: intervals.Floats, members: list[int], replicates: int) -> Split:
+    """Of one group, from the batches' mean gradients and their variances over the noise [M]."""
+    u = intervals.scaled_squares(series, members)  # batches 1, 2, …
+    w = within[1:]
+    flags = [intervals.distrust(v, intervals.kurtosis_of(v), intervals.tail_of(v)) for v in (u, within)]
+    of_data, of_noise = (flag.replace("replicates", "batches") for flag in flags)
+    flag = "; ".join(dict.fromkeys(filter(None, (of_data, of_noise))))
+    noise = intervals.of_mean(within, flag=of_noise)
+    value = float(series.total[members].sum()) - noise.value / replicates
+    data = intervals.of_mean(u - w / replicates, value, of_data)
+    total = intervals.of_mean(u + (1 - 1 / replicates) * w, data.value + noise.value, flag)
+    if not total.value > 0:
+        return Split(data, noise, total, Measured(math.nan, math.inf, math.nan, math.nan, flag))
+    share = data.value / total.value
+    influence = ((1 - share) * (u - w / replicates) - share * w) / total.value
+    return Split(data, noise, total, intervals.of_mean(influence, share, flag))

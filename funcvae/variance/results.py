@@ -1,0 +1,180 @@
+"""What a comparison of estimators found: by name and by group, as a table, as a dict, as JSON."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from funcvae._support import checks, files
+from funcvae.errors import unknown
+from funcvae.variance.intervals import Group, Measured
+from funcvae.variance.weight_diagnostics import Importance
+
+
+class Bias(NamedTuple):
+    """How far a mean gradient lies from the reference's, b = E g - E g_ref, in one group of parameters."""
+
+    norm: float
+    """‖b‖, from the unbiased square; 0 where that is negative."""
+    relative: float
+    """‖b‖/‖E g_ref‖."""
+    square: float
+    """‖b‖², without bias: the mean of (g_r - g_ref,r)·(c - c_ref) over the later half or more of the replicates. The
+    centres c are means of earlier ones (see `streaming`), and independent of replicate r."""
+    se: float
+    """The standard error of `square`, with that of the centres."""
+    z: float
+    """`square` over its standard error where there is no bias, and then standard normal; large and positive where there
+    is one. NaN where fewer than 30 replicates can tell."""
+
+    @property
+    def seen(self) -> bool:
+        """Whether there is one, by all appearances: z above 4, which no bias would exceed once in 30,000 times."""
+        return self.z > _SEEN
+
+
+class Compared(NamedTuple):
+    """One estimator under one noise scheme. Dicts are by group of parameters."""
+
+    name: str
+    estimator: str
+    noise: str
+    target: str
+    """What the gradient is meant to be one of."""
+    groups: dict[str, Group]
+    ratio: dict[str, Measured]
+    """Its total variance over the reference's, from paired replicates."""
+    signal: dict[str, Measured]
+    """‖E g_ref‖/√T: its signal-to-noise ratio with the reference's mean for its own, which is the same where neither
+    has a bias, and known better from the less noisy of the two. Empty where their targets differ."""
+    bias: dict[str, Bias]
+    """Empty where their targets differ, and for the reference itself."""
+    bound: Measured
+    """The mean of the target bound over noise and batch, in nats per example."""
+    importance: Importance
+    seconds: float
+    """Of one gradient by itself, eager: the least of `timings`. It does not repeat to the bit. NaN where no time was
+    taken."""
+
+    def cost(self, group: str = "all") -> float:
+        """Variance × seconds: what it takes to reach a given variance by averaging, so the least is the best."""
+        if checks.text("group", group) not in self.groups:
+            raise unknown("group of parameters", group, self.groups)
+        return self.groups[group].variance.value * self.seconds
+
+
+class Comparison(NamedTuple):
+    """What `compare` found: `print` it, or take a `row`."""
+
+    rows: dict[str, Compared]
+    reference: str
+    samples: int
+    replicates: int
+    batch: int
+    key: tuple[int, int]
+    """The two words of the key."""
+    target_se: float | None = None
+    """The relative standard error asked of every ratio, where replicates were added until it was reached."""
+    reached: bool = True
+
+    def row(self, name: str) -> Compared:
+        """The estimator of this name, or an error with the nearest one."""
+        if checks.text("name", name) not in self.rows:
+            raise unknown("estimator of the comparison", name, self.rows)
+        return self.rows[name]
+
+    def flags(self) -> dict[str, list[str]]:
+        """Why intervals for networks are not to be trusted: for each reason the names of whom it speaks against."""
+        found: dict[str, list[str]] = {}
+        for name, row in self.rows.items():
+            for network in self.networks:
+                for flag in filter(None, row.groups[network].variance.flag.split("; ")):
+                    if name not in (named := found.setdefault(flag, [])):
+                        named.append(name)
+        return found
+
+    @property
+    def networks(self) -> list[str]:
+        """The groups that the table has: "encoder", "decoder" and "prior", where they have parameters."""
+        groups = next(iter(self.rows.values())).groups
+        return [name for name in ("encoder", "decoder", "prior") if name in groups]
+
+    def __str__(self) -> str:
+        """An aligned table."""
+        return table(self)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, in plain dicts, lists, numbers and strings."""
+        return _plain(self)
+
+    def as_json(self) -> str:
+        """`as_dict` as JSON; numbers that are not finite are the strings "inf", "-inf" and "nan"."""
+        return files.as_json(self.as_dict()).decode()
+
+
+_SEEN = 4  # standard errors
+
+
+def table(found: Comparison) -> str:
+    """A comparison as aligned text: for each network a line for each estimator."""
+    head = f"K = {found.samples}, batch of {found.batch}, {found.replicates:,} replicates; ratios and bias against "
+    lines = [head + found.reference]
+    wide = max(len("estimator"), *map(len, found.rows))
+    titles = f"{'estimator':{wide}}  {'variance':>10} {'95% interval':>21}  {'ratio':>8} {'95% interval':>19}  "
+    titles += f"{'SNR':>8} {'DSNR':>8}  {'bias z':>7} {'of norm':>7}  {'ms':>7} {'var × ms':>9}"
+    for group in found.networks:
+        size = found.rows[found.reference].groups[group].size
+        lines += ["", f"{group}: total variance of the gradient over {size:,} parameter{'s' * (size > 1)}", titles]
+        lines += [f"{name:{wide}}  {_line(row, group)}" for name, row in found.rows.items()]
+    targets: dict[str, list[str]] = {}
+    for name, row in found.rows.items():
+        targets.setdefault(row.target, []).append(name)
+    lines += ["", "targets:", *(f"    {target} ({'; '.join(names)})" for target, names in targets.items())]
+    each = {row.noise: row.importance for row in found.rows.values()}
+    lines += [
+        f"importance weights, {scheme} noise: effective sample size {of.ess:.2f} of {found.samples} "
+        f"(least {of.least_ess:.2f})" + (f", Pareto k̂ {of.k_hat:.2f}" if math.isfinite(of.k_hat) else "")
+        for scheme, of in each.items()
+    ]
+    flags = found.flags()
+    if flags:
+        lines += ["* interval not to be trusted (that of a ratio where either of its two is not):"]
+        lines += [f"    {reason} ({'; '.join(names)})" for reason, names in flags.items()]
+    if found.target_se is not None:
+        end = "reached" if found.reached else "not reached within the stages fixed beforehand"
+        lines += [f"relative standard error {found.target_se:g} of every ratio {end};"]
+        if found.reached:
+            lines += ["an interval of a run that stops when it is content covers a little less than it says"]
+    return "\n".join(lines)
+
+
+def _line(row: Compared, group: str) -> str:
+    what, ratio, bias = row.groups[group], row.ratio[group], row.bias.get(group)
+    mark = " " if what.variance.trusted else "*"
+    parts = [
+        f"{_short(what.variance.value):>10} {_span(what.variance):>20}{mark}",
+        f"{_short(ratio.value):>8} {_span(ratio):>18}{' ' if ratio.trusted else '*'}",
+        f"{_short(what.snr.value):>8} {_short(what.dsnr.value):>8}",
+        f"{bias.z:7.1f} {f'{bias.relative:.1%}' if bias.seen else '':>7}" if bias else f"{'':7} {'':7}",
+        f"{1e3 * row.seconds:7.2f} {_short(1e3 * row.cost(group)):>9}" if math.isfinite(row.seconds) else "",
+    ]
+    return "  ".join(parts).rstrip()
+
+
+def _span(of: Measured) -> str:
+    return f"[{_short(of.low)}, {_short(of.high)}]"
+
+
+def _short(number: float) -> str:
+    return f"{number:.3g}"
+
+
+def _plain(value: Any) -> Any:
+    """NamedTuples as dicts, tuples as lists."""
+    if hasattr(value, "_asdict"):
+        return {name: _plain(v) for name, v in value._asdict().items()}
+    if isinstance(value, dict):
+        return {name: _plain(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value.item() if isinstance(value, np.generic) else value
