@@ -19,6 +19,8 @@ from torch import Tensor
 from funcvae._support import checks
 from funcvae.errors import BadValue
 
+__all__ = ["Bound", "checked", "ciwae", "elbo", "groups", "iwae", "miwae", "renyi", "rising", "tempered_mean", "tvo"]
+
 Bound = Callable[[Tensor], Tensor]
 
 

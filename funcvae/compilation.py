@@ -22,6 +22,20 @@ from funcvae._support import checks
 from funcvae.errors import unknown
 from funcvae.tree import Tree
 
+__all__ = [
+    "NO_COMPILER",
+    "PRECISIONS",
+    "Uncompiled",
+    "Wrap",
+    "available",
+    "check_precision",
+    "compiled",
+    "keep_freed",
+    "mark_static",
+    "precision",
+    "unchanged",
+]
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from funcvae._support import checks
 from funcvae.errors import BadType, BadValue
 
+__all__ = ["Bernoulli", "Delta", "Distribution", "Normal", "Posterior", "SignedNormal", "kl"]
+
 
 class Distribution(Protocol):
     """What a head returns: a pytree of tensors with these methods, the first of them as large as x.

@@ -8,6 +8,21 @@ more memory is asked for than there is; what its "Raises" names comes on top.
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+__all__ = [
+    "BadData",
+    "BadType",
+    "BadValue",
+    "FuncvaeError",
+    "InUse",
+    "Missing",
+    "NonFinite",
+    "NotWritten",
+    "ProcessLost",
+    "ReportedElsewhere",
+    "Stopped",
+    "unknown",
+]
+
 
 class FuncvaeError(Exception):
     """Base of every error that funcvae raises on purpose."""

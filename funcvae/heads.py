@@ -14,6 +14,8 @@ from funcvae._support import checks
 from funcvae.distributions import Bernoulli, Delta, Distribution, Normal, SignedNormal
 from funcvae.errors import BadType, BadValue
 
+__all__ = ["Head", "Output", "bernoulli", "delta", "normal_fixed", "normal_logsigma", "normal_logvar", "signed_normal"]
+
 Output = Tensor | tuple[Tensor, Tensor]
 Head = Callable[..., Distribution]
 

@@ -22,6 +22,22 @@ from funcvae import random
 from funcvae._support import checks
 from funcvae.errors import BadType, BadValue, unknown
 
+__all__ = [
+    "TABLE",
+    "Noise",
+    "accepts",
+    "iid",
+    "in_parts",
+    "independent",
+    "is_independent",
+    "mirrored",
+    "moment_matched",
+    "name_of",
+    "numbered",
+    "parse",
+    "sobol",
+]
+
 Noise = Callable[..., Tensor]
 AnyNoise = TypeVar("AnyNoise", bound=Noise)
 

@@ -13,6 +13,8 @@ from funcvae._support import checks
 from funcvae.errors import BadType, BadValue
 from funcvae.tree import Tree
 
+__all__ = ["AdamState", "Optimizer", "Schedule", "adam", "check_optimizer"]
+
 Schedule = Callable[[Tensor], Tensor | float]
 Rows = list[tuple[Tensor, ...]]  # of a parameter, its gradient, m and v
 

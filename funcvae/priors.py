@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from funcvae._support import checks
 from funcvae.distributions import Normal
 
+__all__ = ["standard_normal"]
+
 
 def standard_normal() -> nn.Module:
     """N(0, I), with nothing to learn."""

@@ -21,6 +21,21 @@ from torch import Tensor
 from funcvae._support import checks
 from funcvae.errors import BadType, BadValue
 
+__all__ = [
+    "Key",
+    "Shape",
+    "bernoulli",
+    "bits",
+    "checked",
+    "flat_indices",
+    "fold_in",
+    "key",
+    "normal",
+    "permutation",
+    "split",
+    "uniform",
+]
+
 Key = Tensor
 Shape = tuple[int, ...]
 

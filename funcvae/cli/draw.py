@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from funcvae import figures, random, runs
 from funcvae.cli.options import Device, RunPath
 from funcvae.errors import BadValue
-from funcvae.figures import decoding, of_model
+from funcvae.figures import decoding, of_model, of_results
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def sample(run: RunPath, /, *, n: int | None = None, drawn: bool = False, look: 
         n = len(dataset.train) if n is None else n
         figure = of_model.point_samples(*at.trained, key, n, dataset, drawn=drawn, name=at.recipe.name)
     else:
-        n = decoding.SAMPLES if n is None else n
+        n = of_results.SAMPLES if n is None else n
         figure = of_model.image_samples(*at.trained, key, n, drawn=drawn, **at.titled)
     look.save(figure, at, "samples_drawn" if drawn else "samples")
 
@@ -78,7 +78,7 @@ def reconstruct(run: RunPath, /, *, n: int | None = None, look: LookOptions = LO
     """
     at = look.at(run)
     test = at.dataset().test
-    n = min(decoding.PAIRS, len(test)) if n is None else n
+    n = min(of_results.PAIRS, len(test)) if n is None else n
     if not 1 <= n <= len(test):
         raise BadValue(f"--n is {n}: the test set has {len(test)} items, so it must lie between 1 and {len(test)}")
     observe_key, key = look.keys()
@@ -139,7 +139,7 @@ def latent(
     at = look.at(run)
     dataset = at.dataset()
     observe_key, _ = look.keys()
-    x = at.recipe.observe(observe_key, dataset.test[: decoding.POINTS].to(at.device))
+    x = at.recipe.observe(observe_key, dataset.test[: of_results.POINTS].to(at.device))
     if what == "grid":
         figure = of_model.latent_grid(*at.trained, x, **at.titled)
     else:

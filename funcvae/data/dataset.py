@@ -15,8 +15,10 @@ from torch import Tensor
 from funcvae import random
 from funcvae._support import checks
 from funcvae.data.named_sets import NAMED
-from funcvae.data.readers import Parts, _from_folder, _from_numpy
+from funcvae.data.readers import Parts, read_folder, read_numpy
 from funcvae.errors import BadData, Missing, unknown
+
+__all__ = ["Dataset", "load"]
 
 _HOLD_OUT_SEED = 2**63  # no seed of a user's run: a key is used once
 
@@ -69,12 +71,12 @@ def load(source: str, *, root: str | Path = "data", download: bool = False) -> D
     root = checks.path("root", os.path.expanduser(checks.path("root", root)))
     path = checks.path("source", os.path.expanduser(checks.path("source", source)))
     if source in NAMED:
-        return _checked(source, NAMED[source](root, download))
+        return _checked(source, NAMED[source](root=root, download=download))
     if not source or not path.exists():
         if os.path.basename(source) == source and not path.suffix:
             raise unknown("data", source, NAMED)
         raise Missing(f"{source} is not there: give a folder of images, an .npy or an .npz file")
-    return _checked(source, _from_folder(path) if path.is_dir() else _from_numpy(path))
+    return _checked(source, read_folder(path) if path.is_dir() else read_numpy(path))
 
 
 def _checked(name: str, parts: Parts) -> Dataset:

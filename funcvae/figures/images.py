@@ -13,6 +13,8 @@ from funcvae.errors import BadValue
 from funcvae.figures._arrays import Floats, as_array, as_images, text, words
 from funcvae.figures._style import room
 
+__all__ = ["image_grid", "interpolation", "reconstructions", "sample_grid"]
+
 
 def image_grid(
     images: ArrayLike,

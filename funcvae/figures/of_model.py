@@ -15,11 +15,31 @@ from funcvae.data.dataset import Dataset
 from funcvae.data.named_sets import GAUSSIAN2D_COV, GAUSSIAN2D_MEAN
 from funcvae.errors import BadType, BadValue
 from funcvae.figures import images, latent, points
-from funcvae.figures.decoding import _check, decoded_grid, interpolated, latent_plane, latents, reconstructed, samples
+from funcvae.figures.decoding import (
+    check_inputs,
+    decoded_grid,
+    interpolated,
+    latent_plane,
+    latents,
+    reconstructed,
+    samples,
+)
 from funcvae.model import VAE
 from funcvae.modules import Params, State
 
+__all__ = [
+    "Pixels",
+    "as_is",
+    "image_samples",
+    "interpolation",
+    "latent_grid",
+    "latent_scatter",
+    "point_samples",
+    "reconstructions",
+]
+
 Pixels = Callable[[Tensor], Tensor]
+"""A function from what the model sees, or decodes, to pixels in [0, 1]."""
 
 
 def as_is(x: Tensor) -> Tensor:
@@ -45,7 +65,7 @@ def latent_grid(model: VAE, params: Params, state: State, x: Tensor, *, pixels: 
     Raises:
         BadValue: the latent space is no plane, or the data are no images.
     """
-    _check(model, params, state, x=x)
+    check_inputs(model, params, state, x=x)
     _check_shown(pixels, name)
     _check_images(x, "a latent grid")
     if model.latent != 2:
@@ -54,7 +74,7 @@ def latent_grid(model: VAE, params: Params, state: State, x: Tensor, *, pixels: 
         )
     cells, extent = decoded_grid(model, params, state, latents(model, params, state, x))
     title = f"{name}: images decoded from the latent plane"
-    return images.image_grid(_seen(pixels, cells), extent=extent, title=title)
+    return images.image_grid(_on_cpu(pixels, cells), extent=extent, title=title)
 
 
 def reconstructions(
@@ -65,7 +85,7 @@ def reconstructions(
     _check_images(x, "a picture of reconstructions")
     x_hat = reconstructed(model, params, state, x, key)
     title = f"{name}: test images, each decoded again from a draw of z"
-    return images.reconstructions(_seen(pixels, x), _seen(pixels, x_hat), title=title)
+    return images.reconstructions(_on_cpu(pixels, x), _on_cpu(pixels, x_hat), title=title)
 
 
 def interpolation(
@@ -77,7 +97,8 @@ def interpolation(
     _check_images(checks.tensor("first", first).unsqueeze(0), "an interpolation")
     strip = interpolated(model, params, state, first, second, steps)
     title = f"{name}: from one test image to another, along a straight line between their latents"
-    return images.interpolation(_seen(pixels, strip), ends=(_seen(pixels, first), _seen(pixels, second)), title=title)
+    ends = (_on_cpu(pixels, first), _on_cpu(pixels, second))
+    return images.interpolation(_on_cpu(pixels, strip), ends=ends, title=title)
 
 
 def image_samples(
@@ -88,7 +109,7 @@ def image_samples(
     _check_shown(pixels, name)
     x = samples(model, params, state, key, n, drawn=drawn)
     how = "drawn from the model" if drawn else "decoded from draws of the prior"
-    return images.sample_grid(_seen(pixels, x), title=f"{name}: images {how}")
+    return images.sample_grid(_on_cpu(pixels, x), title=f"{name}: images {how}")
 
 
 def point_samples(
@@ -103,7 +124,7 @@ def point_samples(
     name: str,
 ) -> Figure:
     """The density of n points of the model beside that of the data, under the true one's contours where it is known."""
-    _check_dataset(dataset)
+    check_dataset(dataset)
     checks.text("name", name)
     x = samples(model, params, state, key, n, drawn=drawn)
     contours = (GAUSSIAN2D_MEAN, GAUSSIAN2D_COV) if dataset.name == "gaussian2d" else ()
@@ -117,11 +138,13 @@ def _check_shown(pixels: Pixels, name: str) -> None:
     checks.text("name", name)
 
 
-def _seen(pixels: Pixels, x: Tensor) -> Tensor:
+def _on_cpu(pixels: Pixels, x: Tensor) -> Tensor:
+    """The pixels of x on the CPU."""
     return checks.tensor("what pixels returned", pixels(x)).cpu()
 
 
-def _check_dataset(dataset: Dataset) -> None:
+def check_dataset(dataset: Dataset) -> None:
+    """Raises unless it is a Dataset."""
     if not isinstance(dataset, Dataset):
         raise BadType(f"dataset is {checks.shown(dataset)}: it must be a Dataset, as data.load gives it")
 

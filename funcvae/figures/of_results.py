@@ -9,10 +9,10 @@ from funcvae import random, variance
 from funcvae._support import checks
 from funcvae.data.dataset import Dataset
 from funcvae.errors import BadType
-from funcvae.figures import curves, gradient_variance, points
-from funcvae.figures.decoding import PAIRS, SAMPLES, _check
+from funcvae.figures import curves, gradient_variance, points, scaling_law
+from funcvae.figures.decoding import check_inputs
 from funcvae.figures.of_model import (
-    _check_dataset,
+    check_dataset,
     image_samples,
     latent_grid,
     latent_scatter,
@@ -24,10 +24,15 @@ from funcvae.models.recipe import Recipe
 from funcvae.modules import Params, State
 from funcvae.train.loop import History
 
+__all__ = ["PAIRS", "POINTS", "SAMPLES", "evolution", "of_comparison", "of_run", "of_scaling", "training"]
+
+POINTS, PAIRS, SAMPLES = 5000, 20, 100
+"""The numbers of test items encoded, of images reconstructed and of images sampled for the figures of a run."""
+
 
 def evolution(kept: NDArray[np.float32], dataset: Dataset, *, name: str) -> Figure:
     """How samples of the model, kept after every step [steps, n, 2], come to look like the data."""
-    _check_dataset(dataset)
+    check_dataset(dataset)
     checks.text("name", name)
     if getattr(kept, "ndim", 0) != 3:
         raise BadType(f"kept is {checks.shown(kept)}: it must be an array [steps, n, 2]")
@@ -41,8 +46,8 @@ def of_run(
     """Every figure that suits a trained model and its test data as the model sees them, x, by file name."""
     if not isinstance(recipe, Recipe):
         raise BadType(f"recipe is {checks.shown(recipe)}: it must be a Recipe")
-    _check_dataset(dataset)
-    _check(model, params, state, x=x)
+    check_dataset(dataset)
+    check_inputs(model, params, state, x=x)
     trained, pixels, name = (model, params, state), recipe.pixels, recipe.name
     pairs_key, samples_key = random.split(key)
     labels = None if dataset.test_labels is None else dataset.test_labels[: len(x)]
@@ -125,4 +130,4 @@ def of_scaling(found: variance.Sweep, *, ylabel: str, title: str) -> Figure:
     series = {name: ([m.value for m in measured], [m.se for m in measured]) for name, measured in found.series.items()}
     slopes = {name: (fit.slope, fit.se) for name, fit in found.slopes.items()}
     over = {"K": "samples K", "batch": "size of the batch", "step": "training step"}.get(found.over, found.over)
-    return gradient_variance.scaling(found.values, series, slopes=slopes, xlabel=over, ylabel=ylabel, title=title)
+    return scaling_law.scaling(found.values, series, slopes=slopes, xlabel=over, ylabel=ylabel, title=title)

@@ -10,6 +10,8 @@ from funcvae.errors import BadValue
 from funcvae.figures._arrays import Floats, as_array, text, words
 from funcvae.figures._style import ACCENT, DARK, note, room
 
+__all__ = ["densities", "evolution"]
+
 
 def densities(
     true: ArrayLike,

@@ -14,6 +14,8 @@ from funcvae._support import checks, files
 from funcvae.errors import BadType, BadValue
 from funcvae.figures._arrays import as_images
 
+__all__ = ["save", "save_gif"]
+
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Write a figure as a PNG file with 150 dots per inch, and return its path.

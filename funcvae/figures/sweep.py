@@ -14,9 +14,10 @@ from numpy.typing import ArrayLike
 from funcvae._support import checks
 from funcvae.errors import BadType, BadValue, unknown
 from funcvae.figures._arrays import Floats, as_array, text
-from funcvae.figures._style import PALETTE, room
+from funcvae.figures._style import MARKERS, PALETTE, room
 
-_MARKERS = "os^Dv<>*Pp"  # one for each colour of PALETTE
+__all__ = ["OverSeeds", "over_seeds"]
+
 Look = dict[str, Any]
 
 _SCALES = ("linear", "log")
@@ -161,7 +162,7 @@ def _legend(figure: Figure, labels: Sequence[str], panels: Mapping[str, Mapping[
 
 def _look(labels: Sequence[str], label: str) -> Look:
     k = list(labels).index(label)
-    return {"color": PALETTE[k % len(PALETTE)], "marker": _MARKERS[k % len(_MARKERS)]}
+    return {"color": PALETTE[k % len(PALETTE)], "marker": MARKERS[k % len(MARKERS)]}
 
 
 _TICKS = 8  # numbers of samples that all have room

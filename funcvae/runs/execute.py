@@ -17,7 +17,6 @@ from funcvae._support import files
 from funcvae.distributed.processes import SINGLE, Processes
 from funcvae.errors import BadData, BadValue, Missing, NonFinite, Stopped
 from funcvae.figures import decoding, of_results
-from funcvae.figures.decoding import POINTS_A_STEP
 from funcvae.runs import config as configs
 from funcvae.runs import environment as manifests
 from funcvae.runs.config import Config
@@ -264,7 +263,7 @@ def _train(
             if step % per_epoch == 0:
                 digests[step] = tree.sha256({"params": ts.params, "state": ts.state})
                 if shown and setup.seen.ndim == 4:
-                    key, x = random.fold_in(setup.step_key, step), setup.seen[: decoding.TRACKED]
+                    key, x = random.fold_in(setup.step_key, step), setup.seen[:TRACKED]
                     x_hat = decoding.reconstructed(*trained, x, key)
                     row = {"x": setup.recipe.pixels(x).cpu(), "x_hat": setup.recipe.pixels(x_hat).cpu()}
                     for track in shown:
@@ -306,6 +305,9 @@ def _finish(out: Path, setup: Setup, ts: TrainState, history: History) -> None:
     (out / _RAW).unlink(missing_ok=True)  # samples.npy has them now
     checkpoint.save_params(out / PARAMS, ts.params, ts.state)
 
+
+POINTS_A_STEP, TRACKED = 1000, 32
+"""The numbers of points sampled after every step, and of test images shown, as a run goes."""
 
 _POINTS = (POINTS_A_STEP, 2)
 _RAW = ".samples.f32"  # samples of every step, one after another, as long as there may be more

@@ -11,7 +11,7 @@ from funcvae import data, estimators, noise, random, train
 from funcvae.distributed.processes import SINGLE, Processes
 from funcvae.errors import BadData
 from funcvae.estimators.engine import Estimator
-from funcvae.figures import decoding
+from funcvae.figures import of_results
 from funcvae.model import VAE, check_data
 from funcvae.models.recipe import Recipe
 from funcvae.noise import Noise
@@ -105,7 +105,7 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     )
     check_batches(model, ts.params, ts.state, x_train, config.batch, recipe.observe, shards=cut)
     observe_key, figure_key, step_key, probe_key = random.split(train.run_keys(ts.key).pictures, 4)
-    seen = recipe.observe(observe_key, x_test[: decoding.POINTS])
+    seen = recipe.observe(observe_key, x_test[: of_results.POINTS])
     # Estimator and noise may not suit the model or the number of samples: let them say so now. (Values do not matter.)
     eps = torch.zeros_like(scheme(observe_key, config.samples, (1, model.latent)))
     follow = monitor.follower(

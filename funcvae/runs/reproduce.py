@@ -18,7 +18,7 @@ from funcvae.runs import environment as manifests
 from funcvae.runs.config import Config
 from funcvae.runs.folder import CHECKPOINTS, METRICS, check_config, check_same, load_data, read_config, read_manifest
 from funcvae.runs.prepare import Setup, nearest, prepare
-from funcvae.tracking.metrics_file import LINE
+from funcvae.tracking.metrics_file import LINE_LIMIT
 from funcvae.train import checkpoint
 from funcvae.train.replaying import Replay
 from funcvae.train.settings import Row
@@ -223,7 +223,7 @@ def _prepared(config: Config, manifest: dict[str, Any], path: Path) -> Setup:
 def _rows(path: Path) -> Iterator[Row]:
     """The rows of steps and epochs, up to one that is cut off at the end."""
     size = path.stat().st_size if path.is_file() else 0
-    whole = size - len(files.tail(path, LINE).rpartition(b"\n")[2]) if size else None
+    whole = size - len(files.tail(path, LINE_LIMIT).rpartition(b"\n")[2]) if size else None
     for row in tracking.MetricsReader(path, whole):
         if tracking.is_step(row) or "test_bound" in row:
             yield row

@@ -10,11 +10,13 @@ from funcvae._support import files
 from funcvae.errors import BadData, Missing
 from funcvae.train.settings import Row
 
-LINE = 2**20
-"""Bytes that a row may have."""
+__all__ = ["LINE_LIMIT", "MetricsReader", "MetricsWriter", "Tracker", "is_step"]
 
+LINE_LIMIT = 2**20
+"""The greatest number of bytes in a row."""
 
 Tracker = Callable[[Row], None]
+"""Called with each row, as training goes."""
 
 
 class MetricsWriter:
@@ -72,7 +74,7 @@ class MetricsReader:
             number = 0
             while file.tell() < size:
                 number += 1
-                line = file.readline(LINE)
+                line = file.readline(LINE_LIMIT)
                 row = files.parse_json(line, f"{self.path}, line {number},")
                 if type(row.get("step")) is not int or not line.endswith(b"\n"):
                     raise BadData(f"{self.path}, line {number}, is not a whole row: it must be an object with a step")

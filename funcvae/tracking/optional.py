@@ -1,4 +1,4 @@
-"""What the trackers of optional packages share."""
+"""Shared by the trackers of optional packages: their import, the pictures in a row, and the end after an error."""
 
 import sys
 from importlib import import_module
@@ -11,6 +11,8 @@ from funcvae.errors import Missing
 from funcvae.tracking.metrics_file import Tracker
 from funcvae.train.settings import Row
 
+__all__ = ["import_package", "row_pictures", "until_it_fails"]
+
 _INSTALL = {
     "tensorboard": 'pip install "funcvae[tensorboard]"',
     # visdom 0.2.4 is built from source, by a setuptools that still has pkg_resources
@@ -18,13 +20,13 @@ _INSTALL = {
 }
 
 
-def _pictures(row: Row) -> dict[str, np.ndarray]:
+def row_pictures(row: Row) -> dict[str, np.ndarray]:
     """The pictures in a row."""
     arrays = {name: np.nan_to_num(np.asarray(row[name])) for name in ("x", "x_hat") if name in row}
     return {name: np.clip(array, 0, 1) for name, array in arrays.items()}
 
 
-def _package(name: str, *, extra: str) -> Any:
+def import_package(name: str, *, extra: str) -> Any:
     """An optional package's module, or an error with the line that installs it."""
     try:
         return import_module(name)
@@ -32,7 +34,7 @@ def _package(name: str, *, extra: str) -> Any:
         raise Missing(f"{extra} cannot be imported ({error}): {_INSTALL[extra]}") from None
 
 
-def _while_it_works(track: Tracker, name: str) -> Tracker:
+def until_it_fails(track: Tracker, name: str) -> Tracker:
     """The tracker up to its first OSError, which becomes a line on stderr; rows after that go nowhere."""
     works = True
 

@@ -8,6 +8,8 @@ from tqdm import tqdm
 from funcvae.tracking.metrics_file import Tracker, is_step
 from funcvae.train.settings import Row
 
+__all__ = ["progress_bar"]
+
 
 @contextmanager
 def progress_bar(steps: int, made: int = 0) -> Iterator[Tracker]:

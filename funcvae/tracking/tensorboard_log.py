@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from funcvae.tracking.metrics_file import Tracker, is_step
-from funcvae.tracking.optional import _package, _pictures, _while_it_works
+from funcvae.tracking.optional import import_package, row_pictures, until_it_fails
 from funcvae.train.settings import Row
+
+__all__ = ["tensorboard"]
 
 
 @contextmanager
@@ -27,10 +29,10 @@ def tensorboard(folder: Path, config: dict[str, Any], past: Iterable[Row] = ()) 
     Raises:
         Missing: tensorboard is not installed.
     """
-    event_pb2 = _package("tensorboard.compat.proto.event_pb2", extra="tensorboard")
-    summary_pb2 = _package("tensorboard.compat.proto.summary_pb2", extra="tensorboard")
-    writer = _package("torch.utils.tensorboard", extra="tensorboard")
-    summary = _package("torch.utils.tensorboard.summary", extra="tensorboard")
+    event_pb2 = import_package("tensorboard.compat.proto.event_pb2", extra="tensorboard")
+    summary_pb2 = import_package("tensorboard.compat.proto.summary_pb2", extra="tensorboard")
+    writer = import_package("torch.utils.tensorboard", extra="tensorboard")
+    summary = import_package("torch.utils.tensorboard.summary", extra="tensorboard")
 
     # Records go straight to the file: a SummaryWriter takes ten times as long, and its thread prints a traceback when
     # the disk is full.
@@ -65,15 +67,13 @@ def tensorboard(folder: Path, config: dict[str, Any], past: Iterable[Row] = ()) 
             tags = _STEP_TAGS if is_step(row) else _EPOCH_TAGS
             tags = {**tags, **{name: name for name in row if "/" in name}}  # a variance has a name that is a tag
             values = [summary_pb2.Summary.Value(tag=tags[name], simple_value=row[name]) for name in tags if name in row]
-            for name, x in _pictures(row).items():
+            for name, x in row_pictures(row).items():
                 framed = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=1)
                 values += summary.image(f"images/{name}", framed).value
             put(step=row["step"], summary=summary_pb2.Summary(value=values))
 
-        yield _while_it_works(write, "tensorboard")
+        yield until_it_fails(write, "tensorboard")
 
 
 _STEP_TAGS = {"loss": "train/loss", "bound": "train/bound", "grad_norm": "train/grad_norm"}
-
-
 _EPOCH_TAGS = {"bound": "train/epoch_bound", "test_bound": "test/bound"}

@@ -1,8 +1,4 @@
-"""Trackers: functions of a row (a flat dict of numbers) that `train.fit` calls as it goes.
-
-They never change a result. `tensorboard` and `visdom` need the extras of their names, take rows with pictures too
-(arrays [n, C, H, W] in [0, 1], named "x" and "x_hat"), and may fail in mid-run: a line says so, and the run goes on.
-"""
+"""A tracker that draws on a visdom server."""
 
 import html
 import logging
@@ -17,10 +13,12 @@ import numpy as np
 
 from funcvae.errors import Missing
 from funcvae.tracking.metrics_file import Tracker, is_step
-from funcvae.tracking.optional import _package, _pictures, _while_it_works
+from funcvae.tracking.optional import import_package, row_pictures, until_it_fails
 from funcvae.train.settings import Row
 
-Point = tuple[float, float]
+__all__ = ["visdom"]
+
+_Point = tuple[float, float]
 
 
 @contextmanager
@@ -42,7 +40,7 @@ def visdom(server: str, env: str, config: dict[str, Any], past: Iterable[Row] = 
     """
     client = _connect(server, re.sub(r"[^\w.-]", "_", env), config)
     burst: list[tuple[float, ...]] = []  # (step, loss, bound) of the steps that are in no point yet
-    curves: dict[str, dict[str, list[Point]]] = {"loss": {"train": []}, "bound": {"train": [], "test": []}}
+    curves: dict[str, dict[str, list[_Point]]] = {"loss": {"train": []}, "bound": {"train": [], "test": []}}
     pictures: dict[str, np.ndarray] = {}
     due = 0.0
 
@@ -58,7 +56,7 @@ def visdom(server: str, env: str, config: dict[str, Any], past: Iterable[Row] = 
             burst.clear()
         if "test_bound" in row:
             curves["bound"]["test"].append((row["step"], row["test_bound"]))
-        pictures.update(_pictures(row))
+        pictures.update(row_pictures(row))
 
     def track(row: Row) -> None:
         collect(row)
@@ -78,7 +76,7 @@ def visdom(server: str, env: str, config: dict[str, Any], past: Iterable[Row] = 
 
     for row in past:
         collect(row)
-    tracker = _while_it_works(track, "visdom")
+    tracker = until_it_fails(track, "visdom")
     try:
         yield tracker
     finally:
@@ -88,26 +86,16 @@ def visdom(server: str, env: str, config: dict[str, Any], past: Iterable[Row] = 
 
 
 _UNITS = {"loss": "loss", "bound": "nats per example"}
-
-
 _BURST = 50  # steps in a point
-
-
 _POINTS = 1000  # in a curve
-
-
 _PAUSE = 1.0  # seconds between two drawings, at least
-
-
 _SHARE = 0.01  # of the time, at most, goes into drawing
-
-
 _TIMEOUT = 5.0  # seconds to wait for an answer
 
 
 def _connect(server: str, env: str, config: dict[str, Any]) -> Any:
     """A visdom client that raises OSError, within seconds, when the server is gone; the config is on show already."""
-    package = _package("visdom", extra="visdom")
+    package = import_package("visdom", extra="visdom")
     logging.getLogger("visdom").setLevel(logging.ERROR)  # it reports each new session as a warning
 
     def post(url: str, data: Any = None) -> str:
@@ -139,7 +127,7 @@ def _connect(server: str, env: str, config: dict[str, Any]) -> Any:
     return client
 
 
-def _draw_lines(client: Any, window: str, lines: dict[str, list[Point]]) -> None:
+def _draw_lines(client: Any, window: str, lines: dict[str, list[_Point]]) -> None:
     """Draws a window of lines, thinned to what a screen can show."""
     thinned = {name: points[:: -(len(points) // _POINTS + 1)][::-1] for name, points in lines.items() if points}
     if not thinned:
