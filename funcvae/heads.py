@@ -6,6 +6,7 @@ a head; for the likelihood a head's distribution has the shape of the data, with
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from funcvae.distributions import Bernoulli, Delta, Distribution, Normal, Signed
 from funcvae.errors import BadType, BadValue
 
 Output = Tensor | tuple[Tensor, Tensor]
-Head = Callable[..., Distribution]
+Head = Callable[[Any], Distribution]
 
 
 def normal_logvar(out: Output) -> Normal:

@@ -12,7 +12,7 @@ drawn, and a part kept.
 
 import inspect
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,32 @@ from funcvae import random
 from funcvae._support import checks
 from funcvae.errors import BadType, BadValue, unknown
 
-Noise = Callable[..., Tensor]
+
+class Noise(Protocol):
+    """A noise scheme."""
+
+    def __call__(self, key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = ...) -> Tensor:
+        """eps [n, *shape], from a key."""
+        ...
+
+
+class PartialNoise(Protocol):
+    """A noise scheme that draws parts."""
+
+    def __call__(
+        self,
+        key: random.Key,
+        n: int,
+        shape: random.Shape,
+        *,
+        dtype: torch.dtype = ...,
+        samples: Tensor | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """eps [n, *shape][samples][:, rows], from a key; None for all."""
+        ...
+
+
 AnyNoise = TypeVar("AnyNoise", bound=Noise)
 
 
@@ -66,7 +91,7 @@ def iid(
     return random.normal(key, whole, dtype, at=random.flat_indices(whole, *picked, device=random.checked(key).device))
 
 
-def in_parts(scheme: Noise) -> Noise:
+def in_parts(scheme: Noise) -> PartialNoise:
     """The scheme as one that draws parts: (key, n, shape, dtype=, samples=, rows=) -> eps.
 
     What it draws is scheme(key, n, shape)[samples][:, rows], to rounding, with indices or None for all.
