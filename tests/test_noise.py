@@ -5,10 +5,10 @@ from functools import partial
 
 import pytest
 import torch
-from oracles import assert_zero_mean
 
 from funcvae import noise, random
 from funcvae.errors import BadType, BadValue
+from tests.support.oracles import assert_zero_mean
 
 SCHEMES = list(noise.TABLE.values())
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES)
@@ -186,8 +186,6 @@ class Callable:
 
 
 OWN = {"without rows": without_rows, "with rows": by_row, "an object": Callable(), "partial": partial(noise.iid)}
-
-
 close_to = partial(torch.testing.assert_close, rtol=1e-6, atol=1e-6)
 
 
