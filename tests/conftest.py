@@ -6,6 +6,8 @@ effect only before torch is imported, and the processes that tests start inherit
 
 import os
 
+from funcvae import cli
+
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
@@ -16,7 +18,6 @@ import numpy as np
 import pytest
 
 import funcvae as fv
-from funcvae import cli
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import funcvae as fv
-from funcvae import machine
+from funcvae import compilation
 from funcvae.errors import BadType, BadValue
 from funcvae.estimators import parse
 
@@ -24,7 +24,7 @@ def times(c):
 def test_two_functions_of_one_code_keep_apart():
     """What the closure holds is not checked at a call, so each has graphs of its own."""
     x = torch.arange(3.0)
-    twice, thrice = (machine.compiled(times(c)) for c in (2, 3))
+    twice, thrice = (compilation.compiled(times(c)) for c in (2, 3))
     for _ in range(2):
         torch.testing.assert_close(twice(x), 2 * x)
         torch.testing.assert_close(thrice(x), 3 * x)
@@ -53,20 +53,20 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_whatever_kind_of_function_it_keeps_apart_from_others_and_sees_its_arguments(way):
     for c in (2.0, 3.0):
-        f = machine.compiled(WAYS[way](c))
+        f = compilation.compiled(WAYS[way](c))
         for n in (1, 2):
             torch.testing.assert_close(f(torch.ones(n)), torch.full((n,), c))
 
 
 def test_more_sets_of_shapes_than_the_compiler_keeps():
-    f = machine.compiled(times(2))
+    f = compilation.compiled(times(2))
     for n in [*range(1, 12), 1]:
         torch.testing.assert_close(f(torch.ones(n)), torch.full((n,), 2.0))
 
 
 def test_what_a_cuda_graph_returns_is_copied_but_for_what_lies_in_its_arguments():
     kept, fresh = torch.ones(2), torch.ones(3)
-    out = machine._copied((kept, fresh, 3, print), ((kept, len), {"k": True}))
+    out = compilation._copied((kept, fresh, 3, print), ((kept, len), {"k": True}))
     assert out[0] is kept
     assert out[1] is not fresh
     assert torch.equal(out[1], fresh)
@@ -77,13 +77,13 @@ def test_an_error_of_the_function_is_raised_as_it_is():
     def f(x):
         raise BadValue("of its own")
 
-    fast = machine.compiled(f)
+    fast = compilation.compiled(f)
     with pytest.raises(BadValue, match="of its own"):
         fast(torch.ones(1))
 
 
 def test_arguments_are_looked_at_shapes_dtypes_and_numbers_too():
-    f = machine.compiled(times(2))
+    f = compilation.compiled(times(2))
     for x in (torch.ones(2, 3), torch.ones(2, dtype=torch.float64)):
         assert f(x).dtype == x.dtype
         torch.testing.assert_close(f(x), 2 * x)
@@ -95,10 +95,10 @@ def test_arguments_are_looked_at_shapes_dtypes_and_numbers_too():
 
 
 def test_without_a_compiler_it_warns_and_is_the_function_itself(monkeypatch):
-    monkeypatch.setattr(machine, "available", lambda: False)
+    monkeypatch.setattr(compilation, "available", lambda: False)
     f = times(2)
-    with pytest.warns(machine.Uncompiled, match="no C\\+\\+ compiler was found"):
-        assert machine.compiled(f) is f
+    with pytest.warns(compilation.Uncompiled, match="no C\\+\\+ compiler was found"):
+        assert compilation.compiled(f) is f
 
 
 def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once_and_where():
@@ -106,8 +106,8 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once_and_where():
         return x * 2 if x.sum() > 0 else x  # a branch on a value
 
     for _ in range(2):  # each has a warning of its own
-        fast = machine.compiled(f)
-        with pytest.warns(machine.Uncompiled) as warned:
+        fast = compilation.compiled(f)
+        with pytest.warns(compilation.Uncompiled) as warned:
             assert torch.equal(fast(torch.ones(2)), torch.full((2,), 2.0))
         (told,) = {str(warning.message) for warning in warned}
         line = f.__code__.co_firstlineno + 1
@@ -122,16 +122,16 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once_and_where():
 
 def test_precision_holds_within_it_and_is_set_back():
     def inside():
-        with machine.precision("medium"):
+        with compilation.precision("medium"):
             assert torch.get_float32_matmul_precision() == "medium"
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         inside()
     assert torch.get_float32_matmul_precision() == "highest"
-    with pytest.raises(BadValue, match="'low'"), machine.precision("low"):
+    with pytest.raises(BadValue, match="'low'"), compilation.precision("low"):
         pass
-    with pytest.raises(BadType), machine.precision(1):
+    with pytest.raises(BadType), compilation.precision(1):
         pass
 
 

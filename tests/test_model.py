@@ -9,7 +9,7 @@ from torch import nn
 from funcvae import heads, random, tree
 from funcvae.distributions import Bernoulli, Delta, Normal
 from funcvae.errors import BadType, BadValue
-from funcvae.vae import log_likelihood, log_prob, vae
+from funcvae.model import log_p_x_given_z, log_prob, vae
 
 KEY = random.key(0)
 N, B, Z, D = 3, 5, 2, 6
@@ -160,7 +160,7 @@ def test_heads_choose_the_distributions_and_a_network_may_return_a_tuple():
     p, _ = model.decode(params, state, z)
     assert isinstance(p, Normal)
     assert (p.sigma == 0.5).all()
-    assert log_likelihood(p, x).shape == (N, B)
+    assert log_p_x_given_z(p, x).shape == (N, B)
 
 
 def test_a_decoder_may_return_a_tuple_over_samples():
@@ -191,7 +191,7 @@ def test_float64_goes_through():
     q, new = model.encode(params, state, x, train=True)
     p, newer = model.decode(params, new, q.sample(random.normal(KEY, (N, B, Z), torch.float64)), train=True)
     prior, _ = model.prior(params, newer, q.loc)
-    floats = [t for t in tree.leaves((params, newer, q, p, prior, log_likelihood(p, x))) if t.is_floating_point()]
+    floats = [t for t in tree.leaves((params, newer, q, p, prior, log_p_x_given_z(p, x))) if t.is_floating_point()]
     assert all(t.dtype == torch.float64 for t in floats)
 
 
@@ -202,18 +202,18 @@ def test_log_likelihood_sums_over_the_datums_axes():
     p = Bernoulli(random.normal(KEY, (N, B, 1, 2, 3)))
     x = random.bernoulli(KEY, 0.5, (B, 1, 2, 3)).float()
     want = torch.stack([torch.stack([p.log_prob(x)[n, b].sum() for b in range(B)]) for n in range(N)])
-    assert_trees_close(log_likelihood(p, x), want, 1e-5)
+    assert_trees_close(log_p_x_given_z(p, x), want, 1e-5)
 
 
 @pytest.mark.parametrize("shape", [(B, 6), (B, 1, 2, 1), (B, 2, 3), (B,)])
 def test_data_of_another_shape_than_the_decoders_is_an_error_and_not_broadcast(shape):
     with pytest.raises(BadValue, match=r"\[1, 2, 3\]"):
-        log_likelihood(Bernoulli(torch.zeros(N, B, 1, 2, 3)), torch.zeros(shape))
+        log_p_x_given_z(Bernoulli(torch.zeros(N, B, 1, 2, 3)), torch.zeros(shape))
 
 
 def test_a_batch_of_another_size_than_the_latents_is_an_error_and_not_broadcast():
     with pytest.raises((BadValue, RuntimeError)):
-        log_likelihood(Bernoulli(torch.zeros(N, 1, D)), torch.zeros(B, D))
+        log_p_x_given_z(Bernoulli(torch.zeros(N, 1, D)), torch.zeros(B, D))
 
 
 def test_log_prob_keeps_as_many_leading_axes_as_asked():

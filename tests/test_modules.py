@@ -8,8 +8,9 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from funcvae import functional, random, tree
+from funcvae import random, tree
 from funcvae.errors import BadType, BadValue, FuncvaeError
+from funcvae.modules import functional
 
 KEY = random.key(0)
 

@@ -228,10 +228,10 @@ def test_no_more_is_drawn_than_is_asked_for(monkeypatch):
 
 
 def test_whether_a_function_takes_an_argument():
-    assert noise.takes(noise.iid, "samples")
-    assert noise.takes(partial(noise.sobol), "rows")
-    assert not noise.takes(noise.sobol, "samples")
-    assert not noise.takes(min, "rows")  # which does not say
+    assert noise.accepts(noise.iid, "samples")
+    assert noise.accepts(partial(noise.sobol), "rows")
+    assert not noise.accepts(noise.sobol, "samples")
+    assert not noise.accepts(min, "rows")  # which does not say
 
 
 def test_a_scheme_that_returns_no_noise_is_an_error_where_a_part_is_kept():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from funcvae import tree
-from funcvae.autograd import vjp
+from funcvae._support.autograd import vjp
 from tests.support.oracles import assert_close as assert_close_to
 
 assert_close = partial(assert_close_to, atol=1e-6, rtol=1e-6)

@@ -38,21 +38,21 @@ def test_mnist_itself(mnist_root):
 def test_fashion_mnist_under_root_goes_before_debian(tmp_path, monkeypatch):
     arrays = write_idx(tmp_path / "FashionMNIST" / "raw")
     write_idx(tmp_path / "debian", zipped=True, train=20)
-    monkeypatch.setattr(data, "DEBIAN_FASHION", tmp_path / "debian")
+    monkeypatch.setattr("funcvae.data.named_sets.DEBIAN_FASHION", tmp_path / "debian")
     assert_digits(data.load("fashion-mnist", root=tmp_path), arrays)
 
 
 def test_fashion_mnist_from_debian(tmp_path, monkeypatch):
     arrays = write_idx(tmp_path / "debian", zipped=True)
     before = sorted(tmp_path.rglob("*"))
-    monkeypatch.setattr(data, "DEBIAN_FASHION", tmp_path / "debian")
+    monkeypatch.setattr("funcvae.data.named_sets.DEBIAN_FASHION", tmp_path / "debian")
     assert_digits(data.load("fashion-mnist", root=tmp_path), arrays)
     assert sorted(tmp_path.rglob("*")) == before, "a file was left behind"
 
 
 def test_fashion_mnist_from_debian_corrupt(tmp_path, monkeypatch):
     write_idx(tmp_path, zipped=True)
-    monkeypatch.setattr(data, "DEBIAN_FASHION", tmp_path)
+    monkeypatch.setattr("funcvae.data.named_sets.DEBIAN_FASHION", tmp_path)
     path = tmp_path / "train-images-idx3-ubyte.gz"
     whole = path.read_bytes()
     damaged = bytearray(whole)
@@ -178,7 +178,7 @@ def test_named_sources_are_described():
 
 @pytest.mark.parametrize("source", ["mnist", "fashion-mnist", "cifar10"])
 def test_nothing_is_downloaded_unless_asked(tmp_path, monkeypatch, offline, source):
-    monkeypatch.setattr(data, "DEBIAN_FASHION", tmp_path / "debian")
+    monkeypatch.setattr("funcvae.data.named_sets.DEBIAN_FASHION", tmp_path / "debian")
     for root in (tmp_path, tmp_path / "nowhere"):
         refused(Missing, source, root, "--data-dir", "--download", "root=", "download=True", root=root)
     assert not offline

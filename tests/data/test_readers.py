@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from funcvae import data
+from funcvae.data import readers
 from funcvae.errors import BadData, Missing
 from tests.support.datasets import digits, idx, npy_of, refused, write_idx, write_image
 
@@ -300,7 +301,7 @@ def test_objects_are_never_unpickled(tmp_path):
 def test_an_archive_that_unpacks_to_far_more_than_its_size(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "x.npz", train=np.zeros((1000, 300), np.uint8))
     assert len(data.load(str(tmp_path / "x.npz")).train) == 900
-    monkeypatch.setattr(data, "UNPACKED_LIMIT", 10**6)
+    monkeypatch.setattr("funcvae.data.readers.UNPACKED_LIMIT", 10**6)
     with pytest.raises(BadData, match=r"as float32 it takes 1,200,000 bytes, far more than on disk: save it by np"):
         data.load(str(tmp_path / "x.npz"))
     np.savez(tmp_path / "y.npz", train=np.zeros((1000, 300), np.uint8))  # as large, but so is the file
@@ -326,7 +327,7 @@ def test_images_that_unpack_to_far_more_than_their_size(tmp_path, monkeypatch):
     for i in range(4):
         Image.new("RGB", (400, 400)).save(tmp_path / f"{i}.png")
     assert len(data.load(str(tmp_path)).train) == 3
-    monkeypatch.setattr(data, "UNPACKED_LIMIT", 10**6)
+    monkeypatch.setattr("funcvae.data.readers.UNPACKED_LIMIT", 10**6)
     refused(BadData, tmp_path, "0.png", "as float32 all take 7,680,000 bytes, far more than on disk")
     noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
     for i in range(4):
@@ -357,18 +358,18 @@ def test_an_idx_file_that_is_too_long_packed_or_not(tmp_path, monkeypatch):
     (tmp_path / "labels").write_bytes(content)
     (tmp_path / "labels.gz").write_bytes(gzip.compress(content))
     for name in ("labels", "labels.gz"):
-        assert len(data._read_idx(tmp_path / name)) == 100
-    monkeypatch.setattr(data, "IDX_LIMIT", 107)
+        assert len(readers._read_idx(tmp_path / name)) == 100
+    monkeypatch.setattr("funcvae.data.readers.IDX_LIMIT", 107)
     for name in ("labels", "labels.gz"):
         with pytest.raises(BadData, match="it has more than 107 bytes"):
-            data._read_idx(tmp_path / name)
+            readers._read_idx(tmp_path / name)
 
 
 def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
     for i in range(2):
         Image.new("L", (40, 30)).save(tmp_path / f"{i}.png")
     assert data.load(str(tmp_path)).train.shape == (1, 1, 30, 40)
-    monkeypatch.setattr(data, "PIXEL_LIMIT", 1000)
+    monkeypatch.setattr("funcvae.data.readers.PIXEL_LIMIT", 1000)
     monkeypatch.setattr(Image.Image, "convert", None)
     with pytest.raises(BadData, match=r"0\.png cannot be read.*it has 1,200 pixels, and may have 1,000"):
         data.load(str(tmp_path))
@@ -376,8 +377,8 @@ def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
 
 def test_what_does_not_fit_in_memory_is_refused_before_it_is_read(tmp_path):
     with pytest.raises(ValueError, match=r"to load it takes 4,096\.0 GiB, and this machine has"):
-        data._check_room(2**41)
-    data._check_room(2**20)
+        readers._check_room(2**41)
+    readers._check_room(2**20)
 
 
 @pytest.mark.parametrize("name", ["x.npy", "x.npz", "folder/a.png"])

@@ -3,25 +3,26 @@
 import pytest
 import torch
 
-from funcvae.errors import BadType, BadValue, Elsewhere, FuncvaeError, Lost
-from funcvae.processes import ALONE, Processes, Traffic
+from funcvae.distributed import Processes, Traffic
+from funcvae.distributed.processes import SINGLE
+from funcvae.errors import BadType, BadValue, FuncvaeError, ProcessLost, ReportedElsewhere
 
 # By itself.
 
 
 def test_one_process_has_what_it_sends():
     x = torch.arange(6.0).view(2, 3)
-    assert ALONE.first
-    assert (ALONE.rank, ALONE.size) == (0, 1)
-    assert torch.equal(ALONE.total_(x), x)
-    assert torch.equal(ALONE.gathered(x), x.unsqueeze(0))
-    assert torch.equal(ALONE.swapped(x[:1]), x[:1])
-    assert torch.equal(ALONE.rows(x), x)
-    assert ALONE.told({"a": 1}) == [{"a": 1}]
-    assert ALONE.of_the_first({"a": x})["a"] is x
-    assert ALONE.share_of(5) == range(5)
-    ALONE.agree(a=1)
-    assert ALONE.sent == Traffic(0, 0)
+    assert SINGLE.first
+    assert (SINGLE.rank, SINGLE.size) == (0, 1)
+    assert torch.equal(SINGLE.all_reduce(x), x)
+    assert torch.equal(SINGLE.all_gather(x), x.unsqueeze(0))
+    assert torch.equal(SINGLE.all_to_all(x[:1]), x[:1])
+    assert torch.equal(SINGLE.rows(x), x)
+    assert SINGLE.all_gather_object({"a": 1}) == [{"a": 1}]
+    assert SINGLE.broadcast({"a": x})["a"] is x
+    assert SINGLE.share_of(5) == range(5)
+    SINGLE.agree(a=1)
+    assert SINGLE.sent == Traffic(0, 0)
 
 
 @pytest.mark.parametrize(
@@ -34,5 +35,5 @@ def test_processes_are_made_by_joined(rank, size, error):
 
 
 def test_errors_say_which_kind_they_are():
-    assert issubclass(Lost, FuncvaeError)
-    assert issubclass(Elsewhere, FuncvaeError)
+    assert issubclass(ProcessLost, FuncvaeError)
+    assert issubclass(ReportedElsewhere, FuncvaeError)

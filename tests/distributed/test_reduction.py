@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import funcvae as fv
-from funcvae import reduction, shards
-from funcvae.processes import ALONE, cut
+from funcvae.distributed import cut, reduction, sharding
+from funcvae.distributed.processes import SINGLE
 
 # How things are cut and added up.
 
@@ -102,6 +102,6 @@ def test_one_process_adds_up_along_the_tree_and_counts_its_wish(count):
     like = ({"w": torch.zeros(39)}, {})
     pieces = cut(count, count)
     for wish in (False, True):
-        flat = shards.add_up(pieces, lambda piece: values[piece.start].clone(), ALONE, wish, like, ordered=True)
+        flat = sharding.add_up(pieces, lambda piece: values[piece.start].clone(), SINGLE, wish, like, ordered=True)
         assert torch.equal(flat[:-1], summed(values, [range(count)])[:-1])
         assert flat[-1] == summed(values, [range(count)])[-1] + wish

@@ -2,24 +2,24 @@
 
 import pytest
 
-from funcvae import processes
+from funcvae import distributed
+from funcvae.distributed.processes import SINGLE
 from funcvae.errors import BadType, BadValue, FuncvaeError
-from funcvae.processes import ALONE
 
 
 def test_joined_without_torchrun_is_alone(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with processes.joined() as everyone:
-        assert everyone is ALONE
+    with distributed.process_group() as everyone:
+        assert everyone is SINGLE
     monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.setenv("RANK", "0")
-    with processes.joined("auto") as everyone:
-        assert everyone is ALONE
+    with distributed.process_group("auto") as everyone:
+        assert everyone is SINGLE
 
 
 @pytest.mark.parametrize("patience", [0, -1, float("nan"), float("inf"), 1e7, "3"])
 def test_patience_is_a_number_of_seconds(patience):
-    with pytest.raises((BadValue, BadType), match="patience is"), processes.joined(patience=patience):
+    with pytest.raises((BadValue, BadType), match="patience is"), distributed.process_group(patience=patience):
         pass
 
 
@@ -27,7 +27,7 @@ def test_patience_is_a_number_of_seconds(patience):
 def test_a_world_that_is_no_number_is_an_error(monkeypatch, value):
     monkeypatch.setenv("WORLD_SIZE", value)
     with pytest.raises(FuncvaeError) as raised:
-        processes.size()
+        distributed.world_size()
     assert str(raised.value).startswith("the environment's WORLD_SIZE is ")
     assert len(str(raised.value)) < 300
 
@@ -39,5 +39,5 @@ def test_a_world_that_lacks_something_is_an_error(monkeypatch, absent):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv(absent)
     message = f"WORLD_SIZE is 2, and {absent} is not set: start all processes by torchrun"
-    with pytest.raises(BadValue, match=message), processes.joined():
+    with pytest.raises(BadValue, match=message), distributed.process_group():
         pass

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 import funcvae as fv
-from funcvae import shards, tree
+from funcvae import distributed, tree
+from funcvae.distributed import Processes, cut, sharding
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.estimators import EXAMPLES, parse
 from funcvae.models.recipe import binarize
-from funcvae.processes import Processes, cut
 from tests.support.oracles import assert_close, double, tiny
 
-SPLITS = {"rows": shards.by_rows, "samples": shards.by_samples}
+SPLITS = {"rows": distributed.by_rows, "samples": distributed.by_samples}
 every_split = pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
 
 
@@ -30,12 +30,12 @@ def test_packed_and_unpacked_a_share_is_what_it_was():
     grads = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones((), dtype=torch.float64) / 3}
     old = {"mean": torch.zeros(2), "count": torch.tensor(7)}
     new = {"mean": torch.tensor([0.5, -1.0]), "count": torch.tensor(8)}
-    flat = shards.pack(grads, torch.tensor(-2.5), new, old, 1.0)
+    flat = sharding.pack(grads, torch.tensor(-2.5), new, old, 1.0)
     assert flat.shape == (6 + 1 + 1 + 2 + 1 + 1,)
     assert flat[-1] == 0
-    assert_close(shards.unpack(flat, grads, old), (grads, torch.tensor(-2.5, dtype=torch.float64), new), atol=0)
-    thirds = sum(shards.pack(grads, torch.tensor(0.0), new, old, 1 / 3) for _ in range(3))
-    assert shards.unpack(thirds, grads, old)[2]["count"] == 8, "it grew by one, in three shares"
+    assert_close(sharding.unpack(flat, grads, old), (grads, torch.tensor(-2.5, dtype=torch.float64), new), atol=0)
+    thirds = sum(sharding.pack(grads, torch.tensor(0.0), new, old, 1 / 3) for _ in range(3))
+    assert sharding.unpack(thirds, grads, old)[2]["count"] == 8, "it grew by one, in three shares"
 
 
 def test_binarized_rows_are_those_of_the_whole():
@@ -63,7 +63,7 @@ def jittered(key, x):
 
 def jittered_rows(key, x, rows=None):
     """The same, of which a part can be asked for."""
-    at = None if rows is None else fv.random.places(tuple(x.shape), rows)
+    at = None if rows is None else fv.random.flat_indices(tuple(x.shape), rows)
     return x + 0.1 * fv.random.normal(key, tuple(x.shape), x.dtype, at=at)
 
 
@@ -174,10 +174,10 @@ def test_the_short_last_batch_may_have_fewer_rows_than_shards(split):
 @pytest.mark.parametrize(
     ("split", "count", "batch"),
     [
-        (shards.by_rows, 2, 12),
-        (shards.by_samples, 2, 12),
-        pytest.param(shards.by_rows, 3, 8, marks=pytest.mark.slow),  # shards of several sizes
-        pytest.param(shards.by_samples, 3, 8, marks=pytest.mark.slow),
+        (distributed.by_rows, 2, 12),
+        (distributed.by_samples, 2, 12),
+        pytest.param(distributed.by_rows, 3, 8, marks=pytest.mark.slow),  # shards of several sizes
+        pytest.param(distributed.by_samples, 3, 8, marks=pytest.mark.slow),
     ],
 )
 def test_a_compiled_run_in_shards_follows_the_eager_one_and_has_the_same_bits_twice(split, count, batch):
@@ -324,7 +324,7 @@ def test_with_batchnorm_the_number_of_shards_matters_by_rows_alone():
     assert not np.allclose(bounds(shards=2), whole, rtol=1e-4)
     assert not np.allclose(bounds(shards=2), bounds(shards=3), rtol=1e-4)
     for count in (2, 3):  # the encoder sees all rows
-        np.testing.assert_allclose(bounds(shards=count, split=shards.by_samples), whole, rtol=1e-10)
+        np.testing.assert_allclose(bounds(shards=count, split=distributed.by_samples), whole, rtol=1e-10)
 
 
 # What is wrong.
@@ -345,25 +345,25 @@ def test_more_shards_than_there_is_to_cut_are_refused():
     refused("one of the rows in a batch at least, and there are 2", shards=3, batch=2)
     refused(
         r"--shards is 5, and each needs one of the samples at least, and there are 4: use at most 4$",
-        shards=5, split=shards.by_samples,
+        shards=5, split=distributed.by_samples,
     )  # fmt: skip
 
 
 def test_more_processes_than_there_is_to_do_are_refused():
     three = Processes()
     three.size = 3  # as if they had met
-    check = fv.train.check_shards
+    check = fv.train.settings.check_shards
     with pytest.raises(BadValue, match="each process needs one of the rows in a batch at least, and there are 2"):
-        check(2, 9, None, shards.by_rows, three)
+        check(2, 9, None, distributed.by_rows, three)
     with pytest.raises(BadValue, match="each process needs one of the samples at least, and there are 1: use at most"):
-        check(9, 1, None, shards.by_samples, three)
+        check(9, 1, None, distributed.by_samples, three)
     with pytest.raises(BadValue, match=r"there are 3 processes for 2 shards: use at most 2$"):
-        check(9, 9, 2, shards.by_rows, three)
+        check(9, 9, 2, distributed.by_rows, three)
     with pytest.raises(BadValue, match=r"there are 3 processes for 1 shard: use at most 1$"):
-        check(9, 9, 1, shards.by_samples, three)
-    assert check(9, 9, None, shards.by_rows, three) == 3
-    assert check(9, 9, 5, shards.by_rows, three) == 5
-    assert check(9, 9, 5, shards.by_samples, three) == 1, "rows are not cut"
+        check(9, 9, 1, distributed.by_samples, three)
+    assert check(9, 9, None, distributed.by_rows, three) == 3
+    assert check(9, 9, 5, distributed.by_rows, three) == 5
+    assert check(9, 9, 5, distributed.by_samples, three) == 1, "rows are not cut"
 
 
 @pytest.mark.parametrize(("value", "error"), [(0, BadValue), (-1, BadValue), (1.5, BadType), ("2", BadType)])
@@ -375,8 +375,13 @@ def test_other_things_in_the_place_of_a_split_or_of_processes_are_refused():
     refused("split is 'rows': it must be one, such as shards.by_rows", BadType, shards=2, split="rows")
     refused("split is 'rows'", BadType, split="rows")
     for value in (3, None, "x"):
-        refused("processes is .*: it must be ALONE, or come from processes.joined", BadType, processes=value)
-        refused("processes is .*: it must be ALONE, or come from processes.joined", BadType, processes=value, shards=2)
+        refused("processes is .*: it must be SINGLE, or come from distributed.process_group", BadType, processes=value)
+        refused(
+            "processes is .*: it must be SINGLE, or come from distributed.process_group",
+            BadType,
+            processes=value,
+            shards=2,
+        )
 
 
 def test_a_shard_of_one_row_is_refused_where_there_is_batchnorm():
@@ -390,8 +395,8 @@ def test_a_shard_of_one_row_is_refused_where_there_is_batchnorm():
     with pytest.raises(BadData, match="11 items in batches of 8, cut into 3 shards, leave one of a single item"):
         train(batch=8, shards=3)  # of the last batch, of three
     with pytest.raises(BadData, match="11 items in batches of 5 leave one of a single item"):
-        train(batch=5, shards=6, split=shards.by_samples)
-    train(batch=8, shards=6, split=shards.by_samples)
-    fv.train.check_batches(model, ts.params, ts.state, x, 11, shards=5)
+        train(batch=5, shards=6, split=distributed.by_samples)
+    train(batch=8, shards=6, split=distributed.by_samples)
+    fv.train.settings.check_batches(model, ts.params, ts.state, x, 11, shards=5)
     plain_ts, plain, _ = begun(opt)
-    fv.train.check_batches(plain, plain_ts.params, plain_ts.state, x, 11, shards=11)
+    fv.train.settings.check_batches(plain, plain_ts.params, plain_ts.state, x, 11, shards=11)

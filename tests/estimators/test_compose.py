@@ -7,9 +7,8 @@ from torch.func import grad
 
 import funcvae as fv
 from funcvae import tree
-from funcvae.engine import together
 from funcvae.errors import BadValue
-from funcvae.estimators import EXAMPLES, parse
+from funcvae.estimators import EXAMPLES, parse, together
 from tests.support.oracles import assert_close, double, noise, tiny
 
 SPECS = list(EXAMPLES.values())

@@ -10,7 +10,8 @@ from torch import nn
 
 import funcvae as fv
 from funcvae import tree
-from funcvae.estimators import others_logsumexp, parse
+from funcvae.estimators import parse
+from funcvae.estimators.table import others_logsumexp
 from tests.support.specs import SPECS, every_estimator
 
 

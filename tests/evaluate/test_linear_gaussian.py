@@ -9,7 +9,8 @@ from torch.func import grad
 import funcvae as fv
 from funcvae import tree
 from funcvae.errors import BadData, BadValue
-from funcvae.ppca import PPCA, eigenvalues, ppca
+from funcvae.evaluate import PPCA, ppca
+from funcvae.evaluate.linear_gaussian import eigenvalues
 from tests.support.oracles import double
 
 

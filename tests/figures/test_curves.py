@@ -3,8 +3,8 @@ import io
 import numpy as np
 import pytest
 
-from funcvae import plots
-from funcvae.plots import curves
+from funcvae import figures
+from funcvae.figures import curves
 
 RNG = np.random.default_rng(0)
 STEP = np.arange(1, 1001)
@@ -13,7 +13,7 @@ TEST_STEP, TEST_BOUND = np.arange(200, 1001, 200), np.array([-495.0, -488, -485,
 
 
 def test_curves_show_the_later_part_and_say_what_they_cut():
-    ax = plots.training_curves(STEP, BOUND, TEST_STEP, TEST_BOUND).axes[0]
+    ax = figures.training_curves(STEP, BOUND, TEST_STEP, TEST_BOUND).axes[0]
     low, high = ax.get_ylim()
     assert -530 < low < BOUND[250:].min()
     assert BOUND.max() < high < -440
@@ -24,18 +24,18 @@ def test_curves_show_the_later_part_and_say_what_they_cut():
 
 
 def test_curves_that_fit_have_no_note():
-    ax = plots.training_curves(STEP, np.linspace(-500, -480, 1000), TEST_STEP, TEST_BOUND).axes[0]
+    ax = figures.training_curves(STEP, np.linspace(-500, -480, 1000), TEST_STEP, TEST_BOUND).axes[0]
     assert ax.get_ylim()[0] < -500
     assert not ax.texts
 
 
 def test_curves_widen_for_a_test_set_far_below():
-    ax = plots.training_curves(STEP, BOUND, TEST_STEP, TEST_BOUND - 200).axes[0]
+    ax = figures.training_curves(STEP, BOUND, TEST_STEP, TEST_BOUND - 200).axes[0]
     assert ax.get_ylim()[0] < TEST_BOUND.min() - 200
 
 
 def test_curves_are_the_values_and_their_mean():
-    figure = plots.training_curves(STEP, BOUND, TEST_STEP, TEST_BOUND, grad_norm=STEP, name="ELBO", unit="nats")
+    figure = figures.training_curves(STEP, BOUND, TEST_STEP, TEST_BOUND, grad_norm=STEP, name="ELBO", unit="nats")
     top, bottom = figure.axes
     values, mean, test = top.lines
     assert np.array_equal(values.get_xydata(), np.stack([STEP, BOUND], 1))
@@ -57,7 +57,7 @@ def test_curves_are_the_values_and_their_mean():
 def test_curves_leave_gaps_where_training_diverged():
     bound = np.where(STEP % 100 == 0, np.nan, BOUND)
     bound[500:502] = np.inf, -np.inf
-    figure = plots.training_curves(STEP, bound, TEST_STEP, [np.nan, -490, -485, -484, -np.inf], grad_norm=bound)
+    figure = figures.training_curves(STEP, bound, TEST_STEP, [np.nan, -490, -485, -484, -np.inf], grad_norm=bound)
     figure.savefig(io.BytesIO())
     assert np.isnan(figure.axes[0].lines[0].get_ydata()).sum() == 12
 
@@ -68,7 +68,7 @@ def test_long_curves_look_as_if_every_value_were_drawn(monkeypatch):
     bound[[9_000, 20_000]] = -106, -94  # single values too must stay visible
 
     def pixels(step, bound):
-        figure = plots.training_curves(step, bound, [1, 30_000], [-106.5, -93.5])
+        figure = figures.training_curves(step, bound, [1, 30_000], [-106.5, -93.5])
         figure.axes[0].set_ylim(-107, -93)
         figure.savefig(file := io.BytesIO(), format="rgba", dpi=150)
         return np.frombuffer(file.getvalue(), np.uint8).astype(int), figure.axes[0].lines[0]
@@ -87,7 +87,7 @@ def test_long_curves_look_as_if_every_value_were_drawn(monkeypatch):
 def test_long_curves_have_their_mean_and_their_gaps():
     step, bound = np.arange(30_000.0), np.arange(30_000.0)
     bound[6_000:9_000] = np.nan
-    faint, mean = plots.training_curves(step, bound, [], []).axes[0].lines
+    faint, mean = figures.training_curves(step, bound, [], []).axes[0].lines
     x, y = faint.get_data()
     assert set(np.isnan(y) ^ ((x >= 6_000) & (x < 9_000))) == {False}
     x, y = mean.get_data()

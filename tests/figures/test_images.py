@@ -4,7 +4,7 @@ import itertools
 import numpy as np
 import pytest
 
-from funcvae import plots
+from funcvae import figures
 
 RNG = np.random.default_rng(0)
 
@@ -12,7 +12,7 @@ RNG = np.random.default_rng(0)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_grid_grows_to_the_right_and_upwards(channels):
     images = RNG.uniform(-0.2, 1.2, size=(3, 4, channels, 5, 6))
-    (drawn,) = plots.image_grid(images, extent=(-3, 3, 10, 20)).axes[0].images
+    (drawn,) = figures.image_grid(images, extent=(-3, 3, 10, 20)).axes[0].images
     picture = np.asarray(drawn.get_array()).reshape(15, 24, channels)
     assert drawn.get_extent() == [-3, 3, 10, 20]
     assert drawn.origin == "upper"  # so the array's last rows are the lowest
@@ -24,7 +24,7 @@ def test_grid_grows_to_the_right_and_upwards(channels):
 def test_grid_is_drawn_where_the_array_says():
     images = np.zeros((2, 3, 1, 4, 4))
     images[0, 2] = 1  # lowest row, last column
-    figure = plots.image_grid(images, extent=(0, 3, 0, 2))
+    figure = figures.image_grid(images, extent=(0, 3, 0, 2))
     pixels = _pixels(figure)
     for i, j in itertools.product(range(2), range(3)):
         x, y = figure.axes[0].transData.transform((j + 0.5, i + 0.5)).round().astype(int)
@@ -32,7 +32,7 @@ def test_grid_is_drawn_where_the_array_says():
 
 
 def test_grid_has_square_pixels_and_a_fixed_grey_scale():
-    figure = plots.image_grid(np.full((3, 4, 1, 5, 6), 0.5), extent=(-3, 3, 0, 0.1))
+    figure = figures.image_grid(np.full((3, 4, 1, 5, 6), 0.5), extent=(-3, 3, 0, 0.1))
     figure.draw_without_rendering()
     box = figure.axes[0].get_window_extent()
     assert box.height / box.width == pytest.approx(15 / 24)
@@ -41,7 +41,7 @@ def test_grid_has_square_pixels_and_a_fixed_grey_scale():
 
 def test_reconstructions_stand_below_their_originals():
     originals, reconstructed = RNG.uniform(size=(2, 13, 1, 4, 5))
-    axes = plots.reconstructions(originals, reconstructed).axes
+    axes = figures.reconstructions(originals, reconstructed).axes
     assert len(axes) == 2
     for n in range(13):
         picture = np.asarray(axes[n // 10].images[0].get_array())
@@ -61,7 +61,7 @@ def test_reconstructions_stand_below_their_originals():
 )
 def test_samples_are_read_as_a_page_is(n, rows, cols):
     images = RNG.uniform(-0.2, 1.2, size=(n, 1, 4, 5))
-    (drawn,) = plots.sample_grid(images).axes[0].images
+    (drawn,) = figures.sample_grid(images).axes[0].images
     picture = np.asarray(drawn.get_array())
     assert picture.shape == (rows * 4, cols * 5)
     assert drawn.origin == "upper"
@@ -73,7 +73,7 @@ def test_samples_are_read_as_a_page_is(n, rows, cols):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_interpolation_runs_from_left_to_right_between_its_ends(channels):
     images, ends = RNG.uniform(size=(5, channels, 4, 6)), RNG.uniform(size=(2, channels, 4, 6))
-    figure = plots.interpolation(images, ends=ends)
+    figure = figures.interpolation(images, ends=ends)
     pictures = [np.asarray(ax.images[0].get_array()).reshape(4, -1, channels) for ax in figure.axes]
     for picture, items in zip(pictures, (ends[:1], images, ends[1:]), strict=True):
         assert np.array_equal(picture, np.concatenate(items.transpose(0, 2, 3, 1), axis=1))
@@ -88,7 +88,7 @@ def test_interpolation_runs_from_left_to_right_between_its_ends(channels):
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 20])
 def test_interpolation_puts_each_t_under_its_image(n):
-    (ax,) = plots.interpolation(np.zeros((n, 1, 4, 6))).axes
+    (ax,) = figures.interpolation(np.zeros((n, 1, 4, 6))).axes
     t = [float(label.get_text()) for label in ax.get_xticklabels()]
     assert t[0] == 0
     assert t[-1] == 1

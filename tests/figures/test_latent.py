@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from funcvae import plots
+from funcvae import figures
 
 RNG = np.random.default_rng(0)
 classes = np.repeat(np.arange(10), 50)
@@ -10,7 +10,7 @@ Z = 4 * RNG.normal(size=(10, 2))[classes] + RNG.normal(size=(500, 2))
 
 
 def test_scatter_names_each_class_at_its_median():
-    figure = plots.latent_scatter(Z, classes)
+    figure = figures.latent_scatter(Z, classes)
     (legend,) = figure.legends
     assert [t.get_text() for t in legend.get_texts()] == [str(k) for k in range(10)]
     placed = {t.get_text(): t.get_position() for t in figure.axes[0].texts}
@@ -19,18 +19,18 @@ def test_scatter_names_each_class_at_its_median():
 
 
 def test_scatter_gives_each_point_the_colour_of_its_class():
-    figure = plots.latent_scatter(Z, np.array(list("abcdefghij"))[classes])
+    figure = figures.latent_scatter(Z, np.array(list("abcdefghij"))[classes])
     (points,) = figure.axes[0].collections
     colour = {tuple(z): tuple(c[:3]) for z, c in zip(points.get_offsets(), points.get_facecolors(), strict=True)}
     assert len(colour) == len(Z)
-    assert all(colour[tuple(z)] == to_rgb(plots.PALETTE[k]) for z, k in zip(Z, classes, strict=True))
+    assert all(colour[tuple(z)] == to_rgb(figures.PALETTE[k]) for z, k in zip(Z, classes, strict=True))
     legend = {t.get_text(): h.get_color() for t, h in _legend(figure.legends[0])}
-    assert legend == dict(zip("abcdefghij", plots.PALETTE, strict=True))
+    assert legend == dict(zip("abcdefghij", figures.PALETTE, strict=True))
 
 
 @pytest.mark.parametrize("labels", [Z[:, 0], np.arange(500), np.where(classes > 4, 0.5, 1.0)])
 def test_scatter_draws_a_quantity_with_a_colour_bar(labels):
-    figure = plots.latent_scatter(Z, labels)
+    figure = figures.latent_scatter(Z, labels)
     assert not figure.legends
     assert [ax.get_ylabel() for ax in figure.axes] == ["z2", "label"]
     (points,) = figure.axes[0].collections
@@ -40,14 +40,14 @@ def test_scatter_draws_a_quantity_with_a_colour_bar(labels):
 
 def test_names_of_classes_with_one_median_are_pushed_apart():
     z = np.tile([[0.0, 0.0], [1e-6, 0.0], [10.0, 10.0]], (5, 1))
-    figure = plots.latent_scatter(z, np.tile([0, 1, 2], 5))
+    figure = figures.latent_scatter(z, np.tile([0, 1, 2], 5))
     placed = {t.get_text(): np.array(t.get_position()) for t in figure.axes[0].texts}
     assert np.linalg.norm(placed["0"] - placed["1"]) > 0.4
     assert placed["2"] == pytest.approx([10, 10])
 
 
 def test_scatter_has_one_scale_unless_an_axis_has_collapsed():
-    usual, collapsed = (plots.latent_scatter(Z * [1, scale]).axes[0] for scale in (0.1, 0.01))
+    usual, collapsed = (figures.latent_scatter(Z * [1, scale]).axes[0] for scale in (0.1, 0.01))
     assert usual.get_aspect() == 1
     assert not usual.texts
     assert collapsed.get_aspect() == "auto"
@@ -57,16 +57,16 @@ def test_scatter_has_one_scale_unless_an_axis_has_collapsed():
 
 
 def test_scatter_says_if_all_points_coincide():
-    (text,) = plots.latent_scatter(np.ones((1234, 2))).axes[0].texts
+    (text,) = figures.latent_scatter(np.ones((1234, 2))).axes[0].texts
     assert text.get_text() == "all 1,234 points coincide"
-    assert not plots.latent_scatter(np.ones((1, 2))).axes[0].texts
+    assert not figures.latent_scatter(np.ones((1, 2))).axes[0].texts
 
 
 @pytest.mark.parametrize("scale", [[1, 0.001], [1, 0], [0, 0], [1e-9, 1e-9]])
 def test_names_of_classes_stay_apart_and_in_view_where_the_latent_space_collapses(scale):
     # Every class has the same median: a thousand times nearer than names can stand, on some axis.
     z = np.tile(Z[:50], (10, 1)) * scale
-    figure = plots.latent_scatter(z, classes)
+    figure = figures.latent_scatter(z, classes)
     figure.draw_without_rendering()
     ax = figure.axes[0]
     placed = np.array([t.get_position() for t in ax.texts if t.get_text().isdigit()])

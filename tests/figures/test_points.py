@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from funcvae import plots
+from funcvae import figures
 from funcvae.errors import BadValue
 
 RNG = np.random.default_rng(0)
@@ -11,7 +11,7 @@ SAMPLES = RNG.multivariate_normal(MEAN, COV, 5000)
 
 
 def test_density_contours_are_the_gaussians():
-    figure = plots.densities(SAMPLES, SAMPLES, MEAN, COV)
+    figure = figures.densities(SAMPLES, SAMPLES, MEAN, COV)
     gaussian = torch.distributions.MultivariateNormal(torch.tensor(MEAN), torch.tensor(COV))
     peak = gaussian.log_prob(torch.tensor(MEAN))
     for ax in figure.axes[:2]:
@@ -24,7 +24,7 @@ def test_density_contours_are_the_gaussians():
 
 def test_density_panels_share_limits_and_hold_the_samples():
     shift = np.array([2, 0])
-    figure = plots.densities(SAMPLES, SAMPLES[:4000] + shift, MEAN, COV)
+    figure = figures.densities(SAMPLES, SAMPLES[:4000] + shift, MEAN, COV)
     data, model = figure.axes[:2]
     assert (data.get_title(), model.get_title()) == ("data", "model")
     assert (data.get_xlim(), data.get_ylim()) == (model.get_xlim(), model.get_ylim())
@@ -42,13 +42,13 @@ def test_density_panels_share_limits_and_hold_the_samples():
 
 
 def test_density_panels_carry_the_names_they_are_given():
-    figure = plots.densities(SAMPLES, SAMPLES, MEAN, COV, names=("drawn", "learned"))
+    figure = figures.densities(SAMPLES, SAMPLES, MEAN, COV, names=("drawn", "learned"))
     assert [ax.get_title() for ax in figure.axes[:2]] == ["drawn", "learned"]
 
 
 @pytest.mark.parametrize("learned", [np.tile(MEAN, (5000, 1)), SAMPLES[:, [0, 0]], SAMPLES / 10])
 def test_density_of_the_data_stays_dark_beside_a_model_whose_samples_huddle(learned):
-    figure = plots.densities(SAMPLES, learned, MEAN, COV)
+    figure = figures.densities(SAMPLES, learned, MEAN, COV)
     data, model = (ax.collections[0] for ax in figure.axes[:2])
     assert data.norm.vmax == model.norm.vmax == 2 * data.get_array().max()
     assert figure.axes[2].collections  # the bar's solid
@@ -59,7 +59,7 @@ def test_density_of_the_data_stays_dark_beside_a_model_whose_samples_huddle(lear
 
 
 def test_density_of_a_good_model_has_no_arrow():
-    figure = plots.densities(SAMPLES[:2500], SAMPLES[2500:], MEAN, COV)
+    figure = figures.densities(SAMPLES[:2500], SAMPLES[2500:], MEAN, COV)
     data, model = (ax.collections[0] for ax in figure.axes[:2])
     assert data.norm.vmax == max(data.get_array().max(), model.get_array().max())
     assert model.colorbar.extend == "neither"
@@ -67,7 +67,7 @@ def test_density_of_a_good_model_has_no_arrow():
 
 def test_evolution_shows_the_data_and_then_at_most_15_steps():
     step, samples = np.arange(1, 80), RNG.normal(size=(79, 30, 2))
-    figure = plots.evolution(step, samples, SAMPLES)
+    figure = figures.evolution(step, samples, SAMPLES)
     data, *others = figure.axes
     assert len(others) == 15
     assert data.get_title() == "data"
@@ -84,7 +84,7 @@ def test_evolution_shows_the_data_and_then_at_most_15_steps():
 
 @pytest.mark.parametrize(("steps", "panels"), [(1, (1, 2)), (2, (2, 2)), (4, (2, 3)), (15, (4, 4)), (16, (4, 4))])
 def test_evolution_is_nearly_square(steps, panels):
-    figure = plots.evolution(range(steps), np.zeros((steps, 5, 2)), SAMPLES)
+    figure = figures.evolution(range(steps), np.zeros((steps, 5, 2)), SAMPLES)
     assert figure.axes[0].get_gridspec().get_geometry() == panels
     shown = [ax for ax in figure.axes if ax.axison]
     assert len(shown) == 1 + min(steps, 15)
@@ -98,16 +98,16 @@ def test_evolution_is_nearly_square(steps, panels):
 def test_evolution_has_the_limits_of_the_data_and_counts_what_is_outside():
     true = np.array([[0.0, -5], [10, 5]])
     inside, edge, outside = [5.0, 0], [11.0, 6], [11.01, 0]
-    figure = plots.evolution([1, 2, 3], [[inside, edge] * 2, [inside, outside] * 2, [outside] * 4], true)
+    figure = figures.evolution([1, 2, 3], [[inside, edge] * 2, [inside, outside] * 2, [outside] * 4], true)
     for ax in figure.axes[:4]:
         assert (ax.get_xlim(), ax.get_ylim()) == ((-1, 11), (-6, 6))
     assert [[t.get_text() for t in ax.texts] for ax in figure.axes[:4]] == [[], [], ["50% outside"], ["100% outside"]]
 
 
 def test_densities_without_a_gaussian_have_no_contours():
-    figure = plots.densities(np.eye(2), np.eye(2))
+    figure = figures.densities(np.eye(2), np.eye(2))
     assert not figure.legends
     assert all(not ax.lines for ax in figure.axes)
-    plots.densities(np.ones((3, 2)), np.ones((3, 2)))  # all in one place
+    figures.densities(np.ones((3, 2)), np.ones((3, 2)))  # all in one place
     with pytest.raises(BadValue, match="cov must be"):
-        plots.densities(np.eye(2), np.eye(2), [0, 0])
+        figures.densities(np.eye(2), np.eye(2), [0, 0])

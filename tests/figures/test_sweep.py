@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from funcvae import plots
+from funcvae import figures
 from funcvae.errors import BadType, BadValue
-from funcvae.plots import OverSeeds
+from funcvae.figures import OverSeeds
 
 # The figure.
 
@@ -15,7 +15,7 @@ LINE = OverSeeds([1, 4], [-3.0, -2.0], [-3.5, math.nan], [-2.5, math.nan], [[-3.
 
 
 def test_the_figure_shows_means_intervals_and_seeds_side_by_side():
-    figure = plots.over_seeds({"a": {"iwae": LINE, "dreg": LINE}, "b": {"iwae": LINE}}, ylabel="nats", title="mine")
+    figure = figures.over_seeds({"a": {"iwae": LINE, "dreg": LINE}, "b": {"iwae": LINE}}, ylabel="nats", title="mine")
     left, right = figure.axes
     assert (left.get_title(), left.get_ylabel(), left.get_xlabel()) == ("a", "nats", "samples K")
     assert [t.get_text() for t in left.get_xticklabels()] == ["1", "4"]
@@ -32,7 +32,7 @@ def test_the_figure_shows_means_intervals_and_seeds_side_by_side():
 
 def test_with_one_number_of_samples_the_estimators_stand_along_the_axis():
     one = OverSeeds([5], [1.0], [math.nan], [math.nan], [[1.0]])
-    (ax,) = plots.over_seeds({"burda_vae": {"iwae (L_K)": one, "stl (ELBO)": one}}).axes
+    (ax,) = figures.over_seeds({"burda_vae": {"iwae (L_K)": one, "stl (ELBO)": one}}).axes
     assert ax.get_title() == "burda_vae, K = 5"
     assert [t.get_text() for t in ax.get_xticklabels()] == ["iwae\n(L_K)", "stl\n(ELBO)"]
 
@@ -40,13 +40,13 @@ def test_with_one_number_of_samples_the_estimators_stand_along_the_axis():
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: plots.over_seeds({}),
-        lambda: plots.over_seeds({"a": {}}),
-        lambda: plots.over_seeds({"a": {"b": LINE._replace(mean=[1.0])}}),
-        lambda: plots.over_seeds({"a": {"b": LINE._replace(samples=[4, 1])}}),
-        lambda: plots.over_seeds({"a": {"b": LINE}}, yscale="log"),
-        lambda: plots.over_seeds({"a": {"b": LINE}}, yscale="logg"),
-        lambda: plots.over_seeds({"a": {"b": [1, 2]}}),
+        lambda: figures.over_seeds({}),
+        lambda: figures.over_seeds({"a": {}}),
+        lambda: figures.over_seeds({"a": {"b": LINE._replace(mean=[1.0])}}),
+        lambda: figures.over_seeds({"a": {"b": LINE._replace(samples=[4, 1])}}),
+        lambda: figures.over_seeds({"a": {"b": LINE}}, yscale="log"),
+        lambda: figures.over_seeds({"a": {"b": LINE}}, yscale="logg"),
+        lambda: figures.over_seeds({"a": {"b": [1, 2]}}),
     ],
 )
 def test_what_the_figure_cannot_show_is_refused(call):

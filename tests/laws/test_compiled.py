@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import funcvae as fv
-from funcvae import machine, tree
+from funcvae import compilation, tree
 from funcvae.estimators import parse
 from tests.support.models import MODELS, made
 from tests.support.oracles import assert_close
@@ -37,8 +37,8 @@ SPEC = {"mnist_ae": "elbo", "mnist_bn_vae": "dreg", "burda_vae": "iwae", "batch_
 @pytest.mark.parametrize("name", [n if n in IN_CI else pytest.param(n, marks=pytest.mark.slow) for n in MODELS])
 def test_compiled_steps_equal_eager_ones_and_repeat_to_the_bit(name):
     spec = SPEC.get(name, "elbo_mc")
-    ts, reports = steps(name, spec, machine.compiled)
-    again, repeated = steps(name, spec, machine.compiled)
+    ts, reports = steps(name, spec, compilation.compiled)
+    again, repeated = steps(name, spec, compilation.compiled)
     eager, known = steps(name, spec, lambda f: f)
     assert torch.equal(reports, repeated)
     assert all(torch.equal(a, b) for a, b in zip(tree.leaves(ts), tree.leaves(again), strict=True))

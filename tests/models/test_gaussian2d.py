@@ -3,7 +3,8 @@
 import torch
 
 import funcvae as fv
-from funcvae import data, models, pictures
+from funcvae import data, models
+from funcvae.figures import decoding
 from funcvae.models import RECIPES
 from tests.support.networks import KEY, described, known, layers, linear
 
@@ -37,10 +38,10 @@ def test_gaussian2d_vae_learns_the_true_mean_and_covariance_within_five_percent(
         compile=False,
     )
     mean, cov = torch.tensor(data.GAUSSIAN2D_MEAN), torch.tensor(data.GAUSSIAN2D_COV)
-    x = pictures.samples(model, ts.params, ts.state, fv.random.key(1), 100_000)
+    x = decoding.samples(model, ts.params, ts.state, fv.random.key(1), 100_000)
     assert ((x.mean(0) - mean).abs() < 0.05 * mean).all()
     assert ((x.T.cov() - cov).abs() < 0.05 * cov).all()
-    means = pictures.samples(model, ts.params, ts.state, fv.random.key(1), 100_000, drawn=False)
+    means = decoding.samples(model, ts.params, ts.state, fv.random.key(1), 100_000, drawn=False)
     assert ((means.mean(0) - mean).abs() < 0.05 * mean).all()
     assert (means.T.cov().diag() < 0.95 * cov.diag()).all()
 

@@ -10,7 +10,7 @@ import pytest
 
 from funcvae import cli, runs
 from funcvae.errors import Missing, Stopped
-from funcvae.runs.collect import over
+from funcvae.runs.aggregate import over
 from tests.support.sweeps import after, grid_of, swept
 
 # What is collected.

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import funcvae as fv
-from funcvae import cli, files, runs
+from funcvae import cli, runs
+from funcvae._support import files
 from funcvae.errors import BadType, BadValue
 from tests.support.sweeps import content, grid_of, written
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import funcvae as fv
-from funcvae import cli, evaluate, files, reports, runs
+from funcvae import cli, evaluate, runs
+from funcvae._support import files
 from funcvae.errors import BadValue
 
 
@@ -43,7 +44,7 @@ def test_evaluate_prints_a_table_and_writes_what_it_says(points, capsys):
 
 def test_the_report_equals_the_same_calls_in_python(points):
     run = runs.load(points)
-    report = reports.evaluation(run, samples=20, n=30, chunk=7, seed=1)
+    report = runs.evaluation_report(run, samples=20, n=30, chunk=7, seed=1)
     choice_key, _, weight_key, error_key = fv.random.split(fv.random.key(1), 4)
     x = run.dataset().test[fv.random.permutation(choice_key, 1000)[:30]]
     log_w = evaluate.log_weights(*run.trained, x, fv.random.fold_in(weight_key, 0), samples=20)
@@ -62,8 +63,10 @@ def test_the_report_equals_the_same_calls_in_python(points):
 
 def test_data_in_slabs_are_all_there(points, monkeypatch):
     run, told = runs.load(points), []
-    monkeypatch.setattr(reports, "_SLAB", 8)
-    report = reports.evaluation(run, samples=10, n=20, chunk=5, progress=lambda done, total: told.append((done, total)))
+    monkeypatch.setattr("funcvae.runs.report._SLAB", 8)
+    report = runs.evaluation_report(
+        run, samples=10, n=20, chunk=5, progress=lambda done, total: told.append((done, total))
+    )
     assert told == [(k, 200) for k in (40, 80, 120, 160, 180, 200)]
     assert len(report["pareto_k"]["per_item"]) == 20
 
@@ -109,30 +112,30 @@ def test_where_there_is_no_likelihood_the_rest_is_reported(run_of, capsys, syste
 
 
 def test_one_sample_has_no_standard_error(points):
-    report = reports.evaluation(runs.load(points), samples=1, n=5)
+    report = runs.evaluation_report(runs.load(points), samples=1, n=5)
     assert report["log_likelihood"]["se"] == np.inf
-    assert "L_1 " in reports.table(report)
+    assert "L_1 " in runs.evaluation_table(report)
     assert json.loads(files.as_json(report))["pareto_k"]["median"] == "inf"
-    assert "bound_ladder" not in reports.figures(report)
+    assert "bound_ladder" not in runs.evaluation_figures(report)
 
 
 def test_parameters_that_are_not_finite_are_said_to_be(points, capsys):
     run = runs.load(points)
     run.params["decoder"]["param_layer.bias"].fill_(torch.nan)
     with pytest.raises(fv.errors.NonFinite, match=r"log-weights of item \d+ are not finite"):
-        reports.evaluation(run, samples=5, n=5)
+        runs.evaluation_report(run, samples=5, n=5)
 
 
 def test_the_item_that_is_wrong_is_named_by_its_number_in_the_test_set(points, monkeypatch):
     run = runs.load(points)
-    monkeypatch.setattr(reports, "_SLAB", 8)
+    monkeypatch.setattr("funcvae.runs.report._SLAB", 8)
     chosen = fv.random.permutation(fv.random.split(fv.random.key(0), 4)[0], 1000)[:20].tolist()
     test = run.dataset().test.clone()
     test[chosen[13]] = 1e30  # its log-weight is -inf for every sample
     dataset = run.dataset()._replace(test=test)
     monkeypatch.setattr(runs.Run, "dataset", lambda self: dataset)
     with pytest.raises(fv.errors.NonFinite, match=f"log-weights of item {chosen[13]} are not finite"):
-        reports.evaluation(run, samples=5, n=20)
+        runs.evaluation_report(run, samples=5, n=20)
 
 
 def test_an_impossible_sample_is_reported_as_what_it_is(points, monkeypatch):
@@ -144,18 +147,18 @@ def test_an_impossible_sample_is_reported_as_what_it_is(points, monkeypatch):
         return log_w
 
     monkeypatch.setattr(evaluate, "log_weights", with_an_impossible_one)
-    report = reports.evaluation(run, samples=20, n=5)
+    report = runs.evaluation_report(run, samples=20, n=5)
     assert json.loads(files.as_json(report))["ladder"]["1"]["mean"] == "-inf"
     assert np.isfinite(report["log_likelihood"]["mean"])
-    assert re.search(r"L_1 \(ELBO\) +-inf", reports.table(report))
-    assert set(reports.figures(report)) == {"bound_ladder", "latent_use"}
+    assert re.search(r"L_1 \(ELBO\) +-inf", runs.evaluation_table(report))
+    assert set(runs.evaluation_figures(report)) == {"bound_ladder", "latent_use"}
 
 
 def test_an_autoencoder_with_broken_parameters_is_said_to_be(run_of):
     run = runs.load(run_of("mnist_ae"))
     next(iter(run.params["decoder"].values())).fill_(torch.nan)
     with pytest.raises(fv.errors.NonFinite, match="reconstructions of item 0 are not finite"):
-        reports.evaluation(run)
+        runs.evaluation_report(run)
 
 
 @pytest.mark.parametrize(
@@ -186,5 +189,5 @@ def test_a_folder_that_is_no_run_gets_one_line(tmp_path, capsys):
 
 def test_the_chunk_is_checked_in_python_too(points):
     with pytest.raises(BadValue, match="--chunk is 0"):
-        reports.evaluation(runs.load(points), samples=2, n=5, chunk=0)
+        runs.evaluation_report(runs.load(points), samples=2, n=5, chunk=0)
     assert Path(points).is_dir()

@@ -1,18 +1,17 @@
 """A sweep in one process: what is trained, what is left as it is, and which share a worker takes."""
 
-import importlib
 import json
 from pathlib import Path
 
 import pytest
 
 import funcvae as fv
-from funcvae import checkpoint, cli, files, reports, runs, tracking
+from funcvae import cli, runs, tracking
+from funcvae._support import files
 from funcvae.errors import BadData, BadValue, NonFinite, Stopped
+from funcvae.runs import workers as module
+from funcvae.train import checkpoint
 from tests.support.sweeps import after, all_files, grid_of, params, swept, written
-
-module = importlib.import_module("funcvae.runs.sweep")  # `runs.sweep` is the function
-
 
 # Sweeping.
 
@@ -27,8 +26,8 @@ def test_a_sweep_trains_every_cell_as_a_run_by_itself_and_keeps_its_results(here
         runs.configure("gaussian2d_vae", **grid.settings, estimator="iwae", samples=2, seed=1, out="alone")
     )
     assert params("sweep", names[1]) == (alone / "params.safetensors").read_bytes()
-    *_, last = tracking.Rows(alone / "metrics.jsonl")
-    variance = reports.own_variance(runs.load(alone), 4)
+    *_, last = tracking.MetricsReader(alone / "metrics.jsonl")
+    variance = runs.own_variance(runs.load(alone), 4)
     assert set(variance) == {"encoder", "decoder"}
     assert results[names[1]] == {
         "system": "gaussian2d_vae", "estimator": "iwae", "samples": 2, "seed": 1, "target": "L_K", "steps": 6,
@@ -131,7 +130,7 @@ def test_a_cell_that_another_finishes_meanwhile_is_not_trained_again(here, monke
     (cell,) = runs.cells(grid, "sweep")
     monkeypatch.setattr(fv.train, "fit", None)
     before = all_files("sweep")
-    result = module._work(cell, grid, reports.own_variance, lambda: False)
+    result = module._work(cell, grid, runs.own_variance, lambda: False)
     assert result == files.read_json(Path(cell.out, "result.json"))
     assert all_files("sweep") == before
 
@@ -194,7 +193,7 @@ def test_a_result_that_is_another_cells_is_damaged(here):
 )
 def test_a_worker_finds_its_share(monkeypatch, environment, share):
     set_environment(monkeypatch, environment)
-    assert runs.own_share() == share
+    assert runs.worker_share() == share
 
 
 @pytest.mark.parametrize(
@@ -211,7 +210,7 @@ def test_a_worker_finds_its_share(monkeypatch, environment, share):
 def test_an_environment_that_nobody_sets_is_refused(monkeypatch, environment, message):
     set_environment(monkeypatch, environment)
     with pytest.raises(BadValue, match=message):
-        runs.own_share()
+        runs.worker_share()
 
 
 def set_environment(monkeypatch, environment: dict[str, str]) -> None:

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import torch
 
-from funcvae import files, runs
+from funcvae import runs
+from funcvae._support import files
 
 STAGES = ("opened", "written", "synced", "renamed", "whole")
 

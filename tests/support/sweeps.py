@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import funcvae as fv
-from funcvae import reports, runs
+from funcvae import runs
 
 
 def write_points() -> None:
@@ -34,7 +34,7 @@ def written(name: str = "grid.json", **given) -> str:
 
 
 def swept(grid: runs.Grid, folder: str = "sweep", **options) -> dict:
-    return runs.sweep(grid, folder, measure=reports.own_variance, **options)
+    return runs.train_grid(grid, folder, measure=runs.own_variance, **options)
 
 
 def all_files(folder: str) -> dict[str, tuple[int, bytes]]:

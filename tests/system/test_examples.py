@@ -17,7 +17,7 @@ DIGITS = ("mnist_ae", "mnist_vae", "mnist_bn_vae", "mnist_sigma_vae", "burda_vae
 @pytest.fixture(autouse=True)
 def eager(monkeypatch):
     """Steps are so few here that compiling them would take longer than all the rest."""
-    monkeypatch.setattr(fv.machine, "compiled", lambda f, device="cpu": f)
+    monkeypatch.setattr(fv.compilation, "compiled", lambda f, device="cpu": f)
 
 
 def main(name):
@@ -90,7 +90,7 @@ def test_an_estimator_is_chosen_by_its_variance_and_bias(tmp_path):
 
 
 def test_the_burda_table_trains_what_is_missing_and_reads_the_rest(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("funcvae.machine.available", lambda: False)
+    monkeypatch.setattr("funcvae.compilation.available", lambda: False)
     x = fv.random.uniform(fv.random.key(0), (60, 1, 28, 28)).numpy()
     np.savez(tmp_path / "digits.npz", train=x[:40], test=x[40:])
     options = {"epochs": 1, "k": (1, 2), "source": str(tmp_path / "digits.npz"), "samples": 20, "n": 10}

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from funcvae import checkpoint, runs
+from funcvae import runs
+from funcvae.train import checkpoint
 
 ROOT = Path(__file__).parents[2]
 

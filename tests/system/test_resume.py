@@ -13,8 +13,10 @@ import pytest
 import torch
 
 import funcvae as fv
-from funcvae import checkpoint, cli, files, runs, tracking
+from funcvae import cli, runs, tracking
+from funcvae._support import files
 from funcvae.errors import BadData, BadValue, InUse, Missing, NonFinite, Stopped
+from funcvae.train import checkpoint
 from tests.support.faults import wait_for_rows
 
 SYSTEMS = list(fv.models.RECIPES)
@@ -114,7 +116,7 @@ def test_a_run_goes_on_from_any_step(config_of, k):
     run = stopped(config_of("stopped", **options), k)
     assert_same(run, whole)
     assert "samples.npy" in contents(run)
-    rows = list(tracking.Rows(run / "metrics.jsonl"))
+    rows = list(tracking.MetricsReader(run / "metrics.jsonl"))
     assert [row["step"] for row in rows if "loss" in row] == list(range(6))
     assert len([row for row in rows if "variance/elbo/encoder" in row]) == 3
 
@@ -378,7 +380,7 @@ def test_a_signal_stops_a_run_after_its_step_with_a_checkpoint(tmp_path, name, s
     (step,) = checkpoint.found(run / "checkpoints")
     assert last == f"funcvae: stopped after {step:,} of 10,000,000 steps; to go on: funcvae train --resume '{run}'"
     assert "Traceback" not in error
-    rows = [row["step"] for row in tracking.Rows(run / "metrics.jsonl") if "loss" in row]
+    rows = [row["step"] for row in tracking.MetricsReader(run / "metrics.jsonl") if "loss" in row]
     assert rows == list(range(step))
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from funcvae import checkpoint, files, runs, tracking
+from funcvae import runs, tracking
+from funcvae._support import files
+from funcvae.train import checkpoint
 from tests.support.faults import wait_for_rows
 from tests.support.sweeps import params, swept, write_points, written
 
@@ -49,7 +51,9 @@ def test_two_workers_train_every_cell_once(here):
         manifest = files.read_json(Path(cell.out, "manifest.json"))
         assert "resumed" not in manifest
         by.add(len(manifest["command"]))
-        steps = [row["step"] for row in tracking.Rows(Path(cell.out, "metrics.jsonl")) if tracking.is_a_step(row)]
+        steps = [
+            row["step"] for row in tracking.MetricsReader(Path(cell.out, "metrics.jsonl")) if tracking.is_step(row)
+        ]
         assert steps == list(range(180))
     assert len(by) == 2, "each has done some"
 

@@ -75,16 +75,16 @@ def sending(everyone):
         found[f"{name} sent"] = [everyone.sent.messages - before.messages, everyone.sent.bytes - before.bytes]
         assert all(map(torch.equal, copy, tree.leaves(given))), "it wrote to its argument"
 
-    sent("total", lambda x: everyone.total_(x.clone()), torch.full((4, 3), r + 1.0, dtype=torch.float64))
+    sent("total", lambda x: everyone.all_reduce(x.clone()), torch.full((4, 3), r + 1.0, dtype=torch.float64))
     sent("gathered", everyone.gathered, torch.full((2, 2), r + 1))
     sent("swapped", everyone.swapped, 100 * r + torch.arange(n, dtype=torch.float32).view(n, 1, 1).expand(n, 2, 1))
     sent("rows", everyone.rows, torch.full((r, 2), float(r)))
     sent("of_the_first", everyone.of_the_first, {"a": torch.full((3,), 7.0 + r), "b": torch.tensor(r)})
-    found["told"] = everyone.told({"rank": r, "text": "é" * 1000 * r, "none": None})
+    found["told"] = everyone.all_gather_object({"rank": r, "text": "é" * 1000 * r, "none": None})
     found["share"] = list(everyone.share_of(10))
-    everyone.agree(same=1, also="x")
+    everyone.require_equal(same=1, also="x")
     try:
-        everyone.agree(same=1, the_rank=r, parity=r % 2)
+        everyone.require_equal(same=1, the_rank=r, parity=r % 2)
     except BadValue as error:
         found["differ"] = str(error)
     return found
@@ -118,7 +118,7 @@ def training(everyone):
     return found
 
 
-with processes.joined("cpu") as everyone:
+with distributed.process_group("cpu") as everyone:
     found = {"rank": everyone.rank, "size": everyone.size, "sending": sending(everyone), "training": training(everyone)}
     with open(f"{folder}/{everyone.rank}.json", "w") as file:
         json.dump(found, file)

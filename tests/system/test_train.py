@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import funcvae as fv
-from funcvae import cli, data, pictures, runs, tracking
+from funcvae import cli, data, runs, tracking
+from funcvae.figures import decoding
 from tests.support.commands import DIGITS, GAUSSIAN, refused, trained
 
 
@@ -145,7 +146,7 @@ def test_samples_are_kept_at_every_step_where_asked_for(here):
     last = runs.load("run")
     _, run_key = fv.random.split(fv.random.key(0))
     _, _, step_key = fv.random.split(fv.train.run_keys(run_key).pictures, 3)
-    again = pictures.samples(*last.trained, fv.random.fold_in(step_key, 10), 1000)
+    again = decoding.samples(*last.trained, fv.random.fold_in(step_key, 10), 1000)
     np.testing.assert_array_equal(kept[-1], again.numpy())
 
 
@@ -249,7 +250,7 @@ def test_real_digits_train_compiled(here, mnist_root, options, least):
 
 
 def test_without_a_compiler_it_says_so_once_and_trains_on(digits, monkeypatch, capsys):
-    monkeypatch.setattr(fv.machine, "available", lambda: False)
+    monkeypatch.setattr(fv.compilation, "available", lambda: False)
     cli.main(["train", "mnist_vae", "--data", str(digits), "--epochs", "1", "--out", "run"])
     assert capsys.readouterr().err.count("no C++ compiler was found") == 1
     assert json.loads(Path("run/config.json").read_text())["compile"] is False
@@ -272,7 +273,7 @@ def test_a_step_that_cannot_be_compiled_ends_the_run_that_would_claim_it_was(dig
 
 def test_a_compiler_is_looked_for(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert not fv.machine.available()
+    assert not fv.compilation.available()
 
 
 def test_precision_is_set_for_the_run(here, monkeypatch):
@@ -378,6 +379,6 @@ def test_estimator_and_noise_that_do_not_fit_are_explained_before_anything_is_wr
 
 def test_trackers_do_not_change_a_result(here, monkeypatch):
     cli.main([*GAUSSIAN, "--out", "a"])
-    monkeypatch.setattr(tracking, "progress_bar", lambda steps, made: tracking.Lines(Path("other.jsonl")))
+    monkeypatch.setattr(tracking, "progress_bar", lambda steps, made: tracking.MetricsWriter(Path("other.jsonl")))
     cli.main([*GAUSSIAN, "--out", "b"])
     assert Path("a/params.safetensors").read_bytes() == Path("b/params.safetensors").read_bytes()

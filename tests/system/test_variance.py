@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import funcvae as fv
-from funcvae import cli, pictures, reports, runs
+from funcvae import cli, runs
 from funcvae.errors import BadValue
+from funcvae.figures import of_results
 from tests.support.commands import refused
 
 
@@ -75,7 +76,7 @@ def test_its_numbers_repeat_to_the_bit_and_nothing_is_written_over(points, capsy
 
 def test_the_report_equals_the_same_calls_in_python(points):
     run = runs.load(points)
-    found, report = reports.comparison(run, names=["iwae", "dreg"], samples=3, replicates=30, batch=10, seed=2)
+    found, report = runs.comparison_report(run, names=["iwae", "dreg"], samples=3, replicates=30, batch=10, seed=2)
     choice_key, _, noise_key = fv.random.split(fv.random.key(2), 3)
     train = run.dataset().train
     x = train[fv.random.permutation(choice_key, len(train))[:10]]
@@ -88,7 +89,7 @@ def test_the_report_equals_the_same_calls_in_python(points):
 
 
 def test_the_runs_own_estimator_comes_first_unless_others_are_named(points):
-    found, _ = reports.comparison(runs.load(points), replicates=3, batch=4)
+    found, _ = runs.comparison_report(runs.load(points), replicates=3, batch=4)
     assert list(found.rows) == ["elbo", "elbo_mc", "stl", "iwae", "dreg"]
     assert found.samples == 4, "the recipe's"
 
@@ -101,7 +102,7 @@ def test_an_untrained_system_is_taken_by_name(here, capsys):
     init_key, _ = fv.random.split(fv.random.key(3))
     params, _ = fv.models.gaussian2d_vae().init(init_key)
     assert all(map(torch.equal, fv.tree.leaves(run.params), fv.tree.leaves(params)))
-    found, _ = reports.comparison(run, replicates=20, batch=8, seed=3)
+    found, _ = runs.comparison_report(run, replicates=20, batch=8, seed=3)
     assert report["rows"]["stl"]["ratio"]["encoder"]["value"] == found.rows["stl"].ratio["encoder"].value
     assert (path.parent / "figures" / "variance_encoder.png").is_file()
 
@@ -171,8 +172,8 @@ def test_what_is_neither_a_run_nor_a_system(here, capsys):
 
 
 def test_a_comparison_has_its_figures(points):
-    found, _ = reports.comparison(runs.load(points), names=["dreg", "rws", "elbo"], replicates=400, samples=4)
-    figures = pictures.of_comparison(found, name="points")
+    found, _ = runs.comparison_report(runs.load(points), names=["dreg", "rws", "elbo"], replicates=400, samples=4)
+    figures = of_results.of_comparison(found, name="points")
     assert set(figures) == {"variance_encoder", "variance_decoder", "variance_layers", "variance_cost"}
     labels = [t.get_text() for t in figures["variance_encoder"].axes[0].get_yticklabels()]
     assert [label.replace("\n", " ") for label in labels] == ["dreg, for L_K", "rws, for L_K, biased", "elbo, for ELBO"]
@@ -181,4 +182,4 @@ def test_a_comparison_has_its_figures(points):
 
 def test_a_batch_larger_than_the_data_is_refused(points):
     with pytest.raises(BadValue, match="--batch is 20000: there are 10,000 training data"):
-        reports.comparison(runs.load(points), batch=20_000)
+        runs.comparison_report(runs.load(points), batch=20_000)

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 import funcvae as fv
-from funcvae import checkpoint, cli, runs, tracking
+from funcvae import cli, runs, tracking
 from funcvae.errors import BadData, BadValue, Missing, NonFinite
-from funcvae.runs import manifest as manifests
+from funcvae.runs import environment as manifests
+from funcvae.train import checkpoint
 
 GAUSSIAN = ["train", "--epochs", "3", "--batch", "1000", "--samples", "2", "--checkpoint-every", "7"]
 
@@ -152,7 +153,7 @@ def test_mistakes(run):
 
 @pytest.mark.parametrize("step", [0, 6, 13, 14, 29])
 def test_any_step_is_replayed_from_the_nearest_checkpoint(run, capsys, step):
-    rows = {row["step"]: row for row in tracking.Rows(run / "metrics.jsonl") if "loss" in row}
+    rows = {row["step"]: row for row in tracking.MetricsReader(run / "metrics.jsonl") if "loss" in row}
     config, found = runs.replay(run, step)
     assert config.system == "gaussian2d_vae"
     assert [float(value) for value in found.metrics] == [rows[step][name] for name in ("loss", "bound", "grad_norm")]
@@ -170,7 +171,7 @@ def test_any_step_is_replayed_from_the_nearest_checkpoint(run, capsys, step):
 
 
 def test_a_replay_names_the_rows_whose_numbers_are_not_finite(run):
-    from funcvae.cli.training import _lines
+    from funcvae.cli.reproduce import _lines
 
     _, found = runs.replay(run, 5)
     log_w = found.log_w.clone()

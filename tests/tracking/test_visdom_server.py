@@ -53,7 +53,7 @@ class TestVisdom:
         assert 0 < server.requests() < EPOCHS * STEPS / 5
 
     def test_a_long_curve_is_thinned_and_keeps_its_last_point(self, server, monkeypatch):
-        monkeypatch.setattr(tracking, "_POINTS", 4)
+        monkeypatch.setattr("funcvae.tracking.visdom_server._POINTS", 4)
         with tracking.visdom(server.address, "run", CONFIG) as track:
             for row in run():
                 track(row)
@@ -83,8 +83,8 @@ class TestVisdom:
         assert "run" in server.ask("env_state")
 
     def test_curves_grow_while_the_run_goes_on(self, server, monkeypatch):
-        monkeypatch.setattr(tracking, "_PAUSE", 0.0)
-        monkeypatch.setattr(tracking, "_SHARE", 1e9)
+        monkeypatch.setattr("funcvae.tracking.visdom_server._PAUSE", 0.0)
+        monkeypatch.setattr("funcvae.tracking.visdom_server._SHARE", 1e9)
         rows = run()
         with tracking.visdom(server.address, "run", CONFIG) as track:
             for points in (1, 2):
@@ -96,9 +96,9 @@ class TestVisdom:
     @pytest.mark.parametrize("draws", ["at every burst", "at the end"])
     @pytest.mark.parametrize("how", ["KILL", "STOP"])
     def test_a_server_that_dies_or_hangs_costs_a_line_and_not_the_run(self, how, draws, server, capsys, monkeypatch):
-        monkeypatch.setattr(tracking, "_TIMEOUT", 0.5)
-        monkeypatch.setattr(tracking, "_PAUSE", 0.0 if draws == "at every burst" else 1e9)
-        monkeypatch.setattr(tracking, "_SHARE", 1e9)
+        monkeypatch.setattr("funcvae.tracking.visdom_server._TIMEOUT", 0.5)
+        monkeypatch.setattr("funcvae.tracking.visdom_server._PAUSE", 0.0 if draws == "at every burst" else 1e9)
+        monkeypatch.setattr("funcvae.tracking.visdom_server._SHARE", 1e9)
         with tracking.visdom(server.address, "run", CONFIG) as track:
             for i, row in enumerate(run()):
                 if i == 100:
@@ -125,7 +125,7 @@ class TestVisdom:
 
     def test_a_server_that_never_answers_is_not_waited_for(self, monkeypatch):
         pytest.importorskip("visdom", reason="visdom is not installed")
-        monkeypatch.setattr(tracking, "_TIMEOUT", 0.2)
+        monkeypatch.setattr("funcvae.tracking.visdom_server._TIMEOUT", 0.2)
         with closing(socket.create_server(("localhost", 0))) as silent:
             address = f"http://localhost:{silent.getsockname()[1]}"
             with pytest.raises(Missing, match=address), tracking.visdom(address, "run", CONFIG):
@@ -134,8 +134,8 @@ class TestVisdom:
 
 @pytest.mark.parametrize("dies", [False, True])
 def test_a_run_shown_on_visdom_has_the_same_bits_even_if_the_server_dies(server, tmp_path, monkeypatch, capsys, dies):
-    monkeypatch.setattr(tracking, "_PAUSE", 0.0)
-    monkeypatch.setattr(tracking, "_SHARE", 1.0)
+    monkeypatch.setattr("funcvae.tracking.visdom_server._PAUSE", 0.0)
+    monkeypatch.setattr("funcvae.tracking.visdom_server._SHARE", 1.0)
     x = fv.random.uniform(fv.random.key(0), (40, 1, 28, 28)).numpy()
     np.savez(tmp_path / "digits.npz", train=x[:30], test=x[30:])
 

@@ -9,8 +9,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from funcvae import checkpoint, tree
+from funcvae import tree
 from funcvae.errors import BadData, BadType, BadValue, Missing
+from funcvae.train import checkpoint
 
 
 def model():

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from funcvae import random
+from funcvae.distributed.processes import SINGLE
 from funcvae.estimators import parse
-from funcvae.processes import ALONE
-from funcvae.variance import blocks, compare, moments, streaming
+from funcvae.variance import blocks, compare, moments, online_moments
 from funcvae.variance.blocks import Block
 from tests.support.oracles import tiny
 
@@ -38,7 +38,7 @@ def test_merged_blocks_are_the_sum_and_the_rows_of_all_in_their_order():
     def nothing():
         return Block(torch.zeros(3, dtype=torch.float64), values[:0], [values[:0, :1]])
 
-    found = blocks.merged(blocks.blocks(0, 300, 7), compute, ALONE, nothing)
+    found = blocks.merged(blocks.blocks(0, 300, 7), compute, SINGLE, nothing)
     torch.testing.assert_close(found.sums, values.sum(0))
     assert torch.equal(found.rows, values)
     assert torch.equal(found.more[0], values[:100, :1])
@@ -47,11 +47,11 @@ def test_merged_blocks_are_the_sum_and_the_rows_of_all_in_their_order():
 def test_a_segment_laid_out_and_merged_is_what_adding_its_gradients_gives():
     g = [random.normal(key, (8, size)) for key, size in zip(random.split(KEY), (5, 2), strict=True)]
     first = [leaf[0] for leaf in g]
-    one, other = (streaming.start(first, order=4) for _ in range(2))
-    one, square, _ = streaming.add_(one, 0, g)
-    flat = streaming.blank(first, 4)
-    squares, _ = streaming.add_powers(first, streaming.laid_out(flat, first, 4), g)
-    other = streaming.merged(other, flat, squares)
+    one, other = (online_moments.start(first, order=4) for _ in range(2))
+    one, square, _ = online_moments.add_(one, 0, g)
+    flat = online_moments.blank(first, 4)
+    squares, _ = online_moments.add_powers(first, online_moments.laid_out(flat, first, 4), g)
+    other = online_moments.merged(other, flat, squares)
     assert torch.equal(squares, square)
     for a, b in zip(one.powers, other.powers, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
@@ -66,12 +66,12 @@ from tests.support.oracles import tiny
 from funcvae import processes, random, tree
 from funcvae.estimators import parse
 from funcvae.variance import compare, moments
-with processes.joined() as everyone:
+with distributed.process_group() as everyone:
     settings = dict(samples=3, replicates=700, chunk=4, processes=everyone)
     arms = {{spec: parse(spec) for spec in ("iwae", "dreg", "elbo")}}
     found = compare(arms, *tiny(), random.key(0), timings=0, **settings).as_dict()
     measured = moments(parse("dreg"), *tiny(), random.key(0), **settings)
-    if everyone.first:
+    if everyone.is_main:
         trees = [tree.sha256(measured.variance), tree.sha256(measured.snr_se)]
         print(json.dumps([repr(found), *trees, repr(measured.groups)]))
 """

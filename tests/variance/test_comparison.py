@@ -312,7 +312,7 @@ def test_flags_for_the_weights_are_for_the_networks_whose_gradient_is_made_with_
 
 
 def test_weights_of_very_many_samples_are_judged_by_some(monkeypatch):
-    monkeypatch.setattr("funcvae.variance.importance._MOST_WEIGHTS", 100)
+    monkeypatch.setattr("funcvae.variance.weight_diagnostics._MOST_WEIGHTS", 100)
     x = X.expand(200, 1)
     found = compare(arms("iwae"), *toy(0.5, 0.2), x, KEY, samples=80, replicates=20, timings=0)
     assert math.isfinite(found.rows["iwae"].importance.k_hat)

@@ -82,7 +82,7 @@ def test_observation_drawn_anew_is_the_datas():
     def jitter(key, x):
         return x + fv.random.normal(key, tuple(x.shape), x.dtype)
 
-    plain, drawn = (split(batches=400, observe=o).groups["encoder/m"] for o in (fv.train.as_is, jitter))
+    plain, drawn = (split(batches=400, observe=o).groups["encoder/m"] for o in (fv.model.as_is, jitter))
     assert drawn.data.value - plain.data.value > 4 * drawn.data.se
 
 

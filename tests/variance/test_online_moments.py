@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import funcvae as fv
-from funcvae.variance import streaming
+from funcvae.variance import online_moments
 
 
 def data(replicates, offset=0.0, dtype=torch.float64):
@@ -19,12 +19,12 @@ def data(replicates, offset=0.0, dtype=torch.float64):
 
 def summed(leaves, order, cuts=()):
     """All replicates added, in chunks that begin at 0 and the cuts."""
-    sums, squares, alongs = streaming.start([leaf[0] for leaf in leaves], order), [], []
+    sums, squares, alongs = online_moments.start([leaf[0] for leaf in leaves], order), [], []
     bounds = [0, *cuts, len(leaves[0])]
     for a, b in pairwise(bounds):
-        for first, last in streaming.segments(a, b):
+        for first, last in online_moments.segments(a, b):
             part = [leaf[first:last] for leaf in leaves]
-            sums, square, along = streaming.add_(sums, first, part)
+            sums, square, along = online_moments.add_(sums, first, part)
             squares.append(square)
             alongs.append(along)
     return sums, torch.cat(squares).numpy(), torch.cat(alongs).numpy()
@@ -38,16 +38,16 @@ def test_mean_variance_and_central_powers_are_those_of_two_passes(replicates, of
     assert sums.n == replicates
     for i, leaf in enumerate(leaves):
         x = leaf.numpy()
-        np.testing.assert_allclose(streaming.mean(sums)[i], x.mean(0), rtol=1e-14)
+        np.testing.assert_allclose(online_moments.mean(sums)[i], x.mean(0), rtol=1e-14)
         for j in range(1, 5):
             known = ((x - x.mean(0)) ** j).sum(0)
             np.testing.assert_allclose(
-                streaming.central(sums)[j - 1][i], known, rtol=1e-8 if offset else 1e-11, atol=1e-8 * replicates
+                online_moments.central(sums)[j - 1][i], known, rtol=1e-8 if offset else 1e-11, atol=1e-8 * replicates
             )
         if replicates > 1:
-            assert streaming.total_variance(sums)[i].item() == pytest.approx(x.var(0, ddof=1).sum(), rel=1e-9)
+            assert online_moments.total_variance(sums)[i].item() == pytest.approx(x.var(0, ddof=1).sum(), rel=1e-9)
     if replicates == 1:
-        assert streaming.total_variance(sums).isnan().all()
+        assert online_moments.total_variance(sums).isnan().all()
 
 
 def test_plain_sums_of_squares_lose_what_the_shifted_ones_keep():
@@ -56,7 +56,7 @@ def test_plain_sums_of_squares_lose_what_the_shifted_ones_keep():
     sums, _, _ = summed(data(100, 1e8), order=2)
     known = ((x - x.mean(0)) ** 2).sum(0)
     assert np.abs(plain / known - 1).max() > 0.01
-    np.testing.assert_allclose(streaming.central(sums)[1][0], known, rtol=1e-7)
+    np.testing.assert_allclose(online_moments.central(sums)[1][0], known, rtol=1e-7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -69,16 +69,16 @@ def test_chunks_do_not_matter(dtype):
     for other in (parts, ones):
         for a, b in zip(whole[1:], other[1:], strict=True):
             np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
-        for a, b in zip(streaming.central(whole[0]), streaming.central(other[0]), strict=True):
+        for a, b in zip(online_moments.central(whole[0]), online_moments.central(other[0]), strict=True):
             torch.testing.assert_close(a, b, rtol=tolerance, atol=100 * tolerance)
 
 
 def test_the_centre_is_the_mean_of_as_many_as_a_power_of_two():
     leaves = data(37)
     sums, squares, alongs = summed(leaves, order=1)
-    assert [streaming.renewal(r) for r in (1, 2, 3, 4, 7, 8, 36)] == [1, 2, 2, 4, 4, 8, 32]
+    assert [online_moments.renewal(r) for r in (1, 2, 3, 4, 7, 8, 36)] == [1, 2, 2, 4, 4, 8, 32]
     for r in (1, 2, 3, 15, 16, 36):
-        n = streaming.renewal(r)
+        n = online_moments.renewal(r)
         for i, leaf in enumerate(leaves):
             c = leaf[:n].mean(0)
             assert squares[r, i] == pytest.approx(float((leaf[r] - c).square().sum()), rel=1e-10)
@@ -87,9 +87,9 @@ def test_the_centre_is_the_mean_of_as_many_as_a_power_of_two():
 
 
 def test_segments_end_where_the_centre_is_renewed():
-    assert list(streaming.segments(0, 9)) == [(0, 1), (1, 2), (2, 4), (4, 8), (8, 9)]
-    assert list(streaming.segments(5, 7)) == [(5, 7)]
-    assert list(streaming.segments(5, 20)) == [(5, 8), (8, 16), (16, 20)]
+    assert list(online_moments.segments(0, 9)) == [(0, 1), (1, 2), (2, 4), (4, 8), (8, 9)]
+    assert list(online_moments.segments(5, 7)) == [(5, 7)]
+    assert list(online_moments.segments(5, 20)) == [(5, 8), (8, 16), (16, 20)]
 
 
 def test_squared_deviations_from_the_centre_estimate_the_variance_without_bias():
@@ -98,7 +98,7 @@ def test_squared_deviations_from_the_centre_estimate_the_variance_without_bias()
     x = fv.random.normal(fv.random.key(1), (replicates, 3 * runs), torch.float64)
     center, u = x[:1], []
     for r in range(1, replicates):
-        n = streaming.renewal(r)
+        n = online_moments.renewal(r)
         center = x[:n].mean(0)
         square = (x[r] - center).square().unflatten(0, (runs, 3)).sum(1)
         u.append((n / (n + 1) * square, square))
@@ -110,7 +110,7 @@ def test_squared_deviations_from_the_centre_estimate_the_variance_without_bias()
 def test_columns_taken_a_few_at_a_time_are_all_there(monkeypatch):
     leaves = data(20)
     whole = summed(leaves, order=4)
-    monkeypatch.setattr(streaming, "_COLUMNS", 2)
+    monkeypatch.setattr(online_moments, "_COLUMNS", 2)
     parts = summed(leaves, order=4)
     np.testing.assert_allclose(whole[1], parts[1], rtol=1e-13)
-    torch.testing.assert_close(streaming.central(whole[0])[3], streaming.central(parts[0])[3])
+    torch.testing.assert_close(online_moments.central(whole[0])[3], online_moments.central(parts[0])[3])

@@ -81,7 +81,7 @@ def test_more_data_than_are_decoded_at_once_are_all_there(monkeypatch):
     model, params, state, _ = tiny()
     x = fv.random.normal(fv.random.key(4), (23, 2), torch.float64)
     whole = evaluate.log_weights(model, params, state, x, KEY, samples=10, chunk=5)
-    monkeypatch.setattr(evaluate, "_ROWS", 15)
+    monkeypatch.setattr("funcvae.evaluate.importance_sampling._ROWS", 15)
     torch.testing.assert_close(evaluate.log_weights(model, params, state, x, KEY, samples=10, chunk=5), whole)
 
 
@@ -105,7 +105,7 @@ def test_a_posterior_whose_sigma_broadcasts_is_one(shape, monkeypatch):
     x = fv.random.normal(KEY, (9, 2), torch.float64)
     spelled = with_sigma(lambda q: q._replace(sigma=q.sigma.expand_as(q.loc)))
     whole = evaluate.log_weights(*spelled, x, KEY, samples=4)
-    monkeypatch.setattr(evaluate, "_ROWS", 8)
+    monkeypatch.setattr("funcvae.evaluate.importance_sampling._ROWS", 8)
     torch.testing.assert_close(evaluate.log_weights(*with_sigma(lambda q: q), x, KEY, samples=4, chunk=4), whole)
 
 
