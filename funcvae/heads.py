@@ -6,6 +6,7 @@ a head; for the likelihood a head's distribution has the shape of the data, with
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from funcvae.errors import BadType, BadValue
 __all__ = ["Head", "Output", "bernoulli", "delta", "normal_fixed", "normal_logsigma", "normal_logvar", "signed_normal"]
 
 Output = Tensor | tuple[Tensor, Tensor]
-Head = Callable[..., Distribution]
+Head = Callable[[Any], Distribution]
 
 
 def normal_logvar(out: Output) -> Normal:

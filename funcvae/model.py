@@ -1,7 +1,7 @@
 """The VAE: three networks and two heads as pure functions over parameter pytrees."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,38 @@ from funcvae.distributions import Distribution, Posterior
 from funcvae.errors import BadData, BadType, BadValue, FuncvaeError
 from funcvae.modules import Functional, Params, State, functional
 
+__all__ = [
+    "VAE",
+    "Decode",
+    "Encode",
+    "Observe",
+    "Trained",
+    "as_is",
+    "check_data",
+    "check_model",
+    "check_trained",
+    "log_p_x_given_z",
+    "log_prob",
+    "log_weight",
+    "vae",
+]
+
+
+class Encode(Protocol):
+    """The recognition network."""
+
+    def __call__(self, params: Params, state: State, x: Tensor, train: bool = False) -> tuple[Posterior, State]:
+        """q(z|x) of data x [B, ...], and the new state."""
+        ...
+
+
+class Decode(Protocol):
+    """The decoder, or the prior."""
+
+    def __call__(self, params: Params, state: State, z: Tensor, train: bool = False) -> tuple[Distribution, State]:
+        """p(x|z), or p(z), of latents z [B, Z] or [N, B, Z], and the new state."""
+        ...
+
 
 class VAE(NamedTuple):
     """A latent-variable model p(z) p(x|z) with its recognition network q(z|x).
@@ -22,12 +54,9 @@ class VAE(NamedTuple):
     """
 
     init: Callable[[random.Key], tuple[Params, State]]
-    encode: Callable[..., tuple[Posterior, State]]
-    """(params, state, x [B, ...], train=False) -> (q(z|x), state)"""
-    decode: Callable[..., tuple[Distribution, State]]
-    """(params, state, z [B, Z] or [N, B, Z], train=False) -> (p(x|z), state)"""
-    prior: Callable[..., tuple[Distribution, State]]
-    """(params, state, z, train=False) -> (p(z), state)"""
+    encode: Encode
+    decode: Decode
+    prior: Decode
     latent: int
 
 
@@ -44,7 +73,7 @@ def vae(
     encoder: Callable[[], nn.Module],
     decoder: Callable[[], nn.Module],
     latent: int,
-    posterior: Callable[..., Posterior] = heads.normal_logvar,
+    posterior: Callable[[Any], Posterior] = heads.normal_logvar,
     likelihood: heads.Head = heads.bernoulli,
     prior: Callable[[], nn.Module] = priors.standard_normal,
 ) -> VAE:
@@ -132,6 +161,33 @@ def log_p_x_given_z(p: Distribution, x: Tensor) -> Tensor:
     return log_prob(p, x)
 
 
+def log_weight(
+    model: VAE, params: Params, state: State, x: Tensor, q: Distribution, z: Tensor, train: bool
+) -> tuple[Tensor, State]:
+    """log w = log p(x|z) + log p(z) - log q(z|x) [N, B], for z [N, B, Z] from q(z|x); and the state."""
+    checks.tensor("z", z, "N B Z")
+    check_model(model)
+    p_x, state = model.decode(params, state, z, train)
+    p_z, state = model.prior(params, state, z, train)
+    return log_p_x_given_z(p_x, x) + _over_latents("prior", p_z, z) - _over_latents("posterior", q, z), state
+
+
+class Observe(Protocol):
+    """What the model sees of the data: such as a binarization, drawn anew each time.
+
+    One that also takes `rows`, the indices [n] of a part of the batch, can be asked for that part alone.
+    """
+
+    def __call__(self, key: random.Key, x: Tensor) -> Tensor:
+        """What the model sees of x [B, ...]."""
+        ...
+
+
+def as_is(key: random.Key, x: Tensor, rows: Tensor | None = None) -> Tensor:
+    """The `observe` that shows the model the data unchanged."""
+    return x
+
+
 def check_model(model: VAE) -> None:
     """Raises BadType unless this is a model."""
     if not isinstance(model, VAE):
@@ -149,64 +205,6 @@ def check_trained(model: VAE, params: Params, state: State) -> None:
             devices.add(checks.tensor(f"a leaf of {what}", leaf, floating=whole is params).device)
     if len(devices) > 1:
         raise BadValue(f"params and state are on {' and '.join(sorted(map(str, devices)))}: they must be on one device")
-
-
-def _part(what: str, whole: Params, name: str) -> Any:
-    """One network's part of the parameters or of the state."""
-    if not isinstance(whole, dict):
-        raise BadType(f"{what} is {checks.shown(whole)}: it must be a dict, as init makes it")
-    if name not in whole:
-        raise BadValue(f"{what} lacks {name!r}: it must have encoder, decoder and prior")
-    return whole[name]
-
-
-def _distribution(what: str, p: Distribution) -> Distribution:
-    if not hasattr(p, "log_prob"):
-        raise BadType(f"{what} {checks.shown(p)}: it must be a distribution, such as distributions.Normal")
-    return p
-
-
-def _once(net: Functional, params: Params, state: State, x: Tensor, train: bool) -> tuple[Any, State]:
-    return net.apply(params, state, x, train=train)
-
-
-def _over_samples(net: Functional, params: Params, state: State, z: Tensor, train: bool) -> tuple[Tensor, State]:
-    """The network `vmap`ped over z's sample axis; its state averaged over the samples."""
-    if len(z) == 1:  # the same without the transform's overhead
-        out, new = net.apply(params, state, z[0], train=train)
-        return tree.map(lambda t: t.unsqueeze(0), out), new
-    out, new = torch.vmap(lambda z_n: net.apply(params, state, z_n, train=train))(z)
-    return out, tree.map(lambda v: v.mean(0) if v.is_floating_point() else v[0], new)
-
-
-def log_weight(
-    model: VAE, params: Params, state: State, x: Tensor, q: Distribution, z: Tensor, train: bool
-) -> tuple[Tensor, State]:
-    """log w = log p(x|z) + log p(z) - log q(z|x) [N, B], for z [N, B, Z] from q(z|x); and the state."""
-    checks.tensor("z", z, "N B Z")
-    check_model(model)
-    p_x, state = model.decode(params, state, z, train)
-    p_z, state = model.prior(params, state, z, train)
-    return log_p_x_given_z(p_x, x) + _over_latents("prior", p_z, z) - _over_latents("posterior", q, z), state
-
-
-def _over_latents(what: str, p: Distribution, z: Tensor) -> Tensor:
-    """The log-density [N, B] of latents z [N, B, Z]."""
-    value = log_prob(p, z)
-    if value.shape != z.shape[:2]:
-        raise BadValue(
-            f"the {what} gives log-densities {list(value.shape)}: for this z they must be {list(z.shape[:2])}"
-        )
-    return value
-
-
-Observe = Callable[..., Tensor]
-"""(key, x [B, ...]) -> what the model sees; one that takes `rows`, too, can be asked for a part of a batch alone."""
-
-
-def as_is(key: random.Key, x: Tensor, rows: Tensor | None = None) -> Tensor:
-    """The `observe` that shows the model the data unchanged."""
-    return x
 
 
 def check_data(
@@ -250,3 +248,41 @@ def check_data(
 
 
 _CHECK_SEED = 2**63 + 2  # no seed of a user's run: a key is used once
+
+
+def _part(what: str, whole: Params, name: str) -> Any:
+    """One network's part of the parameters or of the state."""
+    if not isinstance(whole, dict):
+        raise BadType(f"{what} is {checks.shown(whole)}: it must be a dict, as init makes it")
+    if name not in whole:
+        raise BadValue(f"{what} lacks {name!r}: it must have encoder, decoder and prior")
+    return whole[name]
+
+
+def _distribution(what: str, p: Distribution) -> Distribution:
+    if not hasattr(p, "log_prob"):
+        raise BadType(f"{what} {checks.shown(p)}: it must be a distribution, such as distributions.Normal")
+    return p
+
+
+def _once(net: Functional, params: Params, state: State, x: Tensor, train: bool) -> tuple[Any, State]:
+    return net.apply(params, state, x, train=train)
+
+
+def _over_samples(net: Functional, params: Params, state: State, z: Tensor, train: bool) -> tuple[Tensor, State]:
+    """The network `vmap`ped over z's sample axis; its state averaged over the samples."""
+    if len(z) == 1:  # the same without the transform's overhead
+        out, new = net.apply(params, state, z[0], train=train)
+        return tree.map(lambda t: t.unsqueeze(0), out), new
+    out, new = torch.vmap(lambda z_n: net.apply(params, state, z_n, train=train))(z)
+    return out, tree.map(lambda v: v.mean(0) if v.is_floating_point() else v[0], new)
+
+
+def _over_latents(what: str, p: Distribution, z: Tensor) -> Tensor:
+    """The log-density [N, B] of latents z [N, B, Z]."""
+    value = log_prob(p, z)
+    if value.shape != z.shape[:2]:
+        raise BadValue(
+            f"the {what} gives log-densities {list(value.shape)}: for this z they must be {list(z.shape[:2])}"
+        )
+    return value

@@ -8,7 +8,7 @@ out, state = net.apply(params, state, x, train=True)
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,18 @@ from funcvae import random
 from funcvae._support import checks
 from funcvae.errors import BadType, BadValue
 
+__all__ = ["Apply", "Functional", "Params", "State", "functional"]
+
 Params = dict[str, Any]
 State = dict[str, Any]
+
+
+class Apply(Protocol):
+    """A network as a pure function."""
+
+    def __call__(self, params: Params, state: State, *inputs: Any, train: bool) -> tuple[Any, State]:
+        """The network's output, and its new state."""
+        ...
 
 
 class Functional(NamedTuple):
@@ -32,7 +42,7 @@ class Functional(NamedTuple):
     """
 
     init: Callable[[random.Key], tuple[Params, State]]
-    apply: Callable[..., tuple[Any, State]]
+    apply: Apply
 
 
 def functional(factory: Callable[[], nn.Module]) -> Functional:

@@ -12,7 +12,7 @@ drawn, and a part kept.
 
 import inspect
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from funcvae.errors import BadType, BadValue, unknown
 __all__ = [
     "TABLE",
     "Noise",
+    "PartialNoise",
     "accepts",
     "iid",
     "in_parts",
@@ -38,7 +39,31 @@ __all__ = [
     "sobol",
 ]
 
-Noise = Callable[..., Tensor]
+class Noise(Protocol):
+    """A noise scheme."""
+
+    def __call__(self, key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = ...) -> Tensor:
+        """eps [n, *shape], from a key."""
+        ...
+
+
+class PartialNoise(Protocol):
+    """A noise scheme that draws parts."""
+
+    def __call__(
+        self,
+        key: random.Key,
+        n: int,
+        shape: random.Shape,
+        *,
+        dtype: torch.dtype = ...,
+        samples: Tensor | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """eps [n, *shape][samples][:, rows], from a key; None for all."""
+        ...
+
+
 AnyNoise = TypeVar("AnyNoise", bound=Noise)
 
 
@@ -82,7 +107,7 @@ def iid(
     return random.normal(key, whole, dtype, at=random.flat_indices(whole, *picked, device=random.checked(key).device))
 
 
-def in_parts(scheme: Noise) -> Noise:
+def in_parts(scheme: Noise) -> PartialNoise:
     """The scheme as one that draws parts: (key, n, shape, dtype=, samples=, rows=) -> eps.
 
     What it draws is scheme(key, n, shape)[samples][:, rows], to rounding, with indices or None for all.

@@ -1,6 +1,16 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share, and one thread for each process that runs tests.
+
+Two OpenMP threads that wait for each other beside other programs slow the suite down many times. The variables take
+effect only before torch is imported, and the processes that tests start inherit them.
+"""
 
 import os
+
+from funcvae import cli
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
 from functools import cache
 from pathlib import Path
 
@@ -8,7 +18,6 @@ import numpy as np
 import pytest
 
 import funcvae as fv
-from funcvae import cli
 
 ROOT = Path(__file__).parents[1]
 

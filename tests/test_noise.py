@@ -5,10 +5,10 @@ from functools import partial
 
 import pytest
 import torch
-from oracles import assert_zero_mean
 
 from funcvae import noise, random
 from funcvae.errors import BadType, BadValue
+from tests.support.oracles import assert_zero_mean
 
 SCHEMES = list(noise.TABLE.values())
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES)
@@ -186,8 +186,6 @@ class Callable:
 
 
 OWN = {"without rows": without_rows, "with rows": by_row, "an object": Callable(), "partial": partial(noise.iid)}
-
-
 close_to = partial(torch.testing.assert_close, rtol=1e-6, atol=1e-6)
 
 
@@ -230,10 +228,10 @@ def test_no_more_is_drawn_than_is_asked_for(monkeypatch):
 
 
 def test_whether_a_function_takes_an_argument():
-    assert noise.takes(noise.iid, "samples")
-    assert noise.takes(partial(noise.sobol), "rows")
-    assert not noise.takes(noise.sobol, "samples")
-    assert not noise.takes(min, "rows")  # which does not say
+    assert noise.accepts(noise.iid, "samples")
+    assert noise.accepts(partial(noise.sobol), "rows")
+    assert not noise.accepts(noise.sobol, "samples")
+    assert not noise.accepts(min, "rows")  # which does not say
 
 
 def test_a_scheme_that_returns_no_noise_is_an_error_where_a_part_is_kept():

@@ -359,7 +359,7 @@ def part_of(t, picked):
 @by_part
 def test_places_are_flat_indices(picked):
     numbers = torch.arange(math.prod(WHOLE)).view(WHOLE)
-    assert torch.equal(random.places(WHOLE, *picked), part_of(numbers, picked))
+    assert torch.equal(random.flat_indices(WHOLE, *picked), part_of(numbers, picked))
 
 
 @by_dtype
@@ -378,7 +378,7 @@ def test_a_draw_at_places_is_a_part_of_the_whole_one(dtype, name, backend):
     }
 
     def drawn():
-        at = random.places(WHOLE, *picked)
+        at = random.flat_indices(WHOLE, *picked)
         return {name: draw(at) for name, draw in draws.items()}
 
     if backend:
@@ -397,7 +397,7 @@ def test_a_draw_at_places_is_a_part_of_the_whole_one(dtype, name, backend):
 def test_a_part_of_a_draw_of_more_numbers_than_memory_holds():
     """The counter's high word too."""
     key, shape = random.key(23), (2**20, 2**20)
-    at = random.places(shape, torch.tensor([5, 2**19]), torch.tensor([7]))
+    at = random.flat_indices(shape, torch.tensor([5, 2**19]), torch.tensor([7]))
     expected = []
     for i in at.flatten().tolist():
         high, low = threefry_in_integers((i >> 32, i % 2**32), words(key))
@@ -408,9 +408,9 @@ def test_a_part_of_a_draw_of_more_numbers_than_memory_holds():
 
 def test_indices_that_do_not_suit_a_draw_are_errors():
     with pytest.raises(BadValue, match=r"there are indices for 3 axes, and shape \[4, 7\] has 2"):
-        random.places((4, 7), None, None, torch.arange(2))
+        random.flat_indices((4, 7), None, None, torch.arange(2))
     with pytest.raises(BadValue, match=r"an index has shape \[1, 2\]"):
-        random.places((4, 7), torch.ones(1, 2, dtype=torch.int64))
+        random.flat_indices((4, 7), torch.ones(1, 2, dtype=torch.int64))
     for draw in (random.bits, random.uniform, random.normal):
         with pytest.raises(BadType, match=r"at is torch\.float32: flat indices are int32 or int64, as random\.places"):
             draw(random.key(0), (4, 7), at=torch.ones(2))

@@ -31,6 +31,7 @@ class Loader(Protocol):
 
     def __call__(self, root: Path, download: bool) -> Parts:
         """The arrays of the data set under `root`, fetched first if they are missing and `download` is true."""
+        ...
 
 
 def gaussian2d(key: random.Key, n: int) -> Tensor:

@@ -24,11 +24,11 @@ from itertools import pairwise
 from statistics import median
 
 import torch
+from funcvae.processes import ALONE, Processes
 
 import funcvae as fv
 from funcvae import processes, train, tree, variance
 from funcvae.models import RECIPES
-from funcvae.processes import ALONE, Processes
 
 LEAST = 0.85  # efficiency
 RECIPE = RECIPES["burda_vae"]

@@ -1,0 +1,43 @@
+"""The environment in which processes find one another."""
+
+import pytest
+
+from funcvae import distributed
+from funcvae.distributed.processes import SINGLE
+from funcvae.errors import BadType, BadValue, FuncvaeError
+
+
+def test_joined_without_torchrun_is_alone(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with distributed.process_group() as everyone:
+        assert everyone is SINGLE
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("RANK", "0")
+    with distributed.process_group("auto") as everyone:
+        assert everyone is SINGLE
+
+
+@pytest.mark.parametrize("patience", [0, -1, float("nan"), float("inf"), 1e7, "3"])
+def test_patience_is_a_number_of_seconds(patience):
+    with pytest.raises((BadValue, BadType), match="patience is"), distributed.process_group(patience=patience):
+        pass
+
+
+@pytest.mark.parametrize("value", ["", "two", "-1", "1.5", "²", "9" * 5000])
+def test_a_world_that_is_no_number_is_an_error(monkeypatch, value):
+    monkeypatch.setenv("WORLD_SIZE", value)
+    with pytest.raises(FuncvaeError) as raised:
+        distributed.world_size()
+    assert str(raised.value).startswith("the environment's WORLD_SIZE is ")
+    assert len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize("absent", ["RANK", "MASTER_ADDR", "MASTER_PORT"])
+def test_a_world_that_lacks_something_is_an_error(monkeypatch, absent):
+    there = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in there.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(absent)
+    message = f"WORLD_SIZE is 2, and {absent} is not set: start all processes by torchrun"
+    with pytest.raises(BadValue, match=message), distributed.process_group():
+        pass

@@ -1,0 +1,218 @@
+"""The engine: users' own weights, bounds, what a call costs, and errors."""
+
+import pytest
+import torch
+from torch import nn
+
+import funcvae as fv
+from funcvae import tree
+from funcvae.errors import BadType, BadValue
+from funcvae.estimators import EXAMPLES, parse
+from tests.support.oracles import assert_close, double, noise, quadrature, tiny, toy
+
+NEED_TWO = ("rloo", "vimco", "ovis", "miwae", "piwae")
+X = torch.tensor([[1.0]], dtype=torch.float64)
+SPECS = list(EXAMPLES.values())
+WEIGHTED = [spec for spec in SPECS if spec.split(":")[0] not in ("elbo", "beta_elbo")]
+every_estimator = pytest.mark.parametrize("spec", SPECS)
+
+
+every_weighted = pytest.mark.parametrize("spec", WEIGHTED)
+
+
+def weighted(weights, bound=fv.bounds.iwae, **kwargs):
+    """An estimator as a user would write one."""
+    return fv.estimators.weighted(weights, bound=bound, claims=fv.Claims("L_K", False, False, ()), **kwargs)
+
+
+TARGETS = {  # the values that `bound` must have, written out with logarithms and exponentials alone
+    "elbo_mc": lambda f: f.mean(0),
+    "stl": lambda f: f.mean(0),
+    "score": lambda f: f.mean(0),
+    "rloo": lambda f: f.mean(0),
+    "iwae": lambda f: f.exp().mean(0).log(),
+    "iwae_stl": lambda f: f.exp().mean(0).log(),
+    "dreg": lambda f: f.exp().mean(0).log(),
+    "vimco": lambda f: f.exp().mean(0).log(),
+    "ovis:0": lambda f: f.exp().mean(0).log(),
+    "rws": lambda f: f.exp().mean(0).log(),
+    "piwae:2": lambda f: f.exp().mean(0).log(),
+    "renyi:0.5": lambda f: 2 * (0.5 * f).exp().mean(0).log(),
+    "vr_iwae_dreg:0.5": lambda f: 2 * (0.5 * f).exp().mean(0).log(),
+    "miwae:2": lambda f: (f[:2].exp().mean(0).log() + f[2:].exp().mean(0).log()) / 2,
+    "ciwae:0.5": lambda f: 0.5 * f.mean(0) + 0.5 * f.exp().mean(0).log(),
+    "tvo:0:0.5:1": lambda f: 0.5 * f.mean(0) + 0.5 * ((0.5 * f).exp() * f).sum(0) / (0.5 * f).exp().sum(0),
+}
+
+
+# Users' weights.
+
+
+def test_a_users_weights_make_the_estimator_they_describe():
+    def mine(log_w):
+        v = log_w.softmax(0)
+        return fv.Weights(path=v**2, score=torch.zeros_like(v), theta=v)
+
+    estimator = weighted(mine)
+    assert estimator.name == "mine"
+    model, params, state, x = tiny()
+    eps = noise(4, 2, 2)
+    out, dreg = (e(model, params, state, x, eps, train=False) for e in (estimator, parse("dreg")))
+    assert_close(out.grads, dreg.grads, atol=0)
+
+
+def test_a_users_score_weights_make_the_score_function_estimator():
+    def score(log_w):
+        return fv.Weights(torch.zeros_like(log_w), log_w / len(log_w), torch.full_like(log_w, 1 / len(log_w)))
+
+    mean, _ = quadrature(weighted(score, fv.bounds.elbo), *toy(), X, 2, 20)
+    assert_close(mean, quadrature(parse("elbo_mc"), *toy(), X, 2, 20)[0], atol=1e-8)
+
+
+# Bounds and the surrogate.
+
+
+@every_estimator
+def test_reported_bound_is_the_target(spec):
+    model, params, state, x = tiny()
+    eps = noise(4, 2, 2)
+    estimator = parse(spec)
+    out = estimator(model, params, state, x, eps, train=False)
+    torch.testing.assert_close(estimator.bound(model, params, state, x, eps), out.bound, rtol=0, atol=1e-14)
+    if spec in WEIGHTED:
+        torch.testing.assert_close(out.bound, TARGETS[spec](out.log_w), rtol=0, atol=1e-12)
+
+
+# Cost.
+
+
+class Counted(torch.autograd.Function):
+    """The identity; counts its backward passes."""
+
+    generate_vmap_rule = True
+    backwards = 0
+
+    @staticmethod
+    def forward(z):
+        return z.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, g):
+        Counted.backwards += 1
+        return g
+
+
+class CountingDecoder(nn.Linear):
+    forwards = 0
+
+    def forward(self, z):
+        CountingDecoder.forwards += 1
+        return Counted.apply(super().forward(z))
+
+
+@pytest.mark.parametrize(
+    ("spec", "samples"), [(s, n) for s in SPECS for n in (1, 4) if n > 1 or s.split(":")[0] not in NEED_TWO]
+)
+def test_a_call_decodes_once_and_pulls_back_through_the_decoder_once_piwae_twice(spec, samples):
+    model = fv.vae(encoder=lambda: nn.Linear(2, 4), decoder=lambda: CountingDecoder(2, 2), latent=2)
+    params, state = model.init(fv.random.key(0))
+    CountingDecoder.forwards = Counted.backwards = 0
+    parse(spec)(
+        model,
+        double(params),
+        state,
+        torch.tensor([[0.0, 1.0], [1.0, 1.0]], dtype=torch.float64),
+        noise(samples, 2, 2),
+        train=True,
+    )
+    assert (CountingDecoder.forwards, Counted.backwards) == (1, 2 if spec == "piwae:2" else 1)
+
+
+# Errors.
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (4, 3, 2), (4, 2, 3), (0, 2, 2), (1, 4, 2, 2)])
+@every_estimator
+def test_noise_of_a_wrong_shape_is_refused(spec, shape):
+    model, params, state, x = tiny()
+    for call in (lambda *a: parse(spec)(*a, train=False), parse(spec).bound):
+        with pytest.raises(BadValue, match=r"eps has shape .* it must be \[N, 2, 2\], with N >= 1"):
+            call(model, params, state, x, torch.zeros(shape, dtype=torch.float64))
+
+
+@every_estimator
+def test_a_posterior_that_is_not_latent_wide_is_refused(spec):
+    model = fv.vae(
+        encoder=lambda: nn.Linear(2, 2), decoder=lambda: nn.Linear(2, 2), latent=2
+    )  # one mu, one log-variance
+    params, state = model.init(fv.random.key(0))
+    with pytest.raises(BadValue, match="latent"):
+        parse(spec)(model, params, state, torch.zeros(3, 2), torch.zeros(1, 3, 2), train=False)
+
+
+def autoencoder():
+    return tiny(encoder=lambda: nn.Linear(2, 2), posterior=fv.heads.delta, likelihood=fv.heads.normal_fixed(0.5**0.5))
+
+
+@every_weighted
+def test_a_posterior_without_a_density_is_refused_where_one_is_needed(spec):
+    model, params, state, x = autoencoder()
+    with pytest.raises(BadType, match=r"Delta posterior has no density.*such as elbo"):
+        parse(spec)(model, params, state, x, noise(2, 2, 2), train=False)
+
+
+@pytest.mark.parametrize("spec", ["rloo", "vimco", "ovis:0.5"])
+def test_one_sample_is_refused_where_each_is_set_against_the_others(spec):
+    model, params, state, x = tiny()
+    with pytest.raises(BadValue, match=rf"{spec.split(':')[0]} .* needs samples >= 2"):
+        parse(spec)(model, params, state, x, noise(1, 2, 2), train=False)
+
+
+@pytest.mark.parametrize("spec", ["miwae:3", "piwae:3"])
+def test_groups_that_do_not_divide_the_samples_are_refused(spec):
+    model, params, state, x = tiny()
+    with pytest.raises(BadValue, match="4 samples do not make 3 groups of one size"):
+        parse(spec)(model, params, state, x, noise(4, 2, 2), train=False)
+    with pytest.raises(BadValue, match="4 samples do not make 3 groups of one size"):
+        fv.bounds.miwae(3)(torch.zeros(4, 2))
+
+
+def test_weights_of_a_wrong_shape_are_refused():
+    model, params, state, x = tiny()
+    wrong = weighted(lambda f: fv.Weights(f, f, f.sum(0)), name="wrong")
+    with pytest.raises(BadValue, match=r"weights of shapes .*each must be \[4, 2\]"):
+        wrong(model, params, state, x, noise(4, 2, 2), train=False)
+
+
+def test_a_second_pull_serves_weights_of_which_one_vanishes_alone():
+    def prior_and_decoder_at_rest(log_w):
+        mean = torch.full_like(log_w, 1 / len(log_w))
+        return fv.Weights(path=mean, score=-mean, theta=torch.zeros_like(mean))
+
+    model, params, state, x = tiny()
+    eps = noise(4, 2, 2)
+    whole = parse("elbo_mc")(model, params, state, x, eps, train=False)
+    one, two = (
+        weighted(prior_and_decoder_at_rest, two_pulls=t)(model, params, state, x, eps, train=False)
+        for t in (False, True)
+    )
+    assert_close(two.grads["encoder"], whole.grads["encoder"], atol=1e-14)
+    assert not torch.allclose(one.grads["encoder"]["0.weight"], whole.grads["encoder"]["0.weight"])
+    assert all(bool((leaf == 0).all()) for leaf in tree.leaves(two.grads["decoder"]))
+
+
+def test_noise_of_another_dtype_is_refused():
+    model, params, state, x = tiny()
+    with pytest.raises(BadValue, match=r"eps is torch\.float32 and x torch\.float64"):
+        parse("iwae")(model, params, state, x, noise(4, 2, 2).float(), train=False)
+
+
+def test_a_bound_that_is_not_one_number_for_each_datum_is_refused():
+    model, params, state, x = tiny()
+    wrong = weighted(parse("iwae").weights, bound=lambda f: f.mean())
+    with pytest.raises(BadValue, match=r"the bound has shape \[\]: it must be one for each datum, \[2\]"):
+        wrong(model, params, state, x, noise(4, 2, 2), train=False)

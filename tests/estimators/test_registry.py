@@ -1,0 +1,59 @@
+"""Names of estimators: parsing, and what each must declare."""
+
+import pytest
+
+from funcvae.errors import BadValue
+from funcvae.estimators import EXAMPLES, parse, weights_of
+from tests.support.specs import every_estimator
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("iwea", "unknown estimator 'iwea': did you mean 'iwae'"),
+        ("zzzz", "choose from: beta_elbo, ciwae, dreg, elbo"),
+        ("beta_elbo", "write beta_elbo:BETA, as in beta_elbo:4$"),
+        ("miwae", "write miwae:M, as in miwae:2$"),
+        ("tvo", "write tvo:PARTITION, as in tvo:0:0.5:1$"),
+        ("renyi:0.5:1", "write renyi:ALPHA"),
+        ("miwae:1.5", "'1.5' is not a whole number"),
+        ("tvo:0:a:1", "'0:a:1' is not a number"),
+        ("renyi:1", "alpha is 1, where the Rényi bound is the ELBO"),
+        ("renyi:inf", "alpha is inf: it must be finite"),
+        ("vr_iwae_dreg:1", r"alpha is 1.0: it must lie in \[0, 1\)"),
+        ("vr_iwae_dreg:-1", "alpha is -1.0"),
+        ("ovis:2", "gamma is 2.0: it must lie between 0 and 1"),
+        ("ciwae:1.5", "beta is 1.5: the ELBO's share lies between 0 and 1"),
+        ("miwae:0", "m is 0: it must be at least 1"),
+        ("piwae:0", "m is 0: it must be at least 1"),
+        ("tvo:0:0.7:0.3:1", r"partition is \(0.0, 0.7, 0.3, 1.0\): it must rise from 0 to 1"),
+        ("tvo:0.5:1", "it must rise from 0 to 1"),
+        ("tvo:0:0.5", "it must rise from 0 to 1"),
+        ("tvo:0", "it must rise from 0 to 1"),
+        ("beta_elbo:", "'' is not a number"),
+        ("beta_elbo:x", "'x' is not a number"),
+        ("beta_elbo:-1", "beta is -1.0: the KL's weight is not negative"),
+        ("beta_elbo:nan", "beta is nan"),
+        ("iwae:2", "write iwae$"),
+        ("iwae:", "write iwae$"),
+        ("", "unknown estimator ''"),
+    ],
+)
+def test_a_string_that_names_no_estimator_is_explained(spec, message):
+    with pytest.raises(BadValue, match=message):
+        parse(spec)
+
+
+@every_estimator
+def test_an_estimators_name_parses_back_to_it(spec):
+    estimator = parse(spec)
+    assert estimator.name == spec
+    assert parse(estimator.name).claims == estimator.claims
+
+
+def test_every_estimator_has_a_line_of_weights_and_a_paper():
+    for name in EXAMPLES:
+        line = weights_of(name)
+        assert "\n" not in line
+        assert line.startswith("mean_k log p" if name in ("elbo", "beta_elbo") else "path ")
+        assert parse(EXAMPLES[name]).claims.papers

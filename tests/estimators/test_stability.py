@@ -1,0 +1,114 @@
+"""The weights against arithmetic with 200 digits, and at extreme log-weights."""
+
+import math
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import funcvae as fv
+from funcvae import tree
+from funcvae.estimators import parse
+from funcvae.estimators.table import others_logsumexp
+from tests.support.specs import SPECS, every_estimator
+
+
+def others(f, k):
+    return np.delete(f, k, axis=0)
+
+
+# Stability, against 200 digits.
+
+
+CASES = {
+    "ordinary": [-1.5, 0.25, -0.75, 2.0],
+    "two": [-0.3, 0.4],
+    "far apart": [0.0, -10_000.0, -5000.5, -3.0],
+    "rounds to one": [0.0, -50.0, -60.0, -45.5],
+    "impossible": [-1.0, -math.inf, 0.5, -2.0],
+    "low": [-100_000.0, -100_001.5, -100_000.25],
+    "equal": [-90.0] * 6,
+    "many": [-100 + 0.01 * ((7 * k) % 300) for k in range(300)],
+}
+
+
+def exact_scores(column):
+    """Score weights of rloo, vimco and ovis(½), and the others' log-sums, to 200 digits; and softmax."""
+    mpmath.mp.dps = 200
+    f = [mpmath.mpf(v) for v in column]
+    k, total = len(f), mpmath.fsum(mpmath.exp(v) for v in f)
+    rows = []
+    for i, v_i in enumerate(f):
+        rest = [v for j, v in enumerate(f) if j != i]
+        others, mean = mpmath.fsum(mpmath.exp(v) for v in rest), mpmath.fsum(rest) / (k - 1)
+        v = mpmath.exp(v_i) / total
+        c = mpmath.log(total / k) - mpmath.log((1 - mpmath.mpf(1) / k) / (others / total)) - v / 2
+        c += mpmath.log(1 - mpmath.mpf(1) / k) / 2
+        rows.append(
+            {
+                "rloo": (v_i - mean) / k,
+                "vimco": mpmath.log(total) - mpmath.log(others + mpmath.exp(mean)) - v,
+                "ovis:0.5": mpmath.log(total / k) - v - c,
+                "others": mpmath.log(others),
+            }
+        )
+    return {name: [float(row[name]) for row in rows] for name in rows[0]}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("case", CASES)
+def test_leave_one_out_weights_equal_exact_arithmetic(case, dtype):
+    log_w = torch.tensor(CASES[case], dtype=dtype).unsqueeze(1)
+    known = exact_scores(log_w.flatten().tolist())
+    tolerance, floor = (1e-4, 1e-7) if dtype == torch.float32 else (1e-12, 1e-15)
+
+    def agree(value, name):
+        expected = torch.tensor(known[name], dtype=dtype).unsqueeze(1)
+        largest = max((abs(v) for v in known[name] if math.isfinite(v)), default=0.0)
+        torch.testing.assert_close(value, expected, rtol=0, atol=max(tolerance * largest, floor))
+
+    agree(others_logsumexp(log_w), "others")
+    for name in ("vimco", "ovis:0.5", "rloo"):
+        weights = parse(name).weights(log_w)
+        assert torch.equal(weights.path, torch.zeros_like(log_w))
+        if name != "rloo":
+            assert weights.score.isfinite().all()
+            torch.testing.assert_close(weights.theta, log_w.softmax(0))
+        agree(weights.score, name)
+
+
+def test_the_plain_formulas_fail_where_the_stable_ones_hold():
+    log_w = torch.tensor(CASES["rounds to one"]).unsqueeze(1)
+    v = log_w.softmax(0)
+    assert (1 - v).log()[0].isinf()
+    impossible = torch.tensor(CASES["impossible"]).unsqueeze(1)
+    assert ((impossible.sum(0) - impossible) / 3).isnan().any()
+
+
+@pytest.mark.parametrize("spec", [s for s in SPECS if s not in ("elbo", "beta_elbo:4")])
+@pytest.mark.parametrize("case", ["far apart", "rounds to one", "impossible"])
+def test_weights_stay_right_at_the_edges(spec, case):
+    log_w = torch.tensor(CASES[case], dtype=torch.float64).unsqueeze(1)
+    single, exact = parse(spec).weights(log_w.float()), parse(spec).weights(log_w)
+    for name, value in single._asdict().items():
+        assert not value.isnan().any() or (case == "impossible" and spec.startswith("tvo") and name == "score"), name
+        if spec.split(":")[0] not in ("score", "rloo", "tvo") or case != "impossible":  # there -inf is the right answer
+            assert value.isfinite().all()
+            torch.testing.assert_close(value.double(), exact._asdict()[name], rtol=1e-4, atol=1e-6)
+
+
+@every_estimator
+def test_log_weights_ten_thousand_nats_apart_give_finite_numbers(spec):
+    model = fv.vae(
+        encoder=lambda: nn.Linear(1, 2),
+        decoder=lambda: nn.Linear(1, 1),
+        likelihood=fv.heads.normal_fixed(1e-3),
+        latent=1,
+    )
+    params, state = model.init(fv.random.key(0))
+    eps = fv.noise.iid(fv.random.key(1), 8, (3, 1))
+    out = parse(spec)(model, params, state, torch.tensor([[0.0], [1.0], [-1.0]]), eps, train=False)
+    assert (out.log_w.max(0).values - out.log_w.min(0).values).min() > 1e4
+    assert all(bool(leaf.isfinite().all()) for leaf in [*tree.leaves(out.grads), out.bound, out.log_w])

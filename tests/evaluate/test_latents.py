@@ -1,0 +1,69 @@
+"""Active units and the KL per dimension against known encoders."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import funcvae as fv
+from funcvae import evaluate, tree
+from funcvae.errors import BadData
+from tests.support.oracles import toy
+
+X = torch.tensor([[1.0]], dtype=torch.float64)
+KEY = fv.random.key(0)
+
+
+# What the latents are used for.
+
+
+class Fixed(nn.Module):
+    """Uses its first input alone, half of it, with sigma 1/2 and 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        mu = torch.stack([0.5 * x[:, 0], torch.full_like(x[:, 0], 3.0)], 1)
+        return mu, torch.tensor([0.5, 1.0], dtype=x.dtype).log().expand_as(mu)
+
+
+def half_used():
+    model = fv.vae(
+        encoder=Fixed,
+        decoder=lambda: nn.Linear(2, 3),
+        posterior=fv.heads.normal_logsigma,
+        likelihood=fv.heads.normal_fixed(1.0),
+        latent=2,
+    )
+    params, state = model.init(KEY)
+    return model, tree.map(torch.Tensor.double, params), state
+
+
+@pytest.mark.parametrize("batch", [3, 500])
+def test_active_units_are_those_whose_mean_moves(batch):
+    x = fv.random.normal(KEY, (50, 3), torch.float64)
+    found = evaluate.active_units(*half_used(), x, batch=batch)
+    torch.testing.assert_close(found.variance, torch.stack([x[:, 0].var() / 4, torch.zeros(()).double()]))
+    assert found.active.tolist() == [True, False]
+    assert (found.number, found.threshold) == (1, 0.01)
+
+
+@pytest.mark.parametrize("batch", [3, 500])
+def test_kl_per_dimension_is_that_of_torch_distributions(batch):
+    x = fv.random.normal(KEY, (50, 3), torch.float64)
+    found = evaluate.kl_per_dimension(*half_used(), x, batch=batch)
+    normal = torch.distributions.Normal
+    known = [
+        torch.distributions.kl_divergence(normal(mu, sigma), normal(0.0, 1.0)).mean()
+        for mu, sigma in ((0.5 * x[:, 0], 0.5), (torch.full((50,), 3.0).double(), 1.0))
+    ]
+    torch.testing.assert_close(found, torch.stack(known))
+
+
+def test_one_datum_has_no_active_units():
+    with pytest.raises(BadData, match="at least two"):
+        evaluate.active_units(*toy(), X)
+    assert evaluate.likelihood(torch.zeros(3, 1)).log_p.sampling_se == math.inf

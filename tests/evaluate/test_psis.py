@@ -1,0 +1,56 @@
+"""The Pareto diagnostic against ArviZ, and against samples whose tail is known."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from funcvae import random
+from funcvae.evaluate import psis
+
+
+def pareto_log_weights(shape, samples, data, seed=0):
+    """Log-weights [samples, data] of a Pareto distribution with tail shape k: w = u^-k."""
+    return -shape * random.uniform(random.key(seed), (samples, data), torch.float64, minval=1e-300).log()
+
+
+@pytest.mark.parametrize("samples", [40, 100, 1000, 5000])
+def test_k_hat_equals_arviz(samples):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # arviz announces its next version when imported
+        arviz = pytest.importorskip("arviz", reason="needs arviz")
+    spread = torch.tensor([0.1, 1.0, 5.0, 300.0, 5000.0], dtype=torch.float64)
+    log_w = spread * random.normal(random.key(samples), (samples, 5), torch.float64) - 1000
+    known = [float(arviz.psislw(column.copy())[1]) for column in log_w.T.numpy()]
+    np.testing.assert_allclose(psis.k_hat(log_w), known, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("shape", [0.2, 0.5, 0.8, 1.2])
+def test_k_hat_finds_the_shape_of_a_pareto_tail(shape):
+    found = psis.k_hat(pareto_log_weights(shape, 10_000, 40))
+    error = found.std() / math.sqrt(len(found))
+    assert abs(found.mean() - shape) < 4 * error + 0.02  # its weak prior draws it to a half
+
+
+def test_k_hat_does_not_depend_on_a_constant():
+    log_w = random.normal(random.key(1), (500, 3), torch.float64)
+    np.testing.assert_allclose(psis.k_hat(log_w), psis.k_hat(log_w - 1e5), rtol=1e-5)
+
+
+def test_too_few_weights_say_nothing():
+    assert np.isinf(psis.k_hat(torch.zeros(1, 2))).all()
+    assert np.isinf(psis.k_hat(random.normal(random.key(0), (10, 2), torch.float64))).all()
+
+
+def test_equal_weights_have_no_tail_and_a_single_one_says_nothing():
+    log_w = 1e-5 * random.normal(random.key(0), (100, 3)) - 90
+    log_w[:, 1] = -90
+    log_w[1:, 2] = -math.inf
+    assert psis.k_hat(log_w).tolist() == [-math.inf, -math.inf, math.inf]
+
+
+@pytest.mark.parametrize(("samples", "limit"), [(1, -math.inf), (10, 0.0), (100, 0.5), (1000, 2 / 3), (5000, 0.7)])
+def test_the_threshold_is_the_papers(samples, limit):
+    assert psis.threshold(samples) == pytest.approx(limit)

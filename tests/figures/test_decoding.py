@@ -1,0 +1,127 @@
+import pytest
+import torch
+
+import funcvae as fv
+from funcvae.errors import BadValue
+from funcvae.figures import decoding, of_model
+from tests.support.oracles import assert_zero_mean
+
+
+def test_the_plane_of_a_two_dimensional_latent_space_is_the_space_itself():
+    origin, directions = decoding.latent_plane(fv.random.normal(fv.random.key(0), (5, 2)))
+    assert torch.equal(origin, torch.zeros(2))
+    assert torch.equal(directions, torch.eye(2))
+
+
+def test_the_plane_of_a_larger_one_holds_the_first_two_principal_components():
+    z = fv.random.normal(fv.random.key(0), (500, 5), torch.float64) * torch.tensor([0.1, 3.0, 0.1, 2.0, 0.1]) + 1
+    origin, directions = decoding.latent_plane(z)
+    torch.testing.assert_close(origin, z.mean(0))
+    v = torch.linalg.svd(z - z.mean(0), full_matrices=False).Vh
+    torch.testing.assert_close((directions @ v[:2].T).abs(), torch.eye(2, dtype=z.dtype), atol=1e-8, rtol=0)
+
+
+def test_a_single_latent_dimension_is_drawn_on_a_line():
+    origin, directions = decoding.latent_plane(torch.tensor([[1.0], [3.0]]))
+    assert origin == 2
+    assert directions.abs().tolist() == [[1.0], [0.0]]
+
+
+def test_the_decoded_grid_ascends_to_the_right_and_upwards():
+    model = fv.vae(encoder=torch.nn.Identity, decoder=Corner, likelihood=fv.heads.normal_fixed(1.0), latent=2)
+    key = fv.random.key(0)
+    z = torch.tensor([[-1.0, 0.0], [1.0, 4.0]]).repeat(50, 1)
+    images, (left, right, bottom, top) = decoding.decoded_grid(model, *model.init(key), z)
+    assert images.shape == (20, 20, 1, 1, 2)
+    assert (left, right, bottom, top) == (-1, 1, 0, 4)
+    at = images[:, :, 0, 0]
+    torch.testing.assert_close(at[0, 0], torch.tensor([-0.95, 0.1]))  # the middle of the first cell
+    torch.testing.assert_close(at[0, -1], torch.tensor([0.95, 0.1]))
+    torch.testing.assert_close(at[-1, 0], torch.tensor([-0.95, 3.9]))
+
+
+def plane():
+    """A model of "images" [1, 1, 2] that encodes and decodes two numbers as they are, with its parameters and state."""
+    model = fv.vae(
+        encoder=torch.nn.Flatten,
+        decoder=Corner,
+        posterior=fv.heads.delta,
+        likelihood=fv.heads.normal_fixed(0.5),
+        latent=2,
+    )
+    return model, *model.init(fv.random.key(0))
+
+
+def test_latents_and_means_do_not_hang_on_how_many_go_through_at_once():
+    x = fv.random.normal(fv.random.key(1), (1203, 1, 1, 2))
+    z = decoding.latents(*plane(), x)
+    assert torch.equal(z, x.flatten(1))
+    assert torch.equal(decoding.decoded(*plane(), z), x)
+    assert torch.equal(decoding.reconstructed(*plane(), x, fv.random.key(3)), x)
+
+
+def test_a_reconstruction_goes_by_way_of_a_draw_from_the_posterior():
+    model = fv.vae(
+        encoder=lambda: torch.nn.Linear(2, 4), decoder=Corner, likelihood=fv.heads.normal_fixed(0.5), latent=2
+    )
+    params, state = model.init(fv.random.key(0))
+    x, key = fv.random.normal(fv.random.key(1), (1203, 2)), fv.random.key(2)
+    z = model.encode(params, state, x)[0].sample(fv.random.normal(key, (1203, 2)))
+    torch.testing.assert_close(decoding.reconstructed(model, params, state, x, key).flatten(1), z)
+
+
+def test_an_interpolation_goes_straight_from_the_first_item_to_the_second():
+    first, second = torch.tensor([[[0.0, 4.0]]]), torch.tensor([[[1.0, 2.0]]])
+    images = decoding.interpolated(*plane(), first, second, 5)
+    torch.testing.assert_close(images[:, 0, 0, 0], torch.tensor([0, 0.25, 0.5, 0.75, 1]))
+    torch.testing.assert_close(images[:, 0, 0, 1], torch.tensor([4, 3.5, 3, 2.5, 2]))
+    with pytest.raises(BadValue, match="an interpolation of 1 images"):
+        decoding.interpolated(*plane(), first, second, 1)
+
+
+def test_samples_are_the_priors_latents_decoded_with_and_without_noise():
+    key = fv.random.key(2)
+    means = decoding.samples(*plane(), key, 20_000, drawn=False).flatten(1).double()
+    draws = decoding.samples(*plane(), key, 20_000).flatten(1).double()
+    assert_zero_mean(means)
+    assert_zero_mean(means**2 - 1)
+    assert_zero_mean((draws - means) / 0.5)
+    assert_zero_mean(((draws - means) / 0.5) ** 2 - 1)
+    assert_zero_mean((draws - means) * means)  # the decoder's noise is not the prior's
+    z_key, x_key = fv.random.split(key)
+    x = fv.random.normal(z_key, (20_000, 2)) + 0.5 * fv.random.normal(x_key, (20_000, 1, 1, 2)).flatten(1)
+    torch.testing.assert_close(draws, x.double())  # whatever goes through at once
+    with pytest.raises(BadValue, match="0 samples"):
+        decoding.samples(*plane(), key, 0)
+
+
+def test_a_grid_needs_a_plane_and_images():
+    x = fv.random.uniform(fv.random.key(1), (9, 1, 28, 28))
+    burda = fv.models.burda_vae()
+    with pytest.raises(BadValue, match="needs Z = 2, and burda has Z = 50: ask for the scatter"):
+        of_model.latent_grid(burda, *burda.init(fv.random.key(0)), x, name="burda")
+    points = fv.models.gaussian2d_vae()
+    with pytest.raises(BadValue, match=r"a latent grid needs images \[C, H, W\]: these data have items of shape \[2\]"):
+        of_model.latent_grid(points, *points.init(fv.random.key(0)), torch.zeros(9, 2), name="points")
+
+
+def test_images_outside_the_unit_range_are_mapped_into_it(monkeypatch):
+    shown = {}
+    monkeypatch.setattr(
+        "funcvae.figures.images.reconstructions", lambda x, x_hat, title: shown.update(x=x, x_hat=x_hat)
+    )
+    x = fv.random.uniform(fv.random.key(1), (3, 1, 28, 28))
+    recipe, model = fv.models.RECIPES["mnist_bn_vae"], fv.models.mnist_bn_vae()
+    seen = recipe.observe(fv.random.key(0), x)
+    of_model.reconstructions(
+        model, *model.init(fv.random.key(0)), seen, fv.random.key(1), pixels=recipe.pixels, name="bn"
+    )
+    torch.testing.assert_close(shown["x"], x)
+    assert 0 <= shown["x_hat"].min() < shown["x_hat"].max() <= 1
+
+
+class Corner(torch.nn.Module):
+    """Decodes z to an "image" of its two coordinates."""
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return z.unflatten(-1, (1, 1, 2))

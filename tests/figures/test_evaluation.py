@@ -1,0 +1,60 @@
+import math
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+from funcvae import figures
+from funcvae.errors import BadValue
+from funcvae.figures._style import DARK, LIGHT
+
+K, BOUND, SE = [1, 10, 5000], [-99.5, -96.3, -94.3], [0.1, 0.05, math.nan]
+
+
+def test_the_ladder_shows_each_rung_with_two_standard_errors():
+    (ax,) = figures.bound_ladder(K, BOUND, SE, title="mine").axes
+    (container,) = ax.containers
+    line, _, (bars,) = container
+    np.testing.assert_allclose(line.get_xydata(), np.stack([K, BOUND], 1))
+    heights = [np.ptp(segment[:, 1]) for segment in bars.get_segments()]
+    assert heights == pytest.approx([0.4, 0.2, 0.0])
+    assert ax.get_xscale() == "log"
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["1", "10", "5,000"]
+    assert {"−99.50", "−96.30", "−94.30"} <= {t.get_text() for t in ax.texts}
+    assert (ax.get_title(), ax.get_ylabel()) == ("mine", "L_K [nats per example]")
+
+
+def test_rungs_that_are_near_have_digits_enough_to_differ():
+    (ax,) = figures.bound_ladder([1, 10], [-2.7263, -2.7259], [0, 0]).axes
+    assert {"−2.72630", "−2.72590"} <= {t.get_text() for t in ax.texts}
+    figures.bound_ladder([1, 10], [-2.0, -2.0], [0, 0])
+
+
+def test_latents_are_sorted_by_their_kl_and_coloured_by_use():
+    (ax,) = figures.latent_use([0.1, 2.0, 0.0, 1.0], [False, True, False, True]).axes
+    bars = sorted(ax.patches, key=lambda bar: bar.get_x())
+    assert [bar.get_height() for bar in bars] == [2.0, 1.0, 0.1, 0.0]
+    assert [bar.get_facecolor()[:3] for bar in bars] == [to_rgb(DARK)] * 2 + [to_rgb(LIGHT)] * 2
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["active, its mean moves with x: 2", "not active: 2"]
+
+
+def test_one_kind_of_latent_has_one_entry_in_the_legend():
+    (ax,) = figures.latent_use(np.ones(50), [True] * 50).axes
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["active, its mean moves with x: 50"]
+    assert ax.get_xticks()[0] == 1
+    assert ax.get_xticks()[-1] == 50
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: figures.bound_ladder(K, BOUND[:2], SE),
+        lambda: figures.bound_ladder(K, BOUND, SE[:2]),
+        lambda: figures.bound_ladder(K, [1, math.inf, 2], SE),
+        lambda: figures.latent_use([1.0, 2.0], [True]),
+        lambda: figures.latent_use([[1.0]], [True]),
+    ],
+)
+def test_arrays_that_do_not_match_are_refused(call):
+    with pytest.raises(BadValue):
+        call()

@@ -1,0 +1,387 @@
+import copy
+import io
+import itertools
+import math
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.font_manager import FontProperties
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from funcvae.errors import BadValue
+from funcvae.figures import PALETTE, gradient_variance
+from funcvae.figures._style import DARK, LIGHT
+
+NAMES = ["elbo_mc", "stl", "iwae", "dreg", "rloo", "vr_iwae_dreg:0.5, moment_matched"]
+VARIANCE = np.array([41.234, 12.1, 18.72, 5.43, 81234.0, 0.0391])
+LOW, HIGH = 0.8 * VARIANCE, 1.25 * VARIANCE
+SECONDS = np.array([0.0121, 0.0125, 0.0134, 0.0151, 0.0117, 0.0163])
+LAYERS = [f"{a}/hidden.{k}.{b}" for a in ("encoder", "decoder") for k in (0, 1) for b in ("weight", "bias")]
+RNG = np.random.default_rng(0)
+BY_LAYER = VARIANCE[:, None] * np.exp(RNG.normal(size=(6, 8)))
+K = np.array([1, 2, 5, 10, 20, 50, 100, 200, 500, 1000])
+SERIES = {
+    name: (snr * K**slope, 0.05 * snr * K**slope)
+    for name, snr, slope in zip(NAMES, (0.5, 1.3, 0.55, 1.2, 0.1, 1.1), (0.5, 0.52, -0.48, 0.48, 0.4, 0.3), strict=True)
+}
+ODD = np.array([41.2, 0, math.nan, math.inf])
+ODD_LOW, ODD_HIGH = np.array([0, 0, math.nan, 1]), np.array([math.inf, 0, math.nan, math.inf])
+
+FIGURES = {
+    "bars": lambda: gradient_variance.variance_bars(NAMES, VARIANCE, LOW, HIGH, trusted=[1, 0, 1, 0, 1, 1]),
+    "bars, odd values": lambda: gradient_variance.variance_bars(
+        NAMES[:4], ODD, ODD_LOW, ODD_HIGH, trusted=[0, 1, 0, 0]
+    ),
+    "bars, only zero": lambda: gradient_variance.variance_bars("a", [0], [0], [0]),
+    "bars, zero with an interval": lambda: gradient_variance.variance_bars("a", [0], [0], [1e-7]),
+    "bars, tiny and near": lambda: gradient_variance.variance_bars(
+        "ab", [1e-7, 1.05e-7], [9e-8, 1e-7], [1.1e-7, 1.1e-7]
+    ),
+    "bars, one": lambda: gradient_variance.variance_bars("a", [1], [1], [1], trusted=[False]),
+    "bars, long title": lambda: gradient_variance.variance_bars(
+        "ab", [1, 2], [1, 2], [1, 2], title="Variance of the gradient " * 4
+    ),
+    "layers": lambda: gradient_variance.variance_by_layer(NAMES, LAYERS, BY_LAYER),
+    "layers, ratios": lambda: gradient_variance.variance_by_layer(NAMES, LAYERS, BY_LAYER, reference=0),
+    "layers, two": lambda: gradient_variance.variance_by_layer(NAMES[-2:], LAYERS[:2], BY_LAYER[-2:, :2], reference=1),
+    "layers, one": lambda: gradient_variance.variance_by_layer("a", "b", [[3.0]]),
+    "layers, one ratio": lambda: gradient_variance.variance_by_layer(NAMES[-1:], "b", [[3.0]], reference=0),
+    "layers, odd values": lambda: gradient_variance.variance_by_layer("abcd", "e", ODD[:, None]),
+    "layers, nothing": lambda: gradient_variance.variance_by_layer("ab", "c", [[0], [math.nan]], reference=0),
+    "layers, many": lambda: gradient_variance.variance_by_layer(NAMES, 8 * LAYERS, np.tile(BY_LAYER, 8), reference=0),
+    "layers, many of two": lambda: gradient_variance.variance_by_layer(NAMES[:2], 8 * LAYERS, np.tile(BY_LAYER[:2], 8)),
+    "cost": lambda: gradient_variance.variance_cost(NAMES, SECONDS, VARIANCE, LOW, HIGH),
+    "cost, odd values": lambda: gradient_variance.variance_cost(NAMES[:4], SECONDS[:4], ODD, ODD_LOW, ODD_HIGH),
+    "cost, nothing": lambda: gradient_variance.variance_cost("a", [1], [0], [0], [0]),
+    "cost, many at one place": lambda: gradient_variance.variance_cost(
+        2 * NAMES, [1] * 12, [1] * 12, [1] * 12, [1] * 12
+    ),
+    "sweep": lambda: gradient_variance.sweep(K, SERIES),
+    "sweep, slopes": lambda: gradient_variance.sweep(K, SERIES, slopes=dict.fromkeys(NAMES, (0.5, 0.01))),
+    "sweep, nothing": lambda: gradient_variance.sweep(
+        [1], {"a": ([math.nan], [1])}, slopes={"a": (math.nan, math.nan)}
+    ),
+    "sweep, twelve": lambda: gradient_variance.sweep([1, 2], {str(k): ([1, k + 1], [9, math.inf]) for k in range(12)}),
+}
+ARRAYS = VARIANCE, LOW, HIGH, SECONDS, BY_LAYER, K, SERIES, ODD, ODD_LOW, ODD_HIGH
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_draws_without_a_warning_and_clips_no_text(name):
+    before, settings = copy.deepcopy(ARRAYS), dict(matplotlib.rcParams)
+    figure = FIGURES[name]()
+    figure.savefig(io.BytesIO())
+    assert figure.get_suptitle()
+    tight, inches = figure.get_tightbbox(), figure.get_size_inches()
+    assert (tight.min >= -0.01).all()
+    assert (tight.max <= inches + 0.01).all()
+    small = FontProperties(size="small").get_size_in_points()
+    assert all(text.get_size() >= small for text in figure.findobj(Text))
+    np.testing.assert_equal(ARRAYS, before)
+    assert dict(matplotlib.rcParams) == settings
+
+
+def dots(ax):
+    """{(x, y): line} of the markers that stand for values, not for the ends of intervals."""
+    return {
+        (x, y): line
+        for line in ax.lines
+        if line.get_marker() not in ("None", "_", "|") and line.get_clip_on()
+        for x, y in zip(*map(np.atleast_1d, line.get_data()), strict=True)
+    }
+
+
+def arrows(ax):
+    """The arrow heads at the axes' edges, as (marker, x, y)."""
+    return {
+        (line.get_marker(), float(x), float(y))
+        for line in ax.lines
+        if not line.get_clip_on() and line.get_marker() in "<>v^" and line.get_transform() == ax.transData
+        for x, y in zip(*line.get_data(), strict=True)
+    }
+
+
+def intervals(ax):
+    return [segment for lines in ax.collections for segment in lines.get_segments()]
+
+
+def written(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def test_bars_stand_in_order_with_their_intervals_and_values():
+    figure = gradient_variance.variance_bars(NAMES, VARIANCE, LOW, HIGH, unit="trace [nats²]", title="mine")
+    (ax,) = figure.axes
+    assert [t.get_text() for t in ax.get_yticklabels()] == NAMES
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # so the first is on top
+    assert list(dots(ax)) == list(zip(VARIANCE, range(6), strict=True))
+    np.testing.assert_allclose(
+        intervals(ax), [[[a, k], [b, k]] for k, (a, b) in enumerate(zip(LOW, HIGH, strict=True))]
+    )
+    assert written(ax) == ["41.2", "12.1", "18.7", "5.43", "81,200", "0.0391"]
+    assert (figure.get_suptitle(), ax.get_xlabel(), ax.get_xscale()) == ("mine", "trace [nats²]", "log")
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["variance and its 95% interval"]
+
+
+def test_bars_that_are_not_to_be_trusted_are_hollow_and_pale():
+    figure = gradient_variance.variance_bars(NAMES, VARIANCE, LOW, HIGH, trusted=[True, False, True, True, True, True])
+    (ax,) = figure.axes
+    fill = [to_rgb(line.get_markerfacecolor()) for _, line in sorted(dots(ax).items(), key=lambda dot: dot[0][1])]
+    assert fill == [to_rgb(DARK), to_rgb("white")] + [to_rgb(DARK)] * 4
+    firm, pale = ax.collections
+    assert (to_hex(firm.get_color()[0]), to_hex(pale.get_color()[0])) == (DARK, LIGHT.lower())
+    assert [segment[0, 1] for segment in pale.get_segments()] == [1]
+    assert figure.legends[0].get_texts()[1].get_text() == "hollow: interval not to be trusted"
+
+
+def test_bars_say_what_a_log_axis_cannot_show():
+    (ax,) = gradient_variance.variance_bars("abcd", ODD, ODD_LOW, ODD_HIGH).axes
+    assert list(dots(ax)) == [(41.2, 0)]
+    assert written(ax) == ["41.2", "0", "0", "undefined", "infinite"]
+    assert ax.texts[2].get_position()[0] < 0.05  # at the left edge, where the arrow of the zero is
+    left, right = ax.get_xlim()
+    np.testing.assert_allclose(intervals(ax)[0][:, 0], [left, right])
+    assert {("<", left, 0.0), (">", right, 0.0)} <= arrows(ax)
+
+
+def test_an_undefined_variance_has_no_interval():
+    (ax,) = gradient_variance.variance_bars("ab", [1, math.nan], [0.9, 0.9], [1.1, 1.1]).axes
+    assert [segment[0, 1] for segment in intervals(ax)] == [0]
+
+
+def test_an_interval_stretches_the_axis_by_a_decade_at_the_most():
+    (ax,) = gradient_variance.variance_bars("abc", [1, 2, 3], [0.2, 0.05, 2], [2, 50, 4]).axes
+    left, right = ax.get_xlim()
+    assert 0.1 < left < 0.2
+    assert 4 < right < 5
+    assert {a[0] for a in arrows(ax)} == {"<", ">"}
+    assert {a[2] for a in arrows(ax)} == {1.0}
+
+
+def test_layers_are_coloured_by_their_variance_and_numbered():
+    ax, bar = gradient_variance.variance_by_layer(NAMES, LAYERS, BY_LAYER).axes
+    (mesh,) = ax.collections
+    np.testing.assert_array_equal(mesh.get_array(), BY_LAYER.T)
+    assert mesh.get_clim() == (pytest.approx(BY_LAYER.max() * 1e-6), BY_LAYER.max())
+    assert [t.get_text() for t in ax.get_yticklabels()] == LAYERS
+    assert [t.get_text().replace("\n", " ") for t in ax.get_xticklabels()] == NAMES
+    assert ax.yaxis_inverted()
+    placed = {t.get_position(): float(t.get_text().replace(",", "")) for t in ax.texts}
+    for (e, r), value in np.ndenumerate(BY_LAYER):
+        assert placed[e + 0.5, r + 0.5] == pytest.approx(value, rel=6e-3)
+    assert bar.get_ylabel() == "variance of the gradient"
+
+
+def test_ratios_to_the_reference_are_centred_at_one():
+    value = [[2, 8, 1], [1, 10, 1.04], [8, 4000, 0.15]]
+    figure = gradient_variance.variance_by_layer(["a", "b, c", "d"], "xyz", value, reference=1)
+    ax, bar = figure.axes
+    (mesh,) = ax.collections
+    np.testing.assert_allclose(mesh.get_array(), (np.array(value) / value[1]).T)
+    assert mesh.get_clim() == pytest.approx((0.01, 100))
+    assert mesh.norm(1.0) == pytest.approx(0.5)
+    assert written(ax) == ["×2.00", "×0.80", "×0.96", "×1.00", "×1.00", "×1.00", "×8.00", "×400", "×0.14"]
+    assert mesh.colorbar.extend == "max"
+    assert bar.get_ylabel() == "variance relative to\nb,\nc"
+    assert not figure.legends
+
+
+def test_cells_without_a_colour_are_grey_and_explained():
+    value = [[1, 0, 0, 2, math.inf], [0, 1, 0, math.nan, 1]]
+    figure = gradient_variance.variance_by_layer("ab", "vwxyz", value, reference=0)
+    ax = figure.axes[0]
+    assert written(ax) == ["×1.00", "–", "–", "×1.00", "–", "0", "∞", "–", "–", "–"]
+    shown = ~np.ma.getmaskarray(ax.collections[0].get_array())
+    assert shown.tolist() == [[True, False], [False, False], [False, False], [True, False], [False, False]]
+    (text,) = figure.legends[0].get_texts()
+    assert text.get_text() == "off the scale of colours: 0 is exactly zero, – is undefined, ∞ is infinite"
+    assert to_rgb(ax.get_facecolor()) == figure.legends[0].get_patches()[0].get_facecolor()[:3]
+    assert written(gradient_variance.variance_by_layer("abcd", "e", ODD[:, None]).axes[0]) == ["41.2", "0", "–", "∞"]
+
+
+@pytest.mark.parametrize("reference", [None, 0])
+def test_numbers_can_be_read_on_their_cells(reference):
+    value = np.geomspace(1, 1e4, 50)[None].repeat(2, 0) / [[1e2], [1]]
+    ax = gradient_variance.variance_by_layer("ab", [str(k) for k in range(50)], value, reference=reference).axes[0]
+    (mesh,) = ax.collections
+
+    def luminance(colour):
+        rgb = np.array(to_rgb(colour))
+        return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+
+    for text in ax.texts:
+        e, r = (math.floor(place) for place in text.get_position())
+        low, high = sorted(luminance(c) for c in (text.get_color(), mesh.to_rgba(mesh.get_array()[r, e])))
+        assert (high + 0.05) / (low + 0.05) > 4.5  # what the web's accessibility guidelines ask of text
+
+
+def test_a_table_grows_with_its_layers():
+    heights = [FIGURES[name]().get_size_inches()[1] for name in ("layers, ratios", "layers, many")]
+    assert heights[1] > 64 * 0.2 > heights[0]
+
+
+def test_cost_places_each_estimator_by_its_time_and_variance():
+    figure = gradient_variance.variance_cost(NAMES, SECONDS, VARIANCE, LOW, HIGH, title="mine")
+    (ax,) = figure.axes
+    np.testing.assert_allclose(list(dots(ax)), np.stack([1e3 * SECONDS, VARIANCE], 1))
+    assert [to_hex(line.get_color()).upper() for line in dots(ax).values()] == list(PALETTE[:6])
+    ends = [[[x, a], [x, b]] for x, a, b in zip(1e3 * SECONDS, LOW, HIGH, strict=True)]
+    np.testing.assert_allclose(intervals(ax), ends)
+    named = {t.get_text().replace("\n", " "): t.xy for t in ax.texts}
+    assert list(named) == NAMES
+    np.testing.assert_allclose(list(named.values()), list(dots(ax)))
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time per gradient [ms]", "total variance of the gradient")
+    assert ax.get_title("left").startswith("along a dashed line: equal variance × time; lower left is better\n")
+    assert "left out" not in ax.get_title("left")
+
+
+def test_along_a_dashed_line_variance_times_time_is_equal():
+    (ax,) = gradient_variance.variance_cost(NAMES, SECONDS, VARIANCE, LOW, HIGH).axes
+    products = [np.multiply(*line.get_data()) for line in ax.lines if line.get_linestyle() == "--"]
+    assert all(p[0] == pytest.approx(p[1]) for p in products)
+    one = np.array([p[0] for p in products])
+    np.testing.assert_allclose(one[1:] / one[:-1], 10)
+    assert np.isclose(one, (1e3 * SECONDS * VARIANCE).min()).any()
+    assert "from one dashed line to the next: 10 times as much" in ax.get_title("left")
+
+
+@pytest.mark.parametrize(("spread", "times"), [(1.0, 1), (0.1, 1), (0.02, 2)])
+def test_names_lie_within_the_axes_and_hide_nothing(spread, times):
+    value = np.tile(5 * (VARIANCE / 5) ** spread, times)
+    seconds = np.tile([*SECONDS[:5].clip(0.0125, 0.0126), 0.1], times)  # five nearly at one place, and one at the edge
+    figure = gradient_variance.variance_cost(times * NAMES, seconds, value, 0.9 * value, 1.1 * value)
+    (ax,) = figure.axes
+    figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(text) for text in ax.texts]
+    spots = ax.transData.transform([text.xy for text in ax.texts])
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert not any(box.contains(*spot) for box in boxes for spot in spots)
+    assert all(ax.bbox.padded(1).contains(*corner) for box in boxes for corner in box.corners())
+    # A name has a line to its point unless it is next to it.
+    near = [Bbox([spot - 13, spot + 13]).overlaps(box) for spot, box in zip(spots, boxes, strict=True)]
+    assert [text.arrow_patch.get_visible() for text in ax.texts] == [not n for n in near]
+    assert all(near) == (times == 1)
+
+
+def test_cost_says_which_estimators_it_leaves_out():
+    (ax,) = gradient_variance.variance_cost(NAMES[:4], SECONDS[:4], ODD, ODD_LOW, ODD_HIGH).axes
+    assert list(dots(ax)) == [(pytest.approx(12.1), 41.2)]
+    assert ax.get_title("left").endswith("\nleft out: stl (variance 0), iwae (undefined), dreg (infinite)")
+    low, high = ax.get_ylim()
+    assert arrows(ax) == {("v", 1e3 * SECONDS[0], low), ("^", 1e3 * SECONDS[0], high)}
+
+
+def test_cost_draws_what_is_not_to_be_trusted_hollow():
+    trusted = [True, False, True, True, False, True]
+    (ax,) = gradient_variance.variance_cost(NAMES, SECONDS, VARIANCE, LOW, HIGH, trusted=trusted).axes
+    faces = [to_hex(line.get_markerfacecolor()).upper() for line in dots(ax).values()]
+    assert [face != "#FFFFFF" for face in faces] == trusted
+    assert ax.get_title("left").endswith("\nhollow: interval not to be trusted")
+    with pytest.raises(BadValue, match=r"trusted must be \[6\], one for each name, got \[2\]"):
+        gradient_variance.variance_cost(NAMES, SECONDS, VARIANCE, LOW, HIGH, trusted=[True, False])
+
+
+def test_a_sweep_of_two_decades_has_its_values_for_ticks():
+    (ax,) = gradient_variance.sweep([30, 100, 300, 1000, 3000], {"a": ([1, 2, 3, 4, 5], [0.1] * 5)}).axes
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["30", "100", "300", "1,000", "3,000"]
+
+
+def test_sweep_draws_each_series_with_two_standard_errors():
+    figure = gradient_variance.sweep(K, SERIES, xlabel="K", ylabel="SNR", title="mine")
+    (ax,) = figure.axes
+    assert (ax.get_xscale(), ax.get_yscale(), ax.get_xlabel(), ax.get_ylabel()) == ("log", "log", "K", "SNR")
+    lines = [line for line in ax.lines if not line.get_label().startswith("_")]
+    assert [line.get_label() for line in lines] == NAMES
+    for line, bars, colour, (value, se) in zip(lines, ax.collections, PALETTE, SERIES.values(), strict=False):
+        np.testing.assert_array_equal(line.get_xydata(), np.stack([K, value], 1))
+        ends = np.array(bars.get_segments())[..., 1]
+        np.testing.assert_allclose(ends, np.stack([value - 2 * se, value + 2 * se], 1))
+        assert line.get_color() == to_hex(bars.get_color()[0]).upper() == colour
+    assert len({line.get_marker() for line in lines}) == len(NAMES)
+    assert not arrows(ax)
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == NAMES
+    assert ax.get_title("left") == "bars: two standard errors"
+
+
+def test_fitted_lines_are_the_weighted_least_squares_lines():
+    noisy = np.exp(0.3 * RNG.normal(size=10)) * K**0.5
+    se = noisy * RNG.uniform(0.05, 0.5, size=10)
+    slope, start = np.polyfit(np.log(K), np.log(noisy), 1, w=noisy / se)
+    figure = gradient_variance.sweep(K, {"dreg": (noisy, se), "stl": (noisy, se)}, slopes={"dreg": (slope, 0.0123)})
+    (ax,) = figure.axes
+    (fit,) = (line for line in ax.lines if line.get_linestyle() == "--")
+    np.testing.assert_allclose(fit.get_ydata(), np.exp(start + slope * np.log(fit.get_xdata())))
+    assert fit.get_xdata().tolist() == [1, 1000]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == [f"dreg: slope {slope:+.2f} ± 0.01", "stl"]
+    assert ax.get_title("left") == "bars: two standard errors; dashed: fits, slopes ± one standard error"
+
+
+def test_a_slope_has_the_decimals_that_its_error_is_worth():
+    slopes = {"a": (-0.4812, 0.2), "b": (0.48123, 0.0012), "c": (1, math.nan), "d": (math.nan, 1), "e": (0.5, 0)}
+    figure = gradient_variance.sweep([1, 2], dict.fromkeys("abcde", ([1, 2], [0, 0])), slopes=slopes)
+    texts = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert texts[:2] == ["a: slope −0.48 ± 0.20", "b: slope +0.481 ± 0.001"]
+    assert texts[2:] == ["c: slope +1.00", "d: slope undefined", "e: slope +0.50 ± 0.00"]
+    assert sum(line.get_linestyle() == "--" for line in figure.axes[0].lines) == 4
+
+
+def test_a_sweep_has_gaps_and_bars_that_end_at_the_edge():
+    value, se = [1, -2, math.nan, 3, 4, 5], [0.1, 1, 1, 2, math.nan, math.inf]
+    (ax,) = gradient_variance.sweep(range(1, 7), {"a": (value, se)}).axes
+    (line,) = (line for line in ax.lines if line.get_label() == "a")
+    np.testing.assert_array_equal(line.get_ydata(), [1, math.nan, math.nan, 3, 4, 5])
+    low, _ = ax.get_ylim()
+    np.testing.assert_allclose(intervals(ax), [[[1, 0.8], [1, 1.2]], [[4, low], [4, 7]]])
+    assert arrows(ax) == {("v", 4.0, low)}
+
+
+def test_ticks_are_plain_numbers():
+    def labels(axis):
+        low, high = axis.get_view_interval()
+        ticks = zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=True)
+        return [label.get_text() for place, label in ticks if low <= place <= high]
+
+    (wide,) = gradient_variance.sweep([1, 1e3], {"a": ([2e-7, 1e-4], [0, 0])}).axes
+    assert labels(wide.xaxis) == ["1", "10", "100", "1,000"]
+    assert labels(wide.yaxis) == ["1e−6", "1e−5", "0.0001"]
+    (narrow,) = gradient_variance.sweep([12, 200], {"a": ([1, 1.1], [0, 0])}).axes
+    assert labels(narrow.xaxis) == ["20", "50", "100", "200"]
+    assert labels(narrow.yaxis) == ["1", "1.1", "1.2"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: gradient_variance.variance_bars(NAMES[:5], VARIANCE, LOW, HIGH),
+        lambda: gradient_variance.variance_bars(NAMES, VARIANCE, LOW[:5], HIGH),
+        lambda: gradient_variance.variance_bars(NAMES, VARIANCE, LOW, HIGH[:, None]),
+        lambda: gradient_variance.variance_bars(NAMES, VARIANCE, LOW, HIGH, trusted=[True]),
+        lambda: gradient_variance.variance_bars(NAMES, -VARIANCE, LOW, HIGH),
+        lambda: gradient_variance.variance_bars([], [], [], []),
+        lambda: gradient_variance.variance_by_layer(NAMES, LAYERS, BY_LAYER.T),
+        lambda: gradient_variance.variance_by_layer(NAMES, LAYERS, BY_LAYER[0]),
+        lambda: gradient_variance.variance_by_layer(NAMES, LAYERS, -BY_LAYER),
+        lambda: gradient_variance.variance_by_layer(NAMES, LAYERS, BY_LAYER, reference=6),
+        lambda: gradient_variance.variance_by_layer(NAMES, LAYERS, BY_LAYER, reference=-1),
+        lambda: gradient_variance.variance_by_layer(NAMES, [], np.zeros((6, 0))),
+        lambda: gradient_variance.variance_cost(NAMES, SECONDS[:5], VARIANCE, LOW, HIGH),
+        lambda: gradient_variance.variance_cost(NAMES, 0 * SECONDS, VARIANCE, LOW, HIGH),
+        lambda: gradient_variance.variance_cost(NAMES, math.nan * SECONDS, VARIANCE, LOW, HIGH),
+        lambda: gradient_variance.variance_cost(NAMES, SECONDS, -VARIANCE, LOW, HIGH),
+        lambda: gradient_variance.sweep(K[::-1], SERIES),
+        lambda: gradient_variance.sweep([1, 1], {"a": ([1, 1], [1, 1])}),
+        lambda: gradient_variance.sweep([0, 1], {"a": ([1, 1], [1, 1])}),
+        lambda: gradient_variance.sweep(K, {}),
+        lambda: gradient_variance.sweep(K, {"a": (K, K[:3])}),
+        lambda: gradient_variance.sweep(K[:3], {"a": (K, K)}),
+        lambda: gradient_variance.sweep(K, SERIES, slopes={"vimco": (0.5, 0.1)}),
+    ],
+)
+def test_wrong_arguments_raise_one_line(call):
+    with pytest.raises(BadValue) as caught:
+        call()
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,148 @@
+import os
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image, ImageSequence
+
+from funcvae import figures
+from funcvae._support import files
+
+RNG = np.random.default_rng(0)
+Z = RNG.normal(size=(200, 2))
+IMAGES = RNG.uniform(-0.2, 1.2, size=(5, 1, 7, 14))
+FIGURES = {
+    "scatter": lambda: figures.latent_scatter(Z, np.arange(200) % 3),
+    "grid": lambda: figures.image_grid(IMAGES[None]),
+    "samples": lambda: figures.sample_grid(IMAGES),
+    "reconstructions": lambda: figures.reconstructions(IMAGES, IMAGES),
+    "interpolation": lambda: figures.interpolation(IMAGES, ends=IMAGES[:2]),
+    "curves": lambda: figures.training_curves(range(200), Z[:, 0], [100], [0], grad_norm=Z[:, 1]),
+    "densities": lambda: figures.densities(Z, Z, [0, 0], np.eye(2)),
+    "evolution": lambda: figures.evolution([1, 2], [Z, -Z], Z),
+}
+LEVELS = np.array([0, 51, 102, 255])
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_saving_twice_gives_equal_bytes(tmp_path, name):
+    figure = FIGURES[name]()
+    paths = [figures.save(f, tmp_path / "new" / f"{k}.png") for k, f in enumerate((figure, figure, FIGURES[name]()))]
+    first, *others = (path.read_bytes() for path in paths)
+    assert others == [first, first]
+    assert b"Software" not in first
+    assert sorted(os.listdir(tmp_path / "new")) == ["0.png", "1.png", "2.png"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_saving_draws_what_savefig_does(tmp_path, name):
+    figure = FIGURES[name]()
+    canvas = figure.canvas
+    path = figures.save(figure, tmp_path / "saved.png")
+    assert (figure.dpi, figure.canvas) == (100, canvas)
+    figure.savefig(tmp_path / "usual.png", dpi=150)
+    assert np.array_equal(read(path), read(tmp_path / "usual.png"))
+
+
+def test_saving_needs_no_layout(tmp_path):
+    figure = Figure()
+    figure.add_subplot()
+    assert read(figures.save(figure, tmp_path / "plain.png")).shape == (720, 960, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "save"),
+    [("z.png", lambda p: figures.save(FIGURES["scatter"](), p)), ("x.gif", lambda p: figures.save_gif(IMAGES, p))],
+)
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch, name, save):
+    path = save(tmp_path / name)
+    old = path.read_bytes()
+
+    def fail(descriptor):
+        os.ftruncate(descriptor, 100)
+        raise OSError("disk full")
+
+    monkeypatch.setattr(files, "sync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save(path)
+    assert path.read_bytes() == old
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_film_runs_forward_and_then_backward_for_ever(tmp_path, channels):
+    images = np.tile(LEVELS[:, None, None, None] / 255, (1, channels, 7, 14))
+    path = figures.save_gif(images, tmp_path / "new" / "film.gif", size=28, seconds=2)
+    assert path == tmp_path / "new" / "film.gif"
+    frames, durations, loop = film(path)
+    assert loop == 0  # for ever
+    assert {frame.shape for frame in frames} == {(14, 28, 3)}
+    assert all((frame == frame[0, 0, 0]).all() for frame in frames)
+    # Half a second for each of the four. A reader sees the two equal frames at a turn as one that lasts longer.
+    played = np.repeat([frame[0, 0, 0] for frame in frames], np.array(durations) // 500)
+    assert played.tolist() == [*LEVELS, *LEVELS[::-1]]
+    assert played.tolist() != [*LEVELS, *LEVELS]
+
+
+def test_a_grey_film_is_exact_and_the_right_way_up(tmp_path):
+    before = IMAGES.copy()
+    frames, durations, _ = film(figures.save_gif(IMAGES, tmp_path / "film.gif", size=14))
+    expected = np.rint(255 * IMAGES.clip(0, 1))[:, 0]  # 14 pixels wide already: nothing to enlarge
+    for frame, image in zip(frames, [*expected, *expected[-2::-1]], strict=True):
+        assert np.array_equal(frame, np.stack([image] * 3, axis=-1))
+    assert sum(durations) == 2 * 4000
+    assert np.array_equal(IMAGES, before)
+
+
+def test_a_film_in_colour_is_nearly_exact_and_the_right_way_up(tmp_path):
+    images = np.zeros((2, 3, 8, 6))
+    images[0, 0, :4] = images[1, 1, :, :3] = images[:, 2, 4:, 3:] = 1  # red above, then green at left; blue in a corner
+    frames, _, _ = film(figures.save_gif(images, tmp_path / "film.gif", size=8))
+    for frame, image in zip(frames, images[[0, 1, 0]], strict=True):
+        assert np.abs(frame - 255 * image.transpose(1, 2, 0)).max() < 8
+
+
+@pytest.mark.parametrize(("height", "width", "shape"), [(28, 28, (256, 256)), (8, 32, (64, 256)), (32, 1, (256, 8))])
+def test_the_longer_side_of_a_film_has_the_size_asked_for(tmp_path, height, width, shape):
+    frames, _, _ = film(figures.save_gif(np.zeros((2, 1, height, width)), tmp_path / "film.gif"))
+    assert frames[0].shape[:2] == shape
+
+
+def test_a_film_is_enlarged_smoothly(tmp_path):
+    step = np.zeros((1, 1, 8, 8))
+    step[..., 4:] = 1
+    (frame, *_), _, _ = film(figures.save_gif(step, tmp_path / "film.gif", size=64))
+    row = frame[32, :, 0]
+    assert (row[:24] == 0).all()
+    assert (row[40:] == 255).all()
+    assert len(np.unique(row[24:40])) > 4  # nearest neighbours would have two values
+    assert (np.diff(row) >= 0).all()
+
+
+@pytest.mark.parametrize(("n", "seconds", "each"), [(4, 1, 250), (3, 1, 330), (100, 0.1, 20), (1, 300, 600_000)])
+def test_a_film_keeps_its_time(tmp_path, n, seconds, each):
+    images = np.linspace(0, 1, n)[:, None, None, None] * np.ones((1, 4, 4))
+    _, durations, _ = film(figures.save_gif(images, tmp_path / "film.gif", size=4, seconds=seconds))
+    assert sum(durations) == 2 * n * each if n > 1 else durations == [each]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_same_images_give_the_same_bytes(tmp_path, channels):
+    images = RNG.uniform(size=(6, channels, 8, 8))
+    one, two = (figures.save_gif(images, tmp_path / f"{k}.gif").read_bytes() for k in (1, 2))
+    assert one == two
+
+
+def read(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def film(path):
+    """The frames of a GIF as RGB, how many milliseconds each is shown, and how often the film runs."""
+    with Image.open(path) as gif:
+        frames, durations = [], []
+        for frame in ImageSequence.Iterator(gif):
+            frames.append(np.asarray(frame.convert("RGB")).astype(int))
+            durations.append(frame.info["duration"])
+        return frames, durations, gif.info["loop"]

@@ -1,0 +1,207 @@
+"""The laws that every model with every estimator keeps."""
+
+import pytest
+import torch
+
+import funcvae as fv
+from funcvae import tree
+from funcvae.estimators import parse
+from tests.support.models import MODELS, SPECS, B, N, generators, layout, made, same_bits
+from tests.support.oracles import assert_close, double
+
+ANALYTIC_KL = ("elbo", "beta_elbo")
+
+
+# A Delta posterior has no density, so only estimators that need none take the autoencoder.
+PAIRS = [(name, spec) for name in MODELS for spec in SPECS if name != "mnist_ae" or spec.split(":")[0] in ANALYTIC_KL]
+
+
+@pytest.fixture
+def inputs(request):
+    """A model with arguments of its own: a test that spoils them spoils no other."""
+    model, *tensors = made(request.param)
+    return model, *tree.map(torch.clone, tensors)
+
+
+def in_double(inputs):
+    model, *tensors = inputs
+    return model, *double(tensors)
+
+
+def unit(spec, log_w):
+    """What rounding is relative to: `score` multiplies by the log-weights themselves, hundreds of nats."""
+    return float(log_w.abs().max().clamp(min=1)) if spec == "score" else 1.0
+
+
+every_pair = pytest.mark.parametrize(("inputs", "spec"), PAIRS, indirect=["inputs"])
+
+
+every_estimator = pytest.mark.parametrize("spec", SPECS)
+
+
+both_modes = pytest.mark.parametrize("train", [True, False])
+
+
+@every_pair
+@both_modes
+def test_arguments_survive_and_the_same_arguments_give_the_same_bits(inputs, spec, train):
+    model, *tensors = inputs
+    before = tree.map(torch.clone, tensors)
+    first = parse(spec)(model, *tensors, train=train)
+    assert same_bits(tensors, before)
+    out = tree.map(torch.clone, tuple(first))
+    second = parse(spec)(model, *tensors, train=train)
+    assert same_bits(tuple(first), out), "a second call wrote into the first one's answer"
+    assert same_bits(tuple(second), out)
+
+
+@every_pair
+def test_global_generators_are_neither_read_nor_changed(inputs, spec):
+    model, params, state, x, eps = inputs
+    before = generators()
+    out = parse(spec)(model, params, state, x, eps, train=True)
+    model.init(fv.random.key(5))
+    fv.noise.iid(fv.random.key(6), N, (B, model.latent))
+    assert generators() == before
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(123)
+        assert same_bits(tuple(parse(spec)(model, params, state, x, eps, train=True)), tuple(out))
+
+
+@every_pair
+@both_modes
+def test_the_answer_has_the_layout_of_its_arguments(inputs, spec, train):
+    model, params, state, x, eps = inputs
+    out = parse(spec)(model, params, state, x, eps, train=train)
+    assert layout(out.grads) == layout(params)
+    assert layout(out.state) == layout(state)
+    assert (out.bound.shape, out.log_w.shape) == ((B,), (N, B))
+    assert all(bool(leaf.isfinite().all()) for leaf in tree.leaves(tuple(out)))
+    assert not any(leaf.requires_grad for leaf in tree.leaves(tuple(out)))
+    if not train:
+        assert same_bits(out.state, state)
+
+
+@every_pair
+@both_modes
+def test_vmap_over_replicates_equals_a_loop(inputs, spec, train):
+    model, params, state, x, _ = inputs
+    replicates = fv.noise.iid(fv.random.key(8), 3, (N, B, model.latent))
+
+    def one(eps):
+        return tuple(parse(spec)(model, params, state, x, eps, train=train))
+
+    mapped = torch.vmap(one)(replicates)
+    for r, eps in enumerate(replicates):
+        alone = one(eps)
+        here = tree.map(lambda t, like, r=r: t[r] if t.ndim > like.ndim else t, mapped, alone)
+        assert_close(here, alone, atol=1e-4 * unit(spec, alone[2]), rtol=1e-4)
+
+
+@every_pair
+@both_modes
+def test_float64_agrees_with_float32_to_rounding(inputs, spec, train):
+    model, params, state, x, eps = inputs
+    single = parse(spec)(model, params, state, x, eps, train=train)
+    exact = parse(spec)(*in_double(inputs), train=train)
+    assert layout(exact.grads) == layout(double(params))
+    assert exact.bound.dtype == exact.log_w.dtype == torch.float64
+    assert_close(double(tuple(single)), tuple(exact), atol=1e-3 * unit(spec, exact.log_w), rtol=1e-3)
+
+
+@every_pair
+def test_examples_do_not_meet_in_evaluation_mode(inputs, spec):
+    model, params, state, x, eps = inputs
+    together = parse(spec)(model, params, state, x, eps, train=False)
+    alone = [parse(spec)(model, params, state, x[i : i + 1], eps[:, i : i + 1], train=False) for i in range(B)]
+    torch.testing.assert_close(together.bound, torch.cat([out.bound for out in alone]))
+    mean = tree.map(lambda *grads: torch.stack(grads).mean(0), *(out.grads for out in alone))
+    assert_close(together.grads, mean, atol=1e-4 * unit(spec, together.log_w), rtol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [1, 4])
+@every_estimator
+def test_batch_norm_moves_its_statistics_once_a_call_by_the_mean_over_samples(spec, samples):
+    if samples == 1 and spec.split(":")[0] not in ("elbo", "elbo_mc", "dreg"):
+        samples = 2  # some need two
+    model, params, state, x, _ = in_double(made("batch_norm"))
+    eps = fv.noise.iid(fv.random.key(9), samples, (B, 2), dtype=torch.float64)
+    new = parse(spec)(model, params, state, x, eps, train=True).state
+    q, _ = model.encode(params, state, x, train=True)
+    for part, inputs in {"encoder": x.unsqueeze(0), "decoder": q.sample(eps)}.items():
+        h = inputs @ params[part]["0.weight"].T + params[part]["0.bias"]
+        old = state[part]
+        torch.testing.assert_close(new[part]["1.running_mean"], 0.9 * old["1.running_mean"] + 0.1 * h.mean((0, 1)))
+        torch.testing.assert_close(new[part]["1.running_var"], 0.9 * old["1.running_var"] + 0.1 * h.var(1).mean(0))
+        assert new[part]["1.num_batches_tracked"] == old["1.num_batches_tracked"] + 1
+
+
+@every_estimator
+def test_in_inference_mode_it_is_the_same(spec):
+    model, *tensors = made("gaussian2d_vae")
+    with torch.inference_mode():
+        out = parse(spec)(model, *tensors, train=True)
+    assert_close(tuple(out), tuple(parse(spec)(model, *tensors, train=True)), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, N])
+@every_pair
+def test_in_chunks_it_is_the_same_to_rounding(inputs, spec, chunk):
+    model, *tensors = in_double(inputs)
+    estimator = parse(spec)
+    whole, parts = (e(model, *tensors, train=True) for e in (estimator, estimator.in_chunks(chunk)))
+    assert layout(parts) == layout(whole)
+    assert_close(tuple(parts), tuple(whole), atol=1e-10 * unit(spec, whole.log_w), rtol=1e-9)
+    bound = estimator.in_chunks(chunk).bound(model, *tensors)
+    torch.testing.assert_close(bound, estimator.bound(model, *tensors))
+
+
+INDUCTOR = ("elbo", "dreg", "vimco", "piwae:2")  # the compiler takes ten seconds and more for each
+
+
+@pytest.mark.parametrize(
+    ("spec", "backend"),
+    [(spec, "aot_eager") for spec in SPECS if spec not in INDUCTOR]
+    + [(spec, "inductor") for spec in INDUCTOR]
+    + [pytest.param(spec, "inductor", marks=pytest.mark.slow) for spec in SPECS if spec not in INDUCTOR],
+)
+def test_compiled_equals_eager(spec, backend):
+    model, *tensors = made("batch_norm")
+    estimator = parse(spec)
+
+    def call(*tensors):
+        return tuple(estimator(model, *tensors, train=True))
+
+    torch._dynamo.reset()
+    try:
+        compiled = torch.compile(call, fullgraph=True, dynamic=False, backend=backend)(*tensors)
+    finally:
+        torch._dynamo.reset()
+    assert_close(compiled, call(*tensors), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_every_estimator_takes_the_resnet(spec, resnet):
+    model, params, state, x, eps = resnet
+    out = parse(spec)(model, params, state, x, eps, train=True)
+    assert layout(out.grads) == layout(params)
+    assert all(bool(leaf.isfinite().all()) for leaf in [*tree.leaves(out.grads), out.bound, out.log_w])
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    model = fv.models.cifar_resnet_vae()
+    init_key, x_key, noise_key = fv.random.split(fv.random.key(3), 3)
+    x = fv.random.normal(x_key, (2, 3, 32, 32))
+    return model, *model.init(init_key), x, fv.noise.iid(noise_key, 2, (2, model.latent))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@every_pair
+def test_the_answer_on_cuda_is_the_one_on_the_cpu(inputs, spec):
+    model, *tensors = in_double(inputs)
+    here = parse(spec)(model, *tensors, train=True)
+    there = parse(spec)(model, *tree.map(torch.Tensor.cuda, tensors), train=True)
+    assert all(leaf.is_cuda for leaf in tree.leaves(tuple(there)))
+    assert_close(tree.map(torch.Tensor.cpu, tuple(there)), tuple(here), atol=1e-8, rtol=1e-6)

@@ -1,0 +1,95 @@
+"""What is collected from the cells of a sweep."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from funcvae import cli, runs
+from funcvae.errors import Missing, Stopped
+from funcvae.runs.aggregate import over
+from tests.support.sweeps import after, grid_of, swept
+
+# What is collected.
+
+
+def test_over_seeds_by_students_t():
+    found = over([1.0, 2.0, 6.0])
+    se = math.sqrt(7 / 3)
+    assert found == pytest.approx({"mean": 3, "se": se, "low": 3 - 4.302653 * se, "high": 3 + 4.302653 * se}, rel=1e-6)
+    assert over([1.0, 3.0]) == pytest.approx({"mean": 2, "se": 1, "low": 2 - 12.706205, "high": 2 + 12.706205})
+    assert over([4.0]) == {"mean": 4.0, "se": None, "low": None, "high": None}
+
+
+def test_what_is_collected_is_what_the_cells_say(here, capsys):
+    grid = grid_of(seeds=(0, 1, 2), estimators=("elbo_mc", "iwae"), samples=(1, 2), replicates=3)
+    results = swept(grid)
+    cli.main(["collect", "sweep"])
+    out = capsys.readouterr().out
+    paths = ["sweep/table.csv", "sweep/table.json", "sweep/figures/sweep_bound.png", "sweep/figures/sweep_variance.png"]
+    assert out.splitlines()[-4:] == paths
+    assert all(Path(path).is_file() for path in paths)
+
+    with open("sweep/table.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12
+    for row, (name, result) in zip(rows, results.items(), strict=True):
+        assert (row["folder"], row["status"], row["diverged"]) == (f"sweep/cells/{name}", "finished", "")
+        assert [row[n] for n in ("estimator", "samples", "seed")] == [
+            str(result[n]) for n in ("estimator", "samples", "seed")
+        ]
+        assert (float(row["bound"]), float(row["test_bound"])) == (result["bound"], result["test_bound"])
+        assert (row["steps"], row["params_sha256"]) == ("6", result["params_sha256"])
+        for network, of in result["variance"].items():
+            assert float(row[f"variance_{network}"]) == of["variance"]
+            assert float(row[f"low_{network}"]) == of["low"]
+            assert row[f"trusted_{network}"] == str(of["trusted"])
+
+    groups = json.loads(Path("sweep/table.json").read_text())["groups"]
+    assert [(g["estimator"], g["target"], g["samples"], g["seeds"]) for g in groups] == [
+        ("elbo_mc", "ELBO", 1, 3), ("elbo_mc", "ELBO", 2, 3), ("iwae", "L_K", 1, 3), ("iwae", "L_K", 2, 3),
+    ]  # fmt: skip
+    for i, group in enumerate(groups):
+        of = list(results.values())[3 * i : 3 * i + 3]
+        bounds = np.array([result["test_bound"] for result in of])
+        se = bounds.std(ddof=1) / np.sqrt(3)
+        found = [group["test_bound"][name] for name in ("mean", "se", "low", "high")]
+        assert found == pytest.approx([bounds.mean(), se, bounds.mean() - 4.302653 * se, bounds.mean() + 4.302653 * se])
+        logs = np.log([result["variance"]["encoder"]["variance"] for result in of])
+        assert group["log_variance_encoder"]["mean"] == pytest.approx(logs.mean())
+        line = next(
+            line
+            for line in out.splitlines()
+            if line.split()[1:4]
+            == [group[n] if n != "samples" else str(group[n]) for n in ("estimator", "target", "samples")]
+        )
+        assert f"{bounds.mean():.4f}" in line
+        assert f"{np.exp(logs.mean()):.3g}" in line
+
+
+def test_cells_that_are_not_finished_are_listed(here, capsys):
+    grid = grid_of(seeds=(0, 1, 2))
+    with pytest.raises(Stopped):
+        swept(grid, stopping=after(10))  # in the second cell
+    cli.main(["collect", "sweep", "--out", "elsewhere/t.csv"])
+    out = capsys.readouterr().out
+    assert "begun: gaussian2d_vae-elbo-k2-s1\nmissing: gaussian2d_vae-elbo-k2-s2\n" in out
+    with open("elsewhere/t.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == ["finished", "begun", "missing"]
+    assert [bool(row["test_bound"]) for row in rows] == [True, False, False]
+    assert Path("elsewhere/t.json").is_file()
+    assert Path("elsewhere/figures/sweep_bound.png").is_file()
+    (group,) = runs.collect("sweep").groups
+    assert (group["seeds"], group["test_bound"]["se"]) == (1, None)
+
+
+def test_collecting_what_is_no_sweep_is_refused(here, capsys):
+    with pytest.raises(Missing, match="nowhere is no sweep's folder: it has no grid"):
+        runs.collect("nowhere")
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["collect", "nowhere", "--out", "table.txt"])
+    assert "--out table.txt: give the name of a CSV file, NAME.csv" in capsys.readouterr().err

@@ -1,0 +1,115 @@
+"""Grids of runs: their cells and their errors."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import funcvae as fv
+from funcvae import cli, runs
+from funcvae._support import files
+from funcvae.errors import BadType, BadValue
+from tests.support.sweeps import content, grid_of, written
+
+# Grids.
+
+
+def test_a_grid_has_a_cell_for_each_combination():
+    grid = grid_of(seeds=(3, 4), estimators=("renyi:.5", "tvo:0:0.5:1"), samples=(2, 8))
+    cells = runs.cells(grid, "sweep")
+    names = [
+        f"gaussian2d_vae-{estimator}-k{k}-s{seed}"
+        for estimator in ("renyi_0.5", "tvo_0_0.5_1")
+        for k in (2, 8)
+        for seed in (3, 4)
+    ]
+    assert [cell.out for cell in cells] == [f"sweep/cells/{name}" for name in names]
+    assert [(cell.estimator, cell.samples, cell.seed) for cell in cells[1:3]] == [
+        ("renyi:0.5", 2, 4),
+        ("renyi:0.5", 8, 3),
+    ]
+    assert {(cell.data, cell.epochs, cell.batch, cell.device) for cell in cells} == {("points.npz", 2, 5, "cpu")}
+
+
+def test_what_a_grid_leaves_out_is_each_systems_own():
+    grid = runs.parse_grid({"systems": ["gaussian2d_vae", "burda_vae"], "settings": {"compile": False}})
+    found = [(cell.system, cell.estimator, cell.samples, cell.seed) for cell in runs.cells(grid, "sweep")]
+    own = [fv.models.RECIPES[system] for system in ("gaussian2d_vae", "burda_vae")]
+    assert found == [(recipe.name, recipe.estimator, recipe.samples, 0) for recipe in own]
+    assert grid.replicates is None
+
+
+def test_a_grid_survives_its_file(here):
+    grid = grid_of(seeds=(1, 2), replicates=5, lr=0.1)
+    Path("copy.json").write_bytes(files.as_json(grid.as_json()))
+    assert runs.read_grid("copy.json") == grid
+
+
+def test_settings_go_before_the_machines_choice():
+    (cell,) = runs.cells(grid_of(device="cuda", compile=True), "sweep", device="cpu")
+    assert (cell.device, cell.compile) == ("cuda", True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"sytems": ["gaussian2d_vae"]}, "unknown key 'sytems': did you mean 'systems'?"),
+        ({"systems": None}, "systems is None: it must be a list"),
+        ({"systems": "gaussian2d_vae"}, "systems is 'gaussian2d_vae': it must be a list"),
+        ({"systems": []}, "systems is empty: name one or more, or leave it out"),
+        ({"systems": ["gaussian_vae"]}, "unknown system 'gaussian_vae': did you mean 'gaussian2d_vae'?"),
+        ({"systems": [3]}, "system is 3: it must be a string"),
+        ({"estimators": ["dregs"]}, "unknown estimator 'dregs': did you mean 'dreg'?"),
+        ({"estimators": ["renyi:.5", "renyi:0.5"]}, "estimators has 'renyi:0.5' twice"),
+        ({"samples": [0]}, "a number in samples is 0: it must be at least 1"),
+        ({"samples": [1.5]}, "a number in samples is 1.5: it must be a whole number"),
+        ({"seeds": [True]}, "a number in seeds is True: it must be a whole number"),
+        ({"seeds": [1, 1]}, "seeds has 1 twice"),
+        ({"settings": []}, "settings is list (): it must be an object"),
+        ({"settings": {"epoch": 3}}, "unknown setting 'epoch': did you mean 'epochs'?"),
+        ({"settings": {"seed": 3}}, "settings has seed, which `seeds` lists: leave it out there"),
+        ({"settings": {"out": "a"}}, "settings has out, which is each cell's own: leave it out there"),
+        ({"replicates": 1}, "replicates is 1: it must be at least 2"),
+    ],
+)
+def test_a_bad_grid_is_refused_in_a_line(here, capsys, changed, message):
+    bad = {**content(), **changed}
+    with pytest.raises((BadValue, BadType)) as raised:
+        runs.parse_grid(bad)
+    assert message in str(raised.value)
+    Path("grid.json").write_text(json.dumps(bad))
+    before = sorted(here.rglob("*"))
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["sweep", "grid.json"])
+    error = capsys.readouterr().err
+    assert error.startswith(f"funcvae: error: grid.json: {message}")
+    assert error.count("\n") == 1
+    assert sorted(here.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"estimators": ("elbo", "rloo"), "samples": (1,)},
+            "gaussian2d_vae-rloo-k1-s0: rloo sets each sample against the others: it needs samples >= 2",
+        ),
+        ({"estimators": ("miwae:3",), "samples": (3, 4)}, "gaussian2d_vae-miwae_3-k4-s0: "),
+        ({"samples": (3,), "noise": "mirrored"}, "samples is 3: antithetic noise comes in pairs"),
+        ({"estimators": ("dreg",), "noise": "mirrored"}, "dreg"),
+        ({"noise": "sobl"}, "unknown noise 'sobl': did you mean 'sobol'?"),
+        ({"epochs": 0}, "--epochs is 0: it must be at least 1"),
+        ({"epochs": "many"}, "epochs is 'many': it must be of type int"),
+        ({"data": "nowhere.npz"}, "nowhere.npz"),
+        ({"data": "mnist-5k"}, "gaussian2d_vae takes items of shape [2]"),
+    ],
+)
+def test_what_cannot_be_trained_is_found_before_anything_is_made(here, capsys, given, message):
+    before = [here / written(**{"seeds": (0, 1), **given}), here / "points.npz"]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["sweep", "grid.json"])
+    error = capsys.readouterr().err
+    assert error.startswith("funcvae: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert sorted(here.rglob("*")) == before

@@ -1,0 +1,220 @@
+"""A sweep in one process: what is trained, what is left as it is, and which share a worker takes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import funcvae as fv
+from funcvae import cli, runs, tracking
+from funcvae._support import files
+from funcvae.errors import BadData, BadValue, NonFinite, Stopped
+from funcvae.runs import workers as module
+from funcvae.train import checkpoint
+from tests.support.sweeps import after, all_files, grid_of, params, swept, written
+
+# Sweeping.
+
+
+def test_a_sweep_trains_every_cell_as_a_run_by_itself_and_keeps_its_results(here):
+    grid = grid_of(seeds=(0, 1), estimators=("iwae",), replicates=4)
+    told = []
+    results = swept(grid, log=lambda name, result: told.append(name))
+    names = ["gaussian2d_vae-iwae-k2-s0", "gaussian2d_vae-iwae-k2-s1"]
+    assert list(results) == told == names
+    alone = runs.run(
+        runs.configure("gaussian2d_vae", **grid.settings, estimator="iwae", samples=2, seed=1, out="alone")
+    )
+    assert params("sweep", names[1]) == (alone / "params.safetensors").read_bytes()
+    *_, last = tracking.MetricsReader(alone / "metrics.jsonl")
+    variance = runs.own_variance(runs.load(alone), 4)
+    assert set(variance) == {"encoder", "decoder"}
+    assert results[names[1]] == {
+        "system": "gaussian2d_vae", "estimator": "iwae", "samples": 2, "seed": 1, "target": "L_K", "steps": 6,
+        "bound": last["bound"], "test_bound": last["test_bound"], "params_sha256": last["params_sha256"],
+        "replicates": 4, "variance": variance,
+    }  # fmt: skip
+    assert files.read_json(Path("sweep/cells", names[1], "result.json")) == results[names[1]]
+    assert runs.read_grid("sweep/grid.json") == grid
+
+
+def test_a_second_start_does_nothing(here, monkeypatch):
+    grid = grid_of(seeds=(0, 1))
+    results = swept(grid)
+    before = all_files("sweep")
+    monkeypatch.setattr(fv.train, "fit", None)
+    assert swept(grid) == results
+    assert all_files("sweep") == before
+
+
+def test_a_larger_grid_does_what_is_missing(here):
+    swept(grid_of())
+    before = all_files("sweep/cells")
+    assert len(swept(grid_of(seeds=(0, 1), estimators=("elbo", "stl")))) == 4
+    now = all_files("sweep/cells")
+    assert {path: now[path] for path in before} == before
+    assert runs.read_grid("sweep/grid.json").seeds == (0, 1)
+
+
+def test_replicates_that_come_later_are_made_without_training_again(here, monkeypatch):
+    swept(grid_of())
+    before = all_files("sweep/cells")
+    monkeypatch.setattr(fv.train, "fit", None)
+    (result,) = swept(grid_of(replicates=3)).values()
+    assert result["replicates"] == 3
+    now = all_files("sweep/cells")
+    assert [path for path in now if now[path] != before[path]] == ["sweep/cells/gaussian2d_vae-elbo-k2-s0/result.json"]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_cell_that_was_begun_otherwise_is_named(here, finished):
+    if finished:
+        swept(grid_of())
+    else:
+        with pytest.raises(Stopped):
+            swept(grid_of(), stopping=after(2))
+    before = all_files("sweep")
+    with pytest.raises(
+        BadValue, match=r"s0 was begun otherwise: epochs was 2 and is 3 now, lr was None and is 0\.1 now;"
+    ):
+        swept(grid_of(epochs=3, lr=0.1))
+    assert all_files("sweep") == before
+    swept(grid_of(checkpoint_every=7))
+
+
+def test_a_stopped_sweep_goes_on_to_the_same_bytes(here):
+    grid = grid_of(seeds=(0, 1))
+    swept(grid, "whole")
+    with pytest.raises(Stopped, match="stopped, with 0 of 2 cells finished; the same command goes on"):
+        swept(grid, stopping=after(4))
+    (found,) = checkpoint.found(Path("sweep/cells/gaussian2d_vae-elbo-k2-s0/checkpoints"))
+    assert 0 < found < 6
+    for _ in range(20):
+        try:
+            swept(grid, stopping=after(3))
+            break
+        except Stopped:
+            pass
+    for cell in runs.cells(grid, "sweep"):
+        name = Path(cell.out).name
+        assert params("sweep", name) == params("whole", name)
+        assert Path(cell.out, "result.json").read_bytes() == Path("whole/cells", name, "result.json").read_bytes()
+
+
+def test_a_worker_begins_with_its_share_and_goes_round(here):
+    told = []
+    swept(grid_of(seeds=range(5)), share=(1, 2), log=lambda name, result: told.append(name[-1]))
+    assert told == ["2", "3", "4", "0", "1"]
+    with pytest.raises(BadValue, match=r"share is \(2, 2\)"):
+        swept(grid_of(), share=(2, 2))
+
+
+def test_a_cell_in_use_is_come_back_to_and_taken_when_its_worker_dies(here, monkeypatch):
+    grid, told = grid_of(seeds=(0, 1)), []
+    lock = files.lock(Path("sweep/cells/gaussian2d_vae-elbo-k2-s0/.claim"))
+    lock.__enter__()
+
+    def sleep(seconds: float) -> None:
+        assert told == ["gaussian2d_vae-elbo-k2-s1"]
+        lock.__exit__(None, None, None)
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    swept(grid, log=lambda name, result: told.append(name))
+    assert told == ["gaussian2d_vae-elbo-k2-s1", "gaussian2d_vae-elbo-k2-s0"]
+
+
+def test_a_cell_that_another_finishes_meanwhile_is_not_trained_again(here, monkeypatch):
+    """The result comes between the first look and the lock."""
+    grid = grid_of()
+    swept(grid)
+    (cell,) = runs.cells(grid, "sweep")
+    monkeypatch.setattr(fv.train, "fit", None)
+    before = all_files("sweep")
+    result = module._work(cell, grid, runs.own_variance, lambda: False)
+    assert result == files.read_json(Path(cell.out, "result.json"))
+    assert all_files("sweep") == before
+
+
+def test_a_cell_that_diverges_is_finished_and_the_others_go_on(here, monkeypatch, capsys):
+    begin = module.training.run
+
+    def run(cell, **options):
+        if cell.seed == 0:
+            raise NonFinite("loss became nan in step 3")
+        return begin(cell, **options)
+
+    monkeypatch.setattr(module.training, "run", run)
+    written(seeds=(0, 1))
+    for _ in range(2):  # it is not tried again
+        with pytest.raises(SystemExit, match="1"):
+            cli.main(["sweep", "grid.json"])
+        out, error = capsys.readouterr()
+        assert "gaussian2d_vae-elbo-k2-s0: diverged: loss became nan in step 3\n" in out
+        assert "gaussian2d_vae-elbo-k2-s1: test bound -" in out
+        assert error.endswith("funcvae: 1 of 2 cells diverged: gaussian2d_vae-elbo-k2-s0\n")
+        monkeypatch.setattr(module.training, "run", None)
+    cli.main(["collect", "runs/grid"])
+    assert "diverged: gaussian2d_vae-elbo-k2-s0: loss became nan" in capsys.readouterr().out
+
+
+def test_a_rate_that_is_far_too_high_diverges(here):
+    (result,) = swept(grid_of(lr=1e4, epochs=40)).values()
+    assert "funcvae replay sweep/cells/gaussian2d_vae-elbo-k2-s0" in result["diverged"]
+    assert "test_bound" not in result
+    found = runs.collect("sweep")
+    assert [cell["status"] for cell in found.cells] == ["diverged"]
+    assert found.groups[0]["seeds"] == 0
+    assert found.figures() == {}
+
+
+def test_a_result_that_is_another_cells_is_damaged(here):
+    swept(grid_of())
+    path = Path("sweep/cells/gaussian2d_vae-elbo-k2-s0/result.json")
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(BadData, match="its seed is 1, and should be 0"):
+        swept(grid_of())
+    path.write_text(json.dumps({"system": "gaussian2d_vae", "estimator": "elbo", "samples": 2, "seed": 0}))
+    with pytest.raises(BadData, match="is no cell's result: KeyError, 'steps'"):
+        runs.collect("sweep")
+
+
+# Who does what.
+
+
+@pytest.mark.parametrize(
+    ("environment", "share"),
+    [
+        ({}, (0, 1)),
+        ({"RANK": "2", "WORLD_SIZE": "4"}, (2, 4)),
+        ({"TASK_ID": "7", "TASK_MIN": "5", "TASK_COUNT": "4"}, (2, 4)),
+        ({"TASK_ID": "6", "TASK_MIN": "5", "TASK_COUNT": "3", "RANK": "1", "WORLD_SIZE": "2"}, (3, 6)),
+        ({"TASK_ID": "90", "TASK_MIN": "1", "TASK_COUNT": "3"}, (2, 3)),  # --array=1,7,90
+    ],
+)
+def test_a_worker_finds_its_share(monkeypatch, environment, share):
+    set_environment(monkeypatch, environment)
+    assert runs.worker_share() == share
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RANK": "4", "WORLD_SIZE": "4"}, "RANK is 4, and its WORLD_SIZE 4"),
+        ({"RANK": "a", "WORLD_SIZE": "4"}, "RANK is 'a'"),
+        ({"TASK_ID": "x", "TASK_MIN": "1", "TASK_COUNT": "4"}, "SLURM_ARRAY_TASK_ID is 'x'"),
+        ({"TASK_ID": "1", "TASK_COUNT": "4"}, "SLURM_ARRAY_TASK_MIN is ''"),
+        ({"TASK_ID": "1", "TASK_MIN": "1", "TASK_COUNT": "0"}, "a Slurm array of 0 tasks"),
+        ({"TASK_ID": "1", "TASK_MIN": "2", "TASK_COUNT": "4"}, "from 2 on, and this is task 1"),
+    ],
+)
+def test_an_environment_that_nobody_sets_is_refused(monkeypatch, environment, message):
+    set_environment(monkeypatch, environment)
+    with pytest.raises(BadValue, match=message):
+        runs.worker_share()
+
+
+def set_environment(monkeypatch, environment: dict[str, str]) -> None:
+    for name in ("RANK", "WORLD_SIZE", *(f"SLURM_ARRAY_TASK_{end}" for end in ("ID", "MIN", "COUNT"))):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name.replace("TASK_", "SLURM_ARRAY_TASK_"), value)

@@ -1,0 +1,129 @@
+"""Kills a run again and again, by SIGKILL, until it has come to its end; then it must be the run that nobody killed.
+
+python tests/support/faults.py FOLDER [--kills 50] [--seed 0]
+
+Every attempt is a process of its own, forked here (so that torch is imported once). Half of them are killed at a random
+moment, the others between two stages of a write (`files._between`): a file opened, written, synced, renamed, whole.
+When a run has come to its end, another begins, until there have been enough kills, some of every kind. Prints how many,
+and where.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from funcvae import runs
+from funcvae._support import files
+
+STAGES = ("opened", "written", "synced", "renamed", "whole")
+
+
+def config_of(out: Path) -> runs.Config:
+    return runs.configure(
+        "gaussian2d_vae", epochs=6, samples=2, checkpoint_every=4, sample_each_step=True, out=str(out)
+    )
+
+
+def train_or_resume(out: Path) -> None:
+    """What a person would do: start it, and go on if it has been started."""
+    if (out / "config.json").is_file():
+        runs.resume(out)
+    else:
+        runs.run(config_of(out))
+
+
+def attempt(out: Path, kill: tuple[str, float]) -> int:
+    """One process; its exit status, or minus the signal that ended it."""
+    kind, when = kill
+    if (pid := os.fork()) == 0:
+        status = 1
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # progress bars
+            left = [when]
+
+            def between(stage: str, path: Path) -> None:
+                left[0] -= stage == kind
+                if left[0] < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            if kind in STAGES:
+                files._between = between
+            train_or_resume(out)
+            status = 0
+        finally:
+            os._exit(status)
+    if kind == "time":
+        time.sleep(when)
+        os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def wait_for_rows(run: Path, n: int = 1, alive: Callable[[], bool] = lambda: True) -> None:
+    """Until training has written so many rows; raises after a minute, or where who trains is not alive any more."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").read_bytes().count(b"\n") >= n:
+            return
+        assert alive(), "it has ended before"
+        time.sleep(0.02)
+    raise AssertionError("no rows after a minute")
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """Every file that must not depend on where a run was killed."""
+    paths = [path for path in run.rglob("*") if path.is_file() and path.name not in ("manifest.json", "config.json")]
+    last = max(path for path in paths if path.parent.name == "checkpoints")
+    kept = [path for path in paths if path == last or path.parent.name != "checkpoints"]
+    return {str(path.relative_to(run)): path.read_bytes() for path in kept}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)  # a process with threads cannot be forked
+    choose = random.Random(args.seed)
+    whole = args.folder / "whole"
+    assert attempt(whole, ("never", 0)) == 0, "the undisturbed run failed"
+    expected = contents(whole)
+    killed: Counter[str] = Counter()
+    ended = 0
+    while sum(killed.values()) < args.kills or not killed.keys() >= {"time", *STAGES}:
+        run = args.folder / f"run {ended}"
+        kills = 0
+        while True:
+            kind = "never" if kills > 40 else choose.choice(["time", choose.choice(STAGES)])
+            when = choose.uniform(0, 1.2) if kind == "time" else choose.randrange(0, 4 if kills % 2 else 12)
+            status = attempt(run, (kind, when))
+            if status == 0:
+                break
+            if status != -signal.SIGKILL:
+                print(f"attempt {kills} of {run} ({kind}, {when}) ended with {status}", file=sys.stderr)
+                return 1
+            killed[kind] += 1
+            kills += 1
+        found = contents(run)
+        wrong = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
+        if wrong:
+            print(f"{run}, killed {kills} times, differs in {', '.join(sorted(wrong))}", file=sys.stderr)
+            return 1
+        shutil.rmtree(run)
+        ended += 1
+    where = ", ".join(f"{name} {count}" for name, count in sorted(killed.items()))
+    print(f"{sum(killed.values())} kills ({where}); {ended} runs came to the bits of the undisturbed one")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

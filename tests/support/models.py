@@ -1,0 +1,69 @@
+"""Models with inputs for the laws, and comparisons to the bit."""
+
+import random as python_random
+from functools import cache
+
+import numpy as np
+import torch
+from torch import nn
+
+import funcvae as fv
+from funcvae import tree
+from funcvae.estimators import EXAMPLES
+from tests.support.oracles import LearnedPrior
+
+SPECS = list(EXAMPLES.values())
+B, N = 3, 4  # two groups of two
+
+
+def batch_norm_vae():
+    return fv.vae(
+        encoder=lambda: nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 4)),
+        decoder=lambda: nn.Sequential(nn.Linear(2, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)),
+        latent=2,
+    )
+
+
+def learned_prior_vae():
+    return fv.vae(
+        encoder=lambda: nn.Linear(3, 4),
+        decoder=lambda: nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3)),
+        likelihood=fv.heads.normal_fixed(0.5),
+        prior=lambda: LearnedPrior(0.5, 2).float(),
+        latent=2,
+    )
+
+
+MODELS = {
+    "gaussian2d_vae": (lambda: fv.models.gaussian2d_vae(hidden=4), (2,)),
+    "mnist_vae": (fv.models.mnist_vae, (1, 28, 28)),
+    "burda_vae": (lambda: fv.models.burda_vae(latent=3), (1, 28, 28)),
+    "mnist_ae": (fv.models.mnist_ae, (1, 28, 28)),
+    "mnist_bn_vae": (fv.models.mnist_bn_vae, (1, 28, 28)),
+    "mnist_sigma_vae": (fv.models.mnist_sigma_vae, (1, 28, 28)),
+    "batch_norm": (batch_norm_vae, (3,)),
+    "learned_prior": (learned_prior_vae, (3,)),
+}
+
+
+@cache
+def made(name):
+    factory, shape = MODELS[name]
+    model = factory()
+    init_key, x_key, noise_key = fv.random.split(fv.random.key(3), 3)
+    params, state = model.init(init_key)
+    x = fv.random.bernoulli(x_key, 0.5, (B, *shape)).float()
+    return model, params, state, x, fv.noise.iid(noise_key, N, (B, model.latent))
+
+
+def same_bits(a, b):
+    return tree.structure(a) == tree.structure(b) and all(map(torch.equal, tree.leaves(a), tree.leaves(b)))
+
+
+def layout(t):
+    return tree.structure(t), [(leaf.shape, leaf.dtype, leaf.device) for leaf in tree.leaves(t)]
+
+
+def generators():
+    kind, words, *rest = np.random.get_state()  # noqa: NPY002
+    return torch.get_rng_state().tolist(), kind, words.tolist(), rest, python_random.getstate()

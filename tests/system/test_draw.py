@@ -1,0 +1,194 @@
+"""The commands that read a finished run and draw from it."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageSequence
+from safetensors.torch import load_file
+
+import funcvae as fv
+from funcvae import cli, runs
+from tests.support.commands import GAUSSIAN, refused, trained
+
+
+@pytest.mark.parametrize(
+    ("command", "files"),
+    [
+        (["sample"], ["samples.png"]),
+        (["sample", "--drawn", "--n", "7"], ["samples_drawn.png"]),
+        (["reconstruct"], ["reconstructions.png"]),  # of a test set smaller than the default
+        (["reconstruct", "--n", "3"], ["reconstructions.png"]),
+        (
+            ["interpolate", "0", "9", "--steps", "5", "--frames", "4"],
+            ["interpolation_0_9.png", "interpolation_0_9.gif"],
+        ),
+        (["latent"], ["latent_scatter.png"]),
+        (["latent", "grid"], ["latent_grid.png"]),
+    ],
+)
+def test_a_picture_of_a_run_is_written_and_its_path_printed(digits, capsys, command, files):
+    run = trained(digits)
+    shutil.rmtree(run / "figures")
+    capsys.readouterr()
+    name, *options = command
+    cli.main([name, str(run), *options])
+    written = [str(run / "figures" / file) for file in files]
+    assert capsys.readouterr().out.split() == written
+    assert sorted(map(str, (run / "figures").iterdir())) == sorted(written)
+    first = [Path(file).read_bytes() for file in written]
+    cli.main([name, str(run), *options, "--out", "elsewhere/picture.png"])
+    assert [Path("elsewhere/picture").with_suffix(Path(f).suffix).read_bytes() for f in files] == first
+
+
+def test_a_gif_goes_there_and_back(digits):
+    run = trained(digits)
+    cli.main(["interpolate", str(run), "1", "3", "--frames", "4"])
+    with Image.open(run / "figures" / "interpolation_1_3.gif") as gif:
+        frames = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(gif)]
+        assert gif.info["loop"] == 0
+    assert np.array_equal(frames[0], frames[-1]) or np.array_equal(frames[1], frames[-1])
+
+
+@pytest.mark.parametrize("system", ["mnist_bn_vae", "burda_vae", "mnist_ae"])
+def test_other_systems_are_drawn_by_the_same_commands(digits, system):
+    run = trained(digits, system)
+    for command in (["sample"], ["reconstruct", "--n", "2"], ["latent"]):
+        cli.main([command[0], str(run), *command[1:]])
+    cli.main(["interpolate", str(run), "0", "1", "--frames", "2", "--steps", "2"])
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("system", ["mnist_vae", "burda_vae", "mnist_bn_vae"])
+def test_a_run_on_cuda_is_drawn_on_cuda_and_on_the_cpu(digits, system):
+    run = trained(digits, system, "run", "--device", "cuda")
+    for device in ("cuda", "cpu"):
+        for command, *options in (["sample", "--drawn"], ["reconstruct", "--n", "2"], ["latent"]):
+            cli.main([command, str(run), *options, "--device", device])
+        cli.main(["interpolate", str(run), "0", "1", "--device", device])
+
+
+def test_points_are_sampled_with_and_without_the_decoders_noise(here):
+    cli.main([*GAUSSIAN, "--out", "run"])
+    cli.main(["sample", "run"])
+    cli.main(["sample", "run", "--drawn"])
+    assert Path("run/figures/samples.png").read_bytes() != Path("run/figures/samples_drawn.png").read_bytes()
+
+
+def test_a_loaded_run_is_what_was_trained(digits):
+    run = runs.load(trained(digits, "mnist_bn_vae", "run", "--seed", "3"))
+    stored = load_file("run/params.safetensors")
+    named = fv.tree.named_leaves({"params": run.params, "state": run.state})
+    assert stored.keys() == named.keys()
+    assert all(torch.equal(stored[name], named[name]) for name in named)
+    assert run.config.seed == 3
+    assert run.dataset().test.shape == (10, 1, 28, 28)
+
+
+def spoiled(run, file, change):
+    path = run / file
+    path.write_text(change(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda run: (run / "params.safetensors").unlink(), "params.safetensors"),
+        (lambda run: (run / "manifest.json").unlink(), "manifest.json is missing"),
+        (lambda run: (run / "config.json").unlink(), "run is no run folder: it has no config.json"),
+        (lambda run: shutil.rmtree(run), "run is not there: give the folder of a run"),
+        (lambda run: (run / "params.safetensors").write_bytes(b"x"), "not a whole safetensors file"),
+        (lambda run: spoiled(run, "config.json", lambda text: text[:40]), "config.json is not JSON"),
+        (lambda run: spoiled(run, "config.json", lambda text: "[]"), "config.json holds no JSON object"),
+        (
+            lambda run: spoiled(run, "config.json", lambda text: "{}"),
+            "config.json is not that of a run: system is missing",
+        ),
+        (
+            lambda run: spoiled(run, "manifest.json", lambda text: "{}"),
+            "manifest.json is not that of a run: 'versions' is missing",
+        ),
+        (
+            lambda run: spoiled(run, "manifest.json", lambda text: text.replace(fv.__version__, "0.0.1")),
+            f"run was made by funcvae 0.0.1, this is {fv.__version__}: train it again, or use that one",
+        ),
+        (lambda run: spoiled(run, "config.json", lambda text: text.replace("mnist_vae", "mnist_vea")), "did you mean"),
+        (lambda run: spoiled(run, "config.json", lambda text: text.replace('"digits.npz"', "5")), "data is 5"),
+        (lambda run: spoiled(run, "manifest.json", lambda text: text.replace("      28", '      "28"')), "shape is"),
+        (lambda run: spoiled(run, "manifest.json", lambda text: text.replace("      28", "      -1")), "shape is"),
+        (lambda run: spoiled(run, "manifest.json", lambda text: text.replace("      28", "      3")), "shape is"),
+        (
+            lambda run: spoiled(run, "manifest.json", lambda text: text.replace(fv.__version__, "0.99.0")),
+            "was made by funcvae 0.99.0",
+        ),
+        (
+            lambda run: spoiled(run, "config.json", lambda text: text.replace("mnist_vae", "burda_vae")),
+            "was changed since the run began",
+        ),
+    ],
+)
+def test_a_run_that_cannot_be_read_gets_one_line(digits, capsys, spoil, message):
+    run = trained("digits.npz")
+    spoil(run)
+    capsys.readouterr()
+    for command in (["sample", "run"], ["reconstruct", "run"], ["interpolate", "run", "0", "1"], ["latent", "run"]):
+        assert message in refused(capsys, *command)
+
+
+def test_a_run_of_another_patch_is_read(digits):
+    run = trained(digits)
+    spoiled(run, "manifest.json", lambda text: text.replace(fv.__version__, fv.__version__.rpartition(".")[0] + ".99"))
+    assert runs.load(run).config.system == "mnist_vae"
+
+
+def test_data_that_have_moved_can_be_named_and_data_that_have_changed_are_refused(digits, capsys):
+    run = trained("digits.npz")
+    Path("digits.npz").rename("moved.npz")
+    capsys.readouterr()
+    looks = [["reconstruct", "run"], ["interpolate", "run", "0", "1"], ["latent", "run"]]
+    for command in looks:
+        assert "digits.npz is not there" in refused(capsys, *command)
+        cli.main([*command, "--data", "moved.npz"])
+    cli.main(["sample", str(run)])  # images are sampled without the data
+    np.savez("digits.npz", train=np.zeros((30, 1, 28, 28)), test=np.ones((10, 1, 28, 28)))
+    capsys.readouterr()
+    for command in looks:
+        assert "the data digits.npz are not those that run was trained on" in refused(capsys, *command)
+
+
+@pytest.mark.parametrize(
+    ("system", "command", "message"),
+    [
+        ("mnist_vae", ["interpolate", "run", "0", "10"], "there is no test item 10: the test set has items 0 to 9"),
+        ("mnist_vae", ["interpolate", "run", "0", "1", "--frames", "0"], "--frames is 0: it must lie between 2"),
+        ("mnist_vae", ["interpolate", "run", "0", "1", "--frames", "1001"], "and 1000"),
+        ("mnist_vae", ["interpolate", "run", "0", "1", "--steps", "51"], "--steps is 51"),
+        ("mnist_vae", ["interpolate", "run", "0", "1", "--steps", "1"], "--steps is 1"),
+        ("mnist_vae", ["interpolate", "run", "0", "1", "--out", "a.jpg"], ".png"),
+        ("mnist_vae", ["reconstruct", "run", "--n", "11"], "--n is 11: the test set has 10 items"),
+        ("mnist_vae", ["reconstruct", "run", "--n", "0"], "--n is 0"),
+        ("mnist_vae", ["sample", "run", "--n", "0"], "0 samples are asked for"),
+        ("mnist_vae", ["sample", "run", "--seed", "-1"], "seed is -1"),
+        ("mnist_vae", ["sample", "run", "--out", "samples.gif"], ".png"),
+        ("burda_vae", ["latent", "run", "grid"], "needs Z = 2, and burda_vae has Z = 50"),
+        ("gaussian2d_vae", ["latent", "run", "grid"], "needs images"),
+        ("gaussian2d_vae", ["reconstruct", "run"], "needs images"),
+        ("gaussian2d_vae", ["interpolate", "run", "0", "1"], "needs images"),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_gets_one_line(digits, capsys, system, command, message):
+    if system == "gaussian2d_vae":
+        cli.main([*GAUSSIAN, "--out", "run"])
+    else:
+        trained(digits, system)
+    capsys.readouterr()
+    assert message in refused(capsys, *command)
+
+
+def test_an_index_below_zero_is_refused(digits, capsys):
+    trained(digits)
+    capsys.readouterr()
+    assert "there is no test item -1" in refused(capsys, "interpolate", "run", "--", "-1", "0")

@@ -1,0 +1,156 @@
+"""Every example runs, small, and says what it promises."""
+
+import re
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import funcvae as fv
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+DIGITS = ("mnist_ae", "mnist_vae", "mnist_bn_vae", "mnist_sigma_vae", "burda_vae")
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch):
+    """Steps are so few here that compiling them would take longer than all the rest."""
+    monkeypatch.setattr(fv.compilation, "compiled", lambda f, device="cpu": f)
+
+
+def main(name):
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]
+
+
+def is_a_picture(path):
+    with Image.open(path) as image:
+        image.verify()
+    return path.stat().st_size > 1000
+
+
+def test_quickstart_orders_the_estimators_as_the_papers_do():
+    variance = main("quickstart")(steps=100)
+    assert variance["stl"] < variance["elbo_mc"]
+    assert variance["my_dreg"] < variance["iwae"]
+
+
+def test_own_estimator_is_judged_to_ten_digits():
+    found = main("own_estimator")()
+    for name in ("0% baseline", "50% baseline", "100% baseline", "vimco", "iwae"):
+        assert found[name][0] < 1e-10
+    assert found["own sample in it"][0] > 0.1
+    assert found["100% baseline"][1] < found["50% baseline"][1] < found["0% baseline"][1]
+    assert found["100% baseline"] == pytest.approx(found["vimco"])  # at K = 2 the geometric mean is the mean
+
+
+@pytest.mark.parametrize("steps", [30, pytest.param(4000, marks=pytest.mark.slow)])
+def test_the_vae_uses_as_many_latents_as_maximum_likelihood(tmp_path, steps):
+    found, picture = main("posterior_collapse")(steps=steps, out=str(tmp_path))
+    assert [wanted for wanted, _, _ in found.values()] == [8, 7, 6, 4, 3, 1, 0]
+    assert is_a_picture(picture)
+    if steps == 4000:
+        assert [used for _, used, _ in found.values()] == [8, 7, 6, 4, 3, 1, 0]
+        assert all(0 <= short < 0.02 for _, _, short in found.values())
+
+
+@pytest.mark.parametrize(
+    ("size", "tolerance"),
+    [
+        ({"ks": (30, 100, 300), "replicates": 128, "batch": 8}, 0.1),
+        pytest.param({}, 0.05, marks=pytest.mark.slow),
+    ],
+)
+def test_signal_to_noise_scales_with_k_as_rainforth_and_tucker_found(tmp_path, size, tolerance):
+    found, written = main("rainforth")(**size, out=str(tmp_path))
+    theory = {"iwae, encoder": -0.5, "dreg, encoder": 0.5, "both, prior": -0.5}
+    assert found.slopes.keys() == theory.keys()
+    for name, slope in theory.items():
+        assert abs(found.slopes[name].slope - slope) + 2 * found.slopes[name].se < tolerance
+    assert len(written) == 2
+    assert all(is_a_picture(path) for path in written)
+
+
+def test_an_estimator_is_chosen_by_its_variance_and_bias(tmp_path):
+    options = {"steps": 400, "replicates": 512, "batches": 10, "out": str(tmp_path)}
+    found, best, sources, written = main("compare_estimators")(**options)
+    mine = found.row("98% dreg, 2% iwae")
+    assert found.row("dreg").ratio["encoder"][:4] == (1, 0, 1, 1)
+    assert found.row("iwae").ratio["encoder"].low > 10
+    assert found.row("iwae").ratio["decoder"].value == pytest.approx(1)
+    assert found.row("rws").bias["encoder"].z > 5
+    assert mine.bias["encoder"].z < 3
+    assert mine.ratio["encoder"].high < 1
+    assert found.row("iwae, sobol").bias == {}
+    assert best in {"dreg", mine.name}
+    assert sources.groups["encoder"].noise.value > 0
+    assert {path.stem.rpartition("_")[2] for path in written} == {"encoder", "decoder", "layers", "cost"}
+    assert all(is_a_picture(path) for path in written)
+
+
+def test_the_burda_table_trains_what_is_missing_and_reads_the_rest(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("funcvae.compilation.available", lambda: False)
+    x = fv.random.uniform(fv.random.key(0), (60, 1, 28, 28)).numpy()
+    np.savez(tmp_path / "digits.npz", train=x[:40], test=x[40:])
+    options = {"epochs": 1, "k": (1, 2), "source": str(tmp_path / "digits.npz"), "samples": 20, "n": 10}
+    table = main("burda_table")
+    first = table(out=str(tmp_path / "runs"), **options)
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")}
+    assert table(out=str(tmp_path / "runs"), **options) == first
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")} == written
+    assert set(first) == {(name, k) for name in ("VAE", "IWAE", "DReG") for k in (1, 2)}
+    assert "86.76 → 86.35" in capsys.readouterr().out
+    with pytest.raises(fv.errors.BadValue, match="holds 1 epochs of"):
+        table(out=str(tmp_path / "runs"), **{**options, "epochs": 2})
+    with pytest.raises(fv.errors.BadValue, match="--n lie between 2 and 20"):
+        table(out=str(tmp_path / "more"), **{**options, "n": 21})
+    assert not (tmp_path / "more").exists()
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_the_digit_systems_draw_their_pictures(tmp_path, name):
+    x = fv.random.uniform(fv.random.key(0), (240, 1, 28, 28)).numpy()
+    labels = {"train_labels": np.arange(200) % 10, "test_labels": np.arange(40) % 10}
+    np.savez(tmp_path / "digits.npz", train=x[:200], test=x[200:], **labels)
+    written = main(name)(steps=2, source=str(tmp_path / "digits.npz"), out=str(tmp_path / "figures"))
+    assert written
+    assert all(is_a_picture(path) for path in written)
+
+
+def test_the_points_draw_their_pictures(tmp_path):
+    densities, evolution = main("gaussian2d_vae")(steps=20, out=str(tmp_path))
+    assert is_a_picture(densities)
+    assert is_a_picture(evolution)
+
+
+@pytest.mark.parametrize(("name", "size"), [("cifar_resnet_vae", (16, 16)), ("own_model", (24, 16))])
+def test_folders_of_pictures_are_trained_on(tmp_path, name, size):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, x in enumerate(fv.random.uniform(fv.random.key(0), (20, *size, 3)).numpy()):
+        Image.fromarray((255 * x).astype(np.uint8)).save(folder / f"{i}.png")
+    source = {"folder" if name == "own_model" else "source": str(folder)}
+    written = main(name)(steps=2, out=str(tmp_path / "figures"), **source)
+    assert len(written) == 2
+    assert all(is_a_picture(path) for path in written)
+
+
+def test_the_readmes_python_runs_as_written():
+    blocks = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_no_example_is_left_out():
+    tested = {"quickstart", "own_model", "own_estimator", "posterior_collapse", "burda_table", *fv.models.RECIPES}
+    tested |= {"rainforth", "compare_estimators"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
+    assert set(DIGITS) | {"gaussian2d_vae", "cifar_resnet_vae"} == set(fv.models.RECIPES)
+
+
+def test_the_readmes_pictures_are_there():
+    shown = re.findall(r"!\[.*?\]\((.*?)\)", (EXAMPLES.parent / "README.md").read_text())
+    assert shown
+    assert [path for path in shown if not (EXAMPLES.parent / path).is_file()] == []

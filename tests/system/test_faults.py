@@ -1,0 +1,124 @@
+"""Nothing is lost to a kill, a full disk or a folder that may not be written in."""
+
+import ctypes
+import os
+import resource
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from funcvae import runs
+from funcvae.train import checkpoint
+
+ROOT = Path(__file__).parents[2]
+
+
+def program(*args: str, before: str = "") -> subprocess.CompletedProcess:
+    """The fault program in a process of its own, after some lines of Python."""
+    code = f"import sys\nfrom tests.support import faults\n{before}\nsys.exit(faults.main(sys.argv[1:]))"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, env=env, check=False)
+
+
+@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(tmp_path, kills):
+    done = program(str(tmp_path), "--kills", str(kills), "--seed", str(kills))
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    assert int(done.stdout.split()[0]) >= kills
+    for stage in ("opened", "written", "synced", "renamed", "whole", "time"):
+        assert stage in done.stdout, "kills of every kind"
+
+
+CARELESS = """
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content[: len(content) // 2])
+    faults.files._between("written", path)
+    path.write_bytes(content)
+    return path
+faults.files.write = write
+"""
+
+
+def test_files_written_in_place_do_not_survive_it(tmp_path):
+    done = program(str(tmp_path), "--kills", "20", before=CARELESS)
+    assert done.returncode == 1
+    assert "ended with 1" in done.stderr or "differs in" in done.stderr
+
+
+def funcvae(*args: str, limit: int | None = None, unprivileged: bool = False) -> subprocess.CompletedProcess:
+    """A command under a limit on the size of files, or without root's right to write everywhere."""
+
+    def prepare() -> None:
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        if unprivileged:
+            ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0)
+
+    command = [sys.executable, "-m", "funcvae", *args]
+    return subprocess.run(command, capture_output=True, text=True, preexec_fn=prepare, check=False)
+
+
+_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE = 24, 1
+
+
+def files_of(run: Path) -> dict[str, bytes]:
+    left_out = ("manifest.json", "config.json", ".lock")
+    return {str(p.relative_to(run)): p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name not in left_out}
+
+
+RUN = ("--epochs", "8", "--samples", "2", "--checkpoint-every", "20")
+
+
+@pytest.mark.parametrize("limit", [3_000, 20_000])
+def test_a_disk_that_is_full_costs_nothing_that_was_whole(tmp_path, limit):
+    """No file may grow past the limit: rows fail at the first, figures at the last, or else a checkpoint."""
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    full = funcvae("train", *RUN, "--out", str(run), limit=limit)
+    assert full.returncode == 2
+    assert full.stderr.splitlines()[-1].startswith("funcvae: error: ")
+    assert "File too large" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert not list(run.rglob("*.partial"))
+    for path in checkpoint.found(run / "checkpoints").values():
+        assert path.stat().st_size > 10_000, "whole ones alone have the name"
+    again = funcvae("train", "--resume", str(run))
+    assert again.returncode == 0, again.stderr
+    funcvae("train", *RUN, "--out", str(whole))
+    assert files_of(run) == files_of(whole)
+
+
+def test_a_folder_that_may_not_be_written_in_is_read_and_left_as_it_is(tmp_path):
+    run = runs.run(runs.configure("gaussian2d_vae", epochs=1, samples=2, out=str(tmp_path / "run")))
+    stopped = tmp_path / "stopped"
+    stopped.mkdir()
+    for name in ("config.json", "manifest.json"):
+        (stopped / name).write_bytes((run / name).read_bytes())
+    for path in [*tmp_path.rglob("*"), tmp_path]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = files_of(tmp_path)
+    try:
+        for args, status in {
+            ("verify", str(run)): 0,
+            ("replay", str(run), "3"): 0,
+            ("train", "--resume", str(run)): 0,  # it is finished
+        }.items():
+            done = funcvae(*args, unprivileged=True)
+            assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
+        for args in (
+            ("train", "--resume", str(stopped)),
+            ("train", "--epochs", "1", "--out", str(tmp_path / "new")),
+            ("sample", str(run), "--out", str(run / "new.png")),
+        ):
+            done = funcvae(*args, unprivileged=True)
+            assert done.returncode == 2, args
+            assert "Permission denied" in done.stderr
+            assert done.stderr.splitlines()[-1].startswith("funcvae: error: ")
+        assert files_of(tmp_path) == before
+    finally:
+        for path in [tmp_path, *tmp_path.rglob("*")]:
+            path.chmod(path.stat().st_mode | stat.S_IRWXU)

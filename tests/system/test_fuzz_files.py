@@ -1,0 +1,112 @@
+"""A few of the cases of tests/fuzz/files.py, and that it can fail."""
+
+import gzip
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import files as fuzz
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from funcvae import data
+from funcvae.data import readers
+from funcvae.errors import BadData
+
+
+def test_damaged_files_end_in_a_line():
+    """In a process of its own, whose memory is measured."""
+    command = [sys.executable, fuzz.__file__, "--cases", "600", "--seed", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "600 cases, 0 failures" in done.stdout
+    assert len(done.stdout.splitlines()) == len(fuzz.KINDS) + 1
+
+
+def test_a_reader_that_lets_another_error_out_is_reported(capsys):
+    def careless(folder):
+        return (folder / "x.npy").read_bytes()[10_000]
+
+    kinds = {"careless": fuzz.KINDS["npy"]._replace(read=careless)}
+    assert fuzz.main(["--cases", "3"], kinds) == 1
+    assert "--seed 0 --case 1 (careless): IndexError" in capsys.readouterr().err
+
+
+def test_a_reader_that_writes_elsewhere_or_warns_is_reported(capsys):
+    kinds = {
+        "writes": fuzz.KINDS["npy"]._replace(read=lambda folder: (folder.parent / "x").touch()),
+        "warns": fuzz.KINDS["npy"]._replace(read=lambda folder: warnings.warn("careful", stacklevel=1)),
+    }
+    assert fuzz.main(["--cases", "8"], kinds) == 1
+    error = capsys.readouterr().err
+    assert "wrote outside its folder" in error
+    assert "warned: careful" in error
+
+
+@pytest.mark.parametrize(
+    ("read", "told"),
+    [
+        (lambda folder: time.sleep(5), "Hung: after 0.2 seconds"),
+        (lambda folder: (folder.parent / "npy" / "x.npy").write_bytes(b""), "wrote outside its folder"),  # there before
+        (lambda folder: (folder / "y").touch(), "wrote outside its folder"),  # only `resume` may
+        (lambda folder: Path("y").touch(), "wrote outside its folder"),
+        (lambda folder: tempfile.mkstemp(), "wrote outside its folder"),
+    ],
+)
+def test_a_reader_that_hangs_or_leaves_something_is_reported(capsys, monkeypatch, read, told):
+    monkeypatch.setattr(fuzz, "PATIENCE", 0.2)
+    assert fuzz.main(["--cases", "1"], {"npy": fuzz.KINDS["npy"]._replace(read=read)}) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_a_reader_that_takes_too_much_memory_is_reported(capsys, monkeypatch):
+    monkeypatch.setattr(fuzz.limits, "MEMORY", 100)
+    kinds = {"npy": fuzz.KINDS["npy"]._replace(read=lambda folder: np.ones(2**25))}
+    assert fuzz.main(["--cases", "1"], kinds) == 1
+    assert "took" in capsys.readouterr().err
+
+
+SAVE = {"x.npy": np.save, "x.npz": np.savez, "c.npz": np.savez_compressed}
+SHAPES = array_shapes(min_dims=1, max_dims=3, min_side=2, max_side=5)
+ARRAYS = arrays(np.float32, SHAPES, elements=st.floats(-9, 9, width=32))
+
+
+@given(ARRAYS, st.sampled_from(list(SAVE)), st.floats(0, 1, exclude_max=True))
+@settings(max_examples=60, deadline=None)
+def test_numbers_come_back_and_a_part_of_their_file_does_not(tmp_path_factory, x, name, part):
+    path = tmp_path_factory.mktemp("x") / name
+    SAVE[name](path, **{"arr" if name == "x.npy" else "train": x})
+    loaded = data.load(str(path))
+    got = np.concatenate([loaded.train, loaded.test]).reshape(len(x), -1)
+    assert sorted(map(tuple, got)) == sorted(map(tuple, x.reshape(len(x), -1)))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(part * len(whole))])
+    with pytest.raises(BadData):
+        data.load(str(path))
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.floats(0, 1, exclude_max=True), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_an_idx_file_comes_back_and_a_part_of_it_does_not(tmp_path_factory, n, height, width, part, zipped):
+    path = tmp_path_factory.mktemp("x") / ("images.gz" if zipped else "images")
+    x = np.random.default_rng(n).integers(0, 256, (n, 1, height, width), dtype=np.uint8)
+    whole = struct.pack(">iiii", 2051, n, height, width) + x.tobytes()
+    whole = gzip.compress(whole) if zipped else whole
+    path.write_bytes(whole)
+    assert np.array_equal(readers._read_idx(path), x)
+    path.write_bytes(whole[: int(part * len(whole))])
+    with pytest.raises(BadData):
+        readers._read_idx(path)
+
+
+def test_a_case_is_always_the_same(tmp_path):
+    assert [fuzz.case(5, 3, tmp_path, {"npz": fuzz.KINDS["npz"]})[:2] for _ in range(2)] == 2 * [
+        fuzz.case(5, 3, tmp_path, {"npz": fuzz.KINDS["npz"]})[:2]
+    ]

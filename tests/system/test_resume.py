@@ -1,0 +1,463 @@
+"""Runs that are stopped and go on, against runs that were not: every file at tolerance 0."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import funcvae as fv
+from funcvae import cli, runs, tracking
+from funcvae._support import files
+from funcvae.errors import BadData, BadValue, InUse, Missing, NonFinite, Stopped
+from funcvae.train import checkpoint
+from tests.support.faults import wait_for_rows
+
+SYSTEMS = list(fv.models.RECIPES)
+TRAIN, BATCH = 12, 5  # three steps an epoch, the last one short
+
+
+@pytest.fixture(scope="module")
+def data_of(tmp_path_factory):
+    """Twelve items for training and five for testing, of a system's shape, in a file."""
+    folder = tmp_path_factory.mktemp("data")
+
+    def file(system: str) -> str:
+        shape = [16 if n is None else n for n in fv.models.RECIPES[system].shape]
+        path = folder / f"{'x'.join(map(str, shape))}.npz"
+        if not path.exists():
+            x = fv.random.uniform(fv.random.key(0), (TRAIN + 5, *shape)).numpy()
+            np.savez(path, train=x[:TRAIN], test=x[TRAIN:])
+        return str(path)
+
+    return file
+
+
+@pytest.fixture
+def config_of(data_of, tmp_path):
+    def config(out: str, system: str = "gaussian2d_vae", **options) -> runs.Config:
+        given = {"data": data_of(system), "epochs": 2, "batch": BATCH, "samples": 2, **options}
+        return runs.configure(system, out=str(tmp_path / out), **given)
+
+    return config
+
+
+def after(steps: int):
+    """What stops a run after so many steps."""
+
+    def stopping():
+        made = iter(range(1, 1000))
+        return nullcontext(lambda: next(made) >= steps)
+
+    return stopping
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """Every file of a run that must not depend on where it was stopped: parameters, rows, the last checkpoint whole,
+    figures and samples."""
+    found = {str(path.relative_to(run)): path for path in sorted(run.rglob("*")) if path.is_file()}
+    last = max(name for name in found if name.startswith("checkpoints/"))
+    left_out = {"config.json", "manifest.json", ".lock"}
+    return {
+        name: path.read_bytes()
+        for name, path in found.items()
+        if name not in left_out and (name == last or not name.startswith("checkpoints/"))
+    }
+
+
+def assert_same(run: Path, whole: Path) -> None:
+    a, b = contents(run), contents(whole)
+    assert a.keys() == b.keys()
+    assert [name for name in a if a[name] != b[name]] == []
+
+
+def stopped(config: runs.Config, *at: int) -> Path:
+    """The run, stopped after so many steps, again and again, that has come to its end."""
+    with pytest.raises(Stopped):
+        runs.run(config, stopping=after(at[0]))
+    for steps in at[1:]:
+        with pytest.raises(Stopped):
+            runs.resume(config.out, stopping=after(steps))
+    return runs.resume(config.out)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_system_goes_on_to_the_same_bits(config_of, system):
+    """Stopped in the first epoch, at its end, and in the second one: BatchNorm's statistics, Adam's state, a schedule
+    (`burda_vae`'s learning rate falls after its first epoch)."""
+    options = {"estimator": "iwae"} if system == "burda_vae" else {}
+    whole = runs.run(config_of("whole", system, **options))
+    run = stopped(config_of("stopped", system, **options), 2, 1, 1)
+    assert_same(run, whole)
+    assert {"params.safetensors", "metrics.jsonl", "figures/training.png"} <= contents(run).keys()
+
+
+def test_a_run_in_chunks_goes_on_to_the_same_bits_and_only_in_those(config_of):
+    options = {"samples": 5, "chunk": 2}
+    whole = runs.run(config_of("whole", **options))
+    run = stopped(config_of("stopped", **options), 2, 1)
+    assert_same(run, whole)
+    with pytest.raises(BadValue, match="chunk"):
+        runs.resume(run, {"chunk": 3})
+    assert runs.verify(run).holds
+
+
+@pytest.mark.parametrize("k", range(1, 7))
+def test_a_run_goes_on_from_any_step(config_of, k):
+    """With all that a run may keep, samples and the variance; stopped after the last step as well."""
+    options = {"sample_each_step": True, "variance_every": 2, "variance_replicates": 3, "checkpoint_every": 4}
+    whole = runs.run(config_of("whole", **options))
+    run = stopped(config_of("stopped", **options), k)
+    assert_same(run, whole)
+    assert "samples.npy" in contents(run)
+    rows = list(tracking.MetricsReader(run / "metrics.jsonl"))
+    assert [row["step"] for row in rows if "loss" in row] == list(range(6))
+    assert len([row for row in rows if "variance/elbo/encoder" in row]) == 3
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("system", ["burda_vae", "mnist_bn_vae"])
+def test_a_run_on_cuda_goes_on_to_the_same_bits(config_of, system):
+    options = {"device": "cuda", "deterministic": True}
+    whole = runs.run(config_of("whole", system, **options))
+    assert_same(stopped(config_of("stopped", system, **options), 2, 2), whole)
+
+
+def test_more_epochs_are_those_of_a_run_that_had_them_from_the_start(config_of):
+    options = {"sample_each_step": True}
+    whole = runs.run(config_of("whole", epochs=4, **options))
+    run = runs.run(config_of("run", **options))
+    runs.resume(run, {"epochs": 4})
+    assert_same(run, whole)
+    assert json.loads((run / "config.json").read_text())["epochs"] == 4
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert [each["step"] for each in manifest["resumed"]] == [6]
+    with pytest.raises(BadValue, match=r"has made 12 steps, more than the 3 of --epochs 1"):
+        runs.resume(run, {"epochs": 1})
+
+
+def test_a_finished_run_is_left_as_it_is(config_of, capsys, monkeypatch):
+    run = runs.run(config_of("run"))
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()}
+    monkeypatch.setattr(fv.train, "fit", None)
+    cli.main(["train", "--resume", str(run)])
+    assert capsys.readouterr().out.strip() == str(run)
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("lost", ["params.safetensors", "figures/training.png"])
+def test_a_run_killed_at_its_end_is_finished(config_of, lost):
+    """The parameters come last: where they are missing, damaged or another checkpoint's, the rest is written again."""
+    whole = runs.run(config_of("whole"))
+    run = runs.run(config_of("run"))
+    (run / lost).unlink()
+    if lost != "params.safetensors":
+        (run / "params.safetensors").write_bytes(b"half")
+    runs.resume(run)
+    assert_same(run, whole)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"lr": 0.1}, "lr was None and is 0.1 now"),
+        ({"batch": 3, "samples": 7}, "batch was 5 and is 3 now, samples was 2 and is 7 now"),
+        ({"system": "mnist_vae"}, "system was 'gaussian2d_vae' and is 'mnist_vae' now"),
+        ({"seed": 1}, "seed was 0 and is 1 now"),
+        ({"deterministic": True}, "deterministic was False and is True now"),
+    ],
+)
+def test_what_may_not_change_is_named(config_of, given, message):
+    config = config_of("run")
+    with pytest.raises(Stopped):
+        runs.run(config, stopping=after(2))
+    before = {path: path.read_bytes() for path in Path(config.out).rglob("*") if path.is_file()}
+    with pytest.raises(BadValue, match="cannot go on otherwise than it began") as raised:
+        runs.resume(config.out, given)
+    assert message in str(raised.value)
+    assert {path: path.read_bytes() for path in Path(config.out).rglob("*") if path.is_file()} == before
+
+
+def test_what_may_change_does(config_of, tmp_path, data_of):
+    """The place of data and run, how often and how many checkpoints are written."""
+    whole = runs.run(config_of("whole"))
+    config = config_of("run")
+    with pytest.raises(Stopped):
+        runs.run(config, stopping=after(2))
+    moved, elsewhere = tmp_path / "moved", tmp_path / "points.npz"
+    Path(config.out).rename(moved)
+    elsewhere.write_bytes(Path(data_of("gaussian2d_vae")).read_bytes())
+    runs.resume(moved, {"data": str(elsewhere), "checkpoint_every": 1, "keep": 3})
+    assert list(checkpoint.found(moved / "checkpoints")) == [4, 5, 6]
+    a, b = contents(moved), contents(whole)
+    assert [name for name in a if a[name] != b[name]] == []
+    assert json.loads((moved / "config.json").read_text())["out"] == str(moved)
+
+
+def test_other_data_are_refused(config_of, tmp_path):
+    config = config_of("run")
+    with pytest.raises(Stopped):
+        runs.run(config, stopping=after(2))
+    np.savez(tmp_path / "others.npz", train=np.ones((TRAIN, 2)), test=np.zeros((5, 2)))
+    with pytest.raises(BadData, match=r"others\.npz are not those that .*run was trained on"):
+        runs.resume(config.out, {"data": str(tmp_path / "others.npz")})
+
+
+# What is on the disk after a crash.
+
+
+@pytest.mark.parametrize(
+    "tail", [b'{"epoch": 0, "st', b'{"epoch": 0, "step": 4, "loss": 1.0, "bound": 1}\n', b"\0" * 5000]
+)
+def test_rows_after_the_checkpoint_are_made_again(config_of, tail):
+    whole = runs.run(config_of("whole"))
+    config = config_of("run")
+    with pytest.raises(Stopped):
+        runs.run(config, stopping=after(4))
+    with Path(config.out, "metrics.jsonl").open("ab") as file:
+        file.write(tail)
+    assert_same(runs.resume(config.out), whole)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(config_of, capsys):
+    whole = runs.run(config_of("whole"))
+    config = config_of("run", checkpoint_every=2)
+    with pytest.raises(Stopped):
+        runs.run(config, stopping=after(5))
+    newest = Path(config.out, "checkpoints", "step-000000000005.safetensors")
+    content = bytearray(newest.read_bytes())
+    content[-3] ^= 1  # one bit of a tensor: only the SHA-256 can tell
+    newest.write_bytes(content)
+    runs.resume(config.out)
+    error = capsys.readouterr().err
+    assert "does not have" not in error
+    assert "is damaged: its tensors do not have the SHA-256 that it names; going on from step 4" in error
+    assert_same(Path(config.out), whole)
+
+
+def test_where_all_checkpoints_are_damaged_or_gone_nothing_is_begun_anew(config_of):
+    run = runs.run(config_of("run"))
+    (only,) = checkpoint.found(run / "checkpoints").values()
+    only.write_bytes(b"nothing")
+    with pytest.raises(BadData, match="not a whole safetensors file"):
+        runs.resume(run)
+    only.unlink()
+    with pytest.raises(Missing, match="has no checkpoints left to go on from"):
+        runs.resume(run)
+    assert (run / "params.safetensors").is_file()
+
+
+def test_rows_that_were_lost_are_an_error(config_of):
+    config = config_of("run")
+    with pytest.raises(Stopped):
+        runs.run(config, stopping=after(4))
+    metrics = Path(config.out, "metrics.jsonl")
+    lines = metrics.read_bytes().splitlines(keepends=True)
+    metrics.write_bytes(b"".join(lines[:2]))
+    with pytest.raises(BadData, match=r"metrics\.jsonl has lost rows"):
+        runs.resume(config.out)
+    metrics.write_bytes(b"".join([*lines[:2], lines[2].replace(b'"loss"', b'"lost"'), *lines[3:]]))
+    with pytest.raises(BadData, match=r"do not agree|none of a run's"):
+        runs.resume(config.out)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(config_of):
+    whole = runs.run(config_of("whole"))
+    config = config_of("run")
+    with pytest.raises(Stopped):
+        runs.run(config, stopping=after(4))
+    run = Path(config.out)
+    (run / "checkpoints" / "step-000000000004.safetensors").unlink()
+    assert_same(runs.resume(run), whole)
+    other = config_of("other")
+    with pytest.raises(Stopped):
+        runs.run(other, stopping=after(1))
+    for path in ["manifest.json", "metrics.jsonl", "checkpoints/step-000000000001.safetensors"]:
+        Path(other.out, path).unlink()
+    assert_same(runs.resume(other.out), whole)
+
+
+def test_half_written_files_are_swept_away(config_of):
+    config = config_of("run")
+    with pytest.raises(Stopped):
+        runs.run(config, stopping=after(4))
+    run = Path(config.out)
+    left = [run / ".params.safetensors.123.partial", run / "checkpoints" / ".step-000000000005.safetensors.9.partial"]
+    for path in left:
+        path.write_bytes(b"half")
+    runs.resume(run)
+    assert not any(path.exists() for path in left)
+
+
+def test_a_folder_that_one_killed_at_once_has_left_can_be_used(config_of):
+    config = config_of("run")
+    Path(config.out).mkdir()
+    Path(config.out, ".lock").touch()
+    Path(config.out, ".config.json.77.partial").write_bytes(b"{")
+    runs.run(config)
+    assert not Path(config.out, ".config.json.77.partial").exists()
+
+
+def test_checkpoints_sort_by_step_and_the_newest_stay(tmp_path):
+    steps = [0, 9, 10, 99, 100, 12345, 10**9]
+    for step in steps:
+        checkpoint.save(checkpoint.path_of(tmp_path, step), {"step": torch.tensor(step)}, {})
+    (tmp_path / "other.safetensors").touch()
+    names = sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("step"))
+    assert [int(name[5:17]) for name in names] == steps
+    assert list(checkpoint.found(tmp_path)) == steps
+    checkpoint.prune(tmp_path, 2)
+    assert list(checkpoint.found(tmp_path)) == steps[-2:]
+    checkpoint.prune(tmp_path, 0)
+    assert list(checkpoint.found(tmp_path)) == steps[-1:], "one stays, whatever is asked"
+
+
+# One folder, one writer.
+
+
+def test_the_second_of_two_on_one_folder_gets_an_error(config_of):
+    config = config_of("run")
+    with pytest.raises(Stopped):
+        runs.run(config, stopping=after(2))
+    with files.lock(Path(config.out)):
+        with pytest.raises(InUse, match="is in use: another process writes there"):
+            runs.resume(config.out)
+        with pytest.raises(InUse), files.lock(Path(config.out)):
+            pass
+    runs.resume(config.out)
+
+
+def test_a_new_run_in_a_folder_in_use_is_refused(config_of):
+    config = config_of("run")
+    with files.lock(Path(config.out)), pytest.raises(InUse):
+        runs.run(config)
+
+
+# What stops a run.
+
+
+def test_a_run_that_is_not_finite_names_the_line_that_replays_the_step_and_keeps_the_last_finite_one(config_of):
+    """A rate that grows until the numbers overflow."""
+    config = config_of("run", lr=1e4, epochs=40, checkpoint_every=1)
+    with pytest.raises(NonFinite, match=r"to see that step: funcvae replay \S+run (\d+)$") as raised:
+        runs.run(config)
+    step = raised.value.step
+    newest = max(checkpoint.found(Path(config.out, "checkpoints")))
+    assert newest <= step + 1
+    _, found = runs.replay(config.out, step)
+    assert not all(np.isfinite(float(value)) for value in found.metrics) or not np.isfinite(
+        float(fv.tree.norm(found.after.params))
+    )
+    assert np.isfinite(float(fv.tree.norm(found.before.params)))
+    assert int(str(raised.value).split()[-1]) == step
+    with pytest.raises(NonFinite):
+        runs.resume(config.out)
+
+
+def trains(*args: str, **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "funcvae", "train", *args]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_stops_a_run_after_its_step_with_a_checkpoint(tmp_path, name, status):
+    run = tmp_path / "a run"
+    process = trains("--epochs", "1000000", "--out", str(run))
+    wait_for_rows(run)
+    process.send_signal(getattr(signal, name))
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert out == ""
+    assert "funcvae: stopping after this step; once more to leave at once" in error
+    last = error.splitlines()[-1]
+    (step,) = checkpoint.found(run / "checkpoints")
+    assert last == f"funcvae: stopped after {step:,} of 10,000,000 steps; to go on: funcvae train --resume '{run}'"
+    assert "Traceback" not in error
+    rows = [row["step"] for row in tracking.MetricsReader(run / "metrics.jsonl") if "loss" in row]
+    assert rows == list(range(step))
+
+
+def test_a_second_ctrl_c_leaves_at_once(tmp_path):
+    """In a step that does not end: the first is held back, the second is not."""
+    program = (
+        "import sys, time; from funcvae import cli, train\n"
+        "def fit(*args, stop, **options):\n"
+        "    print('begun', flush=True)\n"
+        "    while True: time.sleep(0.01)\n"
+        "train.fit = fit\n"
+        "cli.main(['train', '--out', sys.argv[1]])"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout.readline() == b"begun\n"
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == 130
+
+
+# The same elsewhere.
+
+
+def test_tensorboard_shows_a_run_that_went_on_as_one_that_did_not_stop(config_of):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def scalars(run):
+        events = EventAccumulator(str(run))
+        events.Reload()
+        return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+    whole = runs.run(config_of("whole"), trackers=[tracking.tensorboard])
+    config = config_of("run", checkpoint_every=3)
+    with pytest.raises(Stopped):
+        runs.run(config, trackers=[tracking.tensorboard], stopping=after(4))
+    Path(config.out, "checkpoints", "step-000000000004.safetensors").unlink()  # as if killed: step 3 is shown twice
+    runs.resume(config.out, trackers=[tracking.tensorboard])
+    assert scalars(config.out) == scalars(whole)
+
+
+def test_nothing_depends_on_hash_seed_folder_locale_or_time_zone(data_of, tmp_path):
+    made = []
+    for i, env in enumerate([
+        {"PYTHONHASHSEED": "1", "LC_ALL": "C", "TZ": "UTC"},
+        {"PYTHONHASHSEED": "4242", "LC_ALL": "C.UTF-8", "TZ": "Pacific/Auckland", "LANG": "tr_TR.UTF-8"},
+    ]):  # fmt: skip
+        cwd = tmp_path / f"folder {i}"
+        cwd.mkdir()
+        data = ["--data", data_of("mnist_bn_vae"), "--epochs", "1", "--batch", "5", "--no-compile"]
+        process = trains("mnist_bn_vae", *data, "--out", "run", cwd=cwd, env={**os.environ, **env})
+        _, error = process.communicate()
+        assert process.returncode == 0, error
+        made.append(cwd / "run")
+    assert_same(*made)
+
+
+def test_the_order_of_a_modules_dictionaries_changes_no_bit():
+    """Parameters handed over in another order: gradients, their norm and the update are the same, name by name."""
+    model = fv.models.mnist_bn_vae()
+    opt, estimator = fv.optim.adam(), fv.estimators.iwae()
+    start = fv.train.init(model, opt, fv.random.key(0))
+    turned = start._replace(
+        params=backwards(start.params), state=backwards(start.state), opt_state=opt.init(backwards(start.params))
+    )
+    x = fv.random.uniform(fv.random.key(1), (12, 1, 28, 28))
+    a, history = fv.train.fit(start, model, estimator, opt, x, batch=5, samples=2, compile=False)
+    b, other = fv.train.fit(turned, model, estimator, opt, x, batch=5, samples=2, compile=False)
+    assert list(b.params["encoder"]) != list(a.params["encoder"])
+    assert fv.tree.sha256(a._asdict() | {"opt_state": 0 * a.step}) == fv.tree.sha256(
+        b._asdict() | {"opt_state": 0 * b.step}
+    )
+    np.testing.assert_array_equal(history.grad_norm, other.grad_norm)
+
+
+def backwards(tree):
+    return {name: backwards(value) for name, value in reversed(tree.items())} if isinstance(tree, dict) else tree

@@ -1,0 +1,110 @@
+"""Sweeps by several workers, each a process: kills, signals and torchrun."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from funcvae import runs, tracking
+from funcvae._support import files
+from funcvae.train import checkpoint
+from tests.support.faults import wait_for_rows
+from tests.support.sweeps import params, swept, write_points, written
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """A folder with twelve points for training and five for testing."""
+    monkeypatch.chdir(tmp_path)
+    write_points()
+    return tmp_path
+
+
+def starts(*command: str, **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+@pytest.mark.slow
+def test_two_workers_train_every_cell_once(here):
+    grid = written(seeds=range(8), epochs=60)
+    array = {"SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "2"}
+    others = ["--device", "cpu"], ["--out", "runs/grid", "--device", "cpu"]
+    workers = [
+        starts("funcvae", "sweep", grid, *other, SLURM_ARRAY_TASK_ID=str(i), **array)
+        for i, other in enumerate(others, 1)
+    ]
+    for worker in workers:
+        out, error = worker.communicate(timeout=240)
+        assert worker.returncode == 0, error
+        assert sorted(line.partition(":")[0][-2:] for line in out.splitlines()[:-1]) == [f"s{i}" for i in range(8)]
+    by = set()
+    for cell in runs.cells(runs.read_grid(grid), "runs/grid"):
+        manifest = files.read_json(Path(cell.out, "manifest.json"))
+        assert "resumed" not in manifest
+        by.add(len(manifest["command"]))
+        steps = [
+            row["step"] for row in tracking.MetricsReader(Path(cell.out, "metrics.jsonl")) if tracking.is_step(row)
+        ]
+        assert steps == list(range(180))
+    assert len(by) == 2, "each has done some"
+
+
+def test_a_cell_whose_worker_is_killed_comes_to_the_same_bytes(here):
+    grid = written(seeds=(0, 1), epochs=200, checkpoint_every=100)
+    worker = starts("funcvae", "sweep", grid, "--device", "cpu")
+    wait_for_rows(Path("runs/grid/cells/gaussian2d_vae-elbo-k2-s0"))
+    worker.kill()
+    worker.communicate(timeout=60)
+    assert not list(Path("runs").rglob("result.json"))
+    asked = runs.read_grid(grid)
+    found, whole = swept(asked, "runs/grid"), swept(asked, "whole")
+    assert found == whole
+    for name in found:
+        assert params("runs/grid", name) == params("whole", name)
+
+
+@pytest.mark.parametrize(("name", "status"), [pytest.param("SIGINT", 130, marks=pytest.mark.slow), ("SIGTERM", 143)])
+def test_a_signal_stops_a_sweep_after_its_step_with_a_checkpoint(here, name, status):
+    worker = starts("funcvae", "sweep", written(epochs=10**6), "--device", "cpu")
+    run = Path("runs/grid/cells/gaussian2d_vae-elbo-k2-s0")
+    wait_for_rows(run)
+    worker.send_signal(getattr(signal, name))
+    out, error = worker.communicate(timeout=60)
+    assert worker.returncode == status
+    assert out == ""
+    assert error.splitlines()[-1] == "funcvae: stopped, with 0 of 1 cells finished; the same command goes on"
+    assert "Traceback" not in error
+    assert len(checkpoint.found(run / "checkpoints")) == 1
+
+
+@pytest.mark.slow
+def test_torchrun_starts_workers_of_which_the_first_speaks(here):
+    grid = written(seeds=range(4), epochs=20)
+    command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "funcvae", "sweep", grid]
+    worker = starts(*command, "--device", "cpu")
+    out, error = worker.communicate(timeout=240)
+    assert worker.returncode == 0, error
+    assert sorted(line.partition(":")[0][-2:] for line in out.splitlines()[:-1]) == [f"s{i}" for i in range(4)]
+    assert out.splitlines()[-1] == "runs/grid"
+    assert len(list(Path("runs").rglob("result.json"))) == 4
+    assert not [path for path in Path("runs").rglob("manifest.json") if "resumed" in files.read_json(path)]
+
+
+def test_what_is_wrong_is_told_once_by_all_workers_together(here):
+    grid = written(data="nowhere.npz")
+    command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "funcvae", "sweep", grid]
+    worker = starts(*command)
+    out, error = worker.communicate(timeout=120)
+    assert worker.returncode == 1
+    assert out == ""
+    assert [line for line in error.splitlines() if "funcvae: error" in line and "nowhere.npz" in line] != []
+    assert error.count("funcvae: error") == 1

@@ -1,0 +1,464 @@
+"""Several processes that train one model, started as a user starts them, by torchrun.
+
+What they send, that the bits are those of one process, and the errors.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from funcvae import cli
+from tests.support.faults import wait_for_rows
+
+LIMIT = 120  # seconds for a program
+FUNCVAE = [sys.executable, "-m", "funcvae"]
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")},
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+
+
+def torchrun(n: int, *program: str, restarts: int = 0) -> list[str]:
+    """The command that starts a program n times."""
+    options = ["--standalone", "--nproc-per-node", str(n), "--max-restarts", str(restarts), "--no-python"]
+    return [sys.executable, "-m", "torch.distributed.run", *options, *program]
+
+
+def done(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=LIMIT, check=False,
+        env={**ENVIRONMENT, **environment},
+    )  # fmt: skip
+
+
+# What they send one another, and what they train.
+
+
+SCRIPT = """
+import json
+import sys
+from functools import partial
+
+import torch
+from torch import nn
+
+import funcvae as fv
+from funcvae import processes, shards, tree
+from funcvae.errors import BadValue
+
+folder, compiled = sys.argv[1], sys.argv[2] == "compiled"
+
+
+def normed():
+    return nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 4))
+
+
+def sending(everyone):
+    r, n = everyone.rank, everyone.size
+    found = {}
+
+    def sent(name, f, given):
+        before, copy = everyone.sent, [leaf.clone() for leaf in tree.leaves(given)]
+        found[name] = tree.map(lambda t: t.tolist(), f(given)) if name == "of_the_first" else f(given).tolist()
+        found[f"{name} sent"] = [everyone.sent.messages - before.messages, everyone.sent.bytes - before.bytes]
+        assert all(map(torch.equal, copy, tree.leaves(given))), "it wrote to its argument"
+
+    sent("total", lambda x: everyone.all_reduce(x.clone()), torch.full((4, 3), r + 1.0, dtype=torch.float64))
+    sent("gathered", everyone.gathered, torch.full((2, 2), r + 1))
+    sent("swapped", everyone.swapped, 100 * r + torch.arange(n, dtype=torch.float32).view(n, 1, 1).expand(n, 2, 1))
+    sent("rows", everyone.rows, torch.full((r, 2), float(r)))
+    sent("of_the_first", everyone.of_the_first, {"a": torch.full((3,), 7.0 + r), "b": torch.tensor(r)})
+    found["told"] = everyone.all_gather_object({"rank": r, "text": "é" * 1000 * r, "none": None})
+    found["share"] = list(everyone.share_of(10))
+    everyone.require_equal(same=1, also="x")
+    try:
+        everyone.require_equal(same=1, the_rank=r, parity=r % 2)
+    except BadValue as error:
+        found["differ"] = str(error)
+    return found
+
+
+def training(everyone):
+    found = {}
+    systems = {
+        "plain": (fv.models.gaussian2d_vae(hidden=4), 11, 8),  # a last batch of three rows, for four shards
+        "normed": (fv.vae(encoder=normed, decoder=normed, likelihood=fv.heads.normal_logvar, latent=2), 20, 12),
+    }
+    if compiled:  # fewer, and shards of one size, for the compiler takes its time
+        systems = {"plain": (systems["plain"][0], 12, 12)}
+    for system, (model, n, batch) in systems.items():
+        for split in (shards.by_rows, shards.by_samples):
+            for count in (4, None) if system == "plain" and not compiled else (4,):
+                opt, x = fv.optim.adam(1e-2), fv.random.normal(fv.random.key(7), (n, 2))
+                ts = fv.train.init(model, opt, fv.random.key(0))
+                fit = partial(fv.train.fit, ts, model, fv.estimators.iwae(), opt, x, test=x, epochs=3, batch=batch,
+                              samples=8, shards=count, split=split, compile=compiled, processes=everyone)
+                after, history = fit()
+                asked = iter(range(1, 99))
+                last = everyone.rank == everyone.size - 1
+                stopped, _ = fit(stop=lambda: next(asked) >= 3 and last)  # one says so
+                found[f"{system} {split.__name__} {count}"] = {
+                    "sha256": tree.sha256({"params": after.params, "state": after.state}),
+                    "stopped": [int(stopped.step), tree.sha256(stopped.params)],
+                    "history": [field.tolist() for field in history],
+                    "params": torch.cat([leaf.flatten() for leaf in tree.leaves(after.params)]).tolist(),
+                }
+    return found
+
+
+with distributed.process_group("cpu") as everyone:
+    found = {"rank": everyone.rank, "size": everyone.size, "sending": sending(everyone), "training": training(everyone)}
+    with open(f"{folder}/{everyone.rank}.json", "w") as file:
+        json.dump(found, file)
+"""
+
+
+@pytest.fixture(scope="module")
+def found_by(tmp_path_factory):
+    """What the script found in each of n processes."""
+
+    @cache
+    def found(n: int, how: str = "eager") -> list[dict]:
+        folder = tmp_path_factory.mktemp(f"{n}-{how}")
+        script = folder / "script.py"
+        script.write_text(SCRIPT)
+        end = done(torchrun(n, sys.executable, str(script), str(folder), how), folder)
+        assert end.returncode == 0, end.stderr
+        assert "Warning" not in end.stderr, end.stderr
+        return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(n)]
+
+    return found
+
+
+some = pytest.mark.parametrize("n", [2, pytest.param(3, marks=pytest.mark.slow), 4])
+
+
+@some
+def test_each_process_has_what_was_sent(found_by, n):
+    for r, found in enumerate(found_by(n)):
+        assert (found["rank"], found["size"]) == (r, n)
+        found = found["sending"]
+        assert found["total"] == [[n * (n + 1) / 2] * 3] * 4
+        assert found["gathered"] == [[[k + 1, k + 1]] * 2 for k in range(n)]
+        assert found["swapped"] == [[[100.0 * k + r]] * 2 for k in range(n)]
+        assert found["rows"] == [[float(k), float(k)] for k in range(n) for _ in range(k)]
+        assert found["of_the_first"] == {"a": [7.0] * 3, "b": 0}
+        assert found["told"] == [{"rank": k, "text": "é" * 1000 * k, "none": None} for k in range(n)]
+        assert found["total sent"] == [2 * (n - 1), 2 * 96 * (n - 1) // n]
+        assert found["gathered sent"] == [n - 1, 32 * (n - 1)]
+        assert found["swapped sent"] == [n - 1, 8 * (n - 1)]
+
+
+@some
+def test_shares_are_pieces_of_the_whole(found_by, n):
+    shares = [found["sending"]["share"] for found in found_by(n)]
+    assert [i for share in shares for i in share] == list(range(10))
+
+
+@some
+def test_all_say_in_what_they_do_not_agree(found_by, n):
+    for found in found_by(n):
+        assert found["sending"]["differ"] == (
+            "the rank is 0 in process 0 and 1 in process 1, parity is 0 in process 0 and 1 in process 1: start all "
+            "with the same command, code and settings"
+        )
+
+
+def assert_same_bits(mine: list[dict], alone: dict) -> None:
+    """Where the number of shards is fixed; and all processes have the same, in any case."""
+    assert all(found["training"] == mine[0]["training"] for found in mine)
+    for name, expected in alone["training"].items():
+        if not name.endswith("None"):
+            assert mine[0]["training"][name] == expected, name
+
+
+@some
+def test_with_fixed_shards_the_bits_are_those_of_one_process(found_by, n):
+    assert_same_bits(found_by(n), found_by(1)[0])
+    assert {run["stopped"][0] for run in found_by(n)[0]["training"].values()} == {3}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [2, 3])
+def test_with_fixed_shards_the_bits_are_those_of_one_process_compiled_too(found_by, n):
+    assert_same_bits(found_by(n, "compiled"), found_by(1, "compiled")[0])
+
+
+@some
+def test_without_fixed_shards_the_numbers_are_those_of_one_process_to_rounding(found_by, n):
+    """Not to the bit, which shows that the other test can fail."""
+    alone, together = found_by(1)[0]["training"], found_by(n)[0]["training"]
+    for name in ("plain by_rows None", "plain by_samples None"):
+        np.testing.assert_allclose(together[name]["params"], alone[name]["params"], rtol=1e-5, atol=1e-6)
+        for mine, theirs in zip(together[name]["history"], alone[name]["history"], strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-5)
+        assert together[name]["sha256"] != alone[name]["sha256"]
+
+
+# The command line.
+
+
+SHORT = ["train", "gaussian2d_vae", "--epochs", "2", "--shards", "4", "--device", "cpu"]
+LONG = ["train", "gaussian2d_vae", "--epochs", "30", "--shards", "4", "--device", "cpu", "--checkpoint-every", "25"]
+ENDLESS = ["train", "gaussian2d_vae", "--epochs", "5000", "--shards", "4", "--device", "cpu"]
+
+
+def bits(run: Path) -> tuple[bytes, bytes]:
+    return (run / "params.safetensors").read_bytes(), (run / "metrics.jsonl").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nobody disturbed, of one process."""
+
+    @cache
+    def run(*args: str) -> tuple[bytes, bytes]:
+        folder = tmp_path_factory.mktemp("whole")
+        end = done([*FUNCVAE, *args, "--out", "run"], folder)
+        assert end.returncode == 0, end.stderr
+        return bits(folder / "run")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("n", "options"),
+    [
+        (2, ()),
+        pytest.param(4, (), marks=pytest.mark.slow),
+        pytest.param(1, (), marks=pytest.mark.slow),
+        pytest.param(3, (), marks=pytest.mark.slow),
+        pytest.param(2, ("--split", "samples"), marks=pytest.mark.slow),
+        pytest.param(3, ("--split", "samples", "--estimator", "iwae", "--chunk", "1"), marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_has_the_bytes_of_one_processs_and_the_first_alone_speaks(tmp_path, whole, n, options):
+    command = [*SHORT, *options]
+    end = done(torchrun(n, *FUNCVAE, *command, "--out", "run"), tmp_path)
+    assert end.returncode == 0, end.stderr
+    assert bits(tmp_path / "run") == whole(*command)
+    assert end.stdout == "run\n"
+    assert end.stderr.count(" 0/20 ") == 1, "one progress bar"
+    assert "funcvae" not in end.stderr
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["processes"] == "any"
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no two CUDA devices")
+@pytest.mark.parametrize("options", [(), ("--split", "samples", "--estimator", "iwae")])
+def test_two_gpus_have_the_bytes_of_one(tmp_path, whole, options):
+    command = [*SHORT[:-1], "cuda", "--deterministic", *options]
+    end = done(torchrun(2, *FUNCVAE, *command, "--out", "run"), tmp_path)
+    assert end.returncode == 0, end.stderr
+    assert bits(tmp_path / "run") == whole(*command)
+
+
+def children(parent: int) -> dict[int, int]:
+    """The processes that torchrun has started, by their rank."""
+    found = {}
+    for path in Path("/proc").iterdir():
+        try:
+            if not path.name.isdecimal() or f"\nPPid:\t{parent}\n" not in (path / "status").read_text():
+                continue
+            environment = dict(line.split("=", 1) for line in (path / "environ").read_text().split("\0") if "=" in line)
+        except OSError:  # it has ended
+            continue
+        if "RANK" in environment:
+            found[int(environment["RANK"])] = int(path.name)
+    return found
+
+
+class Started:
+    """A command under way, whose processes end with the context."""
+
+    def __init__(self, command: list[str], folder: Path) -> None:
+        self.process = subprocess.Popen(
+            command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> subprocess.Popen:
+        return self.process
+
+    def __exit__(self, *error: object) -> None:
+        if self.process.poll() is None:
+            for pid in [*children(self.process.pid).values(), self.process.pid]:
+                os.kill(pid, signal.SIGKILL)
+        self.process.communicate()
+
+
+def alive(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.mark.parametrize("then", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_run_that_was_stopped_goes_on_in_any_number_of_processes_to_the_same_bytes(tmp_path, whole, then):
+    with Started(torchrun(2, *FUNCVAE, *LONG, "--out", "run"), tmp_path) as process:
+        wait_for_rows(tmp_path / "run", 20, lambda: process.poll() is None)
+        pids = list(children(process.pid).values())
+        process.send_signal(signal.SIGTERM)
+        out, error = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert out == ""
+    assert not alive(pids)
+    (line,) = re.findall(r"funcvae: stopped after .*", error)
+    assert re.fullmatch(r"funcvae: stopped after \d+ of 300 steps; to go on: funcvae train --resume run", line)
+    assert "funcvae: error" not in error
+    assert not (tmp_path / "run" / "params.safetensors").exists()
+    again = [*FUNCVAE, "train", "--resume", "run"]
+    end = done(again if then == 1 else torchrun(then, *again), tmp_path)
+    assert end.returncode == 0, end.stderr
+    assert end.stdout == "run\n"
+    assert bits(tmp_path / "run") == whole(*LONG)
+
+
+@pytest.mark.parametrize(
+    ("rank", "n"), [(1, 2), *(pytest.param(r, n, marks=pytest.mark.slow) for r, n in ((0, 2), (0, 3), (2, 4)))]
+)
+def test_when_a_process_is_killed_the_others_say_so_and_end(tmp_path, rank, n):
+    with Started(torchrun(n, *FUNCVAE, *ENDLESS, "--out", "run"), tmp_path) as process:
+        wait_for_rows(tmp_path / "run", 20, lambda: process.poll() is None)
+        pids = children(process.pid)
+        assert sorted(pids) == list(range(n))
+        os.kill(pids[rank], signal.SIGKILL)
+        out, error = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert not alive(list(pids.values()))
+    assert out == ""
+    (line,) = re.findall(r"^.*funcvae: error: .*", error, re.MULTILINE)
+    assert f"funcvae: error: process {rank} has ended without a word" in line
+    assert not re.search(r'File ".*funcvae/', error)
+
+
+@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_torchrun_starts_them_again_and_they_go_on_to_the_same_bytes(tmp_path, whole, rank):
+    command = [*FUNCVAE, *LONG, "--resume", "auto", "--out", "run"]
+    with Started(torchrun(2, *command, restarts=3), tmp_path) as process:
+        wait_for_rows(tmp_path / "run", 40, lambda: process.poll() is None)
+        os.kill(children(process.pid)[rank], signal.SIGKILL)
+        out, error = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, error
+    assert f"funcvae: error: process {rank} has ended without a word" in error
+    assert out == "run\n"
+    assert bits(tmp_path / "run") == whole(*LONG)
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["resumed"]
+
+
+# What is wrong is said once.
+
+
+def refused(folder: Path, n: int, *args: str) -> str:
+    """The one line that is said, where every process ends with an error, by itself."""
+    program = f"trap '' TERM; {sys.executable} -m funcvae \"$@\"; code=$?; echo $code > code.$RANK; exit $code"
+    end = done(torchrun(n, "bash", "-c", program, "funcvae", *args), folder)
+    assert end.returncode != 0
+    for rank in range(n):
+        assert (folder / f"code.{rank}").read_text() == "2\n"
+    return one_line(end)
+
+
+def one_line(end: subprocess.CompletedProcess) -> str:
+    said = end.stdout + end.stderr
+    assert not re.search(r'File ".*funcvae/', said), said
+    lines = re.findall(r"^.*funcvae: error: .*", said, re.MULTILINE)
+    assert len(lines) == 1, said
+    return lines[0].partition("funcvae: error: ")[2]
+
+
+@pytest.mark.parametrize(
+    ("n", "args", "message"),
+    [
+        (2, (*SHORT[:4], "--shards", "1", "--device", "cpu"), "there are 2 processes for 1 shard: use at most 1"),
+        pytest.param(
+            2, (*SHORT, "--batch", "3"),
+            "--shards is 4, and each needs one of the rows in a batch at least, and there are 3: use at most 3",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            3, (*SHORT[:4], "--split", "samples", "--samples", "2", "--device", "cpu"),
+            "each process needs one of the samples at least, and there are 2: use at most 2", marks=pytest.mark.slow,
+        ),
+        pytest.param(2, (*SHORT, "--device", "cuda"), "CUDA", marks=pytest.mark.slow),
+        pytest.param(2, ("train", "gaussian3d"), "unknown system 'gaussian3d'", marks=pytest.mark.slow),
+        pytest.param(2, (*SHORT, "--resume", "auto"), "give --out RUN", marks=pytest.mark.slow),
+        pytest.param(
+            2, ("evaluate", "run"), "funcvae evaluate is for one process: start it without torchrun",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)  # fmt: skip
+def test_bad_input_is_told_once(tmp_path, n, args, message):
+    out = () if "--resume" in args or args[0] != "train" else ("--out", "run")
+    assert message in refused(tmp_path, n, *args, *out)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_commands_for_one_process_are_refused_by_the_first_alone(monkeypatch, capsys, rank):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", str(rank))
+    for command in sorted(cli.COMMANDS.keys() - cli.TOGETHER):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([command, "run"])
+        assert ended.value.code == 2
+        line = f"funcvae: error: funcvae {command} is for one process: start it without torchrun\n"
+        assert tuple(capsys.readouterr()) == ("", "" if rank else line)
+
+
+def test_processes_that_were_started_differently_say_in_what(tmp_path):
+    """Each with as many epochs as its rank and one."""
+    program = f'trap "" TERM; {sys.executable} -m funcvae train --device cpu --out run --epochs $((RANK + 1))'
+    end = done(torchrun(2, "bash", "-c", f"{program}; code=$?; echo $code > code.$RANK; exit $code"), tmp_path)
+    assert end.returncode != 0
+    assert [(tmp_path / f"code.{rank}").read_text() for rank in range(2)] == ["2\n", "2\n"]
+    line = one_line(end)
+    assert line == "epochs is 1 in process 0 and 2 in process 1: start all with the same command, code and settings"
+    assert not (tmp_path / "run").exists()
+
+
+def free_port() -> str:
+    with socket.socket() as at:
+        at.bind(("127.0.0.1", 0))
+        return str(at.getsockname()[1])
+
+
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_one_that_waits_for_others_in_vain_says_so(tmp_path, rank):
+    world = {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    before = time.monotonic()
+    end = done([*FUNCVAE, *SHORT, "--patience", "3", "--out", "run"], tmp_path, **world)
+    assert time.monotonic() - before < 60
+    assert end.returncode == 2
+    line = one_line(end)
+    assert f"the processes have not met within 3 s at 127.0.0.1:{world['MASTER_PORT']}" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "world",
+    [
+        {"WORLD_SIZE": "two", "RANK": "0"},
+        pytest.param({"WORLD_SIZE": "2", "RANK": "one"}, marks=pytest.mark.slow),
+        pytest.param({"WORLD_SIZE": "2", "RANK": "5"}, marks=pytest.mark.slow),
+        pytest.param({"WORLD_SIZE": "2", "RANK": "0", "MASTER_PORT": "x"}, marks=pytest.mark.slow),
+        pytest.param({"WORLD_SIZE": "2", "RANK": "1", "MASTER_PORT": "99999999"}, marks=pytest.mark.slow),
+        pytest.param({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "nowhere.invalid"}, marks=pytest.mark.slow),
+        pytest.param({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "nowhere.invalid"}, marks=pytest.mark.slow),
+    ],
+)
+def test_an_environment_that_torchrun_does_not_make_is_told_in_a_line(tmp_path, world):
+    there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), **world}
+    end = done([*FUNCVAE, *SHORT, "--patience", "2", "--out", "run"], tmp_path, **there)
+    assert end.returncode == 2
+    assert one_line(end)

@@ -1,0 +1,384 @@
+"""`funcvae train`, as a user runs it."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import funcvae as fv
+from funcvae import cli, data, runs, tracking
+from funcvae.figures import decoding
+from tests.support.commands import DIGITS, GAUSSIAN, refused, trained
+
+
+def test_train_alone_runs_the_two_dimensional_example_into_a_fresh_folder(here, capsys):
+    cli.main(GAUSSIAN)
+    cli.main(GAUSSIAN)
+    outs = capsys.readouterr().out.split()
+    assert len(set(outs)) == 2
+    run = Path(outs[0])
+    assert run.parts[0] == "runs"
+    assert {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()} == {
+        "config.json",
+        "manifest.json",
+        "metrics.jsonl",
+        "params.safetensors",
+        ".lock",
+        "checkpoints/step-000000000010.safetensors",
+        "figures/training.png",
+        "figures/latent_scatter.png",
+        "figures/densities.png",
+    }
+
+
+def test_equal_commands_write_equal_bytes_and_another_seed_does_not(here):
+    for out, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        cli.main([*GAUSSIAN, "--out", out, "--seed", seed])
+    a, b, c = (Path(out, "params.safetensors").read_bytes() for out in "abc")
+    assert a == b
+    assert a != c
+    assert Path("a/metrics.jsonl").read_bytes() == Path("b/metrics.jsonl").read_bytes()
+
+
+def test_a_run_equals_the_same_calls_in_python(here):
+    cli.main([*GAUSSIAN, "--out", "run", "--seed", "4", "--estimator", "iwae", "--lr", "0.01"])
+    dataset, model, opt = data.load("gaussian2d"), fv.models.gaussian2d_vae(), fv.optim.adam(0.01)
+    ts = fv.train.init(model, opt, fv.random.key(4))
+    ts, history = fv.train.fit(
+        ts,
+        model,
+        fv.estimators.iwae(),
+        opt,
+        dataset.train,
+        test=dataset.test,
+        epochs=1,
+        batch=1000,
+        samples=2,
+        compile=False,
+    )
+    stored = load_file("run/params.safetensors")
+    named = fv.tree.named_leaves({"params": ts.params, "state": ts.state})
+    assert stored.keys() == named.keys()
+    assert all(torch.equal(stored[name], named[name]) for name in named)
+    rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [row["loss"] for row in rows if "loss" in row] == history.loss.tolist()
+    assert [row["test_bound"] for row in rows if "test_bound" in row] == history.test_bound.tolist()
+
+
+def test_config_and_manifest_say_what_was_run_and_on_what(here):
+    cli.main([*GAUSSIAN, "--out", "run", "--seed", "3"])
+    config = json.loads(Path("run/config.json").read_text())
+    assert config == {
+        "system": "gaussian2d_vae",
+        "data": "gaussian2d",
+        "data_dir": "data",
+        "epochs": 1,
+        "batch": 1000,
+        "samples": 2,
+        "noise": "iid",
+        "chunk": 0,
+        "shards": 0,
+        "split": "rows",
+        "estimator": "elbo",
+        "lr": None,
+        "seed": 3,
+        "device": "cpu" if not torch.cuda.is_available() else "cuda",
+        "precision": "highest",
+        "compile": False,
+        "out": "run",
+        "deterministic": False,
+        "sample_each_step": False,
+        "variance_every": 0,
+        "variance_of": "",
+        "variance_replicates": 100,
+        "checkpoint_every": 1000,
+        "keep": 2,
+    }
+    manifest = json.loads(Path("run/manifest.json").read_text())
+    assert manifest["versions"]["torch"] == torch.__version__
+    assert manifest["versions"]["funcvae"] == fv.__version__
+    assert manifest["data_sha256"] == data.load("gaussian2d").sha256()
+    assert manifest["threads"] == torch.get_num_threads()
+
+
+@pytest.mark.parametrize("system", DIGITS)
+def test_a_system_of_images_draws_its_figures(digits, system):
+    run = trained(digits, system)
+    names = {"training", "latent_scatter", "samples", "reconstructions"}
+    plane = {"latent_grid"} if system in ("mnist_ae", "mnist_vae") else set()
+    assert {p.stem for p in (run / "figures").iterdir()} == names | plane
+    assert json.loads((run / "config.json").read_text())["compile"] is False
+
+
+def test_the_resnet_trains_on_a_folder_of_photographs_of_another_size(here):
+    for part, n in {"train": 6, "test": 4}.items():
+        for i, x in enumerate(fv.random.uniform(fv.random.key(n), (n, 24, 16, 3)).numpy()):
+            folder = here / "photos" / part / f"class{i % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((255 * x).astype(np.uint8)).save(folder / f"{i}.png")
+    cli.main(["train", "cifar_resnet_vae", "--data", "photos", "--batch", "3", "--epochs", "1", "--out", "run"])
+    assert json.loads(Path("run/manifest.json").read_text())["data"]["shape"] == [3, 24, 16]
+    cli.main(["sample", "run", "--n", "5"])
+    assert Path("run/figures/samples.png").is_file()
+
+
+def test_the_loss_of_a_run_is_the_one_its_recipe_scales(digits):
+    run = trained(digits, "mnist_sigma_vae")
+    row = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    assert row["loss"] == pytest.approx((-row["bound"] - 392 * np.log(np.pi)) / 784, rel=1e-5)
+
+
+def test_samples_are_kept_at_every_step_where_asked_for(here):
+    cli.main([*GAUSSIAN, "--out", "run", "--sample-each-step"])
+    kept = np.load("run/samples.npy")
+    assert kept.shape == (10, 1000, 2)
+    assert kept.dtype == np.float32
+    assert len(np.unique(kept[:, 0, 0])) == 10
+    assert Path("run/figures/evolution.png").is_file()
+    cli.main([*GAUSSIAN, "--out", "plain"])
+    assert not Path("plain/samples.npy").exists()
+    assert Path("run/params.safetensors").read_bytes() == Path("plain/params.safetensors").read_bytes()
+    last = runs.load("run")
+    _, run_key = fv.random.split(fv.random.key(0))
+    _, _, step_key = fv.random.split(fv.train.run_keys(run_key).pictures, 3)
+    again = decoding.samples(*last.trained, fv.random.fold_in(step_key, 10), 1000)
+    np.testing.assert_array_equal(kept[-1], again.numpy())
+
+
+@pytest.mark.parametrize("system", ["mnist_ae", "mnist_vae"])
+def test_a_run_on_the_smallest_data_ends_with_its_figures(here, system):
+    x = fv.random.uniform(fv.random.key(0), (3, 1, 28, 28)).numpy()
+    np.savez("few.npz", train=x[:2], test=x[2:])
+    run = trained("few.npz", system)
+    assert (run / "figures" / "latent_grid.png").is_file()
+
+
+def test_points_on_a_line_are_drawn_too(here):
+    x = fv.random.normal(fv.random.key(0), (40, 1)).numpy()
+    np.save("line.npy", np.concatenate([x, x], axis=1))
+    cli.main([*GAUSSIAN, "--data", "line.npy", "--out", "run"])
+    assert Path("run/figures/densities.png").is_file()
+
+
+def test_an_estimator_that_does_not_suit_the_model_is_found_before_the_folder_is_made(digits, capsys):
+    command = ["train", "mnist_ae", "--data", str(digits), "--estimator", "iwae", "--out", "run"]
+    assert "a Delta posterior has no density" in refused(capsys, *command)
+
+
+def test_an_interrupt_is_one_line(here, capsys, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fv.train, "fit", interrupted)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([*GAUSSIAN, "--out", "run"])
+    assert exit_.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1].endswith("funcvae: stopped")
+
+
+def test_images_cannot_be_sampled_at_each_step(digits, capsys):
+    command = ["train", "mnist_vae", "--data", str(digits), "--sample-each-step", "--out", "run"]
+    assert "--sample-each-step draws points in the plane, and mnist_vae's data are images" in refused(capsys, *command)
+
+
+def test_a_batch_of_one_left_over_is_found_before_the_folder_is_made(digits, capsys):
+    command = ["train", "mnist_bn_vae", "--data", str(digits), "--batch", "29", "--out", "run"]
+    assert "leave one of a single item" in refused(capsys, *command)
+
+
+def test_an_absent_tracker_names_the_line_that_installs_it(here, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "visdom", None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    for name in ("visdom", "tensorboard"):
+        assert "pip install" in refused(capsys, *GAUSSIAN, "--out", "run", "--track", name)
+
+
+def test_a_visdom_server_that_is_not_there_is_an_error(here, capsys):
+    pytest.importorskip("visdom", reason="visdom is not installed")
+    options = ["--track", "visdom", "--visdom-server", "http://localhost:9"]
+    error = refused(capsys, *GAUSSIAN, "--out", "run", *options)
+    assert "no visdom server answers at http://localhost:9" in error
+
+
+def test_a_tracker_changes_no_bit_of_a_run(digits):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    plain, tracked = trained(digits, "mnist_vae", "plain"), trained(digits, "mnist_vae", "b", "--track", "tensorboard")
+    for file in ("params.safetensors", "metrics.jsonl"):
+        assert (plain / file).read_bytes() == (tracked / file).read_bytes()
+    assert len(list(tracked.glob("events.out.tfevents.*"))) == 1
+    assert {p.name for p in tracked.iterdir()} - {p.name for p in plain.iterdir()} == {
+        p.name for p in tracked.glob("events*")
+    }
+
+
+def test_a_tracker_that_dies_in_mid_run_costs_a_line_and_not_the_run(digits, capsys, monkeypatch):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from torch.utils.tensorboard import RecordWriter
+
+    rows = []
+
+    def full(self, data):
+        rows.append(data)
+        if len(rows) > 3:
+            raise OSError("no space left on device")
+
+    monkeypatch.setattr(RecordWriter, "write", full)
+    run = trained(digits, "mnist_vae", "run", "--track", "tensorboard")
+    assert capsys.readouterr().err.count("tensorboard stopped, the run goes on without it") == 1
+    assert (run / "params.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "least"),
+    [
+        (["mnist_vae"], -495),
+        (["burda_vae", "--estimator", "iwae", "--samples", "5", "--batch", "100"], -145),
+    ],
+)
+def test_real_digits_train_compiled(here, mnist_root, options, least):
+    for out in ("a", "b"):
+        cli.main(["train", *options, "--data-dir", str(mnist_root), "--epochs", "1", "--out", out])
+    rows = [json.loads(line) for line in Path("a/metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["test_bound"] > least
+    assert Path("a/params.safetensors").read_bytes() == Path("b/params.safetensors").read_bytes()
+
+
+def test_without_a_compiler_it_says_so_once_and_trains_on(digits, monkeypatch, capsys):
+    monkeypatch.setattr(fv.compilation, "available", lambda: False)
+    cli.main(["train", "mnist_vae", "--data", str(digits), "--epochs", "1", "--out", "run"])
+    assert capsys.readouterr().err.count("no C++ compiler was found") == 1
+    assert json.loads(Path("run/config.json").read_text())["compile"] is False
+
+
+def test_a_step_that_cannot_be_compiled_ends_the_run_that_would_claim_it_was(digits, monkeypatch, capsys):
+    def fails(*args):
+        raise torch._dynamo.exc.Unsupported("Encountered something new\n  Hint: none")
+
+    monkeypatch.setattr(torch, "compile", lambda f, **options: fails)
+    train = ["train", "mnist_vae", "--data", str(digits), "--epochs", "1"]
+    with pytest.raises(SystemExit):
+        cli.main([*train, "--out", "run"])
+    assert capsys.readouterr().err.endswith(
+        "\nfuncvae: error: the run's step is compiled, and the compiler cannot take this: Encountered something new; "
+        "a run made with --no-compile does without\n"
+    )
+    cli.main([*train, "--out", "run", "--no-compile"])
+
+
+def test_a_compiler_is_looked_for(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not fv.compilation.available()
+
+
+def test_precision_is_set_for_the_run(here, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", seen.append)
+    cli.main([*GAUSSIAN, "--out", "run", "--precision", "high"])
+    assert seen[0] == "high"
+    assert "medium" not in seen
+    assert seen[-1] == "highest", "set back"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train", "mnist_vea"], "unknown system 'mnist_vea': did you mean 'mnist_vae'?"),
+        (["train", "--estimator", "iwea"], "unknown estimator 'iwea': did you mean 'iwae'?"),
+        (["train", "--estimator", "beta_elbo"], "write beta_elbo:BETA"),
+        (["train", "--data", "mnits"], "unknown data 'mnits': did you mean 'mnist'?"),
+        (["train", "mnist_vae", "--data-dir", "nowhere"], "--download"),
+        (["train", "--data", "no/such.npy"], "no/such.npy"),
+        (["train", "--samples", "0"], "--samples is 0: it must be at least 1"),
+        (["train", "--batch", "-1"], "--batch is -1: it must be at least 1"),
+        (["train", "--epochs", "0"], "--epochs is 0: it must be at least 1"),
+        (["train", "--seed", "-1"], "seed is -1: it must lie between 0 and 2**64 - 1"),
+        (["train", "--lr", "-0.1"], "lr is -0.1: a learning rate is not negative"),
+        (
+            ["train", "mnist_vae", "--data", "gaussian2d"],
+            "mnist_vae takes items of shape [1, 28, 28]: gaussian2d has [2]",
+        ),
+        (
+            ["train", "burda_vae", "--data", "gaussian2d"],
+            "burda_vae takes items of shape [1, 28, 28]: gaussian2d has [2]",
+        ),
+        (["train", "--out", "/dev/null/run"], "/dev/null/run cannot be made, or written in: Not a directory"),
+    ],
+)
+def test_a_mistake_gets_one_line_that_says_what_would_be_right(here, capsys, args, message):
+    assert message in refused(capsys, *args)
+
+
+def test_a_folder_that_holds_something_is_never_written_into(here, capsys):
+    Path("full").mkdir()
+    Path("full/thesis.tex").write_text("years of work")
+    assert "full exists and is not an empty folder: choose another --out" in refused(capsys, *GAUSSIAN, "--out", "full")
+    Path("empty").mkdir()
+    cli.main([*GAUSSIAN, "--out", "empty"])
+
+
+def test_cuda_where_there_is_none_is_an_error(here, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "no CUDA device is available: use --device cpu" in refused(capsys, "train", "--device", "cuda")
+
+
+def test_pixels_outside_the_likelihoods_range_are_an_error(here, capsys):
+    bright, dark = np.full((20, 1, 28, 28), 255.0), np.zeros((20, 1, 28, 28))
+    np.save("bright.npy", bright)
+    np.savez("test_only.npz", train=dark, test=bright)
+    for system in ("mnist_vae", "burda_vae"):
+        for file in ("bright.npy", "test_only.npz"):
+            error = refused(capsys, "train", system, "--data", file)
+            assert f"{file} has pixels from 255 to 255: they must lie in [0, 1], or be uint8" in error
+
+
+def test_a_run_that_becomes_nan_stops_and_leaves_what_it_wrote_readable(here, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["train", "--lr", "1e20", "--out", "run"])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "funcvae: error: " in error
+    step = int(error.split("at step ")[1].split()[0])
+    rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == list(range(step))
+    assert json.loads(Path("run/config.json").read_text())["lr"] == 1e20
+    assert not Path("run/params.safetensors").exists()
+
+
+def test_noise_is_an_option_and_part_of_the_configuration(here):
+    for scheme in ("iid", "mirrored", "moment_matched", "sobol"):
+        cli.main([*GAUSSIAN, "--out", scheme, "--noise", scheme, "--estimator", "iwae"])
+        assert runs.load(scheme).config.noise == scheme
+    assert len({Path(scheme, "params.safetensors").read_bytes() for scheme in fv.noise.TABLE}) == 3
+    assert Path("mirrored/params.safetensors").read_bytes() == Path("moment_matched/params.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--estimator", "rloo", "--samples", "1"], "rloo sets each sample against the others: it needs samples >= 2"),
+        (["--estimator", "miwae:3", "--samples", "4"], "4 samples do not make 3 groups of one size"),
+        (
+            ["--estimator", "dreg", "--noise", "mirrored"],
+            "dreg leans on independent samples, and mirrored noise has none",
+        ),
+        (["--noise", "mirrored", "--samples", "3"], "samples is 3: antithetic noise comes in pairs"),
+        (["--noise", "sobl"], "unknown noise 'sobl': did you mean 'sobol'"),
+        (["--estimator", "renyi"], "write renyi:ALPHA, as in renyi:0.5"),
+        (["--estimator", "tvo:0:2:1"], "it must rise from 0 to 1"),
+    ],
+)
+def test_estimator_and_noise_that_do_not_fit_are_explained_before_anything_is_written(here, capsys, options, message):
+    assert message in refused(capsys, "train", *options, "--out", "run")
+
+
+def test_trackers_do_not_change_a_result(here, monkeypatch):
+    cli.main([*GAUSSIAN, "--out", "a"])
+    monkeypatch.setattr(tracking, "progress_bar", lambda steps, made: tracking.MetricsWriter(Path("other.jsonl")))
+    cli.main([*GAUSSIAN, "--out", "b"])
+    assert Path("a/params.safetensors").read_bytes() == Path("b/params.safetensors").read_bytes()

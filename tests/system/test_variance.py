@@ -1,0 +1,185 @@
+"""`funcvae variance`, as a user runs it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import funcvae as fv
+from funcvae import cli, runs
+from funcvae.errors import BadValue
+from funcvae.figures import of_results
+from tests.support.commands import refused
+
+
+@pytest.fixture(scope="module")
+def points(folder):
+    """A short run of points in the plane."""
+    cli.main(["train", "--epochs", "2", "--batch", "50", "--out", str(folder / "points")])
+    return folder / "points"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def compared(capsys, *args):
+    capsys.readouterr()
+    cli.main(["variance", *map(str, args)])
+    return capsys.readouterr().out
+
+
+def less_times(value):
+    """JSON less the fields that hold times."""
+    if isinstance(value, dict):
+        return {name: less_times(v) for name, v in value.items() if "second" not in name}
+    return value
+
+
+def test_the_command_prints_a_table_and_writes_what_it_says(points, capsys):
+    out = compared(capsys, points, "--estimators", "iwae,dreg,stl,rloo", "--samples", 4, "--replicates", 60)
+    report = json.loads((points / "variance.json").read_text())
+    assert out.startswith(f"gaussian2d_vae, as in {points}; 50 of its training data, seed 0; gradients of nats per")
+    assert list(report["rows"]) == ["iwae", "dreg", "stl", "rloo"]
+    assert (report["samples"], report["replicates"], report["batch"], report["reference"]) == (4, 60, 50, "iwae")
+    value = re.search(r"^dreg +(\S+)", out, re.MULTILINE)[1]
+    assert float(value) == pytest.approx(report["rows"]["dreg"]["groups"]["encoder"]["variance"]["value"], rel=6e-3)
+    figures = ("variance_encoder", "variance_decoder", "variance_layers", "variance_cost")
+    for name in figures:
+        assert (points / "figures" / f"{name}.png").is_file()
+        assert str(points / "figures" / f"{name}.png") in out
+    assert len(set(report["item_numbers"])) == 50
+    assert report["trained_with"] == "elbo"
+
+
+def test_its_numbers_repeat_to_the_bit_and_nothing_is_written_over(points, capsys):
+    first = sorted(points.glob("variance*.json"))
+    written = []
+    for _ in range(2):
+        out = compared(capsys, points, "--replicates", 40, "--samples", 2, "--seed", 5)
+        written.append(Path(re.search(r"^(.*\.json)$", out, re.MULTILINE)[1]))
+    assert written[0] != written[1]
+    assert not set(written) & set(first)
+    assert less_times(json.loads(written[0].read_text())) == less_times(json.loads(written[1].read_text()))
+    number = written[1].stem.removeprefix("variance")
+    assert (points / "figures" / f"variance_encoder{number}.png").is_file()
+    mine = points.parent / "mine.json"
+    for seed in (1, 2):
+        compared(capsys, points, "--replicates", 5, "--seed", seed, "--out", mine)
+    assert json.loads(mine.read_text())["seed"] == 2
+    assert (points.parent / "mine_variance_encoder.png").is_file()
+
+
+def test_the_report_equals_the_same_calls_in_python(points):
+    run = runs.load(points)
+    found, report = runs.comparison_report(run, names=["iwae", "dreg"], samples=3, replicates=30, batch=10, seed=2)
+    choice_key, _, noise_key = fv.random.split(fv.random.key(2), 3)
+    train = run.dataset().train
+    x = train[fv.random.permutation(choice_key, len(train))[:10]]
+    arms = {name: fv.estimators.parse(name) for name in ("iwae", "dreg")}
+    known = fv.variance.compare(arms, *run.trained, x, noise_key, samples=3, replicates=30)
+    for name, row in known.rows.items():
+        assert found.rows[name].groups == row.groups
+        assert found.rows[name].ratio == row.ratio
+    assert report["rows"]["dreg"]["ratio"]["all"]["value"] == known.rows["dreg"].ratio["all"].value
+
+
+def test_the_runs_own_estimator_comes_first_unless_others_are_named(points):
+    found, _ = runs.comparison_report(runs.load(points), replicates=3, batch=4)
+    assert list(found.rows) == ["elbo", "elbo_mc", "stl", "iwae", "dreg"]
+    assert found.samples == 4, "the recipe's"
+
+
+def test_an_untrained_system_is_taken_by_name(here, capsys):
+    out = compared(capsys, "gaussian2d_vae", "--replicates", 20, "--batch", 8, "--seed", 3)
+    path = Path(re.search(r"^(runs/gaussian2d_vae-untrained-.*\.json)$", out, re.MULTILINE)[1])
+    report = json.loads(path.read_text())
+    run = runs.untrained("gaussian2d_vae", seed=3)
+    init_key, _ = fv.random.split(fv.random.key(3))
+    params, _ = fv.models.gaussian2d_vae().init(init_key)
+    assert all(map(torch.equal, fv.tree.leaves(run.params), fv.tree.leaves(params)))
+    found, _ = runs.comparison_report(run, replicates=20, batch=8, seed=3)
+    assert report["rows"]["stl"]["ratio"]["encoder"]["value"] == found.rows["stl"].ratio["encoder"].value
+    assert (path.parent / "figures" / "variance_encoder.png").is_file()
+
+
+def test_several_noise_schemes_and_what_they_leave_out(points, capsys):
+    out = compared(
+        capsys, points, "--estimators", "iwae,dreg", "--noise", "iid,mirrored", "--samples", 2, "--replicates", 40
+    )
+    assert re.findall(r"^(iwae, iid|dreg, iid|iwae, mirrored|dreg, mirrored) ", out, re.MULTILINE)[:3] == [
+        "iwae, iid",
+        "dreg, iid",
+        "iwae, mirrored",
+    ]
+    assert "left out: dreg leans on independent samples, and mirrored noise has none" in out
+
+
+@pytest.mark.parametrize("system", ["burda_vae", "mnist_bn_vae", "mnist_sigma_vae", "mnist_vae"])
+def test_systems_of_digits(run_of, capsys, system):
+    out = compared(capsys, run_of(system), "--replicates", 4, "--samples", 2, "--batch", 5)
+    assert "stl" in out
+    assert "; 5 of its training data" in out
+
+
+def test_an_autoencoder_has_no_noise(run_of, capsys):
+    out = compared(capsys, run_of("mnist_ae"), "--replicates", 40, "--samples", 2)
+    assert "a Delta posterior has no density" in out
+    report = json.loads((run_of("mnist_ae") / "variance.json").read_text())
+    assert list(report["rows"]) == ["elbo"]
+    assert report["rows"]["elbo"]["groups"]["encoder"]["variance"]["value"] == 0
+
+
+def test_a_target_is_worked_towards_in_stages(points, capsys):
+    args = ("--estimators", "elbo_mc,stl", "--replicates", 50, "--target-se", 0.05, "--samples", 2)
+    out = compared(capsys, points, *args, "--out", points.parent / "target.json")
+    assert "relative standard error 0.05 of every ratio reached" in out
+    report = json.loads((points.parent / "target.json").read_text())
+    assert report["replicates"] in [50 * 2**i for i in range(8)]
+    assert report["reached"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--replicates", "1"), "--replicates is 1: a variance needs at least 2"),
+        (("--chunk", "0"), "--chunk is 0: it must be at least 1"),
+        (("--samples", "0"), "--samples is 0"),
+        (("--batch", "0"), "--batch is 0: there are 10,000 training data"),
+        (("--estimators", "iwea"), "unknown estimator 'iwea': did you mean 'iwae'"),
+        (("--estimators", "dreg", "--noise", "mirrored"), "dreg leans on independent samples"),
+        (("--noise", "sobl"), "unknown noise 'sobl': did you mean 'sobol'"),
+        (("--target-se", "0"), "--target-se is 0.0"),
+        (("--estimators", "rloo", "--samples", "1"), "rloo sets each sample against the others"),
+        (("--out", "."), "--out . is a folder"),
+        (("--out", "figure.png"), "give the name of a JSON file, NAME.json"),
+        (("--estimators", ""), "--estimators and --noise each need a name or more"),
+    ],
+)
+def test_a_mistake_gets_one_line(here, capsys, args, message):
+    assert message in refused(capsys, "variance", "gaussian2d_vae", *args)
+
+
+def test_what_is_neither_a_run_nor_a_system(here, capsys):
+    assert "unknown system, and no run's folder, 'gaussian2d': did you mean" in refused(
+        capsys, "variance", "gaussian2d"
+    )
+    assert "runs/nothing is not there" in refused(capsys, "variance", "runs/nothing")
+
+
+def test_a_comparison_has_its_figures(points):
+    found, _ = runs.comparison_report(runs.load(points), names=["dreg", "rws", "elbo"], replicates=400, samples=4)
+    figures = of_results.of_comparison(found, name="points")
+    assert set(figures) == {"variance_encoder", "variance_decoder", "variance_layers", "variance_cost"}
+    labels = [t.get_text() for t in figures["variance_encoder"].axes[0].get_yticklabels()]
+    assert [label.replace("\n", " ") for label in labels] == ["dreg, for L_K", "rws, for L_K, biased", "elbo, for ELBO"]
+    assert "400 replicates" in figures["variance_layers"].get_suptitle()
+
+
+def test_a_batch_larger_than_the_data_is_refused(points):
+    with pytest.raises(BadValue, match="--batch is 20000: there are 10,000 training data"):
+        runs.comparison_report(runs.load(points), batch=20_000)

@@ -1,0 +1,162 @@
+"""Compiled functions, the memory that stays, and the precision of matrix products."""
+
+import subprocess
+import sys
+import warnings
+from functools import partial
+
+import pytest
+import torch
+
+import funcvae as fv
+from funcvae import compilation
+from funcvae.errors import BadType, BadValue
+from funcvae.estimators import parse
+
+
+def times(c):
+    def f(x, *, plus=0.0):
+        return c * x + plus
+
+    return f
+
+
+def test_two_functions_of_one_code_keep_apart():
+    """What the closure holds is not checked at a call, so each has graphs of its own."""
+    x = torch.arange(3.0)
+    twice, thrice = (compilation.compiled(times(c)) for c in (2, 3))
+    for _ in range(2):
+        torch.testing.assert_close(twice(x), 2 * x)
+        torch.testing.assert_close(thrice(x), 3 * x)
+
+
+class Times:
+    def __init__(self, c):
+        self.c = c
+
+    def __call__(self, x):
+        return self.c * x
+
+    def method(self, x):
+        return self.c * x
+
+
+WAYS = {
+    "closure": lambda c: times(c),
+    "partial": lambda c: partial(lambda x, c: c * x, c=c),
+    "object": lambda c: Times(c),
+    "method": lambda c: Times(c).method,
+    "decorated": lambda c: torch.no_grad()(times(c)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_whatever_kind_of_function_it_keeps_apart_from_others_and_sees_its_arguments(way):
+    for c in (2.0, 3.0):
+        f = compilation.compiled(WAYS[way](c))
+        for n in (1, 2):
+            torch.testing.assert_close(f(torch.ones(n)), torch.full((n,), c))
+
+
+def test_more_sets_of_shapes_than_the_compiler_keeps():
+    f = compilation.compiled(times(2))
+    for n in [*range(1, 12), 1]:
+        torch.testing.assert_close(f(torch.ones(n)), torch.full((n,), 2.0))
+
+
+def test_what_a_cuda_graph_returns_is_copied_but_for_what_lies_in_its_arguments():
+    kept, fresh = torch.ones(2), torch.ones(3)
+    out = compilation._copied((kept, fresh, 3, print), ((kept, len), {"k": True}))
+    assert out[0] is kept
+    assert out[1] is not fresh
+    assert torch.equal(out[1], fresh)
+    assert out[2:] == (3, print)
+
+
+def test_an_error_of_the_function_is_raised_as_it_is():
+    def f(x):
+        raise BadValue("of its own")
+
+    fast = compilation.compiled(f)
+    with pytest.raises(BadValue, match="of its own"):
+        fast(torch.ones(1))
+
+
+def test_arguments_are_looked_at_shapes_dtypes_and_numbers_too():
+    f = compilation.compiled(times(2))
+    for x in (torch.ones(2, 3), torch.ones(2, dtype=torch.float64)):
+        assert f(x).dtype == x.dtype
+        torch.testing.assert_close(f(x), 2 * x)
+        torch.testing.assert_close(f(x, plus=1.5), 2 * x + 1.5)
+        torch.testing.assert_close(f(x, plus=2.5), 2 * x + 2.5)
+    with torch.no_grad():
+        assert not f(torch.ones(2, requires_grad=True)).requires_grad
+    assert f(torch.ones(2, requires_grad=True)).requires_grad
+
+
+def test_without_a_compiler_it_warns_and_is_the_function_itself(monkeypatch):
+    monkeypatch.setattr(compilation, "available", lambda: False)
+    f = times(2)
+    with pytest.warns(compilation.Uncompiled, match="no C\\+\\+ compiler was found"):
+        assert compilation.compiled(f) is f
+
+
+def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once_and_where():
+    def f(x):
+        return x * 2 if x.sum() > 0 else x  # a branch on a value
+
+    for _ in range(2):  # each has a warning of its own
+        fast = compilation.compiled(f)
+        with pytest.warns(compilation.Uncompiled) as warned:
+            assert torch.equal(fast(torch.ones(2)), torch.full((2,), 2.0))
+        (told,) = {str(warning.message) for warning in warned}
+        line = f.__code__.co_firstlineno + 1
+        assert told == (
+            f"the compiler cannot take this: Data-dependent branching ({__file__}, line {line}, in f); "
+            "going on without torch.compile, more slowly"
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert torch.equal(fast(-torch.ones(2)), -torch.ones(2))
+
+
+def test_precision_holds_within_it_and_is_set_back():
+    def inside():
+        with compilation.precision("medium"):
+            assert torch.get_float32_matmul_precision() == "medium"
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        inside()
+    assert torch.get_float32_matmul_precision() == "highest"
+    with pytest.raises(BadValue, match="'low'"), compilation.precision("low"):
+        pass
+    with pytest.raises(BadType), compilation.precision(1):
+        pass
+
+
+@pytest.mark.parametrize("name", ["highest", "medium"])
+def test_fit_trains_at_the_precision_it_is_told(monkeypatch, name):
+    seen = []
+    model, opt = fv.models.gaussian2d_vae(hidden=4), fv.optim.adam()
+    x = fv.random.normal(fv.random.key(0), (8, 2))
+    ts = fv.train.init(model, opt, fv.random.key(1))
+    watch = lambda step, ts: seen.append(torch.get_float32_matmul_precision())  # noqa: E731
+    fv.train.fit(ts, model, parse("elbo"), opt, x, batch=4, compile=False, precision=name, watch=watch)
+    assert seen == [name, name]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_memory_that_is_freed_stays():
+    program = """if True:
+        import torch, funcvae.machine as machine
+        def held():
+            return int(open("/proc/self/statm").read().split()[1]) * 4 // 1024
+        def grown():
+            before = held(); x = torch.ones(2**24); y = x + 1; del x, y
+            return held() - before
+        first = grown(); machine.keep_freed(); second = grown()
+        print(first, second)"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    returned, kept = map(int, done.stdout.split())
+    assert returned < 20 < 100 < kept

@@ -1,0 +1,486 @@
+"""Any nn.Module as a pure pair: the same outputs and statistics as torch's own, and nothing drawn but from the key."""
+
+import math
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+
+from funcvae import random, tree
+from funcvae.errors import BadType, BadValue, FuncvaeError
+from funcvae.modules import functional
+
+KEY = random.key(0)
+
+
+def draws(*shape, seed=1):
+    return random.normal(random.key(seed), shape)
+
+
+def bound(factory, params, state, train):
+    """The nn.Module with the same weights."""
+    module = factory()
+    module.load_state_dict({**params, **state}, strict=True)
+    return module.train(train)
+
+
+def assert_trees_close(a, b, tolerance=1e-6):
+    assert tree.structure(a) == tree.structure(b)
+    for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True):
+        torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance)
+
+
+LAYERS = {
+    "linear": (lambda: nn.Linear(3, 2), lambda: (draws(5, 3),)),
+    "conv2d": (lambda: nn.Conv2d(2, 3, 3, padding=1), lambda: (draws(4, 2, 5, 5),)),
+    "batchnorm": (lambda: nn.BatchNorm1d(3), lambda: (draws(5, 3),)),
+    "layernorm": (lambda: nn.LayerNorm(3), lambda: (draws(5, 3),)),
+    "groupnorm": (lambda: nn.GroupNorm(2, 4), lambda: (draws(5, 4),)),
+    "embedding": (lambda: nn.Embedding(7, 3), lambda: (torch.tensor([[1, 2], [6, 0]]),)),
+    "attention": (lambda: nn.MultiheadAttention(8, 2, batch_first=True), lambda: (draws(2, 4, 8),) * 3),
+    "transformer": (
+        lambda: nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True),
+        lambda: (draws(2, 4, 8),),
+    ),
+    "gru": (lambda: nn.GRU(3, 4, batch_first=True), lambda: (draws(2, 5, 3),)),
+    "dropout(0)": (lambda: nn.Sequential(nn.Linear(3, 2), nn.Dropout(p=0.0)), lambda: (draws(5, 3),)),
+}
+by_train = pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+
+
+# apply
+
+
+@by_train
+@pytest.mark.parametrize("name", LAYERS)
+def test_apply_equals_the_module_and_leaves_its_arguments_as_they_were(name, train):
+    factory, inputs = LAYERS[name]
+    net, inputs = functional(factory), inputs()
+    params, state = net.init(KEY)
+    before = tree.map(torch.clone, (params, state, inputs))
+    module = bound(factory, params, state, train)
+    out, new = net.apply(params, state, *inputs, train=train)
+    assert_trees_close(out, module(*inputs))
+    assert_trees_close(new, dict(module.named_buffers()))
+    assert_trees_close((params, state, inputs), before, tolerance=0)
+
+
+@by_train
+def test_resnet18_equals_torchvisions(train):
+    def factory():
+        return torchvision.models.resnet18(num_classes=10)
+
+    net = functional(factory)
+    params, state = net.init(KEY)
+    x = draws(2, 3, 32, 32)
+    module = bound(factory, params, state, train)
+    out, new = net.apply(params, state, x, train=train)
+    assert_trees_close(out, module(x), 1e-5)
+    assert_trees_close(new, dict(module.named_buffers()), 1e-5)
+
+
+def test_batchnorm_statistics_follow_torchs_over_batches():
+    net, module = functional(lambda: nn.BatchNorm1d(3, momentum=0.7)), nn.BatchNorm1d(3, momentum=0.7)
+    params, state = net.init(KEY)
+    for seed in range(5):
+        x = 2 * draws(6, 3, seed=seed) + 1
+        out, state = net.apply(params, state, x, train=True)
+        assert_trees_close(out, module(x))
+    assert_trees_close(state, dict(module.named_buffers()))
+    assert state["num_batches_tracked"].dtype == torch.int64
+    assert state["num_batches_tracked"] == 5
+    out, same = net.apply(params, state, x, train=False)
+    assert_trees_close(out, module.eval()(x))
+    assert_trees_close(same, state, tolerance=0)
+
+
+def test_batchnorm_takes_the_unbiased_variance_into_its_statistics():
+    net = functional(lambda: nn.BatchNorm1d(3, momentum=1.0))
+    params, state = net.init(KEY)
+    x = draws(4, 3)
+    _, new = net.apply(params, state, x, train=True)
+    torch.testing.assert_close(new["running_var"], x.var(0))
+    assert (new["running_var"] - x.var(0, correction=0)).abs().min() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "factory", [lambda: nn.BatchNorm1d(3), lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))]
+)
+def test_batchnorm_under_vmap_has_statistics_for_each_slice(factory):
+    net = functional(factory)
+    params, state = net.init(KEY)
+    x = draws(4, 6, 3)
+    out, new = torch.vmap(lambda x: net.apply(params, state, x, train=True))(x)
+    for i in range(4):
+        want = net.apply(params, state, x[i], train=True)
+        assert_trees_close((out[i], tree.map(lambda v, i=i: v[i], new)), want)
+
+
+def test_batchnorm_under_grad_gives_torchs_gradient_and_statistics():
+    def factory():
+        return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+    net = functional(factory)
+    params, state = net.init(KEY)
+    x = draws(6, 3)
+
+    def loss(params, x):
+        out, new = net.apply(params, state, x, train=True)
+        return out.square().sum(), new
+
+    grads, new = torch.func.grad(loss, has_aux=True)(params, x)
+    module = bound(factory, params, state, True)
+    module(x).square().sum().backward()
+    assert_trees_close(grads, {name: p.grad for name, p in module.named_parameters()}, 1e-5)
+    assert_trees_close(new, dict(module.named_buffers()))
+
+    xs = draws(3, 6, 3, seed=2)
+    many, _ = torch.vmap(torch.func.grad(loss, has_aux=True), in_dims=(None, 0))(params, xs)
+    for i in range(3):
+        one, _ = torch.func.grad(loss, has_aux=True)(params, xs[i])
+        assert_trees_close(tree.map(lambda g, i=i: g[i], many), one, 1e-5)
+
+
+@by_train
+@pytest.mark.parametrize("name", ["attention", "transformer"])
+def test_attention_under_vmap_and_grad_equals_a_loop(name, train):
+    factory, _ = LAYERS[name]
+    net = functional(factory)
+    params, state = net.init(KEY)
+    width = 3 if name == "attention" else 1
+
+    def loss(params, x):
+        out, _ = net.apply(params, state, *(x,) * width, train=train)
+        return tree.leaves(out)[0].square().sum()
+
+    xs = draws(3, 2, 4, 8)
+    many = torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(params, xs)
+    for i in range(3):
+        one = torch.func.grad(loss)(params, xs[i])
+        assert_trees_close(tree.map(lambda g, i=i: g[i], many), one, 1e-4)
+
+
+def test_attention_leaves_torchs_fast_path_setting_as_it_was():
+    factory, inputs = LAYERS["attention"]
+    net = functional(factory)
+    params, state = net.init(KEY)
+    for enabled in (False, True):
+        torch.backends.mha.set_fastpath_enabled(enabled)
+        net.apply(params, state, *inputs(), train=False)
+        assert torch.backends.mha.get_fastpath_enabled() is enabled
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_attention_without_dropout_is_no_random_draw_where_no_gradient_is_kept(context):
+    factory, inputs = LAYERS["transformer"]
+    net = functional(factory)
+    params, state = net.init(KEY)
+    want, _ = net.apply(params, state, *inputs(), train=True)
+    with context():
+        out, _ = net.apply(params, state, *inputs(), train=True)
+    assert_trees_close(out.clone(), want.detach())
+
+
+def test_compile_of_apply_with_batchnorm_equals_eager():
+    net = functional(lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU()))
+    params, state = net.init(KEY)
+    x = draws(6, 3)
+
+    def step(params, state, x):
+        return net.apply(params, state, x, train=True)
+
+    before = tree.map(torch.clone, state)
+    assert_trees_close(torch.compile(step, fullgraph=True)(params, state, x), step(params, state, x))
+    assert_trees_close(state, before, tolerance=0)
+
+
+# Modules of all kinds
+
+
+class Raw(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(3))
+        self.grid = torch.arange(3.0)  # a plain tensor: neither parameter nor buffer
+
+    def forward(self, x):
+        return x * self.scale + self.grid
+
+
+class Counter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.tensor(0))
+        self.register_buffer("total", torch.zeros(()), persistent=False)
+
+    def forward(self, x):
+        self.count = self.count + 1  # assigns a new tensor
+        self.total += x.sum()  # writes into the old one
+        return x
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(7, 3)
+        self.out = nn.Linear(3, 7, bias=False)
+        self.out.weight = self.embed.weight
+
+    def forward(self, tokens):
+        return self.out(self.embed(tokens))
+
+
+class TiedBuffers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("a", torch.ones(3))
+        self.register_buffer("b", self.a)
+
+    def forward(self, x):
+        return x + self.a + self.b
+
+
+def test_a_users_raw_parameter_is_drawn_from_the_key_and_plain_tensors_keep_their_values():
+    net = functional(Raw)
+    params, state = net.init(KEY)
+    assert torch.equal(params["scale"], random.normal(random.fold_in(KEY, 0), (3,)))
+    assert state == {}
+    x = draws(2, 3)
+    assert torch.equal(net.apply(params, state, x, train=True)[0], x * params["scale"] + torch.arange(3.0))
+
+
+def test_buffers_that_forward_assigns_or_writes_come_out_as_the_new_state():
+    net = functional(Counter)
+    params, state = net.init(KEY)
+    x = torch.tensor([1.0, 2.0])
+    _, once = net.apply(params, state, x, train=True)
+    _, twice = net.apply(params, once, x, train=True)
+    assert (once["count"], once["total"], twice["count"], twice["total"]) == (1, 3, 2, 6)
+    assert (state["count"], state["total"]) == (0, 0)
+
+
+def test_tied_weights_are_one_parameter_with_the_gradient_of_both_uses():
+    net = functional(Tied)
+    params, state = net.init(KEY)
+    assert list(params) == ["embed.weight"]
+    tokens, w = torch.tensor([1, 5]), params["embed.weight"]
+    assert_trees_close(net.apply(params, state, tokens, train=True)[0], w[tokens] @ w.T)
+    grads = torch.func.grad(lambda p: net.apply(p, state, tokens, train=True)[0].square().sum())(params)
+    want = torch.func.grad(lambda w: (w[tokens] @ w.T).square().sum())(w)
+    assert_trees_close(grads, {"embed.weight": want}, 1e-5)
+
+
+def test_tied_buffers_are_one_buffer():
+    net = functional(TiedBuffers)
+    params, state = net.init(KEY)
+    x = draws(2, 3)
+    assert torch.equal(net.apply(params, state, x, train=True)[0], x + 2)
+
+
+@pytest.mark.parametrize("missing", ["0.weight", "0.bias", "1.weight"])
+def test_parameters_that_are_not_all_given_are_an_error(missing):
+    net = functional(lambda: nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2, bias=False)))
+    params, state = net.init(KEY)
+    some = {name: p for name, p in params.items() if name != missing}
+    with pytest.raises((BadValue, RuntimeError)):
+        net.apply(some, state, draws(5, 3), train=False)
+
+
+@by_train
+def test_train_is_a_flag_of_the_call_and_not_of_the_network(train):
+    net = functional(lambda: nn.BatchNorm1d(3))
+    params, state = net.init(KEY)
+    x = draws(5, 3)
+    first = net.apply(params, state, x, train=train)
+    net.apply(params, state, x, train=not train)
+    assert_trees_close(net.apply(params, state, x, train=train), first, tolerance=0)
+
+
+# init
+
+
+class Initialisers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        for name in ("orthogonal", "truncated", "sparse", "kaiming", "xavier"):
+            self.register_parameter(name, nn.Parameter(torch.empty(40, 30)))
+        nn.init.orthogonal_(self.orthogonal)
+        nn.init.trunc_normal_(self.truncated, std=0.5, a=-0.6, b=0.6)
+        nn.init.sparse_(self.sparse, sparsity=0.25, std=0.1)
+        nn.init.kaiming_normal_(self.kaiming)
+        nn.init.xavier_uniform_(self.xavier)
+        self.register_buffer("order", torch.randperm(10))
+        self.register_buffer("mask", torch.empty(1000).bernoulli_(0.2))
+        self.register_buffer("noise", torch.rand_like(self.mask) + torch.randn(1000, dtype=torch.float64))
+
+
+def test_the_same_key_gives_the_same_bits_and_another_key_others():
+    net = functional(Initialisers)
+    a, b, c = (tree.named_leaves(net.init(key)) for key in (KEY, random.key(0), random.key(1)))
+    for name, leaf in a.items():
+        assert torch.equal(leaf, b[name])
+        assert not torch.equal(leaf, c[name])
+
+
+def test_initialisers_keep_their_distributions():
+    params, state = functional(Initialisers).init(KEY)
+    assert_trees_close(params["orthogonal"].T @ params["orthogonal"], torch.eye(30), 1e-5)
+    assert params["truncated"].abs().max() <= 0.6
+    assert params["truncated"].std() > 0.3  # of the uniform on [-0.6, 0.6]: 0.346; of a clamped normal: 0.43
+    assert torch.equal((params["sparse"] == 0).sum(0), torch.full((30,), 10))
+    assert abs(params["kaiming"].square().mean() * 30 / 2 - 1) < 5 * math.sqrt(2 / 1200)
+    limit = math.sqrt(6 / 70)
+    assert 0.99 * limit < params["xavier"].abs().max() <= limit
+    assert torch.equal(state["order"].sort().values, torch.arange(10))
+    assert abs(state["mask"].mean() - 0.2) < 5 * math.sqrt(0.16 / 1000)
+    assert abs(state["noise"].mean() - 0.5) < 5 * math.sqrt((1 + 1 / 12) / 1000)
+    assert state["noise"].dtype == torch.float64
+
+
+def test_a_linear_layers_weights_are_uniform_within_one_over_root_fan_in():
+    params, _ = functional(lambda: nn.Linear(25, 4000)).init(KEY)
+    for name, n in (("weight", 100_000), ("bias", 4000)):
+        p = params[name].flatten()
+        assert p.abs().max() <= 1 / 5
+        assert p.abs().max() > 0.999 / 5
+        assert abs(p.mean()) < 5 * math.sqrt(0.04 / 3 / n)
+        assert abs(p.square().mean() - 0.04 / 3) < 5 * math.sqrt(0.0016 * (1 / 5 - 1 / 9) / n)
+
+
+def test_no_two_parameters_share_a_draw():
+    params, _ = functional(lambda: nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))).init(KEY)
+    assert not torch.equal(params["0.weight"], params["1.weight"])
+
+
+def test_randperm_keeps_the_dtype_it_was_asked_for():
+    class Order(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("order", torch.randperm(10, dtype=torch.int32))
+
+    _, state = functional(Order).init(KEY)
+    assert state["order"].dtype == torch.int32
+
+
+def test_init_leaves_torchs_generator_as_it_was_and_does_not_read_it():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    net = functional(Initialisers)
+    first = net.init(KEY)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5)
+    assert_trees_close(net.init(KEY), first, tolerance=0)
+
+
+def test_parameters_are_plain_tensors_that_require_no_gradient():
+    params, state = functional(lambda: nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))).init(KEY)
+    assert not any(t.requires_grad or isinstance(t, nn.Parameter) for t in tree.leaves((params, state)))
+    module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    assert list(params) == [name for name, _ in module.named_parameters()]
+    assert list(state) == [name for name, _ in module.named_buffers()]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_init_lands_on_the_keys_device_with_the_cpus_bits():
+    net = functional(Initialisers)
+    for a, b in zip(tree.leaves(net.init(KEY.cuda())), tree.leaves(net.init(KEY)), strict=True):
+        assert a.is_cuda
+        assert torch.equal(a.cpu(), b)
+
+
+# Draws in forward
+
+
+class OwnDropout(nn.Module):
+    def forward(self, x):
+        return F.dropout(x, 0.5, training=True)
+
+
+class OwnNoise(nn.Module):
+    def forward(self, x):
+        return x + torch.randn_like(x)
+
+
+DROPPING = {
+    "dropout": (lambda: nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), (5, 3)),
+    "dropout2d": (lambda: nn.Dropout2d(0.5), (2, 3, 4, 4)),
+    "alpha": (lambda: nn.AlphaDropout(0.2), (5, 3)),
+    "rrelu": (nn.RReLU, (5, 3)),
+    "lstm": (lambda: nn.LSTM(3, 3, 2, dropout=0.1), (5, 3)),
+    "transformer": (lambda: nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True), (2, 4, 8)),
+}
+
+
+@pytest.mark.parametrize("name", DROPPING)
+def test_a_layer_that_draws_raises_in_training_mode_and_works_in_eval(name):
+    factory, shape = DROPPING[name]
+    net = functional(factory)
+    params, state = net.init(KEY)
+    x = draws(*shape)
+    with pytest.raises(BadValue, match="random numbers"):
+        net.apply(params, state, x, train=True)
+    assert_trees_close(net.apply(params, state, x, train=False)[0], bound(factory, params, state, False)(x))
+
+
+def test_attention_with_dropout_raises_in_training_mode_and_works_in_eval():
+    net = functional(lambda: nn.MultiheadAttention(8, 2, dropout=0.1, batch_first=True))
+    params, state = net.init(KEY)
+    x = (draws(2, 4, 8),) * 3
+    with pytest.raises(BadValue, match="MultiheadAttention"):
+        net.apply(params, state, *x, train=True)
+    assert net.apply(params, state, *x, train=False)[0][0].shape == (2, 4, 8)
+
+
+@pytest.mark.parametrize("factory", [OwnDropout, OwnNoise])
+@pytest.mark.parametrize("randomness", ["error", "same", "different"])
+def test_a_draw_in_a_users_forward_raises_plainly_and_under_vmap(factory, randomness):
+    net = functional(factory)
+    with pytest.raises(BadValue, match="draws random numbers in forward"):
+        net.apply({}, {}, draws(5, 3), train=True)
+    with pytest.raises(BadValue, match="draws random numbers in forward"):
+        torch.vmap(lambda x: net.apply({}, {}, x, train=True)[0], randomness=randomness)(draws(2, 5, 3))
+
+
+def test_errors_of_the_module_itself_come_through():
+    net = functional(lambda: nn.Linear(3, 2))
+    params, state = net.init(KEY)
+    with pytest.raises(RuntimeError, match="shapes"):
+        net.apply(params, state, draws(5, 4), train=True)
+
+
+# Wrong factories
+
+
+def test_a_module_in_place_of_a_factory_is_an_error_that_shows_how():
+    with pytest.raises(BadType, match="lambda: Linear"):
+        functional(nn.Linear(3, 2))
+
+
+def test_what_cannot_be_called_is_an_error():
+    with pytest.raises(BadType, match="factory"):
+        functional(3)
+
+
+def test_a_factory_of_something_else_is_an_error():
+    with pytest.raises(BadType, match="returned Tensor"):
+        functional(lambda: torch.zeros(3))
+
+
+def test_a_factory_that_returns_one_module_over_and_over_leaves_it_as_it_was():
+    module = nn.BatchNorm1d(3)
+    with pytest.raises(FuncvaeError):  # its parameters cannot be drawn from the key
+        functional(lambda: module)
+    assert module.weight.device.type == "cpu"
+
+
+def test_an_initialiser_that_cannot_be_fed_from_a_key_is_an_error_that_names_it():
+    class Exponential(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.p = nn.Parameter(torch.empty(3).exponential_())
+
+    with pytest.raises(BadType, match="exponential_"):
+        functional(Exponential).init(KEY)

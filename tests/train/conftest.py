@@ -1,0 +1,11 @@
+"""Fixtures of the tests of training."""
+
+import pytest
+import torch
+
+import funcvae as fv
+
+
+@pytest.fixture(scope="module")
+def points() -> torch.Tensor:
+    return fv.random.normal(fv.random.key(7), (50, 2))

@@ -1,0 +1,41 @@
+"""One step: the loss against the bound, its scales, and the optimizer."""
+
+import torch
+
+import funcvae as fv
+from tests.support.training import small
+
+
+def test_an_optimizer_without_an_update_in_place_trains_to_the_same_bits(points):
+    model, opt = small(), fv.optim.adam(1e-2)
+    pure = fv.optim.Optimizer(opt.init, opt.update)
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    one, _ = fv.train.fit(ts, model, fv.estimators.elbo(), opt, points, batch=16, compile=False)
+    two, _ = fv.train.fit(ts, model, fv.estimators.elbo(), pure, points, batch=16, compile=False)
+    assert all(map(torch.equal, fv.tree.leaves(one), fv.tree.leaves(two)))
+
+
+def test_the_loss_is_the_bound_scaled_and_shifted_and_so_is_its_gradient(points):
+    """By SGD, which unlike Adam shows the scale: one step from the same start."""
+    model, elbo = small(), fv.estimators.elbo()
+
+    def update(grads, opt_state, params):
+        return fv.tree.map(lambda p, g: p - 0.01 * g, params, grads), opt_state
+
+    ts = fv.train.init(model, fv.optim.adam(), fv.random.key(0))
+    keys = fv.random.split(fv.random.key(1))
+    plain, before = fv.train.make_step(model, elbo, update)(ts, keys, points)
+    scaled, after = fv.train.make_step(model, elbo, update, scale=lambda batch: 2.0 * batch, offset=3.0)(
+        ts, keys, points
+    )
+    assert after.bound == before.bound
+    torch.testing.assert_close(after.loss, 100 * (-before.bound - 3))
+    torch.testing.assert_close(after.grad_norm, 100 * before.grad_norm)
+    moves = [fv.tree.map(torch.sub, new.params, ts.params) for new in (plain, scaled)]
+    for one, hundred in zip(*map(fv.tree.leaves, moves), strict=True):
+        torch.testing.assert_close(hundred, 100 * one, rtol=1e-3, atol=1e-5)
+
+
+def test_the_named_scales():
+    assert [fv.train.per_example(b) for b in (1, 128)] == [1, 1]
+    assert [fv.train.summed(b) for b in (1, 128)] == [1, 128]

@@ -1,0 +1,113 @@
+"""Replicates in blocks: which there are, that they add up, and that the number of processes changes no bit."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from funcvae import random
+from funcvae.distributed.processes import SINGLE
+from funcvae.estimators import parse
+from funcvae.variance import blocks, compare, moments, online_moments
+from funcvae.variance.blocks import Block
+from tests.support.oracles import tiny
+
+KEY = random.key(0)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 16, 100])
+@pytest.mark.parametrize("ends", [(0, 1), (1, 2), (64, 128), (512, 1000), (65536, 100_000)])
+def test_blocks_are_whole_chunks_that_follow_one_another_and_are_not_too_many(ends, chunk):
+    pieces = blocks.blocks(*ends, chunk)
+    assert [r for piece in pieces for r in piece] == list(range(*ends))
+    assert len(pieces) <= 1024
+    assert all(len(piece) % chunk == 0 and len(piece) >= 64 for piece in pieces[:-1])
+
+
+def test_merged_blocks_are_the_sum_and_the_rows_of_all_in_their_order():
+    values = random.uniform(KEY, (300, 3), torch.float64)
+
+    def compute(piece):
+        some = values[piece.start : piece.stop]
+        return Block(some.sum(0), some, [some[: max(0, 100 - piece.start), :1]])
+
+    def nothing():
+        return Block(torch.zeros(3, dtype=torch.float64), values[:0], [values[:0, :1]])
+
+    found = blocks.merged(blocks.blocks(0, 300, 7), compute, SINGLE, nothing)
+    torch.testing.assert_close(found.sums, values.sum(0))
+    assert torch.equal(found.rows, values)
+    assert torch.equal(found.more[0], values[:100, :1])
+
+
+def test_a_segment_laid_out_and_merged_is_what_adding_its_gradients_gives():
+    g = [random.normal(key, (8, size)) for key, size in zip(random.split(KEY), (5, 2), strict=True)]
+    first = [leaf[0] for leaf in g]
+    one, other = (online_moments.start(first, order=4) for _ in range(2))
+    one, square, _ = online_moments.add_(one, 0, g)
+    flat = online_moments.blank(first, 4)
+    squares, _ = online_moments.add_powers(first, online_moments.laid_out(flat, first, 4), g)
+    other = online_moments.merged(other, flat, squares)
+    assert torch.equal(squares, square)
+    for a, b in zip(one.powers, other.powers, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert torch.equal(one.total, other.total)
+    assert one.n == other.n == 8
+
+
+PROGRAM = """
+import json, sys, torch
+sys.path.insert(0, {root!r})
+from tests.support.oracles import tiny
+from funcvae import processes, random, tree
+from funcvae.estimators import parse
+from funcvae.variance import compare, moments
+with distributed.process_group() as everyone:
+    settings = dict(samples=3, replicates=700, chunk=4, processes=everyone)
+    arms = {{spec: parse(spec) for spec in ("iwae", "dreg", "elbo")}}
+    found = compare(arms, *tiny(), random.key(0), timings=0, **settings).as_dict()
+    measured = moments(parse("dreg"), *tiny(), random.key(0), **settings)
+    if everyone.is_main:
+        trees = [tree.sha256(measured.variance), tree.sha256(measured.snr_se)]
+        print(json.dumps([repr(found), *trees, repr(measured.groups)]))
+"""
+
+
+def by_processes(tmp_path, n):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.format(root=str(Path(__file__).parents[2])))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), str(program)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return by_processes(tmp_path_factory.mktemp("one"), 1)
+
+
+@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_any_number_of_processes_gives_the_same_bits(tmp_path, one, n):
+    assert by_processes(tmp_path, n) == one
+
+
+def test_blocks_of_another_size_agree_to_rounding(monkeypatch):
+    settings = {"samples": 2, "replicates": 300}
+    arms = {spec: parse(spec) for spec in ("iwae", "dreg")}
+    found, measured = (
+        compare(arms, *tiny(), KEY, timings=0, **settings),
+        moments(parse("dreg"), *tiny(), KEY, **settings),
+    )
+    monkeypatch.setattr(blocks, "_LEAST", 1)
+    again, other = compare(arms, *tiny(), KEY, timings=0, **settings), moments(parse("dreg"), *tiny(), KEY, **settings)
+    for name in arms:
+        a, b = found.row(name), again.row(name)
+        assert b.groups["all"].variance.value == pytest.approx(a.groups["all"].variance.value, rel=1e-12)
+        assert b.ratio["all"].value == pytest.approx(a.ratio["all"].value, rel=1e-12)
+    assert other.groups["all"].snr.value == pytest.approx(measured.groups["all"].snr.value, rel=1e-12)

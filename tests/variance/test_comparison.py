@@ -1,0 +1,451 @@
+"""Comparisons on common random numbers, against exact integration."""
+
+import json
+import math
+import warnings
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+import funcvae as fv
+from funcvae import tree
+from funcvae.errors import BadData, BadType, BadValue, NonFinite
+from funcvae.estimators import parse
+from funcvae.variance import compare, exact, moments
+from tests.support.comparisons import KEY, SPECS, X, arms, on_the_toy
+from tests.support.models import generators, same_bits
+from tests.support.oracles import gradient_variances, tiny, toy
+
+
+@cache
+def known(spec):
+    return exact(parse(spec), *toy(), X, samples=2, nodes=60)
+
+
+def flat(params, part="encoder"):
+    return torch.cat([leaf.flatten() for leaf in tree.leaves(params[part])])
+
+
+# Against integration.
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_variances_ratios_and_signal_to_noise_are_those_that_integration_gives(spec):
+    row, base = on_the_toy().rows[spec], known("dreg")
+    variance = float(flat(known(spec).variance).sum())
+    mean = float(flat(known(spec).mean).norm())
+    ratio = variance / float(flat(base.variance).sum())
+    assert abs(row.groups["encoder"].variance.value - variance) < 4 * row.groups["encoder"].variance.se
+    assert abs(row.ratio["encoder"].value - ratio) <= 4 * row.ratio["encoder"].se
+    assert abs(row.groups["encoder"].snr.value - mean / variance**0.5) < 4 * row.groups["encoder"].snr.se
+    if spec in ("elbo_mc", "stl"):
+        assert row.signal == row.bias == {}, "another target"
+    else:
+        signal = float(flat(base.mean).norm()) / variance**0.5
+        assert abs(row.signal["encoder"].value - signal) < 4 * row.signal["encoder"].se
+    assert abs(row.bound.value - float(known(spec).bound)) < 4 * row.bound.se
+
+
+@pytest.mark.parametrize(("spec", "biased"), [("iwae", False), ("vimco", False), ("ovis:0", False), ("iwae_stl", True)])
+def test_a_bias_is_seen_with_its_size_and_no_other(spec, biased):
+    bias = on_the_toy().rows[spec].bias["encoder"]
+    square = float((flat(known(spec).mean) - flat(known("dreg").mean)).square().sum())
+    assert abs(bias.square - square) < 4 * bias.se
+    assert (bias.z > 5) is biased
+    if not biased:
+        assert bias.z < 4
+    assert bias.norm == pytest.approx(math.sqrt(max(bias.square, 0)))
+
+
+@pytest.mark.parametrize("replicates", [512, 513, 514, 600, 1000, 1024, 1025])
+def test_a_bias_is_seen_at_any_number_of_replicates(replicates):
+    row = on_the_toy(3, replicates, specs=("dreg", "iwae_stl")).rows["iwae_stl"]
+    assert row.bias["encoder"].z > 10
+    snr = row.groups["encoder"].snr
+    assert 0.5 < snr.se / (0.04 * (1000 / replicates) ** 0.5) < 2, "the error does not leap"
+
+
+def test_the_z_of_no_bias_is_standard_normal():
+    z = np.array([on_the_toy(s, 130, specs=("dreg", "iwae")).rows["iwae"].bias["encoder"].z for s in range(200)])
+    assert abs(z.mean()) < 4 / 200**0.5
+    assert z.std() == pytest.approx(1, abs=4 / 400**0.5)
+
+
+def test_the_error_of_a_bias_is_its_scatter_between_keys():
+    found = [on_the_toy(s, 600, specs=("dreg", "iwae_stl")).rows["iwae_stl"].bias["encoder"] for s in range(150)]
+    scatter = np.std([bias.square for bias in found]) / np.mean([bias.se for bias in found])
+    assert 0.75 < scatter < 1.15
+    assert all(bias.seen for bias in found)
+
+
+def test_few_replicates_see_no_bias():
+    for replicates in (2, 5, 30):
+        assert math.isnan(on_the_toy(1, replicates, specs=("dreg", "iwae_stl")).rows["iwae_stl"].bias["encoder"].z)
+
+
+def test_on_common_noise_a_ratio_is_sharper_than_its_parts():
+    found = on_the_toy()
+    prior = found.rows["iwae"].ratio["prior"]
+    assert prior[:4] == pytest.approx((1, 0, 1, 1), abs=1e-9), "their decoders have one gradient"
+    assert found.rows["iwae"].bias["prior"].square == pytest.approx(0, abs=1e-20)
+    against = compare(arms("iwae", "elbo_mc"), *toy(), X, KEY, samples=2, replicates=20_000, chunk=1000, timings=0)
+    ratio = against.rows["elbo_mc"].ratio["encoder"]
+    parts = [row.groups["encoder"].variance for row in against.rows.values()]
+    assert ratio.se / ratio.value < 0.8 * math.hypot(*(part.se / part.value for part in parts))
+
+
+def test_rows_are_what_moments_alone_give():
+    model, params, state, x = tiny()
+    found = compare(arms("iwae", "elbo", "piwae:2"), model, params, state, x, KEY, samples=4, replicates=50, chunk=7)
+    for spec, row in found.rows.items():
+        alone = moments(parse(spec), model, params, state, x, KEY, samples=4, replicates=50, chunk=7)
+        for group, here in row.groups.items():
+            there = alone.groups[group]
+            for a, b in zip((here.variance, here.norm, here.snr), (there.variance, there.norm, there.snr), strict=True):
+                assert a.value == pytest.approx(b.value, rel=1e-9, nan_ok=True)
+                assert a.se == pytest.approx(b.se, rel=1e-6, nan_ok=True)
+            assert here.kurtosis == pytest.approx(there.kurtosis, rel=1e-9, nan_ok=True)
+        assert row.bound.value == pytest.approx(alone.bound.value)
+        assert row.seconds > 0
+
+
+def test_the_directional_ratio_is_its_definition_in_two_passes():
+    model, params, state, x = tiny()
+    found = compare(arms("iwae"), model, params, state, x, KEY, samples=3, replicates=100, timings=0)
+    grads = []
+    for r in range(100):
+        eps = fv.noise.iid(fv.random.fold_in(KEY, r), 3, (2, 2), dtype=torch.float64)
+        grads.append(flat(parse("iwae")(model, params, state, x, eps, train=False).grads))
+    g = torch.stack(grads).numpy()
+    parallel, across = [], []
+    for r in range(32, 100):
+        mean = g[: 32 if r < 64 else 64].mean(0)
+        u = mean / np.linalg.norm(mean)
+        parallel.append(abs(g[r] @ u))
+        across.append(np.linalg.norm(g[r] - (g[r] @ u) * u))
+    ratio = np.array(parallel) / across
+    dsnr = found.rows["iwae"].groups["encoder"].dsnr
+    assert dsnr.value == pytest.approx(ratio.mean(), rel=1e-9)
+    assert dsnr.se == pytest.approx(ratio.std(ddof=1) / 68**0.5, rel=1e-9)
+    assert math.isinf(on_the_toy().rows["iwae"].groups["prior"].dsnr.value), "in one dimension nothing is across"
+
+
+# The weights, and flags.
+
+
+def test_effective_sample_size_is_that_of_integration():
+    node, weight = np.polynomial.hermite_e.hermegauss(60)
+    z = 0.8 + math.sqrt(2 / 3) * node
+    w = np.exp(-0.5 * (1 - z) ** 2 - 0.5 * z**2 + 0.5 * node**2)
+    joint = np.outer(weight, weight) / weight.sum() ** 2
+    ess = (joint * (w[:, None] + w) ** 2 / (w[:, None] ** 2 + w**2)).sum()
+    found = on_the_toy().rows["iwae"].importance
+    assert found.ess == pytest.approx(ess, abs=0.01)
+    assert found.least_ess == found.ess
+
+
+def test_the_weights_tail_is_arvizs():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        arviz = pytest.importorskip("arviz", reason="needs arviz")
+    model, params, state = toy(0.5, 0.25)
+    found = compare(arms("iwae"), model, params, state, X, KEY, samples=4, replicates=300, timings=0)
+    eps = torch.stack([fv.noise.iid(fv.random.fold_in(KEY, r), 4, (1, 1), dtype=torch.float64) for r in range(300)])
+    log_w = torch.vmap(lambda e: parse("iwae")(model, params, state, X, e, train=False).log_w)(eps).flatten()
+    assert found.rows["iwae"].importance.k_hat == pytest.approx(float(arviz.psislw(log_w.numpy().copy())[1]), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("s2", "latent", "flagged"),
+    [(2 / 3, 1, False), (0.25, 1, True), (0.2, 1, True), (2 / 3, 20, False), (0.25, 20, True)],
+)
+def test_intervals_made_with_weights_of_infinite_variance_are_flagged(s2, latent, flagged):
+    specs = ("elbo_mc", "iwae", "dreg")
+    for seed in range(5):
+        found = on_the_toy(seed, 1000, s2, 0.5, 8, specs, latent)
+        for spec in ("iwae", "dreg"):
+            assert found.rows[spec].groups["encoder"].variance.trusted is not flagged
+        assert found.rows["elbo_mc"].groups["encoder"].variance.trusted, "it does not look at them"
+        assert bool(found.flags()) is flagged
+        assert ("interval not to be trusted" in str(found)) is flagged
+
+
+def score_variance(latent, m, s2, x):
+    """tr Cov of `score` at K = 1 with prior mean 0: f = sum_j f_j, and f h(eps_i) for h of m_i and log s_i."""
+    eps, w = np.polynomial.hermite_e.hermegauss(40)
+    w, s = w / w.sum(), math.sqrt(s2)
+    z = m + s * eps
+    f = -0.5 * (x - z) ** 2 - 0.5 * z**2 - 0.5 * math.log(2 * math.pi) + 0.5 * eps**2 + math.log(s)
+    rest = (latent - 1) * (w @ f)
+    rest_square = (latent - 1) * (w @ f**2 - (w @ f) ** 2) + rest**2
+    total = 0.0
+    for h in (eps / s, eps**2 - 1):
+        square = w @ (f * f * h * h) + 2 * (w @ (f * h * h)) * rest + (w @ (h * h)) * rest_square
+        total += latent * (square - (w @ (f * h) + (w @ h) * rest) ** 2)
+    return total
+
+
+COVERAGE = [  # (D, K, s², m, estimators); 20 of score are heavy-tailed
+    (1, 2, 2 / 3, 0.8, ("elbo_mc", "stl", "iwae", "dreg", "vimco")),
+    (20, 2, 2 / 3, 0.5, ("elbo_mc", "stl", "score")),
+]
+
+
+def covered(latent, samples, s2, m, specs, keys, replicates=1000):
+    """For each estimator, of each key: whether the interval holds the exact variance, and whether it is flagged."""
+    found = {}
+    for spec in specs:
+        if spec == "score":
+            found[spec] = score_variance(latent, m, s2, 1.0) / samples
+        elif spec in ("elbo_mc", "stl"):
+            found[spec] = latent * sum(gradient_variances(spec, m, s2, 1.0)) / samples
+        else:
+            known = exact(parse(spec), *toy(m, s2), X, samples=samples, nodes=80)
+            found[spec] = float(flat(known.variance).sum())
+    held = {spec: [] for spec in specs}
+    for seed in keys:
+        run = on_the_toy(seed, replicates, s2, m, samples, specs, latent)
+        for spec in specs:
+            v = run.rows[spec].groups["encoder"].variance
+            held[spec].append((v.low <= found[spec] <= v.high, not v.trusted))
+    return {spec: np.array(rows) for spec, rows in held.items()}
+
+
+@pytest.mark.parametrize("setting", COVERAGE)
+def test_intervals_hold_the_exact_variance(setting):
+    for spec, rows in covered(*setting, range(60)).items():
+        assert rows[:, 0].mean() > 0.85, spec  # of 60: four standard errors below 95%
+        assert rows[:, 1].mean() < 0.1, spec
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", COVERAGE)
+def test_of_500_intervals_that_are_not_flagged_95_in_100_hold_the_exact_variance(setting):
+    for spec, rows in covered(*setting, range(500)).items():
+        holds, flagged = rows.T
+        print(f"{setting[:4]} {spec}: {holds[~flagged].mean():.3f} of those not flagged, {flagged.mean():.3f} flagged")
+        assert 0.92 <= holds[~flagged].mean() <= 0.98, spec
+        assert flagged.mean() <= 0.05, spec
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("s2", [0.25, 0.2])
+@pytest.mark.parametrize("latent", [1, 20])
+def test_of_500_runs_with_weights_of_infinite_variance_at_least_95_in_100_are_flagged(s2, latent):
+    flagged = [
+        not on_the_toy(seed, 1000, s2, 0.5, 8, ("iwae", "dreg"), latent).rows[spec].groups["encoder"].variance.trusted
+        for seed in range(500)
+        for spec in ("iwae", "dreg")
+    ]
+    assert np.mean(flagged) >= 0.95
+
+
+# Noise schemes.
+
+
+def test_noise_schemes_are_arms_of_the_same_comparison():
+    plain = compare(
+        {"iid": parse("elbo_mc"), "mirrored": (parse("elbo_mc"), fv.noise.mirrored)},
+        *toy(), X, KEY, samples=2, replicates=2000, chunk=500, timings=0,
+    )  # fmt: skip
+    assert [row.noise for row in plain.rows.values()] == ["iid", "mirrored"]
+    assert plain.rows["mirrored"].groups["encoder/m"].variance.value < 1e-20, "mirrored pairs have no noise in m"
+    assert plain.rows["mirrored"].ratio["encoder/m"].value == pytest.approx(0, abs=1e-20)
+    assert plain.rows["mirrored"].bias["encoder"].z < 4, "the ELBO stays the target"
+    bound = compare(
+        {"iid": parse("iwae"), "mirrored": (parse("iwae"), fv.noise.mirrored)},
+        *toy(), X, KEY, samples=2, replicates=50, timings=0,
+    )  # fmt: skip
+    assert bound.rows["mirrored"].target == "L_K under mirrored noise"
+    assert bound.rows["mirrored"].bias == {}, "another target than L_K under independent noise"
+    assert math.isfinite(bound.rows["mirrored"].importance.k_hat)
+    assert "mirrored noise" in str(bound)
+
+
+def test_schemes_that_are_equal_but_not_identical_are_one():
+    class Mine:
+        def draw(self, key, n, shape, *, dtype):
+            return fv.noise.iid(key, n, shape, dtype=dtype)
+
+    mine = Mine()
+    arms_ = {"a": (parse("iwae"), mine.draw), "b": (parse("elbo_mc"), mine.draw)}
+    found = compare(arms_, *toy(), X, KEY, samples=2, replicates=3, timings=1)
+    assert list(found.rows) == ["a", "b"]
+    assert all(row.seconds > 0 for row in found.rows.values())
+
+
+def test_functions_of_ones_own_have_targets_of_their_own_unless_they_say():
+    def made(spec, claims=None):
+        def mine(model, params, state, x, eps, *, train):
+            return parse(spec)(model, params, state, x, eps, train=train)
+
+        if claims:
+            mine.claims = claims
+        return mine
+
+    given = {"iwae": parse("iwae"), "a": made("iwae"), "b": made("elbo"), "c": made("dreg", parse("dreg").claims)}
+    found = compare(given, *toy(), X, KEY, samples=2, replicates=200, timings=0)
+    assert [row.target for row in found.rows.values()] == ["L_K", "a", "b", "L_K"]
+    assert found.rows["a"].bias == found.rows["b"].bias == {}
+    assert abs(found.rows["c"].bias["encoder"].z) < 4
+
+
+def test_an_estimator_that_cannot_be_hashed_is_no_less_a_function():
+    @dataclass
+    class Mine:
+        scale: float
+
+        def __call__(self, model, params, state, x, eps, *, train):
+            return parse("iwae")(model, params, state, x, eps, train=train)
+
+    assert compare({"mine": Mine(1.0)}, *toy(), X, KEY, samples=2, replicates=3).rows["mine"].estimator == "mine"
+    assert moments(Mine(1.0), *toy(), X, KEY, samples=2, replicates=3).replicates == 3
+
+
+def test_flags_for_the_weights_are_for_the_networks_whose_gradient_is_made_with_them():
+    found = on_the_toy(0, 1000, 0.2, 0.5, 8, ("rloo", "iwae", "stl"))
+    trusted = {name: [row.groups[g].variance.trusted for g in ("encoder", "prior")] for name, row in found.rows.items()}
+    assert trusted == {"rloo": [False, True], "iwae": [False, False], "stl": [True, True]}
+
+
+def test_weights_of_very_many_samples_are_judged_by_some(monkeypatch):
+    monkeypatch.setattr("funcvae.variance.weight_diagnostics._MOST_WEIGHTS", 100)
+    x = X.expand(200, 1)
+    found = compare(arms("iwae"), *toy(0.5, 0.2), x, KEY, samples=80, replicates=20, timings=0)
+    assert math.isfinite(found.rows["iwae"].importance.k_hat)
+
+
+# What it says, and the same again.
+
+
+def without_times(found):
+    """As a dict, less what does not repeat."""
+    return {
+        "rows": {
+            name: {k: v for k, v in row.items() if k != "seconds"} for name, row in found.as_dict()["rows"].items()
+        }
+    }
+
+
+def test_numbers_repeat_to_the_bit_and_arguments_survive():
+    model, *tensors = tiny()
+    before, states = tree.map(torch.clone, (tensors, KEY)), generators()
+    first, second = (
+        compare(arms("iwae", "rws"), model, *tensors, KEY, samples=3, replicates=40, chunk=6) for _ in range(2)
+    )
+    assert json.dumps(without_times(first)) == json.dumps(without_times(second))
+    assert same_bits((tensors, KEY), before)
+    assert generators() == states
+
+
+def test_cost_is_variance_times_seconds():
+    found = compare(arms("iwae"), *toy(), X, KEY, samples=2, replicates=50, timings=1)
+    row = found.rows["iwae"]
+    assert row.seconds > 0
+    assert row.cost("encoder") == row.groups["encoder"].variance.value * row.seconds
+
+
+def test_progress_is_told():
+    told = []
+    options = {"samples": 2, "replicates": 7, "chunk": 3, "timings": 0}
+    compare(arms("iwae", "dreg"), *toy(), X, KEY, **options, progress=lambda *at: told.append(at))
+    assert told == [(1, 7), (2, 7), (4, 7), (7, 7)]  # at every renewal of the centre
+
+
+def test_replicates_are_added_in_doubling_stages_until_ratios_are_sharp_enough():
+    options = {"samples": 2, "chunk": 500, "timings": 0}
+    found = compare(arms("iwae", "vimco"), *toy(), X, KEY, replicates=100, target_se=0.05, **options)
+    ratio = found.rows["vimco"].ratio["encoder"]
+    assert found.reached
+    assert ratio.se / ratio.value <= 0.05
+    assert found.replicates in [100 * 2**i for i in range(1, 8)]
+    before = compare(arms("iwae", "vimco"), *toy(), X, KEY, replicates=found.replicates // 2, **options)
+    assert before.rows["vimco"].ratio["encoder"].se / before.rows["vimco"].ratio["encoder"].value > 0.05
+    same = compare(arms("iwae", "vimco"), *toy(), X, KEY, replicates=found.replicates, **options)
+    assert same.rows["vimco"].ratio["encoder"].value == pytest.approx(ratio.value, rel=1e-12)
+    assert "relative standard error 0.05 of every ratio reached" in str(found)
+    assert "covers a little less than it says" in str(found)
+    assert "covers a little less" not in str(same)
+
+
+def test_a_target_out_of_reach_ends_and_says_so():
+    found = compare(
+        arms("iwae", "vimco"), *toy(), X, KEY, samples=2, replicates=2, chunk=300, target_se=1e-9, timings=0
+    )
+    assert not found.reached
+    assert found.replicates == 2 * 2**7
+    assert "not reached within the stages fixed beforehand" in str(found)
+    assert "covers a little less" not in str(found), "it did not stop for what it saw"
+
+
+def test_one_replicate_and_none_to_spare():
+    found = compare(arms("iwae", "dreg"), *tiny(), KEY, samples=2, replicates=1, timings=0)
+    row = found.rows["dreg"]
+    assert math.isnan(row.groups["encoder"].variance.value)
+    assert math.isnan(row.ratio["encoder"].value)
+    assert math.isnan(row.bias["encoder"].z)
+    assert "dreg" in str(found)
+    assert json.loads(found.as_json())["rows"]["dreg"]["ratio"]["encoder"]["value"] == "nan"
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        ((), {}, "there is nothing to compare"),
+        (("iwae", "dreg"), {"reference": "dregs"}, "unknown reference 'dregs': did you mean 'dreg'"),
+        (("iwae",), {"replicates": 0}, "replicates is 0"),
+        (("iwae",), {"chunk": 0}, "chunk is 0"),
+        (("iwae",), {"samples": 0}, "samples is 0"),
+        (("iwae",), {"target_se": 0.0}, "target_se is 0.0: a relative standard error is positive"),
+        (("iwae",), {"groups": ("encodr",)}, "unknown group of parameters 'encodr': did you mean 'encoder'"),
+        (("iwae",), {"timings": -1}, "timings is -1"),
+        (("iwae", "dreg"), {"noise": fv.noise.mirrored}, "dreg leans on independent samples"),
+    ],
+)
+def test_arguments_that_cannot_be_are_explained(given, options, message):
+    with pytest.raises(BadValue, match=message):
+        compare(arms(*given), *tiny(), KEY, **{"samples": 2, **options})
+
+
+def test_what_is_no_estimator_no_key_or_no_noise_is_explained():
+    args = (*tiny(), KEY)
+    with pytest.raises(BadType, match=r"'a' is 'iwae': give an estimator, as estimators.iwae\(\)"):
+        compare({"a": "iwae"}, *args, samples=2)
+    with pytest.raises(BadType, match="a key is an int32 tensor"):
+        compare(arms("iwae"), *tiny(), 0, samples=2)
+    with pytest.raises(BadValue, match=r"the noise scheme gave \[3, 2, 2\]: it was asked for \[2, 2, 2\]"):
+        compare(
+            arms("iwae"), *args, samples=2, noise=lambda key, n, shape, dtype: fv.noise.iid(key, 3, shape, dtype=dtype)
+        )
+    model, params, state, x = tiny()
+    with pytest.raises(BadData, match="the data are float32 and the parameters float64: make them one"):
+        compare(arms("iwae"), model, params, state, x.float(), KEY, samples=2)
+
+
+def test_a_gradient_that_is_not_finite_names_the_estimator():
+    def breaks(model, params, state, x, eps, *, train):
+        out = parse("iwae")(model, params, state, x, eps, train=train)
+        return out._replace(grads=tree.map(lambda g: g / (eps[0, 0, 0] < 1), out.grads))
+
+    with pytest.raises(NonFinite, match=r"mine: the gradient or bound of replicate \d+ is not finite"):
+        compare({"iwae": parse("iwae"), "mine": breaks}, *tiny(), KEY, samples=2, replicates=50)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_comparison_on_cuda_is_the_cpus():
+    model, params, state, x = tiny()
+    here = compare(arms("iwae", "dreg"), model, params, state, x, KEY, samples=2, replicates=40)
+    there = compare(
+        arms("iwae", "dreg"), model, *tree.map(torch.Tensor.cuda, (params, state, x)), KEY, samples=2, replicates=40
+    )
+    for name, row in here.rows.items():
+        assert there.rows[name].groups["all"].variance.value == pytest.approx(
+            row.groups["all"].variance.value, rel=1e-8
+        )

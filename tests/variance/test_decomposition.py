@@ -1,0 +1,136 @@
+"""The split by the law of total variance, against the toy's closed forms."""
+
+import math
+
+import pytest
+import torch
+
+import funcvae as fv
+from funcvae.errors import BadValue, NonFinite
+from funcvae.estimators import parse
+from funcvae.variance import sources
+from tests.support.models import batch_norm_vae, generators
+from tests.support.oracles import tiny, toy
+
+KEY = fv.random.key(31)
+N, B, K, M, S2 = 50, 25, 2, 0.8, 2 / 3
+DATA = fv.random.normal(fv.random.key(1), (N, 1), torch.float64)
+
+
+def split(spec="elbo_mc", **options):
+    return sources(parse(spec), *toy(M, S2), DATA, KEY, **{"batch": B, "samples": K, "batches": 800, **options})
+
+
+def close(measured, known):
+    return abs(measured.value - known) < 4 * measured.se + 1e-12
+
+
+def test_both_parts_are_the_closed_forms():
+    # the gradient in m has the mean 2 (m - x/2) given x, and the variance 4 s²/K; those in log s and mu have a mean
+    # that does not depend on x, and variances (8 s⁴ + 4 s² δ²)/K and s²/K
+    found = split().groups
+    delta2 = float((M - DATA / 2).square().mean())
+    drawn = (1 - B / N) * float(DATA.var()) / B  # of the mean of B of N without replacement
+    known = {
+        "encoder/m": (drawn, 4 * S2 / (K * B)),
+        "encoder/log_s": (0.0, (8 * S2**2 + 4 * S2 * delta2) / (K * B)),
+        "prior/mu": (0.0, S2 / (K * B)),
+    }
+    for name, (data, noise) in known.items():
+        assert close(found[name].data, data), name
+        assert close(found[name].noise, noise), name
+        assert close(found[name].total, data + noise), name
+        assert close(found[name].share, data / (data + noise)), name
+        assert found[name].total.value == pytest.approx(found[name].data.value + found[name].noise.value)
+    assert found["encoder/m"].data.value > 10 * found["encoder/m"].data.se
+    assert abs(found["encoder/m"].data.value - float(DATA.var()) / B) > 4 * found["encoder/m"].data.se, (
+        "not that N >> B"
+    )
+
+
+def test_noise_left_in_the_batches_means_would_be_found_out():
+    found = split(replicates=2).groups["encoder/m"]
+    raw = found.data.value + found.noise.value / 2  # the variance of the batches' means as it is
+    assert abs(raw - (1 - B / N) * float(DATA.var()) / B) > 8 * found.data.se
+    assert close(found.data, (1 - B / N) * float(DATA.var()) / B)
+
+
+def test_standard_errors_are_the_scatter_between_keys():
+    runs = [
+        sources(parse("elbo_mc"), *toy(M, S2), DATA, fv.random.key(s), batch=B, samples=K, batches=30)
+        for s in range(40)
+    ]
+    for field in ("data", "noise", "total", "share"):
+        measured = [getattr(run.groups["encoder"], field) for run in runs]
+        values, errors = torch.tensor([[m.value, m.se] for m in measured]).T
+        assert float(values.std() / errors.square().mean().sqrt()) == pytest.approx(1, abs=0.45)
+
+
+def test_more_samples_leave_the_data_their_variance():
+    few, many = split(samples=1, batches=500).groups["encoder/m"], split(samples=16, batches=500).groups["encoder/m"]
+    assert many.noise.value == pytest.approx(few.noise.value / 16, rel=0.1)
+    assert abs(many.data.value - few.data.value) < 4 * math.hypot(many.data.se, few.data.se)
+    assert many.share.value > few.share.value
+
+
+def test_the_whole_data_set_has_no_variance_of_its_own():
+    found = split(batch=N, batches=100).groups["all"]
+    assert abs(found.data.value) < 4 * found.data.se
+
+
+def test_observation_drawn_anew_is_the_datas():
+    def jitter(key, x):
+        return x + fv.random.normal(key, tuple(x.shape), x.dtype)
+
+    plain, drawn = (split(batches=400, observe=o).groups["encoder/m"] for o in (fv.model.as_is, jitter))
+    assert drawn.data.value - plain.data.value > 4 * drawn.data.se
+
+
+def test_it_repeats_to_the_bit_tells_progress_and_leaves_generators_alone():
+    states, told = generators(), []
+    first = split(batches=20, progress=lambda *at: told.append(at))
+    assert first == split(batches=20)
+    assert first != split(batches=20, samples=3)
+    assert told[-1] == (20, 20)
+    assert len(told) == 20
+    assert generators() == states
+
+
+def test_it_prints_as_a_table():
+    lines = str(split(batches=100, groups=("*/m",))).splitlines()
+    assert lines[0] == "100 batches of 25, 4 replicates of the noise in each; ± standard error"
+    assert lines[1].split()[:3] == ["data", "noise", "total"]
+    assert [line.split()[0] for line in lines[2:]] == ["all", "encoder", "prior"]
+
+
+def test_batch_norm_in_training_mode():
+    model = batch_norm_vae()
+    params, state = model.init(fv.random.key(1))
+    x = fv.random.bernoulli(fv.random.key(2), 0.5, (20, 3)).float()
+    found = sources(parse("iwae"), model, params, state, x, KEY, batch=4, samples=2, batches=5, train=True)
+    assert found.groups["decoder"].noise.value > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch": 0}, "batch is 0: it must lie between 1 and 50"),
+        ({"batch": 51}, "batch is 51"),
+        ({"batches": 1}, "batches is 1: a variance needs at least 2"),
+        ({"replicates": 1}, "replicates is 1: a variance needs at least 2"),
+        ({"samples": 0}, "samples is 0"),
+        ({"groups": ("enc",)}, "unknown group of parameters 'enc'"),
+    ],
+)
+def test_arguments_that_cannot_be_are_explained(options, message):
+    with pytest.raises(BadValue, match=message):
+        split(**options)
+
+
+def test_a_scheme_that_does_not_suit_and_a_gradient_that_is_not_finite():
+    with pytest.raises(BadValue, match="dreg leans on independent samples"):
+        split("dreg", noise=fv.noise.mirrored)
+    model, params, state, x = tiny()
+    params["decoder"]["0.bias"] = params["decoder"]["0.bias"] * math.nan
+    with pytest.raises(NonFinite, match="batch 0: the gradient or bound of replicate 0 is not finite"):
+        sources(parse("iwae"), model, params, state, x, KEY, batch=1, samples=1)

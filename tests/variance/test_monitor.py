@@ -1,0 +1,93 @@
+"""The variance measured along training."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import funcvae as fv
+from funcvae import cli, runs
+from tests.support.commands import GAUSSIAN, refused
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# Along training.
+
+
+def rows_of(path):
+    return [json.loads(line) for line in Path(path, "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_variance_along_training_changes_no_bit_of_it(here):
+    cli.main([*GAUSSIAN, "--out", "plain"])
+    followed = [*GAUSSIAN, "--variance-every", "4", "--variance-of", "iwae,dreg", "--variance-replicates", "20"]
+    cli.main([*followed, "--out", "followed"])
+    cli.main([*followed, "--out", "again"])
+    assert Path("plain/params.safetensors").read_bytes() == Path("followed/params.safetensors").read_bytes()
+    assert Path("followed/metrics.jsonl").read_bytes() == Path("again/metrics.jsonl").read_bytes()
+    plain, rows = rows_of("plain"), rows_of("followed")
+    measured = [row for row in rows if "variance/elbo/encoder" in row]
+    assert [row for row in rows if row not in measured] == plain
+    assert [row["step"] for row in measured] == [4, 8]
+    for name in ("elbo", "iwae", "dreg"):
+        for network in ("encoder", "decoder"):
+            assert measured[0][f"variance/{name}/{network}"] > 0
+            assert measured[0][f"variance_se/{name}/{network}"] > 0
+            assert measured[0][f"snr/{name}/{network}"] >= 0
+    at = rows.index(measured[0])
+    assert rows[at - 1]["step"] == 3, "it comes after the row of the fourth step, which is counted from 0"
+
+
+def test_the_logged_variance_is_that_of_the_parameters_at_that_step(here):
+    cli.main([*GAUSSIAN, "--out", "run", "--variance-every", "10", "--variance-replicates", "30"])
+    (row,) = (row for row in rows_of("run") if "variance/elbo/encoder" in row)
+    run = runs.load("run")  # ten steps, so these are the parameters at the end
+    _, run_key = fv.random.split(fv.random.key(0))
+    *_, key = fv.random.split(fv.train.run_keys(run_key).pictures, 4)
+    choice_key, _, noise_key = fv.random.split(key, 3)
+    train = run.dataset().train
+    x = train[fv.random.permutation(choice_key, len(train))[:1000]]
+    known = fv.variance.moments(
+        fv.estimators.elbo(), *run.trained, x, fv.random.fold_in(noise_key, 10), samples=2, replicates=30
+    )
+    assert row["variance/elbo/encoder"] == pytest.approx(known.groups["encoder"].variance.value, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--variance-every", "-1"), "--variance-every is -1"),
+        (("--variance-of", "iwae"), "say by --variance-every after how many steps"),
+        (("--variance-every", "5", "--variance-replicates", "1"), "--variance-replicates is 1: a variance needs"),
+        (("--variance-every", "5", "--variance-of", "dregg"), "unknown estimator 'dregg': did you mean 'dreg'"),
+        (("--variance-every", "5", "--variance-of", "rloo", "--samples", "1"), "rloo sets each sample against"),
+        (("--variance-every", "5", "--variance-of", "dreg", "--noise", "sobol"), "dreg leans on independent samples"),
+    ],
+)
+def test_mistakes_are_found_before_the_folder_is_made(here, capsys, args, message):
+    assert message in refused(capsys, "train", "--out", "run", *args)
+
+
+def test_a_variance_that_cannot_be_had_costs_a_line_and_not_the_run(here, capsys, monkeypatch):
+    def breaks(*args, **kwargs):
+        raise fv.errors.NonFinite("the gradient of replicate 3 is not finite")
+
+    monkeypatch.setattr(fv.variance, "compare", breaks)
+    cli.main([*GAUSSIAN, "--out", "run", "--variance-every", "5"])
+    assert "funcvae: no variance after step 5: the gradient of replicate 3" in capsys.readouterr().err
+    assert Path("run/params.safetensors").is_file()
+
+
+def test_tensorboard_shows_it(here):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    cli.main([*GAUSSIAN, "--out", "run", "--variance-every", "5", "--track", "tensorboard"])
+    events = EventAccumulator("run")
+    events.Reload()
+    assert [event.step for event in events.Scalars("variance/elbo/encoder")] == [5, 10]

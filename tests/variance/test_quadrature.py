@@ -1,0 +1,151 @@
+"""Exact moments of a gradient against closed forms, sampling, and what they refuse."""
+
+import math
+
+import pytest
+import torch
+
+import funcvae as fv
+from funcvae import tree
+from funcvae.errors import BadData, BadValue, NonFinite
+from funcvae.estimators import parse
+from funcvae.variance import exact
+from tests.support.oracles import (
+    assert_close,
+    elbo,
+    gradient_means,
+    gradient_variances,
+    noise,
+    quadrature_bound,
+    tiny,
+    toy,
+)
+
+X = torch.tensor([[1.0]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("s2", [0.3, 0.5, 2 / 3, 1.2])
+@pytest.mark.parametrize("delta", [0.0, -0.4, 0.3])
+@pytest.mark.parametrize("spec", ["elbo_mc", "elbo", "stl"])
+def test_moments_of_one_sample_equal_the_closed_forms_to_1e_9(spec, delta, s2):
+    m = 0.6 + delta
+    found = exact(parse(spec), *toy(m, s2, 0.2), X, samples=1, nodes=20)
+    for name, mean, variance in zip(
+        ("m", "log_s"), gradient_means(m, s2, 1.0, 0.2), gradient_variances(spec, m, s2, 1.0, 0.2), strict=True
+    ):
+        assert -found.mean["encoder"][name].item() == pytest.approx(mean, abs=1e-9)
+        assert found.variance["encoder"][name].item() == pytest.approx(variance, abs=1e-9)
+    assert found.bound.item() == pytest.approx(elbo(m, s2, 1.0, 0.2), abs=1e-9)
+
+
+def test_s_in_place_of_its_square_fails_the_closed_forms():
+    found = exact(parse("elbo_mc"), *toy(0.9, 0.3**2, 0.2), X, samples=1, nodes=20)
+    assert abs(found.variance["encoder"]["m"].item() - gradient_variances("elbo_mc", 0.9, 0.3, 1.0, 0.2)[0]) > 0.1
+
+
+def test_the_covariance_of_the_plain_gradient_is_known():
+    # d/dm and d/dlog s of log w at eps are 2 (m* - m) - 2 s eps and 1 + 2 s eps (m* - m) - 2 s² eps², and in mu it is
+    # m + s eps - mu; so Cov(m, log s) = -4 s² (m* - m), Cov(m, mu) = -2 s², Cov(log s, mu) = 2 s² (m* - m).
+    m, s2 = 0.8, 2 / 3
+    found = exact(parse("elbo_mc"), *toy(m, s2), X, samples=1, nodes=20)
+    order = list(tree.named_leaves(found.mean))
+    at = {name.split("/")[-1]: order.index(name) for name in order}
+    cov = found.covariance
+    assert cov[at["m"], at["log_s"]].item() == pytest.approx(-4 * s2 * (0.5 - m), abs=1e-9)
+    assert cov[at["m"], at["mu"]].item() == pytest.approx(-2 * s2, abs=1e-9)
+    assert cov[at["log_s"], at["mu"]].item() == pytest.approx(2 * s2 * (0.5 - m), abs=1e-9)
+    torch.testing.assert_close(cov, cov.T)
+
+
+@pytest.mark.parametrize("spec", ["dreg", "vimco"])
+def test_a_batch_has_the_mean_of_the_means_and_independent_noise(spec):
+    model, params, state, x = tiny()
+    both = exact(parse(spec), model, params, state, x, samples=2, nodes=8)
+    one, two = (exact(parse(spec), model, params, state, x[i : i + 1], samples=2, nodes=8) for i in (0, 1))
+    assert_close(both.mean, tree.map(lambda a, b: (a + b) / 2, one.mean, two.mean), atol=1e-12)
+    assert_close(both.variance, tree.map(lambda a, b: (a + b) / 4, one.variance, two.variance), atol=1e-12)
+    torch.testing.assert_close(both.covariance, (one.covariance + two.covariance) / 4)
+    torch.testing.assert_close(both.bound, torch.cat([one.bound, two.bound]))
+
+
+def test_sampled_moments_agree_within_their_standard_errors():
+    model, params, state, x = tiny()
+    estimator, replicates = parse("dreg"), 20_000
+    found = exact(estimator, model, params, state, x, samples=2, nodes=16)
+    eps = noise(replicates * 2, 2, 2).reshape(replicates, 2, 2, 2)
+    grads = torch.vmap(lambda e: estimator(model, params, state, x, e, train=False).grads, chunk_size=2000)(eps)
+    for part in grads:
+        for name, g in grads[part].items():
+            mean, variance = found.mean[part][name], found.variance[part][name]
+            off = g - mean
+            assert ((off.mean(0).abs() - 5 * (variance / replicates).sqrt()) < 1e-12).all()
+            spread = off.square().var(0).sqrt() / math.sqrt(replicates)
+            assert ((off.square().mean(0) - variance).abs() < 5 * spread + 1e-12).all()
+
+
+def test_the_expected_bound_is_the_quadrature_of_the_bound():
+    model, params, state, x = tiny()
+    found = exact(parse("iwae"), model, params, state, x, samples=2, nodes=12)
+    value, _ = quadrature_bound(parse("iwae").bound, model, params, state, x, 2, 12)
+    assert found.bound.mean().item() == pytest.approx(value, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": 0, "nodes": 3}, "samples is 0"),
+        ({"samples": 1, "nodes": 0}, "nodes is 0"),
+        ({"samples": 1, "nodes": 400}, "nodes is 400: it must lie between 1 and 256"),
+        ({"samples": 5, "nodes": 60}, r"60 nodes on samples · latent = 5 axes are 8e\+08 points"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_explained(options, message):
+    with pytest.raises(BadValue, match=message):
+        exact(parse("iwae"), *toy(), X, **options)
+
+
+def test_parameters_that_are_not_finite_name_the_datum():
+    model, params, state, x = tiny()
+    params["decoder"]["0.bias"] = params["decoder"]["0.bias"] * math.nan
+    with pytest.raises(NonFinite, match="gradient or bound of item 0 is not finite"):
+        exact(parse("iwae"), model, params, state, x, samples=1, nodes=3)
+
+
+@pytest.mark.parametrize(
+    ("samples", "nodes", "mean", "variance"), [(2, 60, 1e-10, 1e-10), (3, 40, 1e-10, 1e-9), (4, 20, 1e-9, 1e-7)]
+)
+def test_the_nodes_that_the_docstring_names_are_enough(samples, nodes, mean, variance):
+    few, more = (exact(parse("iwae"), *toy(), X, samples=samples, nodes=n) for n in (nodes, nodes + 8))
+    assert_close(few.mean["encoder"], more.mean["encoder"], atol=mean)
+    assert_close(few.variance["encoder"], more.variance["encoder"], atol=variance)
+
+
+def test_points_taken_a_few_at_once_are_all_there(monkeypatch):
+    model, params, state, x = tiny()
+    whole = exact(parse("dreg"), model, params, state, x, samples=1, nodes=9)
+    monkeypatch.setattr("funcvae.variance.quadrature._POINTS_AT_ONCE", 10)
+    parts = exact(parse("dreg"), model, params, state, x, samples=1, nodes=9)
+    assert_close(tuple(parts), tuple(whole), atol=1e-13)
+
+
+def test_a_large_model_is_refused():
+    model = fv.models.burda_vae(latent=1)
+    params, state = model.init(fv.random.key(0))
+    with pytest.raises(BadValue, match="parameters: this is for small ones"):
+        exact(parse("iwae"), model, params, state, torch.zeros(1, 1, 28, 28), samples=1, nodes=3)
+
+
+def test_data_that_are_not_finite_are_named():
+    x = torch.tensor([[1.0], [math.nan]], dtype=torch.float64)
+    with pytest.raises(BadData, match="first in item 1"):
+        exact(parse("iwae"), *toy(), x, samples=1, nodes=3)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_moments_on_cuda_are_those_of_the_cpu():
+    model, params, state, x = tiny()
+    here = exact(parse("dreg"), model, params, state, x, samples=2, nodes=6)
+    there = exact(parse("dreg"), model, *tree.map(torch.Tensor.cuda, (params, state, x)), samples=2, nodes=6)
+    assert there.covariance.is_cuda
+    assert_close(tree.map(torch.Tensor.cpu, tuple(there)), tuple(here), atol=1e-10)

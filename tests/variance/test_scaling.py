@@ -1,0 +1,137 @@
+"""Sweeps, and slopes on log-log axes, against power laws."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import funcvae as fv
+from funcvae.errors import BadValue
+from funcvae.estimators import parse
+from funcvae.variance import Measured, compare, slope, sweep
+from tests.support.oracles import toy
+
+KEY = fv.random.key(41)
+
+
+def measured(value, se):
+    return Measured(value, se, value - 2 * se, value + 2 * se)
+
+
+def power(exponent, relative, factor=3.0):
+    """A measure of a power law with a relative error."""
+
+    def measure(value, key):
+        noise = float(fv.random.normal(key, (), torch.float64))
+        true = factor * value**exponent
+        return {"law": measured(true * (1 + relative * noise), relative * true)}
+
+    return measure
+
+
+@pytest.mark.parametrize("exponent", [-0.5, 0.5, 2.0, 0.0])
+def test_a_power_law_is_found_exactly_where_there_is_no_noise(exponent):
+    fit = slope((1, 2, 8, 100), [measured(3 * k**exponent, 0.0) for k in (1, 2, 8, 100)])
+    assert fit.slope == pytest.approx(exponent, abs=1e-12)
+    assert fit.se == pytest.approx(0, abs=1e-12)
+    assert math.exp(fit.intercept) == pytest.approx(3)
+
+
+def test_slopes_scatter_as_their_standard_errors_say():
+    fits = [sweep(power(-0.5, 0.05), (1, 3, 10, 30, 100), fv.random.key(s)).slopes["law"] for s in range(400)]
+    z = np.array([(fit.slope + 0.5) / fit.se for fit in fits])
+    assert abs(z.mean()) < 0.25
+    assert 0.75 < z.std() < 1.1  # errors are larger where the points scatter more than they should
+
+
+def test_weights_are_the_relative_errors():
+    values, rows = (1, 10, 100), [measured(1.0, 1e-3), measured(10.0, 1e-2), measured(1e9, 1e12)]
+    assert slope(values, rows).slope == pytest.approx(1, abs=1e-3)
+
+
+def test_what_has_no_logarithm_is_left_out():
+    rows = [
+        measured(0.0, 0.1),
+        measured(2.0, 0.1),
+        measured(math.nan, 0.1),
+        measured(4.0, 0.1),
+        measured(3.0, math.inf),
+    ]
+    assert slope((1, 2, 3, 4, 5), rows).slope == pytest.approx(1)
+    assert slope((1, 2), rows[:2]) is None
+
+
+def test_scatter_beyond_the_errors_widens_the_slopes_own():
+    values = (1, 2, 4, 8)
+    rows = [measured(v * f, 1e-6) for v, f in zip(values, (1, 1.2, 0.9, 1.1), strict=True)]
+    assert slope(values, rows).se > 0.01
+
+
+def test_a_sweep_over_k_of_a_comparison():
+    model, params, state = toy()
+    x = torch.tensor([[1.0]], dtype=torch.float64)
+
+    def measure(k, key):
+        arms = {"elbo_mc": parse("elbo_mc"), "stl": parse("stl")}
+        found = compare(arms, model, params, state, x, key, samples=k, replicates=400, chunk=400, timings=0)
+        return {name: row.groups["encoder"].variance for name, row in found.rows.items()}
+
+    told = []
+    found = sweep(measure, (1, 4, 16), KEY, progress=lambda *at: told.append(at))
+    for name in ("elbo_mc", "stl"):  # a mean of K independent terms
+        assert abs(found.slopes[name].slope + 1) < 4 * found.slopes[name].se
+        assert found.slopes[name].se < 0.1
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    lines = str(found).splitlines()
+    assert lines[0].split() == ["K", "elbo_mc", "stl"]
+    assert [line.split()[0] for line in lines[1:]] == ["1", "4", "16", "slope"]
+    assert json.loads(json.dumps(found.as_dict()))["values"] == [1, 4, 16]
+
+
+def test_a_sweep_over_the_steps_of_training_and_over_the_batch():
+    model, opt, x = fv.models.gaussian2d_vae(hidden=8), fv.optim.adam(1e-2), fv.random.normal(KEY, (64, 2))
+    kept = {}
+
+    def keep(step, ts):
+        kept[step] = fv.tree.map(torch.clone, (ts.params, ts.state))
+
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    fv.train.fit(ts, model, parse("elbo"), opt, x, epochs=4, batch=16, watch=keep, compile=False)
+
+    def variance_of(params, state, x, key):
+        found = compare({"iwae": parse("iwae")}, model, params, state, x, key, samples=2, replicates=200, timings=0)
+        return {"iwae": found.row("iwae").groups["encoder"].variance}
+
+    along = sweep(lambda step, key: variance_of(*kept[step], x, key), (1, 4, 16), KEY, over="step")
+    assert along.over == "step"
+    assert all(m.value > 0 for m in along.series["iwae"])
+    wide = sweep(lambda b, key: variance_of(*kept[16], x[:b], key), (4, 16, 64), KEY, over="batch")
+    assert wide.slopes["iwae"].slope == pytest.approx(-1, abs=0.4), "the noise's variance goes as 1/B"
+    assert json.loads(wide.as_json())["over"] == "batch"
+
+
+def test_each_value_has_a_key_of_its_own():
+    keys = []
+    sweep(lambda v, key: keys.append(key) or {"a": measured(1.0, 0.1)}, (5, 7), KEY)
+    assert torch.equal(keys[0], fv.random.fold_in(KEY, 0))
+    assert torch.equal(keys[1], fv.random.fold_in(KEY, 1))
+
+
+def test_what_cannot_be_is_explained():
+    with pytest.raises(BadValue, match="give one or more, each once"):
+        sweep(power(1, 0.1), (), KEY)
+    with pytest.raises(BadValue, match="each once"):
+        sweep(power(1, 0.1), (1, 2, 1), KEY)
+    with pytest.raises(BadValue, match="measure gave b at 2, but a before"):
+        sweep(lambda v, key: {"a" if v == 1 else "b": measured(1.0, 0.1)}, (1, 2), KEY)
+
+
+def test_some_of_the_series():
+    found = sweep(lambda v, key: {"a": measured(v, 0.1), "b": measured(0.0, 0.1)}, (1, 2, 4), KEY)
+    assert found.only("a").series == {"a": found.series["a"]}
+    assert found.only("a").slopes == {"a": found.slopes["a"]}
+    assert found.only("b").slopes == {}
+    with pytest.raises(BadValue, match="unknown series of the sweep 'c'"):
+        found.only("c")
