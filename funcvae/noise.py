@@ -39,6 +39,7 @@ __all__ = [
     "sobol",
 ]
 
+
 class Noise(Protocol):
     """A noise scheme."""
 

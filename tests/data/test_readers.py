@@ -358,11 +358,11 @@ def test_an_idx_file_that_is_too_long_packed_or_not(tmp_path, monkeypatch):
     (tmp_path / "labels").write_bytes(content)
     (tmp_path / "labels.gz").write_bytes(gzip.compress(content))
     for name in ("labels", "labels.gz"):
-        assert len(readers._read_idx(tmp_path / name)) == 100
+        assert len(readers.read_idx(tmp_path / name)) == 100
     monkeypatch.setattr("funcvae.data.readers.IDX_LIMIT", 107)
     for name in ("labels", "labels.gz"):
         with pytest.raises(BadData, match="it has more than 107 bytes"):
-            readers._read_idx(tmp_path / name)
+            readers.read_idx(tmp_path / name)
 
 
 def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):

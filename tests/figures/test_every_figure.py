@@ -90,7 +90,7 @@ def test_arguments_and_global_randomness_survive(name):
 
 
 def test_pyplot_is_not_imported():
-    code = "import io, sys, funcvae.plots as p; p.latent_scatter([[0, 0]], [1]).savefig(io.BytesIO());"
+    code = "import io, sys, funcvae.figures as p; p.latent_scatter([[0, 0]], [1]).savefig(io.BytesIO());"
     code += "assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -100,10 +100,10 @@ def test_an_idx_file_comes_back_and_a_part_of_it_does_not(tmp_path_factory, n, h
     whole = struct.pack(">iiii", 2051, n, height, width) + x.tobytes()
     whole = gzip.compress(whole) if zipped else whole
     path.write_bytes(whole)
-    assert np.array_equal(readers._read_idx(path), x)
+    assert np.array_equal(readers.read_idx(path), x)
     path.write_bytes(whole[: int(part * len(whole))])
     with pytest.raises(BadData):
-        readers._read_idx(path)
+        readers.read_idx(path)
 
 
 def test_a_case_is_always_the_same(tmp_path):

@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+import funcvae as fv
+from funcvae.errors import BadValue
+from funcvae.figures import of_model
+
+
+def test_a_grid_needs_a_plane_and_images():
+    x = fv.random.uniform(fv.random.key(1), (9, 1, 28, 28))
+    burda = fv.models.burda_vae()
+    with pytest.raises(BadValue, match="needs Z = 2, and burda has Z = 50: ask for the scatter"):
+        of_model.latent_grid(burda, *burda.init(fv.random.key(0)), x, name="burda")
+    points = fv.models.gaussian2d_vae()
+    with pytest.raises(BadValue, match=r"a latent grid needs images \[C, H, W\]: these data have items of shape \[2\]"):
+        of_model.latent_grid(points, *points.init(fv.random.key(0)), torch.zeros(9, 2), name="points")
+
+
+def test_images_outside_the_unit_range_are_mapped_into_it(monkeypatch):
+    shown = {}
+    monkeypatch.setattr(
+        "funcvae.figures.images.reconstructions", lambda x, x_hat, title: shown.update(x=x, x_hat=x_hat)
+    )
+    x = fv.random.uniform(fv.random.key(1), (3, 1, 28, 28))
+    recipe, model = fv.models.RECIPES["mnist_bn_vae"], fv.models.mnist_bn_vae()
+    seen = recipe.observe(fv.random.key(0), x)
+    of_model.reconstructions(
+        model, *model.init(fv.random.key(0)), seen, fv.random.key(1), pixels=recipe.pixels, name="bn"
+    )
+    torch.testing.assert_close(shown["x"], x)
+    assert 0 <= shown["x_hat"].min() < shown["x_hat"].max() <= 1
