@@ -1,47 +1,26 @@
-"""The import graph: modules import downwards only, and what is dangerous lives in one place."""
+"""The import graph and the public names: imports point one way, and what is public is listed, unique and there."""
 
 import ast
+import re
 import subprocess
 import sys
+from collections import defaultdict
+from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import funcvae
 
 ROOT = Path(funcvae.__file__).parent
-FLOORS = [
-    {"errors"},
-    {"checks"},
-    {"files", "random", "tree"},
-    {"autograd", "distributions", "machine", "module", "optim", "noise", "bounds", "pareto", "ppca", "processes"},
-    {"importance", "reduction"},
-    {"heads", "priors"},
-    {"vae"},
-    {"engine"},
-    {"estimators", "shards"},
-    {"steps"},
-    {"train"},
-    {"models", "evaluate", "variance"},
-    {"data", "checkpoint", "tracking", "plots"},
-    {"pictures", "probes"},
-    {"runs"},
-    {"reports"},
-    {"cli"},
-    {"__main__"},
-]
-FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
-EDGES = FLOOR["data"]  # from here up: files, processes, printing, plotting
-# The files of a package keep apart, but for these, which they share.
-SHARED = {
-    "cli": {"cli.options", "cli.stopping"},
-    "models": {"models.recipe"},
-    "plots": {"plots._arrays", "plots._style"},
-    "runs": {f"runs.{name}" for name in ("config", "manifest", "folder", "setup", "grid", "training")},
-    "variance": {
-        f"variance.{name}" for name in ("blocks", "streaming", "replicates", "statistics", "importance", "comparison")
-    },
-}
+ORDER = [
+    "errors", "_support.checks", "_support.files", "tree", "_support.autograd", "compilation", "random",
+    "distributions", "heads", "priors", "bounds", "noise", "optim", "modules", "model", "estimators", "distributed",
+    "train", "evaluate", "variance", "models", "data", "figures", "tracking", "runs", "cli", "__main__",
+]  # fmt: skip
+MOST_PARAMETERS = 8
 DRAWS = {
     "bernoulli", "dropout", "initial_seed", "manual_seed", "multinomial", "normal", "poisson", "rand", "rand_like",
     "randint", "randint_like", "randn", "randn_like", "random", "randperm", "seed", "set_rng_state",
@@ -49,19 +28,22 @@ DRAWS = {
 DRAWS_IN_PLACE = {
     "bernoulli_", "cauchy_", "exponential_", "geometric_", "log_normal_", "normal_", "random_", "uniform_",
 }  # fmt: skip
+TYPE_NAME = re.compile(r"[A-Z]+[a-z]|[A-Z]$")  # unlike the name of a constant
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
 def sources():
-    """{dotted name within funcvae: syntax tree}; a package goes by its own name, as `models` does."""
+    """{dotted name within funcvae: syntax tree}; a package goes by its own name, and funcvae itself by ""."""
     found = {}
     for path in sorted(ROOT.rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
-        found[name] = ast.parse(path.read_text())
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = ast.parse(path.read_text())
     return found
 
 
 SOURCES = sources()
+PACKAGES = {name.rpartition(".")[0] for name in SOURCES if name} - {""}
+PUBLIC = [name for name in SOURCES if not any(part.startswith("_") for part in name.split("."))]
 
 
 def imports(syntax):
@@ -75,12 +57,10 @@ def imports(syntax):
 
 
 def inner(syntax):
-    """The imports of funcvae's own modules as (dotted name within funcvae, line); "" is the package itself."""
+    """The imports of funcvae's own modules as (dotted name within funcvae, line); "" is funcvae itself."""
     for name, line in imports(syntax):
-        if name == "funcvae":
-            yield "", line
-        elif name.startswith("funcvae."):
-            parts = name.split(".")[1:]
+        first, *parts = name.split(".")
+        if first == "funcvae" and parts != ["__version__"]:
             while parts and ".".join(parts) not in SOURCES:
                 parts.pop()
             yield ".".join(parts), line
@@ -93,26 +73,36 @@ def attributes(syntax):
             yield ast.unparse(node), node.lineno
 
 
+def at(module, line):
+    parts = ["funcvae", *filter(None, module.split("."))]
+    return f"{'/'.join(parts)}{'/__init__' * (module in PACKAGES | {''})}.py:{line}"
+
+
+def place(module):
+    """Where in ORDER a module stands; None where it stands nowhere, as funcvae itself does."""
+    parts = module.split(".")
+    unit = ".".join(parts[: 2 if parts[0] == "_support" else 1])
+    return ORDER.index(unit) if unit in ORDER else None
+
+
 def wrong_imports(module, syntax):
-    """What the floors forbid in a module, one sentence for each."""
-    top, wrong = module.split(".")[0], []
+    """What the order forbids in a module, a sentence for each."""
+    wrong = []
     for name, line in inner(syntax):
-        other = name.split(".")[0]
-        here = f"funcvae/{module.replace('.', '/')}.py:{line} imports funcvae.{name or '__init__'}"
-        if top == "__init__":
-            if FLOOR[other] >= EDGES:
-                wrong.append(f"{here}, an edge: `import funcvae` brings the library alone")
-        elif not other:
-            if FLOOR[top] < EDGES:
-                wrong.append(f"{here}, which stands on top of it")
-        elif top == other and top in SHARED:
-            if module != top and name not in SHARED[top]:
-                wrong.append(f"{here}: the files of {top}/ share {', '.join(sorted(SHARED[top]))} and nothing else")
-        elif FLOOR[other] >= FLOOR[top]:
-            wrong.append(f"{here}, floor {FLOOR[other]}, from floor {FLOOR[top]}")
-        elif FLOOR[top] == EDGES and FLOOR[other] > FLOOR["module"]:
-            wrong.append(f"{here}, floor {FLOOR[other]}: an edge stands on the lowest floors alone")
+        within = module.split(".")[0] == name.split(".")[0] in PACKAGES - {"_support"}
+        if module and not within and (place(name) is None or place(name) >= place(module)):
+            wrong.append(f"{at(module, line)} imports funcvae{'.' * bool(name) + name}, which does not stand before it")
     return wrong
+
+
+def cycle(modules):
+    """A cycle of imports among modules of one package, {name: syntax tree}, or None."""
+    graph = {name: {other for other, _ in inner(syntax)} & set(modules) for name, syntax in modules.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return None
 
 
 def forbidden_draws(module, syntax):
@@ -126,7 +116,13 @@ def forbidden_draws(module, syntax):
         if numpys or torchs or in_place:
             found.append((name, line))
     by_line = {line: name for name, line in found}  # a chain's parts come after it: np.random.f, np.random
-    return [f"funcvae/{module.replace('.', '/')}.py:{line} uses {name}" for line, name in by_line.items()]
+    return [f"{at(module, line)} uses {name}" for line, name in by_line.items()]
+
+
+def keeps(law):
+    """Asserts that a law finds nothing wrong in any module."""
+    wrong = [message for module, syntax in SOURCES.items() for message in law(module, syntax)]
+    assert not wrong, "\n".join(wrong)
 
 
 def users(of):
@@ -139,20 +135,148 @@ def users(of):
     }
 
 
-def test_every_module_has_a_floor():
-    assert {name.split(".")[0] for name in SOURCES} - {"__init__"} == set(FLOOR)
+def listed(syntax):
+    """What `__all__` lists; None where there is none."""
+    for node in syntax.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return ast.literal_eval(node.value)
+    return None
 
 
-@pytest.mark.parametrize("module", SOURCES)
-def test_imports_point_down(module):
-    wrong = wrong_imports(module, SOURCES[module])
-    assert not wrong, "\n".join(wrong)
+def wrong_list(module, syntax, namespace):
+    """What is wrong with a public module's `__all__`, a sentence for each."""
+    names = listed(syntax)
+    if names is None:
+        return [f"{at(module, 1)} has no __all__"]
+    twice = {name for name in names if names.count(name) > 1}
+    wrong = [f"{name} stands twice in __all__" for name in twice]
+    wrong += [f"{name} in __all__ does not exist" for name in names if not hasattr(namespace, name)]
+    return [f"{at(module, 1)}: {what}" for what in wrong]
 
 
-@pytest.mark.parametrize("module", SOURCES)
-def test_nothing_draws_from_a_global_generator(module):
-    found = forbidden_draws(module, SOURCES[module])
-    assert not found, "\n".join(found)
+def shadowed(package, syntax, modules):
+    """The modules of a package that bear the name of something, but a module, that the package takes from another."""
+    full = f"funcvae.{package}".rstrip(".")
+    taken = {
+        alias.asname or alias.name
+        for node in ast.walk(syntax)
+        if isinstance(node, ast.ImportFrom) and node.module != full
+        for alias in node.names
+    }
+    prefix = f"{package}." if package else ""
+    return {name for name in taken & set(listed(syntax) or ()) if prefix + name in modules}
+
+
+def types_twice(modules):
+    """{name: the modules that define a public type of that name} for every name with several."""
+    found = defaultdict(list)
+    for module, syntax in modules.items():
+        for node in syntax.body:
+            name = node.name if isinstance(node, ast.ClassDef) else ""
+            if isinstance(node, ast.Assign):
+                name = ast.unparse(node.targets[0])
+            if TYPE_NAME.match(name) and name in (listed(syntax) or ()):
+                found[name].append(module)
+    return {name: places for name, places in found.items() if len(places) > 1}
+
+
+def long_lists(module, syntax):
+    """The functions that are not public and take more than MOST_PARAMETERS, a sentence for each."""
+    public, wrong = set(listed(syntax) or ()) if module in PUBLIC else set(), []
+
+    def visit(node, shown, in_class):
+        """`shown`: whether what stands in this node can be public."""
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, FUNCTIONS):
+                name, args = getattr(child, "name", "lambda"), child.args
+                known = name in public if not in_class else name.endswith("__") or not name.startswith("_")
+                count = len(args.posonlyargs + args.args + args.kwonlyargs)
+                if in_class and "staticmethod" not in map(ast.unparse, child.decorator_list):
+                    count -= 1
+                if count > MOST_PARAMETERS and not (shown and known):
+                    wrong.append(f"{at(module, child.lineno)}: {name} takes {count} parameters")
+                visit(child, False, False)
+            elif isinstance(child, ast.ClassDef):
+                visit(child, shown and not in_class and child.name in public, True)
+            else:
+                visit(child, shown, in_class and isinstance(child, ast.If))
+
+    visit(syntax, True, False)
+    return wrong
+
+
+def run(program):
+    """What a Python program prints, in words."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_every_module_has_a_place():
+    assert {name for name in SOURCES if place(name) is None} == {"", "_support"}
+
+
+def test_imports_point_one_way():
+    keeps(wrong_imports)
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES))
+def test_the_modules_of_a_package_import_each_other_without_a_cycle(package):
+    assert cycle({name: syntax for name, syntax in SOURCES.items() if f"{name}.".startswith(f"{package}.")}) is None
+
+
+def test_nothing_draws_from_a_global_generator():
+    keeps(forbidden_draws)
+
+
+def test_only_tree_knows_torchs_pytrees():
+    assert users("_pytree") == {"tree"}
+
+
+def test_only_modules_calls_functional_call():
+    assert users("functional_call") == {"modules"}
+
+
+def test_public_modules_list_names_that_exist():
+    def wrong(module, syntax):
+        return wrong_list(module, syntax, import_module(f"funcvae.{module}".rstrip("."))) if module in PUBLIC else []
+
+    keeps(wrong)
+
+
+def test_no_module_bears_the_name_of_a_function_of_its_package():
+    assert [found for package in PACKAGES | {""} for found in shadowed(package, SOURCES[package], SOURCES)] == []
+
+
+def test_no_two_public_types_share_a_name():
+    assert not types_twice({module: SOURCES[module] for module in PUBLIC})
+
+
+def test_private_functions_take_few_parameters():
+    keeps(long_lists)
+
+
+def test_the_names_of_the_library_are_those_it_lists():
+    assert dir(funcvae) == sorted([*funcvae.__all__, "__version__"])
+    modules = {name for name in funcvae.__all__ if isinstance(getattr(funcvae, name), ModuleType)}
+    assert modules == {name for name in PUBLIC if name and "." not in name} - {"cli", "model", "modules"}
+
+
+def test_the_library_itself_brings_no_torch():
+    assert run("import sys, funcvae; print(*{'torch', 'numpy', 'matplotlib'} & set(sys.modules))") == []
+
+
+def test_the_core_brings_no_files_and_no_figures():
+    heavy = ["torch._dynamo", "torchvision", "scipy", "matplotlib", "tyro", "safetensors", "tensorboard", "visdom"]
+    heavy += [f"funcvae.{name}" for name in ORDER[ORDER.index("data") :]]
+    core = ", ".join(f"fv.{name}" for name in ("estimators", "train", "evaluate", "variance", "models"))
+    assert run(f"import sys, funcvae as fv; {core}; print(*sorted(set({heavy}) & set(sys.modules)))") == []
+
+
+def test_packages_need_no_import_of_their_own():
+    names = "fv.data.load", "fv.tracking.is_step", "fv.figures.save", "fv.runs.load"  # none imports a later package
+    assert run(f"import funcvae as fv; print(*(f.__name__ for f in ({', '.join(names)})))") == [
+        "load", "is_step", "save", "load",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -161,24 +285,41 @@ def test_nothing_draws_from_a_global_generator(module):
         ("bounds", "from funcvae import estimators"),
         ("tree", "from funcvae.random import key"),
         ("heads", "import funcvae"),
+        ("heads", "import funcvae as fv"),
         ("heads", "from funcvae import priors"),
-        ("data", "from funcvae import plots"),
-        ("checkpoint", "from funcvae.train import TrainState"),
-        ("models.burda", "from funcvae.models.mnist import mnist_vae"),
-        ("models.burda", "from funcvae.models import RECIPES"),
-        ("plots.images", "from funcvae.plots.latent import latent_scatter"),
-        ("variance.sweep", "from funcvae.variance.compare import compare"),
-        ("plots.images", "from funcvae.plots import save"),
-        ("plots.images", "from funcvae import tracking"),
-        ("plots.images", "from funcvae.vae import VAE"),
-        ("estimators", "def f():\n    from funcvae.data import load"),
-        ("__init__", "from funcvae import cli"),
+        ("optim", "from funcvae.modules import Params"),
+        ("data.readers", "from funcvae import figures"),
+        ("estimators.table", "def f():\n    from funcvae.data import load"),
+        ("_support.checks", "from funcvae._support import files"),
+        ("_support.files", "from funcvae import tree"),
+        ("tracking.progress", "from funcvae.runs.config import Config"),
+        ("errors", "from funcvae import _support"),
     ],
 )
-def test_a_wrong_import_is_named(module, source):
+def test_a_wrong_import_is_found(module, source):
     (message,) = wrong_imports(module, ast.parse(source))
     assert message.startswith(f"funcvae/{module.replace('.', '/')}.py:")
-    assert f"imports funcvae.{'__init__' if source == 'import funcvae' else ''}" in message
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("runs.config", "from funcvae import __version__"),
+        ("figures.images", "from funcvae.figures import latent"),
+        ("train.loop", "from funcvae.estimators import Estimator"),
+        ("_support.autograd", "from funcvae import tree\nfrom funcvae._support import checks"),
+    ],
+)
+def test_a_right_import_is_not(module, source):
+    assert wrong_imports(module, ast.parse(source)) == []
+
+
+def test_a_cycle_is_found():
+    images, points = "from funcvae.figures import points", "from funcvae.figures import images"
+    package = "from funcvae.figures.images import image_grid"
+    for back, found in (("", False), (points, True), ("from funcvae.figures import save", True)):
+        modules = {"figures": package, "figures.images": images, "figures.points": back}
+        assert bool(cycle({name: ast.parse(source) for name, source in modules.items()})) == found
 
 
 @pytest.mark.parametrize(
@@ -201,17 +342,60 @@ def test_a_draw_from_a_global_generator_is_seen(source):
     assert forbidden_draws("data", ast.parse(source))
 
 
-def test_only_tree_knows_torchs_pytrees():
-    assert users("_pytree") == {"tree"}
+@pytest.mark.parametrize(
+    ("source", "wrong"),
+    [
+        ("x = 1", "has no __all__"),
+        ("__all__ = ['x', 'y']\nx = 1", "y in __all__ does not exist"),
+        ("__all__ = ['x', 'x']\nx = 1", "x stands twice in __all__"),
+    ],
+)
+def test_a_wrong_list_of_names_is_found(source, wrong):
+    namespace = ModuleType("module")
+    exec(source, vars(namespace))
+    (message,) = wrong_list("bounds", ast.parse(source), namespace)
+    assert message.endswith(wrong)
 
 
-def test_only_module_calls_functional_call():
-    assert users("functional_call") == {"module"}
+@pytest.mark.parametrize(
+    ("package", "source", "found"),
+    [
+        ("figures", "__all__ = ['images']\nfrom funcvae.figures.images import images", {"images"}),
+        ("figures", "__all__ = ['images']\nfrom funcvae.figures import images", set()),
+        ("", "__all__ = ['tree']\nif True:\n    from funcvae.errors import tree", {"tree"}),
+        ("", "__all__ = ['tree']\nfrom funcvae import tree", set()),
+    ],
+)
+def test_a_module_with_the_name_of_a_function_is_found(package, source, found):
+    assert shadowed(package, ast.parse(source), SOURCES) == found
 
 
-def test_importing_the_library_brings_no_edge():
-    heavy = ["torch._dynamo", "torchvision", "scipy", "matplotlib", "tyro", "safetensors", "tensorboard", "visdom"]
-    heavy += [f"funcvae.{module}" for module, floor in FLOOR.items() if floor >= EDGES]
-    program = f"import sys, funcvae; print(*sorted(set({heavy}) & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [], "`import funcvae` imports these"
+def test_a_type_that_is_there_twice_is_found():
+    alias = ast.parse("__all__ = ['LIMIT', 'Row']\nRow = dict[str, float]\nLIMIT = 1")
+    public = ast.parse("__all__ = ['LIMIT', 'Row']\nclass Row: pass\nLIMIT = 2")
+    private = ast.parse("__all__ = ['LIMIT']\nclass Row: pass\nLIMIT = 2")
+    assert types_twice({"a": alias, "b": public}) == {"Row": ["a", "b"]}
+    assert types_twice({"a": alias, "b": private}) == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong"),
+    [
+        ("def f({9}): pass", ["f takes 9"]),
+        ("def f({8}, *args, **kwargs): pass", []),
+        ("def f(*, {9}): pass", ["f takes 9"]),
+        ("__all__ = ['f']\ndef f({9}): pass", []),
+        ("__all__ = ['f']\ndef f({9}):\n    def g({9}): pass", ["g takes 9"]),
+        ("__all__ = ['f']\ndef f():\n    return lambda {9}: 0", ["lambda takes 9"]),
+        ("__all__ = ['C']\nclass C:\n    def f(self, {9}): pass", []),
+        ("__all__ = ['C']\nclass C:\n    def __call__(self, {9}): pass\n    def _f(self, {9}): pass", ["_f takes 9"]),
+        ("__all__ = ['C']\nclass C:\n    def _f(self, {8}): pass", []),
+        ("class C:\n    def f(self, {9}): pass", ["f takes 9"]),
+        ("if True:\n    def f({9}): pass", ["f takes 9"]),
+    ],
+)
+def test_a_long_list_of_parameters_is_found(source, wrong):
+    for n in (8, 9):
+        source = source.replace(f"{{{n}}}", ", ".join(f"a{i}" for i in range(n)))
+    found = long_lists("bounds", ast.parse(source))
+    assert [message.split(": ")[1] for message in found] == [f"{start} parameters" for start in wrong]
