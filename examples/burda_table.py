@@ -10,7 +10,7 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from funcvae import compilation, data, runs
+import funcvae as fv
 from funcvae.errors import BadValue, FuncvaeError
 
 # Test negative log-likelihood in nats: Burda et al. (2016), and where there is one a public replication with DReG.
@@ -42,7 +42,7 @@ def main(
         samples: K of L_K in the evaluation.
         n: Test digits, the same for all.
     """
-    test = data.load(source, root=root).test
+    test = fv.data.load(source, root=root).test
     if min(epochs, samples, *k) < 1 or not 2 <= n <= len(test):
         raise BadValue(f"--epochs, --samples and --k must be at least 1, and --n lie between 2 and {len(test)}")
     nll: dict[tuple[str, int], float] = {}
@@ -52,12 +52,12 @@ def main(
             continue
         folder = Path(out) / f"{ESTIMATORS[name]}-k{count}"
         if not (folder / "params.safetensors").is_file():
-            config = runs.configure(
+            config = fv.runs.configure(
                 "burda_vae", estimator=ESTIMATORS[name], samples=count, epochs=epochs, data=source, data_dir=root,
-                compile=compilation.available(), out=str(folder),
+                compile=fv.compilation.available(), out=str(folder),
             )  # fmt: skip
-            runs.run(config)
-        run = runs.load(folder, data_dir=root)
+            fv.runs.run(config)
+        run = fv.runs.load(folder, data_dir=root)
         if (run.config.epochs, run.config.data) != (epochs, source):
             made = f"{run.config.epochs} epochs of {run.config.data}"
             raise BadValue(f"{folder} holds {made}: give another --out, or the same --epochs and --source")
@@ -66,7 +66,7 @@ def main(
             def progress(done: int, total: int, bar: tqdm = bar) -> None:
                 bar.update(done - bar.n)
 
-            report = runs.evaluation_report(run, samples=samples, n=n, progress=progress)
+            report = fv.runs.evaluation_report(run, samples=samples, n=n, progress=progress)
         found, units = report["log_likelihood"], report["active_units"]["number"]
         nll[name, count] = -found["mean"]
         errors = f"± {found['se']:.3f} noise ± {found['data_se']:.2f} data"

@@ -9,27 +9,25 @@ from pathlib import Path
 import tyro
 
 import funcvae as fv
-from funcvae import data, figures, tracking
-from funcvae.figures import of_model
 from funcvae.models.recipe import binarize
 
 
 def main(steps: int = 3000, source: str = "mnist", root: str = "data", out: str = "figures") -> list[Path]:
-    digits = data.load(source, root=root)
+    digits = fv.data.load(source, root=root)
     model, opt = fv.models.burda_vae(mean=digits.train.mean(0)), fv.optim.adam(1e-3, eps=1e-4)
     ts = fv.train.init(model, opt, fv.random.key(0))
     train = digits.train[: 100 * steps]
     per_epoch = -(-len(train) // 100)
     epochs = -(-steps // per_epoch)
-    with tracking.progress_bar(epochs * per_epoch) as bar:
+    with fv.tracking.progress_bar(epochs * per_epoch) as bar:
         ts, history = fv.train.fit(
             ts, model, fv.estimators.dreg(), opt, train, test=digits.test,
             epochs=epochs, batch=100, samples=5, observe=binarize, log=bar,
         )  # fmt: skip
     print(f"L_5 {history.test_bound[-1]:.1f} nats")
 
-    figure = of_model.image_samples(model, ts.params, ts.state, fv.random.key(1), 100, name="burda_vae")
-    return [figures.save(figure, f"{out}/burda_vae_samples.png")]
+    figure = fv.figures.of_model.image_samples(model, ts.params, ts.state, fv.random.key(1), 100, name="burda_vae")
+    return [fv.figures.save(figure, f"{out}/burda_vae_samples.png")]
 
 
 if __name__ == "__main__":

@@ -9,19 +9,17 @@ from pathlib import Path
 import tyro
 
 import funcvae as fv
-from funcvae import data, figures, tracking
-from funcvae.figures import of_model, of_results
 from funcvae.models.cifar import standardize, to_pixels
 
 
 def main(steps: int = 300, source: str = "cifar10", root: str = "data", out: str = "figures") -> list[Path]:
-    photos = data.load(source, root=root)
+    photos = fv.data.load(source, root=root)
     height, width = photos.train.shape[2:]
     model, opt = fv.models.cifar_resnet_vae(height=height, width=width), fv.optim.adam(1e-4)
     ts = fv.train.init(model, opt, fv.random.key(0))
     per_epoch = min(steps, -(-len(photos.train) // 32))
     train, epochs = photos.train[: 32 * per_epoch], -(-steps // per_epoch)
-    with tracking.progress_bar(epochs * per_epoch) as bar:
+    with fv.tracking.progress_bar(epochs * per_epoch) as bar:
         ts, history = fv.train.fit(
             ts, model, fv.estimators.elbo_mc(), opt, train, epochs=epochs, batch=32, observe=standardize, log=bar
         )
@@ -30,12 +28,12 @@ def main(steps: int = 300, source: str = "cifar10", root: str = "data", out: str
 
     observe_key, draw_key = fv.random.split(fv.random.key(1))
     shown = standardize(observe_key, photos.test[:: max(1, len(photos.test) // 20)][:20])
-    trained, name = (model, ts.params, ts.state), "cifar_resnet_vae"
+    trained, name = fv.Trained(model, ts.params, ts.state), "cifar_resnet_vae"
     drawn = {
-        "reconstructions": of_model.reconstructions(*trained, shown, draw_key, pixels=to_pixels, name=name),
-        "training": of_results.training(history, name="ELBO", title="Training of cifar_resnet_vae"),
+        "reconstructions": fv.figures.of_model.reconstructions(*trained, shown, draw_key, pixels=to_pixels, name=name),
+        "training": fv.figures.of_results.training(history, name="ELBO", title="Training of cifar_resnet_vae"),
     }
-    return [figures.save(figure, f"{out}/cifar_resnet_vae_{what}.png") for what, figure in drawn.items()]
+    return [fv.figures.save(figure, f"{out}/cifar_resnet_vae_{what}.png") for what, figure in drawn.items()]
 
 
 if __name__ == "__main__":

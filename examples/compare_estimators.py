@@ -11,8 +11,6 @@ import torch
 import tyro
 
 import funcvae as fv
-from funcvae import data, figures, noise, variance
-from funcvae.figures import of_results
 
 
 def mixed(share: float) -> fv.Estimator:
@@ -36,23 +34,23 @@ def mixed(share: float) -> fv.Estimator:
 
 def main(
     steps: int = 400, replicates: int = 1000, batches: int = 200, out: str = "figures"
-) -> tuple[variance.Comparison, str, variance.Sources, list[Path]]:
+) -> tuple[fv.variance.Comparison, str, fv.variance.Sources, list[Path]]:
     """Returns the comparison, the name of the best for L_K, where dreg's variance comes from, and the figures."""
     init_key, data_key, noise_key, batch_key = fv.random.split(fv.random.key(0), 4)
-    train = data.gaussian2d(data_key, 100 * steps)
+    train = fv.data.gaussian2d(data_key, 100 * steps)
     model, opt = fv.models.gaussian2d_vae(), fv.optim.adam(1e-3)
     ts = fv.train.init(model, opt, init_key)
     ts, _ = fv.train.fit(ts, model, fv.estimators.elbo(), opt, train, batch=100, samples=4)
-    trained = model, ts.params, ts.state
+    trained = fv.Trained(model, ts.params, ts.state)
 
     estimators = [fv.estimators.parse(name) for name in ("elbo", "elbo_mc", "stl", "iwae", "dreg", "vimco", "rws")]
-    arms: dict[str, variance.Arm] = {estimator.name: estimator for estimator in [*estimators, mixed(0.02)]}
+    arms: dict[str, fv.variance.Arm] = {estimator.name: estimator for estimator in [*estimators, mixed(0.02)]}
     # With dependent samples log (1/K) sum_k w_k has another mean than L_K: iwae's target is another there.
     arms |= {
-        "elbo_mc, mirrored": (fv.estimators.elbo_mc(), noise.mirrored),
-        "iwae, sobol": (fv.estimators.iwae(), noise.sobol),
+        "elbo_mc, mirrored": (fv.estimators.elbo_mc(), fv.noise.mirrored),
+        "iwae, sobol": (fv.estimators.iwae(), fv.noise.sobol),
     }
-    found = variance.compare(
+    found = fv.variance.compare(
         arms, *trained, train[:100], noise_key, samples=8, replicates=replicates, reference="dreg", timings=25
     )
     print(found)
@@ -69,11 +67,11 @@ def main(
 
     # More samples reduce the noise's part alone, a larger batch both.
     estimator = fv.estimators.dreg()
-    sources = variance.sources(estimator, *trained, train, batch_key, batch=100, samples=8, batches=batches)
+    sources = fv.variance.sources(estimator, *trained, train, batch_key, batch=100, samples=8, batches=batches)
     print(f"Where the variance of dreg's gradient comes from, in {sources}")
 
-    drawn = of_results.of_comparison(found, name="gaussian2d_vae")
-    paths = [figures.save(figure, f"{out}/compare_estimators_{name}.png") for name, figure in drawn.items()]
+    drawn = fv.figures.of_results.of_comparison(found, name="gaussian2d_vae")
+    paths = [fv.figures.save(figure, f"{out}/compare_estimators_{name}.png") for name, figure in drawn.items()]
     return found, best.name, sources, paths
 
 

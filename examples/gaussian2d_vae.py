@@ -9,12 +9,10 @@ import torch
 import tyro
 
 import funcvae as fv
-from funcvae import data, figures, tracking
-from funcvae.figures import decoding, of_model, of_results
 
 
 def main(steps: int = 2000, out: str = "figures") -> list[Path]:
-    points = data.load("gaussian2d")
+    points = fv.data.load("gaussian2d")
     model, opt = fv.models.gaussian2d_vae(), fv.optim.adam(1e-3)
     ts = fv.train.init(model, opt, fv.random.key(0))
     sample_key, keep_key = fv.random.split(fv.random.key(1))
@@ -22,24 +20,24 @@ def main(steps: int = 2000, out: str = "figures") -> list[Path]:
 
     def keep(step: int, ts: fv.train.TrainState) -> None:
         key = fv.random.fold_in(keep_key, step)
-        kept.append(decoding.samples(model, ts.params, ts.state, key, 1000))
+        kept.append(fv.figures.decoding.samples(model, ts.params, ts.state, key, 1000))
 
     train = points.train[: 1000 * steps]
     per_epoch = -(-len(train) // 1000)
     epochs = -(-steps // per_epoch)
-    with tracking.progress_bar(epochs * per_epoch) as bar:
+    with fv.tracking.progress_bar(epochs * per_epoch) as bar:
         ts, _ = fv.train.fit(
             ts, model, fv.estimators.elbo(), opt, train, epochs=epochs, batch=1000, samples=4, log=bar, watch=keep
         )
 
-    trained = model, ts.params, ts.state
-    x = decoding.samples(*trained, sample_key, 100_000)
+    trained = fv.Trained(model, ts.params, ts.state)
+    x = fv.figures.decoding.samples(*trained, sample_key, 100_000)
     print(f"the model's mean {x.mean(0).tolist()} and covariance {x.T.cov().tolist()}")
-    densities = of_model.point_samples(*trained, sample_key, 10_000, points, name="gaussian2d_vae")
-    evolution = of_results.evolution(torch.stack(kept).numpy(), points, name="gaussian2d_vae")
+    densities = fv.figures.of_model.point_samples(*trained, sample_key, 10_000, points, name="gaussian2d_vae")
+    evolution = fv.figures.of_results.evolution(torch.stack(kept).numpy(), points, name="gaussian2d_vae")
     return [
-        figures.save(densities, f"{out}/gaussian2d_vae_densities.png"),
-        figures.save(evolution, f"{out}/gaussian2d_vae_evolution.png"),
+        fv.figures.save(densities, f"{out}/gaussian2d_vae_densities.png"),
+        fv.figures.save(evolution, f"{out}/gaussian2d_vae_evolution.png"),
     ]
 
 

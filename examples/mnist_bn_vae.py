@@ -9,13 +9,11 @@ from pathlib import Path
 import tyro
 
 import funcvae as fv
-from funcvae import data, figures, tracking
-from funcvae.figures import of_model
 from funcvae.models.recipe import from_tanh_range, to_tanh_range
 
 
 def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str = "figures") -> list[Path]:
-    digits = data.load(source, root=root)
+    digits = fv.data.load(source, root=root)
     observe_key, draw_key = fv.random.split(fv.random.key(1))
     shown = to_tanh_range(observe_key, digits.test[:20])
     saved = []
@@ -25,7 +23,7 @@ def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str 
         train = digits.train[: 128 * steps]
         per_epoch = -(-len(train) // 128)
         epochs = -(-steps // per_epoch)
-        with tracking.progress_bar(epochs * per_epoch) as bar:
+        with fv.tracking.progress_bar(epochs * per_epoch) as bar:
             ts, _ = fv.train.fit(ts, model, elbo, opt, train, epochs=epochs, observe=to_tanh_range, log=bar)
 
         q, _ = model.encode(ts.params, ts.state, shown)
@@ -33,10 +31,10 @@ def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str 
         kl = fv.distributions.kl(q, p).sum(-1).mean()
         print(f"alpha = {alpha}: a code's KL is {kl:.2f} nats")
         name = f"mnist_bn_vae, alpha = {alpha}"
-        figure = of_model.reconstructions(
+        figure = fv.figures.of_model.reconstructions(
             model, ts.params, ts.state, shown, draw_key, pixels=from_tanh_range, name=name
         )
-        saved.append(figures.save(figure, f"{out}/mnist_bn_vae_alpha{alpha}.png"))
+        saved.append(fv.figures.save(figure, f"{out}/mnist_bn_vae_alpha{alpha}.png"))
     return saved
 
 

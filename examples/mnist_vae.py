@@ -9,33 +9,31 @@ from pathlib import Path
 import tyro
 
 import funcvae as fv
-from funcvae import data, figures, tracking
-from funcvae.figures import decoding, of_model
 
 
 def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str = "figures") -> list[Path]:
-    digits = data.load(source, root=root)
+    digits = fv.data.load(source, root=root)
     model, opt = fv.models.mnist_vae(), fv.optim.adam(1e-3)
     ts = fv.train.init(model, opt, fv.random.key(0))
     train = digits.train[: 128 * steps]
     per_epoch = -(-len(train) // 128)
     epochs = -(-steps // per_epoch)
-    with tracking.progress_bar(epochs * per_epoch) as bar:
+    with fv.tracking.progress_bar(epochs * per_epoch) as bar:
         ts, history = fv.train.fit(
             ts, model, fv.estimators.elbo(), opt, train, epochs=epochs, scale=fv.train.summed, log=bar
         )
     print(f"ELBO {history.bound[-20:].mean():.1f} nats")
 
-    trained = model, ts.params, ts.state
+    trained = fv.Trained(model, ts.params, ts.state)
     one, zero = (digits.test[digits.test_labels == label][0] for label in (1, 0))
     drawn = {
-        "scatter": of_model.latent_scatter(*trained, digits.test, digits.test_labels, name="mnist_vae"),
-        "grid": of_model.latent_grid(*trained, digits.test, name="mnist_vae"),
-        "interpolation": of_model.interpolation(*trained, one, zero, 12, name="mnist_vae"),
+        "scatter": fv.figures.of_model.latent_scatter(*trained, digits.test, digits.test_labels, name="mnist_vae"),
+        "grid": fv.figures.of_model.latent_grid(*trained, digits.test, name="mnist_vae"),
+        "interpolation": fv.figures.of_model.interpolation(*trained, one, zero, 12, name="mnist_vae"),
     }
-    saved = [figures.save(figure, f"{out}/mnist_vae_{what}.png") for what, figure in drawn.items()]
-    frames = decoding.interpolated(*trained, one, zero, 30)
-    return [*saved, figures.save_gif(frames, f"{out}/mnist_vae_interpolation.gif", size=112)]
+    saved = [fv.figures.save(figure, f"{out}/mnist_vae_{what}.png") for what, figure in drawn.items()]
+    frames = fv.figures.decoding.interpolated(*trained, one, zero, 30)
+    return [*saved, fv.figures.save_gif(frames, f"{out}/mnist_vae_interpolation.gif", size=112)]
 
 
 if __name__ == "__main__":

@@ -46,11 +46,11 @@ def main(nodes: int = 100) -> dict[str, tuple[float, float]]:
     params = fv.tree.map(torch.Tensor.double, params)
     x = torch.tensor([[0.5, -0.3], [-0.2, 0.8]], dtype=torch.float64)
 
-    judged = [with_baseline(share) for share in (0.0, 0.5, 1.0)] + [with_its_own_sample()]
-    judged += [fv.estimators.vimco(), fv.estimators.iwae(), fv.estimators.dreg()]
+    estimators = [with_baseline(share) for share in (0.0, 0.5, 1.0)] + [with_its_own_sample()]
+    estimators += [fv.estimators.vimco(), fv.estimators.iwae(), fv.estimators.dreg()]
     right = fv.variance.exact(fv.estimators.dreg(), model, params, state, x, samples=2, nodes=nodes)
     found = {}
-    for estimator in judged:
+    for estimator in estimators:
         exact = fv.variance.exact(estimator, model, params, state, x, samples=2, nodes=nodes)
         off = fv.tree.map(torch.sub, exact.mean["encoder"], right.mean["encoder"])
         bias = max(float(t.abs().max()) for t in fv.tree.leaves(off))

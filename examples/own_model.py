@@ -9,8 +9,6 @@ import tyro
 from torch import Tensor, nn
 
 import funcvae as fv
-from funcvae import data, figures, tracking
-from funcvae.figures import of_model
 
 
 class Encoder(nn.Module):
@@ -42,7 +40,7 @@ def decoder(channels: int, height: int, width: int, latent: int) -> nn.Module:
 
 
 def main(folder: tyro.conf.Positional[str], steps: int = 600, latent: int = 32, out: str = "figures") -> list[Path]:
-    images = data.load(folder)  # a tenth is held out as the test set, unless there are folders train and test
+    images = fv.data.load(folder)  # a tenth is held out as the test set, unless there are folders train and test
     channels, height, width = images.train.shape[1:]
     model = fv.vae(
         encoder=lambda: Encoder(channels, height, width, latent),
@@ -55,19 +53,19 @@ def main(folder: tyro.conf.Positional[str], steps: int = 600, latent: int = 32, 
     ts = fv.train.init(model, opt, fv.random.key(0))
     per_epoch = -(-len(images.train) // batch)
     epochs = -(-steps // per_epoch)
-    with tracking.progress_bar(epochs * per_epoch) as bar:
+    with fv.tracking.progress_bar(epochs * per_epoch) as bar:
         ts, history = fv.train.fit(
             ts, model, fv.estimators.dreg(), opt, images.train, test=images.test,
             epochs=epochs, batch=batch, samples=4, log=bar,
         )  # fmt: skip
     print(f"L_4 on the test set: {history.test_bound[-1]:.1f} nats")
 
-    trained, (pairs_key, samples_key) = (model, ts.params, ts.state), fv.random.split(fv.random.key(1))
+    trained, (pairs_key, samples_key) = fv.Trained(model, ts.params, ts.state), fv.random.split(fv.random.key(1))
     drawn = {
-        "reconstructions": of_model.reconstructions(*trained, images.test[:20], pairs_key, name="own model"),
-        "samples": of_model.image_samples(*trained, samples_key, 100, name="own model"),
+        "reconstructions": fv.figures.of_model.reconstructions(*trained, images.test[:20], pairs_key, name="own model"),
+        "samples": fv.figures.of_model.image_samples(*trained, samples_key, 100, name="own model"),
     }
-    return [figures.save(figure, f"{out}/own_model_{what}.png") for what, figure in drawn.items()]
+    return [fv.figures.save(figure, f"{out}/own_model_{what}.png") for what, figure in drawn.items()]
 
 
 if __name__ == "__main__":

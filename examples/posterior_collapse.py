@@ -13,8 +13,6 @@ import tyro
 from matplotlib.figure import Figure
 
 import funcvae as fv
-from funcvae import figures, tracking
-from funcvae.evaluate import ppca
 from funcvae.evaluate.linear_gaussian import eigenvalues
 
 FEATURES, LATENT, POINTS = 12, 8, 2000
@@ -36,15 +34,15 @@ def main(steps: int = 4000, out: str = "figures") -> tuple[dict[float, tuple[int
     batch = 200
     epochs = -(-steps * batch // POINTS)
     found = {}
-    with tracking.progress_bar(len(variances) * epochs * POINTS // batch) as bar:
+    with fv.tracking.progress_bar(len(variances) * epochs * POINTS // batch) as bar:
         for sigma2 in variances:
             model = fv.models.linear_vae(FEATURES, LATENT, sigma2)
             opt = fv.optim.adam(lambda step: 0.02 * (1 - step.double() / steps).clamp(min=0.01))
             ts = fv.train.init(model, opt, fv.random.key(1))
             ts, _ = fv.train.fit(ts, model, fv.estimators.elbo(), opt, x, epochs=epochs, batch=batch, log=bar)
-            trained = model, ts.params, ts.state
+            trained = fv.Trained(model, ts.params, ts.state)
             used = fv.evaluate.active_units(*trained, x).number
-            best = ppca(x.double(), LATENT, sigma2)
+            best = fv.evaluate.ppca(x.double(), LATENT, sigma2)
             wanted = int((best.weight.norm(dim=0) > 0).sum())
             weight, mean = (ts.params["decoder"][name].double() for name in ("weight", "bias"))
             learned = best._replace(weight=weight, mean=mean)
@@ -57,8 +55,8 @@ def main(steps: int = 4000, out: str = "figures") -> tuple[dict[float, tuple[int
 
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    place = range(1, FEATURES + 1)
-    left.bar(place, values.numpy(), color=figures.PALETTE[0])
+    direction = range(1, FEATURES + 1)
+    left.bar(direction, values.numpy(), color=fv.figures.PALETTE[0])
     for sigma2 in variances:
         left.axhline(sigma2, color="0.4", linewidth=0.8, linestyle="--")
         left.annotate(f"σ² = {sigma2:g}", (FEATURES + 0.6, sigma2), ha="right", va="bottom", size="small")
@@ -68,16 +66,16 @@ def main(steps: int = 4000, out: str = "figures") -> tuple[dict[float, tuple[int
         ylabel="variance of the data",
         title="Directions in the data, and the decoder's variances σ²",
     )
-    left.set_xticks(list(place))
+    left.set_xticks(list(direction))
     by_likelihood, by_vae, _ = zip(*found.values(), strict=True)
-    right.plot(variances, by_likelihood, "s", color=figures.PALETTE[1], markersize=11, label="maximum likelihood")
-    right.plot(variances, by_vae, "o", color=figures.PALETTE[5], markersize=6, label="VAE trained on the ELBO")
+    right.plot(variances, by_likelihood, "s", color=fv.figures.PALETTE[1], markersize=11, label="maximum likelihood")
+    right.plot(variances, by_vae, "o", color=fv.figures.PALETTE[5], markersize=6, label="VAE trained on the ELBO")
     right.set(xscale="log", xlabel="decoder's variance σ²", ylabel=f"latents used, of the {LATENT} that there are")
     right.set_title("Latents used, with and without the ELBO")
     right.set_xticks(variances, [f"{v:g}" for v in variances])
     right.minorticks_off()
     right.legend(frameon=False)
-    return found, figures.save(figure, Path(out) / "posterior_collapse.png")
+    return found, fv.figures.save(figure, Path(out) / "posterior_collapse.png")
 
 
 if __name__ == "__main__":

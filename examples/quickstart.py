@@ -6,13 +6,12 @@ Trains the 2-D example for a moment, then asks how far each estimator's gradient
 import torch
 
 import funcvae as fv
-from funcvae import data
 
 
 def main(steps: int = 400) -> dict[str, float]:
     """Trains for about `steps` steps; returns each estimator's gradient variance, summed over the parameters."""
     init_key, noise_key, data_key = fv.random.split(fv.random.key(0), 3)
-    train = data.gaussian2d(data_key, 100 * steps)
+    train = fv.data.gaussian2d(data_key, 100 * steps)
 
     # A model is two networks, two heads and a prior; `fv.models` has the named ones, such as this.
     model = fv.models.gaussian2d_vae()

@@ -15,9 +15,7 @@ import tyro
 from torch import Tensor, nn
 
 import funcvae as fv
-from funcvae import figures, variance
 from funcvae.distributions import Normal
-from funcvae.figures import of_results
 from funcvae.modules import Params
 
 D, POINTS = 20, 1024
@@ -59,14 +57,14 @@ def near_the_optimum(key: fv.random.Key) -> tuple[Params, Tensor]:
 
 def main(
     ks: tuple[int, ...] = (30, 100, 300, 1000, 3000), replicates: int = 256, batch: int = 16, out: str = "figures"
-) -> tuple[variance.Sweep, list[Path]]:
+) -> tuple[fv.variance.Sweep, list[Path]]:
     """Measures at every K, over `replicates` of the noise, with the first `batch` of the data."""
     toy, (params, x) = model(), near_the_optimum(fv.random.key(0))
     _, state = toy.init(fv.random.key(1))
     arms = {"iwae": fv.estimators.iwae(), "dreg": fv.estimators.dreg()}
 
-    def measure(k: int, key: fv.random.Key) -> Mapping[str, variance.Measured]:
-        found = variance.compare(
+    def measure(k: int, key: fv.random.Key) -> Mapping[str, fv.variance.Measured]:
+        found = fv.variance.compare(
             arms, toy, params, state, x[:batch], key, samples=k, replicates=replicates, reference="dreg", timings=0
         )  # fmt: skip
         iwae, dreg = found.row("iwae"), found.row("dreg")
@@ -82,20 +80,20 @@ def main(
     def report(done: int, total: int) -> None:
         print(f"K = {ks[done - 1]} done, {done} of {total}")
 
-    found = variance.sweep(measure, ks, fv.random.key(2), progress=report)
+    found = fv.variance.sweep(measure, ks, fv.random.key(2), progress=report)
     print("signal-to-noise ratio of the encoder's gradient, and standard deviation of the prior's")
     print(found)
     print(f"{'theory':>10}  {'-1/2':>13}  {'+1/2':>13}  {'-1/2':>12}")
 
     title = "More samples hurt IWAE's encoder and help DReG's\n(in theory by slopes of −½ and +½)"
     ylabel = "signal-to-noise ratio of the encoder's gradient"
-    encoder = of_results.of_scaling(found.only("iwae, encoder", "dreg, encoder"), ylabel=ylabel, title=title)
+    encoder = fv.figures.of_results.of_scaling(found.only("iwae, encoder", "dreg, encoder"), ylabel=ylabel, title=title)
     title = "More samples help the prior, with IWAE and DReG alike\n(in theory by a slope of −½)"
     ylabel = "standard deviation of the prior's gradient"
-    prior = of_results.of_scaling(found.only("both, prior"), ylabel=ylabel, title=title)
+    prior = fv.figures.of_results.of_scaling(found.only("both, prior"), ylabel=ylabel, title=title)
     return found, [
-        figures.save(encoder, f"{out}/rainforth_encoder.png"),
-        figures.save(prior, f"{out}/rainforth_prior.png"),
+        fv.figures.save(encoder, f"{out}/rainforth_encoder.png"),
+        fv.figures.save(prior, f"{out}/rainforth_prior.png"),
     ]
 
 

@@ -3,10 +3,11 @@
 Arrays are numpy arrays or CPU tensors. Nothing here touches pyplot, so no figure is registered anywhere, no
 setting changes and no display is needed: show a figure in a notebook, or write it with `save`.
 
-`of_model` has the figures of a trained model, and `of_results` those of a run, a comparison and a sweep.
+`of_model` has the figures of a trained model, `of_results` those of a run, a comparison and a sweep, and `decoding` the
+arrays that a model encodes, decodes and samples.
 """
 
-from funcvae.figures import of_model, of_results
+from funcvae.figures import decoding, of_model, of_results
 from funcvae.figures._style import PALETTE
 from funcvae.figures.curves import training_curves
 from funcvae.figures.evaluation import bound_ladder, latent_use
@@ -22,6 +23,7 @@ __all__ = [
     "PALETTE",
     "OverSeeds",
     "bound_ladder",
+    "decoding",
     "densities",
     "evolution",
     "image_grid",
