@@ -68,7 +68,7 @@ def against_the_post(data_dir: str, train: Tensor, epochs: int, **options: Any) 
 
     def log(row: fv.train.Row) -> None:
         nonlocal start
-        if tracking.is_a_step(row):
+        if tracking.is_step(row):
             return
         ours.append(time.perf_counter() - start)
         start = time.perf_counter()
@@ -86,7 +86,7 @@ def outside_the_step(system: str, train: Tensor, epochs: int, **options: Any) ->
     epoch: list[float] = []
     outside: list[float] = []
     inside = 0.0
-    compiled = fv.machine.compiled
+    compiled = fv.compilation.compiled
 
     def timed(f: Callable[..., Any], **how: Any) -> Callable[..., Any]:
         fast = compiled(f, **how)
@@ -103,7 +103,7 @@ def outside_the_step(system: str, train: Tensor, epochs: int, **options: Any) ->
     steps = epochs * -(-len(train) // fv.models.RECIPES[system].batch)
     with (
         tempfile.TemporaryDirectory() as folder,
-        tracking.Lines(Path(folder, "metrics.jsonl")) as lines,
+        tracking.MetricsWriter(Path(folder, "metrics.jsonl")) as lines,
         tracking.progress_bar(steps) as bar,
     ):
 
@@ -111,17 +111,17 @@ def outside_the_step(system: str, train: Tensor, epochs: int, **options: Any) ->
             nonlocal start, inside
             lines(row)
             bar(row)
-            if not tracking.is_a_step(row):
+            if not tracking.is_step(row):
                 epoch.append(time.perf_counter() - start)
                 outside.append(epoch[-1] - inside)
                 start, inside = time.perf_counter(), 0.0
 
-        fv.machine.compiled = timed  # `fit` calls what this returns
+        fv.compilation.compiled = timed  # `fit` calls what this returns
         try:
             start = time.perf_counter()
             fit(system, train, epochs, log, **options)
         finally:
-            fv.machine.compiled = compiled
+            fv.compilation.compiled = compiled
     return median(epoch[1:]), median(outside[1:])
 
 
@@ -146,5 +146,5 @@ if __name__ == "__main__":
     parser.add_argument("--systems", nargs="*", default=["mnist_vae", "burda_vae"], choices=["mnist_vae", "burda_vae"])
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--images", type=int, default=60_000, help="only so many, for the share")
-    parser.add_argument("--precision", choices=fv.machine.PRECISIONS, default="medium")
+    parser.add_argument("--precision", choices=fv.compilation.PRECISIONS, default="medium")
     main(**vars(parser.parse_args()))

@@ -24,7 +24,7 @@ def step(estimator: fv.Estimator, x: torch.Tensor, samples: int, compiled: bool)
     ts = fv.train.init(model, opt, fv.random.key(0))
     keys = fv.random.split(fv.random.key(1))
     whole = fv.train.make_step(model, estimator, opt.update_, samples=samples)
-    whole = torch.no_grad()(fv.machine.compiled(whole) if compiled else whole)
+    whole = torch.no_grad()(fv.compilation.compiled(whole) if compiled else whole)
     return lambda: whole(ts, keys, x)
 
 
@@ -34,7 +34,7 @@ def main(rounds: int, samples: list[int], names: list[str], compiled: bool, prec
         f"products at {precision} precision; median ms of {rounds}"
     )
     torch.set_float32_matmul_precision(precision)
-    fv.machine.keep_freed()  # as `fit` does
+    fv.compilation.keep_freed()  # as `fit` does
     x = SYSTEMS["bernoulli"].data()
     for how in ("eager", "compiled") if compiled else ("eager",):
         for n in samples:
@@ -52,5 +52,5 @@ if __name__ == "__main__":
     parser.add_argument("--samples", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--names", nargs="+", default=list(EXAMPLES.values()), help="only these")
     parser.add_argument("--compiled", action="store_true", help="the compiled steps, too")
-    parser.add_argument("--precision", choices=fv.machine.PRECISIONS, default="highest")
+    parser.add_argument("--precision", choices=fv.compilation.PRECISIONS, default="highest")
     main(**vars(parser.parse_args()))

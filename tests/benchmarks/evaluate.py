@@ -47,7 +47,7 @@ def main(digits: int, samples: int, chunk: int, eager: bool, precisions: list[st
         )
 
     for precision in precisions:
-        with fv.machine.precision(precision):
+        with fv.compilation.precision(precision):
             first = seconds(lambda: run(chunk))
             products = [seconds(lambda: torch.mm(a, a, out=out)) for _ in range(15)]
             spent = seconds(lambda: run(samples))

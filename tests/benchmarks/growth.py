@@ -28,7 +28,7 @@ from timing import interleaved
 from torch import nn
 
 import funcvae as fv
-from funcvae import plots
+from funcvae import figures
 
 LIMIT = 1.05
 BUSY = 1.5
@@ -74,7 +74,7 @@ def training_step(sizes: dict[str, int], device: str) -> Callable[[], object]:
     ts = fv.train.init(model, opt, fv.random.key(0, device=device))
     keys, x = fv.random.split(fv.random.key(1, device=device)), data(sizes["B"], device)
     step = fv.train.make_step(model, fv.estimators.elbo(), opt.update_, samples=sizes["N"])
-    step = torch.no_grad()(fv.machine.compiled(step, device=device))
+    step = torch.no_grad()(fv.compilation.compiled(step, device=device))
     return lambda: step(ts, keys, x)
 
 
@@ -113,7 +113,7 @@ def measure(axis: str, sizes: list[int], rounds: int, device: str) -> Growth:
 
 
 def panel(ax: Axes, axis: str, found: Growth) -> None:
-    sizes, blue, orange = np.array(found.sizes), plots.PALETTE[0], plots.PALETTE[1]
+    sizes, blue, orange = np.array(found.sizes), figures.PALETTE[0], figures.PALETTE[1]
     line = np.exp(found.intercept) * sizes[found.fitted] ** found.exponent
     reference = sizes[[0, -1]] * line[-1] / sizes[-1]
     ax.plot(sizes[[0, -1]], reference, "--", color="0.35", linewidth=1.2, label="in proportion: slope 1")
@@ -155,11 +155,11 @@ def within(growths: dict[str, Growth]) -> bool:
 
 
 def main(args: argparse.Namespace) -> None:
-    fv.machine.keep_freed()
+    fv.compilation.keep_freed()
     growths: dict[str, Growth] = {}
     table = QUICK if args.quick else SIZES
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.device}, {args.precision}; median ms")
-    with fv.machine.precision(args.precision):
+    with fv.compilation.precision(args.precision):
         for axis in args.axes:
             found = growths[axis] = measure(axis, table[axis], args.rounds, args.device)
             pairs = zip(found.sizes, found.ms, found.fitted, strict=True)
@@ -170,14 +170,14 @@ def main(args: argparse.Namespace) -> None:
     if shared and max(shared) > BUSY * min(shared):
         print(f"DISTURBED: the step that the axes share took {min(shared):.3g} to {max(shared):.3g} ms; no figure")
     elif not args.no_figure:
-        print(plots.save(draw(growths, args.device), args.out))
+        print(figures.save(draw(growths, args.device), args.out))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, which say little of the exponents")
     parser.add_argument("--axes", nargs="+", default=list(SIZES), choices=SIZES)
-    parser.add_argument("--precision", default="medium", choices=fv.machine.PRECISIONS)
+    parser.add_argument("--precision", default="medium", choices=fv.compilation.PRECISIONS)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--no-figure", action="store_true")

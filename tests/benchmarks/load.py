@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from funcvae import runs, tracking
+from funcvae import runs, tracking, train
 
 
 def main() -> None:
@@ -32,8 +32,8 @@ def main() -> None:
 
     @contextmanager
     def watch(run: Path, config: dict[str, Any], past: Iterable[Any]) -> Iterator[tracking.Tracker]:
-        def track(row: tracking.Row) -> None:
-            if tracking.is_a_step(row) and (made := row["step"] + 1) in marks | {100}:
+        def track(row: train.Row) -> None:
+            if tracking.is_step(row) and (made := row["step"] + 1) in marks | {100}:
                 look(made)
 
         yield track
@@ -44,7 +44,7 @@ def main() -> None:
             "gaussian2d_vae", epochs=epochs, batch=args.batch, checkpoint_every=args.checkpoint_every, out=str(out)
         )
         runs.run(config, trackers=[watch])
-        rows = [row["step"] for row in tracking.Rows(out / "metrics.jsonl") if tracking.is_a_step(row)]
+        rows = [row["step"] for row in tracking.MetricsReader(out / "metrics.jsonl") if tracking.is_step(row)]
         size = (out / "metrics.jsonl").stat().st_size / 2**20
 
     tenth = steps // 10

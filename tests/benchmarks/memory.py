@@ -59,17 +59,17 @@ def load_the_compiler() -> None:
     def slope(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return torch.func.grad(lambda w: (x @ w).relu().sum())(w)
 
-    fv.machine.compiled(slope)(torch.ones(8, 8), torch.ones(8, 8))
+    fv.compilation.compiled(slope)(torch.ones(8, 8), torch.ones(8, 8))
 
 
 def chunked_step(system: str, samples: int, compiled: bool) -> Callable[[], object]:
     """`functional_step` with CHUNK samples at a time, as `fit` makes it where there are many."""
     about = SYSTEMS[system]
     model, opt = about.model(), fv.optim.adam(1e-3, eps=about.eps)
-    estimator = parse(about.estimator).in_chunks(CHUNK, fv.machine.compiled if compiled else lambda f: f)
+    estimator = parse(about.estimator).in_chunks(CHUNK, fv.compilation.compiled if compiled else lambda f: f)
     ts, keys, x = fv.train.init(model, opt, fv.random.key(0)), fv.random.split(fv.random.key(1)), about.data()
     step = fv.train.make_step(model, estimator, opt.update_, samples=samples, observe=about.observe)
-    fv.machine.keep_freed()
+    fv.compilation.keep_freed()
     return torch.no_grad()(lambda: step(ts, keys, x))
 
 

@@ -18,7 +18,7 @@ STEPS = 469  # of an epoch of 60,000
 
 def main(rounds: int) -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; median ms of {rounds}")
-    fv.machine.keep_freed()  # as `fit` does
+    fv.compilation.keep_freed()  # as `fit` does
     x, model = SYSTEMS["bernoulli"].data(), SYSTEMS["bernoulli"].model()
     opt = fv.optim.adam(1e-3)
     ts = fv.train.init(model, opt, fv.random.key(0))
@@ -30,7 +30,7 @@ def main(rounds: int) -> None:
             return eps
 
         make = partial(fv.train.make_step, model, fv.estimators.elbo(), opt.update_, samples=samples)
-        compiled = fv.machine.compiled
+        compiled = fv.compilation.compiled
         steps = {
             "eager": (make(), make(noise=given)),
             "compiled": (compiled(make()), compiled(make(noise=given))),

@@ -24,10 +24,11 @@ from itertools import pairwise
 from statistics import median
 
 import torch
-from funcvae.processes import ALONE, Processes
 
 import funcvae as fv
-from funcvae import processes, train, tree, variance
+from funcvae import distributed, train, tree, variance
+from funcvae.distributed import Processes
+from funcvae.distributed.processes import SINGLE
 from funcvae.models import RECIPES
 
 LEAST = 0.85  # efficiency
@@ -69,8 +70,8 @@ def in_turns(
     """The medians of what the first process alone and both together take, in turns."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
-        times[0].append(one(ALONE) if both.first else math.nan)
-        both.told("")  # the other waits here
+        times[0].append(one(SINGLE) if both.first else math.nan)
+        both.barrier()  # the other waits here
         times[1].append(two(both))
     return median(times[0]), median(times[1])
 
@@ -78,7 +79,7 @@ def in_turns(
 def measure(steps: int, replicates: int, rounds: int) -> None:
     """Both sides, in each of the two processes; the first prints."""
     torch.set_num_threads(1)
-    with processes.joined() as both:
+    with distributed.process_group() as both:
         say = print if both.first else lambda line: None
         say(f"one thread each, torch {torch.__version__}; ms of one process, of two; efficiency")
         for batch in (BATCH, 100):

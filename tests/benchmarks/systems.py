@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import funcvae as fv
+from funcvae.model import Observe, as_is
 from funcvae.models import burda, cifar
 from funcvae.models.recipe import binarize
-from funcvae.train import Observe, as_is
 
 INPUTS, HIDDEN, LATENT, BATCH = 784, 400, 20, 128  # the Bernoulli VAE
 

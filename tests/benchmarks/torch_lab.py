@@ -86,5 +86,5 @@ if __name__ == "__main__":
     parser.add_argument("estimator", choices=["iwae", "dreg"])
     parser.add_argument("replicates", type=int)
     parser.add_argument("chunk", type=int)
-    parser.add_argument("precision", choices=fv.machine.PRECISIONS)
+    parser.add_argument("precision", choices=fv.compilation.PRECISIONS)
     main(**vars(parser.parse_args()))

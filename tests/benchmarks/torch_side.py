@@ -41,9 +41,9 @@ def functional_step(system: str, samples: int, estimator: str, compiled: bool, d
     ts = fv.train.init(model, opt, fv.random.key(0, device=device))
     keys = fv.random.split(fv.random.key(1, device=device))
     step = fv.train.make_step(model, parse(estimator), opt.update_, samples=samples, observe=about.observe)
-    step = torch.no_grad()(fv.machine.compiled(step, device=device) if compiled else step)
+    step = torch.no_grad()(fv.compilation.compiled(step, device=device) if compiled else step)
     x = about.data().to(device)
-    fv.machine.keep_freed()  # as `fit` does
+    fv.compilation.keep_freed()  # as `fit` does
     return lambda: step(ts, keys, x)
 
 
@@ -72,7 +72,7 @@ if __name__ == "__main__":
     parser.add_argument("side", choices=["module", "eager", "compiled", "product"])
     parser.add_argument("system", choices=SYSTEMS)
     parser.add_argument("samples", type=int)
-    parser.add_argument("precision", choices=fv.machine.PRECISIONS)
+    parser.add_argument("precision", choices=fv.compilation.PRECISIONS)
     parser.add_argument("device")
     parser.add_argument("estimator", nargs="?")
     main(**vars(parser.parse_args()))

@@ -17,8 +17,10 @@ from statistics import median
 from torch import Tensor
 
 import funcvae as fv
-from funcvae import data, pictures, plots, tracking
-from funcvae.tracking import Row, Tracker
+from funcvae import data, tracking
+from funcvae.figures import decoding, of_results
+from funcvae.tracking import Tracker
+from funcvae.train import Row
 
 STEPS, BURST, SECONDS = 469, 50, 2.0
 
@@ -28,7 +30,7 @@ def start(stack: ExitStack, server: str | None) -> dict[str, Tracker]:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     config = {"system": "mnist_vae", "seed": 0}
     entered = {
-        "jsonl": stack.enter_context(tracking.Lines(folder / "metrics.jsonl")),
+        "jsonl": stack.enter_context(tracking.MetricsWriter(folder / "metrics.jsonl")),
         "tensorboard": stack.enter_context(tracking.tensorboard(folder, config)),
     }
     if server is not None:
@@ -71,7 +73,7 @@ def in_training(server: str | None, epochs: int, digits: data.Dataset, compile: 
         epoch = step // STEPS - 1
         if step % STEPS == 0 and epoch % 2:  # what a run shows after every epoch
             called, x = time.perf_counter(), digits.train[:32]
-            x_hat = pictures.reconstructed(model, ts.params, ts.state, x, fv.random.fold_in(ts.key, step))
+            x_hat = decoding.reconstructed(model, ts.params, ts.state, x, fv.random.fold_in(ts.key, step))
             for name, track in trackers.items():
                 if name != "jsonl":
                     track({"epoch": epoch, "step": step, "x": x, "x_hat": x_hat})
@@ -103,11 +105,11 @@ def in_training(server: str | None, epochs: int, digits: data.Dataset, compile: 
     print(f"a tracked epoch takes {ratio:.3f} of the one before; showing it is {own:.1%} of it")
 
     began, key = time.perf_counter(), fv.random.key(1)
-    figures = pictures.of_run(model, ts.params, ts.state, recipe, digits, digits.test[: pictures.POINTS], key)
-    figures["training"] = pictures.training(history, name="ELBO", title="Training")
+    figures = of_results.of_run(model, ts.params, ts.state, recipe, digits, digits.test[: decoding.POINTS], key)
+    figures["training"] = of_results.training(history, name="ELBO", title="Training")
     with tempfile.TemporaryDirectory() as folder:
         for name, figure in figures.items():
-            plots.save(figure, Path(folder, f"{name}.png"))
+            figures.save(figure, Path(folder, f"{name}.png"))
     drawing, epoch = time.perf_counter() - began, median(seconds[2::2])
     whole = recipe.epochs * epoch
     print(f"a run's figures take {drawing:.2f} s, once: {drawing / whole:.1%} of the recipe's {recipe.epochs} epochs")

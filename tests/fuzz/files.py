@@ -32,8 +32,10 @@ from PIL import Image
 from tqdm import tqdm
 
 import funcvae as fv
-from funcvae import checkpoint, data, runs, tracking
+from funcvae import data, runs, tracking
+from funcvae.data import named_sets
 from funcvae.errors import FuncvaeError, Stopped
+from funcvae.train import checkpoint
 
 Choose = random.Random
 PATIENCE = 60.0  # seconds for a case
@@ -116,7 +118,7 @@ def states(folder: Path) -> None:
 
 
 def from_debian(folder: Path) -> Any:
-    data.DEBIAN_FASHION = folder
+    named_sets.DEBIAN_FASHION = folder
     return data.load("fashion-mnist", root=folder / "nothing")
 
 
@@ -141,7 +143,7 @@ KINDS = {
     "checkpoint": Kind(states, ("a.safetensors",), lambda f: checkpoint.load(f / "a.safetensors", LIKE)),
     "params": Kind(states, ("b.safetensors",), lambda f: checkpoint.load_params(f / "b.safetensors", **LIKE)),
     "run": Kind(a_run, RUN_FILES, lambda f: runs.load(f / "run")),
-    "metrics": Kind(a_run, ("run/metrics.jsonl",), lambda f: list(tracking.Rows(f / "run/metrics.jsonl"))),
+    "metrics": Kind(a_run, ("run/metrics.jsonl",), lambda f: list(tracking.MetricsReader(f / "run/metrics.jsonl"))),
     "verify": Kind(a_run, RUN_FILES[:3], lambda f: runs.verify(f / "run", 3), weight=1),
     "replay": Kind(half_a_run, (*RUN_FILES[:2], *CHECKPOINTS), lambda f: runs.replay(f / "run", 4), weight=1),
     "resume": Kind(

@@ -32,7 +32,8 @@ from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 import funcvae as fv
-from funcvae import checkpoint, data, engine, errors, importance, module, pareto, pictures, plots, ppca, runs
+from funcvae import data, errors, evaluate, runs
+from funcvae.train import checkpoint
 
 PATIENCE = 30  # seconds for a case
 
@@ -74,7 +75,7 @@ def called(target: Target, arguments: dict[str, Any]) -> Outcome:
     try:
         with warnings.catch_warnings(), limits.in_time(PATIENCE):
             warnings.simplefilter("error")
-            warnings.simplefilter("ignore", importance.Untrusted)  # both are for what a user can act on
+            warnings.simplefilter("ignore", evaluate.Untrusted)  # both are for what a user can act on
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
             target.call(**arguments)
         outcome = Outcome("success")

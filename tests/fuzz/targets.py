@@ -58,26 +58,26 @@ from torch import nn
 
 from funcvae import (
     bounds,
+    distributed,
     distributions,
-    engine,
     estimators,
     evaluate,
     heads,
-    importance,
+    model,
     models,
-    module,
+    modules,
     noise,
     optim,
-    pareto,
-    ppca,
     priors,
-    processes,
     random,
-    shards,
     train,
     tree,
 )
+from funcvae.distributed import processes
+from funcvae.estimators import closed_form_kl, table
+from funcvae.evaluate import linear_gaussian, psis, weights
 from funcvae.models import recipe
+from funcvae.train import settings
 
 
 class Target(NamedTuple):
@@ -119,7 +119,7 @@ target("random.permutation", random.permutation, key=KEY,
 target("random.checked", random.checked, key=KEY)
 ROWS = Kind(one_of(None, torch.tensor([2, 0]), torch.arange(0)), strange_tensor)
 target(
-    "random.places", lambda shape, first, second: random.places(shape, first, second),
+    "random.flat_indices", lambda shape, first, second: random.flat_indices(shape, first, second),
     shape=Kind(SHAPE.good), first=ROWS, second=ROWS,
 )  # fmt: skip
 for scheme in (noise.iid, noise.mirrored, noise.moment_matched, noise.sobol):
@@ -134,7 +134,7 @@ target(
     lambda scheme, samples, rows, **draw: noise.in_parts(scheme)(shape=(3, 2), samples=samples, rows=rows, **draw),
     scheme=Kind(SCHEME.good, junk=False), key=KEY, n=Kind(one_of(4)), dtype=DTYPE, samples=GOOD_ROWS, rows=GOOD_ROWS,
 )  # fmt: skip
-target("noise.takes", noise.takes, f=SCHEME, name=TEXT)
+target("noise.accepts", noise.accepts, f=SCHEME, name=TEXT)
 target("noise.name_of", noise.name_of, scheme=SCHEME)
 NAME = Kind(one_of(*noise.TABLE), one_of("sobl", "", "a\nb", "x" * 3000))
 target("noise.parse", noise.parse, name=NAME)
@@ -149,26 +149,26 @@ target("bounds.tvo", lambda partition, log_w: bounds.tvo(partition)(log_w), part
 target("bounds.groups", bounds.groups, log_w=LOG_W, m=COUNT)
 target("bounds.rising", bounds.rising, partition=PARTITION)
 target("bounds.tempered_mean", bounds.tempered_mean, log_w=LOG_W, beta=NUMBER)
-target("importance.likelihood", importance.likelihood, log_w=LOG_W)
+target("importance.likelihood", evaluate.likelihood, log_w=LOG_W)
 RUNGS = Kind(
     one_of((1,), [1, 2], (2, 4)), one_of((), (0,), (-1, 2), (1.5,), ("a",), 3, (10**12,), (10**400,), "12", (None,))
 )
-target("importance.ladder", importance.ladder, log_w=LOG_W, samples=RUNGS)
-target("importance.posterior_gap", importance.posterior_gap, log_w=LOG_W)
-target("importance.check_rungs", importance.check_rungs, samples=RUNGS)
-target("importance.standard_error", importance.standard_error, values=LOG_W)
-FOUND = Kind(lambda rng, w: importance.likelihood(log_w(rng, w)))
+target("importance.ladder", evaluate.ladder, log_w=LOG_W, samples=RUNGS)
+target("importance.posterior_gap", evaluate.posterior_gap, log_w=LOG_W)
+target("importance.check_rungs", weights.check_rungs, samples=RUNGS)
+target("importance.standard_error", weights.standard_error, values=LOG_W)
+FOUND = Kind(lambda rng, w: evaluate.likelihood(log_w(rng, w)))
 ITEMS = Kind(one_of(None, torch.arange(3)), calls(strange_tensor, one_of(torch.arange(1), torch.ones(3))))
-target("importance.distrust", importance.distrust, found=FOUND, items=ITEMS)
+target("importance.distrust", evaluate.distrust, found=FOUND, items=ITEMS)
 BAD = of_tensor(one_of(torch.tensor([False, True, False])))
-target("importance.first_item", importance.first_item, bad=BAD, items=ITEMS)
-target("pareto.k_hat", pareto.k_hat, log_w=LOG_W)
-target("pareto.threshold", pareto.threshold, samples=COUNT)
+target("importance.first_item", weights.first_item, bad=BAD, items=ITEMS)
+target("pareto.k_hat", psis.k_hat, log_w=LOG_W)
+target("pareto.threshold", psis.threshold, samples=COUNT)
 DATA = of_tensor(one_of(random.normal(random.key(0), (6, 3)), random.normal(random.key(0), (2, 2), torch.float64)))
 SIGMA2 = Kind(one_of(None, 0.5), POSITIVE.bad)
-target("ppca.eigenvalues", ppca.eigenvalues, x=DATA)
-target("ppca.ppca", ppca.ppca, x=DATA, latent=COUNT, sigma2=SIGMA2)
-_PPCA = ppca.ppca(random.normal(random.key(0), (6, 3)), 1)
+target("ppca.eigenvalues", linear_gaussian.eigenvalues, x=DATA)
+target("ppca.ppca", evaluate.ppca, x=DATA, latent=COUNT, sigma2=SIGMA2)
+_PPCA = evaluate.ppca(random.normal(random.key(0), (6, 3)), 1)
 target("ppca.PPCA.log_likelihood", _PPCA.log_likelihood, x=of_tensor(one_of(torch.ones(2, 3))))
 target("ppca.PPCA.posterior", _PPCA.posterior, x=of_tensor(one_of(torch.ones(2, 3))))
 
@@ -290,7 +290,7 @@ class _Net(nn.Module):
             raise Theirs from error
 
 
-_NET = module.functional(_Net)
+_NET = modules.functional(_Net)
 _NET_PARAMS, _NET_STATE = _NET.init(random.key(0))
 
 
@@ -311,7 +311,7 @@ def _flat(good: dict[str, Any]) -> Kind:
 
 
 def _functional(factory: Any, key: Any) -> Any:
-    net = module.functional(factory)
+    net = modules.functional(factory)
     return net.apply(*net.init(key), torch.ones(3, 2, device=key.device), train=True)
 
 
@@ -400,13 +400,13 @@ target(
 
 
 def _weighted(call: Any, **made: Any) -> Any:
-    return engine.weighted(**made)(*call, train=True)
+    return estimators.weighted(**made)(*call, train=True)
 
 
 GOOD_CALL = Kind(lambda rng, w: (w.model, w.params, w.state, w.x, EPS.good(rng, w)), junk=False)
 target("engine.weighted", _weighted, weights=WEIGHTS, bound=BOUND, claims=CLAIMS, name=Kind(one_of("mine", None)),
        two_pulls=FLAG, call=GOOD_CALL)  # fmt: skip
-target("engine.analytic_kl", lambda call, **made: engine.analytic_kl(**made)(*call, train=True), name=TEXT, beta=NUMBER,
+target("engine.analytic_kl", lambda call, **made: closed_form_kl.analytic_kl(**made)(*call, train=True), name=TEXT, beta=NUMBER,
        claims=CLAIMS, call=GOOD_CALL)  # fmt: skip
 
 
@@ -415,8 +415,8 @@ def _several(rng: Rng, w: World) -> Any:
 
 
 SEVERAL = Kind(_several, lambda rng, w: [estimator("iwae"), rng.choice([junk(rng, w), broken])])
-target("engine.together", engine.together, estimators=SEVERAL, **CALL, train=FLAG)
-target("engine.surrogate", lambda estimator, **call: engine.surrogate(estimator)(**call), estimator=ESTIMATOR, **CALL,
+target("engine.together", estimators.together, estimators=SEVERAL, **CALL, train=FLAG)
+target("engine.surrogate", lambda estimator, **call: estimators.surrogate(estimator)(**call), estimator=ESTIMATOR, **CALL,
        train=FLAG)  # fmt: skip
 
 
@@ -426,7 +426,7 @@ def _posterior(rng: Rng, w: World) -> Any:
 
 target(
     "engine.log_weight",
-    engine.log_weight,
+    model.log_weight,
     model=MODEL,
     **MODEL_ARGS,
     x=X,
@@ -456,8 +456,8 @@ for name, kind in ARGUMENT.items():
            weight=0.5, argument=kind, call=GOOD_CALL)  # fmt: skip
 target("estimators.parse", estimators.parse, spec=SPEC)
 target("estimators.weights_of", estimators.weights_of, name=Kind(one_of(*estimators.TABLE), NAME.bad))
-target("estimators.others_mean", estimators.others_mean, f=LOG_W)
-target("estimators.others_logsumexp", estimators.others_logsumexp, f=LOG_W)
+target("estimators.others_mean", table.others_mean, f=LOG_W)
+target("estimators.others_logsumexp", table.others_logsumexp, f=LOG_W)
 
 # evaluate, train ------------------------------------------------------------------------------------------------------
 ON = {"model": MODEL, "params": PARAMS, "state": STATE, "x": X}
@@ -486,7 +486,7 @@ TRAIN_STATE = Kind(
     lambda rng, w: _trained(w),
     lambda rng, w: _trained(w)._replace(**{rng.choice(train.TrainState._fields): junk(rng, w)}),
 )
-OBSERVE = Kind(one_of(train.as_is), one_of(broken, lambda key, x: x[:1], lambda key, x: x.long(), lambda key, x: 3))
+OBSERVE = Kind(one_of(model.as_is), one_of(broken, lambda key, x: x[:1], lambda key, x: x.long(), lambda key, x: 3))
 SCALE = Kind(one_of(train.per_example, train.summed), one_of(broken, lambda b: "a", lambda b: math.nan))
 
 
@@ -497,16 +497,16 @@ def _trained(w: World) -> Any:
 
 
 SHARDS = Kind(one_of(None, 1, 2), one_of(0, -1, 10**12, "2", 1.5))
-SPLIT = Kind(one_of(shards.by_rows, shards.by_samples), one_of("rows", None, 3), junk=False)
-PROCESSES = Kind(one_of(processes.ALONE), one_of(processes, processes.Processes))
+SPLIT = Kind(one_of(distributed.by_rows, distributed.by_samples), one_of("rows", None, 3), junk=False)
+PROCESSES = Kind(one_of(processes.SINGLE), one_of(processes, distributed.Processes))
 target(
-    "train.check_shards", train.check_shards, batch=Kind(one_of(3), junk=False), samples=Kind(one_of(2), junk=False),
+    "train.check_shards", settings.check_shards, batch=Kind(one_of(3), junk=False), samples=Kind(one_of(2), junk=False),
     shards=SHARDS, split=SPLIT, processes=PROCESSES,
 )  # fmt: skip
-target("processes.cut", processes.cut, n=Kind(one_of(0, 7), one_of(-1, "a")), parts=Kind(one_of(1, 3), one_of(0, -1)))
-target("processes.Processes", processes.Processes, rank=COUNT, size=COUNT, store=Kind(one_of(None)))
+target("processes.cut", distributed.cut, n=Kind(one_of(0, 7), one_of(-1, "a")), parts=Kind(one_of(1, 3), one_of(0, -1)))
+target("processes.Processes", distributed.Processes, rank=COUNT, size=COUNT, store=Kind(one_of(None)))
 target("train.init", train.init, weight=0.3, model=MODEL, opt=OPT, key=KEY)
-target("train.check_data", train.check_data, model=MODEL, **MODEL_ARGS, data=X, observe=OBSERVE, name=TEXT)
+target("train.check_data", model.check_data, model=MODEL, **MODEL_ARGS, data=X, observe=OBSERVE, name=TEXT)
 
 
 def _step(ts: Any, keys: Any, x: Any, **made: Any) -> Any:
@@ -684,8 +684,8 @@ LEFT_OUT = {
     "runs.Verdict": "a record",
     "runs.load_data": "takes what runs.configure made",
     "runs.run": "takes what runs.configure made; trains",
-    "runs.own_share": "takes nothing",
-    "runs.sweep": "takes what runs.parse_grid made; trains",
+    "runs.worker_share": "takes nothing",
+    "runs.train_grid": "takes what runs.parse_grid made; trains",
     "runs.untrained": "configures and loads, as runs.configure and data.load do",
     "runs.verify": "takes a folder, as runs.load; its files are spoiled by files.py",
     "runs.replay": "as runs.verify",

@@ -37,8 +37,9 @@ from arguments import (
 from matplotlib.figure import Figure
 from targets import BATCH, NAME, OBSERVE, ON, RECIPES, target
 
-from funcvae import estimators, noise, pictures, plots, random, train, variance
+from funcvae import estimators, figures, noise, random, train, variance
 from funcvae.data import Dataset
+from funcvae.figures import decoding, of_model, of_results, variance
 
 # variance -------------------------------------------------------------------------------------------------------------
 GROUPS = Kind(one_of((), ("encoder/*",), ["all"]), one_of(("nobody",), "encoder", (1,), (None,), [[]], ("[",), ("\n",)))
@@ -214,11 +215,11 @@ NAMES = Kind(
     one_of(["a", "b", "c"], ("x", "y", "z")), one_of(["a"], "abc", [1, 2, 3], [None] * 3, ["a", "b", "\0"], [])
 )
 TRUSTED = maybe(array(3))
-figure("plots.image_grid", plots.image_grid, images=array(2, 2, 1, 3, 3), extent=EXTENT, axes=PAIR, title=TITLE)
-figure("plots.sample_grid", plots.sample_grid, images=array(3, 1, 3, 3), title=TITLE)
+figure("plots.image_grid", figures.image_grid, images=array(2, 2, 1, 3, 3), extent=EXTENT, axes=PAIR, title=TITLE)
+figure("plots.sample_grid", figures.sample_grid, images=array(3, 1, 3, 3), title=TITLE)
 figure(
     "plots.reconstructions",
-    plots.reconstructions,
+    figures.reconstructions,
     originals=array(2, 3, 2, 2),
     reconstructed=array(2, 3, 2, 2),
     title=TITLE,
@@ -229,7 +230,7 @@ ENDS = Kind(
         [(np.ones((1, 3, 3)),), (1, 2), "ab", (np.ones((1, 3, 3)), None), (np.ones((3, 3, 3)),) * 2]
     ),
 )
-figure("plots.interpolation", plots.interpolation, images=array(3, 1, 3, 3), ends=ENDS, title=TITLE)
+figure("plots.interpolation", figures.interpolation, images=array(3, 1, 3, 3), ends=ENDS, title=TITLE)
 LABELS = Kind(
     one_of(None, [0, 1, 0, 2], ["a", "b", "a", "a"], np.array([0.5, 1.5, 2.5, 0.1])),
     one_of(
@@ -248,13 +249,13 @@ LABELS = Kind(
         ["$\\frac{"] * 4,
     ),
 )
-figure("plots.latent_scatter", plots.latent_scatter, z=array(4, 2), labels=LABELS, axes=PAIR, title=TITLE)
-figure("plots.densities", plots.densities, true=array(5, 2), learned=array(4, 2), mean=maybe(array(2)),
+figure("plots.latent_scatter", figures.latent_scatter, z=array(4, 2), labels=LABELS, axes=PAIR, title=TITLE)
+figure("plots.densities", figures.densities, true=array(5, 2), learned=array(4, 2), mean=maybe(array(2)),
        cov=Kind(one_of(np.eye(2), [[1.0, 0.5], [0.5, 2.0]], None), array(2, 2).bad),
        names=PAIR, title=TITLE)  # fmt: skip
 figure(
     "plots.evolution",
-    plots.evolution,
+    figures.evolution,
     weight=0.01,
     step=array(2),
     samples=array(2, 3, 2),
@@ -263,7 +264,7 @@ figure(
 )
 figure(
     "plots.training_curves",
-    plots.training_curves,
+    figures.training_curves,
     step=array(3),
     bound=array(3),
     test_step=array(2),
@@ -275,7 +276,7 @@ figure(
 )
 figure(
     "plots.bound_ladder",
-    plots.bound_ladder,
+    figures.bound_ladder,
     samples=Kind(one_of([1, 10, 100]), array(3).bad),
     bound=array(3),
     se=array(3),
@@ -283,14 +284,14 @@ figure(
 )
 figure(
     "plots.latent_use",
-    plots.latent_use,
+    figures.latent_use,
     kl=array(3),
     active=Kind(one_of([True, False, True]), array(3).bad),
     title=TITLE,
 )
 figure(
     "plots.variance_bars",
-    plots.variance_bars,
+    variance.variance_bars,
     names=NAMES,
     variance=array(3),
     low=array(3),
@@ -299,11 +300,11 @@ figure(
     unit=TEXT,
     title=TITLE,
 )
-figure("plots.variance_by_layer", plots.variance_by_layer, names=NAMES, layers=Kind(one_of(["l1", "l2"]), NAMES.bad),
+figure("plots.variance_by_layer", variance.variance_by_layer, names=NAMES, layers=Kind(one_of(["l1", "l2"]), NAMES.bad),
        variance=array(3, 2), reference=Kind(one_of(None, 0, 2), one_of(-1, 3)), title=TITLE)  # fmt: skip
 figure(
     "plots.variance_cost",
-    plots.variance_cost,
+    variance.variance_cost,
     names=NAMES,
     seconds=array(3),
     variance=array(3),
@@ -340,8 +341,10 @@ SLOPES = Kind(
         {"a": (None, None)},
     ),
 )
-figure("plots.sweep", plots.sweep, values=array(3), series=SERIES, slopes=SLOPES, xlabel=TEXT, ylabel=TEXT, title=TITLE)
-_OVER = plots.OverSeeds([1, 4], [1.0, 2.0], [0.5, math.nan], [1.5, math.nan], [[1.0, 2.0], [2.0, math.nan]])
+figure(
+    "plots.sweep", variance.sweep, values=array(3), series=SERIES, slopes=SLOPES, xlabel=TEXT, ylabel=TEXT, title=TITLE
+)
+_OVER = figures.OverSeeds([1, 4], [1.0, 2.0], [0.5, math.nan], [1.5, math.nan], [[1.0, 2.0], [2.0, math.nan]])
 
 
 def _panels_with(rng: Rng, w: World) -> Any:
@@ -353,7 +356,7 @@ PANELS = Kind(
     one_of({"a": {"b": _OVER}}, {"a": {"b": _OVER, "c": _OVER}, "d": {"b": _OVER}}),
     lambda rng, w: rng.choice([{}, {"a": {}}, {"a": [1]}, {3: {}}, {"a": {"$_$_$": _OVER}}, _panels_with(rng, w)]),
 )
-figure("plots.over_seeds", plots.over_seeds, panels=PANELS, ylabel=TEXT, yscale=Kind(one_of("linear", "log"), TEXT.bad),
+figure("plots.over_seeds", figures.over_seeds, panels=PANELS, ylabel=TEXT, yscale=Kind(one_of("linear", "log"), TEXT.bad),
        title=TITLE)  # fmt: skip
 
 FOLDER = tempfile.TemporaryDirectory(prefix="funcvae-fuzz-")
@@ -368,29 +371,29 @@ PATH = Kind(
         f"{FOLDER.name}/{'a' * 300}.png",
     ),
 )
-target("plots.save", plots.save, weight=0.02, figure=Kind(lambda rng, w: Figure(figsize=(1, 1))), path=PATH)
-target("plots.save_gif", plots.save_gif, weight=0.05, images=array(2, 1, 3, 3), path=PATH,
+target("plots.save", figures.save, weight=0.02, figure=Kind(lambda rng, w: Figure(figsize=(1, 1))), path=PATH)
+target("plots.save_gif", figures.save_gif, weight=0.05, images=array(2, 1, 3, 3), path=PATH,
        size=Kind(one_of(4, 8), one_of(0, -1, 10**12, 1.5, math.nan)),
        seconds=Kind(one_of(1, 0.5), POSITIVE.bad))  # fmt: skip
 
 SEES = {"model": MODEL, "params": PARAMS, "state": STATE}
-PIXELS = Kind(one_of(pictures.as_is), one_of(broken, lambda x: x.flatten(), lambda x: 3))
-target("pictures.latents", pictures.latents, **SEES, x=X)
+PIXELS = Kind(one_of(of_model.as_is), one_of(broken, lambda x: x.flatten(), lambda x: 3))
+target("pictures.latents", decoding.latents, **SEES, x=X)
 target(
     "pictures.decoded",
-    pictures.decoded,
+    decoding.decoded,
     **SEES,
     z=of_tensor(lambda rng, w: torch.ones(3, w.model.latent, dtype=w.dtype)),
 )
-target("pictures.reconstructed", pictures.reconstructed, **SEES, x=X, key=KEY)
-target("pictures.samples", pictures.samples, **SEES, key=KEY, n=COUNT, drawn=FLAG)
+target("pictures.reconstructed", decoding.reconstructed, **SEES, x=X, key=KEY)
+target("pictures.samples", decoding.samples, **SEES, key=KEY, n=COUNT, drawn=FLAG)
 ITEM = of_tensor(lambda rng, w: w.x[0])
-target("pictures.interpolated", pictures.interpolated, **SEES, first=ITEM, second=ITEM, steps=FEW)
+target("pictures.interpolated", decoding.interpolated, **SEES, first=ITEM, second=ITEM, steps=FEW)
 PLANE = of_tensor(one_of(torch.eye(3, 2), torch.eye(4, 3), torch.ones(2, 1)))
-target("pictures.latent_plane", pictures.latent_plane, z=PLANE)
+target("pictures.latent_plane", decoding.latent_plane, z=PLANE)
 target(
     "pictures.decoded_grid",
-    pictures.decoded_grid,
+    decoding.decoded_grid,
     weight=0.3,
     worlds=("plane", "images"),
     **SEES,
@@ -398,17 +401,17 @@ target(
 )
 figure(
     "pictures.latent_scatter",
-    pictures.latent_scatter,
+    of_model.latent_scatter,
     **SEES,
     x=X,
     labels=Kind(one_of(None, torch.arange(3)), strange_tensor),
     name=TEXT,
 )
 DRAW = {"pixels": PIXELS, "name": TEXT}
-target("pictures.latent_grid", pictures.latent_grid, weight=0.02, worlds=("images", "plane"), **SEES, x=X, **DRAW)
+target("pictures.latent_grid", of_model.latent_grid, weight=0.02, worlds=("images", "plane"), **SEES, x=X, **DRAW)
 target(
     "pictures.reconstructions",
-    pictures.reconstructions,
+    of_model.reconstructions,
     weight=0.02,
     worlds=("images", "plane"),
     **SEES,
@@ -418,7 +421,7 @@ target(
 )
 target(
     "pictures.interpolation",
-    pictures.interpolation,
+    of_model.interpolation,
     weight=0.02,
     worlds=("images", "plane"),
     **SEES,
@@ -429,7 +432,7 @@ target(
 )
 target(
     "pictures.image_samples",
-    pictures.image_samples,
+    of_model.image_samples,
     weight=0.02,
     worlds=("images", "plane"),
     **SEES,
@@ -441,26 +444,30 @@ target(
 _POINTS = Dataset("points", torch.eye(5, 2), torch.eye(4, 2), None, None)
 DATASET = Kind(one_of(_POINTS))
 figure(
-    "pictures.point_samples", pictures.point_samples, **SEES, key=KEY, n=COUNT, dataset=DATASET, drawn=FLAG, name=TEXT
+    "pictures.point_samples", of_model.point_samples, **SEES, key=KEY, n=COUNT, dataset=DATASET, drawn=FLAG, name=TEXT
 )
-figure("pictures.evolution", pictures.evolution, weight=0.01, kept=array(2, 3, 2), dataset=DATASET, name=TEXT)
+figure("pictures.evolution", of_results.evolution, weight=0.01, kept=array(2, 3, 2), dataset=DATASET, name=TEXT)
 HISTORY = Kind(one_of(train.History(np.ones(4), np.ones(4), np.ones(4), np.ones(2))),
                one_of(train.History(*np.ones((4, 0))), train.History(1, 2, 3, 4), train.History(None, None, None, None),
                       train.History(*np.ones((4, 2, 2)))))  # fmt: skip
-figure("pictures.training", pictures.training, history=HISTORY, name=TEXT, title=TEXT)
+figure("pictures.training", of_results.training, history=HISTORY, name=TEXT, title=TEXT)
 target(
-    "pictures.of_comparison", pictures.of_comparison, weight=0.003, found=Kind(lambda rng, w: _comparison()), name=TEXT
+    "pictures.of_comparison",
+    of_results.of_comparison,
+    weight=0.003,
+    found=Kind(lambda rng, w: _comparison()),
+    name=TEXT,
 )
 figure(
-    "pictures.of_sweep",
-    pictures.of_sweep,
+    "pictures.of_scaling",
+    of_results.of_scaling,
     found=Kind(one_of(_SWEEP), one_of(_SWEEP._replace(values=[]), _SWEEP._replace(series={}))),
     ylabel=TEXT,
     title=TEXT,
 )
 target(
     "pictures.of_run",
-    pictures.of_run,
+    of_results.of_run,
     weight=0.003,
     worlds=("images", "plane"),
     **SEES,

@@ -26,8 +26,9 @@ from arguments import (
 )  # fmt: skip
 from targets import BATCH, ESTIMATOR, NAME, OBSERVE, OPT, SCALE, SCHEME, TRAIN_STATE, target
 
-from funcvae import checkpoint, data, models, runs, train
+from funcvae import data, models, runs, train
 from funcvae.runs import config
+from funcvae.train import checkpoint, settings, step
 
 FOLDER = tempfile.TemporaryDirectory(prefix="funcvae-fuzz-")
 PATHS = one_of(
@@ -49,8 +50,8 @@ target(
     batch=BATCH,
     epoch=Kind(one_of(0, 7), one_of(-1, 2**32, "a", 1.5)),
 )
-target("train.check_batches", train.check_batches, model=MODEL, params=PARAMS, state=STATE, train=X, batch=BATCH)
-target("train.check_optimizer", train.check_optimizer, weight=0.1, opt=OPT)
+target("train.check_batches", settings.check_batches, model=MODEL, params=PARAMS, state=STATE, train=X, batch=BATCH)
+target("train.check_optimizer", step.check_optimizer, weight=0.1, opt=OPT)
 target(
     "train.replay", lambda data, **rest: train.replay(train=data, **rest), weight=0.3, ts=TRAIN_STATE,
     step=Kind(one_of(0, 1, 3), one_of(-1, True, 1.5, "a", None, math.nan), junk=False),  # a distant one takes for ever
@@ -109,10 +110,12 @@ target(
     precision=Kind(one_of("high"), TEXT.bad),
     keep=COUNT, checkpoint_every=COUNT, lr=Kind(one_of(None, 1e-3), one_of(-1.0, math.nan)), compile=FLAG, out=TEXT,
 )  # fmt: skip
-target("runs.begun", runs.begun, weight=0.1, path=FOLDER_PATH)
+target("runs.has_run", runs.has_run, weight=0.1, path=FOLDER_PATH)
 target("runs.recipe", runs.recipe, weight=0.1, system=SYSTEM)
-target("runs.names", runs.names, weight=0.1, given=TEXT)
-target("runs.device", runs.device, weight=0.1, name=Kind(one_of("cpu", "auto"), one_of("cuda", "meta", "")))
+target("runs.split_names", runs.split_names, weight=0.1, given=TEXT)
+target(
+    "runs.resolve_device", runs.resolve_device, weight=0.1, name=Kind(one_of("cpu", "auto"), one_of("cuda", "meta", ""))
+)
 target("runs.load", runs.load, weight=0.1, path=FOLDER_PATH, device=DEVICE, data=TEXT, data_dir=TEXT)
 GRID = {"systems": ["gaussian2d_vae"], "estimators": ["dreg"], "samples": [2], "seeds": [0], "settings": {"epochs": 1}}
 SWEEP = Path(FOLDER.name, "sweep")
