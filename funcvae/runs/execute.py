@@ -154,7 +154,7 @@ def resume(
         step = int(ts.step)
         if damaged and step == 0:
             raise damaged[0]
-        if (path / PARAMS).exists() and not checkpoint.found(path / CHECKPOINTS):
+        if (path / PARAMS).exists() and not checkpoint.in_folder(path / CHECKPOINTS):
             raise Missing(f"{path} has no checkpoints left to go on from: train it again")
         if step > setup.steps:
             raise BadValue(f"{path} has made {step:,} steps, more than the {setup.steps:,} of --epochs {config.epochs}")
@@ -370,7 +370,7 @@ def _check_fresh(out: Path) -> None:
 def _finished(path: Path, config: Config, manifest: Mapping[str, Any]) -> bool:
     """Whether the run in a folder has all its steps, and all that is written at its end."""
     steps = config.epochs * -(-manifest["data"]["train"] // config.batch)
-    last = checkpoint.found(path / CHECKPOINTS).get(steps)
+    last = checkpoint.in_folder(path / CHECKPOINTS).get(steps)
     return last is not None and checkpoint.has_params(last, path / PARAMS)
 
 

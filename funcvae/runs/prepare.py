@@ -20,7 +20,7 @@ from funcvae.runs import config as configs
 from funcvae.runs.config import Config
 from funcvae.runs.folder import CHECKPOINTS, check_items
 from funcvae.train import checkpoint
-from funcvae.train.settings import check_batches, check_shards
+from funcvae.train.settings import StepSettings, Task, check_task
 from funcvae.train.state import TrainState
 from funcvae.variance import monitor
 from funcvae.variance.monitor import Follower
@@ -95,15 +95,11 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     x_train, x_test = dataset.train.to(config.device), dataset.test.to(config.device)
     for name, x in {"train": x_train, "test": x_test}.items():
         check_data(model, ts.params, ts.state, x, recipe.observe, name=f"{config.data}: {name}")
-    cut = check_shards(
-        min(config.batch, len(x_train)),
-        config.samples,
-        config.shards or None,
-        configs.SPLITS[config.split],
-        processes,
-        ts.state,
-    )
-    check_batches(model, ts.params, ts.state, x_train, config.batch, recipe.observe, shards=cut)
+    settings = StepSettings(
+        batch=config.batch, samples=config.samples, shards=config.shards or None, split=configs.SPLITS[config.split],
+        observe=recipe.observe, noise=scheme,
+    )  # fmt: skip
+    check_task(Task(model, estimator, opt, x_train, settings, processes), ts.params, ts.state)
     observe_key, figure_key, step_key, probe_key = random.split(train.run_keys(ts.key).pictures, 4)
     seen = recipe.observe(observe_key, x_test[: decoding.POINTS])
     # Estimator and noise may not suit the model or the number of samples: let them say so now. (Values do not matter.)
@@ -131,7 +127,7 @@ def nearest(setup: Setup, path: Path, step: int | None = None) -> tuple[TrainSta
     Before the first, that is the run's start. Damaged ones are passed over, and are what the errors tell of.
     """
     errors: list[BadData] = []
-    for at, file in reversed(checkpoint.found(path / CHECKPOINTS).items()):
+    for at, file in reversed(checkpoint.in_folder(path / CHECKPOINTS).items()):
         if step is not None and at > step:
             continue
         try:

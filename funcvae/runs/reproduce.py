@@ -94,7 +94,7 @@ def verify(
         per_epoch = setup.steps_per_epoch
         wanted = min(setup.steps, per_epoch if steps is None else steps)
         made = 0
-        stored = checkpoint.found(path / CHECKPOINTS)
+        stored = checkpoint.in_folder(path / CHECKPOINTS)
 
         def watch(step: int, ts: TrainState) -> None:
             nonlocal made
