@@ -152,7 +152,7 @@ def resume(
         step = int(ts.step)
         if damaged and step == 0:
             raise damaged[0]
-        if (path / PARAMS).exists() and not checkpoint.found(path / CHECKPOINTS):
+        if (path / PARAMS).exists() and not checkpoint.in_folder(path / CHECKPOINTS):
             raise Missing(f"{path} has no checkpoints left to go on from: train it again")
         if step > setup.steps:
             raise BadValue(f"{path} has made {step:,} steps, more than the {setup.steps:,} of --epochs {config.epochs}")
@@ -197,7 +197,7 @@ def _train(
 ) -> None:
     """Trains from a TrainState to the end of the run, after the first bytes of metrics, and fills the folder."""
     steps, stopped = int(ts.step), False
-    history = read_history(out / METRICS, metrics_bytes, steps, steps // setup.steps_per_epoch)
+    history = read_history(out / METRICS, metrics_bytes, steps, steps // setup.task.steps_per_epoch)
     with ExitStack() as stack:
         callbacks = stack.enter_context(recorder(out, setup, steps, metrics_bytes, trackers))
         if steps < setup.steps:
@@ -225,7 +225,7 @@ def _fit(
     out: Path, setup: Setup, ts: TrainState, callbacks: Callbacks, history: History | None = None
 ) -> tuple[TrainState, History]:
     """Trains from a TrainState to the end of the run, or until it is stopped."""
-    epochs = setup.config.epochs - int(ts.step) // setup.steps_per_epoch
+    epochs = setup.config.epochs - int(ts.step) // setup.task.steps_per_epoch
     try:
         return fit_task(ts, setup.task, test=setup.test, epochs=epochs, callbacks=callbacks, history=history)
     except NonFinite as error:
@@ -243,7 +243,7 @@ def _check_new_folder(out: Path) -> None:
 def _is_finished(path: Path, config: Config, manifest: Mapping[str, Any]) -> bool:
     """Whether the run in a folder has all its steps, and all files that are written at its end."""
     steps = config.epochs * -(-manifest["data"]["train"] // config.batch)
-    last = checkpoint.found(path / CHECKPOINTS).get(steps)
+    last = checkpoint.in_folder(path / CHECKPOINTS).get(steps)
     return last is not None and checkpoint.has_params(last, path / PARAMS)
 
 

@@ -18,7 +18,7 @@ from funcvae.runs.config import SPLITS, Config
 from funcvae.runs.config import recipe as recipe_of
 from funcvae.runs.folder import CHECKPOINTS, check_items
 from funcvae.train import checkpoint
-from funcvae.train.settings import StepSettings, Task, check_batches, check_shards
+from funcvae.train.settings import StepSettings, Task, check_task
 from funcvae.train.state import TrainState
 from funcvae.variance import monitor
 from funcvae.variance.monitor import Follower
@@ -44,14 +44,9 @@ class Setup(NamedTuple):
     """For draws from the model during training."""
 
     @property
-    def steps_per_epoch(self) -> int:
-        """The steps of one epoch, the last short batch included."""
-        return -(-len(self.task.train) // self.config.batch)
-
-    @property
     def steps(self) -> int:
         """The steps of the whole run."""
-        return self.config.epochs * self.steps_per_epoch
+        return self.config.epochs * self.task.steps_per_epoch
 
 
 def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: Processes = SINGLE) -> Setup:
@@ -74,11 +69,8 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     x_train, x_test = dataset.train.to(config.device), dataset.test.to(config.device)
     for name, x in {"train": x_train, "test": x_test}.items():
         check_data(model, ts.params, ts.state, x, recipe.observe, name=f"{config.data}: {name}")
-    settings = _step_settings(config, recipe, scheme)
-    cut = check_shards(
-        min(config.batch, len(x_train)), config.samples, settings.shards, settings.split, processes, ts.state
-    )
-    check_batches(model, ts.params, ts.state, x_train, config.batch, recipe.observe, shards=cut)
+    task = Task(model, estimator, opt, x_train, _step_settings(config, recipe, scheme), processes)
+    check_task(task, ts.params, ts.state)
     observe_key, figure_key, draw_key, probe_key = random.split(train.run_keys(ts.key).pictures, 4)
     observed = recipe.observe(observe_key, x_test[: decoding.POINTS])
     # Raises now where an estimator or the noise does not suit the model or the number of samples; values do not matter.
@@ -95,7 +87,6 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     )
     for each in [estimator, *(follow.arms.values() if follow else ())]:
         each(model, ts.params, ts.state, observed[:1], eps, train=False)
-    task = Task(model, estimator, opt, x_train, settings, processes)
     return Setup(config, recipe, dataset, task, ts, x_test, observed, follow, figure_key, draw_key)
 
 
@@ -128,7 +119,7 @@ def newest_checkpoint(setup: Setup, path: Path, step: int | None = None) -> tupl
         The run's start, with 0 bytes, where there is no checkpoint.
     """
     errors: list[BadData] = []
-    for made, file in reversed(checkpoint.found(path / CHECKPOINTS).items()):
+    for made, file in reversed(checkpoint.in_folder(path / CHECKPOINTS).items()):
         if step is not None and made > step:
             continue
         try:

@@ -37,7 +37,7 @@ def recorder(
         metrics_bytes: their bytes of metrics; later rows are cut off.
         trackers: shown every row and, where the data are images, "x" and "x_hat" after every epoch.
     """
-    config, model, per_epoch = setup.config, setup.task.model, setup.steps_per_epoch
+    config, model, per_epoch = setup.config, setup.task.model, setup.task.steps_per_epoch
     measured: dict[int, Row] = {}
     digests: dict[int, str] = {}
     with ExitStack() as stack:

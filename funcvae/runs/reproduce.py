@@ -101,10 +101,10 @@ def verify(
     with environment.numerics(config, threads=manifest["threads"]):
         setup = _prepare(config, manifest, path)
         compare = _Comparison(_read_rows(path / METRICS))
-        per_epoch = setup.steps_per_epoch
+        per_epoch = setup.task.steps_per_epoch
         wanted = min(setup.steps, per_epoch if steps is None else steps)
         made = 0
-        stored = checkpoint.found(path / CHECKPOINTS)
+        stored = checkpoint.in_folder(path / CHECKPOINTS)
 
         def watch(step: int, ts: TrainState) -> None:
             nonlocal made
