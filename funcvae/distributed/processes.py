@@ -1,8 +1,8 @@
-"""Several processes that make one result, by `torch.distributed`: how they meet, what they send, how they end.
+"""Several processes that compute one result: their collectives, called as in `torch.distributed`, and their failures.
 
-`torchrun` starts them (or whatever else sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT); `joined` has them meet,
-with gloo between CPUs and NCCL between GPUs. All run the same program; the first alone speaks and writes. `SINGLE` is a
-process by itself.
+`torchrun` starts them (or whatever else sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT); `rendezvous.process_group`
+connects them, with gloo between CPUs and NCCL between GPUs. All run the same program; only the main process, of rank 0,
+prints and writes files. `SINGLE` is a process by itself.
 """
 
 import os
@@ -26,6 +26,8 @@ from funcvae._support import checks
 from funcvae.errors import BadType, BadValue, FuncvaeError, ProcessLost, ReportedElsewhere
 from funcvae.tree import Tree
 
+__all__ = ["SINGLE", "Processes", "Traffic", "split_evenly"]
+
 
 @dataclass(frozen=True)
 class Traffic:
@@ -37,11 +39,11 @@ class Traffic:
 
 
 class Processes:
-    """Processes that make one result together. Each method is called by all of them, in the same order.
+    """Processes that compute one result together. All of them call each method, in the same order.
 
     Raises:
         ProcessLost: (from every method) another process has ended, or does not answer.
-        ReportedElsewhere: (from every method) another process has said what is wrong.
+        ReportedElsewhere: (from every method) another process has reported what is wrong.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, store: dist.Store | None = None) -> None:
@@ -55,19 +57,19 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that speaks and writes."""
+        """Whether this is the process that prints and writes files: the one of rank 0."""
         return self.rank == 0
 
     def share_of(self, n: int) -> range:
-        """Which of n things are this process's."""
-        return cut(n, self.size)[self.rank]
+        """The part of range(n) that is this process's work."""
+        return split_evenly(n, self.size)[self.rank]
 
     def all_reduce(self, flat: Tensor) -> Tensor:
-        """The sum of all processes' tensors, of one shape, in place; the engine chooses the order."""
+        """The sum of all processes' tensors, of one shape, in place; torch.distributed chooses the order."""
         if self.size == 1:
             return flat
         self._count(2 * (self.size - 1), 2 * flat.nbytes * (self.size - 1) // self.size)
-        with self._engine():
+        with self._failures_explained():
             dist.all_reduce(flat)
         return flat
 
@@ -77,7 +79,7 @@ class Processes:
             return part.unsqueeze(0)
         self._count(self.size - 1, part.nbytes * (self.size - 1))
         out = part.new_empty(self.size, *part.shape)
-        with self._engine():
+        with self._failures_explained():
             dist.all_gather([*out], part.contiguous())
         return out
 
@@ -87,7 +89,7 @@ class Processes:
             return parts
         self._count(self.size - 1, parts.nbytes * (self.size - 1) // self.size)
         out = torch.empty_like(parts)
-        with self._engine():
+        with self._failures_explained():
             dist.all_to_all_single(out, parts.contiguous())
         return out
 
@@ -96,10 +98,10 @@ class Processes:
         if self.size == 1:
             return [value]
         content = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
-        return [pickle.loads(part.numpy().tobytes()) for part in self._each(content)]
+        return [pickle.loads(part.numpy().tobytes()) for part in self._all_gather_uneven(content)]
 
     def barrier(self) -> None:
-        """Waits until all processes are here; an error that one has raised ends the others, too."""
+        """Waits until all processes have come here; where one has failed, the others raise, too."""
         self.all_gather_object(None)
 
     def all_gather_rows(self, part: Tensor, lengths: list[int] | None = None) -> Tensor:
@@ -109,32 +111,33 @@ class Processes:
             part: this process's.
             lengths: n_r of every process, where they are known; else they are exchanged first.
         """
-        return part if self.size == 1 else torch.cat(self._each(part, lengths))
+        return part if self.size == 1 else torch.cat(self._all_gather_uneven(part, lengths))
 
-    def _each(self, part: Tensor, lengths: list[int] | None = None) -> list[Tensor]:
-        """Every process's tensor, which differ in length alone."""
+    def _all_gather_uneven(self, part: Tensor, lengths: list[int] | None = None) -> list[Tensor]:
+        """All processes' tensors [n_r, ...], as a list."""
         lengths = self.all_gather(torch.tensor(len(part))).tolist() if lengths is None else lengths
         padded = part.new_zeros(max(lengths), *part.shape[1:])
         padded[: len(part)] = part
         return [row[:n] for row, n in zip(self.all_gather(padded), lengths, strict=True)]
 
     def broadcast(self, tree_: Tree) -> Tree:
-        """The first process's tree of tensors, for all: the others' say what structure and shapes it has."""
+        """The main process's tree of tensors, for all; the others give one of the same structure and shapes."""
         if self.size == 1:
             return tree_
         out = tree.map(torch.clone, tree_)
-        with self._engine():
+        with self._failures_explained():
             for leaf in tree.leaves(out):
                 dist.broadcast(leaf, 0)
         return out
 
     def require_equal(self, **facts: Any) -> None:
         """Raises BadValue, naming all that differs, unless these are the same in all processes."""
-        for rank, theirs in enumerate(everyone := self.all_gather_object(facts)):
-            differing = [name for name in facts if theirs[name] != everyone[0][name]]
+        main, *others = self.all_gather_object(facts)
+        for rank, theirs in enumerate(others, 1):
+            differing = [name for name in facts if theirs[name] != main[name]]
             if differing:
                 pairs = ", ".join(
-                    f"{name.replace('_', ' ')} is {_short(everyone[0][name])} in process 0 and {_short(theirs[name])} "
+                    f"{name.replace('_', ' ')} is {_one_line(main[name])} in process 0 and {_one_line(theirs[name])} "
                     f"in process {rank}"
                     for name in differing
                 )
@@ -144,15 +147,15 @@ class Processes:
         self.sent = replace(self.sent, messages=self.sent.messages + messages, bytes=self.sent.bytes + size)
 
     @contextmanager
-    def _engine(self) -> Iterator[None]:
-        """Turns what the engine says when a process is gone into words."""
+    def _failures_explained(self) -> Iterator[None]:
+        """Turns an error of torch.distributed into one that names the process that is lost."""
         try:
             yield
         except RuntimeError as error:
-            raise self._lost(str(error)) from None
+            raise self._failure(short_reason(str(error))) from None
 
-    def _lost(self, reason: str) -> FuncvaeError:
-        """The error for those that are left: who else is left, and has anyone said what is wrong?
+    def _failure(self, reason: str) -> FuncvaeError:
+        """The error for the processes that are left: they look for who else is left, and for a reported error.
 
         They write into the store by which they met, which under torchrun outlives them.
         """
@@ -167,27 +170,23 @@ class Processes:
                 if any(self._store.check([f"failed/{rank}"]) for rank in range(self.size)):
                     return ReportedElsewhere("another process has said what is wrong")
                 silent = [rank for rank in range(self.size) if not self._store.check([f"left/{rank}"])]
-                gone = [rank for rank in silent if self._ended(rank)]
-            if self._store.add("told", 1) > 1:
+                gone = [rank for rank in silent if self._has_ended(rank)]
+            if self._store.add("reported", 1) > 1:
                 return ReportedElsewhere("another process has said it")
         except RuntimeError:
-            return ProcessLost(
-                f"process 0, by which the others had met, has ended, or cannot be reached: {_end(reason)}"
-            )
+            return ProcessLost(f"process 0, by which the others had met, has ended, or cannot be reached: {reason}")
         which = ", ".join(map(str, gone or silent))
         if gone:
             several = "es" * (len(gone) > 1), "have" if len(gone) > 1 else "has"
             return ProcessLost(
-                f"process{several[0]} {which} {several[1]} ended without a word, killed perhaps: {_end(reason)}"
+                f"process{several[0]} {which} {several[1]} ended without a word, killed perhaps: {reason}"
             )
         if silent:
-            return ProcessLost(
-                f"no word from process {which} in {_ROLL_CALL:g} s, which may have ended: {_end(reason)}"
-            )
-        return ProcessLost(f"the processes cannot reach one another: {_end(reason)}")
+            return ProcessLost(f"no word from process {which} in {_ROLL_CALL:g} s, which may have ended: {reason}")
+        return ProcessLost(f"the processes cannot reach one another: {reason}")
 
-    def _ended(self, rank: int) -> bool:
-        """Whether a process is known to have ended: one of this machine."""
+    def _has_ended(self, rank: int) -> bool:
+        """Whether a process is known to have ended; only those of this machine can be."""
         assert self._store is not None
         host, _, number = self._store.get(f"here/{rank}").decode().rpartition(" ")
         try:
@@ -202,24 +201,22 @@ SINGLE = Processes()
 """One process by itself."""
 
 
-def cut(n: int, parts: int) -> list[range]:
+def split_evenly(n: int, parts: int) -> list[range]:
     """range(n) in so many pieces, one after another, whose lengths differ by at most one (the longer come first)."""
-    short, longer = divmod(checks.whole("n", n, 0), checks.whole("parts", parts, 1))
-    starts = [i * short + min(i, longer) for i in range(parts + 1)]
+    shorter, longer = divmod(checks.whole("n", n, 0), checks.whole("parts", parts, 1))
+    starts = [i * shorter + min(i, longer) for i in range(parts + 1)]
     return [range(a, b) for a, b in pairwise(starts)]
 
 
-def _end(reason: str) -> str:
-    """The engine's last word, without what stands before it."""
-    lines = [line for line in reason.splitlines() if line.strip()]
+def short_reason(error: str) -> str:
+    """The reason in an error message of torch.distributed, without file names and advice."""
+    lines = [line for line in error.splitlines() if line.strip()]
     return checks.line(lines[0].rpartition("] ")[2].split(". ")[0] if lines else "no reason given", 120)
 
 
-def _short(value: Any) -> str:
+def _one_line(value: Any) -> str:
     return checks.line(repr(value), 80)
 
 
-_ROLL_CALL = 25.0  # seconds for those that are left to say so; one of them may be in the midst of a step
-
-
+_ROLL_CALL = 25.0  # seconds in which the processes that are left report; one of them may be in the midst of a step
 _GRACE = 1.0  # seconds

@@ -1,11 +1,11 @@
-"""Sums whose bits do not depend on how many processes make them.
+"""Sums whose bits do not depend on how many processes compute them.
 
 The summands 0 … S-1 are added along one binary tree, which depends on S alone:
 
     sum(first, last) = sum(first, mid) + sum(mid, last),    mid - first the greatest power of two below last - first.
 
-A process has successive summands. It adds those spans of the tree that it has all of (`own`); these are exchanged, and
-every process adds up the rest (`exchanged`).
+A process computes successive summands. It adds those spans of the tree that it has all of (`local_sums`); these are
+exchanged, and every process adds the rest (`combine_sums`).
 """
 
 from collections.abc import Callable
@@ -14,66 +14,71 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from funcvae.distributed.processes import Processes, cut
+from funcvae.distributed.processes import Processes, split_evenly
+
+__all__ = ["Span", "combine_sums", "local_sums", "midpoint", "ordered_sum", "spans_within", "sum_along_tree"]
 
 Span = tuple[int, int]
+"""Summands first … last-1."""
 
 
-def summed(count: int, summand: Callable[[int], Tensor], processes: Processes, nothing: Callable[[], Tensor]) -> Tensor:
+def ordered_sum(
+    count: int, summand: Callable[[int], Tensor], processes: Processes, zeros: Callable[[], Tensor]
+) -> Tensor:
     """The sum of vectors [p] along the tree; each process computes its own summands, and all have the sum.
 
     Args:
         count: S, 1 or more.
         summand: from a number to the vector; at most log S of them are kept at a time.
-        processes: who does it.
-        nothing: makes a vector of zeros [p].
+        processes: the processes that share the work.
+        zeros: makes a vector of zeros [p].
     """
-    return exchanged(own(count, summand, processes, nothing), count, processes)
+    return combine_sums(local_sums(count, summand, processes, zeros), count, processes)
 
 
-def own(
-    count: int, summand: Callable[[int], Tensor], processes: Processes, nothing: Callable[[], Tensor]
+def local_sums(
+    count: int, summand: Callable[[int], Tensor], processes: Processes, zeros: Callable[[], Tensor]
 ) -> list[Tensor]:
-    """What a process adds up by itself: the sums of its spans, and zeros such that all have as many."""
-    spans = _spans(count, processes)
+    """The sums of a process's own spans, followed by zeros such that all processes have as many."""
+    spans = _spans_of_each(count, processes)
 
     def computed(first: int, last: int) -> Tensor | None:
         return summand(first) if last - first == 1 else None
 
-    here = [along_the_tree(*span, computed) for span in spans[processes.rank]]
-    return here + [nothing() for _ in range(max(map(len, spans)) - len(here))]
+    sums = [sum_along_tree(*span, computed) for span in spans[processes.rank]]
+    return sums + [zeros() for _ in range(max(map(len, spans)) - len(sums))]
 
 
-def exchanged(here: list[Tensor], count: int, processes: Processes) -> Tensor:
-    """The whole sum, from what each process has added up by itself."""
-    size, spans, length = processes.size, _spans(count, processes), here[0].numel()
+def combine_sums(sums: list[Tensor], count: int, processes: Processes) -> Tensor:
+    """The whole sum, from each process's `local_sums`."""
+    size, spans, length = processes.size, _spans_of_each(count, processes), sums[0].numel()
     if size == 1:
-        return here[0]
-    sent = here[0].unsqueeze(0) if len(here) == 1 else torch.stack(here)
+        return sums[0]
+    sent = sums[0].unsqueeze(0) if len(sums) == 1 else torch.stack(sums)
     if size == 2:  # each needs all of the other's
-        return _joined(processes.all_gather(sent), spans, count)
+        return _sum_of_spans(processes.all_gather(sent), spans, count)
     # Each process adds up one stretch of the vector, for all of them. Where each has one span of the tree, as with as
-    # many shards as processes, no more is sent than the engine's own sum takes.
+    # many shards as processes, no more is sent than an all-reduce takes.
     stretch = -(-length // size)
     sent = F.pad(sent, (0, stretch * size - length)).view(-1, size, stretch)
-    mine = _joined(processes.all_to_all(sent.transpose(0, 1).contiguous()), spans, count)
-    return processes.all_gather(mine).flatten()[:length]
+    own = _sum_of_spans(processes.all_to_all(sent.transpose(0, 1).contiguous()), spans, count)
+    return processes.all_gather(own).flatten()[:length]
 
 
-def along_the_tree(first: int, last: int, known: Callable[[int, int], Tensor | None]) -> Tensor:
-    """The sum of summands first … last-1 along the tree; `known` gives what is known of a span of it, or None."""
-    if (found := known(first, last)) is not None:
-        return found
-    mid = halfway(first, last)
-    return along_the_tree(first, mid, known) + along_the_tree(mid, last, known)
+def sum_along_tree(first: int, last: int, known: Callable[[int, int], Tensor | None]) -> Tensor:
+    """The sum of summands first … last-1 along the tree; `known` gives the sum of a span, or None to split it."""
+    if (value := known(first, last)) is not None:
+        return value
+    mid = midpoint(first, last)
+    return sum_along_tree(first, mid, known) + sum_along_tree(mid, last, known)
 
 
-def halfway(first: int, last: int) -> int:
-    """Where the tree cuts a span of two or more: after the greatest power of two that leaves something."""
+def midpoint(first: int, last: int) -> int:
+    """Where the tree splits a span of two or more: after the greatest power of two that leaves something."""
     return first + (1 << ((last - first - 1).bit_length() - 1))
 
 
-def nodes(count: int, own: range) -> list[Span]:
+def spans_within(count: int, own: range) -> list[Span]:
     """The largest spans of the tree over `count` summands that lie within some of them."""
 
     def within(first: int, last: int) -> list[Span]:
@@ -81,18 +86,18 @@ def nodes(count: int, own: range) -> list[Span]:
             return []
         if own.start <= first and last <= own.stop:
             return [(first, last)]
-        mid = halfway(first, last)
+        mid = midpoint(first, last)
         return within(first, mid) + within(mid, last)
 
     return within(0, count) if count and len(own) else []
 
 
-def _spans(count: int, processes: Processes) -> list[list[Span]]:
+def _spans_of_each(count: int, processes: Processes) -> list[list[Span]]:
     """The spans that each process has all of."""
-    return [nodes(count, piece) for piece in cut(count, processes.size)]
+    return [spans_within(count, piece) for piece in split_evenly(count, processes.size)]
 
 
-def _joined(sent: Tensor, spans: list[list[Span]], count: int) -> Tensor:
-    """The sum along the tree of what all processes sent [size, most, p] for the spans that they have."""
-    known = {span: sent[r, i] for r, some in enumerate(spans) for i, span in enumerate(some)}
-    return along_the_tree(0, count, lambda first, last: known.get((first, last)))
+def _sum_of_spans(sent: Tensor, spans: list[list[Span]], count: int) -> Tensor:
+    """The sum along the tree of what all processes sent [size, most, p] for their spans."""
+    known = {span: sent[r, i] for r, own in enumerate(spans) for i, span in enumerate(own)}
+    return sum_along_tree(0, count, lambda first, last: known.get((first, last)))

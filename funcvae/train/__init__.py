@@ -5,7 +5,7 @@ from funcvae.train.loop import History, fit, test_bound
 from funcvae.train.replaying import Replay, replay
 from funcvae.train.settings import Log, Row, Save, Scale, Watch, per_example, summed
 from funcvae.train.state import Metrics, RunKeys, TrainState, batches, init, run_keys, step_keys
-from funcvae.train.step import Step, make_step
+from funcvae.train.step import Step, Update, make_step
 
 __all__ = [
     "History",
@@ -19,6 +19,7 @@ __all__ = [
     "Scale",
     "Step",
     "TrainState",
+    "Update",
     "Watch",
     "as_is",
     "batches",

@@ -22,6 +22,18 @@ from funcvae.errors import BadData, BadType, BadValue, Missing
 from funcvae.modules import Params, State
 from funcvae.tree import Tree
 
+__all__ = [
+    "FORMAT",
+    "has_params",
+    "in_folder",
+    "load",
+    "load_params",
+    "path_of",
+    "prune",
+    "save",
+    "save_params",
+]
+
 FORMAT = 1
 
 
@@ -40,7 +52,7 @@ def save(path: Path, tree_: Tree, about: dict[str, Any]) -> Path:
     """
     if not isinstance(about, dict):
         raise BadType(f"about is {checks.shown(about)}: it must be a dict")
-    sha256 = tree.sha256(_named(tree_))
+    sha256 = tree.sha256(_named_tensors(tree_))
     try:
         head = json.dumps({"format": FORMAT, "sha256": sha256, "structure": _structure(tree_), "about": about})
     except (TypeError, ValueError, RecursionError) as error:
@@ -73,7 +85,7 @@ def path_of(folder: Path, step: int) -> Path:
     return checks.path("folder", folder) / f"step-{step:012d}.safetensors"
 
 
-def found(folder: Path) -> dict[int, Path]:
+def in_folder(folder: Path) -> dict[int, Path]:
     """The checkpoints in a folder by the number of steps made, in ascending order."""
     paths = sorted(
         path for path in checks.path("folder", folder).glob("step-" + "[0-9]" * 12 + ".safetensors") if path.is_file()
@@ -83,7 +95,7 @@ def found(folder: Path) -> dict[int, Path]:
 
 def prune(folder: Path, keep: int) -> None:
     """Removes all checkpoints in a folder but the newest `keep`, of which there is one at least."""
-    paths = list(found(folder).values())
+    paths = list(in_folder(folder).values())
     for path in paths[: -max(1, checks.whole("keep", keep))]:
         path.unlink(missing_ok=True)
 
@@ -93,8 +105,8 @@ def save_params(path: Path, params: Params, state: State) -> None:
 
     The tensors are named by their paths, as in "params/encoder/linear1.weight".
     """
-    both = {"params": params, "state": state}
-    files.write(checks.path("path", path), _safetensors(both, {"sha256": tree.sha256(_named(both))}))
+    tree_ = {"params": params, "state": state}
+    files.write(checks.path("path", path), _safetensors(tree_, {"sha256": tree.sha256(_named_tensors(tree_))}))
 
 
 def load_params(path: Path, params: Params, state: State) -> tuple[Params, State]:
@@ -120,10 +132,10 @@ def has_params(path: Path, params: Path) -> bool:
         return False
 
 
-_HEADER = 2**20  # bytes: names, shapes and metadata of a file take less
+_HEADER_BYTES = 2**20  # names, shapes and metadata of a file take less
 
 
-def _named(tree_: Tree) -> dict[str, torch.Tensor]:
+def _named_tensors(tree_: Tree) -> dict[str, torch.Tensor]:
     """The tree's tensors by path."""
     named = tree.named_leaves(tree_)
     for name, leaf in named.items():
@@ -133,28 +145,29 @@ def _named(tree_: Tree) -> dict[str, torch.Tensor]:
     return named
 
 
-def _check_sha256(path: Path, loaded: Tree, named: Any) -> None:
-    if named != tree.sha256(_named(loaded)):
+def _check_sha256(path: Path, loaded: Tree, expected: Any) -> None:
+    if expected != tree.sha256(_named_tensors(loaded)):
         raise BadData(f"{path} is damaged: its tensors do not have the SHA-256 that it names")
 
 
 def _structure(tree_: Tree) -> Any:
-    """The tree as JSON has it, with a description of each leaf."""
+    """The tree in JSON's types, with a description in place of each leaf."""
     return json.loads(json.dumps(tree.map(lambda t: f"{t.dtype} {list(t.shape)}", tree_)))
 
 
 def _safetensors(tree_: Tree, metadata: dict[str, str]) -> bytes:
-    tensors = {name: leaf.detach().cpu().contiguous() for name, leaf in _named(tree_).items()}
+    """The content of the file that holds a tree."""
+    tensors = {name: leaf.detach().cpu().contiguous() for name, leaf in _named_tensors(tree_).items()}
     return as_safetensors(tensors, metadata=metadata)
 
 
 def _read(path: Path, like: Tree) -> tuple[Tree, dict[str, str]]:
     """The tree in a file and its metadata. Nothing is read before names and sizes are known to be those of `like`."""
-    wanted = _named(like)
+    wanted = _named_tensors(like)
     if not path.is_file():
         raise Missing(f"{path}: no such file")
-    room = sum(leaf.nbytes for leaf in wanted.values()) + _HEADER
-    if path.stat().st_size > room:
+    largest = sum(leaf.nbytes for leaf in wanted.values()) + _HEADER_BYTES
+    if path.stat().st_size > largest:
         raise BadData(f"{path}: holds the parameters of another model, for it is longer than this one's could be")
     stored = {}
     try:

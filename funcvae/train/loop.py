@@ -1,10 +1,10 @@
-"""Training: the loop over epochs, and one of its steps by itself. The step is that of `funcvae.steps`."""
+"""Training: the loop over epochs."""
 
 import math
 from array import array
 from collections.abc import Callable
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,14 +13,29 @@ from torch import Tensor
 from funcvae import compilation, noise, random, tree
 from funcvae._support import checks
 from funcvae.distributed.processes import SINGLE, Processes
-from funcvae.distributed.sharding import Split, by_rows
+from funcvae.distributed.sharding import GradientSettings, Split, by_rows
 from funcvae.errors import BadType, BadValue, NonFinite
 from funcvae.estimators.engine import Estimator
 from funcvae.model import VAE, Observe, as_is, check_data
 from funcvae.optim import Optimizer
-from funcvae.train.settings import Log, Row, Save, Scale, Watch, check_batches, per_example
-from funcvae.train.state import Metrics, TrainState, _visits, check_train_state, run_keys, step_keys
-from funcvae.train.step import checked_estimator, observed, ready
+from funcvae.train.settings import (  # fmt: skip
+    NO_CALLBACKS,
+    Callbacks,
+    Log,
+    Row,
+    Save,
+    Scale,
+    StepSettings,
+    Task,
+    Watch,
+    checked_estimator,
+    checked_task,
+    per_example,
+)
+from funcvae.train.state import Metrics, TrainState, batches_from, check_train_state, run_keys, step_keys
+from funcvae.train.step import run_step, step_inputs
+
+__all__ = ["History", "fit", "fit_task", "test_bound"]
 
 
 class History(NamedTuple):
@@ -119,74 +134,72 @@ def fit(
     Warns:
         machine.Uncompiled: the step is not compiled: there is no compiler, or it cannot compile the model.
     """
-    epochs, batch = checks.whole("epochs", epochs, 1), checks.whole("batch", batch, 1)
-    samples, save_every = checks.whole("samples", samples, 1), checks.whole("save_every", save_every, 0)
-    checks.flag("compile", compile)
-    compilation.check_precision(precision)
-    functions: dict[str, Callable[..., Any]] = {"log": log, "watch": watch, "save": save, "stop": stop}
-    for name, function in functions.items():
-        checks.function(name, function)
-    if history is not None:
-        _check_history(history)
-    check_train_state(ts, model)
-    device = ts.step.device
-    check_data(model, ts.params, ts.state, train, observe, name="train")
-    if test is not None:
-        check_data(model, ts.params, ts.state, test, observe, name="test")
-    train, test = train.to(device), None if test is None else test.to(device)
-
-    estimator, step = ready(
-        model, estimator, opt, ts.state, train, batch=batch, samples=samples, chunk=chunk, shards=shards, split=split,
-        processes=processes, observe=observe, noise=noise, scale=scale, offset=offset, compile=compile, stop=stop,
+    settings = StepSettings(
+        batch=batch, samples=samples, chunk=chunk, shards=shards, split=split, observe=observe, noise=noise,
+        scale=scale, offset=offset, compile=compile, precision=precision,
     )  # fmt: skip
-    check_batches(model, ts.params, ts.state, train, batch, observe, shards=step.rows)
+    task = Task(model, estimator, opt, train, settings, processes)
+    callbacks = Callbacks(log, watch, save, save_every, stop)
+    return fit_task(ts, task, test=test, epochs=epochs, callbacks=callbacks, history=history)
+
+
+def fit_task(
+    ts: TrainState,
+    task: Task,
+    *,
+    test: Tensor | None = None,
+    epochs: int = 1,
+    callbacks: Callbacks = NO_CALLBACKS,
+    history: History | None = None,
+) -> tuple[TrainState, History]:
+    """`fit` of a task."""
+    epochs, record = checks.whole("epochs", epochs, 1), _Record(history)
+    task = checked_task(ts, task)
+    if test is not None:
+        check_data(task.model, ts.params, ts.state, test, task.settings.observe, name="test")
+        test = test.to(task.train.device)
+    run = run_step(task, callbacks.stop)
+    step, watch, save_every = run.step, callbacks.watch, callbacks.save_every
     ts = tree.map(torch.clone, ts)  # from here on the buffers are our own to write in
     compilation.mark_static((ts.params, ts.opt_state))
-    test_key = run_keys(ts.key).test
-    per_epoch = -(-len(train) // batch)
-    made = int(ts.step)
+    batches, test_key = batches_from(ts, len(task.train), task.settings.batch), run_keys(ts.key).test
+    made, per_epoch, stopped = int(ts.step), task.steps_per_epoch, False
     last = (made // per_epoch + epochs) * per_epoch
-    past = History(*np.zeros((4, 0))) if history is None else history
-    metrics = array("d", np.stack(past[:3], axis=1).tobytes())  # [steps, 3], in no more memory than that
-    test_bounds = array("d", past.test_bound.tobytes())
-    bounds = [*past.bound[max(0, len(past.bound) - made % per_epoch) :]]  # of the epoch that was begun
-    visits, stopped = _visits(ts, len(train), batch), False
-    each_step = processes.size == 1 or device.type == "cpu"  # else all would wait for the device to ask
 
     compilation.keep_freed()
-    with compilation.precision(precision):
+    with compilation.precision(task.settings.precision):
         while made < last and not stopped:
-            epoch, i = divmod(made, per_epoch)
-            ends = [_READ_EVERY, per_epoch - i, *([save_every - made % save_every] if save_every else [])]
-            reports: list[Metrics] = []
-            for rows, keys in islice(visits, min(ends)):
-                ts, report = step(ts, keys, rows)
-                reports.append(report)
+            # A burst of steps, whose metrics stay on the device.
+            epoch, reports = made // per_epoch, list[Metrics]()
+            for rows, keys in islice(batches, _burst_length(made, per_epoch, save_every)):
+                ts, metrics = step(ts, keys, rows)
+                reports.append(metrics)
                 watch(made + len(reports), ts)
-                if each_step and (stopped := step.stopped()):
+                if run.polls_each_step and (stopped := run.stop_requested()):
                     break
-            stopped = stopped or (not each_step and step.stopped())
-            read = _read(reports, epoch, made, log)
-            metrics.extend(read.flat)
-            bounds += read[:, 1].tolist()
+            stopped = stopped or (not run.polls_each_step and run.stop_requested())
+
+            # The metrics as numbers, logged and kept.
+            record.add(_read_and_log(reports, epoch, made, callbacks.log))
             made += len(reports)
+
+            # The end of an epoch, and saving, if this is the time.
+            epoch_ended = made % per_epoch == 0
             saving = stopped or made == last or (save_every and made % save_every == 0)
-            summary: Row = {"epoch": epoch, "step": made}
-            if saving or made % per_epoch == 0:
-                _check_finite("the parameters' norm", float(tree.norm(ts.params)), summary)
-            if made % per_epoch == 0:
-                summary["bound"], bounds = float(np.mean(bounds)), []
+            row: Row = {"epoch": epoch, "step": made}
+            if saving or epoch_ended:
+                _check_finite("the parameters' norm", float(tree.norm(ts.params)), row)
+            if epoch_ended:
+                row["bound"] = record.mean_bound(per_epoch)
                 if test is not None:
-                    summary["test_bound"] = _test_bound(
-                        model, estimator, ts, test, test_key, batch, samples, observe, noise, processes
-                    )
-                    _check_finite("test_bound", summary["test_bound"], summary)
-                    test_bounds.append(summary["test_bound"])
-                log(summary)
+                    batch = task.settings.batch
+                    row["test_bound"] = _test_bound(ts, test, test_key, run.evaluation, batch, task.processes)
+                    _check_finite("test_bound", row["test_bound"], row)
+                    record.test_bounds.append(row["test_bound"])
+                callbacks.log(row)
             if saving:
-                save(ts)
-    loss, bound, grad_norm = np.array(metrics).reshape(-1, 3).T
-    return ts, History(loss, bound, grad_norm, np.array(test_bounds))
+                callbacks.save(ts)
+    return ts, record.history()
 
 
 def test_bound(
@@ -202,30 +215,51 @@ def test_bound(
     noise: noise.Noise = noise.iid,
 ) -> float:
     """The estimator's target bound, mean over `test`, in nats per example. One key, one noise, one number."""
-    batch, samples = checks.whole("batch", batch, 1), checks.whole("samples", samples, 1)
+    settings = StepSettings(batch=batch, samples=samples, observe=observe, noise=noise)
     check_train_state(ts, model)
     checked_estimator(estimator).claims_under(noise)
     check_data(model, ts.params, ts.state, test, observe, name="test")
     random.checked(key)
-    return _test_bound(model, estimator, ts, test, key, batch, samples, observe, noise, SINGLE)
+    gradient = GradientSettings(model, estimator, settings.samples, settings.samples, observe, noise)
+    return _test_bound(ts, test, key, gradient, settings.batch, SINGLE)
 
 
 @torch.no_grad()
 def _test_bound(
-    model: VAE, estimator: Estimator, ts: TrainState, test: Tensor, key: random.Key, batch: int, samples: int,
-    observe: Observe, noise: noise.Noise, processes: Processes,
-) -> float:  # fmt: skip
+    ts: TrainState, test: Tensor, key: random.Key, gradient: GradientSettings, batch: int, processes: Processes
+) -> float:
     """The sum over batches in their order, each process's own computed there."""
-    chunks = test.split(batch)
-    own = processes.share_of(len(chunks))
+    model, estimator, batches = gradient.model, gradient.estimator, test.split(batch)
+    own = processes.share_of(len(batches))
     sums = torch.zeros(len(own), dtype=torch.float64, device=test.device)
     for i, keys in enumerate(step_keys(key, torch.tensor(own, dtype=torch.int64, device=test.device))):
-        x, eps = observed(keys, chunks[own[i]], model, samples, observe, noise)
+        x, eps = step_inputs(keys, batches[own[i]], gradient)
         sums[i] = estimator.bound(model, ts.params, ts.state, x, eps).sum()
     return sum(processes.all_gather_rows(sums).tolist()) / len(test)
 
 
-_READ_EVERY = 50  # steps; each reading waits for the device
+class _Record:
+    """The numbers of a `History` as they come, in arrays, so that a long run takes little memory."""
+
+    def __init__(self, past: History | None) -> None:
+        if past is None:
+            past = History(*np.zeros((4, 0)))
+        _check_history(past)
+        self.metrics = array("d", np.stack(past[:3], axis=1).astype(float).tobytes())  # [steps, 3]
+        self.test_bounds = array("d", past.test_bound.astype(float).tobytes())
+
+    def add(self, metrics: np.ndarray) -> None:
+        """Adds the metrics [steps, 3] of some steps."""
+        self.metrics.extend(metrics.flat)
+
+    def mean_bound(self, steps: int) -> float:
+        """The mean training bound of the last steps, or of as many as there are."""
+        return float(np.mean(self.metrics[-3 * steps :][1::3]))
+
+    def history(self) -> History:
+        """All of it."""
+        loss, bound, grad_norm = np.array(self.metrics).reshape(-1, 3).T
+        return History(loss, bound, grad_norm, np.array(self.test_bounds))
 
 
 def _check_history(history: History) -> None:
@@ -235,7 +269,13 @@ def _check_history(history: History) -> None:
         raise BadValue("history has not a number of each kind for every step, as fit returns it")
 
 
-def _read(reports: list[Metrics], epoch: int, first_step: int, log: Log) -> np.ndarray:
+def _burst_length(made: int, per_epoch: int, save_every: int) -> int:
+    """The number of steps up to the next read-back: at the end of the epoch, before saving, or after some steps."""
+    ends = [_READ_EVERY, per_epoch - made % per_epoch]
+    return min([*ends, save_every - made % save_every] if save_every else ends)
+
+
+def _read_and_log(reports: list[Metrics], epoch: int, first_step: int, log: Log) -> np.ndarray:
     """The reports as numbers [steps, 3], by one transfer, logged up to the first that is not finite."""
     read = torch.stack([number for report in reports for number in report]).view(-1, len(Metrics._fields)).tolist()
     for step, values in enumerate(read, first_step):
@@ -254,3 +294,6 @@ def _check_finite(name: str, value: float, row: Row) -> None:
         error = NonFinite(f"{name} became {value} {at} step {step} (epoch {row['epoch']}): {cause}")
         error.step = step
         raise error
+
+
+_READ_EVERY = 50  # steps; each read-back waits for the device

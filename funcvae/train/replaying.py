@@ -12,12 +12,14 @@ from funcvae.distributed.processes import SINGLE
 from funcvae.distributed.sharding import Split, by_rows
 from funcvae.errors import BadValue
 from funcvae.estimators.engine import Estimator
-from funcvae.model import VAE, Observe, as_is, check_data
+from funcvae.model import VAE, Observe, as_is
 from funcvae.modules import Params
 from funcvae.optim import Optimizer
-from funcvae.train.settings import Scale, per_example
-from funcvae.train.state import Metrics, TrainState, _visits, check_train_state
-from funcvae.train.step import ready
+from funcvae.train.settings import Scale, StepSettings, Task, checked_task, per_example
+from funcvae.train.state import Metrics, TrainState, batches_from
+from funcvae.train.step import run_step, step_details
+
+__all__ = ["Replay", "replay", "replay_task"]
 
 
 class Replay(NamedTuple):
@@ -69,23 +71,26 @@ def replay(
     Raises:
         BadValue: `ts` has come past that step; and what `fit` raises of its arguments.
     """
-    batch = checks.whole("batch", batch, 1)
-    compilation.check_precision(precision)
-    check_train_state(ts, model)
-    check_data(model, ts.params, ts.state, train, observe, name="train")
-    made = int(ts.step)
-    if checks.whole("step", step) < made:
-        raise BadValue(f"step {step} cannot be replayed from a TrainState that has made {made}: give an earlier one")
-    ts, train = tree.map(torch.clone, ts), train.to(ts.step.device)
-    _, run = ready(
-        model, estimator, opt, ts.state, train, batch=batch, samples=samples, chunk=chunk, shards=shards, split=split,
-        processes=SINGLE, observe=observe, noise=noise, scale=scale, offset=offset, compile=compile, stop=lambda: False,
+    settings = StepSettings(
+        batch=batch, samples=samples, chunk=chunk, shards=shards, split=split, observe=observe, noise=noise,
+        scale=scale, offset=offset, compile=compile, precision=precision,
     )  # fmt: skip
-    visits = _visits(ts, len(train), batch)
-    with torch.no_grad(), compilation.precision(precision):
-        for rows, keys in islice(visits, step - made):
-            ts, _ = run(ts, keys, rows)
-        rows, keys = next(visits)
-        x, eps, out = run.seen(ts, keys, rows)
-        after, metrics = run(tree.map(torch.clone, ts), keys, rows)
+    return replay_task(ts, step, Task(model, estimator, opt, train, settings))
+
+
+def replay_task(ts: TrainState, step: int, task: Task) -> Replay:
+    """`replay` of a task, in this process alone."""
+    task = checked_task(ts, task._replace(processes=SINGLE))
+    made, step = int(ts.step), checks.whole("step", step)
+    if step < made:
+        raise BadValue(f"step {step} cannot be replayed from a TrainState that has made {made}: give an earlier one")
+    ts = tree.map(torch.clone, ts)
+    run = run_step(task, lambda: False)
+    batches = batches_from(ts, len(task.train), task.settings.batch)
+    with torch.no_grad(), compilation.precision(task.settings.precision):
+        for rows, keys in islice(batches, step - made):
+            ts, _ = run.step(ts, keys, rows)
+        rows, keys = next(batches)
+        x, eps, out = step_details(task, ts, keys, rows)
+        after, metrics = run.step(tree.map(torch.clone, ts), keys, rows)
     return Replay(ts, rows, x, eps, out.log_w, out.bound, out.grads, metrics, after)

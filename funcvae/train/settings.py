@@ -1,20 +1,76 @@
-"""The settings of a training run, as values."""
+"""The settings of training as values: what a step is made of, what is called along the way, and what is trained."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from funcvae import random, tree
+from funcvae import compilation, random, tree
 from funcvae._support import checks
-from funcvae.distributed.processes import Processes, cut
-from funcvae.distributed.sharding import Split, by_samples
+from funcvae.distributed.processes import SINGLE, Processes, split_evenly
+from funcvae.distributed.sharding import Split, by_rows, by_samples
 from funcvae.errors import BadData, BadType, BadValue
-from funcvae.model import _CHECK_SEED, VAE, Observe, as_is, check_trained
+from funcvae.estimators.engine import Estimator, check_estimator
+from funcvae.model import _CHECK_SEED, VAE, Observe, as_is, check_data, check_trained
 from funcvae.modules import Params, State
-from funcvae.train.state import TrainState
+from funcvae.noise import Noise, iid
+from funcvae.optim import Optimizer, check_optimizer
+from funcvae.train.state import TrainState, check_train_state
 
-Scale = Callable[[int], float]
+__all__ = [
+    "NO_CALLBACKS",
+    "Callbacks",
+    "Log",
+    "Row",
+    "Save",
+    "Scale",
+    "StepSettings",
+    "Task",
+    "Watch",
+    "check_batches",
+    "check_shards",
+    "check_task",
+    "checked_estimator",
+    "checked_task",
+    "per_example",
+    "summed",
+]
+
+Row = dict[str, Any]
+"""What is logged: numbers by name, with the `step` and the `epoch` that they belong to."""
+
+
+class Log(Protocol):
+    """Takes every row that a run logs."""
+
+    def __call__(self, row: Row, /) -> object:
+        """Takes one row."""
+        ...
+
+
+class Watch(Protocol):
+    """Looks at the parameters after every step."""
+
+    def __call__(self, step: int, ts: TrainState, /) -> object:
+        """Takes the number of steps made and the new TrainState, whose buffers the next step writes over."""
+        ...
+
+
+class Save(Protocol):
+    """Saves a TrainState."""
+
+    def __call__(self, ts: TrainState, /) -> object:
+        """Saves it."""
+        ...
+
+
+class Scale(Protocol):
+    """The factor of a step's loss and gradient, from the size of its batch."""
+
+    def __call__(self, batch: int, /) -> float:
+        """The factor."""
+        ...
 
 
 def per_example(batch: int) -> float:
@@ -27,63 +83,169 @@ def summed(batch: int) -> float:
     return float(batch)
 
 
-def check_shards(
-    batch: int, samples: int, shards: int | None, split: Split, processes: Processes, state: State | None = None
-) -> int:
-    """Into how many pieces the rows of a batch are cut.
+@dataclass(frozen=True)
+class StepSettings:
+    """What a training step is made of. `fit` says what each means.
 
     Raises:
-        BadValue: there are more shards than rows, or samples, to cut; more processes than shards; or no shards are
-            named, though the model has running statistics, which hang on them.
+        BadValue: batch, samples, chunk or shards below one; an unknown precision.
+        BadType: a number or a function is something else.
     """
+
+    batch: int = 128
+    samples: int = 1
+    chunk: int | None = None
+    shards: int | None = None
+    split: Split = by_rows
+    observe: Observe = as_is
+    noise: Noise = iid
+    scale: Scale = per_example
+    offset: float = 0.0
+    compile: bool = True
+    precision: str = "highest"
+
+    def __post_init__(self) -> None:
+        numbers = {
+            "batch": checks.whole("batch", self.batch, 1),
+            "samples": checks.whole("samples", self.samples, 1),
+            "chunk": None if self.chunk is None else checks.whole("chunk", self.chunk, 1),
+            "shards": None if self.shards is None else checks.whole("shards", self.shards, 1),
+            "offset": checks.number("offset", self.offset),
+        }
+        for name, number in numbers.items():
+            object.__setattr__(self, name, number)  # Python's own type, also where numpy's was given
+        checks.function("split", self.split, "one, such as distributed.by_rows")
+        checks.function("observe", self.observe)
+        checks.function("noise", self.noise, "a scheme, such as noise.iid")
+        checks.function("scale", self.scale)
+        checks.flag("compile", self.compile)
+        compilation.check_precision(self.precision)
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """What a run calls along the way. `fit` says when.
+
+    Raises:
+        BadValue: save_every is below zero.
+        BadType: one of the others is no function.
+    """
+
+    log: Log = lambda row: None
+    watch: Watch = lambda step, ts: None
+    save: Save = lambda ts: None
+    save_every: int = 0
+    stop: Callable[[], bool] = lambda: False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "save_every", checks.whole("save_every", self.save_every, 0))
+        for name in ("log", "watch", "save", "stop"):
+            checks.function(name, getattr(self, name))
+
+
+NO_CALLBACKS = Callbacks()
+
+
+class Task(NamedTuple):
+    """What is trained, on which data, and how."""
+
+    model: VAE
+    estimator: Estimator
+    opt: Optimizer
+    train: Tensor
+    """The training data [n, ...]."""
+    settings: StepSettings = StepSettings()
+    processes: Processes = SINGLE
+    """Those that share the work."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The last short batch included."""
+        return -(-len(self.train) // self.settings.batch)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether a step is computed in shards."""
+        return self.settings.shards is not None or self.processes.size > 1
+
+    @property
+    def shards(self) -> int:
+        """The number of shards of a step: one for each process unless it is given."""
+        return self.processes.size if self.settings.shards is None else self.settings.shards
+
+
+def checked_task(ts: TrainState, task: Task) -> Task:
+    """The task with its data on the device of `ts`: raises unless it can be trained from there.
+
+    Raises:
+        BadValue: see `check_shards`; or the estimator needs independent samples, and the noise scheme's are not.
+        BadData: see `check_batches`; or the model cannot take the data.
+    """
+    check_train_state(ts, task.model)
+    check_data(task.model, ts.params, ts.state, task.train, task.settings.observe, name="train")
+    task = task._replace(train=task.train.to(ts.step.device))
+    check_task(task, ts.params, ts.state)
+    return task
+
+
+def check_task(task: Task, params: Params, state: State) -> None:
+    """What `checked_task` does for a valid TrainState, with valid data on its device."""
+    check_optimizer(task.opt)
+    checked_estimator(task.estimator).claims_under(task.settings.noise)
+    check_shards(task, state)
+    check_batches(task, params, state)
+
+
+def checked_estimator(estimator: Estimator) -> Estimator:
+    """The estimator itself, if it is an Estimator: raises BadType where it is not."""
+    check_estimator("estimator", estimator)
+    if not isinstance(estimator, Estimator):
+        raise BadType(f"estimator is {checks.shown(estimator)}: it must be an Estimator, such as estimators.iwae()")
+    return estimator
+
+
+def check_shards(task: Task, state: State) -> None:
+    """Raises unless a step can be split into its shards.
+
+    Raises:
+        BadValue: there are more shards than rows, or samples, to split; more processes than shards; or no shards are
+            named, though the model has running statistics, which depend on them.
+    """
+    settings, processes = task.settings, task.processes
     if not isinstance(processes, Processes):
         raise BadType(
             f"processes is {checks.shown(processes)}: it must be SINGLE, or come from distributed.process_group()"
         )
-    checks.function("split", split, "one, such as shards.by_rows")
-    count = processes.size if shards is None else checks.whole("shards", shards, 1)
-    whole, what = (samples, "samples") if split is by_samples else (batch, "rows in a batch")
-    if whole < count:
-        each = "each process needs" if shards is None else f"--shards is {count}, and each needs"
-        raise BadValue(f"{each} one of the {what} at least, and there are {whole}: use at most {whole}")
-    if processes.size > count:
+    length, items = min(settings.batch, len(task.train)), "rows in a batch"
+    if settings.split is by_samples:
+        length, items = settings.samples, "samples"
+    if length < task.shards:
+        each = "each process needs" if settings.shards is None else f"--shards is {task.shards}, and each needs"
+        raise BadValue(f"{each} one of the {items} at least, and there are {length}: use at most {length}")
+    if processes.size > task.shards:
+        plural = "s" * (task.shards != 1)
         raise BadValue(
-            f"there are {processes.size} processes for {count} shard{'s' * (count != 1)}: use at most {count}"
+            f"there are {processes.size} processes for {task.shards} shard{plural}: use at most {task.shards}"
         )
-    if shards is None and processes.size > 1 and tree.leaves(state or {}):
+    if settings.shards is None and processes.size > 1 and tree.leaves(state):
         raise BadValue(
             "the model has running statistics, as of BatchNorm, which are taken for each shard: say by --shards how "
             "many, lest they hang on the number of processes"
         )
-    return 1 if split is by_samples else count
 
 
-Row = dict[str, Any]
-
-
-Log = Callable[[Row], None]
-
-
-Watch = Callable[[int, TrainState], None]
-
-
-Save = Callable[[TrainState], None]
-
-
-def check_batches(
-    model: VAE, params: Params, state: State, train: Tensor, batch: int, observe: Observe = as_is, *, shards: int = 1
-) -> None:
+def check_batches(task: Task, params: Params, state: State) -> None:
     """Raises BadData where a batch, or a shard of it, has one item and the model, as with BatchNorm, needs more."""
-    check_trained(model, params, state)
-    n, batch = len(checks.tensor("train", train, "n ...")), checks.whole("batch", batch, 1)
+    check_trained(task.model, params, state)
+    n, batch = len(checks.tensor("train", task.train, "n ...")), task.settings.batch
+    shards = 1 if task.settings.split is by_samples else task.shards
     sizes = {size for size in (min(n, batch), n % batch) if size}
-    shards = checks.whole("shards", shards, 1)
-    if all(len(piece) != 1 for size in sizes for piece in cut(size, shards)):
+    if all(len(piece) != 1 for size in sizes for piece in split_evenly(size, shards)):
         return
     try:
-        x = observe(random.key(_CHECK_SEED, device=train.device), train[:1])
-        q, _ = model.encode(params, state, x, True)
-        model.decode(params, state, q.loc, True)
+        x = task.settings.observe(random.key(_CHECK_SEED, device=task.train.device), task.train[:1])
+        q, _ = task.model.encode(params, state, x, True)
+        task.model.decode(params, state, q.loc, True)
     except ValueError as error:
         size = f"{n} items in batches of {batch}" + (f", cut into {shards} shards," if shards > 1 else "")
         size += " leave one of a single item"

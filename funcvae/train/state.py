@@ -1,4 +1,9 @@
-"""What a run carries from step to step, and the keys and batches that follow from it."""
+"""What a run carries from step to step, and the keys and batches that follow from it.
+
+The key of a `TrainState` is split into four, the `RunKeys`. Epoch e visits the data in the order
+`permutation(fold_in(order_key, e), n)`; step s uses `noise_key, observe_key = split(fold_in(step_key, s))`. So a
+`TrainState` holds all that the rest of the run depends on, and any step can be replayed alone.
+"""
 
 from collections.abc import Iterator
 from itertools import count, islice
@@ -13,6 +18,18 @@ from funcvae.errors import BadType, BadValue
 from funcvae.model import VAE, check_model, check_trained
 from funcvae.modules import Params, State
 from funcvae.optim import Optimizer, check_optimizer
+
+__all__ = [
+    "Metrics",
+    "RunKeys",
+    "TrainState",
+    "batches",
+    "batches_from",
+    "check_train_state",
+    "init",
+    "run_keys",
+    "step_keys",
+]
 
 
 class TrainState(NamedTuple):
@@ -61,7 +78,7 @@ def step_keys(step_key: random.Key, steps: Tensor) -> Tensor:
 
 
 def batches(key: random.Key, n: int, batch: int, epoch: int) -> tuple[tuple[Tensor, ...], Tensor]:
-    """What an epoch of a run with this key visits: the rows of each batch, and each step's keys [S, 2, 2]."""
+    """The batches of an epoch in a run with this key: the rows of each, and each step's keys [S, 2, 2]."""
     n, batch, epoch = (
         checks.whole("n", n, 1),
         checks.whole("batch", batch, 1),
@@ -73,13 +90,21 @@ def batches(key: random.Key, n: int, batch: int, epoch: int) -> tuple[tuple[Tens
     return rows, step_keys(keys.step, steps)
 
 
+def batches_from(ts: TrainState, n: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The rows and the keys of every step from the TrainState's next one on, without end."""
+    first, made = divmod(int(ts.step), -(-n // batch))
+    for epoch in count(first):
+        yield from islice(zip(*batches(ts.key, n, batch, epoch), strict=True), made, None)
+        made = 0
+
+
 def check_train_state(ts: TrainState, model: VAE | None = None) -> None:
     """Raises unless this is a TrainState; with a model, one of it, whose values are there."""
     if not isinstance(ts, TrainState):
         raise BadType(f"ts is {checks.shown(ts)}: it must be a TrainState, as train.init makes it")
     if checks.tensor("ts.step", ts.step, floating=False).ndim or ts.step.dtype != torch.int64:
         raise BadValue(f"ts.step is {checks.shown(ts.step)}: it must be an int64 tensor of no dimensions")
-    if model is not None:  # out here, not in a step
+    if model is not None:  # not in a step
         check_trained(model, ts.params, ts.state)
         tree.checked(ts.opt_state, "ts.opt_state")
         random.checked(ts.key)
@@ -94,11 +119,3 @@ def init(model: VAE, opt: Optimizer, key: random.Key) -> TrainState:
     init_key, run_key = random.split(key)
     params, state = model.init(init_key)
     return TrainState(torch.zeros((), dtype=torch.int64, device=key.device), run_key, params, state, opt.init(params))
-
-
-def _visits(ts: TrainState, n: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The rows and the keys of every step from where the TrainState stands, without end."""
-    first, made = divmod(int(ts.step), -(-n // batch))
-    for epoch in count(first):
-        yield from islice(zip(*batches(ts.key, n, batch, epoch), strict=True), made, None)
-        made = 0

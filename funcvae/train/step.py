@@ -1,14 +1,8 @@
-"""One training step: its keys, and the step itself, pure and plain or in shards.
-
-A run's four keys are `RunKeys(*split(ts.key, 4))`. Epoch e visits the data in the order
-`permutation(fold_in(order_key, e), n)`; step s uses `noise_key, observe_key = split(fold_in(step_key, s))`. So a
-`TrainState` holds all that the rest of the run depends on, and any step can be replayed alone. (The pictures of a run
-use the fourth key of the same split.)
-"""
+"""One training step as a pure function, and the step that a run makes: compiled, in chunks or in shards."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,24 +10,45 @@ from torch import Tensor
 from funcvae import compilation, noise, tree
 from funcvae._support import checks
 from funcvae.compilation import Wrap, unchanged
-from funcvae.distributed.processes import Processes, cut
-from funcvae.distributed.sharding import Seen, Split, add_up, unpack
+from funcvae.distributed.sharding import (  # fmt: skip
+    Batch,
+    GradientSettings,
+    StepDetails,
+    nonempty_pieces,
+    sum_shares,
+    unpack,
+)
 from funcvae.errors import BadType, BadValue
 from funcvae.estimators.chunks import in_chunks
-from funcvae.estimators.engine import Estimator, check_estimator
+from funcvae.estimators.engine import Estimator
 from funcvae.model import VAE, Observe, as_is, check_model
 from funcvae.modules import Params, State
-from funcvae.optim import Optimizer, check_optimizer
-from funcvae.train.settings import Scale, check_shards, per_example
+from funcvae.train.settings import Scale, StepSettings, Task, checked_estimator, per_example
 from funcvae.train.state import Metrics, TrainState, check_train_state
 
-Step = Callable[[TrainState, Tensor, Tensor], tuple[TrainState, Metrics]]
+__all__ = ["RunStep", "Step", "Update", "make_step", "run_step", "step_details", "step_inputs"]
+
+
+class Step(Protocol):
+    """A training step."""
+
+    def __call__(self, ts: TrainState, keys: Tensor, x: Tensor, /) -> tuple[TrainState, Metrics]:
+        """One step on a batch x [B, ...]; `keys` [2, 2] are its noise key and its observe key, as of `step_keys`."""
+        ...
+
+
+class Update(Protocol):
+    """An optimizer's update."""
+
+    def __call__(self, grads: Params, opt_state: Any, params: Params, /) -> tuple[Params, Any]:
+        """The new parameters and optimizer state; `grads` point uphill in the loss."""
+        ...
 
 
 def make_step(
     model: VAE,
     estimator: Estimator,
-    update: Callable[..., tuple[Params, Any]],
+    update: Update,
     *,
     samples: int = 1,
     observe: Observe = as_is,
@@ -59,169 +74,141 @@ def make_step(
     Raises:
         BadValue: the estimator leans on independent samples, and the noise scheme's are not.
     """
+    settings = StepSettings(samples=samples, observe=observe, noise=noise, scale=scale, offset=offset)
+    check_model(model)
+    checked_estimator(estimator).claims_under(noise)
+    checks.function("update", update)
+    gradient = GradientSettings(model, estimator, settings.samples, settings.samples, observe, noise)
+    return _step(gradient, update, settings)
 
-    samples, offset = _check_settings(model, estimator, update, samples, observe, noise, scale, offset)
+
+def _step(gradient: GradientSettings, update: Update, settings: StepSettings) -> Step:
+    """The step of `make_step`."""
+    model, estimator, scale, offset = gradient.model, gradient.estimator, settings.scale, settings.offset
 
     def step(ts: TrainState, keys: Tensor, x: Tensor) -> tuple[TrainState, Metrics]:
         check_train_state(ts)
-        x, eps = observed(keys, x, model, samples, observe, noise)
+        x, eps = step_inputs(keys, x, gradient)
         out = estimator(model, ts.params, ts.state, x, eps, train=True)
-        return _descended(ts, update, out.grads, out.bound.mean(), out.state, scale(len(x)), offset)
+        return _descended(ts, update, (out.grads, out.bound.mean(), out.state), scale(len(x)), offset)
 
     return step
 
 
-def _check_settings(
-    model: VAE, estimator: Estimator, update: Callable[..., Any], samples: int, observe: Observe, noise: noise.Noise,
-    scale: Scale, offset: float,
-) -> tuple[int, float]:  # fmt: skip
-    """Raises what `make_step` says that it raises; returns the numbers."""
-    check_model(model)
-    checked_estimator(estimator).claims_under(noise)
-    samples, offset = checks.whole("samples", samples, 1), checks.number("offset", offset)
-    functions: dict[str, Callable[..., Any]] = {"update": update, "observe": observe, "scale": scale}
-    for name, function in functions.items():
-        checks.function(name, function)
-    return samples, offset
-
-
-def _descended(
-    ts: TrainState, update: Callable[..., tuple[Params, Any]], grads: Params, bound: Tensor, state: State,
-    scale: float, offset: float,
-) -> tuple[TrainState, Metrics]:  # fmt: skip
-    """The TrainState after a step along the gradient of a batch's mean loss."""
-    c = _number("what scale returned", scale)
-    grads = grads if c == 1 else tree.map(lambda g: c * g, grads)
-    params, opt_state = _two(update(grads, ts.opt_state, ts.params))
-    new = TrainState(ts.step + 1, ts.key, params, state, opt_state)
-    return new, Metrics(c * (-bound - offset), bound, tree.norm(grads))
-
-
-class RunStep(NamedTuple):
-    """The step that a run makes, in buffers of its own."""
-
-    call: Callable[[TrainState, Tensor, Tensor], tuple[TrainState, Metrics]]
-    """(ts, keys, rows of the training data) -> (ts, Metrics)."""
-    seen: Callable[[TrainState, Tensor, Tensor], Seen]
-    """What that step sees, and the estimate, outside the compiler."""
-    stopped: Callable[[], bool]
-    """Whether a process asked to stop, by the last step."""
-    rows: int
-    """Into how many shards a batch's rows are cut."""
-
-    def __call__(self, ts: TrainState, keys: Tensor, rows: Tensor) -> tuple[TrainState, Metrics]:
-        """The step."""
-        return self.call(ts, keys, rows)
-
-
-def ready(
-    model: VAE, estimator: Estimator, opt: Optimizer, state: State, train: Tensor, *, batch: int, samples: int,
-    chunk: int | None, shards: int | None, split: Split, processes: Processes, observe: Observe, noise: noise.Noise,
-    scale: Scale, offset: float, compile: bool, stop: Callable[[], bool],
-) -> tuple[Estimator, RunStep]:  # fmt: skip
-    """The estimator, in chunks if there are more samples than decoded at once, and the step that a run makes."""
-    wrap: Wrap = partial(compilation.compiled, device=train.device) if compile else unchanged
-    samples = checks.whole("samples", samples, 1)
-    check_optimizer(opt)
-    checked_estimator(estimator)
-    cut_rows = check_shards(min(batch, len(train)), samples, shards, split, processes, state)
-    at_once = _at_once(chunk, train, batch)
-    update, several = opt.update_ or opt.update, samples > at_once
-    plain, chunked = (in_chunks(estimator, at_once, how) if several else estimator for how in (unchanged, wrap))
-    settings = {"samples": samples, "observe": observe, "noise": noise, "scale": scale, "offset": offset}
-    if shards is None and processes.size == 1:
-        if several:  # a loop, which the compiler would unroll: it gets the parts
-            settings["noise"], update = wrap(noise), wrap(update)
-        step = make_step(model, chunked, update, **settings)  # type: ignore[arg-type]
-        # The estimators differentiate by themselves: nothing out here needs a graph.
-        step = torch.no_grad()(step if several else wrap(step))
-
-        def seen(ts: TrainState, keys: Tensor, rows: Tensor) -> Seen:
-            x, eps = observed(keys, train.index_select(0, rows), model, samples, observe, noise)
-            return Seen(x, eps, plain(model, ts.params, ts.state, x, eps, train=True))
-
-        return chunked, RunStep(
-            lambda ts, keys, rows: step(ts, keys, train.index_select(0, rows)), seen, stop, cut_rows
-        )
-    _check_settings(model, estimator, update, **settings)  # type: ignore[arg-type]
-    sharded = _sharded(
-        model, estimator, update, train, cut_rows, samples=samples, chunk=at_once, shards=shards, split=split,
-        processes=processes, observe=observe, noise=noise, scale=scale, offset=offset, wrap=wrap, stop=stop,
-    )  # fmt: skip
-    return chunked, sharded
-
-
-def _sharded(
-    model: VAE, estimator: Estimator, update: Callable[..., Any], train: Tensor, cut_rows: int, *, samples: int,
-    chunk: int, shards: int | None, split: Split, processes: Processes, observe: Observe, noise: noise.Noise,
-    scale: Scale, offset: float, wrap: Wrap, stop: Callable[[], bool],
-) -> RunStep:  # fmt: skip
-    """The step in shards, by one process or several."""
-    count = processes.size if shards is None else shards
-    kind = {"samples": samples, "chunk": chunk, "observe": observe, "noise": noise}
-    work, plain = (split(model, estimator, **kind, wrap=how) for how in (wrap, unchanged))
-    asked = [torch.zeros((), device=train.device)]
-
-    def pieces_of(rows: Tensor) -> list[range]:
-        return [piece for piece in cut(work.size(len(rows)), count) if len(piece)]  # fewer in a short last batch
-
-    def descend(ts: TrainState, flat: Tensor, c: float) -> tuple[TrainState, Metrics]:
-        grads, bound, state = unpack(flat, ts.params, ts.state)
-        return _descended(ts, update, grads, bound, state, c, offset)
-
-    descend = wrap(descend)
-
-    @torch.no_grad()
-    def step(ts: TrainState, keys: Tensor, rows: Tensor) -> tuple[TrainState, Metrics]:
-        pieces = pieces_of(rows)
-        leaf = work.shares(ts.params, ts.state, keys, train, rows, pieces, processes)
-        wish = processes.size > 1 and bool(stop())
-        flat = add_up(pieces, leaf, processes, wish, (ts.params, ts.state), ordered=shards is not None)
-        asked[0] += flat[-1]
-        return descend(ts, flat, scale(len(rows)))
-
-    def seen(ts: TrainState, keys: Tensor, rows: Tensor) -> Seen:
-        return plain.whole(ts.params, ts.state, keys, train, rows, pieces_of(rows))
-
-    return RunStep(step, seen, stop if processes.size == 1 else lambda: bool(asked[0] > 0), cut_rows)
-
-
-def _at_once(chunk: int | None, train: Tensor, batch: int) -> int:
-    """How many samples to decode at a time."""
-    if chunk is not None:
-        return checks.whole("chunk", chunk, 1)
-    return max(1, _DECODED_AT_ONCE // max(1, batch * train[0].numel()))
-
-
-def observed(
-    keys: Tensor, x: Tensor, model: VAE, samples: int, observe: Observe, noise: noise.Noise
-) -> tuple[Tensor, Tensor]:
+def step_inputs(keys: Tensor, x: Tensor, gradient: GradientSettings) -> tuple[Tensor, Tensor]:
     """What a model sees of x [B, ...], and the noise [N, B, Z] for it, by a step's two keys."""
     if checks.tensor("keys", keys).shape != (2, 2):
         raise BadValue(
             f"keys has shape {list(keys.shape)}: it must be [2, 2], a key of the noise and one to observe with"
         )
     noise_key, observe_key = keys
-    x = checks.tensor("what observe returned", observe(observe_key, checks.tensor("x", x, "B ...")), "B ...")
-    return x, noise(noise_key, samples, (len(x), model.latent), dtype=x.dtype)
+    x = gradient.observe(observe_key, checks.tensor("x", x, "B ..."))
+    checks.tensor("what observe returned", x, "B ...")
+    return x, gradient.noise(noise_key, gradient.samples, (len(x), gradient.model.latent), dtype=x.dtype)
 
 
-def checked_estimator(estimator: Estimator) -> Estimator:
-    """The estimator itself, if it is an Estimator: raises BadType where it is not."""
-    check_estimator("estimator", estimator)
-    if not isinstance(estimator, Estimator):
-        raise BadType(f"estimator is {checks.shown(estimator)}: it must be an Estimator, such as estimators.iwae()")
-    return estimator
+def _descended(
+    ts: TrainState, update: Update, gradient: tuple[Params, Tensor, State], scale: float, offset: float
+) -> tuple[TrainState, Metrics]:
+    """The TrainState after a step, from the gradient of a batch's mean loss, the mean bound and the new state."""
+    grads, bound, state = gradient
+    c = scale if isinstance(scale, Tensor) and not scale.ndim else checks.number("what scale returned", scale)
+    grads = grads if c == 1 else tree.map(lambda g: c * g, grads)
+    params, opt_state = _pair(update(grads, ts.opt_state, ts.params))
+    new = TrainState(ts.step + 1, ts.key, params, state, opt_state)
+    return new, Metrics(c * (-bound - offset), bound, tree.norm(grads))
 
 
-def _number(name: str, value: float) -> float:
-    return value if isinstance(value, Tensor) and not value.ndim else checks.number(name, value)
-
-
-def _two(updated: tuple[Params, Any]) -> tuple[Params, Any]:
+def _pair(updated: tuple[Params, Any]) -> tuple[Params, Any]:
     if not (isinstance(updated, tuple | list) and len(updated) == 2):
         raise BadType(f"update returned {checks.shown(updated)}: it must be the new parameters and optimizer state")
     return updated[0], updated[1]
+
+
+class RunStep(NamedTuple):
+    """The step that a run makes."""
+
+    step: Callable[[TrainState, Tensor, Tensor], tuple[TrainState, Metrics]]
+    """(ts, keys, rows of the training data) -> (ts, Metrics). It uses up the TrainState it is given."""
+    evaluation: GradientSettings
+    """With the estimator in chunks, where there are more samples than are decoded at once."""
+    stop_requested: Callable[[], bool]
+    """Whether any process has requested a stop, by the last step."""
+    polls_each_step: bool
+    """Whether to ask that after every step: for several processes on a GPU, each answer waits for the device."""
+
+
+def run_step(task: Task, stop: Callable[[], bool]) -> RunStep:
+    """The step of a checked task whose data are on the device of the TrainState."""
+    settings, train = task.settings, task.train
+    wrap: Wrap = partial(compilation.compiled, device=train.device) if settings.compile else unchanged
+    gradient, update = _gradient_settings(task), task.opt.update_ or task.opt.update
+    evaluation = _chunked(gradient, wrap)
+    polls_each_step = task.processes.size == 1 or train.device.type == "cpu"
+    if task.is_sharded:
+        sharded, stop_requested = _sharded_step(task, gradient, update, wrap, stop)
+        return RunStep(sharded, evaluation, stop_requested, polls_each_step)
+    # The estimators differentiate by themselves: nothing out here needs a graph.
+    if evaluation is gradient:
+        step = torch.no_grad()(wrap(_step(gradient, update, settings)))
+    else:  # a loop over chunks, which the compiler would unroll: it gets the parts
+        step = torch.no_grad()(_step(evaluation._replace(noise=wrap(gradient.noise)), wrap(update), settings))
+    return RunStep(
+        lambda ts, keys, rows: step(ts, keys, train.index_select(0, rows)), evaluation, stop, polls_each_step
+    )
+
+
+def step_details(task: Task, ts: TrainState, keys: Tensor, rows: Tensor) -> StepDetails:
+    """What goes into a step on these rows of the training data, and its estimate, outside the compiler."""
+    gradient = _gradient_settings(task)
+    if task.is_sharded:
+        work = task.settings.split(gradient, unchanged)
+        pieces = nonempty_pieces(work.length(len(rows)), task.shards)
+        return work.details(ts.params, ts.state, Batch(keys, task.train, rows), pieces)
+    gradient = _chunked(gradient, unchanged)
+    x, eps = step_inputs(keys, task.train.index_select(0, rows), gradient)
+    return StepDetails(x, eps, gradient.estimator(gradient.model, ts.params, ts.state, x, eps, train=True))
+
+
+def _sharded_step(
+    task: Task, gradient: GradientSettings, update: Update, wrap: Wrap, stop: Callable[[], bool]
+) -> tuple[Callable[[TrainState, Tensor, Tensor], tuple[TrainState, Metrics]], Callable[[], bool]]:
+    """The step in shards, by one process or several, and the function that says whether any has requested a stop."""
+    settings, processes, train = task.settings, task.processes, task.train
+    work, scale, offset = settings.split(gradient, wrap), settings.scale, settings.offset
+    ordered, several = settings.shards is not None, processes.size > 1
+    requests = torch.zeros((), device=train.device)
+
+    def descend(ts: TrainState, flat: Tensor, c: float) -> tuple[TrainState, Metrics]:
+        return _descended(ts, update, unpack(flat, ts.params, ts.state), c, offset)
+
+    descend = wrap(descend)
+
+    @torch.no_grad()
+    def step(ts: TrainState, keys: Tensor, rows: Tensor) -> tuple[TrainState, Metrics]:
+        pieces = nonempty_pieces(work.length(len(rows)), task.shards)
+        share_of = work.shares(ts.params, ts.state, Batch(keys, train, rows), pieces, processes)
+        stopping = several and bool(stop())
+        flat = sum_shares(pieces, share_of, processes, (ts.params, ts.state), stop=stopping, ordered=ordered)
+        requests.add_(flat[-1])
+        return descend(ts, flat, scale(len(rows)))
+
+    return step, (lambda: bool(requests > 0)) if several else stop
+
+
+def _gradient_settings(task: Task) -> GradientSettings:
+    """How the task's step estimates its gradient."""
+    settings, chunk = task.settings, task.settings.chunk
+    if chunk is None:
+        chunk = max(1, _DECODED_AT_ONCE // max(1, settings.batch * task.train[0].numel()))
+    return GradientSettings(task.model, task.estimator, settings.samples, chunk, settings.observe, settings.noise)
+
+
+def _chunked(gradient: GradientSettings, wrap: Wrap) -> GradientSettings:
+    """The same with the estimator in chunks, where there are more samples than are decoded at once."""
+    if gradient.samples <= gradient.chunk:
+        return gradient
+    return gradient._replace(estimator=in_chunks(gradient.estimator, gradient.chunk, wrap))
 
 
 _DECODED_AT_ONCE = 2**25  # numbers

@@ -50,7 +50,7 @@ def merged(
         found.append(block._replace(sums=torch.empty(0)))  # the tree has them
         return block.sums
 
-    total = reduction.summed(len(pieces), sums, processes, lambda: nothing().sums)
+    total = reduction.ordered_sum(len(pieces), sums, processes, lambda: nothing().sums)
     rows = processes.all_gather_rows(torch.cat([block.rows for block in found]))
     columns = zip(*(block.more for block in found), strict=True)
     return Block(total, rows, [processes.all_gather_rows(torch.cat(column)) for column in columns])

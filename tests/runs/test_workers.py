@@ -27,7 +27,7 @@ def test_a_sweep_trains_every_cell_as_a_run_by_itself_and_keeps_its_results(here
     )
     assert params("sweep", names[1]) == (alone / "params.safetensors").read_bytes()
     *_, last = tracking.MetricsReader(alone / "metrics.jsonl")
-    variance = runs.own_variance(runs.load(alone), 4)
+    variance = runs.variance_report(runs.load(alone), 4)
     assert set(variance) == {"encoder", "decoder"}
     assert results[names[1]] == {
         "system": "gaussian2d_vae", "estimator": "iwae", "samples": 2, "seed": 1, "target": "L_K", "steps": 6,
@@ -72,7 +72,7 @@ def test_a_cell_that_was_begun_otherwise_is_named(here, finished):
         swept(grid_of())
     else:
         with pytest.raises(Stopped):
-            swept(grid_of(), stopping=after(2))
+            swept(grid_of(), stop_context=after(2))
     before = all_files("sweep")
     with pytest.raises(
         BadValue, match=r"s0 was begun otherwise: epochs was 2 and is 3 now, lr was None and is 0\.1 now;"
@@ -86,16 +86,16 @@ def test_a_stopped_sweep_goes_on_to_the_same_bytes(here):
     grid = grid_of(seeds=(0, 1))
     swept(grid, "whole")
     with pytest.raises(Stopped, match="stopped, with 0 of 2 cells finished; the same command goes on"):
-        swept(grid, stopping=after(4))
+        swept(grid, stop_context=after(4))
     (found,) = checkpoint.found(Path("sweep/cells/gaussian2d_vae-elbo-k2-s0/checkpoints"))
     assert 0 < found < 6
     for _ in range(20):
         try:
-            swept(grid, stopping=after(3))
+            swept(grid, stop_context=after(3))
             break
         except Stopped:
             pass
-    for cell in runs.cells(grid, "sweep"):
+    for cell in runs.expand_grid(grid, "sweep"):
         name = Path(cell.out).name
         assert params("sweep", name) == params("whole", name)
         assert Path(cell.out, "result.json").read_bytes() == Path("whole/cells", name, "result.json").read_bytes()
@@ -127,10 +127,10 @@ def test_a_cell_that_another_finishes_meanwhile_is_not_trained_again(here, monke
     """The result comes between the first look and the lock."""
     grid = grid_of()
     swept(grid)
-    (cell,) = runs.cells(grid, "sweep")
+    (cell,) = runs.expand_grid(grid, "sweep")
     monkeypatch.setattr(fv.train, "fit", None)
     before = all_files("sweep")
-    result = module._work(cell, grid, runs.own_variance, lambda: False)
+    result = module._train_cell(cell, grid, runs.variance_report, lambda: False)
     assert result == files.read_json(Path(cell.out, "result.json"))
     assert all_files("sweep") == before
 
