@@ -17,18 +17,9 @@ from funcvae.errors import BadType, BadValue, NonFinite
 from funcvae.evaluate import psis
 
 __all__ = [
-    "Estimated",
-    "Likelihood",
-    "Untrusted",
-    "check_item_values",
-    "check_ladder",
-    "first_bad_item",
-    "ladder",
-    "likelihood",
-    "posterior_gap",
-    "standard_error",
-    "untrusted_message",
-]
+    "Estimated", "Likelihood", "Untrusted", "check_item_values", "check_ladder", "first_bad_item", "ladder",
+    "likelihood", "posterior_gap", "standard_error", "untrusted_message",
+]  # fmt: skip
 
 
 class Untrusted(UserWarning):

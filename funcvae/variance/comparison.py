@@ -1,6 +1,7 @@
 """Estimators and noise schemes side by side, on common random numbers."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -27,7 +28,6 @@ from funcvae.variance.replicates import (
     gradients,
     make_problem,
     noise_chunks,
-    seconds_per_gradient,
     target_of,
 )
 from funcvae.variance.results import Bias, Compared, Comparison
@@ -114,7 +114,7 @@ def compare(
     if target_se is not None and not checks.number("target_se", target_se) > 0:
         raise BadValue(f"target_se is {target_se}: a relative standard error is positive, as 0.01")
     lanes = [_lane(name, arm, noise) for name, arm in arms.items()]
-    lanes.sort(key=lambda lane: lane.name != reference)  # it comes first: the others are held against it
+    lanes.sort(key=lambda lane: lane.name != reference)  # the reference comes first
     members_of = problem.parameter_groups()
 
     done, last = 0, replicates
@@ -133,7 +133,7 @@ def compare(
 
     for scheme in schemes_of(lanes) if timings and processes.is_main else ():
         here = [lane for lane in lanes if lane.scheme == scheme]
-        times = seconds_per_gradient([lane.estimator for lane in here], problem, scheme, timings)
+        times = _seconds_per_gradient([lane.estimator for lane in here], problem, scheme, timings)
         for lane, seconds in zip(here, times, strict=True):
             found[lane.name] = found[lane.name]._replace(seconds=seconds)
     words = problem.key.cpu().view(torch.uint32).tolist()
@@ -230,6 +230,34 @@ def _compared(found: LaneStatistics, reference: LaneStatistics, members_of: dict
         importance=found.importance,
         seconds=math.nan,
     )
+
+
+def _seconds_per_gradient(
+    estimators: Sequence[GradientEstimator], problem: Problem, scheme: Noise, timings: int
+) -> list[float]:
+    """The time of one gradient with each estimator by itself, eager, in seconds: the least of several.
+
+    (Other programs disturb the least the least.)
+    """
+    model, params, state, x, key, settings = problem
+    eps = problem.draw(scheme, random.fold_in(key, 0))
+    seconds: list[list[float]] = [[] for _ in estimators]
+    for turn in range(timings + 1):
+        pairs = list(zip(estimators, seconds, strict=True))
+        start = turn % len(pairs)  # each comes first in its turn: other programs may run at regular intervals
+        for estimator, times in pairs[start:] + pairs[:start]:
+            begin = _now(x)
+            with torch.no_grad():
+                estimator(model, params, state, x, eps, train=settings.train)
+            if turn:  # the first warms up
+                times.append(_now(x) - begin)
+    return [min(times) for times in seconds]
+
+
+def _now(x: Tensor) -> float:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter()
 
 
 def _ratio(mine: Series, base: Series, members: list[int], group: Group, base_group: Group) -> Measured:

@@ -126,19 +126,19 @@ def sources(
     checks.function("progress", progress)
     choice_key, observe_key, noise_key = random.split(checks.valued("key", random.checked(key)).to(data.device), 3)
     target_of(estimator, noise, "")  # raises where the two do not suit each other
-    members_of = Problem(model, params, state, data, noise_key, settings).parameter_groups()
+    problem = Problem(model, params, state, data, noise_key, settings)
+    members_of, gradient = problem.parameter_groups(), gradients((estimator,), model, problem.names, train)
 
     between, within, squares, alongs = None, [], [], []
     for m in range(batches):
         rows = random.permutation(random.fold_in(choice_key, m), len(data))[:batch]
         x = observe(random.fold_in(observe_key, m), data[rows])
-        problem = Problem(model, params, state, x, random.fold_in(noise_key, m), settings)
-        gradient, sums = gradients((estimator,), model, problem.names, train), None
-        for first, eps in noise_chunks(problem, noise, range(replicates), compile=False):
+        key_m, sums = random.fold_in(noise_key, m), None
+        for first, eps in noise_chunks(problem._replace(x=x, key=key_m), noise, range(replicates), compile=False):
             ((grads,), _, _) = gradient(params, state, x, eps)
             sums = sums or online_moments.empty_sums([leaf[0] for leaf in grads], order=1)
             sums, square, along = online_moments.add_chunk_(sums, first, grads)
-            check_finite(f"batch {m}", problem.key, first, square, along)
+            check_finite(f"batch {m}", key_m, first, square, along)
         assert sums is not None
         within.append(online_moments.total_variance(sums))
         means = online_moments.mean(sums)

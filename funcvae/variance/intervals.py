@@ -19,24 +19,10 @@ from funcvae.evaluate import psis
 from funcvae.variance import online_moments
 
 __all__ = [
-    "Floats",
-    "Group",
-    "Measured",
-    "Series",
-    "group_estimates",
-    "hall_quantiles",
-    "kurtosis_of",
-    "later_replicates",
-    "mean_interval",
-    "parameter_groups",
-    "ratio_interval",
-    "root_interval",
-    "scaled_squares",
-    "series_of",
-    "signal_to_noise",
-    "tail_shape",
-    "unreliable_because",
-]
+    "Floats", "Group", "Measured", "Series", "group_estimates", "hall_quantiles", "kurtosis_of", "later_replicates",
+    "mean_interval", "parameter_groups", "ratio_interval", "root_interval", "scaled_squares", "series_of",
+    "signal_to_noise", "tail_shape", "unreliable_because",
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
 

@@ -22,23 +22,10 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "Leaves",
-    "Sums",
-    "add_chunk_",
-    "add_powers_",
-    "add_segment_",
-    "central_powers",
-    "empty_sums",
-    "mean",
-    "power_views",
-    "recentred_",
-    "replicates_in_center",
-    "segments",
-    "sum_powers_",
-    "total_variance",
-    "with_renewed_center_",
-    "zero_powers",
-]
+    "Leaves", "Sums", "add_chunk_", "add_powers_", "add_segment_", "central_powers", "empty_sums", "mean",
+    "power_views", "recentred_", "replicates_in_center", "segments", "sum_powers_", "total_variance",
+    "with_renewed_center_", "zero_powers",
+]  # fmt: skip
 
 Leaves = list[Tensor]
 

@@ -4,7 +4,6 @@ Replicate r's noise is `scheme(fold_in(key, r), samples, (B, Z))` and depends on
 every size of the chunks.
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -25,19 +24,9 @@ from funcvae.variance import intervals
 from funcvae.variance.online_moments import Leaves
 
 __all__ = [
-    "Gradients",
-    "Problem",
-    "ReplicateSettings",
-    "check_finite",
-    "check_problem",
-    "compiled_gradients",
-    "estimator_name",
-    "gradients",
-    "make_problem",
-    "noise_chunks",
-    "seconds_per_gradient",
-    "target_of",
-]
+    "Gradients", "Problem", "ReplicateSettings", "check_finite", "check_problem", "compiled_gradients",
+    "estimator_name", "gradients", "make_problem", "noise_chunks", "target_of",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -268,28 +257,6 @@ def check_finite(name: str, key: random.Key, first: int, *series: Tensor) -> Non
             )
 
 
-def seconds_per_gradient(
-    estimators: Sequence[GradientEstimator], problem: Problem, scheme: Noise, timings: int
-) -> list[float]:
-    """The time of one gradient with each estimator by itself, eager, in seconds: the least of several.
-
-    (Other programs disturb the least the least.)
-    """
-    model, params, state, x, key, settings = problem
-    eps = problem.draw(scheme, random.fold_in(key, 0))
-    seconds: list[list[float]] = [[] for _ in estimators]
-    for turn in range(timings + 1):
-        pairs = list(zip(estimators, seconds, strict=True))
-        start = turn % len(pairs)  # each comes first in its turn: other programs may run at regular intervals
-        for estimator, times in pairs[start:] + pairs[:start]:
-            begin = _now(x)
-            with torch.no_grad():
-                estimator(model, params, state, x, eps, train=settings.train)
-            if turn:  # the first warms up
-                times.append(_now(x) - begin)
-    return [min(times) for times in seconds]
-
-
 _MAX_CHUNK, _CHUNK_NUMBERS = 16, 2**23
 _MAX_NOISE_BLOCK, _NOISE_BLOCK_NUMBERS = 64, 2**17  # replicates and numbers in a block of noise
 
@@ -297,9 +264,3 @@ _MAX_NOISE_BLOCK, _NOISE_BLOCK_NUMBERS = 64, 2**17  # replicates and numbers in 
 def _power_of_two(most: int) -> int:
     """The greatest that is not above `most`, but 1 at least."""
     return 1 << max(0, most.bit_length() - 1)
-
-
-def _now(x: Tensor) -> float:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
-    return time.perf_counter()

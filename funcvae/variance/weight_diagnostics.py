@@ -14,16 +14,8 @@ from funcvae.variance.intervals import HEAVY_WEIGHT_TAIL
 from funcvae.variance.replicates import Problem
 
 __all__ = [
-    "Flags",
-    "Importance",
-    "WeightSums",
-    "add",
-    "empty_sums",
-    "flags",
-    "importance",
-    "no_log_weights",
-    "summarize",
-]
+    "Flags", "Importance", "WeightSums", "add", "empty_sums", "flags", "importance", "no_log_weights", "summarize",
+]  # fmt: skip
 
 
 class Importance(NamedTuple):
