@@ -20,8 +20,7 @@ from funcvae.runs.folder import CHECKPOINTS, check_items
 from funcvae.train import checkpoint
 from funcvae.train.settings import StepSettings, Task, check_task
 from funcvae.train.state import TrainState
-from funcvae.variance import monitor
-from funcvae.variance.monitor import Follower
+from funcvae.variance.monitor import Monitor, make_monitor
 
 __all__ = ["Setup", "newest_checkpoint", "prepare"]
 
@@ -38,7 +37,7 @@ class Setup(NamedTuple):
     """The test data, on the run's device."""
     test_observed: Tensor
     """The first test items as the model sees them."""
-    follow: Follower | None
+    follow: Monitor | None
     figure_key: random.Key
     draw_key: random.Key
     """For draws from the model during training."""
@@ -75,16 +74,7 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     observed = recipe.observe(observe_key, x_test[: of_results.POINTS])
     # Raises now where an estimator or the noise does not suit the model or the number of samples; values do not matter.
     eps = torch.zeros_like(scheme(observe_key, config.samples, (1, model.latent)))
-    follow = monitor.follower(
-        config.probe,
-        estimator=config.estimator,
-        scheme=scheme,
-        samples=config.samples,
-        data=x_train,
-        batch=config.batch,
-        observe=recipe.observe,
-        key=probe_key,
-    )
+    follow = make_monitor(config.monitor, scheme, x_train, recipe.observe, probe_key)
     for each in [estimator, *(follow.arms.values() if follow else ())]:
         each(model, ts.params, ts.state, observed[:1], eps, train=False)
     return Setup(config, recipe, dataset, task, ts, x_test, observed, follow, figure_key, draw_key)
