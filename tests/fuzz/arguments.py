@@ -1,6 +1,5 @@
 """Arguments for the public functions: what suits, and what is hostile."""
 
-import importlib
 import math
 import random as pyrandom
 from collections.abc import Callable
@@ -13,8 +12,6 @@ from torch import nn
 
 import funcvae as fv
 from funcvae import bounds, estimators, heads, models, noise, random, tree
-
-vae = importlib.import_module("funcvae.vae")  # `funcvae.vae` is the function of that name
 
 HUGE = (10**12, 2**62, 2**63, 10**30, 10**400)
 
@@ -52,14 +49,14 @@ def world(kind: str) -> World:
         model, x = models.linear_vae(3, 1), random.normal(random.key(1), (3, 3), torch.float64)
     elif kind == "images":
         encoder = lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 4))  # noqa: E731
-        model, x = vae.vae(encoder=encoder, decoder=_Digits, latent=2), torch.ones(3, 1, 2, 2)
+        model, x = fv.vae(encoder=encoder, decoder=_Digits, latent=2), torch.ones(3, 1, 2, 2)
     elif kind == "delta":
-        model = vae.vae(encoder=lambda: nn.Linear(2, 2), decoder=lambda: nn.Linear(2, 2), latent=2,
+        model = fv.vae(encoder=lambda: nn.Linear(2, 2), decoder=lambda: nn.Linear(2, 2), latent=2,
                         posterior=heads.delta, likelihood=heads.normal_fixed(1.0))  # fmt: skip
         x = torch.zeros(3, 2)
     else:
         encoder = lambda: nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4))  # noqa: E731
-        model = vae.vae(encoder=encoder, decoder=lambda: nn.Linear(2, 4), latent=2, likelihood=heads.normal_logvar)
+        model = fv.vae(encoder=encoder, decoder=lambda: nn.Linear(2, 4), latent=2, likelihood=heads.normal_logvar)
         x = random.normal(random.key(1), (3, 2))
     params, state = model.init(random.key(0))
     if x.dtype == torch.float64:

@@ -154,7 +154,11 @@ KINDS = {
         half_a_sampled_run, ("run/.samples.f32",), lambda f: runs.resume(f / "run"), weight=1, written="run"
     ),
     "more epochs": Kind(
-        sampled_run, ("run/samples.npy",), lambda f: runs.resume(f / "run", {"epochs": 3}), weight=1, written="run"
+        sampled_run,
+        ("run/samples.npy",),
+        lambda f: runs.resume(f / "run", runs.Options(epochs=3)),
+        weight=1,
+        written="run",
     ),
 }
 
@@ -270,9 +274,9 @@ def as_safetensors(choose: Choose, old: bytes) -> bytes:
         case 6:
             head = {"__metadata__": head.get("__metadata__", {})}
         case _:
-            told = json.loads(head.get("__metadata__", {}).get("funcvae", "{}"))
-            told[choose.choice(["format", "sha256", "structure", "about"])] = choose.choice(HOSTILE)
-            head["__metadata__"] = {"funcvae": json.dumps(told)}
+            metadata = json.loads(head.get("__metadata__", {}).get("funcvae", "{}"))
+            metadata[choose.choice(["format", "sha256", "structure", "about"])] = choose.choice(HOSTILE)
+            head["__metadata__"] = {"funcvae": json.dumps(metadata)}
     new = json.dumps(head).encode()
     return struct.pack("<Q", len(new)) + new + rest
 

@@ -18,7 +18,7 @@ import traceback
 import warnings
 from collections import Counter, defaultdict
 from contextlib import chdir
-from types import ModuleType
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import limits
@@ -32,8 +32,7 @@ from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 import funcvae as fv
-from funcvae import data, errors, evaluate, runs
-from funcvae.train import checkpoint
+from funcvae import errors, evaluate
 
 PATIENCE = 30  # seconds for a case
 
@@ -105,32 +104,23 @@ def bits(arguments: dict[str, Any]) -> list[torch.Tensor]:
     return [t.reshape(-1).view(torch.uint8) for t in copies]
 
 
-MODULES = (
-    fv.random, fv.noise, fv.bounds, fv.distributions, fv.heads, fv.priors, fv.optim, module, fv.tree,
-    sys.modules["funcvae.vae"], engine, fv.estimators, fv.evaluate, importance, pareto, ppca, fv.train, data,
-    checkpoint, pictures,
+NAMESPACES = (
+    "random", "noise", "bounds", "distributions", "heads", "priors", "optim", "tree", "estimators", "evaluate", "train",
+    "data", "figures", "figures.decoding", "figures.of_model", "figures.of_results", "models", "variance", "runs",
 )  # fmt: skip
-PACKAGES = (fv.models, plots, fv.variance, runs)
+"""Where a user finds functions, in `funcvae`. What is left out works with processes, the compiler or trackers."""
 
 
 def public() -> set[str]:
-    """Every public function and class, as "module.name": what a module defines, or a package lists in `__all__`."""
-
-    def defined(at: ModuleType) -> list[str]:
-        passed_on = at.__all__ if at is fv.train else ()  # from `steps`
-        own = {
-            name: value
-            for name, value in vars(at).items()
-            if getattr(value, "__module__", "") == at.__name__ or name in passed_on
-        }
-        return [
-            name
-            for name, value in own.items()
-            if name[0] != "_" and (inspect.isfunction(value) or inspect.isclass(value))
-        ]
-
-    listed = {at: defined(at) for at in MODULES} | {at: at.__all__ for at in PACKAGES}
-    return {f"{at.__name__.removeprefix('funcvae.')}.{name}" for at, names in listed.items() for name in names}
+    """Every public function, as "namespace.name", or as its name where it is in `funcvae` alone."""
+    found: dict[Any, str] = {}
+    for name in (*NAMESPACES, ""):
+        namespace = attrgetter(name)(fv) if name else fv
+        for each in namespace.__all__:
+            value = getattr(namespace, each)
+            if inspect.isfunction(value):
+                found.setdefault(value, f"{name}.{each}".lstrip("."))
+    return set(found.values())
 
 
 def uncovered() -> set[str]:

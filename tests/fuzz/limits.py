@@ -34,7 +34,7 @@ def in_time(seconds: float) -> Iterator[None]:
 def taking() -> Callable[[], float]:
     """A function that says how many MiB this process took at the most, from here on, of what it had not before."""
     if _trim is not None:
-        _trim(0)  # what is free, but kept (`machine.keep_freed`), would count as had before
+        _trim(0)  # what is free, but kept (`compilation.keep_freed`), would count as had before
     before, peak = _memory()
     if peak > before + _NEAR:
         Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now

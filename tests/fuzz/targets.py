@@ -52,10 +52,10 @@ from arguments import (
     one_of,
     strange,
     strange_tensor,
-    vae,
 )
 from torch import nn
 
+import funcvae as fv
 from funcvae import (
     bounds,
     distributed,
@@ -63,7 +63,6 @@ from funcvae import (
     estimators,
     evaluate,
     heads,
-    model,
     models,
     modules,
     noise,
@@ -74,10 +73,10 @@ from funcvae import (
     tree,
 )
 from funcvae.distributed import processes
-from funcvae.estimators import closed_form_kl, table
+from funcvae.estimators import closed_form_kl
 from funcvae.evaluate import linear_gaussian, psis, weights
+from funcvae.model import as_is, check_data, log_p_x_given_z, log_prob, log_weight
 from funcvae.models import recipe
-from funcvae.train import settings
 
 
 class Target(NamedTuple):
@@ -139,7 +138,7 @@ target("noise.name_of", noise.name_of, scheme=SCHEME)
 NAME = Kind(one_of(*noise.TABLE), one_of("sobl", "", "a\nb", "x" * 3000))
 target("noise.parse", noise.parse, name=NAME)
 
-# bounds, importance, pareto, ppca -------------------------------------------------------------------------------------
+# bounds, evaluate -----------------------------------------------------------------------------------------------------
 target("bounds.elbo", bounds.elbo, log_w=LOG_W)
 target("bounds.iwae", bounds.iwae, log_w=LOG_W)
 target("bounds.renyi", lambda alpha, log_w: bounds.renyi(alpha)(log_w), alpha=NUMBER, log_w=LOG_W)
@@ -149,28 +148,28 @@ target("bounds.tvo", lambda partition, log_w: bounds.tvo(partition)(log_w), part
 target("bounds.groups", bounds.groups, log_w=LOG_W, m=COUNT)
 target("bounds.rising", bounds.rising, partition=PARTITION)
 target("bounds.tempered_mean", bounds.tempered_mean, log_w=LOG_W, beta=NUMBER)
-target("importance.likelihood", evaluate.likelihood, log_w=LOG_W)
+target("evaluate.likelihood", evaluate.likelihood, log_w=LOG_W)
 RUNGS = Kind(
     one_of((1,), [1, 2], (2, 4)), one_of((), (0,), (-1, 2), (1.5,), ("a",), 3, (10**12,), (10**400,), "12", (None,))
 )
-target("importance.ladder", evaluate.ladder, log_w=LOG_W, samples=RUNGS)
-target("importance.posterior_gap", evaluate.posterior_gap, log_w=LOG_W)
-target("importance.check_rungs", weights.check_rungs, samples=RUNGS)
-target("importance.standard_error", weights.standard_error, values=LOG_W)
+target("evaluate.ladder", evaluate.ladder, log_w=LOG_W, samples=RUNGS)
+target("evaluate.posterior_gap", evaluate.posterior_gap, log_w=LOG_W)
+target("evaluate.weights.check_ladder", weights.check_ladder, samples=RUNGS)
+target("evaluate.weights.standard_error", weights.standard_error, values=LOG_W)
 FOUND = Kind(lambda rng, w: evaluate.likelihood(log_w(rng, w)))
 ITEMS = Kind(one_of(None, torch.arange(3)), calls(strange_tensor, one_of(torch.arange(1), torch.ones(3))))
-target("importance.distrust", evaluate.distrust, found=FOUND, items=ITEMS)
+target("evaluate.untrusted_message", evaluate.untrusted_message, found=FOUND, items=ITEMS)
 BAD = of_tensor(one_of(torch.tensor([False, True, False])))
-target("importance.first_item", weights.first_item, bad=BAD, items=ITEMS)
-target("pareto.k_hat", psis.k_hat, log_w=LOG_W)
-target("pareto.threshold", psis.threshold, samples=COUNT)
+target("evaluate.weights.first_bad_item", weights.first_bad_item, bad=BAD, items=ITEMS)
+target("evaluate.psis.k_hat", psis.k_hat, log_w=LOG_W)
+target("evaluate.psis.threshold", psis.threshold, samples=COUNT)
 DATA = of_tensor(one_of(random.normal(random.key(0), (6, 3)), random.normal(random.key(0), (2, 2), torch.float64)))
 SIGMA2 = Kind(one_of(None, 0.5), POSITIVE.bad)
-target("ppca.eigenvalues", linear_gaussian.eigenvalues, x=DATA)
-target("ppca.ppca", evaluate.ppca, x=DATA, latent=COUNT, sigma2=SIGMA2)
+target("evaluate.linear_gaussian.eigenvalues", linear_gaussian.eigenvalues, x=DATA)
+target("evaluate.ppca", evaluate.ppca, x=DATA, latent=COUNT, sigma2=SIGMA2)
 _PPCA = evaluate.ppca(random.normal(random.key(0), (6, 3)), 1)
-target("ppca.PPCA.log_likelihood", _PPCA.log_likelihood, x=of_tensor(one_of(torch.ones(2, 3))))
-target("ppca.PPCA.posterior", _PPCA.posterior, x=of_tensor(one_of(torch.ones(2, 3))))
+target("evaluate.PPCA.log_likelihood", _PPCA.log_likelihood, x=of_tensor(one_of(torch.ones(2, 3))))
+target("evaluate.PPCA.posterior", _PPCA.posterior, x=of_tensor(one_of(torch.ones(2, 3))))
 
 # distributions, heads, priors, optim, tree ----------------------------------------------------------------------------
 LEAF = of_tensor(one_of(torch.ones(3, 2), torch.ones(()), torch.full((2,), 0.5)))
@@ -255,7 +254,7 @@ target("tree.like", tree.like, leaves=Kind(lambda rng, w: tree.leaves(w.params),
        lambda rng, w: [strange(rng, leaf) if rng.random() < 0.2 else leaf for leaf in tree.leaves(w.params)]),
        tree=like(TREE))  # fmt: skip
 
-# module, vae ----------------------------------------------------------------------------------------------------------
+# functional, vae ------------------------------------------------------------------------------------------------------
 _LINEAR = nn.Linear(2, 2)
 FACTORY = Kind(
     one_of(lambda: nn.Linear(2, 4), lambda: nn.BatchNorm1d(2), nn.Identity),
@@ -315,10 +314,10 @@ def _functional(factory: Any, key: Any) -> Any:
     return net.apply(*net.init(key), torch.ones(3, 2, device=key.device), train=True)
 
 
-target("module.functional", _functional, weight=0.3, factory=FACTORY, key=KEY)
-target("module.Functional.init", _NET.init, weight=0.3, key=KEY)
+target("functional", _functional, weight=0.3, factory=FACTORY, key=KEY)
+target("Functional.init", _NET.init, weight=0.3, key=KEY)
 target(
-    "module.Functional.apply",
+    "Functional.apply",
     lambda params, state, inputs, train: _NET.apply(params, state, *inputs, train=train),
     params=_flat(_NET_PARAMS),
     state=_flat(_NET_STATE),
@@ -332,11 +331,11 @@ target(
 
 
 def _vae(key: Any, x: Any, z: Any, **made: Any) -> Any:
-    model = vae.vae(**made)
+    model = fv.vae(**made)
     params, state = model.init(key)
     q, state = model.encode(params, state, x)
     p, state = model.decode(params, state, z)
-    return vae.log_likelihood(p, x), vae.log_prob(q, z)
+    return log_p_x_given_z(p, x), log_prob(q, z)
 
 
 HEAD = Kind(
@@ -353,7 +352,7 @@ HEAD = Kind(
     ),
 )
 target(
-    "vae.vae",
+    "vae",
     _vae,
     weight=0.3,
     encoder=FACTORY,
@@ -368,14 +367,10 @@ target(
 )
 MODEL_ARGS = {"params": PARAMS, "state": STATE}
 GOOD_MODEL = Kind(lambda rng, w: w.model, junk=False)
-target("vae.VAE.init", lambda model, key: model.init(key), weight=0.3, model=GOOD_MODEL, key=KEY)
-target(
-    "vae.VAE.encode", lambda model, **kwargs: model.encode(**kwargs), model=GOOD_MODEL, **MODEL_ARGS, x=X, train=FLAG
-)
-target(
-    "vae.VAE.decode", lambda model, **kwargs: model.decode(**kwargs), model=GOOD_MODEL, **MODEL_ARGS, z=Z, train=FLAG
-)
-target("vae.VAE.prior", lambda model, **kwargs: model.prior(**kwargs), model=GOOD_MODEL, **MODEL_ARGS, z=Z, train=FLAG)
+target("VAE.init", lambda model, key: model.init(key), weight=0.3, model=GOOD_MODEL, key=KEY)
+target("VAE.encode", lambda model, **kwargs: model.encode(**kwargs), model=GOOD_MODEL, **MODEL_ARGS, x=X, train=FLAG)
+target("VAE.decode", lambda model, **kwargs: model.decode(**kwargs), model=GOOD_MODEL, **MODEL_ARGS, z=Z, train=FLAG)
+target("VAE.prior", lambda model, **kwargs: model.prior(**kwargs), model=GOOD_MODEL, **MODEL_ARGS, z=Z, train=FLAG)
 
 
 def _decoded(rng: Rng, w: World) -> Any:
@@ -384,18 +379,26 @@ def _decoded(rng: Rng, w: World) -> Any:
 
 
 DECODED = Kind(_decoded, _bad_distribution)
-target("vae.log_prob", vae.log_prob, p=DECODED, x=X)
-target("vae.log_likelihood", vae.log_likelihood, p=DECODED, x=X)
+target("model.log_prob", log_prob, p=DECODED, x=X)
+target("model.log_p_x_given_z", log_p_x_given_z, p=DECODED, x=X)
 
-# engine, estimators ---------------------------------------------------------------------------------------------------
+# estimators ----------------------------------------------------------------------------------------------------------
 CALL = {"model": MODEL, "params": PARAMS, "state": STATE, "x": X, "eps": EPS}
 SOME = Kind(lambda rng, w: rng.choice([*estimators.EXAMPLES.values()]), junk=False)
 target(
-    "engine.Estimator.__call__", lambda spec, **call: estimator(spec)(**call), weight=3, spec=SOME, **CALL, train=FLAG
+    "estimators.Estimator.__call__",
+    lambda spec, **call: estimator(spec)(**call),
+    weight=3,
+    spec=SOME,
+    **CALL,
+    train=FLAG,
 )
-target("engine.Estimator.bound", lambda spec, **call: estimator(spec).bound(**call), spec=SOME, **CALL)
+target("estimators.Estimator.bound", lambda spec, **call: estimator(spec).bound(**call), spec=SOME, **CALL)
 target(
-    "engine.Estimator.claims_under", lambda spec, noise: estimator(spec).claims_under(noise), spec=SOME, noise=SCHEME
+    "estimators.Estimator.claims_under",
+    lambda spec, noise: estimator(spec).claims_under(noise),
+    spec=SOME,
+    noise=SCHEME,
 )
 
 
@@ -404,10 +407,16 @@ def _weighted(call: Any, **made: Any) -> Any:
 
 
 GOOD_CALL = Kind(lambda rng, w: (w.model, w.params, w.state, w.x, EPS.good(rng, w)), junk=False)
-target("engine.weighted", _weighted, weights=WEIGHTS, bound=BOUND, claims=CLAIMS, name=Kind(one_of("mine", None)),
+target("estimators.weighted", _weighted, weights=WEIGHTS, bound=BOUND, claims=CLAIMS, name=Kind(one_of("mine", None)),
        two_pulls=FLAG, call=GOOD_CALL)  # fmt: skip
-target("engine.analytic_kl", lambda call, **made: closed_form_kl.analytic_kl(**made)(*call, train=True), name=TEXT, beta=NUMBER,
-       claims=CLAIMS, call=GOOD_CALL)  # fmt: skip
+target(
+    "estimators.closed_form_kl.analytic_kl",
+    lambda call, **made: closed_form_kl.analytic_kl(**made)(*call, train=True),
+    name=TEXT,
+    beta=NUMBER,
+    claims=CLAIMS,
+    call=GOOD_CALL,
+)
 
 
 def _several(rng: Rng, w: World) -> Any:
@@ -415,9 +424,14 @@ def _several(rng: Rng, w: World) -> Any:
 
 
 SEVERAL = Kind(_several, lambda rng, w: [estimator("iwae"), rng.choice([junk(rng, w), broken])])
-target("engine.together", estimators.together, estimators=SEVERAL, **CALL, train=FLAG)
-target("engine.surrogate", lambda estimator, **call: estimators.surrogate(estimator)(**call), estimator=ESTIMATOR, **CALL,
-       train=FLAG)  # fmt: skip
+target("estimators.together", estimators.together, estimators=SEVERAL, **CALL, train=FLAG)
+target(
+    "estimators.surrogate",
+    lambda estimator, **call: estimators.surrogate(estimator)(**call),
+    estimator=ESTIMATOR,
+    **CALL,
+    train=FLAG,
+)
 
 
 def _posterior(rng: Rng, w: World) -> Any:
@@ -425,8 +439,8 @@ def _posterior(rng: Rng, w: World) -> Any:
 
 
 target(
-    "engine.log_weight",
-    model.log_weight,
+    "model.log_weight",
+    log_weight,
     model=MODEL,
     **MODEL_ARGS,
     x=X,
@@ -456,8 +470,8 @@ for name, kind in ARGUMENT.items():
            weight=0.5, argument=kind, call=GOOD_CALL)  # fmt: skip
 target("estimators.parse", estimators.parse, spec=SPEC)
 target("estimators.weights_of", estimators.weights_of, name=Kind(one_of(*estimators.TABLE), NAME.bad))
-target("estimators.others_mean", table.others_mean, f=LOG_W)
-target("estimators.others_logsumexp", table.others_logsumexp, f=LOG_W)
+target("estimators.others_mean", estimators.others_mean, f=LOG_W)
+target("estimators.others_logsumexp", estimators.others_logsumexp, f=LOG_W)
 
 # evaluate, train ------------------------------------------------------------------------------------------------------
 ON = {"model": MODEL, "params": PARAMS, "state": STATE, "x": X}
@@ -486,7 +500,7 @@ TRAIN_STATE = Kind(
     lambda rng, w: _trained(w),
     lambda rng, w: _trained(w)._replace(**{rng.choice(train.TrainState._fields): junk(rng, w)}),
 )
-OBSERVE = Kind(one_of(model.as_is), one_of(broken, lambda key, x: x[:1], lambda key, x: x.long(), lambda key, x: 3))
+OBSERVE = Kind(one_of(as_is), one_of(broken, lambda key, x: x[:1], lambda key, x: x.long(), lambda key, x: 3))
 SCALE = Kind(one_of(train.per_example, train.summed), one_of(broken, lambda b: "a", lambda b: math.nan))
 
 
@@ -500,13 +514,14 @@ SHARDS = Kind(one_of(None, 1, 2), one_of(0, -1, 10**12, "2", 1.5))
 SPLIT = Kind(one_of(distributed.by_rows, distributed.by_samples), one_of("rows", None, 3), junk=False)
 PROCESSES = Kind(one_of(processes.SINGLE), one_of(processes, distributed.Processes))
 target(
-    "train.check_shards", settings.check_shards, batch=Kind(one_of(3), junk=False), samples=Kind(one_of(2), junk=False),
-    shards=SHARDS, split=SPLIT, processes=PROCESSES,
-)  # fmt: skip
-target("processes.cut", distributed.cut, n=Kind(one_of(0, 7), one_of(-1, "a")), parts=Kind(one_of(1, 3), one_of(0, -1)))
-target("processes.Processes", distributed.Processes, rank=COUNT, size=COUNT, store=Kind(one_of(None)))
+    "distributed.split_evenly",
+    distributed.split_evenly,
+    n=Kind(one_of(0, 7), one_of(-1, "a")),
+    parts=Kind(one_of(1, 3), one_of(0, -1)),
+)
+target("distributed.Processes", distributed.Processes, rank=COUNT, size=COUNT, store=Kind(one_of(None)))
 target("train.init", train.init, weight=0.3, model=MODEL, opt=OPT, key=KEY)
-target("train.check_data", model.check_data, model=MODEL, **MODEL_ARGS, data=X, observe=OBSERVE, name=TEXT)
+target("model.check_data", check_data, model=MODEL, **MODEL_ARGS, data=X, observe=OBSERVE, name=TEXT)
 
 
 def _step(ts: Any, keys: Any, x: Any, **made: Any) -> Any:
@@ -617,77 +632,26 @@ target(
 
 # What is left out, and why --------------------------------------------------------------------------------------------
 LEFT_OUT = {
-    "distributions.Distribution": "a protocol",
-    "distributions.Posterior": "a protocol",
-    "engine.Claims": "a record",
-    "engine.Draw": "a record",
-    "engine.Estimate": "a record",
-    "engine.Parts": "a record",
-    "engine.Pass": "a record",
-    "engine.added": "adds what estimators return",
-    "engine.times": "as added",
-    "engine.Weights": "a record",
-    "module.Functional": "a record, whose functions are here",
-    "engine.Estimator": "its calls are here",
-    "importance.Estimated": "a record",
-    "importance.Likelihood": "a record",
-    "importance.Untrusted": "a warning",
-    "evaluate.ActiveUnits": "a record",
-    "optim.AdamState": "a record",
-    "optim.Optimizer": "a record, whose functions are here",
-    "ppca.PPCA": "its methods are here",
-    "vae.VAE": "a record, whose functions are here",
-    "variance.Arm": "a type",
-    "variance.Bias": "a record",
-    "variance.Compared": "a record",
-    "variance.Comparison": "a record",
-    "variance.Exact": "a record",
-    "variance.Group": "a record",
-    "variance.Importance": "a record",
-    "variance.Measured": "a record",
-    "variance.Moments": "a record",
-    "variance.Slope": "a record",
-    "variance.Sources": "a record",
-    "variance.Split": "a record",
-    "variance.Sweep": "a record",
-    "models.Recipe": "a record, whose method is here",
-    "models.RECIPES": "a table",
-    "plots.OverSeeds": "a record",
-    "plots.PALETTE": "a constant",
-    "distributions.Normal": "a record, whose methods are here",
-    "distributions.SignedNormal": "as Normal",
-    "distributions.Bernoulli": "as Normal",
-    "distributions.Delta": "as Normal",
-    "pictures.as_is": "the identity",
     "bounds.checked": "a check that every bound makes first",
+    "estimators.in_chunks": "makes an estimator, as Estimator.in_chunks",
+    "figures.of_model.as_is": "the identity",
+    "optim.check_optimizer": "a check that train.init makes first",
     "tree.checked": "a check that optim and sha256 make first",
-    "vae.check_model": "a check that every estimator makes first",
-    "vae.check": "a check that every estimator makes first",
-    "engine.checked_estimate": "a check that the lab makes last",
-    "engine.check_estimator": "a check that the lab makes first",
     "train.as_is": "the identity",
     "train.per_example": "a constant",
     "train.summed": "a conversion",
-    "train.History": "a record",
-    "train.Metrics": "a record",
-    "train.Replay": "a record",
-    "train.RunKeys": "a record",
-    "train.TrainState": "a record",
-    "data.Dataset": "a record",
-    "runs.Collected": "a record, whose methods take nothing",
-    "runs.Config": "a record, which runs.configure makes",
-    "runs.Grid": "a record, which runs.parse_grid makes",
-    "runs.MakeTracker": "a type",
-    "runs.Run": "a record",
-    "runs.SPLITS": "a table",
-    "runs.TOLERANCE": "a constant",
-    "runs.Verdict": "a record",
+    "runs.comparison_report": "takes what variance.compare returned",
+    "runs.evaluation_figures": "takes what runs.evaluation_report made",
+    "runs.evaluation_report": "takes what runs.load returned",
+    "runs.evaluation_table": "takes what runs.evaluation_report made",
+    "runs.initial_run": "configures and loads, as runs.configure and data.load do",
     "runs.load_data": "takes what runs.configure made",
-    "runs.run": "takes what runs.configure made; trains",
-    "runs.worker_share": "takes nothing",
-    "runs.train_grid": "takes what runs.parse_grid made; trains",
-    "runs.untrained": "configures and loads, as runs.configure and data.load do",
-    "runs.verify": "takes a folder, as runs.load; its files are spoiled by files.py",
     "runs.replay": "as runs.verify",
     "runs.resume": "as runs.verify",
+    "runs.run": "takes what runs.configure made; trains",
+    "runs.train_grid": "takes what runs.parse_grid made; trains",
+    "runs.variance_report": "takes what variance.compare returned",
+    "runs.verify": "takes a folder, as runs.load; its files are spoiled by files.py",
+    "runs.with_defaults": "as runs.configure",
+    "runs.worker_share": "takes nothing",
 }

@@ -1,4 +1,4 @@
-"""The same for the lab, the plots and the pictures."""
+"""The same for the lab and the figures."""
 
 import math
 import tempfile
@@ -39,7 +39,7 @@ from targets import BATCH, NAME, OBSERVE, ON, RECIPES, target
 
 from funcvae import estimators, figures, noise, random, train, variance
 from funcvae.data import Dataset
-from funcvae.figures import decoding, of_model, of_results, variance
+from funcvae.figures import decoding, of_model, of_results
 
 # variance -------------------------------------------------------------------------------------------------------------
 GROUPS = Kind(one_of((), ("encoder/*",), ["all"]), one_of(("nobody",), "encoder", (1,), (None,), [[]], ("[",), ("\n",)))
@@ -157,7 +157,7 @@ target(
     group=Kind(one_of("all", "encoder"), NAME.bad),
 )
 
-# plots, pictures ------------------------------------------------------------------------------------------------------
+# figures ------------------------------------------------------------------------------------------------------
 
 
 def array(*shape: int, low: float = 0.1) -> Kind:
@@ -215,10 +215,10 @@ NAMES = Kind(
     one_of(["a", "b", "c"], ("x", "y", "z")), one_of(["a"], "abc", [1, 2, 3], [None] * 3, ["a", "b", "\0"], [])
 )
 TRUSTED = maybe(array(3))
-figure("plots.image_grid", figures.image_grid, images=array(2, 2, 1, 3, 3), extent=EXTENT, axes=PAIR, title=TITLE)
-figure("plots.sample_grid", figures.sample_grid, images=array(3, 1, 3, 3), title=TITLE)
+figure("figures.image_grid", figures.image_grid, images=array(2, 2, 1, 3, 3), extent=EXTENT, axes=PAIR, title=TITLE)
+figure("figures.sample_grid", figures.sample_grid, images=array(3, 1, 3, 3), title=TITLE)
 figure(
-    "plots.reconstructions",
+    "figures.reconstructions",
     figures.reconstructions,
     originals=array(2, 3, 2, 2),
     reconstructed=array(2, 3, 2, 2),
@@ -230,7 +230,7 @@ ENDS = Kind(
         [(np.ones((1, 3, 3)),), (1, 2), "ab", (np.ones((1, 3, 3)), None), (np.ones((3, 3, 3)),) * 2]
     ),
 )
-figure("plots.interpolation", figures.interpolation, images=array(3, 1, 3, 3), ends=ENDS, title=TITLE)
+figure("figures.interpolation", figures.interpolation, images=array(3, 1, 3, 3), ends=ENDS, title=TITLE)
 LABELS = Kind(
     one_of(None, [0, 1, 0, 2], ["a", "b", "a", "a"], np.array([0.5, 1.5, 2.5, 0.1])),
     one_of(
@@ -249,12 +249,12 @@ LABELS = Kind(
         ["$\\frac{"] * 4,
     ),
 )
-figure("plots.latent_scatter", figures.latent_scatter, z=array(4, 2), labels=LABELS, axes=PAIR, title=TITLE)
-figure("plots.densities", figures.densities, true=array(5, 2), learned=array(4, 2), mean=maybe(array(2)),
+figure("figures.latent_scatter", figures.latent_scatter, z=array(4, 2), labels=LABELS, axes=PAIR, title=TITLE)
+figure("figures.densities", figures.densities, true=array(5, 2), learned=array(4, 2), mean=maybe(array(2)),
        cov=Kind(one_of(np.eye(2), [[1.0, 0.5], [0.5, 2.0]], None), array(2, 2).bad),
        names=PAIR, title=TITLE)  # fmt: skip
 figure(
-    "plots.evolution",
+    "figures.evolution",
     figures.evolution,
     weight=0.01,
     step=array(2),
@@ -263,7 +263,7 @@ figure(
     title=TITLE,
 )
 figure(
-    "plots.training_curves",
+    "figures.training_curves",
     figures.training_curves,
     step=array(3),
     bound=array(3),
@@ -275,7 +275,7 @@ figure(
     title=TITLE,
 )
 figure(
-    "plots.bound_ladder",
+    "figures.bound_ladder",
     figures.bound_ladder,
     samples=Kind(one_of([1, 10, 100]), array(3).bad),
     bound=array(3),
@@ -283,15 +283,15 @@ figure(
     title=TITLE,
 )
 figure(
-    "plots.latent_use",
+    "figures.latent_use",
     figures.latent_use,
     kl=array(3),
     active=Kind(one_of([True, False, True]), array(3).bad),
     title=TITLE,
 )
 figure(
-    "plots.variance_bars",
-    variance.variance_bars,
+    "figures.variance_bars",
+    figures.variance_bars,
     names=NAMES,
     variance=array(3),
     low=array(3),
@@ -300,11 +300,18 @@ figure(
     unit=TEXT,
     title=TITLE,
 )
-figure("plots.variance_by_layer", variance.variance_by_layer, names=NAMES, layers=Kind(one_of(["l1", "l2"]), NAMES.bad),
-       variance=array(3, 2), reference=Kind(one_of(None, 0, 2), one_of(-1, 3)), title=TITLE)  # fmt: skip
 figure(
-    "plots.variance_cost",
-    variance.variance_cost,
+    "figures.variance_by_layer",
+    figures.variance_by_layer,
+    names=NAMES,
+    layers=Kind(one_of(["l1", "l2"]), NAMES.bad),
+    variance=array(3, 2),
+    reference=Kind(one_of(None, 0, 2), one_of(-1, 3)),
+    title=TITLE,
+)
+figure(
+    "figures.variance_cost",
+    figures.variance_cost,
     names=NAMES,
     seconds=array(3),
     variance=array(3),
@@ -342,7 +349,14 @@ SLOPES = Kind(
     ),
 )
 figure(
-    "plots.sweep", variance.sweep, values=array(3), series=SERIES, slopes=SLOPES, xlabel=TEXT, ylabel=TEXT, title=TITLE
+    "figures.scaling",
+    figures.scaling,
+    values=array(3),
+    series=SERIES,
+    slopes=SLOPES,
+    xlabel=TEXT,
+    ylabel=TEXT,
+    title=TITLE,
 )
 _OVER = figures.OverSeeds([1, 4], [1.0, 2.0], [0.5, math.nan], [1.5, math.nan], [[1.0, 2.0], [2.0, math.nan]])
 
@@ -356,8 +370,14 @@ PANELS = Kind(
     one_of({"a": {"b": _OVER}}, {"a": {"b": _OVER, "c": _OVER}, "d": {"b": _OVER}}),
     lambda rng, w: rng.choice([{}, {"a": {}}, {"a": [1]}, {3: {}}, {"a": {"$_$_$": _OVER}}, _panels_with(rng, w)]),
 )
-figure("plots.over_seeds", figures.over_seeds, panels=PANELS, ylabel=TEXT, yscale=Kind(one_of("linear", "log"), TEXT.bad),
-       title=TITLE)  # fmt: skip
+figure(
+    "figures.over_seeds",
+    figures.over_seeds,
+    panels=PANELS,
+    ylabel=TEXT,
+    yscale=Kind(one_of("linear", "log"), TEXT.bad),
+    title=TITLE,
+)
 
 FOLDER = tempfile.TemporaryDirectory(prefix="funcvae-fuzz-")
 PATH = Kind(
@@ -371,28 +391,28 @@ PATH = Kind(
         f"{FOLDER.name}/{'a' * 300}.png",
     ),
 )
-target("plots.save", figures.save, weight=0.02, figure=Kind(lambda rng, w: Figure(figsize=(1, 1))), path=PATH)
-target("plots.save_gif", figures.save_gif, weight=0.05, images=array(2, 1, 3, 3), path=PATH,
+target("figures.save", figures.save, weight=0.02, figure=Kind(lambda rng, w: Figure(figsize=(1, 1))), path=PATH)
+target("figures.save_gif", figures.save_gif, weight=0.05, images=array(2, 1, 3, 3), path=PATH,
        size=Kind(one_of(4, 8), one_of(0, -1, 10**12, 1.5, math.nan)),
        seconds=Kind(one_of(1, 0.5), POSITIVE.bad))  # fmt: skip
 
 SEES = {"model": MODEL, "params": PARAMS, "state": STATE}
 PIXELS = Kind(one_of(of_model.as_is), one_of(broken, lambda x: x.flatten(), lambda x: 3))
-target("pictures.latents", decoding.latents, **SEES, x=X)
+target("figures.decoding.latents", decoding.latents, **SEES, x=X)
 target(
-    "pictures.decoded",
+    "figures.decoding.decoded",
     decoding.decoded,
     **SEES,
     z=of_tensor(lambda rng, w: torch.ones(3, w.model.latent, dtype=w.dtype)),
 )
-target("pictures.reconstructed", decoding.reconstructed, **SEES, x=X, key=KEY)
-target("pictures.samples", decoding.samples, **SEES, key=KEY, n=COUNT, drawn=FLAG)
+target("figures.decoding.reconstructed", decoding.reconstructed, **SEES, x=X, key=KEY)
+target("figures.decoding.samples", decoding.samples, **SEES, key=KEY, n=COUNT, drawn=FLAG)
 ITEM = of_tensor(lambda rng, w: w.x[0])
-target("pictures.interpolated", decoding.interpolated, **SEES, first=ITEM, second=ITEM, steps=FEW)
+target("figures.decoding.interpolated", decoding.interpolated, **SEES, first=ITEM, second=ITEM, steps=FEW)
 PLANE = of_tensor(one_of(torch.eye(3, 2), torch.eye(4, 3), torch.ones(2, 1)))
-target("pictures.latent_plane", decoding.latent_plane, z=PLANE)
+target("figures.decoding.latent_plane", decoding.latent_plane, z=PLANE)
 target(
-    "pictures.decoded_grid",
+    "figures.decoding.decoded_grid",
     decoding.decoded_grid,
     weight=0.3,
     worlds=("plane", "images"),
@@ -400,7 +420,7 @@ target(
     z=of_tensor(one_of(torch.eye(3, 2))),
 )
 figure(
-    "pictures.latent_scatter",
+    "figures.of_model.latent_scatter",
     of_model.latent_scatter,
     **SEES,
     x=X,
@@ -408,9 +428,11 @@ figure(
     name=TEXT,
 )
 DRAW = {"pixels": PIXELS, "name": TEXT}
-target("pictures.latent_grid", of_model.latent_grid, weight=0.02, worlds=("images", "plane"), **SEES, x=X, **DRAW)
 target(
-    "pictures.reconstructions",
+    "figures.of_model.latent_grid", of_model.latent_grid, weight=0.02, worlds=("images", "plane"), **SEES, x=X, **DRAW
+)
+target(
+    "figures.of_model.reconstructions",
     of_model.reconstructions,
     weight=0.02,
     worlds=("images", "plane"),
@@ -420,7 +442,7 @@ target(
     **DRAW,
 )
 target(
-    "pictures.interpolation",
+    "figures.of_model.interpolation",
     of_model.interpolation,
     weight=0.02,
     worlds=("images", "plane"),
@@ -431,7 +453,7 @@ target(
     **DRAW,
 )
 target(
-    "pictures.image_samples",
+    "figures.of_model.image_samples",
     of_model.image_samples,
     weight=0.02,
     worlds=("images", "plane"),
@@ -444,29 +466,38 @@ target(
 _POINTS = Dataset("points", torch.eye(5, 2), torch.eye(4, 2), None, None)
 DATASET = Kind(one_of(_POINTS))
 figure(
-    "pictures.point_samples", of_model.point_samples, **SEES, key=KEY, n=COUNT, dataset=DATASET, drawn=FLAG, name=TEXT
+    "figures.of_model.point_samples",
+    of_model.point_samples,
+    **SEES,
+    key=KEY,
+    n=COUNT,
+    dataset=DATASET,
+    drawn=FLAG,
+    name=TEXT,
 )
-figure("pictures.evolution", of_results.evolution, weight=0.01, kept=array(2, 3, 2), dataset=DATASET, name=TEXT)
+figure(
+    "figures.of_results.evolution", of_results.evolution, weight=0.01, kept=array(2, 3, 2), dataset=DATASET, name=TEXT
+)
 HISTORY = Kind(one_of(train.History(np.ones(4), np.ones(4), np.ones(4), np.ones(2))),
                one_of(train.History(*np.ones((4, 0))), train.History(1, 2, 3, 4), train.History(None, None, None, None),
                       train.History(*np.ones((4, 2, 2)))))  # fmt: skip
-figure("pictures.training", of_results.training, history=HISTORY, name=TEXT, title=TEXT)
+figure("figures.of_results.training", of_results.training, history=HISTORY, name=TEXT, title=TEXT)
 target(
-    "pictures.of_comparison",
+    "figures.of_results.of_comparison",
     of_results.of_comparison,
     weight=0.003,
     found=Kind(lambda rng, w: _comparison()),
     name=TEXT,
 )
 figure(
-    "pictures.of_scaling",
+    "figures.of_results.of_scaling",
     of_results.of_scaling,
     found=Kind(one_of(_SWEEP), one_of(_SWEEP._replace(values=[]), _SWEEP._replace(series={}))),
     ylabel=TEXT,
     title=TEXT,
 )
 target(
-    "pictures.of_run",
+    "figures.of_results.of_run",
     of_results.of_run,
     weight=0.003,
     worlds=("images", "plane"),

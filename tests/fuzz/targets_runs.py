@@ -28,7 +28,7 @@ from targets import BATCH, ESTIMATOR, NAME, OBSERVE, OPT, SCALE, SCHEME, TRAIN_S
 
 from funcvae import data, models, runs, train
 from funcvae.runs import config
-from funcvae.train import checkpoint, settings, step
+from funcvae.train import checkpoint
 
 FOLDER = tempfile.TemporaryDirectory(prefix="funcvae-fuzz-")
 PATHS = one_of(
@@ -50,8 +50,6 @@ target(
     batch=BATCH,
     epoch=Kind(one_of(0, 7), one_of(-1, 2**32, "a", 1.5)),
 )
-target("train.check_batches", settings.check_batches, model=MODEL, params=PARAMS, state=STATE, train=X, batch=BATCH)
-target("train.check_optimizer", step.check_optimizer, weight=0.1, opt=OPT)
 target(
     "train.replay", lambda data, **rest: train.replay(train=data, **rest), weight=0.3, ts=TRAIN_STATE,
     step=Kind(one_of(0, 1, 3), one_of(-1, True, 1.5, "a", None, math.nan), junk=False),  # a distant one takes for ever
@@ -71,7 +69,7 @@ target(
 target("data.gaussian2d", data.gaussian2d, weight=0.3, key=KEY, n=COUNT)
 
 ABOUT = Kind(one_of({}, {"step": 3}, {"a": [1.5, None]}))
-target("checkpoint.save", checkpoint.save, weight=0.05, path=FILE_PATH, tree_=TREE, about=ABOUT)
+target("train.checkpoint.save", checkpoint.save, weight=0.05, path=FILE_PATH, tree_=TREE, about=ABOUT)
 
 
 def loaded(tree_: Any, path: Any, like: Any) -> Any:
@@ -81,27 +79,27 @@ def loaded(tree_: Any, path: Any, like: Any) -> Any:
 
 
 target(
-    "checkpoint.load", loaded, weight=0.05, tree_=Kind(TREE.good), path=Kind(one_of(None), PATHS),
+    "train.checkpoint.load", loaded, weight=0.05, tree_=Kind(TREE.good), path=Kind(one_of(None), PATHS),
     like=Kind(one_of(None), TREE.bad),
 )  # fmt: skip
-target("checkpoint.save_params", checkpoint.save_params, weight=0.05, path=FILE_PATH, params=PARAMS, state=STATE)
-target("checkpoint.load_params", checkpoint.load_params, weight=0.3, path=FILE_PATH, params=PARAMS, state=STATE)
-target("checkpoint.has_params", checkpoint.has_params, weight=0.1, path=FILE_PATH, params=FILE_PATH)
+target("train.checkpoint.save_params", checkpoint.save_params, weight=0.05, path=FILE_PATH, params=PARAMS, state=STATE)
+target("train.checkpoint.load_params", checkpoint.load_params, weight=0.3, path=FILE_PATH, params=PARAMS, state=STATE)
+target("train.checkpoint.has_params", checkpoint.has_params, weight=0.1, path=FILE_PATH, params=FILE_PATH)
 target(
-    "checkpoint.path_of",
+    "train.checkpoint.path_of",
     checkpoint.path_of,
     weight=0.1,
     folder=FOLDER_PATH,
     step=Kind(one_of(0, 7), one_of(-1, 10**12, "a")),
 )
-target("checkpoint.found", checkpoint.found, weight=0.1, folder=FOLDER_PATH)
-target("checkpoint.prune", checkpoint.prune, weight=0.1, folder=FOLDER_PATH, keep=COUNT)
+target("train.checkpoint.in_folder", checkpoint.in_folder, weight=0.1, folder=FOLDER_PATH)
+target("train.checkpoint.prune", checkpoint.prune, weight=0.1, folder=FOLDER_PATH, keep=COUNT)
 
 SYSTEM = Kind(one_of(*models.RECIPES), NAME.bad)
 
 
 def configured(**given: object) -> None:
-    config.check(runs.configure(**given))
+    config.check_config(runs.configure(**given))
 
 
 target(
@@ -140,11 +138,11 @@ target("runs.read_grid", runs.read_grid, weight=0.1, path=Kind(one_of(SWEEP / "g
 
 
 def celled(content: Any, grid: Any, **options: Any) -> Any:
-    return runs.cells(runs.parse_grid(content) if grid is None else grid, **options)
+    return runs.expand_grid(runs.parse_grid(content) if grid is None else grid, **options)
 
 
 target(
-    "runs.cells", celled, weight=0.1, content=CONTENT, grid=Kind(one_of(None), PATHS), folder=FOLDER_PATH,
+    "runs.expand_grid", celled, weight=0.1, content=CONTENT, grid=Kind(one_of(None), PATHS), folder=FOLDER_PATH,
     device=Kind(one_of("cpu"), one_of("", "meta")),
 )  # fmt: skip
 

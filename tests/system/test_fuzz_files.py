@@ -51,7 +51,7 @@ def test_a_reader_that_writes_elsewhere_or_warns_is_reported(capsys):
 
 
 @pytest.mark.parametrize(
-    ("read", "told"),
+    ("read", "message"),
     [
         (lambda folder: time.sleep(5), "Hung: after 0.2 seconds"),
         (lambda folder: (folder.parent / "npy" / "x.npy").write_bytes(b""), "wrote outside its folder"),  # there before
@@ -60,10 +60,10 @@ def test_a_reader_that_writes_elsewhere_or_warns_is_reported(capsys):
         (lambda folder: tempfile.mkstemp(), "wrote outside its folder"),
     ],
 )
-def test_a_reader_that_hangs_or_leaves_something_is_reported(capsys, monkeypatch, read, told):
+def test_a_reader_that_hangs_or_leaves_something_is_reported(capsys, monkeypatch, read, message):
     monkeypatch.setattr(fuzz, "PATIENCE", 0.2)
     assert fuzz.main(["--cases", "1"], {"npy": fuzz.KINDS["npy"]._replace(read=read)}) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_reader_that_takes_too_much_memory_is_reported(capsys, monkeypatch):

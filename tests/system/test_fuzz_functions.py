@@ -59,7 +59,7 @@ def two_lines(log_w):
 
 
 @pytest.mark.parametrize(
-    ("broken", "told"),
+    ("broken", "message"),
     [
         (lambda log_w: log_w.no_such, "AttributeError"),
         (lambda log_w: 1 / 0, "ZeroDivisionError"),
@@ -71,12 +71,12 @@ def two_lines(log_w):
         (doubles, "wrote to an argument"),
     ],
 )
-def test_a_broken_function_is_reported(capsys, monkeypatch, broken, told):
+def test_a_broken_function_is_reported(capsys, monkeypatch, broken, message):
     monkeypatch.setattr(fuzz, "PATIENCE", 1)
     monkeypatch.setattr(fuzz.limits, "MEMORY", 100)
     target = TARGETS["bounds.iwae"]._replace(call=broken)
     assert fuzz.main(["--cases", "1"], {"bounds.iwae": target}) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_case_is_always_the_same():
