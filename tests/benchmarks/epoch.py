@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import funcvae as fv
-from funcvae import data, tracking
 from funcvae.models.mnist import Decoder, VariationalEncoder
 
 OUTSIDE = 0.05  # limit of the share
@@ -68,7 +67,7 @@ def against_the_post(data_dir: str, train: Tensor, epochs: int, **options: Any) 
 
     def log(row: fv.train.Row) -> None:
         nonlocal start
-        if tracking.is_step(row):
+        if fv.tracking.is_step(row):
             return
         ours.append(time.perf_counter() - start)
         start = time.perf_counter()
@@ -103,15 +102,15 @@ def outside_the_step(system: str, train: Tensor, epochs: int, **options: Any) ->
     steps = epochs * -(-len(train) // fv.models.RECIPES[system].batch)
     with (
         tempfile.TemporaryDirectory() as folder,
-        tracking.MetricsWriter(Path(folder, "metrics.jsonl")) as lines,
-        tracking.progress_bar(steps) as bar,
+        fv.tracking.MetricsWriter(Path(folder, "metrics.jsonl")) as lines,
+        fv.tracking.progress_bar(steps) as bar,
     ):
 
         def log(row: fv.train.Row) -> None:
             nonlocal start, inside
             lines(row)
             bar(row)
-            if not tracking.is_step(row):
+            if not fv.tracking.is_step(row):
                 epoch.append(time.perf_counter() - start)
                 outside.append(epoch[-1] - inside)
                 start, inside = time.perf_counter(), 0.0
@@ -130,7 +129,7 @@ def main(data_dir: str | None, systems: list[str], epochs: int, images: int, pre
     if data_dir is None:
         train = fv.random.uniform(fv.random.key(3), (60_000, 1, 28, 28))
     else:
-        train = data.load("mnist", root=data_dir).train
+        train = fv.data.load("mnist", root=data_dir).train
         for how, compile in {"compiled": True, "eager": False}.items():
             ours, posts = against_the_post(data_dir, train, epochs, compile=compile, precision=precision)
             print(f"mnist_vae  {how} {ours:.2f} / the post's loop {posts:.2f} = {ours / posts:.2f}", flush=True)

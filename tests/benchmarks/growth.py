@@ -28,7 +28,6 @@ from timing import interleaved
 from torch import nn
 
 import funcvae as fv
-from funcvae import figures
 
 LIMIT = 1.05
 BUSY = 1.5
@@ -113,7 +112,7 @@ def measure(axis: str, sizes: list[int], rounds: int, device: str) -> Growth:
 
 
 def panel(ax: Axes, axis: str, found: Growth) -> None:
-    sizes, blue, orange = np.array(found.sizes), figures.PALETTE[0], figures.PALETTE[1]
+    sizes, blue, orange = np.array(found.sizes), fv.figures.PALETTE[0], fv.figures.PALETTE[1]
     line = np.exp(found.intercept) * sizes[found.fitted] ** found.exponent
     reference = sizes[[0, -1]] * line[-1] / sizes[-1]
     ax.plot(sizes[[0, -1]], reference, "--", color="0.35", linewidth=1.2, label="in proportion: slope 1")
@@ -170,7 +169,7 @@ def main(args: argparse.Namespace) -> None:
     if shared and max(shared) > BUSY * min(shared):
         print(f"DISTURBED: the step that the axes share took {min(shared):.3g} to {max(shared):.3g} ms; no figure")
     elif not args.no_figure:
-        print(figures.save(draw(growths, args.device), args.out))
+        print(fv.figures.save(draw(growths, args.device), args.out))
 
 
 if __name__ == "__main__":

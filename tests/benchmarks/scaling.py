@@ -26,9 +26,7 @@ from statistics import median
 import torch
 
 import funcvae as fv
-from funcvae import distributed, train, tree, variance
-from funcvae.distributed import Processes
-from funcvae.distributed.processes import SINGLE
+from funcvae.distributed import SINGLE, Processes
 from funcvae.models import RECIPES
 
 LEAST = 0.85  # efficiency
@@ -44,8 +42,8 @@ def steps_of(batch: int, steps: int, shards: int | None, who: Processes) -> floa
     """The median milliseconds of a step."""
     x = fv.random.uniform(fv.random.key(1), (batch * steps, 1, 28, 28))
     model, opt = RECIPE.model(x), RECIPE.optimizer(steps)
-    ts, marks = train.init(model, opt, fv.random.key(0)), [0.0]
-    train.fit(
+    ts, marks = fv.train.init(model, opt, fv.random.key(0)), [0.0]
+    fv.train.fit(
         ts, model, fv.estimators.iwae(), opt, x, batch=batch, samples=SAMPLES, observe=RECIPE.observe, shards=shards,
         processes=who, watch=lambda step, ts: marks.append(time.perf_counter()),
     )  # fmt: skip
@@ -60,7 +58,7 @@ def lab(replicates: int, who: Processes) -> float:
     arms = {"iwae": fv.estimators.iwae(), "dreg": fv.estimators.dreg()}
     settings = {"samples": LAB_SAMPLES, "replicates": replicates, "timings": 0, "processes": who}
     start = time.perf_counter()
-    variance.compare(arms, model, *model.init(fv.random.key(0)), x, fv.random.key(2), **settings)
+    fv.variance.compare(arms, model, *model.init(fv.random.key(0)), x, fv.random.key(2), **settings)
     return 1e3 * (time.perf_counter() - start)
 
 
@@ -70,7 +68,7 @@ def in_turns(
     """The medians of what the first process alone and both together take, in turns."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
-        times[0].append(one(SINGLE) if both.first else math.nan)
+        times[0].append(one(SINGLE) if both.is_main else math.nan)
         both.barrier()  # the other waits here
         times[1].append(two(both))
     return median(times[0]), median(times[1])
@@ -79,8 +77,8 @@ def in_turns(
 def measure(steps: int, replicates: int, rounds: int) -> None:
     """Both sides, in each of the two processes; the first prints."""
     torch.set_num_threads(1)
-    with distributed.process_group() as both:
-        say = print if both.first else lambda line: None
+    with fv.distributed.process_group() as both:
+        say = print if both.is_main else lambda line: None
         say(f"one thread each, torch {torch.__version__}; ms of one process, of two; efficiency")
         for batch in (BATCH, 100):
             for shards, how in ((None, "the engine's order"), (2, "fixed order, 2 shards")):
@@ -110,8 +108,8 @@ def _line(one: float, two: float, parts: int) -> str:
 def on_paper() -> None:
     """The efficiency of many GPUs, each with as many rows, from stated speeds."""
     params, _ = RECIPE.model(torch.zeros(1, 1, 28, 28)).init(fv.random.key(0))
-    decoder, encoder = (sum(leaf.numel() for leaf in tree.leaves(params[name])) for name in ("decoder", "encoder"))
-    size, leaves = decoder + encoder, len(tree.leaves(params))
+    decoder, encoder = (sum(leaf.numel() for leaf in fv.tree.leaves(params[name])) for name in ("decoder", "encoder"))
+    size, leaves = decoder + encoder, len(fv.tree.leaves(params))
     flop = 6 * GPU_ROWS * (SAMPLES * decoder + encoder)  # a product forward, two backward, 2 flop each
     step = flop / GPU_FLOPS
     # A comparison of two estimators: the products of a replicate, and what is kept of it, which goes by the host.

@@ -17,8 +17,6 @@ from statistics import median
 from torch import Tensor
 
 import funcvae as fv
-from funcvae import data, tracking
-from funcvae.figures import decoding, of_results
 from funcvae.tracking import Tracker
 from funcvae.train import Row
 
@@ -30,11 +28,11 @@ def start(stack: ExitStack, server: str | None) -> dict[str, Tracker]:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     config = {"system": "mnist_vae", "seed": 0}
     entered = {
-        "jsonl": stack.enter_context(tracking.MetricsWriter(folder / "metrics.jsonl")),
-        "tensorboard": stack.enter_context(tracking.tensorboard(folder, config)),
+        "jsonl": stack.enter_context(fv.tracking.MetricsWriter(folder / "metrics.jsonl")),
+        "tensorboard": stack.enter_context(fv.tracking.tensorboard(folder, config)),
     }
     if server is not None:
-        entered["visdom"] = stack.enter_context(tracking.visdom(server, "benchmark", config))
+        entered["visdom"] = stack.enter_context(fv.tracking.visdom(server, "benchmark", config))
     return entered
 
 
@@ -62,7 +60,7 @@ def alone(server: str | None, epochs: int, x: Tensor) -> None:
             print(f"{name:12} {median(costs):5.1f} ms an epoch, at most {max(costs):.1f}", flush=True)
 
 
-def in_training(server: str | None, epochs: int, digits: data.Dataset, compile: bool) -> None:
+def in_training(server: str | None, epochs: int, digits: fv.data.Dataset, compile: bool) -> None:
     recipe = fv.models.RECIPES["mnist_vae"]
     model, opt = recipe.model(digits.train), recipe.optimizer(STEPS)
     seconds: list[float] = []
@@ -73,7 +71,7 @@ def in_training(server: str | None, epochs: int, digits: data.Dataset, compile: 
         epoch = step // STEPS - 1
         if step % STEPS == 0 and epoch % 2:  # what a run shows after every epoch
             called, x = time.perf_counter(), digits.train[:32]
-            x_hat = decoding.reconstructed(model, ts.params, ts.state, x, fv.random.fold_in(ts.key, step))
+            x_hat = fv.figures.decoding.reconstructed(model, ts.params, ts.state, x, fv.random.fold_in(ts.key, step))
             for name, track in trackers.items():
                 if name != "jsonl":
                     track({"epoch": epoch, "step": step, "x": x, "x_hat": x_hat})
@@ -105,11 +103,13 @@ def in_training(server: str | None, epochs: int, digits: data.Dataset, compile: 
     print(f"a tracked epoch takes {ratio:.3f} of the one before; showing it is {own:.1%} of it")
 
     began, key = time.perf_counter(), fv.random.key(1)
-    figures = of_results.of_run(model, ts.params, ts.state, recipe, digits, digits.test[: decoding.POINTS], key)
-    figures["training"] = of_results.training(history, name="ELBO", title="Training")
+    drawn = fv.figures.of_results.of_run(
+        model, ts.params, ts.state, recipe, digits, digits.test[: fv.figures.of_results.POINTS], key
+    )
+    drawn["training"] = fv.figures.of_results.training(history, name="ELBO", title="Training")
     with tempfile.TemporaryDirectory() as folder:
-        for name, figure in figures.items():
-            figures.save(figure, Path(folder, f"{name}.png"))
+        for name, figure in drawn.items():
+            fv.figures.save(figure, Path(folder, f"{name}.png"))
     drawing, epoch = time.perf_counter() - began, median(seconds[2::2])
     whole = recipe.epochs * epoch
     print(f"a run's figures take {drawing:.2f} s, once: {drawing / whole:.1%} of the recipe's {recipe.epochs} epochs")
@@ -122,6 +122,6 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--eager", action="store_true")
     args = parser.parse_args()
-    digits = data.load("mnist", root=args.data_dir)
+    digits = fv.data.load("mnist", root=args.data_dir)
     alone(args.visdom, args.epochs, digits.train[:32])
     in_training(args.visdom, args.epochs, digits, not args.eager)
