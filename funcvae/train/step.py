@@ -26,7 +26,7 @@ from funcvae.modules import Params, State
 from funcvae.train.settings import Scale, StepSettings, Task, checked_estimator, per_example
 from funcvae.train.state import Metrics, TrainState, check_train_state
 
-__all__ = ["RunStep", "Step", "Update", "make_step", "run_step", "step_details", "step_inputs"]
+__all__ = ["Step", "Update", "make_step"]
 
 
 class Step(Protocol):

@@ -87,7 +87,7 @@ def test_a_stopped_sweep_goes_on_to_the_same_bytes(here):
     swept(grid, "whole")
     with pytest.raises(Stopped, match="stopped, with 0 of 2 cells finished; the same command goes on"):
         swept(grid, stopping=after(4))
-    (found,) = checkpoint.found(Path("sweep/cells/gaussian2d_vae-elbo-k2-s0/checkpoints"))
+    (found,) = checkpoint.in_folder(Path("sweep/cells/gaussian2d_vae-elbo-k2-s0/checkpoints"))
     assert 0 < found < 6
     for _ in range(20):
         try:
