@@ -133,7 +133,7 @@ class Accumulator:
             flags = weight_diagnostics.flags(weights, lane.estimator, self.problem.samples)
             by_group = {
                 name: intervals.group_estimates(
-                    series, members, sum(sizes[i] for i in members), flags.of(names[i] for i in members)
+                    series, members, sum(sizes[i] for i in members), flags.for_leaves(names[i] for i in members)
                 )
                 for name, members in groups.items()
             }

@@ -44,8 +44,8 @@ class Flags(NamedTuple):
     encoder: str
     decoder_and_prior: str
 
-    def of(self, names: Iterable[str]) -> str:
-        """Of the gradient in these parameters."""
+    def for_leaves(self, names: Iterable[str]) -> str:
+        """The flag of the gradient in the leaves of these names."""
         found = (self.encoder if name.startswith("encoder/") else self.decoder_and_prior for name in names)
         return next(filter(None, found), "")
 
