@@ -7,21 +7,29 @@ which is the costly part, and `likelihood`, `ladder` and `posterior_gap` take th
 Everything is taken in evaluation mode, and sums over samples are in float64.
 """
 
-from funcvae.evaluate.importance_sampling import bound_ladder, log_likelihood, log_weights
+from funcvae.evaluate.importance_sampling import Progress, bound_ladder, log_likelihood, log_weights
 from funcvae.evaluate.latents import ActiveUnits, active_units, kl_per_dimension
 from funcvae.evaluate.linear_gaussian import PPCA, ppca
 from funcvae.evaluate.reconstruction import reconstruction_error, squared_error
-from funcvae.evaluate.weights import Estimated, Likelihood, Untrusted, distrust, ladder, likelihood, posterior_gap
+from funcvae.evaluate.weights import (
+    Estimated,
+    Likelihood,
+    Untrusted,
+    ladder,
+    likelihood,
+    posterior_gap,
+    untrusted_message,
+)
 
 __all__ = [
     "PPCA",
     "ActiveUnits",
     "Estimated",
     "Likelihood",
+    "Progress",
     "Untrusted",
     "active_units",
     "bound_ladder",
-    "distrust",
     "kl_per_dimension",
     "ladder",
     "likelihood",
@@ -31,4 +39,5 @@ __all__ = [
     "ppca",
     "reconstruction_error",
     "squared_error",
+    "untrusted_message",
 ]

@@ -1,16 +1,10 @@
-"""Evaluation: log-likelihood by importance sampling with its errors, the ladder of bounds, what the latents do.
-
-Much of it is a function of the log-weights log w_k = log p(x, z_k) - log q(z_k|x) [K, B]: `log_weights` computes them,
-which is the costly part, and `likelihood`, `ladder` and `posterior_gap` (from `funcvae.importance`) take them, so that
-one pass gives all three. `log_likelihood` and `bound_ladder` do both at once.
-
-Everything is taken in evaluation mode, and sums over samples are in float64.
-"""
+"""The log-weights of a model, and log p(x) and its bounds by importance sampling from q(z|x)."""
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache, partial
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,22 +13,30 @@ from funcvae import compilation, noise, random
 from funcvae._support import checks
 from funcvae.distributions import Delta, Posterior, SignedNormal
 from funcvae.errors import BadType
-from funcvae.evaluate.reconstruction import _check_greys
+from funcvae.evaluate.reconstruction import check_binary
 from funcvae.evaluate.weights import (
     Estimated,
     Likelihood,
     Untrusted,
-    _check_finite,
-    check_rungs,
-    distrust,
-    first_item,
+    check_item_values,
+    check_ladder,
+    first_bad_item,
     ladder,
     likelihood,
+    untrusted_message,
 )
 from funcvae.model import VAE, check_data, log_weight
 from funcvae.modules import Params, State
 
-Progress = Callable[[int], None]
+__all__ = ["Progress", "bound_ladder", "log_likelihood", "log_weights"]
+
+
+class Progress(Protocol):
+    """Reports the progress of a long computation."""
+
+    def __call__(self, done: int, total: int, /) -> None:
+        """Called after each part with how much is done, and how much there is in all."""
+        ...
 
 
 def log_likelihood(
@@ -47,7 +49,7 @@ def log_likelihood(
     samples: int = 5000,
     chunk: int = 100,
     compile: bool = False,
-    progress: Progress = lambda done: None,
+    progress: Progress = lambda done, total: None,
 ) -> Likelihood:
     """log p(x) of each datum by importance sampling, L_K with K = `samples` exactly, in nats.
 
@@ -63,7 +65,7 @@ def log_likelihood(
     log_w = log_weights(model, params, state, x, key, samples=samples, chunk=chunk, compile=compile, progress=progress)
     found = likelihood(log_w)
     if found.untrusted.any():
-        warnings.warn(distrust(found), Untrusted, stacklevel=2)
+        warnings.warn(untrusted_message(found), Untrusted, stacklevel=2)
     return found
 
 
@@ -79,7 +81,7 @@ def bound_ladder(
     compile: bool = False,
 ) -> dict[int, Estimated]:
     """L_K for each K of `samples`, on common noise; L_1 is the ELBO. See `ladder` and `log_weights`."""
-    check_rungs(samples)
+    check_ladder(samples)
     log_w = log_weights(model, params, state, x, key, samples=max(samples), chunk=chunk, compile=compile)
     return ladder(log_w, samples)
 
@@ -95,7 +97,7 @@ def log_weights(
     samples: int,
     chunk: int = 100,
     compile: bool = False,
-    progress: Progress = lambda done: None,
+    progress: Progress = lambda done, total: None,
     items: Tensor | None = None,
 ) -> Tensor:
     """log w_k = log p(x, z_k) - log q(z_k|x) [K, B] in nats, K = `samples` exactly.
@@ -107,7 +109,7 @@ def log_weights(
         x: data [B, ...] as the model sees them: binarized, for a Bernoulli likelihood.
         chunk: samples at a time.
         compile: run under `torch.compile`: worth its ten seconds from a million log-weights or so.
-        progress: called with the number of samples done.
+        progress: called with the number of samples done, and of all.
         items: the data's numbers [B] in messages, if not 0 … B-1.
 
     Raises:
@@ -125,63 +127,79 @@ def log_weights(
     checks.fits("samples", (samples, len(x)), 8)
     checks.fits("chunk", (min(chunk, samples), len(x), model.latent), x.element_size())
     if items is not None:
-        first_item(torch.ones(len(x), dtype=torch.bool), items)  # raises where they are none
+        first_bad_item(torch.ones(len(x), dtype=torch.bool), items)  # raises where they are none
     compilation.keep_freed()
     chunk = min(chunk, samples)
     rows = min(len(x), max(1, _ROWS // chunk))  # few enough to stay in the processor's cache
     parts = x.split(rows)
     posteriors = [model.encode(params, state, part)[0] for part in parts]
     _check_density(model, params, state, x, posteriors[0], items)
-    eager = _draw_and_weigh(model, len(x), x.dtype)
-    whole = _compiled(model, len(x), x.dtype, x.device) if compile else eager
+    eager = _sampler(model, len(x), x.dtype)
+    whole = _compiled_sampler(model, len(x), x.dtype, x.device) if compile else eager
 
     log_w = torch.empty(samples, len(x), dtype=torch.float64, device=x.device)
     first = 0
     for ks in torch.arange(samples, device=x.device).split(chunk):
-        draw, _ = whole if len(ks) == chunk else eager
+        draw = (whole if len(ks) == chunk else eager).draw
         eps, found = draw(key, ks), []  # [chunk, B, Z]
         for part, q, eps_part in zip(parts, posteriors, eps.split(rows, 1), strict=True):
-            _, weigh = whole if len(ks) == chunk and len(part) == rows else eager  # all but a rest
+            weigh = (whole if len(ks) == chunk and len(part) == rows else eager).weigh  # all but a rest
             found.append(weigh(params, state, part, q, eps_part))
         last = first + len(ks)
         log_w[first:last] = torch.cat(found, 1)
         first = last
-        progress(last)
-    _check_finite("log-weights", (log_w < math.inf).all(0) & (log_w > -math.inf).any(0), items)
+        progress(last, samples)
+    check_item_values("log-weights", (log_w < math.inf).all(0) & (log_w > -math.inf).any(0), items)
     return log_w
 
 
 _ROWS = 4000  # decoded at a time
 
 
-def _weigh(model: VAE) -> Callable[..., Tensor]:
-    """(params, state, x [B, ...], q(z|x), eps [c, B, Z]) -> log-weights [c, B]."""
+class Draw(Protocol):
+    """Draws the noise of some samples."""
 
-    def weigh(params: Params, state: State, x: Tensor, q: Posterior, eps: Tensor) -> Tensor:
-        return log_weight(model, params, state, x, q, q.sample(eps), False)[0]
+    def __call__(self, key: random.Key, numbers: Tensor, /) -> Tensor:
+        """From the samples' numbers [c] to their noise [c, B, Z]."""
+        ...
 
-    return weigh
+
+class Weigh(Protocol):
+    """Computes the log-weights of some samples."""
+
+    def __call__(self, params: Params, state: State, x: Tensor, q: Posterior, eps: Tensor, /) -> Tensor:
+        """From x [B, ...], q(z|x) and eps [c, B, Z] to log w [c, B]."""
+        ...
+
+
+class Sampler(NamedTuple):
+    """Importance sampling from a model's posterior."""
+
+    draw: Draw
+    weigh: Weigh
 
 
 @lru_cache(maxsize=8)  # what is compiled once serves every call on the same model
-def _compiled(model: VAE, batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Callable[..., Tensor], ...]:
-    """`_draw_and_weigh` under `torch.compile`."""
-    return tuple(compilation.compiled(f, device=device) for f in _draw_and_weigh(model, batch, dtype))
+def _compiled_sampler(model: VAE, batch: int, dtype: torch.dtype, device: torch.device) -> Sampler:
+    draw, weigh = _sampler(model, batch, dtype)
+    return Sampler(compilation.compiled(draw, device=device), compilation.compiled(weigh, device=device))
 
 
-def _draw_and_weigh(model: VAE, batch: int, dtype: torch.dtype) -> tuple[Callable[..., Tensor], ...]:
-    """(key, samples' numbers [c]) -> their noise [c, B, Z], and `_weigh`."""
-    return partial(noise.numbered, shape=(batch, model.latent), dtype=dtype), _weigh(model)
+def _sampler(model: VAE, batch: int, dtype: torch.dtype) -> Sampler:
+    def weigh(params: Params, state: State, x: Tensor, q: Posterior, eps: Tensor) -> Tensor:
+        return log_weight(model, params, state, x, q, q.sample(eps), False)[0]
+
+    return Sampler(partial(noise.numbered, shape=(batch, model.latent), dtype=dtype), weigh)
 
 
 def _check_density(model: VAE, params: Params, state: State, x: Tensor, q: Posterior, items: Tensor | None) -> None:
     """Raises unless the log-weights of x are what they are called; q is the posterior of some of it."""
     if isinstance(q, Delta):
-        raise BadType("a Delta posterior has no density, so log p(x) cannot be had by importance sampling from it")
+        raise BadType("a Delta posterior has no density, so log p(x) cannot be estimated by importance sampling")
     if isinstance(q, SignedNormal):
         raise BadType(
             "a SignedNormal posterior is no proper density of its samples, so importance sampling from it has no "
             "meaning: take normal_logsigma"
         )
     p, _ = model.decode(params, state, q.loc[:1])
-    _check_greys(p, x, items)
+    check_binary(p, x, items)

@@ -8,9 +8,11 @@ from torch import Tensor
 from funcvae._support import checks
 from funcvae.distributions import Delta, kl
 from funcvae.errors import BadData, BadType
-from funcvae.evaluate.weights import _check_finite
+from funcvae.evaluate.weights import check_item_values
 from funcvae.model import VAE, check_data
 from funcvae.modules import Params, State
+
+__all__ = ["ActiveUnits", "active_units", "kl_per_dimension"]
 
 
 class ActiveUnits(NamedTuple):
@@ -51,7 +53,7 @@ def active_units(
     if len(x) < 2:
         raise BadData("one datum has no variance: at least two are needed")
     means = torch.cat([model.encode(params, state, part)[0].mean for part in x.split(batch)])
-    _check_finite("latents", means.isfinite().all(1))
+    check_item_values("latents", means.isfinite().all(1))
     return ActiveUnits(means.double().var(0), threshold)
 
 
@@ -71,5 +73,5 @@ def kl_per_dimension(model: VAE, params: Params, state: State, x: Tensor, *, bat
             raise BadType("a Delta posterior has no density: its KL is not defined")
         rows.append(kl(q, model.prior(params, state, q.loc)[0]).double())
     each = torch.cat(rows)
-    _check_finite("KLs", each.isfinite().all(1))
+    check_item_values("KLs", each.isfinite().all(1))
     return each.mean(0)

@@ -9,6 +9,8 @@ from torch import Tensor
 from funcvae._support import checks
 from funcvae.errors import BadData, BadValue
 
+__all__ = ["PPCA", "eigenvalues", "ppca"]
+
 
 class PPCA(NamedTuple):
     """p(z) = N(0, I), p(x|z) = N(W z + mu, sigma² I), for x [B, D] and z [B, Z].

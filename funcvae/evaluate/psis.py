@@ -9,6 +9,8 @@ from torch import Tensor
 from funcvae._support import checks
 from funcvae.errors import BadValue
 
+__all__ = ["k_hat", "threshold"]
+
 Floats = NDArray[np.float64]
 
 

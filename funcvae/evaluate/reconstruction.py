@@ -7,9 +7,11 @@ from funcvae import random
 from funcvae._support import checks
 from funcvae.distributions import Bernoulli
 from funcvae.errors import BadData
-from funcvae.evaluate.weights import Estimated, _check_finite, first_item, standard_error
+from funcvae.evaluate.weights import Estimated, check_item_values, first_bad_item, standard_error
 from funcvae.model import VAE, check_data, log_p_x_given_z
 from funcvae.modules import Params, State
+
+__all__ = ["check_binary", "reconstruction_error", "squared_error"]
 
 
 @torch.no_grad()
@@ -32,10 +34,10 @@ def reconstruction_error(
         q, _ = model.encode(params, state, part)
         eps = random.normal(random.fold_in(key, i), (samples, len(part), model.latent), x.dtype)
         p, _ = model.decode(params, state, q.sample(eps))
-        _check_greys(p, part, torch.arange(i * batch, i * batch + len(part)))
+        check_binary(p, part, torch.arange(i * batch, i * batch + len(part)))
         rows.append(-log_p_x_given_z(p, part).double())
     error = torch.cat(rows, 1)
-    _check_finite("reconstructions", error.isfinite().all(0))
+    check_item_values("reconstructions", error.isfinite().all(0))
     return Estimated(error.mean(0), standard_error(error))
 
 
@@ -49,15 +51,16 @@ def squared_error(model: VAE, params: Params, state: State, x: Tensor, *, batch:
         p, _ = model.decode(params, state, model.encode(params, state, part)[0].loc)
         rows.append((part - p.mean).double().square().flatten(1).sum(1))
     error = torch.cat(rows)
-    _check_finite("reconstructions", error.isfinite())
+    check_item_values("reconstructions", error.isfinite())
     return error
 
 
-def _check_greys(p: object, x: Tensor, items: Tensor | None = None) -> None:
+def check_binary(p: object, x: Tensor, items: Tensor | None = None) -> None:
+    """Raises BadData, naming the first datum, where p is a Bernoulli likelihood and x [B, ...] is not binary."""
     if isinstance(p, Bernoulli):
         grey = ((x != 0) & (x != 1)).flatten(1).any(1)
         if grey.any():
             raise BadData(
-                f"item {first_item(grey, items)} has values between 0 and 1, where a Bernoulli likelihood is none: "
+                f"item {first_bad_item(grey, items)} has values between 0 and 1, where a Bernoulli likelihood is none: "
                 "binarize the data, or take another likelihood"
             )

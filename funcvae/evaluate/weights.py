@@ -1,7 +1,7 @@
-"""What importance weights say: functions of the log-weights log w_k = log p(x, z_k) - log q(z_k|x), [K, B], alone.
+"""Importance-weight statistics: functions of the log-weights log w_k = log p(x, z_k) - log q(z_k|x), [K, B], alone.
 
 Estimates of log p(x), of the bounds below it and of KL(q(z|x) ‖ p(z|x)), each with its standard error for the
-Monte-Carlo noise, and by what it can be judged. All in nats.
+Monte-Carlo noise, and diagnostics of that error. All in nats.
 """
 
 import math
@@ -16,17 +16,10 @@ from funcvae._support import checks
 from funcvae.errors import BadType, BadValue, NonFinite
 from funcvae.evaluate import psis
 
-
-def _check_finite(what: str, finite: Tensor, items: Tensor | None = None) -> None:
-    if not finite.all():
-        raise NonFinite(f"the {what} of item {first_item(~finite, items)} are not finite: look at the parameters")
-
-
-"""What importance weights say: functions of the log-weights log w_k = log p(x, z_k) - log q(z_k|x), [K, B], alone.
-
-Estimates of log p(x), of the bounds below it and of KL(q(z|x) ‖ p(z|x)), each with its standard error for the
-Monte-Carlo noise, and by what it can be judged. All in nats.
-"""
+__all__ = [
+    "Estimated", "Likelihood", "Untrusted", "check_item_values", "check_ladder", "first_bad_item", "ladder",
+    "likelihood", "posterior_gap", "standard_error", "untrusted_message",
+]  # fmt: skip
 
 
 class Untrusted(UserWarning):
@@ -58,7 +51,7 @@ class Estimated(NamedTuple):
 
 
 class Likelihood(NamedTuple):
-    """log p(x) by importance sampling, with what its trustworthiness can be judged by."""
+    """log p(x) by importance sampling, with diagnostics of its standard error."""
 
     log_p: Estimated
     """L_K for each datum. Its expectation lies below log p(x): see `shortfall`."""
@@ -95,14 +88,14 @@ def likelihood(log_w: Tensor) -> Likelihood:
     return Likelihood(Estimated(bounds.iwae(log_w), _delta_se(square, samples)), 1 / square, k_hat, samples)
 
 
-def distrust(found: Likelihood, items: Tensor | None = None) -> str:
-    """One line on the data whose log-likelihood is not to be trusted; `items` [B] are their numbers, if not 0 … B-1."""
+def untrusted_message(found: Likelihood, items: Tensor | None = None) -> str:
+    """One line on the data whose standard error is not to be trusted; `items` [B] are their numbers, if not 0 … B-1."""
     if not isinstance(found, Likelihood):
         raise BadType(f"found is {checks.shown(found)}: it must be what `likelihood` returns")
     bad, samples = found.untrusted, found.samples
     if not bad.any():
-        raise BadValue("there is nothing to distrust: no datum is untrusted")
-    first = first_item(bad, items)
+        raise BadValue("no datum is untrusted")
+    first = first_bad_item(bad, items)
     which = f"{int(bad.sum())} of {len(bad)} data, first for item {first}"
     if found.k_hat[bad].isinf().all():
         return f"{samples} samples are too few to judge the tail of the importance weights of {which}"
@@ -122,7 +115,7 @@ def ladder(log_w: Tensor, samples: Sequence[int]) -> dict[int, Estimated]:
     Raises:
         BadValue: a K below one or above S, or none at all.
     """
-    check_rungs(samples)
+    check_ladder(samples)
     if max(samples) > len(bounds.checked(log_w)):
         raise BadValue(f"a bound of {max(samples)} samples needs as many log-weights: there are {len(log_w)}")
     log_w, rungs = _log_weights(log_w), {}
@@ -145,7 +138,13 @@ def posterior_gap(log_w: Tensor) -> Estimated:
     return Estimated(bounds.iwae(log_w) - bounds.elbo(log_w), standard_error(influence))
 
 
-def check_rungs(samples: Sequence[int]) -> None:
+def check_item_values(name: str, finite: Tensor, items: Tensor | None = None) -> None:
+    """Raises NonFinite, naming the first datum, unless the values of all are finite, as `finite` [B] says."""
+    if not finite.all():
+        raise NonFinite(f"the {name} of item {first_bad_item(~finite, items)} are not finite: look at the parameters")
+
+
+def check_ladder(samples: Sequence[int]) -> None:
     """Raises BadType or BadValue unless these can be the numbers of samples of a ladder."""
     if not isinstance(samples, Sequence) or isinstance(samples, str | bytes):
         raise BadType(f"samples is {checks.shown(samples)}: give numbers of samples, as in (1, 10)")
@@ -178,8 +177,8 @@ def standard_error(values: Tensor) -> Tensor:
     return values.std(0) / math.sqrt(len(values)) if several else torch.full_like(values[0], math.inf)
 
 
-def first_item(bad: Tensor, items: Tensor | None) -> int:
-    """The number of the first bad datum, of those numbered `items` [B] or else 0 … B-1."""
+def first_bad_item(bad: Tensor, items: Tensor | None) -> int:
+    """The number of the first bad datum, where the data are numbered `items` [B] or else 0 … B-1."""
     if checks.valued("bad", bad, "B").is_complex() or not len(bad):
         raise BadValue(f"bad is {checks.shown(bad)}: it must say of each datum whether it is bad")
     first = int(bad.int().argmax())

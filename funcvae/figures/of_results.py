@@ -88,7 +88,7 @@ def of_comparison(found: variance.Comparison, *, name: str = "") -> dict[str, Fi
     def names(group: str) -> list[str]:
         several = len({row.target for row in rows}) > 1
         ends = [f", for {row.target}" * several for row in rows]
-        biased = [", biased" * (group in row.bias and row.bias[group].seen) for row in rows]
+        biased = [", biased" * (group in row.bias and row.bias[group].detected) for row in rows]
         return [row.name + end + bias for row, end, bias in zip(rows, ends, biased, strict=True)]
 
     def spans(group: str) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from funcvae.distributed import sharding
 from funcvae.errors import BadData, BadType, BadValue, Missing, unknown
 from funcvae.models import RECIPES
 from funcvae.models.recipe import Recipe
-from funcvae.variance.monitor import Probe
+from funcvae.variance.monitor import MonitorSettings
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,10 @@ class Config:
     """How many checkpoints stay: the newest."""
 
     @property
-    def probe(self) -> Probe:
-        """How the variance is followed along training."""
-        return Probe(self.variance_every, tuple(split_names(self.variance_of)), self.variance_replicates)
+    def monitor(self) -> MonitorSettings:
+        """How the gradient's variance is monitored during training."""
+        specs = self.estimator, *split_names(self.variance_of)
+        return MonitorSettings(self.variance_every, specs, self.variance_replicates, self.samples, self.batch)
 
 
 SPLITS = {"rows": sharding.by_rows, "samples": sharding.by_samples}

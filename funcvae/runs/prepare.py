@@ -22,8 +22,7 @@ from funcvae.runs.folder import CHECKPOINTS, check_items
 from funcvae.train import checkpoint
 from funcvae.train.settings import StepSettings, Task, check_task
 from funcvae.train.state import TrainState
-from funcvae.variance import monitor
-from funcvae.variance.monitor import Follower
+from funcvae.variance.monitor import Monitor, make_monitor
 
 
 class Setup(NamedTuple):
@@ -42,7 +41,7 @@ class Setup(NamedTuple):
     test: Tensor
     seen: Tensor
     """What the model sees of the first test items."""
-    follow: Follower | None
+    follow: Monitor | None
     figure_key: random.Key
     step_key: random.Key
     """Of what is drawn from the model along training."""
@@ -104,16 +103,7 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     seen = recipe.observe(observe_key, x_test[: decoding.POINTS])
     # Estimator and noise may not suit the model or the number of samples: let them say so now. (Values do not matter.)
     eps = torch.zeros_like(scheme(observe_key, config.samples, (1, model.latent)))
-    follow = monitor.follower(
-        config.probe,
-        estimator=config.estimator,
-        scheme=scheme,
-        samples=config.samples,
-        data=x_train,
-        batch=config.batch,
-        observe=recipe.observe,
-        key=probe_key,
-    )
+    follow = make_monitor(config.monitor, scheme, x_train, recipe.observe, probe_key)
     for each in [estimator, *(follow.arms.values() if follow else ())]:
         each(model, ts.params, ts.state, seen[:1], eps, train=False)
     return Setup(

@@ -278,7 +278,7 @@ def _by_importance(
     likelihoods, ladders, gaps, done = [], [], [], 0
     for i, slab in enumerate(x.split(_SLAB)):
 
-        def report_progress(k: int, size: int = len(slab), before: int = done) -> None:
+        def report_progress(k: int, _: int, size: int = len(slab), before: int = done) -> None:
             progress(before + k * size, samples * len(x))
 
         compiled = compilation.available() and samples * len(slab) >= _WORTH_COMPILING
@@ -304,7 +304,7 @@ def _by_importance(
         "pareto_k": {
             "median": float(k_hat.median()), "threshold": limit, "above": above, "per_item": k_hat.tolist(),
         },
-        "warning": evaluate.distrust(whole, items) if above else None,
+        "warning": evaluate.untrusted_message(whole, items) if above else None,
     }  # fmt: skip
 
 

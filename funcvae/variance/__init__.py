@@ -6,9 +6,10 @@ that of the data and that of the noise; `sweep` follows any of these along K, a 
 """
 
 from funcvae.variance.comparison import Arm, compare
-from funcvae.variance.decomposition import Sources, Split, sources
+from funcvae.variance.decomposition import Decomposition, Sources, sources
 from funcvae.variance.intervals import Group, Measured
 from funcvae.variance.quadrature import Exact, exact
+from funcvae.variance.replicates import ReplicateSettings
 from funcvae.variance.replication import Moments, moments
 from funcvae.variance.results import Bias, Compared, Comparison
 from funcvae.variance.scaling import Slope, Sweep, slope, sweep
@@ -19,14 +20,15 @@ __all__ = [
     "Bias",
     "Compared",
     "Comparison",
+    "Decomposition",
     "Exact",
     "Group",
     "Importance",
     "Measured",
     "Moments",
+    "ReplicateSettings",
     "Slope",
     "Sources",
-    "Split",
     "Sweep",
     "compare",
     "exact",

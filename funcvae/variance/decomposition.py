@@ -10,25 +10,27 @@ from torch import Tensor
 from funcvae import random, tree
 from funcvae._support import checks
 from funcvae.errors import BadValue
+from funcvae.estimators.engine import GradientEstimator
+from funcvae.evaluate.importance_sampling import Progress
 from funcvae.model import VAE, Observe, as_is
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid
 from funcvae.variance import intervals, online_moments
 from funcvae.variance.intervals import Measured, Series
 from funcvae.variance.replicates import (
-    AnyEstimator,
     Problem,
-    Progress,
-    at_once,
-    check,
+    ReplicateSettings,
     check_finite,
-    chunks,
+    check_problem,
     gradients,
+    noise_chunks,
     target_of,
 )
 
+__all__ = ["Decomposition", "Sources", "sources"]
 
-class Split(NamedTuple):
+
+class Decomposition(NamedTuple):
     """The total variance of one mini-batch gradient in a group of parameters, in two parts."""
 
     data: Measured
@@ -43,9 +45,9 @@ class Split(NamedTuple):
 
 
 class Sources(NamedTuple):
-    """What `sources` found."""
+    """The result of `sources`."""
 
-    groups: dict[str, Split]
+    groups: dict[str, Decomposition]
     batch: int
     batches: int
     replicates: int
@@ -59,15 +61,15 @@ class Sources(NamedTuple):
         ]
         lines += [f"{'':10} {'data':>22} {'noise':>22} {'total':>22} {'share of the data':>18}"]
         for name in networks:
-            split = self.groups[name]
-            cells = [f"{f'{m.value:.3g} ± {m.se:.1g}':>22}" for m in split[:3]]
-            lines += [f"{name:10} {' '.join(cells)} {f'{split.share.value:.1%} ± {split.share.se:.1%}':>18}"]
+            parts = self.groups[name]
+            cells = [f"{f'{m.value:.3g} ± {m.se:.1g}':>22}" for m in parts[:3]]
+            lines += [f"{name:10} {' '.join(cells)} {f'{parts.share.value:.1%} ± {parts.share.se:.1%}':>18}"]
         return "\n".join(lines)
 
 
 @torch.no_grad()
 def sources(
-    estimator: AnyEstimator,
+    estimator: GradientEstimator,
     model: VAE,
     params: Params,
     state: State,
@@ -118,55 +120,55 @@ def sources(
             raise BadValue(f"{name} is {checks.shown(value)}: a variance needs at least 2")
     if not 1 <= checks.whole("batch", batch) <= len(checks.tensor("data", data, "n ...")):
         raise BadValue(f"batch is {checks.shown(batch)}: it must lie between 1 and {len(data)}, the number of data")
-    check(model, params, state, data, observe, samples=samples, replicates=replicates, batch=batch)
+    settings = ReplicateSettings(samples, replicates, noise=noise, groups=groups, train=train)
+    check_problem(model, params, state, data, settings, observe, batch)
     checks.fits("batches", (batches, len(tree.leaves(params))), 8)
-    checks.flag("train", train)
     checks.function("progress", progress)
     choice_key, observe_key, noise_key = random.split(checks.valued("key", random.checked(key)).to(data.device), 3)
     target_of(estimator, noise, "")  # raises where the two do not suit each other
-    named = tree.named_leaves(params)
-    members_of = intervals.groups_of(list(named), [leaf.numel() for leaf in named.values()], groups)
+    problem = Problem(model, params, state, data, noise_key, settings)
+    members_of, gradient = problem.parameter_groups(), gradients((estimator,), model, problem.names, train)
 
     between, within, squares, alongs = None, [], [], []
     for m in range(batches):
         rows = random.permutation(random.fold_in(choice_key, m), len(data))[:batch]
         x = observe(random.fold_in(observe_key, m), data[rows])
-        problem = Problem(model, params, state, x, samples, train)
-        gradient = gradients((estimator,), model, problem.names, train)
         key_m, sums = random.fold_in(noise_key, m), None
-        for found in chunks(gradient, problem, noise, key_m, 0, replicates, at_once(problem)):
-            (grads,) = found.grads
-            sums = sums or online_moments.start([leaf[0] for leaf in grads], order=1)
-            sums, square, along = online_moments.add_chunk_(sums, found.first, grads)
-            check_finite(f"batch {m}", key_m, found.first, square, along)
+        for first, eps in noise_chunks(problem._replace(x=x, key=key_m), noise, range(replicates), compile=False):
+            ((grads,), _, _) = gradient(params, state, x, eps)
+            sums = sums or online_moments.empty_sums([leaf[0] for leaf in grads], order=1)
+            sums, square, along = online_moments.add_chunk_(sums, first, grads)
+            check_finite(f"batch {m}", key_m, first, square, along)
         assert sums is not None
         within.append(online_moments.total_variance(sums))
         means = online_moments.mean(sums)
-        between = between or online_moments.start(means, order=1)
-        between, square, along = online_moments.add_(between, m, [leaf.unsqueeze(0) for leaf in means])
+        between = between or online_moments.empty_sums(means, order=1)
+        between, square, along = online_moments.add_segment_(between, m, [leaf.unsqueeze(0) for leaf in means])
         squares.append(square)
         alongs.append(along)
         progress(m + 1, batches)
     assert between is not None
-    noise_of, series = torch.stack(within), intervals.series(between, squares, alongs)
-    found_of = {name: _split(series, noise_of[:, members].sum(1).numpy(), members, replicates)
-                for name, members in members_of.items()}  # fmt: skip
-    return Sources(found_of, batch, batches, replicates)
+    noise_variance, series = torch.stack(within), intervals.series_of(between, torch.cat(squares), torch.cat(alongs))
+    decompositions = {
+        name: _decomposition(series, noise_variance[:, members].sum(1).numpy(), members, replicates)
+        for name, members in members_of.items()
+    }
+    return Sources(decompositions, batch, batches, replicates)
 
 
-def _split(series: Series, within: intervals.Floats, members: list[int], replicates: int) -> Split:
+def _decomposition(series: Series, within: intervals.Floats, members: list[int], replicates: int) -> Decomposition:
     """Of one group, from the batches' mean gradients and their variances over the noise [M]."""
     u = intervals.scaled_squares(series, members)  # batches 1, 2, …
     w = within[1:]
-    flags = [intervals.distrust(v, intervals.kurtosis_of(v), intervals.tail_of(v)) for v in (u, within)]
-    of_data, of_noise = (flag.replace("replicates", "batches") for flag in flags)
-    flag = "; ".join(dict.fromkeys(filter(None, (of_data, of_noise))))
-    noise = intervals.of_mean(within, flag=of_noise)
+    flags = [intervals.unreliable_because(v, intervals.kurtosis_of(v), intervals.tail_shape(v)) for v in (u, within)]
+    data_flag, noise_flag = (flag.replace("replicates", "batches") for flag in flags)
+    flag = "; ".join(dict.fromkeys(filter(None, (data_flag, noise_flag))))
+    noise = intervals.mean_interval(within, flag=noise_flag)
     value = float(series.total[members].sum()) - noise.value / replicates
-    data = intervals.of_mean(u - w / replicates, value, of_data)
-    total = intervals.of_mean(u + (1 - 1 / replicates) * w, data.value + noise.value, flag)
+    data = intervals.mean_interval(u - w / replicates, value, data_flag)
+    total = intervals.mean_interval(u + (1 - 1 / replicates) * w, data.value + noise.value, flag)
     if not total.value > 0:
-        return Split(data, noise, total, Measured(math.nan, math.inf, math.nan, math.nan, flag))
+        return Decomposition(data, noise, total, Measured(math.nan, math.inf, math.nan, math.nan, flag))
     share = data.value / total.value
     influence = ((1 - share) * (u - w / replicates) - share * w) / total.value
-    return Split(data, noise, total, intervals.of_mean(influence, share, flag))
+    return Decomposition(data, noise, total, intervals.mean_interval(influence, share, flag))

@@ -1,8 +1,8 @@
-"""Estimates with errors, from what each replicate gave: total variance, signal-to-noise ratios, and whom to trust.
+"""Estimates with errors, from what each replicate gave: total variance, signal-to-noise ratios, and flags.
 
 Notation: g_r is a gradient's part in a group of parameters, R the number of replicates, μ = E g, T = tr Cov g its total
-variance; u_r estimates T from replicate r alone (see `funcvae.variance.streaming`), so u_1 … u_{R-1} are what standard
-errors come from. All intervals are meant to hold the true value in 95 of 100 cases.
+variance; u_r estimates T from replicate r alone (see `online_moments`), so u_1 … u_{R-1} are what standard errors come
+from. All intervals are meant to hold the true value in 95 of 100 cases.
 """
 
 import math
@@ -14,19 +14,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from funcvae._support import checks
-from funcvae.errors import BadType, unknown
+from funcvae.errors import unknown
 from funcvae.evaluate import psis
 from funcvae.variance import online_moments
+
+__all__ = [
+    "Floats", "Group", "Measured", "Series", "group_estimates", "hall_quantiles", "kurtosis_of", "later_replicates",
+    "mean_interval", "parameter_groups", "ratio_interval", "root_interval", "scaled_squares", "series_of",
+    "signal_to_noise", "tail_shape", "unreliable_because",
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
 
 Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
-WORTH = 30.0
+MIN_EFFECTIVE_REPLICATES = 30.0
 """Replicates, corrected for kurtosis, below which an interval for a variance is not to be trusted."""
-TAIL = 0.7
-"""Pareto k̂ of the squared deviations above which it is not, either: see `pareto.threshold`."""
-WEIGHT_TAIL = 0.25
+MAX_TAIL_SHAPE = 0.7
+"""Pareto k̂ of the squared deviations above which it is not, either: see `psis.threshold`."""
+HEAVY_WEIGHT_TAIL = 0.25
 """Pareto k̂ of importance weights from which they have no fourth moment, as the error of a variance asks for."""
 
 
@@ -42,7 +47,7 @@ class Measured(NamedTuple):
 
     @property
     def trusted(self) -> bool:
-        """Whether nothing speaks against the interval."""
+        """Whether the interval has no flag."""
         return not self.flag
 
     def sqrt(self) -> "Measured":
@@ -64,8 +69,8 @@ class Group(NamedTuple):
     """‖μ‖/√T. For one coordinate it is |E g|/σ(g), Rainforth et al.'s equation 3."""
     dsnr: Measured
     """E ‖g_∥‖/‖g_⊥‖, with g_∥ the part of g along μ and g_⊥ the rest: Rainforth et al.'s directional SNR. Here along
-    the centre c (see `streaming`), which is independent of g_r, for the `later` r. Infinite in one dimension, and of
-    infinite mean in two."""
+    the centre c (see `online_moments`), which is independent of g_r, for the `later_replicates`. Infinite in one
+    dimension, and of infinite mean in two."""
     kurtosis: float
     """E ‖g - μ‖⁴/T²: in one dimension the usual kurtosis (3 for a normal g), in many near 1 if it is well-behaved."""
     k_hat: float
@@ -87,34 +92,30 @@ class Series(NamedTuple):
     """‖c‖² of each leaf and renewal of the centre c, which are at replicates 1, 2, 4, 8, …: [log R, L]."""
 
 
-def series(sums: online_moments.Sums, square: Sequence[torch.Tensor], along: Sequence[torch.Tensor]) -> Series:
-    """The series of the replicates in `sums`."""
+def series_of(sums: online_moments.Sums, square: torch.Tensor, along: torch.Tensor) -> Series:
+    """The series of the replicates in `sums`, from `square` and `along` [R, L]."""
     mean = torch.stack([leaf.square().sum() for leaf in online_moments.mean(sums)]).cpu()
     center = torch.stack(sums.norms) if sums.norms else mean.new_zeros(0, len(mean))
-    columns = torch.cat(list(square)), torch.cat(list(along)), online_moments.total_variance(sums), mean, center
+    columns = square, along, online_moments.total_variance(sums), mean, center
     return Series(*(column.numpy() for column in columns))
 
 
-def groups_of(names: Sequence[str], sizes: Sequence[int], wanted: Sequence[str] = ()) -> dict[str, list[int]]:
-    """The groups of parameters, as numbers of leaves: "all", the networks that have any, each parameter, and `wanted`.
+def parameter_groups(names: Sequence[str], sizes: Sequence[int], patterns: Sequence[str] = ()) -> dict[str, list[int]]:
+    """The groups of parameters, as numbers of leaves: "all", the networks that have any, each parameter, and patterns.
 
     Args:
         names: of the leaves, as "encoder/hidden.0.weight".
         sizes: of the leaves.
-        wanted: further groups, as patterns: "encoder/*.bias".
+        patterns: further groups, as "encoder/*.bias".
 
     Raises:
         BadValue: a pattern matches no parameter.
     """
-    wanted = (wanted,) if isinstance(wanted, str) else wanted
-    if not isinstance(wanted, Sequence):
-        raise BadType(f"groups is {checks.shown(wanted)}: give patterns such as 'encoder/*.bias', in a list or tuple")
     found = {"all": [i for i, size in enumerate(sizes) if size]}
     for network in dict.fromkeys(name.split("/")[0] for name in names):
         found[network] = [i for i in found["all"] if names[i].startswith(f"{network}/")]
     found |= {name: [i] for i, name in enumerate(names) if sizes[i]}
-    for pattern in wanted:
-        checks.text("a group", pattern)
+    for pattern in patterns:
         members = found.get(pattern) or [i for i in found["all"] if fnmatchcase(names[i], pattern)]
         if not members:
             raise unknown("group of parameters", pattern, found)
@@ -124,40 +125,40 @@ def groups_of(names: Sequence[str], sizes: Sequence[int], wanted: Sequence[str] 
 
 def scaled_squares(s: Series, members: Sequence[int]) -> Floats:
     """u_1 … u_{R-1} of a group, each with the expectation T: n/(n+1) ‖g_r - c‖²."""
-    n = np.array([online_moments.renewal(r) for r in range(1, len(s.square))], dtype=float)
+    n = np.array([online_moments.replicates_in_center(r) for r in range(1, len(s.square))], dtype=float)
     return n / (n + 1) * s.square[1:, members].sum(1)
 
 
-def group(s: Series, members: Sequence[int], size: int, flag: str = "") -> Group:
-    """What the replicates say of a group of parameters; `flag` is what speaks against its intervals already."""
-    replicates, late = len(s.square), later(len(s.square))
+def group_estimates(s: Series, members: Sequence[int], size: int, flag: str = "") -> Group:
+    """The estimates for a group of parameters; `flag` says why its intervals are unreliable, if that is known."""
+    replicates, later = len(s.square), later_replicates(len(s.square))
     total = float(s.total[members].sum()) if replicates > 1 else math.nan
     u = scaled_squares(s, members)
-    kurtosis, k_hat = kurtosis_of(u), tail_of(u)
-    flag = "; ".join(filter(None, [flag, distrust(u, kurtosis, k_hat)]))
-    variance = of_mean(u, total, flag=flag)
-    along, square = s.along[late][:, members].sum(1), s.square[late][:, members].sum(1)
+    kurtosis, k_hat = kurtosis_of(u), tail_shape(u)
+    flag = "; ".join(filter(None, [flag, unreliable_because(u, kurtosis, k_hat)]))
+    variance = mean_interval(u, total, flag=flag)
+    along, square = s.along[later][:, members].sum(1), s.square[later][:, members].sum(1)
     mean_square = float(s.mean[members].sum()) - (total / replicates if replicates > 1 else 0.0)
-    norm = root(mean_square, _se_of_mean(2 * along, replicates), flag)
+    norm = root_interval(mean_square, _se_of_mean(2 * along, replicates), flag)
     snr = signal_to_noise(s, s, members, flag)
 
     if size == 1:
         dsnr = Measured(math.inf, math.nan, math.nan, math.nan, flag)  # there is no other direction
     else:
-        center = np.array([s.center[r.bit_length() - 1, members].sum() for r in range(replicates)[late]])
+        center = np.array([s.center[r.bit_length() - 1, members].sum() for r in range(replicates)[later]])
         with np.errstate(divide="ignore", invalid="ignore"):
             parallel = np.abs(along + center) / np.sqrt(center)
             ratio = parallel / np.sqrt((square + 2 * along + center - parallel**2).clip(min=0))
-            fine = np.isfinite(ratio).all()
-            dsnr = (
-                of_mean(ratio, flag=flag) if fine else Measured(float(ratio.mean()), math.nan, math.nan, math.nan, flag)
-            )
+            if np.isfinite(ratio).all():
+                dsnr = mean_interval(ratio, flag=flag)
+            else:
+                dsnr = Measured(float(ratio.mean()), math.nan, math.nan, math.nan, flag)
     return Group(size, variance, norm, snr, dsnr, kurtosis, k_hat)
 
 
 def signal_to_noise(signal: Series, noise: Series, members: Sequence[int], flag: str = "") -> Measured:
     """‖μ‖ of the one over √T of the other, on common random numbers, by the delta method on its square."""
-    replicates, late = len(noise.square), later(len(noise.square))
+    replicates, later = len(noise.square), later_replicates(len(noise.square))
     if replicates < 2:
         return Measured(math.nan, math.inf, math.nan, math.nan, flag)
     total = float(noise.total[members].sum())
@@ -166,11 +167,11 @@ def signal_to_noise(signal: Series, noise: Series, members: Sequence[int], flag:
     if total == 0:
         return Measured(math.inf if mean_square > 0 else math.nan, math.nan, math.nan, math.nan, flag)
     ratio = mean_square / total
-    along, u = signal.along[late][:, members].sum(1), scaled_squares(noise, members)[late.start - 1 :]
-    return root(ratio, _se_of_mean((2 * along - ratio * u) / total, replicates), flag)
+    along, u = signal.along[later][:, members].sum(1), scaled_squares(noise, members)[later.start - 1 :]
+    return root_interval(ratio, _se_of_mean((2 * along - ratio * u) / total, replicates), flag)
 
 
-def of_mean(values: Floats, value: float | None = None, flag: str = "") -> Measured:
+def mean_interval(values: Floats, value: float | None = None, flag: str = "") -> Measured:
     """The mean of independent values, which may be skewed, as squares are.
 
     The interval is the studentised mean's with its skewness γ taken off by a cubic that is its own inverse in closed
@@ -181,7 +182,7 @@ def of_mean(values: Floats, value: float | None = None, flag: str = "") -> Measu
     Args:
         values: [n].
         value: the estimate, where there is a better one than their mean.
-        flag: what speaks against the interval.
+        flag: why the interval is unreliable, if that is known.
 
     Reference: Hall (1992), "On the removal of skewness by transformation".
     """
@@ -193,23 +194,23 @@ def of_mean(values: Floats, value: float | None = None, flag: str = "") -> Measu
     se = spread / math.sqrt(len(values))
     if not se > 0:
         return Measured(center, se, center, center, flag)
-    below, above = hall(values)
+    below, above = hall_quantiles(values)
     return Measured(center, se, max(center - se * above, 0.0) if values.min() >= 0 else center - se * above,
                     center - se * below, flag)  # fmt: skip
 
 
-def hall(values: Floats) -> tuple[float, float]:
-    """The 2.5% and 97.5% quantiles of √n (x̄ - μ)/s, by Hall's transformation: see `of_mean`."""
+def hall_quantiles(values: Floats) -> tuple[float, float]:
+    """The 2.5% and 97.5% quantiles of √n (x̄ - μ)/s, by Hall's transformation: see `mean_interval`."""
     n = len(values)
-    apart = values - values.mean()
-    skew = float((apart**3).mean() / (apart**2).mean() ** 1.5) / math.sqrt(n)
+    deviation = values - values.mean()
+    skew = float((deviation**3).mean() / (deviation**2).mean() ** 1.5) / math.sqrt(n)
     if abs(skew) < 1e-6:
         return -Z95, Z95
     low, high = (3 / skew * (float(np.cbrt(1 + skew * (z - skew / 6))) - 1) for z in (-Z95, Z95))
     return low, high
 
 
-def ratio(a: Floats, b: Floats, value: float, flag: str = "") -> Measured:
+def ratio_interval(a: Floats, b: Floats, value: float, flag: str = "") -> Measured:
     """The ratio of two means on common random numbers, from paired values [n].
 
     By the delta method ln(ā/b̄) has the error of the mean of a_r/ā - b_r/b̄; the interval is 1.96 of it either way. (The
@@ -223,7 +224,7 @@ def ratio(a: Floats, b: Floats, value: float, flag: str = "") -> Measured:
     return Measured(value, value * se, value * math.exp(-Z95 * se), value * math.exp(Z95 * se), flag)
 
 
-def root(square: float, se: float, flag: str = "") -> Measured:
+def root_interval(square: float, se: float, flag: str = "") -> Measured:
     """The square root of an estimate that may be below zero: 0 then, with an interval all the same."""
     if math.isnan(square):
         return Measured(math.nan, math.inf, math.nan, math.nan, flag)
@@ -237,7 +238,7 @@ def kurtosis_of(u: Floats) -> float:
     return float((u**2).mean() / u.mean() ** 2) if len(u) and u.mean() > 0 else math.nan
 
 
-def tail_of(u: Floats) -> float:
+def tail_shape(u: Floats) -> float:
     """Pareto k̂ of u [n]; NaN where there is nothing to judge."""
     if not len(u) or not u.max() > 0:
         return math.nan
@@ -245,20 +246,20 @@ def tail_of(u: Floats) -> float:
         return float(psis.k_hat(torch.from_numpy(np.log(u)).unsqueeze(1))[0])
 
 
-def distrust(u: Floats, kurtosis: float, k_hat: float) -> str:
-    """Why an interval for the mean of u is not to be trusted: few replicates for its kurtosis, or a heavy tail."""
-    if len(u) + 1 < WORTH:
-        return f"fewer than {WORTH:.0f} replicates" if not len(u) or u.max() > 0 else ""
-    if (len(u) + 1) / kurtosis < WORTH:
+def unreliable_because(u: Floats, kurtosis: float, k_hat: float) -> str:
+    """Why an interval for the mean of u is unreliable: few replicates for its kurtosis, or a heavy tail; or ""."""
+    if len(u) + 1 < MIN_EFFECTIVE_REPLICATES:
+        return f"fewer than {MIN_EFFECTIVE_REPLICATES:.0f} replicates" if not len(u) or u.max() > 0 else ""
+    if (len(u) + 1) / kurtosis < MIN_EFFECTIVE_REPLICATES:
         return f"kurtosis {kurtosis:.3g}: {len(u) + 1} replicates are worth {int((len(u) + 1) / kurtosis)}"
-    if k_hat > TAIL:
+    if k_hat > MAX_TAIL_SHAPE:
         return f"Pareto k̂ {k_hat:.2f} of the gradient's squared deviations"
     return ""
 
 
-def later(replicates: int) -> slice:
+def later_replicates(replicates: int) -> slice:
     """The later replicates, half of them or more: those with a centre of at least a quarter's mean."""
-    return slice(online_moments.renewal(replicates // 2) if replicates > 1 else 1, None)
+    return slice(online_moments.replicates_in_center(replicates // 2) if replicates > 1 else 1, None)
 
 
 def _se_of_mean(values: Floats, replicates: int) -> float:

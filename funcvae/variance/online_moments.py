@@ -11,6 +11,8 @@ The u_r are Welford's increments with a mean that is renewed at powers of two, a
 
 References: Welford (1962), "Note on a method for calculating corrected sums of squares and products"; Chan, Golub &
 LeVeque (1983), "Algorithms for computing the sample variance", whose merge, about shifted data, is `recentred_`.
+
+Functions whose names end in an underscore write into the sums that they are given.
 """
 
 from collections.abc import Iterator
@@ -19,11 +21,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+__all__ = [
+    "Leaves", "Sums", "add_chunk_", "add_powers_", "add_segment_", "central_powers", "empty_sums", "mean",
+    "power_views", "recentred_", "replicates_in_center", "segments", "sum_powers_", "total_variance",
+    "with_renewed_center_", "zero_powers",
+]  # fmt: skip
+
 Leaves = list[Tensor]
 
 
 class Sums(NamedTuple):
-    """What is known of the replicates so far. L leaves, P coordinates in a leaf."""
+    """The sums over the replicates so far. L leaves, P coordinates in a leaf."""
 
     n: int
     """Replicates."""
@@ -37,85 +45,88 @@ class Sums(NamedTuple):
     """‖c‖² [L] of every centre since the first renewal, at replicates 1, 2, 4, 8, …"""
 
 
-def start(first: Leaves, order: int) -> Sums:
+def empty_sums(first: Leaves, order: int) -> Sums:
     """No replicates yet, with the first of them as the centre."""
     powers = [[torch.zeros_like(leaf, dtype=torch.float64) for leaf in first] for _ in range(order)]
     return Sums(0, [leaf.clone() for leaf in first], powers, torch.zeros(len(first), dtype=torch.float64), [])
 
 
-def segments(first: int, last: int) -> Iterator[tuple[int, int]]:
-    """The replicates first … last-1 in pieces that no renewal of the centre falls into."""
+def segments(replicates: range) -> Iterator[range]:
+    """Replicates in succession, in pieces that no renewal of the centre falls into."""
+    first, last = replicates.start, replicates.stop
     while first < last:
         end = min(last, max(1, 1 << first.bit_length()))
-        yield first, end
+        yield range(first, end)
         first = end
 
 
-def renewal(r: int) -> int:
+def replicates_in_center(r: int) -> int:
     """n: of how many replicates the centre at replicate r >= 1 is the mean."""
     return 1 << (r.bit_length() - 1)
 
 
-def add_(sums: Sums, first: int, grads: Leaves) -> tuple[Sums, Tensor, Tensor]:
+def add_segment_(sums: Sums, first: int, grads: Leaves) -> tuple[Sums, Tensor, Tensor]:
     """The sums with a segment of replicates first, first+1, … added, whose gradients are [c, P] for each leaf.
 
-    Writes into the sums it is given. Also returns ‖g_r - c‖² and (g_r - c)·c of each replicate and leaf, [c, L].
+    Also returns ‖g_r - c‖² and (g_r - c)·c of each replicate and leaf, [c, L].
     """
-    sums = renewed(sums, first)
-    squares, along = add_powers(sums.center, sums.powers, grads)
-    return counted(sums, squares), squares, along
+    sums = with_renewed_center_(sums, first)
+    squares, along = sum_powers_(sums.center, sums.powers, grads)
+    return _with_squares(sums, squares), squares, along
 
 
-def merged(sums: Sums, powers: Tensor, squares: Tensor) -> Sums:
-    """The sums with a segment of replicates added: its powers, as `blank` lays them out, and ‖g_r - c‖² [r, L].
-
-    Writes into the sums it is given.
-    """
-    for mine, more in zip(sums.powers, laid_out(powers, sums.center, len(sums.powers)), strict=True):
-        for leaf, add in zip(mine, more, strict=True):
-            leaf.add_(add)
-    return counted(sums, squares)
+def add_powers_(sums: Sums, flat: Tensor, squares: Tensor) -> Sums:
+    """The sums with a segment of replicates added: its sums of powers, in one vector, and ‖g_r - c‖² [r, L]."""
+    for powers, added in zip(sums.powers, power_views(flat, sums), strict=True):
+        for leaf, more in zip(powers, added, strict=True):
+            leaf.add_(more)
+    return _with_squares(sums, squares)
 
 
-def blank(center: Leaves, order: int) -> Tensor:
-    """Room for the sums of powers up to an order of some replicates, all zero: one vector in float64."""
-    size = order * sum(leaf.numel() for leaf in center)
-    return torch.zeros(size, dtype=torch.float64, device=center[0].device)
+def zero_powers(sums: Sums) -> Tensor:
+    """Sums of powers about the same centre and to the same order, all zero: one vector in float64."""
+    size = len(sums.powers) * sum(leaf.numel() for leaf in sums.center)
+    return torch.zeros(size, dtype=torch.float64, device=sums.center[0].device)
 
 
-def laid_out(flat: Tensor, center: Leaves, order: int) -> list[Leaves]:
-    """Such a vector as sums of powers, to be read or written in."""
-    sizes = [leaf.numel() for leaf in center]
-    leaves = flat.split(sizes * order)
+def power_views(flat: Tensor, sums: Sums) -> list[Leaves]:
+    """Such a vector as `Sums.powers`, whose leaves are views of it."""
+    sizes = [leaf.numel() for leaf in sums.center]
+    leaves = flat.split(sizes * len(sums.powers))
     return [list(leaves[i : i + len(sizes)]) for i in range(0, len(leaves), len(sizes))]
 
 
 def add_chunk_(sums: Sums, first: int, grads: Leaves) -> tuple[Sums, Tensor, Tensor]:
-    """As `add_`, for replicates that a renewal of the centre may fall into."""
+    """As `add_segment_`, for replicates that a renewal of the centre may fall into."""
     squares, alongs = [], []
-    for begin, end in segments(first, first + len(grads[0])):
-        sums, square, along = add_(sums, begin, [leaf[begin - first : end - first] for leaf in grads])
+    for part in segments(range(first, first + len(grads[0]))):
+        rows = slice(part.start - first, part.stop - first)
+        sums, square, along = add_segment_(sums, part.start, [leaf[rows] for leaf in grads])
         squares.append(square)
         alongs.append(along)
     return sums, torch.cat(squares), torch.cat(alongs)
 
 
-def renewed(sums: Sums, first: int) -> Sums:
-    """The sums about a new centre, their mean so far, if there is one from replicate `first` on. Uses them up."""
-    if first < 1 or first != renewal(first):
+def with_renewed_center_(sums: Sums, first: int) -> Sums:
+    """The sums about a new centre, their mean so far, if replicate `first` is the first with a new one."""
+    if first < 1 or first != replicates_in_center(first):
         return sums
     sums = recentred_(sums, mean(sums))
     norm = torch.stack([leaf.double() @ leaf.double() for leaf in sums.center]).cpu()
     return sums._replace(norms=[*sums.norms, norm])
 
 
-def counted(sums: Sums, squares: Tensor) -> Sums:
-    """The sums after `add_powers` wrote into them and returned these squares [c, L]."""
+def _with_squares(sums: Sums, squares: Tensor) -> Sums:
+    """The sums after the powers of c replicates were added, with their squares [c, L]."""
     return sums._replace(n=sums.n + len(squares), total=sums.total + squares.sum(0))
 
 
-def add_powers(center: Leaves, powers: list[Leaves], grads: Leaves) -> tuple[Tensor, Tensor]:
-    """Adds the powers of g - c to the sums, in place, and returns what `add_` does, on the CPU and in float64."""
+def sum_powers_(center: Leaves, powers: list[Leaves], grads: Leaves) -> tuple[Tensor, Tensor]:
+    """Adds the powers of g - c of replicates [c, P] to sums of powers, in place.
+
+    Returns:
+        ‖g_r - c‖² and (g_r - c)·c of each replicate and leaf, [c, L], on the CPU and in float64.
+    """
     rows = []
     for leaf, g in enumerate(grads):
         square = along = torch.zeros(len(g), dtype=torch.float64, device=g.device)
@@ -124,12 +135,12 @@ def add_powers(center: Leaves, powers: list[Leaves], grads: Leaves) -> tuple[Ten
         )
         for part in parts:
             c = center[leaf][part]
-            apart = (g[:, part] - c).double()  # squares of small numbers would be lost in float32
-            square = square + apart.square().sum(1)
-            along = along + apart @ c.double()
-            power = apart
+            deviation = (g[:, part] - c).double()  # squares of small numbers would be lost in float32
+            square = square + deviation.square().sum(1)
+            along = along + deviation @ c.double()
+            power = deviation
             for j, sums in enumerate(powers):
-                power = power * apart if j else apart
+                power = power * deviation if j else deviation
                 sums[leaf][part].add_(power.sum(0))
         rows.append((square, along))
     squares, alongs = zip(*rows, strict=True)
@@ -167,8 +178,8 @@ def total_variance(sums: Sums) -> Tensor:
     return (sums.total - off).clamp(min=0) / (sums.n - 1) if sums.n > 1 else torch.full_like(off, torch.nan)
 
 
-def central(sums: Sums) -> list[Leaves]:
-    """The sums of powers about the mean: central(sums)[j - 1] for j = 1 … order (the first are zero)."""
+def central_powers(sums: Sums) -> list[Leaves]:
+    """The sums of powers about the mean: central_powers(sums)[j - 1] for j = 1 … order (the first are zero)."""
     center = [leaf.double() for leaf in sums.center]  # so that the mean is not rounded to float32
     powers = [[leaf.clone() for leaf in power] for power in sums.powers]
     return recentred_(sums._replace(center=center, powers=powers), mean(sums)).powers

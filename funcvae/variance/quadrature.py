@@ -1,7 +1,6 @@
 """The variance of a gradient estimator: exactly, for small models."""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -11,9 +10,11 @@ from torch import Tensor
 from funcvae import tree
 from funcvae._support import checks
 from funcvae.errors import BadType, BadValue, NonFinite
-from funcvae.estimators.engine import Estimate, check_estimator, checked_estimate
+from funcvae.estimators.engine import GradientEstimator, check_estimator, checked_estimate
 from funcvae.model import VAE, check_data
 from funcvae.modules import Params, State
+
+__all__ = ["Exact", "exact"]
 
 
 class Exact(NamedTuple):
@@ -31,7 +32,7 @@ class Exact(NamedTuple):
 
 @torch.no_grad()
 def exact(
-    estimator: Callable[..., Estimate],
+    estimator: GradientEstimator,
     model: VAE,
     params: Params,
     state: State,
@@ -83,8 +84,8 @@ def exact(
 
     point, weight = (t.to(x.device, x.dtype) for t in map(torch.from_numpy, hermegauss(nodes)))
     weight = weight / weight.sum()
-    place = nodes ** torch.arange(axes, device=x.device)
-    at_once = max(1, min(_POINTS_AT_ONCE, _NUMBERS_AT_ONCE // size))
+    stride = nodes ** torch.arange(axes, device=x.device)
+    chunk = max(1, min(_POINTS_AT_ONCE, _NUMBERS_AT_ONCE // size))
     mean, covariance, bounds = x.new_zeros(size), x.new_zeros(size, size), []
     for item, datum in enumerate(x.split(1)):
 
@@ -93,9 +94,9 @@ def exact(
             return torch.cat([leaf.flatten() for leaf in tree.leaves(out.grads)]), out.bound
 
         first, second, bound = torch.zeros_like(mean), torch.zeros_like(covariance), x.new_zeros(1)
-        for i in range(0, nodes**axes, at_once):
-            number = torch.arange(i, min(i + at_once, nodes**axes), device=x.device)
-            node = number.unsqueeze(1) // place % nodes  # the digits of the point's number, one for each axis
+        for i in range(0, nodes**axes, chunk):
+            number = torch.arange(i, min(i + chunk, nodes**axes), device=x.device)
+            node = number.unsqueeze(1) // stride % nodes  # the digits of the point's number, one for each axis
             w = weight[node].prod(1)
             g, b = torch.vmap(gradient)(point[node])  # [points, P], [points, 1]
             first += w @ g

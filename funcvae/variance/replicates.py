@@ -1,41 +1,88 @@
-"""Replicates of a gradient: the same estimators on independent noise, some at a time.
+"""Replicates of a gradient: the same estimators on independent noise, a chunk of replicates at a time.
 
-Replicate r's noise is `scheme(fold_in(key, r), samples, (B, Z))` and depends on nothing else: the same bits however
-many replicates are taken at a time.
+Replicate r's noise is `scheme(fold_in(key, r), samples, (B, Z))` and depends on nothing else: it has the same bits for
+every size of the chunks.
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from funcvae import compilation, random, tree
 from funcvae._support import checks
-from funcvae.errors import BadData, BadValue, NonFinite
+from funcvae.errors import BadData, BadType, BadValue, NonFinite
 from funcvae.estimators.compose import together
-from funcvae.estimators.engine import Estimate, Estimator, check_estimator
+from funcvae.estimators.engine import Estimator, GradientEstimator, check_estimator
 from funcvae.model import VAE, Observe, as_is, check_data, check_trained
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid, numbered
-from funcvae.variance import online_moments
+from funcvae.variance import intervals
+from funcvae.variance.online_moments import Leaves
 
-AnyEstimator = Callable[..., Estimate]
-Progress = Callable[[int, int], None]
-Gradients = Callable[..., Any]
+__all__ = [
+    "Gradients", "Problem", "ReplicateSettings", "check_finite", "check_problem", "compiled_gradients",
+    "estimator_name", "gradients", "make_problem", "noise_chunks", "target_of",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ReplicateSettings:
+    """How a gradient is replicated.
+
+    Raises:
+        BadValue: samples, replicates or chunk are below one.
+        BadType: a field has another type.
+    """
+
+    samples: int
+    """K."""
+    replicates: int = 1000
+    """R."""
+    chunk: int | None = None
+    """Replicates at a time; by the sizes of model and batch, at most 16, if None."""
+    noise: Noise = iid
+    """The noise scheme; it is `vmap`ped over keys."""
+    groups: Sequence[str] = ()
+    """Further groups of parameters, as patterns such as "encoder/*.bias"."""
+    train: bool = False
+    """Whether networks are in training mode."""
+    compile: bool = False
+    """Whether chunks run under `torch.compile`."""
+
+    def __post_init__(self) -> None:
+        checks.whole("samples", self.samples, 1)
+        checks.whole("replicates", self.replicates, 1)
+        if self.chunk is not None:
+            checks.whole("chunk", self.chunk, 1)
+        checks.function("noise", self.noise, "a scheme, such as noise.iid")
+        groups = (self.groups,) if isinstance(self.groups, str) else self.groups
+        if not isinstance(groups, Sequence):
+            raise BadType(
+                f"groups is {checks.shown(groups)}: give patterns such as 'encoder/*.bias', in a list or tuple"
+            )
+        object.__setattr__(self, "groups", tuple(checks.text("a group", pattern) for pattern in groups))
+        checks.flag("train", self.train)
+        checks.flag("compile", self.compile)
 
 
 class Problem(NamedTuple):
-    """Where a gradient is taken."""
+    """Where a gradient is replicated: a model, a batch, and the key of the noise."""
 
     model: VAE
     params: Params
     state: State
     x: Tensor
-    samples: int
-    train: bool
+    key: random.Key
+    settings: ReplicateSettings
+
+    @property
+    def samples(self) -> int:
+        """K."""
+        return self.settings.samples
 
     @property
     def dtype(self) -> torch.dtype:
@@ -48,9 +95,25 @@ class Problem(NamedTuple):
         return tuple(tree.named_leaves(self.params))
 
     @property
-    def size(self) -> int:
-        """How many parameters there are."""
-        return sum(leaf.numel() for leaf in tree.leaves(self.params))
+    def sizes(self) -> list[int]:
+        """Of the parameters' leaves."""
+        return [leaf.numel() for leaf in tree.leaves(self.params)]
+
+    @property
+    def chunk(self) -> int:
+        """How many replicates are taken at a time.
+
+        Unless the settings give it: as many as make about eight million numbers, of their gradients or of what is
+        decoded, but at most 16; a power of two, so that blocks of noise and of replicates begin together.
+        """
+        if self.settings.chunk is not None:
+            return self.settings.chunk
+        largest = max(sum(self.sizes), self.samples * self.x.numel())
+        return _power_of_two(min(_MAX_CHUNK, _CHUNK_NUMBERS // largest))
+
+    def parameter_groups(self) -> dict[str, list[int]]:
+        """The groups of parameters, as numbers of leaves; raises BadValue where a pattern matches no parameter."""
+        return intervals.parameter_groups(self.names, self.sizes, self.settings.groups)
 
     def draw(self, scheme: Noise, key: random.Key) -> Tensor:
         """Noise [N, B, Z] from a key."""
@@ -61,29 +124,23 @@ class Problem(NamedTuple):
         return eps
 
 
-class Chunk(NamedTuple):
-    """What some replicates in succession gave, for the estimators of one noise scheme."""
-
-    first: int
-    grads: list[online_moments.Leaves]
-    """Of each estimator and leaf [c, P], in the order of the parameters' leaves."""
-    log_w: Tensor
-    """[c, N, B]."""
-    bounds: list[Tensor]
-    """Of each estimator [c]: the batch's mean bound."""
+def make_problem(
+    model: VAE, params: Params, state: State, x: Tensor, key: random.Key, settings: ReplicateSettings
+) -> Problem:
+    """A checked `Problem`; raises what the lab's functions say they raise."""
+    check_problem(model, params, state, x, settings)
+    return Problem(model, params, state, x, checks.valued("key", random.checked(key)).to(x.device), settings)
 
 
-def check(
-    model: VAE, params: Params, state: State, data: Tensor, observe: Observe = as_is,
-    *, samples: int, replicates: int, chunk: int | None = None, batch: int | None = None,
+def check_problem(
+    model: VAE, params: Params, state: State, data: Tensor, settings: ReplicateSettings,
+    observe: Observe = as_is, batch: int | None = None,
 ) -> None:  # fmt: skip
     """Raises what the lab's functions say they raise; `batch` is how many of the data are taken at once, if not all."""
     check_trained(model, params, state)
     checks.tensor("data", data, "B ...")
-    checks.fits("samples", (checks.whole("samples", samples, 1), min(len(data), batch or len(data)), model.latent))
-    checks.fits("replicates", (checks.whole("replicates", replicates, 1), len(tree.leaves(params))), 8)
-    if chunk is not None:
-        checks.whole("chunk", chunk, 1)
+    checks.fits("samples", (settings.samples, min(len(data), batch or len(data)), model.latent))
+    checks.fits("replicates", (settings.replicates, len(tree.leaves(params))), 8)
     dtypes = {leaf.dtype for leaf in tree.leaves(params)}
     if data.is_floating_point() and dtypes and data.dtype not in dtypes:
         kinds = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
@@ -92,147 +149,73 @@ def check(
     check_data(model, params, state, data, observe)
 
 
-def at_once(problem: Problem) -> int:
-    """How many replicates to take at a time, unless it is said.
+class Gradients(Protocol):
+    """The gradients of several estimators under one noise scheme, for a chunk of c replicates."""
 
-    As many as make some eight million numbers, of their gradients or of what is decoded, but at most 16; a power of
-    two, so that blocks of noise and of replicates begin together.
-    """
-    decoded = problem.samples * problem.x.numel()
-    return _power_of_two(min(_MOST_AT_ONCE, _NUMBERS_AT_ONCE // max(problem.size, decoded)))
+    def __call__(
+        self, params: Params, state: State, x: Tensor, eps: Tensor
+    ) -> tuple[list[Leaves], Tensor, list[Tensor]]:
+        """From eps [c, N, B, Z]: each estimator's gradient, a leaf of which is [c, P], in the order of the parameters'
+        leaves; the log-weights [c, N, B]; and each estimator's mean bound of the batch [c]."""
+        ...
 
 
-def gradients(estimators: tuple[AnyEstimator, ...], model: VAE, names: tuple[str, ...], train: bool) -> Gradients:
-    """The function (params, state, x, eps [c, N, B, Z]) -> what a `Chunk` holds; one forward pass for all estimators.
+def gradients(estimators: tuple[GradientEstimator, ...], model: VAE, names: tuple[str, ...], train: bool) -> Gradients:
+    """The `Gradients` of several estimators, with one forward pass for all that can share one.
 
     Args:
-        estimators: which.
-        model: whose.
+        estimators: the estimators.
+        model: their model.
         names: of the parameters, in the order of their leaves.
         train: whether networks are in training mode.
     """
 
-    def some(params: Params, state: State, x: Tensor, eps: Tensor) -> Any:
-        def one(eps: Tensor) -> Any:
-            found = together(estimators, model, params, state, x, eps, train=train)
-            grads = [tree.named_leaves(out.grads) for out in found]
+    def chunk_gradients(params: Params, state: State, x: Tensor, eps: Tensor) -> Any:
+        def replicate(eps: Tensor) -> Any:
+            estimates = together(estimators, model, params, state, x, eps, train=train)
+            grads = [tree.named_leaves(estimate.grads) for estimate in estimates]
             leaves = [[g[name].flatten() for name in names] for g in grads]
-            return leaves, found[0].log_w, [out.bound.mean() for out in found]
+            return leaves, estimates[0].log_w, [estimate.bound.mean() for estimate in estimates]
 
-        return torch.vmap(one)(eps)
+        return torch.vmap(replicate)(eps)
 
-    return some
+    return chunk_gradients
 
 
 @lru_cache(maxsize=8)  # what is compiled once serves every call on the same model
 def compiled_gradients(
-    estimators: tuple[AnyEstimator, ...], model: VAE, names: tuple[str, ...], train: bool, device: torch.device
+    estimators: tuple[GradientEstimator, ...], model: VAE, names: tuple[str, ...], train: bool, device: torch.device
 ) -> Gradients:
     """`gradients` under `torch.compile`."""
     return compilation.compiled(gradients(estimators, model, names, train), device=device)
 
 
-def chunks(
-    gradient: Gradients,
-    problem: Problem,
-    scheme: Noise,
-    key: random.Key,
-    first: int,
-    last: int,
-    chunk: int,
-    whole: Gradients | None = None,
-) -> Iterator[Chunk]:
-    """Replicates first … last-1, `chunk` at a time; `whole` does for whole chunks what `gradient` does for all."""
-    for start, eps in noise(problem, scheme, key, first, last, chunk, compile=whole is not None):
-        how = whole if whole and len(eps) == chunk else gradient
-        yield Chunk(start, *how(problem.params, problem.state, problem.x, eps))
+def noise_chunks(problem: Problem, scheme: Noise, replicates: range, compile: bool) -> Iterator[tuple[int, Tensor]]:
+    """The noise of some replicates in succession, a chunk at a time: (first replicate, noise [c, N, B, Z]).
 
-
-def called(estimator: AnyEstimator, otherwise: str) -> str:
-    """What an estimator is called."""
-    return getattr(estimator, "name", getattr(estimator, "__name__", otherwise))
-
-
-def target_of(estimator: AnyEstimator, scheme: Noise, otherwise: str) -> str:
-    """What its gradient is meant to be one of; a function of one's own may say so by an attribute `claims`.
-
-    Raises:
-        BadValue: the estimator leans on independent samples, and the scheme's are not.
-    """
-    check_estimator(otherwise or "estimator", estimator)
-    checks.function("noise", scheme, "a scheme, such as noise.iid")
-    if isinstance(estimator, Estimator):
-        return estimator.claims_under(scheme).target
-    return estimator.claims.target if hasattr(estimator, "claims") else otherwise
-
-
-def check_finite(name: str, key: random.Key, first: int, *series: Tensor) -> None:
-    """Raises NonFinite unless all numbers [c, ...] of the replicates first, first+1, … are finite."""
-    for values in series:
-        fine = values.isfinite().flatten(1).all(1)
-        if not fine.all():
-            r = first + int(fine.int().argmin())
-            words = random.fold_in(key, r).tolist()
-            raise NonFinite(
-                f"{name}: the gradient or bound of replicate {r} is not finite; its noise comes from the key "
-                f"torch.tensor({words}, dtype=torch.int32), which is random.fold_in(key, {r})"
-            )
-
-
-def seconds_per_gradient(
-    estimators: Sequence[AnyEstimator], problem: Problem, scheme: Noise, key: random.Key, timings: int
-) -> list[float]:
-    """The time of one gradient with each estimator by itself, eager, in seconds: the least of several.
-
-    (Other programs disturb the least the least.)
-    """
-    eps = problem.draw(scheme, random.fold_in(key, 0))
-    model, params, state, x, _, train = problem
-    spent: list[list[float]] = [[] for _ in estimators]
-    for turn in range(timings + 1):
-        pairs = list(zip(estimators, spent, strict=True))
-        at = turn % len(pairs)  # each comes first in its turn: what else runs may keep a beat
-        for estimator, times in pairs[at:] + pairs[:at]:
-            begin = _now(x)
-            with torch.no_grad():
-                estimator(model, params, state, x, eps, train=train)
-            if turn:  # the first warms up
-                times.append(_now(x) - begin)
-    return [min(times) for times in spent]
-
-
-_MOST_AT_ONCE, _NUMBERS_AT_ONCE = 16, 2**23
-_MOST_DRAWN, _NOISE_DRAWN = 64, 2**17  # replicates and numbers in a block of noise
-
-
-def noise(
-    problem: Problem, scheme: Noise, key: random.Key, first: int, last: int, chunk: int, compile: bool = False
-) -> Iterator[tuple[int, Tensor]]:
-    """The noise [c, N, B, Z] of replicates first … last-1, `chunk` at a time.
-
-    It is drawn in blocks that do not depend on `chunk`: how an elementwise function rounds may depend on where in a
-    vector register a number lies. Where it is compiled, i.i.d. noise is.
+    It is drawn in blocks that do not depend on the chunk: how an elementwise function rounds may depend on where in a
+    vector register a number lies. With `compile`, i.i.d. noise is drawn by a compiled function.
     """
     compilation.keep_freed()
-    size = _power_of_two(min(_MOST_DRAWN, _NOISE_DRAWN // (problem.samples * len(problem.x) * problem.model.latent)))
-    drawn: dict[int, Tensor] = {}
-    shape = problem.samples, len(problem.x), problem.model.latent
+    key, chunk, shape = problem.key, problem.chunk, (problem.samples, len(problem.x), problem.model.latent)
+    size = _power_of_two(min(_MAX_NOISE_BLOCK, _NOISE_BLOCK_NUMBERS // (shape[0] * shape[1] * shape[2])))
     compiled = _compiled_noise(shape, problem.dtype, key.device) if compile and scheme is iid else None
+    drawn: dict[int, Tensor] = {}
 
-    def block(number: int) -> Tensor:
+    def draw_block(number: int) -> Tensor:
         if size == 1:
             return problem.draw(scheme, random.fold_in(key, number)).unsqueeze(0)
-        replicates = torch.arange(number * size, (number + 1) * size, device=key.device)
+        numbers = torch.arange(number * size, (number + 1) * size, device=key.device)
         if compiled:
-            return compiled(key, replicates)
-        return torch.vmap(lambda r: problem.draw(scheme, random.fold_in(key, r)))(replicates)
+            return compiled(key, numbers)
+        return torch.vmap(lambda r: problem.draw(scheme, random.fold_in(key, r)))(numbers)
 
-    for start in range(first, last, chunk):
-        stop = min(start + chunk, last)
-        numbers = range(start // size, -(-stop // size))
-        drawn = {number: drawn[number] if number in drawn else block(number) for number in numbers}
+    for first in range(replicates.start, replicates.stop, chunk):
+        last = min(first + chunk, replicates.stop)
+        numbers = range(first // size, -(-last // size))
+        drawn = {number: drawn[number] if number in drawn else draw_block(number) for number in numbers}
         offset = numbers[0] * size
-        yield start, torch.cat(list(drawn.values()))[start - offset : stop - offset].clone()
+        yield first, torch.cat(list(drawn.values()))[first - offset : last - offset].clone()
 
 
 @lru_cache(maxsize=8)
@@ -243,12 +226,41 @@ def _compiled_noise(
     return compilation.compiled(partial(numbered, shape=shape, dtype=dtype), device=device)
 
 
+def estimator_name(estimator: GradientEstimator, default: str) -> str:
+    """The name of an estimator or function; the default where it has none."""
+    return getattr(estimator, "name", getattr(estimator, "__name__", default))
+
+
+def target_of(estimator: GradientEstimator, scheme: Noise, default: str) -> str:
+    """The target of its gradient; a function may state it by an attribute `claims`, else it is the default.
+
+    Raises:
+        BadValue: the estimator requires independent samples, and the scheme's are not.
+    """
+    check_estimator(default or "estimator", estimator)
+    checks.function("noise", scheme, "a scheme, such as noise.iid")
+    if isinstance(estimator, Estimator):
+        return estimator.claims_under(scheme).target
+    return estimator.claims.target if hasattr(estimator, "claims") else default
+
+
+def check_finite(name: str, key: random.Key, first: int, *series: Tensor) -> None:
+    """Raises NonFinite unless all numbers [c, ...] of the replicates first, first+1, … are finite."""
+    for values in series:
+        finite = values.isfinite().flatten(1).all(1)
+        if not finite.all():
+            r = first + int(finite.int().argmin())
+            words = random.fold_in(key, r).tolist()
+            raise NonFinite(
+                f"{name}: the gradient or bound of replicate {r} is not finite; its noise comes from the key "
+                f"torch.tensor({words}, dtype=torch.int32), which is random.fold_in(key, {r})"
+            )
+
+
+_MAX_CHUNK, _CHUNK_NUMBERS = 16, 2**23
+_MAX_NOISE_BLOCK, _NOISE_BLOCK_NUMBERS = 64, 2**17  # replicates and numbers in a block of noise
+
+
 def _power_of_two(most: int) -> int:
     """The greatest that is not above `most`, but 1 at least."""
     return 1 << max(0, most.bit_length() - 1)
-
-
-def _now(x: Tensor) -> float:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
-    return time.perf_counter()

@@ -1,8 +1,8 @@
 """The moments of one estimator's gradient, coordinate by coordinate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -10,25 +10,27 @@ from torch import Tensor
 from funcvae import compilation, random, tree
 from funcvae._support import checks
 from funcvae.distributed.processes import SINGLE, Processes
+from funcvae.estimators.engine import GradientEstimator
+from funcvae.evaluate.importance_sampling import Progress
 from funcvae.model import VAE
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid
-from funcvae.variance import blocks, intervals, online_moments, weight_diagnostics
-from funcvae.variance.blocks import Block
+from funcvae.variance import online_moments
+from funcvae.variance.accumulation import Accumulator, Lane, LaneRows, Step
 from funcvae.variance.intervals import Group, Measured
+from funcvae.variance.online_moments import Leaves, Sums
 from funcvae.variance.replicates import (
-    AnyEstimator,
     Gradients,
     Problem,
-    Progress,
-    at_once,
-    called,
-    check,
-    check_finite,
+    ReplicateSettings,
+    estimator_name,
     gradients,
+    make_problem,
+    noise_chunks,
     target_of,
 )
-from funcvae.variance.replicates import noise as noise_of
+
+__all__ = ["Moments", "moments"]
 
 
 class Moments(NamedTuple):
@@ -60,7 +62,7 @@ class Moments(NamedTuple):
 
 @torch.no_grad()
 def moments(
-    estimator: AnyEstimator,
+    estimator: GradientEstimator,
     model: VAE,
     params: Params,
     state: State,
@@ -99,103 +101,81 @@ def moments(
         progress: called with the number of replicates done, and of all.
 
     Raises:
-        BadValue: samples, replicates or chunk below one; a group that matches no parameter; or the estimator leans on
+        BadValue: samples, replicates or chunk below one; a group that matches no parameter; or the estimator requires
             independent samples, and the noise scheme's are not.
         BadData: data the model cannot take, or that are not finite.
         NonFinite: a gradient that is not finite; the message names the replicate and the key that replays it.
 
-    References: Rainforth et al. (2018), arXiv:1802.04537, for the signal-to-noise ratios; `statistics.of_mean` and
-    `streaming` for intervals and sums.
+    References: Rainforth et al. (2018), arXiv:1802.04537, for the signal-to-noise ratios; `intervals.mean_interval`
+    and `online_moments` for intervals and sums.
     """
-    problem = Problem(model, params, state, x, samples, train)
-    check(model, params, state, x, samples=samples, replicates=replicates, chunk=chunk)
-    checks.flag("train", train)
+    settings = ReplicateSettings(samples, replicates, chunk, noise, groups, train, compile)
+    problem = make_problem(model, params, state, x, key, settings)
     checks.function("progress", progress)
-    chunk = at_once(problem) if chunk is None else chunk
-    target_of(estimator, noise, "")  # raises where the two do not suit each other
-    named = tree.named_leaves(params)
-    sizes = [leaf.numel() for leaf in named.values()]
-    members_of = intervals.groups_of(list(named), sizes, groups)
-    name = called(estimator, "the estimator")
-
-    key = checks.valued("key", random.checked(key)).to(x.device)
+    lane = Lane(estimator_name(estimator, "the estimator"), estimator, noise, target_of(estimator, noise, ""))
+    members_of = problem.parameter_groups()
     gradient = gradients((estimator,), model, problem.names, train)
-    step = _compiled_step(estimator, model, problem.names, train, x.device) if compile else _step(gradient)
-    ((_, eps),) = noise_of(problem, noise, key, 0, 1, 1)
-    sums = online_moments.start([leaf[0] for leaf in gradient(params, state, x, eps)[0][0]], order=_ORDER)
-    squares, alongs, bounds, seen, done = [], [], [], weight_diagnostics.start(problem), 0
-
-    def nothing() -> Block:
-        rows = torch.zeros(0, 2 * len(sizes) + 1 + len(x), dtype=torch.float64)
-        return Block(online_moments.blank(sums.center, _ORDER), rows, [weight_diagnostics.unseen(problem)])
-
-    def compute(piece: range) -> Block:
-        nonlocal done
-        flat, _, _ = nothing()
-        powers, rows, more = online_moments.laid_out(flat, sums.center, _ORDER), [], []
-        for start, eps in noise_of(problem, noise, key, piece.start, piece.stop, chunk, compile):
-            how = step if len(eps) == chunk else _step(gradient)  # what is compiled is for these
-            square, along, log_w, bound = how(params, state, x, eps, sums.center, powers)
-            check_finite(name, key, start, square, along, bound.unsqueeze(1))
-            ess, some = weight_diagnostics.look(log_w, start)
-            rows.append(torch.cat([square, along, bound.double().cpu().unsqueeze(1), ess], 1))
-            more.append(some)
-        done += len(piece) * processes.size
-        if done < end:
-            progress(done, replicates)
-        return Block(flat, torch.cat(rows), [torch.cat(more)])
-
-    for begin, end in online_moments.segments(0, replicates):
-        sums, done = online_moments.renewed(sums, begin), begin
-        found = blocks.merged(blocks.blocks(begin, end, chunk), compute, processes, nothing)
-        square, along, bound, ess = (
-            part.contiguous() for part in found.rows.split([len(sizes), len(sizes), 1, len(x)], 1)
-        )
-        sums, seen = online_moments.merged(sums, found.sums, square), weight_diagnostics.add(seen, ess, found.more[0])
-        squares.append(square)
-        alongs.append(along)
-        bounds.append(bound.flatten())
-        progress(end, replicates)
-
-    flags = weight_diagnostics.flags(weight_diagnostics.judge(seen), estimator, samples)
-    series = intervals.series(sums, squares, alongs)
-    return Moments(
-        **_by_coordinate(sums, params),
-        groups={
-            group: intervals.group(
-                series, members, sum(sizes[i] for i in members), flags.of(problem.names[i] for i in members)
-            )
-            for group, members in members_of.items()
-        },
-        bound=intervals.of_mean(torch.cat(bounds).numpy()),
-        replicates=replicates,
-    )
+    ((_, eps),) = noise_chunks(problem, noise, range(1), compile=False)
+    center = [leaf[0] for leaf in gradient(params, state, x, eps)[0][0]]
+    replication = Accumulator([lane], problem, _step(lane, problem, gradient), [center], _ORDER, processes)
+    replication.add(range(replicates), progress)
+    (found,) = replication.statistics(members_of)
+    return Moments(**_by_coordinate(found.sums, params), groups=found.groups, bound=found.bound, replicates=replicates)
 
 
 _ORDER = 4  # of the powers that are summed
 
 
-def _step(gradient: Gradients) -> Callable[..., Any]:
-    """The gradients of some replicates, added to the sums, in place."""
+def _step(lane: Lane, problem: Problem, gradient: Gradients) -> Step:
+    """The accumulator's step; where a whole chunk is compiled, gradients and sums are compiled together."""
+    eager = whole = _chunk_sums(gradient)
+    if problem.settings.compile:
+        model, names, train = problem.model, problem.names, problem.settings.train
+        whole = _compiled_chunk_sums((lane.estimator,), model, names, train, problem.x.device)
+    chunk = problem.chunk
 
-    def step(params: Params, state: State, x: Tensor, eps: Tensor, center: Any, powers: Any) -> Any:
-        (grads,), log_w, (bound,) = gradient(params, state, x, eps)
-        return *online_moments.add_powers(center, powers, grads), log_w, bound
+    def step(
+        eps: list[Tensor], centers: list[Leaves], powers: list[list[Leaves]]
+    ) -> tuple[list[LaneRows], list[Tensor]]:
+        chunk_sums = whole if len(eps[0]) == chunk else eager
+        square, along, log_w, bound = chunk_sums(
+            problem.params, problem.state, problem.x, eps[0], centers[0], powers[0]
+        )
+        bounds = bound.double().cpu().unsqueeze(1)
+        return [LaneRows(square, along, bounds, square.new_zeros(len(square), 0))], [log_w]
 
     return step
 
 
+class ChunkSums(Protocol):
+    """Adds the powers of a chunk's gradients to their sums, in place."""
+
+    def __call__(
+        self, params: Params, state: State, x: Tensor, eps: Tensor, center: Leaves, powers: list[Leaves]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """From eps [c, N, B, Z] to ‖g_r - c‖² and (g_r - c)·c [c, L], the log-weights [c, N, B] and the bounds [c]."""
+        ...
+
+
+def _chunk_sums(gradient: Gradients) -> ChunkSums:
+    def chunk_sums(params: Params, state: State, x: Tensor, eps: Tensor, center: Leaves, powers: list[Leaves]) -> Any:
+        (grads,), log_w, (bound,) = gradient(params, state, x, eps)
+        return *online_moments.sum_powers_(center, powers, grads), log_w, bound
+
+    return chunk_sums
+
+
 @lru_cache(maxsize=8)
-def _compiled_step(
-    estimator: AnyEstimator, model: VAE, names: tuple[str, ...], train: bool, device: torch.device
-) -> Callable[..., Any]:
-    return compilation.compiled(_step(gradients((estimator,), model, names, train)), device=device)
+def _compiled_chunk_sums(
+    estimators: tuple[GradientEstimator], model: VAE, names: tuple[str, ...], train: bool, device: torch.device
+) -> ChunkSums:
+    return compilation.compiled(_chunk_sums(gradients(estimators, model, names, train)), device=device)
 
 
-def _by_coordinate(sums: online_moments.Sums, params: Params) -> dict[str, Any]:
+def _by_coordinate(sums: Sums, params: Params) -> dict[str, Any]:
     """The fields of `Moments` that are trees."""
-    columns: dict[str, online_moments.Leaves] = {}
-    for mean, _, *powers in zip(online_moments.mean(sums), *online_moments.central(sums), strict=True):
+    columns: dict[str, Leaves] = {}
+    for mean, _, *powers in zip(online_moments.mean(sums), *online_moments.central_powers(sums), strict=True):
         n, (m2, m3, m4) = sums.n, (power / sums.n for power in powers)
         unknown = torch.full_like(mean, torch.inf)
         variance = n * m2 / (n - 1) if n > 1 else torch.full_like(mean, torch.nan)

@@ -1,4 +1,4 @@
-"""What a comparison of estimators found: by name and by group, as a table, as a dict, as JSON."""
+"""The results of a comparison of estimators: by name and by group, as a table, as a dict, as JSON."""
 
 import math
 from typing import Any, NamedTuple
@@ -10,6 +10,8 @@ from funcvae.errors import unknown
 from funcvae.variance.intervals import Group, Measured
 from funcvae.variance.weight_diagnostics import Importance
 
+__all__ = ["Bias", "Compared", "Comparison", "table"]
+
 
 class Bias(NamedTuple):
     """How far a mean gradient lies from the reference's, b = E g - E g_ref, in one group of parameters."""
@@ -20,7 +22,7 @@ class Bias(NamedTuple):
     """‖b‖/‖E g_ref‖."""
     square: float
     """‖b‖², without bias: the mean of (g_r - g_ref,r)·(c - c_ref) over the later half or more of the replicates. The
-    centres c are means of earlier ones (see `streaming`), and independent of replicate r."""
+    centres c are means of earlier ones (see `online_moments`), and independent of replicate r."""
     se: float
     """The standard error of `square`, with that of the centres."""
     z: float
@@ -28,9 +30,9 @@ class Bias(NamedTuple):
     is one. NaN where fewer than 30 replicates can tell."""
 
     @property
-    def seen(self) -> bool:
-        """Whether there is one, by all appearances: z above 4, which no bias would exceed once in 30,000 times."""
-        return self.z > _SEEN
+    def detected(self) -> bool:
+        """Whether z is above 4, which happens once in 30,000 times where there is no bias."""
+        return self.z > _DETECTED
 
 
 class Compared(NamedTuple):
@@ -84,7 +86,7 @@ class Comparison(NamedTuple):
         return self.rows[name]
 
     def flags(self) -> dict[str, list[str]]:
-        """Why intervals for networks are not to be trusted: for each reason the names of whom it speaks against."""
+        """Why intervals for networks are unreliable: for each reason the names of the estimators that it concerns."""
         found: dict[str, list[str]] = {}
         for name, row in self.rows.items():
             for network in self.networks:
@@ -112,7 +114,7 @@ class Comparison(NamedTuple):
         return files.as_json(self.as_dict()).decode()
 
 
-_SEEN = 4  # standard errors
+_DETECTED = 4  # standard errors
 
 
 def table(found: Comparison) -> str:
@@ -155,7 +157,7 @@ def _line(row: Compared, group: str) -> str:
         f"{_short(what.variance.value):>10} {_span(what.variance):>20}{mark}",
         f"{_short(ratio.value):>8} {_span(ratio):>18}{' ' if ratio.trusted else '*'}",
         f"{_short(what.snr.value):>8} {_short(what.dsnr.value):>8}",
-        f"{bias.z:7.1f} {f'{bias.relative:.1%}' if bias.seen else '':>7}" if bias else f"{'':7} {'':7}",
+        f"{bias.z:7.1f} {f'{bias.relative:.1%}' if bias.detected else '':>7}" if bias else f"{'':7} {'':7}",
         f"{1e3 * row.seconds:7.2f} {_short(1e3 * row.cost(group)):>9}" if math.isfinite(row.seconds) else "",
     ]
     return "  ".join(parts).rstrip()

@@ -1,15 +1,18 @@
 """Measurements against K, a batch's size or training's progress, and the powers they follow."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from funcvae import random
 from funcvae._support import checks, files
 from funcvae.errors import BadType, BadValue, unknown
+from funcvae.evaluate.importance_sampling import Progress
 from funcvae.variance.intervals import Measured
+
+__all__ = ["Measure", "Slope", "Sweep", "slope", "sweep"]
 
 
 class Slope(NamedTuple):
@@ -21,7 +24,7 @@ class Slope(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """What was measured at each value of an axis."""
+    """The measurements at each value of an axis."""
 
     over: str
     """The axis: "K", "batch", "step"."""
@@ -64,13 +67,21 @@ class Sweep(NamedTuple):
         }
 
 
+class Measure(Protocol):
+    """Measures something at a value of an axis."""
+
+    def __call__(self, value: Any, key: random.Key, /) -> Mapping[str, Measured]:
+        """Estimates with standard errors, by name; the same names at every value."""
+        ...
+
+
 def sweep(
-    measure: Callable[[Any, random.Key], Mapping[str, Measured]],
+    measure: Measure,
     values: Sequence[float],
     key: random.Key,
     *,
     over: str = "K",
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> Sweep:
     """Measures at every value, and fits a power law to each series.
 
@@ -80,11 +91,11 @@ def sweep(
 
         variance.sweep(measure, (1, 4, 16, 64), key)
 
-    What is measured, and along which axis, is the function's to say: K as here; the size of a batch, `x[:b]`; a step of
+    The function defines what is measured, and along which axis: K as here; the size of a batch, `x[:b]`; a step of
     training, with that step's parameters.
 
     Args:
-        measure: (value, key) -> estimates with standard errors, by name; the same names at every value.
+        measure: see `Measure`.
         values: where to measure, each once.
         key: value i is measured with `fold_in(key, i)`, so errors are independent.
         over: what the axis is called.

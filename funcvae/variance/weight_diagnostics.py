@@ -1,4 +1,4 @@
-"""What the importance weights of the replicates say: whether they share the work, and how heavy their tail is."""
+"""Diagnostics of the replicates' importance weights: the effective sample size, and how heavy the tail is."""
 
 import math
 from collections.abc import Iterable
@@ -8,10 +8,14 @@ import torch
 from torch import Tensor
 
 from funcvae import bounds
-from funcvae.estimators.engine import Estimator
+from funcvae.estimators.engine import Estimator, GradientEstimator
 from funcvae.evaluate import psis
-from funcvae.variance.intervals import WEIGHT_TAIL
-from funcvae.variance.replicates import AnyEstimator, Problem
+from funcvae.variance.intervals import HEAVY_WEIGHT_TAIL
+from funcvae.variance.replicates import Problem
+
+__all__ = [
+    "Flags", "Importance", "WeightSums", "add", "empty_sums", "flags", "importance", "no_log_weights", "summarize",
+]  # fmt: skip
 
 
 class Importance(NamedTuple):
@@ -27,26 +31,26 @@ class Importance(NamedTuple):
 
     @property
     def flag(self) -> str:
-        """What this says against an interval for a variance that is made with these weights."""
+        """Why an interval for a variance that is made with these weights is unreliable; empty where it is not."""
         if math.isnan(self.k_hat):
             return "importance weights whose tail cannot be judged"
-        heavy = f"Pareto k̂ {self.k_hat:.2f} of the importance weights, {WEIGHT_TAIL} or more"
-        return heavy if self.k_hat >= WEIGHT_TAIL else ""
+        heavy = f"Pareto k̂ {self.k_hat:.2f} of the importance weights, {HEAVY_WEIGHT_TAIL} or more"
+        return heavy if self.k_hat >= HEAVY_WEIGHT_TAIL else ""
 
 
 class Flags(NamedTuple):
-    """What the weights say against the intervals of an estimator's gradient; empty where nothing."""
+    """Why the weights make intervals of an estimator's gradient unreliable; empty where they do not."""
 
     encoder: str
-    others: str
+    decoder_and_prior: str
 
-    def of(self, names: Iterable[str]) -> str:
-        """Of the gradient in these parameters."""
-        found = (self.encoder if name.startswith("encoder/") else self.others for name in names)
+    def for_leaves(self, names: Iterable[str]) -> str:
+        """The flag of the gradient in the leaves of these names."""
+        found = (self.encoder if name.startswith("encoder/") else self.decoder_and_prior for name in names)
         return next(filter(None, found), "")
 
 
-class Seen(NamedTuple):
+class WeightSums(NamedTuple):
     """What is kept of the weights so far."""
 
     ess: Tensor
@@ -56,35 +60,36 @@ class Seen(NamedTuple):
     """[c, N, B'] each: of the first replicates, and of the first data where there are very many samples."""
 
 
-def start(problem: Problem) -> Seen:
+def empty_sums(problem: Problem) -> WeightSums:
     """No weights yet."""
-    return Seen(torch.zeros(len(problem.x), dtype=torch.float64), 0, [])
+    return WeightSums(torch.zeros(len(problem.x), dtype=torch.float64), 0, [])
 
 
-def unseen(problem: Problem) -> Tensor:
+def no_log_weights(problem: Problem) -> Tensor:
     """What is kept of no replicates: [0, N, B']."""
     shape = 1, problem.samples, len(problem.x)
-    return look(torch.zeros(shape, dtype=torch.float64), 0)[1][:0]
+    return summarize(torch.zeros(shape, dtype=torch.float64), 0)[1][:0]
 
 
-def look(log_w: Tensor, first: int) -> tuple[Tensor, Tensor]:
+def summarize(log_w: Tensor, first: int) -> tuple[Tensor, Tensor]:
     """Of the log-weights [c, N, B] of replicates first, first+1, …: the effective sample sizes [c, B], and what is kept
     of them [c' <= c, N, B']."""
     log_w = log_w.double().cpu()
     ess = 1 / log_w.softmax(1).square().sum(1)
-    some = log_w[:, :, : max(1, _MOST_WEIGHTS // log_w.shape[1])]
-    return ess, some[: max(0, max(1, _MOST_WEIGHTS // some[0].numel()) - first)]
+    kept = log_w[:, :, : max(1, _MOST_WEIGHTS // log_w.shape[1])]
+    return ess, kept[: max(0, max(1, _MOST_WEIGHTS // kept[0].numel()) - first)]
 
 
-def add(seen: Seen, ess: Tensor, log_w: Tensor) -> Seen:
-    """With what `look` found in further replicates."""
-    return Seen(seen.ess + ess.sum(0), seen.replicates + len(ess), [*seen.log_w, log_w] if len(log_w) else seen.log_w)
+def add(sums: WeightSums, ess: Tensor, log_w: Tensor) -> WeightSums:
+    """The sums with further replicates, as `summarize` returns them."""
+    kept = [*sums.log_w, log_w] if len(log_w) else sums.log_w
+    return WeightSums(sums.ess + ess.sum(0), sums.replicates + len(ess), kept)
 
 
-def judge(seen: Seen) -> Importance:
-    """What the weights seen say."""
-    ess = seen.ess / seen.replicates
-    log_w = torch.cat(seen.log_w).flatten(0, 1)  # [R·N, B']
+def importance(sums: WeightSums) -> Importance:
+    """The diagnostics of all weights so far."""
+    ess = sums.ess / sums.replicates
+    log_w = torch.cat(sums.log_w).flatten(0, 1)  # [R·N, B']
     pooled = (log_w - bounds.iwae(log_w)).flatten()
     pooled = pooled[pooled != -math.inf]  # weights of 0 are in no tail
     known = len(pooled) > 0 and bool(pooled.isfinite().all())
@@ -92,20 +97,20 @@ def judge(seen: Seen) -> Importance:
     return Importance(float(ess.mean()), float(ess.min()), k_hat)
 
 
-def flags(judged: Importance, estimator: AnyEstimator, samples: int) -> Flags:
-    """What the weights say against an estimator: where any of its own weights depend on the log-weights.
+def flags(weights: Importance, estimator: GradientEstimator, samples: int) -> Flags:
+    """Flags for an estimator's intervals, where its own weights depend on the log-weights.
 
     The encoder's gradient is made with path and score, the decoder's and the prior's with theta. Those of `elbo`,
     `elbo_mc` and `stl` do not depend on them, and of `score` and `rloo` theta does not.
     """
     if not isinstance(estimator, Estimator):
-        return Flags(judged.flag, judged.flag)  # nothing is known of it
+        return Flags(weights.flag, weights.flag)  # nothing is known of it
     if estimator.weights is None:
         return Flags("", "")
     flat = torch.zeros(samples, 1, dtype=torch.float64)
     steep = torch.arange(samples, dtype=torch.float64).unsqueeze(1) + 1
     path, score, theta = map(torch.equal, estimator.weights(flat), estimator.weights(steep))
-    return Flags("" if path and score else judged.flag, "" if theta else judged.flag)
+    return Flags("" if path and score else weights.flag, "" if theta else weights.flag)
 
 
 _MOST_WEIGHTS = 2**20

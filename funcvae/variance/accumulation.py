@@ -1,0 +1,199 @@
+"""The loop over replicates that `moments` and `compare` share: it adds up the gradients of several lanes.
+
+A lane is one estimator under one noise scheme. Replicates come in segments between two renewals of the centres
+(`online_moments.segments`), a segment in blocks that processes share (`blocks`), a block in chunks that are taken at
+once. What becomes of a chunk is a `Step`, which `moments` and `compare` each define.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from funcvae.distributed.processes import Processes
+from funcvae.estimators.engine import GradientEstimator
+from funcvae.evaluate.importance_sampling import Progress
+from funcvae.noise import Noise
+from funcvae.variance import blocks, intervals, online_moments, weight_diagnostics
+from funcvae.variance.blocks import Block
+from funcvae.variance.intervals import Group, Measured, Series
+from funcvae.variance.online_moments import Leaves, Sums
+from funcvae.variance.replicates import Problem, check_finite, noise_chunks
+from funcvae.variance.weight_diagnostics import Importance
+
+__all__ = ["Accumulator", "Lane", "LaneRows", "LaneStatistics", "Step", "schemes_of"]
+
+
+class Lane(NamedTuple):
+    """An estimator under a noise scheme."""
+
+    name: str
+    estimator: GradientEstimator
+    scheme: Noise
+    target: str
+
+    def is_compared_with(self, reference: "Lane") -> bool:
+        """Whether its mean gradient is held against another lane's: they have the same target."""
+        return self is not reference and self.target == reference.target
+
+
+class LaneRows(NamedTuple):
+    """What is kept of each of c replicates of a lane, for L leaves, in float64 on the CPU."""
+
+    square: Tensor
+    """‖g_r - c‖² [c, L]."""
+    along: Tensor
+    """(g_r - c)·c [c, L]."""
+    bound: Tensor
+    """The batch's mean bound [c, 1]."""
+    difference: Tensor
+    """(g_r - g_ref,r)·(c - c_ref) [c, L], with the first lane as the reference. [c, 0] for itself, and where the
+    targets differ."""
+
+
+class Step(Protocol):
+    """Takes a chunk of replicates of all lanes."""
+
+    def __call__(
+        self, eps: list[Tensor], centers: list[Leaves], powers: list[list[Leaves]]
+    ) -> tuple[list[LaneRows], list[Tensor]]:
+        """Adds the lanes' gradients to their sums of powers, in place.
+
+        Args:
+            eps: the noise [c, N, B, Z] of each scheme.
+            centers: of each lane.
+            powers: of each lane, as `Sums.powers`.
+
+        Returns:
+            The rows of each lane, and the log-weights [c, N, B] of each scheme.
+        """
+        ...
+
+
+class LaneStatistics(NamedTuple):
+    """What all replicates of a lane give."""
+
+    lane: Lane
+    sums: Sums
+    series: Series
+    groups: dict[str, Group]
+    bound: Measured
+    difference: Tensor
+    """`LaneRows.difference` of all replicates."""
+    importance: Importance
+
+
+def schemes_of(lanes: Sequence[Lane]) -> list[Noise]:
+    """The noise schemes of the lanes, each once. (Schemes may be equal without being identical, as methods are.)"""
+    schemes: list[Noise] = []
+    for lane in lanes:
+        if lane.scheme not in schemes:
+            schemes.append(lane.scheme)
+    return schemes
+
+
+class Accumulator:
+    """The sums and rows of all lanes' replicates so far.
+
+    Args:
+        lanes: which; the first is the reference of `LaneRows.difference`.
+        problem: where the gradients are taken.
+        step: takes a chunk.
+        centers: each lane's gradient of replicate 0.
+        order: the highest power that is summed.
+        processes: who shares the blocks.
+    """
+
+    def __init__(
+        self, lanes: Sequence[Lane], problem: Problem, step: Step, centers: list[Leaves], order: int,
+        processes: Processes,
+    ) -> None:  # fmt: skip
+        self.lanes, self.problem, self.step, self.processes = lanes, problem, step, processes
+        self.schemes = schemes_of(lanes)
+        self.sums = [online_moments.empty_sums(center, order) for center in centers]
+        self.rows: list[list[LaneRows]] = [[] for _ in lanes]
+        """Of each lane and segment."""
+        self.weights = [weight_diagnostics.empty_sums(problem) for _ in self.schemes]
+
+    def add(self, replicates: range, progress: Progress) -> None:
+        """Adds the replicates that follow those so far."""
+        for segment in online_moments.segments(replicates):
+            self._add_segment(segment, lambda done: progress(done, replicates.stop))
+
+    def statistics(self, groups: dict[str, list[int]]) -> list[LaneStatistics]:
+        """What the replicates so far give for each lane, and for groups of the parameters' leaves."""
+        names, sizes = self.problem.names, self.problem.sizes
+        importance = [weight_diagnostics.importance(weights) for weights in self.weights]
+        found = []
+        for lane, sums, rows in zip(self.lanes, self.sums, self.rows, strict=True):
+            square, along, bound, difference = (torch.cat(column) for column in zip(*rows, strict=True))
+            series = intervals.series_of(sums, square, along)
+            weights = importance[self.schemes.index(lane.scheme)]
+            flags = weight_diagnostics.flags(weights, lane.estimator, self.problem.samples)
+            by_group = {
+                name: intervals.group_estimates(
+                    series, members, sum(sizes[i] for i in members), flags.for_leaves(names[i] for i in members)
+                )
+                for name, members in groups.items()
+            }
+            mean_bound = intervals.mean_interval(bound.flatten().numpy())
+            found.append(LaneStatistics(lane, sums, series, by_group, mean_bound, difference, weights))
+        return found
+
+    def _add_segment(self, segment: range, report: Callable[[int], None]) -> None:
+        self.sums = [online_moments.with_renewed_center_(sums, segment.start) for sums in self.sums]
+        done = segment.start
+
+        def compute(replicates: range) -> Block:
+            nonlocal done
+            block = self._compute(replicates)
+            done += len(replicates) * self.processes.size
+            if done < segment.stop:
+                report(done)
+            return block
+
+        pieces = blocks.block_ranges(segment, self.problem.chunk)
+        self._add_block(blocks.merge(pieces, compute, self.processes, self._empty))
+        report(segment.stop)
+
+    def _compute(self, replicates: range) -> Block:
+        """The sums and rows of some replicates in succession."""
+        block, rows, kept = self._empty(), [], []
+        centers = [sums.center for sums in self.sums]
+        flat = block.sums.chunk(len(self.lanes))
+        powers = [online_moments.power_views(*args) for args in zip(flat, self.sums, strict=True)]
+        compile = self.problem.settings.compile
+        streams = [noise_chunks(self.problem, scheme, replicates, compile) for scheme in self.schemes]
+        for drawn in zip(*streams, strict=True):
+            first = drawn[0][0]
+            lanes, log_w = self.step([eps for _, eps in drawn], centers, powers)
+            for lane, row in zip(self.lanes, lanes, strict=True):
+                check_finite(lane.name, self.problem.key, first, row.bound, row.square, row.along)
+            weights = [weight_diagnostics.summarize(each, first) for each in log_w]
+            rows.append(torch.cat([*(column for row in lanes for column in row), *(ess for ess, _ in weights)], 1))
+            kept.append([log_w for _, log_w in weights])
+        return Block(block.sums, torch.cat(rows), [torch.cat(column) for column in zip(*kept, strict=True)])
+
+    def _widths(self) -> list[int]:
+        """Of the columns of a block's rows: `LaneRows` of each lane, and the effective sample sizes of each scheme."""
+        leaves, widths = len(self.problem.names), list[int]()
+        for lane in self.lanes:
+            widths += [leaves, leaves, 1, leaves * lane.is_compared_with(self.lanes[0])]
+        return widths + [len(self.problem.x)] * len(self.schemes)
+
+    def _empty(self) -> Block:
+        """What no replicates give."""
+        sums = torch.cat([online_moments.zero_powers(sums) for sums in self.sums])
+        rows = torch.zeros(0, sum(self._widths()), dtype=torch.float64)
+        return Block(sums, rows, [weight_diagnostics.no_log_weights(self.problem)] * len(self.schemes))
+
+    def _add_block(self, block: Block) -> None:
+        columns = (column.contiguous() for column in block.rows.split(self._widths(), 1))
+        for i, flat in enumerate(block.sums.chunk(len(self.lanes))):
+            row = LaneRows(*(next(columns) for _ in LaneRows._fields))
+            self.sums[i] = online_moments.add_powers_(self.sums[i], flat, row.square)
+            self.rows[i].append(row)
+        self.weights = [
+            weight_diagnostics.add(*each) for each in zip(self.weights, columns, block.first_rows, strict=True)
+        ]
