@@ -87,7 +87,7 @@ def test_a_stopped_sweep_goes_on_to_the_same_bytes(here):
     swept(grid, "whole")
     with pytest.raises(Stopped, match="stopped, with 0 of 2 cells finished; the same command goes on"):
         swept(grid, stop_context=after(4))
-    (found,) = checkpoint.found(Path("sweep/cells/gaussian2d_vae-elbo-k2-s0/checkpoints"))
+    (found,) = checkpoint.in_folder(Path("sweep/cells/gaussian2d_vae-elbo-k2-s0/checkpoints"))
     assert 0 < found < 6
     for _ in range(20):
         try:
@@ -136,14 +136,14 @@ def test_a_cell_that_another_finishes_meanwhile_is_not_trained_again(here, monke
 
 
 def test_a_cell_that_diverges_is_finished_and_the_others_go_on(here, monkeypatch, capsys):
-    begin = module.training.run
+    begin = module.execute.run
 
     def run(cell, **options):
         if cell.seed == 0:
             raise NonFinite("loss became nan in step 3")
         return begin(cell, **options)
 
-    monkeypatch.setattr(module.training, "run", run)
+    monkeypatch.setattr(module.execute, "run", run)
     written(seeds=(0, 1))
     for _ in range(2):  # it is not tried again
         with pytest.raises(SystemExit, match="1"):
@@ -152,7 +152,7 @@ def test_a_cell_that_diverges_is_finished_and_the_others_go_on(here, monkeypatch
         assert "gaussian2d_vae-elbo-k2-s0: diverged: loss became nan in step 3\n" in out
         assert "gaussian2d_vae-elbo-k2-s1: test bound -" in out
         assert error.endswith("funcvae: 1 of 2 cells diverged: gaussian2d_vae-elbo-k2-s0\n")
-        monkeypatch.setattr(module.training, "run", None)
+        monkeypatch.setattr(module.execute, "run", None)
     cli.main(["collect", "runs/grid"])
     assert "diverged: gaussian2d_vae-elbo-k2-s0: loss became nan" in capsys.readouterr().out
 
