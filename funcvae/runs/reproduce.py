@@ -26,8 +26,7 @@ from funcvae.runs.folder import (
 )
 from funcvae.runs.prepare import Setup, newest_checkpoint, prepare
 from funcvae.tracking.metrics_file import LINE
-from funcvae.train import checkpoint
-from funcvae.train.loop import fit_task
+from funcvae.train import checkpoint, loop
 from funcvae.train.replaying import Replay, replay_task
 from funcvae.train.settings import Callbacks, Row
 from funcvae.train.state import TrainState
@@ -123,7 +122,7 @@ def verify(
             try:
                 callbacks = Callbacks(log=log, watch=watch, stop=lambda: made >= wanted or compare.ended)
                 epochs = -(-wanted // per_epoch)
-                fit_task(setup.start, setup.task, test=setup.test, epochs=epochs, callbacks=callbacks)
+                loop.fit_task(setup.start, setup.task, test=setup.test, epochs=epochs, callbacks=callbacks)
             except NonFinite as error:
                 compare.stopped(error)
         differing = environment.differences(manifest, environment.describe(config))

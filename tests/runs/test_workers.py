@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-import funcvae as fv
 from funcvae import cli, runs, tracking
 from funcvae._support import files
 from funcvae.errors import BadData, BadValue, NonFinite, Stopped
@@ -42,7 +41,7 @@ def test_a_second_start_does_nothing(here, monkeypatch):
     grid = grid_of(seeds=(0, 1))
     results = swept(grid)
     before = all_files("sweep")
-    monkeypatch.setattr(fv.train, "fit", None)
+    monkeypatch.setattr("funcvae.train.loop.fit_task", None)
     assert swept(grid) == results
     assert all_files("sweep") == before
 
@@ -59,7 +58,7 @@ def test_a_larger_grid_does_what_is_missing(here):
 def test_replicates_that_come_later_are_made_without_training_again(here, monkeypatch):
     swept(grid_of())
     before = all_files("sweep/cells")
-    monkeypatch.setattr(fv.train, "fit", None)
+    monkeypatch.setattr("funcvae.train.loop.fit_task", None)
     (result,) = swept(grid_of(replicates=3)).values()
     assert result["replicates"] == 3
     now = all_files("sweep/cells")
@@ -128,7 +127,7 @@ def test_a_cell_that_another_finishes_meanwhile_is_not_trained_again(here, monke
     grid = grid_of()
     swept(grid)
     (cell,) = runs.expand_grid(grid, "sweep")
-    monkeypatch.setattr(fv.train, "fit", None)
+    monkeypatch.setattr("funcvae.train.loop.fit_task", None)
     before = all_files("sweep")
     result = module._train_cell(cell, grid, runs.variance_report, lambda: False)
     assert result == files.read_json(Path(cell.out, "result.json"))

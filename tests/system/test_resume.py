@@ -146,7 +146,7 @@ def test_more_epochs_are_those_of_a_run_that_had_them_from_the_start(config_of):
 def test_a_finished_run_is_left_as_it_is(config_of, capsys, monkeypatch):
     run = runs.run(config_of("run"))
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()}
-    monkeypatch.setattr(fv.train, "fit", None)
+    monkeypatch.setattr("funcvae.train.loop.fit_task", None)
     cli.main(["train", "--resume", str(run)])
     assert capsys.readouterr().out.strip() == str(run)
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()} == before
@@ -387,11 +387,11 @@ def test_a_signal_stops_a_run_after_its_step_with_a_checkpoint(tmp_path, name, s
 def test_a_second_ctrl_c_leaves_at_once(tmp_path):
     """In a step that does not end: the first is held back, the second is not."""
     program = (
-        "import sys, time; from funcvae import cli, train\n"
-        "def fit(*args, stop, **options):\n"
+        "import sys, time; from funcvae import cli; from funcvae.train import loop\n"
+        "def fit(*args, **options):\n"
         "    print('begun', flush=True)\n"
         "    while True: time.sleep(0.01)\n"
-        "train.fit = fit\n"
+        "loop.fit_task = fit\n"
         "cli.main(['train', '--out', sys.argv[1]])"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "run")]
