@@ -19,16 +19,7 @@ from funcvae import __version__, compilation, data
 from funcvae.errors import BadData, BadValue
 from funcvae.runs.config import Config, config_sha256
 
-__all__ = [
-    "bit_settings",
-    "check_manifest",
-    "describe",
-    "difference_text",
-    "differences",
-    "manifest",
-    "numerics",
-    "shared_facts",
-]
+__all__ = ["describe", "difference_text", "differences", "manifest", "numerics"]
 
 
 def describe(config: Config, processes: int = 1) -> dict[str, Any]:

@@ -93,18 +93,10 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
 def _step_settings(config: Config, recipe: Recipe, scheme: Noise) -> StepSettings:
     """The settings of the run's step."""
     return StepSettings(
-        batch=config.batch,
-        samples=config.samples,
-        chunk=config.chunk or None,
-        shards=config.shards or None,
-        split=SPLITS[config.split],
-        observe=recipe.observe,
-        noise=scheme,
-        scale=recipe.scale,
-        offset=recipe.offset,
-        compile=config.compile,
-        precision=config.precision,
-    )
+        batch=config.batch, samples=config.samples, chunk=config.chunk or None, shards=config.shards or None,
+        split=SPLITS[config.split], observe=recipe.observe, noise=scheme, scale=recipe.scale, offset=recipe.offset,
+        compile=config.compile, precision=config.precision,
+    )  # fmt: skip
 
 
 def newest_checkpoint(setup: Setup, path: Path, step: int | None = None) -> tuple[TrainState, int, list[BadData]]:

@@ -17,7 +17,6 @@ from funcvae.evaluate.weights import Estimated
 from funcvae.runs.folder import Run
 
 __all__ = [
-    "ESTIMATORS",
     "Report",
     "comparison_report",
     "evaluation_figures",
