@@ -1,12 +1,20 @@
 """The vector-Jacobian product, without the cost of a transform where none is needed."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from funcvae import tree
 from funcvae.tree import Tree
+
+
+class Pull(Protocol):
+    """What pulls a cotangent of a function's value back to its primals."""
+
+    def __call__(self, cotangent: Tree, retain_graph: bool = True) -> tuple[Tree, ...]:
+        """One tree for each primal, like it; `retain_graph` where another cotangent is to follow."""
+        ...
 
 
 def vjp(f: Callable[..., Any], *primals: Tree, has_aux: bool = False) -> tuple[Any, ...]:

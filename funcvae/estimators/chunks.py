@@ -11,6 +11,8 @@ from funcvae.estimators.engine import Estimate, Estimator, added
 from funcvae.model import VAE
 from funcvae.modules import Params, State
 
+__all__ = ["in_chunks"]
+
 
 def in_chunks(estimator: Estimator, chunk: int, wrap: Wrap = unchanged) -> Estimator:
     """The same estimator in bounded memory: `chunk` samples at a time are decoded and pulled back.

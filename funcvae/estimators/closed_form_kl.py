@@ -12,6 +12,8 @@ from funcvae.estimators.engine import Claims, Estimate, Estimator, Parts, check_
 from funcvae.model import VAE, log_p_x_given_z, log_prob
 from funcvae.modules import Params, State
 
+__all__ = ["analytic_kl"]
+
 
 def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
     """The estimator of mean_k log p(x|z_k) - beta KL(q(z|x) ‖ p(z)), differentiated as it stands."""

@@ -20,6 +20,8 @@ from funcvae.estimators.engine import (
 from funcvae.model import VAE, check_trained
 from funcvae.modules import Params, State
 
+__all__ = ["Loss", "surrogate", "together"]
+
 
 def together(
     estimators: Sequence[GradientEstimator],

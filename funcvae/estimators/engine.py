@@ -26,11 +26,34 @@ from torch import Tensor
 
 from funcvae import bounds, tree
 from funcvae._support import checks
-from funcvae._support.autograd import vjp
+from funcvae._support.autograd import Pull, vjp
 from funcvae.errors import BadType, BadValue
 from funcvae.model import VAE, check_trained, log_prob, log_weight
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, is_independent, name_of
+
+__all__ = [
+    "Claims",
+    "Draw",
+    "Estimate",
+    "Estimator",
+    "FromPass",
+    "GradientEstimator",
+    "LogWeights",
+    "PartialBound",
+    "Parts",
+    "Pass",
+    "Share",
+    "Weights",
+    "added",
+    "check_arguments",
+    "check_declaration",
+    "check_estimator",
+    "checked_estimate",
+    "forward",
+    "times",
+    "weighted",
+]
 
 
 class Weights(NamedTuple):
@@ -260,7 +283,7 @@ class Draw(NamedTuple):
 
     z: Tensor
     """[N, B, Z]."""
-    pull: Callable[..., Any]
+    pull: Pull
     """From the cotangents of z, and of log q(z|x) at fixed z, to the encoder's gradient."""
     theta: Params
     """The parameters of decoder and prior."""
@@ -274,9 +297,9 @@ class Pass(NamedTuple):
     log_w: Tensor
     """[N, B]."""
     state: State
-    pull_draw: Callable[..., Any]
+    pull_draw: Pull
     """`Draw.pull`."""
-    pull_weight: Callable[..., Any]
+    pull_weight: Pull
     """From a cotangent of log w to (the gradient of decoder and prior, the gradient along z)."""
 
 

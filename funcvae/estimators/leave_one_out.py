@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from funcvae._support import checks
 from funcvae.errors import BadValue
 
+__all__ = ["others_logsumexp", "others_mean"]
+
 
 def others_mean(f: Tensor) -> Tensor:
     """mean_{j≠k} f_j for each k [K, B], K >= 2. (The sum less its k-th term would be NaN where that is -inf.)"""

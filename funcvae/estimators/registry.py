@@ -27,6 +27,8 @@ from funcvae.estimators.table import (
     vr_iwae_dreg,
 )
 
+__all__ = ["EXAMPLES", "TABLE", "parse", "weights_of"]
+
 TABLE: dict[str, Callable[..., Estimator]] = {
     factory.__name__: factory
     for factory in (

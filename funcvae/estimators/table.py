@@ -28,6 +28,27 @@ from funcvae.estimators.closed_form_kl import analytic_kl
 from funcvae.estimators.engine import Claims, Estimator, Weights, weighted
 from funcvae.estimators.leave_one_out import others_logsumexp, others_mean
 
+__all__ = [
+    "beta_elbo",
+    "ciwae",
+    "dreg",
+    "elbo",
+    "elbo_mc",
+    "iwae",
+    "iwae_stl",
+    "miwae",
+    "ovis",
+    "piwae",
+    "renyi",
+    "rloo",
+    "rws",
+    "score",
+    "stl",
+    "tvo",
+    "vimco",
+    "vr_iwae_dreg",
+]
+
 
 def elbo() -> Estimator:
     """The reparameterised ELBO with its KL in closed form.

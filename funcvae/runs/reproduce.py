@@ -58,16 +58,16 @@ class Verdict(NamedTuple):
         return self.first_difference is None or (bool(self.environment) and self.largest_difference <= self.tolerance)
 
     def __str__(self) -> str:
-        checks = f"{self.parameter_checks} time{'s' * (self.parameter_checks != 1)}"
-        what = f"{self.steps:,} steps made again, parameters compared {checks}"
-        where = f"the environment differs: {environment.difference_text(self.environment)}" if self.environment else ""
+        times = f"{self.parameter_checks} time{'s' * (self.parameter_checks != 1)}"
+        what = f"{self.steps:,} steps made again, parameters compared {times}"
+        text = f"the environment differs: {environment.difference_text(self.environment)}" if self.environment else ""
         if self.first_difference is None:
-            return "; ".join(filter(None, [f"{what}: identical to the bit", where]))
+            return "; ".join(filter(None, [f"{what}: identical to the bit", text]))
         size = f"first {self.first_difference}; largest relative difference {self.largest_difference:.1e}"
         if not self.environment:
             return f"{what}: NOT identical, though the environment is the same: {size}"
         within = "within" if self.holds else "NOT within"
-        return f"{what}: {within} the tolerance of {self.tolerance:g}; {size}; {where}"
+        return f"{what}: {within} the tolerance of {self.tolerance:g}; {size}; {text}"
 
 
 def verify(

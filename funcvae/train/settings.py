@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -19,7 +19,6 @@ from funcvae.optim import Optimizer, check_optimizer
 from funcvae.train.state import TrainState, check_train_state
 
 __all__ = [
-    "NO_CALLBACKS",
     "Callbacks",
     "Log",
     "Row",
@@ -28,11 +27,7 @@ __all__ = [
     "StepSettings",
     "Task",
     "Watch",
-    "check_batches",
-    "check_shards",
     "check_task",
-    "checked_estimator",
-    "checked_task",
     "per_example",
     "summed",
 ]
@@ -40,37 +35,17 @@ __all__ = [
 Row = dict[str, Any]
 """What is logged: numbers by name, with the `step` and the `epoch` that they belong to."""
 
+Log = Callable[[Row], object]
+"""Takes every row that a run logs."""
 
-class Log(Protocol):
-    """Takes every row that a run logs."""
+Watch = Callable[[int, TrainState], object]
+"""Takes the number of steps made and the new TrainState after each, whose buffers the next step writes over."""
 
-    def __call__(self, row: Row, /) -> object:
-        """Takes one row."""
-        ...
+Save = Callable[[TrainState], object]
+"""Takes the TrainState to be saved."""
 
-
-class Watch(Protocol):
-    """Looks at the parameters after every step."""
-
-    def __call__(self, step: int, ts: TrainState, /) -> object:
-        """Takes the number of steps made and the new TrainState, whose buffers the next step writes over."""
-        ...
-
-
-class Save(Protocol):
-    """Saves a TrainState."""
-
-    def __call__(self, ts: TrainState, /) -> object:
-        """Saves it."""
-        ...
-
-
-class Scale(Protocol):
-    """The factor of a step's loss and gradient, from the size of its batch."""
-
-    def __call__(self, batch: int, /) -> float:
-        """The factor."""
-        ...
+Scale = Callable[[int], float]
+"""From the size of a batch to the factor of its loss and gradient."""
 
 
 def per_example(batch: int) -> float:
