@@ -161,7 +161,7 @@ def configure(system: str, **options: Any) -> Config:
 def with_defaults(options: Options) -> Config:
     """The configuration with these options; the system's recipe and the defaults decide the others."""
     values = _plain(options)
-    defaults = recipe(options.system or "")
+    defaults = recipe(values.get("system", ""))
     recipe_values = {name: getattr(defaults, name) for name in ("data", "epochs", "batch", "samples", "estimator")}
     if "out" not in values:
         raise BadValue("out is missing: name the run's folder")
