@@ -21,6 +21,8 @@ from funcvae.cli.reproduce import replay, verify
 from funcvae.cli.training import train
 from funcvae.errors import BadValue, FuncvaeError, ProcessLost, ReportedElsewhere
 
+__all__ = ["COMMANDS", "SHARED_COMMANDS", "main"]
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "verify": verify,
@@ -36,15 +38,14 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "list": list_,
 }
 
-
-TOGETHER = {"train", "variance", "sweep"}
+SHARED_COMMANDS = {"train", "variance", "sweep"}
 """Commands that several processes can share."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """The console script."""
     try:
-        with _one_speaks(sys.argv[1:] if args is None else args):
+        with _main_process_prints(sys.argv[1:] if args is None else args):
             tyro.extras.subcommand_cli_from_dict(
                 COMMANDS,
                 prog="funcvae",
@@ -58,12 +59,12 @@ def main(args: Sequence[str] | None = None) -> None:
     except ReportedElsewhere:
         sys.exit(2)
     except (FuncvaeError, OSError) as error:  # an OSError: a full disk, a folder that may not be read
-        print(f"funcvae: error: {_who(error)}{error}", file=sys.stderr)
+        print(f"funcvae: error: {_process_prefix(error)}{error}", file=sys.stderr)
         sys.exit(2)
 
 
-def _who(error: Exception) -> str:
-    """Which process says it, where it is not the first."""
+def _process_prefix(error: Exception) -> str:
+    """Names the process that an error comes from, where it is not the first."""
     try:
         rank = distributed.rank()
     except BadValue:  # the environment does not say
@@ -72,9 +73,9 @@ def _who(error: Exception) -> str:
 
 
 @contextmanager
-def _one_speaks(args: Sequence[str]) -> Iterator[None]:
-    """Of several processes lets the first alone print."""
-    if distributed.world_size() > 1 and args and args[0] in COMMANDS.keys() - TOGETHER:
+def _main_process_prints(args: Sequence[str]) -> Iterator[None]:
+    """Lets only the first of several processes print."""
+    if distributed.world_size() > 1 and args and args[0] in COMMANDS.keys() - SHARED_COMMANDS:
         error = BadValue(f"funcvae {args[0]} is for one process: start it without torchrun")
         raise error if distributed.rank() == 0 else ReportedElsewhere(str(error))
     if distributed.rank() == 0:

@@ -1,4 +1,4 @@
-"""Commands that train a whole grid of runs, and collect what came of it."""
+"""Commands that train a grid of runs and tabulate its results: `sweep` and `collect`."""
 
 import logging
 import signal
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from tqdm import tqdm
@@ -14,8 +14,10 @@ from tqdm import tqdm
 from funcvae import compilation, distributed, figures, runs
 from funcvae._support import files
 from funcvae.cli.options import Device
-from funcvae.cli.signals import stopping
+from funcvae.cli.signals import stop_on_signal
 from funcvae.errors import BadValue, Stopped
+
+__all__ = ["collect", "sweep"]
 
 GridFile = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="GRID.json")]]
 SweepFolder = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SWEEP")]]
@@ -49,14 +51,12 @@ def sweep(
     """
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it reports a missing CUDA as a warning
     folder = Path(out or Path("runs", Path(grid).stem))
-    with distributed.process_group(
-        device, patience=patience
-    ) as everyone:  # to find together what is wrong; then each works by itself
-        asked, share, where = runs.read_grid(grid), runs.worker_share(), runs.resolve_device(device)
-        everyone.require_equal(grid=asked.as_json(), out=str(folder), device=where)
-        cells = runs.check_cells(asked, folder, device=where, download=download)
-        everyone.barrier()  # nobody has found anything
-    if "compile" not in asked.settings and not compilation.available() and _gains(asked):
+    with distributed.process_group(device, patience=patience) as processes:  # only to check; then each works by itself
+        requested, share, resolved = runs.read_grid(grid), runs.worker_share(), runs.resolve_device(device)
+        processes.require_equal(grid=requested.as_json(), out=str(folder), device=resolved)
+        cells = runs.check_cells(requested, folder, device=resolved, download=download)
+        processes.barrier()  # an error in one ends all
+    if "compile" not in requested.settings and not compilation.available() and _wants_compiler(requested):
         print(f"funcvae: {compilation.NO_COMPILER}; training without torch.compile", file=sys.stderr)
     caught: list[int] = []
     try:
@@ -64,20 +64,20 @@ def sweep(
             bar: tqdm | None = None
 
             @contextmanager
-            def working() -> Iterator[Callable[[], bool]]:
+            def stop_context() -> Iterator[Callable[[], bool]]:
                 nonlocal bar
-                with stopping(caught, alone=distributed.world_size() == 1) as stop:
+                with stop_on_signal(caught, alone=distributed.world_size() == 1) as stop:
                     bar = stack.enter_context(tqdm(total=len(cells), unit="cell", dynamic_ncols=True))
                     yield stop
 
-            def log(name: str, result: dict[str, Any]) -> None:
-                tqdm.write(f"{name}: {_told(result)}", file=sys.stdout)
+            def log(name: str, result: runs.CellResult) -> None:
+                tqdm.write(f"{name}: {_summary(result)}", file=sys.stdout)
                 if bar is not None:
                     bar.update()
 
             results = runs.train_grid(
-                asked, folder, measure=runs.own_variance, share=share, device=where, download=download,
-                checked=cells, stopping=working, log=log,
+                requested, folder, measure=runs.variance_report, share=share, device=resolved, download=download,
+                cells=cells, stop_context=stop_context, log=log,
             )  # fmt: skip
     except Stopped as error:
         print(f"funcvae: {error}", file=sys.stderr)
@@ -102,21 +102,21 @@ def collect(sweep: SweepFolder, /, *, out: str | None = None) -> None:
     path = Path(out) if out is not None else Path(sweep, "table.csv")
     if path.suffix != ".csv" or path.is_dir():
         raise BadValue(f"--out {out}: give the name of a CSV file, NAME.csv")
-    found = runs.collect(sweep)
-    print(found)
-    print(files.write(path, found.as_csv().encode()))
-    print(files.write(path.with_suffix(".json"), files.as_json(found.as_dict())))
-    for name, figure in found.figures().items():
+    results = runs.collect(sweep)
+    print(results)
+    print(files.write(path, results.as_csv().encode()))
+    print(files.write(path.with_suffix(".json"), files.as_json(results.as_dict())))
+    for name, figure in results.figures().items():
         print(figures.save(figure, path.parent / "figures" / f"{name}.png"))
 
 
-def _told(result: dict[str, Any]) -> str:
-    """A cell's result in a line."""
+def _summary(result: runs.CellResult) -> str:
+    """A cell's result as a line of text."""
     if "diverged" in result:
         return f"diverged: {result['diverged']}"
     return f"test bound {result['test_bound']:.4f} nats per example after {result['steps']:,} steps"
 
 
-def _gains(grid: runs.Grid) -> bool:
-    """Whether a system in it is meant to be compiled."""
+def _wants_compiler(grid: runs.Grid) -> bool:
+    """Whether a recipe of the grid compiles its step."""
     return any(runs.recipe(system).compile for system in grid.systems)

@@ -1,4 +1,4 @@
-"""The command that lists what there is to choose from."""
+"""The command that lists the named systems, estimators, noise schemes and data sets: `list`."""
 
 from typing import Literal
 
@@ -6,6 +6,8 @@ import tyro
 
 from funcvae import data, estimators, noise
 from funcvae.models import RECIPES
+
+__all__ = ["list_"]
 
 
 def list_(what: tyro.conf.Positional[Literal["systems", "estimators", "noise", "data"]] = "systems", /) -> None:

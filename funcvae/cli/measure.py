@@ -1,20 +1,23 @@
-"""Commands that measure a run, and write a report of it."""
+"""Commands that measure a run and write a report: `evaluate` and `variance`."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from funcvae import distributed, figures, runs
 from funcvae._support import files
-from funcvae.cli.options import Device, RunPath, fresh
+from funcvae.cli.options import Flat, LoadOptions, RunPath, new_run_folder
 from funcvae.errors import BadValue, unknown
 from funcvae.figures import of_results
 from funcvae.models import RECIPES
-from funcvae.variance.results import Comparison
+
+__all__ = ["evaluate", "variance"]
+
+DEFAULTS = LoadOptions()
 
 
 def evaluate(
@@ -25,9 +28,7 @@ def evaluate(
     n: int | None = None,
     chunk: int = 100,
     seed: int = 0,
-    data: str | None = None,
-    data_dir: str | None = None,
-    device: Device = "auto",
+    loading: Annotated[LoadOptions, Flat] = DEFAULTS,
     out: str | None = None,
 ) -> None:
     """Evaluate a trained model on test data: log-likelihood with its errors, bounds, KLs, active units.
@@ -40,17 +41,15 @@ def evaluate(
         n: How many test items, drawn by the seed; 1,000, or all where there are fewer, unless given.
         chunk: Samples at a time.
         seed: Seed of the key for choice, observation and noise.
-        data: The data's file or folder, if it has moved since training.
-        data_dir: Where named data sets are kept now; where they were in training unless given.
-        device: Where to compute.
+        loading: How to load the run.
         out: JSON file; evaluation.json in the run's folder unless given (evaluation-2.json where that says otherwise).
     """
     _check_out(out)
-    at = runs.load(run, device=runs.resolve_device(device), data=data, data_dir=data_dir)
-    with _bar("sample") as progress:
-        report = runs.evaluation_report(at, samples=samples, n=n, chunk=chunk, seed=seed, progress=progress)
+    loaded = loading.load(run)
+    with _progress_bar("sample") as progress:
+        report = runs.evaluation_report(loaded, samples=samples, n=n, chunk=chunk, seed=seed, progress=progress)
     print(runs.evaluation_table(report))
-    _write_report(at, "evaluation", report, runs.evaluation_figures(report), out)
+    _write_report(loaded, "evaluation", report, runs.evaluation_figures(report), out)
 
 
 def variance(
@@ -65,9 +64,7 @@ def variance(
     seed: int = 0,
     batch: int | None = None,
     target_se: float | None = None,
-    data: str | None = None,
-    data_dir: str | None = None,
-    device: Device = "auto",
+    loading: Annotated[LoadOptions, Flat] = DEFAULTS,
     out: str | None = None,
     patience: float = distributed.PATIENCE,
 ) -> None:
@@ -87,59 +84,45 @@ def variance(
         seed: Seed of the key for the batch, its observation and the noise (and for an untrained system's parameters).
         batch: How many training data the gradient is of; the run's own number unless given.
         target_se: Go on, in stages, until every ratio's relative standard error is below this.
-        data: The data's file or folder, if it has moved since training.
-        data_dir: Where named data sets are kept now; where they were in training unless given.
-        device: Where to compute.
+        loading: How to load the run.
         out: JSON file; variance.json in the run's folder unless given (variance-2.json where that says otherwise).
         patience: Seconds that the processes that torchrun started wait for one another at the beginning.
     """
-    with distributed.process_group(device, patience=patience) as everyone:
+    with distributed.process_group(loading.device, patience=patience) as processes:
         _check_out(out)
-        at, found, report = _compared(
-            run, everyone, estimators=estimators, noise=noise, samples=samples, replicates=replicates, chunk=chunk,
-            seed=seed, batch=batch, target_se=target_se, data=data, data_dir=data_dir, device=device,
-        )  # fmt: skip
-    if not everyone.is_main:
+        measured = _run_or_system(run, loading, seed)
+        with _progress_bar("replicate") as progress:
+            found, report = runs.comparison_report(
+                measured, names=None if estimators is None else runs.split_names(estimators),
+                schemes=runs.split_names(noise), samples=samples, replicates=replicates, chunk=chunk, batch=batch,
+                seed=seed, target_se=target_se, processes=processes, progress=progress,
+            )  # fmt: skip
+    if not processes.is_main:
         return
-    state = "untrained" if at.path.name.startswith(f"{run}-untrained") else f"as in {at.path}"
-    data_ = f"{found.batch:,} of its training data, seed {seed}"
-    print(f"{at.config.system}, {state}; {data_}; gradients of nats per example")
+    system = measured.config.system
+    state = "untrained" if measured.path.name.startswith(f"{run}-untrained") else f"as in {measured.path}"
+    batch_text = f"{found.batch:,} of its training data, seed {seed}"
+    print(f"{system}, {state}; {batch_text}; gradients of nats per example")
     print(found)
-    for why in report["left_out"]:
-        print(f"left out: {why}")
-    figures = of_results.of_comparison(found, name=at.config.system)
-    _write_report(at, "variance", report, figures, out)
+    for reason in report["left_out"]:
+        print(f"left out: {reason}")
+    _write_report(measured, "variance", report, of_results.of_comparison(found, name=system), out)
 
 
-def _compared(
-    run: str, everyone: distributed.Processes, *, estimators: str | None, noise: str, seed: int, data: str | None,
-    data_dir: str | None, device: str, **settings: Any,
-) -> tuple[runs.Run, Comparison, runs.Report]:  # fmt: skip
-    """The run, or the untrained system, that is meant, and what the lab found there."""
-    where = runs.resolve_device(device)
-    if not Path(run).exists() and run not in RECIPES and "/" not in run:
-        raise unknown("system, and no run's folder,", run, RECIPES)
-    if run in RECIPES and not Path(run).exists():
-        at = runs.untrained(run, seed=seed, device=where, data=data, data_dir=data_dir or "data")
-        at = at._replace(path=Path(fresh(f"{run}-untrained")))
-    else:
-        at = runs.load(run, device=where, data=data, data_dir=data_dir)
-    with _bar("replicate") as progress:
-        found, report = runs.comparison_report(
-            at,
-            names=runs.split_names(estimators) if estimators is not None else None,
-            schemes=runs.split_names(noise),
-            seed=seed,
-            processes=everyone,
-            progress=progress,
-            **settings,
-        )
-    return at, found, report
+def _run_or_system(name: str, loading: LoadOptions, seed: int) -> runs.Run:
+    """The run in a folder, or a named system with the parameters that training with this seed starts from."""
+    if Path(name).exists() or "/" in name:
+        return loading.load(name)
+    if name not in RECIPES:
+        raise unknown("system, and no run's folder,", name, RECIPES)
+    device, data_dir = runs.resolve_device(loading.device), loading.data_dir or "data"
+    run = runs.initial_run(name, seed=seed, device=device, data=loading.data, data_dir=data_dir)
+    return run._replace(path=Path(new_run_folder(f"{name}-untrained")))
 
 
 @contextmanager
-def _bar(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar that is told what is done, and of how much; it is gone at the end."""
+def _progress_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields a function that takes the number of units done and of all, and shows them until the end."""
     with tqdm(total=1, unit=unit, unit_scale=True, dynamic_ncols=True, leave=False, delay=0.5) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -159,11 +142,11 @@ def _check_out(out: str | None) -> None:
         raise BadValue(f"--out {out}: give the name of a JSON file, NAME.json")
 
 
-def _write_report(at: runs.Run, kind: str, report: runs.Report, drawn: dict[str, Figure], out: str | None) -> None:
-    """Writes a report and its figures, beside earlier ones unless `out` names its file, and prints where."""
-    path = files.write_beside(Path(out or at.path / f"{kind}.json"), files.as_json(report), over=out is not None)
+def _write_report(run: runs.Run, kind: str, report: runs.Report, drawn: dict[str, Figure], out: str | None) -> None:
+    """Writes a report and its figures, beside earlier ones unless `out` names its file, and prints their paths."""
+    path = files.write_beside(Path(out or run.path / f"{kind}.json"), files.as_json(report), over=out is not None)
     print(path)
     suffix = path.stem.removeprefix(kind) if out is None else None
     for name, figure in drawn.items():
         stem = f"{path.stem}_{name}" if suffix is None else f"{name}{suffix}"
-        print(figures.save(figure, (at.path / "figures" if out is None else path.parent) / f"{stem}.png"))
+        print(figures.save(figure, (run.path / "figures" if out is None else path.parent) / f"{stem}.png"))

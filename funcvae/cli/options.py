@@ -1,17 +1,46 @@
-"""What several commands take."""
+"""Options that commands take, as values that tyro fills in."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from funcvae import runs
+
+__all__ = ["DataOptions", "Device", "Flat", "LoadOptions", "RunPath", "new_run_folder"]
+
 RunPath = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RUN")]]
 Device = Literal["auto", "cpu", "cuda"]
+Flat = tyro.conf.arg(name="")
+"""Annotates a parameter whose fields are options of the command itself."""
 
 
-def fresh(system: str) -> str:
-    """A folder that is not there yet: runs/SYSTEM-DATE-TIME, with a number where two start in one second."""
+@dataclass(frozen=True)
+class DataOptions:
+    """Where a run's data are now."""
+
+    data: str | None = None
+    """The data's file or folder, if it has moved since training."""
+    data_dir: str | None = None
+    """Where named data sets are kept now; where they were in training unless given."""
+
+
+@dataclass(frozen=True)
+class LoadOptions(DataOptions):
+    """How to load a run."""
+
+    device: Device = "auto"
+    """Where to compute."""
+
+    def load(self, run: str) -> runs.Run:
+        """The run in a folder."""
+        return runs.load(run, device=runs.resolve_device(self.device), data=self.data, data_dir=self.data_dir)
+
+
+def new_run_folder(system: str) -> str:
+    """The path of a folder that does not exist: runs/SYSTEM-DATE-TIME, with a number where two start in one second."""
     stem = Path("runs", f"{system}-{datetime.now():%Y%m%d-%H%M%S}")
     path, count = stem, 1
     while path.exists():

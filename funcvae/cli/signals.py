@@ -1,17 +1,23 @@
-"""How commands that make steps are stopped."""
+"""Signals that stop commands in training."""
 
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+__all__ = ["stop_on_signal"]
+
 
 @contextmanager
-def stopping(caught: list[int], *, alone: bool) -> Iterator[Callable[[], bool]]:
-    """While steps are made, the first Ctrl-C or SIGTERM asks to stop after the step; another leaves at once.
+def stop_on_signal(caught: list[int], *, alone: bool) -> Iterator[Callable[[], bool]]:
+    """Yields a function: whether Ctrl-C or SIGTERM has been caught. A second signal ends the process at once.
 
-    Not so where torchrun started several: it passes on a signal that a process may have had already, and kills those
+    Under torchrun it does not: torchrun passes on a signal that a process may have had already, and kills the processes
     that have not ended after half a minute.
+
+    Args:
+        caught: the signals' numbers are added to it.
+        alone: whether this process trains by itself.
     """
 
     def handle(number: int, frame: object) -> None:

@@ -1,30 +1,39 @@
-"""A run on disk: from a configuration to a folder with everything one wants to know of it afterwards, and back.
+"""Runs on disk: trains a configuration into a folder, and loads, reproduces and reports on what is there.
 
-config.json         what was asked for, every default filled in
-manifest.json       what it ran on: versions, machine, settings, the data's hash; and where it was resumed
-metrics.jsonl       a row for every step and every epoch, and for every look at the variance that was asked for
-checkpoints/        the newest few states of the training, from which it can go on
+config.json         the configuration, every default filled in
+manifest.json       the environment: versions, machine, settings, the data's hash; and where the run was resumed
+metrics.jsonl       a row for every step and every epoch, and for every requested measurement of the variance
+checkpoints/        the newest few states of the training, from which it can be resumed
 figures/*.png
-samples.npy         of the model, after every step [steps, n, 2], where they were to be kept
+samples.npy         samples of the model after every step [steps, n, 2], where requested
 params.safetensors  trained parameters and state, written last; byte-identical for equal runs
 
-Every file is there whole or not at all, metrics.jsonl apart, whose last line may be cut off until the run goes on.
+Every file is complete or absent, except that the last line of metrics.jsonl may be cut off until the run is resumed.
 
-`train_grid` trains a grid of such runs, and `collect` makes a table of what came of them.
+`train_grid` trains a grid of such runs, and `collect` makes a table of their results.
 """
 
-from funcvae.runs.aggregate import Collected, collect
-from funcvae.runs.config import SPLITS, Config, configure, recipe, resolve_device, split_names
-from funcvae.runs.execute import MakeTracker, resume, run
-from funcvae.runs.folder import Run, has_run, load, load_data, untrained
-from funcvae.runs.grid import Grid, cells, parse_grid, read_grid
+from funcvae.runs.aggregate import SweepResults, collect
+from funcvae.runs.config import (
+    SPLITS,
+    Config,
+    Options,
+    configure,
+    recipe,
+    resolve_device,
+    split_names,
+    with_defaults,
+)
+from funcvae.runs.execute import MakeTracker, StopContext, resume, run
+from funcvae.runs.folder import Run, has_run, initial_run, load, load_data
+from funcvae.runs.grid import CellResult, Grid, expand_grid, parse_grid, read_grid
 from funcvae.runs.report import (
     Report,
     comparison_report,
     evaluation_figures,
     evaluation_report,
     evaluation_table,
-    own_variance,
+    variance_report,
 )
 from funcvae.runs.reproduce import TOLERANCE, Verdict, replay, verify
 from funcvae.runs.workers import check_cells, train_grid, worker_share
@@ -32,14 +41,16 @@ from funcvae.runs.workers import check_cells, train_grid, worker_share
 __all__ = [
     "SPLITS",
     "TOLERANCE",
-    "Collected",
+    "CellResult",
     "Config",
     "Grid",
     "MakeTracker",
+    "Options",
     "Report",
     "Run",
+    "StopContext",
+    "SweepResults",
     "Verdict",
-    "cells",
     "check_cells",
     "collect",
     "comparison_report",
@@ -47,10 +58,11 @@ __all__ = [
     "evaluation_figures",
     "evaluation_report",
     "evaluation_table",
+    "expand_grid",
     "has_run",
+    "initial_run",
     "load",
     "load_data",
-    "own_variance",
     "parse_grid",
     "read_grid",
     "recipe",
@@ -60,7 +72,8 @@ __all__ = [
     "run",
     "split_names",
     "train_grid",
-    "untrained",
+    "variance_report",
     "verify",
+    "with_defaults",
     "worker_share",
 ]

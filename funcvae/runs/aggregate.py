@@ -1,4 +1,4 @@
-"""What a sweep has come to: a row for each cell, means over the seeds, a table and figures."""
+"""Collects the results of a sweep: a row for each cell, means over the seeds, a table and figures."""
 
 import csv
 import math
@@ -16,7 +16,9 @@ from funcvae.errors import BadData, Missing
 from funcvae.figures.sweep import OverSeeds
 from funcvae.runs.config import Config
 from funcvae.runs.folder import has_run
-from funcvae.runs.grid import GRID, RESULT, cells, read_grid, read_result, who
+from funcvae.runs.grid import GRID, RESULT, cell_id, expand_grid, read_grid, read_result
+
+__all__ = ["SweepResults", "TableRow", "collect"]
 
 NETWORKS = ("encoder", "decoder")
 COLUMNS = (
@@ -25,21 +27,21 @@ COLUMNS = (
     "params_sha256", "diverged", "folder",
 )  # fmt: skip
 
-Row = dict[str, Any]
+TableRow = dict[str, Any]
 
 
-class Collected(NamedTuple):
-    """What `collect` found: `print` it."""
+class SweepResults(NamedTuple):
+    """The results of a sweep so far; `print` shows them as a table."""
 
-    cells: list[Row]
+    cells: list[TableRow]
     """One for each cell, in the grid's order, with `as_csv`'s columns; None where there is nothing yet."""
-    groups: list[Row]
+    groups: list[TableRow]
     """One for each system, estimator and number of samples, over the seeds that are "finished": "seeds", how many those
     are; and of "bound", "test_bound" and, where measured, "log_variance_encoder" and "log_variance_decoder" the "mean",
     its standard error "se" and the ends of its 95% interval, "low" and "high", by Student's t (None with one seed)."""
 
     @property
-    def unfinished(self) -> list[Row]:
+    def unfinished(self) -> list[TableRow]:
         """The cells that have no numbers: missing, begun or diverged."""
         return [cell for cell in self.cells if cell["status"] != "finished"]
 
@@ -71,39 +73,39 @@ class Collected(NamedTuple):
     def __str__(self) -> str:
         """An aligned table of the groups, and a line for each cell that is not finished."""
         head = ["system", "estimator", "target", "K", "seeds", "test bound", "± se", "95% interval"]
-        measured = [network for network in NETWORKS if any(f"log_variance_{network}" in of for of in self.groups)]
+        measured = [name for name in NETWORKS if any(f"log_variance_{name}" in group for group in self.groups)]
         head += [f"{network} variance" for network in measured]
         lines = [head] + [_line(group, measured) for group in self.groups]
-        wide = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        told = ["  ".join(_aligned(line, wide)).rstrip() for line in lines]
-        told += ["bounds: nats per example" + ("; variances: geometric means over the seeds" if measured else "")]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        text = ["  ".join(_aligned(line, widths)).rstrip() for line in lines]
+        text += ["bounds: nats per example" + ("; variances: geometric means over the seeds" if measured else "")]
         for cell in self.unfinished:
-            why = f": {cell['diverged']}" if cell["diverged"] else ""
-            told.append(f"{cell['status']}: {Path(cell['folder']).name}{why}")
-        return "\n".join(told)
+            reason = f": {cell['diverged']}" if cell["diverged"] else ""
+            text.append(f"{cell['status']}: {Path(cell['folder']).name}{reason}")
+        return "\n".join(text)
 
     def figures(self) -> dict[str, Figure]:
         """The figures that there are numbers for, by file name; variances as geometric means."""
         diverged = sum(cell["status"] == "diverged" for cell in self.cells)
-        out = f"\n(left out: {diverged} diverged)" if diverged else ""
+        omitted = f"\n(left out: {diverged} diverged)" if diverged else ""
         bounds = _panels(self, "test_bound")
         variances: dict[str, dict[str, OverSeeds]] = {}
         for network in NETWORKS:
             for system, lines in _panels(self, f"log_variance_{network}").items():
                 exp = {label: line.map(np.exp) for label, line in lines.items()}
                 variances[f"{system}, {network}"] = exp
-        found = {}
+        made = {}
         if bounds:
-            title = f"Each estimator's own bound on the test data, at the end of training{out}"
-            found["sweep_bound"] = figures.over_seeds(bounds, ylabel="test bound [nats per example]", title=title)
+            title = f"Each estimator's own bound on the test data, at the end of training{omitted}"
+            made["sweep_bound"] = figures.over_seeds(bounds, ylabel="test bound [nats per example]", title=title)
         if variances:
-            title = f"Variance of the gradient at the end of training, geometric means over the seeds{out}"
-            found["sweep_variance"] = figures.over_seeds(variances, ylabel="total variance", yscale="log", title=title)
-        return found
+            title = f"Variance of the gradient at the end of training, geometric means over the seeds{omitted}"
+            made["sweep_variance"] = figures.over_seeds(variances, ylabel="total variance", yscale="log", title=title)
+        return made
 
 
-def collect(folder: str | Path) -> Collected:
-    """What the cells of the sweep in a folder have come to so far; nothing is written.
+def collect(folder: str | Path) -> SweepResults:
+    """Reads the results of the sweep in a folder so far; nothing is written.
 
     Raises:
         Missing: there is no sweep.
@@ -112,14 +114,14 @@ def collect(folder: str | Path) -> Collected:
     folder = checks.path("folder", folder)
     if not (folder / GRID).is_file():
         raise Missing(f"{folder} is no sweep's folder: it has no {GRID}")
-    rows = [_row(cell) for cell in cells(read_grid(folder / GRID), folder)]
-    groups: dict[tuple[Any, ...], list[Row]] = {}
+    rows = [_row(cell) for cell in expand_grid(read_grid(folder / GRID), folder)]
+    groups: dict[tuple[Any, ...], list[TableRow]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in _GROUP), []).append(row)
-    return Collected(rows, [_group(dict(zip(_GROUP, of, strict=True)), rows) for of, rows in groups.items()])
+    return SweepResults(rows, [_group(dict(zip(_GROUP, key, strict=True)), rows) for key, rows in groups.items()])
 
 
-def over(values: Sequence[float]) -> dict[str, float | None]:
+def mean_interval(values: Sequence[float]) -> dict[str, float | None]:
     """Mean, its standard error, and the ends of its 95% interval by Student's t with n - 1 degrees of freedom.
 
         mean ± t_{0.975, n-1} s / n^½,    s² = sum_i (x_i - mean)² / (n - 1)
@@ -127,22 +129,22 @@ def over(values: Sequence[float]) -> dict[str, float | None]:
     Args:
         values: independent ones [n], n >= 1; with one alone there are no error and no interval.
     """
-    from scipy.special import stdtrit  # here, for it takes a while, and few ask
+    from scipy.special import stdtrit  # imported here because it is slow to import and seldom used
 
     n, mean = len(values), float(np.mean(values))
     if n < 2:
         return {"mean": mean, "se": None, "low": None, "high": None}
     se = float(np.std(values, ddof=1)) / math.sqrt(n)
-    reach = float(stdtrit(n - 1, 0.975)) * se
-    return {"mean": mean, "se": se, "low": mean - reach, "high": mean + reach}
+    half_width = float(stdtrit(n - 1, 0.975)) * se
+    return {"mean": mean, "se": se, "low": mean - half_width, "high": mean + half_width}
 
 
 _GROUP = ("system", "estimator", "target", "samples")
 
 
-def _row(cell: Config) -> Row:
-    """One cell, with whatever there is."""
-    row = dict.fromkeys(COLUMNS) | who(cell) | {"folder": cell.out}
+def _row(cell: Config) -> TableRow:
+    """One cell's row; None where there is no number yet."""
+    row = dict.fromkeys(COLUMNS) | cell_id(cell) | {"folder": cell.out}
     row["target"] = estimators.parse(cell.estimator).claims_under(noise.parse(cell.noise)).target
     result = read_result(cell)
     if result is None:
@@ -152,48 +154,48 @@ def _row(cell: Config) -> Row:
     try:
         row |= {"status": "finished", "steps": int(result["steps"]), "params_sha256": str(result["params_sha256"])}
         row |= {name: float(result[name]) for name in ("bound", "test_bound")}
-        for network, of in result.get("variance", {}).items():
+        for network, found in result.get("variance", {}).items():
             if network in NETWORKS:
-                row |= {f"{name}_{network}": float(of[name]) for name in ("variance", "low", "high", "snr")}
-                row[f"trusted_{network}"] = bool(of["trusted"])
+                row |= {f"{name}_{network}": float(found[name]) for name in ("variance", "low", "high", "snr")}
+                row[f"trusted_{network}"] = bool(found["trusted"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadData(f"{Path(cell.out, RESULT)} is no cell's result: {type(error).__name__}, {error}") from None
     return row
 
 
-def _group(of: Row, rows: Sequence[Row]) -> Row:
-    """The seeds of one combination."""
+def _group(key: TableRow, rows: Sequence[TableRow]) -> TableRow:
+    """Means over the seeds of one system, estimator and number of samples."""
     done = [row for row in rows if row["status"] == "finished"]
     group = {
-        **of,
+        **key,
         "seeds": len(done),
-        **{name: over([row[name] for row in done]) for name in ("bound", "test_bound") if done},
+        **{name: mean_interval([row[name] for row in done]) for name in ("bound", "test_bound") if done},
     }
     for network in NETWORKS:
         values = [row[f"variance_{network}"] for row in done]
         if values and all(value is not None and 0 < value < math.inf for value in values):
-            group[f"log_variance_{network}"] = over(np.log(values).tolist())
+            group[f"log_variance_{network}"] = mean_interval(np.log(values).tolist())
     return group
 
 
-def _panels(found: Collected, name: str) -> dict[str, dict[str, OverSeeds]]:
-    """{system: {estimator: what the groups say of one quantity}}, of single seeds too."""
-    panels: dict[str, dict[str, list[Row]]] = {}
-    for group in found.groups:
+def _panels(results: SweepResults, name: str) -> dict[str, dict[str, OverSeeds]]:
+    """{system: {estimator: one quantity over the numbers of samples}}."""
+    panels: dict[str, dict[str, list[TableRow]]] = {}
+    for group in results.groups:
         if name in group:
             label = f"{group['estimator']} ({group['target']})"
             panels.setdefault(group["system"], {}).setdefault(label, []).append(group)
     return {
-        system: {label: _line_of(found, name, groups) for label, groups in lines.items()}
+        system: {label: _line_of(results, name, groups) for label, groups in lines.items()}
         for system, lines in panels.items()
     }
 
 
-def _line_of(found: Collected, name: str, groups: Sequence[Row]) -> OverSeeds:
+def _line_of(results: SweepResults, name: str, groups: Sequence[TableRow]) -> OverSeeds:
     groups = sorted(groups, key=lambda group: group["samples"])
     each = []
     for group in groups:
-        rows = [row for row in found.cells if row["status"] == "finished" and all(row[n] == group[n] for n in _GROUP)]
+        rows = [row for row in results.cells if row["status"] == "finished" and all(row[n] == group[n] for n in _GROUP)]
         each.append([_value(row, name) for row in rows])
     most = max(map(len, each))
     padded = [values + [math.nan] * (most - len(values)) for values in each]
@@ -204,27 +206,27 @@ def _line_of(found: Collected, name: str, groups: Sequence[Row]) -> OverSeeds:
     return OverSeeds([group["samples"] for group in groups], **ends, each=padded)
 
 
-def _value(row: Row, name: str) -> float:
+def _value(row: TableRow, name: str) -> float:
     logged = name.removeprefix("log_")
     return float(row[name] if logged == name else math.log(row[logged]))
 
 
-def _line(group: Row, networks: Sequence[str]) -> list[str]:
+def _line(group: TableRow, networks: Sequence[str]) -> list[str]:
     """One line of the table."""
     bound = group.get("test_bound") or dict.fromkeys(("mean", "se", "low", "high"))
     interval = "" if bound["low"] is None else f"[{bound['low']:.4f}, {bound['high']:.4f}]"
     cells = [group["system"], group["estimator"], group["target"], str(group["samples"]), str(group["seeds"])]
     cells += ["" if bound[name] is None else f"{bound[name]:.4f}" for name in ("mean", "se")] + [interval]
     for network in networks:
-        of = group.get(f"log_variance_{network}")
-        cells.append(f"{math.exp(of['mean']):.3g}" if of else "")
+        found = group.get(f"log_variance_{network}")
+        cells.append(f"{math.exp(found['mean']):.3g}" if found else "")
     return cells
 
 
-def _aligned(line: Sequence[str], wide: Sequence[int]) -> Iterable[str]:
+def _aligned(line: Sequence[str], widths: Sequence[int]) -> Iterable[str]:
     """Words to the left, numbers to the right."""
-    for i, (cell, width) in enumerate(zip(line, wide, strict=True)):
+    for i, (cell, width) in enumerate(zip(line, widths, strict=True)):
         yield cell.ljust(width) if i < _WORDS else cell.rjust(width)
 
 
-_WORDS = 3  # columns of the table that hold words
+_WORDS = 3  # columns of words in the table

@@ -1,4 +1,4 @@
-"""What a run was made on: all that may change its bits."""
+"""The environment of a run: versions, machine and settings that may change its bits."""
 
 import hashlib
 import os
@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ import torch
 
 from funcvae import __version__, compilation, data
 from funcvae.errors import BadData, BadValue
-from funcvae.runs.config import Config, as_json
-from funcvae.runs.config import sha256 as config_sha256
+from funcvae.runs.config import Config, config_sha256
+
+__all__ = ["describe", "difference_text", "differences", "manifest", "numerics"]
 
 
-def environment(config: Config, processes: int = 1) -> dict[str, Any]:
-    """Versions, machine and settings, as they are now."""
+def describe(config: Config, processes: int = 1) -> dict[str, Any]:
+    """The present versions, machine and settings."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     on_cuda = config.device == "cuda"
     return {
@@ -40,11 +42,11 @@ def environment(config: Config, processes: int = 1) -> dict[str, Any]:
 
 
 def manifest(config: Config, dataset: data.Dataset, processes: int = 1) -> dict[str, Any]:
-    """What `manifest.json` holds."""
+    """The content of `manifest.json`."""
     shape = list(dataset.train.shape[1:])
     return {
         "command": sys.argv,
-        **environment(config, processes),
+        **describe(config, processes),
         "seed": config.seed,
         "config_sha256": config_sha256(config),
         "data": {"source": config.data, "train": len(dataset.train), "test": len(dataset.test), "shape": shape},
@@ -52,27 +54,27 @@ def manifest(config: Config, dataset: data.Dataset, processes: int = 1) -> dict[
     }
 
 
-def shared(config: Config, dataset: data.Dataset) -> dict[str, Any]:
-    """All in which processes that train one model must agree."""
-    own = {"out", "data", "data_dir"}  # where things lie may differ between machines
-    fixed = {name: value for name, value in as_json(config).items() if name not in own}
-    return {**fixed, **settings(config), "the data's sha256": dataset.sha256()}
+def shared_facts(config: Config, dataset: data.Dataset) -> dict[str, Any]:
+    """The values in which processes that train one model must agree."""
+    local = {"out", "data", "data_dir"}  # paths may differ between machines
+    fixed = {name: value for name, value in asdict(config).items() if name not in local}
+    return {**fixed, **bit_settings(config), "the data's sha256": dataset.sha256()}
 
 
-def settings(config: Config) -> dict[str, Any]:
-    """The code, versions and settings of this process, as far as they may change bits."""
-    now = environment(config)
+def bit_settings(config: Config) -> dict[str, Any]:
+    """The code, versions and settings of this process that may change bits."""
+    now = describe(config)
     code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parents[1].rglob("*.py"))))
-    return {name: {**now, **now["versions"]}[name] for name in _MATTER} | {"the code's sha256": code.hexdigest()}
+    return {name: {**now, **now["versions"]}[name] for name in _BIT_FIELDS} | {"the code's sha256": code.hexdigest()}
 
 
-def check(content: Mapping[str, Any], where: Path) -> None:
+def check_manifest(content: Mapping[str, Any], path: Path) -> None:
     """Raises BadData unless this is the manifest of a run that this version of funcvae can read."""
     try:
         made_by = content["versions"]["funcvae"]
         if made_by.split(".")[:2] != __version__.split(".")[:2]:  # a new minor version may change what is in a run
-            whose = f"{where.parent} was made by funcvae {made_by}, this is {__version__}"
-            raise BadData(f"{whose}: train it again, or use that one")
+            reason = f"{path.parent} was made by funcvae {made_by}, this is {__version__}"
+            raise BadData(f"{reason}: train it again, or use that one")
         about = content["data"]
         if not all(_is_count(n) for n in (about["train"], about["test"])):
             raise TypeError(f"data are {about}")
@@ -87,30 +89,30 @@ def check(content: Mapping[str, Any], where: Path) -> None:
         if not isinstance(content.get("resumed", []), list):
             raise TypeError(f"resumed is {content['resumed']!r}")
     except KeyError as error:
-        raise BadData(f"{where} is not that of a run: {error} is missing") from None
+        raise BadData(f"{path} is not that of a run: {error} is missing") from None
     except (AttributeError, TypeError) as error:
-        raise BadData(f"{where} is not that of a run: {error}") from None
+        raise BadData(f"{path} is not that of a run: {error}") from None
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The fields of the environment in which two differ, as (then, now); what may change no bit is left out."""
+    """The fields that may change bits and differ between two environments, as (then, now)."""
 
     def flat(content: Mapping[str, Any]) -> dict[str, Any]:
         versions = content.get("versions")
         return {**content, **(versions if isinstance(versions, Mapping) else {})}
 
     then, now = flat(then), flat(now)
-    return {name: (then.get(name), now.get(name)) for name in _MATTER if then.get(name) != now.get(name)}
+    return {name: (then.get(name), now.get(name)) for name in _BIT_FIELDS if then.get(name) != now.get(name)}
 
 
-def described(differing: Mapping[str, tuple[Any, Any]]) -> str:
-    """The differences in words."""
+def difference_text(differing: Mapping[str, tuple[Any, Any]]) -> str:
+    """Describes differences between two environments."""
     return ", ".join(f"{name} was {then} and is {now} now" for name, (then, now) in differing.items())
 
 
 @contextmanager
 def numerics(config: Config, threads: int | None = None) -> Iterator[None]:
-    """Torch's settings as a configuration wants them; as they were, afterwards.
+    """Sets torch's settings as a configuration requires, and restores them at the end.
 
     Raises:
         BadValue: (from within) an operation has no deterministic algorithm, and no other is allowed; or a step cannot
@@ -140,7 +142,7 @@ def numerics(config: Config, threads: int | None = None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-_MATTER = (
+_BIT_FIELDS = (
     "torch", "numpy", "cuda", "funcvae", "cpu", "cpu_capability", "device", "threads", "float32_matmul_precision",
     "deterministic", "compile", "processes",
 )  # fmt: skip

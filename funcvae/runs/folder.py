@@ -1,4 +1,4 @@
-"""A run's folder, as those who look at it find it."""
+"""Loads a run folder."""
 
 import math
 from collections.abc import Sequence
@@ -11,13 +11,15 @@ import torch
 from funcvae import data, random, train, tree
 from funcvae._support import checks, files
 from funcvae.errors import BadData, Missing
-from funcvae.model import VAE
+from funcvae.model import VAE, Trained
 from funcvae.models.recipe import Recipe
 from funcvae.modules import Params, State
-from funcvae.runs import config as configs
-from funcvae.runs import environment as manifests
-from funcvae.runs.config import Config
+from funcvae.runs import environment
+from funcvae.runs.config import Config, config_sha256, configure, parse_config
+from funcvae.runs.config import recipe as recipe_of
 from funcvae.train import checkpoint
+
+__all__ = ["Run", "has_run", "initial_run", "load", "load_data"]
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"
@@ -29,7 +31,7 @@ SAMPLES = "samples.npy"
 
 
 class Run(NamedTuple):
-    """A finished run, as `load` finds it."""
+    """A finished run."""
 
     path: Path
     config: Config
@@ -48,28 +50,28 @@ class Run(NamedTuple):
             BadData: they have changed.
         """
         dataset = load_data(self.config)
-        check_same(dataset, self.data_sha256, self.path)
+        check_same_data(dataset, self.data_sha256, self.path)
         return dataset
 
-    def facts(self) -> dict[str, Any]:
-        """All in which processes that look at it together must agree."""
+    def shared_facts(self) -> dict[str, Any]:
+        """The values in which processes that measure the run together must agree."""
         here = replace(self.config, device=self.device)
         params = tree.sha256({"params": self.params, "state": self.state})
         names = ("system", "precision", "device")
         return (
             {name: getattr(here, name) for name in names}
-            | manifests.settings(here)
+            | environment.bit_settings(here)
             | {"the parameters' sha256": params, "the data's sha256": self.data_sha256}
         )
 
     @property
-    def trained(self) -> tuple[VAE, Params, State]:
-        """(model, params, state), as the pictures take them."""
-        return self.model, self.params, self.state
+    def trained(self) -> Trained:
+        """The model with its parameters and state."""
+        return Trained(self.model, self.params, self.state)
 
     @property
-    def titled(self) -> dict[str, Any]:
-        """What pictures of images are also told: how to show pixels, and a name for the title."""
+    def image_arguments(self) -> dict[str, Any]:
+        """Arguments of figures of images: how to show pixels, and a name for the title."""
         return {"pixels": self.recipe.pixels, "name": self.recipe.name}
 
 
@@ -89,9 +91,9 @@ def load(path: str | Path, *, device: str = "cpu", data: str | None = None, data
     path = checks.path("path", path)
     checks.device(device)
     config, manifest = read_config(path), read_manifest(path)
-    recipe, shape = configs.recipe(config.system), manifest["data"]["shape"]
-    check_config(config, manifest, path)
-    if not fits(recipe, shape) or math.prod(shape) > _MOST_NUMBERS:
+    recipe, shape = recipe_of(config.system), manifest["data"]["shape"]
+    check_same_config(config, manifest, path)
+    if not _has_shape(recipe, shape) or math.prod(shape) > _MOST_NUMBERS:
         raise BadData(f"{path / MANIFEST} is not that of a run of {config.system}: shape is {shape}")
     model = recipe.model(torch.zeros(1, *shape, device=device))
     if not (path / PARAMS).is_file():
@@ -123,7 +125,7 @@ def read_config(path: Path) -> Config:
         raise Missing(f"{path} is no run folder: it has no config.json")
     content = files.read_json(path / CONFIG)
     try:
-        return configs.parsed(content)
+        return parse_config(content)
     except BadData as error:
         raise BadData(f"{path / CONFIG} is not that of a run: {error}") from None
 
@@ -136,22 +138,22 @@ def read_manifest(path: Path) -> dict[str, Any]:
         BadData: a damaged file, or a run that another version made.
     """
     manifest = files.read_json(path / MANIFEST)
-    manifests.check(manifest, path / MANIFEST)
+    environment.check_manifest(manifest, path / MANIFEST)
     return manifest
 
 
-def untrained(
+def initial_run(
     system: str, *, seed: int = 0, device: str = "cpu", data: str | None = None, data_dir: str = "data"
 ) -> Run:
-    """A named system as training with this seed would start it, in the form of a run (whose folder is not there).
+    """A named system with the parameters that training with this seed starts from, as a run without a folder.
 
     Raises:
         BadValue: no such system.
         Missing, BadData: its data are not there, or not fit for it.
     """
-    config = configs.configure(system, data=data, data_dir=data_dir, seed=seed, device=device, out="")
+    config = configure(system, data=data, data_dir=data_dir, seed=seed, device=device, out="")
     dataset = load_data(config)
-    recipe = configs.recipe(system)
+    recipe = recipe_of(system)
     check_items(recipe, dataset)
     model = recipe.model(dataset.train.to(device))
     ts = train.init(model, recipe.optimizer(1), random.key(seed, device=device))
@@ -166,22 +168,22 @@ def load_data(config: Config) -> data.Dataset:
         raise Missing(f"{error}; if they have moved, say where by --data or --data-dir") from None
 
 
-def check_same(dataset: data.Dataset, sha256: str, path: Path) -> None:
+def check_same_data(dataset: data.Dataset, sha256: str, path: Path) -> None:
     """Raises BadData unless these are the data of the run in a folder."""
     if dataset.sha256() != sha256:
         raise BadData(f"the data {dataset.name} are not those that {path} was trained on")
 
 
-def check_config(config: Config, manifest: dict[str, Any], path: Path) -> None:
+def check_same_config(config: Config, manifest: dict[str, Any], path: Path) -> None:
     """Raises BadData unless this is the configuration that the run in a folder began with."""
-    if manifest["config_sha256"] != configs.sha256(config):
+    if manifest["config_sha256"] != config_sha256(config):
         raise BadData(f"{path / CONFIG} was changed since the run began: put it back, or start another run")
 
 
 def check_items(recipe: Recipe, dataset: data.Dataset) -> None:
     """Raises BadData unless the items have the system's shape and, where they are images, pixels in [0, 1]."""
     got = dataset.train.shape[1:]
-    if not fits(recipe, got):
+    if not _has_shape(recipe, got):
         want = ", ".join("any" if n is None else str(n) for n in recipe.shape)
         raise BadData(f"{recipe.name} takes items of shape [{want}]: {dataset.name} has {list(got)}")
     for x in (dataset.train, dataset.test):
@@ -190,8 +192,8 @@ def check_items(recipe: Recipe, dataset: data.Dataset) -> None:
             raise BadData(f"{dataset.name} has pixels from {span}: they must lie in [0, 1], or be uint8")
 
 
-def fits(recipe: Recipe, shape: Sequence[int]) -> bool:
-    """Whether items of this shape are the system's."""
+def _has_shape(recipe: Recipe, shape: Sequence[int]) -> bool:
+    """Whether items of this shape suit the system."""
     return len(shape) == len(recipe.shape) and all(a in (None, b) for a, b in zip(recipe.shape, shape, strict=True))
 
 

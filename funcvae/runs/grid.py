@@ -1,4 +1,4 @@
-"""A grid of runs, as a sweep trains them: what is asked for, the configuration of each cell, and where its result is.
+"""A grid of runs: its file, the configuration of each cell, and the result of each cell.
 
     {
         "systems": ["burda_vae"],
@@ -20,19 +20,20 @@ from typing import Any
 from funcvae import compilation, estimators
 from funcvae._support import checks, files
 from funcvae.errors import BadData, BadType, BadValue, unknown
-from funcvae.runs import config as configs
-from funcvae.runs.config import Config
+from funcvae.runs.config import Config, Options, configure, recipe
+
+__all__ = ["CellResult", "Grid", "expand_grid", "parse_grid", "read_grid"]
 
 CELLS = "cells"
 GRID = "grid.json"
 RESULT = "result.json"
 
-Result = dict[str, Any]
+CellResult = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What a sweep trains: every combination of its first four."""
+    """A grid of runs: one for each combination of the first four fields."""
 
     systems: tuple[str, ...]
     estimators: tuple[str, ...] | None = None
@@ -41,7 +42,7 @@ class Grid:
     """None: each system's own number."""
     seeds: tuple[int, ...] = (0,)
     settings: dict[str, Any] = field(default_factory=dict)
-    """Further fields of `Config`, the same in every cell."""
+    """Further fields of `Options`, the same in every cell."""
     replicates: int | None = None
     """Draws of the noise by which the variance of a cell's gradient is measured at its end; None: it is not."""
 
@@ -80,29 +81,29 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
             raise unknown("key", checks.text("a key", name), known)
     if "systems" not in content:
         raise BadValue('systems is missing: name those to train, as in ["gaussian2d_vae"]')
-    parts: dict[str, Callable[[Any], Any]] = {
-        "systems": lambda name: configs.recipe(name).name,
+    parsers: dict[str, Callable[[Any], Any]] = {
+        "systems": lambda name: recipe(name).name,
         "estimators": lambda spec: estimators.parse(spec).name,
         "samples": lambda k: checks.whole("a number in samples", k, 1),
         "seeds": lambda seed: checks.whole("a number in seeds", seed),
     }
-    axes = {name: _axis(name, content[name], part) for name, part in parts.items() if name in content}
+    axes = {name: _axis(name, content[name], parse) for name, parse in parsers.items() if name in content}
     settings = content.get("settings", {})
     if not isinstance(settings, Mapping):
         raise BadType(f'settings is {checks.shown(settings)}: it must be an object, as {{"epochs": 20}}')
-    may_be = [each.name for each in fields(Config) if each.name not in _DECIDED]
+    known_settings = [each.name for each in fields(Options) if each.name not in _NOT_SETTINGS]
     for name in settings:
-        if name in _DECIDED:
-            raise BadValue(f"settings has {name}, which {_DECIDED[name]}: leave it out there")
-        if name not in may_be:
-            raise unknown("setting", checks.text("a setting", name), may_be)
+        if name in _NOT_SETTINGS:
+            raise BadValue(f"settings has {name}, which {_NOT_SETTINGS[name]}: leave it out there")
+        if name not in known_settings:
+            raise unknown("setting", checks.text("a setting", name), known_settings)
     replicates = content.get("replicates")
     if replicates is not None:
         checks.whole("replicates", replicates, 2)
     return Grid(**axes, settings=dict(settings), replicates=replicates)
 
 
-def cells(grid: Grid, folder: str | Path, *, device: str = "cpu") -> list[Config]:
+def expand_grid(grid: Grid, folder: str | Path, *, device: str = "cpu") -> list[Config]:
     """The configurations of a grid's cells, each with a folder of its own: FOLDER/cells/NAME.
 
     Args:
@@ -116,25 +117,26 @@ def cells(grid: Grid, folder: str | Path, *, device: str = "cpu") -> list[Config
     if not isinstance(grid, Grid):
         raise BadType(f"grid is {checks.shown(grid)}: `runs.parse_grid` makes one")
     folder, device = checks.path("folder", folder), checks.text("device", device)
-    found = []
+    cells = []
     for system in grid.systems:
-        own = configs.recipe(system)
-        given = {"device": device, "compile": own.compile and compilation.available(), **grid.settings}
-        for estimator in grid.estimators or [estimators.parse(own.estimator).name]:
-            for samples in grid.samples or [own.samples]:
+        defaults = recipe(system)
+        settings = {"device": device, "compile": defaults.compile and compilation.available(), **grid.settings}
+        for estimator in grid.estimators or [estimators.parse(defaults.estimator).name]:
+            for samples in grid.samples or [defaults.samples]:
                 for seed in grid.seeds:
-                    axes: dict[str, Any] = {"estimator": estimator, "samples": samples, "seed": seed}
-                    out = folder / CELLS / _name(system, **axes)
-                    found.append(configs.configure(system, **given, **axes, out=str(out)))
-    return found
+                    out = folder / CELLS / f"{system}-{estimator}-k{samples}-s{seed}".replace(":", "_")
+                    cells.append(
+                        configure(system, **settings, estimator=estimator, samples=samples, seed=seed, out=str(out))
+                    )
+    return cells
 
 
-def name_of(cell: Config) -> str:
+def cell_name(cell: Config) -> str:
     """What a cell and its folder are called: SYSTEM-ESTIMATOR-kSAMPLES-sSEED, with _ for a colon."""
     return Path(cell.out).name
 
 
-def read_result(cell: Config) -> Result | None:
+def read_result(cell: Config) -> CellResult | None:
     """The result of a cell; None if it has none yet.
 
     Raises:
@@ -144,42 +146,38 @@ def read_result(cell: Config) -> Result | None:
     if not path.is_file():
         return None
     content = files.read_json(path)
-    for name, value in who(cell).items():
+    for name, value in cell_id(cell).items():
         if content.get(name) != value:
             got = checks.shown(content.get(name))
             raise BadData(f"{path} is not the result of this cell: its {name} is {got}, and should be {value!r}")
     return content
 
 
-def who(cell: Config) -> dict[str, Any]:
-    """Which cell it is, in the words of its result."""
+def cell_id(cell: Config) -> dict[str, Any]:
+    """The fields of a result that identify its cell."""
     return {name: getattr(cell, name) for name in ("system", "estimator", "samples", "seed")}
 
 
-_DECIDED = {
+_NOT_SETTINGS = {
     "system": "`systems` lists",
     "estimator": "`estimators` lists",
     "samples": "`samples` lists",
     "seed": "`seeds` lists",
     "out": "is each cell's own",
-}  # that are no settings
+}
 
 
-def _axis(name: str, given: Any, part: Callable[[Any], Any]) -> tuple[Any, ...]:
-    """One of the lists, of different things."""
-    if not isinstance(given, list | tuple):
-        raise BadType(f"{name} is {checks.shown(given)}: it must be a list")
-    if not given:
+def _axis(name: str, values: Any, parse: Callable[[Any], Any]) -> tuple[Any, ...]:
+    """One of the grid's lists, parsed; its items must differ."""
+    if not isinstance(values, list | tuple):
+        raise BadType(f"{name} is {checks.shown(values)}: it must be a list")
+    if not values:
         raise BadValue(f"{name} is empty: name one or more, or leave it out")
-    found = tuple(part(each) for each in given)
-    for i, each in enumerate(found):
-        if each in found[:i]:
-            raise BadValue(f"{name} has {each!r} twice")
-    return found
-
-
-def _name(system: str, estimator: str, samples: int, seed: int) -> str:
-    return f"{system}-{estimator}-k{samples}-s{seed}".replace(":", "_")
+    parsed = tuple(parse(value) for value in values)
+    for i, value in enumerate(parsed):
+        if value in parsed[:i]:
+            raise BadValue(f"{name} has {value!r} twice")
+    return parsed
 
 
 def _listed(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What is found out about a finished run, as a dict that goes into a JSON file, a table, and figures."""
+"""Reports on a finished run: a dict for a JSON file, a table, and figures."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,17 +16,25 @@ from funcvae.evaluate import psis
 from funcvae.evaluate.weights import Estimated
 from funcvae.runs.folder import Run
 
+__all__ = [
+    "Report",
+    "comparison_report",
+    "evaluation_figures",
+    "evaluation_report",
+    "evaluation_table",
+    "variance_report",
+]
+
 Report = dict[str, Any]
 
-RUNGS = (1, 10, 100, 1000, 5000)
-MOST_ITEMS = 1000
+_MAX_ITEMS = 1000
 _SLAB = 250  # data at a time
 _WORTH_COMPILING = 500_000  # log-weights of a slab
 
 
-def ladder_of(samples: int) -> list[int]:
+def bound_samples(samples: int) -> list[int]:
     """The K of the bounds to report, up to `samples`."""
-    return [*(k for k in RUNGS if k < samples), samples]
+    return [*(k for k in (1, 10, 100, 1000, 5000) if k < samples), samples]
 
 
 def evaluation_report(
@@ -49,11 +57,11 @@ def evaluation_report(
         progress: called with the number of data-samples done, and of all.
 
     Returns:
-        What the table shows, the same bits every time. What the model has no meaning for is None, and "why_not" says
-        why.
+        The numbers of the table, the same bits every time. Those that the model does not have are None, and "why_not"
+        is the reason.
     """
     test = run.dataset().test
-    n = min(MOST_ITEMS, len(test)) if n is None else n
+    n = min(_MAX_ITEMS, len(test)) if n is None else n
     if not 2 <= n <= len(test):
         raise BadValue(f"--n is {n}: the test set has {len(test)} items, so it must lie between 2 and {len(test)}")
     for name, value in {"samples": samples, "chunk": chunk}.items():
@@ -64,24 +72,11 @@ def evaluation_report(
     x = run.recipe.observe(observe_key, test.to(run.device)[chosen])
 
     report: Report = {"system": run.config.system, "estimator": run.config.estimator, "data": run.config.data}
-    report |= {
-        "items": n,
-        "of": len(test),
-        "item_numbers": chosen.tolist(),
-        "samples": samples,
-        "seed": seed,
-        "unit": "nats per example",
-    }
-    report |= {
-        "log_likelihood": None,
-        "ladder": None,
-        "shortfall": None,
-        "posterior_gap": None,
-        "ess": None,
-        "pareto_k": None,
-    }
+    report |= {"items": n, "of": len(test), "item_numbers": chosen.tolist(), "samples": samples, "seed": seed}
+    report |= {"unit": "nats per example", "log_likelihood": None, "ladder": None, "shortfall": None}
+    report |= {"posterior_gap": None, "ess": None, "pareto_k": None}
     try:
-        report |= _by_importance(run, x, chosen, weight_key, samples, chunk, progress)
+        report |= _log_weight_results(run, x, chosen, weight_key, samples, chunk, progress)
     except (BadType, BadData) as error:
         report["why_not"] = str(error)
     try:
@@ -173,7 +168,7 @@ def comparison_report(
     """Compares estimators at a run's parameters, on a batch of its training data, in evaluation mode.
 
     Args:
-        run: from `runs.load` or `runs.untrained`.
+        run: from `runs.load` or `runs.initial_run`.
         names: of estimators, as "renyi:0.5"; the first is the reference. The run's own and `ESTIMATORS` unless given.
         schemes: of noise; each estimator is taken under all that it allows.
         samples: K; the run's own unless given.
@@ -198,8 +193,10 @@ def comparison_report(
     if target_se is not None and not target_se > 0:
         raise BadValue(f"--target-se is {target_se}: a relative standard error is positive, as 0.01")
     if processes.size > 1:
-        asked = {"estimators": names, "noise": schemes, "samples": samples, "replicates": replicates, "chunk": chunk}
-        processes.require_equal(**run.facts(), **asked, batch=batch, seed=seed, target_se=target_se)
+        processes.require_equal(
+            **run.shared_facts(), estimators=names, noise=schemes, samples=samples, replicates=replicates, chunk=chunk,
+            batch=batch, seed=seed, target_se=target_se,
+        )  # fmt: skip
     train = run.dataset().train
     batch = min(run.config.batch, len(train)) if batch is None else batch
     if not 1 <= batch <= len(train):
@@ -218,8 +215,8 @@ def comparison_report(
     return found, report
 
 
-def own_variance(run: Run, replicates: int) -> Report:
-    """The variance of a finished run's own gradient, under its own noise, as a sweep keeps it for each cell.
+def variance_report(run: Run, replicates: int) -> Report:
+    """The gradient variance of a finished run's estimator under its noise, as a sweep records it for each cell.
 
     Args:
         run: from `runs.load`.
@@ -245,12 +242,12 @@ def own_variance(run: Run, replicates: int) -> Report:
 def _arms(
     run: Run, x: Tensor, names: Sequence[str] | None, schemes: Sequence[str]
 ) -> tuple[dict[str, tuple[Estimator, noise.Noise]], list[str]]:
-    """The estimators under every scheme that they allow, and why the others are left out."""
-    given = dict.fromkeys(names if names is not None else (run.config.estimator, *ESTIMATORS))
+    """The estimators under every scheme that they allow, and the reasons why others are left out."""
+    names_once = dict.fromkeys(names if names is not None else (run.config.estimator, *ESTIMATORS))
     found: dict[str, tuple[Estimator, noise.Noise]] = {}
     left_out: list[str] = []
     for scheme in map(noise.parse, dict.fromkeys(schemes)):
-        for estimator in map(estimators.parse, given):
+        for estimator in map(estimators.parse, names_once):
             try:
                 estimator.claims_under(scheme)
                 if names is None:  # a system without a density has use for its own estimator alone
@@ -265,7 +262,7 @@ def _arms(
     return found, left_out
 
 
-def _by_importance(
+def _log_weight_results(
     run: Run,
     x: Tensor,
     items: Tensor,
@@ -274,7 +271,7 @@ def _by_importance(
     chunk: int,
     progress: Callable[[int, int], None],
 ) -> Report:
-    """All that follows from the log-weights, slab by slab of the data: each has a key of its own."""
+    """Everything that follows from the log-weights; each slab of the data has its own key."""
     likelihoods, ladders, gaps, done = [], [], [], 0
     for i, slab in enumerate(x.split(_SLAB)):
 
@@ -288,9 +285,9 @@ def _by_importance(
         )  # fmt: skip
         done += samples * len(slab)
         likelihoods.append(evaluate.likelihood(log_w))
-        ladders.append(evaluate.ladder(log_w, ladder_of(samples)))
+        ladders.append(evaluate.ladder(log_w, bound_samples(samples)))
         gaps.append(evaluate.posterior_gap(log_w))
-    log_p = _joined([found.log_p for found in likelihoods])
+    log_p = _concatenated([found.log_p for found in likelihoods])
     ess, k_hat = (torch.cat([getattr(found, name) for found in likelihoods]) for name in ("ess", "k_hat"))
     whole = evaluate.Likelihood(log_p, ess, k_hat, samples)
     above = int(whole.untrusted.sum())
@@ -298,8 +295,8 @@ def _by_importance(
     return {
         "log_likelihood": _summary(log_p) | {"per_item": log_p.value.tolist(), "per_item_se": log_p.se.tolist()},
         "shortfall": float(whole.shortfall.mean()),
-        "ladder": {str(k): _summary(_joined([ladder[k] for ladder in ladders])) for k in ladder_of(samples)},
-        "posterior_gap": _summary(_joined(gaps)),
+        "ladder": {str(k): _summary(_concatenated([ladder[k] for ladder in ladders])) for k in bound_samples(samples)},
+        "posterior_gap": _summary(_concatenated(gaps)),
         "ess": {"median": float(ess.median()), "least": float(ess.min()), "per_item": ess.tolist()},
         "pareto_k": {
             "median": float(k_hat.median()), "threshold": limit, "above": above, "per_item": k_hat.tolist(),
@@ -308,7 +305,7 @@ def _by_importance(
     }  # fmt: skip
 
 
-def _joined(parts: Sequence[Estimated]) -> Estimated:
+def _concatenated(parts: Sequence[Estimated]) -> Estimated:
     return Estimated(torch.cat([part.value for part in parts]), torch.cat([part.se for part in parts]))
 
 

@@ -1,4 +1,4 @@
-"""A run made again, to be compared with what it left: its first steps, or one of them."""
+"""Reproduces steps of a run: `verify` compares its first steps, `replay` shows one of them."""
 
 import math
 import sys
@@ -10,55 +10,64 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from funcvae import tracking, train, tree
+from funcvae import tracking, tree
 from funcvae._support import checks, files
 from funcvae.errors import BadData, BadValue, NonFinite
-from funcvae.runs import config as configs
-from funcvae.runs import environment as manifests
-from funcvae.runs.config import Config
-from funcvae.runs.folder import CHECKPOINTS, METRICS, check_config, check_same, load_data, read_config, read_manifest
-from funcvae.runs.prepare import Setup, nearest, prepare
+from funcvae.runs import environment
+from funcvae.runs.config import Config, check_config
+from funcvae.runs.folder import (
+    CHECKPOINTS,
+    METRICS,
+    check_same_config,
+    check_same_data,
+    load_data,
+    read_config,
+    read_manifest,
+)
+from funcvae.runs.prepare import Setup, newest_checkpoint, prepare
 from funcvae.tracking.metrics_file import LINE
-from funcvae.train import checkpoint
-from funcvae.train.replaying import Replay
-from funcvae.train.settings import Row
+from funcvae.train import checkpoint, loop
+from funcvae.train.replaying import Replay, replay_task
+from funcvae.train.settings import Callbacks, Row
 from funcvae.train.state import TrainState
+
+__all__ = ["TOLERANCE", "Verdict", "replay", "verify"]
 
 TOLERANCE = 1e-4
 """Relative, where the environment differs: rounding grows as training goes on."""
 
 
 class Verdict(NamedTuple):
-    """What became of a run's first steps when they were made again."""
+    """The result of `verify`."""
 
     steps: int
+    """Steps reproduced."""
     environment: dict[str, tuple[Any, Any]]
-    """In what it differs, as (then, now)."""
-    first: str | None
-    """The first number that is not the same to the bit, in words; None if all are."""
-    largest: float
+    """The fields in which the environment differs, as (then, now)."""
+    first_difference: str | None
+    """Describes the first number that is not the same to the bit; None if all are."""
+    largest_difference: float
     """The largest relative difference of losses, bounds and gradient norms, and of parameters (of their norms)."""
-    parameters: int
+    parameter_checks: int
     """How many times the parameters were compared."""
     tolerance: float
 
     @property
     def holds(self) -> bool:
         """Whether all is equal to the bit; or, where the environment differs, to the tolerance."""
-        return self.first is None or (bool(self.environment) and self.largest <= self.tolerance)
+        return self.first_difference is None or (bool(self.environment) and self.largest_difference <= self.tolerance)
 
     def __str__(self) -> str:
-        what = (
-            f"{self.steps:,} steps made again, parameters compared {self.parameters} time{'s' * (self.parameters != 1)}"
-        )
-        where = f"the environment differs: {manifests.described(self.environment)}" if self.environment else ""
-        if self.first is None:
-            return "; ".join(filter(None, [f"{what}: identical to the bit", where]))
-        size = f"first {self.first}; largest relative difference {self.largest:.1e}"
+        times = f"{self.parameter_checks} time{'s' * (self.parameter_checks != 1)}"
+        what = f"{self.steps:,} steps made again, parameters compared {times}"
+        text = f"the environment differs: {environment.difference_text(self.environment)}" if self.environment else ""
+        if self.first_difference is None:
+            return "; ".join(filter(None, [f"{what}: identical to the bit", text]))
+        size = f"first {self.first_difference}; largest relative difference {self.largest_difference:.1e}"
         if not self.environment:
             return f"{what}: NOT identical, though the environment is the same: {size}"
         within = "within" if self.holds else "NOT within"
-        return f"{what}: {within} the tolerance of {self.tolerance:g}; {size}; {where}"
+        return f"{what}: {within} the tolerance of {self.tolerance:g}; {size}; {text}"
 
 
 def verify(
@@ -69,7 +78,7 @@ def verify(
     data: str | None = None,
     data_dir: str | None = None,
 ) -> Verdict:
-    """Makes a run's first steps again, with its number of threads, and compares losses and parameters.
+    """Reproduces a run's first steps with its number of threads, and compares losses and parameters.
 
     The parameters are compared by their SHA-256 at the end of every epoch, and with every checkpoint on the way.
 
@@ -87,11 +96,11 @@ def verify(
     steps = None if steps is None else checks.whole("--steps", steps, 1)
     if not checks.number("--tolerance", tolerance) >= 0:
         raise BadValue(f"--tolerance is {tolerance}: it must be a number, and not negative")
-    config, manifest = _read(path, data, data_dir)
-    with manifests.numerics(config, threads=manifest["threads"]):
-        setup = _prepared(config, manifest, path)
-        compare = _Comparison(_rows(path / METRICS))
-        per_epoch = setup.steps_per_epoch
+    config, manifest = _read_run(path, data, data_dir)
+    with environment.numerics(config, threads=manifest["threads"]):
+        setup = _prepare(config, manifest, path)
+        compare = _Comparison(_read_rows(path / METRICS))
+        per_epoch = setup.task.steps_per_epoch
         wanted = min(setup.steps, per_epoch if steps is None else steps)
         made = 0
         stored = checkpoint.in_folder(path / CHECKPOINTS)
@@ -111,17 +120,15 @@ def verify(
                 bar.update(int(tracking.is_step(row)))
 
             try:
-                train.fit(
-                    setup.start, setup.model, setup.estimator, setup.opt, setup.train, test=setup.test,
-                    epochs=-(-wanted // per_epoch), **setup.settings, log=log, watch=watch,
-                    stop=lambda: made >= wanted or compare.ended,
-                )  # fmt: skip
+                callbacks = Callbacks(log=log, watch=watch, stop=lambda: made >= wanted or compare.ended)
+                epochs = -(-wanted // per_epoch)
+                loop.fit_task(setup.start, setup.task, test=setup.test, epochs=epochs, callbacks=callbacks)
             except NonFinite as error:
                 compare.stopped(error)
-        differing = manifests.differences(manifest, manifests.environment(config))
+        differing = environment.differences(manifest, environment.describe(config))
     if not compare.steps:
         raise BadData(f"{path / METRICS} has no rows of steps to compare with")
-    return Verdict(compare.steps, differing, compare.first, compare.largest, compare.parameters, tolerance)
+    return Verdict(compare.steps, differing, compare.first, compare.largest, compare.parameter_checks, tolerance)
 
 
 def replay(
@@ -139,34 +146,34 @@ def replay(
         Missing, BadData: see `load`.
     """
     path, step = checks.path("path", path), checks.whole("step", step)
-    config, manifest = _read(path, data, data_dir)
-    with manifests.numerics(config, threads=manifest["threads"]):
-        setup = _prepared(config, manifest, path)
+    config, manifest = _read_run(path, data, data_dir)
+    with environment.numerics(config, threads=manifest["threads"]):
+        setup = _prepare(config, manifest, path)
         if not 0 <= step < setup.steps:
             raise BadValue(f"{path} has no step {step}: its steps are 0 to {setup.steps - 1}")
-        ts, _, damaged = nearest(setup, path, step)
+        ts, _, damaged = newest_checkpoint(setup, path, step)
         for error in damaged:
             tqdm.write(f"funcvae: {error}; beginning at step {int(ts.step)}", file=sys.stderr)
-        return config, train.replay(ts, step, setup.model, setup.estimator, setup.opt, setup.train, **setup.settings)
+        return config, replay_task(ts, step, setup.task)
 
 
 class _Comparison:
-    """Rows and states that were made again, held against those that were kept."""
+    """Compares reproduced rows and states with those of the run."""
 
     def __init__(self, rows: Iterator[Row]) -> None:
         self._rows = rows
-        self.steps, self.parameters, self.largest = 0, 0, 0.0
+        self.steps, self.parameter_checks, self.largest = 0, 0, 0.0
         self.differences: list[tuple[float, str]] = []  # (when, what)
         self.ended = False
         self.digests: dict[int, str] = {}
 
     @property
     def first(self) -> str | None:
-        """The earliest that is not the same, in words."""
+        """Describes the earliest difference."""
         return min(self.differences)[1] if self.differences else None
 
     def row(self, now: Row) -> None:
-        """Compares a row with the next that was kept."""
+        """Compares a row with the run's next one."""
         then = next(self._rows, None)
         if then is None:
             self.ended = True
@@ -179,18 +186,18 @@ class _Comparison:
             if name in now:
                 self._number(step, f"{name} at step {step}", then.get(name), now[name])
         if "params_sha256" in then:
-            self.parameters += 1
+            self.parameter_checks += 1
             if then["params_sha256"] != self.digests[step]:
                 self.differences.append((step - 0.5, f"the parameters after {step:,} steps"))
 
     def stopped(self, error: NonFinite) -> None:
-        """The steps made again came to a number that is not finite: the run had stopped there too, or it differs."""
+        """The reproduced steps stopped at a number that is not finite: a difference unless the run did, too."""
         if next(self._rows, None) is not None:
             self.differences.append((error.step or 0, f"{error}, and the run had gone on"))
 
     def states(self, step: int, now: TrainState, then: TrainState) -> None:
-        """Compares what a checkpoint holds."""
-        self.parameters += 1
+        """Compares a state with that of a checkpoint."""
+        self.parameter_checks += 1
         if not all(torch.equal(a, b) for a, b in zip(tree.leaves(then), tree.leaves(now), strict=True)):
             self.differences.append((step - 0.5, f"the checkpoint after {step:,} steps"))
         size = float(tree.norm(then.params))
@@ -206,21 +213,21 @@ class _Comparison:
         self.largest = max(self.largest, gap if math.isfinite(gap) else math.inf)
 
 
-def _read(path: Path, data: str | None, data_dir: str | None) -> tuple[Config, dict[str, Any]]:
+def _read_run(path: Path, data: str | None, data_dir: str | None) -> tuple[Config, dict[str, Any]]:
     config, manifest = read_config(path), read_manifest(path)
-    check_config(config, manifest, path)
+    check_same_config(config, manifest, path)
     config = replace(config, data=data or config.data, data_dir=data_dir or config.data_dir)
-    configs.check(config)
+    check_config(config)
     return config, manifest
 
 
-def _prepared(config: Config, manifest: dict[str, Any], path: Path) -> Setup:
+def _prepare(config: Config, manifest: dict[str, Any], path: Path) -> Setup:
     setup = prepare(config, load_data)
-    check_same(setup.dataset, manifest["data_sha256"], path)
+    check_same_data(setup.dataset, manifest["data_sha256"], path)
     return setup
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def _read_rows(path: Path) -> Iterator[Row]:
     """The rows of steps and epochs, up to one that is cut off at the end."""
     size = path.stat().st_size if path.is_file() else 0
     whole = size - len(files.tail(path, LINE).rpartition(b"\n")[2]) if size else None

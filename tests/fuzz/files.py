@@ -91,7 +91,7 @@ def a_run(folder: Path, steps: int | None = None, **given: Any) -> None:
         out=str(folder / "run"), **given,
     )  # fmt: skip
     with suppress(Stopped):
-        runs.run(config, stopping=lambda: nullcontext(lambda: steps is not None and next(made) >= steps))
+        runs.run(config, stop_context=lambda: nullcontext(lambda: steps is not None and next(made) >= steps))
 
 
 def half_a_run(folder: Path) -> None:

@@ -10,18 +10,18 @@ import pytest
 
 from funcvae import cli, runs
 from funcvae.errors import Missing, Stopped
-from funcvae.runs.aggregate import over
+from funcvae.runs.aggregate import mean_interval
 from tests.support.sweeps import after, grid_of, swept
 
 # What is collected.
 
 
 def test_over_seeds_by_students_t():
-    found = over([1.0, 2.0, 6.0])
+    found = mean_interval([1.0, 2.0, 6.0])
     se = math.sqrt(7 / 3)
     assert found == pytest.approx({"mean": 3, "se": se, "low": 3 - 4.302653 * se, "high": 3 + 4.302653 * se}, rel=1e-6)
-    assert over([1.0, 3.0]) == pytest.approx({"mean": 2, "se": 1, "low": 2 - 12.706205, "high": 2 + 12.706205})
-    assert over([4.0]) == {"mean": 4.0, "se": None, "low": None, "high": None}
+    assert mean_interval([1.0, 3.0]) == pytest.approx({"mean": 2, "se": 1, "low": 2 - 12.706205, "high": 2 + 12.706205})
+    assert mean_interval([4.0]) == {"mean": 4.0, "se": None, "low": None, "high": None}
 
 
 def test_what_is_collected_is_what_the_cells_say(here, capsys):
@@ -73,7 +73,7 @@ def test_what_is_collected_is_what_the_cells_say(here, capsys):
 def test_cells_that_are_not_finished_are_listed(here, capsys):
     grid = grid_of(seeds=(0, 1, 2))
     with pytest.raises(Stopped):
-        swept(grid, stopping=after(10))  # in the second cell
+        swept(grid, stop_context=after(10))  # in the second cell
     cli.main(["collect", "sweep", "--out", "elsewhere/t.csv"])
     out = capsys.readouterr().out
     assert "begun: gaussian2d_vae-elbo-k2-s1\nmissing: gaussian2d_vae-elbo-k2-s2\n" in out

@@ -16,7 +16,7 @@ from tests.support.sweeps import content, grid_of, written
 
 def test_a_grid_has_a_cell_for_each_combination():
     grid = grid_of(seeds=(3, 4), estimators=("renyi:.5", "tvo:0:0.5:1"), samples=(2, 8))
-    cells = runs.cells(grid, "sweep")
+    cells = runs.expand_grid(grid, "sweep")
     names = [
         f"gaussian2d_vae-{estimator}-k{k}-s{seed}"
         for estimator in ("renyi_0.5", "tvo_0_0.5_1")
@@ -33,7 +33,7 @@ def test_a_grid_has_a_cell_for_each_combination():
 
 def test_what_a_grid_leaves_out_is_each_systems_own():
     grid = runs.parse_grid({"systems": ["gaussian2d_vae", "burda_vae"], "settings": {"compile": False}})
-    found = [(cell.system, cell.estimator, cell.samples, cell.seed) for cell in runs.cells(grid, "sweep")]
+    found = [(cell.system, cell.estimator, cell.samples, cell.seed) for cell in runs.expand_grid(grid, "sweep")]
     own = [fv.models.RECIPES[system] for system in ("gaussian2d_vae", "burda_vae")]
     assert found == [(recipe.name, recipe.estimator, recipe.samples, 0) for recipe in own]
     assert grid.replicates is None
@@ -46,7 +46,7 @@ def test_a_grid_survives_its_file(here):
 
 
 def test_settings_go_before_the_machines_choice():
-    (cell,) = runs.cells(grid_of(device="cuda", compile=True), "sweep", device="cpu")
+    (cell,) = runs.expand_grid(grid_of(device="cuda", compile=True), "sweep", device="cpu")
     assert (cell.device, cell.compile) == ("cuda", True)
 
 

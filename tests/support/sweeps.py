@@ -34,7 +34,7 @@ def written(name: str = "grid.json", **given) -> str:
 
 
 def swept(grid: runs.Grid, folder: str = "sweep", **options) -> dict:
-    return runs.train_grid(grid, folder, measure=runs.own_variance, **options)
+    return runs.train_grid(grid, folder, measure=runs.variance_report, **options)
 
 
 def all_files(folder: str) -> dict[str, tuple[int, bytes]]:

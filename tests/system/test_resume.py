@@ -51,11 +51,11 @@ def config_of(data_of, tmp_path):
 def after(steps: int):
     """What stops a run after so many steps."""
 
-    def stopping():
+    def stop_context():
         made = iter(range(1, 1000))
         return nullcontext(lambda: next(made) >= steps)
 
-    return stopping
+    return stop_context
 
 
 def contents(run: Path) -> dict[str, bytes]:
@@ -80,10 +80,10 @@ def assert_same(run: Path, whole: Path) -> None:
 def stopped(config: runs.Config, *at: int) -> Path:
     """The run, stopped after so many steps, again and again, that has come to its end."""
     with pytest.raises(Stopped):
-        runs.run(config, stopping=after(at[0]))
+        runs.run(config, stop_context=after(at[0]))
     for steps in at[1:]:
         with pytest.raises(Stopped):
-            runs.resume(config.out, stopping=after(steps))
+            runs.resume(config.out, stop_context=after(steps))
     return runs.resume(config.out)
 
 
@@ -104,7 +104,7 @@ def test_a_run_in_chunks_goes_on_to_the_same_bits_and_only_in_those(config_of):
     run = stopped(config_of("stopped", **options), 2, 1)
     assert_same(run, whole)
     with pytest.raises(BadValue, match="chunk"):
-        runs.resume(run, {"chunk": 3})
+        runs.resume(run, runs.Options(chunk=3))
     assert runs.verify(run).holds
 
 
@@ -134,19 +134,19 @@ def test_more_epochs_are_those_of_a_run_that_had_them_from_the_start(config_of):
     options = {"sample_each_step": True}
     whole = runs.run(config_of("whole", epochs=4, **options))
     run = runs.run(config_of("run", **options))
-    runs.resume(run, {"epochs": 4})
+    runs.resume(run, runs.Options(epochs=4))
     assert_same(run, whole)
     assert json.loads((run / "config.json").read_text())["epochs"] == 4
     manifest = json.loads((run / "manifest.json").read_text())
     assert [each["step"] for each in manifest["resumed"]] == [6]
     with pytest.raises(BadValue, match=r"has made 12 steps, more than the 3 of --epochs 1"):
-        runs.resume(run, {"epochs": 1})
+        runs.resume(run, runs.Options(epochs=1))
 
 
 def test_a_finished_run_is_left_as_it_is(config_of, capsys, monkeypatch):
     run = runs.run(config_of("run"))
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()}
-    monkeypatch.setattr(fv.train, "fit", None)
+    monkeypatch.setattr("funcvae.train.loop.fit_task", None)
     cli.main(["train", "--resume", str(run)])
     assert capsys.readouterr().out.strip() == str(run)
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()} == before
@@ -177,10 +177,10 @@ def test_a_run_killed_at_its_end_is_finished(config_of, lost):
 def test_what_may_not_change_is_named(config_of, given, message):
     config = config_of("run")
     with pytest.raises(Stopped):
-        runs.run(config, stopping=after(2))
+        runs.run(config, stop_context=after(2))
     before = {path: path.read_bytes() for path in Path(config.out).rglob("*") if path.is_file()}
     with pytest.raises(BadValue, match="cannot go on otherwise than it began") as raised:
-        runs.resume(config.out, given)
+        runs.resume(config.out, runs.Options(**given))
     assert message in str(raised.value)
     assert {path: path.read_bytes() for path in Path(config.out).rglob("*") if path.is_file()} == before
 
@@ -190,11 +190,11 @@ def test_what_may_change_does(config_of, tmp_path, data_of):
     whole = runs.run(config_of("whole"))
     config = config_of("run")
     with pytest.raises(Stopped):
-        runs.run(config, stopping=after(2))
+        runs.run(config, stop_context=after(2))
     moved, elsewhere = tmp_path / "moved", tmp_path / "points.npz"
     Path(config.out).rename(moved)
     elsewhere.write_bytes(Path(data_of("gaussian2d_vae")).read_bytes())
-    runs.resume(moved, {"data": str(elsewhere), "checkpoint_every": 1, "keep": 3})
+    runs.resume(moved, runs.Options(data=str(elsewhere), checkpoint_every=1, keep=3))
     assert list(checkpoint.in_folder(moved / "checkpoints")) == [4, 5, 6]
     a, b = contents(moved), contents(whole)
     assert [name for name in a if a[name] != b[name]] == []
@@ -204,10 +204,10 @@ def test_what_may_change_does(config_of, tmp_path, data_of):
 def test_other_data_are_refused(config_of, tmp_path):
     config = config_of("run")
     with pytest.raises(Stopped):
-        runs.run(config, stopping=after(2))
+        runs.run(config, stop_context=after(2))
     np.savez(tmp_path / "others.npz", train=np.ones((TRAIN, 2)), test=np.zeros((5, 2)))
     with pytest.raises(BadData, match=r"others\.npz are not those that .*run was trained on"):
-        runs.resume(config.out, {"data": str(tmp_path / "others.npz")})
+        runs.resume(config.out, runs.Options(data=str(tmp_path / "others.npz")))
 
 
 # What is on the disk after a crash.
@@ -220,7 +220,7 @@ def test_rows_after_the_checkpoint_are_made_again(config_of, tail):
     whole = runs.run(config_of("whole"))
     config = config_of("run")
     with pytest.raises(Stopped):
-        runs.run(config, stopping=after(4))
+        runs.run(config, stop_context=after(4))
     with Path(config.out, "metrics.jsonl").open("ab") as file:
         file.write(tail)
     assert_same(runs.resume(config.out), whole)
@@ -230,7 +230,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(config_of, capsy
     whole = runs.run(config_of("whole"))
     config = config_of("run", checkpoint_every=2)
     with pytest.raises(Stopped):
-        runs.run(config, stopping=after(5))
+        runs.run(config, stop_context=after(5))
     newest = Path(config.out, "checkpoints", "step-000000000005.safetensors")
     content = bytearray(newest.read_bytes())
     content[-3] ^= 1  # one bit of a tensor: only the SHA-256 can tell
@@ -257,7 +257,7 @@ def test_where_all_checkpoints_are_damaged_or_gone_nothing_is_begun_anew(config_
 def test_rows_that_were_lost_are_an_error(config_of):
     config = config_of("run")
     with pytest.raises(Stopped):
-        runs.run(config, stopping=after(4))
+        runs.run(config, stop_context=after(4))
     metrics = Path(config.out, "metrics.jsonl")
     lines = metrics.read_bytes().splitlines(keepends=True)
     metrics.write_bytes(b"".join(lines[:2]))
@@ -272,13 +272,13 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(config_of):
     whole = runs.run(config_of("whole"))
     config = config_of("run")
     with pytest.raises(Stopped):
-        runs.run(config, stopping=after(4))
+        runs.run(config, stop_context=after(4))
     run = Path(config.out)
     (run / "checkpoints" / "step-000000000004.safetensors").unlink()
     assert_same(runs.resume(run), whole)
     other = config_of("other")
     with pytest.raises(Stopped):
-        runs.run(other, stopping=after(1))
+        runs.run(other, stop_context=after(1))
     for path in ["manifest.json", "metrics.jsonl", "checkpoints/step-000000000001.safetensors"]:
         Path(other.out, path).unlink()
     assert_same(runs.resume(other.out), whole)
@@ -287,7 +287,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(config_of):
 def test_half_written_files_are_swept_away(config_of):
     config = config_of("run")
     with pytest.raises(Stopped):
-        runs.run(config, stopping=after(4))
+        runs.run(config, stop_context=after(4))
     run = Path(config.out)
     left = [run / ".params.safetensors.123.partial", run / "checkpoints" / ".step-000000000005.safetensors.9.partial"]
     for path in left:
@@ -325,7 +325,7 @@ def test_checkpoints_sort_by_step_and_the_newest_stay(tmp_path):
 def test_the_second_of_two_on_one_folder_gets_an_error(config_of):
     config = config_of("run")
     with pytest.raises(Stopped):
-        runs.run(config, stopping=after(2))
+        runs.run(config, stop_context=after(2))
     with files.lock(Path(config.out)):
         with pytest.raises(InUse, match="is in use: another process writes there"):
             runs.resume(config.out)
@@ -387,11 +387,11 @@ def test_a_signal_stops_a_run_after_its_step_with_a_checkpoint(tmp_path, name, s
 def test_a_second_ctrl_c_leaves_at_once(tmp_path):
     """In a step that does not end: the first is held back, the second is not."""
     program = (
-        "import sys, time; from funcvae import cli, train\n"
-        "def fit(*args, stop, **options):\n"
+        "import sys, time; from funcvae import cli; from funcvae.train import loop\n"
+        "def fit(*args, **options):\n"
         "    print('begun', flush=True)\n"
         "    while True: time.sleep(0.01)\n"
-        "train.fit = fit\n"
+        "loop.fit_task = fit\n"
         "cli.main(['train', '--out', sys.argv[1]])"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "run")]
@@ -419,7 +419,7 @@ def test_tensorboard_shows_a_run_that_went_on_as_one_that_did_not_stop(config_of
     whole = runs.run(config_of("whole"), trackers=[tracking.tensorboard])
     config = config_of("run", checkpoint_every=3)
     with pytest.raises(Stopped):
-        runs.run(config, trackers=[tracking.tensorboard], stopping=after(4))
+        runs.run(config, trackers=[tracking.tensorboard], stop_context=after(4))
     Path(config.out, "checkpoints", "step-000000000004.safetensors").unlink()  # as if killed: step 3 is shown twice
     runs.resume(config.out, trackers=[tracking.tensorboard])
     assert scalars(config.out) == scalars(whole)

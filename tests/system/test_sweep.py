@@ -47,7 +47,7 @@ def test_two_workers_train_every_cell_once(here):
         assert worker.returncode == 0, error
         assert sorted(line.partition(":")[0][-2:] for line in out.splitlines()[:-1]) == [f"s{i}" for i in range(8)]
     by = set()
-    for cell in runs.cells(runs.read_grid(grid), "runs/grid"):
+    for cell in runs.expand_grid(runs.read_grid(grid), "runs/grid"):
         manifest = files.read_json(Path(cell.out, "manifest.json"))
         assert "resumed" not in manifest
         by.add(len(manifest["command"]))

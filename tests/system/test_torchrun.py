@@ -409,7 +409,7 @@ def test_bad_input_is_told_once(tmp_path, n, args, message):
 def test_commands_for_one_process_are_refused_by_the_first_alone(monkeypatch, capsys, rank):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", str(rank))
-    for command in sorted(cli.COMMANDS.keys() - cli.TOGETHER):
+    for command in sorted(cli.COMMANDS.keys() - cli.SHARED_COMMANDS):
         with pytest.raises(SystemExit) as ended:
             cli.main([command, "run"])
         assert ended.value.code == 2

@@ -98,7 +98,7 @@ def test_an_untrained_system_is_taken_by_name(here, capsys):
     out = compared(capsys, "gaussian2d_vae", "--replicates", 20, "--batch", 8, "--seed", 3)
     path = Path(re.search(r"^(runs/gaussian2d_vae-untrained-.*\.json)$", out, re.MULTILINE)[1])
     report = json.loads(path.read_text())
-    run = runs.untrained("gaussian2d_vae", seed=3)
+    run = runs.initial_run("gaussian2d_vae", seed=3)
     init_key, _ = fv.random.split(fv.random.key(3))
     params, _ = fv.models.gaussian2d_vae().init(init_key)
     assert all(map(torch.equal, fv.tree.leaves(run.params), fv.tree.leaves(params)))

@@ -11,8 +11,10 @@ from safetensors.torch import load_file
 import funcvae as fv
 from funcvae import cli, runs, tracking
 from funcvae.errors import BadData, BadValue, Missing, NonFinite
-from funcvae.runs import environment as manifests
-from funcvae.train import checkpoint
+from funcvae.runs import environment
+from funcvae.runs.folder import read_config
+from funcvae.runs.prepare import prepare
+from funcvae.train import checkpoint, loop
 
 GAUSSIAN = ["train", "--epochs", "3", "--batch", "1000", "--samples", "2", "--checkpoint-every", "7"]
 
@@ -37,10 +39,10 @@ def test_a_run_is_identical_to_the_bit(run, steps, compared):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     verdict = runs.verify(run, steps)
     assert verdict.steps == min(steps or 10, 30)
-    assert verdict.first is None
+    assert verdict.first_difference is None
     assert verdict.environment == {}
-    assert verdict.largest == 0
-    assert verdict.parameters == compared, "each epoch's SHA-256, and the checkpoints that stayed: 28 and 30"
+    assert verdict.largest_difference == 0
+    assert verdict.parameter_checks == compared, "each epoch's SHA-256, and the checkpoints that stayed: 28 and 30"
     assert verdict.holds
     assert "identical to the bit" in str(verdict)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
@@ -59,7 +61,7 @@ def test_the_last_bit_of_a_number_is_seen(run, capsys, field, step, what):
     spoil(run / "metrics.jsonl", step, field, lambda value: math.nextafter(value, math.inf))
     verdict = runs.verify(run)
     assert not verdict.holds
-    assert verdict.first.startswith(what)
+    assert verdict.first_difference.startswith(what)
     capsys.readouterr()
     with pytest.raises(SystemExit) as exit_:
         cli.main(["verify", str(run)])
@@ -69,17 +71,17 @@ def test_the_last_bit_of_a_number_is_seen(run, capsys, field, step, what):
 
 def test_a_bit_of_the_parameters_is_seen(run):
     spoil(run / "metrics.jsonl", 10, "params_sha256", lambda digest: digest[::-1])
-    assert runs.verify(run).first == "the parameters after 10 steps"
+    assert runs.verify(run).first_difference == "the parameters after 10 steps"
     newest = checkpoint.path_of(run / "checkpoints", 28)
-    setup = runs.setup.prepare(runs.folder.read_config(run), runs.load_data)
+    setup = prepare(read_config(run), runs.load_data)
     ts, about = checkpoint.load(newest, setup.start)
     moved = fv.tree.map(torch.clone, ts.params)
     moved["encoder"]["shared.0.bias"][0] += 1e-7
     checkpoint.save(newest, ts._replace(params=moved), about)
     spoil(run / "metrics.jsonl", 10, "params_sha256", lambda digest: digest[::-1])
     verdict = runs.verify(run, 29)
-    assert verdict.first == "the checkpoint after 28 steps"
-    assert 0 < verdict.largest < 1e-6
+    assert verdict.first_difference == "the checkpoint after 28 steps"
+    assert 0 < verdict.largest_difference < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,7 @@ def test_another_environment_is_named_and_measured_by_a_tolerance(run, field, va
     spoil(run / "metrics.jsonl", 4, "loss", lambda loss: loss * (1 + 1e-5))
     verdict = runs.verify(run)
     assert verdict.holds
-    assert verdict.largest == pytest.approx(1e-5, rel=1e-3)
+    assert verdict.largest_difference == pytest.approx(1e-5, rel=1e-3)
     assert "within the tolerance of 0.0001" in str(verdict)
     assert not runs.verify(run, tolerance=1e-6).holds
     assert "NOT within" in str(runs.verify(run, tolerance=1e-6))
@@ -110,8 +112,8 @@ def test_the_threads_of_the_run_are_set_and_set_back(run, monkeypatch):
     manifest = json.loads((run / "manifest.json").read_text())
     (run / "manifest.json").write_text(json.dumps({**manifest, "threads": 3}))
     seen = []
-    fit = fv.train.fit
-    monkeypatch.setattr(fv.train, "fit", lambda *a, **k: (seen.append(torch.get_num_threads()), fit(*a, **k))[1])
+    fit = loop.fit_task
+    monkeypatch.setattr(loop, "fit_task", lambda *a, **k: (seen.append(torch.get_num_threads()), fit(*a, **k))[1])
     runs.verify(run, 2)
     assert seen == [3]
     assert torch.get_num_threads() == before
@@ -171,12 +173,12 @@ def test_any_step_is_replayed_from_the_nearest_checkpoint(run, capsys, step):
 
 
 def test_a_replay_names_the_rows_whose_numbers_are_not_finite(run):
-    from funcvae.cli.reproduce import _lines
+    from funcvae.cli.reproduce import _replay_lines
 
     _, found = runs.replay(run, 5)
     log_w = found.log_w.clone()
     log_w[1, 7] = float("nan")
-    line = next(line for line in _lines(found._replace(log_w=log_w)) if line.startswith("log_w"))
+    line = next(line for line in _replay_lines(found._replace(log_w=log_w)) if line.startswith("log_w"))
     assert line.endswith(f"1 (rows {int(found.rows[7])})")
 
 
@@ -188,19 +190,19 @@ def test_the_manifest_names_all_that_may_change_bits(run):
         "deterministic", "compile", "seed", "data", "data_sha256",
     }  # fmt: skip
     assert manifest["revision"] is None or len(manifest["revision"].rstrip("+")) == 40
-    assert manifests.differences(manifest, manifest) == {}
-    assert list(manifests.differences(manifest, {**manifest, "cpu_capability": "?"})) == ["cpu_capability"]
+    assert environment.differences(manifest, manifest) == {}
+    assert list(environment.differences(manifest, {**manifest, "cpu_capability": "?"})) == ["cpu_capability"]
 
 
 def test_deterministic_is_set_for_the_run_and_set_back(tmp_path, monkeypatch):
     seen = []
-    fit = fv.train.fit
+    fit = loop.fit_task
 
     def looked(*args, **options):
         seen.append(torch.are_deterministic_algorithms_enabled())
         return fit(*args, **options)
 
-    monkeypatch.setattr(fv.train, "fit", looked)
+    monkeypatch.setattr("funcvae.train.loop.fit_task", looked)
     cli.main([*GAUSSIAN, "--deterministic", "--out", str(tmp_path / "a")])
     cli.main([*GAUSSIAN, "--out", str(tmp_path / "b")])
     assert seen == [True, False]
@@ -214,7 +216,7 @@ def test_what_cannot_be_deterministic_is_refused(tmp_path, monkeypatch):
     def fit(*args, **options):
         raise RuntimeError("foo_cuda does not have a deterministic implementation, but you set 'torch.use_…'. You can")
 
-    monkeypatch.setattr(fv.train, "fit", fit)
+    monkeypatch.setattr("funcvae.train.loop.fit_task", fit)
     config = runs.configure("gaussian2d_vae", epochs=1, out=str(tmp_path / "run"), deterministic=True)
     with pytest.raises(BadValue, match="--deterministic cannot be kept: foo_cuda does not have"):
         runs.run(config)
@@ -237,7 +239,7 @@ def test_a_configuration_that_was_edited_is_seen(run):
         with pytest.raises(BadData, match="was changed since the run began"):
             again(run)
     (run / "config.json").write_text(json.dumps(config | {"keep": 7}))  # decides nothing
-    assert runs.verify(run, 2).first is None
+    assert runs.verify(run, 2).first_difference is None
 
 
 def test_a_run_that_stopped_at_a_number_that_is_not_finite_is_verified_up_to_there(tmp_path):

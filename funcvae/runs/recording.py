@@ -1,0 +1,157 @@
+"""Writes a run's files: metrics, samples and checkpoints during training, figures and parameters at the end."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from funcvae import figures, random, tracking, tree
+from funcvae._support import files
+from funcvae.errors import BadData
+from funcvae.figures import decoding, of_results
+from funcvae.figures.decoding import POINTS_A_STEP
+from funcvae.runs.folder import CHECKPOINTS, FIGURES, METRICS, PARAMS, SAMPLES
+from funcvae.runs.prepare import Setup
+from funcvae.train import checkpoint
+from funcvae.train.loop import History
+from funcvae.train.settings import Callbacks, Row
+from funcvae.train.state import TrainState
+
+__all__ = ["read_history", "recorder", "write_results"]
+
+
+@contextmanager
+def recorder(
+    folder: Path, setup: Setup, steps: int, metrics_bytes: int, trackers: Sequence[tracking.Tracker]
+) -> Iterator[Callbacks]:
+    """Callbacks that write a run's metrics, samples and checkpoints, and show its rows and images to trackers.
+
+    Args:
+        folder: the run's.
+        setup: the run.
+        steps: the steps already made.
+        metrics_bytes: their bytes of metrics; later rows are cut off.
+        trackers: shown every row and, where the data are images, "x" and "x_hat" after every epoch.
+    """
+    config, model, per_epoch = setup.config, setup.task.model, setup.task.steps_per_epoch
+    measured: dict[int, Row] = {}
+    digests: dict[int, str] = {}
+    with ExitStack() as stack:
+        metrics = stack.enter_context(tracking.MetricsWriter(folder / METRICS, metrics_bytes))
+        samples = stack.enter_context(_sample_file(folder, steps)) if config.sample_each_step else None
+        bar = stack.enter_context(tracking.progress_bar(setup.steps, steps))
+        tracks: list[tracking.Tracker] = [metrics, bar, *trackers]
+
+        def log(row: Row) -> None:
+            after = row["step"] + 1 if tracking.is_step(row) else row["step"]  # a step's row counts from 0
+            if "test_bound" in row:
+                row = {**row, "params_sha256": digests.pop(after)}
+            for track in tracks:
+                track(row)
+            if after in measured:
+                log(measured.pop(after))
+
+        def watch(step: int, ts: TrainState) -> None:
+            trained = model, ts.params, ts.state
+            if setup.monitor and step % config.variance_every == 0:
+                measured[step] = {"epoch": (step - 1) // per_epoch, "step": step, **setup.monitor(*trained, step)}
+            if samples:
+                key = random.fold_in(setup.draw_key, step)
+                samples.write(decoding.samples(*trained, key, POINTS_A_STEP).cpu().numpy().tobytes())
+            if step % per_epoch == 0:
+                digests[step] = tree.sha256({"params": ts.params, "state": ts.state})
+                if trackers and setup.test_observed.ndim == 4:
+                    key, x = random.fold_in(setup.draw_key, step), setup.test_observed[: decoding.TRACKED]
+                    x_hat = decoding.reconstructed(*trained, x, key)
+                    images = {"x": setup.recipe.pixels(x).cpu(), "x_hat": setup.recipe.pixels(x_hat).cpu()}
+                    for track in trackers:
+                        track({"epoch": step // per_epoch - 1, "step": step, **images})
+
+        def save(ts: TrainState) -> None:
+            about = {"metrics_bytes": metrics.sync()}
+            if samples:
+                samples.flush()
+                files.sync(samples.fileno())
+            checkpoint.save(checkpoint.path_of(folder / CHECKPOINTS, int(ts.step)), ts, about)
+            checkpoint.prune(folder / CHECKPOINTS, config.keep)
+
+        yield Callbacks(log=log, watch=watch, save=save, save_every=config.checkpoint_every)
+
+
+def write_results(folder: Path, setup: Setup, ts: TrainState, history: History) -> None:
+    """Writes a finished run's figures and samples, and then its parameters: a folder that has them is complete."""
+    config, task = setup.config, setup.task
+    trained = task.model, ts.params, ts.state
+    made = of_results.of_run(*trained, setup.recipe, setup.dataset, setup.test_observed, setup.figure_key)
+    target = task.estimator.claims_under(task.settings.noise).target
+    made["training"] = of_results.training(history, name=target, title=f"Training of {config.system}")
+    if config.sample_each_step:
+        points = np.fromfile(folder / _RAW, np.float32).reshape(-1, *_POINTS)
+        content = BytesIO()
+        np.save(content, points)
+        files.write(folder / SAMPLES, content.getvalue())
+        made["evolution"] = of_results.evolution(points, setup.dataset, name=config.system)
+    for name, figure in made.items():
+        figures.save(figure, folder / FIGURES / f"{name}.png")
+    (folder / _RAW).unlink(missing_ok=True)  # samples.npy has them now
+    checkpoint.save_params(folder / PARAMS, ts.params, ts.state)
+
+
+def read_history(path: Path, size: int, steps: int, epochs: int) -> History:
+    """The history of a run's steps and epochs from the rows in the first `size` bytes of its metrics.
+
+    Raises:
+        BadData: the rows are not those of so many steps and epochs.
+    """
+    numbers: list[tuple[float, float, float]] = []
+    test_bounds: list[float] = []
+    for row in tracking.MetricsReader(path, size) if size else ():
+        try:
+            if tracking.is_step(row):
+                numbers.append((float(row["loss"]), float(row["bound"]), float(row["grad_norm"])))
+            elif "test_bound" in row:
+                test_bounds.append(float(row["test_bound"]))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise BadData(f"{path} has a row that is none of a run's, at step {row['step']}") from None
+    if (len(numbers), len(test_bounds)) != (steps, epochs):
+        raise BadData(
+            f"{path} has rows of {len(numbers):,} steps, and its checkpoint is of {steps:,}: they do not agree"
+        )
+    loss, bound, grad_norm = np.array(numbers, np.float64).reshape(-1, 3).T
+    return History(loss, bound, grad_norm, np.array(test_bounds))
+
+
+_POINTS = (POINTS_A_STEP, 2)
+_RAW = ".samples.f32"  # the samples of every step, one after another, until the run is complete
+
+
+@contextmanager
+def _sample_file(folder: Path, steps: int) -> Iterator[BinaryIO]:
+    """The file of samples, open for writing after those of the steps already made."""
+    raw, size = folder / _RAW, steps * 4 * POINTS_A_STEP * 2
+    if steps and not raw.is_file() and (folder / SAMPLES).is_file():  # the run was complete
+        files.write(raw, _read_samples(folder / SAMPLES, steps))
+    if steps and not (raw.is_file() and raw.stat().st_size >= size):
+        raise BadData(f"{raw} has lost the samples of some steps: train it again")
+    if steps and not np.isfinite(np.fromfile(raw, np.float32, size // 4)).all():  # they could not be drawn at the end
+        raise BadData(f"{raw} is damaged, for it holds samples that are NaN or infinite: train it again")
+    with raw.open("r+b" if steps else "wb") as file:
+        file.seek(file.truncate(size))
+        yield file
+
+
+def _read_samples(path: Path, steps: int) -> bytes:
+    """The samples of the first steps in a file of whole samples; raises BadData where it lacks them."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            points = np.lib.format.open_memmap(path, mode="r")  # opens no pickles, and allocates nothing for a header
+        if points.dtype == np.float32 and points.ndim == 3 and len(points) >= steps and points.shape[1:] == _POINTS:
+            return points[:steps].tobytes()
+    except Exception:  # whatever damaged bytes may cause
+        pass
+    raise BadData(f"{path} does not hold the samples of {steps:,} steps: train it again")
