@@ -26,7 +26,8 @@ from funcvae.compilation import Wrap
 from funcvae.distributed import reduction
 from funcvae.distributed.processes import SINGLE, Processes, split_evenly
 from funcvae.estimators.chunks import in_chunks
-from funcvae.estimators.engine import Estimate, Estimator, added, times
+from funcvae.estimators.engine import added, times
+from funcvae.estimators.types import Estimate, Estimator
 from funcvae.model import VAE, Observe
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, accepts, in_parts

@@ -15,7 +15,7 @@ from funcvae._support import checks
 from funcvae.distributed.processes import SINGLE, Processes
 from funcvae.distributed.sharding import GradientSettings, Split, by_rows
 from funcvae.errors import BadType, BadValue, NonFinite
-from funcvae.estimators.engine import Estimator
+from funcvae.estimators.types import Estimator
 from funcvae.model import VAE, Observe, as_is, check_data
 from funcvae.optim import Optimizer
 from funcvae.train.settings import (  # fmt: skip

@@ -11,7 +11,7 @@ from funcvae._support import checks
 from funcvae.distributed.processes import SINGLE
 from funcvae.distributed.sharding import Split, by_rows
 from funcvae.errors import BadValue
-from funcvae.estimators.engine import Estimator
+from funcvae.estimators.types import Estimator
 from funcvae.model import VAE, Observe, as_is
 from funcvae.modules import Params
 from funcvae.optim import Optimizer

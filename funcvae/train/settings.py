@@ -11,7 +11,7 @@ from funcvae._support import checks
 from funcvae.distributed.processes import SINGLE, Processes, split_evenly
 from funcvae.distributed.sharding import Split, by_rows, by_samples
 from funcvae.errors import BadData, BadType, BadValue
-from funcvae.estimators.engine import Estimator, check_estimator
+from funcvae.estimators.types import Estimator, check_estimator
 from funcvae.model import _CHECK_SEED, VAE, Observe, as_is, check_data, check_trained
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid

@@ -20,7 +20,7 @@ from funcvae.distributed.sharding import (  # fmt: skip
 )
 from funcvae.errors import BadType, BadValue
 from funcvae.estimators.chunks import in_chunks
-from funcvae.estimators.engine import Estimator
+from funcvae.estimators.types import Estimator
 from funcvae.model import VAE, Observe, as_is, check_model
 from funcvae.modules import Params, State
 from funcvae.train.settings import Scale, StepSettings, Task, checked_estimator, per_example

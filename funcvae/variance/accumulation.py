@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from funcvae.distributed.processes import Processes
-from funcvae.estimators.engine import GradientEstimator
+from funcvae.estimators.types import GradientEstimator
 from funcvae.evaluate.importance_sampling import Progress
 from funcvae.noise import Noise
 from funcvae.variance import blocks, intervals, online_moments, weight_diagnostics

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from funcvae import estimators, random
 from funcvae.errors import BadValue, NonFinite
-from funcvae.estimators.engine import Estimator
+from funcvae.estimators.types import Estimator
 from funcvae.model import VAE, Observe
 from funcvae.modules import Params, State
 from funcvae.noise import Noise

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from funcvae import bounds
-from funcvae.estimators.engine import Estimator, GradientEstimator
+from funcvae.estimators.types import Estimator, GradientEstimator
 from funcvae.evaluate import psis
 from funcvae.variance.intervals import HEAVY_WEIGHT_TAIL
 from funcvae.variance.replicates import Problem
