@@ -11,7 +11,7 @@ an estimator goes up in the direction
     decoder and prior    sum_k theta_k ∇ log w_k
 
 where path, score and theta are functions of the log-weights alone, held constant. (The total derivative of log w_k is
-d_k - s_k.) The functions themselves are in `funcvae.estimators`. An estimator is a pure function of (model, params,
+d_k - s_k.) The functions themselves are in `estimators.table`. An estimator is a pure function of (model, params,
 state, x, eps); it works under `vmap` over eps, in float32 and float64, and under `torch.compile(fullgraph=True)`. It
 checks shapes only: values cannot be looked at inside a transform, so numbers that are not finite pass through, and
 whoever calls it tests for them outside.

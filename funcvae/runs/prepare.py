@@ -18,8 +18,9 @@ from funcvae.runs.config import SPLITS, Config
 from funcvae.runs.config import recipe as recipe_of
 from funcvae.runs.folder import CHECKPOINTS, check_items
 from funcvae.train import checkpoint
-from funcvae.train.settings import StepSettings, Task, check_task
+from funcvae.train.settings import StepSettings
 from funcvae.train.state import TrainState
+from funcvae.train.task import Task, check_task
 from funcvae.variance.monitor import Monitor, make_monitor
 
 __all__ = ["Setup", "newest_checkpoint", "prepare"]

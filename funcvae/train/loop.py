@@ -18,22 +18,10 @@ from funcvae.errors import BadType, BadValue, NonFinite
 from funcvae.estimators.types import Estimator
 from funcvae.model import VAE, Observe, as_is, check_data
 from funcvae.optim import Optimizer
-from funcvae.train.settings import (  # fmt: skip
-    NO_CALLBACKS,
-    Callbacks,
-    Log,
-    Row,
-    Save,
-    Scale,
-    StepSettings,
-    Task,
-    Watch,
-    checked_estimator,
-    checked_task,
-    per_example,
-)
+from funcvae.train.settings import NO_CALLBACKS, Callbacks, Log, Row, Save, Scale, StepSettings, Watch, per_example
 from funcvae.train.state import Metrics, TrainState, batches_from, check_train_state, run_keys, step_keys
 from funcvae.train.step import run_step, step_inputs
+from funcvae.train.task import Task, checked_estimator, checked_task
 
 __all__ = ["History", "fit", "fit_task", "test_bound"]
 

@@ -23,8 +23,9 @@ from funcvae.estimators.chunks import in_chunks
 from funcvae.estimators.types import Estimator
 from funcvae.model import VAE, Observe, as_is, check_model
 from funcvae.modules import Params, State
-from funcvae.train.settings import Scale, StepSettings, Task, checked_estimator, per_example
+from funcvae.train.settings import Scale, StepSettings, per_example
 from funcvae.train.state import Metrics, TrainState, check_train_state
+from funcvae.train.task import Task, checked_estimator
 
 __all__ = ["Step", "Update", "make_step"]
 

@@ -16,7 +16,8 @@ from funcvae.distributed import Processes, sharding, split_evenly
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.estimators import EXAMPLES, parse
 from funcvae.models.recipe import binarize
-from funcvae.train.settings import StepSettings, Task, check_shards
+from funcvae.train.settings import StepSettings
+from funcvae.train.task import Task, check_shards
 from tests.support.oracles import assert_close, double, tiny
 
 SPLITS = {"rows": distributed.by_rows, "samples": distributed.by_samples}

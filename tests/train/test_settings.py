@@ -9,7 +9,8 @@ import torch
 from funcvae.errors import BadType, BadValue
 from funcvae.train.loop import fit, fit_task
 from funcvae.train.replaying import replay, replay_task
-from funcvae.train.settings import Callbacks, StepSettings, Task
+from funcvae.train.settings import Callbacks, StepSettings
+from funcvae.train.task import Task
 from tests.support.training import begun, same
 
 
