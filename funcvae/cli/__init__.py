@@ -21,6 +21,8 @@ from funcvae.cli.reproduce import replay, verify
 from funcvae.cli.training import train
 from funcvae.errors import BadValue, FuncvaeError, ProcessLost, ReportedElsewhere
 
+__all__ = ["COMMANDS", "SHARED_COMMANDS", "main"]
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "verify": verify,
@@ -36,11 +38,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "list": list_,
 }
 
-
-TOGETHER = {"train", "variance", "sweep"}
+SHARED_COMMANDS = {"train", "variance", "sweep"}
 """Commands that several processes can share."""
-
-__all__ = ["COMMANDS", "TOGETHER", "main"]
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -76,7 +75,7 @@ def _process_prefix(error: Exception) -> str:
 @contextmanager
 def _main_process_prints(args: Sequence[str]) -> Iterator[None]:
     """Lets only the first of several processes print."""
-    if distributed.world_size() > 1 and args and args[0] in COMMANDS.keys() - TOGETHER:
+    if distributed.world_size() > 1 and args and args[0] in COMMANDS.keys() - SHARED_COMMANDS:
         error = BadValue(f"funcvae {args[0]} is for one process: start it without torchrun")
         raise error if distributed.rank() == 0 else ReportedElsewhere(str(error))
     if distributed.rank() == 0:

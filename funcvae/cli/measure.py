@@ -93,18 +93,10 @@ def variance(
         measured = _run_or_system(run, loading, seed)
         with _progress_bar("replicate") as progress:
             found, report = runs.comparison_report(
-                measured,
-                names=None if estimators is None else runs.split_names(estimators),
-                schemes=runs.split_names(noise),
-                samples=samples,
-                replicates=replicates,
-                chunk=chunk,
-                batch=batch,
-                seed=seed,
-                target_se=target_se,
-                processes=processes,
-                progress=progress,
-            )
+                measured, names=None if estimators is None else runs.split_names(estimators),
+                schemes=runs.split_names(noise), samples=samples, replicates=replicates, chunk=chunk, batch=batch,
+                seed=seed, target_se=target_se, processes=processes, progress=progress,
+            )  # fmt: skip
     if not processes.is_main:
         return
     system = measured.config.system

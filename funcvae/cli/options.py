@@ -9,14 +9,7 @@ import tyro
 
 from funcvae import runs
 
-__all__ = [
-    "DataOptions",
-    "Device",
-    "Flat",
-    "LoadOptions",
-    "RunPath",
-    "new_run_folder",
-]
+__all__ = ["DataOptions", "Device", "Flat", "LoadOptions", "RunPath", "new_run_folder"]
 
 RunPath = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RUN")]]
 Device = Literal["auto", "cpu", "cuda"]

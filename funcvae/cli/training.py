@@ -34,8 +34,12 @@ class TrainOptions(runs.Options):
     """The options of a run as the command line takes them."""
 
     system: tyro.conf.Positional[Annotated[str | None, tyro.conf.arg(metavar="SYSTEM")]] = None
+    """One of `funcvae list systems`; gaussian2d_vae unless given."""
+    out: str | None = None
+    """Run folder, new or empty; a fresh one under runs/ unless given."""
     split: Annotated[str | None, tyro.conf.arg(metavar=f"{{{','.join(runs.SPLITS)}}}")] = None
     device: Device | None = None
+    """Where to train; on CUDA where there is any, unless given."""
     precision: Annotated[str | None, tyro.conf.arg(metavar=f"{{{','.join(compilation.PRECISIONS)}}}")] = None
     compile: Annotated[bool | None, tyro.conf.arg(name="no-compile"), _flag(False)] = None
     """Train without torch.compile, as systems that gain nothing by it always do: the first step comes
@@ -117,11 +121,11 @@ def _resolved(options: runs.Options) -> runs.Options:
 
 def _configured(options: runs.Options, processes: distributed.Processes) -> runs.Config:
     """The configuration of a new run: its step compiled where the recipe wants it and a compiler is available."""
-    recipe = runs.recipe(options.system or runs.DEFAULT_SYSTEM)
+    recipe = runs.recipe(options.system or "gaussian2d_vae")
     wanted = recipe.compile if options.compile is None else options.compile
     if wanted and not compilation.available():
         print(f"funcvae: {compilation.NO_COMPILER}; training without torch.compile", file=sys.stderr)
         wanted = False
     device = runs.resolve_device(options.device or "auto")
     out = processes.all_gather_object(options.out or new_run_folder(recipe.name))[0]
-    return runs.with_defaults(replace(options, device=device, out=out, compile=wanted))
+    return runs.with_defaults(replace(options, system=recipe.name, device=device, out=out, compile=wanted))

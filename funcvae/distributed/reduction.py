@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from funcvae.distributed.processes import Processes, split_evenly
 
-__all__ = ["Span", "combine_sums", "local_sums", "midpoint", "ordered_sum", "spans_within", "sum_along_tree"]
+__all__ = ["combine_sums", "local_sums", "ordered_sum"]
 
 Span = tuple[int, int]
 """Summands first … last-1."""

@@ -26,26 +26,21 @@ from funcvae.compilation import Wrap
 from funcvae.distributed import reduction
 from funcvae.distributed.processes import SINGLE, Processes, split_evenly
 from funcvae.estimators.chunks import in_chunks
-from funcvae.estimators.engine import Estimate, Estimator, added, times
+from funcvae.estimators.engine import added, times
+from funcvae.estimators.types import Estimate, Estimator
 from funcvae.model import VAE, Observe
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, accepts, in_parts
 
 __all__ = [
     "Batch",
-    "Details",
     "GradientSettings",
     "PartialObserve",
     "ShardedGradient",
-    "Shares",
     "Split",
     "StepDetails",
     "by_rows",
     "by_samples",
-    "nonempty_pieces",
-    "pack",
-    "sum_shares",
-    "unpack",
 ]
 
 
@@ -91,31 +86,15 @@ class StepDetails(NamedTuple):
     estimate: Estimate
 
 
-class Shares(Protocol):
-    """Computes shares of a step's gradient."""
-
-    def __call__(
-        self, params: Params, state: State, batch: Batch, pieces: list[range], processes: Processes
-    ) -> Callable[[range], Tensor]:
-        """The function from one of the pieces to its share, a flat vector."""
-        ...
-
-
-class Details(Protocol):
-    """Puts the pieces of a step together."""
-
-    def __call__(self, params: Params, state: State, batch: Batch, pieces: list[range]) -> StepDetails:
-        """The details of the whole step, in one process."""
-        ...
-
-
 class ShardedGradient(NamedTuple):
     """A step's gradient as the sum of shares."""
 
     length: Callable[[int], int]
     """From the size B of a batch to the number of rows, or of samples, that are split."""
-    shares: Shares
-    details: Details
+    shares: Callable[[Params, State, Batch, list[range], Processes], Callable[[range], Tensor]]
+    """From a step and its pieces to the function from a piece to its share, a flat vector."""
+    details: Callable[[Params, State, Batch, list[range]], StepDetails]
+    """The details of the whole step from those of its pieces, in one process."""
 
 
 class Split(Protocol):

@@ -2,7 +2,7 @@
 
 from funcvae.estimators.chunks import in_chunks
 from funcvae.estimators.compose import surrogate, together
-from funcvae.estimators.engine import Claims, Estimate, Estimator, GradientEstimator, Weights, weighted
+from funcvae.estimators.engine import weighted
 from funcvae.estimators.leave_one_out import others_logsumexp, others_mean
 from funcvae.estimators.registry import EXAMPLES, TABLE, parse, weights_of
 from funcvae.estimators.table import (
@@ -25,6 +25,7 @@ from funcvae.estimators.table import (
     vimco,
     vr_iwae_dreg,
 )
+from funcvae.estimators.types import Claims, Estimate, Estimator, GradientEstimator, Weights
 
 __all__ = [
     "EXAMPLES",

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from funcvae._support import checks
 from funcvae.compilation import Wrap, unchanged
-from funcvae.estimators.engine import Estimate, Estimator, added
+from funcvae.estimators.engine import added
+from funcvae.estimators.types import Estimate, Estimator
 from funcvae.model import VAE
 from funcvae.modules import Params, State
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from funcvae._support import checks
 from funcvae._support.autograd import vjp
 from funcvae.distributions import Delta, kl
-from funcvae.estimators.engine import Claims, Estimate, Estimator, Parts, check_declaration, times
+from funcvae.estimators.engine import times
+from funcvae.estimators.types import Claims, Estimate, Estimator, Parts, check_declaration
 from funcvae.model import VAE, log_p_x_given_z, log_prob
 from funcvae.modules import Params, State
 

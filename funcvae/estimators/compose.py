@@ -9,14 +9,8 @@ from torch import Tensor
 from funcvae import tree
 from funcvae._support import checks
 from funcvae.errors import BadType
-from funcvae.estimators.engine import (
-    Estimate,
-    GradientEstimator,
-    check_arguments,
-    check_estimator,
-    checked_estimate,
-    forward,
-)
+from funcvae.estimators.engine import forward
+from funcvae.estimators.types import Estimate, GradientEstimator, check_arguments, check_estimator, checked_estimate
 from funcvae.model import VAE, check_trained
 from funcvae.modules import Params, State
 

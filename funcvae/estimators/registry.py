@@ -5,7 +5,6 @@ from inspect import signature
 
 from funcvae._support import checks
 from funcvae.errors import BadValue, unknown
-from funcvae.estimators.engine import Estimator
 from funcvae.estimators.table import (
     beta_elbo,
     ciwae,
@@ -26,6 +25,7 @@ from funcvae.estimators.table import (
     vimco,
     vr_iwae_dreg,
 )
+from funcvae.estimators.types import Estimator
 
 __all__ = ["EXAMPLES", "TABLE", "parse", "weights_of"]
 

@@ -25,8 +25,9 @@ from funcvae import bounds
 from funcvae._support import checks
 from funcvae.errors import BadValue
 from funcvae.estimators.closed_form_kl import analytic_kl
-from funcvae.estimators.engine import Claims, Estimator, Weights, weighted
+from funcvae.estimators.engine import weighted
 from funcvae.estimators.leave_one_out import others_logsumexp, others_mean
+from funcvae.estimators.types import Claims, Estimator, Weights
 
 __all__ = [
     "beta_elbo",

@@ -12,8 +12,10 @@ from funcvae.model import VAE, vae
 from funcvae.models.recipe import Recipe, binarize
 from funcvae.optim import Schedule
 
+__all__ = ["RECIPES", "BurdaDecoder", "BurdaEncoder", "burda_schedule", "burda_vae"]
 
-class Encoder(nn.Module):
+
+class BurdaEncoder(nn.Module):
     """Images -> (mu, log sigma), each [B, latent]."""
 
     def __init__(self, latent: int) -> None:
@@ -28,7 +30,7 @@ class Encoder(nn.Module):
         return self.mu(h), self.log_sigma(h)
 
 
-class Decoder(nn.Module):
+class BurdaDecoder(nn.Module):
     """Latents [B, latent] -> logits [B, 1, 28, 28]."""
 
     def __init__(self, latent: int, mean: Tensor) -> None:
@@ -63,8 +65,8 @@ def burda_vae(latent: int = 50, mean: Tensor | None = None) -> VAE:
         if start.numel() != 784:
             raise BadValue(f"mean has shape {list(mean.shape)}: it must be an image's, [1, 28, 28]")
     return vae(
-        encoder=lambda: Encoder(latent),
-        decoder=lambda: Decoder(latent, start),
+        encoder=lambda: BurdaEncoder(latent),
+        decoder=lambda: BurdaDecoder(latent, start),
         posterior=heads.normal_logsigma,
         likelihood=heads.bernoulli,
         latent=latent,

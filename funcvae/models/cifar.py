@@ -9,6 +9,8 @@ from funcvae.errors import BadValue
 from funcvae.model import VAE, vae
 from funcvae.models.recipe import Recipe
 
+__all__ = ["MEAN", "RECIPES", "STD", "ResNetDecoder", "ResNetEncoder", "cifar_resnet_vae", "standardize", "to_pixels"]
+
 MEAN, STD = (0.4914, 0.4824, 0.4467), (0.2471, 0.2435, 0.2616)  # of CIFAR-10's channels
 
 

@@ -7,6 +7,8 @@ from funcvae._support import checks
 from funcvae.model import VAE, vae
 from funcvae.models.recipe import Recipe
 
+__all__ = ["RECIPES", "GaussianMLP", "gaussian2d_vae"]
+
 
 class GaussianMLP(nn.Module):
     """The parameters of a Gaussian: [mu, log sigma²] = Dense(tanh(Dense(input))), on the last axis."""

@@ -10,6 +10,8 @@ from funcvae._support import checks
 from funcvae.errors import BadValue
 from funcvae.model import VAE, vae
 
+__all__ = ["LinearDecoder", "LinearEncoder", "linear_vae"]
+
 
 class LinearEncoder(nn.Module):
     """x [B, inputs] -> (V x + c, log sigma_q), the second one vector for all data."""

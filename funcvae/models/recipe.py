@@ -11,6 +11,8 @@ from funcvae.model import VAE, Observe, as_is
 from funcvae.optim import Optimizer, Schedule, adam
 from funcvae.train.settings import Scale, per_example
 
+__all__ = ["Recipe", "binarize", "from_tanh_range", "to_tanh_range"]
+
 
 @dataclass(frozen=True)
 class Recipe:

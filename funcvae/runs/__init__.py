@@ -15,7 +15,6 @@ Every file is complete or absent, except that the last line of metrics.jsonl may
 
 from funcvae.runs.aggregate import SweepResults, collect
 from funcvae.runs.config import (
-    DEFAULT_SYSTEM,
     SPLITS,
     Config,
     Options,
@@ -40,7 +39,6 @@ from funcvae.runs.reproduce import TOLERANCE, Verdict, replay, verify
 from funcvae.runs.workers import check_cells, train_grid, worker_share
 
 __all__ = [
-    "DEFAULT_SYSTEM",
     "SPLITS",
     "TOLERANCE",
     "CellResult",

@@ -20,23 +20,7 @@ from funcvae.models import RECIPES
 from funcvae.models.recipe import Recipe
 from funcvae.variance.monitor import MonitorSettings
 
-__all__ = [
-    "DEFAULT_SYSTEM",
-    "MAY_CHANGE",
-    "SPLITS",
-    "Config",
-    "Options",
-    "check_config",
-    "config_sha256",
-    "configure",
-    "differences",
-    "parse_config",
-    "recipe",
-    "resolve_device",
-    "resumed",
-    "split_names",
-    "with_defaults",
-]
+__all__ = ["SPLITS", "Config", "Options", "configure", "recipe", "resolve_device", "split_names", "with_defaults"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +28,7 @@ class Options:
     """Requested fields of a `Config`; the recipe or the default decides each field that is None."""
 
     system: str | None = None
-    """One of `funcvae list systems`; gaussian2d_vae unless given."""
+    """One of `funcvae list systems`."""
     data: str | None = None
     """A name in `funcvae list data`, a folder of images, FILE.npy or FILE.npz; the recipe's unless given."""
     data_dir: str | None = None
@@ -72,13 +56,13 @@ class Options:
     seed: int | None = None
     """The key's seed, 0 unless given: the same seed gives the same bits."""
     out: str | None = None
-    """Run folder, new or empty; a fresh one under runs/ unless given."""
+    """Run folder, new or empty."""
     checkpoint_every: int | None = None
     """Steps between two checkpoints, 1000 unless given; 0 for none but the last one."""
     keep: int | None = None
     """How many checkpoints stay, the newest; 2 unless given."""
     device: str | None = None
-    """Where to train; on CUDA where there is any, unless given."""
+    """Where to train: "cpu", unless given, or "cuda"."""
     precision: str | None = None
     """Precision of float32 matrix products, highest unless given (torch.set_float32_matmul_precision):
     "medium" is faster on many machines, and bfloat16 where the CPU has AMX."""
@@ -139,9 +123,6 @@ class Config:
         return MonitorSettings(self.variance_every, specs, self.variance_replicates, self.samples, self.batch)
 
 
-DEFAULT_SYSTEM = "gaussian2d_vae"
-"""Trained where no system is named."""
-
 SPLITS = {"rows": sharding.by_rows, "samples": sharding.by_samples}
 """What a step's work is cut along, by name."""
 
@@ -175,17 +156,17 @@ def configure(system: str, **options: Any) -> Config:
     known = [field.name for field in fields(Options)]
     if strange := sorted(options.keys() - set(known)):
         raise unknown("field", strange[0], known)
-    return with_defaults(Options(system=recipe(system).name, **options))
+    return with_defaults(Options(system=system, **options))
 
 
 def with_defaults(options: Options) -> Config:
-    """The configuration with these options, where the system's recipe and the defaults decide the others."""
+    """The configuration with these options; the system's recipe and the defaults decide the others."""
     values = _plain(options)
-    defaults = recipe(values.get("system", DEFAULT_SYSTEM))
+    defaults = recipe(values.get("system", ""))
     recipe_values = {name: getattr(defaults, name) for name in ("data", "epochs", "batch", "samples", "estimator")}
     if "out" not in values:
         raise BadValue("out is missing: name the run's folder")
-    return _checked(Config(**{"system": defaults.name, **recipe_values, **values}))
+    return _checked(Config(**{**recipe_values, **values}))
 
 
 def resumed(config: Config, options: Options, run: Path) -> Config:

@@ -19,16 +19,7 @@ from funcvae import __version__, compilation, data
 from funcvae.errors import BadData, BadValue
 from funcvae.runs.config import Config, config_sha256
 
-__all__ = [
-    "bit_settings",
-    "check_manifest",
-    "describe",
-    "difference_text",
-    "differences",
-    "manifest",
-    "numerics",
-    "shared_facts",
-]
+__all__ = ["describe", "difference_text", "differences", "manifest", "numerics"]
 
 
 def describe(config: Config, processes: int = 1) -> dict[str, Any]:
@@ -77,13 +68,13 @@ def bit_settings(config: Config) -> dict[str, Any]:
     return {name: {**now, **now["versions"]}[name] for name in _BIT_FIELDS} | {"the code's sha256": code.hexdigest()}
 
 
-def check_manifest(content: Mapping[str, Any], where: Path) -> None:
+def check_manifest(content: Mapping[str, Any], path: Path) -> None:
     """Raises BadData unless this is the manifest of a run that this version of funcvae can read."""
     try:
         made_by = content["versions"]["funcvae"]
         if made_by.split(".")[:2] != __version__.split(".")[:2]:  # a new minor version may change what is in a run
-            whose = f"{where.parent} was made by funcvae {made_by}, this is {__version__}"
-            raise BadData(f"{whose}: train it again, or use that one")
+            reason = f"{path.parent} was made by funcvae {made_by}, this is {__version__}"
+            raise BadData(f"{reason}: train it again, or use that one")
         about = content["data"]
         if not all(_is_count(n) for n in (about["train"], about["test"])):
             raise TypeError(f"data are {about}")
@@ -98,9 +89,9 @@ def check_manifest(content: Mapping[str, Any], where: Path) -> None:
         if not isinstance(content.get("resumed", []), list):
             raise TypeError(f"resumed is {content['resumed']!r}")
     except KeyError as error:
-        raise BadData(f"{where} is not that of a run: {error} is missing") from None
+        raise BadData(f"{path} is not that of a run: {error} is missing") from None
     except (AttributeError, TypeError) as error:
-        raise BadData(f"{where} is not that of a run: {error}") from None
+        raise BadData(f"{path} is not that of a run: {error}") from None
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -30,8 +30,8 @@ from funcvae.runs.folder import (
 )
 from funcvae.runs.prepare import Setup, newest_checkpoint, prepare
 from funcvae.runs.recording import read_history, recorder, write_results
-from funcvae.train import checkpoint
-from funcvae.train.loop import History, fit_task
+from funcvae.train import checkpoint, loop
+from funcvae.train.loop import History
 from funcvae.train.settings import Callbacks, Row
 from funcvae.train.state import TrainState
 
@@ -227,7 +227,7 @@ def _fit(
     """Trains from a TrainState to the end of the run, or until it is stopped."""
     epochs = setup.config.epochs - int(ts.step) // setup.task.steps_per_epoch
     try:
-        return fit_task(ts, setup.task, test=setup.test, epochs=epochs, callbacks=callbacks, history=history)
+        return loop.fit_task(ts, setup.task, test=setup.test, epochs=epochs, callbacks=callbacks, history=history)
     except NonFinite as error:
         with_command = NonFinite(f"{error}; to see that step: funcvae replay {shlex.quote(str(out))} {error.step}")
         with_command.step = error.step

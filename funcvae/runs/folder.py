@@ -19,25 +19,7 @@ from funcvae.runs.config import Config, config_sha256, configure, parse_config
 from funcvae.runs.config import recipe as recipe_of
 from funcvae.train import checkpoint
 
-__all__ = [
-    "CHECKPOINTS",
-    "CONFIG",
-    "FIGURES",
-    "MANIFEST",
-    "METRICS",
-    "PARAMS",
-    "SAMPLES",
-    "Run",
-    "check_items",
-    "check_same_config",
-    "check_same_data",
-    "has_run",
-    "initial_run",
-    "load",
-    "load_data",
-    "read_config",
-    "read_manifest",
-]
+__all__ = ["Run", "has_run", "initial_run", "load", "load_data"]
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"

@@ -22,18 +22,7 @@ from funcvae._support import checks, files
 from funcvae.errors import BadData, BadType, BadValue, unknown
 from funcvae.runs.config import Config, Options, configure, recipe
 
-__all__ = [
-    "GRID",
-    "RESULT",
-    "CellResult",
-    "Grid",
-    "cell_id",
-    "cell_name",
-    "expand_grid",
-    "parse_grid",
-    "read_grid",
-    "read_result",
-]
+__all__ = ["CellResult", "Grid", "expand_grid", "parse_grid", "read_grid"]
 
 CELLS = "cells"
 GRID = "grid.json"

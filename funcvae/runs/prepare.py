@@ -18,8 +18,9 @@ from funcvae.runs.config import SPLITS, Config
 from funcvae.runs.config import recipe as recipe_of
 from funcvae.runs.folder import CHECKPOINTS, check_items
 from funcvae.train import checkpoint
-from funcvae.train.settings import StepSettings, Task, check_task
+from funcvae.train.settings import StepSettings
 from funcvae.train.state import TrainState
+from funcvae.train.task import Task, check_task
 from funcvae.variance.monitor import Monitor, make_monitor
 
 __all__ = ["Setup", "newest_checkpoint", "prepare"]
@@ -37,7 +38,8 @@ class Setup(NamedTuple):
     """The test data, on the run's device."""
     test_observed: Tensor
     """The first test items as the model sees them."""
-    follow: Monitor | None
+    monitor: Monitor | None
+    """Measures the gradient's variance during training, where that is asked for."""
     figure_key: random.Key
     draw_key: random.Key
     """For draws from the model during training."""
@@ -70,31 +72,23 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
         check_data(model, ts.params, ts.state, x, recipe.observe, name=f"{config.data}: {name}")
     task = Task(model, estimator, opt, x_train, _step_settings(config, recipe, scheme), processes)
     check_task(task, ts.params, ts.state)
-    observe_key, figure_key, draw_key, probe_key = random.split(train.run_keys(ts.key).pictures, 4)
+    observe_key, figure_key, draw_key, monitor_key = random.split(train.run_keys(ts.key).pictures, 4)
     observed = recipe.observe(observe_key, x_test[: of_results.POINTS])
     # Raises now where an estimator or the noise does not suit the model or the number of samples; values do not matter.
     eps = torch.zeros_like(scheme(observe_key, config.samples, (1, model.latent)))
-    follow = make_monitor(config.monitor, scheme, x_train, recipe.observe, probe_key)
-    for each in [estimator, *(follow.arms.values() if follow else ())]:
+    monitor = make_monitor(config.monitor, scheme, x_train, recipe.observe, monitor_key)
+    for each in [estimator, *(monitor.arms.values() if monitor else ())]:
         each(model, ts.params, ts.state, observed[:1], eps, train=False)
-    return Setup(config, recipe, dataset, task, ts, x_test, observed, follow, figure_key, draw_key)
+    return Setup(config, recipe, dataset, task, ts, x_test, observed, monitor, figure_key, draw_key)
 
 
 def _step_settings(config: Config, recipe: Recipe, scheme: Noise) -> StepSettings:
     """The settings of the run's step."""
     return StepSettings(
-        batch=config.batch,
-        samples=config.samples,
-        chunk=config.chunk or None,
-        shards=config.shards or None,
-        split=SPLITS[config.split],
-        observe=recipe.observe,
-        noise=scheme,
-        scale=recipe.scale,
-        offset=recipe.offset,
-        compile=config.compile,
-        precision=config.precision,
-    )
+        batch=config.batch, samples=config.samples, chunk=config.chunk or None, shards=config.shards or None,
+        split=SPLITS[config.split], observe=recipe.observe, noise=scheme, scale=recipe.scale, offset=recipe.offset,
+        compile=config.compile, precision=config.precision,
+    )  # fmt: skip
 
 
 def newest_checkpoint(setup: Setup, path: Path, step: int | None = None) -> tuple[TrainState, int, list[BadData]]:

@@ -56,8 +56,8 @@ def recorder(
 
         def watch(step: int, ts: TrainState) -> None:
             trained = model, ts.params, ts.state
-            if setup.follow and step % config.variance_every == 0:
-                measured[step] = {"epoch": (step - 1) // per_epoch, "step": step, **setup.follow(*trained, step)}
+            if setup.monitor and step % config.variance_every == 0:
+                measured[step] = {"epoch": (step - 1) // per_epoch, "step": step, **setup.monitor(*trained, step)}
             if samples:
                 key = random.fold_in(setup.draw_key, step)
                 samples.write(decoding.samples(*trained, key, POINTS_A_STEP).cpu().numpy().tobytes())

@@ -11,13 +11,12 @@ from torch import Tensor
 from funcvae import compilation, estimators, evaluate, figures, noise, random, variance
 from funcvae.distributed.processes import SINGLE, Processes
 from funcvae.errors import BadData, BadType, BadValue
-from funcvae.estimators.engine import Estimator
+from funcvae.estimators.types import Estimator
 from funcvae.evaluate import psis
 from funcvae.evaluate.weights import Estimated
 from funcvae.runs.folder import Run
 
 __all__ = [
-    "ESTIMATORS",
     "Report",
     "comparison_report",
     "evaluation_figures",

@@ -26,8 +26,7 @@ from funcvae.runs.folder import (
 )
 from funcvae.runs.prepare import Setup, newest_checkpoint, prepare
 from funcvae.tracking.metrics_file import LINE_LIMIT
-from funcvae.train import checkpoint
-from funcvae.train.loop import fit_task
+from funcvae.train import checkpoint, loop
 from funcvae.train.replaying import Replay, replay_task
 from funcvae.train.settings import Callbacks, Row
 from funcvae.train.state import TrainState
@@ -59,16 +58,16 @@ class Verdict(NamedTuple):
         return self.first_difference is None or (bool(self.environment) and self.largest_difference <= self.tolerance)
 
     def __str__(self) -> str:
-        checks = f"{self.parameter_checks} time{'s' * (self.parameter_checks != 1)}"
-        what = f"{self.steps:,} steps made again, parameters compared {checks}"
-        where = f"the environment differs: {environment.difference_text(self.environment)}" if self.environment else ""
+        times = f"{self.parameter_checks} time{'s' * (self.parameter_checks != 1)}"
+        what = f"{self.steps:,} steps made again, parameters compared {times}"
+        text = f"the environment differs: {environment.difference_text(self.environment)}" if self.environment else ""
         if self.first_difference is None:
-            return "; ".join(filter(None, [f"{what}: identical to the bit", where]))
+            return "; ".join(filter(None, [f"{what}: identical to the bit", text]))
         size = f"first {self.first_difference}; largest relative difference {self.largest_difference:.1e}"
         if not self.environment:
             return f"{what}: NOT identical, though the environment is the same: {size}"
         within = "within" if self.holds else "NOT within"
-        return f"{what}: {within} the tolerance of {self.tolerance:g}; {size}; {where}"
+        return f"{what}: {within} the tolerance of {self.tolerance:g}; {size}; {text}"
 
 
 def verify(
@@ -123,7 +122,7 @@ def verify(
             try:
                 callbacks = Callbacks(log=log, watch=watch, stop=lambda: made >= wanted or compare.ended)
                 epochs = -(-wanted // per_epoch)
-                fit_task(setup.start, setup.task, test=setup.test, epochs=epochs, callbacks=callbacks)
+                loop.fit_task(setup.start, setup.task, test=setup.test, epochs=epochs, callbacks=callbacks)
             except NonFinite as error:
                 compare.stopped(error)
         differing = environment.differences(manifest, environment.describe(config))

@@ -22,17 +22,7 @@ from funcvae.errors import BadData, BadType, BadValue, Missing
 from funcvae.modules import Params, State
 from funcvae.tree import Tree
 
-__all__ = [
-    "FORMAT",
-    "has_params",
-    "in_folder",
-    "load",
-    "load_params",
-    "path_of",
-    "prune",
-    "save",
-    "save_params",
-]
+__all__ = ["has_params", "in_folder", "load", "load_params", "path_of", "prune", "save", "save_params"]
 
 FORMAT = 1
 

@@ -15,25 +15,13 @@ from funcvae._support import checks
 from funcvae.distributed.processes import SINGLE, Processes
 from funcvae.distributed.sharding import GradientSettings, Split, by_rows
 from funcvae.errors import BadType, BadValue, NonFinite
-from funcvae.estimators.engine import Estimator
+from funcvae.estimators.types import Estimator
 from funcvae.model import VAE, Observe, as_is, check_data
 from funcvae.optim import Optimizer
-from funcvae.train.settings import (  # fmt: skip
-    NO_CALLBACKS,
-    Callbacks,
-    Log,
-    Row,
-    Save,
-    Scale,
-    StepSettings,
-    Task,
-    Watch,
-    checked_estimator,
-    checked_task,
-    per_example,
-)
+from funcvae.train.settings import NO_CALLBACKS, Callbacks, Log, Row, Save, Scale, StepSettings, Watch, per_example
 from funcvae.train.state import Metrics, TrainState, batches_from, check_train_state, run_keys, step_keys
 from funcvae.train.step import run_step, step_inputs
+from funcvae.train.task import Task, checked_estimator, checked_task
 
 __all__ = ["History", "fit", "fit_task", "test_bound"]
 
@@ -77,7 +65,7 @@ def fit(
 ) -> tuple[TrainState, History]:
     """Trains for some epochs, from wherever `ts` stands, and leaves `ts` as it was.
 
-    Memory that is freed stays with the process from then on: see `machine.keep_freed`.
+    Memory that is freed stays with the process from then on: see `compilation.keep_freed`.
 
     A run that is stopped, and goes on with the `ts` and the `history` that it stopped with, ends with the bits of one
     that was not. An epoch that was begun counts as one of `epochs`.
@@ -88,28 +76,28 @@ def fit(
 
     Several processes train one model where each calls this with the same arguments and `process_group()`: each draws
     the noise and the data of its own shards, from the same keys, and all have the same `ts` after every step. `log`,
-    `watch` and `save` are called in each: see to it that the first alone writes. `stop` may be one's own: where one
-    says so, all stop after the same step.
+    `watch` and `save` are called in each: only the main process should write. `stop` may differ between processes:
+    where one requests a stop, all stop after the same step.
 
     Args:
         train: data [n, ...]; kept whole on the device of `ts`.
         test: data [m, ...] for the test bound.
         samples: N, Monte-Carlo samples for each datum, in training and test.
-        chunk: where there are more samples, so many are decoded at a time (`Estimator.in_chunks`), which bounds the
+        chunk: where there are more samples, so many are decoded at a time (`estimators.in_chunks`), which bounds the
             memory; by the size of a batch, such that 2^25 numbers are decoded, unless given. Networks whose layers are
             larger than their output may need fewer.
-        shards: cut each step's work into so many, and add up along a fixed tree: the bits are then the same for every
-            number of processes. Where it is not given, each process has one, and the engine adds up as is fastest. See
-            `funcvae.shards`.
-        split: what is cut, `shards.by_rows` or `shards.by_samples`.
-        processes: who does it.
+        shards: split each step into so many, and add them along a fixed tree: the bits are then the same for every
+            number of processes. Unless it is given, each process has one, and torch.distributed adds them as is
+            fastest. See `distributed.sharding`.
+        split: what is split, `distributed.by_rows` or `distributed.by_samples`.
+        processes: those that share the work.
         observe: (key, x) -> what the model sees of a batch, such as a binarization that is drawn anew each time.
         noise: the noise scheme.
         scale: the loss that is descended and reported is scale(B) · (-bound - offset): see `make_step`.
         offset: see `make_step`.
         compile: run the step under `torch.compile`, where there is a compiler and it can: the same numbers to rounding,
             after some seconds for the first step of every call (a second or two where the process has made it before).
-        precision: of float32 matrix products: see `machine.precision`.
+        precision: of float32 matrix products: see `compilation.precision`.
         history: what earlier calls reported of the run that goes on, to be added to.
         log: called with a row (a flat dict) for every step, and for every epoch with `test_bound` and the epoch's mean
             training `bound`. Rows come in bursts, for reading a number back from the device makes it wait.
@@ -132,7 +120,7 @@ def fit(
             error's `step`, name the step to `replay`. All rows before it have been logged.
 
     Warns:
-        machine.Uncompiled: the step is not compiled: there is no compiler, or it cannot compile the model.
+        compilation.Uncompiled: the step is not compiled: there is no compiler, or it cannot compile the model.
     """
     settings = StepSettings(
         batch=batch, samples=samples, chunk=chunk, shards=shards, split=split, observe=observe, noise=noise,

@@ -11,13 +11,14 @@ from funcvae._support import checks
 from funcvae.distributed.processes import SINGLE
 from funcvae.distributed.sharding import Split, by_rows
 from funcvae.errors import BadValue
-from funcvae.estimators.engine import Estimator
+from funcvae.estimators.types import Estimator
 from funcvae.model import VAE, Observe, as_is
 from funcvae.modules import Params
 from funcvae.optim import Optimizer
-from funcvae.train.settings import Scale, StepSettings, Task, checked_task, per_example
+from funcvae.train.settings import Scale, StepSettings, per_example
 from funcvae.train.state import Metrics, TrainState, batches_from
 from funcvae.train.step import run_step, step_details
+from funcvae.train.task import Task, checked_task
 
 __all__ = ["Replay", "replay", "replay_task"]
 

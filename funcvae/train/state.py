@@ -19,17 +19,7 @@ from funcvae.model import VAE, check_model, check_trained
 from funcvae.modules import Params, State
 from funcvae.optim import Optimizer, check_optimizer
 
-__all__ = [
-    "Metrics",
-    "RunKeys",
-    "TrainState",
-    "batches",
-    "batches_from",
-    "check_train_state",
-    "init",
-    "run_keys",
-    "step_keys",
-]
+__all__ = ["Metrics", "RunKeys", "TrainState", "batches", "init", "run_keys", "step_keys"]
 
 
 class TrainState(NamedTuple):

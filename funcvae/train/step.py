@@ -20,13 +20,14 @@ from funcvae.distributed.sharding import (  # fmt: skip
 )
 from funcvae.errors import BadType, BadValue
 from funcvae.estimators.chunks import in_chunks
-from funcvae.estimators.engine import Estimator
+from funcvae.estimators.types import Estimator
 from funcvae.model import VAE, Observe, as_is, check_model
 from funcvae.modules import Params, State
-from funcvae.train.settings import Scale, StepSettings, Task, checked_estimator, per_example
+from funcvae.train.settings import Scale, StepSettings, per_example
 from funcvae.train.state import Metrics, TrainState, check_train_state
+from funcvae.train.task import Task, checked_estimator
 
-__all__ = ["RunStep", "Step", "Update", "make_step", "run_step", "step_details", "step_inputs"]
+__all__ = ["Step", "Update", "make_step"]
 
 
 class Step(Protocol):
@@ -128,14 +129,14 @@ def _pair(updated: tuple[Params, Any]) -> tuple[Params, Any]:
 class RunStep(NamedTuple):
     """The step that a run makes."""
 
-    step: Callable[[TrainState, Tensor, Tensor], tuple[TrainState, Metrics]]
-    """(ts, keys, rows of the training data) -> (ts, Metrics). It uses up the TrainState it is given."""
+    step: Step
+    """It takes rows of the training data in place of x, and uses up the TrainState it is given."""
     evaluation: GradientSettings
     """With the estimator in chunks, where there are more samples than are decoded at once."""
     stop_requested: Callable[[], bool]
     """Whether any process has requested a stop, by the last step."""
     polls_each_step: bool
-    """Whether to ask that after every step: for several processes on a GPU, each answer waits for the device."""
+    """Whether to ask that after every step; not for several processes on a GPU, which would wait for the answer."""
 
 
 def run_step(task: Task, stop: Callable[[], bool]) -> RunStep:
@@ -172,7 +173,7 @@ def step_details(task: Task, ts: TrainState, keys: Tensor, rows: Tensor) -> Step
 
 def _sharded_step(
     task: Task, gradient: GradientSettings, update: Update, wrap: Wrap, stop: Callable[[], bool]
-) -> tuple[Callable[[TrainState, Tensor, Tensor], tuple[TrainState, Metrics]], Callable[[], bool]]:
+) -> tuple[Step, Callable[[], bool]]:
     """The step in shards, by one process or several, and the function that says whether any has requested a stop."""
     settings, processes, train = task.settings, task.processes, task.train
     work, scale, offset = settings.split(gradient, wrap), settings.scale, settings.offset

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from funcvae.distributed.processes import Processes
-from funcvae.estimators.engine import GradientEstimator
+from funcvae.estimators.types import GradientEstimator
 from funcvae.evaluate.importance_sampling import Progress
 from funcvae.noise import Noise
 from funcvae.variance import blocks, intervals, online_moments, weight_diagnostics
@@ -133,7 +133,7 @@ class Accumulator:
             flags = weight_diagnostics.flags(weights, lane.estimator, self.problem.samples)
             by_group = {
                 name: intervals.group_estimates(
-                    series, members, sum(sizes[i] for i in members), flags.of(names[i] for i in members)
+                    series, members, sum(sizes[i] for i in members), flags.for_leaves(names[i] for i in members)
                 )
                 for name, members in groups.items()
             }

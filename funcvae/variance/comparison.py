@@ -11,7 +11,7 @@ from funcvae import random
 from funcvae._support import checks
 from funcvae.distributed.processes import SINGLE, Processes
 from funcvae.errors import BadType, BadValue, unknown
-from funcvae.estimators.engine import GradientEstimator
+from funcvae.estimators.types import GradientEstimator
 from funcvae.evaluate.importance_sampling import Progress
 from funcvae.model import VAE
 from funcvae.modules import Params, State

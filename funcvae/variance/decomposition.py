@@ -10,7 +10,7 @@ from torch import Tensor
 from funcvae import random, tree
 from funcvae._support import checks
 from funcvae.errors import BadValue
-from funcvae.estimators.engine import GradientEstimator
+from funcvae.estimators.types import GradientEstimator
 from funcvae.evaluate.importance_sampling import Progress
 from funcvae.model import VAE, Observe, as_is
 from funcvae.modules import Params, State

@@ -7,13 +7,14 @@ from typing import NamedTuple
 from torch import Tensor
 from tqdm import tqdm
 
-from funcvae import estimators, random, variance
+from funcvae import estimators, random
 from funcvae.errors import BadValue, NonFinite
-from funcvae.estimators.engine import Estimator
+from funcvae.estimators.types import Estimator
 from funcvae.model import VAE, Observe
 from funcvae.modules import Params, State
 from funcvae.noise import Noise
 from funcvae.train.settings import Row
+from funcvae.variance.comparison import compare
 
 __all__ = ["Monitor", "MonitorSettings", "make_monitor"]
 
@@ -46,7 +47,7 @@ class Monitor(NamedTuple):
     def __call__(self, model: VAE, params: Params, state: State, step: int) -> Row:
         """The numbers for a row: "variance/NAME/NETWORK", its standard error "variance_se/…", and "snr/…"."""
         try:
-            found = variance.compare(
+            found = compare(
                 self.arms, model, params, state, self.x, random.fold_in(self.key, step), noise=self.scheme,
                 samples=self.settings.samples, replicates=self.settings.replicates, train=True, timings=0,
             )  # fmt: skip

@@ -10,7 +10,7 @@ from torch import Tensor
 from funcvae import tree
 from funcvae._support import checks
 from funcvae.errors import BadType, BadValue, NonFinite
-from funcvae.estimators.engine import GradientEstimator, check_estimator, checked_estimate
+from funcvae.estimators.types import GradientEstimator, check_estimator, checked_estimate
 from funcvae.model import VAE, check_data
 from funcvae.modules import Params, State
 

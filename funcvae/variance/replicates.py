@@ -16,7 +16,7 @@ from funcvae import compilation, random, tree
 from funcvae._support import checks
 from funcvae.errors import BadData, BadType, BadValue, NonFinite
 from funcvae.estimators.compose import together
-from funcvae.estimators.engine import Estimator, GradientEstimator, check_estimator
+from funcvae.estimators.types import Estimator, GradientEstimator, check_estimator
 from funcvae.model import VAE, Observe, as_is, check_data, check_trained
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid, numbered

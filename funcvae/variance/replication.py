@@ -10,7 +10,7 @@ from torch import Tensor
 from funcvae import compilation, random, tree
 from funcvae._support import checks
 from funcvae.distributed.processes import SINGLE, Processes
-from funcvae.estimators.engine import GradientEstimator
+from funcvae.estimators.types import GradientEstimator
 from funcvae.evaluate.importance_sampling import Progress
 from funcvae.model import VAE
 from funcvae.modules import Params, State

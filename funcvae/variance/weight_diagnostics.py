@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from funcvae import bounds
-from funcvae.estimators.engine import Estimator, GradientEstimator
+from funcvae.estimators.types import Estimator, GradientEstimator
 from funcvae.evaluate import psis
 from funcvae.variance.intervals import HEAVY_WEIGHT_TAIL
 from funcvae.variance.replicates import Problem
@@ -44,8 +44,8 @@ class Flags(NamedTuple):
     encoder: str
     decoder_and_prior: str
 
-    def of(self, names: Iterable[str]) -> str:
-        """Of the gradient in these parameters."""
+    def for_leaves(self, names: Iterable[str]) -> str:
+        """The flag of the gradient in the leaves of these names."""
         found = (self.encoder if name.startswith("encoder/") else self.decoder_and_prior for name in names)
         return next(filter(None, found), "")
 

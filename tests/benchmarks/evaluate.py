@@ -29,7 +29,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 def operations_of_a_decode() -> int:
     """Floating-point operations of the matrix products for one latent."""
-    decoder = fv.models.burda.Decoder(50, torch.full((784,), 0.5))
+    decoder = fv.models.burda.BurdaDecoder(50, torch.full((784,), 0.5))
     return sum(2 * layer.weight.numel() for layer in decoder.modules() if isinstance(layer, nn.Linear))
 
 

@@ -45,8 +45,8 @@ def module_step(x: Tensor, samples: int) -> Callable[[], None]:
 
 def burda_step(x: Tensor, samples: int) -> Callable[[], None]:
     """The importance-weighted bound of the Burda VAE, binarized anew."""
-    encoder = burda.Encoder(50).to(x.device)
-    decoder = burda.Decoder(50, torch.full((784,), 0.5)).to(x.device)
+    encoder = burda.BurdaEncoder(50).to(x.device)
+    decoder = burda.BurdaDecoder(50, torch.full((784,), 0.5)).to(x.device)
 
     def loss() -> Tensor:
         seen = torch.bernoulli(x)

@@ -7,21 +7,20 @@ from funcvae.distributed import Processes, Traffic
 from funcvae.distributed.processes import SINGLE
 from funcvae.errors import BadType, BadValue, FuncvaeError, ProcessLost, ReportedElsewhere
 
-# By itself.
-
 
 def test_one_process_has_what_it_sends():
     x = torch.arange(6.0).view(2, 3)
-    assert SINGLE.first
+    assert SINGLE.is_main
     assert (SINGLE.rank, SINGLE.size) == (0, 1)
     assert torch.equal(SINGLE.all_reduce(x), x)
     assert torch.equal(SINGLE.all_gather(x), x.unsqueeze(0))
     assert torch.equal(SINGLE.all_to_all(x[:1]), x[:1])
-    assert torch.equal(SINGLE.rows(x), x)
+    assert torch.equal(SINGLE.all_gather_rows(x), x)
     assert SINGLE.all_gather_object({"a": 1}) == [{"a": 1}]
     assert SINGLE.broadcast({"a": x})["a"] is x
     assert SINGLE.share_of(5) == range(5)
-    SINGLE.agree(a=1)
+    SINGLE.barrier()
+    SINGLE.require_equal(a=1)
     assert SINGLE.sent == Traffic(0, 0)
 
 
@@ -29,7 +28,7 @@ def test_one_process_has_what_it_sends():
     ("rank", "size", "error"),
     [(1, 1, BadValue), (-1, 1, BadValue), (0, 0, BadValue), (0, 2, BadType), ("0", 1, BadType)],
 )
-def test_processes_are_made_by_joined(rank, size, error):
+def test_several_processes_need_a_store(rank, size, error):
     with pytest.raises(error):
         Processes(rank, size)
 

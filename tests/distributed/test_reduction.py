@@ -6,15 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import funcvae as fv
-from funcvae.distributed import cut, reduction, sharding
-from funcvae.distributed.processes import SINGLE
+from funcvae.distributed import reduction, sharding
+from funcvae.distributed.processes import SINGLE, split_evenly
 
 # How things are cut and added up.
 
 
 @given(st.integers(0, 60), st.integers(1, 20))
 def test_pieces_cover_all_and_differ_by_at_most_one_the_longer_first(n, parts):
-    pieces = cut(n, parts)
+    pieces = split_evenly(n, parts)
     assert len(pieces) == parts
     assert [i for piece in pieces for i in piece] == list(range(n))
     sizes = [len(piece) for piece in pieces]
@@ -40,10 +40,10 @@ def halves(first, last):
 
 
 @given(owners())
-def test_nodes_are_disjoint_spans_of_the_tree_that_cover_all(owned):
+def test_spans_within_ranges_are_disjoint_spans_of_the_tree_that_cover_all(owned):
     count, ranges = owned
     spans = set(halves(0, count))
-    found = [reduction.nodes(count, own) for own in ranges]
+    found = [reduction.spans_within(count, own) for own in ranges]
     assert [i for own in found for span in own for i in range(*span)] == list(range(count))
     for own, theirs in zip(ranges, found, strict=True):
         assert set(theirs) <= spans
@@ -60,9 +60,9 @@ def summed(values, ranges):
     """What owners of some shards each, and then all together, make of them."""
     known = {}
     for own in ranges:
-        for span in reduction.nodes(len(values), own):
-            known[span] = reduction.along_the_tree(*span, leaf_of(values))
-    return reduction.along_the_tree(0, len(values), lambda a, b: known.get((a, b)))
+        for span in reduction.spans_within(len(values), own):
+            known[span] = reduction.sum_along_tree(*span, leaf_of(values))
+    return reduction.sum_along_tree(0, len(values), lambda a, b: known.get((a, b)))
 
 
 def left_to_right(values, ranges):
@@ -87,21 +87,23 @@ def test_the_sum_along_the_tree_has_the_same_bits_whoever_owns_what(owned, seed)
     assert ((alone - exact.sum(0)).abs() <= 1e-6 * exact.abs().sum(0)).all()
 
 
-def test_a_sum_from_left_to_right_hangs_on_who_owns_what():
+def test_a_sum_from_left_to_right_depends_on_who_owns_what():
     differing = 0
     for count in range(3, 18):
         values = draws(count, count)
         alone = left_to_right(values, [range(count)])
-        differing += any(not torch.equal(alone, left_to_right(values, cut(count, n))) for n in (2, 3, 4))
+        differing += any(not torch.equal(alone, left_to_right(values, split_evenly(count, n))) for n in (2, 3, 4))
     assert differing > 10
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 11])
-def test_one_process_adds_up_along_the_tree_and_counts_its_wish(count):
+def test_one_process_sums_shares_along_the_tree_and_counts_its_request_to_stop(count):
     values = draws(count, 0)
     like = ({"w": torch.zeros(39)}, {})
-    pieces = cut(count, count)
-    for wish in (False, True):
-        flat = sharding.add_up(pieces, lambda piece: values[piece.start].clone(), SINGLE, wish, like, ordered=True)
+    pieces = split_evenly(count, count)
+    for stop in (False, True):
+        flat = sharding.sum_shares(
+            pieces, lambda piece: values[piece.start].clone(), SINGLE, like, stop=stop, ordered=True
+        )
         assert torch.equal(flat[:-1], summed(values, [range(count)])[:-1])
-        assert flat[-1] == summed(values, [range(count)])[-1] + wish
+        assert flat[-1] == summed(values, [range(count)])[-1] + stop

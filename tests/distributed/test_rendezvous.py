@@ -7,14 +7,14 @@ from funcvae.distributed.processes import SINGLE
 from funcvae.errors import BadType, BadValue, FuncvaeError
 
 
-def test_joined_without_torchrun_is_alone(monkeypatch):
+def test_the_process_group_without_torchrun_is_single(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with distributed.process_group() as everyone:
-        assert everyone is SINGLE
+    with distributed.process_group() as processes:
+        assert processes is SINGLE
     monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.setenv("RANK", "0")
-    with distributed.process_group("auto") as everyone:
-        assert everyone is SINGLE
+    with distributed.process_group("auto") as processes:
+        assert processes is SINGLE
 
 
 @pytest.mark.parametrize("patience", [0, -1, float("nan"), float("inf"), 1e7, "3"])

@@ -12,10 +12,12 @@ from torch import nn
 
 import funcvae as fv
 from funcvae import distributed, tree
-from funcvae.distributed import Processes, cut, sharding
+from funcvae.distributed import Processes, sharding, split_evenly
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.estimators import EXAMPLES, parse
 from funcvae.models.recipe import binarize
+from funcvae.train.settings import StepSettings
+from funcvae.train.task import Task, check_shards
 from tests.support.oracles import assert_close, double, tiny
 
 SPLITS = {"rows": distributed.by_rows, "samples": distributed.by_samples}
@@ -146,7 +148,7 @@ def test_shards_count_by_their_rows():
     grads = tree.map(lambda p, q: p - q, ts.params, whole.params)
     eps = fv.noise.iid(keys[0][0], SAMPLES, (BATCH, 2), dtype=x.dtype)
     x = x[rows[0]]
-    pieces = [slice(piece.start, piece.stop) for piece in cut(BATCH, 3)]
+    pieces = [slice(piece.start, piece.stop) for piece in split_evenly(BATCH, 3)]
     of_each = [estimator(model, ts.params, ts.state, x[p], eps[:, p], train=True).grads for p in pieces]
     weighted = tree.map(
         lambda *g: sum(t * (p.stop - p.start) / BATCH for t, p in zip(g, pieces, strict=True)), *of_each
@@ -290,7 +292,7 @@ def test_running_statistics_by_rows_are_the_average_of_the_shards_own(count):
     for epoch in range(2):
         (rows,), _ = fv.train.batches(ts.key, 11, 11, epoch)
         h = x[rows] @ params["0.weight"].T + params["0.bias"]
-        expected = running(states[epoch], h, cut(11, count))
+        expected = running(states[epoch], h, split_evenly(11, count))
         for name, value in expected.items():
             torch.testing.assert_close(states[epoch + 1][f"1.{name}"], value, rtol=1e-12, atol=1e-12)
         if count > 1:  # it is not that of the batch as a whole
@@ -352,18 +354,23 @@ def test_more_shards_than_there_is_to_cut_are_refused():
 def test_more_processes_than_there_is_to_do_are_refused():
     three = Processes()
     three.size = 3  # as if they had met
-    check = fv.train.settings.check_shards
+    _, model, _ = begun(fv.optim.adam())
+
+    def check(batch, samples, count, split):
+        settings = StepSettings(batch=batch, samples=samples, shards=count, split=split)
+        check_shards(Task(model, parse("iwae"), fv.optim.adam(), torch.zeros(99, 2), settings, three), {})
+
     with pytest.raises(BadValue, match="each process needs one of the rows in a batch at least, and there are 2"):
-        check(2, 9, None, distributed.by_rows, three)
+        check(2, 9, None, distributed.by_rows)
     with pytest.raises(BadValue, match="each process needs one of the samples at least, and there are 1: use at most"):
-        check(9, 1, None, distributed.by_samples, three)
+        check(9, 1, None, distributed.by_samples)
     with pytest.raises(BadValue, match=r"there are 3 processes for 2 shards: use at most 2$"):
-        check(9, 9, 2, distributed.by_rows, three)
+        check(9, 9, 2, distributed.by_rows)
     with pytest.raises(BadValue, match=r"there are 3 processes for 1 shard: use at most 1$"):
-        check(9, 9, 1, distributed.by_samples, three)
-    assert check(9, 9, None, distributed.by_rows, three) == 3
-    assert check(9, 9, 5, distributed.by_rows, three) == 5
-    assert check(9, 9, 5, distributed.by_samples, three) == 1, "rows are not cut"
+        check(9, 9, 1, distributed.by_samples)
+    check(9, 9, None, distributed.by_rows)
+    check(9, 9, 5, distributed.by_rows)
+    check(2, 9, 5, distributed.by_samples)  # rows are not split
 
 
 @pytest.mark.parametrize(("value", "error"), [(0, BadValue), (-1, BadValue), (1.5, BadType), ("2", BadType)])
@@ -372,7 +379,7 @@ def test_a_number_of_shards_is_a_whole_one(value, error):
 
 
 def test_other_things_in_the_place_of_a_split_or_of_processes_are_refused():
-    refused("split is 'rows': it must be one, such as shards.by_rows", BadType, shards=2, split="rows")
+    refused("split is 'rows': it must be one, such as distributed.by_rows", BadType, shards=2, split="rows")
     refused("split is 'rows'", BadType, split="rows")
     for value in (3, None, "x"):
         refused("processes is .*: it must be SINGLE, or come from distributed.process_group", BadType, processes=value)
@@ -387,7 +394,10 @@ def test_other_things_in_the_place_of_a_split_or_of_processes_are_refused():
 def test_a_shard_of_one_row_is_refused_where_there_is_batchnorm():
     opt = fv.optim.adam()
     ts, model, x = begun(opt, encoder=normed, posterior=fv.heads.normal_logvar)
-    train = partial(fv.train.fit, ts, model, parse("iwae"), opt, x, samples=6, compile=False)
+
+    def train(ts=ts, model=model, **options):
+        fv.train.fit(ts, model, parse("iwae"), opt, x, samples=6, compile=False, **options)
+
     with pytest.raises(
         BadData, match="11 items in batches of 11, cut into 6 shards, leave one of a single item, which"
     ):
@@ -397,6 +407,6 @@ def test_a_shard_of_one_row_is_refused_where_there_is_batchnorm():
     with pytest.raises(BadData, match="11 items in batches of 5 leave one of a single item"):
         train(batch=5, shards=6, split=distributed.by_samples)
     train(batch=8, shards=6, split=distributed.by_samples)
-    fv.train.settings.check_batches(model, ts.params, ts.state, x, 11, shards=5)
+    train(batch=11, shards=5)
     plain_ts, plain, _ = begun(opt)
-    fv.train.settings.check_batches(plain, plain_ts.params, plain_ts.state, x, 11, shards=11)
+    train(plain_ts, plain, batch=11, shards=11)

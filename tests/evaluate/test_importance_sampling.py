@@ -109,10 +109,10 @@ def test_a_posterior_whose_sigma_broadcasts_is_one(shape, monkeypatch):
     torch.testing.assert_close(evaluate.log_weights(*with_sigma(lambda q: q), x, KEY, samples=4, chunk=4), whole)
 
 
-def test_progress_is_told():
-    told = []
-    evaluate.log_weights(*toy(), X, KEY, samples=25, chunk=10, progress=told.append)
-    assert told == [10, 20, 25]
+def test_progress_is_reported():
+    calls = []
+    evaluate.log_weights(*toy(), X, KEY, samples=25, chunk=10, progress=lambda *call: calls.append(call))
+    assert calls == [(10, 25), (20, 25), (25, 25)]
 
 
 def test_standard_errors_are_the_spread_over_fresh_keys_and_fresh_data():

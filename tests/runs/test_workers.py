@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-import funcvae as fv
 from funcvae import cli, runs, tracking
 from funcvae._support import files
 from funcvae.errors import BadData, BadValue, NonFinite, Stopped
@@ -42,7 +41,7 @@ def test_a_second_start_does_nothing(here, monkeypatch):
     grid = grid_of(seeds=(0, 1))
     results = swept(grid)
     before = all_files("sweep")
-    monkeypatch.setattr(fv.train, "fit", None)
+    monkeypatch.setattr("funcvae.train.loop.fit_task", None)
     assert swept(grid) == results
     assert all_files("sweep") == before
 
@@ -59,7 +58,7 @@ def test_a_larger_grid_does_what_is_missing(here):
 def test_replicates_that_come_later_are_made_without_training_again(here, monkeypatch):
     swept(grid_of())
     before = all_files("sweep/cells")
-    monkeypatch.setattr(fv.train, "fit", None)
+    monkeypatch.setattr("funcvae.train.loop.fit_task", None)
     (result,) = swept(grid_of(replicates=3)).values()
     assert result["replicates"] == 3
     now = all_files("sweep/cells")
@@ -87,7 +86,7 @@ def test_a_stopped_sweep_goes_on_to_the_same_bytes(here):
     swept(grid, "whole")
     with pytest.raises(Stopped, match="stopped, with 0 of 2 cells finished; the same command goes on"):
         swept(grid, stop_context=after(4))
-    (found,) = checkpoint.found(Path("sweep/cells/gaussian2d_vae-elbo-k2-s0/checkpoints"))
+    (found,) = checkpoint.in_folder(Path("sweep/cells/gaussian2d_vae-elbo-k2-s0/checkpoints"))
     assert 0 < found < 6
     for _ in range(20):
         try:
@@ -128,7 +127,7 @@ def test_a_cell_that_another_finishes_meanwhile_is_not_trained_again(here, monke
     grid = grid_of()
     swept(grid)
     (cell,) = runs.expand_grid(grid, "sweep")
-    monkeypatch.setattr(fv.train, "fit", None)
+    monkeypatch.setattr("funcvae.train.loop.fit_task", None)
     before = all_files("sweep")
     result = module._train_cell(cell, grid, runs.variance_report, lambda: False)
     assert result == files.read_json(Path(cell.out, "result.json"))
@@ -136,14 +135,14 @@ def test_a_cell_that_another_finishes_meanwhile_is_not_trained_again(here, monke
 
 
 def test_a_cell_that_diverges_is_finished_and_the_others_go_on(here, monkeypatch, capsys):
-    begin = module.training.run
+    begin = module.execute.run
 
     def run(cell, **options):
         if cell.seed == 0:
             raise NonFinite("loss became nan in step 3")
         return begin(cell, **options)
 
-    monkeypatch.setattr(module.training, "run", run)
+    monkeypatch.setattr(module.execute, "run", run)
     written(seeds=(0, 1))
     for _ in range(2):  # it is not tried again
         with pytest.raises(SystemExit, match="1"):
@@ -152,7 +151,7 @@ def test_a_cell_that_diverges_is_finished_and_the_others_go_on(here, monkeypatch
         assert "gaussian2d_vae-elbo-k2-s0: diverged: loss became nan in step 3\n" in out
         assert "gaussian2d_vae-elbo-k2-s1: test bound -" in out
         assert error.endswith("funcvae: 1 of 2 cells diverged: gaussian2d_vae-elbo-k2-s0\n")
-        monkeypatch.setattr(module.training, "run", None)
+        monkeypatch.setattr(module.execute, "run", None)
     cli.main(["collect", "runs/grid"])
     assert "diverged: gaussian2d_vae-elbo-k2-s0: loss became nan" in capsys.readouterr().out
 

@@ -84,7 +84,7 @@ def test_a_disk_that_is_full_costs_nothing_that_was_whole(tmp_path, limit):
     assert "File too large" in full.stderr
     assert "Traceback" not in full.stderr
     assert not list(run.rglob("*.partial"))
-    for path in checkpoint.found(run / "checkpoints").values():
+    for path in checkpoint.in_folder(run / "checkpoints").values():
         assert path.stat().st_size > 10_000, "whole ones alone have the name"
     again = funcvae("train", "--resume", str(run))
     assert again.returncode == 0, again.stderr

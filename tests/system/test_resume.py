@@ -146,7 +146,7 @@ def test_more_epochs_are_those_of_a_run_that_had_them_from_the_start(config_of):
 def test_a_finished_run_is_left_as_it_is(config_of, capsys, monkeypatch):
     run = runs.run(config_of("run"))
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()}
-    monkeypatch.setattr(fv.train, "fit", None)
+    monkeypatch.setattr("funcvae.train.loop.fit_task", None)
     cli.main(["train", "--resume", str(run)])
     assert capsys.readouterr().out.strip() == str(run)
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()} == before
@@ -195,7 +195,7 @@ def test_what_may_change_does(config_of, tmp_path, data_of):
     Path(config.out).rename(moved)
     elsewhere.write_bytes(Path(data_of("gaussian2d_vae")).read_bytes())
     runs.resume(moved, runs.Options(data=str(elsewhere), checkpoint_every=1, keep=3))
-    assert list(checkpoint.found(moved / "checkpoints")) == [4, 5, 6]
+    assert list(checkpoint.in_folder(moved / "checkpoints")) == [4, 5, 6]
     a, b = contents(moved), contents(whole)
     assert [name for name in a if a[name] != b[name]] == []
     assert json.loads((moved / "config.json").read_text())["out"] == str(moved)
@@ -244,7 +244,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(config_of, capsy
 
 def test_where_all_checkpoints_are_damaged_or_gone_nothing_is_begun_anew(config_of):
     run = runs.run(config_of("run"))
-    (only,) = checkpoint.found(run / "checkpoints").values()
+    (only,) = checkpoint.in_folder(run / "checkpoints").values()
     only.write_bytes(b"nothing")
     with pytest.raises(BadData, match="not a whole safetensors file"):
         runs.resume(run)
@@ -312,11 +312,11 @@ def test_checkpoints_sort_by_step_and_the_newest_stay(tmp_path):
     (tmp_path / "other.safetensors").touch()
     names = sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("step"))
     assert [int(name[5:17]) for name in names] == steps
-    assert list(checkpoint.found(tmp_path)) == steps
+    assert list(checkpoint.in_folder(tmp_path)) == steps
     checkpoint.prune(tmp_path, 2)
-    assert list(checkpoint.found(tmp_path)) == steps[-2:]
+    assert list(checkpoint.in_folder(tmp_path)) == steps[-2:]
     checkpoint.prune(tmp_path, 0)
-    assert list(checkpoint.found(tmp_path)) == steps[-1:], "one stays, whatever is asked"
+    assert list(checkpoint.in_folder(tmp_path)) == steps[-1:], "one stays, whatever is asked"
 
 
 # One folder, one writer.
@@ -349,7 +349,7 @@ def test_a_run_that_is_not_finite_names_the_line_that_replays_the_step_and_keeps
     with pytest.raises(NonFinite, match=r"to see that step: funcvae replay \S+run (\d+)$") as raised:
         runs.run(config)
     step = raised.value.step
-    newest = max(checkpoint.found(Path(config.out, "checkpoints")))
+    newest = max(checkpoint.in_folder(Path(config.out, "checkpoints")))
     assert newest <= step + 1
     _, found = runs.replay(config.out, step)
     assert not all(np.isfinite(float(value)) for value in found.metrics) or not np.isfinite(
@@ -377,7 +377,7 @@ def test_a_signal_stops_a_run_after_its_step_with_a_checkpoint(tmp_path, name, s
     assert out == ""
     assert "funcvae: stopping after this step; once more to leave at once" in error
     last = error.splitlines()[-1]
-    (step,) = checkpoint.found(run / "checkpoints")
+    (step,) = checkpoint.in_folder(run / "checkpoints")
     assert last == f"funcvae: stopped after {step:,} of 10,000,000 steps; to go on: funcvae train --resume '{run}'"
     assert "Traceback" not in error
     rows = [row["step"] for row in tracking.MetricsReader(run / "metrics.jsonl") if "loss" in row]
@@ -387,11 +387,11 @@ def test_a_signal_stops_a_run_after_its_step_with_a_checkpoint(tmp_path, name, s
 def test_a_second_ctrl_c_leaves_at_once(tmp_path):
     """In a step that does not end: the first is held back, the second is not."""
     program = (
-        "import sys, time; from funcvae import cli, train\n"
-        "def fit(*args, stop, **options):\n"
+        "import sys, time; from funcvae import cli; from funcvae.train import loop\n"
+        "def fit(*args, **options):\n"
         "    print('begun', flush=True)\n"
         "    while True: time.sleep(0.01)\n"
-        "train.fit = fit\n"
+        "loop.fit_task = fit\n"
         "cli.main(['train', '--out', sys.argv[1]])"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "run")]

@@ -83,7 +83,7 @@ def test_a_signal_stops_a_sweep_after_its_step_with_a_checkpoint(here, name, sta
     assert out == ""
     assert error.splitlines()[-1] == "funcvae: stopped, with 0 of 1 cells finished; the same command goes on"
     assert "Traceback" not in error
-    assert len(checkpoint.found(run / "checkpoints")) == 1
+    assert len(checkpoint.in_folder(run / "checkpoints")) == 1
 
 
 @pytest.mark.slow

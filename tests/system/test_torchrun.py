@@ -55,7 +55,7 @@ import torch
 from torch import nn
 
 import funcvae as fv
-from funcvae import processes, shards, tree
+from funcvae import distributed, tree
 from funcvae.errors import BadValue
 
 folder, compiled = sys.argv[1], sys.argv[2] == "compiled"
@@ -65,32 +65,33 @@ def normed():
     return nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 4))
 
 
-def sending(everyone):
-    r, n = everyone.rank, everyone.size
+def sending(processes):
+    r, n = processes.rank, processes.size
     found = {}
 
     def sent(name, f, given):
-        before, copy = everyone.sent, [leaf.clone() for leaf in tree.leaves(given)]
-        found[name] = tree.map(lambda t: t.tolist(), f(given)) if name == "of_the_first" else f(given).tolist()
-        found[f"{name} sent"] = [everyone.sent.messages - before.messages, everyone.sent.bytes - before.bytes]
+        before, copy = processes.sent, [leaf.clone() for leaf in tree.leaves(given)]
+        found[name] = tree.map(lambda t: t.tolist(), f(given)) if name == "broadcast" else f(given).tolist()
+        found[f"{name} sent"] = [processes.sent.messages - before.messages, processes.sent.bytes - before.bytes]
         assert all(map(torch.equal, copy, tree.leaves(given))), "it wrote to its argument"
 
-    sent("total", lambda x: everyone.all_reduce(x.clone()), torch.full((4, 3), r + 1.0, dtype=torch.float64))
-    sent("gathered", everyone.gathered, torch.full((2, 2), r + 1))
-    sent("swapped", everyone.swapped, 100 * r + torch.arange(n, dtype=torch.float32).view(n, 1, 1).expand(n, 2, 1))
-    sent("rows", everyone.rows, torch.full((r, 2), float(r)))
-    sent("of_the_first", everyone.of_the_first, {"a": torch.full((3,), 7.0 + r), "b": torch.tensor(r)})
-    found["told"] = everyone.all_gather_object({"rank": r, "text": "é" * 1000 * r, "none": None})
-    found["share"] = list(everyone.share_of(10))
-    everyone.require_equal(same=1, also="x")
+    sent("all_reduce", lambda x: processes.all_reduce(x.clone()), torch.full((4, 3), r + 1.0, dtype=torch.float64))
+    sent("all_gather", processes.all_gather, torch.full((2, 2), r + 1))
+    each = 100 * r + torch.arange(n, dtype=torch.float32)
+    sent("all_to_all", processes.all_to_all, each.view(n, 1, 1).expand(n, 2, 1))
+    sent("all_gather_rows", processes.all_gather_rows, torch.full((r, 2), float(r)))
+    sent("broadcast", processes.broadcast, {"a": torch.full((3,), 7.0 + r), "b": torch.tensor(r)})
+    found["objects"] = processes.all_gather_object({"rank": r, "text": "é" * 1000 * r, "none": None})
+    found["share"] = list(processes.share_of(10))
+    processes.require_equal(same=1, also="x")
     try:
-        everyone.require_equal(same=1, the_rank=r, parity=r % 2)
+        processes.require_equal(same=1, the_rank=r, parity=r % 2)
     except BadValue as error:
         found["differ"] = str(error)
     return found
 
 
-def training(everyone):
+def training(processes):
     found = {}
     systems = {
         "plain": (fv.models.gaussian2d_vae(hidden=4), 11, 8),  # a last batch of three rows, for four shards
@@ -99,15 +100,15 @@ def training(everyone):
     if compiled:  # fewer, and shards of one size, for the compiler takes its time
         systems = {"plain": (systems["plain"][0], 12, 12)}
     for system, (model, n, batch) in systems.items():
-        for split in (shards.by_rows, shards.by_samples):
+        for split in (distributed.by_rows, distributed.by_samples):
             for count in (4, None) if system == "plain" and not compiled else (4,):
                 opt, x = fv.optim.adam(1e-2), fv.random.normal(fv.random.key(7), (n, 2))
                 ts = fv.train.init(model, opt, fv.random.key(0))
                 fit = partial(fv.train.fit, ts, model, fv.estimators.iwae(), opt, x, test=x, epochs=3, batch=batch,
-                              samples=8, shards=count, split=split, compile=compiled, processes=everyone)
+                              samples=8, shards=count, split=split, compile=compiled, processes=processes)
                 after, history = fit()
                 asked = iter(range(1, 99))
-                last = everyone.rank == everyone.size - 1
+                last = processes.rank == processes.size - 1
                 stopped, _ = fit(stop=lambda: next(asked) >= 3 and last)  # one says so
                 found[f"{system} {split.__name__} {count}"] = {
                     "sha256": tree.sha256({"params": after.params, "state": after.state}),
@@ -118,9 +119,9 @@ def training(everyone):
     return found
 
 
-with distributed.process_group("cpu") as everyone:
-    found = {"rank": everyone.rank, "size": everyone.size, "sending": sending(everyone), "training": training(everyone)}
-    with open(f"{folder}/{everyone.rank}.json", "w") as file:
+with distributed.process_group("cpu") as group:
+    found = {"rank": group.rank, "size": group.size, "sending": sending(group), "training": training(group)}
+    with open(f"{folder}/{group.rank}.json", "w") as file:
         json.dump(found, file)
 """
 
@@ -150,15 +151,15 @@ def test_each_process_has_what_was_sent(found_by, n):
     for r, found in enumerate(found_by(n)):
         assert (found["rank"], found["size"]) == (r, n)
         found = found["sending"]
-        assert found["total"] == [[n * (n + 1) / 2] * 3] * 4
-        assert found["gathered"] == [[[k + 1, k + 1]] * 2 for k in range(n)]
-        assert found["swapped"] == [[[100.0 * k + r]] * 2 for k in range(n)]
-        assert found["rows"] == [[float(k), float(k)] for k in range(n) for _ in range(k)]
-        assert found["of_the_first"] == {"a": [7.0] * 3, "b": 0}
-        assert found["told"] == [{"rank": k, "text": "é" * 1000 * k, "none": None} for k in range(n)]
-        assert found["total sent"] == [2 * (n - 1), 2 * 96 * (n - 1) // n]
-        assert found["gathered sent"] == [n - 1, 32 * (n - 1)]
-        assert found["swapped sent"] == [n - 1, 8 * (n - 1)]
+        assert found["all_reduce"] == [[n * (n + 1) / 2] * 3] * 4
+        assert found["all_gather"] == [[[k + 1, k + 1]] * 2 for k in range(n)]
+        assert found["all_to_all"] == [[[100.0 * k + r]] * 2 for k in range(n)]
+        assert found["all_gather_rows"] == [[float(k), float(k)] for k in range(n) for _ in range(k)]
+        assert found["broadcast"] == {"a": [7.0] * 3, "b": 0}
+        assert found["objects"] == [{"rank": k, "text": "é" * 1000 * k, "none": None} for k in range(n)]
+        assert found["all_reduce sent"] == [2 * (n - 1), 2 * 96 * (n - 1) // n]
+        assert found["all_gather sent"] == [n - 1, 32 * (n - 1)]
+        assert found["all_to_all sent"] == [n - 1, 8 * (n - 1)]
 
 
 @some
@@ -408,7 +409,7 @@ def test_bad_input_is_told_once(tmp_path, n, args, message):
 def test_commands_for_one_process_are_refused_by_the_first_alone(monkeypatch, capsys, rank):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", str(rank))
-    for command in sorted(cli.COMMANDS.keys() - cli.TOGETHER):
+    for command in sorted(cli.COMMANDS.keys() - cli.SHARED_COMMANDS):
         with pytest.raises(SystemExit) as ended:
             cli.main([command, "run"])
         assert ended.value.code == 2

@@ -174,7 +174,7 @@ def test_an_interrupt_is_one_line(here, capsys, monkeypatch):
     def interrupted(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fv.train, "fit", interrupted)
+    monkeypatch.setattr("funcvae.train.loop.fit_task", interrupted)
     with pytest.raises(SystemExit) as exit_:
         cli.main([*GAUSSIAN, "--out", "run"])
     assert exit_.value.code == 130

@@ -14,7 +14,7 @@ from funcvae.errors import BadData, BadValue, Missing, NonFinite
 from funcvae.runs import environment
 from funcvae.runs.folder import read_config
 from funcvae.runs.prepare import prepare
-from funcvae.train import checkpoint
+from funcvae.train import checkpoint, loop
 
 GAUSSIAN = ["train", "--epochs", "3", "--batch", "1000", "--samples", "2", "--checkpoint-every", "7"]
 
@@ -112,8 +112,8 @@ def test_the_threads_of_the_run_are_set_and_set_back(run, monkeypatch):
     manifest = json.loads((run / "manifest.json").read_text())
     (run / "manifest.json").write_text(json.dumps({**manifest, "threads": 3}))
     seen = []
-    fit = fv.train.fit
-    monkeypatch.setattr(fv.train, "fit", lambda *a, **k: (seen.append(torch.get_num_threads()), fit(*a, **k))[1])
+    fit = loop.fit_task
+    monkeypatch.setattr(loop, "fit_task", lambda *a, **k: (seen.append(torch.get_num_threads()), fit(*a, **k))[1])
     runs.verify(run, 2)
     assert seen == [3]
     assert torch.get_num_threads() == before
@@ -196,13 +196,13 @@ def test_the_manifest_names_all_that_may_change_bits(run):
 
 def test_deterministic_is_set_for_the_run_and_set_back(tmp_path, monkeypatch):
     seen = []
-    fit = fv.train.fit
+    fit = loop.fit_task
 
     def looked(*args, **options):
         seen.append(torch.are_deterministic_algorithms_enabled())
         return fit(*args, **options)
 
-    monkeypatch.setattr(fv.train, "fit", looked)
+    monkeypatch.setattr("funcvae.train.loop.fit_task", looked)
     cli.main([*GAUSSIAN, "--deterministic", "--out", str(tmp_path / "a")])
     cli.main([*GAUSSIAN, "--out", str(tmp_path / "b")])
     assert seen == [True, False]
@@ -216,7 +216,7 @@ def test_what_cannot_be_deterministic_is_refused(tmp_path, monkeypatch):
     def fit(*args, **options):
         raise RuntimeError("foo_cuda does not have a deterministic implementation, but you set 'torch.use_…'. You can")
 
-    monkeypatch.setattr(fv.train, "fit", fit)
+    monkeypatch.setattr("funcvae.train.loop.fit_task", fit)
     config = runs.configure("gaussian2d_vae", epochs=1, out=str(tmp_path / "run"), deterministic=True)
     with pytest.raises(BadValue, match="--deterministic cannot be kept: foo_cuda does not have"):
         runs.run(config)

@@ -357,3 +357,12 @@ def test_a_compiled_run_that_meets_the_short_batch_first_has_the_same_bits(point
     found = fv.train.replay(half, 6, model, estimator, opt, points, batch=16, compile=True)
     assert float(found.metrics.loss) == history.loss[6]
     assert float(found.bound.mean()) == pytest.approx(history.bound[6], rel=1e-6)
+
+
+def test_a_history_of_another_dtype_is_continued_as_numbers(points):
+    start, model, estimator, opt = begun()
+    half, past = fv.train.fit(start, model, estimator, opt, points, batch=16, compile=False)
+    past = past._replace(**{name: array.astype(np.float32) for name, array in past._asdict().items()})
+    _, history = fv.train.fit(half, model, estimator, opt, points, batch=16, history=past, compile=False)
+    np.testing.assert_array_equal(history.loss[:4], past.loss)
+    assert len(history.loss) == 8

@@ -22,7 +22,7 @@ KEY = random.key(0)
 @pytest.mark.parametrize("chunk", [1, 5, 16, 100])
 @pytest.mark.parametrize("ends", [(0, 1), (1, 2), (64, 128), (512, 1000), (65536, 100_000)])
 def test_blocks_are_whole_chunks_that_follow_one_another_and_are_not_too_many(ends, chunk):
-    pieces = blocks.blocks(*ends, chunk)
+    pieces = blocks.block_ranges(range(*ends), chunk)
     assert [r for piece in pieces for r in piece] == list(range(*ends))
     assert len(pieces) <= 1024
     assert all(len(piece) % chunk == 0 and len(piece) >= 64 for piece in pieces[:-1])
@@ -35,23 +35,23 @@ def test_merged_blocks_are_the_sum_and_the_rows_of_all_in_their_order():
         some = values[piece.start : piece.stop]
         return Block(some.sum(0), some, [some[: max(0, 100 - piece.start), :1]])
 
-    def nothing():
+    def empty():
         return Block(torch.zeros(3, dtype=torch.float64), values[:0], [values[:0, :1]])
 
-    found = blocks.merged(blocks.blocks(0, 300, 7), compute, SINGLE, nothing)
+    found = blocks.merge(blocks.block_ranges(range(300), 7), compute, SINGLE, empty)
     torch.testing.assert_close(found.sums, values.sum(0))
     assert torch.equal(found.rows, values)
-    assert torch.equal(found.more[0], values[:100, :1])
+    assert torch.equal(found.first_rows[0], values[:100, :1])
 
 
 def test_a_segment_laid_out_and_merged_is_what_adding_its_gradients_gives():
     g = [random.normal(key, (8, size)) for key, size in zip(random.split(KEY), (5, 2), strict=True)]
     first = [leaf[0] for leaf in g]
-    one, other = (online_moments.start(first, order=4) for _ in range(2))
-    one, square, _ = online_moments.add_(one, 0, g)
-    flat = online_moments.blank(first, 4)
-    squares, _ = online_moments.add_powers(first, online_moments.laid_out(flat, first, 4), g)
-    other = online_moments.merged(other, flat, squares)
+    one, other = (online_moments.empty_sums(first, order=4) for _ in range(2))
+    one, square, _ = online_moments.add_segment_(one, 0, g)
+    flat = online_moments.zero_powers(other)
+    squares, _ = online_moments.sum_powers_(first, online_moments.power_views(flat, other), g)
+    other = online_moments.add_powers_(other, flat, squares)
     assert torch.equal(squares, square)
     for a, b in zip(one.powers, other.powers, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
@@ -63,7 +63,7 @@ PROGRAM = """
 import json, sys, torch
 sys.path.insert(0, {root!r})
 from tests.support.oracles import tiny
-from funcvae import processes, random, tree
+from funcvae import distributed, random, tree
 from funcvae.estimators import parse
 from funcvae.variance import compare, moments
 with distributed.process_group() as everyone:
@@ -104,7 +104,7 @@ def test_blocks_of_another_size_agree_to_rounding(monkeypatch):
         compare(arms, *tiny(), KEY, timings=0, **settings),
         moments(parse("dreg"), *tiny(), KEY, **settings),
     )
-    monkeypatch.setattr(blocks, "_LEAST", 1)
+    monkeypatch.setattr(blocks, "_MIN_REPLICATES", 1)
     again, other = compare(arms, *tiny(), KEY, timings=0, **settings), moments(parse("dreg"), *tiny(), KEY, **settings)
     for name in arms:
         a, b = found.row(name), again.row(name)

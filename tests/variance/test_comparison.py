@@ -78,7 +78,7 @@ def test_the_error_of_a_bias_is_its_scatter_between_keys():
     found = [on_the_toy(s, 600, specs=("dreg", "iwae_stl")).rows["iwae_stl"].bias["encoder"] for s in range(150)]
     scatter = np.std([bias.square for bias in found]) / np.mean([bias.se for bias in found])
     assert 0.75 < scatter < 1.15
-    assert all(bias.seen for bias in found)
+    assert all(bias.detected for bias in found)
 
 
 def test_few_replicates_see_no_bias():

@@ -23,10 +23,10 @@ def test_halls_transformation_is_undone_by_its_inverse():
     values = np.exp(draws((200,)))
     n, apart = len(values), values - values.mean()
     skew = (apart**3).mean() / (apart**2).mean() ** 1.5
-    for t, z in zip(intervals.hall(values), (-intervals.Z95, intervals.Z95), strict=True):
+    for t, z in zip(intervals.hall_quantiles(values), (-intervals.Z95, intervals.Z95), strict=True):
         h = t + skew * t**2 / (3 * n**0.5) + skew**2 * t**3 / (27 * n) + skew / (6 * n**0.5)
         assert h == pytest.approx(z, abs=1e-12)
-    assert intervals.hall(np.array([-1.0, 0.0, 1.0])) == (-intervals.Z95, intervals.Z95)
+    assert intervals.hall_quantiles(np.array([-1.0, 0.0, 1.0])) == (-intervals.Z95, intervals.Z95)
 
 
 def test_the_interval_of_a_skewed_mean_covers_where_the_plain_one_does_not():
@@ -34,7 +34,7 @@ def test_the_interval_of_a_skewed_mean_covers_where_the_plain_one_does_not():
     values = draws((2000, 100)) ** 4
     plain = hall = 0
     for row in values:
-        found = intervals.of_mean(row)
+        found = intervals.mean_interval(row)
         hall += found.low <= 3 <= found.high
         plain += abs(found.value - 3) <= intervals.Z95 * found.se
     assert plain / 2000 < 0.88
@@ -43,15 +43,15 @@ def test_the_interval_of_a_skewed_mean_covers_where_the_plain_one_does_not():
 
 def test_a_mean_of_normals_has_its_usual_interval():
     row = draws((10_000,))
-    found = intervals.of_mean(row)
+    found = intervals.mean_interval(row)
     assert found.se == pytest.approx(row.std(ddof=1) / 100)
     assert found.low == pytest.approx(row.mean() - 1.96 * found.se, abs=0.02 * found.se)
     assert found.high == pytest.approx(row.mean() + 1.96 * found.se, abs=0.02 * found.se)
 
 
 def test_values_without_spread_and_single_ones():
-    assert intervals.of_mean(np.full(5, 2.0))[:4] == (2.0, 0.0, 2.0, 2.0)
-    one = intervals.of_mean(np.array([2.0]))
+    assert intervals.mean_interval(np.full(5, 2.0))[:4] == (2.0, 0.0, 2.0, 2.0)
+    one = intervals.mean_interval(np.array([2.0]))
     assert (one.value, one.se) == (2.0, math.inf)
     assert not one.trusted
     assert math.isnan(one.low)
@@ -59,7 +59,7 @@ def test_values_without_spread_and_single_ones():
 
 def test_the_error_of_a_ratio_is_the_jackknifes():
     a, b = np.exp(draws((400,))), np.exp(draws((400,), 1) + 0.5 * draws((400,)))
-    found = intervals.ratio(a, b, a.mean() / b.mean())
+    found = intervals.ratio_interval(a, b, a.mean() / b.mean())
     left = (a.sum() - a) / (b.sum() - b)
     jackknife = math.sqrt(399 * left.var())
     assert found.se == pytest.approx(jackknife, rel=0.02)
@@ -68,41 +68,43 @@ def test_the_error_of_a_ratio_is_the_jackknifes():
 
 def test_pairs_make_ratios_sharper_than_their_parts():
     a = np.exp(draws((1000,)))
-    found = intervals.ratio(a, 2 * a, 0.5)
+    found = intervals.ratio_interval(a, 2 * a, 0.5)
     assert found[:4] == pytest.approx((0.5, 0, 0.5, 0.5), abs=1e-12)
-    apart = intervals.ratio(a, 2 * np.exp(draws((1000,), 5)), 0.5)
+    apart = intervals.ratio_interval(a, 2 * np.exp(draws((1000,), 5)), 0.5)
     assert apart.se > 0.01
 
 
 def test_a_ratio_of_nothing():
     nothing, something = np.zeros(10), np.ones(10)
-    assert intervals.ratio(nothing, something, 0.0)[:4] == (0.0, 0.0, 0.0, 0.0)
-    assert math.isnan(intervals.ratio(something, nothing, math.nan).low)
+    assert intervals.ratio_interval(nothing, something, 0.0)[:4] == (0.0, 0.0, 0.0, 0.0)
+    assert math.isnan(intervals.ratio_interval(something, nothing, math.nan).low)
 
 
 @pytest.mark.parametrize(
     ("kurtosis", "n", "flagged"), [(3.0, 100, False), (3.0, 80, True), (1.0, 28, True), (1.0, 29, False)]
 )
 def test_replicates_are_worth_less_with_kurtosis(kurtosis, n, flagged):
-    assert bool(intervals.distrust(np.ones(n), kurtosis, 0.0)) is flagged
+    assert bool(intervals.unreliable_because(np.ones(n), kurtosis, 0.0)) is flagged
 
 
 def test_a_heavy_tail_is_flagged_with_its_shape():
-    assert intervals.distrust(np.ones(1000), 3.0, 0.75) == ("Pareto k̂ 0.75 of the gradient's squared deviations")
-    assert intervals.distrust(np.ones(1000), 3.0, 0.65) == ""
-    assert intervals.distrust(np.zeros(5), math.nan, math.nan) == "", "no variance is sure"
+    assert intervals.unreliable_because(np.ones(1000), 3.0, 0.75) == (
+        "Pareto k̂ 0.75 of the gradient's squared deviations"
+    )
+    assert intervals.unreliable_because(np.ones(1000), 3.0, 0.65) == ""
+    assert intervals.unreliable_because(np.zeros(5), math.nan, math.nan) == "", "no variance is sure"
 
 
 def test_kurtosis_and_tail_are_those_of_known_distributions():
     u = draws((100_000,)) ** 2
     assert intervals.kurtosis_of(u) == pytest.approx(3, abs=0.1)
-    assert intervals.tail_of(u) < 0.3
+    assert intervals.tail_shape(u) < 0.3
     pareto = (1 - fv.random.uniform(fv.random.key(2), (100_000,), torch.float64).numpy()) ** -0.8
-    assert intervals.tail_of(pareto) == pytest.approx(0.8, abs=0.1)
+    assert intervals.tail_shape(pareto) == pytest.approx(0.8, abs=0.1)
 
 
 def test_groups_are_all_the_networks_each_parameter_and_patterns():
-    groups = intervals.groups_of(NAMES, SIZES, ("*.bias", "*/bias", "decoder"))
+    groups = intervals.parameter_groups(NAMES, SIZES, ("*.bias", "*/bias", "decoder"))
     assert groups == {
         "all": [0, 1, 2, 3],
         "encoder": [0, 1],
@@ -121,13 +123,13 @@ def test_groups_are_all_the_networks_each_parameter_and_patterns():
 )
 def test_a_group_that_matches_nothing_is_explained(pattern, hint):
     with pytest.raises(BadValue, match=hint) as error:
-        intervals.groups_of(NAMES, SIZES, (pattern,))
+        intervals.parameter_groups(NAMES, SIZES, (pattern,))
     assert str(error.value).startswith(f"unknown group of parameters {pattern!r}: ")
 
 
 def test_a_root_of_what_may_be_below_zero():
-    assert intervals.root(4.0, 0.4)[:2] == (2.0, 0.1)
-    below = intervals.root(-1.0, 1.0)
+    assert intervals.root_interval(4.0, 0.4)[:2] == (2.0, 0.1)
+    below = intervals.root_interval(-1.0, 1.0)
     assert below.value == below.low == 0
     assert below.high == pytest.approx(math.sqrt(0.96), abs=1e-3)
 

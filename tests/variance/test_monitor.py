@@ -77,7 +77,7 @@ def test_a_variance_that_cannot_be_had_costs_a_line_and_not_the_run(here, capsys
     def breaks(*args, **kwargs):
         raise fv.errors.NonFinite("the gradient of replicate 3 is not finite")
 
-    monkeypatch.setattr(fv.variance, "compare", breaks)
+    monkeypatch.setattr("funcvae.variance.monitor.compare", breaks)
     cli.main([*GAUSSIAN, "--out", "run", "--variance-every", "5"])
     assert "funcvae: no variance after step 5: the gradient of replicate 3" in capsys.readouterr().err
     assert Path("run/params.safetensors").is_file()

@@ -19,12 +19,12 @@ def data(replicates, offset=0.0, dtype=torch.float64):
 
 def summed(leaves, order, cuts=()):
     """All replicates added, in chunks that begin at 0 and the cuts."""
-    sums, squares, alongs = online_moments.start([leaf[0] for leaf in leaves], order), [], []
+    sums, squares, alongs = online_moments.empty_sums([leaf[0] for leaf in leaves], order), [], []
     bounds = [0, *cuts, len(leaves[0])]
     for a, b in pairwise(bounds):
-        for first, last in online_moments.segments(a, b):
-            part = [leaf[first:last] for leaf in leaves]
-            sums, square, along = online_moments.add_(sums, first, part)
+        for segment in online_moments.segments(range(a, b)):
+            part = [leaf[segment.start : segment.stop] for leaf in leaves]
+            sums, square, along = online_moments.add_segment_(sums, segment.start, part)
             squares.append(square)
             alongs.append(along)
     return sums, torch.cat(squares).numpy(), torch.cat(alongs).numpy()
@@ -42,7 +42,10 @@ def test_mean_variance_and_central_powers_are_those_of_two_passes(replicates, of
         for j in range(1, 5):
             known = ((x - x.mean(0)) ** j).sum(0)
             np.testing.assert_allclose(
-                online_moments.central(sums)[j - 1][i], known, rtol=1e-8 if offset else 1e-11, atol=1e-8 * replicates
+                online_moments.central_powers(sums)[j - 1][i],
+                known,
+                rtol=1e-8 if offset else 1e-11,
+                atol=1e-8 * replicates,
             )
         if replicates > 1:
             assert online_moments.total_variance(sums)[i].item() == pytest.approx(x.var(0, ddof=1).sum(), rel=1e-9)
@@ -56,7 +59,7 @@ def test_plain_sums_of_squares_lose_what_the_shifted_ones_keep():
     sums, _, _ = summed(data(100, 1e8), order=2)
     known = ((x - x.mean(0)) ** 2).sum(0)
     assert np.abs(plain / known - 1).max() > 0.01
-    np.testing.assert_allclose(online_moments.central(sums)[1][0], known, rtol=1e-7)
+    np.testing.assert_allclose(online_moments.central_powers(sums)[1][0], known, rtol=1e-7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -69,16 +72,16 @@ def test_chunks_do_not_matter(dtype):
     for other in (parts, ones):
         for a, b in zip(whole[1:], other[1:], strict=True):
             np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
-        for a, b in zip(online_moments.central(whole[0]), online_moments.central(other[0]), strict=True):
+        for a, b in zip(online_moments.central_powers(whole[0]), online_moments.central_powers(other[0]), strict=True):
             torch.testing.assert_close(a, b, rtol=tolerance, atol=100 * tolerance)
 
 
 def test_the_centre_is_the_mean_of_as_many_as_a_power_of_two():
     leaves = data(37)
     sums, squares, alongs = summed(leaves, order=1)
-    assert [online_moments.renewal(r) for r in (1, 2, 3, 4, 7, 8, 36)] == [1, 2, 2, 4, 4, 8, 32]
+    assert [online_moments.replicates_in_center(r) for r in (1, 2, 3, 4, 7, 8, 36)] == [1, 2, 2, 4, 4, 8, 32]
     for r in (1, 2, 3, 15, 16, 36):
-        n = online_moments.renewal(r)
+        n = online_moments.replicates_in_center(r)
         for i, leaf in enumerate(leaves):
             c = leaf[:n].mean(0)
             assert squares[r, i] == pytest.approx(float((leaf[r] - c).square().sum()), rel=1e-10)
@@ -87,9 +90,8 @@ def test_the_centre_is_the_mean_of_as_many_as_a_power_of_two():
 
 
 def test_segments_end_where_the_centre_is_renewed():
-    assert list(online_moments.segments(0, 9)) == [(0, 1), (1, 2), (2, 4), (4, 8), (8, 9)]
-    assert list(online_moments.segments(5, 7)) == [(5, 7)]
-    assert list(online_moments.segments(5, 20)) == [(5, 8), (8, 16), (16, 20)]
+    for replicates, ends in ((range(9), (0, 1, 2, 4, 8, 9)), (range(5, 7), (5, 7)), (range(5, 20), (5, 8, 16, 20))):
+        assert list(online_moments.segments(replicates)) == [range(*pair) for pair in pairwise(ends)]
 
 
 def test_squared_deviations_from_the_centre_estimate_the_variance_without_bias():
@@ -98,7 +100,7 @@ def test_squared_deviations_from_the_centre_estimate_the_variance_without_bias()
     x = fv.random.normal(fv.random.key(1), (replicates, 3 * runs), torch.float64)
     center, u = x[:1], []
     for r in range(1, replicates):
-        n = online_moments.renewal(r)
+        n = online_moments.replicates_in_center(r)
         center = x[:n].mean(0)
         square = (x[r] - center).square().unflatten(0, (runs, 3)).sum(1)
         u.append((n / (n + 1) * square, square))
@@ -113,4 +115,4 @@ def test_columns_taken_a_few_at_a_time_are_all_there(monkeypatch):
     monkeypatch.setattr(online_moments, "_COLUMNS", 2)
     parts = summed(leaves, order=4)
     np.testing.assert_allclose(whole[1], parts[1], rtol=1e-13)
-    torch.testing.assert_close(online_moments.central(whole[0])[3], online_moments.central(parts[0])[3])
+    torch.testing.assert_close(online_moments.central_powers(whole[0])[3], online_moments.central_powers(parts[0])[3])

@@ -11,7 +11,6 @@ from funcvae import tree
 from funcvae.errors import BadData, BadValue, NonFinite
 from funcvae.estimators import EXAMPLES, parse
 from funcvae.variance import exact, moments
-from funcvae.variance.replicates import Problem, noise
 from tests.support.models import MODELS, batch_norm_vae, generators, same_bits
 from tests.support.oracles import assert_close, gradient_means, gradient_variances, log_weights, tiny, toy
 
@@ -131,29 +130,6 @@ def test_moments_are_those_of_a_plain_loop_of_autograd(spec, chunk):
 
 
 # What does not matter, and what is promised.
-
-
-@pytest.mark.parametrize("scheme", fv.noise.TABLE.values(), ids=fv.noise.TABLE)
-def test_noise_is_the_same_bits_for_every_chunk(scheme):
-    model, params, state, x = tiny()
-    problem = Problem(model, params, state, x.float(), 4, False)
-    whole = torch.cat([eps for _, eps in noise(problem, scheme, KEY, 0, 50, 50)])
-    for chunk in (1, 3, 16, 17, 49):
-        parts = list(noise(problem, scheme, KEY, 0, 50, chunk))
-        assert [first for first, _ in parts] == list(range(0, 50, chunk))
-        assert torch.equal(torch.cat([eps for _, eps in parts]), whole)
-    assert torch.equal(torch.cat([eps for _, eps in noise(problem, scheme, KEY, 21, 50, 4)]), whole[21:])
-    for r in (0, 17, 49):
-        torch.testing.assert_close(whole[r], scheme(fv.random.fold_in(KEY, r), 4, (2, 2)), atol=1e-6, rtol=1e-6)
-
-
-def test_large_noise_is_drawn_a_replicate_at_a_time(monkeypatch):
-    model, params, state, x = tiny()
-    problem = Problem(model, params, state, x, 4, False)
-    together = [eps for _, eps in noise(problem, fv.noise.iid, KEY, 0, 9, 4)]
-    monkeypatch.setattr("funcvae.variance.replicates._NOISE_DRAWN", 3)
-    alone = [eps for _, eps in noise(problem, fv.noise.iid, KEY, 0, 9, 4)]
-    torch.testing.assert_close(torch.cat(alone), torch.cat(together))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -1,0 +1,52 @@
+"""Options and the configurations that they make."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from funcvae import runs
+from funcvae.cli.training import TrainOptions
+from funcvae.errors import BadType, BadValue
+from funcvae.runs.config import resumed
+
+
+def test_options_have_the_fields_of_a_configuration():
+    names = {field.name for field in fields(runs.Config)}
+    assert {field.name for field in fields(runs.Options)} == names
+    assert {field.name for field in fields(TrainOptions)} == names
+
+
+def test_the_recipe_decides_what_is_not_given():
+    recipe = runs.recipe("burda_vae")
+    config = runs.with_defaults(runs.Options(system="burda_vae", samples=3, out="run"))
+    assert config == runs.configure("burda_vae", samples=3, out="run", epochs=None)
+    assert (config.samples, config.batch, config.epochs) == (3, recipe.batch, recipe.epochs)
+
+
+def test_paths_and_numpys_numbers_become_pythons():
+    config = runs.configure("burda_vae", out=Path("run"), batch=np.int64(7), lr=1)
+    assert config == runs.configure("burda_vae", out="run", batch=7, lr=1.0)
+    assert [type(value) for value in (config.out, config.batch, config.lr)] == [str, int, float]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"epoch": 3}, BadValue, "epochs"),
+        ({"out": None}, BadValue, "out is missing"),
+        ({"batch": "7"}, BadType, "batch is '7': it must be of type int"),
+        ({"batch": True}, BadType, "batch is True: it must be of type int"),
+    ],
+)
+def test_what_is_wrong_with_an_option_is_named(options, error, message):
+    with pytest.raises(error, match=message):
+        runs.configure("burda_vae", **{"out": "run", **options})
+
+
+def test_options_of_a_resumed_run_have_the_types_of_a_new_ones():
+    config = runs.configure("burda_vae", out="run")
+    assert resumed(config, runs.Options(epochs=9), Path("moved")) == runs.configure("burda_vae", epochs=9, out="moved")
+    with pytest.raises(BadType, match="epochs is '9'"):
+        resumed(config, runs.Options(epochs="9"), Path("run"))

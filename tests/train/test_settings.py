@@ -1,0 +1,67 @@
+"""Settings as values: checked once, when they are made."""
+
+from dataclasses import FrozenInstanceError, fields
+
+import numpy as np
+import pytest
+import torch
+
+from funcvae.errors import BadType, BadValue
+from funcvae.train.loop import fit, fit_task
+from funcvae.train.replaying import replay, replay_task
+from funcvae.train.settings import Callbacks, StepSettings
+from funcvae.train.task import Task
+from tests.support.training import begun, same
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"batch": 0}, BadValue),
+        ({"samples": 1.5}, BadType),
+        ({"chunk": 0}, BadValue),
+        ({"shards": "2"}, BadType),
+        ({"split": "rows"}, BadType),
+        ({"observe": None}, BadType),
+        ({"noise": "iid"}, BadType),
+        ({"scale": 2.0}, BadType),
+        ({"offset": "0"}, BadType),
+        ({"compile": 1}, BadType),
+        ({"precision": "most"}, BadValue),
+    ],
+)
+def test_wrong_step_settings_are_refused_by_name(wrong, error):
+    (name,) = wrong
+    with pytest.raises(error, match=name):
+        StepSettings(**wrong)
+
+
+@pytest.mark.parametrize("name", ["log", "watch", "save", "stop"])
+def test_callbacks_are_functions(name):
+    with pytest.raises(BadType, match=f"{name} is 3: it must be a function"):
+        Callbacks(**{name: 3})
+
+
+def test_settings_hold_pythons_own_numbers_and_do_not_change():
+    settings = StepSettings(batch=np.int64(3), offset=torch.tensor(0.5))
+    assert (type(settings.batch), type(settings.offset)) == (int, float)
+    with pytest.raises(FrozenInstanceError):
+        settings.batch = 4
+
+
+@pytest.mark.parametrize("front", [fit, replay])
+def test_fit_and_replay_have_the_defaults_of_the_settings(front):
+    defaults = front.__kwdefaults__
+    for field in fields(StepSettings):
+        assert defaults[field.name] == field.default, field.name
+
+
+def test_a_task_trains_and_is_replayed_as_its_parts_are(points):
+    start, model, estimator, opt = begun()
+    options = {"batch": 16, "samples": 2, "compile": False}
+    task = Task(model, estimator, opt, points, StepSettings(**options))
+    one, history = fit_task(start, task)
+    two, by_parts = fit(start, model, estimator, opt, points, **options)
+    assert same(one, two)
+    assert all(map(np.array_equal, history, by_parts))
+    assert same(replay_task(start, 2, task), replay(start, 2, model, estimator, opt, points, **options))
