@@ -1,6 +1,6 @@
 """Distributions as NamedTuples of tensors: they pass through `vmap`, `vjp` and `torch.compile`.
 
-`log_prob` is elementwise; the sum over a datum's axes is taken in `funcvae.vae`. `sample` is a function of standard
+`log_prob` is elementwise; the sum over a datum's axes is taken in `funcvae.model`. `sample` is a function of standard
 normal noise, so that randomness stays an argument.
 """
 

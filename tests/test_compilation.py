@@ -149,13 +149,13 @@ def test_fit_trains_at_the_precision_it_is_told(monkeypatch, name):
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 def test_memory_that_is_freed_stays():
     program = """if True:
-        import torch, funcvae.machine as machine
+        import torch, funcvae.compilation as compilation
         def held():
             return int(open("/proc/self/statm").read().split()[1]) * 4 // 1024
         def grown():
             before = held(); x = torch.ones(2**24); y = x + 1; del x, y
             return held() - before
-        first = grown(); machine.keep_freed(); second = grown()
+        first = grown(); compilation.keep_freed(); second = grown()
         print(first, second)"""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     returned, kept = map(int, done.stdout.split())

@@ -2,7 +2,7 @@
 
 A lane is one estimator under one noise scheme. Replicates come in segments between two renewals of the centres
 (`online_moments.segments`), a segment in blocks that processes share (`blocks`), a block in chunks that are taken at
-once. What becomes of a chunk is a `Step`, which `moments` and `compare` each define.
+once. What becomes of a chunk is a `ChunkStep`, which `moments` and `compare` each define.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from funcvae.variance.online_moments import Leaves, Sums
 from funcvae.variance.replicates import Problem, check_finite, noise_chunks
 from funcvae.variance.weight_diagnostics import Importance
 
-__all__ = ["Accumulator", "Lane", "LaneRows", "LaneStatistics", "Step", "schemes_of"]
+__all__ = ["Accumulator", "ChunkStep", "Lane", "LaneRows", "LaneStatistics", "schemes_of"]
 
 
 class Lane(NamedTuple):
@@ -52,7 +52,7 @@ class LaneRows(NamedTuple):
     targets differ."""
 
 
-class Step(Protocol):
+class ChunkStep(Protocol):
     """Takes a chunk of replicates of all lanes."""
 
     def __call__(
@@ -106,7 +106,7 @@ class Accumulator:
     """
 
     def __init__(
-        self, lanes: Sequence[Lane], problem: Problem, step: Step, centers: list[Leaves], order: int,
+        self, lanes: Sequence[Lane], problem: Problem, step: ChunkStep, centers: list[Leaves], order: int,
         processes: Processes,
     ) -> None:  # fmt: skip
         self.lanes, self.problem, self.step, self.processes = lanes, problem, step, processes

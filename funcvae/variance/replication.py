@@ -16,7 +16,7 @@ from funcvae.model import VAE
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid
 from funcvae.variance import online_moments
-from funcvae.variance.accumulation import Accumulator, Lane, LaneRows, Step
+from funcvae.variance.accumulation import Accumulator, ChunkStep, Lane, LaneRows
 from funcvae.variance.intervals import Group, Measured
 from funcvae.variance.online_moments import Leaves, Sums
 from funcvae.variance.replicates import (
@@ -126,7 +126,7 @@ def moments(
 _ORDER = 4  # of the powers that are summed
 
 
-def _step(lane: Lane, problem: Problem, gradient: Gradients) -> Step:
+def _step(lane: Lane, problem: Problem, gradient: Gradients) -> ChunkStep:
     """The accumulator's step; where a whole chunk is compiled, gradients and sums are compiled together."""
     eager = whole = _chunk_sums(gradient)
     if problem.settings.compile:
