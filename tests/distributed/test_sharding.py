@@ -174,7 +174,7 @@ def test_the_short_last_batch_may_have_fewer_rows_than_shards(split):
 @pytest.mark.parametrize(
     ("split", "count", "batch"),
     [
-        (shards.by_rows, 2, 12),
+        pytest.param(shards.by_rows, 2, 12, marks=pytest.mark.slow),
         (shards.by_samples, 2, 12),
         pytest.param(shards.by_rows, 3, 8, marks=pytest.mark.slow),  # shards of several sizes
         pytest.param(shards.by_samples, 3, 8, marks=pytest.mark.slow),

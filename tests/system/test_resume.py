@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from tests.support.faults import wait_for_rows
 
 SYSTEMS = list(fv.models.RECIPES)
 TRAIN, BATCH = 12, 5  # three steps an epoch, the last one short
+GIVEN = {"epochs": 2, "batch": BATCH, "samples": 2}
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +42,22 @@ def data_of(tmp_path_factory):
 @pytest.fixture
 def config_of(data_of, tmp_path):
     def config(out: str, system: str = "gaussian2d_vae", **options) -> runs.Config:
-        given = {"data": data_of(system), "epochs": 2, "batch": BATCH, "samples": 2, **options}
+        given = {"data": data_of(system), **GIVEN, **options}
         return runs.configure(system, out=str(tmp_path / out), **given)
 
     return config
+
+
+@pytest.fixture(scope="module")
+def whole(data_of, tmp_path_factory):
+    """A run that nobody stopped, with the same data; each is made once."""
+
+    @cache
+    def run(**options) -> Path:
+        out = str(tmp_path_factory.mktemp("whole") / "run")
+        return runs.run(runs.configure("gaussian2d_vae", out=out, data=data_of("gaussian2d_vae"), **GIVEN, **options))
+
+    return run
 
 
 def after(steps: int):
@@ -107,12 +121,11 @@ def test_a_run_in_chunks_goes_on_to_the_same_bits_and_only_in_those(config_of):
 
 
 @pytest.mark.parametrize("k", range(1, 7))
-def test_a_run_goes_on_from_any_step(config_of, k):
+def test_a_run_goes_on_from_any_step(config_of, whole, k):
     """With all that a run may keep, samples and the variance; stopped after the last step as well."""
     options = {"sample_each_step": True, "variance_every": 2, "variance_replicates": 3, "checkpoint_every": 4}
-    whole = runs.run(config_of("whole", **options))
     run = stopped(config_of("stopped", **options), k)
-    assert_same(run, whole)
+    assert_same(run, whole(**options))
     assert "samples.npy" in contents(run)
     rows = list(tracking.Rows(run / "metrics.jsonl"))
     assert [row["step"] for row in rows if "loss" in row] == list(range(6))
