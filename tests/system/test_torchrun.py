@@ -142,7 +142,7 @@ def found_by(tmp_path_factory):
     return found
 
 
-some = pytest.mark.parametrize("n", [2, pytest.param(3, marks=pytest.mark.slow), 4])
+some = pytest.mark.parametrize("n", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4))])
 
 
 @some
@@ -341,7 +341,8 @@ def test_when_a_process_is_killed_the_others_say_so_and_end(tmp_path, rank, n):
     assert not re.search(r'File ".*funcvae/', error)
 
 
-@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [1, 0])
 def test_torchrun_starts_them_again_and_they_go_on_to_the_same_bytes(tmp_path, whole, rank):
     command = [*FUNCVAE, *LONG, "--resume", "auto", "--out", "run"]
     with Started(torchrun(2, *command, restarts=3), tmp_path) as process:
