@@ -163,11 +163,12 @@ def test_in_chunks_it_is_the_same_to_rounding(inputs, spec, chunk):
     torch.testing.assert_close(bound, estimator.bound(model, *tensors))
 
 
-COMPILED = ("elbo", "dreg", "piwae:2")  # one of each way; the compiler takes several seconds for each
-
-
-@pytest.mark.parametrize("spec", [s if s in COMPILED else pytest.param(s, marks=pytest.mark.slow) for s in SPECS])
-def test_compiled_equals_eager(spec):
+@pytest.mark.parametrize(
+    ("spec", "backend"),
+    [(spec, "aot_eager") for spec in ("elbo", "dreg", "piwae:2")]  # one of each way
+    + [pytest.param(spec, "inductor", marks=pytest.mark.slow) for spec in SPECS],
+)
+def test_compiled_equals_eager(spec, backend):
     model, *tensors = made(SMALL)
     estimator = parse(spec)
 
@@ -176,7 +177,7 @@ def test_compiled_equals_eager(spec):
 
     torch._dynamo.reset()
     try:
-        compiled = torch.compile(call, fullgraph=True, dynamic=False)(*tensors)
+        compiled = torch.compile(call, fullgraph=True, dynamic=False, backend=backend)(*tensors)
     finally:
         torch._dynamo.reset()
     assert_close(compiled, call(*tensors), atol=1e-5, rtol=1e-5)
