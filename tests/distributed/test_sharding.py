@@ -175,15 +175,23 @@ def test_the_short_last_batch_may_have_fewer_rows_than_shards(split):
 
 
 @pytest.mark.parametrize(
-    ("split", "count", "batch"),
+    ("split", "count", "batch", "backend"),
     [
-        pytest.param(shards.by_rows, 2, 12, marks=pytest.mark.slow),
-        (shards.by_samples, 2, 12),
-        pytest.param(shards.by_rows, 3, 8, marks=pytest.mark.slow),  # shards of several sizes
-        pytest.param(shards.by_samples, 3, 8, marks=pytest.mark.slow),
+        (shards.by_samples, 2, 12, "aot_eager"),
+        *(
+            pytest.param(split, count, batch, "inductor", marks=pytest.mark.slow)
+            for split in (shards.by_rows, shards.by_samples)
+            for count, batch in ((2, 12), (3, 8))  # 3: shards of several sizes
+        ),
     ],
 )
-def test_a_compiled_run_in_shards_follows_the_eager_one_and_has_the_same_bits_twice(split, count, batch):
+def test_a_compiled_run_in_shards_follows_the_eager_one_and_has_the_same_bits_twice(
+    monkeypatch, split, count, batch, backend
+):
+    """Its graphs alone by aot_eager; with the compiler's own code by inductor, which takes four times as long."""
+    if backend == "aot_eager":
+        compile = torch.compile
+        monkeypatch.setattr(torch, "compile", lambda f, *, options, **given: compile(f, backend=backend, **given))
     model, opt, estimator = fv.models.gaussian2d_vae(hidden=4), fv.optim.adam(1e-2), parse("iwae")
     ts, x = fv.train.init(model, opt, fv.random.key(0)), fv.random.normal(fv.random.key(7), (12, 2))
     train = partial(
