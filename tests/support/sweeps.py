@@ -5,9 +5,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import funcvae as fv
-from funcvae import reports, runs
+from funcvae import plots, reports, runs
 
 
 def write_points() -> None:
@@ -34,7 +35,10 @@ def written(name: str = "grid.json", **given) -> str:
 
 
 def swept(grid: runs.Grid, folder: str = "sweep", **options) -> dict:
-    return runs.sweep(grid, folder, measure=reports.own_variance, **options)
+    """Sweeps without the figures of the cells, which take longer than their training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "save", lambda figure, path: path)
+        return runs.sweep(grid, folder, measure=reports.own_variance, **options)
 
 
 def all_files(folder: str) -> dict[str, tuple[int, bytes]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from funcvae import cli
+from funcvae import cli, plots
 from tests.support.commands import GAUSSIAN, trained, write_digits
 
 
@@ -42,3 +42,9 @@ def finished(tmp_path_factory):
         return shutil.copytree(run_of(system), Path("run"))
 
     return copied
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Runs end without their figures, which take longer than a short training."""
+    monkeypatch.setattr(plots, "save", lambda figure, path: path)

@@ -417,6 +417,7 @@ def test_commands_for_one_process_are_refused_by_the_first_alone(monkeypatch, ca
         assert tuple(capsys.readouterr()) == ("", "" if rank else line)
 
 
+@pytest.mark.slow
 def test_processes_that_were_started_differently_say_in_what(tmp_path):
     """Each with as many epochs as its rank and one."""
     program = f'trap "" TERM; {sys.executable} -m funcvae train --device cpu --out run --epochs $((RANK + 1))'
@@ -449,7 +450,7 @@ def test_one_that_waits_for_others_in_vain_says_so(tmp_path, rank):
 @pytest.mark.parametrize(
     "world",
     [
-        {"WORLD_SIZE": "two", "RANK": "0"},
+        pytest.param({"WORLD_SIZE": "two", "RANK": "0"}, marks=pytest.mark.slow),
         pytest.param({"WORLD_SIZE": "2", "RANK": "one"}, marks=pytest.mark.slow),
         pytest.param({"WORLD_SIZE": "2", "RANK": "5"}, marks=pytest.mark.slow),
         pytest.param({"WORLD_SIZE": "2", "RANK": "0", "MASTER_PORT": "x"}, marks=pytest.mark.slow),
