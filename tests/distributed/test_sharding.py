@@ -188,7 +188,7 @@ def test_the_short_last_batch_may_have_fewer_rows_than_shards(split):
 def test_a_compiled_run_in_shards_follows_the_eager_one_and_has_the_same_bits_twice(
     monkeypatch, split, count, batch, backend
 ):
-    """Its graphs alone by aot_eager; with the compiler's own code by inductor, which takes four times as long."""
+    """The fast case checks the graphs with aot_eager; the slow ones compile them with inductor."""
     if backend == "aot_eager":
         compile = torch.compile
         monkeypatch.setattr(torch, "compile", lambda f, *, options, **given: compile(f, backend=backend, **given))

@@ -38,7 +38,7 @@ SPEC = {"mnist_ae": "elbo", "mnist_bn_vae": "dreg", "burda_vae": "iwae", "batch_
     [("batch_norm", "aot_eager"), *(pytest.param(name, "inductor", marks=pytest.mark.slow) for name in MODELS)],
 )
 def test_compiled_steps_equal_eager_ones_and_repeat_to_the_bit(monkeypatch, name, backend):
-    """Its graphs alone by aot_eager; with the compiler's own code by inductor, which takes four times as long."""
+    """The fast case checks the graphs with aot_eager; the slow ones compile them with inductor."""
     if backend == "aot_eager":
         compile = torch.compile
         monkeypatch.setattr(torch, "compile", lambda f, *, options, **given: compile(f, backend=backend, **given))
