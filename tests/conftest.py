@@ -14,10 +14,14 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 from functools import cache
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
 import funcvae as fv
+
+hypothesis.settings.register_profile("reproducible", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("reproducible")
 
 ROOT = Path(__file__).parents[1]
 

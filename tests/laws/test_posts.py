@@ -280,8 +280,9 @@ def ours_and_the_posts(name, post, x, *, batch, steps, model=None, **changes):
 def test_training_is_the_posts_step_by_step_in_float64(name):
     n, batch = SIZES.get(name, (60, 16))  # epochs end on a short batch, as they do in the posts
     x = data_for(RECIPES[name], n)
-    ours, theirs, after, post = ours_and_the_posts(name, POSTS[name], x, batch=batch, steps=20)
-    assert len(ours) >= 20
+    steps = 8 if name == "cifar_resnet_vae" else 20  # two epochs
+    ours, theirs, after, post = ours_and_the_posts(name, POSTS[name], x, batch=batch, steps=steps)
+    assert len(ours) >= steps
     np.testing.assert_allclose(ours, theirs, rtol=1e-9)
     for p, q in zip(side_by_side(after.params), post.parameters(), strict=True):
         torch.testing.assert_close(p, q.detach(), rtol=1e-6, atol=1e-9)

@@ -109,28 +109,20 @@ def test_cifar_resnet_vae_normalises_each_samples_batch_by_itself(photos):
     assert (together.mean.unflatten(0, (2, 3)) - p.mean).abs().max() > 1e-3
 
 
-def compiled_step_agrees(backend):
+@pytest.mark.slow
+def test_cifar_resnet_vae_steps_as_one_graph():
     recipe = RECIPES["cifar_resnet_vae"]
     model, opt = models.cifar_resnet_vae(latent=6), recipe.optimizer(1)
     ts, keys = fv.train.init(model, opt, KEY), fv.random.split(fv.random.key(1))
     step = torch.no_grad()(fv.train.make_step(model, fv.estimators.elbo_mc(), opt.update, samples=2))
     torch._dynamo.reset()
     try:
-        compiled = torch.compile(step, fullgraph=True, dynamic=False, backend=backend)(ts, keys, PHOTOS)
+        compiled = torch.compile(step, fullgraph=True, dynamic=False)(ts, keys, PHOTOS)
     finally:
         torch._dynamo.reset()
     eager = step(ts, keys, PHOTOS)
     torch.testing.assert_close(torch.stack(compiled[1]), torch.stack(eager[1]), rtol=1e-4, atol=0)
     assert_close(compiled[0].state, eager[0].state, rtol=1e-4, atol=1e-5)
-
-
-def test_cifar_resnet_vae_steps_as_one_graph():
-    compiled_step_agrees("aot_eager")
-
-
-@pytest.mark.slow
-def test_cifar_resnet_vae_steps_compiled():
-    compiled_step_agrees("inductor")
 
 
 def test_photographs_are_standardized_and_back():

@@ -1,5 +1,6 @@
 """The model of points in the plane against its description."""
 
+import pytest
 import torch
 
 import funcvae as fv
@@ -21,6 +22,7 @@ def test_gaussian2d_vae_is_the_network_described():
         known(distribution, loc=out[:, :2], sigma=(out[:, 2:] / 2).exp())
 
 
+@pytest.mark.slow
 def test_gaussian2d_vae_learns_the_true_mean_and_covariance_within_five_percent():
     """By its recipe, from samples with the decoder's noise; without it they are too narrow."""
     recipe, dataset = RECIPES["gaussian2d_vae"], data.load("gaussian2d")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import funcvae as fv
@@ -24,6 +25,12 @@ def refused(capsys, *args: str) -> str:
 
 
 DIGITS = [name for name, recipe in fv.models.RECIPES.items() if recipe.shape == (1, 28, 28)]
+
+
+def write_digits() -> None:
+    """Forty images of the digits' shape, in the current folder."""
+    x = fv.random.uniform(fv.random.key(0), (40, 1, 28, 28)).numpy()
+    np.savez("digits.npz", train=x[:30], test=x[30:], train_labels=np.arange(30) % 10, test_labels=np.arange(10))
 
 
 def trained(data_file, system="mnist_vae", out="run", *options):

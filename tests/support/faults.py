@@ -1,11 +1,11 @@
 """Kills a run again and again, by SIGKILL, until it has come to its end; then it must be the run that nobody killed.
 
-python tests/support/faults.py FOLDER [--kills 50] [--seed 0]
+python tests/support/faults.py FOLDER [--kills 50] [--kinds time written ...] [--epochs 6] [--seed 0]
 
-Every attempt is a process of its own, forked here (so that torch is imported once). Half of them are killed at a random
-moment, the others between two stages of a write (`files._between`): a file opened, written, synced, renamed, whole.
-When a run has come to its end, another begins, until there have been enough kills, some of every kind. Prints how many,
-and where.
+Every attempt is a process of its own, forked here (so that torch and its compiler are imported once). Half of them are
+killed at a random moment, the others between two stages of a write (`files._between`): a file opened, written, synced,
+renamed, whole. When a run has come to its end, another begins, until there have been enough kills, the first ones of
+every kind. Prints how many, and where.
 """
 
 import argparse
@@ -16,32 +16,34 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+import torch._dynamo  # what training would import, in every process anew
 
 from funcvae import runs
 from funcvae._support import files
 
 STAGES = ("opened", "written", "synced", "renamed", "whole")
+KINDS = ("time", *STAGES)
 
 
-def config_of(out: Path) -> runs.Config:
+def config_of(out: Path, epochs: int) -> runs.Config:
     return runs.configure(
-        "gaussian2d_vae", epochs=6, samples=2, checkpoint_every=4, sample_each_step=True, out=str(out)
+        "gaussian2d_vae", epochs=epochs, samples=2, checkpoint_every=4, sample_each_step=True, out=str(out)
     )
 
 
-def train_or_resume(out: Path) -> None:
+def train_or_resume(out: Path, epochs: int) -> None:
     """What a person would do: start it, and go on if it has been started."""
     if (out / "config.json").is_file():
         runs.resume(out)
     else:
-        runs.run(config_of(out))
+        runs.run(config_of(out, epochs))
 
 
-def attempt(out: Path, kill: tuple[str, float]) -> int:
+def attempt(out: Path, epochs: int, kill: tuple[str, float]) -> int:
     """One process; its exit status, or minus the signal that ended it."""
     kind, when = kill
     if (pid := os.fork()) == 0:
@@ -57,7 +59,7 @@ def attempt(out: Path, kill: tuple[str, float]) -> int:
 
             if kind in STAGES:
                 files._between = between
-            train_or_resume(out)
+            train_or_resume(out, epochs)
             status = 0
         finally:
             os._exit(status)
@@ -86,26 +88,36 @@ def contents(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes() for path in kept}
 
 
+def half_of_them_at_a_stage(kinds: Sequence[str], choose: random.Random) -> list[str]:
+    """Two kinds to choose from: a random moment, and one of the stages."""
+    stages = [kind for kind in kinds if kind != "time"]
+    return [kind for kind in kinds if kind == "time"] + ([choose.choice(stages)] if stages else [])
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     torch.set_num_threads(1)  # a process with threads cannot be forked
     choose = random.Random(args.seed)
     whole = args.folder / "whole"
-    assert attempt(whole, ("never", 0)) == 0, "the undisturbed run failed"
+    assert attempt(whole, args.epochs, ("never", 0)) == 0, "the undisturbed run failed"
     expected = contents(whole)
     killed: Counter[str] = Counter()
     ended = 0
-    while sum(killed.values()) < args.kills or not killed.keys() >= {"time", *STAGES}:
+    while sum(killed.values()) < args.kills or not killed.keys() >= set(args.kinds):
         run = args.folder / f"run {ended}"
         kills = 0
         while True:
-            kind = "never" if kills > 40 else choose.choice(["time", choose.choice(STAGES)])
+            missing = [kind for kind in args.kinds if kind not in killed]
+            enough = kills > 40 or (not missing and sum(killed.values()) >= args.kills)
+            kind = "never" if enough else choose.choice(missing or half_of_them_at_a_stage(args.kinds, choose))
             when = choose.uniform(0, 1.2) if kind == "time" else choose.randrange(0, 4 if kills % 2 else 12)
-            status = attempt(run, (kind, when))
+            status = attempt(run, args.epochs, (kind, when))
             if status == 0:
                 break
             if status != -signal.SIGKILL:

@@ -5,9 +5,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import funcvae as fv
-from funcvae import runs
+from funcvae import figures, runs
 
 
 def write_points() -> None:
@@ -34,7 +35,10 @@ def written(name: str = "grid.json", **given) -> str:
 
 
 def swept(grid: runs.Grid, folder: str = "sweep", **options) -> dict:
-    return runs.train_grid(grid, folder, measure=runs.variance_report, **options)
+    """Sweeps without the figures of the cells, which take longer than their training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "save", lambda figure, path: path)
+        return runs.train_grid(grid, folder, measure=runs.variance_report, **options)
 
 
 def all_files(folder: str) -> dict[str, tuple[int, bytes]]:

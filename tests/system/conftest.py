@@ -1,11 +1,14 @@
 """Fixtures of the tests of the command line."""
 
+import shutil
+from contextlib import chdir
+from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-import funcvae as fv
+from funcvae import cli, figures
+from tests.support.commands import GAUSSIAN, trained, write_digits
 
 
 @pytest.fixture
@@ -17,6 +20,31 @@ def here(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def digits(here) -> Path:
     """Forty images of the digits' shape, as a file."""
-    x = fv.random.uniform(fv.random.key(0), (40, 1, 28, 28)).numpy()
-    np.savez(here / "digits.npz", train=x[:30], test=x[30:], train_labels=np.arange(30) % 10, test_labels=np.arange(10))
+    write_digits()
     return here / "digits.npz"
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """Copies a finished run of a system on the data of `digits` into the current folder; each is trained once."""
+
+    @cache
+    def run_of(system: str) -> Path:
+        with chdir(tmp_path_factory.mktemp(system)):
+            write_digits()
+            if system == "gaussian2d_vae":
+                cli.main([*GAUSSIAN, "--out", "run"])
+            else:
+                trained("digits.npz", system)
+            return Path("run").absolute()
+
+    def copied(system: str = "mnist_vae") -> Path:
+        return shutil.copytree(run_of(system), Path("run"))
+
+    return copied
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Runs end without their figures, which take longer than a short training."""
+    monkeypatch.setattr(figures, "save", lambda figure, path: path)

@@ -29,8 +29,8 @@ from tests.support.commands import GAUSSIAN, refused, trained
         (["latent", "grid"], ["latent_grid.png"]),
     ],
 )
-def test_a_picture_of_a_run_is_written_and_its_path_printed(digits, capsys, command, files):
-    run = trained(digits)
+def test_a_picture_of_a_run_is_written_and_its_path_printed(digits, finished, capsys, command, files):
+    run = finished()
     shutil.rmtree(run / "figures")
     capsys.readouterr()
     name, *options = command
@@ -43,8 +43,8 @@ def test_a_picture_of_a_run_is_written_and_its_path_printed(digits, capsys, comm
     assert [Path("elsewhere/picture").with_suffix(Path(f).suffix).read_bytes() for f in files] == first
 
 
-def test_a_gif_goes_there_and_back(digits):
-    run = trained(digits)
+def test_a_gif_goes_there_and_back(digits, finished):
+    run = finished()
     cli.main(["interpolate", str(run), "1", "3", "--frames", "4"])
     with Image.open(run / "figures" / "interpolation_1_3.gif") as gif:
         frames = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(gif)]
@@ -53,8 +53,8 @@ def test_a_gif_goes_there_and_back(digits):
 
 
 @pytest.mark.parametrize("system", ["mnist_bn_vae", "burda_vae", "mnist_ae"])
-def test_other_systems_are_drawn_by_the_same_commands(digits, system):
-    run = trained(digits, system)
+def test_other_systems_are_drawn_by_the_same_commands(digits, finished, system):
+    run = finished(system)
     for command in (["sample"], ["reconstruct", "--n", "2"], ["latent"]):
         cli.main([command[0], str(run), *command[1:]])
     cli.main(["interpolate", str(run), "0", "1", "--frames", "2", "--steps", "2"])
@@ -130,22 +130,22 @@ def spoiled(run, file, change):
         ),
     ],
 )
-def test_a_run_that_cannot_be_read_gets_one_line(digits, capsys, spoil, message):
-    run = trained("digits.npz")
+def test_a_run_that_cannot_be_read_gets_one_line(digits, finished, capsys, spoil, message):
+    run = finished()
     spoil(run)
     capsys.readouterr()
     for command in (["sample", "run"], ["reconstruct", "run"], ["interpolate", "run", "0", "1"], ["latent", "run"]):
         assert message in refused(capsys, *command)
 
 
-def test_a_run_of_another_patch_is_read(digits):
-    run = trained(digits)
+def test_a_run_of_another_patch_is_read(digits, finished):
+    run = finished()
     spoiled(run, "manifest.json", lambda text: text.replace(fv.__version__, fv.__version__.rpartition(".")[0] + ".99"))
     assert runs.load(run).config.system == "mnist_vae"
 
 
-def test_data_that_have_moved_can_be_named_and_data_that_have_changed_are_refused(digits, capsys):
-    run = trained("digits.npz")
+def test_data_that_have_moved_can_be_named_and_data_that_have_changed_are_refused(digits, finished, capsys):
+    run = finished()
     Path("digits.npz").rename("moved.npz")
     capsys.readouterr()
     looks = [["reconstruct", "run"], ["interpolate", "run", "0", "1"], ["latent", "run"]]
@@ -179,16 +179,13 @@ def test_data_that_have_moved_can_be_named_and_data_that_have_changed_are_refuse
         ("gaussian2d_vae", ["interpolate", "run", "0", "1"], "needs images"),
     ],
 )
-def test_a_picture_that_cannot_be_drawn_gets_one_line(digits, capsys, system, command, message):
-    if system == "gaussian2d_vae":
-        cli.main([*GAUSSIAN, "--out", "run"])
-    else:
-        trained(digits, system)
+def test_a_picture_that_cannot_be_drawn_gets_one_line(digits, finished, capsys, system, command, message):
+    finished(system)
     capsys.readouterr()
     assert message in refused(capsys, *command)
 
 
-def test_an_index_below_zero_is_refused(digits, capsys):
-    trained(digits)
+def test_an_index_below_zero_is_refused(digits, finished, capsys):
+    finished()
     capsys.readouterr()
     assert "there is no test item -1" in refused(capsys, "interpolate", "run", "--", "-1", "0")

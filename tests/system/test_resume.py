@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from tests.support.faults import wait_for_rows
 
 SYSTEMS = list(fv.models.RECIPES)
 TRAIN, BATCH = 12, 5  # three steps an epoch, the last one short
+GIVEN = {"epochs": 2, "batch": BATCH, "samples": 2}
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +44,22 @@ def data_of(tmp_path_factory):
 @pytest.fixture
 def config_of(data_of, tmp_path):
     def config(out: str, system: str = "gaussian2d_vae", **options) -> runs.Config:
-        given = {"data": data_of(system), "epochs": 2, "batch": BATCH, "samples": 2, **options}
+        given = {"data": data_of(system), **GIVEN, **options}
         return runs.configure(system, out=str(tmp_path / out), **given)
 
     return config
+
+
+@pytest.fixture(scope="module")
+def whole(data_of, tmp_path_factory):
+    """A run that nobody stopped, with the same data; each is made once."""
+
+    @cache
+    def run(**options) -> Path:
+        out = str(tmp_path_factory.mktemp("whole") / "run")
+        return runs.run(runs.configure("gaussian2d_vae", out=out, data=data_of("gaussian2d_vae"), **GIVEN, **options))
+
+    return run
 
 
 def after(steps: int):
@@ -87,7 +101,9 @@ def stopped(config: runs.Config, *at: int) -> Path:
     return runs.resume(config.out)
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize(
+    "system", [s if s != "cifar_resnet_vae" else pytest.param(s, marks=pytest.mark.slow) for s in SYSTEMS]
+)
 def test_every_system_goes_on_to_the_same_bits(config_of, system):
     """Stopped in the first epoch, at its end, and in the second one: BatchNorm's statistics, Adam's state, a schedule
     (`burda_vae`'s learning rate falls after its first epoch)."""
@@ -98,6 +114,7 @@ def test_every_system_goes_on_to_the_same_bits(config_of, system):
     assert {"params.safetensors", "metrics.jsonl", "figures/training.png"} <= contents(run).keys()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_in_chunks_goes_on_to_the_same_bits_and_only_in_those(config_of):
     options = {"samples": 5, "chunk": 2}
     whole = runs.run(config_of("whole", **options))
@@ -108,13 +125,13 @@ def test_a_run_in_chunks_goes_on_to_the_same_bits_and_only_in_those(config_of):
     assert runs.verify(run).holds
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("k", range(1, 7))
-def test_a_run_goes_on_from_any_step(config_of, k):
+def test_a_run_goes_on_from_any_step(config_of, whole, k):
     """With all that a run may keep, samples and the variance; stopped after the last step as well."""
     options = {"sample_each_step": True, "variance_every": 2, "variance_replicates": 3, "checkpoint_every": 4}
-    whole = runs.run(config_of("whole", **options))
     run = stopped(config_of("stopped", **options), k)
-    assert_same(run, whole)
+    assert_same(run, whole(**options))
     assert "samples.npy" in contents(run)
     rows = list(tracking.MetricsReader(run / "metrics.jsonl"))
     assert [row["step"] for row in rows if "loss" in row] == list(range(6))
@@ -130,6 +147,7 @@ def test_a_run_on_cuda_goes_on_to_the_same_bits(config_of, system):
     assert_same(stopped(config_of("stopped", system, **options), 2, 2), whole)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_more_epochs_are_those_of_a_run_that_had_them_from_the_start(config_of):
     options = {"sample_each_step": True}
     whole = runs.run(config_of("whole", epochs=4, **options))
@@ -185,6 +203,7 @@ def test_what_may_not_change_is_named(config_of, given, message):
     assert {path: path.read_bytes() for path in Path(config.out).rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_what_may_change_does(config_of, tmp_path, data_of):
     """The place of data and run, how often and how many checkpoints are written."""
     whole = runs.run(config_of("whole"))
@@ -213,6 +232,7 @@ def test_other_data_are_refused(config_of, tmp_path):
 # What is on the disk after a crash.
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
     "tail", [b'{"epoch": 0, "st', b'{"epoch": 0, "step": 4, "loss": 1.0, "bound": 1}\n', b"\0" * 5000]
 )
@@ -226,6 +246,7 @@ def test_rows_after_the_checkpoint_are_made_again(config_of, tail):
     assert_same(runs.resume(config.out), whole)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(config_of, capsys):
     whole = runs.run(config_of("whole"))
     config = config_of("run", checkpoint_every=2)
@@ -268,6 +289,7 @@ def test_rows_that_were_lost_are_an_error(config_of):
         runs.resume(config.out)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_killed_before_its_first_checkpoint_begins_again(config_of):
     whole = runs.run(config_of("whole"))
     config = config_of("run")
@@ -366,7 +388,7 @@ def trains(*args: str, **options) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(("name", "status"), [pytest.param("SIGINT", 130, marks=pytest.mark.slow), ("SIGTERM", 143)])
 def test_a_signal_stops_a_run_after_its_step_with_a_checkpoint(tmp_path, name, status):
     run = tmp_path / "a run"
     process = trains("--epochs", "1000000", "--out", str(run))
@@ -407,6 +429,7 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path):
 # The same elsewhere.
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_tensorboard_shows_a_run_that_went_on_as_one_that_did_not_stop(config_of):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -72,7 +72,8 @@ def test_a_cell_whose_worker_is_killed_comes_to_the_same_bytes(here):
         assert params("runs/grid", name) == params("whole", name)
 
 
-@pytest.mark.parametrize(("name", "status"), [pytest.param("SIGINT", 130, marks=pytest.mark.slow), ("SIGTERM", 143)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_signal_stops_a_sweep_after_its_step_with_a_checkpoint(here, name, status):
     worker = starts("funcvae", "sweep", written(epochs=10**6), "--device", "cpu")
     run = Path("runs/grid/cells/gaussian2d_vae-elbo-k2-s0")
@@ -99,6 +100,7 @@ def test_torchrun_starts_workers_of_which_the_first_speaks(here):
     assert not [path for path in Path("runs").rglob("manifest.json") if "resumed" in files.read_json(path)]
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_told_once_by_all_workers_together(here):
     grid = written(data="nowhere.npz")
     command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "funcvae", "sweep", grid]

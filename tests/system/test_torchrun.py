@@ -143,7 +143,7 @@ def found_by(tmp_path_factory):
     return found
 
 
-some = pytest.mark.parametrize("n", [2, pytest.param(3, marks=pytest.mark.slow), 4])
+some = pytest.mark.parametrize("n", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4))])
 
 
 @some
@@ -342,7 +342,8 @@ def test_when_a_process_is_killed_the_others_say_so_and_end(tmp_path, rank, n):
     assert not re.search(r'File ".*funcvae/', error)
 
 
-@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [1, 0])
 def test_torchrun_starts_them_again_and_they_go_on_to_the_same_bytes(tmp_path, whole, rank):
     command = [*FUNCVAE, *LONG, "--resume", "auto", "--out", "run"]
     with Started(torchrun(2, *command, restarts=3), tmp_path) as process:
@@ -417,6 +418,7 @@ def test_commands_for_one_process_are_refused_by_the_first_alone(monkeypatch, ca
         assert tuple(capsys.readouterr()) == ("", "" if rank else line)
 
 
+@pytest.mark.slow
 def test_processes_that_were_started_differently_say_in_what(tmp_path):
     """Each with as many epochs as its rank and one."""
     program = f'trap "" TERM; {sys.executable} -m funcvae train --device cpu --out run --epochs $((RANK + 1))'
@@ -449,7 +451,7 @@ def test_one_that_waits_for_others_in_vain_says_so(tmp_path, rank):
 @pytest.mark.parametrize(
     "world",
     [
-        {"WORLD_SIZE": "two", "RANK": "0"},
+        pytest.param({"WORLD_SIZE": "two", "RANK": "0"}, marks=pytest.mark.slow),
         pytest.param({"WORLD_SIZE": "2", "RANK": "one"}, marks=pytest.mark.slow),
         pytest.param({"WORLD_SIZE": "2", "RANK": "5"}, marks=pytest.mark.slow),
         pytest.param({"WORLD_SIZE": "2", "RANK": "0", "MASTER_PORT": "x"}, marks=pytest.mark.slow),

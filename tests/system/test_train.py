@@ -45,6 +45,7 @@ def test_equal_commands_write_equal_bytes_and_another_seed_does_not(here):
     assert Path("a/metrics.jsonl").read_bytes() == Path("b/metrics.jsonl").read_bytes()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_equals_the_same_calls_in_python(here):
     cli.main([*GAUSSIAN, "--out", "run", "--seed", "4", "--estimator", "iwae", "--lr", "0.01"])
     dataset, model, opt = data.load("gaussian2d"), fv.models.gaussian2d_vae(), fv.optim.adam(0.01)
@@ -70,6 +71,7 @@ def test_a_run_equals_the_same_calls_in_python(here):
     assert [row["test_bound"] for row in rows if "test_bound" in row] == history.test_bound.tolist()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_config_and_manifest_say_what_was_run_and_on_what(here):
     cli.main([*GAUSSIAN, "--out", "run", "--seed", "3"])
     config = json.loads(Path("run/config.json").read_text())
@@ -127,6 +129,7 @@ def test_the_resnet_trains_on_a_folder_of_photographs_of_another_size(here):
     assert Path("run/figures/samples.png").is_file()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_loss_of_a_run_is_the_one_its_recipe_scales(digits):
     run = trained(digits, "mnist_sigma_vae")
     row = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
@@ -205,6 +208,7 @@ def test_a_visdom_server_that_is_not_there_is_an_error(here, capsys):
     assert "no visdom server answers at http://localhost:9" in error
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_tracker_changes_no_bit_of_a_run(digits):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     plain, tracked = trained(digits, "mnist_vae", "plain"), trained(digits, "mnist_vae", "b", "--track", "tensorboard")
@@ -216,6 +220,7 @@ def test_a_tracker_changes_no_bit_of_a_run(digits):
     }
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_tracker_that_dies_in_mid_run_costs_a_line_and_not_the_run(digits, capsys, monkeypatch):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     from torch.utils.tensorboard import RecordWriter
@@ -249,6 +254,7 @@ def test_real_digits_train_compiled(here, mnist_root, options, least):
     assert Path("a/params.safetensors").read_bytes() == Path("b/params.safetensors").read_bytes()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_without_a_compiler_it_says_so_once_and_trains_on(digits, monkeypatch, capsys):
     monkeypatch.setattr(fv.compilation, "available", lambda: False)
     cli.main(["train", "mnist_vae", "--data", str(digits), "--epochs", "1", "--out", "run"])
@@ -256,6 +262,7 @@ def test_without_a_compiler_it_says_so_once_and_trains_on(digits, monkeypatch, c
     assert json.loads(Path("run/config.json").read_text())["compile"] is False
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_step_that_cannot_be_compiled_ends_the_run_that_would_claim_it_was(digits, monkeypatch, capsys):
     def fails(*args):
         raise torch._dynamo.exc.Unsupported("Encountered something new\n  Hint: none")
@@ -276,6 +283,7 @@ def test_a_compiler_is_looked_for(monkeypatch):
     assert not fv.compilation.available()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_precision_is_set_for_the_run(here, monkeypatch):
     seen = []
     monkeypatch.setattr(torch, "set_float32_matmul_precision", seen.append)
@@ -314,6 +322,7 @@ def test_a_mistake_gets_one_line_that_says_what_would_be_right(here, capsys, arg
     assert message in refused(capsys, *args)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_folder_that_holds_something_is_never_written_into(here, capsys):
     Path("full").mkdir()
     Path("full/thesis.tex").write_text("years of work")
@@ -350,6 +359,7 @@ def test_a_run_that_becomes_nan_stops_and_leaves_what_it_wrote_readable(here, ca
     assert not Path("run/params.safetensors").exists()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_noise_is_an_option_and_part_of_the_configuration(here):
     for scheme in ("iid", "mirrored", "moment_matched", "sobol"):
         cli.main([*GAUSSIAN, "--out", scheme, "--noise", scheme, "--estimator", "iwae"])
@@ -377,6 +387,7 @@ def test_estimator_and_noise_that_do_not_fit_are_explained_before_anything_is_wr
     assert message in refused(capsys, "train", *options, "--out", "run")
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_trackers_do_not_change_a_result(here, monkeypatch):
     cli.main([*GAUSSIAN, "--out", "a"])
     monkeypatch.setattr(tracking, "progress_bar", lambda steps, made: tracking.MetricsWriter(Path("other.jsonl")))

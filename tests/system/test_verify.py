@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,17 @@ from funcvae.train import checkpoint, loop
 GAUSSIAN = ["train", "--epochs", "3", "--batch", "1000", "--samples", "2", "--checkpoint-every", "7"]
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    cli.main([*GAUSSIAN, "--out", str(folder)])
+    return folder
+
+
 @pytest.fixture
-def run(tmp_path) -> Path:
-    cli.main([*GAUSSIAN, "--out", str(tmp_path / "run")])
-    return tmp_path / "run"
+def run(finished, tmp_path) -> Path:
+    """A copy that a test may change."""
+    return shutil.copytree(finished, tmp_path / "run")
 
 
 def spoil(path: Path, step: int, field: str, change) -> None:

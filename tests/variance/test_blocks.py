@@ -80,7 +80,8 @@ with distributed.process_group() as everyone:
 def by_processes(tmp_path, n):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.format(root=str(Path(__file__).parents[2])))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), str(program)]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)] if n > 1 else []
+    command = [sys.executable, *torchrun, str(program)]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=120, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
