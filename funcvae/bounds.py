@@ -77,7 +77,7 @@ def miwae(m: int) -> Bound:
 
     Reference: Rainforth et al. (2018), arXiv:1802.04537.
     """
-    m = checks.whole("m", m, 1)
+    m = checks.integer("m", m, 1)
     return lambda log_w: iwae(groups(log_w, m).transpose(0, 1)).mean(0)
 
 
@@ -128,7 +128,7 @@ def checked(log_w: Tensor) -> Tensor:
 
 def groups(log_w: Tensor, m: int) -> Tensor:
     """The log-weights [N, B] in m groups of successive samples, [m, N/m, B]."""
-    m = checks.whole("m", m, 1)
+    m = checks.integer("m", m, 1)
     if len(checked(log_w)) % m:
         raise BadValue(f"{len(log_w)} samples do not make {m} groups of one size: samples must be a multiple of m")
     return log_w.unflatten(0, (m, -1))

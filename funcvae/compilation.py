@@ -196,7 +196,7 @@ def _reason(error: Exception) -> str:
     told, _, code = str(error).partition("from user code:")
     first = next((line for line in told.splitlines() if line.strip()), type(error).__name__)
     places = _PLACE.findall(code)
-    return checks.line(first) + (" ({}, line {}, in {})".format(*places[-1]) if places else "")
+    return checks.one_line(first) + (" ({}, line {}, in {})".format(*places[-1]) if places else "")
 
 
 _PLACE = re.compile(r'File "(.*)", line (\d+), in (.*)')

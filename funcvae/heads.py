@@ -79,7 +79,7 @@ def _pair(out: Output) -> tuple[Tensor, Tensor]:
         first, second = out.chunk(2, dim=-1)
         return first, second
     if not isinstance(out, tuple | list):
-        raise BadType(f"{_OUT} is {checks.shown(out)}: this head takes one tensor or two")
+        raise BadType(f"{_OUT} is {checks.describe(out)}: this head takes one tensor or two")
     if len(out) != 2:
         raise BadValue(f"this head takes one tensor or two, the network returns {len(out)}")
     return _one(out[0]), _one(out[1])

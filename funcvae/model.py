@@ -93,7 +93,7 @@ def vae(
         BadType: a network is not given as a factory, or a head is none.
         BadValue: latent is below one; or, from its functions, params, state, x or z are not what the model takes.
     """
-    checks.fits("latent", (latent := checks.whole("latent", latent, 1),))
+    checks.fits("latent", (latent := checks.integer("latent", latent, 1),))
     checks.function("posterior", posterior)
     checks.function("likelihood", likelihood)
     networks = {"encoder": functional(encoder), "decoder": functional(decoder), "prior": functional(prior)}
@@ -108,7 +108,7 @@ def vae(
         out, new = run("encoder", params, state, x, train)
         q = posterior(out)
         if not isinstance(getattr(q, "loc", None), Tensor):
-            raise BadType(f"the posterior head returned {checks.shown(q)}: it must be a distribution with a loc")
+            raise BadType(f"the posterior head returned {checks.describe(q)}: it must be a distribution with a loc")
         if q.loc.shape != (len(x), latent):  # it might broadcast, silently
             raise BadValue(f"the posterior over z has shape {list(q.loc.shape)}: latent is {latent}, so [B, {latent}]")
         return q, {**state, "encoder": new}
@@ -133,8 +133,8 @@ def vae(
         except (FuncvaeError, torch.OutOfMemoryError):
             raise
         except (RuntimeError, IndexError, ValueError) as error:  # torch says what is wrong in one of these
-            what = f"{checks.shown(to)} on {to.device}"
-            raise BadValue(f"the {name} cannot take {what}: {checks.line(str(error))}") from error
+            what = f"{checks.describe(to)} on {to.device}"
+            raise BadValue(f"the {name} cannot take {what}: {checks.one_line(str(error))}") from error
 
     return VAE(init, encode, decode, prior_, latent)
 
@@ -191,7 +191,7 @@ def as_is(key: random.Key, x: Tensor, rows: Tensor | None = None) -> Tensor:
 def check_model(model: VAE) -> None:
     """Raises BadType unless this is a model."""
     if not isinstance(model, VAE):
-        raise BadType(f"model is {checks.shown(model)}: it must be a VAE, as funcvae.vae or funcvae.models make it")
+        raise BadType(f"model is {checks.describe(model)}: it must be a VAE, as funcvae.vae or funcvae.models make it")
 
 
 def check_trained(model: VAE, params: Params, state: State) -> None:
@@ -211,12 +211,12 @@ def check_data(
     model: VAE, params: Params, state: State, data: Tensor, observe: Observe = as_is, *, name: str = "data"
 ) -> None:
     """Raises BadData, saying what is wrong, for data [n, ...] that the model cannot be trained on."""
-    name = checks.line(checks.text("name", name), 60)
+    name = checks.one_line(checks.text("name", name), 60)
     check_trained(model, params, state)
     checks.function("observe", observe)
     if not isinstance(data, Tensor):
         raise BadType(f"{name} is {type(data).__name__}: it must be a tensor [n, ...]")
-    checks.valued(name, data)
+    checks.concrete(name, data)
     if data.is_complex():
         raise BadData(f"{name} is {data.dtype}: the data must be real numbers")
     if data.ndim == 0 or len(data) == 0:
@@ -228,7 +228,7 @@ def check_data(
     if not leaves:
         raise BadValue("params has no leaves: init makes them")
     for leaf in leaves:
-        checks.valued("a leaf of params", leaf)
+        checks.concrete("a leaf of params", leaf)
     key = random.key(_CHECK_SEED, device=leaves[0].device)
     x = checks.tensor("what observe returned", observe(key, data[:2].to(key.device)), "B ...")
     if len(x) != len(data[:2]):
@@ -238,7 +238,7 @@ def check_data(
         p, _ = model.decode(params, state, q.loc.unsqueeze(0))
         log_p_x_given_z(p, x)
     except (RuntimeError, BadValue) as error:
-        reason = checks.line(str(error).split("\n")[0])
+        reason = checks.one_line(str(error).split("\n")[0])
         raise BadData(f"the model cannot take {name} of shape {list(data.shape[1:])} an item: {reason}") from None
     low, high = getattr(p, "support", (-np.inf, np.inf))
     for what, values in {name: data, f"observed {name}": x}.items():
@@ -253,7 +253,7 @@ _CHECK_SEED = 2**63 + 2  # no seed of a user's run: a key is used once
 def _part(what: str, whole: Params, name: str) -> Any:
     """One network's part of the parameters or of the state."""
     if not isinstance(whole, dict):
-        raise BadType(f"{what} is {checks.shown(whole)}: it must be a dict, as init makes it")
+        raise BadType(f"{what} is {checks.describe(whole)}: it must be a dict, as init makes it")
     if name not in whole:
         raise BadValue(f"{what} lacks {name!r}: it must have encoder, decoder and prior")
     return whole[name]
@@ -261,7 +261,7 @@ def _part(what: str, whole: Params, name: str) -> Any:
 
 def _distribution(what: str, p: Distribution) -> Distribution:
     if not hasattr(p, "log_prob"):
-        raise BadType(f"{what} {checks.shown(p)}: it must be a distribution, such as distributions.Normal")
+        raise BadType(f"{what} {checks.describe(p)}: it must be a distribution, such as distributions.Normal")
     return p
 
 

@@ -79,7 +79,7 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
     attention = any(isinstance(layer, nn.MultiheadAttention) for layer in module.modules())
 
     def init(key: random.Key) -> tuple[Params, State]:
-        checks.valued("key", random.checked(key))
+        checks.concrete("key", random.checked(key))
         module = _build(factory, key).to(key.device)
         return {name: p.detach() for name, p in module.named_parameters()}, dict(module.named_buffers())
 
@@ -119,7 +119,7 @@ def _shapes(tensors: Iterator[tuple[str, Tensor]]) -> dict[str, torch.Size]:
 def _check(what: str, given: dict[str, Tensor], shapes: dict[str, torch.Size]) -> None:
     """Raises unless these are tensors of the names and shapes that `init` gives."""
     if not isinstance(given, dict):
-        raise BadType(f"{what} is {checks.shown(given)}: it must be a dict of tensors by name, as init makes it")
+        raise BadType(f"{what} is {checks.describe(given)}: it must be a dict of tensors by name, as init makes it")
     for name, shape in shapes.items():
         if name not in given:
             raise BadValue(f"{what} lacks {name!r}: is it of another network?")
@@ -127,7 +127,7 @@ def _check(what: str, given: dict[str, Tensor], shapes: dict[str, torch.Size]) -
             raise BadValue(f"{name} of {what} has shape {list(given[name].shape)}: in this network it is {list(shape)}")
     if len(given) != len(shapes):
         further = next(name for name in given if name not in shapes)
-        raise BadValue(f"{what} has {checks.shown(further)}, which this network has not")
+        raise BadValue(f"{what} has {checks.describe(further)}, which this network has not")
 
 
 def _aliases(module: nn.Module) -> dict[str, str]:

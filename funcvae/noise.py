@@ -71,7 +71,9 @@ AnyNoise = TypeVar("AnyNoise", bound=Noise)
 def independent(scheme: AnyNoise) -> AnyNoise:
     """Marks a scheme (it is a decorator) whose samples of one datum are independent standard normals."""
     if not isinstance(getattr(checks.function("scheme", scheme), "__dict__", None), dict):
-        raise BadType(f"scheme is {checks.shown(scheme)}: a mark can be set on a function, or on an object of a class")
+        raise BadType(
+            f"scheme is {checks.describe(scheme)}: a mark can be set on a function, or on an object of a class"
+        )
     scheme.__dict__["independent"] = True
     return scheme
 
@@ -101,7 +103,7 @@ def iid(
         samples: only these of the n, as indices; all unless given.
         rows: only these of the data, as indices; all unless given.
     """
-    whole = (checks.whole("samples", n, 1), *checks.shape("shape", shape))
+    whole = (checks.integer("samples", n, 1), *checks.shape("shape", shape))
     if samples is None and rows is None:
         return random.normal(key, whole, dtype)
     picked = (samples, rows) if rows is not None else (samples,)
@@ -222,7 +224,7 @@ def sobol(
 
     Reference: Matoušek (1998), "On the L2-discrepancy for anchored boxes".
     """
-    shape, n = checks.shape("shape", shape), checks.whole("samples", n, 1)
+    shape, n = checks.shape("shape", shape), checks.integer("samples", n, 1)
     random.checked(key)
     checks.dtype("dtype", dtype)
     checks.fits("samples", (n, *shape), 32)  # bytes that a number takes on the way
@@ -262,7 +264,7 @@ _DIGITS = SobolEngine.MAXBIT
 
 
 def _half(n: int) -> int:
-    if checks.whole("samples", n) < 2 or n % 2:
+    if checks.integer("samples", n) < 2 or n % 2:
         raise BadValue(f"samples is {n}: antithetic noise comes in pairs, so samples must be even")
     return n // 2
 

@@ -136,7 +136,7 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
 def check_optimizer(opt: Optimizer) -> None:
     """Raises BadType unless this is an optimizer."""
     if not isinstance(opt, Optimizer):
-        raise BadType(f"opt is {checks.shown(opt)}: it must be an Optimizer, such as optim.adam()")
+        raise BadType(f"opt is {checks.describe(opt)}: it must be an Optimizer, such as optim.adam()")
     for name in ("init", "update"):
         checks.function(f"opt's {name}", getattr(opt, name))
 
@@ -165,7 +165,7 @@ def _fusible(rows: Rows, step: Tensor, rate: Tensor | float) -> bool:
 
 def _checked(state: AdamState) -> AdamState:
     if not isinstance(state, AdamState):
-        raise BadType(f"state is {checks.shown(state)}: it must be what `init` or `update` returned")
+        raise BadType(f"state is {checks.describe(state)}: it must be what `init` or `update` returned")
     checks.tensor("state.step", state.step)
     return state
 
@@ -186,5 +186,5 @@ def _rate(rate: Tensor | float, step: Tensor) -> Tensor | float:
     if not isinstance(rate, Tensor):
         return checks.number("the schedule's learning rate", rate)
     if rate.ndim or rate.is_complex() or rate.is_meta != step.is_meta:
-        raise BadValue(f"the schedule's learning rate is {checks.shown(rate)}: it must be one number")
+        raise BadValue(f"the schedule's learning rate is {checks.describe(rate)}: it must be one number")
     return rate

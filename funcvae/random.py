@@ -50,9 +50,9 @@ def key(seed: int, *, device: torch.device | str | None = None) -> Key:
         BadValue: the seed is negative or needs more than 64 bits.
         Missing: there is no such device.
     """
-    seed = checks.whole("seed", seed, most=math.inf)
+    seed = checks.integer("seed", seed, most=math.inf)
     if not 0 <= seed < 2**64:
-        raise BadValue(f"seed is {checks.shown(seed)}: it must lie between 0 and 2**64 - 1")
+        raise BadValue(f"seed is {checks.describe(seed)}: it must lie between 0 and 2**64 - 1")
     if device is not None:
         device = checks.device(device)
     return torch.tensor([_signed(seed >> 32), _signed(seed & 0xFFFFFFFF)], dtype=torch.int32, device=device)
@@ -61,7 +61,7 @@ def key(seed: int, *, device: torch.device | str | None = None) -> Key:
 def split(key: Key, num: int = 2) -> Tensor:
     """`num` new keys [num, 2] in place of one; key i is the hash of the counter (0, i)."""
     checked(key)
-    checks.fits("num", (num := checks.whole("num", num, 0), 2))
+    checks.fits("num", (num := checks.integer("num", num, 0), 2))
     return torch.stack(_threefry(key, *_counters(key, num)), dim=-1)
 
 
@@ -75,16 +75,16 @@ def fold_in(key: Key, data: int | Tensor) -> Key:
     """
     checked(key)
     if not isinstance(data, Tensor):
-        data = checks.whole("fold_in's number", data, most=math.inf)
+        data = checks.integer("fold_in's number", data, most=math.inf)
         if not 0 <= data < 2**32:
-            raise BadValue(f"fold_in got {checks.shown(data)}: it must lie between 0 and 2**32 - 1")
+            raise BadValue(f"fold_in got {checks.describe(data)}: it must lie between 0 and 2**32 - 1")
         low = torch.full((), _signed(data), dtype=torch.int32, device=key.device)
     elif data.ndim or data.is_floating_point() or data.is_complex() or data.dtype == torch.bool:
         raise BadValue(
             f"fold_in got a {data.dtype} tensor {list(data.shape)}: it must be a whole number, no dimensions"
         )
     else:
-        low = (data if key.is_meta else checks.valued("fold_in's number", data)).to(key.device, torch.int32)
+        low = (data if key.is_meta else checks.concrete("fold_in's number", data)).to(key.device, torch.int32)
     return torch.stack(_threefry(key, torch.zeros_like(low), low), dim=-1)
 
 
@@ -195,7 +195,7 @@ def permutation(key: Key, x: int | Tensor) -> Tensor:
         checks.same_device(key=key, x=x)
         n = len(x)
     else:
-        n = checks.whole("x", x, 0)
+        n = checks.integer("x", x, 0)
         checks.fits("x", (n,), 8)
     order = torch.arange(n, device=key.device)
     for _ in range(math.ceil(3 * math.log(max(1, n)) / math.log(2**32 - 1))):

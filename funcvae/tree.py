@@ -50,7 +50,7 @@ def _rows(trees: tuple[Tree, ...]) -> tuple[list[tuple[Any, ...]], Any]:
     try:
         return list(zip(first, *(kind.flatten_up_to(tree) for tree in trees[1:]), strict=True)), kind
     except (ValueError, TypeError) as error:
-        reason = checks.line(str(error))
+        reason = checks.one_line(str(error))
         raise BadValue(f"trees of different structures cannot be mapped over together: {reason}") from None
 
 
@@ -88,10 +88,10 @@ def named_leaves(tree: Tree) -> dict[str, Tensor]:
 def from_named(named: dict[str, Tensor], like: Tree) -> Tree:
     """The tree of the same structure as `like` whose leaves have these names; the inverse of `named_leaves`."""
     if not isinstance(named, Mapping):
-        raise BadType(f"named is {checks.shown(named)}: it must be a dict of tensors by name")
+        raise BadType(f"named is {checks.describe(named)}: it must be a dict of tensors by name")
     names = named_leaves(like)
     if missing := [name for name in names if name not in named]:
-        raise BadValue(checks.line(f"named lacks {', '.join(missing)}"))
+        raise BadValue(checks.one_line(f"named lacks {', '.join(missing)}"))
     return _pytree.tree_unflatten([named[name] for name in names], structure(like))
 
 
@@ -112,7 +112,7 @@ def sha256(tree: Tree) -> str:
     """The SHA-256 of the path, dtype, shape and bytes of every leaf, in hexadecimal: equal for equal bits."""
     digest = hashlib.sha256()
     for name, leaf in sorted(named_leaves(tree).items()):
-        flat = checks.valued(name, leaf).detach().cpu().contiguous().reshape(-1)
+        flat = checks.concrete(name, leaf).detach().cpu().contiguous().reshape(-1)
         digest.update(f"{name} {leaf.dtype} {list(leaf.shape)}\n".encode())
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -121,10 +121,10 @@ def sha256(tree: Tree) -> str:
 def like(leaves: Sequence[Tensor], tree: Tree) -> Tree:
     """The tree of the same structure and shapes whose leaves are these, flattened or not."""
     if not isinstance(leaves, Sequence):
-        raise BadType(f"leaves is {checks.shown(leaves)}: it must be a list of tensors")
+        raise BadType(f"leaves is {checks.describe(leaves)}: it must be a list of tensors")
     named = checked(named_leaves(tree))
     sizes, wanted = [[leaf.numel() for leaf in checked(some)] for some in (list(leaves), list(named.values()))]
     if sizes != wanted:
-        raise BadValue(checks.line(f"the leaves have sizes {sizes}: the tree's are {wanted}"))
+        raise BadValue(checks.one_line(f"the leaves have sizes {sizes}: the tree's are {wanted}"))
     shaped = [leaf.reshape(old.shape) for leaf, old in zip(leaves, named.values(), strict=True)]
     return _pytree.tree_unflatten(shaped, structure(tree))

@@ -80,7 +80,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def sweep(folder: Path) -> None:
+def remove_partial(folder: Path) -> None:
     """Removes what a writer that was killed left half-written in a folder. Only for the holder of its lock."""
     for partial in folder.rglob(f".*{_PARTIAL}"):
         partial.unlink(missing_ok=True)

@@ -39,7 +39,7 @@ def gaussian2d(key: random.Key, n: int) -> Tensor:
 
     mu is `GAUSSIAN2D_MEAN`, cov is `GAUSSIAN2D_COV`, and eps is standard normal.
     """
-    eps = random.normal(key, (checks.whole("n", n, 0), 2))
+    eps = random.normal(key, (checks.integer("n", n, 0), 2))
     mu, cov = (eps.new_tensor(c) for c in (GAUSSIAN2D_MEAN, GAUSSIAN2D_COV))
     # As products and sums, whose rounding, unlike a matmul's, hangs neither on n nor on a precision setting.
     return mu + (torch.linalg.cholesky(cov) * eps[:, None]).sum(-1)

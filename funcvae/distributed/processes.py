@@ -47,7 +47,7 @@ class Processes:
     """
 
     def __init__(self, rank: int = 0, size: int = 1, store: dist.Store | None = None) -> None:
-        rank, size = checks.whole("rank", rank), checks.whole("size", size, 1)
+        rank, size = checks.integer("rank", rank), checks.integer("size", size, 1)
         if not 0 <= rank < size:
             raise BadValue(f"rank is {rank}: of {size} processes it lies between 0 and {size - 1}")
         if size > 1 and not isinstance(store, dist.Store):
@@ -203,7 +203,7 @@ SINGLE = Processes()
 
 def split_evenly(n: int, parts: int) -> list[range]:
     """range(n) in so many pieces, one after another, whose lengths differ by at most one (the longer come first)."""
-    shorter, longer = divmod(checks.whole("n", n, 0), checks.whole("parts", parts, 1))
+    shorter, longer = divmod(checks.integer("n", n, 0), checks.integer("parts", parts, 1))
     starts = [i * shorter + min(i, longer) for i in range(parts + 1)]
     return [range(a, b) for a, b in pairwise(starts)]
 
@@ -211,11 +211,11 @@ def split_evenly(n: int, parts: int) -> list[range]:
 def short_reason(error: str) -> str:
     """The reason in an error message of torch.distributed, without file names and advice."""
     lines = [line for line in error.splitlines() if line.strip()]
-    return checks.line(lines[0].rpartition("] ")[2].split(". ")[0] if lines else "no reason given", 120)
+    return checks.one_line(lines[0].rpartition("] ")[2].split(". ")[0] if lines else "no reason given", 120)
 
 
 def _one_line(value: Any) -> str:
-    return checks.line(repr(value), 80)
+    return checks.one_line(repr(value), 80)
 
 
 _ROLL_CALL = 25.0  # seconds in which the processes that are left report; one of them may be in the midst of a step

@@ -141,7 +141,7 @@ def _local_gpu() -> int:
 def _from_environment(name: str, default: int) -> int:
     given = os.environ.get(name, str(default))
     if not given.isdecimal() or len(given) > 9:
-        raise BadValue(f"the environment's {name} is {checks.shown(given)}: torchrun sets it to a number")
+        raise BadValue(f"the environment's {name} is {checks.describe(given)}: torchrun sets it to a number")
     return int(given)
 
 

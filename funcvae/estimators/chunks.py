@@ -32,7 +32,7 @@ def in_chunks(estimator: Estimator, chunk: int, wrap: Wrap = unchanged) -> Estim
         BadType: the estimator is in chunks already.
         BadValue: chunk is below one.
     """
-    chunk = checks.whole("chunk", chunk, 1)
+    chunk = checks.integer("chunk", chunk, 1)
     checks.function("wrap", wrap)
     parts = estimator.parts
     share_of = wrap(parts.share)

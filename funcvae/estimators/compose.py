@@ -34,7 +34,7 @@ def together(
     """
     check_arguments(model, params, state, x, eps)
     if not isinstance(estimators, Iterable) or isinstance(estimators, Tensor):
-        raise BadType(f"estimators is {checks.shown(estimators)}: it must be several, in a list or tuple")
+        raise BadType(f"estimators is {checks.describe(estimators)}: it must be several, in a list or tuple")
     estimators = list(estimators)
     for estimator in estimators:
         check_estimator("an estimator", estimator)

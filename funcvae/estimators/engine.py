@@ -71,7 +71,7 @@ def weighted(
     def checked_weights(log_w: Tensor) -> Weights:
         given = weights(log_w.detach())
         if not (isinstance(given, tuple) and len(given) == 3 and all(isinstance(weight, Tensor) for weight in given)):
-            raise BadType(f"the weights are {checks.shown(given)}: they must be a Weights of three tensors")
+            raise BadType(f"the weights are {checks.describe(given)}: they must be a Weights of three tensors")
         if any(weight.shape != log_w.shape for weight in given):
             shapes = [list(weight.shape) for weight in given]
             raise BadValue(f"weights of shapes {shapes}: each must be {list(log_w.shape)}")

@@ -67,7 +67,7 @@ def parse(spec: str) -> Estimator:
         BadValue: no such name, a missing or needless argument, or an argument of the wrong kind or out of range.
     """
     name, *arguments = checks.text("spec", spec).split(":")
-    said = checks.shown(spec)
+    said = checks.describe(spec)
     if name not in TABLE:
         raise unknown("estimator", name, TABLE)
     factory = TABLE[name]
@@ -82,5 +82,5 @@ def parse(spec: str) -> Estimator:
         values = [number(argument) for argument in arguments]
     except ValueError:
         what = "whole number" if number is int else "number"
-        raise BadValue(f"estimator {said}: {checks.shown(':'.join(arguments))} is not a {what}") from None
+        raise BadValue(f"estimator {said}: {checks.describe(':'.join(arguments))} is not a {what}") from None
     return factory(values) if several else factory(*values)

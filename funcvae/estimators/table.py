@@ -319,7 +319,7 @@ def miwae(m: int) -> Estimator:
 
     Reference: Rainforth et al. (2018), arXiv:1802.04537.
     """
-    bound, m = bounds.miwae(m), checks.whole("m", m)
+    bound, m = bounds.miwae(m), checks.integer("m", m)
 
     def miwae(log_w: Tensor) -> Weights:
         v = _grouped_softmax(log_w, m) / m
@@ -358,7 +358,7 @@ def piwae(m: int) -> Estimator:
 
     Reference: Rainforth et al. (2018), arXiv:1802.04537.
     """
-    m = checks.whole("m", m, 1)
+    m = checks.integer("m", m, 1)
 
     def piwae(log_w: Tensor) -> Weights:
         v = _grouped_softmax(log_w, m) / m

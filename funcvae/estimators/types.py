@@ -195,7 +195,7 @@ def check_estimator(name: str, estimator: GradientEstimator) -> None:
 def checked_estimate(out: Estimate) -> Estimate:
     """What an estimator returned, if it is an estimate: raises BadType where it is not."""
     if not isinstance(out, Estimate):
-        raise BadType(f"the estimator returned {checks.shown(out)}: it must be an Estimate")
+        raise BadType(f"the estimator returned {checks.describe(out)}: it must be an Estimate")
     return out
 
 
@@ -204,7 +204,7 @@ def check_declaration(name: str | None, claims: Claims, **functions: Callable[..
     if name is not None:
         checks.text("name", name)
     if not isinstance(claims, Claims):
-        raise BadType(f"claims is {checks.shown(claims)}: it must be Claims")
+        raise BadType(f"claims is {checks.describe(claims)}: it must be Claims")
     for what, function in functions.items():
         checks.function(what, function, "a function of log_w [N, B]")
 

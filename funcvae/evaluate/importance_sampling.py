@@ -119,7 +119,7 @@ def log_weights(
         NonFinite: a log-weight is NaN or +inf, or all of a datum's are -inf; the message names the datum. (So do the
             other functions here, for what they compute.)
     """
-    samples, chunk = checks.whole("samples", samples, 1), checks.whole("chunk", chunk, 1)
+    samples, chunk = checks.integer("samples", samples, 1), checks.integer("chunk", chunk, 1)
     check_data(model, params, state, x)
     random.checked(key)
     checks.function("progress", progress)

@@ -48,7 +48,7 @@ def active_units(
     Reference: Burda, Grosse & Salakhutdinov (2016), arXiv:1509.00519, section 5.
     """
     threshold = checks.number("threshold", threshold)
-    batch = checks.whole("batch", batch, 1)
+    batch = checks.integer("batch", batch, 1)
     check_data(model, params, state, x)
     if len(x) < 2:
         raise BadData("one datum has no variance: at least two are needed")
@@ -64,7 +64,7 @@ def kl_per_dimension(model: VAE, params: Params, state: State, x: Tensor, *, bat
     Raises:
         BadType: no closed form is known for this posterior and prior, or the posterior has no density.
     """
-    batch = checks.whole("batch", batch, 1)
+    batch = checks.integer("batch", batch, 1)
     check_data(model, params, state, x)
     rows = []
     for part in x.split(batch):

@@ -48,7 +48,7 @@ class PPCA(NamedTuple):
         features, like = len(self.mean), self.mean
         checks.same_device(x=checks.tensor("x", x), mean=like)
         if x.ndim != 2 or x.shape[1] != features or x.is_complex():
-            raise BadData(f"x is {checks.shown(x)}: it must be real [n, {features}]")
+            raise BadData(f"x is {checks.describe(x)}: it must be real [n, {features}]")
         return x.to(like.dtype)
 
     def _m(self) -> Tensor:
@@ -83,7 +83,7 @@ def ppca(x: Tensor, latent: int, sigma2: float | None = None) -> PPCA:
     """
     values, vectors = _spectrum(x)
     most = len(values) - (sigma2 is None)
-    latent = checks.whole("latent", latent)
+    latent = checks.integer("latent", latent)
     if not 1 <= latent <= most:
         raise BadValue(f"latent is {latent}: for data of {len(values)} dimensions it must lie between 1 and {most}")
     sigma2 = None if sigma2 is None else checks.number("sigma2", sigma2)
@@ -97,7 +97,7 @@ def ppca(x: Tensor, latent: int, sigma2: float | None = None) -> PPCA:
 
 def _spectrum(x: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues [D] and vectors [D, D] of the data's covariance, the largest first."""
-    checks.valued("x", x)
+    checks.concrete("x", x)
     if x.ndim != 2 or len(x) < 2 or x.dtype not in (torch.float32, torch.float64):
         raise BadData(
             f"x is {x.dtype} {list(x.shape)}: it must be floating-point, of 32 or 64 bits, [n, D], with n >= 2"

@@ -27,7 +27,7 @@ def k_hat(log_w: Tensor) -> Floats:
     References: Vehtari, Simpson, Gelman, Yao & Gabry (2024), arXiv:1507.02646; Zhang & Stephens (2009), "A new and
     efficient estimation method for the generalized Pareto distribution".
     """
-    if not len(checks.valued("log_w", log_w, "K B", floating=True)):
+    if not len(checks.concrete("log_w", log_w, "K B", floating=True)):
         raise BadValue(f"log_w has shape {list(log_w.shape)}: it must be [K, B], with K >= 1")
     columns = log_w.detach().double().cpu().numpy().T
     with np.errstate(invalid="ignore", over="ignore"):  # where the greatest is infinite: no tail, and so k̂ infinite
@@ -39,7 +39,7 @@ def threshold(samples: int) -> float:
 
     Reference: Vehtari et al. (2024), arXiv:1507.02646, section 3.
     """
-    return min(1 - 1 / math.log10(samples), 0.7) if checks.whole("samples", samples) > 1 else -math.inf
+    return min(1 - 1 / math.log10(samples), 0.7) if checks.integer("samples", samples) > 1 else -math.inf
 
 
 _LEAST = math.log(np.finfo(float).tiny)

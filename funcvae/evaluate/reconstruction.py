@@ -23,9 +23,9 @@ def reconstruction_error(
     Raises:
         BadData: greys under a Bernoulli likelihood, which then is none.
     """
-    batch = checks.whole("batch", batch, 1)
+    batch = checks.integer("batch", batch, 1)
     check_data(model, params, state, x)
-    samples = checks.whole("samples", samples, 1)
+    samples = checks.integer("samples", samples, 1)
     checks.fits("samples", (samples, len(x)), 8)
     checks.fits("samples", (samples, min(batch, len(x)), model.latent), x.element_size())
     random.checked(key)
@@ -44,7 +44,7 @@ def reconstruction_error(
 @torch.no_grad()
 def squared_error(model: VAE, params: Params, state: State, x: Tensor, *, batch: int = 500) -> Tensor:
     """‖x - E[x|z]‖² [B] at the posterior's centre z, summed over all of a datum's numbers."""
-    batch = checks.whole("batch", batch, 1)
+    batch = checks.integer("batch", batch, 1)
     check_data(model, params, state, x)
     rows = []
     for part in x.split(batch):

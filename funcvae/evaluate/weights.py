@@ -91,7 +91,7 @@ def likelihood(log_w: Tensor) -> Likelihood:
 def untrusted_message(found: Likelihood, items: Tensor | None = None) -> str:
     """One line on the data whose standard error is not to be trusted; `items` [B] are their numbers, if not 0 … B-1."""
     if not isinstance(found, Likelihood):
-        raise BadType(f"found is {checks.shown(found)}: it must be what `likelihood` returns")
+        raise BadType(f"found is {checks.describe(found)}: it must be what `likelihood` returns")
     bad, samples = found.untrusted, found.samples
     if not bad.any():
         raise BadValue("no datum is untrusted")
@@ -147,8 +147,8 @@ def check_item_values(name: str, finite: Tensor, items: Tensor | None = None) ->
 def check_ladder(samples: Sequence[int]) -> None:
     """Raises BadType or BadValue unless these can be the numbers of samples of a ladder."""
     if not isinstance(samples, Sequence) or isinstance(samples, str | bytes):
-        raise BadType(f"samples is {checks.shown(samples)}: give numbers of samples, as in (1, 10)")
-    if not samples or min(checks.whole("a number of samples", k) for k in samples) < 1:
+        raise BadType(f"samples is {checks.describe(samples)}: give numbers of samples, as in (1, 10)")
+    if not samples or min(checks.integer("a number of samples", k) for k in samples) < 1:
         raise BadValue(f"samples is {tuple(samples)}: give numbers of samples, each at least 1")
 
 
@@ -179,13 +179,13 @@ def standard_error(values: Tensor) -> Tensor:
 
 def first_bad_item(bad: Tensor, items: Tensor | None) -> int:
     """The number of the first bad datum, where the data are numbered `items` [B] or else 0 … B-1."""
-    if checks.valued("bad", bad, "B").is_complex() or not len(bad):
-        raise BadValue(f"bad is {checks.shown(bad)}: it must say of each datum whether it is bad")
+    if checks.concrete("bad", bad, "B").is_complex() or not len(bad):
+        raise BadValue(f"bad is {checks.describe(bad)}: it must say of each datum whether it is bad")
     first = int(bad.int().argmax())
     if items is None:
         return first
-    if len(checks.valued("items", items, "B")) != len(bad) or not _is_whole(items):
-        raise BadValue(f"items is {checks.shown(items)}: it must be whole numbers [{len(bad)}]")
+    if len(checks.concrete("items", items, "B")) != len(bad) or not _is_whole(items):
+        raise BadValue(f"items is {checks.describe(items)}: it must be whole numbers [{len(bad)}]")
     return int(items[first])
 
 

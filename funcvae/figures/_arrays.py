@@ -31,35 +31,35 @@ def floats(name: str, value: ArrayLike) -> Floats:
     """The value as floats, whatever its shape."""
     raw = as_is(name, value)
     if raw.dtype.kind not in "biuf":
-        raise BadType(f"{name} must be real numbers, got {checks.shown(value)}")
+        raise BadType(f"{name} must be real numbers, got {checks.describe(value)}")
     return raw.astype(float)
 
 
 def as_is(name: str, value: Any) -> NDArray[Any]:
     """The value as an array of whatever it holds."""
     if isinstance(value, torch.Tensor):
-        value = checks.valued(name, value).detach().cpu()
+        value = checks.concrete(name, value).detach().cpu()
         value = value.float() if value.dtype == torch.bfloat16 else value
     elif not (isinstance(value, Sequence) or hasattr(value, "__array__")) or isinstance(value, str | bytes):
-        raise BadType(f"{name} must be an array, got {checks.shown(value)}")
+        raise BadType(f"{name} must be an array, got {checks.describe(value)}")
     try:
         return np.asarray(value)
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise BadType(f"{name} must be an array: {checks.line(str(error))}") from None
+        raise BadType(f"{name} must be an array: {checks.one_line(str(error))}") from None
 
 
 def flags(name: str, value: ArrayLike) -> NDArray[np.bool_]:
     """The value as true and false."""
     raw = as_is(name, value)
     if raw.dtype.kind not in "biuf":
-        raise BadType(f"{name} must be true or false, got {checks.shown(value)}")
+        raise BadType(f"{name} must be true or false, got {checks.describe(value)}")
     return raw.astype(bool)
 
 
 def words(name: str, value: Sequence[str], n: int | None = None) -> list[str]:
     """Several words, n of them if it is given, that matplotlib can draw."""
     if not isinstance(value, Iterable) or isinstance(value, bytes) or getattr(value, "ndim", 1) != 1:
-        raise BadType(f"{name} must be words, got {checks.shown(value)}")
+        raise BadType(f"{name} must be words, got {checks.describe(value)}")
     value = list(value)  # of a string, its letters
     if not value or (n is not None and len(value) != n):
         raise BadValue(f"{name} must be {'one word or more' if n is None else f'{n} words'}, got {len(value)}")
@@ -75,12 +75,12 @@ def text(**texts: str) -> None:
         if len(value) > _LONGEST:
             raise BadValue(f"{name} has {len(value):,} letters: it must have at most {_LONGEST:,}")
         if any("\ud800" <= letter <= "\udfff" or letter == "\0" for letter in value):
-            raise BadValue(f"{name} is {checks.shown(value)}: it has letters that no font can draw")
+            raise BadValue(f"{name} is {checks.describe(value)}: it has letters that no font can draw")
         if (dollars := value.replace(r"\$", "").count("$")) and dollars % 2 == 0:
             try:
                 MathTextParser("agg").parse(value)
             except ValueError:
-                raise BadValue(f"{name} is {checks.shown(value)}: what stands between its $ is no formula") from None
+                raise BadValue(f"{name} is {checks.describe(value)}: what stands between its $ is no formula") from None
 
 
 _MOST = 1e100  # of what is drawn: axes overflow beyond it

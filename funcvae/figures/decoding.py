@@ -62,8 +62,8 @@ def samples(model: VAE, params: Params, state: State, key: random.Key, n: int, *
     Raises:
         BadValue: n is below one.
     """
-    if (n := checks.whole("n", n)) < 1:
-        raise BadValue(f"{checks.shown(n)} samples are asked for: at least 1 is needed")
+    if (n := checks.integer("n", n)) < 1:
+        raise BadValue(f"{checks.describe(n)} samples are asked for: at least 1 is needed")
     check_inputs(model, params, state)
     checks.flag("drawn", drawn)
     checks.fits("n", (n, model.latent))
@@ -83,14 +83,14 @@ def interpolated(model: VAE, params: Params, state: State, first: Tensor, second
     Raises:
         BadValue: steps is below two.
     """
-    if (steps := checks.whole("steps", steps)) < 2:
+    if (steps := checks.integer("steps", steps)) < 2:
         raise BadValue(
-            f"an interpolation of {checks.shown(steps)} images is asked for: it has at least 2, its two ends"
+            f"an interpolation of {checks.describe(steps)} images is asked for: it has at least 2, its two ends"
         )
     check_inputs(model, params, state)
     checks.fits("steps", (steps, model.latent))
     if checks.tensor("first", first).shape != checks.tensor("second", second).shape or first.dtype != second.dtype:
-        raise BadValue(f"first is {checks.shown(first)} and second {checks.shown(second)}: they must be alike")
+        raise BadValue(f"first is {checks.describe(first)} and second {checks.describe(second)}: they must be alike")
     checks.same_device(first=first, second=second)
     start, end = latents(model, params, state, torch.stack([first, second]))
     t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device).unsqueeze(1)
@@ -136,12 +136,12 @@ def check_inputs(model: VAE, params: Params, state: State, **data: Tensor) -> No
     """Raises unless this is a model, and the data [n, ...] are some."""
     check_trained(model, params, state)
     for name, value in data.items():
-        if not len(checks.valued(name, value, "n ...")):
+        if not len(checks.concrete(name, value, "n ...")):
             raise BadValue(f"{name} is empty: there is nothing to show")
 
 
 def _check_latents(z: Tensor) -> Tensor:
-    checks.valued("z", z, "n Z", floating=True)
+    checks.concrete("z", z, "n Z", floating=True)
     if not z.numel() or z.element_size() < 4:
-        raise BadValue(f"z is {checks.shown(z)}: it must be float32 or float64 latents [n, Z], one or more")
+        raise BadValue(f"z is {checks.describe(z)}: it must be float32 or float64 latents [n, Z], one or more")
     return z

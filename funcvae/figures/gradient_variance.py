@@ -135,8 +135,8 @@ def variance_by_layer(
         if bottom == top:
             bottom, top = bottom / 1.5, top * 1.5
     else:
-        if not 0 <= checks.whole("reference", reference) < len(names):
-            raise BadValue(f"reference must be an index of the {len(names)} names, got {checks.shown(reference)}")
+        if not 0 <= checks.integer("reference", reference) < len(names):
+            raise BadValue(f"reference must be an index of the {len(names)} names, got {checks.describe(reference)}")
         label, sign, cmap, small = f"variance relative to\n{_wrap(names[reference])}", "×", "PuOr_r", 2
         base = np.where(np.isfinite(value[reference]), value[reference], np.nan)
         with np.errstate(divide="ignore", invalid="ignore"):

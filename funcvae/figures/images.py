@@ -173,7 +173,7 @@ def _two(name: str, value: Any) -> list[Any]:
     except TypeError:  # as of an array without axes, too
         items = []
     if len(items) != 2:
-        raise BadValue(f"{name} must be two items, got {checks.shown(value)}")
+        raise BadValue(f"{name} must be two items, got {checks.describe(value)}")
     return items
 
 

@@ -66,7 +66,7 @@ def latent_scatter(
     else:
         labels = as_is("labels", labels)
         if labels.dtype.kind not in "biufU":
-            raise BadType(f"labels must be numbers or words, got {checks.shown(labels)} of {labels.dtype}")
+            raise BadType(f"labels must be numbers or words, got {checks.describe(labels)} of {labels.dtype}")
         if labels.dtype.kind == "f":
             as_array("labels", labels, "n")
         if labels.dtype.kind == "U":

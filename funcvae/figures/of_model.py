@@ -70,7 +70,7 @@ def latent_grid(model: VAE, params: Params, state: State, x: Tensor, *, pixels: 
     _check_images(x, "a latent grid")
     if model.latent != 2:
         raise BadValue(
-            f"a latent grid needs Z = 2, and {checks.line(name, 60)} has Z = {model.latent}: ask for the scatter"
+            f"a latent grid needs Z = 2, and {checks.one_line(name, 60)} has Z = {model.latent}: ask for the scatter"
         )
     cells, extent = decoded_grid(model, params, state, latents(model, params, state, x))
     title = f"{name}: images decoded from the latent plane"
@@ -146,7 +146,7 @@ def _on_cpu(pixels: Pixels, x: Tensor) -> Tensor:
 def check_dataset(dataset: Dataset) -> None:
     """Raises unless it is a Dataset."""
     if not isinstance(dataset, Dataset):
-        raise BadType(f"dataset is {checks.shown(dataset)}: it must be a Dataset, as data.load gives it")
+        raise BadType(f"dataset is {checks.describe(dataset)}: it must be a Dataset, as data.load gives it")
 
 
 def _check_images(x: Tensor, what: str) -> None:

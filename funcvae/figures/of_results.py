@@ -35,7 +35,7 @@ def evolution(kept: NDArray[np.float32], dataset: Dataset, *, name: str) -> Figu
     check_dataset(dataset)
     checks.text("name", name)
     if getattr(kept, "ndim", 0) != 3:
-        raise BadType(f"kept is {checks.shown(kept)}: it must be an array [steps, n, 2]")
+        raise BadType(f"kept is {checks.describe(kept)}: it must be an array [steps, n, 2]")
     true = dataset.test[: kept.shape[1]]
     return points.evolution(range(1, len(kept) + 1), kept, true, title=f"{name}: samples of the model in training")
 
@@ -45,7 +45,7 @@ def of_run(
 ) -> dict[str, Figure]:
     """Every figure that suits a trained model and its test data as the model sees them, x, by file name."""
     if not isinstance(recipe, Recipe):
-        raise BadType(f"recipe is {checks.shown(recipe)}: it must be a Recipe")
+        raise BadType(f"recipe is {checks.describe(recipe)}: it must be a Recipe")
     check_dataset(dataset)
     check_inputs(model, params, state, x=x)
     trained, pixels, name = (model, params, state), recipe.pixels, recipe.name
@@ -66,7 +66,7 @@ def training(history: History, *, name: str, title: str) -> Figure:
     """The bound at every training step and on the test set after every epoch."""
     if not isinstance(history, History) or any(np.ndim(column) != 1 for column in history):
         raise BadType(
-            f"history is {checks.shown(history)}: it must be a History of arrays along one axis, as fit returns it"
+            f"history is {checks.describe(history)}: it must be a History of arrays along one axis, as fit returns it"
         )
     steps, epochs = len(history.bound), len(history.test_bound)
     ends = [steps * (epoch + 1) // epochs for epoch in range(epochs)]
@@ -84,7 +84,7 @@ def training(history: History, *, name: str, title: str) -> Figure:
 def of_comparison(found: variance.Comparison, *, name: str = "") -> dict[str, Figure]:
     """The figures of a comparison of estimators: each network's variances, all layers', and variance against cost."""
     if not isinstance(found, variance.Comparison):
-        raise BadType(f"found is {checks.shown(found)}: it must be what variance.compare returns")
+        raise BadType(f"found is {checks.describe(found)}: it must be what variance.compare returns")
     checks.text("name", name)
     rows = list(found.rows.values())
     of = f"{name}: " if name else ""
@@ -126,7 +126,7 @@ def of_comparison(found: variance.Comparison, *, name: str = "") -> dict[str, Fi
 def of_scaling(found: variance.Sweep, *, ylabel: str, title: str) -> Figure:
     """The figure of a sweep, with the slopes that were fitted."""
     if not isinstance(found, variance.Sweep):
-        raise BadType(f"found is {checks.shown(found)}: it must be what variance.sweep returns")
+        raise BadType(f"found is {checks.describe(found)}: it must be what variance.sweep returns")
     series = {name: ([m.value for m in measured], [m.se for m in measured]) for name, measured in found.series.items()}
     slopes = {name: (fit.slope, fit.se) for name, fit in found.slopes.items()}
     over = {"K": "samples K", "batch": "size of the batch", "step": "training step"}.get(found.over, found.over)

@@ -27,7 +27,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
         BadValue: the path does not end in .png.
     """
     if not isinstance(figure, Figure):
-        raise BadType(f"figure must be a Figure, got {checks.shown(figure)}")
+        raise BadType(f"figure must be a Figure, got {checks.describe(figure)}")
     path = _ending(path, ".png")
     # An automatic layout starts from the one before, and so moves a little with every drawing: run it once.
     if (layout := figure.get_layout_engine()) is not None:
@@ -66,8 +66,8 @@ def save_gif(images: ArrayLike, path: str | os.PathLike[str], *, size: int = 256
     """
     images = as_images("images", images, "n C H W")
     path = _ending(path, ".gif")
-    if not 1 <= (size := checks.whole("size", size)) <= _MOST_PIXELS:
-        raise BadValue(f"size must be at least 1 pixel, and at most {_MOST_PIXELS:,}, got {checks.shown(size)}")
+    if not 1 <= (size := checks.integer("size", size)) <= _MOST_PIXELS:
+        raise BadValue(f"size must be at least 1 pixel, and at most {_MOST_PIXELS:,}, got {checks.describe(size)}")
     if not 0 < checks.number("seconds", seconds) <= 300:
         raise BadValue(f"seconds must be above 0 and at most 300, got {seconds}")
     n, channels, height, width = images.shape

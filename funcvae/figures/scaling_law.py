@@ -53,11 +53,11 @@ def scaling(
     slopes = {} if slopes is None else slopes
     for name, given in {"series": series, "slopes": slopes}.items():
         if not isinstance(given, Mapping):
-            raise BadType(f"{name} must be a dict by label, got {checks.shown(given)}")
+            raise BadType(f"{name} must be a dict by label, got {checks.describe(given)}")
         for label, pair in given.items():
             text(label=label)
             if not (isinstance(pair, tuple | list) and len(pair) == 2):
-                raise BadType(f"{name} must have pairs, (what was measured, its error), got {checks.shown(pair)}")
+                raise BadType(f"{name} must have pairs, (what was measured, its error), got {checks.describe(pair)}")
     for pair in slopes.values():
         for part in pair:
             checks.number("a slope or its error", part)

@@ -170,7 +170,7 @@ _TICKS = 8  # numbers of samples that all have room
 
 def _mapping(name: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise BadType(f"{name} must be a dict, got {checks.shown(value)}")
+        raise BadType(f"{name} must be a dict, got {checks.describe(value)}")
     if not value:
         raise BadValue(f"{name} is empty: there is nothing to draw")
     for key in value:
@@ -181,9 +181,9 @@ def _mapping(name: str, value: Any) -> Mapping[str, Any]:
 def _checked(name: str, lines: Any, yscale: str) -> dict[str, OverSeeds]:
     """A panel's lines as arrays."""
     found = {}
-    for label, line in _mapping(f"the panel {checks.line(name, 60)}", lines).items():
+    for label, line in _mapping(f"the panel {checks.one_line(name, 60)}", lines).items():
         if not isinstance(line, OverSeeds):
-            raise BadType(f"each line must be an OverSeeds, got {checks.shown(line)}")
+            raise BadType(f"each line must be an OverSeeds, got {checks.describe(line)}")
         samples, mean = as_array("samples", line.samples, "V"), as_array("mean", line.mean, "V")
         low, high = (as_array(end, getattr(line, end), "V", finite=False) for end in ("low", "high"))
         each = as_array("each", line.each, "V S", finite=False)

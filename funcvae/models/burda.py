@@ -61,7 +61,7 @@ def burda_vae(latent: int = 50, mean: Tensor | None = None) -> VAE:
     """
     start = torch.full((784,), 0.5)
     if mean is not None:
-        start = checks.valued("mean", mean, floating=True).cpu()
+        start = checks.concrete("mean", mean, floating=True).cpu()
         if start.numel() != 784:
             raise BadValue(f"mean has shape {list(mean.shape)}: it must be an image's, [1, 28, 28]")
     return vae(
@@ -75,7 +75,7 @@ def burda_vae(latent: int = 50, mean: Tensor | None = None) -> VAE:
 
 def burda_schedule(steps_per_epoch: int) -> Schedule:
     """The paper's learning rate: for i = 1 … 8, 3^(i-1) epochs at 1e-4 · round(10^(1 - (i-1)/7), 1); 3,280 in all."""
-    checks.whole("steps_per_epoch", steps_per_epoch, 1, _MOST_STEPS)
+    checks.integer("steps_per_epoch", steps_per_epoch, 1, _MOST_STEPS)
     rates = [1e-4 * round(10 ** (1 - i / 7), 1) for i in range(8)]
     ends = list(accumulate(3**i for i in range(8)))  # 1, 4, 13, … 3280 epochs
 

@@ -99,8 +99,8 @@ def cifar_resnet_vae(latent: int = 256, height: int = 32, width: int = 32) -> VA
         height: of the images, in pixels.
         width: of the images. Where they are not 32×32, features are resized to their size before the last convolution.
     """
-    checks.fits("latent", (checks.whole("latent", latent, 1), 512 * 16))
-    checks.fits("height and width", (512, checks.whole("height", height, 1), checks.whole("width", width, 1)))
+    checks.fits("latent", (checks.integer("latent", latent, 1), 512 * 16))
+    checks.fits("height and width", (512, checks.integer("height", height, 1), checks.integer("width", width, 1)))
     return vae(
         encoder=lambda: ResNetEncoder(latent),
         decoder=lambda: ResNetDecoder(latent, height, width),

@@ -28,7 +28,7 @@ def gaussian2d_vae(latent: int = 2, hidden: int = 64) -> VAE:
 
     After a blog post that calls the encoder p and the decoder q; here they have their usual names.
     """
-    checks.fits("latent and hidden", (checks.whole("latent", latent, 1), checks.whole("hidden", hidden, 1)))
+    checks.fits("latent and hidden", (checks.integer("latent", latent, 1), checks.integer("hidden", hidden, 1)))
     return vae(
         encoder=lambda: GaussianMLP(2, hidden, latent),
         decoder=lambda: GaussianMLP(latent, hidden, 2),

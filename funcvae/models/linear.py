@@ -57,7 +57,7 @@ def linear_vae(inputs: int, latent: int, sigma2: float | None = None) -> VAE:
 
     Reference: Lucas, Tucker, Grosse & Norouzi (2019), arXiv:1911.02469.
     """
-    checks.fits("inputs and latent", (checks.whole("inputs", inputs, 1), checks.whole("latent", latent, 1)))
+    checks.fits("inputs and latent", (checks.integer("inputs", inputs, 1), checks.integer("latent", latent, 1)))
     if sigma2 is not None and not 0 < checks.number("sigma2", sigma2) < math.inf:
         raise BadValue(f"sigma2 is {sigma2}: a variance is positive, and finite")
     learned = sigma2 is None

@@ -43,7 +43,7 @@ class Recipe:
 
     def optimizer(self, steps_per_epoch: int, lr: float | None = None) -> Optimizer:
         """The recipe's Adam, with its own learning rate or schedule unless one is given."""
-        checks.whole("steps_per_epoch", steps_per_epoch, 1)
+        checks.integer("steps_per_epoch", steps_per_epoch, 1)
         return adam(self.lr(steps_per_epoch) if lr is None else lr, eps=self.eps)
 
 

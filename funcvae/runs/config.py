@@ -173,8 +173,11 @@ def resumed(config: Config, options: Options, run: Path) -> Config:
     """The configuration of the run in a folder when it is resumed with these options.
 
     Raises:
+        BadType: the options are no `Options`.
         BadValue: something may not change; the message names all that differs.
     """
+    if not isinstance(options, Options):
+        raise BadType(f"options is {checks.describe(options)}: it must be an Options, as in Options(epochs=20)")
     values = _plain(options)
     if pairs := differences(config, values, MAY_CHANGE):
         raise BadValue(f"{run} cannot go on otherwise than it began: {pairs}; leave that out, or start another run")
@@ -223,7 +226,7 @@ def _checked(config: Config) -> Config:
     """The configuration itself. Raises BadType where a field has another type than it should."""
     for name, kind in _wrong_types(config).items():
         raise BadType(
-            f"{name} is {checks.shown(getattr(config, name))}: it must be of type {getattr(kind, '__name__', kind)}"
+            f"{name} is {checks.describe(getattr(config, name))}: it must be of type {getattr(kind, '__name__', kind)}"
         )
     return config
 

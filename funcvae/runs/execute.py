@@ -87,7 +87,7 @@ def run(
         tracks = [stack.enter_context(tracker(out, asdict(config), ())) for tracker in trackers]
         stack.enter_context(files.lock(out))
         _check_new_folder(out)  # again: another process may have begun here
-        files.sweep(out)
+        files.remove_partial(out)
         files.write(out / CONFIG, files.as_json(asdict(config)))
         files.write(out / MANIFEST, files.as_json(environment.manifest(config, setup.dataset, processes.size)))
         try:
@@ -138,7 +138,7 @@ def resume(
     with environment.numerics(config), ExitStack() as stack:
         if processes.is_main:
             stack.enter_context(files.lock(path))
-            files.sweep(path)
+            files.remove_partial(path)
         setup = prepare(config, load_data, processes)
         _check_agreement(setup)
         if not processes.is_main:

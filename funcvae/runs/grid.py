@@ -74,7 +74,7 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
             the wrong kind; or a setting that a list of the grid decides.
     """
     if not isinstance(content, Mapping):
-        raise BadType(f"a grid is {checks.shown(content)}: it must be a JSON object")
+        raise BadType(f"a grid is {checks.describe(content)}: it must be a JSON object")
     known = [each.name for each in fields(Grid)]
     for name in content:
         if name not in known:
@@ -84,13 +84,13 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
     parsers: dict[str, Callable[[Any], Any]] = {
         "systems": lambda name: recipe(name).name,
         "estimators": lambda spec: estimators.parse(spec).name,
-        "samples": lambda k: checks.whole("a number in samples", k, 1),
-        "seeds": lambda seed: checks.whole("a number in seeds", seed),
+        "samples": lambda k: checks.integer("a number in samples", k, 1),
+        "seeds": lambda seed: checks.integer("a number in seeds", seed),
     }
     axes = {name: _axis(name, content[name], parse) for name, parse in parsers.items() if name in content}
     settings = content.get("settings", {})
     if not isinstance(settings, Mapping):
-        raise BadType(f'settings is {checks.shown(settings)}: it must be an object, as {{"epochs": 20}}')
+        raise BadType(f'settings is {checks.describe(settings)}: it must be an object, as {{"epochs": 20}}')
     known_settings = [each.name for each in fields(Options) if each.name not in _NOT_SETTINGS]
     for name in settings:
         if name in _NOT_SETTINGS:
@@ -99,7 +99,7 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
             raise unknown("setting", checks.text("a setting", name), known_settings)
     replicates = content.get("replicates")
     if replicates is not None:
-        checks.whole("replicates", replicates, 2)
+        checks.integer("replicates", replicates, 2)
     return Grid(**axes, settings=dict(settings), replicates=replicates)
 
 
@@ -115,7 +115,7 @@ def expand_grid(grid: Grid, folder: str | Path, *, device: str = "cpu") -> list[
         BadType, BadValue: a setting is of the wrong kind.
     """
     if not isinstance(grid, Grid):
-        raise BadType(f"grid is {checks.shown(grid)}: `runs.parse_grid` makes one")
+        raise BadType(f"grid is {checks.describe(grid)}: `runs.parse_grid` makes one")
     folder, device = checks.path("folder", folder), checks.text("device", device)
     cells = []
     for system in grid.systems:
@@ -148,7 +148,7 @@ def read_result(cell: Config) -> CellResult | None:
     content = files.read_json(path)
     for name, value in cell_id(cell).items():
         if content.get(name) != value:
-            got = checks.shown(content.get(name))
+            got = checks.describe(content.get(name))
             raise BadData(f"{path} is not the result of this cell: its {name} is {got}, and should be {value!r}")
     return content
 
@@ -170,7 +170,7 @@ _NOT_SETTINGS = {
 def _axis(name: str, values: Any, parse: Callable[[Any], Any]) -> tuple[Any, ...]:
     """One of the grid's lists, parsed; its items must differ."""
     if not isinstance(values, list | tuple):
-        raise BadType(f"{name} is {checks.shown(values)}: it must be a list")
+        raise BadType(f"{name} is {checks.describe(values)}: it must be a list")
     if not values:
         raise BadValue(f"{name} is empty: name one or more, or leave it out")
     parsed = tuple(parse(value) for value in values)

@@ -93,7 +93,7 @@ def verify(
         Missing, BadData: see `load`; or the run has made no step.
     """
     path = checks.path("path", path)
-    steps = None if steps is None else checks.whole("--steps", steps, 1)
+    steps = None if steps is None else checks.integer("--steps", steps, 1)
     if not checks.number("--tolerance", tolerance) >= 0:
         raise BadValue(f"--tolerance is {tolerance}: it must be a number, and not negative")
     config, manifest = _read_run(path, data, data_dir)
@@ -145,7 +145,7 @@ def replay(
         BadValue: the run has no such step.
         Missing, BadData: see `load`.
     """
-    path, step = checks.path("path", path), checks.whole("step", step)
+    path, step = checks.path("path", path), checks.integer("step", step)
     config, manifest = _read_run(path, data, data_dir)
     with environment.numerics(config, threads=manifest["threads"]):
         setup = _prepare(config, manifest, path)

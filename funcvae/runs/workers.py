@@ -76,7 +76,7 @@ def train_grid(
     """
     folder = checks.path("folder", folder)
     i, n = share
-    if not 0 <= checks.whole("share's first", i) < checks.whole("share's second", n, 1):
+    if not 0 <= checks.integer("share's first", i) < checks.integer("share's second", n, 1):
         raise BadValue(f"share is ({i}, {n}): of {n} workers the first is 0 and the last {n - 1}")
     cells = check_cells(grid, folder, device=device, download=download) if cells is None else cells
     _write_grid(grid, folder / GRID)
@@ -123,7 +123,7 @@ def worker_share() -> tuple[int, int]:
 def _slurm_number(name: str) -> int:
     value = os.environ.get(name, "")
     if not value.isdecimal():
-        raise BadValue(f"the environment's {name} is {checks.shown(value)}: sbatch --array sets it to a number")
+        raise BadValue(f"the environment's {name} is {checks.describe(value)}: sbatch --array sets it to a number")
     return int(value)
 
 

@@ -41,12 +41,12 @@ def save(path: Path, tree_: Tree, about: dict[str, Any]) -> Path:
         BadValue: two leaves of one path.
     """
     if not isinstance(about, dict):
-        raise BadType(f"about is {checks.shown(about)}: it must be a dict")
+        raise BadType(f"about is {checks.describe(about)}: it must be a dict")
     sha256 = tree.sha256(_named_tensors(tree_))
     try:
         head = json.dumps({"format": FORMAT, "sha256": sha256, "structure": _structure(tree_), "about": about})
     except (TypeError, ValueError, RecursionError) as error:
-        raise BadType(f"the tree's keys, or about, cannot be written as JSON: {checks.line(str(error))}") from None
+        raise BadType(f"the tree's keys, or about, cannot be written as JSON: {checks.one_line(str(error))}") from None
     return files.write(checks.path("path", path), _safetensors(tree_, {"funcvae": head}))
 
 
@@ -71,7 +71,7 @@ def load(path: Path, like: Tree) -> tuple[Tree, dict[str, Any]]:
 
 def path_of(folder: Path, step: int) -> Path:
     """The checkpoint of a step in a folder; names sort as steps do."""
-    step = checks.whole("step", step, 0, 10**12 - 1)
+    step = checks.integer("step", step, 0, 10**12 - 1)
     return checks.path("folder", folder) / f"step-{step:012d}.safetensors"
 
 
@@ -86,7 +86,7 @@ def in_folder(folder: Path) -> dict[int, Path]:
 def prune(folder: Path, keep: int) -> None:
     """Removes all checkpoints in a folder but the newest `keep`, of which there is one at least."""
     paths = list(in_folder(folder).values())
-    for path in paths[: -max(1, checks.whole("keep", keep))]:
+    for path in paths[: -max(1, checks.integer("keep", keep))]:
         path.unlink(missing_ok=True)
 
 
@@ -129,7 +129,7 @@ def _named_tensors(tree_: Tree) -> dict[str, torch.Tensor]:
     """The tree's tensors by path."""
     named = tree.named_leaves(tree_)
     for name, leaf in named.items():
-        checks.valued(checks.line(name, 100), leaf)
+        checks.concrete(checks.one_line(name, 100), leaf)
     if len(named) < len(tree.leaves(tree_)):
         raise BadValue("two tensors of the tree have one path: keys must not be such as 'a/b' beside 'a' with a 'b'")
     return named

@@ -141,7 +141,7 @@ def fit_task(
     history: History | None = None,
 ) -> tuple[TrainState, History]:
     """`fit` of a task."""
-    epochs, record = checks.whole("epochs", epochs, 1), _Record(history)
+    epochs, record = checks.integer("epochs", epochs, 1), _Record(history)
     task = checked_task(ts, task)
     if test is not None:
         check_data(task.model, ts.params, ts.state, test, task.settings.observe, name="test")
@@ -252,7 +252,7 @@ class _Record:
 
 def _check_history(history: History) -> None:
     if not isinstance(history, History) or not all(isinstance(x, np.ndarray) and x.ndim == 1 for x in history):
-        raise BadType(f"history is {checks.shown(history)}: it must be a History of arrays, as fit returns it")
+        raise BadType(f"history is {checks.describe(history)}: it must be a History of arrays, as fit returns it")
     if len({len(x) for x in history[:3]}) > 1 or not all(x.dtype.kind in "fiu" for x in history):
         raise BadValue("history has not a number of each kind for every step, as fit returns it")
 

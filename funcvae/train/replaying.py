@@ -82,7 +82,7 @@ def replay(
 def replay_task(ts: TrainState, step: int, task: Task) -> Replay:
     """`replay` of a task, in this process alone."""
     task = checked_task(ts, task._replace(processes=SINGLE))
-    made, step = int(ts.step), checks.whole("step", step)
+    made, step = int(ts.step), checks.integer("step", step)
     if step < made:
         raise BadValue(f"step {step} cannot be replayed from a TrainState that has made {made}: give an earlier one")
     ts = tree.map(torch.clone, ts)

@@ -72,10 +72,10 @@ class StepSettings:
 
     def __post_init__(self) -> None:
         numbers = {
-            "batch": checks.whole("batch", self.batch, 1),
-            "samples": checks.whole("samples", self.samples, 1),
-            "chunk": None if self.chunk is None else checks.whole("chunk", self.chunk, 1),
-            "shards": None if self.shards is None else checks.whole("shards", self.shards, 1),
+            "batch": checks.integer("batch", self.batch, 1),
+            "samples": checks.integer("samples", self.samples, 1),
+            "chunk": None if self.chunk is None else checks.integer("chunk", self.chunk, 1),
+            "shards": None if self.shards is None else checks.integer("shards", self.shards, 1),
             "offset": checks.number("offset", self.offset),
         }
         for name, number in numbers.items():
@@ -104,7 +104,7 @@ class Callbacks:
     stop: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "save_every", checks.whole("save_every", self.save_every, 0))
+        object.__setattr__(self, "save_every", checks.integer("save_every", self.save_every, 0))
         for name in ("log", "watch", "save", "stop"):
             checks.function(name, getattr(self, name))
 

@@ -70,9 +70,9 @@ def step_keys(step_key: random.Key, steps: Tensor) -> Tensor:
 def batches(key: random.Key, n: int, batch: int, epoch: int) -> tuple[tuple[Tensor, ...], Tensor]:
     """The batches of an epoch in a run with this key: the rows of each, and each step's keys [S, 2, 2]."""
     n, batch, epoch = (
-        checks.whole("n", n, 1),
-        checks.whole("batch", batch, 1),
-        checks.whole("epoch", epoch, 0, 2**32 - 1),
+        checks.integer("n", n, 1),
+        checks.integer("batch", batch, 1),
+        checks.integer("epoch", epoch, 0, 2**32 - 1),
     )
     keys = run_keys(key)
     rows = random.permutation(random.fold_in(keys.order, epoch), n).split(batch)
@@ -91,14 +91,14 @@ def batches_from(ts: TrainState, n: int, batch: int) -> Iterator[tuple[Tensor, T
 def check_train_state(ts: TrainState, model: VAE | None = None) -> None:
     """Raises unless this is a TrainState; with a model, one of it, whose values are there."""
     if not isinstance(ts, TrainState):
-        raise BadType(f"ts is {checks.shown(ts)}: it must be a TrainState, as train.init makes it")
+        raise BadType(f"ts is {checks.describe(ts)}: it must be a TrainState, as train.init makes it")
     if checks.tensor("ts.step", ts.step, floating=False).ndim or ts.step.dtype != torch.int64:
-        raise BadValue(f"ts.step is {checks.shown(ts.step)}: it must be an int64 tensor of no dimensions")
+        raise BadValue(f"ts.step is {checks.describe(ts.step)}: it must be an int64 tensor of no dimensions")
     if model is not None:  # not in a step
         check_trained(model, ts.params, ts.state)
         tree.checked(ts.opt_state, "ts.opt_state")
         random.checked(ts.key)
-        if checks.valued("ts.step", ts.step) < 0:
+        if checks.concrete("ts.step", ts.step) < 0:
             raise BadValue(f"ts.step is {int(ts.step)}: it must not be negative")
 
 

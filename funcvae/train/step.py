@@ -122,7 +122,7 @@ def _descended(
 
 def _pair(updated: tuple[Params, Any]) -> tuple[Params, Any]:
     if not (isinstance(updated, tuple | list) and len(updated) == 2):
-        raise BadType(f"update returned {checks.shown(updated)}: it must be the new parameters and optimizer state")
+        raise BadType(f"update returned {checks.describe(updated)}: it must be the new parameters and optimizer state")
     return updated[0], updated[1]
 
 

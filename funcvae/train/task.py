@@ -73,7 +73,7 @@ def checked_estimator(estimator: Estimator) -> Estimator:
     """The estimator itself, if it is an Estimator: raises BadType where it is not."""
     check_estimator("estimator", estimator)
     if not isinstance(estimator, Estimator):
-        raise BadType(f"estimator is {checks.shown(estimator)}: it must be an Estimator, such as estimators.iwae()")
+        raise BadType(f"estimator is {checks.describe(estimator)}: it must be an Estimator, such as estimators.iwae()")
     return estimator
 
 
@@ -87,7 +87,7 @@ def check_shards(task: Task, state: State) -> None:
     settings, processes = task.settings, task.processes
     if not isinstance(processes, Processes):
         raise BadType(
-            f"processes is {checks.shown(processes)}: it must be SINGLE, or come from distributed.process_group()"
+            f"processes is {checks.describe(processes)}: it must be SINGLE, or come from distributed.process_group()"
         )
     length, items = min(settings.batch, len(task.train)), "rows in a batch"
     if settings.split is by_samples:

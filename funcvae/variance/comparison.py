@@ -102,13 +102,13 @@ def compare(
     problem = make_problem(model, params, state, x, key, settings)
     checks.function("progress", progress)
     if not isinstance(arms, Mapping):
-        raise BadType(f"arms is {checks.shown(arms)}: give estimators by name, in a dict")
+        raise BadType(f"arms is {checks.describe(arms)}: give estimators by name, in a dict")
     if not arms:
         raise BadValue("there is nothing to compare: give estimators by name")
     reference = next(iter(arms)) if reference is None else reference
     for name in arms:
         checks.text("the name of an arm", name)
-    checks.whole("timings", timings, 0, _MOST_TIMINGS)
+    checks.integer("timings", timings, 0, _MOST_TIMINGS)
     if checks.text("reference", reference) not in arms:
         raise unknown("reference", reference, arms)
     if target_se is not None and not checks.number("target_se", target_se) > 0:
@@ -149,7 +149,7 @@ def _lane(name: str, arm: Arm, noise: Noise) -> Lane:
     pair = isinstance(arm, tuple | list) and len(arm) == 2 and not callable(arm)
     estimator, scheme = arm if pair else (arm, noise)  # type: ignore[misc]
     if not callable(estimator) or not callable(scheme):
-        got = f"{checks.line(repr(name), 60)} is {checks.shown(arm)}"
+        got = f"{checks.one_line(repr(name), 60)} is {checks.describe(arm)}"
         raise BadType(f"{got}: give an estimator, as estimators.iwae(), or (estimator, noise scheme)")
     return Lane(name, estimator, scheme, target_of(estimator, scheme, name))
 

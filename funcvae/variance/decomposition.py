@@ -116,15 +116,15 @@ def sources(
         NonFinite: a gradient that is not finite.
     """
     for name, value in {"batches": batches, "replicates": replicates}.items():
-        if checks.whole(name, value) < 2:
-            raise BadValue(f"{name} is {checks.shown(value)}: a variance needs at least 2")
-    if not 1 <= checks.whole("batch", batch) <= len(checks.tensor("data", data, "n ...")):
-        raise BadValue(f"batch is {checks.shown(batch)}: it must lie between 1 and {len(data)}, the number of data")
+        if checks.integer(name, value) < 2:
+            raise BadValue(f"{name} is {checks.describe(value)}: a variance needs at least 2")
+    if not 1 <= checks.integer("batch", batch) <= len(checks.tensor("data", data, "n ...")):
+        raise BadValue(f"batch is {checks.describe(batch)}: it must lie between 1 and {len(data)}, the number of data")
     settings = ReplicateSettings(samples, replicates, noise=noise, groups=groups, train=train)
     check_problem(model, params, state, data, settings, observe, batch)
     checks.fits("batches", (batches, len(tree.leaves(params))), 8)
     checks.function("progress", progress)
-    choice_key, observe_key, noise_key = random.split(checks.valued("key", random.checked(key)).to(data.device), 3)
+    choice_key, observe_key, noise_key = random.split(checks.concrete("key", random.checked(key)).to(data.device), 3)
     target_of(estimator, noise, "")  # raises where the two do not suit each other
     problem = Problem(model, params, state, data, noise_key, settings)
     members_of, gradient = problem.parameter_groups(), gradients((estimator,), model, problem.names, train)

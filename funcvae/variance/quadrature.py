@@ -66,9 +66,9 @@ def exact(
         BadData: data the model cannot take, or that are not finite.
         NonFinite: a gradient or bound that is not finite; the message names the datum.
     """
-    samples, nodes = checks.whole("samples", samples, 1), checks.whole("nodes", nodes)
+    samples, nodes = checks.integer("samples", samples, 1), checks.integer("nodes", nodes)
     if not 1 <= nodes <= _MOST_NODES:
-        raise BadValue(f"nodes is {checks.shown(nodes)}: it must lie between 1 and {_MOST_NODES}")
+        raise BadValue(f"nodes is {checks.describe(nodes)}: it must lie between 1 and {_MOST_NODES}")
     check_estimator("estimator", estimator)
     check_data(model, params, state, x)
     if not x.is_floating_point():

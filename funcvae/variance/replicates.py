@@ -54,15 +54,15 @@ class ReplicateSettings:
     """Whether chunks run under `torch.compile`."""
 
     def __post_init__(self) -> None:
-        checks.whole("samples", self.samples, 1)
-        checks.whole("replicates", self.replicates, 1)
+        checks.integer("samples", self.samples, 1)
+        checks.integer("replicates", self.replicates, 1)
         if self.chunk is not None:
-            checks.whole("chunk", self.chunk, 1)
+            checks.integer("chunk", self.chunk, 1)
         checks.function("noise", self.noise, "a scheme, such as noise.iid")
         groups = (self.groups,) if isinstance(self.groups, str) else self.groups
         if not isinstance(groups, Sequence):
             raise BadType(
-                f"groups is {checks.shown(groups)}: give patterns such as 'encoder/*.bias', in a list or tuple"
+                f"groups is {checks.describe(groups)}: give patterns such as 'encoder/*.bias', in a list or tuple"
             )
         object.__setattr__(self, "groups", tuple(checks.text("a group", pattern) for pattern in groups))
         checks.flag("train", self.train)
@@ -129,7 +129,7 @@ def make_problem(
 ) -> Problem:
     """A checked `Problem`; raises what the lab's functions say they raise."""
     check_problem(model, params, state, x, settings)
-    return Problem(model, params, state, x, checks.valued("key", random.checked(key)).to(x.device), settings)
+    return Problem(model, params, state, x, checks.concrete("key", random.checked(key)).to(x.device), settings)
 
 
 def check_problem(

@@ -110,12 +110,12 @@ def sweep(
     random.checked(key)
     values = _finite(values)
     if not values or len(set(values)) < len(values):
-        raise BadValue(f"values is {checks.shown(values)}: give one or more, each once")
+        raise BadValue(f"values is {checks.describe(values)}: give one or more, each once")
     series: dict[str, list[Measured]] = {}
     for i, value in enumerate(values):
         found = measure(value, random.fold_in(key, i))
         if not isinstance(found, Mapping):
-            raise BadType(f"measure returned {checks.shown(found)}: it must be estimates by name, in a dict")
+            raise BadType(f"measure returned {checks.describe(found)}: it must be estimates by name, in a dict")
         for name in found:
             checks.text("a name that measure gave", name)
         if series and found.keys() != series.keys():
@@ -138,7 +138,7 @@ def slope(values: Sequence[float], measured: Sequence[Measured]) -> Slope | None
     """
     values = _finite(values)
     if not isinstance(measured, Sequence) or isinstance(measured, str | bytes):
-        raise BadType(f"measured is {checks.shown(measured)}: it must be a list of Measured")
+        raise BadType(f"measured is {checks.describe(measured)}: it must be a list of Measured")
     for m in measured:
         _check_measured(m)
     if len(values) != len(measured):
@@ -174,6 +174,6 @@ def _finite(values: Sequence[float]) -> list[float]:
 
 def _check_measured(measured: Measured) -> None:
     if not isinstance(measured, Measured):
-        raise BadType(f"an estimate is {checks.shown(measured)}: it must be a Measured")
+        raise BadType(f"an estimate is {checks.describe(measured)}: it must be a Measured")
     for name in ("value", "se"):
         checks.number(f"an estimate's {name}", getattr(measured, name))

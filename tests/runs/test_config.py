@@ -8,7 +8,7 @@ import pytest
 
 from funcvae import runs
 from funcvae.cli.training import TrainOptions
-from funcvae.errors import BadType, BadValue
+from funcvae.errors import BadData, BadType, BadValue
 from funcvae.runs.config import resumed
 
 
@@ -50,3 +50,14 @@ def test_options_of_a_resumed_run_have_the_types_of_a_new_ones():
     assert resumed(config, runs.Options(epochs=9), Path("moved")) == runs.configure("burda_vae", epochs=9, out="moved")
     with pytest.raises(BadType, match="epochs is '9'"):
         resumed(config, runs.Options(epochs="9"), Path("run"))
+
+
+def test_what_a_run_is_resumed_with_must_be_options():
+    config = runs.configure("burda_vae", out="run")
+    with pytest.raises(BadType, match="options is of type dict: it must be an Options"):
+        resumed(config, {"epochs": 3}, Path("run"))
+
+
+def test_a_run_that_06_made_is_named_as_such():
+    with pytest.raises(BadData, match=r"made by funcvae 0\.6\.0"):
+        runs.load(Path(__file__).parents[1] / "reference" / "run-0.6")
