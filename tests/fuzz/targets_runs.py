@@ -110,7 +110,7 @@ target(
 )  # fmt: skip
 target("runs.has_run", runs.has_run, weight=0.1, path=FOLDER_PATH)
 target("runs.recipe", runs.recipe, weight=0.1, system=SYSTEM)
-target("runs.split_names", runs.split_names, weight=0.1, given=TEXT)
+target("runs.split_names", runs.split_names, weight=0.1, text=TEXT)
 target(
     "runs.resolve_device", runs.resolve_device, weight=0.1, name=Kind(one_of("cpu", "auto"), one_of("cuda", "meta", ""))
 )
