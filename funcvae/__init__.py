@@ -38,37 +38,10 @@ if TYPE_CHECKING:
 __version__ = "0.7.0"
 
 __all__ = [
-    "VAE",
-    "Claims",
-    "Estimate",
-    "Estimator",
-    "Functional",
-    "Trained",
-    "Weights",
-    "bounds",
-    "compilation",
-    "data",
-    "distributed",
-    "distributions",
-    "errors",
-    "estimators",
-    "evaluate",
-    "figures",
-    "functional",
-    "heads",
-    "models",
-    "noise",
-    "optim",
-    "priors",
-    "random",
-    "runs",
-    "surrogate",
-    "tracking",
-    "train",
-    "tree",
-    "vae",
-    "variance",
-]
+    "VAE", "Claims", "Estimate", "Estimator", "Functional", "Trained", "Weights", "bounds", "compilation", "data",
+    "distributed", "distributions", "errors", "estimators", "evaluate", "figures", "functional", "heads", "models",
+    "noise", "optim", "priors", "random", "runs", "surrogate", "tracking", "train", "tree", "vae", "variance",
+]  # fmt: skip
 
 _DEFINED_IN = {
     "VAE": "model",

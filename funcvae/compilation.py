@@ -23,18 +23,9 @@ from funcvae.errors import unknown
 from funcvae.tree import Tree
 
 __all__ = [
-    "NO_COMPILER",
-    "PRECISIONS",
-    "Uncompiled",
-    "Wrap",
-    "available",
-    "check_precision",
-    "compiled",
-    "keep_freed",
-    "mark_static",
-    "precision",
-    "unchanged",
-]
+    "NO_COMPILER", "PRECISIONS", "Uncompiled", "Wrap", "available", "check_precision", "compiled", "keep_freed",
+    "mark_static", "precision", "unchanged",
+]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
 

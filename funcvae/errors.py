@@ -9,19 +9,9 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 __all__ = [
-    "BadData",
-    "BadType",
-    "BadValue",
-    "FuncvaeError",
-    "InUse",
-    "Missing",
-    "NonFinite",
-    "NotWritten",
-    "ProcessLost",
-    "ReportedElsewhere",
-    "Stopped",
-    "unknown",
-]
+    "BadData", "BadType", "BadValue", "FuncvaeError", "InUse", "Missing", "NonFinite", "NotWritten", "ProcessLost",
+    "ReportedElsewhere", "Stopped", "unknown",
+]  # fmt: skip
 
 
 class FuncvaeError(Exception):

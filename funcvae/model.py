@@ -14,20 +14,9 @@ from funcvae.errors import BadData, BadType, BadValue, FuncvaeError
 from funcvae.modules import Functional, Params, State, functional
 
 __all__ = [
-    "VAE",
-    "Decode",
-    "Encode",
-    "Observe",
-    "Trained",
-    "as_is",
-    "check_data",
-    "check_model",
-    "check_trained",
-    "log_p_x_given_z",
-    "log_prob",
-    "log_weight",
-    "vae",
-]
+    "CHECK_SEED", "VAE", "Decode", "Encode", "Observe", "Trained", "as_is", "check_data", "check_model",
+    "check_trained", "log_p_x_given_z", "log_prob", "log_weight", "vae",
+]  # fmt: skip
 
 
 class Encode(Protocol):
@@ -229,7 +218,7 @@ def check_data(
         raise BadValue("params has no leaves: init makes them")
     for leaf in leaves:
         checks.concrete("a leaf of params", leaf)
-    key = random.key(_CHECK_SEED, device=leaves[0].device)
+    key = random.key(CHECK_SEED, device=leaves[0].device)
     x = checks.tensor("what observe returned", observe(key, data[:2].to(key.device)), "B ...")
     if len(x) != len(data[:2]):
         raise BadValue(f"observe made {len(x)} items of {len(data[:2])}: it must leave their number as it is")
@@ -247,7 +236,7 @@ def check_data(
             raise BadData(f"{what} ranges from {got}: a {type(p).__name__} likelihood needs [{low:g}, {high:g}]")
 
 
-_CHECK_SEED = 2**63 + 2  # no seed of a user's run: a key is used once
+CHECK_SEED = 2**63 + 2  # no seed of a user's run: a key is used once
 
 
 def _part(what: str, whole: Params, name: str) -> Any:

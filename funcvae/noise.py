@@ -23,21 +23,9 @@ from funcvae._support import checks
 from funcvae.errors import BadType, BadValue, unknown
 
 __all__ = [
-    "TABLE",
-    "Noise",
-    "PartialNoise",
-    "accepts",
-    "iid",
-    "in_parts",
-    "independent",
-    "is_independent",
-    "mirrored",
-    "moment_matched",
-    "name_of",
-    "numbered",
-    "parse",
-    "sobol",
-]
+    "TABLE", "Noise", "PartialNoise", "accepts", "iid", "in_parts", "independent", "is_independent", "mirrored",
+    "moment_matched", "name_of", "numbered", "parse", "sobol",
+]  # fmt: skip
 
 
 class Noise(Protocol):

@@ -22,19 +22,9 @@ from funcvae._support import checks
 from funcvae.errors import BadType, BadValue
 
 __all__ = [
-    "Key",
-    "Shape",
-    "bernoulli",
-    "bits",
-    "checked",
-    "flat_indices",
-    "fold_in",
-    "key",
-    "normal",
-    "permutation",
-    "split",
+    "Key", "Shape", "bernoulli", "bits", "checked", "flat_indices", "fold_in", "key", "normal", "permutation", "split",
     "uniform",
-]
+]  # fmt: skip
 
 Key = Tensor
 Shape = tuple[int, ...]

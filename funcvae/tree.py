@@ -13,20 +13,9 @@ from funcvae._support import checks
 from funcvae.errors import BadType, BadValue
 
 __all__ = [
-    "Tree",
-    "checked",
-    "flatten",
-    "from_named",
-    "leaves",
-    "like",
-    "map",
-    "named_leaves",
-    "norm",
-    "rows",
-    "sha256",
-    "structure",
-    "zeros_like",
-]
+    "Tree", "checked", "flatten", "from_named", "leaves", "like", "map", "named_leaves", "norm", "rows", "sha256",
+    "structure", "zeros_like",
+]  # fmt: skip
 
 Tree = Any
 

@@ -5,15 +5,6 @@ from funcvae.distributed.rendezvous import PATIENCE, process_group, rank, world_
 from funcvae.distributed.sharding import Split, by_rows, by_samples
 
 __all__ = [
-    "PATIENCE",
-    "SINGLE",
-    "Processes",
-    "Split",
-    "Traffic",
-    "by_rows",
-    "by_samples",
-    "process_group",
-    "rank",
-    "split_evenly",
-    "world_size",
-]
+    "PATIENCE", "SINGLE", "Processes", "Split", "Traffic", "by_rows", "by_samples", "process_group", "rank",
+    "split_evenly", "world_size",
+]  # fmt: skip

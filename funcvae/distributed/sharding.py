@@ -33,15 +33,8 @@ from funcvae.modules import Params, State
 from funcvae.noise import Noise, accepts, in_parts
 
 __all__ = [
-    "Batch",
-    "GradientSettings",
-    "PartialObserve",
-    "ShardedGradient",
-    "Split",
-    "StepDetails",
-    "by_rows",
-    "by_samples",
-]
+    "Batch", "GradientSettings", "PartialObserve", "ShardedGradient", "Split", "StepDetails", "by_rows", "by_samples",
+]  # fmt: skip
 
 
 class GradientSettings(NamedTuple):

@@ -30,25 +30,9 @@ from funcvae.estimators.leave_one_out import others_logsumexp, others_mean
 from funcvae.estimators.types import Claims, Estimator, Weights
 
 __all__ = [
-    "beta_elbo",
-    "ciwae",
-    "dreg",
-    "elbo",
-    "elbo_mc",
-    "iwae",
-    "iwae_stl",
-    "miwae",
-    "ovis",
-    "piwae",
-    "renyi",
-    "rloo",
-    "rws",
-    "score",
-    "stl",
-    "tvo",
-    "vimco",
-    "vr_iwae_dreg",
-]
+    "beta_elbo", "ciwae", "dreg", "elbo", "elbo_mc", "iwae", "iwae_stl", "miwae", "ovis", "piwae", "renyi", "rloo",
+    "rws", "score", "stl", "tvo", "vimco", "vr_iwae_dreg",
+]  # fmt: skip
 
 
 def elbo() -> Estimator:

@@ -22,22 +22,7 @@ from funcvae.evaluate.weights import (
 )
 
 __all__ = [
-    "PPCA",
-    "ActiveUnits",
-    "Estimated",
-    "Likelihood",
-    "Progress",
-    "Untrusted",
-    "active_units",
-    "bound_ladder",
-    "kl_per_dimension",
-    "ladder",
-    "likelihood",
-    "log_likelihood",
-    "log_weights",
-    "posterior_gap",
-    "ppca",
-    "reconstruction_error",
-    "squared_error",
-    "untrusted_message",
-]
+    "PPCA", "ActiveUnits", "Estimated", "Likelihood", "Progress", "Untrusted", "active_units", "bound_ladder",
+    "kl_per_dimension", "ladder", "likelihood", "log_likelihood", "log_weights", "posterior_gap", "ppca",
+    "reconstruction_error", "squared_error", "untrusted_message",
+]  # fmt: skip

@@ -20,26 +20,7 @@ from funcvae.figures.scaling_law import scaling
 from funcvae.figures.sweep import OverSeeds, over_seeds
 
 __all__ = [
-    "PALETTE",
-    "OverSeeds",
-    "bound_ladder",
-    "decoding",
-    "densities",
-    "evolution",
-    "image_grid",
-    "interpolation",
-    "latent_scatter",
-    "latent_use",
-    "of_model",
-    "of_results",
-    "over_seeds",
-    "reconstructions",
-    "sample_grid",
-    "save",
-    "save_gif",
-    "scaling",
-    "training_curves",
-    "variance_bars",
-    "variance_by_layer",
-    "variance_cost",
-]
+    "PALETTE", "OverSeeds", "bound_ladder", "decoding", "densities", "evolution", "image_grid", "interpolation",
+    "latent_scatter", "latent_use", "of_model", "of_results", "over_seeds", "reconstructions", "sample_grid", "save",
+    "save_gif", "scaling", "training_curves", "variance_bars", "variance_by_layer", "variance_cost",
+]  # fmt: skip

@@ -28,15 +28,9 @@ from funcvae.model import VAE
 from funcvae.modules import Params, State
 
 __all__ = [
-    "Pixels",
-    "as_is",
-    "image_samples",
-    "interpolation",
-    "latent_grid",
-    "latent_scatter",
-    "point_samples",
+    "Pixels", "as_is", "image_samples", "interpolation", "latent_grid", "latent_scatter", "point_samples",
     "reconstructions",
-]
+]  # fmt: skip
 
 Pixels = Callable[[Tensor], Tensor]
 """A function from what the model sees, or decodes, to pixels in [0, 1]."""

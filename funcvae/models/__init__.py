@@ -14,14 +14,6 @@ RECIPES: dict[str, Recipe] = {
 """The recipes by name."""
 
 __all__ = [
-    "RECIPES",
-    "Recipe",
-    "burda_vae",
-    "cifar_resnet_vae",
-    "gaussian2d_vae",
-    "linear_vae",
-    "mnist_ae",
-    "mnist_bn_vae",
-    "mnist_sigma_vae",
-    "mnist_vae",
-]
+    "RECIPES", "Recipe", "burda_vae", "cifar_resnet_vae", "gaussian2d_vae", "linear_vae", "mnist_ae", "mnist_bn_vae",
+    "mnist_sigma_vae", "mnist_vae",
+]  # fmt: skip

@@ -23,16 +23,9 @@ from funcvae.models.recipe import Recipe, from_tanh_range, to_tanh_range
 from funcvae.train.settings import summed
 
 __all__ = [
-    "RECIPES",
-    "BatchNormEncoder",
-    "Decoder",
-    "Encoder",
-    "VariationalEncoder",
-    "mnist_ae",
-    "mnist_bn_vae",
-    "mnist_sigma_vae",
-    "mnist_vae",
-]
+    "RECIPES", "BatchNormEncoder", "Decoder", "Encoder", "VariationalEncoder", "mnist_ae", "mnist_bn_vae",
+    "mnist_sigma_vae", "mnist_vae",
+]  # fmt: skip
 
 PIXELS = 784
 SIGMA = math.sqrt(0.5)  # at which -log N(x; x̂, sigma²) is (x - x̂)² plus a constant

@@ -17,13 +17,8 @@ from funcvae.evaluate.weights import Estimated
 from funcvae.runs.folder import Run
 
 __all__ = [
-    "Report",
-    "comparison_report",
-    "evaluation_figures",
-    "evaluation_report",
-    "evaluation_table",
-    "variance_report",
-]
+    "Report", "comparison_report", "evaluation_figures", "evaluation_report", "evaluation_table", "variance_report",
+]  # fmt: skip
 
 Report = dict[str, Any]
 

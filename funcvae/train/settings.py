@@ -12,16 +12,8 @@ from funcvae.noise import Noise, iid
 from funcvae.train.state import TrainState
 
 __all__ = [
-    "Callbacks",
-    "Log",
-    "Row",
-    "Save",
-    "Scale",
-    "StepSettings",
-    "Watch",
-    "per_example",
-    "summed",
-]
+    "Callbacks", "Log", "Row", "Save", "Scale", "StepSettings", "Watch", "per_example", "summed",
+]  # fmt: skip
 
 Row = dict[str, Any]
 """What is logged: numbers by name, with the `step` and the `epoch` that they belong to."""

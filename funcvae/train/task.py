@@ -10,7 +10,7 @@ from funcvae.distributed.processes import SINGLE, Processes, split_evenly
 from funcvae.distributed.sharding import by_samples
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.estimators.types import Estimator, check_estimator
-from funcvae.model import _CHECK_SEED, VAE, check_data, check_trained
+from funcvae.model import CHECK_SEED, VAE, check_data, check_trained
 from funcvae.modules import Params, State
 from funcvae.optim import Optimizer, check_optimizer
 from funcvae.train.settings import StepSettings
@@ -116,7 +116,7 @@ def check_batches(task: Task, params: Params, state: State) -> None:
     if all(len(piece) != 1 for size in sizes for piece in split_evenly(size, shards)):
         return
     try:
-        x = task.settings.observe(random.key(_CHECK_SEED, device=task.train.device), task.train[:1])
+        x = task.settings.observe(random.key(CHECK_SEED, device=task.train.device), task.train[:1])
         q, _ = task.model.encode(params, state, x, True)
         task.model.decode(params, state, q.loc, True)
     except ValueError as error:

@@ -16,24 +16,6 @@ from funcvae.variance.scaling import Slope, Sweep, slope, sweep
 from funcvae.variance.weight_diagnostics import Importance
 
 __all__ = [
-    "Arm",
-    "Bias",
-    "Compared",
-    "Comparison",
-    "Decomposition",
-    "Exact",
-    "Group",
-    "Importance",
-    "Measured",
-    "Moments",
-    "ReplicateSettings",
-    "Slope",
-    "Sources",
-    "Sweep",
-    "compare",
-    "exact",
-    "moments",
-    "slope",
-    "sources",
-    "sweep",
-]
+    "Arm", "Bias", "Compared", "Comparison", "Decomposition", "Exact", "Group", "Importance", "Measured", "Moments",
+    "ReplicateSettings", "Slope", "Sources", "Sweep", "compare", "exact", "moments", "slope", "sources", "sweep",
+]  # fmt: skip
