@@ -1,6 +1,6 @@
 """Several processes that compute one result: how they connect, what they exchange, and how a step is split."""
 
-from funcvae.distributed.processes import SINGLE, Processes, Traffic, split_evenly
+from funcvae.distributed.collectives import SINGLE, Processes, Traffic, split_evenly
 from funcvae.distributed.rendezvous import PATIENCE, process_group, rank, world_size
 from funcvae.distributed.sharding import Split, by_rows, by_samples
 

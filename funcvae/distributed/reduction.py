@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from funcvae.distributed.processes import Processes, split_evenly
+from funcvae.distributed.collectives import Processes, split_evenly
 
 __all__ = ["combine_sums", "local_sums", "ordered_sum"]
 

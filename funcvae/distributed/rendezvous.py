@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from funcvae._support import checks
-from funcvae.distributed.processes import SINGLE, Processes, short_reason
+from funcvae.distributed.collectives import SINGLE, Processes, short_reason
 from funcvae.errors import BadValue, FuncvaeError, Missing, ReportedElsewhere, Stopped
 
 __all__ = ["PATIENCE", "process_group", "rank", "world_size"]

@@ -24,7 +24,7 @@ from torch import Tensor
 from funcvae import random, tree
 from funcvae.compilation import Wrap
 from funcvae.distributed import reduction
-from funcvae.distributed.processes import SINGLE, Processes, split_evenly
+from funcvae.distributed.collectives import SINGLE, Processes, split_evenly
 from funcvae.estimators.chunks import in_chunks
 from funcvae.estimators.engine import added, times
 from funcvae.estimators.types import Estimate, Estimator

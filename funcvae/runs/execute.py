@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from funcvae import compilation, data, tracking
 from funcvae._support import files
-from funcvae.distributed.processes import SINGLE, Processes
+from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadValue, Missing, NonFinite, Stopped
 from funcvae.runs import environment
 from funcvae.runs.config import Config, Options, check_config, resumed

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from funcvae import data, estimators, noise, random, train
-from funcvae.distributed.processes import SINGLE, Processes
+from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadData
 from funcvae.figures import of_results
 from funcvae.model import check_data

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from funcvae import compilation, estimators, evaluate, figures, noise, random, variance
-from funcvae.distributed.processes import SINGLE, Processes
+from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.estimators.types import Estimator
 from funcvae.evaluate import psis

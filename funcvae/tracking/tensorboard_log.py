@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from funcvae.tracking.metrics_file import Tracker, is_step
-from funcvae.tracking.optional import import_package, row_pictures, until_it_fails
+from funcvae.tracking.optional_packages import import_package, row_pictures, until_it_fails
 from funcvae.train.settings import Row
 
 __all__ = ["tensorboard"]

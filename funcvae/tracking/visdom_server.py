@@ -13,7 +13,7 @@ import numpy as np
 
 from funcvae.errors import Missing
 from funcvae.tracking.metrics_file import Tracker, is_step
-from funcvae.tracking.optional import import_package, row_pictures, until_it_fails
+from funcvae.tracking.optional_packages import import_package, row_pictures, until_it_fails
 from funcvae.train.settings import Row
 
 __all__ = ["visdom"]

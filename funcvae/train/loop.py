@@ -12,7 +12,7 @@ from torch import Tensor
 
 from funcvae import compilation, noise, random, tree
 from funcvae._support import checks
-from funcvae.distributed.processes import SINGLE, Processes
+from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.distributed.sharding import GradientSettings, Split, by_rows
 from funcvae.errors import BadType, BadValue, NonFinite
 from funcvae.estimators.types import Estimator

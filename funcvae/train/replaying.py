@@ -8,7 +8,7 @@ from torch import Tensor
 
 from funcvae import compilation, noise, tree
 from funcvae._support import checks
-from funcvae.distributed.processes import SINGLE
+from funcvae.distributed.collectives import SINGLE
 from funcvae.distributed.sharding import Split, by_rows
 from funcvae.errors import BadValue
 from funcvae.estimators.types import Estimator

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from funcvae import random, tree
 from funcvae._support import checks
-from funcvae.distributed.processes import SINGLE, Processes, split_evenly
+from funcvae.distributed.collectives import SINGLE, Processes, split_evenly
 from funcvae.distributed.sharding import by_samples
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.estimators.types import Estimator, check_estimator

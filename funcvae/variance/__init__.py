@@ -7,12 +7,13 @@ that of the data and that of the noise; `sweep` follows any of these along K, a 
 
 from funcvae.variance.comparison import Arm, compare
 from funcvae.variance.decomposition import Decomposition, Sources, sources
-from funcvae.variance.intervals import Group, Measured
+from funcvae.variance.intervals import Measured
+from funcvae.variance.monte_carlo import Moments, moments
 from funcvae.variance.quadrature import Exact, exact
 from funcvae.variance.replicates import ReplicateSettings
-from funcvae.variance.replication import Moments, moments
 from funcvae.variance.results import Bias, Compared, Comparison
 from funcvae.variance.scaling import Slope, Sweep, slope, sweep
+from funcvae.variance.snr import Group
 from funcvae.variance.weight_diagnostics import Importance
 
 __all__ = [

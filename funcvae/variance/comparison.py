@@ -9,17 +9,17 @@ from torch import Tensor
 
 from funcvae import random
 from funcvae._support import checks
-from funcvae.distributed.processes import SINGLE, Processes
+from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadType, BadValue, unknown
 from funcvae.estimators.types import GradientEstimator
 from funcvae.evaluate.importance_sampling import Progress
 from funcvae.model import VAE
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid, name_of
-from funcvae.variance import intervals, online_moments
-from funcvae.variance.accumulation import Accumulator, Lane, LaneRows, LaneStatistics, schemes_of
-from funcvae.variance.intervals import Floats, Group, Measured, Series
+from funcvae.variance import intervals, online_moments, snr
+from funcvae.variance.intervals import Floats, Measured
 from funcvae.variance.online_moments import Leaves
+from funcvae.variance.replicate_loop import Accumulator, Lane, LaneRows, LaneStatistics, schemes_of
 from funcvae.variance.replicates import (
     Problem,
     ReplicateSettings,
@@ -31,6 +31,7 @@ from funcvae.variance.replicates import (
     target_of,
 )
 from funcvae.variance.results import Bias, Compared, Comparison
+from funcvae.variance.snr import Group, Series
 
 __all__ = ["Arm", "compare"]
 
@@ -208,7 +209,7 @@ def _compared(found: LaneStatistics, reference: LaneStatistics, members_of: dict
     signal, bias = {}, {}
     if lane.target == reference.lane.target:
         signal = {
-            name: intervals.signal_to_noise(reference.series, found.series, members, groups[name].variance.flag)
+            name: snr.signal_to_noise(reference.series, found.series, members, groups[name].variance.flag)
             for name, members in members_of.items()
         }
     if lane.is_compared_with(reference.lane):
@@ -267,7 +268,7 @@ def _ratio(mine: Series, base: Series, members: list[int], group: Group, base_gr
         return Measured(1.0, 0.0, 1.0, 1.0, a.flag)
     flag = "; ".join(dict.fromkeys(filter(None, [a.flag, b.flag])))
     value = a.value / b.value if b.value > 0 else math.nan
-    u, u_base = (intervals.scaled_squares(series, members) for series in (mine, base))
+    u, u_base = (snr.scaled_squares(series, members) for series in (mine, base))
     return intervals.ratio_interval(u, u_base, value, flag)
 
 

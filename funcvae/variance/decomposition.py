@@ -15,8 +15,8 @@ from funcvae.evaluate.importance_sampling import Progress
 from funcvae.model import VAE, Observe, as_is
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid
-from funcvae.variance import intervals, online_moments
-from funcvae.variance.intervals import Measured, Series
+from funcvae.variance import intervals, online_moments, snr
+from funcvae.variance.intervals import Measured
 from funcvae.variance.replicates import (
     Problem,
     ReplicateSettings,
@@ -26,6 +26,7 @@ from funcvae.variance.replicates import (
     noise_chunks,
     target_of,
 )
+from funcvae.variance.snr import Series
 
 __all__ = ["Decomposition", "Sources", "sources"]
 
@@ -148,7 +149,7 @@ def sources(
         alongs.append(along)
         progress(m + 1, batches)
     assert between is not None
-    noise_variance, series = torch.stack(within), intervals.series_of(between, torch.cat(squares), torch.cat(alongs))
+    noise_variance, series = torch.stack(within), snr.series_of(between, torch.cat(squares), torch.cat(alongs))
     decompositions = {
         name: _decomposition(series, noise_variance[:, members].sum(1).numpy(), members, replicates)
         for name, members in members_of.items()
@@ -158,7 +159,7 @@ def sources(
 
 def _decomposition(series: Series, within: intervals.Floats, members: list[int], replicates: int) -> Decomposition:
     """Of one group, from the batches' mean gradients and their variances over the noise [M]."""
-    u = intervals.scaled_squares(series, members)  # batches 1, 2, …
+    u = snr.scaled_squares(series, members)  # batches 1, 2, …
     w = within[1:]
     flags = [intervals.unreliable_because(v, intervals.kurtosis_of(v), intervals.tail_shape(v)) for v in (u, within)]
     data_flag, noise_flag = (flag.replace("replicates", "batches") for flag in flags)

@@ -20,7 +20,7 @@ from funcvae.estimators.types import Estimator, GradientEstimator, check_estimat
 from funcvae.model import VAE, Observe, as_is, check_data, check_trained
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid, numbered
-from funcvae.variance import intervals
+from funcvae.variance import snr
 from funcvae.variance.online_moments import Leaves
 
 __all__ = [
@@ -113,7 +113,7 @@ class Problem(NamedTuple):
 
     def parameter_groups(self) -> dict[str, list[int]]:
         """The groups of parameters, as numbers of leaves; raises BadValue where a pattern matches no parameter."""
-        return intervals.parameter_groups(self.names, self.sizes, self.settings.groups)
+        return snr.parameter_groups(self.names, self.sizes, self.settings.groups)
 
     def draw(self, scheme: Noise, key: random.Key) -> Tensor:
         """Noise [N, B, Z] from a key."""

@@ -7,7 +7,8 @@ import numpy as np
 
 from funcvae._support import checks, files
 from funcvae.errors import unknown
-from funcvae.variance.intervals import Group, Measured
+from funcvae.variance.intervals import Measured
+from funcvae.variance.snr import Group
 from funcvae.variance.weight_diagnostics import Importance
 
 __all__ = ["Bias", "Compared", "Comparison", "table"]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import funcvae as fv
 from funcvae.distributed import reduction, sharding
-from funcvae.distributed.processes import SINGLE, split_evenly
+from funcvae.distributed.collectives import SINGLE, split_evenly
 
 # How things are cut and added up.
 

@@ -3,7 +3,7 @@
 import pytest
 
 from funcvae import distributed
-from funcvae.distributed.processes import SINGLE
+from funcvae.distributed.collectives import SINGLE
 from funcvae.errors import BadType, BadValue, FuncvaeError
 
 

@@ -8,11 +8,7 @@ import torch
 
 import funcvae as fv
 from funcvae import variance
-from funcvae.errors import BadValue
 from funcvae.variance import intervals
-
-NAMES = ["encoder/0.weight", "encoder/0.bias", "decoder/weight", "decoder/bias", "prior/empty"]
-SIZES = [6, 2, 8, 4, 0]
 
 
 def draws(shape, seed=0):
@@ -101,30 +97,6 @@ def test_kurtosis_and_tail_are_those_of_known_distributions():
     assert intervals.tail_shape(u) < 0.3
     pareto = (1 - fv.random.uniform(fv.random.key(2), (100_000,), torch.float64).numpy()) ** -0.8
     assert intervals.tail_shape(pareto) == pytest.approx(0.8, abs=0.1)
-
-
-def test_groups_are_all_the_networks_each_parameter_and_patterns():
-    groups = intervals.parameter_groups(NAMES, SIZES, ("*.bias", "*/bias", "decoder"))
-    assert groups == {
-        "all": [0, 1, 2, 3],
-        "encoder": [0, 1],
-        "decoder": [2, 3],
-        "encoder/0.weight": [0],
-        "encoder/0.bias": [1],
-        "decoder/weight": [2],
-        "decoder/bias": [3],
-        "*.bias": [1],
-        "*/bias": [3],
-    }
-
-
-@pytest.mark.parametrize(
-    ("pattern", "hint"), [("encodr", "did you mean 'encoder'"), ("prior", "unknown group"), ("*.w", "choose from")]
-)
-def test_a_group_that_matches_nothing_is_explained(pattern, hint):
-    with pytest.raises(BadValue, match=hint) as error:
-        intervals.parameter_groups(NAMES, SIZES, (pattern,))
-    assert str(error.value).startswith(f"unknown group of parameters {pattern!r}: ")
 
 
 def test_a_root_of_what_may_be_below_zero():

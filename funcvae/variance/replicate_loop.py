@@ -1,8 +1,8 @@
 """The loop over replicates that `moments` and `compare` share: it adds up the gradients of several lanes.
 
 A lane is one estimator under one noise scheme. Replicates come in segments between two renewals of the centres
-(`online_moments.segments`), a segment in blocks that processes share (`blocks`), a block in chunks that are taken at
-once. What becomes of a chunk is a `ChunkStep`, which `moments` and `compare` each define.
+(`online_moments.segments`), a segment in blocks that processes share (`replicate_blocks`), and a block in chunks that
+are computed together. What becomes of a chunk is a `ChunkStep`, which `moments` and `compare` each define.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,15 +11,16 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from funcvae.distributed.processes import Processes
+from funcvae.distributed.collectives import Processes
 from funcvae.estimators.types import GradientEstimator
 from funcvae.evaluate.importance_sampling import Progress
 from funcvae.noise import Noise
-from funcvae.variance import blocks, intervals, online_moments, weight_diagnostics
-from funcvae.variance.blocks import Block
-from funcvae.variance.intervals import Group, Measured, Series
+from funcvae.variance import intervals, online_moments, replicate_blocks, snr, weight_diagnostics
+from funcvae.variance.intervals import Measured
 from funcvae.variance.online_moments import Leaves, Sums
+from funcvae.variance.replicate_blocks import Block
 from funcvae.variance.replicates import Problem, check_finite, noise_chunks
+from funcvae.variance.snr import Group, Series
 from funcvae.variance.weight_diagnostics import Importance
 
 __all__ = ["Accumulator", "ChunkStep", "Lane", "LaneRows", "LaneStatistics", "schemes_of"]
@@ -128,11 +129,11 @@ class Accumulator:
         found = []
         for lane, sums, rows in zip(self.lanes, self.sums, self.rows, strict=True):
             square, along, bound, difference = (torch.cat(column) for column in zip(*rows, strict=True))
-            series = intervals.series_of(sums, square, along)
+            series = snr.series_of(sums, square, along)
             weights = importance[self.schemes.index(lane.scheme)]
             flags = weight_diagnostics.flags(weights, lane.estimator, self.problem.samples)
             by_group = {
-                name: intervals.group_estimates(
+                name: snr.group_estimates(
                     series, members, sum(sizes[i] for i in members), flags.for_leaves(names[i] for i in members)
                 )
                 for name, members in groups.items()
@@ -153,8 +154,8 @@ class Accumulator:
                 report(done)
             return block
 
-        pieces = blocks.block_ranges(segment, self.problem.chunk)
-        self._add_block(blocks.merge(pieces, compute, self.processes, self._empty))
+        pieces = replicate_blocks.block_ranges(segment, self.problem.chunk)
+        self._add_block(replicate_blocks.merge(pieces, compute, self.processes, self._empty))
         report(segment.stop)
 
     def _compute(self, replicates: range) -> Block:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from funcvae.distributed import Processes, Traffic
-from funcvae.distributed.processes import SINGLE
+from funcvae.distributed.collectives import SINGLE
 from funcvae.errors import BadType, BadValue, FuncvaeError, ProcessLost, ReportedElsewhere
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from funcvae.distributed import reduction
-from funcvae.distributed.processes import Processes
+from funcvae.distributed.collectives import Processes
 
 __all__ = ["Block", "block_ranges", "merge"]
 

@@ -9,16 +9,16 @@ from torch import Tensor
 
 from funcvae import compilation, random, tree
 from funcvae._support import checks
-from funcvae.distributed.processes import SINGLE, Processes
+from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.estimators.types import GradientEstimator
 from funcvae.evaluate.importance_sampling import Progress
 from funcvae.model import VAE
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid
 from funcvae.variance import online_moments
-from funcvae.variance.accumulation import Accumulator, ChunkStep, Lane, LaneRows
-from funcvae.variance.intervals import Group, Measured
+from funcvae.variance.intervals import Measured
 from funcvae.variance.online_moments import Leaves, Sums
+from funcvae.variance.replicate_loop import Accumulator, ChunkStep, Lane, LaneRows
 from funcvae.variance.replicates import (
     Gradients,
     Problem,
@@ -29,6 +29,7 @@ from funcvae.variance.replicates import (
     noise_chunks,
     target_of,
 )
+from funcvae.variance.snr import Group
 
 __all__ = ["Moments", "moments"]
 

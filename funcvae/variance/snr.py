@@ -1,0 +1,147 @@
+"""A gradient's total variance, its signal-to-noise ratios (SNR and DSNR) and their errors, by group of parameters.
+
+Notation: g_r is a gradient's part in a group of parameters, R the number of replicates, μ = E g, T = tr Cov g its total
+variance; u_r estimates T from replicate r alone (see `online_moments`), so u_1 … u_{R-1} are what standard errors come
+from.
+
+Reference: Rainforth et al. (2018), arXiv:1802.04537, for the ratios.
+"""
+
+import math
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from funcvae.errors import unknown
+from funcvae.variance import online_moments
+from funcvae.variance.intervals import (
+    Floats,
+    Measured,
+    kurtosis_of,
+    later_replicates,
+    mean_interval,
+    root_interval,
+    se_of_mean,
+    tail_shape,
+    unreliable_because,
+)
+
+__all__ = ["Group", "Series", "group_estimates", "parameter_groups", "scaled_squares", "series_of", "signal_to_noise"]
+
+
+class Group(NamedTuple):
+    """A gradient in one group of parameters, over the noise. Gradients are in nats per unit of the parameters."""
+
+    size: int
+    """Parameters in it."""
+    variance: Measured
+    """tr Cov g = E ‖g - μ‖²: the total variance, summed over the group's coordinates."""
+    norm: Measured
+    """‖μ‖, from the unbiased ‖ḡ‖² - T/R; 0 where that is negative."""
+    snr: Measured
+    """‖μ‖/√T. For one coordinate it is |E g|/σ(g), Rainforth et al.'s equation 3."""
+    dsnr: Measured
+    """E ‖g_∥‖/‖g_⊥‖, with g_∥ the part of g along μ and g_⊥ the rest: Rainforth et al.'s directional SNR. Here along
+    the centre c (see `online_moments`), which is independent of g_r, for the `later_replicates`. Infinite in one
+    dimension, and of infinite mean in two."""
+    kurtosis: float
+    """E ‖g - μ‖⁴/T²: in one dimension the usual kurtosis (3 for a normal g), in many near 1 if it is well-behaved."""
+    k_hat: float
+    """Pareto shape of the upper tail of ‖g - μ‖²: from ½ on that has no variance."""
+
+
+class Series(NamedTuple):
+    """What each replicate gave, for each leaf of the parameters: arrays [R, L], but where said."""
+
+    square: Floats
+    """‖g_r - c‖²."""
+    along: Floats
+    """(g_r - c)·c."""
+    total: Floats
+    """The unbiased total variance of each leaf [L]."""
+    mean: Floats
+    """‖ḡ‖² of each leaf [L]."""
+    center: Floats
+    """‖c‖² of each leaf and renewal of the centre c, which are at replicates 1, 2, 4, 8, …: [log R, L]."""
+
+
+def series_of(sums: online_moments.Sums, square: torch.Tensor, along: torch.Tensor) -> Series:
+    """The series of the replicates in `sums`, from `square` and `along` [R, L]."""
+    mean = torch.stack([leaf.square().sum() for leaf in online_moments.mean(sums)]).cpu()
+    center = torch.stack(sums.norms) if sums.norms else mean.new_zeros(0, len(mean))
+    columns = square, along, online_moments.total_variance(sums), mean, center
+    return Series(*(column.numpy() for column in columns))
+
+
+def parameter_groups(names: Sequence[str], sizes: Sequence[int], patterns: Sequence[str] = ()) -> dict[str, list[int]]:
+    """The groups of parameters, as numbers of leaves: "all", the networks that have any, each parameter, and patterns.
+
+    Args:
+        names: of the leaves, as "encoder/hidden.0.weight".
+        sizes: of the leaves.
+        patterns: further groups, as "encoder/*.bias".
+
+    Raises:
+        BadValue: a pattern matches no parameter.
+    """
+    found = {"all": [i for i, size in enumerate(sizes) if size]}
+    for network in dict.fromkeys(name.split("/")[0] for name in names):
+        found[network] = [i for i in found["all"] if names[i].startswith(f"{network}/")]
+    found |= {name: [i] for i, name in enumerate(names) if sizes[i]}
+    for pattern in patterns:
+        members = found.get(pattern) or [i for i in found["all"] if fnmatchcase(names[i], pattern)]
+        if not members:
+            raise unknown("group of parameters", pattern, found)
+        found[pattern] = members
+    return {name: members for name, members in found.items() if members}
+
+
+def scaled_squares(s: Series, members: Sequence[int]) -> Floats:
+    """u_1 … u_{R-1} of a group, each with the expectation T: n/(n+1) ‖g_r - c‖²."""
+    n = np.array([online_moments.replicates_in_center(r) for r in range(1, len(s.square))], dtype=float)
+    return n / (n + 1) * s.square[1:, members].sum(1)
+
+
+def group_estimates(s: Series, members: Sequence[int], size: int, flag: str = "") -> Group:
+    """The estimates for a group of parameters; `flag` says why its intervals are unreliable, if that is known."""
+    replicates, later = len(s.square), later_replicates(len(s.square))
+    total = float(s.total[members].sum()) if replicates > 1 else math.nan
+    u = scaled_squares(s, members)
+    kurtosis, k_hat = kurtosis_of(u), tail_shape(u)
+    flag = "; ".join(filter(None, [flag, unreliable_because(u, kurtosis, k_hat)]))
+    variance = mean_interval(u, total, flag=flag)
+    along, square = s.along[later][:, members].sum(1), s.square[later][:, members].sum(1)
+    mean_square = float(s.mean[members].sum()) - (total / replicates if replicates > 1 else 0.0)
+    norm = root_interval(mean_square, se_of_mean(2 * along, replicates), flag)
+    snr = signal_to_noise(s, s, members, flag)
+
+    if size == 1:
+        dsnr = Measured(math.inf, math.nan, math.nan, math.nan, flag)  # there is no other direction
+    else:
+        center = np.array([s.center[r.bit_length() - 1, members].sum() for r in range(replicates)[later]])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            parallel = np.abs(along + center) / np.sqrt(center)
+            ratio = parallel / np.sqrt((square + 2 * along + center - parallel**2).clip(min=0))
+            if np.isfinite(ratio).all():
+                dsnr = mean_interval(ratio, flag=flag)
+            else:
+                dsnr = Measured(float(ratio.mean()), math.nan, math.nan, math.nan, flag)
+    return Group(size, variance, norm, snr, dsnr, kurtosis, k_hat)
+
+
+def signal_to_noise(signal: Series, noise: Series, members: Sequence[int], flag: str = "") -> Measured:
+    """‖μ‖ of the one over √T of the other, on common random numbers, by the delta method on its square."""
+    replicates, later = len(noise.square), later_replicates(len(noise.square))
+    if replicates < 2:
+        return Measured(math.nan, math.inf, math.nan, math.nan, flag)
+    total = float(noise.total[members].sum())
+    signal_total = float(signal.total[members].sum())
+    mean_square = float(signal.mean[members].sum()) - signal_total / replicates
+    if total == 0:
+        return Measured(math.inf if mean_square > 0 else math.nan, math.nan, math.nan, math.nan, flag)
+    ratio = mean_square / total
+    along, u = signal.along[later][:, members].sum(1), scaled_squares(noise, members)[later.start - 1 :]
+    return root_interval(ratio, se_of_mean((2 * along - ratio * u) / total, replicates), flag)
