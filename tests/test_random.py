@@ -362,13 +362,14 @@ def test_places_are_flat_indices(picked):
     assert torch.equal(random.flat_indices(WHOLE, *picked), part_of(numbers, picked))
 
 
-@by_dtype
 @pytest.mark.parametrize(
-    ("name", "backend"),
+    ("name", "backend", "dtype"),
     [
-        *((name, None) for name in PICKED),
-        ("both", "aot_eager"),
-        pytest.param("samples", "aot_eager", marks=pytest.mark.slow),
+        *((name, None, dtype) for name in PICKED for dtype in (torch.float32, torch.float64)),
+        ("both", "aot_eager", torch.float32),
+        pytest.param("both", "aot_eager", torch.float64, marks=pytest.mark.slow),
+        pytest.param("samples", "aot_eager", torch.float32, marks=pytest.mark.slow),
+        pytest.param("samples", "aot_eager", torch.float64, marks=pytest.mark.slow),
     ],
 )
 def test_a_draw_at_places_is_a_part_of_the_whole_one(dtype, name, backend):

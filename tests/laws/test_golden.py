@@ -45,7 +45,10 @@ def double(t: torch.Tensor) -> torch.Tensor:
     return t.double() if t.is_floating_point() else t
 
 
-@pytest.mark.parametrize("system", fv.models.RECIPES)
+@pytest.mark.parametrize(
+    "system",
+    [s if s != "cifar_resnet_vae" else pytest.param(s, marks=pytest.mark.slow) for s in fv.models.RECIPES],
+)
 def test_a_short_run_has_the_losses_that_it_always_had(system):
     np.testing.assert_allclose(losses(system), json.loads(FILE.read_text())[system], rtol=1e-5)
 

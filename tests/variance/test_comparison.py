@@ -74,6 +74,7 @@ def test_the_z_of_no_bias_is_standard_normal():
     assert z.std() == pytest.approx(1, abs=4 / 400**0.5)
 
 
+@pytest.mark.slow
 def test_the_error_of_a_bias_is_its_scatter_between_keys():
     found = [on_the_toy(s, 600, specs=("dreg", "iwae_stl")).rows["iwae_stl"].bias["encoder"] for s in range(150)]
     scatter = np.std([bias.square for bias in found]) / np.mean([bias.se for bias in found])
@@ -214,7 +215,7 @@ def covered(latent, samples, s2, m, specs, keys, replicates=1000):
     return {spec: np.array(rows) for spec, rows in held.items()}
 
 
-@pytest.mark.parametrize("setting", COVERAGE)
+@pytest.mark.parametrize("setting", [COVERAGE[0], pytest.param(COVERAGE[1], marks=pytest.mark.slow)])
 def test_intervals_hold_the_exact_variance(setting):
     for spec, rows in covered(*setting, range(60)).items():
         assert rows[:, 0].mean() > 0.85, spec  # of 60: four standard errors below 95%
