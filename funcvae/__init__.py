@@ -20,7 +20,9 @@ if TYPE_CHECKING:
         evaluate,
         figures,
         heads,
+        model,
         models,
+        modules,
         noise,
         optim,
         priors,
@@ -39,8 +41,9 @@ __version__ = "0.7.0"
 
 __all__ = [
     "VAE", "Claims", "Estimate", "Estimator", "Functional", "Trained", "Weights", "bounds", "compilation", "data",
-    "distributed", "distributions", "errors", "estimators", "evaluate", "figures", "functional", "heads", "models",
-    "noise", "optim", "priors", "random", "runs", "surrogate", "tracking", "train", "tree", "vae", "variance",
+    "distributed", "distributions", "errors", "estimators", "evaluate", "figures", "functional", "heads", "model",
+    "models", "modules", "noise", "optim", "priors", "random", "runs", "surrogate", "tracking", "train", "tree", "vae",
+    "variance",
 ]  # fmt: skip
 
 _DEFINED_IN = {

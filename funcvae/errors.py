@@ -57,7 +57,7 @@ class ProcessLost(FuncvaeError, ConnectionError):
 
 
 class ReportedElsewhere(FuncvaeError):
-    """What is wrong is another process's to say."""
+    """Another process reports the error."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadValue:

@@ -2,9 +2,17 @@
 
 from funcvae.distributed.collectives import SINGLE, Processes, Traffic, split_evenly
 from funcvae.distributed.rendezvous import PATIENCE, process_group, rank, world_size
-from funcvae.distributed.sharding import Split, by_rows, by_samples
+from funcvae.distributed.sharding import (
+    Batch,
+    GradientSettings,
+    ShardedGradient,
+    Split,
+    StepDetails,
+    by_rows,
+    by_samples,
+)
 
 __all__ = [
-    "PATIENCE", "SINGLE", "Processes", "Split", "Traffic", "by_rows", "by_samples", "process_group", "rank",
-    "split_evenly", "world_size",
+    "PATIENCE", "SINGLE", "Batch", "GradientSettings", "Processes", "ShardedGradient", "Split", "StepDetails",
+    "Traffic", "by_rows", "by_samples", "process_group", "rank", "split_evenly", "world_size",
 ]  # fmt: skip

@@ -157,7 +157,7 @@ class Processes:
     def _failure(self, reason: str) -> FuncvaeError:
         """The error for the processes that are left: they look for who else is left, and for a reported error.
 
-        They write into the store by which they met, which under torchrun outlives them.
+        They write into the store that they share, which under torchrun outlives them.
         """
         assert self._store is not None
         if threading.current_thread() is threading.main_thread():

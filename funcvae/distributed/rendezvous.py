@@ -69,11 +69,11 @@ def process_group(device: str = "cpu", *, patience: float = PATIENCE) -> Iterato
         raise
     finally:
         dist.destroy_process_group()
-        gc.collect()  # else the engine may be taken apart while its threads run, at the interpreter's end, and abort
+        gc.collect()  # otherwise torch.distributed may be destroyed at exit while its threads run, and abort
 
 
 def _connect(patience: float, backend: str) -> dist.Store:
-    """Initialises torch.distributed once all processes have come; returns the store by which they met."""
+    """Initialises torch.distributed once all processes are there; returns the store that they share."""
     this, size, wait = rank(), world_size(), timedelta(seconds=patience)
     if absent := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise BadValue(f"WORLD_SIZE is {size}, and {absent[0]} is not set: start all processes by torchrun")

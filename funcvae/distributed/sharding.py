@@ -26,7 +26,7 @@ from funcvae.compilation import Wrap
 from funcvae.distributed import reduction
 from funcvae.distributed.collectives import SINGLE, Processes, split_evenly
 from funcvae.estimators.chunks import in_chunks
-from funcvae.estimators.engine import added, times
+from funcvae.estimators.engine import add_trees, scale_tree
 from funcvae.estimators.types import Estimate, Estimator
 from funcvae.model import VAE, Observe
 from funcvae.modules import Params, State
@@ -117,7 +117,7 @@ def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
 
     def share(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, size: int) -> Tensor:
         out, weight = estimated(params, state, keys, x, at, size).estimate, len(at) / size
-        grads, bound, new = times((out.grads, out.bound.mean(), out.state), weight)
+        grads, bound, new = scale_tree((out.grads, out.bound.mean(), out.state), weight)
         return pack(grads, bound, new, state, weight)
 
     share_of = share if chunked else wrap(share)
@@ -136,7 +136,7 @@ def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
         found = [estimated(params, state, *inputs(batch, piece)) for piece in pieces]
         total: Any = None
         for piece, (_, _, out) in zip(pieces, found, strict=True):
-            total = added(total, times((out.grads, out.state), len(piece) / len(batch.rows)))
+            total = add_trees(total, scale_tree((out.grads, out.state), len(piece) / len(batch.rows)))
         grads, new = total
         bound = torch.cat([each.estimate.bound for each in found])
         log_w = torch.cat([each.estimate.log_w for each in found], 1)
@@ -196,7 +196,7 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
             for i, at in enumerate(chunks([piece], x.device)):
                 once = bound if piece.start + i == 0 else zero  # the weights' bound is that of all samples
                 own = [each.index_select(0, at) for each in w]
-                total = added(total, share_of(params, state, keys, x, at, once, *own))
+                total = add_trees(total, share_of(params, state, keys, x, at, once, *own))
             return total
 
         return summed
@@ -210,7 +210,7 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
             observed, drawn = inputs(batch.keys, x, at)
             own = [each.index_select(0, at) for each in w]
             out = parts.share(model, params, state, observed, drawn, True, samples, *own)
-            total = added(total, (out.grads, out.bound, out.state))
+            total = add_trees(total, (out.grads, out.bound, out.state))
             eps.append(drawn)
             log_w.append(out.log_w)
         grads, more, new = total
@@ -221,7 +221,7 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
 
 
 def nonempty_pieces(length: int, shards: int) -> list[range]:
-    """The shards of a batch; a short last batch may have fewer, for none is empty."""
+    """The shards of a batch, none of them empty: a short last batch may have fewer."""
     return [piece for piece in split_evenly(length, shards) if len(piece)]
 
 

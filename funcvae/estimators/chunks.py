@@ -7,7 +7,7 @@ from torch import Tensor
 
 from funcvae._support import checks
 from funcvae.compilation import Wrap, unchanged
-from funcvae.estimators.engine import added
+from funcvae.estimators.engine import add_trees
 from funcvae.estimators.types import Estimate, Estimator
 from funcvae.model import VAE
 from funcvae.modules import Params, State
@@ -53,7 +53,7 @@ def in_chunks(estimator: Estimator, chunk: int, wrap: Wrap = unchanged) -> Estim
         for part, *weights in zip(eps.split(chunk), *(each.split(chunk) for each in w), strict=True):
             out = share_of(model, params, state, x, part, train, len(eps), *weights)
             seen.append(out.log_w)
-            total = added(total, (out.grads, out.bound, out.state))
+            total = add_trees(total, (out.grads, out.bound, out.state))
         assert total is not None
         grads, more, new_state = total
         return Estimate(

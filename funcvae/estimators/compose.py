@@ -29,7 +29,7 @@ def together(
 ) -> list[Estimate]:
     """What each estimator gives for the same noise, in one forward pass for all that can share one.
 
-    Those made by `weighted` share it, but for those with two pulls; the others, and functions of one's own, run by
+    Those made by `weighted` share it, but for those with two pulls; the others, and other functions, run by
     themselves. The numbers are those of separate calls.
     """
     check_arguments(model, params, state, x, eps)

@@ -39,7 +39,7 @@ from funcvae.estimators.types import (
 from funcvae.model import VAE, log_prob, log_weight
 from funcvae.modules import Params, State
 
-__all__ = ["added", "forward", "times", "weighted"]
+__all__ = ["add_trees", "forward", "scale_tree", "weighted"]
 
 
 def weighted(
@@ -108,7 +108,7 @@ def weighted(
     ) -> Estimate:
         drawn = _draw(model, params, state, x, eps, train)
         grads, log_w, new_state = pulled(drawn, lambda log_w: Weights(*w))
-        return Estimate(grads, torch.zeros_like(log_w[0]), log_w, times(new_state, len(eps) / samples))
+        return Estimate(grads, torch.zeros_like(log_w[0]), log_w, scale_tree(new_state, len(eps) / samples))
 
     def weigh(log_w: Tensor) -> tuple[Weights, Tensor]:
         return checked_weights(log_w), checked_bound(log_w)
@@ -188,11 +188,11 @@ def _to_descend(w: Weights) -> Weights:
     return Weights(*(weight / -weight.shape[1] for weight in w))
 
 
-def times(tree_: Any, share: float) -> Any:
+def scale_tree(tree_: Any, share: float) -> Any:
     """A share in a weighted mean of trees; what is no floating-point number stays."""
     return tree.map(lambda t: t * share if t.is_floating_point() else t, tree_)
 
 
-def added(sum_: Any, new: Any) -> Any:
+def add_trees(sum_: Any, new: Any) -> Any:
     """The sum of two trees, if there is a first; of what is no floating-point number, the second."""
     return new if sum_ is None else tree.map(lambda s, t: s + t if t.is_floating_point() else t, sum_, new)

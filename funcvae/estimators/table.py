@@ -1,6 +1,7 @@
 """The gradient estimators: a table of short functions from log-weights to weights, all run by one engine.
 
-Notation, as in `estimators.types`: f = log w [K, B], v = softmax_k(f), L_K = log mean_k w_k; an estimator goes up along
+Notation, as in `estimators.engine`: f = log w [K, B], v = softmax_k(f), L_K = log mean_k w_k. An estimator goes up
+along
 
     encoder              sum_k path_k d_k + score_k s_k
     decoder and prior    sum_k theta_k ∇ log w_k

@@ -24,7 +24,7 @@ from funcvae.runs.config import (
     split_names,
     with_defaults,
 )
-from funcvae.runs.execute import MakeTracker, StopContext, resume, run
+from funcvae.runs.execute import MakeTracker, StopContext, never_stop, resume, run
 from funcvae.runs.folder import Run, has_run, initial_run, load, load_data
 from funcvae.runs.grid import CellResult, Grid, expand_grid, parse_grid, read_grid
 from funcvae.runs.report import (
@@ -41,7 +41,7 @@ from funcvae.runs.workers import check_cells, train_grid, worker_share
 __all__ = [
     "SPLITS", "TOLERANCE", "CellResult", "Config", "Grid", "MakeTracker", "Options", "Report", "Run", "StopContext",
     "SweepResults", "Verdict", "check_cells", "collect", "comparison_report", "configure", "evaluation_figures",
-    "evaluation_report", "evaluation_table", "expand_grid", "has_run", "initial_run", "load", "load_data", "parse_grid",
-    "read_grid", "recipe", "replay", "resolve_device", "resume", "run", "split_names", "train_grid", "variance_report",
-    "verify", "with_defaults", "worker_share",
+    "evaluation_report", "evaluation_table", "expand_grid", "has_run", "initial_run", "load", "load_data", "never_stop",
+    "parse_grid", "read_grid", "recipe", "replay", "resolve_device", "resume", "run", "split_names", "train_grid",
+    "variance_report", "verify", "with_defaults", "worker_share",
 ]  # fmt: skip

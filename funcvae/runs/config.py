@@ -161,8 +161,10 @@ def configure(system: str, **options: Any) -> Config:
 
 def with_defaults(options: Options) -> Config:
     """The configuration with these options; the system's recipe and the defaults decide the others."""
-    values = _plain(options)
-    defaults = recipe(values.get("system", ""))
+    values = _plain(_checked_options(options))
+    if "system" not in values:
+        raise BadValue("system is missing: name one of `funcvae list systems`")
+    defaults = recipe(values["system"])
     recipe_values = {name: getattr(defaults, name) for name in ("data", "epochs", "batch", "samples", "estimator")}
     if "out" not in values:
         raise BadValue("out is missing: name the run's folder")
@@ -176,12 +178,16 @@ def resumed(config: Config, options: Options, run: Path) -> Config:
         BadType: the options are no `Options`.
         BadValue: something may not change; the message names all that differs.
     """
-    if not isinstance(options, Options):
-        raise BadType(f"options is {checks.describe(options)}: it must be an Options, as in Options(epochs=20)")
-    values = _plain(options)
+    values = _plain(_checked_options(options))
     if pairs := differences(config, values, MAY_CHANGE):
         raise BadValue(f"{run} cannot go on otherwise than it began: {pairs}; leave that out, or start another run")
     return _checked(replace(config, **{**values, "out": str(run)}))
+
+
+def _checked_options(options: Options) -> Options:
+    if not isinstance(options, Options):
+        raise BadType(f"options is {checks.describe(options)}: it must be an Options, as in Options(epochs=20)")
+    return options
 
 
 def differences(config: Config, values: Mapping[str, Any], may_change: Collection[str]) -> str:

@@ -115,7 +115,7 @@ def read_history(path: Path, size: int, steps: int, epochs: int) -> History:
             elif "test_bound" in row:
                 test_bounds.append(float(row["test_bound"]))
         except (KeyError, TypeError, ValueError, OverflowError):
-            raise BadData(f"{path} has a row that is none of a run's, at step {row['step']}") from None
+            raise BadData(f"{path} has a row that is not a run's, at step {row['step']}") from None
     if (len(numbers), len(test_bounds)) != (steps, epochs):
         raise BadData(
             f"{path} has rows of {len(numbers):,} steps, and its checkpoint is of {steps:,}: they do not agree"

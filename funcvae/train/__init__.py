@@ -1,15 +1,25 @@
 """Training: the step, the loop over epochs, one step by itself, and checkpoints."""
 
-from funcvae.model import Observe, as_is
 from funcvae.train.loop import History, fit, fit_task, test_bound
 from funcvae.train.replaying import Replay, replay, replay_task
-from funcvae.train.settings import Callbacks, Log, Row, Save, Scale, StepSettings, Watch, per_example, summed
+from funcvae.train.settings import (
+    NO_CALLBACKS,
+    Callbacks,
+    Log,
+    Row,
+    Save,
+    Scale,
+    StepSettings,
+    Watch,
+    per_example,
+    summed,
+)
 from funcvae.train.state import Metrics, RunKeys, TrainState, batches, init, run_keys, step_keys
 from funcvae.train.step import Step, Update, make_step
 from funcvae.train.task import Task
 
 __all__ = [
-    "Callbacks", "History", "Log", "Metrics", "Observe", "Replay", "Row", "RunKeys", "Save", "Scale", "Step",
-    "StepSettings", "Task", "TrainState", "Update", "Watch", "as_is", "batches", "fit", "fit_task", "init", "make_step",
+    "NO_CALLBACKS", "Callbacks", "History", "Log", "Metrics", "Replay", "Row", "RunKeys", "Save", "Scale", "Step",
+    "StepSettings", "Task", "TrainState", "Update", "Watch", "batches", "fit", "fit_task", "init", "make_step",
     "per_example", "replay", "replay_task", "run_keys", "step_keys", "summed", "test_bound",
 ]  # fmt: skip

@@ -142,6 +142,8 @@ def fit_task(
 ) -> tuple[TrainState, History]:
     """`fit` of a task."""
     epochs, record = checks.integer("epochs", epochs, 1), _Record(history)
+    if not isinstance(callbacks, Callbacks):
+        raise BadType(f"callbacks is {checks.describe(callbacks)}: it must be Callbacks")
     task = checked_task(ts, task)
     if test is not None:
         check_data(task.model, ts.params, ts.state, test, task.settings.observe, name="test")

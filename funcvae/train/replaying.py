@@ -81,7 +81,9 @@ def replay(
 
 def replay_task(ts: TrainState, step: int, task: Task) -> Replay:
     """`replay` of a task, in this process alone."""
-    task = checked_task(ts, task._replace(processes=SINGLE))
+    if isinstance(task, Task):
+        task = task._replace(processes=SINGLE)
+    task = checked_task(ts, task)
     made, step = int(ts.step), checks.integer("step", step)
     if step < made:
         raise BadValue(f"step {step} cannot be replayed from a TrainState that has made {made}: give an earlier one")

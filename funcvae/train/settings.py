@@ -11,9 +11,7 @@ from funcvae.model import Observe, as_is
 from funcvae.noise import Noise, iid
 from funcvae.train.state import TrainState
 
-__all__ = [
-    "Callbacks", "Log", "Row", "Save", "Scale", "StepSettings", "Watch", "per_example", "summed",
-]  # fmt: skip
+__all__ = ["Callbacks", "Log", "Row", "Save", "Scale", "StepSettings", "Watch", "per_example", "summed"]
 
 Row = dict[str, Any]
 """What is logged: numbers by name, with the `step` and the `epoch` that they belong to."""
@@ -43,7 +41,7 @@ def summed(batch: int) -> float:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What a training step is made of. `fit` says what each means.
+    """What a training step is made of. `fit` documents each field.
 
     Raises:
         BadValue: batch, samples, chunk or shards below one; an unknown precision.
@@ -82,7 +80,7 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What a run calls along the way. `fit` says when.
+    """What a run calls along the way. `fit` documents when.
 
     Raises:
         BadValue: save_every is below zero.

@@ -81,7 +81,7 @@ def batches(key: random.Key, n: int, batch: int, epoch: int) -> tuple[tuple[Tens
 
 
 def batches_from(ts: TrainState, n: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The rows and the keys of every step from the TrainState's next one on, without end."""
+    """The rows and the keys of every step from the TrainState's next one on: an endless iterator."""
     first, made = divmod(int(ts.step), -(-n // batch))
     for epoch in count(first):
         yield from islice(zip(*batches(ts.key, n, batch, epoch), strict=True), made, None)

@@ -91,7 +91,7 @@ def _step(gradient: GradientSettings, update: Update, settings: StepSettings) ->
         check_train_state(ts)
         x, eps = step_inputs(keys, x, gradient)
         out = estimator(model, ts.params, ts.state, x, eps, train=True)
-        return _descended(ts, update, (out.grads, out.bound.mean(), out.state), scale(len(x)), offset)
+        return _descended(ts, update, out.grads, out.bound.mean(), out.state, scale(len(x)), offset)
 
     return step
 
@@ -109,10 +109,9 @@ def step_inputs(keys: Tensor, x: Tensor, gradient: GradientSettings) -> tuple[Te
 
 
 def _descended(
-    ts: TrainState, update: Update, gradient: tuple[Params, Tensor, State], scale: float, offset: float
+    ts: TrainState, update: Update, grads: Params, bound: Tensor, state: State, scale: float, offset: float
 ) -> tuple[TrainState, Metrics]:
     """The TrainState after a step, from the gradient of a batch's mean loss, the mean bound and the new state."""
-    grads, bound, state = gradient
     c = scale if isinstance(scale, Tensor) and not scale.ndim else checks.number("what scale returned", scale)
     grads = grads if c == 1 else tree.map(lambda g: c * g, grads)
     params, opt_state = _pair(update(grads, ts.opt_state, ts.params))
@@ -129,8 +128,8 @@ def _pair(updated: tuple[Params, Any]) -> tuple[Params, Any]:
 class RunStep(NamedTuple):
     """The step that a run makes."""
 
-    step: Step
-    """It takes rows of the training data in place of x, and uses up the TrainState it is given."""
+    step: Callable[[TrainState, Tensor, Tensor], tuple[TrainState, Metrics]]
+    """From (ts, keys, rows of the training data [B]); it uses up the TrainState it is given."""
     evaluation: GradientSettings
     """With the estimator in chunks, where there are more samples than are decoded at once."""
     stop_requested: Callable[[], bool]
@@ -181,7 +180,7 @@ def _sharded_step(
     requests = torch.zeros((), device=train.device)
 
     def descend(ts: TrainState, flat: Tensor, c: float) -> tuple[TrainState, Metrics]:
-        return _descended(ts, update, unpack(flat, ts.params, ts.state), c, offset)
+        return _descended(ts, update, *unpack(flat, ts.params, ts.state), c, offset)
 
     descend = wrap(descend)
 

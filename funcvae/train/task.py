@@ -54,6 +54,8 @@ def checked_task(ts: TrainState, task: Task) -> Task:
         BadValue: see `check_shards`; or the estimator needs independent samples, and the noise scheme's are not.
         BadData: see `check_batches`; or the model cannot take the data.
     """
+    if not (isinstance(task, Task) and isinstance(task.settings, StepSettings)):
+        raise BadType(f"task is {checks.describe(task)}: it must be a Task with StepSettings")
     check_train_state(ts, task.model)
     check_data(task.model, ts.params, ts.state, task.train, task.settings.observe, name="train")
     task = task._replace(train=task.train.to(ts.step.device))

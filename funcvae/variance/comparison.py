@@ -19,8 +19,7 @@ from funcvae.noise import Noise, iid, name_of
 from funcvae.variance import intervals, online_moments, snr
 from funcvae.variance.intervals import Floats, Measured
 from funcvae.variance.online_moments import Leaves
-from funcvae.variance.replicate_loop import Accumulator, Lane, LaneRows, LaneStatistics, schemes_of
-from funcvae.variance.replicates import (
+from funcvae.variance.problem import (
     Problem,
     ReplicateSettings,
     compiled_gradients,
@@ -30,6 +29,7 @@ from funcvae.variance.replicates import (
     noise_chunks,
     target_of,
 )
+from funcvae.variance.replicate_loop import Accumulator, Lane, LaneRows, LaneStatistics, schemes_of
 from funcvae.variance.results import Bias, Compared, Comparison
 from funcvae.variance.snr import Group, Series
 
@@ -86,8 +86,8 @@ def compare(
         train: whether networks are in training mode.
         compile: run under `torch.compile`: worth its half minute for tens of thousands of replicates.
         timings: how often each estimator's gradient is timed, eager, after once to warm up; 0 for not at all.
-        processes: who does it, from `process_group()`: each takes some of the replicates, all have the result, and
-            its bits are the same for every number of them (times apart, which the first takes).
+        processes: from `process_group()`: each computes some of the replicates, all have the result, and
+            its bits are the same for every number of them (except times, which the main process takes).
         progress: called with the number of replicates done, and of all as far as planned.
 
     Raises:
@@ -114,21 +114,21 @@ def compare(
         raise unknown("reference", reference, arms)
     if target_se is not None and not checks.number("target_se", target_se) > 0:
         raise BadValue(f"target_se is {target_se}: a relative standard error is positive, as 0.01")
-    lanes = [_lane(name, arm, noise) for name, arm in arms.items()]
+    lanes = [_lane(name, arm, settings.noise) for name, arm in arms.items()]
     lanes.sort(key=lambda lane: lane.name != reference)  # the reference comes first
     members_of = problem.parameter_groups()
 
-    done, last = 0, replicates
+    done, last = 0, settings.replicates
     step = _Step(lanes, problem)
-    replication = Accumulator(lanes, problem, step, step.centers(), order=1, processes=processes)
+    accumulator = Accumulator(lanes, problem, step, step.centers(), order=1, processes=processes)
     while True:
-        replication.add(range(done, last), progress)
+        accumulator.add(range(done, last), progress)
         done = last
-        statistics = replication.statistics(members_of)
+        statistics = accumulator.statistics(members_of)
         found = {each.lane.name: _compared(each, statistics[0], members_of) for each in statistics}
         ratios = [row.ratio[name] for row in found.values() for name in members_of if "/" not in name]
         reached = target_se is None or all(ratio.se <= target_se * ratio.value for ratio in ratios)
-        if reached or done >= replicates << _DOUBLINGS:
+        if reached or done >= settings.replicates << _DOUBLINGS:
             break
         last = 2 * done
 
@@ -139,7 +139,7 @@ def compare(
             found[lane.name] = found[lane.name]._replace(seconds=seconds)
     words = problem.key.cpu().view(torch.uint32).tolist()
     rows = {name: found[name] for name in arms}
-    return Comparison(rows, reference, samples, done, len(x), (words[0], words[1]), target_se, reached)
+    return Comparison(rows, reference, settings.samples, done, len(x), (words[0], words[1]), target_se, reached)
 
 
 _DOUBLINGS = 7

@@ -17,7 +17,7 @@ from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid
 from funcvae.variance import intervals, online_moments, snr
 from funcvae.variance.intervals import Measured
-from funcvae.variance.replicates import (
+from funcvae.variance.problem import (
     Problem,
     ReplicateSettings,
     check_finite,
@@ -126,7 +126,7 @@ def sources(
     checks.fits("batches", (batches, len(tree.leaves(params))), 8)
     checks.function("progress", progress)
     choice_key, observe_key, noise_key = random.split(checks.concrete("key", random.checked(key)).to(data.device), 3)
-    target_of(estimator, noise, "")  # raises where the two do not suit each other
+    target_of(estimator, settings.noise, "")  # raises where the two do not suit each other
     problem = Problem(model, params, state, data, noise_key, settings)
     members_of, gradient = problem.parameter_groups(), gradients((estimator,), model, problem.names, train)
 
@@ -135,7 +135,9 @@ def sources(
         rows = random.permutation(random.fold_in(choice_key, m), len(data))[:batch]
         x = observe(random.fold_in(observe_key, m), data[rows])
         key_m, sums = random.fold_in(noise_key, m), None
-        for first, eps in noise_chunks(problem._replace(x=x, key=key_m), noise, range(replicates), compile=False):
+        for first, eps in noise_chunks(
+            problem._replace(x=x, key=key_m), settings.noise, range(settings.replicates), False
+        ):
             ((grads,), _, _) = gradient(params, state, x, eps)
             sums = sums or online_moments.empty_sums([leaf[0] for leaf in grads], order=1)
             sums, square, along = online_moments.add_chunk_(sums, first, grads)

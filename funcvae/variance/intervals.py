@@ -14,17 +14,9 @@ from funcvae.evaluate import psis
 from funcvae.variance import online_moments
 
 __all__ = [
-    "Floats",
-    "Measured",
-    "hall_quantiles",
-    "kurtosis_of",
-    "later_replicates",
-    "mean_interval",
-    "ratio_interval",
-    "root_interval",
-    "tail_shape",
-    "unreliable_because",
-]
+    "Floats", "Measured", "hall_quantiles", "kurtosis_of", "later_replicates", "mean_interval", "ratio_interval",
+    "root_interval", "tail_shape", "unreliable_because",
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
 Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile

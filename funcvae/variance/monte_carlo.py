@@ -18,8 +18,7 @@ from funcvae.noise import Noise, iid
 from funcvae.variance import online_moments
 from funcvae.variance.intervals import Measured
 from funcvae.variance.online_moments import Leaves, Sums
-from funcvae.variance.replicate_loop import Accumulator, ChunkStep, Lane, LaneRows
-from funcvae.variance.replicates import (
+from funcvae.variance.problem import (
     Gradients,
     Problem,
     ReplicateSettings,
@@ -29,6 +28,7 @@ from funcvae.variance.replicates import (
     noise_chunks,
     target_of,
 )
+from funcvae.variance.replicate_loop import Accumulator, ChunkStep, Lane, LaneRows
 from funcvae.variance.snr import Group
 
 __all__ = ["Moments", "moments"]
@@ -97,7 +97,7 @@ def moments(
         groups: further groups of parameters, as patterns such as "encoder/*.bias".
         train: whether networks are in training mode, as with BatchNorm they are when the gradient is used.
         compile: run under `torch.compile`: worth its half minute for tens of thousands of replicates.
-        processes: who does it, from `process_group()`: each takes some of the replicates, all have the result, and
+        processes: from `process_group()`: each computes some of the replicates, all have the result, and
             its bits are the same for every number of them.
         progress: called with the number of replicates done, and of all.
 
@@ -113,15 +113,18 @@ def moments(
     settings = ReplicateSettings(samples, replicates, chunk, noise, groups, train, compile)
     problem = make_problem(model, params, state, x, key, settings)
     checks.function("progress", progress)
-    lane = Lane(estimator_name(estimator, "the estimator"), estimator, noise, target_of(estimator, noise, ""))
+    lane = Lane(
+        estimator_name(estimator, "the estimator"), estimator, settings.noise, target_of(estimator, settings.noise, "")
+    )
     members_of = problem.parameter_groups()
     gradient = gradients((estimator,), model, problem.names, train)
-    ((_, eps),) = noise_chunks(problem, noise, range(1), compile=False)
+    ((_, eps),) = noise_chunks(problem, settings.noise, range(1), compile=False)
     center = [leaf[0] for leaf in gradient(params, state, x, eps)[0][0]]
-    replication = Accumulator([lane], problem, _step(lane, problem, gradient), [center], _ORDER, processes)
-    replication.add(range(replicates), progress)
-    (found,) = replication.statistics(members_of)
-    return Moments(**_by_coordinate(found.sums, params), groups=found.groups, bound=found.bound, replicates=replicates)
+    accumulator = Accumulator([lane], problem, _step(lane, problem, gradient), [center], _ORDER, processes)
+    accumulator.add(range(settings.replicates), progress)
+    (found,) = accumulator.statistics(members_of)
+    trees = _by_coordinate(found.sums, params)
+    return Moments(**trees, groups=found.groups, bound=found.bound, replicates=settings.replicates)
 
 
 _ORDER = 4  # of the powers that are summed

@@ -42,7 +42,7 @@ def merge(
     Args:
         ranges: the replicates of each block.
         compute: from the replicates of a block to the block.
-        processes: who does it.
+        processes: they share the blocks.
         empty: makes the block of no replicates.
     """
     computed = [empty()._replace(sums=torch.empty(0))]

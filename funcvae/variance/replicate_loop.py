@@ -18,8 +18,8 @@ from funcvae.noise import Noise
 from funcvae.variance import intervals, online_moments, replicate_blocks, snr, weight_diagnostics
 from funcvae.variance.intervals import Measured
 from funcvae.variance.online_moments import Leaves, Sums
+from funcvae.variance.problem import Problem, check_finite, noise_chunks
 from funcvae.variance.replicate_blocks import Block
-from funcvae.variance.replicates import Problem, check_finite, noise_chunks
 from funcvae.variance.snr import Group, Series
 from funcvae.variance.weight_diagnostics import Importance
 
@@ -35,7 +35,7 @@ class Lane(NamedTuple):
     target: str
 
     def is_compared_with(self, reference: "Lane") -> bool:
-        """Whether its mean gradient is held against another lane's: they have the same target."""
+        """Whether its mean gradient is compared with another lane's: they have the same target."""
         return self is not reference and self.target == reference.target
 
 
@@ -103,7 +103,7 @@ class Accumulator:
         step: takes a chunk.
         centers: each lane's gradient of replicate 0.
         order: the highest power that is summed.
-        processes: who shares the blocks.
+        processes: they share the blocks.
     """
 
     def __init__(

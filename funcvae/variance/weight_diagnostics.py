@@ -11,7 +11,7 @@ from funcvae import bounds
 from funcvae.estimators.types import Estimator, GradientEstimator
 from funcvae.evaluate import psis
 from funcvae.variance.intervals import HEAVY_WEIGHT_TAIL
-from funcvae.variance.replicates import Problem
+from funcvae.variance.problem import Problem
 
 __all__ = [
     "Flags", "Importance", "WeightSums", "add", "empty_sums", "flags", "importance", "no_log_weights", "summarize",

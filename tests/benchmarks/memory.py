@@ -66,7 +66,8 @@ def chunked_step(system: str, samples: int, compiled: bool) -> Callable[[], obje
     """`functional_step` with CHUNK samples at a time, as `fit` makes it where there are many."""
     about = SYSTEMS[system]
     model, opt = about.model(), fv.optim.adam(1e-3, eps=about.eps)
-    estimator = parse(about.estimator).in_chunks(CHUNK, fv.compilation.compiled if compiled else lambda f: f)
+    wrap = fv.compilation.compiled if compiled else fv.compilation.unchanged
+    estimator = fv.estimators.in_chunks(parse(about.estimator), CHUNK, wrap)
     ts, keys, x = fv.train.init(model, opt, fv.random.key(0)), fv.random.split(fv.random.key(1)), about.data()
     step = fv.train.make_step(model, estimator, opt.update_, samples=samples, observe=about.observe)
     fv.compilation.keep_freed()

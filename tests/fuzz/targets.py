@@ -72,7 +72,7 @@ from funcvae import (
     train,
     tree,
 )
-from funcvae.distributed import processes
+from funcvae.distributed import collectives
 from funcvae.estimators import closed_form_kl
 from funcvae.evaluate import linear_gaussian, psis, weights
 from funcvae.model import as_is, check_data, log_p_x_given_z, log_prob, log_weight
@@ -512,7 +512,7 @@ def _trained(w: World) -> Any:
 
 SHARDS = Kind(one_of(None, 1, 2), one_of(0, -1, 10**12, "2", 1.5))
 SPLIT = Kind(one_of(distributed.by_rows, distributed.by_samples), one_of("rows", None, 3), junk=False)
-PROCESSES = Kind(one_of(processes.SINGLE), one_of(processes, distributed.Processes))
+PROCESSES = Kind(one_of(collectives.SINGLE), one_of(collectives, distributed.Processes))
 target(
     "distributed.split_evenly",
     distributed.split_evenly,
@@ -633,11 +633,11 @@ target(
 # What is left out, and why --------------------------------------------------------------------------------------------
 LEFT_OUT = {
     "bounds.checked": "a check that every bound makes first",
-    "estimators.in_chunks": "makes an estimator, as Estimator.in_chunks",
+    "estimators.in_chunks": "makes an estimator, which the laws call",
     "figures.of_model.as_is": "the identity",
     "optim.check_optimizer": "a check that train.init makes first",
     "tree.checked": "a check that optim and sha256 make first",
-    "train.as_is": "the identity",
+    "model.as_is": "the identity",
     "train.fit_task": "what train.fit calls",
     "train.per_example": "a constant",
     "train.replay_task": "what train.replay calls",

@@ -156,10 +156,10 @@ def test_in_inference_mode_it_is_the_same(spec):
 def test_in_chunks_it_is_the_same_to_rounding(inputs, spec, chunk):
     model, *tensors = in_double(inputs)
     estimator = parse(spec)
-    whole, parts = (e(model, *tensors, train=True) for e in (estimator, estimator.in_chunks(chunk)))
+    whole, parts = (e(model, *tensors, train=True) for e in (estimator, fv.estimators.in_chunks(estimator, chunk)))
     assert layout(parts) == layout(whole)
     assert_close(tuple(parts), tuple(whole), atol=1e-10 * unit(spec, whole.log_w), rtol=1e-9)
-    bound = estimator.in_chunks(chunk).bound(model, *tensors)
+    bound = fv.estimators.in_chunks(estimator, chunk).bound(model, *tensors)
     torch.testing.assert_close(bound, estimator.bound(model, *tensors))
 
 

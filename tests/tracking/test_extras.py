@@ -9,7 +9,7 @@ import pytest
 
 from funcvae import tracking
 from funcvae.errors import Missing
-from funcvae.tracking import optional
+from funcvae.tracking import optional_packages
 from tests.support.tracking import CONFIG, global_state, run
 
 
@@ -24,8 +24,8 @@ def test_an_extra_that_is_not_installed_is_named_before_anything_is_written(extr
     }
     with pytest.raises(Missing) as raised, trackers[extra]():
         pass
-    assert optional._INSTALL[extra] in str(raised.value)
-    assert "pip install" in optional._INSTALL[extra]
+    assert optional_packages._INSTALL[extra] in str(raised.value)
+    assert "pip install" in optional_packages._INSTALL[extra]
     assert "\n" not in str(raised.value)
     assert not folder.exists()
 

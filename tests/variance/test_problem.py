@@ -8,7 +8,7 @@ import torch
 import funcvae as fv
 from funcvae.errors import BadType, BadValue
 from funcvae.variance import ReplicateSettings
-from funcvae.variance.replicates import Problem, noise_chunks
+from funcvae.variance.problem import Problem, noise_chunks
 from tests.support.oracles import tiny
 
 KEY = fv.random.key(5)
@@ -61,6 +61,6 @@ def test_noise_is_the_same_bits_for_every_chunk(scheme):
 
 def test_large_noise_is_drawn_a_replicate_at_a_time(monkeypatch):
     together = [eps for _, eps in noise_of(fv.noise.iid, 4, range(9))]
-    monkeypatch.setattr("funcvae.variance.replicates._NOISE_BLOCK_NUMBERS", 3)
+    monkeypatch.setattr("funcvae.variance.problem._NOISE_BLOCK_NUMBERS", 3)
     alone = [eps for _, eps in noise_of(fv.noise.iid, 4, range(9))]
     torch.testing.assert_close(torch.cat(alone), torch.cat(together))

@@ -54,10 +54,13 @@ class ReplicateSettings:
     """Whether chunks run under `torch.compile`."""
 
     def __post_init__(self) -> None:
-        checks.integer("samples", self.samples, 1)
-        checks.integer("replicates", self.replicates, 1)
-        if self.chunk is not None:
-            checks.integer("chunk", self.chunk, 1)
+        numbers = {
+            "samples": checks.integer("samples", self.samples, 1),
+            "replicates": checks.integer("replicates", self.replicates, 1),
+            "chunk": None if self.chunk is None else checks.integer("chunk", self.chunk, 1),
+        }
+        for name, number in numbers.items():
+            object.__setattr__(self, name, number)  # Python's own type, also where numpy's was given
         checks.function("noise", self.noise, "a scheme, such as noise.iid")
         groups = (self.groups,) if isinstance(self.groups, str) else self.groups
         if not isinstance(groups, Sequence):
@@ -70,7 +73,7 @@ class ReplicateSettings:
 
 
 class Problem(NamedTuple):
-    """Where a gradient is replicated: a model, a batch, and the key of the noise."""
+    """Where a gradient is replicated, and how: a model, a batch, the key of the noise, and the settings."""
 
     model: VAE
     params: Params
