@@ -646,6 +646,7 @@ LEFT_OUT = {
     "runs.evaluation_figures": "takes what runs.evaluation_report made",
     "runs.evaluation_report": "takes what runs.load returned",
     "runs.evaluation_table": "takes what runs.evaluation_report made",
+    "runs.never_stop": "a constant",
     "runs.initial_run": "configures and loads, as runs.configure and data.load do",
     "runs.load_data": "takes what runs.configure made",
     "runs.replay": "as runs.verify",
