@@ -637,7 +637,6 @@ LEFT_OUT = {
     "figures.of_model.as_is": "the identity",
     "optim.check_optimizer": "a check that train.init makes first",
     "tree.checked": "a check that optim and sha256 make first",
-    "model.as_is": "the identity",
     "train.fit_task": "what train.fit calls",
     "train.per_example": "a constant",
     "train.replay_task": "what train.replay calls",

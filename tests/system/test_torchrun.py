@@ -303,7 +303,8 @@ def alive(pids: list[int]) -> list[int]:
     return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
-@pytest.mark.parametrize("then", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("then", [1, 4])
 def test_a_run_that_was_stopped_goes_on_in_any_number_of_processes_to_the_same_bytes(tmp_path, whole, then):
     with Started(torchrun(2, *FUNCVAE, *LONG, "--out", "run"), tmp_path) as process:
         wait_for_rows(tmp_path / "run", 20, lambda: process.poll() is None)
