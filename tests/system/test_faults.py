@@ -63,7 +63,10 @@ def run_python(
         if unprivileged:
             ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0)
 
-    return subprocess.run([sys.executable, *command], capture_output=True, text=True, preexec_fn=prepare, check=False)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}  # it writes files, too
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, preexec_fn=prepare, env=env, check=False
+    )
 
 
 _PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE = 24, 1
