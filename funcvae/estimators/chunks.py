@@ -8,7 +8,7 @@ from torch import Tensor
 from funcvae._support import checks
 from funcvae.compilation import Wrap, unchanged
 from funcvae.estimators.engine import add_trees
-from funcvae.estimators.types import Estimate, Estimator
+from funcvae.estimators.types import Estimate, Estimator, checked_estimator
 from funcvae.model import VAE
 from funcvae.modules import Params, State
 
@@ -29,12 +29,12 @@ def in_chunks(estimator: Estimator, chunk: int, wrap: Wrap = unchanged) -> Estim
         wrap: what is done to the functions of one chunk, such as `compilation.compiled`.
 
     Raises:
-        BadType: the estimator is in chunks already.
+        BadType: the estimator is no Estimator, or in chunks already.
         BadValue: chunk is below one.
     """
     chunk = checks.integer("chunk", chunk, 1)
     checks.function("wrap", wrap)
-    parts = estimator.parts
+    parts = checked_estimator(estimator).parts
     share_of = wrap(parts.share)
     log_w_of = None if parts.log_w is None else wrap(parts.log_w)
     bound_of = None if parts.bound is None else wrap(parts.bound)

@@ -16,6 +16,7 @@ from funcvae.noise import Noise, is_independent, name_of
 __all__ = [
     "Claims", "Estimate", "Estimator", "FromPass", "GradientEstimator", "LogWeights", "PartialBound", "Parts", "Pass",
     "Share", "Weights", "check_arguments", "check_declaration", "check_estimator", "checked_estimate",
+    "checked_estimator",
 ]  # fmt: skip
 
 
@@ -187,9 +188,17 @@ class Estimator:
 
 def check_estimator(name: str, estimator: GradientEstimator) -> None:
     """Raises BadType for what can be no estimator, or is the factory of one."""
-    checks.function(name, estimator, "one, such as estimators.iwae()")
+    checks.function(name, estimator, "an estimator, such as estimators.iwae()")
     if getattr(estimator, "__module__", "") == "funcvae.estimators.table":
         raise BadType(f"{name} is a factory: call it, as in estimators.iwae()")
+
+
+def checked_estimator(estimator: Estimator) -> Estimator:
+    """The estimator itself, if it is an Estimator: raises BadType where it is not."""
+    check_estimator("estimator", estimator)
+    if not isinstance(estimator, Estimator):
+        raise BadType(f"estimator is {checks.describe(estimator)}: it must be an Estimator, such as estimators.iwae()")
+    return estimator
 
 
 def checked_estimate(out: Estimate) -> Estimate:

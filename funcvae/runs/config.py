@@ -247,6 +247,8 @@ def _wrong_types(config: Config) -> dict[str, type]:
 
 def check_config(config: Config) -> None:
     """Raises BadValue, in the words of the command line, for what is wrong with a configuration by itself."""
+    if not isinstance(config, Config):
+        raise BadType(f"config is {checks.describe(config)}: it must be a Config, as runs.configure makes it")
     for name in ("epochs", "batch", "samples", "keep"):
         if getattr(config, name) < 1:
             raise BadValue(f"--{name} is {getattr(config, name)}: it must be at least 1")

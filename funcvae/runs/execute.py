@@ -74,8 +74,8 @@ def run(
         ProcessLost, ReportedElsewhere: see `train.fit`.
         NonFinite: see `train.fit`; the message holds the line that replays the step.
     """
-    out = Path(config.out)
     check_config(config)
+    out = Path(config.out)
     if processes.is_main:
         _check_new_folder(out)
     with environment.numerics(config), ExitStack() as stack:

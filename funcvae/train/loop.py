@@ -15,13 +15,13 @@ from funcvae._support import checks
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.distributed.sharding import GradientSettings, Split, by_rows
 from funcvae.errors import BadType, BadValue, NonFinite
-from funcvae.estimators.types import Estimator
+from funcvae.estimators.types import Estimator, checked_estimator
 from funcvae.model import VAE, Observe, as_is, check_data
 from funcvae.optim import Optimizer
 from funcvae.train.settings import NO_CALLBACKS, Callbacks, Log, Row, Save, Scale, StepSettings, Watch, per_example
 from funcvae.train.state import Metrics, TrainState, batches_from, check_train_state, run_keys, step_keys
 from funcvae.train.step import run_step, step_inputs
-from funcvae.train.task import Task, checked_estimator, checked_task
+from funcvae.train.task import Task, checked_task
 
 __all__ = ["History", "fit", "fit_task", "test_bound"]
 

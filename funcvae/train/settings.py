@@ -70,7 +70,7 @@ class StepSettings:
         }
         for name, number in numbers.items():
             object.__setattr__(self, name, number)  # Python's own type, also where numpy's was given
-        checks.function("split", self.split, "one, such as distributed.by_rows")
+        checks.function("split", self.split, "a way to split, such as distributed.by_rows")
         checks.function("observe", self.observe)
         checks.function("noise", self.noise, "a scheme, such as noise.iid")
         checks.function("scale", self.scale)

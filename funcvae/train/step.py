@@ -20,12 +20,12 @@ from funcvae.distributed.sharding import (  # fmt: skip
 )
 from funcvae.errors import BadType, BadValue
 from funcvae.estimators.chunks import in_chunks
-from funcvae.estimators.types import Estimator
+from funcvae.estimators.types import Estimator, checked_estimator
 from funcvae.model import VAE, Observe, as_is, check_model
 from funcvae.modules import Params, State
 from funcvae.train.settings import Scale, StepSettings, per_example
 from funcvae.train.state import Metrics, TrainState, check_train_state
-from funcvae.train.task import Task, checked_estimator
+from funcvae.train.task import Task
 
 __all__ = ["Step", "Update", "make_step"]
 

@@ -9,14 +9,14 @@ from funcvae._support import checks
 from funcvae.distributed.collectives import SINGLE, Processes, split_evenly
 from funcvae.distributed.sharding import by_samples
 from funcvae.errors import BadData, BadType, BadValue
-from funcvae.estimators.types import Estimator, check_estimator
+from funcvae.estimators.types import Estimator, checked_estimator
 from funcvae.model import CHECK_SEED, VAE, check_data, check_trained
 from funcvae.modules import Params, State
 from funcvae.optim import Optimizer, check_optimizer
 from funcvae.train.settings import StepSettings
 from funcvae.train.state import TrainState, check_train_state
 
-__all__ = ["Task", "check_batches", "check_shards", "check_task", "checked_estimator", "checked_task"]
+__all__ = ["Task", "check_batches", "check_shards", "check_task", "checked_task"]
 
 
 class Task(NamedTuple):
@@ -55,7 +55,9 @@ def checked_task(ts: TrainState, task: Task) -> Task:
         BadData: see `check_batches`; or the model cannot take the data.
     """
     if not (isinstance(task, Task) and isinstance(task.settings, StepSettings)):
-        raise BadType(f"task is {checks.describe(task)}: it must be a Task with StepSettings")
+        wrong = "task's settings are" if isinstance(task, Task) else "task is"
+        shown = checks.describe(task.settings if isinstance(task, Task) else task)
+        raise BadType(f"{wrong} {shown}: it must be a Task with StepSettings")
     check_train_state(ts, task.model)
     check_data(task.model, ts.params, ts.state, task.train, task.settings.observe, name="train")
     task = task._replace(train=task.train.to(ts.step.device))
@@ -69,14 +71,6 @@ def check_task(task: Task, params: Params, state: State) -> None:
     checked_estimator(task.estimator).claims_under(task.settings.noise)
     check_shards(task, state)
     check_batches(task, params, state)
-
-
-def checked_estimator(estimator: Estimator) -> Estimator:
-    """The estimator itself, if it is an Estimator: raises BadType where it is not."""
-    check_estimator("estimator", estimator)
-    if not isinstance(estimator, Estimator):
-        raise BadType(f"estimator is {checks.describe(estimator)}: it must be an Estimator, such as estimators.iwae()")
-    return estimator
 
 
 def check_shards(task: Task, state: State) -> None:

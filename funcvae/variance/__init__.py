@@ -9,7 +9,6 @@ from funcvae.variance.comparison import Arm, compare
 from funcvae.variance.decomposition import Decomposition, Sources, sources
 from funcvae.variance.intervals import Measured
 from funcvae.variance.monte_carlo import Moments, moments
-from funcvae.variance.problem import ReplicateSettings
 from funcvae.variance.quadrature import Exact, exact
 from funcvae.variance.results import Bias, Compared, Comparison
 from funcvae.variance.scaling import Measure, Slope, Sweep, slope, sweep
@@ -18,6 +17,6 @@ from funcvae.variance.weight_diagnostics import Importance
 
 __all__ = [
     "Arm", "Bias", "Compared", "Comparison", "Decomposition", "Exact", "Group", "Importance", "Measure", "Measured",
-    "Moments", "ReplicateSettings", "Slope", "Sources", "Sweep", "compare", "exact", "moments", "slope", "sources",
+    "Moments", "Slope", "Sources", "Sweep", "compare", "exact", "moments", "slope", "sources",
     "sweep",
 ]  # fmt: skip

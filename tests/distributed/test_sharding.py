@@ -390,7 +390,7 @@ def test_a_number_of_shards_is_a_whole_one(value, error):
 
 
 def test_other_things_in_the_place_of_a_split_or_of_processes_are_refused():
-    refused("split is 'rows': it must be one, such as distributed.by_rows", BadType, shards=2, split="rows")
+    refused("split is 'rows': it must be a way to split, such as distributed.by_rows", BadType, shards=2, split="rows")
     refused("split is 'rows'", BadType, split="rows")
     for value in (3, None, "x"):
         refused("processes is .*: it must be SINGLE, or come from distributed.process_group", BadType, processes=value)

@@ -61,3 +61,14 @@ def test_what_a_run_is_resumed_with_must_be_options():
 def test_a_run_that_06_made_is_named_as_such():
     with pytest.raises(BadData, match=r"made by funcvae 0\.6\.0"):
         runs.load(Path(__file__).parents[1] / "reference" / "run-0.6")
+
+
+@pytest.mark.parametrize("config", [runs.Options(system="burda_vae", out="run"), "burda_vae", None])
+def test_what_a_run_is_made_from_must_be_a_configuration(config):
+    with pytest.raises(BadType, match=r"config is .*: it must be a Config, as runs\.configure makes it"):
+        runs.run(config)
+
+
+def test_a_configuration_needs_a_system():
+    with pytest.raises(BadValue, match="system is missing: name one of `funcvae list systems`"):
+        runs.with_defaults(runs.Options(out="run"))

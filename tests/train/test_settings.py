@@ -65,3 +65,16 @@ def test_a_task_trains_and_is_replayed_as_its_parts_are(points):
     assert same(one, two)
     assert all(map(np.array_equal, history, by_parts))
     assert same(replay_task(start, 2, task), replay(start, 2, model, estimator, opt, points, **options))
+
+
+@pytest.mark.parametrize("wrong", ["task", None, "settings"])
+def test_what_is_no_task_is_named(wrong):
+    task = Task(None, None, None, None, settings={"batch": 3}) if wrong == "settings" else wrong
+    for call in (lambda: fit_task(None, task), lambda: replay_task(None, 0, task)):
+        with pytest.raises(BadType, match=r"it must be a Task with StepSettings"):
+            call()
+
+
+def test_callbacks_are_callbacks():
+    with pytest.raises(BadType, match="callbacks is None: it must be Callbacks"):
+        fit_task(None, None, callbacks=None)

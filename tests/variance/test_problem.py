@@ -7,8 +7,7 @@ import torch
 
 import funcvae as fv
 from funcvae.errors import BadType, BadValue
-from funcvae.variance import ReplicateSettings
-from funcvae.variance.problem import Problem, noise_chunks
+from funcvae.variance.problem import Problem, ReplicateSettings, noise_chunks
 from tests.support.oracles import tiny
 
 KEY = fv.random.key(5)
