@@ -5,26 +5,7 @@ from inspect import signature
 
 from funcvae._support import checks
 from funcvae.errors import BadValue, unknown
-from funcvae.estimators.table import (
-    beta_elbo,
-    ciwae,
-    dreg,
-    elbo,
-    elbo_mc,
-    iwae,
-    iwae_stl,
-    miwae,
-    ovis,
-    piwae,
-    renyi,
-    rloo,
-    rws,
-    score,
-    stl,
-    tvo,
-    vimco,
-    vr_iwae_dreg,
-)
+from funcvae.estimators import table
 from funcvae.estimators.types import Estimator
 
 __all__ = ["EXAMPLES", "TABLE", "parse", "weights_of"]
@@ -32,8 +13,9 @@ __all__ = ["EXAMPLES", "TABLE", "parse", "weights_of"]
 TABLE: dict[str, Callable[..., Estimator]] = {
     factory.__name__: factory
     for factory in (
-        elbo, beta_elbo, elbo_mc, stl, iwae, iwae_stl, dreg, renyi, vr_iwae_dreg, score, rloo, vimco, ovis, rws, miwae,
-        ciwae, piwae, tvo,
+        table.elbo, table.beta_elbo, table.elbo_mc, table.stl, table.iwae, table.iwae_stl, table.dreg, table.renyi,
+        table.vr_iwae_dreg, table.score, table.rloo, table.vimco, table.ovis, table.rws, table.miwae, table.ciwae,
+        table.piwae, table.tvo,
     )
 }  # fmt: skip
 """The factories by name."""
