@@ -92,7 +92,6 @@ def keep_freed() -> None:
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
-
 NO_COMPILER = "no C++ compiler was found (install one, or set CXX)"
 
 

@@ -19,7 +19,6 @@ from funcvae.data.readers import Arrays, read_folder, read_numpy
 from funcvae.errors import BadData, Missing, unknown
 
 __all__ = ["Dataset", "load"]
-
 _HOLD_OUT_SEED = 2**63  # no seed of a user's run: a key is used once
 
 

@@ -20,7 +20,6 @@ TABLE: dict[str, Callable[..., Estimator]] = {
 }  # fmt: skip
 """The factories by name."""
 
-
 EXAMPLES: dict[str, str] = dict(zip(TABLE, TABLE, strict=True)) | {
     "beta_elbo": "beta_elbo:4",
     "renyi": "renyi:0.5",

@@ -10,7 +10,6 @@ from funcvae.figures._arrays import Floats, as_array, floats, text
 from funcvae.figures._style import ACCENT, DARK, LIGHT, note
 
 __all__ = ["training_curves"]
-
 _FINE = 1000  # parts of the horizontal axis, each about a dot of the saved figure
 
 

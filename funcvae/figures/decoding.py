@@ -13,7 +13,6 @@ from funcvae.model import VAE, check_trained
 from funcvae.modules import Params, State
 
 __all__ = ["decoded", "decoded_grid", "interpolated", "latent_plane", "latents", "reconstructed", "samples"]
-
 _CELLS = 20  # of a latent grid, either way
 _CHUNK = 500  # items that go through a network at once
 

@@ -24,7 +24,6 @@ from funcvae.figures._log_axes import finish, intervals, limits, plain, positive
 from funcvae.figures._style import DARK, LIGHT, MARKERS, PALETTE, room
 
 __all__ = ["variance_bars", "variance_by_layer", "variance_cost"]
-
 _GREY = "0.85"  # of a cell that has no colour
 _TOTAL = "total variance of the gradient"
 _AROUND = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)])  # the sides of a point

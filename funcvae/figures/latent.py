@@ -15,7 +15,6 @@ from funcvae.figures._arrays import Floats, as_array, as_is, text, words
 from funcvae.figures._style import DARK, PALETTE, note
 
 __all__ = ["latent_scatter"]
-
 _GOLDEN = 0.6180339887498949  # its multiples modulo 1 fill [0, 1) evenly, and in no order
 
 

@@ -15,7 +15,6 @@ from funcvae.figures._log_axes import finish, intervals, limits, positive
 from funcvae.figures._style import MARKERS, PALETTE, room
 
 __all__ = ["scaling"]
-
 _STEEPEST = 1000
 
 

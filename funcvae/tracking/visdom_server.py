@@ -17,7 +17,6 @@ from funcvae.tracking.optional_packages import import_package, row_pictures, unt
 from funcvae.train.settings import Row
 
 __all__ = ["visdom"]
-
 _Point = tuple[float, float]
 
 
