@@ -1,6 +1,6 @@
 """Commands that measure a run and write a report: `evaluate` and `variance`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +12,7 @@ from funcvae import distributed, figures, runs
 from funcvae._support import files
 from funcvae.cli.options import Flat, LoadOptions, RunPath, new_run_folder
 from funcvae.errors import BadValue, unknown
+from funcvae.evaluate import Progress
 from funcvae.figures import of_results
 from funcvae.models import RECIPES
 
@@ -121,7 +122,7 @@ def _run_or_system(name: str, loading: LoadOptions, seed: int) -> runs.Run:
 
 
 @contextmanager
-def _progress_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
+def _progress_bar(unit: str) -> Iterator[Progress]:
     """Yields a function that takes the number of units done and of all, and shows them until the end."""
     with tqdm(total=1, unit=unit, unit_scale=True, dynamic_ncols=True, leave=False, delay=0.5) as bar:
 

@@ -125,7 +125,7 @@ def resume(
     """
     path = Path(path)
     before = read_config(path)
-    config = resumed(before, options or Options(), path)
+    config = resumed(before, Options() if options is None else options, path)
     check_config(config)
     finished = False
     if processes.is_main and (path / MANIFEST).is_file():

@@ -1,7 +1,7 @@
 """Reports on a finished run: a dict for a JSON file, a table, and figures."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.estimators.types import Estimator
 from funcvae.evaluate import psis
+from funcvae.evaluate.importance_sampling import Progress
 from funcvae.evaluate.weights import Estimated
 from funcvae.runs.folder import Run
 
@@ -39,7 +40,7 @@ def evaluation_report(
     n: int | None = None,
     chunk: int = 100,
     seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> Report:
     """Evaluates a run on test data: everything in `funcvae.evaluate` that its model allows, in nats per example.
 
@@ -158,7 +159,7 @@ def comparison_report(
     seed: int = 0,
     target_se: float | None = None,
     processes: Processes = SINGLE,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> tuple[variance.Comparison, Report]:
     """Compares estimators at a run's parameters, on a batch of its training data, in evaluation mode.
 
@@ -264,7 +265,7 @@ def _log_weight_results(
     key: random.Key,
     samples: int,
     chunk: int,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> Report:
     """Everything that follows from the log-weights; each slab of the data has its own key."""
     likelihoods, ladders, gaps, done = [], [], [], 0

@@ -54,10 +54,10 @@ def checked_task(ts: TrainState, task: Task) -> Task:
         BadValue: see `check_shards`; or the estimator needs independent samples, and the noise scheme's are not.
         BadData: see `check_batches`; or the model cannot take the data.
     """
-    if not (isinstance(task, Task) and isinstance(task.settings, StepSettings)):
-        wrong = "task's settings are" if isinstance(task, Task) else "task is"
-        shown = checks.describe(task.settings if isinstance(task, Task) else task)
-        raise BadType(f"{wrong} {shown}: it must be a Task with StepSettings")
+    if not isinstance(task, Task):
+        raise BadType(f"task is {checks.describe(task)}: it must be a Task with StepSettings")
+    if not isinstance(task.settings, StepSettings):
+        raise BadType(f"task's settings are {checks.describe(task.settings)}: it must be a Task with StepSettings")
     check_train_state(ts, task.model)
     check_data(task.model, ts.params, ts.state, task.train, task.settings.observe, name="train")
     task = task._replace(train=task.train.to(ts.step.device))
