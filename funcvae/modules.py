@@ -127,7 +127,7 @@ def _check(what: str, given: dict[str, Tensor], shapes: dict[str, torch.Size]) -
             raise BadValue(f"{name} of {what} has shape {list(given[name].shape)}: in this network it is {list(shape)}")
     if len(given) != len(shapes):
         further = next(name for name in given if name not in shapes)
-        raise BadValue(f"{what} has {checks.describe(further)}, which this network has not")
+        raise BadValue(f"{what}: unexpected {checks.describe(further)}")
 
 
 def _aliases(module: nn.Module) -> dict[str, str]:

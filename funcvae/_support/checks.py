@@ -136,7 +136,7 @@ def unchecked(function: Callable[P, T]) -> Callable[P, T]:
 
 def fields(value: Any) -> None:
     """Checks the fields of a frozen dataclass against their annotations, and sets numbers to Python's own types."""
-    checks = _checks_of(type(value))
+    checks = _checks_of(type(value))  # type: ignore[arg-type]
     for field in dataclass_fields(value):
         if field.name in checks:
             object.__setattr__(value, field.name, checks[field.name](field.name, getattr(value, field.name)))
@@ -321,7 +321,7 @@ def same_device(**tensors: Tensor) -> None:
 
 
 def broadcast(first: str, a: Tensor, second: str, b: Tensor) -> None:
-    """Checks that two tensors are on one device and that their shapes broadcast; a number on the CPU suits every device."""
+    """Checks that two tensors are on one device and that their shapes broadcast (a number on the CPU suits all)."""
     if a.device != b.device and not any(t.ndim == 0 and t.device.type == "cpu" for t in (a, b)):
         same_device(**{first: a, second: b})
     if any(m != n and 1 not in (m, n) for m, n in zip(reversed(a.shape), reversed(b.shape), strict=False)):

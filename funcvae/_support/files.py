@@ -125,7 +125,7 @@ def read(path: Path, *, limit: int) -> bytes:
     if content is None:
         raise Missing(f"{path} is missing: no such file")
     if len(content) > limit:
-        raise BadData(f"{path} is longer than {limit:,} bytes, which no such file is")
+        raise BadData(f"{path} exceeds the limit of {limit:,} bytes")
     return content
 
 

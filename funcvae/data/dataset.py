@@ -74,7 +74,7 @@ def load(source: str, *, root: str | Path = "data", download: bool = False) -> D
     if not source or not path.exists():
         if os.path.basename(source) == source and not path.suffix:
             raise unknown("data", source, NAMED)
-        raise Missing(f"{source} is not there: give a folder of images, an .npy or an .npz file")
+        raise Missing(f"{source} does not exist: give a folder of images, an .npy or an .npz file")
     return _checked(source, read_folder(path) if path.is_dir() else read_numpy(path))
 
 

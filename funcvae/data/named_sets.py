@@ -119,6 +119,6 @@ def _require(folder: Path, files: Collection[str], fetch: Callable[[], object], 
         return
     if not download:
         how = "give the folder of the data by --data-dir (root=), or fetch it by --download (download=True)"
-        raise Missing(f"{folder / absent[0]} is not there: {how}")
+        raise Missing(f"{folder / absent[0]} does not exist: {how}")
     with failing_as(Missing, f"{folder / absent[0]} could not be downloaded: try again, or put it there"):
         fetch()

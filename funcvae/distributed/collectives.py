@@ -177,10 +177,8 @@ class Processes:
             return ProcessLost(f"process 0, by which the others had met, has ended, or cannot be reached: {reason}")
         which = ", ".join(map(str, gone or silent))
         if gone:
-            several = "es" * (len(gone) > 1), "have" if len(gone) > 1 else "has"
-            return ProcessLost(
-                f"process{several[0]} {which} {several[1]} ended without a word, killed perhaps: {reason}"
-            )
+            plural = "es" * (len(gone) > 1)
+            return ProcessLost(f"process{plural} {which} exited unexpectedly (possibly killed): {reason}")
         if silent:
             return ProcessLost(f"no word from process {which} in {_ROLL_CALL:g} s, which may have ended: {reason}")
         return ProcessLost(f"the processes cannot reach one another: {reason}")

@@ -173,7 +173,7 @@ class Estimator:
         """The claims where eps is drawn by this scheme.
 
         Raises:
-            BadValue: the estimator leans on independent samples, and the scheme's are not.
+            BadValue: the estimator requires independent samples; those of the scheme are not.
         """
         checks.function("noise", noise, "a scheme, such as noise.iid")
         if is_independent(noise) or self.claims.noise == "normal":
@@ -181,8 +181,8 @@ class Estimator:
         if self.claims.noise == "any":
             return self.claims._replace(target=f"{self.claims.target} under {name_of(noise)} noise")
         raise BadValue(
-            f"{self.name} leans on independent samples, and {name_of(noise)} noise has none (or is not marked by "
-            "noise.independent): its gradient would be biased; use iid noise, or an estimator such as iwae or elbo_mc"
+            f"{self.name} requires independent samples; {name_of(noise)} noise is not independent (or not marked by "
+            "noise.independent), so its gradient would be biased; use iid noise, or iwae or elbo_mc"
         )
 
 

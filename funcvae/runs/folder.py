@@ -120,7 +120,7 @@ def read_config(path: Path) -> Config:
         BadData: a damaged file.
     """
     if not path.is_dir():
-        raise Missing(f"{path} is not there: give the folder of a run")
+        raise Missing(f"{path}: no such run folder")
     if not (path / CONFIG).is_file():
         raise Missing(f"{path} is no run folder: it has no config.json")
     content = files.read_json(path / CONFIG)

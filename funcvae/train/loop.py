@@ -256,7 +256,7 @@ def _check_history(history: History) -> None:
     if not isinstance(history, History) or not all(isinstance(x, np.ndarray) and x.ndim == 1 for x in history):
         raise BadType(f"history is {checks.describe(history)}: it must be a History of arrays, as fit returns it")
     if len({len(x) for x in history[:3]}) > 1 or not all(x.dtype.kind in "fiu" for x in history):
-        raise BadValue("history has not a number of each kind for every step, as fit returns it")
+        raise BadValue("the arrays of history must have the same length and hold numbers, as fit returns them")
 
 
 def _burst_length(made: int, per_epoch: int, save_every: int) -> int:

@@ -73,7 +73,7 @@ def make_step(
     The step's `keys` are its noise key and its observe key, as `step_keys` derives them.
 
     Raises:
-        BadValue: the estimator leans on independent samples, and the noise scheme's are not.
+        BadValue: the estimator requires independent samples, and the noise scheme's are not.
     """
     settings = StepSettings(samples=samples, observe=observe, noise=noise, scale=scale, offset=offset)
     check_model(model)

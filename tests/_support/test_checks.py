@@ -36,14 +36,14 @@ def taken(
     flag: bool = False,
     text: str = "",
     path: str | Path = "",
-    x: Annotated[Tensor, "B ..."] = torch.zeros(1),
-    eps: Annotated[Floats, "N B Z"] = torch.zeros(1, 1, 1),
+    x: Annotated[Tensor, "B ..."] | None = None,
+    eps: Annotated[Floats, "N B Z"] | None = None,
     one_of: Literal["rows", "samples"] = "rows",
-    point: Point = Point(0.0),
+    point: Point | None = None,
     scheme: Scheme = lambda n: torch.zeros(n),
     f: Callable[[int], int] = abs,
     several: Sequence[str] = (),
-    named: Mapping[str, int] = {},  # noqa: B006
+    named: Mapping[str, int] = {},
     anything: Any = None,
     number_or_function: float | Callable[[int], float] = 1.0,
 ) -> dict[str, Any]:

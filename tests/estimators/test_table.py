@@ -343,7 +343,7 @@ def test_under_mirrored_noise_it_holds_what_it_claims_or_refuses(spec):
     mean, _ = quadrature(call, *toy(), X, 1, 60)
     _, ascent = quadrature_bound(bound, *toy(), X, 1, 60)
     if estimator.claims.noise == "independent":
-        with pytest.raises(BadValue, match=rf"{estimator.name} leans on independent samples, and mirrored noise"):
+        with pytest.raises(BadValue, match=rf"{estimator.name} requires independent samples; mirrored noise"):
             estimator.claims_under(fv.noise.mirrored)
         assert abs(mean["encoder"]["m"] + ascent["encoder"]["m"]) > 0.01  # so it is right to
         return

@@ -99,7 +99,7 @@ def spoiled(run, file, change):
         (lambda run: (run / "params.safetensors").unlink(), "params.safetensors"),
         (lambda run: (run / "manifest.json").unlink(), "manifest.json is missing"),
         (lambda run: (run / "config.json").unlink(), "run is no run folder: it has no config.json"),
-        (lambda run: shutil.rmtree(run), "run is not there: give the folder of a run"),
+        (lambda run: shutil.rmtree(run), "run: no such run folder"),
         (lambda run: (run / "params.safetensors").write_bytes(b"x"), "not a whole safetensors file"),
         (lambda run: spoiled(run, "config.json", lambda text: text[:40]), "config.json is not JSON"),
         (lambda run: spoiled(run, "config.json", lambda text: "[]"), "config.json holds no JSON object"),
@@ -150,7 +150,7 @@ def test_data_that_have_moved_can_be_named_and_data_that_have_changed_are_refuse
     capsys.readouterr()
     looks = [["reconstruct", "run"], ["interpolate", "run", "0", "1"], ["latent", "run"]]
     for command in looks:
-        assert "digits.npz is not there" in refused(capsys, *command)
+        assert "digits.npz does not exist" in refused(capsys, *command)
         cli.main([*command, "--data", "moved.npz"])
     cli.main(["sample", str(run)])  # images are sampled without the data
     np.savez("digits.npz", train=np.zeros((30, 1, 28, 28)), test=np.ones((10, 1, 28, 28)))

@@ -339,7 +339,7 @@ def test_when_a_process_is_killed_the_others_say_so_and_end(tmp_path, rank, n):
     assert not alive(list(pids.values()))
     assert out == ""
     (line,) = re.findall(r"^.*funcvae: error: .*", error, re.MULTILINE)
-    assert f"funcvae: error: process {rank} has ended without a word" in line
+    assert f"funcvae: error: process {rank} exited unexpectedly (possibly killed)" in line
     assert not re.search(r'File ".*funcvae/', error)
 
 
@@ -352,7 +352,7 @@ def test_torchrun_starts_them_again_and_they_go_on_to_the_same_bytes(tmp_path, w
         os.kill(children(process.pid)[rank], signal.SIGKILL)
         out, error = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, error
-    assert f"funcvae: error: process {rank} has ended without a word" in error
+    assert f"funcvae: error: process {rank} exited unexpectedly (possibly killed)" in error
     assert out == "run\n"
     assert bits(tmp_path / "run") == whole(*LONG)
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["resumed"]

@@ -375,7 +375,7 @@ def test_noise_is_an_option_and_part_of_the_configuration(here):
         (["--estimator", "miwae:3", "--samples", "4"], "4 samples do not make 3 groups of one size"),
         (
             ["--estimator", "dreg", "--noise", "mirrored"],
-            "dreg leans on independent samples, and mirrored noise has none",
+            "dreg requires independent samples; mirrored noise is not independent",
         ),
         (["--noise", "mirrored", "--samples", "3"], "samples is 3: antithetic noise comes in pairs"),
         (["--noise", "sobl"], "unknown noise 'sobl': did you mean 'sobol'"),

@@ -116,7 +116,7 @@ def test_several_noise_schemes_and_what_they_leave_out(points, capsys):
         "dreg, iid",
         "iwae, mirrored",
     ]
-    assert "left out: dreg leans on independent samples, and mirrored noise has none" in out
+    assert "left out: dreg requires independent samples; mirrored noise is not independent" in out
 
 
 @pytest.mark.parametrize("system", ["burda_vae", "mnist_bn_vae", "mnist_sigma_vae", "mnist_vae"])
@@ -151,7 +151,7 @@ def test_a_target_is_worked_towards_in_stages(points, capsys):
         (("--samples", "0"), "--samples is 0"),
         (("--batch", "0"), "--batch is 0: there are 10,000 training data"),
         (("--estimators", "iwea"), "unknown estimator 'iwea': did you mean 'iwae'"),
-        (("--estimators", "dreg", "--noise", "mirrored"), "dreg leans on independent samples"),
+        (("--estimators", "dreg", "--noise", "mirrored"), "dreg requires independent samples"),
         (("--noise", "sobl"), "unknown noise 'sobl': did you mean 'sobol'"),
         (("--target-se", "0"), "--target-se is 0.0"),
         (("--estimators", "rloo", "--samples", "1"), "rloo sets each sample against the others"),
@@ -168,7 +168,7 @@ def test_what_is_neither_a_run_nor_a_system(here, capsys):
     assert "unknown system, and no run's folder, 'gaussian2d': did you mean" in refused(
         capsys, "variance", "gaussian2d"
     )
-    assert "runs/nothing is not there" in refused(capsys, "variance", "runs/nothing")
+    assert "runs/nothing: no such run folder" in refused(capsys, "variance", "runs/nothing")
 
 
 def test_a_comparison_has_its_figures(points):

@@ -240,7 +240,7 @@ def test_a_last_batch_of_one_item_is_an_error_where_batch_norm_needs_more():
 def test_noise_that_an_estimator_cannot_bear_is_refused_before_training():
     model, opt, x = fv.models.gaussian2d_vae(), fv.optim.adam(1e-3), torch.zeros(4, 2)
     ts = fv.train.init(model, opt, fv.random.key(0))
-    with pytest.raises(BadValue, match="dreg leans on independent samples, and mirrored noise has none"):
+    with pytest.raises(BadValue, match="dreg requires independent samples; mirrored noise is not independent"):
         fv.train.fit(ts, model, fv.estimators.dreg(), opt, x, samples=2, noise=fv.noise.mirrored, compile=False)
     for scheme in fv.noise.TABLE.values():
         _, history = fv.train.fit(

@@ -406,7 +406,7 @@ def test_one_replicate_and_none_to_spare():
         (("iwae",), {"target_se": 0.0}, "target_se is 0.0: a relative standard error is positive"),
         (("iwae",), {"groups": ("encodr",)}, "unknown group of parameters 'encodr': did you mean 'encoder'"),
         (("iwae",), {"timings": -1}, "timings is -1"),
-        (("iwae", "dreg"), {"noise": fv.noise.mirrored}, "dreg leans on independent samples"),
+        (("iwae", "dreg"), {"noise": fv.noise.mirrored}, "dreg requires independent samples"),
     ],
 )
 def test_arguments_that_cannot_be_are_explained(given, options, message):

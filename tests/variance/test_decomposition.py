@@ -128,7 +128,7 @@ def test_arguments_that_cannot_be_are_explained(options, message):
 
 
 def test_a_scheme_that_does_not_suit_and_a_gradient_that_is_not_finite():
-    with pytest.raises(BadValue, match="dreg leans on independent samples"):
+    with pytest.raises(BadValue, match="dreg requires independent samples"):
         split("dreg", noise=fv.noise.mirrored)
     model, params, state, x = tiny()
     params["decoder"]["0.bias"] = params["decoder"]["0.bias"] * math.nan

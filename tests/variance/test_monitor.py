@@ -66,7 +66,7 @@ def test_the_logged_variance_is_that_of_the_parameters_at_that_step(here):
         (("--variance-every", "5", "--variance-replicates", "1"), "--variance-replicates is 1: a variance needs"),
         (("--variance-every", "5", "--variance-of", "dregg"), "unknown estimator 'dregg': did you mean 'dreg'"),
         (("--variance-every", "5", "--variance-of", "rloo", "--samples", "1"), "rloo sets each sample against"),
-        (("--variance-every", "5", "--variance-of", "dreg", "--noise", "sobol"), "dreg leans on independent samples"),
+        (("--variance-every", "5", "--variance-of", "dreg", "--noise", "sobol"), "dreg requires independent samples"),
     ],
 )
 def test_mistakes_are_found_before_the_folder_is_made(here, capsys, args, message):

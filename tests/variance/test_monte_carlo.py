@@ -275,7 +275,7 @@ def test_compiled_moments_equal_eager_ones_to_rounding():
         ({"samples": 2, "replicates": 0}, "replicates is 0: it must be at least 1"),
         ({"samples": 2, "replicates": -3}, "replicates is -3"),
         ({"samples": 2, "chunk": 0}, "chunk is 0: it must be at least 1"),
-        ({"samples": 2, "noise": fv.noise.mirrored}, "dreg leans on independent samples"),
+        ({"samples": 2, "noise": fv.noise.mirrored}, "dreg requires independent samples"),
     ],
 )
 def test_arguments_that_cannot_be_are_explained(options, message):
