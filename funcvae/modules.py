@@ -30,15 +30,16 @@ class Apply(Protocol):
     """A network as a pure function."""
 
     def __call__(self, params: Params, state: State, *inputs: Any, train: bool) -> tuple[Any, State]:
-        """The network's output, and its new state."""
+        """The output and the new state of the network."""
         ...
 
 
 class Functional(NamedTuple):
     """A pure network.
 
-    `init(key)` gives (params, state): flat dicts of tensors keyed as `named_parameters()` and `named_buffers()`.
-    `apply(params, state, *inputs, train=...)` gives (output, new state), and leaves its arguments as they were.
+    `init(key)` returns (params, state): flat dicts of tensors with the keys of `named_parameters()` and
+    `named_buffers()`. `apply(params, state, *inputs, train=...)` returns (output, new state) and does not modify its
+    arguments.
     """
 
     init: Callable[[random.Key], tuple[Params, State]]
@@ -48,45 +49,49 @@ class Functional(NamedTuple):
 def functional(factory: Callable[[], nn.Module]) -> Functional:
     """Turns a factory of any `nn.Module` into a pure (init, apply) pair.
 
-    `init` runs the factory with every random draw of the module's own initialisers fed from the key: draw i comes from
-    `fold_in(key, i)`, and torch's global generator is neither read nor changed. Parameters and buffers land on the
-    key's device. (An initialiser that asks numpy, say, for its numbers is not seen, and not repeatable.)
+    `init` runs the factory and feeds every random draw of the module's initialisers from the key: draw i comes from
+    `fold_in(key, i)`. The global generator of torch is neither read nor changed. Parameters and buffers are on the
+    device of the key. (Draws from other libraries, such as numpy, are not detected and not reproducible.)
 
-    `apply` works under `grad`, `vmap` and `torch.compile(fullgraph=True)`. Buffers are copied on the way in, and the
-    copies, as the module left them, are returned as the new state. So BatchNorm in training mode works under an outer
-    `vmap` too: each mapped slice has statistics of its own.
+    `apply` works under `grad`, `vmap` and `torch.compile(fullgraph=True)`. The module works on copies of its buffers,
+    which are returned as the new state. So BatchNorm in training mode also works under an outer `vmap`: each mapped
+    slice has its own statistics.
 
     Raises:
-        BadType: the argument is no factory of an `nn.Module`, or (from `init`) it draws with an operator that cannot be
-            fed from a key.
-        BadValue: (from `apply`) the module draws random numbers in `forward`, as dropout does. Under `torch.compile`
-            only torch's own dropout layers are seen; try a module of your own once without it.
+        BadType: the argument is not a factory of an `nn.Module`; or (from `init`) the module draws with an operator
+            that cannot be fed from a key.
+        BadValue: (from `apply`) params or state has other names or shapes than `init` returns; or the module draws
+            random numbers in `forward`, as dropout does. (Under `torch.compile` only dropout layers of torch are
+            detected: call your own module once without it.)
     """
     if isinstance(factory, nn.Module):
         raise BadType(f"functional takes a factory, not a module: write lambda: {type(factory).__name__}(...)")
     if not callable(factory):
-        raise BadType(f"functional takes a factory of an nn.Module: this is {type(factory).__name__}")
+        raise BadType(f"functional takes a factory of an nn.Module, not {checks.describe(factory)}")
 
-    # One skeleton for each mode, so that no call changes another's. Their values are never used, so they are moved to
-    # `meta`, where they hold no memory (built there, modules with plain tensors would break).
+    # One skeleton for each mode, so that calls do not interfere. Their values are never used, so they are moved to
+    # `meta`, where they need no memory. (Modules with plain tensors cannot be built there.)
     module, other = (_build(factory, random.key(0)) for _ in range(2))
     if module is other:
-        raise BadType("functional takes a factory that makes a new module each time: this one returns the same again")
+        raise BadType("functional takes a factory of new modules: this one returns the same module twice")
     aliases = _aliases(module)
     shapes = {"params": _shapes(module.named_parameters()), "state": _shapes(module.named_buffers())}
     skeletons = {True: module.to("meta").train(), False: other.to("meta").eval()}
     dropout = _dropout_layer(module)
     attention = any(isinstance(layer, nn.MultiheadAttention) for layer in module.modules())
 
+    def check(params: Params, state: State, *inputs: Any, train: bool = False) -> None:
+        _check("params", params, shapes["params"])
+        _check("state", state, shapes["state"])
+
+    @checks.arguments
     def init(key: random.Key) -> tuple[Params, State]:
-        checks.concrete("key", random.checked(key))
+        checks.concrete("key", key)
         module = _build(factory, key).to(key.device)
         return {name: p.detach() for name, p in module.named_parameters()}, dict(module.named_buffers())
 
     def apply(params: Params, state: State, *inputs: Any, train: bool) -> tuple[Any, State]:
-        _check("params", params, shapes["params"])
-        _check("state", state, shapes["state"])
-        if checks.flag("train", train) and dropout:
+        if train and dropout:
             raise BadValue(f"{dropout} draws random numbers in training mode: funcvae gives no keys to layers yet")
         tensors = {**params, **{name: _copy_for(inputs, v) for name, v in state.items()}}
         tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
@@ -94,7 +99,7 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
             out = functional_call(skeletons[train], tensors, inputs, tie_weights=False, strict=True)
         return out, {name: tensors[name] for name in state}
 
-    return Functional(init, apply)
+    return Functional(init, checks.preceded(check, apply))
 
 
 def _build(factory: Callable[[], nn.Module], key: random.Key) -> nn.Module:
@@ -102,7 +107,7 @@ def _build(factory: Callable[[], nn.Module], key: random.Key) -> nn.Module:
         try:
             module = factory()
         except TypeError as error:
-            raise BadType(f"the factory takes no arguments, and makes an nn.Module: it raised {error}") from error
+            raise BadType(f"the factory must take no arguments and return an nn.Module: it raised {error}") from error
     if not isinstance(module, nn.Module):
         raise BadType(f"the factory must return an nn.Module: it returned {type(module).__name__}")
     return module
@@ -112,26 +117,21 @@ def _shapes(tensors: Iterator[tuple[str, Tensor]]) -> dict[str, torch.Size]:
     """The shapes of parameters or buffers by name."""
     named = dict(tensors)
     if lazy := [name for name, t in named.items() if nn.parameter.is_lazy(t)]:
-        raise BadType(f"the module's {lazy[0]} has no shape before a forward pass: give its layer the number of inputs")
+        raise BadType(f"{lazy[0]} has no shape before a forward pass: give its layer the number of inputs")
     return {name: t.shape for name, t in named.items()}
 
 
 def _check(what: str, given: dict[str, Tensor], shapes: dict[str, torch.Size]) -> None:
-    """Raises unless these are tensors of the names and shapes that `init` gives."""
-    if not isinstance(given, dict):
-        raise BadType(f"{what} is {checks.describe(given)}: it must be a dict of tensors by name, as init makes it")
+    """Raises unless these are tensors of the names and shapes that `init` returns."""
+    for name in checks.mapping(what, given).keys() ^ shapes.keys():
+        raise BadValue(f"{what} {'lacks' if name in shapes else 'has unexpected'} {name!r}: is it of another network?")
     for name, shape in shapes.items():
-        if name not in given:
-            raise BadValue(f"{what} lacks {name!r}: is it of another network?")
         if checks.tensor(name, given[name]).shape != shape:
-            raise BadValue(f"{name} of {what} has shape {list(given[name].shape)}: in this network it is {list(shape)}")
-    if len(given) != len(shapes):
-        further = next(name for name in given if name not in shapes)
-        raise BadValue(f"{what}: unexpected {checks.describe(further)}")
+            raise BadValue(f"{name} of {what} has shape {list(given[name].shape)}: it must be {list(shape)}")
 
 
 def _aliases(module: nn.Module) -> dict[str, str]:
-    """The further names of parameters and buffers that go by several: tied weights, which `meta` would untie."""
+    """The further names of tensors with several names: tied weights, which moving to `meta` would untie."""
     names: dict[int, str] = {}
     tensors = chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
     return {name: first for name, t in tensors if (first := names.setdefault(id(t), name)) != name}
@@ -140,19 +140,16 @@ def _aliases(module: nn.Module) -> dict[str, str]:
 def _copy_for(inputs: tuple[Any, ...], buffer: Tensor) -> Tensor:
     """A copy of a buffer for the module to update in place.
 
-    A zero made from the input makes the copy of a float buffer batched by `vmap` exactly when the input is.
+    The copy of a float buffer is batched by `vmap` exactly when the input is, because a zero of the input is added.
     """
     x = next((x for x in inputs if isinstance(x, Tensor)), None)
     if x is None or not buffer.is_floating_point():
         return buffer.clone()
-    checks.tensor("the input", x)
-    if x.device != buffer.device:
-        checks.same_device(input=x, state=buffer)
     return buffer + x.new_zeros((), dtype=buffer.dtype)
 
 
 def _dropout_layer(module: nn.Module) -> str:
-    """The name and type of a layer that would draw random numbers in training mode; "" where there is none."""
+    """The name and type of a layer that draws random numbers in training mode; "" if there is no such layer."""
     for name, layer in module.named_modules():
         dropout = layer.p if isinstance(layer, nn.modules.dropout._DropoutNd) else getattr(layer, "dropout", 0)
         if isinstance(layer, nn.RReLU) or (isinstance(dropout, float) and dropout > 0):
@@ -162,7 +159,7 @@ def _dropout_layer(module: nn.Module) -> str:
 
 @contextmanager
 def _attention_for_transforms() -> Iterator[None]:
-    """Keeps attention to operators that `vmap` and `grad` see through: its fused kernels have no batching rules."""
+    """Restricts attention to operators with batching rules and derivatives, which its fused kernels lack."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -174,7 +171,7 @@ def _attention_for_transforms() -> Iterator[None]:
 
 @contextmanager
 def _no_draws(inputs: tuple[Any, ...]) -> Iterator[None]:
-    """Makes a draw from torch's global generators an error, and takes it back. While compiling it cannot be seen."""
+    """Raises BadValue for a draw from a global generator of torch, and restores its state. Inactive while compiling."""
     if torch.compiler.is_compiling():
         yield
         return
@@ -185,7 +182,7 @@ def _no_draws(inputs: tuple[Any, ...]) -> Iterator[None]:
     drawn = False
     try:
         yield
-    except RuntimeError as error:  # under `vmap`, torch's own check comes first
+    except RuntimeError as error:  # raised by `vmap` itself
         if "called random operation" in str(error):
             raise BadValue(message) from error
         raise
@@ -218,8 +215,8 @@ class _KeyedDraws(TorchDispatchMode):
         return draw(key, args, kwargs)
 
 
-# How each operator of the initialisers is fed from a key. In-place ones fill their first argument; the others make a
-# tensor with the operator's own zero-filled twin, so that dtype, device and layout are what was asked for.
+# How each random operator of the initialisers is fed from a key. In-place operators fill their first argument. The
+# others make a tensor of zeros by the corresponding operator, so that dtype, device and layout are as requested.
 
 
 def _fill_uniform(key: random.Key, args: Any, kwargs: Any) -> Tensor:
@@ -256,7 +253,7 @@ def _permutation(key: random.Key, args: Any, kwargs: Any) -> Tensor:
 
 
 def _bind(args: tuple[Any, ...], kwargs: dict[str, Any], *rest: tuple[str, float]) -> list[Any]:
-    """The operator's leading arguments, by position or by name, with their defaults."""
+    """The leading arguments of an operator, by position or by name, with their defaults."""
     values = list(args[: 1 + len(rest)])
     return values + [kwargs.get(name, default) for name, default in rest[len(values) - 1 :]]
 

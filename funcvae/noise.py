@@ -1,18 +1,18 @@
 """Noise schemes: `(key, n, shape) -> eps [n, *shape]`, the standard normal base noise of the posterior.
 
-Under every scheme here each sample by itself is standard normal, and different data (all axes of `shape` but the last)
-are independent. Only under `iid` are the n samples of one datum independent of one another too, which some estimators
-lean on (DReG, all with leave-one-out baselines): `Estimator.claims_under(scheme)` says what holds under which scheme,
-or raises. A scheme of one's own is a function of the same arguments, marked with `independent` where it is so.
+Under each of these schemes every single sample is standard normal, and different data (all axes of `shape` but the
+last) are independent. Only under `iid` are the n samples of one datum independent as well. Some estimators require that
+(DReG, and all with leave-one-out baselines): `Estimator.claims_under(scheme)` returns what holds under a scheme, or
+raises. Any function of the same arguments is a scheme; mark it with `independent` if its samples are independent.
 
-Where several processes share a batch, each draws its part of the noise (`in_parts`): a scheme that takes `rows` draws
-those data's alone, and one that takes `samples` too (here `iid`) no more than what is asked for; of any other's all is
-drawn, and a part kept.
+When several processes share a batch, each draws its own part of the noise (`in_parts`). A scheme that takes `rows`
+draws only those data, and one that takes `samples` as well (`iid`) draws only the numbers requested. Any other scheme
+draws everything, and the part is selected.
 """
 
 import inspect
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Annotated, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch.quasirandom import SobolEngine
 
 from funcvae import random
 from funcvae._support import checks
+from funcvae._support.checks import Count, Dtype, Indices
 from funcvae.errors import BadType, BadValue, unknown
 
 __all__ = [
@@ -32,12 +33,12 @@ class Noise(Protocol):
     """A noise scheme."""
 
     def __call__(self, key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = ...) -> Tensor:
-        """eps [n, *shape], from a key."""
+        """The noise eps [n, *shape] of a key."""
         ...
 
 
 class PartialNoise(Protocol):
-    """A noise scheme that draws parts."""
+    """A noise scheme that can draw a part."""
 
     def __call__(
         self,
@@ -49,7 +50,7 @@ class PartialNoise(Protocol):
         samples: Tensor | None = None,
         rows: Tensor | None = None,
     ) -> Tensor:
-        """eps [n, *shape][samples][:, rows], from a key; None for all."""
+        """The noise eps [n, *shape][samples][:, rows] of a key; None selects all."""
         ...
 
 
@@ -57,53 +58,53 @@ AnyNoise = TypeVar("AnyNoise", bound=Noise)
 
 
 def independent(scheme: AnyNoise) -> AnyNoise:
-    """Marks a scheme (it is a decorator) whose samples of one datum are independent standard normals."""
-    if not isinstance(getattr(checks.function("scheme", scheme), "__dict__", None), dict):
-        raise BadType(
-            f"scheme is {checks.describe(scheme)}: a mark can be set on a function, or on an object of a class"
-        )
-    scheme.__dict__["independent"] = True
+    """Marks a scheme as one whose samples of a datum are independent standard normals; a decorator."""
+    try:
+        scheme.independent = True  # type: ignore[attr-defined]
+    except AttributeError:
+        raise BadType(f"scheme is {checks.describe(scheme)}: it must be a function or an object of a class") from None
     return scheme
 
 
 def is_independent(scheme: Noise) -> bool:
-    """Whether a scheme is marked so, or is a `functools.partial` of one that is."""
+    """Whether a scheme, or the one of a `functools.partial`, is marked as `independent`."""
     return getattr(getattr(scheme, "func", scheme), "independent", False)
 
 
 @independent
+@checks.arguments
 def iid(
     key: random.Key,
-    n: int,
+    n: Count,
     shape: random.Shape,
     *,
-    dtype: torch.dtype = torch.float32,
-    samples: Tensor | None = None,
-    rows: Tensor | None = None,
+    dtype: Dtype = torch.float32,
+    samples: Indices | None = None,
+    rows: Indices | None = None,
 ) -> Tensor:
-    """n independent standard normal samples [n, *shape], on the key's device.
+    """n independent standard normal samples [n, *shape], on the device of the key.
 
     Args:
         key: used up.
-        n: samples of each datum.
-        shape: of one sample, the data along its first axis.
+        n: the number of samples of each datum.
+        shape: the shape of one sample, with the data along its first axis.
         dtype: float32 or float64.
-        samples: only these of the n, as indices; all unless given.
-        rows: only these of the data, as indices; all unless given.
+        samples: indices of the samples to draw; all unless given.
+        rows: indices of the data to draw; all unless given.
     """
-    whole = (checks.integer("samples", n, 1), *checks.shape("shape", shape))
+    whole = (n, *shape)
     if samples is None and rows is None:
         return random.normal(key, whole, dtype)
     picked = (samples, rows) if rows is not None else (samples,)
-    return random.normal(key, whole, dtype, at=random.flat_indices(whole, *picked, device=random.checked(key).device))
+    return random.normal(key, whole, dtype, at=random.flat_indices(whole, *picked, device=key.device))
 
 
 def in_parts(scheme: Noise) -> PartialNoise:
-    """The scheme as one that draws parts: (key, n, shape, dtype=, samples=, rows=) -> eps.
+    """Turns a scheme into one that can draw a part: (key, n, shape, dtype=, samples=, rows=) -> eps.
 
-    What it draws is scheme(key, n, shape)[samples][:, rows], to rounding, with indices or None for all.
+    The part equals scheme(key, n, shape)[samples][:, rows] to rounding; each is a tensor of indices, or None for all.
     """
-    own = [name for name in ("samples", "rows") if accepts(scheme, name)]  # here, for the compiler cannot look
+    own = [name for name in ("samples", "rows") if accepts(scheme, name)]  # outside of what is compiled
 
     def part(
         key: random.Key,
@@ -118,7 +119,7 @@ def in_parts(scheme: Noise) -> PartialNoise:
         eps = scheme(key, n, shape, dtype=dtype, **{name: at for name, at in wanted.items() if name in own})
         for axis, name in enumerate(("samples", "rows")):
             if name in wanted and name not in own:
-                eps = checks.tensor("what the noise scheme returned", eps, "N B ...").index_select(axis, wanted[name])
+                eps = eps.index_select(axis, wanted[name])
         return eps
 
     return part
@@ -126,35 +127,33 @@ def in_parts(scheme: Noise) -> PartialNoise:
 
 def accepts(f: Callable[..., object], name: str) -> bool:
     """Whether a function has an argument of this name."""
-    checks.text("name", name)
-    checks.function("f", f)
     try:
         return name in inspect.signature(f).parameters
-    except (TypeError, ValueError):  # some that are not written in Python do not tell
+    except (TypeError, ValueError):  # a function in C may have no signature
         return False
 
 
-def numbered(key: random.Key, numbers: Tensor, shape: random.Shape, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Independent standard normals [len(numbers), *shape]: not a scheme, for that of number i comes from
-    `fold_in(key, i)`, whichever others are drawn."""
-    random.checked(key)
-    checks.same_device(key=key, numbers=checks.tensor("numbers", numbers, "n"))
+@checks.arguments
+def numbered(
+    key: random.Key, numbers: Annotated[Indices, "n"], shape: random.Shape, *, dtype: Dtype = torch.float32
+) -> Tensor:
+    """Independent standard normals [len(numbers), *shape], those of number i from `fold_in(key, i)`.
+
+    This is no scheme: a number has the same draws, whatever the other numbers are.
+    """
     if not len(numbers):
-        return torch.empty(0, *checks.shape("shape", shape), dtype=checks.dtype("dtype", dtype), device=key.device)
+        return torch.empty(0, *shape, dtype=dtype, device=key.device)
     return torch.vmap(lambda i: random.normal(random.fold_in(key, i), shape, dtype))(numbers)
 
 
+@checks.arguments
 def mirrored(
-    key: random.Key,
-    n: int,
-    shape: random.Shape,
-    *,
-    dtype: torch.dtype = torch.float32,
-    rows: Tensor | None = None,
+    key: random.Key, n: int, shape: random.Shape, *, dtype: Dtype = torch.float32, rows: Indices | None = None
 ) -> Tensor:
-    """Antithetic pairs (n even): n/2 independent samples [n/2, *shape], then the same with their signs changed.
+    """Antithetic pairs (n even): n/2 independent samples [n/2, *shape], then the same with opposite signs.
 
-    What is odd in eps has no variance left in the mean of a pair; what is even has twice as much. For `rows` see `iid`.
+    In the mean of a pair, a function that is odd in eps has no variance, and one that is even has twice as much. For
+    `rows` see `iid`.
 
     Raises:
         BadValue: n is odd.
@@ -165,26 +164,21 @@ def mirrored(
     return torch.cat([half, -half])
 
 
+@checks.arguments
 def moment_matched(
-    key: random.Key,
-    n: int,
-    shape: random.Shape,
-    *,
-    dtype: torch.dtype = torch.float32,
-    rows: Tensor | None = None,
+    key: random.Key, n: int, shape: random.Shape, *, dtype: Dtype = torch.float32, rows: Indices | None = None
 ) -> Tensor:
-    """Two halves (n even) of n/2 independent samples, the second with the antithetic mean and variance of the first.
+    """Two halves (n even) of n/2 independent samples; the second has the antithetic mean and variance of the first.
 
         eps'_k = -(m + (t'/t)^½ (eps_k - m)),    m = mean_k eps_k,  t = sum_k (eps_k - m)²
 
-    where t' is as far up the distribution of t, χ² with n/2 - 1 degrees of freedom, as t is from its top. Mean,
-    variance and direction of a normal sample are independent, so each half is jointly standard normal. At n = 2 this
-    is `mirrored`. For `rows` see `iid`.
+    where P(χ² <= t') = P(χ² >= t), and χ² has n/2 - 1 degrees of freedom. Mean, variance and direction of a normal
+    sample are independent, so each half is jointly standard normal. At n = 2 this is `mirrored`. For `rows` see `iid`.
 
     Raises:
         BadValue: n is odd.
 
-    Reference: Wu, Goodman & Ermon (2019), arXiv:1810.02555, which draws the second half's direction anew.
+    Reference: Wu, Goodman & Ermon (2019), arXiv:1810.02555, where the second half has a new direction.
     """
     half = iid(key, _half(n), shape, dtype=dtype, rows=rows)
     if len(half) == 1:
@@ -196,37 +190,31 @@ def moment_matched(
     return torch.cat([half, -(mean + stretch * apart).to(dtype)])
 
 
+@checks.arguments
 def sobol(
-    key: random.Key,
-    n: int,
-    shape: random.Shape,
-    *,
-    dtype: torch.dtype = torch.float32,
-    rows: Tensor | None = None,
+    key: random.Key, n: Count, shape: random.Shape, *, dtype: Dtype = torch.float32, rows: Indices | None = None
 ) -> Tensor:
-    """The first n points of a scrambled Sobol sequence over the last axis of `shape`, through the normal quantile.
+    """The normal quantiles of the first n points of a scrambled Sobol sequence over the last axis of `shape`.
 
-    Each element along the other axes has a scramble of its own, drawn from the key: a random lower triangular matrix
-    over the points' 30 binary digits, and a digital shift. So each point by itself is uniform, to 30 bits, before the
-    quantile. Best where n is a power of two. For `rows` see `iid`.
+    Each element along the other axes has its own scramble, drawn from the key: a random lower triangular matrix over
+    the 30 binary digits of the points, and a digital shift. So each single point is uniform, to 30 bits, before the
+    quantile. Use a power of two for n. For `rows` see `iid`.
 
     Reference: Matoušek (1998), "On the L2-discrepancy for anchored boxes".
     """
-    shape, n = checks.shape("shape", shape), checks.integer("samples", n, 1)
-    random.checked(key)
-    checks.dtype("dtype", dtype)
-    checks.fits("samples", (n, *shape), 32)  # bytes that a number takes on the way
+    checks.fits("n", (n, *shape), 32)  # bytes of the intermediate results for each number
     if n > 2**_DIGITS:
-        raise BadValue(f"samples is {n}: a Sobol sequence of {_DIGITS} digits has at most {2**_DIGITS} points")
+        raise BadValue(f"n is {n}: a Sobol sequence of {_DIGITS} digits has at most {2**_DIGITS} points")
     if not shape or not 1 <= shape[-1] <= SobolEngine.MAXDIM:
-        raise BadValue(f"sobol noise needs a last axis of 1 to {SobolEngine.MAXDIM} dimensions: shape is {shape}")
-    points = _sobol_points(n, shape[-1]).to(key.device)
-    points = points.reshape(n, *[1] * (len(shape) - 1), shape[-1])
+        raise BadValue(
+            f"shape is {shape}: its last axis must have 1 to {SobolEngine.MAXDIM} dimensions for sobol noise"
+        )
+    points = _sobol_points(n, shape[-1]).to(key.device).reshape(n, *[1] * (len(shape) - 1), shape[-1])
     at = None if rows is None else random.flat_indices((_DIGITS + 1, *shape), None, rows, device=key.device)
     shift, *columns = random.bits(key, (_DIGITS + 1, *shape), at=at) & (2**_DIGITS - 1)
     scrambled = shift
     for place, column in zip(reversed(range(_DIGITS)), columns, strict=True):
-        column = (column & (2**place - 1)) | 2**place  # the digit itself stays; those below it change at random
+        column = (column & (2**place - 1)) | 2**place  # keeps the digit; flips those below it at random
         scrambled = scrambled ^ (((points >> place) & 1) * column)
     return torch.special.ndtri((scrambled.double() + 0.5) / 2**_DIGITS).to(dtype)
 
@@ -236,15 +224,15 @@ TABLE: dict[str, Noise] = {scheme.__name__: scheme for scheme in (iid, mirrored,
 
 
 def parse(name: str) -> Noise:
-    """The scheme of this name."""
+    """The noise scheme of a name in `TABLE`."""
     if checks.text("name", name) not in TABLE:
         raise unknown("noise", name, TABLE)
     return TABLE[name]
 
 
 def name_of(scheme: Noise) -> str:
-    """What a scheme is called."""
-    scheme = getattr(scheme, "func", scheme)  # of a functools.partial
+    """The name of a noise scheme."""
+    scheme = getattr(scheme, "func", scheme)  # the scheme of a functools.partial
     return str(getattr(scheme, "__name__", type(scheme).__name__))
 
 
@@ -252,8 +240,8 @@ _DIGITS = SobolEngine.MAXBIT
 
 
 def _half(n: int) -> int:
-    if checks.integer("samples", n) < 2 or n % 2:
-        raise BadValue(f"samples is {n}: antithetic noise comes in pairs, so samples must be even")
+    if n < 2 or n % 2:
+        raise BadValue(f"samples is {n}: antithetic noise comes in pairs, so it must be even")
     return n // 2
 
 
@@ -262,21 +250,21 @@ def _sobol_points(n: int, dimension: int) -> Tensor:
     return (SobolEngine(dimension).draw(n, dtype=torch.float64) * 2**_DIGITS).int()
 
 
-# What torch.compiler.assume_constant_result does, less its import of the compiler, which takes a second.
+# As torch.compiler.assume_constant_result, without its import of the compiler, which takes a second.
 _sobol_points._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _opposite_chi2(t: Tensor, dof: int) -> Tensor:
     """t' with P(χ² <= t') = P(χ² >= t), for χ² with dof degrees of freedom; float64.
 
-    Newton's method on the logarithm of whichever tail t' is in, where it is nearly a straight line: in log t' for the
-    lower one, in t' for the upper. It starts from Wilson and Hilferty's normal approximation to the cube root.
+    Newton's method on the logarithm of the probability of the tail that t' is in, which is nearly linear: in log t' for
+    the lower tail, in t' for the upper one. It starts from Wilson and Hilferty's normal approximation of the cube root.
     """
     a = torch.full_like(t, dof / 2)
     below, above = torch.special.gammainc(a, t / 2), torch.special.gammaincc(a, t / 2)
     lower = above < below
     root = 2 * (1 - 2 / (9 * dof)) - (t / dof) ** (1 / 3)
-    y = dof / 2 * root.clamp(min=0.1) ** 3  # (the cube is of no use far down the lower tail)
+    y = dof / 2 * root.clamp(min=0.1) ** 3  # the approximation fails far down the lower tail
     for _ in range(_NEWTON_STEPS):
         log_density = (a - 1) * y.log() - y - torch.lgamma(a)
         p, q = torch.special.gammainc(a, y), torch.special.gammaincc(a, y)

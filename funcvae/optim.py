@@ -1,8 +1,7 @@
-"""The stateless Adam: state in, state out, on whatever device the tensors are."""
+"""Stateless Adam: state in, state out, on the device of the tensors."""
 
-import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,22 +9,34 @@ from torch.optim.adam import adam as torch_adam
 
 from funcvae import tree
 from funcvae._support import checks
-from funcvae.errors import BadType, BadValue
-from funcvae.tree import Tree
+from funcvae._support.checks import Finite, at_least
+from funcvae.errors import BadValue
+from funcvae.tree import Tensors, Tree
 
-__all__ = ["AdamState", "Optimizer", "Schedule", "adam", "check_optimizer"]
+__all__ = ["AdamState", "Optimizer", "Schedule", "adam"]
 
 Schedule = Callable[[Tensor], Tensor | float]
-Rows = list[tuple[Tensor, ...]]  # of a parameter, its gradient, m and v
+"""From the number of updates made to the learning rate of the next one."""
+Rows = list[tuple[Tensor, ...]]
+"""Each parameter with its gradient, m and v."""
+
+
+def _below_one(name: str, value: float) -> float:
+    if not 0 <= value < 1:
+        raise BadValue(f"{name} is {value}: a decay rate must lie in [0, 1)")
+    return value
+
+
+Decay = Annotated[float, _below_one]
+"""A decay rate, in [0, 1)."""
 
 
 class Optimizer(NamedTuple):
-    """A pair of pure functions, and the second once more in place.
+    """A pair of pure functions, and optionally a version of the second that works in place.
 
-    `init(params)` gives the first state; `update(grads, state, params)` gives the new (params, state). `grads` point
-    uphill in the loss, as `Estimate.grads` do, and the step goes down. `update_` is the same number for number but
-    writes into the state and params it is given: for a loop that owns them, as `train.fit`'s does. An optimizer may
-    do without it.
+    `init(params)` returns the first state, and `update(grads, state, params)` the new (params, state). `grads` is the
+    gradient of the loss, such as `Estimate.grads`; the update descends. `update_` returns the same numbers, but writes
+    into the state and params that it is given, and checks nothing: for a loop that owns them, as in `train.fit`.
     """
 
     init: Callable[[Tree], Tree]
@@ -34,14 +45,20 @@ class Optimizer(NamedTuple):
 
 
 class AdamState(NamedTuple):
-    """Adam's memory: updates made, and running means of the gradient and of its square."""
+    """The state of Adam."""
 
-    step: Tensor  # int64, no dimensions
+    step: Tensor
+    """The number of updates made, an int64 tensor without axes."""
     m: Tree
+    """The running mean of the gradient."""
     v: Tree
+    """The running mean of its square."""
 
 
-def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Optimizer:
+@checks.arguments
+def adam(
+    lr: float | Schedule = 1e-3, b1: Decay = 0.9, b2: Decay = 0.999, eps: Annotated[Finite, at_least(0)] = 1e-8
+) -> Optimizer:
     """Adam, equal to `torch.optim.Adam` to rounding.
 
     With gradient g_t at step t = 1, 2, …:
@@ -51,13 +68,13 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
         p_t = p_{t-1} - lr · m_t/(1 - b1^t) / ( √(v_t/(1 - b2^t)) + eps )
             = p_{t-1} - scale · m_t / ( √v_t + eps_t ),   eps_t = eps · c_2,  scale = lr · c_2/c_1
 
-    with c_1 = 1 - b1^t and c_2 = √(1 - b2^t); the second form makes one pass over v_t less. Compiled or transformed it
-    is computed so; outside of that, where all lie whole in memory, by torch's kernel in the first form. The two are
+    with c_1 = 1 - b1^t and c_2 = √(1 - b2^t). The second form reads v_t once less; compiled and transformed code uses
+    it. Eager code uses torch's fused kernel, which has the first form, where all tensors are contiguous. The two are
     equal to rounding.
 
     Args:
-        lr: a number, or a schedule `step -> lr`, where step counts the updates already made (0 at the first), as an
-            int64 tensor of no dimensions. (A Python float to the power of it is float32: write `step.double()`.)
+        lr: a number, or a schedule `step -> lr`, where step is the number of updates already made (0 at the first), an
+            int64 tensor without axes. (A Python float to the power of it is float32: write `step.double()`.)
         b1, b2: decay rates, in [0, 1).
         eps: added to the square root, after the bias correction.
 
@@ -65,87 +82,73 @@ def adam(lr: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
     >>> params = {"w": torch.tensor([1.0, -2.0])}
     >>> state = opt.init(params)
     >>> params, state = opt.update({"w": torch.tensor([3.0, -0.5])}, state, params)
-    >>> params["w"]  # the first step is lr · sign(g), whatever the gradient's size
+    >>> params["w"]  # the first step is lr · sign(g)
     tensor([ 0.9000, -1.9000])
 
     Raises:
         BadValue: lr is negative, eps is negative, or a decay rate lies outside [0, 1).
 
-    Reference: Kingma & Ba (2015), arXiv:1412.6980. (The paper writes eps both inside and outside the bias correction;
-    this is its Algorithm 1, as in `torch.optim.Adam` and `optax.adam`.)
+    Reference: Kingma & Ba (2015), arXiv:1412.6980, Algorithm 1, as in `torch.optim.Adam` and `optax.adam`. (The paper
+    also describes a variant with eps inside the bias correction.)
     """
-    if not callable(lr) and not (lr := checks.number("lr", lr)) >= 0:
-        raise BadValue(f"lr is {lr}: a learning rate is not negative")
-    b1, b2, eps = checks.number("b1", b1), checks.number("b2", b2), checks.number("eps", eps)
-    if not (0 <= b1 < 1 and 0 <= b2 < 1):
-        raise BadValue(f"b1 is {b1} and b2 is {b2}: decay rates lie in [0, 1)")
-    if not 0 <= eps < math.inf:
-        raise BadValue(f"eps is {eps}: it is not negative, and finite")
+    if not callable(lr):
+        lr = at_least(0)("lr", checks.number("lr", lr))
 
-    def init(params: Tree) -> AdamState:
-        leaves = [checks.tensor("a leaf of params", leaf, floating=True) for leaf in tree.leaves(params)]
+    @checks.arguments
+    def init(params: Tensors) -> AdamState:
+        leaves = tree.leaves(params)
         if not leaves:
             raise BadValue("params has no leaves: there is nothing to optimise")
-        device = leaves[0].device
-        step = torch.zeros((), dtype=torch.int64, device=device)
+        step = torch.zeros((), dtype=torch.int64, device=leaves[0].device)
+        if callable(lr):
+            _check_rate(lr(step))
         return AdamState(step, tree.zeros_like(params), tree.zeros_like(params))
 
     def update_(grads: Tree, state: AdamState, params: Tree) -> tuple[Tree, AdamState]:
-        _checked(state)
-        rate = _rate(lr(state.step), state.step) if callable(lr) else lr
+        rate = lr(state.step) if callable(lr) else lr
         rows = tree.rows(params, grads, state.m, state.v)
-        for p, g, m, v in rows:  # before any is written to
-            _check_alike(gradient=g, parameter=p, m=m, v=v)
         form = in_one_pass if _fusible(rows, state.step, rate) else as_written
         form(rows, state.step, rate)
         return params, AdamState(state.step + 1, state.m, state.v)
 
     def as_written(rows: Rows, step: Tensor, rate: Tensor | float) -> None:
-        t = (step + 1).double()  # b2^t needs double precision, whatever the parameters' own
+        t = (step + 1).double()  # b2^t needs double precision, also for float32 parameters
         c1, c2 = 1 - b1**t, (1 - b2**t).sqrt()
-        # Stacked, so that the compiler keeps the two numbers, and does not work out their powers again for every
-        # element of the parameters.
+        # Stacked, so that the compiler computes the two numbers once and not again for every element of the parameters.
         scale, eps_t = torch.stack((rate * c2 / c1, eps * c2)).unbind()
         for p, g, m, v in rows:
             m.mul_(b1).add_(g, alpha=1 - b1)
-            buffer = g * g  # one for all: a fresh one costs as much as the arithmetic
+            buffer = g * g  # reused: allocating another one costs as much as the arithmetic
             v.mul_(b2).add_(buffer, alpha=1 - b2)
             p.sub_(buffer.copy_(v).sqrt_().add_(eps_t.to(p)).reciprocal_().mul_(m).mul_(scale.to(p)))
 
     def in_one_pass(rows: Rows, step: Tensor, rate: Tensor | float) -> None:
-        """By torch's kernel, in a third of the time that operations one by one take."""
+        """By torch's fused kernel, in a third of the time of single operations."""
         p, g, m, v = (list(column) for column in zip(*rows, strict=True))
-        steps = [*step.float().repeat(len(rows))]  # it counts up in each
+        steps = [*step.float().repeat(len(rows))]  # the kernel increments each
         torch_adam(
             p, g, m, v, [], steps, fused=True, amsgrad=False, maximize=False, weight_decay=0.0,
             lr=rate, beta1=b1, beta2=b2, eps=eps,
         )  # fmt: skip
 
-    def update(grads: Tree, state: AdamState, params: Tree) -> tuple[Tree, AdamState]:
-        # Copies that a `vmap` over the gradients has batched, as an update in place needs.
-        def copy(t: Tensor, g: Tensor) -> Tensor:
-            _check_alike(tensor=t, gradient=g)
-            return t + g.new_zeros(())
+    @checks.arguments
+    def update(grads: Tensors, state: AdamState, params: Tensors) -> tuple[Tree, AdamState]:
+        def copy(old: Tensor, grad: Tensor) -> Tensor:
+            if old.shape != grad.shape:  # they might broadcast
+                raise BadValue(f"a gradient is {list(grad.shape)}, and its parameter or moment {list(old.shape)}")
+            return old + grad.new_zeros(())  # a copy that is batched if a `vmap` has batched the gradient
 
-        m, v, params = (tree.map(copy, old, grads) for old in (*_checked(state)[1:], params))
+        m, v, params = (tree.map(copy, old, grads) for old in (state.m, state.v, params))
         return update_(grads, AdamState(state.step, m, v), params)
 
     return Optimizer(init, update, update_)
 
 
-def check_optimizer(opt: Optimizer) -> None:
-    """Raises BadType unless this is an optimizer."""
-    if not isinstance(opt, Optimizer):
-        raise BadType(f"opt is {checks.describe(opt)}: it must be an Optimizer, such as optim.adam()")
-    for name in ("init", "update"):
-        checks.function(f"opt's {name}", getattr(opt, name))
-
-
 def _fusible(rows: Rows, step: Tensor, rate: Tensor | float) -> bool:
-    """Whether torch's kernel can have them: it reads the bytes as they lie, and has no derivative."""
+    """Whether torch's fused kernel can take these: it needs contiguous memory, and has no derivative."""
     if torch.compiler.is_compiling() or not rows or step.ndim:
         return False
-    if isinstance(rate, Tensor) and (rate.requires_grad or rate.is_cuda):  # there the kernel wants float32
+    if isinstance(rate, Tensor) and (rate.requires_grad or rate.is_cuda):  # the CUDA kernel needs float32
         return False
     wants_graph = torch.is_grad_enabled()
     try:
@@ -159,32 +162,13 @@ def _fusible(rows: Rows, step: Tensor, rate: Tensor | float) -> bool:
             for row in rows
             for t in row
         )
-    except RuntimeError:  # inside of a transform a tensor has no memory of its own
+    except RuntimeError:  # a tensor in a transform has no memory of its own
         return False
 
 
-def _checked(state: AdamState) -> AdamState:
-    if not isinstance(state, AdamState):
-        raise BadType(f"state is {checks.describe(state)}: it must be what `init` or `update` returned")
-    checks.tensor("state.step", state.step)
-    return state
-
-
-def _check_alike(**tensors: Tensor) -> None:
-    """Raises unless a gradient, its parameter and its running moments can be added."""
-    for name, t in tensors.items():
-        checks.tensor(name, t, floating=True)
-    first = next(iter(tensors.values()))
-    for t in tensors.values():
-        if t.shape != first.shape or t.device != first.device:
-            told = ", ".join(f"{name} is {list(t.shape)} on {t.device}" for name, t in tensors.items())
-            raise BadValue(f"{told}: they must be of one shape, on one device")
-
-
-def _rate(rate: Tensor | float, step: Tensor) -> Tensor | float:
-    """A schedule's learning rate, if it is one."""
+def _check_rate(rate: Tensor | float) -> None:
+    """Raises unless a schedule returned one number; a tensor with axes might broadcast."""
     if not isinstance(rate, Tensor):
-        return checks.number("the schedule's learning rate", rate)
-    if rate.ndim or rate.is_complex() or rate.is_meta != step.is_meta:
-        raise BadValue(f"the schedule's learning rate is {checks.describe(rate)}: it must be one number")
-    return rate
+        checks.number("the learning rate of the schedule", rate)
+    elif rate.ndim or rate.is_complex():
+        raise BadValue(f"the learning rate of the schedule is {checks.describe(rate)}: it must be one number")

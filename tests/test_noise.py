@@ -151,7 +151,7 @@ def test_sobol_noise_integrates_a_smooth_function_better_than_iid_noise():
 @pytest.mark.parametrize("n", [0, -1])
 @every_scheme
 def test_fewer_than_one_sample_is_an_error(scheme, n):
-    with pytest.raises(BadValue, match=f"samples is {n}"):
+    with pytest.raises(BadValue, match=f"(n|samples) is {n}: "):
         scheme(random.key(0), n, (3,))
 
 
@@ -163,7 +163,7 @@ def test_antithetic_noise_of_an_odd_number_is_an_error(scheme, n):
 
 
 def test_sobol_noise_has_a_greatest_dimension():
-    with pytest.raises(BadValue, match=r"1 to 21201 dimensions: shape is \(30000,\)"):
+    with pytest.raises(BadValue, match=r"shape is \(30000,\): its last axis must have 1 to 21201 dimensions"):
         noise.sobol(random.key(0), 2, (30_000,))
 
 
@@ -232,12 +232,6 @@ def test_whether_a_function_takes_an_argument():
     assert noise.accepts(partial(noise.sobol), "rows")
     assert not noise.accepts(noise.sobol, "samples")
     assert not noise.accepts(min, "rows")  # which does not say
-
-
-def test_a_scheme_that_returns_no_noise_is_an_error_where_a_part_is_kept():
-    draw = noise.in_parts(lambda key, n, shape, *, dtype: None)
-    with pytest.raises(BadType, match="what the noise scheme returned"):
-        draw(random.key(0), 2, (3, 2), rows=torch.tensor([1]))
 
 
 def test_schemes_have_names_and_marks():

@@ -413,7 +413,7 @@ def test_a_part_of_a_draw_of_more_numbers_than_memory_holds():
 
 
 def test_indices_that_do_not_suit_a_draw_are_errors():
-    with pytest.raises(BadValue, match=r"there are indices for 3 axes, and shape \[4, 7\] has 2"):
+    with pytest.raises(BadValue, match=r"picked has indices for 3 axes: shape \[4, 7\] has 2"):
         random.flat_indices((4, 7), None, None, torch.arange(2))
     with pytest.raises(BadValue, match=r"an index has shape \[1, 2\]"):
         random.flat_indices((4, 7), torch.ones(1, 2, dtype=torch.int64))
@@ -458,7 +458,7 @@ class TestWrongKeys:
             draw(random.split(random.key(0), 3))
 
     def test_a_key_has_two_words(self, draw):
-        with pytest.raises(BadValue, match=r"shape \[2\]"):
+        with pytest.raises(BadValue, match=r"it must be \[2\]"):
             draw(torch.zeros(3, dtype=torch.int32))
 
     @pytest.mark.parametrize("wrong", [torch.zeros(2), torch.zeros(2, dtype=torch.int64), 0], ids=["f32", "i64", "int"])

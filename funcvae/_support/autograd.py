@@ -10,24 +10,23 @@ from funcvae.tree import Tree
 
 
 class Pull(Protocol):
-    """What pulls a cotangent of a function's value back to its primals."""
+    """Pulls back a cotangent of the value of a function to its primals."""
 
     def __call__(self, cotangent: Tree, retain_graph: bool = True) -> tuple[Tree, ...]:
-        """One tree for each primal, like it; `retain_graph` where another cotangent is to follow."""
+        """One tree for each primal; set `retain_graph` to pull back another cotangent."""
         ...
 
 
 def vjp(f: Callable[..., Any], *primals: Tree, has_aux: bool = False) -> tuple[Any, ...]:
-    """`torch.func.vjp`: f(*primals), and the function that pulls a cotangent of it back to the primals.
+    """f(*primals), and the function that pulls back a cotangent of it to the primals, as `torch.func.vjp`.
 
-    Where no graph is wanted and nothing is being transformed or compiled, as in an eager training step, the same
-    formulas are had from plain autograd, which takes half as long over a small operation: there is no transform for it
-    to pass through.
+    In an eager training step no graph is recorded and nothing is transformed or compiled. There, this uses plain
+    autograd with the same formulas: a small operation takes half the time without a transform.
 
     Args:
-        f: from trees of tensors to a tree of tensors; with `has_aux`, to (that, aux).
-        primals: what it is differentiated in.
-        has_aux: whether there is aux, a tree which is not differentiated.
+        f: from trees of tensors to a tree of tensors; with `has_aux`, to (that tree, aux).
+        primals: the arguments to differentiate in.
+        has_aux: whether f also returns aux, a tree that is not differentiated.
 
     Returns:
         (value, pull), or (value, pull, aux); `pull(cotangent, retain_graph=True)` is a tuple of trees like the primals.
@@ -37,7 +36,7 @@ def vjp(f: Callable[..., Any], *primals: Tree, has_aux: bool = False) -> tuple[A
         return torch.func.vjp(f, *primals, has_aux=has_aux)
     try:
         leaves = [leaf.detach().requires_grad_() for leaf in leaves]
-    except RuntimeError:  # as torch says inside of a transform
+    except RuntimeError:  # raised inside of a transform
         return torch.func.vjp(f, *primals, has_aux=has_aux)
     with torch.enable_grad():
         out = f(*kind.unflatten(leaves))

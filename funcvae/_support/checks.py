@@ -24,7 +24,19 @@ from dataclasses import fields as dataclass_fields
 from functools import cache, wraps
 from numbers import Real
 from pathlib import Path
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import numpy as np
 import torch
@@ -34,8 +46,15 @@ from funcvae.errors import BadType, BadValue, Missing
 
 P = ParamSpec("P")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 Check = Callable[[str, Any], Any]
 """Takes an argument's name and value; returns the value or raises."""
+
+
+class Only(NamedTuple):
+    """Marks a check that takes the place of the annotated type's own, so that it may write the whole message."""
+
+    check: Check
 
 
 def at_least(least: float) -> Check:
@@ -88,6 +107,20 @@ def concrete(name: str, value: Tensor, axes: str = "", floating: bool = False) -
     return value
 
 
+def float32_or_float64(name: str, value: torch.dtype) -> torch.dtype:
+    """A check that a dtype is one of these two."""
+    if value not in (torch.float32, torch.float64):
+        raise BadType(f"{name} is {value}: it must be torch.float32 or torch.float64")
+    return value
+
+
+def whole(name: str, value: Tensor) -> Tensor:
+    """A check that a tensor holds int32 or int64 numbers."""
+    if value.dtype not in (torch.int32, torch.int64):
+        raise BadType(f"{name} is {value.dtype}: it must be int32 or int64")
+    return value
+
+
 Count = Annotated[int, at_least(1)]
 """A whole number, 1 or more."""
 Natural = Annotated[int, at_least(0)]
@@ -100,6 +133,10 @@ Fraction = Annotated[float, within(0, 1)]
 """A number between 0 and 1."""
 Floats = Annotated[Tensor, floating]
 """A tensor of a floating-point dtype."""
+Indices = Annotated[Tensor, whole]
+"""A tensor of indices, int32 or int64."""
+Dtype = Annotated[torch.dtype, float32_or_float64]
+"""torch.float32 or torch.float64."""
 
 
 def arguments(function: Callable[P, T]) -> Callable[P, T]:
@@ -113,25 +150,39 @@ def arguments(function: Callable[P, T]) -> Callable[P, T]:
         BadType: an argument is of another kind.
         BadValue: a number is out of range, or a tensor has other axes.
     """
-    signature = inspect.signature(function)
+    parameters = inspect.signature(function).parameters.values()
+    names = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> T:
         if torch.compiler.is_compiling():
             return function(*args, **kwargs)
-        bound = signature.bind(*args, **kwargs)
-        for name, check in _checks_of(function).items():
-            if name in bound.arguments:
-                bound.arguments[name] = check(name, bound.arguments[name])
-        return function(*bound.args, **bound.kwargs)
+        checks = _checks_of(function)
+        first = [checks.get(name, _anything)(name, value) for name, value in zip(names, args, strict=False)]
+        named = {name: checks.get(name, _anything)(name, value) for name, value in kwargs.items()}
+        return function(*first, *args[len(first) :], **named)  # type: ignore[arg-type]
 
     checked.unchecked = function  # type: ignore[attr-defined]
     return checked
 
 
-def unchecked(function: Callable[P, T]) -> Callable[P, T]:
+def preceded(check: Callable[..., None], function: F) -> F:
+    """A function that calls `check` with the same arguments first, for what annotations cannot express."""
+
+    @wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            check(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    checked.unchecked = function  # type: ignore[attr-defined]
+    checked.check = check  # type: ignore[attr-defined]
+    return cast(F, checked)
+
+
+def unchecked(function: F) -> F:
     """The function without the check of its arguments, if it has one."""
-    return cast(Callable[P, T], getattr(function, "unchecked", function))
+    return getattr(function, "unchecked", function)
 
 
 def fields(value: Any) -> None:
@@ -151,11 +202,17 @@ def _checks_of(annotated: Any) -> dict[str, Check]:
     return {name: check for name, check in found.items() if check is not None}
 
 
+def _anything(name: str, value: Any) -> Any:
+    return value
+
+
 def _check_of(hint: Any) -> Check | None:
     """The check that an annotation stands for; None where anything passes."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         kind, *further = inner
+        if isinstance(further[0], Only):
+            return further[0].check
         axes = " ".join(mark for mark in further if isinstance(mark, str))
         first = (lambda name, value: tensor(name, value, axes)) if axes else _check_of(kind)
         return _in_turn([first, *(mark for mark in further if callable(mark))])
@@ -288,7 +345,7 @@ def mapping(name: str, value: Any) -> Any:
 
 _BY_KIND: dict[Any, Check | None] = {
     int: integer, float: number, bool: flag, str: text, Path: path, Tensor: tensor, Sequence: sequence,
-    list: sequence, tuple: sequence, Mapping: mapping, dict: mapping, Iterable: None, object: None,
+    list: sequence, tuple: sequence, Mapping: mapping, dict: mapping, Iterable: None, Any: None,
 }  # fmt: skip
 
 
@@ -297,6 +354,11 @@ def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
     if value not in allowed:
         raise BadValue(f"{name} is {describe(value)}: it must be one of {', '.join(map(repr, allowed))}")
     return value
+
+
+def sizes(name: str, value: Sequence[int]) -> tuple[int, ...]:
+    """Checks that a list or tuple holds the sizes of axes."""
+    return tuple(_in_turn([integer, at_least(0)])(f"a size in {name}", size) for size in value)
 
 
 def shape(name: str, value: Sequence[int], itemsize: int = 4) -> tuple[int, ...]:
@@ -355,7 +417,7 @@ def describe(value: Any) -> str:
     if isinstance(value, tuple | list) and len(value) <= 6:  # an inner one by its type: a list may contain itself
         inner = (describe(v) if not isinstance(v, tuple | list) else type(v).__name__ for v in value)
         return one_line(f"{type(value).__name__} ({', '.join(inner)})", 120)
-    return f"of type {type(value).__name__}"
+    return f"the function {value.__name__}" if inspect.isfunction(value) else f"of type {type(value).__name__}"
 
 
 def one_line(text: str, most: int = 300) -> str:

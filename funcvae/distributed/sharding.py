@@ -113,7 +113,7 @@ def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
         noise_key, observe_key = keys
         x = observe_rows(observe_key, x, rows=at) if observe_rows else observe(observe_key, x).index_select(0, at)
         eps = draw(noise_key, samples, (size, model.latent), dtype=x.dtype, rows=at)
-        return StepDetails(x, eps, estimator(model, params, state, x, eps, train=True))
+        return StepDetails(x, eps, estimator.estimate(model, params, state, x, eps, True))
 
     def share(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, size: int) -> Tensor:
         out, weight = estimated(params, state, keys, x, at, size).estimate, len(at) / size

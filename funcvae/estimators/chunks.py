@@ -1,4 +1,4 @@
-"""An estimator in bounded memory: a few of a datum's samples at a time."""
+"""Estimators in bounded memory: a few samples of each datum at a time."""
 
 from typing import Any
 
@@ -6,41 +6,40 @@ import torch
 from torch import Tensor
 
 from funcvae._support import checks
+from funcvae._support.checks import Count
 from funcvae.compilation import Wrap, unchanged
 from funcvae.estimators.engine import add_trees
-from funcvae.estimators.types import Estimate, Estimator, checked_estimator
+from funcvae.estimators.types import Estimate, Estimator
 from funcvae.model import VAE
 from funcvae.modules import Params, State
 
 __all__ = ["in_chunks"]
 
 
-def in_chunks(estimator: Estimator, chunk: int, wrap: Wrap = unchanged) -> Estimator:
+@checks.arguments
+def in_chunks(estimator: Estimator, chunk: Count, wrap: Wrap = unchanged) -> Estimator:
     """The same estimator in bounded memory: `chunk` samples at a time are decoded and pulled back.
 
-    A sum over samples is one over chunks, once its weights are known. They take a forward pass over all samples
-    before (not with an analytic KL, which has none), so a gradient costs up to a third more. It equals the
-    other to rounding, and so does the new state: running statistics are averaged over all samples. What it returns
-    is not to be differentiated.
+    The weights depend on all samples, so a forward pass over all samples comes first (not with an analytic KL, which
+    has no weights). A gradient costs up to a third more. Estimate and new state equal those of the estimator itself to
+    rounding: running statistics are averaged over all samples. The result cannot be differentiated.
 
     Args:
         estimator: an Estimator that is not in chunks already.
-        chunk: samples at a time.
-        wrap: what is done to the functions of one chunk, such as `compilation.compiled`.
+        chunk: the number of samples at a time.
+        wrap: applied to the functions of one chunk, such as `compilation.compiled`.
 
     Raises:
-        BadType: the estimator is no Estimator, or in chunks already.
+        BadType: the estimator is not an Estimator, or is already in chunks.
         BadValue: chunk is below one.
     """
-    chunk = checks.integer("chunk", chunk, 1)
-    checks.function("wrap", wrap)
-    parts = checked_estimator(estimator).parts
+    parts = estimator.parts
     share_of = wrap(parts.share)
     log_w_of = None if parts.log_w is None else wrap(parts.log_w)
     bound_of = None if parts.bound is None else wrap(parts.bound)
 
     def weighed(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Any:
-        """The weights [N, B], the bound that they add and log w, where a chunk's weights depend on all samples."""
+        """The weights [N, B], the bound that they add, and log w, if the weights depend on all samples."""
         if log_w_of is None or parts.weigh is None:
             return (), None, None
         log_w = torch.cat([log_w_of(model, params, state, x, part, train) for part in eps.split(chunk)])

@@ -5,16 +5,15 @@ With z_k = z(eps_k, x), log w_k = log p(x, z_k) - log q(z_k|x), and
     d_k = (∂ log w_k / ∂z_k) · ∂z_k/∂phi      q's parameters held constant in log w_k,
     s_k = ∇_phi log q(z_k|x)                   at fixed z_k,
 
-an estimator goes up in the direction
+an estimator ascends along
 
     encoder              sum_k path_k d_k + score_k s_k
     decoder and prior    sum_k theta_k ∇ log w_k
 
-where path, score and theta are functions of the log-weights alone, held constant. (The total derivative of log w_k is
-d_k - s_k.) The functions themselves are in `estimators.table`. An estimator is a pure function of (model, params,
-state, x, eps); it works under `vmap` over eps, in float32 and float64, and under `torch.compile(fullgraph=True)`. It
-checks shapes only: values cannot be looked at inside a transform, so numbers that are not finite pass through, and
-whoever calls it tests for them outside.
+where path, score and theta are functions of the log-weights alone and are held constant. (The total derivative of
+log w_k is d_k - s_k.) The functions are in `estimators.table`. An estimator is a pure function of (model, params,
+state, x, eps). It works under `vmap` over eps, in float32 and float64, and under `torch.compile(fullgraph=True)`.
+Values cannot be read inside a transform, so non-finite numbers pass through: callers test for them outside.
 """
 
 from collections.abc import Callable
@@ -34,7 +33,6 @@ from funcvae.estimators.types import (
     Parts,
     Pass,
     Weights,
-    check_declaration,
 )
 from funcvae.model import VAE, log_prob, log_weight
 from funcvae.modules import Params, State
@@ -42,6 +40,7 @@ from funcvae.modules import Params, State
 __all__ = ["add_trees", "forward", "scale_tree", "weighted"]
 
 
+@checks.arguments
 def weighted(
     weights: Callable[[Tensor], Weights],
     *,
@@ -50,38 +49,39 @@ def weighted(
     name: str | None = None,
     two_pulls: bool = False,
 ) -> Estimator:
-    """An estimator from a function of the log-weights.
+    """Makes an estimator from a function of the log-weights.
 
-    One decode and one pull-back through the decoder: log w is pulled back with theta, which gives the decoder's and the
-    prior's gradient, and theta_k ∂ log w_k/∂z_k for every latent; times path/theta, that is the encoder's path term.
+    There is one decode and one pull-back through the decoder: pulling back log w with theta yields the gradient of
+    decoder and prior, and theta_k ∂ log w_k/∂z_k for every latent; times path/theta, this is the encoder's path term.
 
     Args:
-        weights: log_w [N, B] -> Weights of the same shape, with path zero wherever theta is. (Values cannot be checked
-            here; where theta is zero, path counts as zero, and where it is tiny beside path, the ratio overflows.)
-        bound: the target's value, log_w [N, B] -> [B].
+        weights: log_w [N, B] -> Weights of the same shape, with path zero wherever theta is. (Values are not checked:
+            where theta is zero, path counts as zero, and where it is much smaller than path, the ratio overflows.)
+        bound: the value of the target, log_w [N, B] -> [B].
         claims: what the estimator promises.
-        name: shown in tables; the function's own name unless given.
-        two_pulls: pull log w back a second time, with path, for weights of which theta can be tiny or zero where path
-            is not.
+        name: shown in tables; the name of the function unless given.
+        two_pulls: pull back log w a second time, with path, for weights whose theta can be tiny or zero where path is
+            not.
+
+    Raises:
+        BadType, BadValue: (from the estimator) `weights` or `bound` returns something else.
     """
+    bound = checks.unchecked(bound)
 
-    check_declaration(name, claims, weights=weights, bound=bound)
-    checks.flag("two_pulls", two_pulls)
-
+    # What the user's functions return is checked here, because other shapes might broadcast.
     def checked_weights(log_w: Tensor) -> Weights:
         given = weights(log_w.detach())
         if not (isinstance(given, tuple) and len(given) == 3 and all(isinstance(weight, Tensor) for weight in given)):
             raise BadType(f"the weights are {checks.describe(given)}: they must be a Weights of three tensors")
         if any(weight.shape != log_w.shape for weight in given):
             shapes = [list(weight.shape) for weight in given]
-            raise BadValue(f"weights of shapes {shapes}: each must be {list(log_w.shape)}")
+            raise BadValue(f"the weights have shapes {shapes}: each must be {list(log_w.shape)}")
         return Weights(*given)
 
     def checked_bound(log_w: Tensor) -> Tensor:
         value = bound(log_w)
         if checks.tensor("the bound", value).shape != log_w.shape[1:]:
-            size = log_w.shape[1]
-            raise BadValue(f"the bound has shape {list(value.shape)}: it must be one for each datum, [{size}]")
+            raise BadValue(f"the bound has shape {list(value.shape)}: it must be [B], here [{log_w.shape[1]}]")
         return value
 
     def pulled(drawn: Draw, weigh: Callable[[Tensor], Weights]) -> Pulled:
@@ -119,29 +119,29 @@ def weighted(
 
 
 class Draw(NamedTuple):
-    """Latents drawn from the posterior, and what is to be done with them."""
+    """Latents drawn from the posterior, and the functions for the rest of the pass."""
 
     z: Tensor
-    """[N, B, Z]."""
+    """The latents [N, B, Z]."""
     pull: Pull
     """From the cotangents of z, and of log q(z|x) at fixed z, to the encoder's gradient."""
     theta: Params
     """The parameters of decoder and prior."""
     weigh: Callable[[Params, Tensor], tuple[Tensor, State]]
-    """(theta, z) -> (log w [N, B], state), with q's parameters held constant."""
+    """(theta, z) -> (log w [N, B], state), with the parameters of q held constant."""
 
 
 Pulled = tuple[Params, Tensor, State]
-"""The gradient to descend, of the batch's mean; log w [N, B]; and the new state."""
+"""The gradient of the batch mean to descend; log w [N, B]; and the new state."""
 
 
 def forward(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Pass:
-    """The forward pass of one or several estimators."""
+    """The forward pass, which several estimators can share."""
     return _weigh(_draw(model, params, state, x, eps, train))
 
 
 def _draw(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Draw:
-    def draw(phi: Params) -> Any:  # the compiler cannot evaluate a longer annotation
+    def draw(phi: Params) -> Any:  # the compiler cannot evaluate a more precise annotation
         q, new = model.encode({**params, "encoder": phi}, state, x, train)
         z = q.sample(eps)
         return (z, log_prob(q, z.detach())), (q, z, new)
@@ -159,7 +159,7 @@ def _weigh(drawn: Draw) -> Pass:
 
 
 def _pull_once(passed: Pass, weigh: Callable[[Tensor], Weights], *, retain_graph: bool) -> Pulled:
-    """One pull-back of log w, with theta; path/theta turns its gradient along z into the path term's."""
+    """One pull-back of log w, with theta; times path/theta, its gradient along z is that of the path term."""
     w = _to_descend(weigh(passed.log_w))
     theta_grads, z_grads = passed.pull_weight(w.theta, retain_graph=retain_graph)
     z_grads = z_grads * torch.where(w.theta == 0, 0, w.path / w.theta).unsqueeze(-1)
@@ -173,7 +173,7 @@ def _pull_twice(drawn: Draw, weigh: Callable[[Tensor], Weights]) -> Pulled:
     def along_z(theta: Params) -> Any:
         log_w, pull, state = vjp(lambda z: drawn.weigh(theta, z), drawn.z, has_aux=True)
         w = _to_descend(weigh(log_w))
-        with torch.no_grad():  # it is not to be differentiated in its turn
+        with torch.no_grad():  # the result is not differentiated again
             (z_grads,) = pull(w.path, retain_graph=True)
         return log_w, (w, z_grads, state)
 
@@ -184,15 +184,15 @@ def _pull_twice(drawn: Draw, weigh: Callable[[Tensor], Weights]) -> Pulled:
 
 
 def _to_descend(w: Weights) -> Weights:
-    """The weights of minus the batch's mean."""
+    """The weights of minus the batch mean."""
     return Weights(*(weight / -weight.shape[1] for weight in w))
 
 
 def scale_tree(tree_: Any, share: float) -> Any:
-    """A share in a weighted mean of trees; what is no floating-point number stays."""
+    """A tree times a number; tensors that are not floating-point stay as they are."""
     return tree.map(lambda t: t * share if t.is_floating_point() else t, tree_)
 
 
 def add_trees(sum_: Any, new: Any) -> Any:
-    """The sum of two trees, if there is a first; of what is no floating-point number, the second."""
+    """The sum of two trees, or the second if the first is None; integer tensors come from the second."""
     return new if sum_ is None else tree.map(lambda s, t: s + t if t.is_floating_point() else t, sum_, new)

@@ -1,36 +1,46 @@
-"""Sums over the other samples: for each sample k, what the baselines of `rloo`, `vimco` and `ovis` are made of."""
+"""Means and sums over the other samples, for the baselines of `rloo`, `vimco` and `ovis`."""
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from funcvae._support import checks
+from funcvae._support.checks import Floats
 from funcvae.errors import BadValue
 
 __all__ = ["others_logsumexp", "others_mean"]
 
 
-def others_mean(f: Tensor) -> Tensor:
-    """mean_{j≠k} f_j for each k [K, B], K >= 2. (The sum less its k-th term would be NaN where that is -inf.)"""
-    _others("f", f)
+def _has_others(name: str, value: Tensor) -> Tensor:
+    if len(value) < 2:
+        raise BadValue(f"{name} has shape {list(value.shape)}: it must be [K, B], with K >= 2")
+    return value
+
+
+Several = Annotated[Floats, "K B", _has_others]
+"""Numbers [K, B] of K >= 2 samples."""
+
+
+@checks.arguments
+def others_mean(f: Several) -> Tensor:
+    """The mean over the other samples, mean_{j≠k} f_j, for each k: [K, B], K >= 2.
+
+    (Subtracting the k-th term from the sum would be NaN where that is -inf.)
+    """
     before, after = f.cumsum(0), f.flip(0).cumsum(0).flip(0)
     return (_shifted(before, 1, 0.0) + _shifted(after, -1, 0.0)) / (len(f) - 1)
 
 
-def others_logsumexp(f: Tensor) -> Tensor:
-    """log sum_{j≠k} exp(f_j) for each k [K, B], K >= 2."""
-    _others("f", f)
+@checks.arguments
+def others_logsumexp(f: Several) -> Tensor:
+    """The log-sum over the other samples, log sum_{j≠k} exp(f_j), for each k: [K, B], K >= 2."""
     before, after = f.logcumsumexp(0), f.flip(0).logcumsumexp(0).flip(0)
     return torch.logaddexp(_shifted(before, 1, -math.inf), _shifted(after, -1, -math.inf))
 
 
 def _shifted(sums: Tensor, by: int, start: float) -> Tensor:
-    """Cumulative sums [K, B] moved on by one row, so that each leaves its own term out."""
+    """Cumulative sums [K, B] shifted by one row, so that each excludes its own term."""
     return F.pad(sums[:-1], (0, 0, 1, 0), value=start) if by == 1 else F.pad(sums[1:], (0, 0, 0, 1), value=start)
-
-
-def _others(name: str, f: Tensor) -> None:
-    if len(checks.tensor(name, f, "K B", floating=True)) < 2:
-        raise BadValue(f"{name} has shape {list(f.shape)}: it must be [K, B], with K >= 2")

@@ -1,7 +1,7 @@
-"""The estimators by name, as the command line spells them."""
+"""The estimators by name, as on the command line."""
 
 from collections.abc import Callable
-from inspect import signature
+from typing import get_type_hints
 
 from funcvae._support import checks
 from funcvae.errors import BadValue, unknown
@@ -30,38 +30,40 @@ EXAMPLES: dict[str, str] = dict(zip(TABLE, TABLE, strict=True)) | {
     "piwae": "piwae:2",
     "tvo": "tvo:0:0.5:1",
 }
-"""One of each as `parse` reads it."""
+"""An example of each, in the form that `parse` reads."""
 
 
+@checks.arguments
 def weights_of(name: str) -> str:
-    """The line of a factory's docstring that gives its weights, or what stands in their place: "path v², …"."""
-    if checks.text("name", name) not in TABLE:
+    """The line of a factory's docstring with its weights, such as "path v², …", or with its formula."""
+    if name not in TABLE:
         raise unknown("estimator", name, TABLE)
     paragraphs = (TABLE[name].__doc__ or "").split("\n\n")
     return paragraphs[1].strip()
 
 
+@checks.arguments
 def parse(spec: str) -> Estimator:
     """The estimator that a string names: "dreg", with an argument "renyi:0.5", with several "tvo:0:0.5:1".
 
     Raises:
-        BadValue: no such name, a missing or needless argument, or an argument of the wrong kind or out of range.
+        BadValue: an unknown name, a missing or superfluous argument, or an argument of the wrong kind or out of range.
     """
-    name, *arguments = checks.text("spec", spec).split(":")
-    said = checks.describe(spec)
+    name, *arguments = spec.split(":")
     if name not in TABLE:
         raise unknown("estimator", name, TABLE)
     factory = TABLE[name]
-    wanted = list(signature(factory).parameters.values())
-    kind = wanted[0].annotation if wanted else None
+    wanted = {key: kind for key, kind in get_type_hints(factory).items() if key != "return"}
+    kind = next(iter(wanted.values()), None)
     several = kind not in (None, int, float)
     if bool(wanted) != bool(arguments) or (len(arguments) > 1 and not several):
-        form = f"{name}:{wanted[0].name.upper()}, as in {EXAMPLES[name]}" if wanted else name
-        raise BadValue(f"estimator {said}: write {form}")
+        form = f"{name}:{next(iter(wanted)).upper()}, as in {EXAMPLES[name]}" if wanted else name
+        raise BadValue(f"estimator {checks.describe(spec)}: write {form}")
     number = int if kind is int else float
     try:
         values = [number(argument) for argument in arguments]
     except ValueError:
         what = "whole number" if number is int else "number"
-        raise BadValue(f"estimator {said}: {checks.describe(':'.join(arguments))} is not a {what}") from None
+        given = checks.describe(":".join(arguments))
+        raise BadValue(f"estimator {checks.describe(spec)}: {given} is not a {what}") from None
     return factory(values) if several else factory(*values)

@@ -1,29 +1,32 @@
 """The gradient estimators: a table of short functions from log-weights to weights, all run by one engine.
 
-Notation, as in `estimators.engine`: f = log w [K, B], v = softmax_k(f), L_K = log mean_k w_k. An estimator goes up
+Notation, as in `estimators.engine`: f = log w [K, B], v = softmax_k(f), L_K = log mean_k w_k. An estimator ascends
 along
 
     encoder              sum_k path_k d_k + score_k s_k
     decoder and prior    sum_k theta_k ∇ log w_k
 
-Every factory's docstring has a line of its three weights, which `funcvae list estimators` prints. "Unbiased" is said of
-independent noise, in expectation, of the target that `Estimate.bound` holds.
+The docstring of every factory has a line with its three weights, which `funcvae list estimators` prints. "Unbiased"
+means that with independent noise the expected gradient is that of the expected target, which `Estimate.bound` holds.
 
-Weights stay finite and right for log-weights that are thousands of nats apart, and where v rounds to 1. A log-weight of
--inf, an impossible sample, has weight 0. Only what is infinite in exact arithmetic is not finite then: the weights of
-`score`, of `rloo` and of `tvo`'s first term, whose target is -inf; of `vimco` and `ovis` at K = 2; of `renyi` for
-alpha > 1; of `miwae` and `piwae` in a group with no other sample.
+Weights are finite and accurate for log-weights that are thousands of nats apart, and where v rounds to 1. A log-weight
+of -inf, an impossible sample, has weight 0. Then only weights that are infinite in exact arithmetic are not finite:
+those of `score`, of `rloo` and of the first term of `tvo`, whose target is -inf; of `vimco` and `ovis` at K = 2; of
+`renyi` for alpha > 1; of `miwae` and `piwae` in a group without another sample.
 """
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from funcvae import bounds
 from funcvae._support import checks
+from funcvae._support.checks import Count, Finite, Fraction, at_least
+from funcvae.bounds import Partition
 from funcvae.errors import BadValue
 from funcvae.estimators.closed_form_kl import analytic_kl
 from funcvae.estimators.engine import weighted
@@ -37,40 +40,38 @@ __all__ = [
 
 
 def elbo() -> Estimator:
-    """The reparameterised ELBO with its KL in closed form.
+    """The reparameterised ELBO with the KL in closed form.
 
         mean_k log p(x|z_k) - KL(q(z|x) ‖ p(z))
 
-    Unbiased. Usually of lower variance than `elbo_mc`, but not always: its gradient lacks a term that can cancel noise.
-    With a Delta posterior the KL counts as 0, and this is the plain autoencoder's objective.
+    Unbiased. Its variance is usually lower than that of `elbo_mc`, but not always: the gradient lacks a term that can
+    cancel noise. With a Delta posterior the KL counts as 0, and this is the objective of the plain autoencoder.
 
     Reference: Kingma & Welling (2014), arXiv:1312.6114.
     """
     return analytic_kl("elbo", 1.0, Claims("ELBO", True, True, ("arXiv:1312.6114",), "normal"))
 
 
-def beta_elbo(beta: float) -> Estimator:
-    """The beta-VAE's objective, ELBO with beta times the KL in closed form.
+@checks.arguments
+def beta_elbo(beta: Annotated[Finite, at_least(0)]) -> Estimator:
+    """The objective of the beta-VAE: the ELBO with beta times the KL in closed form.
 
         mean_k log p(x|z_k) - beta KL(q(z|x) ‖ p(z))
 
-    Unbiased. A bound on log p(x) for beta >= 1 only.
+    Unbiased. It is a bound on log p(x) only for beta >= 1.
 
     Reference: Higgins et al. (2017), "beta-VAE".
     """
-    beta = checks.number("beta", beta)
-    if not 0 <= beta < math.inf:
-        raise BadValue(f"beta is {beta}: the KL's weight is not negative, and finite")
     claims = Claims(f"ELBO with {_digits(beta)} KL", True, True, ("Higgins et al. 2017",), "normal")
     return analytic_kl(_spell("beta_elbo", beta), beta, claims)
 
 
 def elbo_mc() -> Estimator:
-    """The reparameterised ELBO with its KL sampled: the total derivative of mean_k log w_k.
+    """The reparameterised ELBO with a sampled KL: the total derivative of mean_k log w_k.
 
         path 1/K, score -1/K, theta 1/K
 
-    Unbiased. Works for every posterior with a density and every prior.
+    Unbiased, for every prior and every posterior with a density.
 
     Reference: Kingma & Welling (2014), arXiv:1312.6114.
     """
@@ -104,7 +105,7 @@ def iwae() -> Estimator:
 
         path v, score -v, theta v
 
-    Unbiased. The signal-to-noise ratio of its encoder gradient falls as K^-½.
+    Unbiased. The signal-to-noise ratio of its encoder gradient decreases as K^-½.
 
     References: Burda, Grosse & Salakhutdinov (2016), arXiv:1509.00519; Rainforth et al. (2018), arXiv:1802.04537.
     """
@@ -121,9 +122,9 @@ def iwae_stl() -> Estimator:
 
         path v, score 0, theta v
 
-    For every eps it is `iwae` plus the encoder's `rws`, and in expectation `ovis(1)`.
+    For every eps it is the sum of `iwae` and of `rws` for the encoder. Its expectation is that of `ovis(1)`.
 
-    Reference: Roeder, Wu & Duvenaud (2017), arXiv:1703.09194; the bias, Tucker et al. (2019), arXiv:1810.04152.
+    References: Roeder, Wu & Duvenaud (2017), arXiv:1703.09194; for the bias, Tucker et al. (2019), arXiv:1810.04152.
     """
 
     def iwae_stl(log_w: Tensor) -> Weights:
@@ -139,8 +140,8 @@ def dreg() -> Estimator:
 
         path v², score 0, theta v
 
-    Unbiased: the encoder's score term is reparameterised once more. Its signal-to-noise ratio grows as K^½. At K = 1 it
-    is `stl`. The decoder's gradient is `iwae`'s.
+    Unbiased: the score term of the encoder is reparameterised once more. Its signal-to-noise ratio increases as K^½. At
+    K = 1 it is `stl`. The decoder's gradient is that of `iwae`.
 
     Reference: Tucker, Lawson, Gu & Maddison (2019), arXiv:1810.04152.
     """
@@ -152,37 +153,37 @@ def dreg() -> Estimator:
     return weighted(dreg, bound=bounds.iwae, claims=Claims("L_K", True, True, ("arXiv:1810.04152",)))
 
 
+@checks.arguments
 def renyi(alpha: float) -> Estimator:
     """The total derivative of the variational Rényi bound (1/(1-α)) log mean_k w_k^(1-α), with u = softmax_k((1-α) f).
 
         path u, score -u, theta u
 
-    Unbiased. `iwae` at α = 0, `elbo_mc` in the limit α -> 1.
+    Unbiased. It is `iwae` at α = 0, and `elbo_mc` in the limit α -> 1.
 
     Reference: Li & Turner (2016), arXiv:1602.02311.
     """
-    bound, alpha = bounds.renyi(alpha), checks.number("alpha", alpha)
 
     def renyi(log_w: Tensor) -> Weights:
         u = ((1 - alpha) * log_w).softmax(0)
         return Weights(path=u, score=-u, theta=u)
 
     claims = Claims(f"Rényi({_digits(alpha)})", True, True, ("arXiv:1602.02311",), "any")
-    return weighted(renyi, bound=bound, claims=claims, name=_spell("renyi", alpha))
+    return weighted(renyi, bound=bounds.renyi(alpha), claims=claims, name=_spell("renyi", alpha))
 
 
+@checks.arguments
 def vr_iwae_dreg(alpha: float) -> Estimator:
     """The doubly reparameterised gradient of the variational Rényi bound, with u = softmax_k((1-α) f).
 
         path αu + (1-α)u², score 0, theta u
 
-    Unbiased. `dreg` at α = 0, `stl` in the limit α -> 1.
+    Unbiased. It is `dreg` at α = 0, and `stl` in the limit α -> 1.
 
     Reference: Daudel, Benton, Shi & Doucet (2023), arXiv:2210.06226.
     """
-    alpha = checks.number("alpha", alpha)
     if not 0 <= alpha < 1:
-        raise BadValue(f"alpha is {alpha}: it must lie in [0, 1); at 1 this would be stl")
+        raise BadValue(f"alpha is {alpha}: it must lie in [0, 1); use stl for 1")
 
     def vr_iwae_dreg(log_w: Tensor) -> Weights:
         u = ((1 - alpha) * log_w).softmax(0)
@@ -193,7 +194,7 @@ def vr_iwae_dreg(alpha: float) -> Estimator:
 
 
 def score() -> Estimator:
-    """The score-function gradient of the ELBO (REINFORCE), with no baseline and no derivative of z.
+    """The score-function gradient of the ELBO (REINFORCE), without a baseline and without a derivative of z.
 
         path 0, score f/K, theta 1/K
 
@@ -209,11 +210,11 @@ def score() -> Estimator:
 
 
 def rloo() -> Estimator:
-    """The score-function gradient of the ELBO with the other samples' mean as its baseline.
+    """The score-function gradient of the ELBO; the baseline is the mean over the other samples.
 
         path 0, score (f_k - mean_{j≠k} f_j)/K, theta 1/K
 
-    Unbiased, for the others do not depend on sample k. K >= 2.
+    Unbiased, because the others do not depend on sample k. K >= 2.
 
     Reference: Kool, van Hoof & Welling (2019), "Buy 4 REINFORCE samples, get a baseline for free!".
     """
@@ -227,7 +228,7 @@ def rloo() -> Estimator:
 
 
 def vimco() -> Estimator:
-    """The score-function gradient of L_K; sample k's baseline is L_K with w_k replaced by the others' geometric mean.
+    """The score-function gradient of L_K; the baseline is L_K with w_k replaced by the geometric mean of the others.
 
         path 0, score L_K - L_{-k} - v, theta v
 
@@ -239,8 +240,8 @@ def vimco() -> Estimator:
     def vimco(log_w: Tensor) -> Weights:
         f = _from_the_top(_two_or_more("vimco", log_w))
         v, total, others = f.softmax(0), f.logsumexp(0), others_mean(f)
-        # L_K - L_{-k} = -log(1 - v + g), g the others' geometric mean over the sum: so to keep digits, or by log-sums
-        # where v is nearly all of it.
+        # L_K - L_{-k} = -log(1 - v + g), where g is the geometric mean of the others over the sum. This form keeps the
+        # digits, except where v is close to 1: there log-sums do.
         change = (others - total).exp() - v
         by_sums = total - torch.logaddexp(others_logsumexp(f), others)
         score = torch.where(change > -0.5, -torch.log1p(change), by_sums) - v
@@ -249,40 +250,38 @@ def vimco() -> Estimator:
     return weighted(vimco, bound=bounds.iwae, claims=Claims("L_K", True, True, ("arXiv:1602.06725",), note="K >= 2"))
 
 
-def ovis(gamma: float) -> Estimator:
+@checks.arguments
+def ovis(gamma: Fraction) -> Estimator:
     """The score-function gradient of L_K with a baseline that is optimal for many samples.
 
         path 0, score -log(1-v) - (1-γ)v + γ log(1-1/K), theta v
 
-    That is L_K - v - c with c = L_K - log[(1-1/K)/(1-v)] - γv + (1-γ) log(1-1/K). Unbiased at γ = 0 alone; at γ = 1 the
-    mean is `iwae_stl`'s. K >= 2.
+    The score weight is L_K - v - c with c = L_K - log[(1-1/K)/(1-v)] - γv + (1-γ) log(1-1/K). Unbiased only at γ = 0;
+    at γ = 1 the mean is that of `iwae_stl`. K >= 2.
 
     Reference: Liévin, Dittadi, Christensen & Winther (2020), arXiv:2008.01998.
     """
-    gamma = checks.number("gamma", gamma)
-    if not 0 <= gamma <= 1:
-        raise BadValue(f"gamma is {gamma}: it must lie between 0 and 1")
 
     def ovis(log_w: Tensor) -> Weights:
         f = _from_the_top(_two_or_more("ovis", log_w))
         v = f.softmax(0)
-        # log(1 - v): by itself it would be -inf where v rounds to 1, and the other way loses digits where v is small.
+        # log(1 - v): log1p(-v) is -inf where v rounds to 1, and the log-sums lose digits where v is small.
         log_rest = torch.where(v < 0.5, torch.log1p(-v), others_logsumexp(f) - f.logsumexp(0))
         score = -log_rest - (1 - gamma) * v + gamma * math.log1p(-1 / len(f))
         return Weights(path=torch.zeros_like(v), score=score, theta=v)
 
-    note = "K >= 2; unbiased at γ = 0 alone" if gamma else "K >= 2"
+    note = "K >= 2; unbiased only at γ = 0" if gamma else "K >= 2"
     claims = Claims("L_K", gamma == 0, True, ("arXiv:2008.01998",), note=note)
     return weighted(ovis, bound=bounds.iwae, claims=claims, name=_spell("ovis", gamma))
 
 
 def rws() -> Estimator:
-    """Reweighted wake-sleep with the wake update of q: the encoder goes down KL(p(z|x) ‖ q(z|x)), which is no bound.
+    """Reweighted wake-sleep with the wake update of q: the encoder descends KL(p(z|x) ‖ q(z|x)), which is not a bound.
 
         path 0, score v, theta v
 
-    The encoder's direction is self-normalised: biased for that KL too, less so with more samples. The decoder's is
-    `iwae`'s.
+    The encoder's gradient is self-normalised: it is biased for that KL, and less so with more samples. The decoder's is
+    that of `iwae`.
 
     Reference: Bornschein & Bengio (2015), arXiv:1406.2751.
     """
@@ -295,26 +294,27 @@ def rws() -> Estimator:
     return weighted(rws, bound=bounds.iwae, claims=claims)
 
 
-def miwae(m: int) -> Estimator:
+@checks.arguments
+def miwae(m: Count) -> Estimator:
     """The total derivative of the mean of M bounds L_K, with v_g the softmax within each group of K = N/M samples.
 
         path v_g/M, score -v_g/M, theta v_g/M
 
-    Unbiased. `iwae` at M = 1, `elbo_mc` at M = N.
+    Unbiased. It is `iwae` at M = 1, and `elbo_mc` at M = N.
 
     Reference: Rainforth et al. (2018), arXiv:1802.04537.
     """
-    bound, m = bounds.miwae(m), checks.integer("m", m)
 
     def miwae(log_w: Tensor) -> Weights:
         v = _grouped_softmax(log_w, m) / m
         return Weights(path=v, score=-v, theta=v)
 
     claims = Claims(f"mean of {m} bounds L_(K/{m})", True, True, ("arXiv:1802.04537",), "any", f"{m} divides K")
-    return weighted(miwae, bound=bound, claims=claims, name=_spell("miwae", m))
+    return weighted(miwae, bound=bounds.miwae(m), claims=claims, name=_spell("miwae", m))
 
 
-def ciwae(beta: float) -> Estimator:
+@checks.arguments
+def ciwae(beta: Fraction) -> Estimator:
     """The total derivative of β ELBO + (1-β) L_K, with r = β/K + (1-β)v.
 
         path r, score -r, theta r
@@ -323,71 +323,71 @@ def ciwae(beta: float) -> Estimator:
 
     Reference: Rainforth et al. (2018), arXiv:1802.04537.
     """
-    bound, beta = bounds.ciwae(beta), checks.number("beta", beta)
 
     def ciwae(log_w: Tensor) -> Weights:
         r = beta * _mean(log_w) + (1 - beta) * log_w.softmax(0)
         return Weights(path=r, score=-r, theta=r)
 
     claims = Claims(f"{_digits(beta)} ELBO + {1 - beta:g} L_K", True, True, ("arXiv:1802.04537",), "any")
-    return weighted(ciwae, bound=bound, claims=claims, name=_spell("ciwae", beta))
+    return weighted(ciwae, bound=bounds.ciwae(beta), claims=claims, name=_spell("ciwae", beta))
 
 
-def piwae(m: int) -> Estimator:
-    """The encoder of `miwae(m)` with the decoder of `iwae`, for all N = MK samples together.
+@checks.arguments
+def piwae(m: Count) -> Estimator:
+    """The encoder of `miwae(m)` with the decoder of `iwae` for all N = MK samples.
 
         path v_g/M, score -v_g/M, theta v
 
-    `bound` is L_{MK}, for which the decoder's gradient is unbiased; the encoder's is unbiased for the mean of M bounds
-    L_K. The two weightings are not proportional in floating point, so this one pulls back through the decoder twice.
+    `bound` is L_{MK}, for which the decoder's gradient is unbiased. The encoder's is unbiased for the mean of M bounds
+    L_K. The weights are not proportional in floating point, so this estimator pulls back through the decoder twice.
 
     Reference: Rainforth et al. (2018), arXiv:1802.04537.
     """
-    m = checks.integer("m", m, 1)
 
     def piwae(log_w: Tensor) -> Weights:
         v = _grouped_softmax(log_w, m) / m
         return Weights(path=v, score=-v, theta=log_w.softmax(0))
 
-    # With one group this is iwae.
+    # With one group this is `iwae`.
     note = f"encoder: unbiased for the mean of {m} bounds L_(K/{m}); {m} divides K" if m > 1 else ""
     claims = Claims("L_K", m == 1, True, ("arXiv:1802.04537",), "any", note)
     return weighted(piwae, bound=bounds.iwae, claims=claims, name=_spell("piwae", m), two_pulls=True)
 
 
-def tvo(partition: Sequence[float]) -> Estimator:
+@checks.arguments
+def tvo(partition: Partition) -> Estimator:
     """The thermodynamic variational objective, with w̄_j = softmax_k(β_j f), f̄_j = sum_k w̄_j f, Δ_j = β_{j+1} - β_j.
 
         path 0, score Σ_j Δ_j w̄_j[(1-β_j)(f-f̄_j) - 1], theta Σ_j Δ_j w̄_j[1 + β_j(f-f̄_j)]
 
-    Covariances under p(z|x)^β q(z|x)^(1-β), self-normalised: both gradients are biased for the TVO itself, and
-    consistent as K grows. For `bound`, whose means are self-normalised too, the decoder's is unbiased, being its
-    derivative. With the partition (0, 1) the target is the ELBO, the decoder's gradient is `elbo_mc`'s, and the
-    encoder's is `score` with the mean of all K as its baseline, sample k included: short by a factor 1 - 1/K.
+    These are self-normalised covariances under p(z|x)^β q(z|x)^(1-β): both gradients are biased for the TVO itself, and
+    consistent as K increases. The decoder's gradient is the derivative of `bound`, whose means are self-normalised as
+    well, so it is unbiased for that. With the partition (0, 1) the target is the ELBO, the decoder's gradient is that
+    of `elbo_mc`, and the encoder's is `score` with the mean of all K samples, k included, as its baseline: it is too
+    small by a factor 1 - 1/K.
 
     Args:
         partition: β_0 = 0 < … < β_P = 1.
 
     Reference: Masrani, Le & Wood (2019), arXiv:1907.00031.
     """
-    betas = bounds.rising(partition)
 
     def tvo(log_w: Tensor) -> Weights:
         score, theta = torch.zeros_like(log_w), torch.zeros_like(log_w)
-        for beta, after in pairwise(betas):
+        for beta, after in pairwise(partition):
             w, mean = bounds.tempered_mean(log_w, beta)
             apart = torch.where(w > 0, log_w - mean, 0)  # where w is 0, w · apart -> 0 as log w -> -inf
             score += (after - beta) * w * ((1 - beta) * apart - 1)
             theta += (after - beta) * w * (1 + (beta * apart if beta else 0))
         return Weights(path=torch.zeros_like(log_w), score=score, theta=theta)
 
-    note = "for the TVO itself, both biased and consistent"
+    note = "for the TVO itself, both are biased and consistent"
     claims = Claims("TVO, self-normalised", False, True, ("arXiv:1907.00031",), "any", note)
-    return weighted(tvo, bound=bounds.tvo(betas), claims=claims, name=_spell("tvo", *betas))
+    return weighted(tvo, bound=bounds.tvo(partition), claims=claims, name=_spell("tvo", *partition))
 
 
 def _from_the_top(log_w: Tensor) -> Tensor:
-    """Log-weights less their greatest: differences of them, and of their log-sums, then keep their digits."""
+    """The log-weights minus their maximum, so that differences of them and of their log-sums keep their digits."""
     return log_w - log_w.max(0).values
 
 
@@ -396,17 +396,17 @@ def _mean(log_w: Tensor) -> Tensor:
 
 
 def _grouped_softmax(log_w: Tensor, m: int) -> Tensor:
-    return bounds.groups(log_w, m).softmax(1).flatten(0, 1)
+    return rearrange(bounds.groups(log_w, m).softmax(1), "m k b -> (m k) b")
 
 
 def _two_or_more(name: str, log_w: Tensor) -> Tensor:
     if len(log_w) < 2:
-        raise BadValue(f"{name} sets each sample against the others: it needs samples >= 2")
+        raise BadValue(f"samples is {len(log_w)}: {name} compares the samples of a datum, so it must be at least 2")
     return log_w
 
 
 def _spell(name: str, *arguments: float) -> str:
-    """The name that `parse` reads back to the same estimator."""
+    """The name from which `parse` makes the same estimator."""
     return ":".join([name, *map(_digits, arguments)])
 
 

@@ -1,13 +1,15 @@
-"""What an estimator is: its weights, its claims, what it returns, and how its work divides into parts."""
+"""The types of estimators: weights, claims, results, and the parts that the work can be divided into."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Annotated, Literal, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from funcvae._support import checks
 from funcvae._support.autograd import Pull
+from funcvae._support.checks import Floats
 from funcvae.errors import BadType, BadValue
 from funcvae.model import VAE, check_trained
 from funcvae.modules import Params, State
@@ -15,15 +17,14 @@ from funcvae.noise import Noise, is_independent, name_of
 
 __all__ = [
     "Claims", "Estimate", "Estimator", "FromPass", "GradientEstimator", "LogWeights", "PartialBound", "Parts", "Pass",
-    "Share", "Weights", "check_arguments", "check_declaration", "check_estimator", "checked_estimate",
-    "checked_estimator",
+    "Share", "Weights", "check_arguments", "check_estimator", "check_noise",
 ]  # fmt: skip
 
 
 class Weights(NamedTuple):
     """The three weight arrays of an estimator, each [N, B].
 
-    `path` must be zero wherever `theta` is, and path/theta of moderate size: for others see `two_pulls` of `weighted`.
+    `path` must be zero wherever `theta` is, and path/theta must not be large; otherwise see `two_pulls` of `weighted`.
     """
 
     path: Tensor
@@ -32,41 +33,42 @@ class Weights(NamedTuple):
 
 
 class Claims(NamedTuple):
-    """What an estimator promises, where one example's log w does not depend on another's noise.
+    """What an estimator promises if log w of one example does not depend on the noise of another.
 
-    BatchNorm in training mode couples examples: there the per-example formula is used, and the claims are not made. Nor
-    are they for a posterior that is no proper density, a SignedNormal.
+    BatchNorm in training mode couples examples: the same formula is used, but the claims do not hold. They do not hold
+    either for a posterior that is not a proper density, such as a SignedNormal.
     """
 
     target: str
-    """The bound that `Estimate.bound` holds, whose gradient is meant."""
+    """The bound in `Estimate.bound`, whose gradient is estimated."""
     unbiased_encoder: bool
-    """Whether the encoder's gradient is in expectation the one of the target's expectation."""
+    """Whether the expectation of the encoder's gradient is the gradient of the expected target."""
     unbiased_decoder: bool
     """The same for decoder and prior."""
     papers: tuple[str, ...]
     noise: Literal["independent", "normal", "any"] = "independent"
-    """What the claims need of the samples of one datum: that they are independent standard normals; or that each is
-    standard normal by itself, however they depend on one another; or nothing, for the target's expectation is then the
-    one under that noise (and for dependent samples another number than for independent ones)."""
+    """What the claims require of the samples of one datum. "independent": they are independent standard normals.
+    "normal": each is standard normal, and they may depend on one another. "any": nothing; the target's expectation is
+    then taken under that noise, and differs between dependent and independent samples."""
     note: str = ""
-    """What else is known, in a few words."""
+    """Further facts, in a few words."""
 
 
 class Estimate(NamedTuple):
-    """What an estimator returns."""
+    """The result of an estimator."""
 
     grads: Params
-    """Like params: minus the gradient of the target's batch mean, in nats. The direction to descend."""
+    """The gradient to descend, a tree like params: minus the gradient of the target's batch mean, in nats."""
     bound: Tensor
-    """[B]: the value of the target bound, in nats; never a surrogate."""
+    """The value of the target bound [B], in nats; never a surrogate."""
     log_w: Tensor
-    """[N, B]: log p(x, z_k) - log q(z_k|x), in nats; log p(x|z_k) where q is a Delta and has no density."""
+    """The log-weights log p(x, z_k) - log q(z_k|x) [N, B], in nats; log p(x|z_k) if q is a Delta, without a density."""
     state: State
+    """The new state."""
 
 
 class GradientEstimator(Protocol):
-    """A gradient estimator: an `Estimator`, or any function of the same arguments that returns an `Estimate`."""
+    """An `Estimator`, or any function of the same arguments that returns an `Estimate`."""
 
     def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Estimate:
         """The estimate for x [B, ...] from noise eps [N, B, Z]."""
@@ -74,12 +76,12 @@ class GradientEstimator(Protocol):
 
 
 class Share(Protocol):
-    """What n of a datum's N samples add to the estimate: gradient, bound, and the floating-point part of the state."""
+    """The contribution of n of the N samples to gradient, bound, and the floating-point part of the state."""
 
     def __call__(
         self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, samples: int, *w: Tensor
     ) -> Estimate:
-        """The share of eps [n, B, Z], where N is `samples`, with these samples' part of the weights, w [n, B] each."""
+        """The share of eps [n, B, Z]; N is `samples`, and each w [n, B] holds weights of these samples."""
         ...
 
 
@@ -87,47 +89,47 @@ class LogWeights(Protocol):
     """The log-weights of some samples."""
 
     def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Tensor:
-        """log w [n, B] of eps [n, B, Z]."""
+        """The log-weights [n, B] of eps [n, B, Z]."""
         ...
 
 
 class PartialBound(Protocol):
-    """What some samples add to the bound, in evaluation mode."""
+    """The contribution of some samples to the bound, in evaluation mode."""
 
     def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, samples: int) -> Tensor:
-        """[B], from eps [n, B, Z], where N is `samples`."""
+        """The contribution [B] of eps [n, B, Z]; N is `samples`."""
         ...
 
 
 class Parts(NamedTuple):
-    """An estimator's work on some of a datum's samples: the shares of all of them add up to the estimate."""
+    """The work of an estimator on some samples of each datum: the shares of all samples add up to the estimate."""
 
     share: Share
     log_w: LogWeights | None = None
-    """Where a share's weights depend on the log-weights of all samples."""
+    """The log-weights, if the weights of a share depend on those of all samples."""
     weigh: Callable[[Tensor], tuple[Weights, Tensor]] | None = None
-    """From log w [N, B] of all samples to their weights, and to the bound [B] that these add to that of the shares."""
+    """From log w [N, B] of all samples to their weights, and to the bound [B] to add to the bounds of the shares."""
     bound: PartialBound | None = None
-    """The bound without `weigh`."""
+    """The bound, if there is no `weigh`."""
 
 
 class Pass(NamedTuple):
-    """One forward pass, ready to be pulled back with the weights of one estimator after another."""
+    """One forward pass, which can be pulled back with the weights of several estimators."""
 
     log_w: Tensor
-    """[N, B]."""
+    """The log-weights [N, B]."""
     state: State
     pull_draw: Pull
-    """`Draw.pull`."""
+    """The same as `Draw.pull`."""
     pull_weight: Pull
     """From a cotangent of log w to (the gradient of decoder and prior, the gradient along z)."""
 
 
 class FromPass(Protocol):
-    """An estimator's work after the forward pass, which several can share."""
+    """The work of an estimator after the forward pass, which several estimators can share."""
 
     def __call__(self, passed: Pass, *, retain_graph: bool) -> Estimate:
-        """The estimate; `retain_graph` where the pass is to be pulled back again."""
+        """The estimate; set `retain_graph` to pull back the pass again."""
         ...
 
 
@@ -135,47 +137,51 @@ class FromPass(Protocol):
 class Estimator:
     """A gradient estimator: call it with (model, params, state, x [B, ...], eps [N, B, Z], train=...).
 
+    The call checks its arguments once and then runs `estimate`, which trusts them.
+
     Raises:
-        BadValue: (from the call) eps is not [N, B, Z] for this x and model, or N does not suit the estimator.
-        BadType: (from the call) the posterior has no density where log q is needed.
+        BadValue: (from the call) eps is not [N, B, Z] for this x and model, or the estimator does not allow this N.
+        BadType: (from the call) the posterior has no density, and the estimator requires log q.
     """
 
     name: str
     claims: Claims
     weights: Callable[[Tensor], Weights] | None
-    """From log-weights [N, B] to weights; None for those with an analytic KL."""
-    _estimate: Callable[[VAE, Params, State, Tensor, Tensor, bool], Estimate]
-    """(model, params, state, x, eps, train)."""
-    _bound: Callable[[VAE, Params, State, Tensor, Tensor], Tensor]
-    """(model, params, state, x, eps)."""
-    _from_pass: FromPass | None = None
-    """None for those that need more of the forward pass than a `Pass` keeps."""
+    """From log-weights [N, B] to weights; None for estimators with an analytic KL."""
+    estimate: Callable[[VAE, Params, State, Tensor, Tensor, bool], Estimate]
+    """The estimate of (model, params, state, x, eps, train), without checks."""
+    evaluate: Callable[[VAE, Params, State, Tensor, Tensor], Tensor]
+    """The target bound [B] of (model, params, state, x, eps), without checks."""
+    from_pass: FromPass | None = None
+    """The estimate of a forward pass; None for estimators that need more than a `Pass` holds."""
     _parts: Parts | None = None
 
     def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Estimate:
         """The estimate for x [B, ...] from noise eps [N, B, Z]."""
-        check_arguments(model, params, state, x, eps)
-        return self._estimate(model, params, state, x, eps, train)
+        if not torch.compiler.is_compiling():
+            check_arguments(model, params, state, x, eps)
+        return self.estimate(model.unchecked(), params, state, x, eps, train)
 
     def bound(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
-        """The value of the target bound [B] in nats, in evaluation mode: half the work of a call."""
-        check_arguments(model, params, state, x, eps)
-        return self._bound(model, params, state, x, eps)
+        """The value of the target bound [B] in nats, in evaluation mode, at half the cost of a call."""
+        if not torch.compiler.is_compiling():
+            check_arguments(model, params, state, x, eps)
+        return self.evaluate(model.unchecked(), params, state, x, eps)
 
     @property
     def parts(self) -> Parts:
-        """How it works on some of the samples at a time."""
+        """The work on some samples at a time."""
         if self._parts is None:
-            raise BadType(f"{self.name} is in chunks already")
+            raise BadType(f"{self.name} is already in chunks")
         return self._parts
 
     def claims_under(self, noise: Noise) -> Claims:
-        """The claims where eps is drawn by this scheme.
+        """The claims that hold if this scheme draws eps.
 
         Raises:
-            BadValue: the estimator requires independent samples; those of the scheme are not.
+            BadValue: the estimator requires independent samples, and the scheme's are not.
         """
-        checks.function("noise", noise, "a scheme, such as noise.iid")
+        checks.function("noise", noise)
         if is_independent(noise) or self.claims.noise == "normal":
             return self.claims
         if self.claims.noise == "any":
@@ -187,46 +193,27 @@ class Estimator:
 
 
 def check_estimator(name: str, estimator: GradientEstimator) -> None:
-    """Raises BadType for what can be no estimator, or is the factory of one."""
-    checks.function(name, estimator, "an estimator, such as estimators.iwae()")
+    """Raises BadType for an object that is not an estimator, or that is the factory of one."""
+    checks.function(name, estimator)
     if getattr(estimator, "__module__", "") == "funcvae.estimators.table":
         raise BadType(f"{name} is a factory: call it, as in estimators.iwae()")
 
 
-def checked_estimator(estimator: Estimator) -> Estimator:
-    """The estimator itself, if it is an Estimator: raises BadType where it is not."""
-    check_estimator("estimator", estimator)
-    if not isinstance(estimator, Estimator):
-        raise BadType(f"estimator is {checks.describe(estimator)}: it must be an Estimator, such as estimators.iwae()")
-    return estimator
+def check_noise(model: VAE, x: Tensor, eps: Tensor) -> None:
+    """Raises BadValue unless eps is [N, B, Z] for this model and x. (It might broadcast.)"""
+    if eps.ndim != 3 or eps.shape[1:] != (len(x), model.latent) or eps.numel() == 0:
+        raise BadValue(f"eps has shape {list(eps.shape)}: it must be [N, {len(x)}, {model.latent}], with N >= 1")
 
 
-def checked_estimate(out: Estimate) -> Estimate:
-    """What an estimator returned, if it is an estimate: raises BadType where it is not."""
-    if not isinstance(out, Estimate):
-        raise BadType(f"the estimator returned {checks.describe(out)}: it must be an Estimate")
-    return out
-
-
-def check_declaration(name: str | None, claims: Claims, **functions: Callable[..., Any]) -> None:
-    """Raises BadType unless these are what an estimator is declared with."""
-    if name is not None:
-        checks.text("name", name)
-    if not isinstance(claims, Claims):
-        raise BadType(f"claims is {checks.describe(claims)}: it must be Claims")
-    for what, function in functions.items():
-        checks.function(what, function, "a function of log_w [N, B]")
-
-
-def check_arguments(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> None:
+@checks.arguments
+def check_arguments(model: VAE, params: Params, state: State, x: Annotated[Tensor, "B ..."], eps: Floats) -> None:
     """Raises BadType or BadValue unless an estimator can be called with these."""
     check_trained(model, params, state)
-    checks.tensor("x", x, "B ...")
-    checks.tensor("eps", eps, floating=True)
-    if eps.ndim != 3 or eps.shape[1:] != (len(x), model.latent) or eps.numel() == 0:
-        want = f"[N, {len(x)}, {model.latent}]"
-        raise BadValue(f"eps has shape {list(eps.shape)}: for this x and model it must be {want}, with N >= 1")
+    check_noise(model, x, eps)
     if x.is_floating_point() and eps.dtype != x.dtype:
-        raise BadValue(f"eps is {eps.dtype} and x {x.dtype}: draw eps with dtype={x.dtype}")
-    if eps.device != x.device:
-        checks.same_device(eps=eps, x=x)
+        raise BadValue(f"eps is {eps.dtype} and x is {x.dtype}: draw eps with dtype={x.dtype}")
+    checks.same_device(eps=eps, x=x)
+
+
+def checked_estimate(x):  # temporary
+    return x

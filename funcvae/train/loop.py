@@ -1,4 +1,4 @@
-"""Training: the loop over epochs."""
+"""The training loop over epochs."""
 
 import math
 from array import array
@@ -12,10 +12,11 @@ from torch import Tensor
 
 from funcvae import compilation, noise, random, tree
 from funcvae._support import checks
+from funcvae._support.checks import Count
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.distributed.sharding import GradientSettings, Split, by_rows
 from funcvae.errors import BadType, BadValue, NonFinite
-from funcvae.estimators.types import Estimator, checked_estimator
+from funcvae.estimators.types import Estimator
 from funcvae.model import VAE, Observe, as_is, check_data
 from funcvae.optim import Optimizer
 from funcvae.train.settings import NO_CALLBACKS, Callbacks, Log, Row, Save, Scale, StepSettings, Watch, per_example
@@ -27,7 +28,7 @@ __all__ = ["History", "fit", "fit_task", "test_bound"]
 
 
 class History(NamedTuple):
-    """What `fit` reports, as float64 arrays."""
+    """The metrics of a run, as float64 arrays."""
 
     loss: np.ndarray  # [steps]
     bound: np.ndarray  # [steps], nats per example
@@ -63,61 +64,62 @@ def fit(
     save_every: int = 0,
     stop: Callable[[], bool] = lambda: False,
 ) -> tuple[TrainState, History]:
-    """Trains for some epochs, from wherever `ts` stands, and leaves `ts` as it was.
+    """Trains for some epochs from the step of `ts` on. Returns the new TrainState and the history; `ts` is unchanged.
 
-    Memory that is freed stays with the process from then on: see `compilation.keep_freed`.
+    A run that was stopped continues with its `ts` and `history`, and ends with the same bits as an uninterrupted one.
+    A partial epoch counts as one of `epochs`.
 
-    A run that is stopped, and goes on with the `ts` and the `history` that it stopped with, ends with the bits of one
-    that was not. An epoch that was begun counts as one of `epochs`.
+    Every epoch visits all of `train` once, including a last short batch. Then the target bound of the estimator on
+    `test` is computed in evaluation mode, with the same noise after every epoch, so that its curve shows the progress
+    of the model without the noise.
 
-    Every epoch visits all of `train` once, the last short batch included. After it the estimator's target bound on
-    `test` is taken in evaluation mode, with the same noise every epoch, so that its curve shows the model's progress
-    and not the noise's.
+    Several processes train one model if each calls this with the same arguments and `process_group()`. Each process
+    draws the noise and the data of its own shards from the same keys, and all have the same `ts` after every step.
+    `log`, `watch` and `save` are called in every process: write only in the main one. `stop` may differ between
+    processes: if one requests a stop, all stop after the same step.
 
-    Several processes train one model where each calls this with the same arguments and `process_group()`: each draws
-    the noise and the data of its own shards, from the same keys, and all have the same `ts` after every step. `log`,
-    `watch` and `save` are called in each: only the main process should write. `stop` may differ between processes:
-    where one requests a stop, all stop after the same step.
+    The process keeps freed memory from then on: see `compilation.keep_freed`.
 
     Args:
-        train: data [n, ...]; kept whole on the device of `ts`.
+        train: data [n, ...]; all of them are moved to the device of `ts`.
         test: data [m, ...] for the test bound.
-        samples: N, Monte-Carlo samples for each datum, in training and test.
-        chunk: where there are more samples, so many are decoded at a time (`estimators.in_chunks`), which bounds the
-            memory; by the size of a batch, such that 2^25 numbers are decoded, unless given. Networks whose layers are
-            larger than their output may need fewer.
-        shards: split each step into so many, and add them along a fixed tree: the bits are then the same for every
-            number of processes. Unless it is given, each process has one, and torch.distributed adds them as is
-            fastest. See `distributed.sharding`.
-        split: what is split, `distributed.by_rows` or `distributed.by_samples`.
-        processes: those that share the work.
-        observe: (key, x) -> what the model sees of a batch, such as a binarization that is drawn anew each time.
+        epochs: the number of epochs.
+        batch: the batch size B.
+        samples: N, the number of Monte-Carlo samples for each datum, in training and test.
+        chunk: the number of samples to decode at a time (`estimators.in_chunks`), which bounds the memory. By default,
+            2^25 numbers are decoded at a time. Networks with layers larger than their output may need a smaller chunk.
+        shards: the number of shards to divide each step into. They are summed along a fixed tree, so the bits are the
+            same for every number of processes. By default, each process has one shard, and torch.distributed chooses
+            the fastest order. See `distributed.sharding`.
+        split: how to divide a step, `distributed.by_rows` or `distributed.by_samples`.
+        processes: the processes that share the work.
+        observe: (key, x) -> what the model sees of a batch, such as a binarization drawn anew in each step.
         noise: the noise scheme.
-        scale: the loss that is descended and reported is scale(B) · (-bound - offset): see `make_step`.
+        scale: the loss is scale(B) · (-bound - offset): see `make_step`.
         offset: see `make_step`.
-        compile: run the step under `torch.compile`, where there is a compiler and it can: the same numbers to rounding,
-            after some seconds for the first step of every call (a second or two where the process has made it before).
-        precision: of float32 matrix products: see `compilation.precision`.
-        history: what earlier calls reported of the run that goes on, to be added to.
-        log: called with a row (a flat dict) for every step, and for every epoch with `test_bound` and the epoch's mean
-            training `bound`. Rows come in bursts, for reading a number back from the device makes it wait.
-        watch: called after every step with the number of steps made and the new TrainState, whose buffers the next step
-            writes over: copy what is to be kept.
-        save: called with the TrainState after every `save_every` steps of the run (0: not then), after the last one,
-            and when stopped, where all is finite and all rows before it have been logged.
+        compile: run the step under `torch.compile` if possible. The numbers are equal to rounding. The first step of a
+            call takes some seconds, or about two if this process has compiled the same step before.
+        precision: the precision of float32 matrix products: see `compilation.precision`.
+        history: the history of earlier calls for the same run, to which this call appends.
+        log: called with a row (a flat dict) for every step, and for every epoch with `test_bound` and the mean training
+            `bound` of the epoch. Rows arrive in groups, because reading numbers from the device makes it wait.
+        watch: called after every step with the number of steps made and the new TrainState. The next step overwrites
+            its buffers, so copy what you keep.
+        save: called with the TrainState after every `save_every` steps of the run (never for 0), after the last step,
+            and after a stop. By then, all parameters are finite and all earlier rows are logged.
         save_every: see `save`.
-        stop: asked after every step; where it says so, `fit` returns early, with what there is.
+        stop: called after every step; if it returns True, `fit` returns early.
 
     Raises:
-        BadValue: epochs, batch, samples, chunk or shards below one, or save_every below zero; an unknown precision;
-            more shards than rows or samples, or more processes than shards; or the estimator leans on independent
-            samples, and the noise scheme's are not.
-        BadType: data that are no tensor.
-        BadData: data the model cannot take: a wrong shape, values outside the likelihood's range, or not finite; or a
-            last batch, or a shard, of one item where there is BatchNorm.
-        ProcessLost, ReportedElsewhere: another process has ended, or has said what is wrong.
-        NonFinite: the loss, its gradient, the parameters or the test bound became NaN or infinite; the message, and the
-            error's `step`, name the step to `replay`. All rows before it have been logged.
+        BadValue: epochs, batch, samples, chunk or shards is below one, or save_every is below zero; the precision is
+            unknown; there are more shards than rows or samples, or more processes than shards; or the estimator
+            requires independent samples, and those of the noise scheme are not.
+        BadType: an argument is of another type.
+        BadData: the model cannot take the data: they have a wrong shape, values outside the range of the likelihood,
+            or non-finite values; or a model with BatchNorm would get a batch or shard of a single item.
+        ProcessLost, ReportedElsewhere: another process exited, or reported an error.
+        NonFinite: the loss, its gradient, the parameters or the test bound became NaN or infinite. The message, and
+            `step` of the error, name the step to `replay`. All earlier rows are logged.
 
     Warns:
         compilation.Uncompiled: the step is not compiled: there is no compiler, or it cannot compile the model.
@@ -131,26 +133,25 @@ def fit(
     return fit_task(ts, task, test=test, epochs=epochs, callbacks=callbacks, history=history)
 
 
+@checks.arguments
 def fit_task(
     ts: TrainState,
     task: Task,
     *,
     test: Tensor | None = None,
-    epochs: int = 1,
+    epochs: Count = 1,
     callbacks: Callbacks = NO_CALLBACKS,
     history: History | None = None,
 ) -> tuple[TrainState, History]:
-    """`fit` of a task."""
-    epochs, record = checks.integer("epochs", epochs, 1), _Record(history)
-    if not isinstance(callbacks, Callbacks):
-        raise BadType(f"callbacks is {checks.describe(callbacks)}: it must be Callbacks")
+    """Trains a task: `fit` with its settings as values."""
+    record = _Record(history)
     task = checked_task(ts, task)
     if test is not None:
         check_data(task.model, ts.params, ts.state, test, task.settings.observe, name="test")
         test = test.to(task.train.device)
     run = run_step(task, callbacks.stop)
     step, watch, save_every = run.step, callbacks.watch, callbacks.save_every
-    ts = tree.map(torch.clone, ts)  # from here on the buffers are our own to write in
+    ts = tree.map(torch.clone, ts)  # steps overwrite these copies
     compilation.mark_static((ts.params, ts.opt_state))
     batches, test_key = batches_from(ts, len(task.train), task.settings.batch), run_keys(ts.key).test
     made, per_epoch, stopped = int(ts.step), task.steps_per_epoch, False
@@ -159,7 +160,7 @@ def fit_task(
     compilation.keep_freed()
     with compilation.precision(task.settings.precision):
         while made < last and not stopped:
-            # A burst of steps, whose metrics stay on the device.
+            # A group of steps, whose metrics stay on the device.
             epoch, reports = made // per_epoch, list[Metrics]()
             for rows, keys in islice(batches, _burst_length(made, per_epoch, save_every)):
                 ts, metrics = step(ts, keys, rows)
@@ -169,11 +170,11 @@ def fit_task(
                     break
             stopped = stopped or (not run.polls_each_step and run.stop_requested())
 
-            # The metrics as numbers, logged and kept.
+            # Read the metrics, log and keep them.
             record.add(_read_and_log(reports, epoch, made, callbacks.log))
             made += len(reports)
 
-            # The end of an epoch, and saving, if this is the time.
+            # End the epoch and save, if it is time.
             epoch_ended = made % per_epoch == 0
             saving = stopped or made == last or (save_every and made % save_every == 0)
             row: Row = {"epoch": epoch, "step": made}
@@ -192,6 +193,7 @@ def fit_task(
     return ts, record.history()
 
 
+@checks.arguments
 def test_bound(
     model: VAE,
     estimator: Estimator,
@@ -199,37 +201,35 @@ def test_bound(
     test: Tensor,
     key: random.Key,
     *,
-    batch: int = 128,
-    samples: int = 1,
+    batch: Count = 128,
+    samples: Count = 1,
     observe: Observe = as_is,
     noise: noise.Noise = noise.iid,
 ) -> float:
-    """The estimator's target bound, mean over `test`, in nats per example. One key, one noise, one number."""
-    settings = StepSettings(batch=batch, samples=samples, observe=observe, noise=noise)
+    """The target bound of the estimator, averaged over `test`, in nats per example."""
     check_train_state(ts, model)
-    checked_estimator(estimator).claims_under(noise)
+    estimator.claims_under(noise)
     check_data(model, ts.params, ts.state, test, observe, name="test")
-    random.checked(key)
-    gradient = GradientSettings(model, estimator, settings.samples, settings.samples, observe, noise)
-    return _test_bound(ts, test, key, gradient, settings.batch, SINGLE)
+    gradient = GradientSettings(model.unchecked(), estimator, samples, samples, observe, noise)
+    return _test_bound(ts, test, key, gradient, batch, SINGLE)
 
 
 @torch.no_grad()
 def _test_bound(
     ts: TrainState, test: Tensor, key: random.Key, gradient: GradientSettings, batch: int, processes: Processes
 ) -> float:
-    """The sum over batches in their order, each process's own computed there."""
+    """The sum over batches in their order; each process computes its own batches."""
     model, estimator, batches = gradient.model, gradient.estimator, test.split(batch)
     own = processes.share_of(len(batches))
     sums = torch.zeros(len(own), dtype=torch.float64, device=test.device)
     for i, keys in enumerate(step_keys(key, torch.tensor(own, dtype=torch.int64, device=test.device))):
         x, eps = step_inputs(keys, batches[own[i]], gradient)
-        sums[i] = estimator.bound(model, ts.params, ts.state, x, eps).sum()
+        sums[i] = estimator.evaluate(model, ts.params, ts.state, x, eps).sum()
     return sum(processes.all_gather_rows(sums).tolist()) / len(test)
 
 
 class _Record:
-    """The numbers of a `History` as they come, in arrays, so that a long run takes little memory."""
+    """A `History` that grows, in arrays, so that a long run takes little memory."""
 
     def __init__(self, past: History | None) -> None:
         if past is None:
@@ -243,30 +243,30 @@ class _Record:
         self.metrics.extend(metrics.flat)
 
     def mean_bound(self, steps: int) -> float:
-        """The mean training bound of the last steps, or of as many as there are."""
+        """The mean training bound of the last `steps` steps, or of all if there are fewer."""
         return float(np.mean(self.metrics[-3 * steps :][1::3]))
 
     def history(self) -> History:
-        """All of it."""
+        """The complete history."""
         loss, bound, grad_norm = np.array(self.metrics).reshape(-1, 3).T
         return History(loss, bound, grad_norm, np.array(self.test_bounds))
 
 
 def _check_history(history: History) -> None:
-    if not isinstance(history, History) or not all(isinstance(x, np.ndarray) and x.ndim == 1 for x in history):
-        raise BadType(f"history is {checks.describe(history)}: it must be a History of arrays, as fit returns it")
-    if len({len(x) for x in history[:3]}) > 1 or not all(x.dtype.kind in "fiu" for x in history):
-        raise BadValue("the arrays of history must have the same length and hold numbers, as fit returns them")
+    if not all(isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind in "fiu" for x in history):
+        raise BadType("history must be a History of arrays of numbers, as fit returns it")
+    if len({len(x) for x in history[:3]}) > 1:
+        raise BadValue(f"history has {[len(x) for x in history[:3]]} values: loss, bound and grad_norm need one length")
 
 
 def _burst_length(made: int, per_epoch: int, save_every: int) -> int:
-    """The number of steps up to the next read-back: at the end of the epoch, before saving, or after some steps."""
+    """The number of steps until the metrics are read: at the end of the epoch, before saving, or every few steps."""
     ends = [_READ_EVERY, per_epoch - made % per_epoch]
     return min([*ends, save_every - made % save_every] if save_every else ends)
 
 
 def _read_and_log(reports: list[Metrics], epoch: int, first_step: int, log: Log) -> np.ndarray:
-    """The reports as numbers [steps, 3], by one transfer, logged up to the first that is not finite."""
+    """The reports as numbers [steps, 3], read in one transfer, and logged up to the first that is not finite."""
     read = torch.stack([number for report in reports for number in report]).view(-1, len(Metrics._fields)).tolist()
     for step, values in enumerate(read, first_step):
         row = {"epoch": epoch, "step": step, **Metrics(*values)._asdict()}
@@ -279,11 +279,12 @@ def _read_and_log(reports: list[Metrics], epoch: int, first_step: int, log: Log)
 def _check_finite(name: str, value: float, row: Row) -> None:
     if not math.isfinite(value):
         at = "at" if "loss" in row else "after"
-        step = row["step"] - (at == "after")  # such a row names the steps made
+        step = row["step"] - (at == "after")  # a row at the end of an epoch has the number of steps made
         cause = "a smaller learning rate may help" if row["step"] else "look at the data and the model's first output"
         error = NonFinite(f"{name} became {value} {at} step {step} (epoch {row['epoch']}): {cause}")
         error.step = step
         raise error
 
 
-_READ_EVERY = 50  # steps; each read-back waits for the device
+_READ_EVERY = 50
+"""Steps between two reads of the metrics, which wait for the device."""

@@ -1,4 +1,4 @@
-"""One step of a run by itself, with all that went into it."""
+"""Replays a single step of a run, with its inputs and its results."""
 
 from itertools import islice
 from typing import NamedTuple
@@ -24,16 +24,23 @@ __all__ = ["Replay", "replay", "replay_task"]
 
 
 class Replay(NamedTuple):
-    """All that went into one step of a run, and what came out of it."""
+    """The inputs and the results of one step of a run."""
 
     before: TrainState
-    rows: Tensor  # int64 [B], of the training data
-    x: Tensor  # [B, ...], as the model saw it
-    eps: Tensor  # [N, B, Z]
-    log_w: Tensor  # [N, B], nats
-    bound: Tensor  # [B], nats
-    grads: Params  # minus the gradient of the target's batch mean, before `scale`
-    metrics: Metrics  # what the run itself reported
+    rows: Tensor
+    """The rows of the training data, int64 [B]."""
+    x: Tensor
+    """The data [B, ...] as the model sees them."""
+    eps: Tensor
+    """The noise [N, B, Z]."""
+    log_w: Tensor
+    """The log-weights [N, B], in nats."""
+    bound: Tensor
+    """The target bound [B], in nats."""
+    grads: Params
+    """Minus the gradient of the batch mean of the target, before `scale`."""
+    metrics: Metrics
+    """The metrics that the run reported."""
     after: TrainState
 
 
@@ -57,20 +64,20 @@ def replay(
     compile: bool = True,
     precision: str = "highest",
 ) -> Replay:
-    """One step of a run by itself, with all that went into it; `ts` is left as it was.
+    """Replays one step of a run, with its inputs and its results; `ts` is unchanged.
 
-    `metrics` and `after` are the run's to the bit. What the estimator gave is taken outside the compiler: it equals
-    what the step used to the bit without `compile`, and to rounding with it.
+    `metrics` and `after` have the bits of the run. The estimate is computed without the compiler: if the run was
+    compiled, it is equal to rounding, and else bit for bit.
 
     Args:
-        ts: a TrainState of the run at that step or before, such as a checkpoint's or that of `init`; the steps between
-            are made again.
-        step: which, counted from 0.
+        ts: a TrainState of the run at that step or before, such as a checkpoint or the result of `init`; the steps in
+            between are made again.
+        step: the step to replay, counted from 0.
 
-    The others are `fit`'s, and must be what the run was made with.
+    The other arguments are those of `fit`, and must be as in the run.
 
     Raises:
-        BadValue: `ts` has come past that step; and what `fit` raises of its arguments.
+        BadValue: `ts` is past that step; or as for `fit`.
     """
     settings = StepSettings(
         batch=batch, samples=samples, chunk=chunk, shards=shards, split=split, observe=observe, noise=noise,
@@ -79,14 +86,13 @@ def replay(
     return replay_task(ts, step, Task(model, estimator, opt, train, settings))
 
 
+@checks.arguments
 def replay_task(ts: TrainState, step: int, task: Task) -> Replay:
-    """`replay` of a task, in this process alone."""
-    if isinstance(task, Task):
-        task = task._replace(processes=SINGLE)
-    task = checked_task(ts, task)
-    made, step = int(ts.step), checks.integer("step", step)
+    """Replays one step of a task, in this process alone."""
+    task = checked_task(ts, task._replace(processes=SINGLE))
+    made = int(ts.step)
     if step < made:
-        raise BadValue(f"step {step} cannot be replayed from a TrainState that has made {made}: give an earlier one")
+        raise BadValue(f"step is {step}: ts has made {made} steps, so give {made} or more, or an earlier TrainState")
     ts = tree.map(torch.clone, ts)
     run = run_step(task, lambda: False)
     batches = batches_from(ts, len(task.train), task.settings.batch)

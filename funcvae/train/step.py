@@ -1,4 +1,4 @@
-"""One training step as a pure function, and the step that a run makes: compiled, in chunks or in shards."""
+"""One training step as a pure function, and the step of a run: compiled, in chunks or in shards."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from funcvae import compilation, noise, tree
 from funcvae._support import checks
+from funcvae._support.checks import Count
 from funcvae.compilation import Wrap, unchanged
 from funcvae.distributed.sharding import (  # fmt: skip
     Batch,
@@ -18,13 +19,13 @@ from funcvae.distributed.sharding import (  # fmt: skip
     sum_shares,
     unpack,
 )
-from funcvae.errors import BadType, BadValue
+from funcvae.errors import BadValue
 from funcvae.estimators.chunks import in_chunks
-from funcvae.estimators.types import Estimator, checked_estimator
-from funcvae.model import VAE, Observe, as_is, check_model
+from funcvae.estimators.types import Estimator, check_noise
+from funcvae.model import VAE, Observe, as_is
 from funcvae.modules import Params, State
 from funcvae.train.settings import Scale, StepSettings, per_example
-from funcvae.train.state import Metrics, TrainState, check_train_state
+from funcvae.train.state import Metrics, TrainState
 from funcvae.train.task import Task
 
 __all__ = ["Step", "Update", "make_step"]
@@ -34,52 +35,52 @@ class Step(Protocol):
     """A training step."""
 
     def __call__(self, ts: TrainState, keys: Tensor, x: Tensor, /) -> tuple[TrainState, Metrics]:
-        """One step on a batch x [B, ...]; `keys` [2, 2] are its noise key and its observe key, as of `step_keys`."""
+        """One step on a batch x [B, ...]; `keys` [2, 2] is the noise key and the observe key, from `step_keys`."""
         ...
 
 
 class Update(Protocol):
-    """An optimizer's update."""
+    """The update of an optimizer."""
 
     def __call__(self, grads: Params, opt_state: Any, params: Params, /) -> tuple[Params, Any]:
-        """The new parameters and optimizer state; `grads` point uphill in the loss."""
+        """The new parameters and optimizer state; `grads` is the gradient of the loss."""
         ...
 
 
+@checks.arguments
 def make_step(
     model: VAE,
     estimator: Estimator,
     update: Update,
     *,
-    samples: int = 1,
+    samples: Count = 1,
     observe: Observe = as_is,
     noise: noise.Noise = noise.iid,
     scale: Scale = per_example,
     offset: float = 0.0,
 ) -> Step:
-    """One training step as a function: (ts, keys [2, 2], x [B, ...]) -> (ts, Metrics).
+    """Makes one training step, a function (ts, keys [2, 2], x [B, ...]) -> (ts, Metrics).
 
     It descends the batch mean of
 
         loss = scale(B) · (-bound - offset)
 
-    Args:
-        update: an optimizer's. With `opt.update` the step is pure; with `opt.update_` it uses up the TrainState it is
-            given.
-        scale: from the batch's size to what multiplies loss and gradient: others sum over a batch, or divide by pixels.
-            Adam hardly notices, its epsilon and a short last batch apart.
-        offset: nats per example that the loss leaves out of -bound, such as a fixed likelihood's log-normaliser.
+    The `keys` of a step are its noise key and its observe key, from `step_keys`. The arguments are checked here; the
+    step itself trusts `ts`, which must be of this model.
 
-    The step's `keys` are its noise key and its observe key, as `step_keys` derives them.
+    Args:
+        update: the update of an optimizer. With `opt.update` the step is pure; with `opt.update_` it overwrites the
+            TrainState that it is given.
+        scale: from the size of the batch to the factor of loss and gradient, for losses that are summed over a batch or
+            divided by the number of pixels. It has little effect with Adam, except for epsilon and a short last batch.
+        offset: nats per example to subtract from -bound, such as the log-normaliser of a fixed likelihood.
 
     Raises:
-        BadValue: the estimator requires independent samples, and the noise scheme's are not.
+        BadValue: the estimator requires independent samples, and those of the noise scheme are not.
     """
     settings = StepSettings(samples=samples, observe=observe, noise=noise, scale=scale, offset=offset)
-    check_model(model)
-    checked_estimator(estimator).claims_under(noise)
-    checks.function("update", update)
-    gradient = GradientSettings(model, estimator, settings.samples, settings.samples, observe, noise)
+    estimator.claims_under(noise)
+    gradient = GradientSettings(model.unchecked(), estimator, samples, samples, observe, checks.unchecked(noise))
     return _step(gradient, update, settings)
 
 
@@ -88,58 +89,49 @@ def _step(gradient: GradientSettings, update: Update, settings: StepSettings) ->
     model, estimator, scale, offset = gradient.model, gradient.estimator, settings.scale, settings.offset
 
     def step(ts: TrainState, keys: Tensor, x: Tensor) -> tuple[TrainState, Metrics]:
-        check_train_state(ts)
         x, eps = step_inputs(keys, x, gradient)
-        out = estimator(model, ts.params, ts.state, x, eps, train=True)
+        out = estimator.estimate(model, ts.params, ts.state, x, eps, True)
         return _descended(ts, update, out.grads, out.bound.mean(), out.state, scale(len(x)), offset)
 
     return step
 
 
 def step_inputs(keys: Tensor, x: Tensor, gradient: GradientSettings) -> tuple[Tensor, Tensor]:
-    """What a model sees of x [B, ...], and the noise [N, B, Z] for it, by a step's two keys."""
-    if checks.tensor("keys", keys).shape != (2, 2):
-        raise BadValue(
-            f"keys has shape {list(keys.shape)}: it must be [2, 2], a key of the noise and one to observe with"
-        )
+    """The observation of x [B, ...], and its noise [N, B, Z], from the two keys of a step."""
+    if keys.shape != (2, 2):
+        raise BadValue(f"keys has shape {list(keys.shape)}: it must be [2, 2], a noise key and an observe key")
     noise_key, observe_key = keys
-    x = gradient.observe(observe_key, checks.tensor("x", x, "B ..."))
-    checks.tensor("what observe returned", x, "B ...")
-    return x, gradient.noise(noise_key, gradient.samples, (len(x), gradient.model.latent), dtype=x.dtype)
+    x = gradient.observe(observe_key, x)
+    eps = gradient.noise(noise_key, gradient.samples, (len(x), gradient.model.latent), dtype=x.dtype)
+    check_noise(gradient.model, x, eps)
+    return x, eps
 
 
 def _descended(
     ts: TrainState, update: Update, grads: Params, bound: Tensor, state: State, scale: float, offset: float
 ) -> tuple[TrainState, Metrics]:
-    """The TrainState after a step, from the gradient of a batch's mean loss, the mean bound and the new state."""
-    c = scale if isinstance(scale, Tensor) and not scale.ndim else checks.number("what scale returned", scale)
-    grads = grads if c == 1 else tree.map(lambda g: c * g, grads)
-    params, opt_state = _pair(update(grads, ts.opt_state, ts.params))
+    """The TrainState after a step, from the gradient of the mean bound of a batch, that bound and the new state."""
+    grads = grads if scale == 1 else tree.map(lambda g: scale * g, grads)
+    params, opt_state = update(grads, ts.opt_state, ts.params)
     new = TrainState(ts.step + 1, ts.key, params, state, opt_state)
-    return new, Metrics(c * (-bound - offset), bound, tree.norm(grads))
-
-
-def _pair(updated: tuple[Params, Any]) -> tuple[Params, Any]:
-    if not (isinstance(updated, tuple | list) and len(updated) == 2):
-        raise BadType(f"update returned {checks.describe(updated)}: it must be the new parameters and optimizer state")
-    return updated[0], updated[1]
+    return new, Metrics(scale * (-bound - offset), bound, checks.unchecked(tree.norm)(grads))
 
 
 class RunStep(NamedTuple):
-    """The step that a run makes."""
+    """The step of a run."""
 
     step: Callable[[TrainState, Tensor, Tensor], tuple[TrainState, Metrics]]
-    """From (ts, keys, rows of the training data [B]); it uses up the TrainState it is given."""
+    """From (ts, keys, rows of the training data [B]); it overwrites the TrainState that it is given."""
     evaluation: GradientSettings
-    """With the estimator in chunks, where there are more samples than are decoded at once."""
+    """The settings of the test bound, with the estimator in chunks if not all samples are decoded at once."""
     stop_requested: Callable[[], bool]
-    """Whether any process has requested a stop, by the last step."""
+    """Whether any process has requested a stop, up to the last step."""
     polls_each_step: bool
-    """Whether to ask that after every step; not for several processes on a GPU, which would wait for the answer."""
+    """Whether to call this after every step; not for several processes on a GPU, where the result would take time."""
 
 
 def run_step(task: Task, stop: Callable[[], bool]) -> RunStep:
-    """The step of a checked task whose data are on the device of the TrainState."""
+    """The step of a task from `checked_task`."""
     settings, train = task.settings, task.train
     wrap: Wrap = partial(compilation.compiled, device=train.device) if settings.compile else unchanged
     gradient, update = _gradient_settings(task), task.opt.update_ or task.opt.update
@@ -148,10 +140,10 @@ def run_step(task: Task, stop: Callable[[], bool]) -> RunStep:
     if task.is_sharded:
         sharded, stop_requested = _sharded_step(task, gradient, update, wrap, stop)
         return RunStep(sharded, evaluation, stop_requested, polls_each_step)
-    # The estimators differentiate by themselves: nothing out here needs a graph.
+    # The estimators differentiate inside; nothing outside of them needs a graph.
     if evaluation is gradient:
         step = torch.no_grad()(wrap(_step(gradient, update, settings)))
-    else:  # a loop over chunks, which the compiler would unroll: it gets the parts
+    else:  # the compiler would unroll the loop over chunks, so it compiles the parts
         step = torch.no_grad()(_step(evaluation._replace(noise=wrap(gradient.noise)), wrap(update), settings))
     return RunStep(
         lambda ts, keys, rows: step(ts, keys, train.index_select(0, rows)), evaluation, stop, polls_each_step
@@ -159,7 +151,7 @@ def run_step(task: Task, stop: Callable[[], bool]) -> RunStep:
 
 
 def step_details(task: Task, ts: TrainState, keys: Tensor, rows: Tensor) -> StepDetails:
-    """What goes into a step on these rows of the training data, and its estimate, outside the compiler."""
+    """The inputs and the estimate of a step on these rows of the training data, computed without the compiler."""
     gradient = _gradient_settings(task)
     if task.is_sharded:
         work = task.settings.split(gradient, unchanged)
@@ -167,13 +159,13 @@ def step_details(task: Task, ts: TrainState, keys: Tensor, rows: Tensor) -> Step
         return work.details(ts.params, ts.state, Batch(keys, task.train, rows), pieces)
     gradient = _chunked(gradient, unchanged)
     x, eps = step_inputs(keys, task.train.index_select(0, rows), gradient)
-    return StepDetails(x, eps, gradient.estimator(gradient.model, ts.params, ts.state, x, eps, train=True))
+    return StepDetails(x, eps, gradient.estimator.estimate(gradient.model, ts.params, ts.state, x, eps, True))
 
 
 def _sharded_step(
     task: Task, gradient: GradientSettings, update: Update, wrap: Wrap, stop: Callable[[], bool]
 ) -> tuple[Step, Callable[[], bool]]:
-    """The step in shards, by one process or several, and the function that says whether any has requested a stop."""
+    """The step in shards, for one process or several, and the function that tells whether any has requested a stop."""
     settings, processes, train = task.settings, task.processes, task.train
     work, scale, offset = settings.split(gradient, wrap), settings.scale, settings.offset
     ordered, several = settings.shards is not None, processes.size > 1
@@ -197,15 +189,16 @@ def _sharded_step(
 
 
 def _gradient_settings(task: Task) -> GradientSettings:
-    """How the task's step estimates its gradient."""
+    """The gradient settings of the task."""
     settings, chunk = task.settings, task.settings.chunk
     if chunk is None:
         chunk = max(1, _DECODED_AT_ONCE // max(1, settings.batch * task.train[0].numel()))
-    return GradientSettings(task.model, task.estimator, settings.samples, chunk, settings.observe, settings.noise)
+    noise = checks.unchecked(settings.noise)
+    return GradientSettings(task.model, task.estimator, settings.samples, chunk, settings.observe, noise)
 
 
 def _chunked(gradient: GradientSettings, wrap: Wrap) -> GradientSettings:
-    """The same with the estimator in chunks, where there are more samples than are decoded at once."""
+    """The same with the estimator in chunks, if there are more samples than are decoded at once."""
     if gradient.samples <= gradient.chunk:
         return gradient
     return gradient._replace(estimator=in_chunks(gradient.estimator, gradient.chunk, wrap))

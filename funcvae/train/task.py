@@ -1,6 +1,6 @@
-"""What is trained, on which data and how, and whether it can be."""
+"""A training task: the model, the data and the settings, and whether they fit together."""
 
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
 
 from torch import Tensor
 
@@ -8,11 +8,11 @@ from funcvae import random, tree
 from funcvae._support import checks
 from funcvae.distributed.collectives import SINGLE, Processes, split_evenly
 from funcvae.distributed.sharding import by_samples
-from funcvae.errors import BadData, BadType, BadValue
-from funcvae.estimators.types import Estimator, checked_estimator
-from funcvae.model import CHECK_SEED, VAE, check_data, check_trained
+from funcvae.errors import BadData, BadValue
+from funcvae.estimators.types import Estimator
+from funcvae.model import CHECK_SEED, VAE, check_data
 from funcvae.modules import Params, State
-from funcvae.optim import Optimizer, check_optimizer
+from funcvae.optim import Optimizer
 from funcvae.train.settings import StepSettings
 from funcvae.train.state import TrainState, check_train_state
 
@@ -20,7 +20,7 @@ __all__ = ["Task", "check_batches", "check_shards", "check_task", "checked_task"
 
 
 class Task(NamedTuple):
-    """What is trained, on which data, and how."""
+    """The model to train, the data, and the settings."""
 
     model: VAE
     estimator: Estimator
@@ -29,11 +29,11 @@ class Task(NamedTuple):
     """The training data [n, ...]."""
     settings: StepSettings = StepSettings()
     processes: Processes = SINGLE
-    """Those that share the work."""
+    """The processes that share the work."""
 
     @property
     def steps_per_epoch(self) -> int:
-        """The last short batch included."""
+        """The number of batches in the data, including a last short one."""
         return -(-len(self.train) // self.settings.batch)
 
     @property
@@ -43,70 +43,61 @@ class Task(NamedTuple):
 
     @property
     def shards(self) -> int:
-        """The number of shards of a step: one for each process unless it is given."""
+        """The number of shards of a step: one for each process unless the settings give it."""
         return self.processes.size if self.settings.shards is None else self.settings.shards
 
 
+@checks.arguments
 def checked_task(ts: TrainState, task: Task) -> Task:
-    """The task with its data on the device of `ts`: raises unless it can be trained from there.
+    """The task with its data on the device of `ts`, and with the unchecked model.
 
     Raises:
-        BadValue: see `check_shards`; or the estimator needs independent samples, and the noise scheme's are not.
-        BadData: see `check_batches`; or the model cannot take the data.
+        BadType, BadValue: `ts` is not of this model; the step cannot be split into its shards; or the estimator
+            requires independent samples, and those of the noise scheme are not.
+        BadData: the model cannot take the data, or a batch or shard of a single item.
     """
-    if not isinstance(task, Task):
-        raise BadType(f"task is {checks.describe(task)}: it must be a Task with StepSettings")
-    if not isinstance(task.settings, StepSettings):
-        raise BadType(f"task's settings are {checks.describe(task.settings)}: it must be a Task with StepSettings")
+    for name, kind in get_type_hints(Task).items():  # a NamedTuple does not check its own fields
+        checks.instance(name, getattr(task, name), kind)
     check_train_state(ts, task.model)
     check_data(task.model, ts.params, ts.state, task.train, task.settings.observe, name="train")
-    task = task._replace(train=task.train.to(ts.step.device))
+    task = task._replace(model=task.model.unchecked(), train=task.train.to(ts.step.device))
     check_task(task, ts.params, ts.state)
     return task
 
 
 def check_task(task: Task, params: Params, state: State) -> None:
-    """What `checked_task` does for a valid TrainState, with valid data on its device."""
-    check_optimizer(task.opt)
-    checked_estimator(task.estimator).claims_under(task.settings.noise)
+    """Raises what `checked_task` raises, for a valid TrainState and valid data on its device."""
+    task.estimator.claims_under(task.settings.noise)
     check_shards(task, state)
     check_batches(task, params, state)
 
 
 def check_shards(task: Task, state: State) -> None:
-    """Raises unless a step can be split into its shards.
+    """Raises BadValue unless a step can be split into its shards.
 
     Raises:
-        BadValue: there are more shards than rows, or samples, to split; more processes than shards; or no shards are
-            named, though the model has running statistics, which depend on them.
+        BadValue: there are more shards than rows or samples, or more processes than shards; or the number of shards is
+            not given, and the model has running statistics, which depend on it.
     """
-    settings, processes = task.settings, task.processes
-    if not isinstance(processes, Processes):
-        raise BadType(
-            f"processes is {checks.describe(processes)}: it must be SINGLE, or come from distributed.process_group()"
-        )
+    settings, processes, shards = task.settings, task.processes, task.shards
     length, items = min(settings.batch, len(task.train)), "rows in a batch"
     if settings.split is by_samples:
         length, items = settings.samples, "samples"
-    if length < task.shards:
-        each = "each process needs" if settings.shards is None else f"--shards is {task.shards}, and each needs"
-        raise BadValue(f"{each} one of the {items} at least, and there are {length}: use at most {length}")
-    if processes.size > task.shards:
-        plural = "s" * (task.shards != 1)
-        raise BadValue(
-            f"there are {processes.size} processes for {task.shards} shard{plural}: use at most {task.shards}"
-        )
+    if length < shards:
+        what = f"there are {shards} processes" if settings.shards is None else f"shards is {shards}"
+        raise BadValue(f"{what}, but only {length} {items} to divide: use at most {length}")
+    if processes.size > shards:
+        raise BadValue(f"there are {processes.size} processes, but shards is {shards}: use at most {shards} processes")
     if settings.shards is None and processes.size > 1 and tree.leaves(state):
         raise BadValue(
-            "the model has running statistics, as of BatchNorm, which are taken for each shard: say by --shards how "
-            "many, lest they hang on the number of processes"
+            "the model has running statistics (as in BatchNorm), which are taken in each shard: give shards, otherwise "
+            "they depend on the number of processes"
         )
 
 
 def check_batches(task: Task, params: Params, state: State) -> None:
-    """Raises BadData where a batch, or a shard of it, has one item and the model, as with BatchNorm, needs more."""
-    check_trained(task.model, params, state)
-    n, batch = len(checks.tensor("train", task.train, "n ...")), task.settings.batch
+    """Raises BadData if a batch or shard has a single item, and the model needs more (as with BatchNorm)."""
+    n, batch = len(task.train), task.settings.batch
     shards = 1 if task.settings.split is by_samples else task.shards
     sizes = {size for size in (min(n, batch), n % batch) if size}
     if all(len(piece) != 1 for size in sizes for piece in split_evenly(size, shards)):
@@ -116,6 +107,8 @@ def check_batches(task: Task, params: Params, state: State) -> None:
         q, _ = task.model.encode(params, state, x, True)
         task.model.decode(params, state, q.loc, True)
     except ValueError as error:
-        size = f"{n} items in batches of {batch}" + (f", cut into {shards} shards," if shards > 1 else "")
-        size += " leave one of a single item"
-        raise BadData(f"{size}, which the model cannot be trained on: choose another batch ({error})") from None
+        cut = f" and {shards} shards" if shards > 1 else ""
+        raise BadData(
+            f"{n} items in batches of {batch}{cut} leave a part of a single item, on which the model cannot be "
+            f"trained: choose another batch ({error})"
+        ) from None

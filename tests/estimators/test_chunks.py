@@ -9,10 +9,10 @@ from funcvae.errors import BadType, BadValue
 @pytest.mark.parametrize(
     ("estimator", "message"),
     [
-        ("dreg", "it must be an estimator, such as"),
-        (estimators.dreg, "estimator is a factory: call it"),
+        ("dreg", "it must be an Estimator"),
+        (estimators.dreg, "estimator is the function dreg: it must be an Estimator"),
         (lambda *args, train: None, "it must be an Estimator"),
-        (estimators.in_chunks(estimators.dreg(), 2), "dreg is in chunks already"),
+        (estimators.in_chunks(estimators.dreg(), 2), "dreg is already in chunks"),
     ],
 )
 def test_only_an_estimator_is_cut_and_only_once(estimator, message):

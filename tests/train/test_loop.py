@@ -156,7 +156,7 @@ def test_zero_of_anything_is_an_error(points, name):
 
 
 def test_data_the_model_cannot_take_is_an_error_before_any_step(points):
-    with pytest.raises(BadData, match="train holds NaN or infinite values, first in item 3"):
+    with pytest.raises(BadData, match="train has NaN or infinite values, first in item 3"):
         fit(points.clone().index_fill_(0, torch.tensor([3]), torch.nan))
     with pytest.raises(BadData, match=r"cannot take train of shape \[3\] an item"):
         fit(torch.zeros(10, 3))
@@ -174,7 +174,7 @@ def test_parameters_spoiled_by_the_last_update_are_seen(points):
 
 
 def test_data_that_are_no_tensor_are_an_error(points):
-    with pytest.raises(BadType, match="train is ndarray: it must be a tensor"):
+    with pytest.raises(BadType, match="train is of type ndarray: it must be a Tensor"):
         fit(points.numpy())
 
 
@@ -229,7 +229,7 @@ def test_watch_counts_on_where_a_run_goes_on(points):
 def test_a_last_batch_of_one_item_is_an_error_where_batch_norm_needs_more():
     model = fv.models.mnist_bn_vae()
     images = fv.random.uniform(fv.random.key(0), (9, 1, 28, 28))
-    with pytest.raises(BadData, match="9 items in batches of 4 leave one of a single item"):
+    with pytest.raises(BadData, match="9 items in batches of 4 leave a part of a single item"):
         fit(images, model=model, batch=4)
     with pytest.raises(BadData, match="in batches of 1 leave"):
         fit(images, model=model, batch=1)

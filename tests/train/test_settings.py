@@ -67,14 +67,24 @@ def test_a_task_trains_and_is_replayed_as_its_parts_are(points):
     assert same(replay_task(start, 2, task), replay(start, 2, model, estimator, opt, points, **options))
 
 
-@pytest.mark.parametrize("wrong", ["task", None, "settings"])
-def test_what_is_no_task_is_named(wrong):
-    task = Task(None, None, None, None, settings={"batch": 3}) if wrong == "settings" else wrong
-    for call in (lambda: fit_task(None, task), lambda: replay_task(None, 0, task)):
-        with pytest.raises(BadType, match=r"it must be a Task with StepSettings"):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda task: "task", "task is 'task': it must be a Task"),
+        (lambda task: None, "task is None: it must be a Task"),
+        (lambda task: task._replace(settings={"batch": 3}), "settings is of type dict: it must be a StepSettings"),
+        (lambda task: task._replace(opt=None), "opt is None: it must be an Optimizer"),
+    ],
+)
+def test_a_wrong_task_is_an_error(wrong, message):
+    start, model, estimator, opt = begun()
+    task = wrong(Task(model, estimator, opt, points))
+    for call in (lambda: fit_task(start, task), lambda: replay_task(start, 0, task)):
+        with pytest.raises(BadType, match=message):
             call()
 
 
-def test_callbacks_are_callbacks():
-    with pytest.raises(BadType, match="callbacks is None: it must be Callbacks"):
-        fit_task(None, None, callbacks=None)
+def test_wrong_callbacks_are_an_error():
+    start, *rest = begun()
+    with pytest.raises(BadType, match="callbacks is None: it must be a Callbacks"):
+        fit_task(start, Task(*rest, points), callbacks=None)
