@@ -141,6 +141,7 @@ def numbered(
 
     This is no scheme: a number has the same draws, whatever the other numbers are.
     """
+    checks.fits("shape", (len(numbers), *shape), 8)
     if not len(numbers):
         return torch.empty(0, *shape, dtype=dtype, device=key.device)
     return torch.vmap(lambda i: random.normal(random.fold_in(key, i), shape, dtype))(numbers)

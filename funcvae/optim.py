@@ -11,7 +11,7 @@ from funcvae import tree
 from funcvae._support import checks
 from funcvae._support.checks import Finite, at_least
 from funcvae.errors import BadValue
-from funcvae.tree import Tensors, Tree
+from funcvae.tree import FloatTensors, Tree
 
 __all__ = ["AdamState", "Optimizer", "Schedule", "adam"]
 
@@ -95,13 +95,13 @@ def adam(
         lr = at_least(0)("lr", checks.number("lr", lr))
 
     @checks.arguments
-    def init(params: Tensors) -> AdamState:
+    def init(params: FloatTensors) -> AdamState:
         leaves = tree.leaves(params)
         if not leaves:
             raise BadValue("params has no leaves: there is nothing to optimise")
         step = torch.zeros((), dtype=torch.int64, device=leaves[0].device)
         if callable(lr):
-            _check_rate(lr(step))
+            _check_rate(lr(step), step)
         return AdamState(step, tree.zeros_like(params), tree.zeros_like(params))
 
     def update_(grads: Tree, state: AdamState, params: Tree) -> tuple[Tree, AdamState]:
@@ -132,9 +132,9 @@ def adam(
         )  # fmt: skip
 
     @checks.arguments
-    def update(grads: Tensors, state: AdamState, params: Tensors) -> tuple[Tree, AdamState]:
+    def update(grads: FloatTensors, state: AdamState, params: FloatTensors) -> tuple[Tree, AdamState]:
         def copy(old: Tensor, grad: Tensor) -> Tensor:
-            if old.shape != grad.shape:  # they might broadcast
+            if old.shape != checks.tensor("a gradient", grad).shape:  # they might broadcast
                 raise BadValue(f"a gradient is {list(grad.shape)}, and its parameter or moment {list(old.shape)}")
             return old + grad.new_zeros(())  # a copy that is batched if a `vmap` has batched the gradient
 
@@ -166,9 +166,9 @@ def _fusible(rows: Rows, step: Tensor, rate: Tensor | float) -> bool:
         return False
 
 
-def _check_rate(rate: Tensor | float) -> None:
+def _check_rate(rate: Tensor | float, step: Tensor) -> None:
     """Raises unless a schedule returned one number; a tensor with axes might broadcast."""
     if not isinstance(rate, Tensor):
         checks.number("the learning rate of the schedule", rate)
-    elif rate.ndim or rate.is_complex():
+    elif rate.ndim or rate.is_complex() or rate.is_meta != step.is_meta:
         raise BadValue(f"the learning rate of the schedule is {checks.describe(rate)}: it must be one number")

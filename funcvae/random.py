@@ -38,6 +38,13 @@ def _is_key(name: str, value: Tensor) -> Tensor:
     return value
 
 
+def _is_seed(name: str, value: int) -> int:
+    seed = checks.integer(name, value, most=math.inf)
+    if not 0 <= seed < 2**64:
+        raise BadValue(f"{name} is {checks.describe(seed)}: it must lie between 0 and 2**64 - 1")
+    return seed
+
+
 Key = Annotated[Tensor, checks.Only(_is_key)]
 """A key: int32 [2]."""
 Shape = Annotated[tuple[int, ...], checks.sizes]
@@ -48,11 +55,11 @@ _PARITY = 0x1BD11BDA
 
 
 @checks.arguments
-def key(seed: Natural, *, device: torch.device | str | None = None) -> Key:
+def key(seed: Annotated[int, checks.Only(_is_seed)], *, device: torch.device | str | None = None) -> Key:
     """The key of a seed: the seed's high and low 32-bit words, int32 [2].
 
     Raises:
-        BadValue: the seed is negative or does not fit in 64 bits.
+        BadValue: the seed does not lie between 0 and 2**64 - 1.
         Missing: the device is not available.
     """
     if device is not None:
@@ -126,6 +133,7 @@ def flat_indices(shape: Shape, *picked: Tensor | None, device: torch.device | st
         stride //= max(1, size)
         if index is None:
             index = torch.arange(size, device=device)
+        checks.same_device(at=at, index=checks.tensor("an index", index, "n"))
         at = at.unsqueeze(-1) + index.to(kind) * stride
     return at
 
@@ -235,6 +243,7 @@ def _words(key: Key, shape: Shape, at: Tensor | None) -> tuple[Tensor, Tensor, S
     if at is None:
         checks.fits("shape", shape, 8)
         return *_threefry(key, *_counters(key, math.prod(shape))), shape
+    checks.same_device(key=key, at=at)
     flat = at.flatten()
     if flat.dtype == torch.int32:
         return *_threefry(key, torch.zeros_like(flat), flat), tuple(at.shape)

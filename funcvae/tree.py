@@ -13,7 +13,7 @@ from funcvae._support import checks
 from funcvae.errors import BadValue
 
 __all__ = [
-    "Tensors", "Tree", "flatten", "from_named", "leaves", "like", "map", "named_leaves", "norm", "rows", "sha256",
+    "FloatTensors", "Tensors", "Tree", "flatten", "from_named", "leaves", "like", "map", "named_leaves", "norm", "rows", "sha256",
     "structure", "zeros_like",
 ]  # fmt: skip
 
@@ -24,10 +24,18 @@ def _has_tensors(name: str, tree: Any) -> Any:
     return tree
 
 
+def _has_floats(name: str, tree: Any) -> Any:
+    for leaf in leaves(_has_tensors(name, tree)):
+        checks.floating(f"a leaf of {name}", leaf)
+    return tree
+
+
 Tree = Any
 """A tree of anything."""
 Tensors = Annotated[Any, checks.Only(_has_tensors)]
 """A tree of tensors."""
+FloatTensors = Annotated[Any, checks.Only(_has_floats)]
+"""A tree of floating-point tensors."""
 
 
 def map(f: Callable[..., Any], *trees: Tree) -> Tree:
@@ -89,7 +97,7 @@ def zeros_like(tree: Tensors) -> Tree:
 
 
 @checks.arguments
-def norm(tree: Tensors) -> Tensor:
+def norm(tree: FloatTensors) -> Tensor:
     """The Euclidean norm of all numbers in a tree together. It does not depend on the order of dicts."""
     if not (norms := [leaf.norm() for leaf in leaves(tree)]):
         raise BadValue("tree has no leaves: a norm needs at least one")

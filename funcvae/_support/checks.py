@@ -257,7 +257,7 @@ def integer(name: str, value: int, least: int | None = None, most: float | None 
         value = operator.index(None if isinstance(value, bool) else value)  # type: ignore[arg-type]
     except (TypeError, RuntimeError):
         raise BadType(f"{name} is {describe(value)}: it must be a whole number") from None
-    if most != math.inf and not -(2**63) <= value < 2**64:
+    if most != math.inf and not -(2**63) <= value < 2**63:
         raise BadValue(f"{name} is {describe(value)}: it must fit in 64 bits")
     if least is not None and value < least:
         raise BadValue(f"{name} is {describe(value)}: it must be at least {least}")
@@ -358,19 +358,23 @@ def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
 
 def sizes(name: str, value: Sequence[int]) -> tuple[int, ...]:
     """Checks that a list or tuple holds the sizes of axes."""
-    return tuple(_in_turn([integer, at_least(0)])(f"a size in {name}", size) for size in value)
+    found = tuple(_in_turn([integer, at_least(0)])(f"a size in {name}", size) for size in sequence(name, value))
+    if math.prod(max(1, size) for size in found) >= 2**62:
+        raise BadValue(f"{name} is {describe(found)}: no tensor can have so many elements")
+    return found
 
 
 def shape(name: str, value: Sequence[int], itemsize: int = 4) -> tuple[int, ...]:
     """Checks the shape of a tensor to be made, which must fit in memory."""
-    sizes = tuple(_in_turn([integer, at_least(0)])(f"a size in {name}", size) for size in sequence(name, value))
-    fits(name, sizes, itemsize)
-    return sizes
+    fits(name, found := sizes(name, value), itemsize)
+    return found
 
 
 def fits(name: str, sizes: Sequence[int], itemsize: int = 4) -> None:
     """Checks that a tensor of these sizes fits in this machine's memory."""
-    if len(sizes) > _MOST_AXES or math.prod(sizes) * itemsize > MEMORY:
+    if torch.compiler.is_compiling():
+        return
+    if len(sizes) > _MOST_AXES or math.prod(max(1, size) for size in sizes) * itemsize > MEMORY:
         many = f"{len(sizes)} axes" if len(sizes) > _MOST_AXES else f"a tensor [{', '.join(map(describe, sizes))}]"
         raise BadValue(f"{name} asks for {many}, more than the {MEMORY / 2**30:.0f} GiB of this machine can hold")
 

@@ -160,6 +160,7 @@ class Estimator:
         """The estimate for x [B, ...] from noise eps [N, B, Z]."""
         if not torch.compiler.is_compiling():
             check_arguments(model, params, state, x, eps)
+            checks.flag("train", train)
         return self.estimate(model.unchecked(), params, state, x, eps, train)
 
     def bound(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
@@ -201,7 +202,7 @@ def check_estimator(name: str, estimator: GradientEstimator) -> None:
 
 def check_noise(model: VAE, x: Tensor, eps: Tensor) -> None:
     """Raises BadValue unless eps is [N, B, Z] for this model and x. (It might broadcast.)"""
-    if eps.ndim != 3 or eps.shape[1:] != (len(x), model.latent) or eps.numel() == 0:
+    if checks.tensor("eps", eps).ndim != 3 or eps.shape[1:] != (len(x), model.latent) or eps.numel() == 0:
         raise BadValue(f"eps has shape {list(eps.shape)}: it must be [N, {len(x)}, {model.latent}], with N >= 1")
 
 
