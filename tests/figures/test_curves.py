@@ -20,7 +20,7 @@ def test_curves_show_the_later_part_and_say_what_they_cut():
     assert low < TEST_BOUND.min()
     cut = np.sum(np.clip(BOUND, low, high) != BOUND)
     assert cut > 0
-    assert [t.get_text() for t in ax.texts] == [f"outside this axis: {cut} of 1,000 training values"]
+    assert [t.get_text() for t in ax.texts] == [f"outside the axis: {cut} of 1,000 training values"]
 
 
 def test_curves_that_fit_have_no_note():
@@ -49,7 +49,7 @@ def test_curves_are_the_values_and_their_mean():
     ]
     # Steps and values share their windows, so the mean of a straight line lies on it.
     assert np.array_equal(*bottom.lines[1].get_data())
-    assert (top.get_ylabel(), bottom.get_ylabel()) == ("ELBO [nats]", "norm of the\nloss's gradient")
+    assert (top.get_ylabel(), bottom.get_ylabel()) == ("ELBO [nats]", "gradient norm")
     assert bottom.get_yscale() == "log"
     assert bottom.get_xlabel() == "training step"
 

@@ -35,12 +35,15 @@ def test_latents_are_sorted_by_their_kl_and_coloured_by_use():
     bars = sorted(ax.patches, key=lambda bar: bar.get_x())
     assert [bar.get_height() for bar in bars] == [2.0, 1.0, 0.1, 0.0]
     assert [bar.get_facecolor()[:3] for bar in bars] == [to_rgb(DARK)] * 2 + [to_rgb(LIGHT)] * 2
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["active, its mean moves with x: 2", "not active: 2"]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == [
+        "active (mean of q(z|x) varies with x): 2",
+        "inactive: 2",
+    ]
 
 
 def test_one_kind_of_latent_has_one_entry_in_the_legend():
     (ax,) = figures.latent_use(np.ones(50), [True] * 50).axes
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["active, its mean moves with x: 50"]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["active (mean of q(z|x) varies with x): 50"]
     assert ax.get_xticks()[0] == 1
     assert ax.get_xticks()[-1] == 50
 

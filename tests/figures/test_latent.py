@@ -51,7 +51,7 @@ def test_scatter_has_one_scale_unless_an_axis_has_collapsed():
     assert usual.get_aspect() == 1
     assert not usual.texts
     assert collapsed.get_aspect() == "auto"
-    assert [t.get_text() for t in collapsed.texts] == ["the two axes differ in scale"]
+    assert [t.get_text() for t in collapsed.texts] == ["the axes have different scales"]
     # So the thin side fills its axis too.
     assert np.ptp(collapsed.get_ylim()) < 1.2 * np.ptp(0.01 * Z[:, 1])
 

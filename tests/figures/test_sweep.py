@@ -27,7 +27,7 @@ def test_the_figure_shows_means_intervals_and_seeds_side_by_side():
     assert shown[0].get_ydata().tolist() == [-3.0, -2.0]
     assert shown[0].get_xdata() == pytest.approx([1, 4])
     names = [t.get_text() for t in figure.legends[0].get_texts()]
-    assert names == ["iwae", "dreg", "mean over seeds", "its 95% interval", "a single seed"]
+    assert names == ["iwae", "dreg", "mean over seeds", "95% interval of the mean", "single seed"]
 
 
 def test_with_one_number_of_samples_the_estimators_stand_along_the_axis():
