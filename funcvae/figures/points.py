@@ -35,7 +35,7 @@ def densities(
         true: samples of the data [n, 2].
         learned: samples of the model [m, 2], in the data's units.
         mean: the Gaussian's mean [2]; no contours are drawn unless given.
-        cov: its covariance [2, 2], symmetric and positive definite.
+        cov: its covariance [2, 2], symmetric and positive definite; required with `mean`.
         names: titles of the two panels.
         title: the figure's title.
 
@@ -49,7 +49,7 @@ def densities(
     corners = [end + side * 0.02 * (high - low) for low, high in tails for side, end in ((-1, low), (1, high))]
     contours: list[Floats] = []
     if mean is not None:
-        mean, cov = as_array("mean", mean, "2"), as_array("cov", [] if cov is None else cov, "2 2")
+        mean, cov = as_array("mean", mean, "2"), as_array("cov", cov, "2 2")
         if not (np.allclose(cov, cov.T) and np.linalg.eigvalsh(cov)[0] > 0):
             raise BadValue(f"cov is {cov.tolist()}: it must be symmetric and positive definite")
         reach = 3.5 * np.sqrt(np.diag(cov))

@@ -80,7 +80,7 @@ def scaling(
             log_x, log_y = (np.average(np.log(v[here]), weights=weight) for v in (x, y[k]))
             fit = np.exp(log_y + slopes[label][0] * (np.log(x[[0, -1]]) - log_x))
             ax.plot(x[[0, -1]], fit, "--", color=colour, linewidth=1.8, zorder=1.5)
-    notes = "bars: ±2 standard errors" + "; dashed: fits, slopes ± one standard error" * bool(slopes)
+    notes = "bars: ±2 standard errors" + "; dashed: fits, slopes ±1 standard error" * bool(slopes)
     ax.set_title(notes, loc="left", size="small", style="italic")
     figure.legend(loc="outside lower center", ncols=cols, frameon=False)
     ticks(ax.xaxis)

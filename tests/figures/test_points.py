@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from funcvae import figures
-from funcvae.errors import BadValue
+from funcvae.errors import BadType
 
 RNG = np.random.default_rng(0)
 MEAN, COV = np.array([1.0, -0.5]), np.array([[1.0, 0.8], [0.8, 1.5]])
@@ -109,5 +109,5 @@ def test_densities_without_a_gaussian_have_no_contours():
     assert not figure.legends
     assert all(not ax.lines for ax in figure.axes)
     figures.densities(np.ones((3, 2)), np.ones((3, 2)))  # all in one place
-    with pytest.raises(BadValue, match="cov must be"):
+    with pytest.raises(BadType, match="cov is None"):
         figures.densities(np.eye(2), np.eye(2), [0, 0])

@@ -61,7 +61,7 @@ def test_fitted_lines_are_the_weighted_least_squares_lines():
     np.testing.assert_allclose(fit.get_ydata(), np.exp(start + slope * np.log(fit.get_xdata())))
     assert fit.get_xdata().tolist() == [1, 1000]
     assert [t.get_text() for t in figure.legends[0].get_texts()] == [f"dreg: slope {slope:+.2f} ± 0.01", "stl"]
-    assert ax.get_title("left") == "bars: ±2 standard errors; dashed: fits, slopes ± one standard error"
+    assert ax.get_title("left") == "bars: ±2 standard errors; dashed: fits, slopes ±1 standard error"
 
 
 def test_a_slope_has_the_decimals_that_its_error_is_worth():

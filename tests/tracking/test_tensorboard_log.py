@@ -94,7 +94,7 @@ class TestTensorboard:
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("funcvae: tensorboard stopped, the run goes on without it: ")
+        assert line.startswith("funcvae: tensorboard stopped; the run continues without it: ")
         assert 30 < len(self.read(tmp_path).Scalars("train/loss")) < STEPS
 
 

@@ -37,8 +37,8 @@ class TestVisdom:
         assert list(windows) == ["config", "loss", "bound", "x", "x_hat"]
         axes = {name: windows[name]["content"]["layout"] for name in ("loss", "bound")}
         assert {name: (layout["xaxis"]["title"], layout["yaxis"]["title"]) for name, layout in axes.items()} == {
-            "loss": ("steps made", "loss"),
-            "bound": ("steps made", "nats per example"),
+            "loss": ("training step", "loss"),
+            "bound": ("training step", "nats per example"),
         }
         assert "mnist_vae" in windows["config"]["content"]
         assert "a&lt;b&gt;.npy" in windows["config"]["content"]
@@ -106,7 +106,7 @@ class TestVisdom:
                 track(row)
         out, err = capsys.readouterr()
         (line,) = err.splitlines()
-        assert line.startswith("funcvae: visdom stopped, the run goes on without it: ")
+        assert line.startswith("funcvae: visdom stopped; the run continues without it: ")
         assert server.address in line
         assert not out
 
@@ -158,7 +158,7 @@ def test_a_run_shown_on_visdom_has_the_same_bits_even_if_the_server_dies(server,
     trackers = [lambda run, config, past: tracking.visdom(server.address, run.name, config, past), killer]
     tracked = runs.run(config("tracked"), trackers=trackers)
     error = capsys.readouterr().err
-    assert error.count("visdom stopped, the run goes on without it") == dies
+    assert error.count("visdom stopped; the run continues without it") == dies
     assert "Traceback" not in error
     for file in ("params.safetensors", "metrics.jsonl"):
         assert (plain / file).read_bytes() == (tracked / file).read_bytes()
