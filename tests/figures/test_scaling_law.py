@@ -64,7 +64,7 @@ def test_fitted_lines_are_the_weighted_least_squares_lines():
     assert ax.get_title("left") == "bars: ±2 standard errors; dashed: fits, slopes ±1 standard error"
 
 
-def test_a_slope_has_the_decimals_that_its_error_is_worth():
+def test_the_error_of_a_slope_determines_its_decimals():
     slopes = {"a": (-0.4812, 0.2), "b": (0.48123, 0.0012), "c": (1, math.nan), "d": (math.nan, 1), "e": (0.5, 0)}
     figure = scaling([1, 2], dict.fromkeys("abcde", ([1, 2], [0, 0])), slopes=slopes)
     texts = [t.get_text() for t in figure.legends[0].get_texts()]
