@@ -18,7 +18,7 @@ __all__ = ["bound_ladder", "latent_use"]
 def bound_ladder(
     samples: ArrayLike, bound: ArrayLike, se: ArrayLike, *, title: str = "The bound on log p(x) against K"
 ) -> Figure:
-    """The importance-weighted bound L_K against K, with bars of two standard errors.
+    """The importance-weighted bound L_K against K, with bars of ±2 standard errors.
 
     Args:
         samples: numbers of samples K [n], ascending.
