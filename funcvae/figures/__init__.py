@@ -1,10 +1,10 @@
-"""Figures, each a function from arrays to a `matplotlib.figure.Figure`; and files made of them.
+"""Figures as functions from arrays to a `matplotlib.figure.Figure`, and functions that save them.
 
-Arrays are numpy arrays or CPU tensors. Nothing here touches pyplot, so no figure is registered anywhere, no
-setting changes and no display is needed: show a figure in a notebook, or write it with `save`.
+Arrays are numpy arrays, CPU tensors or lists of numbers. pyplot is not used: no global setting changes, and no display
+is needed. A notebook shows a returned figure; `save` writes it to a file.
 
-`of_model` has the figures of a trained model, `of_results` those of a run, a comparison and a sweep, and `decoding` the
-arrays that a model encodes, decodes and samples.
+`of_model` draws a trained model, `of_results` draws a run, a comparison or a sweep, and `decoding` computes what a
+model encodes, decodes and samples.
 """
 
 from funcvae.figures import decoding, of_model, of_results

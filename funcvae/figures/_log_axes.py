@@ -1,4 +1,4 @@
-"""Logarithmic axes: their limits, ticks and intervals."""
+"""Logarithmic axes: limits, ticks and intervals."""
 
 import math
 
@@ -12,12 +12,12 @@ from funcvae.figures._arrays import Floats
 
 
 def positive(value: Floats) -> NDArray[np.bool_]:
-    """Where a log axis has a place for it."""
+    """Where a log axis can show the values."""
     return np.isfinite(value) & (value > 0)
 
 
 def limits(value: Floats, low: Floats, high: Floats, margin: float = 0.06) -> tuple[float, float]:
-    """Ends of a log axis with all values that it can show, and the intervals' ends up to a decade beyond these."""
+    """Ends of a log axis that shows all positive values, and the ends of intervals up to a decade beyond these."""
     shown = value[positive(value)]
     if not shown.size:
         shown = high[positive(high)] if positive(high).any() else np.array([0.1, 10])
@@ -29,10 +29,10 @@ def limits(value: Floats, low: Floats, high: Floats, margin: float = 0.06) -> tu
 
 
 def intervals(ax: Axes, place: ArrayLike, low: ArrayLike, high: ArrayLike, colour: str, vertical: bool) -> None:
-    """Bars from low to high; an end outside the axis, such as 0 or infinity, is an arrow at its edge."""
+    """Draws bars from low to high; an end outside the axis, such as 0 or infinity, becomes an arrow at its edge."""
     place, low, high = (np.asarray(a, dtype=float) for a in (place, low, high))
     least, most = ax.get_ylim() if vertical else ax.get_xlim()
-    inside = (high > least) & (low < most)  # and neither is NaN
+    inside = (high > least) & (low < most)  # false where an end is NaN
     place, low, high = place[inside], low[inside], high[inside]
     bars = ax.vlines if vertical else ax.hlines
     bars(place, low.clip(min=least), high.clip(max=most), color=colour, linewidth=1.6)
@@ -40,21 +40,12 @@ def intervals(ax: Axes, place: ArrayLike, low: ArrayLike, high: ArrayLike, colou
     for end, beyond, edge, arrow in ((low, low < least, least, caps[1]), (high, high > most, most, caps[2])):
         for here, where, marker in ((~beyond, end, caps[0]), (beyond, np.full_like(end, edge), arrow)):
             spots = (place[here], where[here]) if vertical else (where[here], place[here])
-            if here.any():  # a line without points would reach to the figure's corner
+            if here.any():  # a line without points would extend the layout to the figure's corner
                 ax.plot(*spots, marker, color=colour, markersize=7, clip_on=False)
 
 
-def finish(ax: Axes, *log: Axis) -> None:
-    """What all axes here share; `log` are those that are logarithmic."""
-    for axis in log:
-        ticks(axis)
-    ax.grid(color="0.92")
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
-
-
 def ticks(axis: Axis, sign: str = "") -> None:
-    """Plain numbers along a log axis, as many as it has room for, after a sign."""
+    """Labels a log axis with plain numbers, as many as there is room for, each after a sign."""
     low, high = axis.get_view_interval()
     decades = math.log10(high / low)
     if decades < 0.7:

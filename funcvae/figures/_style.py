@@ -1,8 +1,9 @@
-"""What all figures look like: their colours, chosen for eyes of every kind, their notes, and room for a title."""
+"""The look that all figures share: colours, notes, grids, and sizes with room for the title."""
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-# Ten of Paul Tol's colours, chosen so that every two of them stay apart with red- and green-blindness too.
+# Ten of Paul Tol's colours, chosen so that any two of them stay distinct with red- and green-blindness too.
 PALETTE = (
     "#0077BB", "#EE8866", "#228833", "#EE3377", "#66CCEE",
     "#332288", "#CCBB44", "#882255", "#009988", "#222222",
@@ -11,8 +12,20 @@ MARKERS = "os^Dv<>*Pp"  # one for each colour of PALETTE
 DARK, LIGHT, ACCENT = "#004488", "#A6CBE6", "#CC3311"
 
 
+def titled(width: float, height: float, title: str) -> Figure:
+    """An empty figure of a size in inches with a title above all its axes."""
+    figure = Figure(figsize=(room(width, title), height), layout="constrained")
+    figure.suptitle(title)
+    return figure
+
+
+def room(width: float, title: str) -> float:
+    """The width in inches, or more if the title needs more."""
+    return max(width, 0.1 * max(map(len, title.split("\n"))) + 0.3)
+
+
 def note(ax: Axes, text: str) -> None:
-    """Small print in the upper left corner: what the eye cannot see."""
+    """Writes a small note in the upper left corner."""
     ax.annotate(
         text,
         xy=(0, 1),
@@ -26,6 +39,8 @@ def note(ax: Axes, text: str) -> None:
     )
 
 
-def room(wide: float, title: str) -> float:
-    """A figure's width in inches, or more if its title needs more."""
-    return max(wide, 0.1 * max(map(len, title.split("\n"))) + 0.3)
+def finish(ax: Axes) -> None:
+    """Draws a pale grid behind the data and removes the frame's upper and right sides."""
+    ax.grid(color="0.92")
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)

@@ -1,18 +1,20 @@
-"""Curves: how training went."""
+"""Training curves."""
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from funcvae._support import checks
 from funcvae.errors import BadValue
-from funcvae.figures._arrays import Floats, as_array, floats, text
-from funcvae.figures._style import ACCENT, DARK, LIGHT, note
+from funcvae.figures._arrays import Floats, as_array, as_numbers
+from funcvae.figures._style import ACCENT, DARK, LIGHT, finish, note
 
 __all__ = ["training_curves"]
-_FINE = 1000  # parts of the horizontal axis, each about a dot of the saved figure
+_FINE = 1000  # parts of the horizontal axis, each about one pixel of the saved figure
 
 
+@checks.arguments
 def training_curves(
     step: ArrayLike,
     bound: ArrayLike,
@@ -26,32 +28,34 @@ def training_curves(
 ) -> Figure:
     """The bound against the training step, for the training batches and for the test set.
 
-    The first steps are often so bad that they would flatten all that follows. So the vertical axis spans the
-    values within three interquartile ranges of the quartiles of the last three quarters of training, and
-    likewise those of the test set; a note counts what is left out. Values that are not finite leave gaps.
+    The first steps are often so bad that they would flatten the rest of the curve. So the vertical axis spans the
+    values within three interquartile ranges of the quartiles of the last three quarters of training, and those of
+    the test set chosen in the same way; a note counts the values outside. Values that are not finite leave gaps.
 
     Args:
         step: numbers of the training steps [n], ascending.
         bound: the bound of each step's batch [n], in `unit`.
         test_step: steps after which the test set was evaluated [m]; m may be 0.
         test_bound: the bound on the test set [m], in `unit`.
-        grad_norm: Euclidean norm of the gradient of each step's loss [n]: a second panel with a log axis.
+        grad_norm: Euclidean norm of the gradient of each step's loss [n], drawn in a second panel with a log axis.
         unit: the unit of the bound.
-        name: what the bound is called.
-        title: what the figure shows.
+        name: the name of the bound.
+        title: the figure's title.
 
     Raises:
         BadValue: the arrays are not [n], [n], [m] and [m], or no training bound is finite.
     """
-    text(unit=unit, name=name, title=title)
-    step, bound = as_array("step", step, "n"), as_array("bound", bound, "n", finite=False)
-    norms = [] if grad_norm is None else [as_array("grad_norm", grad_norm, "n", finite=False)]
-    if any(value.shape != step.shape for value in (bound, *norms)):
-        raise BadValue(f"bound and grad_norm must have one value for each of the {len(step)} steps")
-    test_step, test_bound = (floats("test_step", test_step), floats("test_bound", test_bound))
+    step = as_array("step", step, "n")
+    bound = as_array("bound", bound, f"{len(step)}", finite=False)
+    norms = [] if grad_norm is None else [as_array("grad_norm", grad_norm, f"{len(step)}", finite=False)]
+    test_step = as_numbers("test_step", test_step).astype(float)
+    test_bound = as_numbers("test_bound", test_bound).astype(float)
     if test_step.ndim != 1 or test_bound.shape != test_step.shape:
         shapes = f"{list(test_step.shape)} and {list(test_bound.shape)}"
-        raise BadValue(f"test_step and test_bound must both be [m], got {shapes}")
+        raise BadValue(f"test_step and test_bound have shapes {shapes}: both must be [m]")
+    finite = bound[np.isfinite(bound)]
+    if not finite.size:
+        raise BadValue(f"bound has no finite value among {len(bound)}: there is no curve to draw")
 
     panels = 1 + len(norms)
     figure = Figure(figsize=(7.2, 2.2 + 1.9 * panels), layout="constrained")
@@ -60,15 +64,12 @@ def training_curves(
     _noisy(ax, step, bound)
     if test_step.size:
         ax.plot(test_step, test_bound, "o", color=ACCENT, mec="white", markersize=8, label="test set")
-    # Above the axes, where it hides no curve.
+    # The legend is above the axes, where it hides no curve.
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
     ax.set_title(title, pad=28)
     ax.set_ylabel(f"{name} [{unit}]")
     ax.ticklabel_format(axis="y", useOffset=False)
 
-    finite = bound[np.isfinite(bound)]
-    if not finite.size:
-        raise BadValue(f"bound must have finite values, got none among {len(bound)}")
     shown = np.concatenate([_typical(bound, finite[len(finite) // 4 :]), _typical(test_bound, test_bound)])
     margin = 0.06 * np.ptp(shown) or 1.0
     low, high = shown.min() - margin, shown.max() + margin
@@ -77,23 +78,21 @@ def training_curves(
     cut = {k: int(np.sum((v < low) | (v > high))) for k, v in curves.items()}
     if any(cut.values()):
         parts = [f"{cut[k]:,} of {v.size:,} {k} values" for k, v in curves.items() if cut[k]]
-        note(ax, "outside this axis: " + " and ".join(parts))
+        note(ax, "outside the axis: " + " and ".join(parts))
     for panel, norm in zip(rest, norms, strict=True):
         _noisy(panel, step, np.where(norm > 0, norm, np.nan))
-        panel.set(yscale="log", ylabel="norm of the\nloss's gradient")
+        panel.set(yscale="log", ylabel="gradient norm")
     (rest or [ax])[-1].set_xlabel("training step")
     for panel in (ax, *rest):
         panel.margins(x=0.02)
-        panel.grid(color="0.92")
-        panel.set_axisbelow(True)
-        panel.spines[["top", "right"]].set_visible(False)
+        finish(panel)
     return figure
 
 
 def _noisy(ax: Axes, step: Floats, value: Floats) -> None:
-    """A faint line through all values, and a dark one through their mean over a fiftieth of the steps.
+    """Draws a faint line through all values, and a dark one through their mean over a fiftieth of the steps.
 
-    Under 100 steps there is nothing to average, and the line itself is dark.
+    With fewer than 100 steps there is nothing to average, and the line through all values is dark.
     """
     width = max(1, len(step) // 50)
     value = np.where(np.isfinite(value), value, np.nan)
@@ -106,14 +105,14 @@ def _noisy(ax: Axes, step: Floats, value: Floats) -> None:
         label="training batch",
     )
     if faint:
-        # Steps and values are averaged over the same windows, so that the mean does not lag behind.
+        # Steps and values are averaged over the same windows, so the mean does not lag behind.
         windows = np.lib.stride_tricks.sliding_window_view(np.stack([step, value]), width, axis=1)
         means = windows[:, :: max(1, len(step) // _FINE)].mean(-1)
         ax.plot(*means, color=DARK, linewidth=1.6, label=f"mean of {width:,} batches")
 
 
 def _outline(step: Floats, value: Floats) -> tuple[Floats, Floats]:
-    """A line that looks like the one through all values and is quick to draw: part by part, least to greatest."""
+    """A line that looks like the one through all values but draws fast: the minimum and maximum of each part."""
     size = -(-len(step) // _FINE)
     if size <= 2:
         return step, value

@@ -1,4 +1,4 @@
-"""What an evaluation found: the ladder of bounds, and what each latent is used for."""
+"""Figures of an evaluation: the bounds L_K, and the KL divergence of each latent dimension."""
 
 import math
 
@@ -6,40 +6,39 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from funcvae._support import checks
 from funcvae.errors import BadValue
-from funcvae.figures._arrays import as_array, flags, text
-from funcvae.figures._style import DARK, LIGHT, note
+from funcvae.figures._arrays import as_array
+from funcvae.figures._style import DARK, LIGHT, finish, note
 
 __all__ = ["bound_ladder", "latent_use"]
 
 
+@checks.arguments
 def bound_ladder(
     samples: ArrayLike, bound: ArrayLike, se: ArrayLike, *, title: str = "The bound on log p(x) against K"
 ) -> Figure:
-    """The importance-weighted bound L_K against K, with bars of two standard errors.
+    """The importance-weighted bound L_K against K, with bars of ±2 standard errors.
 
     Args:
-        samples: K of each rung [n], ascending.
-        bound: L_K [n], nats per example.
-        se: standard errors of these [n]; where one is not finite there is no bar.
-        title: what the figure shows.
+        samples: numbers of samples K [n], ascending.
+        bound: L_K [n], in nats per example.
+        se: standard errors of L_K [n]; a bar is left out where one is not finite.
+        title: the figure's title.
 
     Raises:
-        BadValue: the arrays are not [n] of one length, a number of samples is below one, or an error is negative.
+        BadValue: the arrays are not [n], a number of samples is below 1, or a standard error is negative.
     """
-    text(title=title)
-    k, value = as_array("samples", samples, "n"), as_array("bound", bound, "n")
-    error = as_array("se", se, "n", finite=False)
-    if not k.shape == value.shape == error.shape:
-        raise BadValue(f"samples, bound and se must have one length, got {len(k)}, {len(value)} and {len(error)}")
+    k = as_array("samples", samples, "n")
+    value, error = as_array("bound", bound, f"{len(k)}"), as_array("se", se, f"{len(k)}", finite=False)
     if k.min() < 1 or (error < 0).any():
-        raise BadValue("samples must be at least 1, and se not negative")
+        raise BadValue(f"samples start at {k.min():g} and se at {error.min():g}: they must be at least 1 and 0")
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     ax = figure.add_subplot()
     bars = 2 * np.where(np.isfinite(error), error, 0)
     ax.errorbar(k, value, yerr=bars, fmt="o-", color=DARK, capsize=3, markersize=6)
     span = np.ptp(value)
-    decimals = max(2, 1 - math.floor(math.log10(span))) if span > 0 else 2  # enough to tell the rungs apart
+    decimals = max(2, 1 - math.floor(math.log10(span))) if span > 0 else 2  # enough to tell the values apart
     for x, y in zip(k, value, strict=True):
         ax.annotate(
             f"{y:.{decimals}f}".replace("-", "−"), (x, y), xytext=(6, -12), textcoords="offset points", size="small"
@@ -49,41 +48,38 @@ def bound_ladder(
     ax.minorticks_off()
     ax.margins(x=0.12, y=0.12)
     ax.set(xlabel="samples K", ylabel="L_K [nats per example]", title=title)
-    note(ax, "bars: two standard errors of the Monte-Carlo noise")
-    ax.grid(color="0.92")
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
+    note(ax, "bars: ±2 standard errors of the Monte Carlo estimate")
+    finish(ax)
     return figure
 
 
-def latent_use(kl: ArrayLike, active: ArrayLike, *, title: str = "Nats that each latent dimension carries") -> Figure:
-    """KL(q(z_u|x) ‖ p(z_u)) of every latent dimension, the largest first; active units are dark, the others pale.
+@checks.arguments
+def latent_use(kl: ArrayLike, active: ArrayLike, *, title: str = "KL divergence of each latent dimension") -> Figure:
+    """KL(q(z_u|x) ‖ p(z_u)) of every latent dimension, in descending order; active dimensions are dark, others pale.
 
     Args:
-        kl: its mean over the data [Z], in nats.
-        active: whether the posterior's mean moves with the data [Z].
-        title: what the figure shows.
+        kl: the KL divergence's mean over the data [Z], in nats.
+        active: whether the posterior's mean varies with the data [Z].
+        title: the figure's title.
 
     Raises:
-        BadValue: the arrays are not [Z] of one length.
+        BadValue: the arrays are not [Z].
     """
-    text(title=title)
-    height, dark = as_array("kl", kl, "Z"), flags("active", active)
-    if dark.shape != height.shape:
-        raise BadValue(f"active must have one value for each of the {len(height)} latents, got {list(dark.shape)}")
+    height = as_array("kl", kl, "Z")
+    dark = as_array("active", active, f"{len(height)}") != 0
     order = np.argsort(-height, kind="stable")
     figure = Figure(figsize=(max(6.4, min(12.0, 0.16 * len(height))), 3.8), layout="constrained")
     ax = figure.add_subplot()
     place = np.arange(1, len(height) + 1)
-    kinds = (True, DARK, "active, its mean moves with x"), (False, LIGHT, "not active")
+    kinds = (True, DARK, "active (mean of q(z|x) varies with x)"), (False, LIGHT, "inactive")
     for shown, colour, name in kinds:
         here = dark[order] == shown
         if here.any():
             ax.bar(place[here], height[order][here], color=colour, label=f"{name}: {int(here.sum())}")
-    ax.set(xlabel="latent dimension, by rank of its KL", ylabel="KL(q(z|x) ‖ p(z)) [nats]")
+    ax.set(xlabel="latent dimension, in descending order of KL", ylabel="KL(q(z|x) ‖ p(z)) [nats]")
     ax.set_title(title, pad=26)
     step = max(1, math.ceil(len(height) / 10))
     ax.set_xticks([1, *range(step, len(height) + 1, step)] if step > 1 else place)
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)  # where it hides no bar
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)  # above the bars
     ax.spines[["top", "right"]].set_visible(False)
     return figure

@@ -1,4 +1,4 @@
-"""The variance of gradient estimators: compared as a whole, layer by layer, and against their cost."""
+"""The variance of gradient estimators: in total, by layer, and against their cost."""
 
 import math
 import textwrap
@@ -15,20 +15,22 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from funcvae._support import checks
 from funcvae.errors import BadValue
-from funcvae.figures._arrays import Floats, as_array, flags, text, words
-from funcvae.figures._log_axes import finish, intervals, limits, plain, positive, ticks
-from funcvae.figures._style import DARK, LIGHT, MARKERS, PALETTE, room
+from funcvae.figures._arrays import Floats, as_array, words
+from funcvae.figures._log_axes import intervals, limits, plain, positive, ticks
+from funcvae.figures._style import DARK, LIGHT, MARKERS, PALETTE, finish, titled
 
 __all__ = ["variance_bars", "variance_by_layer", "variance_cost"]
-_GREY = "0.85"  # of a cell that has no colour
+_GREY = "0.85"  # of a cell whose value the colour scale cannot show
 _TOTAL = "total variance of the gradient"
+_UNRELIABLE = "hollow: unreliable interval"
 _AROUND = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)])  # the sides of a point
 
 
+@checks.arguments
 def variance_bars(
     names: Sequence[str],
     variance: ArrayLike,
@@ -39,41 +41,33 @@ def variance_bars(
     unit: str = _TOTAL,
     title: str = "Variance of each estimator's gradient",
 ) -> Figure:
-    """The variance of each estimator as a dot with its 95% interval, on a log axis; its value stands on the right.
+    """The variance of each estimator as a dot with its 95% interval, on a log axis; the value is written on the right.
 
-    The axis ends at most a decade beyond the least and the greatest value: an interval that goes farther, as from 0 or
-    to infinity, ends in an arrow at the edge. A variance of 0 is written there, for a log axis has no place for it.
+    The axis extends at most a decade beyond the smallest and the largest value. An interval that extends farther, for
+    example from 0 or to infinity, ends in an arrow at the edge. A variance of 0 is written at the left edge, because a
+    log axis cannot show it.
 
     Args:
-        names: of the estimators [E], from top to bottom.
-        variance: of each [E]; one that is NaN is called undefined.
-        low: lower ends of the 95% intervals [E], 0 or less allowed; where an end is NaN there is no interval.
-        high: upper ends [E], infinite allowed.
-        trusted: whether each interval is to be trusted [E]: where not, its dot is hollow and the interval pale.
-        unit: what the horizontal axis shows.
-        title: what the figure shows.
+        names: names of the estimators [E], from top to bottom.
+        variance: variance of each estimator [E]; NaN is written as "undefined".
+        low: lower ends of the 95% intervals [E], which may be 0 or less; no interval is drawn where an end is NaN.
+        high: upper ends of the intervals [E], which may be infinite.
+        trusted: whether each interval is reliable [E]; if not, its dot is hollow and the interval pale.
+        unit: label of the horizontal axis.
+        title: the figure's title.
 
     Raises:
-        BadValue: the arrays are not [E] with one entry for each name, or a variance is negative.
+        BadValue: an array is not [E], or a variance is negative.
     """
-    text(unit=unit, title=title)
-    value, low, high = _of_estimators(names, variance=variance, low=low, high=high)
-    firm = np.ones(len(value), dtype=bool) if trusted is None else flags("trusted", trusted)
-    if firm.shape != value.shape:
-        raise BadValue(f"trusted must be [{len(value)}], one for each name, got {list(firm.shape)}")
-    width = room(5.8 + 0.08 * max(map(len, names)), title)
-    figure = Figure(figsize=(width, 1.9 + 0.34 * len(value)), layout="constrained")
-    figure.suptitle(title)
+    value, low, high, firm = _of_estimators(names, variance, low, high, trusted)
+    figure = titled(5.8 + 0.08 * max(map(len, names)), 1.9 + 0.34 * len(value), title)
     ax = figure.add_subplot()
     ax.set(xscale="log", xlim=limits(value, low, high), ylim=(len(value) - 0.4, -0.6), xlabel=unit)
     row = np.arange(len(value))
     ax.set_yticks(row, names)
     ax.tick_params(axis="y", length=0, pad=9)
     drawn, handles = positive(value), []
-    kinds = (
-        (True, DARK, DARK, "variance and its 95% interval"),
-        (False, "white", LIGHT, "hollow: interval not to be trusted"),
-    )
+    kinds = (True, DARK, DARK, "variance and its 95% interval"), (False, "white", LIGHT, _UNRELIABLE)
     for kind, fill, colour, label in kinds:
         here = firm == kind
         if here.any():
@@ -90,42 +84,40 @@ def variance_bars(
             ax.plot(0, y, "<", color=DARK, transform=beside, clip_on=False)
             ax.text(0.016, y, "0", transform=beside, va="center_baseline", bbox=white)
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
-    finish(ax, ax.xaxis)
+    ticks(ax.xaxis)
+    finish(ax)
     ax.spines["left"].set_visible(False)
     return figure
 
 
+@checks.arguments
 def variance_by_layer(
     names: Sequence[str],
     layers: Sequence[str],
     variance: ArrayLike,
     *,
     reference: int | None = None,
-    title: str = "Variance of the gradient, layer by layer",
+    title: str = "Variance of the gradient by layer",
 ) -> Figure:
-    """A table of colours: a row for each layer, a column for each estimator, and the number in each cell.
+    """A heat map with a row for each layer and a column for each estimator, and a number in each cell.
 
-    With a reference, the number is the variance divided by the reference's in the same layer, and colours are centred
-    where the two are equal: orange is more, purple is less; they end at a factor of 100 at the most. Without one, it is
-    the variance itself, and colours end six decades below the greatest at the most. Cells that are 0, undefined or
+    With a reference, the number is the variance divided by that of the reference in the same layer. Colours are centred
+    at a ratio of 1 (orange is more, purple is less) and extend to a factor of at most 100. Without a reference, the
+    number is the variance, and colours extend to at most six decades below the largest. Cells that are 0, undefined or
     infinite are grey.
 
     Args:
-        names: of the estimators [E], from left to right.
+        names: names of the estimators [E], from left to right.
         layers: names of the layers [L], from top to bottom.
-        variance: of each estimator in each layer [E, L].
+        variance: variance of each estimator in each layer [E, L].
         reference: the index in `names` of the estimator to divide by.
-        title: what the figure shows.
+        title: the figure's title.
 
     Raises:
-        BadValue: variance is not [E, L] or is negative somewhere, or reference is no index of names.
+        BadValue: variance is not [E, L] or has a negative entry, or reference is not an index of names.
     """
-    text(title=title)
     names, layers = words("names", names), words("layers", layers)
-    value = as_array("variance", variance, "E L", finite=False)
-    if value.shape != (len(names), len(layers)):
-        raise BadValue(f"variance must be [{len(names)}, {len(layers)}], [E, L], got {list(value.shape)}")
-    _refuse_negative(value)
+    value = _variances(variance, f"{len(names)} {len(layers)}")
     if reference is None:
         label, sign, cmap, small = "variance of the gradient", "", "viridis", 3
         shown = value[positive(value)]
@@ -134,8 +126,8 @@ def variance_by_layer(
         if bottom == top:
             bottom, top = bottom / 1.5, top * 1.5
     else:
-        if not 0 <= checks.integer("reference", reference) < len(names):
-            raise BadValue(f"reference must be an index of the {len(names)} names, got {checks.describe(reference)}")
+        if not 0 <= reference < len(names):
+            raise BadValue(f"reference is {reference}: it must be an index of names, from 0 to {len(names) - 1}")
         label, sign, cmap, small = f"variance relative to\n{_wrap(names[reference])}", "×", "PuOr_r", 2
         base = np.where(np.isfinite(value[reference]), value[reference], np.nan)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -151,8 +143,7 @@ def variance_by_layer(
     turned = wide * len(names) > 9
     wide = 0.85 if turned else wide
     size = 1.9 + 0.085 * max(map(len, layers)) + wide * len(names), 1.3 + 0.055 * widest * turned + tall
-    figure = Figure(figsize=(room(size[0], title), max(3.0, size[1])), layout="constrained")
-    figure.suptitle(title)
+    figure = titled(size[0], max(3.0, size[1]), title)
     ax = figure.add_subplot()
     cells = np.ma.masked_where(~positive(value), value).T
     mesh = ax.pcolormesh(cells, cmap=cmap, norm=norm, edgecolors="white", linewidth=0.6)
@@ -183,13 +174,14 @@ def variance_by_layer(
         panchor=(0, 1),
     )
     ticks(bar.ax.yaxis, sign)
-    odd = {"0 is exactly zero": value == 0, "– is undefined": np.isnan(value), "∞ is infinite": np.isinf(value)}
+    odd = {"0 (exactly zero)": value == 0, "– (undefined)": np.isnan(value), "∞ (infinite)": np.isinf(value)}
     if seen := [word for word, where in odd.items() if where.any()]:
-        patch = Patch(facecolor=_GREY, label="off the scale of colours: " + ", ".join(seen))
+        patch = Patch(facecolor=_GREY, label="grey: " + ", ".join(seen))
         figure.legend(handles=[patch], loc="outside lower center", frameon=False)
     return figure
 
 
+@checks.arguments
 def variance_cost(
     names: Sequence[str],
     seconds: ArrayLike,
@@ -200,34 +192,30 @@ def variance_cost(
     trusted: ArrayLike | None = None,
     title: str = "Variance against cost",
 ) -> Figure:
-    """The variance of each estimator against the time that one of its gradients takes, both on log axes.
+    """The variance of each estimator against the time of one of its gradients, on two log axes.
 
-    Averaging n gradients takes n times as long and leaves 1/n of the variance, so it moves an estimator down a
-    dashed line: two on one line are equally efficient. The lowest line goes through the most efficient estimator.
+    Averaging n gradients takes n times as long and divides the variance by n, so it moves an estimator down along a
+    dashed line: all estimators on one line are equally efficient. The lowest line goes through the most efficient one.
 
     Args:
-        names: of the estimators [E].
-        seconds: the time of one gradient of each [E], positive.
-        variance: of each [E]; one that is 0 or not finite is left out, and a note says so.
-        low: lower ends of the 95% intervals [E], 0 or less allowed; where an end is NaN there is no interval.
-        high: upper ends [E], infinite allowed.
-        trusted: whether each interval is to be trusted [E]; all are unless given. The others are drawn hollow.
-        title: what the figure shows.
+        names: names of the estimators [E].
+        seconds: time of one gradient of each estimator [E], positive.
+        variance: variance of each estimator [E]; one that is 0 or not finite is not shown, and a note says so.
+        low: lower ends of the 95% intervals [E], which may be 0 or less; no interval is drawn where an end is NaN.
+        high: upper ends of the intervals [E], which may be infinite.
+        trusted: whether each interval is reliable [E]; if not, its marker is hollow.
+        title: the figure's title.
 
     Raises:
-        BadValue: the arrays are not [E] with one entry for each name, a time is not positive or a variance negative.
+        BadValue: an array is not [E], a time is not positive, or a variance is negative.
     """
-    text(title=title)
-    value, low, high, seconds = _of_estimators(names, variance=variance, low=low, high=high, seconds=seconds)
-    sure = np.ones(len(value), bool) if trusted is None else flags("trusted", trusted)
-    if sure.shape != value.shape:
-        raise BadValue(f"trusted must be [{len(names)}], one for each name, got {list(sure.shape)}")
+    value, low, high, firm = _of_estimators(names, variance, low, high, trusted)
+    seconds = as_array("seconds", seconds, f"{len(names)}", finite=False)
     if not positive(seconds).all():
-        raise BadValue(f"seconds must be positive and finite, got {seconds[~positive(seconds)][0]}")
+        raise BadValue(f"seconds holds {seconds[~positive(seconds)][0]}: all must be positive and finite")
     shown = positive(value)
     x, y = 1e3 * seconds[shown], value[shown]
-    figure = Figure(figsize=(room(7.6, title), 5.4), layout="constrained")
-    figure.suptitle(title)
+    figure = titled(7.6, 5.4, title)
     ax = figure.add_subplot()
     ax.set(xscale="log", yscale="log", xlabel="time per gradient [ms]", ylabel=_TOTAL)
     across, up = limits(x, x, x, 0.14), limits(y, low[shown], high[shown], 0.08)
@@ -242,46 +230,50 @@ def variance_cost(
         for k in range(first, last + 1):
             c = least * float(factor) ** k
             ax.plot(across, [c / end for end in across], "--", color="0.8", linewidth=0.9, zorder=0, scalex=False)
-        notes.append("along a dashed line: equal variance × time; lower left is better")
-        notes.append(f"from one dashed line to the next: {factor} times as much; bars: 95% intervals")
+        notes.append("dashed lines: equal variance × time; lower left is better")
+        notes.append(f"adjacent lines differ by a factor of {factor}; bars: 95% intervals")
     for k, (place, down, upper) in enumerate(zip(x, low[shown], high[shown], strict=True)):
         colour = PALETTE[k % len(PALETTE)]
         intervals(ax, [place], [down], [upper], colour, vertical=True)
-        filled = {"color": colour, "mec": "white"} if sure[shown][k] else {"color": "white", "mec": colour, "mew": 1.6}
+        filled = {"color": colour, "mec": "white"} if firm[shown][k] else {"color": "white", "mec": colour, "mew": 1.6}
         ax.plot(place, y[k], MARKERS[k % len(MARKERS)], markersize=9, **filled)
     gone = [
         f"{name} ({_word(v) if v else 'variance 0'})" for name, v in zip(names, value, strict=True) if not positive(v)
     ]
-    if not sure[shown].all():
-        notes.append("hollow: interval not to be trusted")
+    if not firm[shown].all():
+        notes.append(_UNRELIABLE)
     if gone:
-        notes.append(textwrap.fill("left out: " + ", ".join(gone), 95))
-    ax.set_title("\n".join(notes), loc="left", size="small", style="italic")  # above, where it hides nothing
-    finish(ax, ax.xaxis, ax.yaxis)
+        notes.append(textwrap.fill("not shown: " + ", ".join(gone), 95))
+    ax.set_title("\n".join(notes), loc="left", size="small", style="italic")  # above the axes, where it hides nothing
+    ticks(ax.xaxis)
+    ticks(ax.yaxis)
+    finish(ax)
     bars = [Bbox([[a, max(b, up[0])], [a, min(c, up[1])]]) for a, b, c in zip(x, low[shown], high[shown], strict=True)]
     _name(figure, ax, [name for name, here in zip(names, shown, strict=True) if here], np.stack([x, y], 1), bars)
     return figure
 
 
-def _of_estimators(names: Sequence[str], **arrays: ArrayLike) -> list[Floats]:
-    """The arrays, each [E] with one entry for each name; a variance is not negative."""
-    words("names", names)
-    floats = {key: as_array(key, value, "E", finite=False) for key, value in arrays.items()}
-    for key, array in floats.items():
-        if len(array) != len(names):
-            raise BadValue(f"{key} must be [{len(names)}], one for each name, got {list(array.shape)}")
-    _refuse_negative(floats["variance"])
-    return list(floats.values())
+def _of_estimators(
+    names: Sequence[str], variance: ArrayLike, low: ArrayLike, high: ArrayLike, trusted: ArrayLike | None
+) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:
+    """Variances, both ends of their intervals, and whether each interval is reliable, each [E] for E names."""
+    n = str(len(words("names", names)))
+    low, high = as_array("low", low, n, finite=False), as_array("high", high, n, finite=False)
+    firm = np.ones(len(names), bool) if trusted is None else as_array("trusted", trusted, n) != 0
+    return _variances(variance, n), low, high, firm
 
 
-def _refuse_negative(variance: Floats) -> None:
-    if (variance < 0).any():
-        raise BadValue(f"variance must not be negative, got {variance[variance < 0][0]}")
+def _variances(variance: ArrayLike, axes: str) -> Floats:
+    """Variances as an array with these axes, none of them negative."""
+    value = as_array("variance", variance, axes, finite=False)
+    if (value < 0).any():
+        raise BadValue(f"variance holds {value[value < 0][0]}: a variance must not be negative")
+    return value
 
 
 def _name(figure: Figure, ax: Axes, names: Sequence[str], points: Floats, bars: list[Bbox]) -> None:
-    """Write each point's name beside it, at the first place where it hides nothing, or else the least."""
-    figure.draw_without_rendering()  # only now is it known where the points are
+    """Writes each point's name beside it, at the first place where it hides nothing, or else where it hides least."""
+    figure.draw_without_rendering()  # determines the positions of the points
     unit = figure.dpi / 72
     spots = ax.transData.transform(points)
     taken = [bar.transformed(ax.transData).padded(2 * unit) for bar in bars]
@@ -302,7 +294,7 @@ def _name(figure: Figure, ax: Axes, names: Sequence[str], points: Floats, bars: 
         _, distance, centre, box = min(found, key=lambda entry: entry[0])
         text.set_position(tuple((centre - spot) / unit))
         if text.arrow_patch is not None:
-            text.arrow_patch.set_visible(distance > 8)  # a name next to its point needs no line to it
+            text.arrow_patch.set_visible(distance > 8)  # an adjacent name needs no line to its point
         taken.append(box)
 
 
@@ -311,17 +303,17 @@ def _area(box: Bbox | None) -> float:
 
 
 def _wrap(name: str) -> str:
-    """A long name in two lines or more, broken at its commas."""
+    """A name with a line break after each comma."""
     return name.replace(", ", ",\n")
 
 
 def _word(value: float) -> str:
-    """A variance in three significant digits, or what it is instead."""
+    """A variance with three significant digits, or the word for NaN or infinity."""
     return "undefined" if np.isnan(value) else "infinite" if np.isinf(value) else _digits(value, 3)
 
 
 def _digits(value: float, n: int) -> str:
-    """A number with n significant digits, as 0.0123, 12.3, 12,300 or 1.23e7."""
+    """A number with n significant digits, such as 0.0123, 12.3, 12,300 or 1.23e7."""
     if value == 0:
         return "0"
     text = f"{value:.{n - 1}e}"
@@ -330,6 +322,6 @@ def _digits(value: float, n: int) -> str:
 
 
 def _luminance(colour: tuple[float, ...]) -> float:
-    """How bright a colour is to the eye, from 0 to 1."""
+    """The relative luminance of a colour, from 0 to 1."""
     rgb = np.array(colour[:3])
     return float(np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])

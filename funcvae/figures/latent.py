@@ -1,4 +1,4 @@
-"""The latent space: where the encoder puts the data."""
+"""Scatter plots of latent means."""
 
 from typing import Any
 
@@ -10,14 +10,15 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
 from funcvae._support import checks
-from funcvae.errors import BadType, BadValue
-from funcvae.figures._arrays import Floats, as_array, as_is, text, words
+from funcvae.errors import BadValue
+from funcvae.figures._arrays import Floats, as_array, as_numbers, words
 from funcvae.figures._style import DARK, PALETTE, note
 
 __all__ = ["latent_scatter"]
-_GOLDEN = 0.6180339887498949  # its multiples modulo 1 fill [0, 1) evenly, and in no order
+_GOLDEN = 0.6180339887498949  # its multiples modulo 1 fill [0, 1) evenly, in mixed order
 
 
+@checks.arguments
 def latent_scatter(
     z: ArrayLike,
     labels: ArrayLike | None = None,
@@ -25,26 +26,26 @@ def latent_scatter(
     axes: tuple[str, str] = ("z1", "z2"),
     title: str = "Latent means of the data",
 ) -> Figure:
-    """Where the encoder puts each datum in a two-dimensional latent space, or in a plane through a larger one.
+    """The latent mean of each datum, in a two-dimensional latent space or in a plane through a larger one.
 
-    Up to ten classes are coloured, and each is named at its median, so that colour is never the only cue.
-    More classes than that, and labels that are not whole numbers, are a quantity and get a colour bar.
+    Up to ten classes have a colour each, and a name at their median, so colour is never the only cue. More classes, and
+    labels that are not whole numbers, are drawn as a quantity with a colour bar.
 
-    Both axes have one scale. But where the data spread along one of them is under a twentieth of that along the
-    other, as when a latent dimension has collapsed, each has its own, and a note says so. Another note says if all
-    points coincide.
+    Both axes have the same scale, unless the spread of the data along one is less than a twentieth of that along the
+    other, for example because a latent dimension has collapsed. Then each axis has its own scale, and a note says so.
+    Another note says when all points coincide.
 
     Args:
         z: latent means [n, 2], in units of the prior's standard deviation.
         labels: a class or a quantity for each datum [n].
-        axes: names of the two latent dimensions, or of the plane's, such as "1st principal component".
-        title: what the figure shows.
+        axes: names of the two axes, such as "1st principal component".
+        title: the figure's title.
 
     Raises:
-        BadValue: z is not [n, 2], labels are not [n], or they are more than ten different words.
+        BadType: labels are neither real numbers nor strings.
+        BadValue: z is not [n, 2], labels are not [n], or they are more than ten different strings.
     """
-    text(title=title)
-    axes_ = words("axes", axes, 2)
+    xlabel, ylabel = words("axes", axes, 2)
     z = as_array("z", z, "n 2")
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     ax = figure.add_subplot()
@@ -53,27 +54,23 @@ def latent_scatter(
     if one_scale:
         ax.set_aspect("equal", adjustable="datalim")
     else:
-        note(ax, "the two axes differ in scale")
+        note(ax, "the axes have different scales")
     if wide == 0 and len(z) > 1:
         note(ax, f"all {len(z):,} points coincide")
-    # The order is mixed, always in the same way: in sorted data the last class would hide the others.
+    # The points are drawn in a fixed mixed order: with sorted data the last class would hide the others.
     order = np.argsort(np.arange(len(z)) * _GOLDEN % 1)
     x, y = z[order].T
     dots: Any = {"s": np.clip(3e4 / len(z), 4, 25), "alpha": 0.6, "linewidths": 0, "rasterized": True}
     if labels is None:
         ax.scatter(x, y, c=DARK, **dots)
     else:
-        labels = as_is("labels", labels)
-        if labels.dtype.kind not in "biufU":
-            raise BadType(f"labels must be numbers or words, got {checks.describe(labels)} of {labels.dtype}")
-        if labels.dtype.kind == "f":
-            as_array("labels", labels, "n")
-        if labels.dtype.kind == "U":
-            words("labels", list(map(str, np.unique(labels))))
-        if labels.shape != (len(z),):
-            raise BadValue(f"labels must be [{len(z)}], one for each row of z, got {list(labels.shape)}")
+        labels = as_numbers("labels", labels, "biufU")
+        numeric = labels.dtype.kind not in "bU"
+        if numeric:
+            labels = as_array("labels", labels, f"{len(z)}")
+        elif labels.shape != (len(z),):
+            raise BadValue(f"labels has shape {list(labels.shape)}: it must be [{len(z)}], one for each row of z")
         classes, index = np.unique(labels, return_inverse=True)
-        numeric = np.issubdtype(labels.dtype, np.number)
         if len(classes) <= len(PALETTE) and (not numeric or np.all(labels == np.round(labels))):
             ax.scatter(x, y, c=np.array(PALETTE)[index[order]], **dots)
             names = [f"{c:.0f}" if numeric else str(c) for c in classes]
@@ -83,16 +80,16 @@ def latent_scatter(
             points = ax.scatter(x, y, c=labels[order], cmap="viridis", **dots)
             bar = figure.colorbar(points, label="label", shrink=0.8)
             if bar.solids is not None:
-                # Else it takes on the points' transparency, and is paler than where they overlap.
+                # With the points' transparency, the bar would be paler than overlapping points.
                 bar.solids.set_alpha(1)
         else:
-            raise BadValue(f"labels must be numbers or at most {len(PALETTE)} words, got {len(classes)}")
-    ax.set(xlabel=axes_[0], ylabel=axes_[1], title=title)
+            raise BadValue(f"labels has {len(classes)} different strings: it must have at most {len(PALETTE)}")
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
     return figure
 
 
 def _name_classes(ax: Axes, z: Floats, index: NDArray[np.intp], names: list[str], one_scale: bool) -> None:
-    """Write each class at its median, or beside it where another's name stands."""
+    """Writes each class's name at its median, or beside it where another name is."""
     medians = np.array([np.median(z[index == k], axis=0) for k in range(len(names))])
     view = np.ptp([ax.get_xlim(), ax.get_ylim()], axis=1)
     unit = view.max() if one_scale else view
@@ -102,14 +99,14 @@ def _name_classes(ax: Axes, z: Floats, index: NDArray[np.intp], names: list[str]
 
 
 def _legend(figure: Figure, names: list[str]) -> None:
-    """The colour of each class, beside the axes."""
+    """Draws the legend of the classes beside the axes."""
     dots = [Line2D([], [], marker="o", ls="", color=c, label=n) for c, n in zip(PALETTE, names, strict=False)]
     figure.legend(handles=dots, title="class", loc="outside right center", frameon=False)
 
 
 def _apart(points: Floats, distance: float) -> Floats:
-    """The points [n, 2], with those nearer than `distance` pushed apart until they are not."""
-    # Points that coincide have no direction to part in, so each has a hair's breadth of its own.
+    """The points [n, 2], with any two that are closer than `distance` pushed apart."""
+    # Coinciding points have no direction to be pushed in, so each is first moved by a tiny amount.
     angle = 2 * np.pi * _GOLDEN * np.arange(len(points))
     points = points + 1e-12 * np.stack([np.cos(angle), np.sin(angle)], 1)
     for _ in range(100):

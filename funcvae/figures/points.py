@@ -1,4 +1,4 @@
-"""Points in the plane: the data of a two-dimensional model, and what it has learned of them."""
+"""Points in the plane: two-dimensional data beside samples of a model."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -6,13 +6,15 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from funcvae._support import checks
 from funcvae.errors import BadValue
-from funcvae.figures._arrays import Floats, as_array, text, words
-from funcvae.figures._style import ACCENT, DARK, note, room
+from funcvae.figures._arrays import Floats, as_array, words
+from funcvae.figures._style import ACCENT, DARK, note, titled
 
 __all__ = ["densities", "evolution"]
 
 
+@checks.arguments
 def densities(
     true: ArrayLike,
     learned: ArrayLike,
@@ -22,38 +24,37 @@ def densities(
     names: tuple[str, str] = ("data", "model"),
     title: str = "Samples of the data and of the model",
 ) -> Figure:
-    """Two-dimensional histograms of the data and of a model's samples, under the true Gaussian's contours.
+    """Two-dimensional histograms of the data and of a model's samples, with contours of the true Gaussian.
 
-    The contours of its density lie where `(x - mean)' cov^-1 (x - mean) = r^2` for r = 1, 2 and 3 standard
-    deviations, and hold `1 - exp(-r^2 / 2)` of it: 39 %, 86 % and 99 %. Both panels share limits, bins and
-    colours; a few of the farthest samples may lie outside. Colours end at twice the data's highest density at the
-    most: where a model's samples lie denser, the colour bar ends in an arrow.
+    The contours are where `(x - mean)' cov^-1 (x - mean) = r^2` for r = 1, 2 and 3 standard deviations, and contain
+    `1 - exp(-r^2 / 2)` of the probability: 39%, 86% and 99%. Both panels share limits, bins and colours; a few of the
+    farthest samples may be outside. Colours end at twice the data's highest density or earlier: if a model's samples
+    are denser, the colour bar ends in an arrow.
 
     Args:
         true: samples of the data [n, 2].
         learned: samples of the model [m, 2], in the data's units.
-        mean: the Gaussian's mean [2]; without it there are no contours.
-        cov: its covariance [2, 2], symmetric and positive definite.
-        names: what the two panels are called.
-        title: what the figure shows.
+        mean: the Gaussian's mean [2]; no contours are drawn unless given.
+        cov: its covariance [2, 2], symmetric and positive definite; required with `mean`.
+        names: titles of the two panels.
+        title: the figure's title.
 
     Raises:
         BadValue: an array has another shape, or cov is not symmetric and positive definite.
     """
-    text(title=title)
     words("names", names, 2)
     samples = [as_array("true", true, "n 2"), as_array("learned", learned, "m 2")]
-    # A square wide enough for nearly all samples, and for the Gaussian should they have gone elsewhere.
+    # The limits are a square that contains nearly all samples and the Gaussian.
     tails = [np.percentile(s, [0.1, 99.9], axis=0) for s in samples]
     corners = [end + side * 0.02 * (high - low) for low, high in tails for side, end in ((-1, low), (1, high))]
     contours: list[Floats] = []
     if mean is not None:
-        mean, cov = as_array("mean", mean, "2"), as_array("cov", [] if cov is None else cov, "2 2")
+        mean, cov = as_array("mean", mean, "2"), as_array("cov", cov, "2 2")
         if not (np.allclose(cov, cov.T) and np.linalg.eigvalsh(cov)[0] > 0):
-            raise BadValue(f"cov must be symmetric and positive definite, got {cov.tolist()}")
+            raise BadValue(f"cov is {cov.tolist()}: it must be symmetric and positive definite")
         reach = 3.5 * np.sqrt(np.diag(cov))
         corners += [mean - reach, mean + reach]
-        # A circle of radius r under the Cholesky factor is the contour at r standard deviations.
+        # The Cholesky factor maps a circle of radius r to the contour at r standard deviations.
         angle = np.linspace(0, 2 * np.pi, 201)
         ellipse = np.linalg.cholesky(cov) @ [np.cos(angle), np.sin(angle)]
         contours = [mean[:, None] + r * ellipse for r in (1, 2, 3)]
@@ -62,12 +63,12 @@ def densities(
     x, y = np.linspace((low + high) / 2 - half, (low + high) / 2 + half, 61).T
     cell = (x[1] - x[0]) * (y[1] - y[0])
     counts = [np.histogram2d(s[:, 0], s[:, 1], bins=(x, y))[0] / (len(s) * cell) for s in samples]
-    # The square root, so that the tails are visible. A model whose samples huddle would make the data pale.
+    # Colours follow the square root, so that the tails are visible, and end at `top`: concentrated samples of a model
+    # would otherwise make the data pale.
     highest, top = max(c.max() for c in counts), 2 * counts[0].max()
     norm = PowerNorm(0.5, vmin=0, vmax=min(highest, top))
 
-    figure = Figure(figsize=(8.0, 4.4), layout="constrained")
-    figure.suptitle(title)
+    figure = titled(8.0, 4.4, title)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for ax, name, count in zip(panels, names, counts, strict=True):
         cells = ax.pcolormesh(x, y, count.T, cmap="Blues", norm=norm, rasterized=True)
@@ -83,42 +84,38 @@ def densities(
     return figure
 
 
+@checks.arguments
 def evolution(
     step: ArrayLike,
     samples: ArrayLike,
     true: ArrayLike,
     *,
-    title: str = "Samples of the model as training goes on",
+    title: str = "Samples of the model during training",
 ) -> Figure:
-    """The data, and beside them what the model samples after so many training steps.
+    """The data, and samples of the model after different numbers of training steps.
 
-    At most 15 of the steps are shown, evenly spaced, the first and the last among them. All panels share their
-    limits: the data's, and a tenth to spare on each side. Samples outside are not drawn; where they are at least
-    one in a hundred, a note says how many.
+    At most 15 steps are shown, evenly spaced from the first to the last. All panels have the limits of the data plus a
+    tenth on each side. Samples outside are not drawn; if they are at least 1%, a note says how many.
 
     Args:
-        step: numbers of training steps done [s]; 0 is the model before training.
+        step: numbers of training steps [s]; 0 is the model before training.
         samples: samples of the model after each of them [s, n, 2], in the data's units.
         true: samples of the data [m, 2].
-        title: what the figure shows.
+        title: the figure's title.
 
     Raises:
         BadValue: the arrays are not [s], [s, n, 2] and [m, 2].
     """
-    text(title=title)
-    step, samples = as_array("step", step, "s"), as_array("samples", samples, "s n 2")
-    true = as_array("true", true, "m 2")
-    if len(samples) != len(step):
-        raise BadValue(f"samples must be [{len(step)}, n, 2], one set for each step, got {list(samples.shape)}")
+    step, true = as_array("step", step, "s"), as_array("true", true, "m 2")
+    samples = as_array("samples", samples, f"{len(step)} n 2")
     shown = np.linspace(0, len(step) - 1, min(len(step), 15)).round().astype(int)
     low, high = true.min(0), true.max(0)
-    margin = np.where(high > low, 0.1 * (high - low), 1.0)
+    margin = np.where(high > low, 0.1 * (high - low), np.maximum(1.0, 1e-9 * np.abs(high)))
     low, high = low - margin, high + margin
 
     cols = int(np.ceil(np.sqrt(1 + len(shown))))
     rows = -(-(1 + len(shown)) // cols)
-    figure = Figure(figsize=(room(2.0 * cols + 0.5, title), 2.1 * rows + 0.7), layout="constrained")
-    figure.suptitle(title)
+    figure = titled(2.0 * cols + 0.5, 2.1 * rows + 0.7, title)
     figure.supxlabel("x1")
     figure.supylabel("x2")
     panels = figure.subplots(rows, cols, sharex=True, sharey=True, squeeze=False).ravel()
@@ -137,6 +134,6 @@ def evolution(
 
 
 def _dots(ax: Axes, points: Floats, colour: str) -> None:
-    """Points small and translucent, the more so the more they are."""
+    """Draws small points, more transparent the more there are."""
     alpha = float(np.clip(600 / len(points), 0.1, 0.8))
     ax.plot(*points.T, ".", color=colour, markersize=4, alpha=alpha, markeredgewidth=0, rasterized=True)

@@ -1,4 +1,4 @@
-"""Scaling laws: a quantity of several estimators along a sweep, on two log axes, with the slopes of its fits."""
+"""Scaling laws: a quantity of several estimators over a sweep, on two log axes, with fitted slopes."""
 
 import math
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from funcvae._support import checks
-from funcvae.errors import BadType, BadValue
-from funcvae.figures._arrays import Floats, as_array, text
-from funcvae.figures._log_axes import finish, intervals, limits, positive
-from funcvae.figures._style import MARKERS, PALETTE, room
+from funcvae.errors import BadValue
+from funcvae.figures._arrays import as_array
+from funcvae.figures._log_axes import intervals, limits, positive, ticks
+from funcvae.figures._style import MARKERS, PALETTE, finish, titled
 
 __all__ = ["scaling"]
-_STEEPEST = 1000
 
 
+@checks.arguments
 def scaling(
     values: ArrayLike,
     series: Mapping[str, tuple[ArrayLike, ArrayLike]],
@@ -27,56 +27,44 @@ def scaling(
     ylabel: str = "signal-to-noise ratio of the gradient",
     title: str = "Signal-to-noise ratio against the number of samples",
 ) -> Figure:
-    """How a quantity of several estimators grows or falls along a sweep, both axes logarithmic.
+    """A quantity of several estimators over a sweep, on two log axes.
 
-    Bars are two standard errors; one that reaches 0, or farther than a decade beyond all values, ends in an arrow at
+    Bars are ±2 standard errors; a bar that extends to 0, or more than a decade beyond all values, ends in an arrow at
     the edge. Values that are not finite or not positive leave gaps.
 
-    A slope `b` is that of a fit `log y = a + b log x`, drawn dashed through the mean of the points (log x, log y) with
-    the weights `(y / se)^2`, or equal ones where an error is missing or 0: the weighted least-squares line, if `b` is
-    that line's slope.
+    The dashed line of a slope `b` is `log y = a + b log x` through the mean of the points (log x, log y), with weights
+    `(y / se)^2`, or equal weights if an error is missing or 0. It is the weighted least-squares line if `b` is that
+    line's slope.
 
     Args:
-        values: what is swept [V], positive and ascending.
-        series: {label: (value [V], its standard error [V])}; where an error is not finite there is no bar.
+        values: the swept quantity [V], positive and ascending.
+        series: {label: (values [V], their standard errors [V])}; a bar is left out where its error is not finite.
         slopes: {label: (slope, its standard error)} for some of the series, written in the legend.
-        xlabel: what is swept.
-        ylabel: what is measured.
-        title: what the figure shows.
+        xlabel: label of the swept quantity.
+        ylabel: label of the measured quantity.
+        title: the figure's title.
 
     Raises:
-        BadValue: values are not ascending positive numbers, there is no series, one is not ([V], [V]), or a slope
-            belongs to no series.
+        BadValue: values are not positive and ascending, series is empty, an entry is not ([V], [V]), or a slope's label
+            is not in series.
     """
-    text(xlabel=xlabel, ylabel=ylabel, title=title)
     slopes = {} if slopes is None else slopes
-    for name, given in {"series": series, "slopes": slopes}.items():
-        if not isinstance(given, Mapping):
-            raise BadType(f"{name} must be a dict by label, got {checks.describe(given)}")
-        for label, pair in given.items():
-            text(label=label)
-            if not (isinstance(pair, tuple | list) and len(pair) == 2):
-                raise BadType(f"{name} must have pairs, (what was measured, its error), got {checks.describe(pair)}")
-    for pair in slopes.values():
-        for part in pair:
-            checks.number("a slope or its error", part)
-        if abs(pair[0]) > _STEEPEST and math.isfinite(pair[0]):
-            raise BadValue(f"a slope is {pair[0]:g}: a figure cannot show it")
     x = as_array("values", values, "V")
     if x[0] <= 0 or (np.diff(x) <= 0).any():
-        raise BadValue(f"values must be positive and ascending, got {x.tolist()}")
+        raise BadValue(f"values is {checks.one_line(str(x.tolist()))}: it must be positive and ascending")
     if not series:
-        raise BadValue("series must have at least one entry")
+        raise BadValue("series is empty: it must have at least one entry")
     if strange := [label for label in slopes if label not in series]:
-        raise BadValue(f"slopes must belong to the series {', '.join(series)}, got {', '.join(strange)}")
-    y, error = (np.array([_along(x, label, pair[k]) for label, pair in series.items()]) for k in (0, 1))
+        raise BadValue(f"slopes has the label {strange[0]!r}, which series does not have")
+    for label, pair in slopes.items():
+        as_array(f"the slope of {label!r}", pair, "2", finite=False)
+    pairs = [as_array(f"the series {label!r}", pair, f"2 {len(x)}", finite=False) for label, pair in series.items()]
+    y, error = np.stack(pairs, axis=1)
     y, error = np.where(positive(y), y, np.nan), np.where(np.isfinite(error), error, np.nan)
-    labels = [label + _slope(*slopes[label]) if label in slopes else label for label in series]
+    labels = [f"{label}{_slope(*slopes[label]) if label in slopes else ''}" for label in series]
     longest = max(map(len, labels))
     cols = 2 if longest <= 42 else 1
-    size = room(max(7.6, 1 + 0.085 * longest), title), 4.7 + 0.22 * math.ceil(len(labels) / cols)
-    figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(title)
+    figure = titled(max(7.6, 1 + 0.085 * longest), 4.7 + 0.22 * math.ceil(len(labels) / cols), title)
     ax = figure.add_subplot()
     ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
     ax.set(xlim=limits(x, x, x), ylim=limits(y, y - 2 * error, y + 2 * error))
@@ -92,28 +80,20 @@ def scaling(
             log_x, log_y = (np.average(np.log(v[here]), weights=weight) for v in (x, y[k]))
             fit = np.exp(log_y + slopes[label][0] * (np.log(x[[0, -1]]) - log_x))
             ax.plot(x[[0, -1]], fit, "--", color=colour, linewidth=1.8, zorder=1.5)
-    notes = ["bars: two standard errors"]
-    if slopes:
-        notes.append("dashed: fits, slopes ± one standard error")
-    ax.set_title("; ".join(notes), loc="left", size="small", style="italic")
+    notes = "bars: ±2 standard errors" + "; dashed: fits, slopes ±1 standard error" * bool(slopes)
+    ax.set_title(notes, loc="left", size="small", style="italic")
     figure.legend(loc="outside lower center", ncols=cols, frameon=False)
-    finish(ax, ax.xaxis, ax.yaxis)
+    ticks(ax.xaxis)
+    ticks(ax.yaxis)
+    finish(ax)
     low, high = ax.get_xlim()
     if sum(low <= tick <= high for tick in ax.get_xticks()) < 3 and len(x) <= 8:
         ax.set_xticks(x, [f"{v:,g}" for v in x])
     return figure
 
 
-def _along(x: Floats, label: str, value: ArrayLike) -> Floats:
-    """One of a series' two arrays [V]."""
-    array = as_array(label, value, "V", finite=False)
-    if array.shape != x.shape:
-        raise BadValue(f"{label} must be [{len(x)}], one for each of the values, got {list(array.shape)}")
-    return array
-
-
 def _slope(slope: float, error: float) -> str:
-    """A slope and its standard error for the legend, with as many decimals as the error is worth."""
+    """A slope and its standard error for the legend; the error determines the number of decimals."""
     if not np.isfinite(slope):
         return ": slope undefined"
     known = np.isfinite(error) and error > 0

@@ -1,4 +1,4 @@
-"""What a sweep has found: a quantity of several estimators against the number of samples, over seeds."""
+"""Results of a sweep: a quantity of several estimators against the number of samples, over seeds."""
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -12,40 +12,43 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 from numpy.typing import ArrayLike
 
 from funcvae._support import checks
-from funcvae.errors import BadType, BadValue, unknown
-from funcvae.figures._arrays import Floats, as_array, text
-from funcvae.figures._style import MARKERS, PALETTE, room
+from funcvae.errors import BadValue, unknown
+from funcvae.figures._arrays import Floats, as_array
+from funcvae.figures._log_axes import plain
+from funcvae.figures._style import MARKERS, PALETTE, finish, titled
 
 __all__ = ["OverSeeds", "over_seeds"]
 
 Look = dict[str, Any]
 
 _SCALES = ("linear", "log")
-_ACROSS = 3  # panels
-_SPREAD = 0.6  # of the way between two numbers of samples, which the estimators share
-_WIDEST = 1.2  # octaves, at most
-_BESIDE = 0.35  # of the way from an estimator to the next, where its single seeds are
+_ACROSS = 3  # panels in a row
+_TICKS = 8  # numbers of samples that fit as tick labels
+_SPREAD = 0.6  # fraction of the distance between two numbers of samples over which estimators are spread
+_WIDEST = 1.2  # greatest spread, in octaves
+_BESIDE = 0.35  # position of single seeds, as a fraction of the distance to the next estimator
 
 
 class OverSeeds(NamedTuple):
-    """One estimator's numbers: means over seeds and what they are of."""
+    """One estimator's results at V numbers of samples and S seeds."""
 
     samples: ArrayLike
-    """K [V], ascending."""
+    """Numbers of samples K [V], ascending."""
     mean: ArrayLike
-    """[V]."""
+    """Means over the seeds [V]."""
     low: ArrayLike
-    """Lower ends of intervals [V]; NaN where there is none."""
+    """Lower ends of the means' intervals [V]; NaN if there is no interval."""
     high: ArrayLike
-    """Upper ends [V]."""
+    """Upper ends of the intervals [V]."""
     each: ArrayLike
-    """Of single seeds [V, S]; NaN where there are fewer."""
+    """Values of single seeds [V, S]; NaN if there are fewer seeds."""
 
     def map(self, f: Callable[[Floats], Floats]) -> "OverSeeds":
-        """The same with all but `samples` through an ascending function."""
+        """Applies an ascending function to all fields but `samples`."""
         return OverSeeds(self.samples, *(f(np.asarray(part, dtype=float)) for part in self[1:]))
 
 
+@checks.arguments
 def over_seeds(
     panels: Mapping[str, Mapping[str, OverSeeds]],
     *,
@@ -53,30 +56,30 @@ def over_seeds(
     yscale: str = "linear",
     title: str = "Test bound at the end of training",
 ) -> Figure:
-    """Means over seeds with their intervals against the number of samples K, a panel for each system.
+    """Means over seeds with their intervals against the number of samples K, with a panel for each system.
 
-    Points of single seeds are faint. Where a panel has one K alone, the estimators stand along its axis instead.
-    Estimators at one K are drawn side by side, so that no interval hides another.
+    Single seeds are faint points. If a panel has only one K, its horizontal axis shows the estimators instead.
+    Estimators with the same K are drawn side by side, so no interval hides another.
 
     Args:
-        panels: {the panel's title: {label: numbers}}; a label has one colour in all panels.
-        ylabel: what is measured, with its unit.
+        panels: {title of the panel: {label: results}}; a label has the same colour in all panels.
+        ylabel: the measured quantity and its unit.
         yscale: "linear" or "log".
-        title: what the figure shows.
+        title: the figure's title.
 
     Raises:
-        BadValue: there is no panel or an empty one, arrays do not match, K do not ascend from 1 on, or a number on a
-            log axis is not positive.
+        BadValue: there is no panel or an empty one, arrays have the wrong shapes, K is below 1 or does not ascend, or a
+            number on a log axis is not positive.
     """
-    text(ylabel=ylabel, title=title)
-    if checks.text("yscale", yscale) not in _SCALES:
+    if yscale not in _SCALES:
         raise unknown("yscale", yscale, _SCALES)
-    shown = {name: _checked(name, lines, yscale) for name, lines in _mapping("panels", panels).items()}
+    shown = {name: _as_floats(name, lines, yscale) for name, lines in panels.items()}
+    if not shown:
+        raise BadValue("panels is empty: it must have at least one panel")
     labels = list(dict.fromkeys(label for lines in shown.values() for label in lines))
     across = min(len(shown), _ACROSS if len(shown) != 4 else 2)
     down = -(-len(shown) // across)
-    figure = Figure(figsize=(room(max(6.4, 1.2 + 3.6 * across), title), 1.4 + 3.2 * down), layout="constrained")
-    figure.suptitle(title)
+    figure = titled(max(6.4, 1.2 + 3.6 * across), 1.4 + 3.2 * down, title)
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for ax in axes[len(shown) :]:
         ax.remove()
@@ -91,13 +94,15 @@ def over_seeds(
         else:
             _by_estimator(ax, lines, labels)
             ax.set_title(f"{name}, K = {every_k[0]:,.0f}")
-        _finish(ax, yscale)
+        if yscale == "log":
+            _log_ticks(ax)
+        finish(ax)
     _legend(figure, labels if by_samples else [], shown)
     return figure
 
 
 def _by_samples(ax: Axes, lines: Mapping[str, OverSeeds], labels: Sequence[str], every_k: Sequence[float]) -> None:
-    """A line for each estimator over log2 K."""
+    """Draws a line for each estimator over log2 K."""
     ax.set_xscale("log", base=2)
     step = min(_SPREAD * np.diff(np.log2(every_k)).min(), _WIDEST) / len(lines)  # octaves
     for j, (label, line) in enumerate(lines.items()):
@@ -111,16 +116,16 @@ def _by_samples(ax: Axes, lines: Mapping[str, OverSeeds], labels: Sequence[str],
 
 
 def _by_estimator(ax: Axes, lines: Mapping[str, OverSeeds], labels: Sequence[str]) -> None:
-    """A place for each estimator."""
+    """Draws the estimators side by side."""
     for j, (label, line) in enumerate(lines.items()):
         _points(ax, np.array([float(j)]), np.array([j + 0.15]), line, _look(labels, label))
     tilted: Look = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if len(lines) > 3 else {}
     ax.set_xticks(range(len(lines)), [label.replace(" (", "\n(") for label in lines], size="small", **tilted)
-    ax.set(xlim=(-0.6, len(lines) - 0.4), xlabel="estimator (its target)")
+    ax.set(xlim=(-0.6, len(lines) - 0.4), xlabel="estimator (target)")
 
 
 def _points(ax: Axes, x: Floats, beside: Floats, line: OverSeeds, look: Look) -> None:
-    """Means with their intervals, and single seeds, where there are several, beside them."""
+    """Draws means with their intervals, and single seeds beside them if there are several."""
     mean, low, high, each = (np.asarray(part) for part in line[1:])
     bars = np.isfinite(low) & np.isfinite(high)
     ax.vlines(x[bars], low[bars], high[bars], color=look["color"], linewidth=1.8)
@@ -131,67 +136,52 @@ def _points(ax: Axes, x: Floats, beside: Floats, line: OverSeeds, look: Look) ->
         ax.plot(beside, each, linestyle="", markersize=4, alpha=0.5, markeredgecolor="none", **{**look, "marker": "o"})
 
 
-def _finish(ax: Axes, yscale: str) -> None:
-    if yscale == "log":
-        low, high = ax.get_ylim()
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if np.log10(high / low) < 2 else (1,), numticks=8))
-        ax.yaxis.set_major_formatter(
-            FuncFormatter(lambda v, _: f"{v:,g}".replace("e-0", "e−").replace("e-", "e−").replace("e+", "e"))
-        )
-        ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.grid(color="0.92")
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
+def _log_ticks(ax: Axes) -> None:
+    """Labels a vertical log axis with plain numbers."""
+    low, high = ax.get_ylim()
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if np.log10(high / low) < 2 else (1,), numticks=8))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: plain(f"{v:,g}")))
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _legend(figure: Figure, labels: Sequence[str], panels: Mapping[str, Mapping[str, OverSeeds]]) -> None:
-    """The estimators' colours, and what is large and what is faint."""
+    """Draws the legend: the estimators' colours, and the markers of means, intervals and seeds."""
     handles = [
         Line2D([], [], markersize=7.5, label=textwrap.fill(label, 40), **_look(labels, label)) for label in labels
     ]
     if any(np.asarray(line.each).shape[1] > 1 for lines in panels.values() for line in lines.values()):
         grey: Look = {"color": "0.4", "linestyle": "", "marker": "o"}
         handles.append(Line2D([], [], markersize=7.5, label="mean over seeds", **grey))
-        handles.append(Line2D([], [], markersize=11, label="its 95% interval", **{**grey, "marker": "|"}, mew=1.8))
-        handles.append(Line2D([], [], markersize=4, alpha=0.5, label="a single seed", **grey))
+        handles.append(
+            Line2D([], [], markersize=11, label="95% interval of the mean", **{**grey, "marker": "|"}, mew=1.8)
+        )
+        handles.append(Line2D([], [], markersize=4, alpha=0.5, label="single seed", **grey))
     if handles:
         cols = min(len(handles), max(2, int(figure.get_figwidth() / 2.1)))
         figure.legend(handles=handles, loc="outside lower center", ncols=cols, frameon=False, fontsize="small",
-                      title="estimator (its target)" if labels else None, title_fontsize="small")  # fmt: skip
+                      title="estimator (target)" if labels else None, title_fontsize="small")  # fmt: skip
 
 
 def _look(labels: Sequence[str], label: str) -> Look:
+    """The colour and marker of an estimator, the same in all panels."""
     k = list(labels).index(label)
     return {"color": PALETTE[k % len(PALETTE)], "marker": MARKERS[k % len(MARKERS)]}
 
 
-_TICKS = 8  # numbers of samples that all have room
-
-
-def _mapping(name: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise BadType(f"{name} must be a dict, got {checks.describe(value)}")
-    if not value:
-        raise BadValue(f"{name} is empty: there is nothing to draw")
-    for key in value:
-        text(**{f"a name in {name}": key})
-    return value
-
-
-def _checked(name: str, lines: Any, yscale: str) -> dict[str, OverSeeds]:
-    """A panel's lines as arrays."""
+def _as_floats(name: str, lines: Mapping[str, OverSeeds], yscale: str) -> dict[str, OverSeeds]:
+    """A panel's results as arrays of matching shapes."""
+    if not checks.mapping(f"the panel {name!r}", lines):
+        raise BadValue(f"the panel {name!r} is empty: it must have at least one estimator")
     found = {}
-    for label, line in _mapping(f"the panel {checks.one_line(name, 60)}", lines).items():
-        if not isinstance(line, OverSeeds):
-            raise BadType(f"each line must be an OverSeeds, got {checks.describe(line)}")
-        samples, mean = as_array("samples", line.samples, "V"), as_array("mean", line.mean, "V")
-        low, high = (as_array(end, getattr(line, end), "V", finite=False) for end in ("low", "high"))
-        each = as_array("each", line.each, "V S", finite=False)
-        if not len(samples) == len(mean) == len(low) == len(high) == len(each):
-            raise BadValue("samples, mean, low, high and each must have one length, that of their first axis")
+    for label, line in lines.items():
+        checks.instance(f"{label!r}", line, OverSeeds)
+        samples = as_array("samples", line.samples, "V")
+        n = str(len(samples))
+        mean, each = as_array("mean", line.mean, n), as_array("each", line.each, f"{n} S", finite=False)
+        low, high = (as_array(end, getattr(line, end), n, finite=False) for end in ("low", "high"))
         if samples[0] < 1 or (np.diff(samples) <= 0).any():
-            raise BadValue("samples must ascend, from 1 on")
+            raise BadValue(f"samples is {checks.describe(samples.tolist())}: it must ascend and be at least 1")
         if yscale == "log" and any((part <= 0).any() for part in (mean, low, high, each)):
-            raise BadValue("a log axis has no place for numbers that are not positive")
+            raise BadValue(f"{label!r} has numbers that are not positive: a log axis cannot show them")
         found[label] = OverSeeds(samples, mean, low, high, each)
     return found

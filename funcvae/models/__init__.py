@@ -1,4 +1,4 @@
-"""The named systems: each a function that makes its model, and a recipe that says how it is trained."""
+"""The named systems: a function that makes each model, and a recipe for its training."""
 
 from funcvae.models import burda, cifar, gaussian2d, mnist
 from funcvae.models.burda import burda_vae

@@ -1,10 +1,14 @@
-"""A VAE of small photographs: ResNet-18 both ways."""
+"""A VAE of small photographs: a ResNet-18 encoder and its mirror image as decoder."""
+
+from typing import Annotated
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from funcvae import heads, random
 from funcvae._support import checks
+from funcvae._support.checks import Count
 from funcvae.errors import BadValue
 from funcvae.model import VAE, vae
 from funcvae.models.recipe import Recipe
@@ -14,28 +18,37 @@ __all__ = ["MEAN", "RECIPES", "STD", "ResNetDecoder", "ResNetEncoder", "cifar_re
 MEAN, STD = (0.4914, 0.4824, 0.4467), (0.2471, 0.2435, 0.2616)  # of CIFAR-10's channels
 
 
-def standardize(key: random.Key, x: Tensor, rows: Tensor | None = None) -> Tensor:
-    """Pixels [B, 3, H, W] in [0, 1] to channels of about mean 0 and variance 1."""
-    _check_colours(x)
-    return (x - x.new_tensor(MEAN).view(3, 1, 1)) / x.new_tensor(STD).view(3, 1, 1)
-
-
-def to_pixels(x: Tensor) -> Tensor:
-    """The inverse of `standardize`."""
-    _check_colours(x)
-    return x.new_tensor(MEAN).view(3, 1, 1) + x.new_tensor(STD).view(3, 1, 1) * x
-
-
-def _check_colours(x: Tensor) -> None:
-    checks.tensor("x", x, "... C H W", floating=True)
+def _colours(name: str, x: Tensor) -> Tensor:
+    """A check that images have 1 or 3 channels."""
     if x.shape[-3] not in (1, 3):
-        raise BadValue(f"x has shape {list(x.shape)}: it must have 3 channels, or 1 for grey, [B, C, H, W]")
+        raise BadValue(f"{name} has shape {list(x.shape)}: it must be [B, C, H, W] with C = 3, or C = 1 for grey")
+    return x
+
+
+Photos = Annotated[Tensor, "... C H W", checks.floating, _colours]
+
+
+@checks.arguments
+def standardize(key: random.Key, x: Photos, rows: Tensor | None = None) -> Tensor:
+    """Scales pixels [B, 3, H, W] in [0, 1] to channels of mean about 0 and variance about 1."""
+    return (x - _by_channel(MEAN, x)) / _by_channel(STD, x)
+
+
+@checks.arguments
+def to_pixels(x: Photos) -> Tensor:
+    """The inverse of `standardize`."""
+    return _by_channel(MEAN, x) + _by_channel(STD, x) * x
+
+
+def _by_channel(values: tuple[float, ...], x: Tensor) -> Tensor:
+    """A number for each channel [C, 1, 1], in the dtype and on the device of x."""
+    return rearrange(x.new_tensor(values), "c -> c 1 1")
 
 
 class ResNetEncoder(nn.Module):
-    """Images [B, 3, H, W] -> (mu, log sigma²), each [B, latent]: ResNet-18 in its form for small images.
+    """Images [B, 3, H, W] -> (mu, log sigma²), each [B, latent]: a ResNet-18 for small images.
 
-    Its first convolution is 3×3 with stride 1, and there is no max-pooling.
+    The first convolution is 3×3 with stride 1, and there is no max-pooling.
     """
 
     def __init__(self, latent: int) -> None:
@@ -55,7 +68,7 @@ class ResNetEncoder(nn.Module):
         self.fc_var = nn.Linear(512, latent)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B, 3, H, W] -> (mu, log sigma²)."""
+        """Maps x [B, 3, H, W] to (mu, log sigma²)."""
         h = self.encoder(x)
         return self.fc_mu(h), self.fc_var(h)
 
@@ -81,26 +94,27 @@ class ResNetDecoder(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(1))
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """z [B, latent] -> (images, log_scale)."""
+        """Maps z [B, latent] to (images, log_scale)."""
         return self.decoder(z), self.log_scale.expand(len(z), 1, 1, 1)
 
 
-def cifar_resnet_vae(latent: int = 256, height: int = 32, width: int = 32) -> VAE:
+@checks.arguments
+def cifar_resnet_vae(latent: Count = 256, height: Count = 32, width: Count = 32) -> VAE:
     """ResNet-18 encoder, its mirror image as decoder, and a Gaussian likelihood with one learned log_scale.
 
         log N(x; x̂, exp(log_scale)²) + log p(z) - log q(z|x)
 
-    `log_scale` starts at 0, which suits x of variance 1: the recipe standardizes the channels, and its nats are those
-    of a density of standardized pixels. After the post "Introduction to Variational Autoencoders (VAEs) and
-    Implementation with Pytorch", which takes both networks from a library and samples its KL: `elbo_mc` with N = 1.
+    `log_scale` starts at 0, which suits x of variance 1: the recipe standardizes the channels, so its nats are those of
+    a density of standardized pixels. After the post "Introduction to Variational Autoencoders (VAEs) and Implementation
+    with Pytorch", which takes both networks from a library and estimates the KL by sampling: `elbo_mc` with N = 1.
 
     Args:
         latent: Z.
-        height: of the images, in pixels.
-        width: of the images. Where they are not 32×32, features are resized to their size before the last convolution.
+        height: height of the images in pixels.
+        width: width of the images. Unless they are 32×32, features are resized before the last convolution.
     """
-    checks.fits("latent", (checks.integer("latent", latent, 1), 512 * 16))
-    checks.fits("height and width", (512, checks.integer("height", height, 1), checks.integer("width", width, 1)))
+    checks.fits("latent", (latent, 512 * 16))
+    checks.fits("height and width", (512, height, width))
     return vae(
         encoder=lambda: ResNetEncoder(latent),
         decoder=lambda: ResNetDecoder(latent, height, width),
@@ -111,7 +125,7 @@ def cifar_resnet_vae(latent: int = 256, height: int = 32, width: int = 32) -> VA
 
 
 def _stage(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """Two residual blocks of two 3×3 convolutions each, the first of which changes channels and size."""
+    """Two residual blocks of two 3×3 convolutions each; the first block changes channels and size."""
     from torchvision.models.resnet import BasicBlock, conv1x1
 
     shortcut = None
@@ -123,16 +137,16 @@ def _stage(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 RECIPES = (
     Recipe(
         name="cifar_resnet_vae",
-        about="ResNet-18 both ways, latent 256, Gaussian likelihood with a learned scale, sampled KL",
+        about="ResNet-18 encoder and decoder, latent 256, Gaussian likelihood with a learned scale, sampled KL",
         model=lambda train: cifar_resnet_vae(height=train.shape[-2], width=train.shape[-1]),
         shape=(3, None, None),
         data="cifar10",
         epochs=30,
         batch=32,
         estimator="elbo_mc",
-        observe=standardize,  # a scale that starts at 1 wants data of that size
+        observe=standardize,  # gives the data the scale at which log_scale starts
         pixels=to_pixels,
         lr=lambda steps_per_epoch: 1e-4,
-        compile=False,  # minutes of compiling, and on a CPU no step the faster
+        compile=False,  # compilation takes minutes and makes no step faster on a CPU
     ),
 )

@@ -1,9 +1,10 @@
-"""A VAE for points in the plane whose decoder knows its own variance: the smallest complete example."""
+"""A VAE for points in the plane with a learned decoder variance: the smallest complete example."""
 
 from torch import Tensor, nn
 
 from funcvae import heads
 from funcvae._support import checks
+from funcvae._support.checks import Count
 from funcvae.model import VAE, vae
 from funcvae.models.recipe import Recipe
 
@@ -19,16 +20,21 @@ class GaussianMLP(nn.Module):
         self.param_layer = nn.Linear(hidden, 2 * outputs)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """inputs [B, inputs] -> [B, 2 outputs]."""
+        """Maps inputs [B, inputs] to [B, 2 outputs]."""
         return self.param_layer(self.shared(inputs))
 
 
-def gaussian2d_vae(latent: int = 2, hidden: int = 64) -> VAE:
-    """q(z|x) and p(x|z) both Gaussian with mean and log-variance from a tanh network; x is [B, 2].
+@checks.arguments
+def gaussian2d_vae(latent: Count = 2, hidden: Count = 64) -> VAE:
+    """q(z|x) and p(x|z) are Gaussians with mean and log-variance from a tanh network; x is [B, 2].
 
     After a blog post that calls the encoder p and the decoder q; here they have their usual names.
+
+    Args:
+        latent: Z.
+        hidden: units in the hidden layer of each network.
     """
-    checks.fits("latent and hidden", (checks.integer("latent", latent, 1), checks.integer("hidden", hidden, 1)))
+    checks.fits("latent and hidden", (latent, hidden))
     return vae(
         encoder=lambda: GaussianMLP(2, hidden, latent),
         decoder=lambda: GaussianMLP(latent, hidden, 2),
@@ -46,7 +52,7 @@ RECIPES = (
         shape=(2,),
         data="gaussian2d",
         epochs=200,
-        batch=1000,  # at 100, single steps of Adam at 1e-3 throw the learned mean about by some 5%
+        batch=1000,  # with 100, single steps of Adam at 1e-3 move the learned mean by about 5%
         samples=4,
         compile=False,
     ),

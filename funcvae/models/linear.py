@@ -1,4 +1,4 @@
-"""The linear VAE: probabilistic principal component analysis with a recognition network."""
+"""The linear VAE: probabilistic PCA with a recognition network."""
 
 import math
 
@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from funcvae import heads
 from funcvae._support import checks
-from funcvae.errors import BadValue
+from funcvae._support.checks import Count, Positive
 from funcvae.model import VAE, vae
 
 __all__ = ["LinearDecoder", "LinearEncoder", "linear_vae"]
 
 
 class LinearEncoder(nn.Module):
-    """x [B, inputs] -> (V x + c, log sigma_q), the second one vector for all data."""
+    """x [B, inputs] -> (V x + c, log sigma_q), where log sigma_q is one vector for all data."""
 
     def __init__(self, inputs: int, latent: int) -> None:
         super().__init__()
@@ -22,13 +22,13 @@ class LinearEncoder(nn.Module):
         self.log_sigma = nn.Parameter(torch.zeros(latent))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x -> (mu, log sigma), each [B, latent]."""
+        """Maps x to (mu, log sigma), each [B, latent]."""
         mu = self.mu(x)
         return mu, self.log_sigma.expand_as(mu)
 
 
 class LinearDecoder(nn.Module):
-    """z [B, latent] -> (W z + mu, log sigma), the second one learned number for all."""
+    """z [B, latent] -> (W z + mu, log sigma), where log sigma is one learned number."""
 
     def __init__(self, latent: int, inputs: int) -> None:
         super().__init__()
@@ -36,30 +36,26 @@ class LinearDecoder(nn.Module):
         self.log_sigma = nn.Parameter(torch.zeros(()))
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """z -> (mean, log sigma), each [B, inputs]."""
+        """Maps z to (mean, log sigma), each [B, inputs]."""
         mean = self.mean(z)
         return mean, self.log_sigma.expand_as(mean)
 
 
-def linear_vae(inputs: int, latent: int, sigma2: float | None = None) -> VAE:
+@checks.arguments
+def linear_vae(inputs: Count, latent: Count, sigma2: Positive | None = None) -> VAE:
     """p(x|z) = N(W z + mu, sigma² I) and q(z|x) = N(V x + c, diag(sigma_q²)), with one sigma_q for all x.
 
-    This is probabilistic PCA. Its log p(x), its true posterior (which this q reaches where W's columns are orthogonal)
-    and its best W are known in closed form: `funcvae.evaluate.ppca`.
+    This is probabilistic PCA. Its log p(x), its true posterior (which q can equal if W's columns are orthogonal) and
+    its optimal W are known in closed form: see `funcvae.evaluate.ppca`.
 
     Args:
-        inputs: D, of x [B, D].
+        inputs: D, the dimension of x [B, D].
         latent: Z.
-        sigma2: the variance of p(x|z); learned unless given.
-
-    Raises:
-        BadValue: sigma2 is not positive.
+        sigma2: variance of p(x|z); learned unless given.
 
     Reference: Lucas, Tucker, Grosse & Norouzi (2019), arXiv:1911.02469.
     """
-    checks.fits("inputs and latent", (checks.integer("inputs", inputs, 1), checks.integer("latent", latent, 1)))
-    if sigma2 is not None and not 0 < checks.number("sigma2", sigma2) < math.inf:
-        raise BadValue(f"sigma2 is {sigma2}: a variance is positive, and finite")
+    checks.fits("inputs and latent", (inputs, latent))
     learned = sigma2 is None
     return vae(
         encoder=lambda: LinearEncoder(inputs, latent),

@@ -1,12 +1,12 @@
-"""Autoencoders of MNIST's digits whose loss is a squared error: four blog posts' worth.
+"""Autoencoders of MNIST digits from blog posts, with a squared error as loss.
 
 A squared error is a Gaussian likelihood of fixed scale,
 
     C ‖x - x̂‖² = -log N(x; x̂, c I) - ½ D log 2πc    with C = 1/(2c),
 
 a mean over pixels is the same objective times a constant, and a plain autoencoder is a VAE whose posterior is a point.
-So one ELBO covers them all, each recipe's `scale` and `offset` turn it into the loss that its post prints, and what is
-left to tell apart is the networks and their heads.
+So all of them maximize one ELBO, which each recipe's `scale` and `offset` convert to the loss that its post prints. The
+systems differ only in their networks and heads.
 """
 
 import math
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from funcvae import heads
 from funcvae._support import checks
-from funcvae.errors import BadValue
+from funcvae._support.checks import Positive
 from funcvae.model import VAE, vae
 from funcvae.models.recipe import Recipe, from_tanh_range, to_tanh_range
 from funcvae.train.settings import summed
@@ -28,7 +28,7 @@ __all__ = [
 ]  # fmt: skip
 
 PIXELS = 784
-SIGMA = math.sqrt(0.5)  # at which -log N(x; x̂, sigma²) is (x - x̂)² plus a constant
+SIGMA = math.sqrt(0.5)  # makes -log N(x; x̂, sigma²) equal to (x - x̂)² plus a constant
 
 
 class Encoder(nn.Module):
@@ -40,7 +40,7 @@ class Encoder(nn.Module):
         self.linear2 = nn.Linear(512, latent)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, ...] of 784 pixels -> codes."""
+        """Maps x [B, ...] of 784 pixels to codes."""
         return self.linear2(F.relu(self.linear1(x.flatten(1))))
 
 
@@ -54,7 +54,7 @@ class VariationalEncoder(nn.Module):
         self.linear3 = nn.Linear(512, latent)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B, ...] of 784 pixels -> (mu, log sigma)."""
+        """Maps x [B, ...] of 784 pixels to (mu, log sigma)."""
         h = F.relu(self.linear1(x.flatten(1)))
         return self.linear2(h), self.linear3(h)
 
@@ -68,18 +68,18 @@ class Decoder(nn.Module):
         self.linear2 = nn.Linear(512, 784)
 
     def forward(self, z: Tensor) -> Tensor:
-        """z [B, latent] -> images."""
+        """Maps z [B, latent] to images."""
         h = F.relu(self.linear1(z))
         return self.linear2(h).sigmoid().unflatten(-1, (1, 28, 28))
 
 
 def mnist_ae(latent: int = 2) -> VAE:
-    """784-512-2, a plain autoencoder: the posterior is a point, and the loss the summed squared error.
+    """784-512-2, a plain autoencoder: the posterior is a point, and the loss is the summed squared error.
 
         ‖x - x̂‖², x̂ = decoder(encoder(x))
 
-    After the blog post "Variational AutoEncoders (VAE) with PyTorch". Its codes follow no prior, so samples from the
-    standard normal say little of it.
+    After the blog post "Variational AutoEncoders (VAE) with PyTorch". The codes do not follow the prior, so images
+    decoded from its samples say little about the model.
     """
     return vae(
         encoder=lambda: Encoder(latent),
@@ -93,13 +93,13 @@ def mnist_ae(latent: int = 2) -> VAE:
 def mnist_vae(latent: int = 2) -> VAE:
     """784-512-2 with sigma = exp(.): summed squared error plus KL, as a proper bound in nats.
 
-    The squared error is a Gaussian likelihood of sigma = √½, so minus the bound is the usual loss
+    The squared error is a Gaussian likelihood with sigma = √½, so minus the bound is the usual loss
 
         ‖x - x̂‖² + KL(q(z|x) ‖ N(0, I))
 
-    plus the constant 392 log π. After the blog post "Variational AutoEncoders (VAE) with PyTorch", whose KL, sigma² +
-    mu² - log sigma - ½, has its minimum at sigma = 1/√2; here it is ½ (sigma² + mu² - 1) - log sigma, with its minimum
-    at 1.
+    plus the constant 392 log π. After the blog post "Variational AutoEncoders (VAE) with PyTorch". The post's KL,
+    sigma² + mu² - log sigma - ½, has its minimum at sigma = 1/√2; here the KL is ½ (sigma² + mu² - 1) - log sigma, with
+    its minimum at sigma = 1.
     """
     return vae(
         encoder=lambda: VariationalEncoder(latent),
@@ -129,25 +129,24 @@ class BatchNormEncoder(nn.Module):
         self.hidden2log_var = nn.Linear(28, latent)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B, ...] of 784 pixels in [-1, 1] -> (mu, log sigma²)."""
+        """Maps x [B, ...] of 784 pixels in [-1, 1] to (mu, log sigma²)."""
         hidden = self.encoder(x.flatten(1))
         return self.hidden2mu(hidden), self.hidden2log_var(hidden)
 
 
-def mnist_bn_vae(latent: int = 28, alpha: float = 1.0) -> VAE:
-    """784-196-49-28 with BatchNorm in the encoder and a Tanh at the end: x has pixels in [-1, 1].
+@checks.arguments
+def mnist_bn_vae(latent: int = 28, alpha: Positive = 1.0) -> VAE:
+    """784-196-49-28 with BatchNorm in the encoder and Tanh as the decoder's output, for pixels in [-1, 1].
 
     Minus the bound is, plus the constant 392 log(784 π/alpha),
 
         alpha · mean_pixels (x - x̂)² + KL(q(z|x) ‖ N(0, I)),
 
-    for the likelihood is a Gaussian of variance 392/alpha. After the post "Introduction to Variational Autoencoders
-    (VAEs) and Implementation with Pytorch", which prints the networks and alpha, but no loss. At alpha = 1 no digit is
-    worth the nats of its code: the KL goes to zero and every reconstruction is the mean image. alpha = 784 weighs the
-    squared error as the other digit systems do.
+    because the likelihood is a Gaussian of variance 392/alpha. After the post "Introduction to Variational Autoencoders
+    (VAEs) and Implementation with Pytorch", which prints the networks and alpha, but no loss. With alpha = 1 the KL
+    goes to zero and every reconstruction is the mean image, because encoding a digit costs more nats than it saves.
+    With alpha = 784 the squared error has the same weight as in the other digit systems.
     """
-    if not 0 < checks.number("alpha", alpha) < math.inf:
-        raise BadValue(f"alpha is {alpha}: the squared error's weight is positive, and finite")
     return vae(
         encoder=lambda: BatchNormEncoder(latent),
         decoder=lambda: nn.Sequential(
@@ -165,28 +164,27 @@ def mnist_bn_vae(latent: int = 28, alpha: float = 1.0) -> VAE:
     )
 
 
+@checks.arguments
 def mnist_sigma_vae(
     latent: int = 10,
     activation: Callable[[], nn.Module] = nn.ReLU,
     output: Callable[[], nn.Module] = nn.Sigmoid,
 ) -> VAE:
-    """784-256-64-20, halved into mu and sigma, which thus may be of any sign: see `heads.signed_normal`.
+    """784-256-64-20, split into mu and sigma, so sigma may be negative: see `heads.signed_normal`.
 
-    Times 1/784, minus the bound is, to a constant, the posts' loss: mean squared error plus KL/784.
+    Minus the bound divided by 784 is, up to a constant, the posts' loss: mean squared error plus KL/784.
 
         mean_pixels (x - x̂)² + ½ sum_j (mu² + sigma² - log(sigma² + 1e-8) - 1) / 784
 
-    Two blog posts print it. The later one has an activation after every layer of the encoder, its last as well, so that
-    mu and sigma are never negative, and many of them exactly zero. The earlier one ("Learning Day 37: Implementing
-    Variational Autoencoder in Pytorch") prints no activations at all: `activation=nn.Identity, output=nn.Identity`.
+    Two blog posts print it. The later one has an activation after every layer of the encoder, including the last, so mu
+    and sigma are never negative and often exactly zero. The earlier one ("Learning Day 37: Implementing Variational
+    Autoencoder in Pytorch") prints no activations: `activation=nn.Identity, output=nn.Identity`.
 
     Args:
         latent: Z.
-        activation: makes the module that follows each layer, the decoder's last apart.
-        output: makes the module at the decoder's end.
+        activation: makes the module after each layer except the decoder's last.
+        output: makes the module after the decoder's last layer.
     """
-    checks.function("activation", activation, "a function that makes a module")
-    checks.function("output", output, "a function that makes a module")
     return vae(
         encoder=lambda: nn.Sequential(
             nn.Flatten(),
@@ -213,7 +211,7 @@ def mnist_sigma_vae(
 
 
 def _log_normaliser(sigma: float) -> float:
-    """½ D log 2π sigma², which a squared error leaves out of -log N(x; x̂, sigma² I)."""
+    """½ D log 2π sigma², the part of -log N(x; x̂, sigma² I) that a squared error omits."""
     return 0.5 * PIXELS * math.log(2 * math.pi * sigma**2)
 
 
@@ -251,7 +249,7 @@ RECIPES = (
     ),
     Recipe(
         name="mnist_sigma_vae",
-        about="784-256-64-20 halved into mu and sigma of any sign, mean squared error + KL/784",
+        about="784-256-64-20 split into mu and sigma of any sign, mean squared error + KL/784",
         model=lambda train: mnist_sigma_vae(),
         shape=(1, 28, 28),
         data="mnist",

@@ -1,7 +1,8 @@
-"""Trackers: functions of a row (a flat dict of numbers) that `train.fit` calls as it goes.
+"""Trackers: functions that `train.fit` calls with each row of metrics, a flat dict of numbers.
 
-They never change a result. `tensorboard` and `visdom` need the extras of their names, take rows with pictures too
-(arrays [n, C, H, W] in [0, 1], named "x" and "x_hat"), and may fail in mid-run: a line says so, and the run goes on.
+Trackers never change a result. `tensorboard` and `visdom` require the extras of the same names, and also take rows with
+images: arrays [n, C, H, W] in [0, 1], named "x" and "x_hat". If one fails during a run, it prints a line to stderr and
+the run continues.
 """
 
 from funcvae.tracking.metrics_file import MetricsReader, MetricsWriter, Tracker, is_step

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: rows of numbers, one JSON object a line."""
+"""Reads and writes `metrics.jsonl`: rows of numbers, one JSON object per line."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -13,16 +13,16 @@ from funcvae.train.settings import Row
 __all__ = ["LINE_LIMIT", "MetricsReader", "MetricsWriter", "Tracker", "is_step"]
 
 LINE_LIMIT = 2**20
-"""The greatest number of bytes in a row."""
+"""Maximum number of bytes in a row."""
 
 Tracker = Callable[[Row], None]
-"""Called with each row, as training goes."""
+"""Takes each row of metrics during training."""
 
 
 class MetricsWriter:
-    """A file of rows, one JSON object a line: a tracker, each line whole when its call returns.
+    """A tracker that writes each row to a file as a JSON object on one line, complete when the call returns.
 
-    Entered, it goes on after the first `kept` bytes of what is there, which end a line; the rest is cut off.
+    As a context manager, it keeps the first `kept` bytes of the file, which must end a line, and cuts off the rest.
     """
 
     def __init__(self, path: Path, kept: int = 0) -> None:
@@ -41,11 +41,11 @@ class MetricsWriter:
         """Writes a row."""
         line = memoryview(json.dumps(row, allow_nan=False).encode() + b"\n")
         with files.writing(self._path):
-            while line:  # a disk that is filling up takes a part, and says why at the next
+            while line:  # a disk that is almost full writes only a part, and the next write raises
                 line = line[self._file.write(line) :]
 
     def sync(self) -> int:
-        """Sees every row onto the disk, and says how many bytes they are."""
+        """Flushes all rows to disk and returns their number of bytes."""
         with files.writing(self._path):
             files.sync(self._file.fileno())
             return self._file.tell()
@@ -53,11 +53,11 @@ class MetricsWriter:
 
 @dataclass(frozen=True)
 class MetricsReader:
-    """The rows in a file that `MetricsWriter` wrote, or in its first `size` bytes; it can be iterated many times.
+    """The rows of a file that `MetricsWriter` wrote, or of its first `size` bytes; it can be iterated many times.
 
-    Going through it raises:
-        Missing: there is no such file.
-        BadData: the file is shorter, or a line in it is no row: an object with a whole number "step".
+    Iteration raises:
+        Missing: the file does not exist.
+        BadData: the file is shorter than `size`, or a line is not a JSON object with an integer "step".
     """
 
     path: Path
@@ -66,10 +66,10 @@ class MetricsReader:
     def __iter__(self) -> Iterator[Row]:
         if not self.path.is_file():
             raise Missing(f"{self.path} is missing: no such file")
-        there = self.path.stat().st_size
-        size = there if self.size is None else self.size
-        if there < size:
-            raise BadData(f"{self.path} has lost rows: its checkpoint names {size:,} bytes, and it has {there:,}")
+        actual = self.path.stat().st_size
+        size = actual if self.size is None else self.size
+        if actual < size:
+            raise BadData(f"{self.path} has lost rows: it has {actual:,} bytes, but its checkpoint records {size:,}")
         with self.path.open("rb") as file:
             number = 0
             while file.tell() < size:
@@ -77,10 +77,12 @@ class MetricsReader:
                 line = file.readline(LINE_LIMIT)
                 row = files.parse_json(line, f"{self.path}, line {number},")
                 if type(row.get("step")) is not int or not line.endswith(b"\n"):
-                    raise BadData(f"{self.path}, line {number}, is not a whole row: it must be an object with a step")
+                    raise BadData(
+                        f"{self.path}, line {number}, is not a complete row: it must be an object with an integer step"
+                    )
                 yield row
 
 
 def is_step(row: Row) -> bool:
-    """Whether it is a step's row, not an epoch's, whose bound is a mean."""
+    """Whether a row is that of a training step, not that of an epoch, whose bound is a mean."""
     return "loss" in row

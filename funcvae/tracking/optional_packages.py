@@ -1,4 +1,4 @@
-"""Shared by the trackers of optional packages: their import, the pictures in a row, and the end after an error."""
+"""Helpers of the trackers with optional packages: import a package, read images, stop after an error."""
 
 import sys
 from importlib import import_module
@@ -15,19 +15,23 @@ __all__ = ["import_package", "row_pictures", "until_it_fails"]
 
 _INSTALL = {
     "tensorboard": 'pip install "funcvae[tensorboard]"',
-    # visdom 0.2.4 is built from source, by a setuptools that still has pkg_resources
+    # visdom 0.2.4 is built from source and requires a setuptools that includes pkg_resources
     "visdom": 'pip install "setuptools<81" && pip install --no-build-isolation visdom "tornado<6.6"',
 }
 
 
 def row_pictures(row: Row) -> dict[str, np.ndarray]:
-    """The pictures in a row."""
+    """The images in a row, clipped to [0, 1]; NaN becomes 0."""
     arrays = {name: np.nan_to_num(np.asarray(row[name])) for name in ("x", "x_hat") if name in row}
     return {name: np.clip(array, 0, 1) for name, array in arrays.items()}
 
 
 def import_package(name: str, *, extra: str) -> Any:
-    """An optional package's module, or an error with the line that installs it."""
+    """Imports an optional package.
+
+    Raises:
+        Missing: the package is not installed; the message has the command that installs it.
+    """
     try:
         return import_module(name)
     except ImportError as error:
@@ -35,16 +39,16 @@ def import_package(name: str, *, extra: str) -> Any:
 
 
 def until_it_fails(track: Tracker, name: str) -> Tracker:
-    """The tracker up to its first OSError, which becomes a line on stderr; rows after that go nowhere."""
-    works = True
+    """Wraps a tracker: its first OSError is reported on stderr, and later rows are ignored."""
+    working = True
 
     def tracker(row: Row) -> None:
-        nonlocal works
-        if works:
+        nonlocal working
+        if working:
             try:
                 track(row)
             except OSError as error:
-                works = False
-                tqdm.write(f"funcvae: {name} stopped, the run goes on without it: {error}", file=sys.stderr)
+                working = False
+                tqdm.write(f"funcvae: {name} stopped; the run continues without it: {error}", file=sys.stderr)
 
     return tracker

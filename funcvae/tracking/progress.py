@@ -1,4 +1,4 @@
-"""A progress bar over training steps."""
+"""A tracker that shows a progress bar."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +13,8 @@ __all__ = ["progress_bar"]
 
 @contextmanager
 def progress_bar(steps: int, made: int = 0) -> Iterator[Tracker]:
-    """A progress bar over training steps that shows the last bound, and the test bound once there is one."""
-    with tqdm(total=steps, initial=made, unit="step", dynamic_ncols=True, leave=None) as bar:  # gone if in another
+    """Shows a progress bar over training steps with the latest bound and test bound."""
+    with tqdm(total=steps, initial=made, unit="step", dynamic_ncols=True, leave=None) as bar:  # a nested bar is cleared
         shown: dict[str, str] = {}
 
         def update(row: Row) -> None:

@@ -1,4 +1,4 @@
-"""A tracker that draws on a visdom server."""
+"""A tracker that draws metrics and images on a visdom server."""
 
 import html
 import logging
@@ -22,23 +22,23 @@ _Point = tuple[float, float]
 
 @contextmanager
 def visdom(server: str, env: str, config: dict[str, Any], past: Iterable[Row] = ()) -> Iterator[Tracker]:
-    """Draws rows on a visdom server as they come, in an environment of their own.
+    """Draws rows on a visdom server during training, in a separate environment.
 
-    Windows: "loss" and "bound" over the number of steps made, where a training point is the mean of 50 steps and a
-    curve has at most 1000 points; "x" and "x_hat", the last pictures given; "config". They are drawn at most once a
-    second and at most 1% of the time, however slow the server is, and once more at the end.
+    Windows: "loss" and "bound" against the number of steps, where a training point is the mean of 50 steps and a curve
+    has at most 1000 points; "x" and "x_hat", the latest images; "config". The windows are redrawn at most once a
+    second, in at most 1% of the time even if the server is slow, and once more at the end.
 
     Args:
-        server: its address, such as http://localhost:8097.
-        env: the environment's name; a character that visdom could not keep becomes "_".
-        config: shown as a table.
-        past: rows of a run that goes on, to stand in the curves before what is to come.
+        server: address of the server, such as http://localhost:8097.
+        env: name of the environment; characters that visdom does not support become "_".
+        config: settings of the run, shown as a table.
+        past: earlier rows of a resumed run, drawn at the beginning of the curves.
 
     Raises:
         Missing: visdom is not installed, or no visdom server answers.
     """
     client = _connect(server, re.sub(r"[^\w.-]", "_", env), config)
-    burst: list[tuple[float, ...]] = []  # (step, loss, bound) of the steps that are in no point yet
+    burst: list[tuple[float, ...]] = []  # (step, loss, bound) of the steps since the last point
     curves: dict[str, dict[str, list[_Point]]] = {"loss": {"train": []}, "bound": {"train": [], "test": []}}
     pictures: dict[str, np.ndarray] = {}
     due = 0.0
@@ -85,15 +85,15 @@ def visdom(server: str, env: str, config: dict[str, Any], past: Iterable[Row] = 
 
 
 _UNITS = {"loss": "loss", "bound": "nats per example"}
-_BURST = 50  # steps in a point
-_POINTS = 1000  # in a curve
-_PAUSE = 1.0  # seconds between two drawings, at least
-_SHARE = 0.01  # of the time, at most, goes into drawing
+_BURST = 50  # steps averaged in a point
+_POINTS = 1000  # maximum points in a curve
+_PAUSE = 1.0  # minimum seconds between two drawings
+_SHARE = 0.01  # maximum fraction of the time spent drawing
 _TIMEOUT = 5.0  # seconds to wait for an answer
 
 
 def _connect(server: str, env: str, config: dict[str, Any]) -> Any:
-    """A visdom client that raises OSError, within seconds, when the server is gone; the config is on show already."""
+    """A visdom client that raises OSError within seconds if the server fails; it has already drawn the config."""
     package = import_package("visdom", extra="visdom")
     logging.getLogger("visdom").setLevel(logging.ERROR)  # it reports each new session as a warning
 
@@ -101,7 +101,7 @@ def _connect(server: str, env: str, config: dict[str, Any]) -> Any:
         try:
             answer = client.session.post(url, data=data, timeout=_TIMEOUT)
             answer.raise_for_status()
-        except OSError as error:  # as a plain OSError: the client would print a traceback of a requests error
+        except OSError as error:  # the client prints a traceback for a requests error, but not for a plain OSError
             raise OSError(f"{server} does not answer ({type(error).__name__})") from None
         return answer.text
 
@@ -114,20 +114,19 @@ def _connect(server: str, env: str, config: dict[str, Any]) -> Any:
             port=url.port or 8097,
             base_url=url.path.rstrip("/") or "/",
             env=env,
-            send=False,  # till `post` is in place
+            send=False,  # until `post` is set
             use_incoming_socket=False,
         )
-        client._handle_post, client.send = post, True  # visdom offers this method for overriding
+        client._handle_post, client.send = post, True  # visdom allows overriding this method
         if client.text(table, win="config", opts={"title": "config"}) != "config":
-            raise OSError("that is no visdom server")
+            raise OSError("not a visdom server")
     except (OSError, ValueError):
-        hint = "start one with `python -m visdom.server`"
-        raise Missing(f"no visdom server answers at {server}: {hint}") from None
+        raise Missing(f"no visdom server answers at {server}: start one with `python -m visdom.server`") from None
     return client
 
 
 def _draw_lines(client: Any, window: str, lines: dict[str, list[_Point]]) -> None:
-    """Draws a window of lines, thinned to what a screen can show."""
+    """Draws a window of lines, with at most `_POINTS` points each."""
     thinned = {name: points[:: -(len(points) // _POINTS + 1)][::-1] for name, points in lines.items() if points}
     if not thinned:
         return
@@ -136,7 +135,7 @@ def _draw_lines(client: Any, window: str, lines: dict[str, list[_Point]]) -> Non
         xy[: len(points), i] = points
     opts = {
         "title": window,
-        "xlabel": "steps made",
+        "xlabel": "training step",
         "ylabel": _UNITS[window],
         "legend": list(thinned),
         "traceopts": {"plotly": {"test": {"mode": "lines+markers", "marker": {"size": 6}}}},
@@ -145,7 +144,7 @@ def _draw_lines(client: Any, window: str, lines: dict[str, list[_Point]]) -> Non
 
 
 def _draw_images(client: Any, window: str, x: np.ndarray) -> None:
-    """Draws a window of pictures, eight in a row, as large as a window of lines and as high as it takes."""
+    """Draws a window of images, eight in a row, as wide as a window of lines."""
     n, _, height, width = x.shape
     columns = min(n, 8)
     wide = 480

@@ -12,7 +12,7 @@ BOUND = -480 - 1020 * np.exp(-STEP / 20) + 5 * RNG.normal(size=1000)
 TEST_STEP, TEST_BOUND = np.arange(200, 1001, 200), np.array([-495.0, -488, -485, -484, -483])
 
 
-def test_curves_show_the_later_part_and_say_what_they_cut():
+def test_curves_show_the_later_part_and_count_the_values_outside():
     ax = figures.training_curves(STEP, BOUND, TEST_STEP, TEST_BOUND).axes[0]
     low, high = ax.get_ylim()
     assert -530 < low < BOUND[250:].min()
@@ -20,16 +20,16 @@ def test_curves_show_the_later_part_and_say_what_they_cut():
     assert low < TEST_BOUND.min()
     cut = np.sum(np.clip(BOUND, low, high) != BOUND)
     assert cut > 0
-    assert [t.get_text() for t in ax.texts] == [f"outside this axis: {cut} of 1,000 training values"]
+    assert [t.get_text() for t in ax.texts] == [f"outside the axis: {cut} of 1,000 training values"]
 
 
-def test_curves_that_fit_have_no_note():
+def test_curves_without_outliers_have_no_note():
     ax = figures.training_curves(STEP, np.linspace(-500, -480, 1000), TEST_STEP, TEST_BOUND).axes[0]
     assert ax.get_ylim()[0] < -500
     assert not ax.texts
 
 
-def test_curves_widen_for_a_test_set_far_below():
+def test_curves_include_a_test_set_far_below():
     ax = figures.training_curves(STEP, BOUND, TEST_STEP, TEST_BOUND - 200).axes[0]
     assert ax.get_ylim()[0] < TEST_BOUND.min() - 200
 
@@ -49,7 +49,7 @@ def test_curves_are_the_values_and_their_mean():
     ]
     # Steps and values share their windows, so the mean of a straight line lies on it.
     assert np.array_equal(*bottom.lines[1].get_data())
-    assert (top.get_ylabel(), bottom.get_ylabel()) == ("ELBO [nats]", "norm of the\nloss's gradient")
+    assert (top.get_ylabel(), bottom.get_ylabel()) == ("ELBO [nats]", "gradient norm")
     assert bottom.get_yscale() == "log"
     assert bottom.get_xlabel() == "training step"
 
@@ -62,10 +62,10 @@ def test_curves_leave_gaps_where_training_diverged():
     assert np.isnan(figure.axes[0].lines[0].get_ydata()).sum() == 12
 
 
-def test_long_curves_look_as_if_every_value_were_drawn(monkeypatch):
+def test_simplified_long_curves_look_like_the_full_ones(monkeypatch):
     step = np.arange(1, 30_001)
     bound = -100 - 50 * np.exp(-step / 3000) + RNG.normal(size=len(step))
-    bound[[9_000, 20_000]] = -106, -94  # single values too must stay visible
+    bound[[9_000, 20_000]] = -106, -94  # single outliers must stay visible
 
     def pixels(step, bound):
         figure = figures.training_curves(step, bound, [1, 30_000], [-106.5, -93.5])
@@ -91,7 +91,7 @@ def test_long_curves_have_their_mean_and_their_gaps():
     x, y = faint.get_data()
     assert set(np.isnan(y) ^ ((x >= 6_000) & (x < 9_000))) == {False}
     x, y = mean.get_data()
-    # A window is 600 steps wide, so the gap is as much wider.
+    # The mean has a window of 600 steps, so its gap is wider by that.
     assert np.array_equal(np.isnan(y), (x > 6_000 - 300) & (x < 9_000 + 299))
     assert np.array_equal(x[~np.isnan(y)], y[~np.isnan(y)])
     assert (x[0], x[-1]) == (299.5, 29_699.5)

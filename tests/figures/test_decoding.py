@@ -21,7 +21,7 @@ def test_the_plane_of_a_larger_one_holds_the_first_two_principal_components():
     torch.testing.assert_close((directions @ v[:2].T).abs(), torch.eye(2, dtype=z.dtype), atol=1e-8, rtol=0)
 
 
-def test_a_single_latent_dimension_is_drawn_on_a_line():
+def test_a_one_dimensional_latent_space_becomes_a_line():
     origin, directions = decoding.latent_plane(torch.tensor([[1.0], [3.0]]))
     assert origin == 2
     assert directions.abs().tolist() == [[1.0], [0.0]]
@@ -52,7 +52,7 @@ def plane():
     return model, *model.init(fv.random.key(0))
 
 
-def test_latents_and_means_do_not_hang_on_how_many_go_through_at_once():
+def test_latents_and_means_are_independent_of_the_chunk_size():
     x = fv.random.normal(fv.random.key(1), (1203, 1, 1, 2))
     z = decoding.latents(*plane(), x)
     assert torch.equal(z, x.flatten(1))
@@ -60,7 +60,7 @@ def test_latents_and_means_do_not_hang_on_how_many_go_through_at_once():
     assert torch.equal(decoding.reconstructed(*plane(), x, fv.random.key(3)), x)
 
 
-def test_a_reconstruction_goes_by_way_of_a_draw_from_the_posterior():
+def test_a_reconstruction_is_decoded_from_a_posterior_sample():
     model = fv.vae(
         encoder=lambda: torch.nn.Linear(2, 4), decoder=Corner, likelihood=fv.heads.normal_fixed(0.5), latent=2
     )
@@ -70,16 +70,16 @@ def test_a_reconstruction_goes_by_way_of_a_draw_from_the_posterior():
     torch.testing.assert_close(decoding.reconstructed(model, params, state, x, key).flatten(1), z)
 
 
-def test_an_interpolation_goes_straight_from_the_first_item_to_the_second():
+def test_an_interpolation_is_linear_from_the_first_item_to_the_second():
     first, second = torch.tensor([[[0.0, 4.0]]]), torch.tensor([[[1.0, 2.0]]])
     images = decoding.interpolated(*plane(), first, second, 5)
     torch.testing.assert_close(images[:, 0, 0, 0], torch.tensor([0, 0.25, 0.5, 0.75, 1]))
     torch.testing.assert_close(images[:, 0, 0, 1], torch.tensor([4, 3.5, 3, 2.5, 2]))
-    with pytest.raises(BadValue, match="an interpolation of 1 images"):
+    with pytest.raises(BadValue, match="steps is 1: it must be at least 2"):
         decoding.interpolated(*plane(), first, second, 1)
 
 
-def test_samples_are_the_priors_latents_decoded_with_and_without_noise():
+def test_samples_are_prior_samples_decoded_with_and_without_noise():
     key = fv.random.key(2)
     means = decoding.samples(*plane(), key, 20_000, drawn=False).flatten(1).double()
     draws = decoding.samples(*plane(), key, 20_000).flatten(1).double()
@@ -90,8 +90,8 @@ def test_samples_are_the_priors_latents_decoded_with_and_without_noise():
     assert_zero_mean((draws - means) * means)  # the decoder's noise is not the prior's
     z_key, x_key = fv.random.split(key)
     x = fv.random.normal(z_key, (20_000, 2)) + 0.5 * fv.random.normal(x_key, (20_000, 1, 1, 2)).flatten(1)
-    torch.testing.assert_close(draws, x.double())  # whatever goes through at once
-    with pytest.raises(BadValue, match="0 samples"):
+    torch.testing.assert_close(draws, x.double())  # independent of the chunk size
+    with pytest.raises(BadValue, match="n is 0"):
         decoding.samples(*plane(), key, 0)
 
 

@@ -60,7 +60,7 @@ ARRAYS = Z, GRID, IMAGES, SAMPLES, STEP, BOUND, TEST_STEP, TEST_BOUND
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_draws_without_a_warning_explains_itself_and_clips_no_text(name):
+def test_draws_without_a_warning_with_a_title_and_clips_no_text(name):
     before = dict(matplotlib.rcParams)
     figure = FIGURES[name]()
     assert isinstance(figure, Figure)
@@ -74,7 +74,7 @@ def test_draws_without_a_warning_explains_itself_and_clips_no_text(name):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_arguments_and_global_randomness_survive(name):
+def test_arguments_and_global_generators_are_unchanged(name):
     before = copy.deepcopy(ARRAYS)
     numpys, torchs = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
     FIGURES[name]()
@@ -89,9 +89,9 @@ def test_pyplot_is_not_imported():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_palette_stays_apart_for_colour_blind_eyes():
-    # Red- and green-blindness as in Machado, Oliveira & Fernandes (2009); distances in CIELAB, where about 2
-    # is just visible.
+def test_the_palette_is_distinct_for_colour_blind_readers():
+    # Red- and green-blindness as in Machado, Oliveira & Fernandes (2009); distances in CIELAB, in which a
+    # difference of about 2 is just visible.
     eyes = {
         "usual": np.eye(3),
         "red-blind": [[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0992], [-0.0039, -0.0481, 1.0520]],
@@ -110,7 +110,7 @@ def test_palette_stays_apart_for_colour_blind_eyes():
 
     assert nearest(figures.PALETTE, "usual") > 30
     assert min(nearest(figures.PALETTE, eye) for eye in eyes) > 18
-    # The check has teeth: matplotlib's own ten colours fail it.
+    # matplotlib's default colours fail this check.
     assert min(nearest(matplotlib.color_sequences["tab10"], eye) for eye in eyes) < 9
 
 

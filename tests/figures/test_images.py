@@ -10,7 +10,7 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_grid_grows_to_the_right_and_upwards(channels):
+def test_grid_ascends_to_the_right_and_upwards(channels):
     images = RNG.uniform(-0.2, 1.2, size=(3, 4, channels, 5, 6))
     (drawn,) = figures.image_grid(images, extent=(-3, 3, 10, 20)).axes[0].images
     picture = np.asarray(drawn.get_array()).reshape(15, 24, channels)
@@ -21,7 +21,7 @@ def test_grid_grows_to_the_right_and_upwards(channels):
         assert np.array_equal(cell, images[i, j].transpose(1, 2, 0).clip(0, 1))
 
 
-def test_grid_is_drawn_where_the_array_says():
+def test_grid_draws_each_image_at_its_coordinates():
     images = np.zeros((2, 3, 1, 4, 4))
     images[0, 2] = 1  # lowest row, last column
     figure = figures.image_grid(images, extent=(0, 3, 0, 2))
@@ -39,7 +39,7 @@ def test_grid_has_square_pixels_and_a_fixed_grey_scale():
     assert figure.axes[0].images[0].get_clim() == (0, 1)
 
 
-def test_reconstructions_stand_below_their_originals():
+def test_reconstructions_are_below_their_originals():
     originals, reconstructed = RNG.uniform(size=(2, 13, 1, 4, 5))
     axes = figures.reconstructions(originals, reconstructed).axes
     assert len(axes) == 2
@@ -59,7 +59,7 @@ def test_reconstructions_stand_below_their_originals():
 @pytest.mark.parametrize(
     ("n", "rows", "cols"), [(1, 1, 1), (2, 1, 2), (3, 2, 2), (5, 2, 3), (12, 3, 4), (13, 4, 4), (100, 10, 10)]
 )
-def test_samples_are_read_as_a_page_is(n, rows, cols):
+def test_samples_are_drawn_row_by_row(n, rows, cols):
     images = RNG.uniform(-0.2, 1.2, size=(n, 1, 4, 5))
     (drawn,) = figures.sample_grid(images).axes[0].images
     picture = np.asarray(drawn.get_array())
@@ -77,7 +77,7 @@ def test_interpolation_runs_from_left_to_right_between_its_ends(channels):
     pictures = [np.asarray(ax.images[0].get_array()).reshape(4, -1, channels) for ax in figure.axes]
     for picture, items in zip(pictures, (ends[:1], images, ends[1:]), strict=True):
         assert np.array_equal(picture, np.concatenate(items.transpose(0, 2, 3, 1), axis=1))
-    # The three stand in a row, apart, and an image is as large in each of them.
+    # The three parts do not overlap, and their images have the same size.
     figure.draw_without_rendering()
     boxes = [ax.get_window_extent() for ax in figure.axes]
     assert boxes[0].x1 < boxes[1].x0 < boxes[1].x1 < boxes[2].x0
@@ -92,7 +92,7 @@ def test_interpolation_puts_each_t_under_its_image(n):
     t = [float(label.get_text()) for label in ax.get_xticklabels()]
     assert t[0] == 0
     assert t[-1] == 1
-    # The i-th image covers columns 6 i to 6 i + 5, whose middle is 6 i + 2.5; so that is where i / (n - 1) belongs.
+    # The i-th image covers columns 6 i to 6 i + 5, so i / (n - 1) belongs at their centre, 6 i + 2.5.
     middles = 6 * np.arange(n) + 2.5
     assert ax.get_xticks() == pytest.approx(np.interp(t, np.linspace(0, 1, n), middles))
     # An axis from edge to edge would be wrong by half an image.
@@ -100,7 +100,7 @@ def test_interpolation_puts_each_t_under_its_image(n):
 
 
 def _pixels(figure):
-    # Agg, to read back what is drawn; rows from the top.
+    # Reads the pixels that Agg draws, rows from the top.
     figure.savefig(file := io.BytesIO(), format="rgba", dpi=figure.dpi)
     width, height = (figure.get_size_inches() * figure.dpi).astype(int)
     return np.frombuffer(file.getvalue(), np.uint8).reshape(height, width, 4)

@@ -51,20 +51,20 @@ def test_scatter_has_one_scale_unless_an_axis_has_collapsed():
     assert usual.get_aspect() == 1
     assert not usual.texts
     assert collapsed.get_aspect() == "auto"
-    assert [t.get_text() for t in collapsed.texts] == ["the two axes differ in scale"]
-    # So the thin side fills its axis too.
+    assert [t.get_text() for t in collapsed.texts] == ["the axes have different scales"]
+    # The collapsed dimension fills its axis too.
     assert np.ptp(collapsed.get_ylim()) < 1.2 * np.ptp(0.01 * Z[:, 1])
 
 
-def test_scatter_says_if_all_points_coincide():
+def test_scatter_notes_that_all_points_coincide():
     (text,) = figures.latent_scatter(np.ones((1234, 2))).axes[0].texts
     assert text.get_text() == "all 1,234 points coincide"
     assert not figures.latent_scatter(np.ones((1, 2))).axes[0].texts
 
 
 @pytest.mark.parametrize("scale", [[1, 0.001], [1, 0], [0, 0], [1e-9, 1e-9]])
-def test_names_of_classes_stay_apart_and_in_view_where_the_latent_space_collapses(scale):
-    # Every class has the same median: a thousand times nearer than names can stand, on some axis.
+def test_names_of_classes_do_not_overlap_if_the_latent_space_collapses(scale):
+    # Every class has the same median, so all names would overlap.
     z = np.tile(Z[:50], (10, 1)) * scale
     figure = figures.latent_scatter(z, classes)
     figure.draw_without_rendering()

@@ -9,10 +9,10 @@ from funcvae.figures import of_model
 def test_a_grid_needs_a_plane_and_images():
     x = fv.random.uniform(fv.random.key(1), (9, 1, 28, 28))
     burda = fv.models.burda_vae()
-    with pytest.raises(BadValue, match="needs Z = 2, and burda has Z = 50: ask for the scatter"):
+    with pytest.raises(BadValue, match="has Z = 50: a grid needs Z = 2"):
         of_model.latent_grid(burda, *burda.init(fv.random.key(0)), x, name="burda")
     points = fv.models.gaussian2d_vae()
-    with pytest.raises(BadValue, match=r"a latent grid needs images \[C, H, W\]: these data have items of shape \[2\]"):
+    with pytest.raises(BadValue, match=r"x has shape \[9, 2\]: this figure needs images \[C, H, W\]"):
         of_model.latent_grid(points, *points.init(fv.random.key(0)), torch.zeros(9, 2), name="points")
 
 

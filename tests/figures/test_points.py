@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from funcvae import figures
-from funcvae.errors import BadValue
+from funcvae.errors import BadType
 
 RNG = np.random.default_rng(0)
 MEAN, COV = np.array([1.0, -0.5]), np.array([[1.0, 0.8], [0.8, 1.5]])
@@ -41,19 +41,19 @@ def test_density_panels_share_limits_and_hold_the_samples():
         assert np.abs(found - mean).max() < 5 * np.sqrt(COV.max() / 4000)  # five standard errors
 
 
-def test_density_panels_carry_the_names_they_are_given():
+def test_density_panels_have_the_given_names():
     figure = figures.densities(SAMPLES, SAMPLES, MEAN, COV, names=("drawn", "learned"))
     assert [ax.get_title() for ax in figure.axes[:2]] == ["drawn", "learned"]
 
 
 @pytest.mark.parametrize("learned", [np.tile(MEAN, (5000, 1)), SAMPLES[:, [0, 0]], SAMPLES / 10])
-def test_density_of_the_data_stays_dark_beside_a_model_whose_samples_huddle(learned):
+def test_density_of_the_data_stays_dark_beside_concentrated_samples(learned):
     figure = figures.densities(SAMPLES, learned, MEAN, COV)
     data, model = (ax.collections[0] for ax in figure.axes[:2])
     assert data.norm.vmax == model.norm.vmax == 2 * data.get_array().max()
-    assert figure.axes[2].collections  # the bar's solid
+    assert figure.axes[2].collections  # the colour bar is drawn
     assert model.colorbar.extend == "max"
-    # Colour by the model's own highest density, and the data would be paler than half grey.
+    # With colours up to the model's highest density, the data would be paler than half grey.
     darkest, wrong = data.get_array().max() / np.array([data.norm.vmax, model.get_array().max()])
     assert data.cmap(np.sqrt(darkest))[0] < 0.2 < 0.45 < data.cmap(np.sqrt(wrong))[0]
 
@@ -65,7 +65,7 @@ def test_density_of_a_good_model_has_no_arrow():
     assert model.colorbar.extend == "neither"
 
 
-def test_evolution_shows_the_data_and_then_at_most_15_steps():
+def test_evolution_shows_the_data_and_at_most_15_steps():
     step, samples = np.arange(1, 80), RNG.normal(size=(79, 30, 2))
     figure = figures.evolution(step, samples, SAMPLES)
     data, *others = figure.axes
@@ -89,7 +89,7 @@ def test_evolution_is_nearly_square(steps, panels):
     shown = [ax for ax in figure.axes if ax.axison]
     assert len(shown) == 1 + min(steps, 15)
     assert shown[1].get_title() == "before training"
-    # Wherever no panel stands below, the numbers of the axis are written.
+    # The lowest panel of each column has tick labels.
     figure.draw_without_rendering()
     lowest = [ax for ax in shown if figure.axes.index(ax) + panels[1] >= len(shown)]
     assert all(any(t.get_text() and t.get_visible() for t in ax.get_xticklabels()) for ax in lowest)
@@ -108,6 +108,6 @@ def test_densities_without_a_gaussian_have_no_contours():
     figure = figures.densities(np.eye(2), np.eye(2))
     assert not figure.legends
     assert all(not ax.lines for ax in figure.axes)
-    figures.densities(np.ones((3, 2)), np.ones((3, 2)))  # all in one place
-    with pytest.raises(BadValue, match="cov must be"):
+    figures.densities(np.ones((3, 2)), np.ones((3, 2)))  # all points coincide
+    with pytest.raises(BadType, match="cov is None"):
         figures.densities(np.eye(2), np.eye(2), [0, 0])

@@ -70,31 +70,31 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch, name, save):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_film_runs_forward_and_then_backward_for_ever(tmp_path, channels):
+def test_an_animation_plays_forward_and_backward_in_a_loop(tmp_path, channels):
     images = np.tile(LEVELS[:, None, None, None] / 255, (1, channels, 7, 14))
     path = figures.save_gif(images, tmp_path / "new" / "film.gif", size=28, seconds=2)
     assert path == tmp_path / "new" / "film.gif"
     frames, durations, loop = film(path)
-    assert loop == 0  # for ever
+    assert loop == 0  # endlessly
     assert {frame.shape for frame in frames} == {(14, 28, 3)}
     assert all((frame == frame[0, 0, 0]).all() for frame in frames)
-    # Half a second for each of the four. A reader sees the two equal frames at a turn as one that lasts longer.
+    # Each of the four lasts half a second. Readers merge the two equal frames at a turn into one that lasts longer.
     played = np.repeat([frame[0, 0, 0] for frame in frames], np.array(durations) // 500)
     assert played.tolist() == [*LEVELS, *LEVELS[::-1]]
     assert played.tolist() != [*LEVELS, *LEVELS]
 
 
-def test_a_grey_film_is_exact_and_the_right_way_up(tmp_path):
+def test_a_grey_animation_is_exact_and_upright(tmp_path):
     before = IMAGES.copy()
     frames, durations, _ = film(figures.save_gif(IMAGES, tmp_path / "film.gif", size=14))
-    expected = np.rint(255 * IMAGES.clip(0, 1))[:, 0]  # 14 pixels wide already: nothing to enlarge
+    expected = np.rint(255 * IMAGES.clip(0, 1))[:, 0]  # already 14 pixels wide, so nothing is enlarged
     for frame, image in zip(frames, [*expected, *expected[-2::-1]], strict=True):
         assert np.array_equal(frame, np.stack([image] * 3, axis=-1))
     assert sum(durations) == 2 * 4000
     assert np.array_equal(IMAGES, before)
 
 
-def test_a_film_in_colour_is_nearly_exact_and_the_right_way_up(tmp_path):
+def test_a_colour_animation_is_nearly_exact_and_upright(tmp_path):
     images = np.zeros((2, 3, 8, 6))
     images[0, 0, :4] = images[1, 1, :, :3] = images[:, 2, 4:, 3:] = 1  # red above, then green at left; blue in a corner
     frames, _, _ = film(figures.save_gif(images, tmp_path / "film.gif", size=8))
@@ -103,12 +103,12 @@ def test_a_film_in_colour_is_nearly_exact_and_the_right_way_up(tmp_path):
 
 
 @pytest.mark.parametrize(("height", "width", "shape"), [(28, 28, (256, 256)), (8, 32, (64, 256)), (32, 1, (256, 8))])
-def test_the_longer_side_of_a_film_has_the_size_asked_for(tmp_path, height, width, shape):
+def test_the_longer_side_of_an_animation_has_the_given_size(tmp_path, height, width, shape):
     frames, _, _ = film(figures.save_gif(np.zeros((2, 1, height, width)), tmp_path / "film.gif"))
     assert frames[0].shape[:2] == shape
 
 
-def test_a_film_is_enlarged_smoothly(tmp_path):
+def test_an_animation_is_enlarged_smoothly(tmp_path):
     step = np.zeros((1, 1, 8, 8))
     step[..., 4:] = 1
     (frame, *_), _, _ = film(figures.save_gif(step, tmp_path / "film.gif", size=64))
@@ -120,7 +120,7 @@ def test_a_film_is_enlarged_smoothly(tmp_path):
 
 
 @pytest.mark.parametrize(("n", "seconds", "each"), [(4, 1, 250), (3, 1, 330), (100, 0.1, 20), (1, 300, 600_000)])
-def test_a_film_keeps_its_time(tmp_path, n, seconds, each):
+def test_an_animation_has_the_given_duration(tmp_path, n, seconds, each):
     images = np.linspace(0, 1, n)[:, None, None, None] * np.ones((1, 4, 4))
     _, durations, _ = film(figures.save_gif(images, tmp_path / "film.gif", size=4, seconds=seconds))
     assert sum(durations) == 2 * n * each if n > 1 else durations == [each]
@@ -139,7 +139,7 @@ def read(path):
 
 
 def film(path):
-    """The frames of a GIF as RGB, how many milliseconds each is shown, and how often the film runs."""
+    """The frames of a GIF as RGB, their durations in milliseconds, and the loop count."""
     with Image.open(path) as gif:
         frames, durations = [], []
         for frame in ImageSequence.Iterator(gif):

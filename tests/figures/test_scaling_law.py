@@ -48,7 +48,7 @@ def test_scaling_draws_each_series_with_two_standard_errors():
     assert len({line.get_marker() for line in lines}) == len(NAMES)
     assert not arrows(ax)
     assert [t.get_text() for t in figure.legends[0].get_texts()] == NAMES
-    assert ax.get_title("left") == "bars: two standard errors"
+    assert ax.get_title("left") == "bars: ±2 standard errors"
 
 
 def test_fitted_lines_are_the_weighted_least_squares_lines():
@@ -61,10 +61,10 @@ def test_fitted_lines_are_the_weighted_least_squares_lines():
     np.testing.assert_allclose(fit.get_ydata(), np.exp(start + slope * np.log(fit.get_xdata())))
     assert fit.get_xdata().tolist() == [1, 1000]
     assert [t.get_text() for t in figure.legends[0].get_texts()] == [f"dreg: slope {slope:+.2f} ± 0.01", "stl"]
-    assert ax.get_title("left") == "bars: two standard errors; dashed: fits, slopes ± one standard error"
+    assert ax.get_title("left") == "bars: ±2 standard errors; dashed: fits, slopes ±1 standard error"
 
 
-def test_a_slope_has_the_decimals_that_its_error_is_worth():
+def test_the_error_of_a_slope_determines_its_decimals():
     slopes = {"a": (-0.4812, 0.2), "b": (0.48123, 0.0012), "c": (1, math.nan), "d": (math.nan, 1), "e": (0.5, 0)}
     figure = scaling([1, 2], dict.fromkeys("abcde", ([1, 2], [0, 0])), slopes=slopes)
     texts = [t.get_text() for t in figure.legends[0].get_texts()]

@@ -8,9 +8,6 @@ from funcvae import figures
 from funcvae.errors import BadType, BadValue
 from funcvae.figures import OverSeeds
 
-# The figure.
-
-
 LINE = OverSeeds([1, 4], [-3.0, -2.0], [-3.5, math.nan], [-2.5, math.nan], [[-3.2, -2.8], [-2.0, math.nan]])
 
 
@@ -27,10 +24,10 @@ def test_the_figure_shows_means_intervals_and_seeds_side_by_side():
     assert shown[0].get_ydata().tolist() == [-3.0, -2.0]
     assert shown[0].get_xdata() == pytest.approx([1, 4])
     names = [t.get_text() for t in figure.legends[0].get_texts()]
-    assert names == ["iwae", "dreg", "mean over seeds", "its 95% interval", "a single seed"]
+    assert names == ["iwae", "dreg", "mean over seeds", "95% interval of the mean", "single seed"]
 
 
-def test_with_one_number_of_samples_the_estimators_stand_along_the_axis():
+def test_with_one_number_of_samples_the_axis_shows_the_estimators():
     one = OverSeeds([5], [1.0], [math.nan], [math.nan], [[1.0]])
     (ax,) = figures.over_seeds({"burda_vae": {"iwae (L_K)": one, "stl (ELBO)": one}}).axes
     assert ax.get_title() == "burda_vae, K = 5"
@@ -49,6 +46,6 @@ def test_with_one_number_of_samples_the_estimators_stand_along_the_axis():
         lambda: figures.over_seeds({"a": {"b": [1, 2]}}),
     ],
 )
-def test_what_the_figure_cannot_show_is_refused(call):
+def test_wrong_panels_are_refused(call):
     with pytest.raises((BadValue, BadType)):
         call()

@@ -582,8 +582,8 @@ target("models.recipe.to_tanh_range", recipe.to_tanh_range, weight=0.3, key=KEY,
 target("models.recipe.from_tanh_range", recipe.from_tanh_range, weight=0.3, x=IMAGES)
 target("models.cifar.standardize", models.cifar.standardize, weight=0.3, key=KEY, x=IMAGES)
 target("models.cifar.to_pixels", models.cifar.to_pixels, weight=0.3, x=IMAGES)
-target("models.burda.burda_schedule", lambda n, step: models.burda.burda_schedule(n)(step), weight=0.3, n=COUNT,
-       step=of_tensor(one_of(torch.tensor(3))))  # fmt: skip
+target("models.burda.burda_schedule", lambda n: models.burda.burda_schedule(n)(torch.tensor(3)), weight=0.3,
+       n=Kind(COUNT.good, one_of(0, -1, True, torch.tensor(2)), junk=False))  # fmt: skip
 RECIPES = one_of(*models.RECIPES.values())
 target(
     "models.Recipe.optimizer",

@@ -31,7 +31,7 @@ def test_burda_vae_is_the_network_described():
     assert isinstance(p, fv.distributions.Bernoulli)
 
 
-def test_burda_vae_starts_glorot_uniform_with_zero_biases():
+def test_burda_vae_has_glorot_uniform_weights_and_zero_biases():
     params, _ = models.burda_vae().init(KEY)
     for part in ("encoder", "decoder"):
         for name, p in params[part].items():
@@ -44,7 +44,7 @@ def test_burda_vae_starts_glorot_uniform_with_zero_biases():
                 assert not p.any(), name
 
 
-def test_burda_vae_output_starts_at_the_logit_of_the_clipped_mean():
+def test_burda_vae_output_bias_is_the_logit_of_the_clipped_mean():
     mean = torch.linspace(0, 1, 784).view(1, 28, 28)
     params, _ = models.burda_vae(mean=mean).init(KEY)
     clipped = mean.flatten().clip(0.001, 0.999)
@@ -52,7 +52,7 @@ def test_burda_vae_output_starts_at_the_logit_of_the_clipped_mean():
     assert params["decoder"]["output.bias"].isfinite().all()
 
 
-def test_burda_schedule_is_the_papers():
+def test_burda_schedule_matches_the_paper():
     steps_per_epoch = 7
     lr = burda_schedule(steps_per_epoch)
     rates = [rate for i in range(1, 9) for rate in [1e-4 * round(10 ** (1 - (i - 1) / 7), 1)] * 3 ** (i - 1)]
@@ -65,7 +65,7 @@ def test_burda_schedule_is_the_papers():
     assert float(lr(torch.tensor(3280 * steps_per_epoch))) == pytest.approx(1e-4)
 
 
-def test_burda_recipe_starts_the_output_at_its_training_mean():
+def test_burda_recipe_sets_the_output_bias_from_the_training_mean():
     model = RECIPES["burda_vae"].model(IMAGES)
     params, _ = model.init(KEY)
     torch.testing.assert_close(params["decoder"]["output.bias"].sigmoid(), IMAGES.mean(0).flatten())
@@ -77,7 +77,7 @@ def test_burda_recipe_has_the_papers_adam_and_batches():
     params, grads = {"w": torch.zeros(1)}, {"w": torch.full((1,), 1e-4)}
     opt = recipe.optimizer(10)
     moved, _ = opt.update(grads, opt.init(params), params)
-    torch.testing.assert_close(moved["w"], torch.tensor([-0.5e-3]))  # eps as large as the gradient halves the step
+    torch.testing.assert_close(moved["w"], torch.tensor([-0.5e-3]))  # eps equal to the gradient halves the step
 
 
 def test_burdas_schedule_compiles_as_part_of_a_step():

@@ -20,12 +20,12 @@ PHOTOS = fv.random.uniform(fv.random.key(13), (3, 3, 32, 32))
 
 @pytest.fixture(scope="module")
 def photos():
-    """The model of small photographs, narrow in latents, with its parameters and state."""
+    """The model of small photographs with few latents, its parameters and its state."""
     model = models.cifar_resnet_vae(latent=6)
     return model, *model.init(KEY)
 
 
-def test_cifar_resnet_vae_encodes_as_torchvisions_resnet18_in_its_small_form(photos):
+def test_cifar_resnet_vae_encodes_like_torchvisions_resnet18_for_small_images(photos):
     model, params, state = photos
     net = resnet18()
     net.conv1, net.maxpool, net.fc = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity(), nn.Identity()
@@ -48,7 +48,7 @@ def test_cifar_resnet_vae_encodes_as_torchvisions_resnet18_in_its_small_form(pho
         assert_close(list(new["encoder"].values()), [b.detach() for b in net.buffers()], rtol=1e-4, atol=1e-5)
 
 
-def test_cifar_resnet_vae_decodes_through_the_sizes_described(photos):
+def test_cifar_resnet_vae_decoder_has_the_sizes_described(photos):
     _, params, _ = photos
     dec = {name.removeprefix("decoder."): tuple(p.shape) for name, p in params["decoder"].items()}
     assert dec["log_scale"] == (1,)
@@ -90,8 +90,8 @@ def test_cifar_resnet_vae_bound_has_the_learned_scale(photos):
     torch.testing.assert_close(bound, (recon - kl).mean(0), rtol=1e-5, atol=1e-2)
 
 
-def test_cifar_resnet_vae_normalises_each_samples_batch_by_itself(photos):
-    """Under N = 2 the decoder sees two batches of three, and its running statistics move by their mean."""
+def test_cifar_resnet_vae_normalises_the_batch_of_each_sample_separately(photos):
+    """With N = 2 the decoder sees two batches of three, and its running statistics are averaged over them."""
     model, params, state = photos
     eps = fv.noise.iid(fv.random.key(4), 2, (3, 6))
     q, _ = model.encode(params, state, PHOTOS)

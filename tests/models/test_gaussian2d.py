@@ -24,7 +24,7 @@ def test_gaussian2d_vae_is_the_network_described():
 
 @pytest.mark.slow
 def test_gaussian2d_vae_learns_the_true_mean_and_covariance_within_five_percent():
-    """By its recipe, from samples with the decoder's noise; without it they are too narrow."""
+    """Trained by its recipe. Samples without the decoder's noise are too narrow."""
     recipe, dataset = RECIPES["gaussian2d_vae"], data.load("gaussian2d")
     model, opt = recipe.model(dataset.train), recipe.optimizer(10)
     ts = fv.train.init(model, opt, fv.random.key(0))

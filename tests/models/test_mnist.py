@@ -106,7 +106,7 @@ def test_alpha_is_positive_and_finite(alpha):
 
 
 def test_mnist_bn_vae_keeps_batch_norms_statistics_in_training_and_uses_them_in_evaluation():
-    """Three batches through the encoder leave what they leave in `nn.BatchNorm1d` itself."""
+    """Three batches update the statistics of the encoder as they update those of `nn.BatchNorm1d`."""
     model = models.mnist_bn_vae()
     params, state = (double(t) for t in model.init(KEY))
     enc = params["encoder"]
@@ -148,10 +148,10 @@ def test_mnist_sigma_vae_is_the_network_described(activation, output):
     assert signs == ({0.0, 1.0} if activation is nn.ReLU else {-1.0, 1.0})
 
 
-def test_mnist_sigma_vae_trains_on_where_every_sigma_is_zero():
+def test_mnist_sigma_vae_trains_if_every_sigma_is_zero():
     model = models.mnist_sigma_vae()
     params, state = model.init(KEY)
-    params["encoder"]["5.bias"] = torch.full((20,), -100.0)  # the last ReLU lets nothing through
+    params["encoder"]["5.bias"] = torch.full((20,), -100.0)  # the last ReLU outputs only zeros
     eps = fv.noise.iid(fv.random.key(1), 2, (3, 10))
     out = fv.estimators.elbo()(model, params, state, IMAGES, eps, train=True)
     q, _ = model.encode(params, state, IMAGES)

@@ -16,7 +16,7 @@ from tests.support.oracles import assert_zero_mean
 
 
 @pytest.mark.parametrize("factory", [getattr(models, name) for name in RECIPES])
-def test_a_latent_space_has_a_dimension(factory):
+def test_a_latent_space_has_at_least_one_dimension(factory):
     assert factory(latent=1).latent == 1
     with pytest.raises(BadValue, match="latent is 0"):
         factory(latent=0)
@@ -38,7 +38,7 @@ def test_the_tanh_range_and_back():
     assert torch.equal(from_tanh_range(to_tanh_range(KEY, x)), x)
 
 
-def test_recipes_bear_the_names_of_their_models():
+def test_recipes_have_the_names_of_their_models():
     assert set(RECIPES) == {
         "gaussian2d_vae", "mnist_ae", "mnist_vae", "mnist_bn_vae", "mnist_sigma_vae", "cifar_resnet_vae", "burda_vae",
     }  # fmt: skip
@@ -70,7 +70,7 @@ def test_a_recipe_makes_a_step(recipe: Recipe):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_a_recipes_step_on_cuda_follows_the_one_on_the_cpu(recipe: Recipe):
+def test_a_recipes_step_on_cuda_matches_the_cpu(recipe: Recipe):
     x = fv.random.uniform(KEY, (4, *(size or 32 for size in recipe.shape)))
     model, opt, bounds = recipe.model(x), recipe.optimizer(10), []
     estimator = fv.estimators.parse(recipe.estimator)
@@ -83,8 +83,8 @@ def test_a_recipes_step_on_cuda_follows_the_one_on_the_cpu(recipe: Recipe):
     assert bounds[1] == pytest.approx(bounds[0], rel=1e-2)
 
 
-def test_recipes_train_as_their_sources_do():
-    """(data, batch, epochs, samples, estimator, learning rate); where a post does not say, ours."""
+def test_recipes_match_their_sources():
+    """(data, batch, epochs, samples, estimator, learning rate); values that a post does not state are our own."""
     trained_with = {
         name: (r.data, r.batch, r.epochs, r.samples, r.estimator, float(r.lr(1)(0) if callable(r.lr(1)) else r.lr(1)))
         for name, r in RECIPES.items()
@@ -101,8 +101,8 @@ def test_recipes_train_as_their_sources_do():
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != "burda_vae"])
-def test_layers_start_as_torchs_own_do(name):
-    """Weights and biases uniform on ±1/√(fan-in), as in the posts, which set none; BatchNorm at 1 and 0."""
+def test_layers_have_torchs_default_initialization(name):
+    """Weights and biases are uniform on ±1/√(fan-in), since the posts set none; BatchNorm has 1 and 0."""
     recipe = RECIPES[name]
     params, _ = recipe.model(torch.zeros(1, *(size or 32 for size in recipe.shape))).init(KEY)
     for part in ("encoder", "decoder"):
@@ -121,7 +121,7 @@ def test_layers_start_as_torchs_own_do(name):
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_a_recipes_learning_rate_gives_way_to_ones_own(recipe):
+def test_a_given_learning_rate_replaces_the_recipes(recipe):
     params, grads = {"w": torch.zeros(3)}, {"w": torch.full((3,), 1e6)}
     opt = recipe.optimizer(10, lr=0.25)
     moved, _ = opt.update(grads, opt.init(params), params)

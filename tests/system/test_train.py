@@ -234,7 +234,7 @@ def test_a_tracker_that_dies_in_mid_run_costs_a_line_and_not_the_run(digits, cap
 
     monkeypatch.setattr(RecordWriter, "write", full)
     run = trained(digits, "mnist_vae", "run", "--track", "tensorboard")
-    assert capsys.readouterr().err.count("tensorboard stopped, the run goes on without it") == 1
+    assert capsys.readouterr().err.count("tensorboard stopped; the run continues without it") == 1
     assert (run / "params.safetensors").is_file()
 
 

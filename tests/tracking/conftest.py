@@ -1,4 +1,4 @@
-"""Fixtures of the tests of trackers."""
+"""Fixtures for the tests of trackers."""
 
 import pytest
 

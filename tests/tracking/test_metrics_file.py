@@ -5,7 +5,7 @@ import json
 from funcvae import tracking
 
 
-def test_rows_become_lines_of_json_that_read_back_at_once(tmp_path):
+def test_each_row_is_written_as_a_json_line_immediately(tmp_path):
     path = tmp_path / "metrics.jsonl"
     rows = [{"step": 0, "loss": 1.5}, {"step": 1, "loss": 0.1 + 0.2}]
     with tracking.MetricsWriter(path) as write:

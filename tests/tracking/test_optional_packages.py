@@ -1,4 +1,4 @@
-"""What TensorBoard and visdom have in common: they are optional, and change nothing else."""
+"""TensorBoard and visdom are optional packages and have no side effects."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from tests.support.tracking import CONFIG, global_state, run
 
 
 @pytest.mark.parametrize("extra", ["tensorboard", "visdom"])
-def test_an_extra_that_is_not_installed_is_named_before_anything_is_written(extra, tmp_path, monkeypatch):
+def test_a_missing_package_raises_before_anything_is_written(extra, tmp_path, monkeypatch):
     for name in {extra, *(loaded for loaded in sys.modules if loaded.startswith(f"{extra}."))}:
         monkeypatch.setitem(sys.modules, name, None)
     folder = tmp_path / "run"

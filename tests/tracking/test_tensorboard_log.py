@@ -42,7 +42,7 @@ class TestTensorboard:
             "test/bound": [(120, -110), (240, -109)],
         }
 
-    def test_pictures_are_framed_and_laid_out_eight_in_a_row(self, tmp_path):
+    def test_images_are_framed_and_arranged_eight_in_a_row(self, tmp_path):
         with tracking.tensorboard(tmp_path, CONFIG) as track:
             for row in run():
                 track(row)
@@ -71,7 +71,7 @@ class TestTensorboard:
         assert got == {**CONFIG, "lr": "None", "compile": "True"}
         assert len(list(tmp_path.iterdir())) == 1  # no second run for the configuration
 
-    def test_rows_are_on_the_disk_as_they_come_and_nothing_before_the_first(self, tmp_path):
+    def test_rows_are_written_immediately_and_nothing_before_the_first(self, tmp_path):
         folder = tmp_path / "run"
         with tracking.tensorboard(folder, CONFIG) as track:
             assert not folder.exists()
@@ -83,7 +83,7 @@ class TestTensorboard:
             pass
         assert not (tmp_path / "none").exists()
 
-    def test_a_full_disk_costs_a_line_and_not_the_run(self, tmp_path, capsys):
+    def test_a_full_disk_stops_the_tracker_but_not_the_run(self, tmp_path, capsys):
         resource = pytest.importorskip("resource", reason="this system cannot limit a file's size")
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         with tracking.tensorboard(tmp_path, CONFIG) as track:
@@ -94,7 +94,7 @@ class TestTensorboard:
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("funcvae: tensorboard stopped, the run goes on without it: ")
+        assert line.startswith("funcvae: tensorboard stopped; the run continues without it: ")
         assert 30 < len(self.read(tmp_path).Scalars("train/loss")) < STEPS
 
 

@@ -15,11 +15,11 @@ from tests.support.tracking import CONFIG, EPOCHS, STEPS, free_port, run
 
 
 class TestVisdom:
-    def test_curves_have_a_point_for_every_fifty_steps_and_for_every_epochs_test(self, server):
+    def test_curves_have_a_point_for_every_fifty_steps_and_every_test(self, server):
         with tracking.visdom(server.address, "run", CONFIG) as track:
             for row in run():
                 track(row)
-        steps = [24.5, 74.5, 109.5, 144.5, 194.5, 229.5]  # means of 50, 50, 20, and so again
+        steps = [24.5, 74.5, 109.5, 144.5, 194.5, 229.5]  # means of 50, 50 and 20 steps in each epoch
         (loss,) = server.window("run", "loss")["content"]["data"]
         train, test = server.window("run", "bound")["content"]["data"]
         assert (loss["name"], train["name"], test["name"]) == ("train", "train", "test")
@@ -28,7 +28,7 @@ class TestVisdom:
         assert (test["x"][:2], test["y"][:2]) == ([120, 240], [-110, -109])
         assert set(test["x"][2:] + test["y"][2:]) == {None}
 
-    def test_windows_say_what_they_show(self, server):
+    def test_windows_have_titles_and_labels(self, server):
         with tracking.visdom(server.address, "run", CONFIG) as track:
             for row in run():
                 track(row)
@@ -37,8 +37,8 @@ class TestVisdom:
         assert list(windows) == ["config", "loss", "bound", "x", "x_hat"]
         axes = {name: windows[name]["content"]["layout"] for name in ("loss", "bound")}
         assert {name: (layout["xaxis"]["title"], layout["yaxis"]["title"]) for name, layout in axes.items()} == {
-            "loss": ("steps made", "loss"),
-            "bound": ("steps made", "nats per example"),
+            "loss": ("training step", "loss"),
+            "bound": ("training step", "nats per example"),
         }
         assert "mnist_vae" in windows["config"]["content"]
         assert "a&lt;b&gt;.npy" in windows["config"]["content"]
@@ -46,7 +46,7 @@ class TestVisdom:
             assert windows[name]["type"] == "image"
             assert windows[name]["content"]["src"].startswith("data:image/png;base64,")
 
-    def test_a_burst_is_no_burst_of_requests(self, server):
+    def test_many_rows_cause_few_requests(self, server):
         with tracking.visdom(server.address, "run", CONFIG) as track:
             for row in run():
                 track(row)
@@ -60,7 +60,7 @@ class TestVisdom:
         (loss,) = server.window("run", "loss")["content"]["data"]
         assert loss["x"] == [74.5, 144.5, 229.5]
 
-    def test_a_run_that_stops_early_shows_all_it_had(self, server):
+    def test_a_run_that_stops_early_shows_all_its_rows(self, server):
         def stop_early():
             with tracking.visdom(server.address, "run", CONFIG) as track:
                 for row in islice(run(), 70):
@@ -72,17 +72,17 @@ class TestVisdom:
         (loss,) = server.window("run", "loss")["content"]["data"]
         assert loss["x"] == [24.5, 59.5]
 
-    def test_names_that_visdom_cannot_keep_are_mended(self, server):
+    def test_unsupported_characters_in_names_are_replaced(self, server):
         with tracking.visdom(server.address, "runs/a b+c'\\d.é-1", CONFIG):
             pass
         assert "runs_a_b_c__d.é-1" in server.ask("env_state")
 
-    def test_an_address_may_come_without_http(self, server):
+    def test_an_address_may_omit_http(self, server):
         with tracking.visdom(f"localhost:{server.port}/", "run", CONFIG):
             pass
         assert "run" in server.ask("env_state")
 
-    def test_curves_grow_while_the_run_goes_on(self, server, monkeypatch):
+    def test_curves_grow_during_the_run(self, server, monkeypatch):
         monkeypatch.setattr("funcvae.tracking.visdom_server._PAUSE", 0.0)
         monkeypatch.setattr("funcvae.tracking.visdom_server._SHARE", 1e9)
         rows = run()
@@ -95,7 +95,7 @@ class TestVisdom:
 
     @pytest.mark.parametrize("draws", ["at every burst", "at the end"])
     @pytest.mark.parametrize("how", ["KILL", "STOP"])
-    def test_a_server_that_dies_or_hangs_costs_a_line_and_not_the_run(self, how, draws, server, capsys, monkeypatch):
+    def test_a_failing_server_stops_the_tracker_but_not_the_run(self, how, draws, server, capsys, monkeypatch):
         monkeypatch.setattr("funcvae.tracking.visdom_server._TIMEOUT", 0.5)
         monkeypatch.setattr("funcvae.tracking.visdom_server._PAUSE", 0.0 if draws == "at every burst" else 1e9)
         monkeypatch.setattr("funcvae.tracking.visdom_server._SHARE", 1e9)
@@ -106,14 +106,14 @@ class TestVisdom:
                 track(row)
         out, err = capsys.readouterr()
         (line,) = err.splitlines()
-        assert line.startswith("funcvae: visdom stopped, the run goes on without it: ")
+        assert line.startswith("funcvae: visdom stopped; the run continues without it: ")
         assert server.address in line
         assert not out
 
     @pytest.mark.parametrize(
         "address", ["http://localhost:{port}", "localhost:{port}", "ftp://localhost", "http://a:b"]
     )
-    def test_a_server_that_is_not_there_is_named_with_the_way_to_start_one(self, address, capsys):
+    def test_an_unreachable_server_raises_with_the_command_to_start_one(self, address, capsys):
         pytest.importorskip("visdom", reason="visdom is not installed")
         address = address.format(port=free_port())
         with pytest.raises(Missing) as raised, tracking.visdom(address, "run", CONFIG):
@@ -123,7 +123,7 @@ class TestVisdom:
         assert "\n" not in str(raised.value)
         assert capsys.readouterr() == ("", "")
 
-    def test_a_server_that_never_answers_is_not_waited_for(self, monkeypatch):
+    def test_a_server_that_never_answers_raises_after_the_timeout(self, monkeypatch):
         pytest.importorskip("visdom", reason="visdom is not installed")
         monkeypatch.setattr("funcvae.tracking.visdom_server._TIMEOUT", 0.2)
         with closing(socket.create_server(("localhost", 0))) as silent:
@@ -158,7 +158,7 @@ def test_a_run_shown_on_visdom_has_the_same_bits_even_if_the_server_dies(server,
     trackers = [lambda run, config, past: tracking.visdom(server.address, run.name, config, past), killer]
     tracked = runs.run(config("tracked"), trackers=trackers)
     error = capsys.readouterr().err
-    assert error.count("visdom stopped, the run goes on without it") == dies
+    assert error.count("visdom stopped; the run continues without it") == dies
     assert "Traceback" not in error
     for file in ("params.safetensors", "metrics.jsonl"):
         assert (plain / file).read_bytes() == (tracked / file).read_bytes()
