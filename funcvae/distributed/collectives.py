@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from funcvae import tree
 from funcvae._support import checks
-from funcvae._support.checks import Count, Natural
+from funcvae._support.checks import Count, Natural, within
 from funcvae.errors import BadType, BadValue, FuncvaeError, ProcessLost, ReportedElsewhere
 from funcvae.tree import Tree
 
@@ -202,7 +202,7 @@ SINGLE = Processes()
 
 
 @checks.arguments
-def split_evenly(n: Natural, parts: Count) -> list[range]:
+def split_evenly(n: Natural, parts: Annotated[int, within(1, 2**24)]) -> list[range]:
     """Splits range(n) into consecutive pieces whose lengths differ by at most one; the longer ones come first."""
     shorter, longer = divmod(n, parts)
     starts = [i * shorter + min(i, longer) for i in range(parts + 1)]

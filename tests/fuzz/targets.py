@@ -633,8 +633,16 @@ target(
 # What is left out, and why --------------------------------------------------------------------------------------------
 LEFT_OUT = {
     "bounds.checked": "a check that every bound makes first",
+    "distributed.by_rows": "takes settings that train.fit checks",
+    "distributed.by_samples": "as distributed.by_rows",
+    "distributed.process_group": "connects processes, in test_rendezvous.py and test_torchrun.py",
+    "distributed.rank": "takes nothing",
+    "distributed.world_size": "takes nothing",
     "estimators.in_chunks": "makes an estimator, which the laws call",
     "figures.of_model.as_is": "the identity",
+    "model.as_is": "the identity",
+    "model.check_model": "a check that other functions make first",
+    "model.check_trained": "a check that other functions make first",
     "optim.check_optimizer": "a check that train.init makes first",
     "tree.checked": "a check that optim and sha256 make first",
     "train.fit_task": "what train.fit calls",

@@ -60,7 +60,7 @@ def double(params):
 
 
 def tiny(encoder=lambda: nn.Sequential(nn.Linear(2, 4), nn.Tanh()), **kwargs):
-    """A nonlinear model of points in the plane with two latents and a learned prior, in float64, and two data points."""
+    """A nonlinear model of points in the plane with two latents and a learned prior, and two points, in float64."""
     model = fv.vae(
         encoder=encoder,
         decoder=lambda: nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)),
