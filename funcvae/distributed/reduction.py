@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from funcvae._support import checks
 from funcvae.distributed.collectives import Processes, split_evenly
 
 __all__ = ["combine_sums", "local_sums", "ordered_sum"]
@@ -94,10 +95,13 @@ def spans_within(count: int, own: range) -> list[Span]:
 
 def _spans_of_each(count: int, processes: Processes) -> list[list[Span]]:
     """For each process, the spans whose summands are all its own."""
-    return [spans_within(count, piece) for piece in split_evenly(count, processes.size)]
+    return [spans_within(count, piece) for piece in _split_evenly(count, processes.size)]
 
 
 def _sum_of_spans(sent: Tensor, spans: list[list[Span]], count: int) -> Tensor:
     """The sum along the tree, from the sums [size, most, p] that all processes sent for their spans."""
     known = {span: sent[r, i] for r, own in enumerate(spans) for i, span in enumerate(own)}
     return sum_along_tree(0, count, lambda first, last: known.get((first, last)))
+
+
+_split_evenly = checks.unchecked(split_evenly)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from funcvae import random, tree
+from funcvae._support import checks
 from funcvae.compilation import Wrap
 from funcvae.distributed import reduction
 from funcvae.distributed.collectives import SINGLE, Processes, split_evenly
@@ -180,7 +181,7 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
         """The weights [N, B] of all samples, if the shares take any, and the bound [B] that goes with them."""
         if weigh is None:
             return (), x.new_zeros(len(x))
-        of_each = [pieces[own.start : own.stop] for own in split_evenly(len(pieces), processes.size)]
+        of_each = [pieces[own.start : own.stop] for own in _split_evenly(len(pieces), processes.size)]
         log_w = [log_w_of(params, state, keys, x, at) for at in chunks(of_each[processes.rank], x.device)]
         return weigh(processes.all_gather_rows(torch.cat(log_w), [sum(map(len, own)) for own in of_each]))
 
@@ -222,7 +223,7 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
 
 def nonempty_pieces(length: int, shards: int) -> list[range]:
     """The shards of a batch without empty ones; a short last batch may have fewer."""
-    return [piece for piece in split_evenly(length, shards) if len(piece)]
+    return [piece for piece in _split_evenly(length, shards) if len(piece)]
 
 
 def sum_shares(
@@ -280,3 +281,6 @@ def unpack(flat: Tensor, params: Params, state: State) -> tuple[Params, Tensor, 
         return now.to(old.dtype) if old.is_floating_point() else (old + now.round().long()).to(old.dtype)
 
     return tree.map(lambda g, p: g.to(p.dtype), grads, params), bound, tree.map(as_before, grown, state)
+
+
+_split_evenly = checks.unchecked(split_evenly)
