@@ -11,6 +11,7 @@ Each process computes consecutive summands. It first adds the spans of the tree 
 from collections.abc import Callable
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -61,8 +62,8 @@ def combine_sums(sums: list[Tensor], count: int, processes: Processes) -> Tensor
     # Each process adds up one stretch of the vector for all. If each has one span of the tree (as many shards as
     # processes), this sends no more than an all-reduce.
     stretch = -(-length // size)
-    sent = F.pad(sent, (0, stretch * size - length)).view(-1, size, stretch)
-    own = _sum_of_spans(processes.all_to_all(sent.transpose(0, 1).contiguous()), spans, count)
+    sent = rearrange(F.pad(sent, (0, stretch * size - length)), "span (process p) -> process span p", process=size)
+    own = _sum_of_spans(processes.all_to_all(sent.contiguous()), spans, count)
     return processes.all_gather(own).flatten()[:length]
 
 

@@ -79,7 +79,7 @@ def at(module, line):
 
 
 def place(module):
-    """The position of a module in ORDER, or None if it has none, such as funcvae itself."""
+    """The position of a module in ORDER, or None for modules outside it, such as funcvae itself."""
     parts = module.split(".")
     unit = ".".join(parts[: 2 if parts[0] == "_support" else 1])
     return ORDER.index(unit) if unit in ORDER else None

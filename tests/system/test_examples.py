@@ -103,7 +103,7 @@ def test_the_burda_table_trains_what_is_missing_and_reads_the_rest(tmp_path, cap
     assert "86.76 → 86.35" in capsys.readouterr().out
     with pytest.raises(fv.errors.BadValue, match="holds 1 epochs of"):
         table(out=str(tmp_path / "runs"), **{**options, "epochs": 2})
-    with pytest.raises(fv.errors.BadValue, match="--n lie between 2 and 20"):
+    with pytest.raises(fv.errors.BadValue, match="--n must lie between 2 and 20"):
         table(out=str(tmp_path / "more"), **{**options, "n": 21})
     assert not (tmp_path / "more").exists()
 
