@@ -1,8 +1,8 @@
-"""The published yardstick, as far as one's patience goes: python examples/burda_table.py --root DATA
+"""Reproduces the published table of Burda et al. with fewer epochs: python examples/burda_table.py --root DATA
 
-Trains `burda_vae` by Burda's recipe (batch 20, its learning rates, pixels binarized anew at every visit) as a VAE, as
-an IWAE, and as an IWAE with DReG gradients, and prints L_5000 on test digits beside the published numbers, which took
-3,280 epochs. Every cell is a run folder: one that is there already is read, not trained again.
+Trains `burda_vae` by Burda's recipe (batch 20, its learning rates, pixels binarized again in every epoch) as a VAE, as
+an IWAE, and as an IWAE with DReG gradients. Prints L_5000 on test digits next to the published numbers, which took
+3,280 epochs. Every cell is a run folder; an existing one is read, not trained again.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from tqdm import tqdm
 import funcvae as fv
 from funcvae.errors import BadValue, FuncvaeError
 
-# Test negative log-likelihood in nats: Burda et al. (2016), and where there is one a public replication with DReG.
+# Test negative log-likelihood in nats: Burda et al. (2016), and a public replication with DReG (None if not reported).
 PUBLISHED = {
     ("VAE", 1): (86.76, 86.35), ("VAE", 5): (86.47, 86.10), ("VAE", 50): (86.35, 86.06),
     ("IWAE", 1): (86.76, 86.35), ("IWAE", 5): (85.54, 85.18), ("IWAE", 50): (84.78, 84.59),
@@ -31,24 +31,24 @@ def main(
     samples: int = 5000,
     n: int = 1000,
 ) -> dict[tuple[str, int], float]:
-    """Trains what is missing and returns the NLL of each cell, in nats.
+    """Trains the missing cells and returns the NLL of each cell, in nats.
 
     Args:
-        epochs: Of the recipe's 3,280; its learning rate falls after 1, 4, 13, 40, 121, … of them.
-        k: Samples in training.
+        epochs: Number of epochs, of the recipe's 3,280. The learning rate falls after epochs 1, 4, 13, 40, 121, …
+        k: Numbers of samples in training.
         root: Folder of the named data sets.
-        source: The data.
+        source: Name or path of the data.
         out: Folder of the runs.
         samples: K of L_K in the evaluation.
-        n: Test digits, the same for all.
+        n: Number of test digits, the same for all cells.
     """
     test = fv.data.load(source, root=root).test
     if min(epochs, samples, *k) < 1 or not 2 <= n <= len(test):
-        raise BadValue(f"--epochs, --samples and --k must be at least 1, and --n lie between 2 and {len(test)}")
+        raise BadValue(f"--epochs, --samples and --k must be at least 1, and --n must lie between 2 and {len(test)}")
     nll: dict[tuple[str, int], float] = {}
     for name, count in [(name, count) for count in k for name in ESTIMATORS]:
         if (name, count) == ("IWAE", 1):
-            nll[name, count] = nll["VAE", 1]  # at K = 1 they are one
+            nll[name, count] = nll["VAE", 1]  # at K = 1 they are equal
             continue
         folder = Path(out) / f"{ESTIMATORS[name]}-k{count}"
         if not (folder / "params.safetensors").is_file():
@@ -60,7 +60,7 @@ def main(
         run = fv.runs.load(folder, data_dir=root)
         if (run.config.epochs, run.config.data) != (epochs, source):
             made = f"{run.config.epochs} epochs of {run.config.data}"
-            raise BadValue(f"{folder} holds {made}: give another --out, or the same --epochs and --source")
+            raise BadValue(f"{folder} holds {made}: give another --out or the same --epochs and --source")
         with tqdm(total=n * samples, desc=f"{name}, k = {count}", unit="sample", unit_scale=True, leave=False) as bar:
 
             def progress(done: int, total: int, bar: tqdm = bar) -> None:
@@ -73,7 +73,7 @@ def main(
         print(f"{name:4} k = {count:2}  {nll[name, count]:6.2f} {errors}   {units:2} active units")
 
     print(f"\nTest NLL <= -L_{samples} in nats: {source}, epochs {epochs:,}, test items {n:,}")
-    print("In brackets the published numbers: MNIST, 3,280 epochs, 10,000 test items")
+    print("Published numbers in brackets: MNIST, 3,280 epochs, 10,000 test items")
     print(f"{'':6}" + "".join(f"{f'k = {count}':>26}" for count in k))
     for name in ESTIMATORS:
         cells = []

@@ -1,7 +1,7 @@
-"""More samples, a tighter bound: python examples/burda_vae.py --root DATA
+"""Importance-weighted training of burda_vae: python examples/burda_vae.py --root DATA
 
-Trains the published yardstick with DReG at K = 5 on digits that are binarized anew at every visit, and draws digits
-from it. The paper's 3,280 epochs take hours; this is a glance.
+Trains the model of Burda et al. with DReG at K = 5 on digits that are binarized again in every epoch, and samples
+digits from it. The paper's 3,280 epochs take hours; this example takes minutes.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Small photographs through ResNet-18 both ways: python examples/cifar_resnet_vae.py --source FOLDER
+"""Small photographs, with a ResNet-18 as encoder and decoder: python examples/cifar_resnet_vae.py --source FOLDER
 
-The likelihood's scale is learned: it shrinks as the reconstructions get better, and every halving is worth 3,072 log 2
-nats. Minutes on a CPU.
+The scale of the likelihood is learned. It shrinks as the reconstructions improve, and every halving adds up to
+3,072 log 2 nats. This takes minutes on a CPU.
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Which estimator to train with: python examples/compare_estimators.py
+"""Compares the gradient variance of estimators: python examples/compare_estimators.py
 
-Trains the 2-D example for a moment, then sets estimators side by side on it: seven of the library, one of one's own,
-two with dependent samples. Those of one noise scheme see the same noise, so a ratio of two of their variances is known
-far better than either.
+Trains the 2-D example briefly, then compares estimators on it: seven of the library, a new one, and two with dependent
+samples. Estimators with the same noise scheme use the same noise, so the ratio of two variances is known much better
+than either variance.
 """
 
 from pathlib import Path
@@ -14,12 +14,12 @@ import funcvae as fv
 
 
 def mixed(share: float) -> fv.Estimator:
-    """An estimator of one's own: dreg and a share of iwae. Both have one mean, so any mixture has it.
+    """A new estimator: a mixture of dreg and iwae, which have the same mean.
 
     path (1-c) v² + c v, score -c v, theta v
 
-    That is dreg with a control variate: c times the difference, whose mean is zero. It pays for some c, if any, that
-    depend on the model and change as it trains.
+    This is dreg with a control variate: c times the difference of the two, whose mean is zero. Which c reduce the
+    variance, if any, depends on the model and changes during training.
     """
 
     def weights(log_w: torch.Tensor) -> fv.Weights:
@@ -35,7 +35,7 @@ def mixed(share: float) -> fv.Estimator:
 def main(
     steps: int = 400, replicates: int = 1000, batches: int = 200, out: str = "figures"
 ) -> tuple[fv.variance.Comparison, str, fv.variance.Sources, list[Path]]:
-    """Returns the comparison, the name of the best for L_K, where dreg's variance comes from, and the figures."""
+    """Returns the comparison, the name of the best estimator for L_K, the sources of dreg's variance, and figures."""
     init_key, data_key, noise_key, batch_key = fv.random.split(fv.random.key(0), 4)
     train = fv.data.gaussian2d(data_key, 100 * steps)
     model, opt = fv.models.gaussian2d_vae(), fv.optim.adam(1e-3)
@@ -45,7 +45,7 @@ def main(
 
     estimators = [fv.estimators.parse(name) for name in ("elbo", "elbo_mc", "stl", "iwae", "dreg", "vimco", "rws")]
     arms: dict[str, fv.variance.Arm] = {estimator.name: estimator for estimator in [*estimators, mixed(0.02)]}
-    # With dependent samples log (1/K) sum_k w_k has another mean than L_K: iwae's target is another there.
+    # With dependent samples the mean of log (1/K) sum_k w_k is not L_K, so iwae has another target.
     arms |= {
         "elbo_mc, mirrored": (fv.estimators.elbo_mc(), fv.noise.mirrored),
         "iwae, sobol": (fv.estimators.iwae(), fv.noise.sobol),
@@ -61,14 +61,14 @@ def main(
     best = min(fit, key=lambda row: row.cost("encoder"))
     times = best.ratio["encoder"].value
     print(
-        f"\nOf the {len(fit)} that are for {dreg.target} and show no bias, the least variance × time in the encoder has"
+        f"\nThe least variance × time in the encoder, of {len(fit)} estimators for {dreg.target} without detected bias,"
     )
-    print(f"{best.name}: its variance there is {times:.3f} times dreg's.\n")
+    print(f"is that of {best.name}. Its variance is {times:.3f} times dreg's.\n")
 
-    # More samples reduce the noise's part alone, a larger batch both.
+    # More samples reduce only the noise's part, a larger batch reduces both parts.
     estimator = fv.estimators.dreg()
     sources = fv.variance.sources(estimator, *trained, train, batch_key, batch=100, samples=8, batches=batches)
-    print(f"Where the variance of dreg's gradient comes from, in {sources}")
+    print(f"Sources of the variance of dreg's gradient, in {sources}")
 
     drawn = fv.figures.of_results.of_comparison(found, name="gaussian2d_vae")
     paths = [fv.figures.save(figure, f"{out}/compare_estimators_{name}.png") for name, figure in drawn.items()]

@@ -1,6 +1,7 @@
-"""A model of points learns a density: python examples/gaussian2d_vae.py
+"""A model of points in the plane learns their density: python examples/gaussian2d_vae.py
 
-Keeps samples of the model after every step, and draws how they come to look like the data; then the two densities.
+Keeps samples of the model after every step and plots how their distribution approaches that of the data. Then plots the
+densities of model and data.
 """
 
 from pathlib import Path

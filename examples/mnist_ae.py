@@ -1,7 +1,7 @@
-"""A plain autoencoder of digits, through the code of the VAEs: python examples/mnist_ae.py --root DATA
+"""A plain autoencoder of digits, with the code of the VAEs: python examples/mnist_ae.py --root DATA
 
-With a point as its posterior there is no KL, so nothing keeps the codes together: the scatter spreads far beyond a
-standard normal, and between the classes the decoder draws what is no digit.
+Its posterior is a point and has no KL, so nothing keeps the codes together. They spread far beyond a standard normal,
+and between the classes they decode to images that are not digits.
 """
 
 from pathlib import Path

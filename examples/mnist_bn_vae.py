@@ -1,7 +1,8 @@
-"""What the weight of the squared error decides: python examples/mnist_bn_vae.py --root DATA
+"""The effect of the weight of the squared error: python examples/mnist_bn_vae.py --root DATA
 
-With alpha = 1 a digit's mean squared error is worth less than a nat, and no code pays its KL: every image is decoded to
-the same grey mean. With alpha = 784, which is the sum over the pixels, the same networks tell the digits apart.
+With alpha = 1 the mean squared error of a digit is less than a nat, less than the KL that a useful code would cost.
+Every image decodes to the same grey mean. With alpha = 784, which gives the sum over the pixels, the same networks
+distinguish the digits.
 """
 
 from pathlib import Path
@@ -29,7 +30,7 @@ def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str 
         q, _ = model.encode(ts.params, ts.state, shown)
         p, _ = model.prior(ts.params, ts.state, q.loc)
         kl = fv.distributions.kl(q, p).sum(-1).mean()
-        print(f"alpha = {alpha}: a code's KL is {kl:.2f} nats")
+        print(f"alpha = {alpha}: the KL of a code is {kl:.2f} nats")
         name = f"mnist_bn_vae, alpha = {alpha}"
         figure = fv.figures.of_model.reconstructions(
             model, ts.params, ts.state, shown, draw_key, pixels=from_tanh_range, name=name

@@ -1,7 +1,7 @@
-"""A mean squared error, and a sigma of any sign: python examples/mnist_sigma_vae.py --root DATA
+"""A VAE with a mean squared error and a sigma of any sign: python examples/mnist_sigma_vae.py --root DATA
 
-Writes test digits beside their reconstructions, as the post shows them in two windows. The last ReLU leaves most of mu
-at exactly zero, and z at the mean of q is then far from any z that was drawn in training: see what is printed.
+Draws test digits next to their reconstructions, as in the post. The last ReLU sets most of mu to exactly zero, so z at
+the mean of q is far from all z that were drawn in training. The printed errors show this.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ def main(steps: int = 9375, source: str = "mnist", root: str = "data", out: str 
     with fv.tracking.progress_bar(epochs * per_epoch) as bar:
         ts, history = fv.train.fit(
             ts, model, fv.estimators.elbo(), opt, train, epochs=epochs, batch=32, log=bar,
-            scale=recipe.scale, offset=recipe.offset,  # so that the loss is the post's
+            scale=recipe.scale, offset=recipe.offset,  # the loss of the post
         )  # fmt: skip
 
     trained, key = fv.Trained(model, ts.params, ts.state), fv.random.key(1)
@@ -30,7 +30,7 @@ def main(steps: int = 9375, source: str = "mnist", root: str = "data", out: str 
     x_hat, x_hat_of_loc = decoding.reconstructed(*trained, digits.test, key), decoding.decoded(*trained, loc)
     drawn, central = ((x - digits.test).square().mean() for x in (x_hat, x_hat_of_loc))
     print(f"loss {history.loss[-100:].mean():.4f}; mu is zero in {(loc == 0).float().mean():.0%} of the latents")
-    print(f"mean squared error {drawn:.4f} by way of draws of z, {central:.4f} by way of mu")
+    print(f"mean squared error {drawn:.4f} with draws of z, {central:.4f} with z = mu")
     figure = fv.figures.of_model.reconstructions(*trained, digits.test[:20], key, name="mnist_sigma_vae")
     return [fv.figures.save(figure, f"{out}/mnist_sigma_vae_reconstructions.png")]
 

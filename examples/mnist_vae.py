@@ -1,7 +1,7 @@
-"""Digits in a plane, and a walk from one to another: python examples/mnist_vae.py --root DATA
+"""Digits in a latent plane, and an interpolation between two: python examples/mnist_vae.py --root DATA
 
-The same networks as in mnist_ae.py with a second head for log sigma. The KL draws the codes together, so that every
-point of the plane decodes to some digit and a straight line between two of them passes through others.
+The networks are those of mnist_ae.py, with another output for log sigma. The KL pulls the codes together. Every point
+of the plane decodes to a digit, and a line between two digits passes through others.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""An estimator of one's own, and whether it is what it claims to be: python examples/own_estimator.py
+"""Defines new estimators and checks their claims: python examples/own_estimator.py
 
-A score-function gradient of L_K with a weight for how much of a baseline to take off, and the verdict on it without
-sampling: `variance.exact` integrates over the noise of a small model, so a bias shows to ten digits.
+They are score-function gradients of L_K with a share of a baseline subtracted. `variance.exact` integrates over the
+noise of a small model by quadrature, so it shows a bias to ten digits without sampling.
 """
 
 import torch
@@ -11,7 +11,7 @@ import funcvae as fv
 
 
 def with_baseline(share: float) -> fv.Estimator:
-    """The score function's L_K less a share of the bound without sample k, log (1/(K-1)) sum_{j≠k} w_j."""
+    """Score weight L_K - share · L_{-k} - v, with the bound L_{-k} = log (1/(K-1)) sum_{j≠k} w_j without sample k."""
 
     def weights(log_w: Tensor) -> fv.Weights:
         v = log_w.softmax(0)
@@ -24,18 +24,18 @@ def with_baseline(share: float) -> fv.Estimator:
 
 
 def with_its_own_sample() -> fv.Estimator:
-    """The same with the bound itself as baseline: sample k's own weight is in it, so it is biased."""
+    """The same with the bound itself as baseline. It contains the weight of sample k, so the gradient is biased."""
 
     def weights(log_w: Tensor) -> fv.Weights:
         v = log_w.softmax(0)
         return fv.Weights(path=torch.zeros_like(v), score=-v, theta=v)
 
     claims = fv.Claims("L_K", unbiased_encoder=False, unbiased_decoder=True, papers=())
-    return fv.estimators.weighted(weights, bound=fv.bounds.iwae, claims=claims, name="own sample in it")
+    return fv.estimators.weighted(weights, bound=fv.bounds.iwae, claims=claims, name="with its own sample")
 
 
 def main(nodes: int = 100) -> dict[str, tuple[float, float]]:
-    """Returns each estimator's largest bias and its total variance, in the encoder's gradient at K = 2."""
+    """Returns each estimator's largest bias and total variance in the encoder's gradient at K = 2."""
     model = fv.vae(
         encoder=lambda: nn.Linear(2, 2),
         decoder=lambda: nn.Sequential(nn.Linear(1, 3), nn.Tanh(), nn.Linear(3, 2)),

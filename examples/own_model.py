@@ -1,6 +1,7 @@
-"""Your own networks on your own pictures: python examples/own_model.py FOLDER
+"""Trains your own networks on your own images: python examples/own_model.py FOLDER
 
-FOLDER holds images of one size, a multiple of four pixels either way, in one folder or in one for each class.
+FOLDER holds images of one size, whose height and width are multiples of four pixels, directly or in a folder for each
+class.
 """
 
 from pathlib import Path
@@ -12,7 +13,7 @@ import funcvae as fv
 
 
 class Encoder(nn.Module):
-    """Images [B, C, H, W] -> (mu, log sigma²), each [B, latent]: any module that returns a pair will do."""
+    """Images [B, C, H, W] -> (mu, log sigma²), each [B, latent]. Any module that returns a pair works."""
 
     def __init__(self, channels: int, height: int, width: int, latent: int) -> None:
         super().__init__()
@@ -30,7 +31,7 @@ class Encoder(nn.Module):
 
 
 def decoder(channels: int, height: int, width: int, latent: int) -> nn.Module:
-    """Latents [B, latent] -> images. It never sees the Monte-Carlo axis: that is `vmap`ped over it."""
+    """Latents [B, latent] -> images. The Monte-Carlo axis is `vmap`ped, so the module does not see it."""
     return nn.Sequential(
         nn.Linear(latent, 64 * (height // 4) * (width // 4)),
         nn.Unflatten(1, (64, height // 4, width // 4)), nn.ReLU(),
@@ -40,7 +41,7 @@ def decoder(channels: int, height: int, width: int, latent: int) -> nn.Module:
 
 
 def main(folder: tyro.conf.Positional[str], steps: int = 600, latent: int = 32, out: str = "figures") -> list[Path]:
-    images = fv.data.load(folder)  # a tenth is held out as the test set, unless there are folders train and test
+    images = fv.data.load(folder)  # a tenth becomes the test set, unless there are folders train and test
     channels, height, width = images.train.shape[1:]
     model = fv.vae(
         encoder=lambda: Encoder(channels, height, width, latent),

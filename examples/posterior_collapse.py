@@ -1,9 +1,9 @@
-"""Posterior collapse without an ELBO to blame: python examples/posterior_collapse.py
+"""Posterior collapse that the ELBO does not cause: python examples/posterior_collapse.py
 
-A linear VAE is probabilistic PCA, whose likelihood is known in closed form. With the decoder's variance fixed, the
-likelihood itself wants a latent for every eigenvalue of the data's covariance above that variance, and none for the
-rest. Trained on the ELBO, the VAE uses just as many: what collapses is the likelihood's doing, not the ELBO's (Lucas et
-al. 2019, arXiv:1911.02469). So does the remedy follow: learn the variance.
+A linear VAE is probabilistic PCA, whose likelihood has a closed form. For a fixed variance of the decoder, maximum
+likelihood uses one latent for every eigenvalue of the data's covariance above that variance. A VAE trained on the ELBO
+uses equally many. So the likelihood causes the collapse, not the ELBO (Lucas et al. 2019, arXiv:1911.02469), and the
+remedy is to learn the variance.
 """
 
 from pathlib import Path
@@ -27,10 +27,10 @@ def points(key: fv.random.Key) -> torch.Tensor:
 
 
 def main(steps: int = 4000, out: str = "figures") -> tuple[dict[float, tuple[int, int, float]], Path]:
-    """For each variance: latents used by maximum likelihood, by the VAE, and how far its log p(x) is below the best."""
+    """For each variance, the latents that maximum likelihood and the VAE use, and the VAE's loss of log p(x)."""
     x = points(fv.random.key(0))
     values = eigenvalues(x.double())
-    variances = [0.25, 0.55, 0.8, 1.7, 2.6, 5.0, 8.0]  # between the eigenvalues: at a tie a latent gains nothing
+    variances = [0.25, 0.55, 0.8, 1.7, 2.6, 5.0, 8.0]  # between the eigenvalues, where the optimum is unique
     batch = 200
     epochs = -(-steps * batch // POINTS)
     found = {}
@@ -50,7 +50,7 @@ def main(steps: int = 4000, out: str = "figures") -> tuple[dict[float, tuple[int
             found[sigma2] = wanted, used, short
     for sigma2, (wanted, used, short) in found.items():
         print(
-            f"sigma² {sigma2:4}: latents by maximum likelihood {wanted}, by the VAE {used}; {short:.3f} nats below it"
+            f"sigma² {sigma2:4}: maximum likelihood uses {wanted} latents, the VAE {used}; it is {short:.3f} nats worse"
         )
 
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
@@ -70,7 +70,7 @@ def main(steps: int = 4000, out: str = "figures") -> tuple[dict[float, tuple[int
     by_likelihood, by_vae, _ = zip(*found.values(), strict=True)
     right.plot(variances, by_likelihood, "s", color=fv.figures.PALETTE[1], markersize=11, label="maximum likelihood")
     right.plot(variances, by_vae, "o", color=fv.figures.PALETTE[5], markersize=6, label="VAE trained on the ELBO")
-    right.set(xscale="log", xlabel="decoder's variance σ²", ylabel=f"latents used, of the {LATENT} that there are")
+    right.set(xscale="log", xlabel="decoder's variance σ²", ylabel=f"latents used, of {LATENT}")
     right.set_title("Latents used, with and without the ELBO")
     right.set_xticks(variances, [f"{v:g}" for v in variances])
     right.minorticks_off()

@@ -1,6 +1,6 @@
-"""From a key to a trained model, and the same gradient from four estimators: python examples/quickstart.py
+"""Trains a model and compares the gradient variance of four estimators: python examples/quickstart.py
 
-Trains the 2-D example for a moment, then asks how far each estimator's gradient strays from its own mean.
+The model is the 2-D example, trained briefly.
 """
 
 import torch
@@ -13,15 +13,15 @@ def main(steps: int = 400) -> dict[str, float]:
     init_key, noise_key, data_key = fv.random.split(fv.random.key(0), 3)
     train = fv.data.gaussian2d(data_key, 100 * steps)
 
-    # A model is two networks, two heads and a prior; `fv.models` has the named ones, such as this.
+    # A model is two networks, two heads and a prior. `fv.models` has named models.
     model = fv.models.gaussian2d_vae()
     opt = fv.optim.adam(1e-3)
     ts = fv.train.init(model, opt, init_key)
-    elbo = fv.estimators.elbo()  # uncompiled, it is over before the compiler would be
+    elbo = fv.estimators.elbo()  # without compilation, which would take longer than the training
     ts, history = fv.train.fit(ts, model, elbo, opt, train, batch=100, samples=4, compile=False)
     print(f"bound at the first step {history.bound[0]:.2f}, at the last {history.bound[-1]:.2f} nats")
 
-    # A new estimator is one function of the log-weights [N, B].
+    # A new estimator is a function of the log-weights [N, B].
     def my_dreg(log_w: torch.Tensor) -> fv.Weights:
         v = log_w.softmax(0)
         return fv.Weights(path=v**2, score=torch.zeros_like(v), theta=v)
@@ -29,7 +29,7 @@ def main(steps: int = 400) -> dict[str, float]:
     claims = fv.Claims("L_K", unbiased_encoder=True, unbiased_decoder=True, papers=("arXiv:1810.04152",))
     mine = fv.estimators.weighted(my_dreg, bound=fv.bounds.iwae, claims=claims)
 
-    # Estimators are pure functions of noise: `vmap` them over 200 replicates of it.
+    # Estimators are pure functions of the noise, so they can be `vmap`ped over 200 replicates.
     x = train[:16]
     eps = fv.noise.iid(noise_key, 200, (8, len(x), model.latent))  # [R, N, B, Z]
     variance = {}

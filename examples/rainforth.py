@@ -1,9 +1,9 @@
-"""More samples hurt IWAE's encoder, and help DReG's: python examples/rainforth.py
+"""More samples hurt IWAE's encoder and help DReG's: python examples/rainforth.py
 
-The linear-Gaussian model of Rainforth et al. (2018), arXiv:1802.04537, near its optimum. The signal-to-noise ratio of
-the encoder's gradient of L_K falls as K^-½ with `iwae`: its mean falls as 1/K, its standard deviation as K^-½ only.
-With `dreg` that falls as K^-3/2, and the ratio grows as K^½ (Tucker et al. 2019, arXiv:1810.04152). For the prior's
-mean more samples always help: there the two are the same, and their standard deviation falls as K^-½.
+The linear-Gaussian model of Rainforth et al. (2018), arXiv:1802.04537, near its optimum. With `iwae`, the
+signal-to-noise ratio of the encoder's gradient of L_K falls as K^-½: its mean falls as 1/K, its standard deviation only
+as K^-½. With `dreg` the standard deviation falls as K^-3/2, so the ratio grows as K^½ (Tucker et al. 2019,
+arXiv:1810.04152). For the prior's mean the two gradients are equal, and their standard deviation falls as K^-½.
 """
 
 import math
@@ -33,7 +33,7 @@ class LearnedMean(nn.Module):
 
 
 def model() -> fv.VAE:
-    """p(z) = N(mu, I), p(x|z) = N(z, I) and q(z|x) = N(A x + b, 2/3 I), where p(z|x) has the variance 1/2."""
+    """p(z) = N(mu, I), p(x|z) = N(z, I) and q(z|x) = N(A x + b, 2/3 I). The variance of p(z|x) is 1/2."""
     return fv.vae(
         encoder=lambda: nn.Linear(D, D),
         decoder=nn.Identity,
@@ -45,7 +45,7 @@ def model() -> fv.VAE:
 
 
 def near_the_optimum(key: fv.random.Key) -> tuple[Params, Tensor]:
-    """Data x [1024, D] from N(mu_true, 2 I), and the best A, b and mu for them, plus noise of deviation 0.01 each."""
+    """The optimal A, b and mu plus noise of standard deviation 0.01, and the data x [1024, D] from N(mu_true, 2 I)."""
     true_key, x_key, *keys = fv.random.split(key, 5)
     x = fv.random.normal(true_key, (D,), torch.float64)
     x = x + math.sqrt(2) * fv.random.normal(x_key, (POINTS, D), torch.float64)
@@ -58,7 +58,7 @@ def near_the_optimum(key: fv.random.Key) -> tuple[Params, Tensor]:
 def main(
     ks: tuple[int, ...] = (30, 100, 300, 1000, 3000), replicates: int = 256, batch: int = 16, out: str = "figures"
 ) -> tuple[fv.variance.Sweep, list[Path]]:
-    """Measures at every K, over `replicates` of the noise, with the first `batch` of the data."""
+    """Measures the gradients at every K, over `replicates` of the noise, on the first `batch` items of the data."""
     toy, (params, x) = model(), near_the_optimum(fv.random.key(0))
     _, state = toy.init(fv.random.key(1))
     arms = {"iwae": fv.estimators.iwae(), "dreg": fv.estimators.dreg()}
@@ -69,19 +69,19 @@ def main(
         )  # fmt: skip
         iwae, dreg = found.row("iwae"), found.row("dreg")
         return {
-            # Both have one mean, and dreg knows it. Of iwae's own replicates, the mean would be noise still: 1/√R is
-            # more than the ratio. So not `iwae.groups["encoder"].snr`.
+            # The signal is the mean of dreg's gradient, which is iwae's too. The mean over iwae's own replicates would
+            # be mostly noise, because 1/√R exceeds the ratio. So this is not `iwae.groups["encoder"].snr`.
             "iwae, encoder": iwae.signal["encoder"],
             "dreg, encoder": dreg.groups["encoder"].snr,
-            # Both have this one. Not its ratio, which is not monotone below K = 100, for there the mean moves too.
+            # The same for both estimators. The ratio is not monotone below K = 100, because the mean changes there too.
             "both, prior": iwae.groups["prior"].variance.sqrt(),
         }
 
     def report(done: int, total: int) -> None:
-        print(f"K = {ks[done - 1]} done, {done} of {total}")
+        print(f"K = {ks[done - 1]}: {done} of {total} done")
 
     found = fv.variance.sweep(measure, ks, fv.random.key(2), progress=report)
-    print("signal-to-noise ratio of the encoder's gradient, and standard deviation of the prior's")
+    print("signal-to-noise ratio of the encoder's gradient, and standard deviation of the prior's gradient")
     print(found)
     print(f"{'theory':>10}  {'-1/2':>13}  {'+1/2':>13}  {'-1/2':>12}")
 

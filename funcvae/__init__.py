@@ -2,7 +2,7 @@
 
     import funcvae as fv
 
-Every name below is imported when it is first used, so `import funcvae` by itself is cheap.
+Every name below is imported when it is first used, so `import funcvae` alone is fast.
 """
 
 from importlib import import_module
@@ -58,11 +58,11 @@ _DEFINED_IN = {
     "Weights": "estimators",
     "surrogate": "estimators",
 }
-"""The module of each name that is not itself a module."""
+"""The module that defines each name, for names that are not modules."""
 
 
 def __getattr__(name: str) -> Any:
-    """The name's value, from the module that defines it (PEP 562)."""
+    """Imports a public name from the module that defines it (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module 'funcvae' has no attribute {name!r}")
     if name not in _DEFINED_IN:
@@ -73,5 +73,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names, for completion in an editor."""
+    """The public names, for completion in editors."""
     return sorted([*__all__, "__version__"])

@@ -1,4 +1,4 @@
-"""How a machine is used: compiled steps, kept memory, the precision of products. No number changes but by rounding."""
+"""Compiled steps, the memory allocator and the precision of products. They change numbers by rounding only."""
 
 import ctypes
 import os
@@ -31,7 +31,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Wrap(Protocol):
-    """What is done to a function of tensors, such as `compiled`; the result takes the same arguments."""
+    """A transformation of a function of tensors, such as `compiled`. The result takes the same arguments."""
 
     def __call__(self, f: F, /) -> F:
         """The wrapped function."""
@@ -39,7 +39,7 @@ class Wrap(Protocol):
 
 
 def unchanged(f: F, /) -> F:
-    """The `Wrap` that leaves a function as it is."""
+    """The `Wrap` that returns the function itself."""
     return f
 
 
@@ -48,14 +48,14 @@ PRECISIONS = ("highest", "high", "medium")
 
 @contextmanager
 def precision(name: str) -> Iterator[None]:
-    """Within it, float32 matrix products have this precision; afterwards what they had before.
+    """A context in which float32 matrix products have this precision. It restores the previous one at its end.
 
     "highest" is true float32. "high" lets a GPU use TensorFloat32 (10 bits of mantissa). "medium" allows bfloat16 (7
-    bits), which CPUs with AMX use; one without that computes in float32 all the same, but with another library, and on
-    AMD's processors twice as fast.
+    bits), which CPUs with AMX use. A CPU without AMX still computes in float32, but with another library, which is
+    twice as fast on AMD's processors.
 
     Raises:
-        BadValue: there is no such precision.
+        BadValue: name is not one of PRECISIONS.
 
     Reference: torch.set_float32_matmul_precision.
     """
@@ -69,18 +69,18 @@ def precision(name: str) -> Iterator[None]:
 
 
 def check_precision(name: str) -> None:
-    """Raises BadValue unless there is such a precision."""
+    """Raises BadValue unless name is one of PRECISIONS."""
     if checks.text("precision", name) not in PRECISIONS:
         raise unknown("precision", name, PRECISIONS)
 
 
-@cache  # once is enough
+@cache  # once for each process
 def keep_freed() -> None:
-    """Has the C library keep what is freed for the next tensor, in this process, from now on. It changes no number.
+    """Makes glibc keep freed memory for the next tensors, until the process ends. Numbers do not change.
 
-    A step frees some megabytes to hundreds of them, and asks for them again in the next one. glibc by itself returns
-    them to the system each time, which clears and maps every page anew: up to a third of a step's time on two cores.
-    The process then stays as large as it has been. Where there is no glibc nothing is done.
+    A step frees megabytes to hundreds of megabytes, and the next step allocates them again. By default glibc returns
+    them to the system each time, which must clear and map every page again: up to a third of a step's time on two
+    cores. With this, the process never shrinks. Without glibc it does nothing.
 
     Reference: mallopt(3), M_TRIM_THRESHOLD and M_MMAP_MAX.
     """
@@ -96,14 +96,14 @@ NO_COMPILER = "no C++ compiler was found (install one, or set CXX)"
 
 
 class Uncompiled(UserWarning):
-    """Something runs without `torch.compile`: the same numbers to rounding, more slowly."""
+    """Code runs without `torch.compile`: more slowly, with the same numbers up to rounding."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.reason}; going on without torch.compile, more slowly"
+        return f"{self.reason}; running without torch.compile, which is slower"
 
 
 def available() -> bool:
@@ -113,18 +113,18 @@ def available() -> bool:
 
 
 def compiled(f: F, *, device: torch.device | str = "cpu") -> F:
-    """f under `torch.compile`; f itself, with a warning, where there is no compiler.
+    """Compiles f with `torch.compile`; returns f itself, with a warning, if there is no compiler.
 
-    Each call of `compiled` has graphs of its own, one for each set of shapes. What f's closure and the modules' globals
-    hold must not change any more: to look through all that at every call took a seventh of a small step's time, and so
-    only the arguments are checked, and torch's global state. On CUDA a step is recorded as a CUDA graph.
+    Each call of `compiled` makes graphs of its own, one for each set of shapes. f's closure and the globals of its
+    module must not change afterwards: a call guards only its arguments and torch's global state, because guards on the
+    rest take a seventh of a small step's time. On CUDA, f is recorded as a CUDA graph.
 
     Args:
-        f: a function, of trees of tensors.
-        device: where they are.
+        f: a function of trees of tensors.
+        device: the device of these tensors.
 
     Warns:
-        Uncompiled: there is no compiler, or (from a call) it cannot compile f.
+        Uncompiled: there is no compiler, or (when the result is called) it cannot compile f.
     """
     checks.function("f", f)
     device = checks.device(device)
@@ -140,7 +140,7 @@ def compiled(f: F, *, device: torch.device | str = "cpu") -> F:
         return [not _FIXED.match(guard.name) for guard in guards]
 
     def anew() -> Callable[..., Any]:
-        # The compiler keeps its graphs by code object: this one is nobody else's.
+        # The compiler keeps its graphs by code object, so each function gets a copy of the code object.
         twin = types.FunctionType(own.__code__.replace(), own.__globals__, own.__name__, None, own.__closure__)
         options: dict[str, Any] = {"guard_filter_fn": kept, "triton.cudagraphs": on_cuda}
         return torch.compile(twin, fullgraph=True, dynamic=False, options=options)
@@ -152,39 +152,39 @@ def compiled(f: F, *, device: torch.device | str = "cpu") -> F:
         nonlocal fast
         try:
             out = fast(*args, **kwargs)
-        except torch._dynamo.exc.FailOnRecompileLimitHit:  # eight sets of shapes: room for eight others
+        except torch._dynamo.exc.FailOnRecompileLimitHit:  # after eight sets of shapes: start again with none
             fast = anew()
             out = fast(*args, **kwargs)
-        except torch._dynamo.exc.TorchDynamoException as error:  # from tracing, before anything is run
-            out = f(*args, **kwargs)  # if that fails too, its own words say it best
+        except torch._dynamo.exc.TorchDynamoException as error:  # from tracing, before f is run
+            out = f(*args, **kwargs)  # if f fails too, its own error is the better one
             fast = f
-            warnings.warn(Uncompiled(f"the compiler cannot take this: {_reason(error)}"), stacklevel=2)
+            warnings.warn(Uncompiled(f"the compiler cannot compile this: {_reason(error)}"), stacklevel=2)
         return _copied(out, (args, kwargs)) if on_cuda else out
 
     return call  # type: ignore[return-value]
 
 
-# The names of what does not change: globals, and the free variable `f` above.
+# Guards on names that do not change: globals, and the free variable `f` above.
 _FIXED = re.compile(r"(G\[|(L\[')?f\b)")
 
 
 def mark_static(buffers: Tree) -> None:
-    """Says that a compiled function always gets these tensors: a CUDA graph writes in them, without copies."""
+    """Marks tensors that a compiled function gets at every call, so that a CUDA graph uses them without copies."""
     for buffer in tree.leaves(buffers):
         if buffer.is_cuda:
             torch._dynamo.mark_static_address(buffer)
 
 
 def _copied(out: Tree, args: Tree) -> Tree:
-    """What a CUDA graph returned, out of the memory that it writes to at the next call, but for what lies in args."""
+    """Copies what a CUDA graph returned, which the next call overwrites, except for tensors that are also in args."""
     given = {t.data_ptr() for t in tree.leaves(args) if isinstance(t, Tensor)}
     return tree.map(lambda t: t.clone() if isinstance(t, Tensor) and t.data_ptr() not in given else t, out)
 
 
 def _reason(error: Exception) -> str:
-    """What the compiler could not do, and where in the user's code."""
-    told, _, code = str(error).partition("from user code:")
-    first = next((line for line in told.splitlines() if line.strip()), type(error).__name__)
+    """What the compiler cannot compile, and where in the user's code."""
+    text, _, code = str(error).partition("from user code:")
+    first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
     places = _PLACE.findall(code)
     return checks.one_line(first) + (" ({}, line {}, in {})".format(*places[-1]) if places else "")
 

@@ -1,7 +1,7 @@
-"""Distributions as NamedTuples of tensors: they pass through `vmap`, `vjp` and `torch.compile`.
+"""Distributions as NamedTuples of tensors, which `vmap`, `vjp` and `torch.compile` accept.
 
-`log_prob` is elementwise; the sum over a datum's axes is taken in `funcvae.model`. `sample` is a function of standard
-normal noise, so that randomness stays an argument.
+`log_prob` is elementwise; `funcvae.model` sums it over the axes of a datum. `sample` is a function of standard normal
+noise.
 """
 
 import math
@@ -17,9 +17,9 @@ __all__ = ["Bernoulli", "Delta", "Distribution", "Normal", "Posterior", "SignedN
 
 
 class Distribution(Protocol):
-    """What a head returns: a pytree of tensors with these methods, the first of them as large as x.
+    """What a head returns: a pytree of tensors with these methods, whose first tensor has the shape of x.
 
-    A `support`, the least and the greatest x, is checked against the data where there is one.
+    If it also has a `support`, the least and the greatest x, the data are checked against it.
     """
 
     @property
@@ -30,11 +30,11 @@ class Distribution(Protocol):
         """The log-density of x in nats, elementwise."""
 
     def sample(self, eps: Tensor) -> Tensor:
-        """A draw, from base noise."""
+        """A draw, as a function of standard normal noise."""
 
 
 class Posterior(Distribution, Protocol):
-    """A distribution over z, whose `loc` is what a picture of the latent space shows."""
+    """A distribution over z with a centre `loc`, which figures of the latent space show."""
 
     @property
     def loc(self) -> Tensor:
@@ -59,20 +59,20 @@ class Normal(NamedTuple):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log N(x; loc, sigma²) = -½ ((x - loc)/sigma)² - log sigma - ½ log 2π, elementwise, in nats."""
-        _meet("x", x, self)
+        _check("x", x, self)
         return -0.5 * ((x - self.loc) / self.sigma) ** 2 - self.sigma.log() - 0.5 * math.log(2 * math.pi)
 
     def sample(self, eps: Tensor) -> Tensor:
         """loc + sigma · eps."""
-        _meet("eps", eps, self)
+        _check("eps", eps, self)
         return self.loc + self.sigma * eps
 
 
 class SignedNormal(NamedTuple):
-    """A normal whose sigma has any sign, zero included: what some write instead of exponentiating a network's output.
+    """A normal whose sigma may have any sign or be zero, as in code that does not exponentiate the network's output.
 
-    Samples are loc + sigma · eps, of variance sigma²; `log_prob`, and the logarithm in `kl`, have sigma² + 1e-8, which
-    keeps them finite at sigma = 0. So this is no proper density of its own samples, and no estimator's claims hold.
+    Samples are loc + sigma · eps, with variance sigma². `log_prob` and the logarithm in `kl` have sigma² + 1e-8, which
+    keeps them finite at sigma = 0. So `log_prob` is not the density of the samples, and no estimator's claims hold.
     """
 
     loc: Tensor
@@ -85,24 +85,24 @@ class SignedNormal(NamedTuple):
 
     @property
     def variance(self) -> Tensor:
-        """sigma² + 1e-8, the variance of `log_prob`, and of the logarithm in `kl`."""
+        """sigma² + 1e-8, the variance in `log_prob` and in the logarithm of `kl`."""
         return self.sigma**2 + 1e-8
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log N(x; loc, sigma² + 1e-8), elementwise, in nats."""
-        _meet("x", x, self)
+        _check("x", x, self)
         return -0.5 * ((x - self.loc) ** 2 / self.variance + self.variance.log() + math.log(2 * math.pi))
 
     def sample(self, eps: Tensor) -> Tensor:
         """loc + sigma · eps."""
-        _meet("eps", eps, self)
+        _check("eps", eps, self)
         return self.loc + self.sigma * eps
 
 
 class Bernoulli(NamedTuple):
     """Independent Bernoullis with p(x = 1) = sigmoid(logits).
 
-    On greys, x strictly between 0 and 1, `log_prob` is minus the cross-entropy and no log-likelihood.
+    For grey values, x strictly between 0 and 1, `log_prob` is minus the cross-entropy and not a log-likelihood.
     """
 
     logits: Tensor
@@ -119,27 +119,28 @@ class Bernoulli(NamedTuple):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """x log p + (1 - x) log(1 - p) = x · logits - log(1 + exp(logits)), elementwise, in nats."""
-        _meet("x", x, self)
+        _check("x", x, self)
         a = self.logits
         if torch.compiler.is_compiling():
-            # As below, for the compiler to differentiate: it cannot `vmap` an autograd.Function. It writes what has an
-            # exp to memory when it is used twice, but not what has an exp2. (Its second derivative is 0 at a = 0.)
+            # The formula of _BernoulliLogProb, for the compiler to differentiate: it cannot `vmap` an
+            # autograd.Function. It writes an exp that is used twice to memory, but not an exp2. (The second derivative
+            # is 0 at a = 0.)
             size = a.abs()
             return x * a - (a + size) / 2 - (1 + torch.exp2(size * -math.log2(math.e))).log()
         return _BernoulliLogProb.apply(a, x)
 
     def sample(self, eps: Tensor) -> Tensor:
         """1 where the uniform number Φ(eps) is below the mean, else 0."""
-        _meet("eps", eps, self)
+        _check("eps", eps, self)
         return (torch.special.ndtr(eps) < self.mean).to(self.logits.dtype)
 
 
 class _BernoulliLogProb(torch.autograd.Function):
     """x a - log(1 + exp a) for logits a, and its derivatives x - sigmoid(a) and a.
 
-    Most of a step that is not matrix products is spent here, so it is written for speed: log(1 + exp a) is
-    max(a, 0) + log(1 + exp(-|a|)), where log(1 + ·), to half a unit in the last place of 1 in absolute terms, takes a
-    tenth of the time of log1p; and the derivative is simpler than the one that would follow from that.
+    Apart from matrix products, most of a step's time is spent here. So log(1 + exp a) is computed as
+    max(a, 0) + log(1 + exp(-|a|)). Its log(1 + ·) has an absolute error of half a unit in the last place of 1 and takes
+    a tenth of the time of log1p. The derivatives are simpler than those that autograd would derive from this.
     """
 
     generate_vmap_rule = True
@@ -168,7 +169,7 @@ class _BernoulliLogProb(torch.autograd.Function):
 
 
 class Delta(NamedTuple):
-    """All mass at one point: the posterior of a plain autoencoder. It has no density, and its KL counts as 0."""
+    """All mass at one point: the posterior of a plain autoencoder. It has no density, and `kl` returns 0 for it."""
 
     loc: Tensor
 
@@ -183,15 +184,13 @@ class Delta(NamedTuple):
         return self.loc
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Raises: a point has no density."""
+        """Raises BadType: a point has no density."""
         raise BadType("a Delta posterior has no density log q(z|x): use an estimator without one, such as elbo")
 
     def sample(self, eps: Tensor) -> Tensor:
-        """loc, once for each eps."""
-        _meet("eps", eps, self)
-        if self.loc.ndim > eps.ndim or any(
-            n == 1 != m for n, m in zip(eps.shape[::-1], self.loc.shape[::-1], strict=False)
-        ):
+        """loc, expanded to the shape of eps."""
+        _check("eps", eps, self)
+        if torch.broadcast_shapes(self.loc.shape, eps.shape) != eps.shape:
             raise BadValue(f"eps has shape {list(eps.shape)}: loc, {list(self.loc.shape)}, does not expand to it")
         return self.loc.expand_as(eps)
 
@@ -199,17 +198,17 @@ class Delta(NamedTuple):
 def kl(q: Distribution, p: Distribution) -> Tensor:
     """KL(q ‖ p) in closed form, elementwise, in nats.
 
-    For normals ½ (r² + d² - 1) - log r, with r = σ_q/σ_p and d = (μ_q - μ_p)/σ_p. For a SignedNormal q the logarithm
-    alone has the variance σ_q² + 1e-8: ½ (r² + d² - 1 - log((σ_q² + 1e-8)/σ_p²)), which is not quite zero at r = 1.
-    Zero where q is a Delta: an autoencoder's loss has no such term.
+    For normals ½ (r² + d² - 1) - log r, with r = σ_q/σ_p and d = (μ_q - μ_p)/σ_p. For a SignedNormal q, only the
+    logarithm has the variance σ_q² + 1e-8: ½ (r² + d² - 1 - log((σ_q² + 1e-8)/σ_p²)), which is not exactly zero at
+    r = 1. Zero for a Delta q: an autoencoder's loss has no such term.
 
     Raises:
         BadType: no closed form is known for this pair.
     """
     if isinstance(q, Normal | SignedNormal | Delta):
-        _meet("the mean", p.loc if isinstance(p, Normal) else q.loc, q)
+        _check("the mean", p.loc if isinstance(p, Normal) else q.loc, q)
         if isinstance(p, Normal):
-            _meet("the mean", q.loc, p)
+            _check("the mean", q.loc, p)
     match q, p:
         case Normal(), Normal():
             r, d = q.sigma / p.sigma, (q.loc - p.loc) / p.sigma
@@ -224,8 +223,8 @@ def kl(q: Distribution, p: Distribution) -> Tensor:
             raise BadType(f"no closed-form KL for {pair}: use an estimator that samples it, such as elbo_mc")
 
 
-def _meet(name: str, value: Tensor, p: tuple[Tensor, ...]) -> None:
-    """Raises unless a distribution's fields are floating-point tensors, and the value's shape matches theirs."""
+def _check(name: str, value: Tensor, p: tuple[Tensor, ...]) -> None:
+    """Raises unless the fields of a distribution are floating-point tensors whose shapes broadcast with the value's."""
     if checks.tensor(name, value).is_complex() or value.dtype == torch.bool:
         raise BadType(f"{name} is {value.dtype}: it must be real numbers")
     for field, parameter in zip(p._fields, p, strict=True):  # type: ignore[attr-defined]

@@ -1,10 +1,10 @@
-"""Heads: from what a network returns to a distribution.
+"""Heads: functions from a network's output to a distribution.
 
-A head takes a tensor, halved on its last axis where it needs two, or a tuple of tensors. Any callable of this kind is
-a head; for the likelihood a head's distribution has the shape of the data, with any leading axes of z in front.
+The output is a tensor or a tuple of two tensors. A head that needs two splits a single tensor into halves along its
+last axis. Any such function is a head. As a likelihood, its distribution has the shape of the data, after any leading
+axes of z.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from funcvae._support import checks
+from funcvae._support.checks import Positive
 from funcvae.distributions import Bernoulli, Delta, Distribution, Normal, SignedNormal
-from funcvae.errors import BadType, BadValue
+from funcvae.errors import BadValue
 
 __all__ = ["Head", "Output", "bernoulli", "delta", "normal_fixed", "normal_logsigma", "normal_logvar", "signed_normal"]
 
@@ -34,55 +35,55 @@ def normal_logsigma(out: Output) -> Normal:
 
 
 def signed_normal(out: Output) -> SignedNormal:
-    """(loc, sigma) straight from the network, sigma of any sign: z = loc + sigma · eps.
+    """SignedNormal(loc, sigma) from (loc, sigma), where sigma may have any sign: z = loc + sigma · eps.
 
-    A choice made in blog posts, and no proper density: samples have variance sigma², but `log_prob`, and the logarithm
-    in the KL ½ (loc² + sigma² - log(sigma² + 1e-8) - 1), have sigma² + 1e-8, so that sigma = 0 stays finite. `elbo`
-    has the gradient of the posts' loss, but no estimator's claims hold. `normal_logsigma` is the proper choice.
+    Blog posts use this, but it is not a proper density. Samples have variance sigma², but `log_prob`, and the logarithm
+    in the KL ½ (loc² + sigma² - log(sigma² + 1e-8) - 1), have sigma² + 1e-8 to stay finite at sigma = 0. `elbo` has
+    the gradient of the posts' loss, but no estimator's claims hold. Prefer `normal_logsigma`.
     """
     loc, sigma = _pair(out)
     return SignedNormal(loc, sigma)
 
 
-def normal_fixed(sigma: float) -> Head:
-    """A head for Normal(out, sigma²) with one sigma for all: a squared error in other words.
+@checks.arguments
+def normal_fixed(sigma: Positive) -> Head:
+    """A head for Normal(out, sigma) with the same sigma everywhere, which is a squared error.
 
     -log N(x; x̂, sigma²) = C (x - x̂)² + ½ log 2π + log sigma with C = 1/(2 sigma²), so sigma = √½ gives the plain
-    squared error, plus a constant.
+    squared error plus a constant.
+
+    Raises:
+        BadValue: sigma is not positive, or is too large or too small for float32.
     """
-    sigma = checks.number("sigma", sigma)
-    if not 0 < sigma < math.inf:
-        raise BadValue(f"sigma is {sigma}: a standard deviation is positive, and finite")
+    if not torch.finfo(torch.float32).tiny <= sigma <= torch.finfo(torch.float32).max:
+        raise BadValue(f"sigma is {sigma}: it must lie between 1.2e-38 and 3.4e+38, the range of float32")
 
     def head(out: Tensor) -> Normal:
-        if sigma > torch.finfo(_one(out).dtype).max:
-            raise BadValue(f"sigma is {sigma}: {out.dtype}, the network's, does not hold it")
-        return Normal(out, out.new_full((), sigma))
+        return Normal(out, _one(out).new_full((), sigma))
 
     return head
 
 
 def bernoulli(out: Tensor) -> Bernoulli:
-    """Bernoulli with the network's output as its logits."""
+    """Bernoulli(out): the network's output is its logits."""
     return Bernoulli(_one(out))
 
 
 def delta(out: Tensor) -> Delta:
-    """Delta at the network's output: with it as the posterior, the VAE is a plain autoencoder."""
+    """Delta(out): with this head as the posterior, the VAE is a plain autoencoder."""
     return Delta(_one(out))
 
 
 def _pair(out: Output) -> tuple[Tensor, Tensor]:
-    if isinstance(out, Tensor):
-        if checks.tensor(_OUT, out, "... 2·D", floating=True).shape[-1] % 2:
-            raise BadValue(f"this head halves the network's last axis, which has odd length {out.shape[-1]}")
-        first, second = out.chunk(2, dim=-1)
-        return first, second
-    if not isinstance(out, tuple | list):
-        raise BadType(f"{_OUT} is {checks.describe(out)}: this head takes one tensor or two")
-    if len(out) != 2:
-        raise BadValue(f"this head takes one tensor or two, the network returns {len(out)}")
-    return _one(out[0]), _one(out[1])
+    """The two tensors of an output, or the halves of its one tensor [..., 2·D]."""
+    if isinstance(out, tuple | list):
+        if len(out) != 2:
+            raise BadValue(f"{_OUT} is {len(out)} tensors: this head takes one tensor or two")
+        return _one(out[0]), _one(out[1])
+    if checks.tensor(_OUT, out, "... 2·D", floating=True).shape[-1] % 2:
+        raise BadValue(f"{_OUT} has a last axis of odd length {out.shape[-1]}: this head splits it into two halves")
+    first, second = out.chunk(2, dim=-1)
+    return first, second
 
 
 def _one(out: Tensor) -> Tensor:

@@ -100,12 +100,10 @@ def adam(
         if not leaves:
             raise BadValue("params has no leaves: there is nothing to optimise")
         step = torch.zeros((), dtype=torch.int64, device=leaves[0].device)
-        if callable(lr):
-            _check_rate(lr(step), step)
         return AdamState(step, tree.zeros_like(params), tree.zeros_like(params))
 
     def update_(grads: Tree, state: AdamState, params: Tree) -> tuple[Tree, AdamState]:
-        rate = lr(state.step) if callable(lr) else lr
+        rate = _one_number(lr(state.step), state.step) if callable(lr) else lr
         rows = tree.rows(params, grads, state.m, state.v)
         form = in_one_pass if _fusible(rows, state.step, rate) else as_written
         form(rows, state.step, rate)
@@ -166,9 +164,10 @@ def _fusible(rows: Rows, step: Tensor, rate: Tensor | float) -> bool:
         return False
 
 
-def _check_rate(rate: Tensor | float, step: Tensor) -> None:
-    """Raises unless a schedule returned one number; a tensor with axes might broadcast."""
+def _one_number(rate: Tensor | float, step: Tensor) -> Tensor | float:
+    """The learning rate of a schedule; raises unless it is one number. A tensor with axes might broadcast."""
     if not isinstance(rate, Tensor):
-        checks.number("the learning rate of the schedule", rate)
-    elif rate.ndim or rate.is_complex() or rate.is_meta != step.is_meta:
+        return checks.number("the learning rate of the schedule", rate)
+    if rate.ndim or rate.is_complex() or rate.is_meta != step.is_meta:
         raise BadValue(f"the learning rate of the schedule is {checks.describe(rate)}: it must be one number")
+    return rate

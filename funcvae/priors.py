@@ -1,6 +1,6 @@
-"""Priors p(z). A prior is a factory of an `nn.Module` that takes z, for its shape, and returns a distribution over z.
+"""Priors p(z): factories of an `nn.Module` that maps z, of which it may use the shape, to a distribution over z.
 
-So a learned prior is a module with parameters: `params["prior"]` holds them, and every estimator trains them with the
+A learned prior is a module with parameters. They are in `params["prior"]`, and every estimator trains them with the
 decoder's weights.
 """
 
@@ -13,7 +13,7 @@ __all__ = ["standard_normal"]
 
 
 def standard_normal() -> nn.Module:
-    """N(0, I), with nothing to learn."""
+    """N(0, I), without parameters."""
     return _StandardNormal()
 
 

@@ -1,7 +1,7 @@
-"""Fixtures that several test files share, and one thread for each process that runs tests.
+"""Shared fixtures, and one thread for each process that runs tests.
 
-Two OpenMP threads that wait for each other beside other programs slow the suite down many times. The variables take
-effect only before torch is imported, and the processes that tests start inherit them.
+Several OpenMP threads that wait for each other on busy cores make the suite many times slower. The variables take
+effect only before torch is imported. Processes that tests start inherit them.
 """
 
 import os
@@ -28,23 +28,23 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session")
 def mnist_root() -> Path:
-    """Where MNIST lies: $FUNCVAE_DATA, ./data, or a data folder near this checkout. Skips where it is nowhere."""
+    """The folder of MNIST: $FUNCVAE_DATA, ./data, or a data folder near this checkout. Skips if there is no MNIST."""
     near = [Path(os.environ.get("FUNCVAE_DATA", "data")), ROOT / "data", *ROOT.parent.glob("*/data")]
     for root in near:
         if (root / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
             return root
-    pytest.skip("MNIST is not here: set FUNCVAE_DATA to the folder that holds MNIST/raw")
+    pytest.skip("MNIST was not found: set FUNCVAE_DATA to the folder that holds MNIST/raw")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where a test module keeps its runs."""
+    """The folder of a test module's runs."""
     return tmp_path_factory.mktemp("runs")
 
 
 @pytest.fixture(scope="module")
 def run_of(folder):
-    """What makes a short run of a system of digits."""
+    """A function that makes a short run of a system of digits."""
     x = fv.random.uniform(fv.random.key(0), (60, 1, 28, 28)).numpy()
     np.savez(folder / "digits.npz", train=x[:40], test=x[40:])
 

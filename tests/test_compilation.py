@@ -1,4 +1,4 @@
-"""Compiled functions, the memory that stays, and the precision of matrix products."""
+"""Compiled functions, freed memory that the process keeps, and the precision of matrix products."""
 
 import subprocess
 import sys
@@ -21,8 +21,8 @@ def times(c):
     return f
 
 
-def test_two_functions_of_one_code_keep_apart():
-    """What the closure holds is not checked at a call, so each has graphs of its own."""
+def test_two_closures_of_one_function_have_separate_graphs():
+    """A call does not check the closure, so each compiled function needs graphs of its own."""
     x = torch.arange(3.0)
     twice, thrice = (compilation.compiled(times(c)) for c in (2, 3))
     for _ in range(2):
@@ -51,20 +51,20 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_whatever_kind_of_function_it_keeps_apart_from_others_and_sees_its_arguments(way):
+def test_every_kind_of_function_has_separate_graphs_and_uses_its_arguments(way):
     for c in (2.0, 3.0):
         f = compilation.compiled(WAYS[way](c))
         for n in (1, 2):
             torch.testing.assert_close(f(torch.ones(n)), torch.full((n,), c))
 
 
-def test_more_sets_of_shapes_than_the_compiler_keeps():
+def test_more_sets_of_shapes_than_the_compiler_keeps_still_work():
     f = compilation.compiled(times(2))
     for n in [*range(1, 12), 1]:
         torch.testing.assert_close(f(torch.ones(n)), torch.full((n,), 2.0))
 
 
-def test_what_a_cuda_graph_returns_is_copied_but_for_what_lies_in_its_arguments():
+def test_outputs_of_a_cuda_graph_are_copied_unless_they_are_arguments():
     kept, fresh = torch.ones(2), torch.ones(3)
     out = compilation._copied((kept, fresh, 3, print), ((kept, len), {"k": True}))
     assert out[0] is kept
@@ -73,16 +73,16 @@ def test_what_a_cuda_graph_returns_is_copied_but_for_what_lies_in_its_arguments(
     assert out[2:] == (3, print)
 
 
-def test_an_error_of_the_function_is_raised_as_it_is():
+def test_an_error_of_the_function_is_raised_unchanged():
     def f(x):
-        raise BadValue("of its own")
+        raise BadValue("the function's own error")
 
     fast = compilation.compiled(f)
-    with pytest.raises(BadValue, match="of its own"):
+    with pytest.raises(BadValue, match="the function's own error"):
         fast(torch.ones(1))
 
 
-def test_arguments_are_looked_at_shapes_dtypes_and_numbers_too():
+def test_a_compiled_function_uses_shapes_dtypes_and_numbers_of_its_arguments():
     f = compilation.compiled(times(2))
     for x in (torch.ones(2, 3), torch.ones(2, dtype=torch.float64)):
         assert f(x).dtype == x.dtype
@@ -94,33 +94,33 @@ def test_arguments_are_looked_at_shapes_dtypes_and_numbers_too():
     assert f(torch.ones(2, requires_grad=True)).requires_grad
 
 
-def test_without_a_compiler_it_warns_and_is_the_function_itself(monkeypatch):
+def test_without_a_compiler_it_warns_and_returns_the_function_itself(monkeypatch):
     monkeypatch.setattr(compilation, "available", lambda: False)
     f = times(2)
     with pytest.warns(compilation.Uncompiled, match="no C\\+\\+ compiler was found"):
         assert compilation.compiled(f) is f
 
 
-def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once_and_where():
+def test_a_function_that_cannot_be_compiled_runs_eagerly_with_one_warning_that_names_the_line():
     def f(x):
         return x * 2 if x.sum() > 0 else x  # a branch on a value
 
-    for _ in range(2):  # each has a warning of its own
+    for _ in range(2):  # each compiled function warns once
         fast = compilation.compiled(f)
         with pytest.warns(compilation.Uncompiled) as warned:
             assert torch.equal(fast(torch.ones(2)), torch.full((2,), 2.0))
-        (told,) = {str(warning.message) for warning in warned}
+        (message,) = {str(warning.message) for warning in warned}
         line = f.__code__.co_firstlineno + 1
-        assert told == (
-            f"the compiler cannot take this: Data-dependent branching ({__file__}, line {line}, in f); "
-            "going on without torch.compile, more slowly"
+        assert message == (
+            f"the compiler cannot compile this: Data-dependent branching ({__file__}, line {line}, in f); "
+            "running without torch.compile, which is slower"
         )
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert torch.equal(fast(-torch.ones(2)), -torch.ones(2))
 
 
-def test_precision_holds_within_it_and_is_set_back():
+def test_precision_holds_inside_the_context_and_is_restored():
     def inside():
         with compilation.precision("medium"):
             assert torch.get_float32_matmul_precision() == "medium"
@@ -136,7 +136,7 @@ def test_precision_holds_within_it_and_is_set_back():
 
 
 @pytest.mark.parametrize("name", ["highest", "medium"])
-def test_fit_trains_at_the_precision_it_is_told(monkeypatch, name):
+def test_fit_trains_at_the_given_precision(monkeypatch, name):
     seen = []
     model, opt = fv.models.gaussian2d_vae(hidden=4), fv.optim.adam()
     x = fv.random.normal(fv.random.key(0), (8, 2))
@@ -146,8 +146,8 @@ def test_fit_trains_at_the_precision_it_is_told(monkeypatch, name):
     assert seen == [name, name]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
-def test_memory_that_is_freed_stays():
+@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
+def test_keep_freed_keeps_freed_memory_in_the_process():
     program = """if True:
         import torch, funcvae.compilation as compilation
         def held():

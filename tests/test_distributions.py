@@ -18,7 +18,7 @@ def normals(seed, n=50):
 
 
 def assert_mean(samples, mean, z=5.0):
-    """The samples' mean along axis 0 lies within z standard errors of what it should be."""
+    """The samples' mean along axis 0 lies within z standard errors of the expected mean."""
     error = (samples.mean(0) - mean) / (samples.std(0) / math.sqrt(len(samples)))
     assert error.abs().max() < z
 
@@ -32,7 +32,7 @@ def test_normal_log_prob_equals_torchs():
     assert_equal(p.log_prob(x), td.Normal(*p).log_prob(x))
 
 
-def test_bernoulli_log_prob_equals_torchs_on_bits_and_greys():
+def test_bernoulli_log_prob_equals_torchs_for_bits_and_grey_values():
     logits = torch.linspace(-40, 40, 8001, dtype=torch.float64)
     for x in (torch.zeros_like(logits), torch.ones_like(logits)):
         assert_equal(Bernoulli(logits).log_prob(x), td.Bernoulli(logits=logits).log_prob(x))
@@ -68,13 +68,13 @@ def test_kl_equals_torchs():
     assert_equal(kl(q, p), td.kl_divergence(td.Normal(*q), td.Normal(*p)))
 
 
-def test_kl_is_zero_at_equality_and_positive_elsewhere():
+def test_kl_is_zero_for_equal_distributions_and_positive_otherwise():
     q, p = normals(4), normals(5)
     assert kl(q, q).abs().max() < 1e-15
     assert (kl(q, p) > 0).all()
 
 
-def test_kl_broadcasts_a_prior_of_no_dimensions():
+def test_kl_broadcasts_a_prior_of_scalars():
     q = normals(6)
     prior = Normal(torch.zeros(()), torch.ones(()))
     assert_equal(kl(q, prior), kl(q, Normal(torch.zeros(50), torch.ones(50))))
@@ -99,7 +99,7 @@ def test_the_kl_has_its_minimum_at_sigma_one_and_the_posts_at_root_half():
     assert sigma[posts.argmin()].item() == pytest.approx(1 / math.sqrt(2), abs=1e-5)
 
 
-def test_normal_samples_have_its_moments():
+def test_normal_samples_have_its_mean_and_variance():
     p = Normal(torch.tensor([-1.0, 3.0]).double(), torch.tensor([0.1, 4.0]).double())
     x = p.sample(random.normal(random.key(8), (20_000, 2), torch.float64))
     assert_mean(x, p.mean)
@@ -115,7 +115,7 @@ def test_bernoulli_samples_have_its_mean_and_its_dtype():
     assert_equal(p.mean, p.logits.sigmoid())
 
 
-def test_delta_is_a_point_without_density_whose_kl_counts_as_zero():
+def test_delta_has_no_density_and_a_kl_of_zero():
     q = Delta(torch.tensor([1.0, -2.0]))
     assert q.mean is q.loc
     assert q.sample(torch.randn(3, 2)).tolist() == [[1, -2]] * 3
@@ -124,7 +124,7 @@ def test_delta_is_a_point_without_density_whose_kl_counts_as_zero():
         q.log_prob(torch.zeros(2))
 
 
-def test_a_pair_without_closed_form_is_an_error_that_names_both():
+def test_kl_of_a_pair_without_closed_form_is_an_error_that_names_both():
     with pytest.raises(BadType, match=r"Bernoulli and Normal.*elbo_mc"):
         kl(Bernoulli(torch.zeros(2)), Normal(torch.zeros(2), torch.ones(2)))
 
@@ -133,7 +133,7 @@ SIGMAS = torch.tensor([-2.0, -1.0, -1e-3, 0.0, 1e-3, 0.5, 1.0, 3.0], dtype=torch
 STANDARD = Normal(torch.zeros(()).double(), torch.ones(()).double())
 
 
-def test_a_signed_normals_kl_and_density_are_the_posts_formulas():
+def test_kl_and_log_prob_of_a_signed_normal_are_the_posts_formulas():
     q, x = SignedNormal(torch.linspace(-2, 2, 8).double(), SIGMAS), torch.linspace(1, -1, 8).double()
     printed = 0.5 * (q.loc**2 + q.sigma**2 - torch.log(1e-8 + q.sigma**2) - 1)
     assert_equal(kl(q, STANDARD), printed)
@@ -141,7 +141,7 @@ def test_a_signed_normals_kl_and_density_are_the_posts_formulas():
     assert torch.equal(q.sample(x), q.loc + q.sigma * x)
     shifted, scaled = Normal(torch.tensor(0.5).double(), torch.tensor(2.0).double()), q._replace(loc=(q.loc - 0.5) / 2)
     away = kl(q, shifted) - kl(scaled._replace(sigma=q.sigma / 2), STANDARD)
-    assert away[SIGMAS.abs() > 0.1].abs().max() < 1e-7  # apart from where the 1e-8 stands
+    assert away[SIGMAS.abs() > 0.1].abs().max() < 1e-7  # where the 1e-8 is negligible
 
 
 def test_a_signed_normal_is_finite_and_flat_at_sigma_zero():
@@ -166,8 +166,8 @@ def test_a_signed_normal_has_the_gradients_of_finite_differences():
     assert torch.autograd.gradcheck(lambda loc, sigma: SignedNormal(loc, sigma).log_prob(STANDARD.sigma), inputs)
 
 
-def test_a_signed_normal_is_no_density_of_its_samples():
-    """Why no law of unbiasedness holds for it: at sigma = 1e-4 the two variances differ by a factor of two."""
+def test_log_prob_of_a_signed_normal_is_not_the_density_of_its_samples():
+    """Therefore no estimator is unbiased for it: at sigma = 1e-4 the two variances differ by a factor of two."""
     q = SignedNormal(torch.zeros(1).double(), torch.full((1,), 1e-4).double())
     eps = random.normal(random.key(10), (20_000, 1), torch.float64)
     z = q.sample(eps)
@@ -190,8 +190,8 @@ def test_distributions_pass_through_vmap(make):
     assert torch.equal(p.mean, make(t).mean)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own, in forward mode
-def test_bernoullis_second_derivatives_forward_and_reverse():
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # from torch's forward mode
+def test_second_derivatives_of_bernoulli_in_forward_and_reverse_mode():
     x, a = torch.tensor([1.0, 0.0, 0.3]), torch.tensor([0.4, 0.0, -2.0], dtype=torch.float64)
     x = x.double()
     p = a.sigmoid()

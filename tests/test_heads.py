@@ -22,14 +22,14 @@ def test_normal_heads_follow_their_formulas(out):
 
 
 @pytest.mark.parametrize("out", [OUT, (A, B)], ids=["halved", "tuple"])
-def test_signed_normal_takes_sigma_as_it_is(out):
+def test_signed_normal_does_not_transform_sigma(out):
     q = heads.signed_normal(out)
     assert isinstance(q, SignedNormal)
     assert torch.equal(q.loc, A)
     assert torch.equal(q.sigma, B)
 
 
-def test_a_head_on_an_odd_width_is_an_error_that_names_the_width():
+def test_a_head_of_two_refuses_an_odd_width_and_names_it():
     for head in (heads.normal_logvar, heads.normal_logsigma, heads.signed_normal):
         with pytest.raises(BadValue, match="odd length 3"):
             head(torch.zeros(2, 3))
@@ -45,7 +45,7 @@ def test_normal_fixed_is_a_squared_error_times_c_plus_a_constant(sigma):
     torch.testing.assert_close(-p.log_prob(x), c * (x - OUT) ** 2 + constant, rtol=1e-12, atol=1e-12)
 
 
-def test_sigma_root_half_gives_the_plain_squared_error_and_sigma_half_does_not():
+def test_sigma_root_half_gives_the_plain_squared_error_and_sigma_one_half_does_not():
     def excess(sigma):
         p = heads.normal_fixed(sigma)(OUT)
         return p.log_prob(OUT) - p.log_prob(OUT + 1)
@@ -54,13 +54,13 @@ def test_sigma_root_half_gives_the_plain_squared_error_and_sigma_half_does_not()
     assert (excess(0.5) - 1).abs().min() > 0.5
 
 
-@pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan")])
-def test_a_fixed_sigma_is_positive(sigma):
+@pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan"), float("inf"), 1e39, 1e-39])
+def test_a_fixed_sigma_must_be_positive_and_in_the_range_of_float32(sigma):
     with pytest.raises(BadValue, match="sigma"):
         heads.normal_fixed(sigma)
 
 
-def test_bernoulli_and_delta_take_the_output_as_it_is():
+def test_bernoulli_and_delta_do_not_transform_the_output():
     p, q = heads.bernoulli(OUT), heads.delta(OUT)
     assert isinstance(p, Bernoulli)
     assert isinstance(q, Delta)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from funcvae import noise, random
-from funcvae.errors import BadType, BadValue
+from funcvae.errors import BadValue
 from tests.support.oracles import assert_zero_mean
 
 SCHEMES = list(noise.TABLE.values())

@@ -1,8 +1,8 @@
-"""Several processes that compute one result: their collectives, called as in `torch.distributed`, and their failures.
+"""Collectives between processes, named as in `torch.distributed`, and the detection of lost processes.
 
-`torchrun` starts them (or whatever else sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT); `rendezvous.process_group`
-connects them, with gloo between CPUs and NCCL between GPUs. All run the same program; only the main process, of rank 0,
-prints and writes files. `SINGLE` is a process by itself.
+`torchrun` starts the processes (or any launcher that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT).
+`rendezvous.process_group` connects them, with gloo between CPUs and NCCL between GPUs. All of them run the same
+program; only the main process, rank 0, prints and writes files. `SINGLE` is one process without others.
 """
 
 import os
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from funcvae import tree
 from funcvae._support import checks
+from funcvae._support.checks import Count, Natural, within
 from funcvae.errors import BadType, BadValue, FuncvaeError, ProcessLost, ReportedElsewhere
 from funcvae.tree import Tree
 
@@ -31,41 +32,41 @@ __all__ = ["SINGLE", "Processes", "Traffic", "split_evenly"]
 
 @dataclass(frozen=True)
 class Traffic:
-    """What a process has sent so far."""
+    """How much a process has sent so far."""
 
     messages: int = 0
-    """To one other process each."""
+    """Each to one other process."""
     bytes: int = 0
 
 
 class Processes:
-    """Processes that compute one result together. All of them call each method, in the same order.
+    """Processes that compute one result together. All of them must call the same methods in the same order.
 
     Raises:
-        ProcessLost: (from every method) another process has ended, or does not answer.
-        ReportedElsewhere: (from every method) another process has reported what is wrong.
+        ProcessLost: (from every method) another process has ended or does not answer.
+        ReportedElsewhere: (from every method) another process has already reported the error.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, store: dist.Store | None = None) -> None:
-        rank, size = checks.integer("rank", rank), checks.integer("size", size, 1)
-        if not 0 <= rank < size:
-            raise BadValue(f"rank is {rank}: of {size} processes it lies between 0 and {size - 1}")
-        if size > 1 and not isinstance(store, dist.Store):
-            raise BadType("several processes meet by `distributed.process_group()`: there is no other way to make them")
+    @checks.arguments
+    def __init__(self, rank: Natural = 0, size: Count = 1, store: dist.Store | None = None) -> None:
+        if rank >= size:
+            raise BadValue(f"rank is {rank}: with {size} processes it must lie between 0 and {size - 1}")
+        if size > 1 and store is None:
+            raise BadType("several processes need a store: use `distributed.process_group()`, which makes one")
         self.rank, self.size, self._store = rank, size, store
         self.sent = Traffic()
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that prints and writes files: the one of rank 0."""
+        """Whether this is the process that prints and writes files: rank 0."""
         return self.rank == 0
 
     def share_of(self, n: int) -> range:
-        """The part of range(n) that is this process's work."""
+        """This process's part of range(n)."""
         return split_evenly(n, self.size)[self.rank]
 
     def all_reduce(self, flat: Tensor) -> Tensor:
-        """The sum of all processes' tensors, of one shape, in place; torch.distributed chooses the order."""
+        """The sum of all processes' tensors of one shape, in place. torch.distributed chooses the order of the sum."""
         if self.size == 1:
             return flat
         self._count(2 * (self.size - 1), 2 * flat.nbytes * (self.size - 1) // self.size)
@@ -74,7 +75,7 @@ class Processes:
         return flat
 
     def all_gather(self, part: Tensor) -> Tensor:
-        """All processes' tensors, of one shape, stacked: [size, ...]."""
+        """All processes' tensors of one shape, stacked: [size, ...]."""
         if self.size == 1:
             return part.unsqueeze(0)
         self._count(self.size - 1, part.nbytes * (self.size - 1))
@@ -84,7 +85,7 @@ class Processes:
         return out
 
     def all_to_all(self, parts: Tensor) -> Tensor:
-        """[size, ...], part r for process r -> [size, ...], part r from process r."""
+        """Sends part r of [size, ...] to process r, and returns [size, ...] with part r from process r."""
         if self.size == 1:
             return parts
         self._count(self.size - 1, parts.nbytes * (self.size - 1) // self.size)
@@ -94,22 +95,22 @@ class Processes:
         return out
 
     def all_gather_object(self, value: Any) -> list[Any]:
-        """All processes' values, in order: something small that can be pickled."""
+        """All processes' values in the order of their ranks. They must be small and picklable."""
         if self.size == 1:
             return [value]
         content = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
         return [pickle.loads(part.numpy().tobytes()) for part in self._all_gather_uneven(content)]
 
     def barrier(self) -> None:
-        """Waits until all processes have come here; where one has failed, the others raise, too."""
+        """Waits until all processes have reached this call; raises in all of them if one has failed."""
         self.all_gather_object(None)
 
     def all_gather_rows(self, part: Tensor, lengths: list[int] | None = None) -> Tensor:
-        """All processes' tensors [n_r, ...], which differ in length alone, one after another: [n, ...].
+        """All processes' tensors [n_r, ...], concatenated to [n, ...]; only their lengths may differ.
 
         Args:
-            part: this process's.
-            lengths: n_r of every process, where they are known; else they are exchanged first.
+            part: this process's tensor.
+            lengths: n_r of every process, if known. Otherwise they are exchanged first.
         """
         return part if self.size == 1 else torch.cat(self._all_gather_uneven(part, lengths))
 
@@ -121,7 +122,7 @@ class Processes:
         return [row[:n] for row, n in zip(self.all_gather(padded), lengths, strict=True)]
 
     def broadcast(self, tree_: Tree) -> Tree:
-        """The main process's tree of tensors, for all; the others give one of the same structure and shapes."""
+        """The main process's tree of tensors, in all processes. All must pass the same structure and shapes."""
         if self.size == 1:
             return tree_
         out = tree.map(torch.clone, tree_)
@@ -131,7 +132,7 @@ class Processes:
         return out
 
     def require_equal(self, **facts: Any) -> None:
-        """Raises BadValue, naming all that differs, unless these are the same in all processes."""
+        """Raises BadValue, which names what differs, unless these facts are equal in all processes."""
         main, *others = self.all_gather_object(facts)
         for rank, theirs in enumerate(others, 1):
             differing = [name for name in facts if theirs[name] != main[name]]
@@ -141,67 +142,69 @@ class Processes:
                     f"in process {rank}"
                     for name in differing
                 )
-                raise BadValue(f"{pairs}: start all with the same command, code and settings")
+                raise BadValue(f"{pairs}: start all processes with the same command, code and settings")
 
     def _count(self, messages: int, size: int) -> None:
         self.sent = replace(self.sent, messages=self.sent.messages + messages, bytes=self.sent.bytes + size)
 
     @contextmanager
     def _failures_explained(self) -> Iterator[None]:
-        """Turns an error of torch.distributed into one that names the process that is lost."""
+        """Turns an error of torch.distributed into one that names the lost process."""
         try:
             yield
         except RuntimeError as error:
             raise self._failure(short_reason(str(error))) from None
 
     def _failure(self, reason: str) -> FuncvaeError:
-        """The error for the processes that are left: they look for who else is left, and for a reported error.
+        """The error to raise after a failed collective, once it is known which processes are lost.
 
-        They write into the store that they share, which under torchrun outlives them.
+        The remaining processes register in their common store, which outlives them under torchrun. Only one of them
+        reports the loss, and none does if a process has failed with an error of its own.
         """
         assert self._store is not None
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends those that are left, who are just about to
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it to processes that are about to end anyway
         try:
             self._store.set(f"left/{self.rank}", "")
             gone, start = list[int](), time.monotonic()
             while not gone and time.monotonic() < start + _ROLL_CALL:
-                time.sleep(_GRACE)  # whoever has failed by itself says so first
+                time.sleep(_GRACE)  # a process that failed by itself reports first
                 if any(self._store.check([f"failed/{rank}"]) for rank in range(self.size)):
-                    return ReportedElsewhere("another process has said what is wrong")
+                    return ReportedElsewhere("another process reports the error")
                 silent = [rank for rank in range(self.size) if not self._store.check([f"left/{rank}"])]
                 gone = [rank for rank in silent if self._has_ended(rank)]
             if self._store.add("reported", 1) > 1:
-                return ReportedElsewhere("another process has said it")
+                return ReportedElsewhere("another process reports the loss")
         except RuntimeError:
-            return ProcessLost(f"process 0, by which the others had met, has ended, or cannot be reached: {reason}")
+            return ProcessLost(f"process 0, which keeps the common store, has ended or cannot be reached: {reason}")
         which = ", ".join(map(str, gone or silent))
         if gone:
             plural = "es" * (len(gone) > 1)
             return ProcessLost(f"process{plural} {which} exited unexpectedly (possibly killed): {reason}")
         if silent:
-            return ProcessLost(f"no word from process {which} in {_ROLL_CALL:g} s, which may have ended: {reason}")
+            return ProcessLost(f"process {which} has not answered for {_ROLL_CALL:g} s and may have ended: {reason}")
         return ProcessLost(f"the processes cannot reach one another: {reason}")
 
     def _has_ended(self, rank: int) -> bool:
-        """Whether a process is known to have ended; only those of this machine can be."""
+        """Whether a process of this machine has ended; False for a process of another machine."""
         assert self._store is not None
         host, _, number = self._store.get(f"here/{rank}").decode().rpartition(" ")
         try:
             if host == socket.gethostname():
-                os.kill(int(number), 0)  # which does nothing to it
+                os.kill(int(number), 0)  # sends no signal, only checks that the process exists
         except ProcessLookupError:
             return True
         return False
 
 
 SINGLE = Processes()
-"""One process by itself."""
+"""One process without others."""
 
 
-def split_evenly(n: int, parts: int) -> list[range]:
-    """range(n) in so many pieces, one after another, whose lengths differ by at most one (the longer come first)."""
-    shorter, longer = divmod(checks.integer("n", n, 0), checks.integer("parts", parts, 1))
+@checks.arguments
+def split_evenly(n: Natural, parts: Annotated[int, within(1, 2**24)]) -> list[range]:
+    """Splits range(n) into consecutive pieces whose lengths differ by at most one; the longer ones come first."""
+    shorter, longer = divmod(n, parts)
     starts = [i * shorter + min(i, longer) for i in range(parts + 1)]
     return [range(a, b) for a, b in pairwise(starts)]
 
@@ -216,5 +219,5 @@ def _one_line(value: Any) -> str:
     return checks.one_line(repr(value), 80)
 
 
-_ROLL_CALL = 25.0  # seconds in which the processes that are left report; one of them may be in the midst of a step
+_ROLL_CALL = 25.0  # seconds for the remaining processes to register; one of them may still compute a step
 _GRACE = 1.0  # seconds

@@ -1,19 +1,21 @@
-"""Sums whose bits do not depend on how many processes compute them.
+"""Sums whose bits do not depend on the number of processes.
 
 The summands 0 … S-1 are added along one binary tree, which depends on S alone:
 
     sum(first, last) = sum(first, mid) + sum(mid, last),    mid - first the greatest power of two below last - first.
 
-A process computes successive summands. It adds those spans of the tree that it has all of (`local_sums`); these are
-exchanged, and every process adds the rest (`combine_sums`).
+Each process computes consecutive summands. It first adds the spans of the tree whose summands are all its own
+(`local_sums`). The processes exchange these sums, and each of them adds the rest of the tree (`combine_sums`).
 """
 
 from collections.abc import Callable
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
+from funcvae._support import checks
 from funcvae.distributed.collectives import Processes, split_evenly
 
 __all__ = ["combine_sums", "local_sums", "ordered_sum"]
@@ -25,11 +27,11 @@ Span = tuple[int, int]
 def ordered_sum(
     count: int, summand: Callable[[int], Tensor], processes: Processes, zeros: Callable[[], Tensor]
 ) -> Tensor:
-    """The sum of vectors [p] along the tree; each process computes its own summands, and all have the sum.
+    """The sum of vectors [p] along the tree. Each process computes its own summands; all of them return the sum.
 
     Args:
-        count: S, 1 or more.
-        summand: from a number to the vector; at most log S of them are kept at a time.
+        count: the number S of summands, 1 or more.
+        summand: from an index to the vector. At most log S vectors are in memory at a time.
         processes: the processes that share the work.
         zeros: makes a vector of zeros [p].
     """
@@ -39,7 +41,7 @@ def ordered_sum(
 def local_sums(
     count: int, summand: Callable[[int], Tensor], processes: Processes, zeros: Callable[[], Tensor]
 ) -> list[Tensor]:
-    """The sums of a process's own spans, followed by zeros such that all processes have as many."""
+    """The sums of a process's own spans, padded with zeros so that all processes have equally many."""
     spans = _spans_of_each(count, processes)
 
     def computed(first: int, last: int) -> Tensor | None:
@@ -50,18 +52,18 @@ def local_sums(
 
 
 def combine_sums(sums: list[Tensor], count: int, processes: Processes) -> Tensor:
-    """The whole sum, from each process's `local_sums`."""
+    """The whole sum, from this process's `local_sums` and those of the others."""
     size, spans, length = processes.size, _spans_of_each(count, processes), sums[0].numel()
     if size == 1:
         return sums[0]
     sent = sums[0].unsqueeze(0) if len(sums) == 1 else torch.stack(sums)
-    if size == 2:  # each needs all of the other's
+    if size == 2:  # each needs all sums of the other
         return _sum_of_spans(processes.all_gather(sent), spans, count)
-    # Each process adds up one stretch of the vector, for all of them. Where each has one span of the tree, as with as
-    # many shards as processes, no more is sent than an all-reduce takes.
+    # Each process adds up one stretch of the vector for all. If each has one span of the tree (as many shards as
+    # processes), this sends no more than an all-reduce.
     stretch = -(-length // size)
-    sent = F.pad(sent, (0, stretch * size - length)).view(-1, size, stretch)
-    own = _sum_of_spans(processes.all_to_all(sent.transpose(0, 1).contiguous()), spans, count)
+    sent = rearrange(F.pad(sent, (0, stretch * size - length)), "span (process p) -> process span p", process=size)
+    own = _sum_of_spans(processes.all_to_all(sent.contiguous()), spans, count)
     return processes.all_gather(own).flatten()[:length]
 
 
@@ -74,12 +76,12 @@ def sum_along_tree(first: int, last: int, known: Callable[[int, int], Tensor | N
 
 
 def midpoint(first: int, last: int) -> int:
-    """Where the tree splits a span of two or more: after the greatest power of two that leaves something."""
+    """Where the tree splits a span of two or more summands: after the greatest power of two below its length."""
     return first + (1 << ((last - first - 1).bit_length() - 1))
 
 
 def spans_within(count: int, own: range) -> list[Span]:
-    """The largest spans of the tree over `count` summands that lie within some of them."""
+    """The largest spans of the tree over `count` summands that lie within `own`."""
 
     def within(first: int, last: int) -> list[Span]:
         if last <= own.start or first >= own.stop:
@@ -93,11 +95,14 @@ def spans_within(count: int, own: range) -> list[Span]:
 
 
 def _spans_of_each(count: int, processes: Processes) -> list[list[Span]]:
-    """The spans that each process has all of."""
-    return [spans_within(count, piece) for piece in split_evenly(count, processes.size)]
+    """For each process, the spans whose summands are all its own."""
+    return [spans_within(count, piece) for piece in _split_evenly(count, processes.size)]
 
 
 def _sum_of_spans(sent: Tensor, spans: list[list[Span]], count: int) -> Tensor:
-    """The sum along the tree of what all processes sent [size, most, p] for their spans."""
+    """The sum along the tree, from the sums [size, most, p] that all processes sent for their spans."""
     known = {span: sent[r, i] for r, own in enumerate(spans) for i, span in enumerate(own)}
     return sum_along_tree(0, count, lambda first, last: known.get((first, last)))
+
+
+_split_evenly = checks.unchecked(split_evenly)

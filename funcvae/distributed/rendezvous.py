@@ -1,4 +1,4 @@
-"""How processes that were started together connect, and how an error is reported once."""
+"""Connects processes that were started together, and lets only one of them report an error."""
 
 import gc
 import os
@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from funcvae._support import checks
+from funcvae._support.checks import Positive
 from funcvae.distributed.collectives import SINGLE, Processes, short_reason
 from funcvae.errors import BadValue, FuncvaeError, Missing, ReportedElsewhere, Stopped
 
@@ -22,34 +23,34 @@ PATIENCE = 120.0
 
 
 def world_size() -> int:
-    """How many processes were started together: 1, except under torchrun or the like."""
+    """The number of processes that were started together: 1 without a launcher such as torchrun."""
     return _from_environment("WORLD_SIZE", 1) or 1
 
 
 def rank() -> int:
-    """The number of this process among them, from 0."""
+    """The rank of this process among those that were started together, from 0."""
     return _from_environment("RANK", 0) if world_size() > 1 else 0
 
 
+@checks.arguments
 @contextmanager
-def process_group(device: str = "cpu", *, patience: float = PATIENCE) -> Iterator[Processes]:
-    """The processes that were started together, connected; `SINGLE` where there is only one.
+def process_group(device: str = "cpu", *, patience: Positive = PATIENCE) -> Iterator[Processes]:
+    """Connects the processes that were started together; yields `SINGLE` if there is only one.
 
-    One process reports an error that leaves this context: in those that would repeat it, or that fail because of it, it
-    becomes a `ReportedElsewhere`.
+    Only one process reports an error that leaves this context. In processes that would repeat it, or that fail because
+    of it, the error becomes a `ReportedElsewhere`.
 
     Args:
-        device: "cpu"; or "cuda", for which each process takes the GPU of its own number on its machine; or "auto",
-            which is that where there are any.
+        device: "cpu", "cuda" (each process takes the GPU with its local rank), or "auto" ("cuda" if available).
         patience: seconds to wait for the other processes.
 
     Raises:
-        Missing: a process did not connect in time; or there is no GPU for this one.
-        BadValue: the environment is not one that torchrun makes.
+        Missing: a process did not connect in time, or there is no GPU for this one.
+        BadValue: the environment variables are not those that torchrun sets.
     """
-    if not 0 < checks.number("patience", patience) <= _LONGEST:
-        raise BadValue(f"patience is {patience}: it must be a number of seconds, above 0 and up to {_LONGEST:,}")
-    on_cuda = checks.text("device", device) != "cpu" and torch.cuda.is_available()
+    if patience > _LONGEST:
+        raise BadValue(f"patience is {patience}: it must be at most {_LONGEST:,} seconds")
+    on_cuda = device != "cpu" and torch.cuda.is_available()
     if world_size() == 1:
         yield SINGLE
         return
@@ -73,16 +74,16 @@ def process_group(device: str = "cpu", *, patience: float = PATIENCE) -> Iterato
 
 
 def _connect(patience: float, backend: str) -> dist.Store:
-    """Initialises torch.distributed once all processes are there; returns the store that they share."""
+    """Initialises torch.distributed once all processes have connected; returns their common store."""
     this, size, wait = rank(), world_size(), timedelta(seconds=patience)
     if absent := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
-        raise BadValue(f"WORLD_SIZE is {size}, and {absent[0]} is not set: start all processes by torchrun")
+        raise BadValue(f"WORLD_SIZE is {size}, but {absent[0]} is not set: start all processes with torchrun")
     store: dist.Store | None = None
     try:
         if this:
             _wait_for_port(os.environ["MASTER_ADDR"], _from_environment("MASTER_PORT", 0), patience)
         store, *_ = next(dist.rendezvous("env://", this, size, timeout=wait))
-        # Where torchrun starts all again it keeps its store, with what those before have left in it.
+        # When torchrun restarts all processes, its store still has the keys of the attempts before.
         store = dist.PrefixStore(f"attempt {_from_environment('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         store.set(f"here/{this}", f"{socket.gethostname()} {os.getpid()}")
         store.wait([f"here/{other}" for other in range(size)], wait)
@@ -90,17 +91,17 @@ def _connect(patience: float, backend: str) -> dist.Store:
                                 timeout=timedelta(seconds=_TIMEOUT))  # fmt: skip
     except (RuntimeError, ValueError, OSError) as error:
         missing = [] if store is None else [str(r) for r in range(size) if not store.check([f"here/{r}"])]
-        who = f"process {', '.join(missing)} of {size} has not come" if missing else "the processes have not met"
+        who = f"process {', '.join(missing)} of {size} has" if missing else "the processes have"
         where, reason = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}", short_reason(str(error))
         raise Missing(
-            f"{who} within {patience:g} s at {where} ({reason}): see that all were started, that this address "
-            "can be reached from every machine, and that nothing else uses the port; --patience waits longer"
+            f"{who} not connected within {patience:g} s at {where} ({reason}): check that all were started, that every "
+            "machine can reach this address, and that nothing else uses the port; --patience waits longer"
         ) from None
     return store
 
 
 def _wait_for_port(address: str, port: int, patience: float) -> None:
-    """Waits until something listens there; torch.distributed's own error for it is a page long."""
+    """Waits until a process listens on the port; torch.distributed's own error would be a page long."""
     end = time.monotonic() + patience
     while True:
         try:
@@ -113,7 +114,7 @@ def _wait_for_port(address: str, port: int, patience: float) -> None:
 
 
 def _reported_once(error: FuncvaeError, rank: int, store: dist.Store) -> FuncvaeError:
-    """The error, or a ReportedElsewhere in place of it where the main process reports the same."""
+    """The error, or a ReportedElsewhere instead if the main process reports the same error."""
     message = str(error)
     try:
         store.set(f"failed/{rank}", message)
@@ -128,12 +129,12 @@ def _reported_once(error: FuncvaeError, rank: int, store: dist.Store) -> Funcvae
 
 
 def _local_gpu() -> int:
-    """This process's GPU: the one of its number on its machine."""
-    local, there = _from_environment("LOCAL_RANK", rank()), torch.cuda.device_count()
-    if local >= there:
+    """This process's GPU: the one with its local rank."""
+    local, count = _from_environment("LOCAL_RANK", rank()), torch.cuda.device_count()
+    if local >= count:
         raise Missing(
-            f"there is no CUDA device for local rank {local}: this machine has {there}; start as many processes on it "
-            "(--nproc-per-node), each of which sees them all, or use --device cpu"
+            f"no CUDA device for local rank {local}: this process sees {count}; start at most as many processes on "
+            "this machine (--nproc-per-node), let each of them see all GPUs, or use --device cpu"
         )
     return local
 
@@ -141,10 +142,10 @@ def _local_gpu() -> int:
 def _from_environment(name: str, default: int) -> int:
     given = os.environ.get(name, str(default))
     if not given.isdecimal() or len(given) > 9:
-        raise BadValue(f"the environment's {name} is {checks.describe(given)}: torchrun sets it to a number")
+        raise BadValue(f"environment variable {name} is {checks.describe(given)}: it must be a whole number")
     return int(given)
 
 
 _LONGEST = 1_000_000  # seconds
-_TIMEOUT = 1800.0  # seconds, of one exchange: the main process may load, draw or write while the others wait
-_SAME_ERROR = 3.0  # seconds
+_TIMEOUT = 1800.0  # seconds for one collective: the main process may load, plot or write while the others wait
+_SAME_ERROR = 3.0  # seconds to wait for the same error of the main process

@@ -1,18 +1,18 @@
-"""A step's gradient in shards, for one process to compute or several: how it is split, and how the shares add up.
+"""Splits a step's gradient into shards, which one process or several compute, and sums their shares.
 
 The rows of a batch (`by_rows`) or the samples of each datum (`by_samples`) are split into S shards, whose sizes differ
-by at most one. A shard's share is one flat vector of gradient, bound and new running statistics, weighted by its size,
-so that the step's is the sum
+by at most one. A shard's share is one flat vector of gradient, bound and new running statistics, weighted by the
+shard's size, so that the step's vector is the sum
 
     total = sum_s share_s,     by_rows: share_s = B_s/B · [∇, bound, statistics] of the shard's rows alone.
 
-It is taken in an order that depends on S alone (`distributed.reduction`), and so its bits do not depend on how many
-processes compute it.
+The order of the sum depends on S alone (`distributed.reduction`), so its bits do not depend on the number of
+processes.
 
-By samples, the weights of an estimator depend on all samples: their log-weights are exchanged first, N·B numbers, and
-from these every process computes the same weights by the estimator's own rule.
+An estimator's weights depend on all samples. So `by_samples` exchanges the N·B log-weights first, and every process
+computes the same weights from them by the estimator's own rule.
 
-BatchNorm takes its statistics from each shard by itself, and the running ones are the shards' average.
+BatchNorm takes its statistics from each shard separately; the running statistics are the shards' average.
 """
 
 from collections.abc import Callable
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from funcvae import random, tree
+from funcvae._support import checks
 from funcvae.compilation import Wrap
 from funcvae.distributed import reduction
 from funcvae.distributed.collectives import SINGLE, Processes, split_evenly
@@ -43,18 +44,18 @@ class GradientSettings(NamedTuple):
     model: VAE
     estimator: Estimator
     samples: int
-    """N."""
+    """The number N of samples."""
     chunk: int
-    """Where there are more samples, so many are decoded at a time."""
+    """The most samples that are decoded at a time."""
     observe: Observe
     noise: Noise
 
 
 class PartialObserve(Protocol):
-    """An `Observe` that can be asked for a part of the batch."""
+    """An `Observe` that can compute a part of the batch."""
 
     def __call__(self, key: random.Key, x: Tensor, *, rows: Tensor) -> Tensor:
-        """What the model sees of x [n, ...], the given rows of the batch."""
+        """What the model sees of x [n, ...], which holds the given rows of the batch."""
         ...
 
 
@@ -62,51 +63,51 @@ class Batch(NamedTuple):
     """The data and the keys of one step."""
 
     keys: Tensor
-    """[2, 2]: of the noise, and to observe with."""
+    """[2, 2]: the key of the noise and the key for `observe`."""
     data: Tensor
     """[n, ...]: all training data."""
     rows: Tensor
-    """int64 [B]: those of this step."""
+    """int64 [B]: the rows of this step."""
 
 
 class StepDetails(NamedTuple):
-    """What went into a step's gradient, and the estimate."""
+    """The inputs of a step's gradient, and the estimate."""
 
     x: Tensor
-    """[B, ...], as the model saw it."""
+    """[B, ...], as the model sees it."""
     eps: Tensor
     """[N, B, Z]."""
     estimate: Estimate
 
 
 class ShardedGradient(NamedTuple):
-    """A step's gradient as the sum of shares."""
+    """A step's gradient as a sum of shares."""
 
     length: Callable[[int], int]
-    """From the size B of a batch to the number of rows, or of samples, that are split."""
+    """From the batch size B to the number of rows or samples that are split."""
     shares: Callable[[Params, State, Batch, list[range], Processes], Callable[[range], Tensor]]
-    """From a step and its pieces to the function from a piece to its share, a flat vector."""
+    """From a step and its pieces to a function from a piece to its share, a flat vector."""
     details: Callable[[Params, State, Batch, list[range]], StepDetails]
-    """The details of the whole step from those of its pieces, in one process."""
+    """The details of the whole step, computed piece by piece in one process."""
 
 
 class Split(Protocol):
     """A way to split a step's gradient: `by_rows` or `by_samples`."""
 
     def __call__(self, settings: GradientSettings, wrap: Wrap, /) -> ShardedGradient:
-        """The sharded gradient; `wrap` is applied to its functions of tensors, such as `compilation.compiled`."""
+        """The sharded gradient; `wrap`, such as `compilation.compiled`, is applied to its functions of tensors."""
         ...
 
 
 def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
     """Splits the rows of a batch: each shard estimates the gradient of its rows' mean bound.
 
-    An `observe` that takes `rows` gets the shard's rows alone, any other the whole batch.
+    An `observe` that takes `rows` gets only the shard's rows; any other gets the whole batch.
     """
     model, estimator, samples, chunk, observe, noise = settings
     draw, chunked = in_parts(noise), samples > chunk
     observe_rows = cast(PartialObserve, observe) if accepts(observe, "rows") else None
-    if chunked:  # a loop, which the compiler would unroll: it gets the parts
+    if chunked:  # a loop over chunks, which the compiler would unroll: compile its parts instead
         estimator, draw = in_chunks(estimator, chunk, wrap), wrap(draw)
 
     def estimated(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, size: int) -> StepDetails:
@@ -147,9 +148,9 @@ def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
 
 
 def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
-    """Splits the samples of each datum: each shard estimates with its samples' part of the weights of all.
+    """Splits the samples of each datum: each shard uses its own samples' weights, computed from all log-weights.
 
-    The weights take a forward pass over all samples first (not with an analytic KL).
+    Except with an analytic KL, the weights take a forward pass over all samples first.
     """
     model, estimator, samples, chunk, observe, noise = settings
     draw, parts = in_parts(noise), estimator.parts
@@ -171,16 +172,16 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
     weigh = None if parts.weigh is None else wrap(parts.weigh)
 
     def chunks(pieces: list[range], device: torch.device) -> list[Tensor]:
-        """The numbers of the pieces' samples, at most `chunk` of them together."""
+        """The indices of the pieces' samples, in chunks of at most `chunk`."""
         return [at for p in pieces for at in torch.arange(p.start, p.stop, device=device).split(chunk)]
 
     def weights(
         params: Params, state: State, keys: Tensor, x: Tensor, pieces: list[range], processes: Processes
     ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """The weights [N, B] of all samples, if a share takes any, and the bound [B] that these add."""
+        """The weights [N, B] of all samples, if the shares take any, and the bound [B] that goes with them."""
         if weigh is None:
             return (), x.new_zeros(len(x))
-        of_each = [pieces[own.start : own.stop] for own in split_evenly(len(pieces), processes.size)]
+        of_each = [pieces[own.start : own.stop] for own in _split_evenly(len(pieces), processes.size)]
         log_w = [log_w_of(params, state, keys, x, at) for at in chunks(of_each[processes.rank], x.device)]
         return weigh(processes.all_gather_rows(torch.cat(log_w), [sum(map(len, own)) for own in of_each]))
 
@@ -194,7 +195,7 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
         def summed(piece: range) -> Tensor:
             total: Any = None
             for i, at in enumerate(chunks([piece], x.device)):
-                once = bound if piece.start + i == 0 else zero  # the weights' bound is that of all samples
+                once = bound if piece.start + i == 0 else zero  # it is the bound of all samples: count it once
                 own = [each.index_select(0, at) for each in w]
                 total = add_trees(total, share_of(params, state, keys, x, at, once, *own))
             return total
@@ -221,8 +222,8 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
 
 
 def nonempty_pieces(length: int, shards: int) -> list[range]:
-    """The shards of a batch, none of them empty: a short last batch may have fewer."""
-    return [piece for piece in split_evenly(length, shards) if len(piece)]
+    """The shards of a batch without empty ones; a short last batch may have fewer."""
+    return [piece for piece in _split_evenly(length, shards) if len(piece)]
 
 
 def sum_shares(
@@ -234,15 +235,15 @@ def sum_shares(
     stop: bool,
     ordered: bool,
 ) -> Tensor:
-    """The sum of all pieces' shares, and in its last element the number of processes that request a stop.
+    """The sum of all pieces' shares; its last element is the number of processes that request a stop.
 
     Args:
-        pieces: of the whole, none of them empty.
+        pieces: the pieces of the whole, none of them empty.
         share_of: from a piece to its share.
-        processes: each computes the shares of its own pieces.
-        like: parameters and state, which the shares are like.
+        processes: each process computes the shares of its own pieces.
+        like: parameters and state, whose structure the shares have.
         stop: whether this process requests a stop.
-        ordered: add along the tree; else as torch.distributed does, which is faster.
+        ordered: whether to add along the tree. Otherwise torch.distributed chooses the order, which is faster.
     """
     sums = reduction.local_sums(len(pieces), lambda s: share_of(pieces[s]), processes, lambda: _no_share(like))
     sums[0][-1] += stop
@@ -254,7 +255,7 @@ def sum_shares(
 def pack(grads: Params, bound: Tensor, new: State, old: State, weight: float) -> Tensor:
     """A share as one flat vector: gradient, bound, state, and a zero in which `sum_shares` counts requests to stop.
 
-    Integers in the state, such as BatchNorm's count of batches, go in by how much they grew, times the share's weight.
+    Integers in the state, such as BatchNorm's count of batches, are stored as their increase times the share's weight.
     """
     grown = tree.map(lambda n, o: n if n.is_floating_point() else (n.long() - o.long()) * weight, new, old)
     leaves = [*tree.leaves(grads), bound, *tree.leaves(grown), torch.zeros_like(bound)]
@@ -263,14 +264,14 @@ def pack(grads: Params, bound: Tensor, new: State, old: State, weight: float) ->
 
 
 def _no_share(like: tuple[Params, State]) -> Tensor:
-    """The zero share of a process that has no piece of a short last batch."""
+    """The zero share of a process without a piece, as in a short last batch."""
     params, state = like
     grads = tree.zeros_like(params)
     return pack(grads, tree.leaves(grads)[0].new_zeros(()), tree.zeros_like(state), tree.zeros_like(state), 0.0)
 
 
 def unpack(flat: Tensor, params: Params, state: State) -> tuple[Params, Tensor, State]:
-    """Gradient, bound and new state from a sum of shares, in the structure of `params` and of the old `state`."""
+    """Gradient, bound and new state from a sum of shares, with the structures of `params` and of the old `state`."""
     leaves, structure = tree.flatten((params, torch.zeros_like(flat[0]), state))
     sizes = [leaf.numel() for leaf in leaves]
     parts = [part.view(leaf.shape) for part, leaf in zip(flat[:-1].split(sizes), leaves, strict=True)]
@@ -280,3 +281,6 @@ def unpack(flat: Tensor, params: Params, state: State) -> tuple[Params, Tensor, 
         return now.to(old.dtype) if old.is_floating_point() else (old + now.round().long()).to(old.dtype)
 
     return tree.map(lambda g, p: g.to(p.dtype), grads, params), bound, tree.map(as_before, grown, state)
+
+
+_split_evenly = checks.unchecked(split_evenly)

@@ -1,12 +1,12 @@
-"""An epoch against the loop it comes from, and the share of it outside the compiled step.
+"""The time of an epoch against the loop of the original post, and the share of it outside the compiled step.
 
 python tests/benchmarks/epoch.py --data-dir data
 
-First mnist_vae on all 60,000 digits at batch 128 with one sample, against what its post writes: a DataLoader with
-ToTensor, `nn.Module`s, summed squared error plus KL (the correct one), `torch.optim.Adam(fused=True)`; epochs of the
-two alternate. Then mnist_vae and burda_vae with a progress bar and a file of metrics, as in `funcvae train`: how much
-of an epoch's time is not spent in the compiled step. Without --data-dir only that, on images from a key. The first
-epoch, which compiles, is left out of all medians. A share over its limit is marked.
+First, mnist_vae on all 60,000 digits at batch 128 with one sample, against the loop of its post: a DataLoader with
+ToTensor, `nn.Module`s, summed squared error plus the correct KL, `torch.optim.Adam(fused=True)`. Epochs of the two
+alternate. Then, for mnist_vae and burda_vae with a progress bar and a file of metrics as in `funcvae train`, the share
+of an epoch's time that is not spent in the compiled step. Without --data-dir only the latter, on images from a key. The
+first epoch, which compiles, is excluded from all medians. A share above its limit is marked.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def posts_epoch(root: str) -> Callable[[], None]:
 
 
 def fit(system: str, train: Tensor, epochs: int, log: fv.train.Log, **options: Any) -> None:
-    """The system's recipe, from a key."""
+    """Trains by the system's recipe, from a key."""
     recipe = fv.models.RECIPES[system]
     model, opt = recipe.model(train), recipe.optimizer(-(-len(train) // recipe.batch))
     fv.train.fit(
@@ -60,7 +60,7 @@ def fit(system: str, train: Tensor, epochs: int, log: fv.train.Log, **options: A
 
 
 def against_the_post(data_dir: str, train: Tensor, epochs: int, **options: Any) -> tuple[float, float]:
-    """The median seconds of an epoch of `fit` and of the post's loop, which runs after each at the same precision."""
+    """Median seconds of an epoch of `fit` and of the post's loop. The two alternate and have the same precision."""
     ours: list[float] = []
     theirs: list[float] = []
     posts = posts_epoch(data_dir)
@@ -81,7 +81,7 @@ def against_the_post(data_dir: str, train: Tensor, epochs: int, **options: Any) 
 
 
 def outside_the_step(system: str, train: Tensor, epochs: int, **options: Any) -> tuple[float, float]:
-    """The median seconds of an epoch, and of what is left of it without the calls of the compiled step."""
+    """Median seconds of an epoch, and of its part outside the calls of the compiled step."""
     epoch: list[float] = []
     outside: list[float] = []
     inside = 0.0
@@ -136,14 +136,14 @@ def main(data_dir: str | None, systems: list[str], epochs: int, images: int, pre
     for system in systems:
         epoch, outside = outside_the_step(system, train[:images], epochs, precision=precision)
         share = marked(outside / epoch, OUTSIDE, ".1%")
-        print(f"{system:9}  epoch {epoch:.3f}, outside of its steps {outside:.3f}: {share}", flush=True)
+        print(f"{system:9}  epoch {epoch:.3f}, outside its steps {outside:.3f}: {share}", flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", help="where MNIST is")
+    parser.add_argument("--data-dir", help="the folder of MNIST")
     parser.add_argument("--systems", nargs="*", default=["mnist_vae", "burda_vae"], choices=["mnist_vae", "burda_vae"])
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--images", type=int, default=60_000, help="only so many, for the share")
+    parser.add_argument("--images", type=int, default=60_000, help="number of images for the share outside the step")
     parser.add_argument("--precision", choices=fv.compilation.PRECISIONS, default="medium")
     main(**vars(parser.parse_args()))

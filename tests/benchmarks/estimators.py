@@ -1,8 +1,8 @@
-"""What a step costs with each estimator, against `iwae`: python tests/benchmarks/estimators.py [--compiled]
+"""The time of a step with each estimator, against `iwae`: python tests/benchmarks/estimators.py [--compiled]
 
 A whole training step of the Bernoulli VAE 784-400-20 at batch 128: noise from a key, gradient, Adam, the norm of the
-gradient. One step of each estimator in turn, so that all meet the same machine; eager, and with --compiled then the
-compiled ones. `dreg` may take 1.15 times as long as `iwae`, the others 1.3 times; what takes longer is marked.
+gradient. The estimators take turns of one step. Steps are eager; with --compiled, compiled steps follow. The limit is
+1.15 times the time of `iwae` for `dreg`, 1.3 times for others; ratios above it are marked.
 """
 
 import argparse
@@ -51,6 +51,6 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--samples", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--names", nargs="+", default=list(EXAMPLES.values()), help="only these")
-    parser.add_argument("--compiled", action="store_true", help="the compiled steps, too")
+    parser.add_argument("--compiled", action="store_true", help="also time compiled steps")
     parser.add_argument("--precision", choices=fv.compilation.PRECISIONS, default="highest")
     main(**vars(parser.parse_args()))

@@ -1,7 +1,7 @@
-"""L_5000 of 1,000 digits: seconds and memory, and its matrix products' rate: python tests/benchmarks/evaluate.py
+"""Time and memory of L_5000 of 1,000 digits, against the time of its products: python tests/benchmarks/evaluate.py
 
-The Burda VAE, untrained, on digits drawn from a key: neither matters to the cost. The floor is the time of the
-decoder's products, at the rate of a product 2048×2048×2048 in the same run.
+The Burda VAE is untrained and the digits come from a key; neither changes the cost. The floor is the time of the
+decoder's products at the rate of a product 2048×2048×2048 in the same run.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from torch import nn
 
 import funcvae as fv
 
-SECONDS, GIBIBYTES, SHARE = 60, 2, 0.7  # limits: of time on two cores, of memory; the least of the floor over the time
+SECONDS, GIBIBYTES, SHARE = 60, 2, 0.7  # limits: time on two cores, memory, least floor/time
 PRODUCT = 2048
 
 

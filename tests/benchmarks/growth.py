@@ -1,17 +1,17 @@
-"""How the time of a step grows with its sizes, and that of the variance lab with its replicates; and a figure of it.
+"""Growth of the time of a step with its sizes and of the variance lab with its replicates, and a figure of it.
 
 python tests/benchmarks/growth.py [--quick] [--precision medium] [--device cpu] [--out examples/figures/growth.png]
 
-The compiled training step of a Bernoulli VAE 784-width-Z, against the samples N, the batch B, the latents Z and the
-width, each with the others held at N = 8, B = 128, Z = 20, width = 400; and `variance.moments`, eager, of a small one
-(B = 8, N = 4, width = 50) against its replicates R. All of these are linear in theory: inputs and outputs stay 784, so
-products grow with the width itself and not its square.
+The compiled training step of a Bernoulli VAE 784-width-Z is timed against the samples N, the batch B, the latents Z
+and the width, each with the others at N = 8, B = 128, Z = 20, width = 400. Eager `variance.moments` of a small VAE
+(B = 8, N = 4, width = 50) is timed against its replicates R. In theory all are linear: inputs and outputs stay 784, so
+products grow with the width, not with its square.
 
-Times are medians of rounds in which every size of an axis has its turn. The exponent is the slope of a straight line
-through (log size, log time), fitted where what grows outweighs what does not (calls, noise, other products): at the
-points that take over twice the time of the quickest, or at the last three if fewer do. An exponent above 1.05 is
-marked. Four axes share one step; where its times differ by more than half, other programs disturbed the measurement:
-that is said, and no figure is drawn.
+Times are medians over rounds; in each round, every size of an axis is timed once. The exponent is the slope of a line
+through (log size, log time). It is fitted where the growing part dominates the rest (calls, noise, other products): to
+the points with more than twice the smallest time, or to the last three if these are fewer. An exponent above 1.05 is
+marked. Four axes share one step. If its times differ by more than half, other programs disturbed the measurement; the
+program reports this and draws no figure.
 """
 
 import argparse
@@ -33,7 +33,7 @@ LIMIT = 1.05
 BUSY = 1.5
 INPUTS = 784
 HELD = {"N": 8, "B": 128, "Z": 20, "width": 400}
-SMALL = {"N": 4, "B": 8, "Z": 20, "width": 50}  # the lab's
+SMALL = {"N": 4, "B": 8, "Z": 20, "width": 50}  # for the lab
 NAMES = {"N": "samples N", "B": "batch B", "Z": "latents Z", "width": "hidden width", "R": "replicates R of the lab"}
 SIZES = {
     "N": [1, 2, 8, 32, 64, 128],
@@ -46,11 +46,11 @@ QUICK = {"N": [1, 8, 16], "B": [32, 128, 256], "Z": [20, 80, 320], "width": [100
 
 
 class Growth(NamedTuple):
-    """The times along one axis, and the straight line through the points that are fitted."""
+    """The times along one axis, and the line that is fitted to some of them."""
 
     sizes: list[int]
     ms: np.ndarray
-    fitted: np.ndarray  # which of them
+    fitted: np.ndarray  # mask of the fitted points
     exponent: float
     intercept: float
 
@@ -68,7 +68,7 @@ def data(batch: int, device: str) -> torch.Tensor:
 
 
 def training_step(sizes: dict[str, int], device: str) -> Callable[[], object]:
-    """A compiled step of these sizes."""
+    """A compiled training step with these sizes."""
     model, opt = bernoulli_vae(sizes["Z"], sizes["width"]), fv.optim.adam(1e-3)
     ts = fv.train.init(model, opt, fv.random.key(0, device=device))
     keys, x = fv.random.split(fv.random.key(1, device=device)), data(sizes["B"], device)
@@ -88,7 +88,7 @@ def lab(replicates: int, device: str) -> Callable[[], object]:
 
 
 def waiting(call: Callable[[], object], device: str) -> Callable[[], object]:
-    """The same, done when it returns."""
+    """The call, which returns only when the device is done."""
 
     def done() -> None:
         call()
@@ -115,7 +115,7 @@ def panel(ax: Axes, axis: str, found: Growth) -> None:
     sizes, blue, orange = np.array(found.sizes), fv.figures.PALETTE[0], fv.figures.PALETTE[1]
     line = np.exp(found.intercept) * sizes[found.fitted] ** found.exponent
     reference = sizes[[0, -1]] * line[-1] / sizes[-1]
-    ax.plot(sizes[[0, -1]], reference, "--", color="0.35", linewidth=1.2, label="in proportion: slope 1")
+    ax.plot(sizes[[0, -1]], reference, "--", color="0.35", linewidth=1.2, label="proportional: slope 1")
     ax.plot(sizes[found.fitted], line, color=orange, linewidth=4, alpha=0.6, label="fit")
     ax.plot(sizes[found.fitted], found.ms[found.fitted], "o", color=blue, label="measured")
     rest = ~found.fitted
@@ -133,8 +133,8 @@ def panel(ax: Axes, axis: str, found: Growth) -> None:
 
 def draw(growths: dict[str, Growth], device: str) -> Figure:
     figure = Figure(figsize=(11, 6.6), layout="constrained")
-    title = "Time grows at most in proportion to the work" if within(growths) else "How time grows with the work"
-    figure.suptitle(f"{title} (both axes logarithmic; an exponent of 1 is in proportion)")
+    title = "Time grows at most in proportion to the work" if within(growths) else "Growth of time with the work"
+    figure.suptitle(f"{title} (both axes logarithmic; an exponent of 1 is proportional)")
     axes = list(figure.subplots(2, 3).flat)
     for ax, (axis, found) in zip(axes, growths.items(), strict=False):
         panel(ax, axis, found)
@@ -143,7 +143,7 @@ def draw(growths: dict[str, Growth], device: str) -> Figure:
     handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     axes[-1].legend(handles.values(), handles, loc="upper left", frameon=False)
     held, small = (", ".join(f"{axis} = {size}" for axis, size in of.items()) for of in (HELD, SMALL))
-    text = f"Training step: compiled, of a Bernoulli VAE\n784-width-Z ({device}). What is not varied is\n{held}."
+    text = f"Training step: compiled, of a Bernoulli VAE\n784-width-Z ({device}). Unless varied,\n{held}."
     text += f"\n\nvariance.moments: eager, with\n{small}."
     axes[-1].text(0.03, 0.05, text, va="bottom")
     return figure
@@ -167,14 +167,14 @@ def main(args: argparse.Namespace) -> None:
             print(f"{NAMES[axis]:12} {spent}; exponent {found.exponent:.2f}{over}", flush=True)
     shared = [growths[axis].ms[growths[axis].sizes.index(HELD[axis])] for axis in growths if axis in HELD]
     if shared and max(shared) > BUSY * min(shared):
-        print(f"DISTURBED: the step that the axes share took {min(shared):.3g} to {max(shared):.3g} ms; no figure")
+        print(f"DISTURBED: the step that the axes share takes {min(shared):.3g} to {max(shared):.3g} ms; no figure")
     elif not args.no_figure:
         print(fv.figures.save(draw(growths, args.device), args.out))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small sizes, which say little of the exponents")
+    parser.add_argument("--quick", action="store_true", help="small sizes, too small to estimate the exponents")
     parser.add_argument("--axes", nargs="+", default=list(SIZES), choices=SIZES)
     parser.add_argument("--precision", default="medium", choices=fv.compilation.PRECISIONS)
     parser.add_argument("--device", default="cpu")

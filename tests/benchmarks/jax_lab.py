@@ -1,4 +1,4 @@
-"""A worker of `variance.py`: mean and variance of a gradient over replicates in JAX, `scan` over `vmap` of `jax.grad`.
+"""Worker of `variance.py`: mean and variance of a gradient over replicates in JAX, `scan` over `vmap` of `jax.grad`.
 
 python tests/benchmarks/jax_lab.py iwae|dreg REPLICATES CHUNK
 """
@@ -21,10 +21,10 @@ def iwae(params, x, eps):
 
 
 def dreg(params, x, eps):
-    """Its surrogate: q's parameters held constant in log w, v² along z and v along the decoder's parameters."""
+    """A surrogate with q's parameters held constant in log w; its gradient has v² along z and v along the decoder."""
     z, log_w = RELU(params, x, eps, hold=jax.lax.stop_gradient)
     v = jax.lax.stop_gradient(jax.nn.softmax(log_w(z), 0))
-    scaled = v[..., None] * z + jax.lax.stop_gradient((1 - v[..., None]) * z)  # the same z, v times its gradient
+    scaled = v[..., None] * z + jax.lax.stop_gradient((1 - v[..., None]) * z)  # equal to z, with v times its gradient
     return -(v * log_w(scaled)).sum(0).mean()
 
 

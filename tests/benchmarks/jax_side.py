@@ -1,4 +1,4 @@
-"""A worker of `step.py` and `variance.py`: the same model and step in JAX, under `jit`. Needs `jax` and `optax` alone.
+"""Worker of `step.py` and `variance.py`: the same model and step in JAX, under `jit`. Needs only `jax` and `optax`.
 
 python tests/benchmarks/jax_side.py bernoulli|burda N
 """
@@ -15,7 +15,7 @@ from workers import serve
 
 
 def init(key, sizes):
-    """Layers of uniform weights, as torch's Linear starts with."""
+    """Layers with uniform weights, as in torch's Linear."""
     layers = []
     for k, (n, m) in zip(jax.random.split(key, len(sizes) - 1), pairwise(sizes), strict=True):
         w, b = jax.random.split(k)
@@ -36,7 +36,7 @@ def log_p_x(logits, x):
 
 
 def elbo(params, x, eps):
-    """Of the Bernoulli VAE, with its KL in closed form."""
+    """The ELBO of the Bernoulli VAE, with its KL in closed form."""
     mu, logvar = jnp.split(mlp(params["encoder"], x, jax.nn.relu), 2, -1)
     z = mu + jnp.exp(logvar / 2) * eps
     logits = jax.vmap(lambda z: mlp(params["decoder"], z, jax.nn.relu))(z)
@@ -49,7 +49,7 @@ def log_normal(z, mu, log_sigma):
 
 
 def log_weights(params, x, eps, activation, halved, hold=lambda q: q):
-    """log w [N, B]; `hold` is what is done to q's parameters in log q(z|x)."""
+    """z, and the function from z to log w [N, B]; `hold` is applied to q's parameters in log q(z|x)."""
     mu, log_sigma = jnp.split(mlp(params["encoder"], x, activation), 2, -1)
     log_sigma = log_sigma / 2 if halved else log_sigma
     z = mu + jnp.exp(log_sigma) * eps
@@ -75,7 +75,7 @@ SYSTEMS = {
 
 
 def product_error(n):
-    """Of a product of the size of the decoder's largest, against float64, in Frobenius norms."""
+    """Relative error of a product with the size of the decoder's largest, against float64, in Frobenius norms."""
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal(shape, np.float32) for shape in ((n, 400), (400, 784)))
     exact = a.astype(np.float64) @ b.astype(np.float64)

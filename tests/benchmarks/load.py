@@ -1,4 +1,4 @@
-"""A long run: its memory and its speed at the beginning and at the end, and whether all its rows read back.
+"""Memory and speed of a long run at its beginning and at its end; checks that all its rows can be read.
 
 python tests/benchmarks/load.py [--steps 200000]
 """
@@ -24,17 +24,17 @@ def main() -> None:
     epochs = -(-args.steps * args.batch // 10_000)
     steps = epochs * 10_000 // args.batch
     marks = {steps * tenth // 10 for tenth in range(11)}
-    seen: dict[int, tuple[float, float]] = {}
+    measured: dict[int, tuple[float, float]] = {}
 
-    def look(step: int) -> None:
+    def measure(step: int) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[1])  # resident
-        seen[step] = time.perf_counter(), pages * resource.getpagesize() / 2**20
+        measured[step] = time.perf_counter(), pages * resource.getpagesize() / 2**20
 
     @contextmanager
     def watch(run: Path, config: dict[str, Any], past: Iterable[Any]) -> Iterator[tracking.Tracker]:
         def track(row: train.Row) -> None:
             if tracking.is_step(row) and (made := row["step"] + 1) in marks | {100}:
-                look(made)
+                measure(made)
 
         yield track
 
@@ -48,15 +48,15 @@ def main() -> None:
         size = (out / "metrics.jsonl").stat().st_size / 2**20
 
     tenth = steps // 10
-    first = (tenth - 100) / (seen[tenth][0] - seen[100][0])  # without the first hundred, which warm up
-    last = tenth / (seen[steps][0] - seen[steps - tenth][0])
+    first = (tenth - 100) / (measured[tenth][0] - measured[100][0])  # without the first hundred steps, which warm up
+    last = tenth / (measured[steps][0] - measured[steps - tenth][0])
     print(f"{steps:,} steps of gaussian2d_vae, batch {args.batch}, a checkpoint every {args.checkpoint_every}")
-    whole = "whole" if rows == [*range(steps)] else "NOT whole"
-    tenths = ", ".join(f"{seen[mark][1]:.1f}" for mark in sorted(seen))
+    complete = "complete" if rows == [*range(steps)] else "INCOMPLETE"
+    tenths = ", ".join(f"{measured[mark][1]:.1f}" for mark in sorted(measured))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"resident memory at 10% and at 100%   {seen[tenth][1]:.1f} and {seen[steps][1]:.1f} MiB")
+    print(f"resident memory at 10% and at 100%   {measured[tenth][1]:.1f} and {measured[steps][1]:.1f} MiB")
     print(f"steps a second, first and last tenth {first:.1f} and {last:.1f} = {last / first:.3f}")
-    print(f"metrics.jsonl                        {size:.1f} MiB, {len(rows):,} rows of steps, {whole}")
+    print(f"metrics.jsonl                        {size:.1f} MiB, {len(rows):,} rows of steps, {complete}")
     print(f"memory after 100 steps, by tenths    {tenths} MiB; peak, figures included, {peak:.1f} MiB")
 
 

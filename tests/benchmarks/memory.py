@@ -1,16 +1,15 @@
-"""The memory of a training step against that of a plain PyTorch loop, each side in a process of its own.
+"""The memory of a training step against that of a plain PyTorch loop, each side in a separate process.
 
 python tests/benchmarks/memory.py [--systems bernoulli cifar] [--many] [--rounds 3]
 
-"step" is what the model, its optimizer and five steps need together: the greatest memory of the process in these five
-steps (VmHWM) less what it held with the data made and no model yet (VmRSS), of both without pages of files such as
-torch's own code. A first step comes before the five, which compiles; what is free after it goes back to the system and
-the peak is counted anew. The compiler's own modules are loaded before the data are made, so a compiled "step" counts
-what the compiler keeps of this step, but not the compiler. "process" is the greatest memory of the whole process,
-libraries, compiler and first step included. (Compilers that run in processes of their own are not counted.) A "step"
-above 1.3 times the plain loop's is marked. Medians, in MiB; Linux only.
+"step" is the memory of the model, its optimizer and five steps: the peak of the process in these steps (VmHWM) minus
+its memory before the model was made (VmRSS), both without pages of files such as torch's code. A step that compiles
+comes before the five. Then free memory is returned to the system and the peak is reset. The compiler's modules are
+loaded before the data are made, so a compiled "step" counts what the compiler keeps of this step, but not the compiler
+itself. "process" is the peak of the whole process, including libraries, compiler and first step. (Compilers in other
+processes are not counted.) A "step" above 1.3 times that of the plain loop is marked. Medians, in MiB; Linux only.
 
-With --many: Bernoulli at 4096 samples, 64 of them decoded at a time; there is no plain loop to hold it against.
+--many adds Bernoulli with 4096 samples, 64 of them decoded at a time, without a plain loop to compare with.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from torch_side import functional_step
 import funcvae as fv
 from funcvae.estimators import parse
 
-LIMIT = 1.3  # of the plain loop's
+LIMIT = 1.3  # relative to the plain loop
 SAMPLES = {"bernoulli": (1, 16, 64), "cifar": (1,)}
 SIDES = ("module", "eager", "compiled")
 MANY, CHUNK = 4096, 64
@@ -38,14 +37,14 @@ STEPS = 5
 
 
 def held(*names: str) -> list[float]:
-    """These lines of this process's status, in MiB."""
+    """Values of these lines of /proc/self/status, in MiB."""
     lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     status = {words[0].rstrip(":"): words[1] for words in lines if len(words) == 3}
     return [int(status[name]) / 2**10 for name in names]
 
 
 def settle() -> None:
-    """Gives back to the system what is free, and counts the peak anew."""
+    """Returns free memory to the system and resets the peak."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -54,7 +53,7 @@ def settle() -> None:
 
 
 def load_the_compiler() -> None:
-    """Its modules, and those that it imports at the first products, gradients and loops that it meets."""
+    """Loads the compiler's modules, including those for products, gradients and loops."""
 
     def slope(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return torch.func.grad(lambda w: (x @ w).relu().sum())(w)
@@ -63,7 +62,7 @@ def load_the_compiler() -> None:
 
 
 def chunked_step(system: str, samples: int, compiled: bool) -> Callable[[], object]:
-    """`functional_step` with CHUNK samples at a time, as `fit` makes it where there are many."""
+    """`functional_step` with CHUNK samples at a time, as `fit` makes it for many samples."""
     about = SYSTEMS[system]
     model, opt = about.model(), fv.optim.adam(1e-3, eps=about.eps)
     wrap = fv.compilation.compiled if compiled else fv.compilation.unchanged
@@ -75,7 +74,7 @@ def chunked_step(system: str, samples: int, compiled: bool) -> Callable[[], obje
 
 
 def measure(side: str, system: str, samples: int) -> None:
-    """Prints "step" and "process" of this process."""
+    """Prints "step" and "process" for this process."""
     about = SYSTEMS[system]
     load_the_compiler()
     x = about.data()
@@ -97,7 +96,7 @@ def measure(side: str, system: str, samples: int) -> None:
 
 
 def measured(side: str, system: str, samples: int, rounds: int) -> tuple[float, float]:
-    """The medians of "step" and "process"."""
+    """Medians of "step" and "process"."""
     command = [sys.executable, __file__, "--side", side, "--systems", system, "--samples", str(samples)]
     runs = [
         subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split() for _ in range(rounds)
@@ -113,7 +112,7 @@ def compare(system: str, samples: int, rounds: int) -> None:
         line = f"{system:9} N = {samples:4}  {side:8}  step {step:6.0f}  process {process:6.0f} MiB"
         if side != "module" and "module" in found:
             ratio = step / found["module"][0]
-            line += f" | of module's: step {marked(ratio, LIMIT)}"
+            line += f" | relative to module: step {marked(ratio, LIMIT)}"
             line += f", process {process / found['module'][1]:.2f}"
         print(line, flush=True)
 
@@ -132,7 +131,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--systems", nargs="+", default=list(SAMPLES), choices=SAMPLES)
     parser.add_argument("--samples", type=int, nargs="+", help="only these")
-    parser.add_argument("--many", action="store_true", help=f"{MANY} samples in chunks, too")
+    parser.add_argument("--many", action="store_true", help=f"also {MANY} samples in chunks")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--side", choices=SIDES, help="measure one side in this process")
     args = parser.parse_args()

@@ -1,7 +1,7 @@
-"""The share of a training step that its noise takes: python tests/benchmarks/noise.py
+"""The noise's share of a training step's time: python tests/benchmarks/noise.py
 
-The Bernoulli VAE 784-400-20 at batch 128. The noise's time is that of a step that draws it less that of a step which is
-given it, and one step's share of deriving an epoch's keys at once.
+The model is the Bernoulli VAE 784-400-20 at batch 128. The noise's time is the time of a step that draws it minus that
+of a step with given noise, plus one step's share of deriving an epoch's keys.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from timing import interleaved
 
 import funcvae as fv
 
-STEPS = 469  # of an epoch of 60,000
+STEPS = 469  # in an epoch of 60,000 items
 
 
 def main(rounds: int) -> None:

@@ -1,15 +1,14 @@
-"""Two processes of one thread against one process of one thread, what they send, and what that means for many GPUs.
+"""Two processes with one thread each against one: their time, what they send, and an estimate for many GPUs.
 
 python tests/benchmarks/scaling.py
 
-Training: steps of `burda_vae` with IWAE at k = 50, compiled, in batches of 20 rows (the recipe's) and of 100, which the
-two share; and 20 rows for each of the two, against 20 for the one. The lab: replicates of `iwae` and `dreg` at K = 8 on
-a batch of 20, eager, as the command line runs it. Both sides take turns within one pair of processes: while the first
-works alone, the other waits. Medians; efficiency is (time of one)/(2 · time of two), or time of one/time of two where
-each has as much to do. What is below its limit is marked.
+Training: compiled steps of `burda_vae` with IWAE at k = 50, in batches of 20 rows (the recipe's) and of 100 that the
+two processes share, and with 20 rows for each of the two against 20 for one. The lab: replicates of `iwae` and `dreg`
+at K = 8 on a batch of 20, eager, as on the command line. Both sides take turns within one pair of processes: while the
+first works alone, the other waits. Medians; the efficiency is (time of one)/(2 · time of two), or (time of one)/(time
+of two) if each process does as much work as the one. An efficiency below its limit is marked.
 
-The last table is worked out on paper, from what a step was counted to send and the speeds that stand above it: nothing
-of it was measured.
+The last table is an estimate from the counted messages of a step and the stated speeds. It is not measured.
 """
 
 import argparse
@@ -33,13 +32,13 @@ LEAST = 0.85  # efficiency
 RECIPE = RECIPES["burda_vae"]
 SAMPLES, LAB_SAMPLES, BATCH = 50, 8, 20
 
-GPU_FLOPS, GPU_ROWS = 30e12, 256  # half of an H100's float32 peak; rows that each GPU has of a batch
+GPU_FLOPS, GPU_ROWS = 30e12, 256  # half of an H100's float32 peak; rows of a batch on each GPU
 HOST, REPLICATES = 3e9, 100_000  # bytes/s between hosts, 25 Gb/s Ethernet
 LINKS = {8: (300e9, 3e-6), 64: (40e9, 5e-6), 512: (40e9, 5e-6)}  # bytes/s and s a message: NVLink; 400 Gb/s InfiniBand
 
 
 def steps_of(batch: int, steps: int, shards: int | None, who: Processes) -> float:
-    """The median milliseconds of a step."""
+    """Median milliseconds of a step."""
     x = fv.random.uniform(fv.random.key(1), (batch * steps, 1, 28, 28))
     model, opt = RECIPE.model(x), RECIPE.optimizer(steps)
     ts, marks = fv.train.init(model, opt, fv.random.key(0)), [0.0]
@@ -52,7 +51,7 @@ def steps_of(batch: int, steps: int, shards: int | None, who: Processes) -> floa
 
 
 def lab(replicates: int, who: Processes) -> float:
-    """The milliseconds of a comparison."""
+    """Milliseconds of a comparison."""
     x = fv.random.bernoulli(fv.random.key(1), 0.3, (BATCH, 1, 28, 28)).float()
     model = RECIPE.model(x)
     arms = {"iwae": fv.estimators.iwae(), "dreg": fv.estimators.dreg()}
@@ -65,7 +64,7 @@ def lab(replicates: int, who: Processes) -> float:
 def in_turns(
     one: Callable[[Processes], float], two: Callable[[Processes], float], both: Processes, rounds: int
 ) -> tuple[float, float]:
-    """The medians of what the first process alone and both together take, in turns."""
+    """Median times of the first process alone and of both together, which take turns."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
         times[0].append(one(SINGLE) if both.is_main else math.nan)
@@ -75,13 +74,13 @@ def in_turns(
 
 
 def measure(steps: int, replicates: int, rounds: int) -> None:
-    """Both sides, in each of the two processes; the first prints."""
+    """Measures both sides in each of the two processes; the first prints."""
     torch.set_num_threads(1)
     with fv.distributed.process_group() as both:
         say = print if both.is_main else lambda line: None
-        say(f"one thread each, torch {torch.__version__}; ms of one process, of two; efficiency")
+        say(f"one thread each, torch {torch.__version__}; ms of one process, ms of two; efficiency")
         for batch in (BATCH, 100):
-            for shards, how in ((None, "the engine's order"), (2, "fixed order, 2 shards")):
+            for shards, how in ((None, "torch's order"), (2, "fixed order, 2 shards")):
                 before = both.sent
                 ms = in_turns(
                     partial(steps_of, batch, steps, None), partial(steps_of, batch, steps, shards), both, rounds
@@ -91,12 +90,12 @@ def measure(steps: int, replicates: int, rounds: int) -> None:
                 made = rounds * steps
                 say(f"    a step sends {size / made / 2**20:.2f} MiB in {messages / made:.1f} messages")
         ms = in_turns(partial(steps_of, BATCH, steps, None), partial(steps_of, 2 * BATCH, steps, None), both, rounds)
-        say(f"burda_vae, k = {SAMPLES}, {BATCH} rows for each process, the engine's order: {_line(*ms, 1)}")
+        say(f"burda_vae, k = {SAMPLES}, {BATCH} rows for each process, torch's order: {_line(*ms, 1)}")
         before = both.sent
         ms = in_turns(partial(lab, replicates), partial(lab, replicates), both, rounds)
         messages, size = both.sent.messages - before.messages, both.sent.bytes - before.bytes
         say(f"lab, {replicates:,} replicates of iwae and dreg, K = {LAB_SAMPLES}: {_line(*ms, 2)}")
-        say(f"    all of it sends {size / rounds / 2**20:.1f} MiB in {messages / rounds:.0f} messages")
+        say(f"    a comparison sends {size / rounds / 2**20:.1f} MiB in {messages / rounds:.0f} messages")
 
 
 def _line(one: float, two: float, parts: int) -> str:
@@ -105,19 +104,19 @@ def _line(one: float, two: float, parts: int) -> str:
     return f"{one:.2f}, {two:.2f}; {efficiency:.2f}{mark}"
 
 
-def on_paper() -> None:
-    """The efficiency of many GPUs, each with as many rows, from stated speeds."""
+def estimate() -> None:
+    """Estimates the efficiency of many GPUs with equally many rows from the stated speeds."""
     params, _ = RECIPE.model(torch.zeros(1, 1, 28, 28)).init(fv.random.key(0))
     decoder, encoder = (sum(leaf.numel() for leaf in fv.tree.leaves(params[name])) for name in ("decoder", "encoder"))
     size, leaves = decoder + encoder, len(fv.tree.leaves(params))
-    flop = 6 * GPU_ROWS * (SAMPLES * decoder + encoder)  # a product forward, two backward, 2 flop each
+    flop = 6 * GPU_ROWS * (SAMPLES * decoder + encoder)  # one product forward and two backward, 2 flop each
     step = flop / GPU_FLOPS
-    # A comparison of two estimators: the products of a replicate, and what is kept of it, which goes by the host.
+    # A comparison of two estimators: the products of a replicate, and its results, which are gathered between hosts.
     each, width = 6 * BATCH * (LAB_SAMPLES * decoder + encoder) / GPU_FLOPS, 2 * (3 * leaves + 1) + BATCH
-    print(f"\non paper: {GPU_ROWS} rows on each GPU, {flop / 1e9:.1f} Gflop at {GPU_FLOPS / 1e12:.0f} Tflop/s, are")
-    print(f"{1e3 * step:.2f} ms; each sends twice the {4 * size / 2**20:.2f} MiB of a gradient, along a tree (the")
-    print("engine's order), or to every other process (fixed order, as many shards as processes). Lab: 2 estimators,")
-    print(f"{REPLICATES:,} replicates, {1e6 * each:.1f} us each, of which all gather {8 * width} bytes, at")
+    print(f"\nestimate: {GPU_ROWS} rows on each GPU, {flop / 1e9:.1f} Gflop at {GPU_FLOPS / 1e12:.0f} Tflop/s, take")
+    print(f"{1e3 * step:.2f} ms; each GPU sends twice the {4 * size / 2**20:.2f} MiB of a gradient, along a tree (any")
+    print("order) or to every other process (fixed order, as many shards as processes). Lab: 2 estimators,")
+    print(f"{REPLICATES:,} replicates of {1e6 * each:.1f} us each; all processes gather {8 * width} bytes of each at")
     print(f"{HOST / 1e9:.0f} GB/s")
     for gpus, (rate, latency) in LINKS.items():
         sent = 2 * 4 * size * (gpus - 1) / gpus / rate
@@ -130,13 +129,13 @@ def on_paper() -> None:
         )
         merges = len(segments) * (2 * 2 * 8 * size / rate + 2 * (gpus - 1) * latency)
         lab = REPLICATES * each / (gpus * (busy * each + merges + REPLICATES * 8 * width / HOST))
-        where = f"{rate / 1e9:.0f} GB/s, {1e6 * latency:.0f} us a message"
-        print(f"    {gpus:3} GPUs, {where}: engine's order {engine:.2f}, fixed order {fixed:.2f}; lab {lab:.2f}")
+        where = f"{rate / 1e9:.0f} GB/s, {1e6 * latency:.0f} us per message"
+        print(f"    {gpus:3} GPUs, {where}: torch's order {engine:.2f}, fixed order {fixed:.2f}; lab {lab:.2f}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--steps", type=int, default=150, help="steps in a turn")
+    parser.add_argument("--steps", type=int, default=150, help="steps per turn")
     parser.add_argument("--replicates", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
@@ -146,4 +145,4 @@ if __name__ == "__main__":
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
         options = [f"--{name}={value}" for name, value in vars(args).items()]
         subprocess.run([*command, *options], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        on_paper()
+        estimate()

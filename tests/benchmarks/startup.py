@@ -1,13 +1,12 @@
-"""How long a run takes to come to its first step, every time in a process of its own.
+"""The time until the end of a run's first step, measured in a new process every time.
 
 python tests/benchmarks/startup.py [--all] [--rounds 3]
 
-First the seconds of `import torch`, and those of importing `funcvae.train`, which imports torch too: at most 1.3 times
-as many.
-Then the seconds from the start of the process to the end of the first step of `train.fit`, on as many random images as
-the recipe's data set has: eager; compiled with nothing in the compiler's cache; and compiled again with that cache
-warm. In brackets is where they went: the imports, the data, the model's start, and `fit` up to its first step. Medians,
-but of one run where the cache is empty. What is above its limit is marked.
+First, the seconds of `import torch` and of importing `funcvae.train`, which imports torch too; the limit is 1.3 times
+the former. Then, the seconds from the start of the process to the end of the first step of `train.fit`, on as many
+random images as in the recipe's data set: eager, compiled with an empty compiler cache, and compiled with a warm cache.
+In brackets are its parts: the imports, the data, the model's initialization, and `fit` up to its first step. Medians,
+except for one run with an empty cache. Values above their limits are marked.
 """
 
 import argparse
@@ -19,7 +18,7 @@ import time
 from itertools import pairwise
 from statistics import median
 
-IMPORTS = 1.3  # of torch's
+IMPORTS = 1.3  # relative to torch's
 LIMITS = {"eager": 5.0, "compiled, cache empty": 25.0, "compiled, cache warm": 8.0}  # seconds
 ITEMS = {"mnist_vae": 60_000, "burda_vae": 60_000, "cifar_resnet_vae": 50_000}
 PARTS = ("imports", "data", "init", "fit")
@@ -31,7 +30,7 @@ def import_seconds(module: str) -> float:
 
 
 def first_step(system: str, compile: bool) -> None:
-    """Prints the times of day at which each of PARTS was over; the process has done nothing before."""
+    """Prints the clock times at which each of PARTS ends. Called first in a new process."""
     import funcvae as fv
     from funcvae.estimators import parse
     from funcvae.models import RECIPES
@@ -39,7 +38,7 @@ def first_step(system: str, compile: bool) -> None:
     times = [time.time()]
     recipe = RECIPES[system]
     shape = [32 if n is None else n for n in recipe.shape]
-    few = fv.random.uniform(fv.random.key(0), (500, *shape))  # there is no need to draw them all
+    few = fv.random.uniform(fv.random.key(0), (500, *shape))  # repeated below, because drawing all takes longer
     train = few.repeat(ITEMS[system] // len(few), *[1] * len(shape))
     times.append(time.time())
     model, opt = recipe.model(train), recipe.optimizer(len(train) // recipe.batch)
@@ -53,7 +52,7 @@ def first_step(system: str, compile: bool) -> None:
 
 
 def parts(system: str, compile: bool, cache: str) -> list[float]:
-    """The seconds of each of PARTS."""
+    """Seconds of each of PARTS."""
     command = [sys.executable, __file__, "--first-step", system, *["--compile"] * compile]
     env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
     start = time.time()
@@ -89,10 +88,10 @@ def main(systems: list[str], rounds: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--all", action="store_true", help="cifar_resnet_vae too, which compiles for minutes")
+    parser.add_argument("--all", action="store_true", help="also cifar_resnet_vae, which compiles for minutes")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--first-step", choices=ITEMS, help="make one first step and print when its parts were over")
-    parser.add_argument("--compile", action="store_true", help="of --first-step: compiled")
+    parser.add_argument("--first-step", choices=ITEMS, help="make one first step and print when its parts ended")
+    parser.add_argument("--compile", action="store_true", help="compile the step of --first-step")
     args = parser.parse_args()
     if args.first_step:
         first_step(args.first_step, args.compile)

@@ -2,10 +2,10 @@
 
 python tests/benchmarks/step.py --jax /path/to/python [--systems bernoulli burda cifar] [--device cuda]
 
-Each side runs in a process of its own, and they take turns; medians. `--jax` names a Python that has `jax` and `optax`
-(without it that side is left out). The floor is the step's floating-point operations, as torch counts those of the
-plain loop, over the rate of a product 2048×2048×2048 in the same run. A precision counts where its products' error
-against float64 is at most twice JAX's. What is above its limit is marked.
+Each side runs in a separate process, and the sides take turns; times are medians. `--jax` names a Python with `jax` and
+`optax`; without it there is no JAX side. The floor is the number of floating-point operations of the step, which torch
+counts in the plain loop, divided by the rate of a product 2048×2048×2048 in the same run. The error of a precision's
+products against float64 should be at most twice JAX's. Values above their limits are marked.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from timing import marked
 from workers import Side, alternating, start
 
 HERE = Path(__file__).parent
-# {(system, N): limits of compiled/jax, compiled/module, compiled/floor, eager/module}; at "highest", 1.2 of JAX alone.
+# {(system, N): limits of compiled/JAX, compiled/module, compiled/floor, eager/module}; at "highest" 1.2 for JAX.
 LIMITS = {
     ("bernoulli", 1): (1.0, 0.75, None, 1.15),
     ("bernoulli", 16): (0.65, 0.5, 1.5, 1.0),
@@ -28,7 +28,7 @@ LIMITS = {
     ("burda", 50): (1.0, None, None, None),
     ("cifar", 1): (None, 1.0, None, None),
 }
-CALLS = {"bernoulli": {1: 40, 16: 8, 64: 4}, "burda": {1: 40, 5: 40, 50: 10}, "cifar": {1: 2}}  # in a turn
+CALLS = {"bernoulli": {1: 40, 16: 8, 64: 4}, "burda": {1: 40, 5: 40, 50: 10}, "cifar": {1: 2}}  # per turn
 
 
 def sides(stack: ExitStack, system: str, samples: int, precision: str, device: str, jax: str | None) -> dict[str, Side]:
@@ -69,7 +69,7 @@ def compare(system: str, samples: int, precision: str, device: str, jax: str | N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jax", help="a Python that has jax and optax")
+    parser.add_argument("--jax", help="a Python with jax and optax")
     parser.add_argument("--systems", nargs="+", default=list(CALLS), choices=CALLS)
     parser.add_argument("--samples", type=int, nargs="+", help="only these")
     parser.add_argument("--precisions", nargs="+", default=["medium", "highest"])

@@ -1,4 +1,4 @@
-"""The systems that the benchmark programs time, each with the step that PyTorch users would write for it."""
+"""The systems that the benchmarks time, each with the training step that a PyTorch user would write."""
 
 import math
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def bernoulli_vae() -> fv.VAE:
 
 
 def module_step(x: Tensor, samples: int) -> Callable[[], None]:
-    """The ELBO of the Bernoulli VAE, its KL in closed form."""
+    """A step on the ELBO of the Bernoulli VAE, with its KL in closed form."""
     encoder, decoder = make_encoder().to(x.device), make_decoder().to(x.device)
 
     def loss() -> Tensor:
@@ -44,7 +44,7 @@ def module_step(x: Tensor, samples: int) -> Callable[[], None]:
 
 
 def burda_step(x: Tensor, samples: int) -> Callable[[], None]:
-    """The importance-weighted bound of the Burda VAE, binarized anew."""
+    """A step on the importance-weighted bound of the Burda VAE, with newly binarized pixels."""
     encoder = burda.BurdaEncoder(50).to(x.device)
     decoder = burda.BurdaDecoder(50, torch.full((784,), 0.5)).to(x.device)
 
@@ -64,7 +64,7 @@ def burda_step(x: Tensor, samples: int) -> Callable[[], None]:
 
 
 def cifar_step(x: Tensor, samples: int) -> Callable[[], None]:
-    """The ELBO of the ResNet VAE with a sampled KL."""
+    """A step on the ELBO of the ResNet VAE, with a sampled KL."""
     encoder, decoder = cifar.ResNetEncoder(256).to(x.device), cifar.ResNetDecoder(256, 32, 32).to(x.device)
     mean, std = (torch.tensor(values, device=x.device).view(3, 1, 1) for values in (cifar.MEAN, cifar.STD))
 
@@ -93,7 +93,7 @@ def _trained(loss: Callable[[], Tensor], *networks: nn.Module, eps: float = 1e-8
 
 
 class System(NamedTuple):
-    """What is timed."""
+    """A system to time."""
 
     model: Callable[[], fv.VAE]
     module_step: Callable[[Tensor, int], Callable[[], None]]
@@ -104,7 +104,7 @@ class System(NamedTuple):
     eps: float = 1e-8
 
     def data(self) -> Tensor:
-        """Noughts and ones from a key: what the numbers are does not matter to the time."""
+        """Zeros and ones from a key; their values do not change the time."""
         return fv.random.bernoulli(fv.random.key(2), 0.3, (self.batch, *self.shape)).float()
 
 

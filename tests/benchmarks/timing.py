@@ -1,11 +1,11 @@
-"""What the benchmark programs share: interleaved timing."""
+"""Interleaved timing, for several benchmarks."""
 
 import time
 from collections.abc import Callable
 
 
 def interleaved(sides: dict[str, Callable[[], object]], *, rounds: int, warmup: int = 10) -> dict[str, float]:
-    """The median milliseconds of each side. One call of each side in turn, so that all meet the same machine."""
+    """Median milliseconds of each side. The sides take turns, so that other programs disturb them equally."""
     for side in sides.values():
         for _ in range(warmup):
             side()
@@ -19,5 +19,5 @@ def interleaved(sides: dict[str, Callable[[], object]], *, rounds: int, warmup: 
 
 
 def marked(ratio: float, limit: float | None, form: str = ".2f") -> str:
-    """A ratio, and its limit where it is above it."""
+    """The ratio as text, with its limit if it is above it."""
     return f"{ratio:{form}}" + (f" (over {limit:{form}})" if limit is not None and ratio > limit else "")

@@ -1,10 +1,10 @@
-"""A worker of `variance.py`: mean and variance of a gradient over replicates in PyTorch.
+"""Worker of `variance.py`: mean and variance of a gradient over replicates in PyTorch.
 
 python tests/benchmarks/torch_lab.py loop|eager|compiled iwae|dreg REPLICATES CHUNK PRECISION
 
-"loop" is what PyTorch users write: `torch.autograd.grad` for each replicate, a running sum and a running sum of squares
-in float32. "eager" and "compiled" are the lab, which keeps four powers in float64, and what groups, intervals and flags
-need. Among the facts is the most memory that the process has held after one call.
+"loop" is what a PyTorch user would write: `torch.autograd.grad` for each replicate, and running sums of gradients and
+of their squares in float32. "eager" and "compiled" are the lab, which keeps sums of four powers in float64 and what
+groups, intervals and flags need. "peak" among the facts is the peak memory of the process after one call.
 """
 
 import argparse
@@ -26,13 +26,13 @@ BATCH, SAMPLES = 32, 8
 
 
 def plain_loop(x: Tensor, estimator: str, replicates: int) -> list[Tensor]:
-    """The variance of each parameter's gradient, as one would write it in PyTorch."""
+    """The variance of each parameter's gradient, as a PyTorch user would write it."""
     encoder, decoder = make_encoder(), make_decoder()
     params = [*encoder.parameters(), *decoder.parameters()]
     total, square = ([torch.zeros_like(p) for p in params] for _ in range(2))
     for _ in range(replicates):
         mu, logvar = encoder(x).chunk(2, -1)
-        if estimator == "dreg":  # z's path alone, with q's parameters held constant
+        if estimator == "dreg":  # only the path through z, with q's parameters held constant
             mu_q, logvar_q = mu.detach(), logvar.detach()
         else:
             mu_q, logvar_q = mu, logvar
@@ -55,8 +55,8 @@ def plain_loop(x: Tensor, estimator: str, replicates: int) -> list[Tensor]:
     return [(s - t * t / replicates) / (replicates - 1) for t, s in zip(total, square, strict=True)]
 
 
-def greatest_memory() -> float:
-    """The most memory that this process has held, in MiB. (On Linux getrusage counts what its parent held, too.)"""
+def peak_memory() -> float:
+    """Peak memory of this process, in MiB. (On Linux, getrusage includes that of its parent.)"""
     status = Path("/proc/self/status")
     if status.exists():
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
@@ -77,7 +77,7 @@ def main(side: str, estimator: str, replicates: int, chunk: int, precision: str)
             samples=SAMPLES, replicates=replicates, chunk=chunk, compile=side == "compiled",
         )  # fmt: skip
     call()
-    serve({"version": f"torch {torch.__version__}", "peak": greatest_memory()}, call)
+    serve({"version": f"torch {torch.__version__}", "peak": peak_memory()}, call)
 
 
 if __name__ == "__main__":

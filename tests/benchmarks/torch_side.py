@@ -1,10 +1,10 @@
-"""A worker of `step.py`: one side of a step in PyTorch.
+"""Worker of `step.py`: one side of a training step in PyTorch.
 
 python tests/benchmarks/torch_side.py module|eager|compiled|product SYSTEM N PRECISION DEVICE [ESTIMATOR]
 
-"module" is what PyTorch users write: `nn.Module`s, `torch.randn`, `backward()`, `torch.optim.Adam(fused=True)`, eager.
-"eager" and "compiled" are the library's whole step: noise (and binarization) from a key, gradient, Adam in the loop's
-own buffers, the norm of the gradient. "product" is one matrix product 2048×2048×2048.
+"module" is what a PyTorch user would write: `nn.Module`s, `torch.randn`, `backward()`, `torch.optim.Adam(fused=True)`,
+eager. "eager" and "compiled" are the library's whole step: noise (and binarization) from a key, gradient, Adam in
+place, the norm of the gradient. "product" is one matrix product 2048×2048×2048.
 """
 
 import argparse
@@ -23,7 +23,7 @@ PRODUCT = 2048
 
 
 def product_error(n: int, device: str) -> float:
-    """Of a product of the size of the decoder's largest, against float64, in Frobenius norms."""
+    """Relative error of a product with the size of the decoder's largest, against float64, in Frobenius norms."""
     a_key, b_key = fv.random.split(fv.random.key(0))
     a, b = fv.random.normal(a_key, (n, 400)), fv.random.normal(b_key, (400, 784))
     exact = a.double() @ b.double()

@@ -1,10 +1,9 @@
-"""What tracking costs: python tests/benchmarks/tracking.py --data-dir data --visdom http://localhost:8097
+"""The cost of tracking: python tests/benchmarks/tracking.py --data-dir data --visdom http://localhost:8097
 
-First each tracker alone: the time that its calls take for an epoch's rows of mnist_vae, while an epoch of two seconds
-goes by; the rows come in bursts of 50 steps, and at the end 32 digits and their reconstructions for those that draw.
-Then all trackers in training: epochs of one run, plain and tracked in turn, of which the first two (in which it
-compiles) are left out of the medians; at last the figures, which a run draws once. Without --visdom that tracker is
-left out.
+First, each tracker alone: the time of its calls for an epoch's rows of mnist_vae, spread over two seconds. The rows
+come in bursts of 50 steps, followed by 32 digits and their reconstructions for trackers that show images. Then, all
+trackers in training: epochs of one run with and without trackers alternate. The first two epochs, which compile, are
+excluded from the medians. Last, the figures, which a run draws once. Without --visdom, that tracker is skipped.
 """
 
 import argparse
@@ -24,7 +23,7 @@ STEPS, BURST, SECONDS = 469, 50, 2.0
 
 
 def start(stack: ExitStack, server: str | None) -> dict[str, Tracker]:
-    """The trackers by name. They write to a temporary folder."""
+    """The trackers by name, which write to a temporary folder."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     config = {"system": "mnist_vae", "seed": 0}
     entered = {
@@ -37,7 +36,7 @@ def start(stack: ExitStack, server: str | None) -> dict[str, Tracker]:
 
 
 def an_epoch(name: str, track: Tracker, epoch: int, x: Tensor) -> float:
-    """The seconds that a tracker's calls take for an epoch's rows."""
+    """Seconds of a tracker's calls for an epoch's rows."""
     steps = range(epoch * STEPS, (epoch + 1) * STEPS)
     rows = [{"epoch": epoch, "step": step, "loss": 160.123, "bound": -160.123, "grad_norm": 9.87} for step in steps]
     last: list[Row] = [{"epoch": epoch, "step": steps.stop, "bound": -160.123, "test_bound": -161.234}]
@@ -64,12 +63,12 @@ def in_training(server: str | None, epochs: int, digits: fv.data.Dataset, compil
     recipe = fv.models.RECIPES["mnist_vae"]
     model, opt = recipe.model(digits.train), recipe.optimizer(STEPS)
     seconds: list[float] = []
-    calls = [0.0]  # seconds of each tracked epoch that its trackers took
+    calls = [0.0]  # seconds of the trackers' calls in each tracked epoch
     began = time.perf_counter()
 
     def watch(step: int, ts: fv.train.TrainState) -> None:
         epoch = step // STEPS - 1
-        if step % STEPS == 0 and epoch % 2:  # what a run shows after every epoch
+        if step % STEPS == 0 and epoch % 2:  # a run shows reconstructions after every epoch
             called, x = time.perf_counter(), digits.train[:32]
             x_hat = fv.figures.decoding.reconstructed(model, ts.params, ts.state, x, fv.random.fold_in(ts.key, step))
             for name, track in trackers.items():
@@ -100,7 +99,7 @@ def in_training(server: str | None, epochs: int, digits: fv.data.Dataset, compil
         )
     ratio = median(tracked / plain for plain, tracked in zip(seconds[2::2], seconds[3::2], strict=True))
     own = median(spent / tracked for spent, tracked in zip(calls[1:-1], seconds[3::2], strict=True))
-    print(f"a tracked epoch takes {ratio:.3f} of the one before; showing it is {own:.1%} of it")
+    print(f"a tracked epoch takes {ratio:.3f} times the epoch before; calls of trackers are {own:.1%} of it")
 
     began, key = time.perf_counter(), fv.random.key(1)
     drawn = fv.figures.of_results.of_run(
@@ -112,13 +111,13 @@ def in_training(server: str | None, epochs: int, digits: fv.data.Dataset, compil
             fv.figures.save(figure, Path(folder, f"{name}.png"))
     drawing, epoch = time.perf_counter() - began, median(seconds[2::2])
     whole = recipe.epochs * epoch
-    print(f"a run's figures take {drawing:.2f} s, once: {drawing / whole:.1%} of the recipe's {recipe.epochs} epochs")
+    print(f"a run's figures take {drawing:.2f} s once, {drawing / whole:.1%} of the recipe's {recipe.epochs} epochs")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", default="data")
-    parser.add_argument("--visdom", help="a server's address")
+    parser.add_argument("--visdom", help="address of a Visdom server")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--eager", action="store_true")
     args = parser.parse_args()

@@ -1,12 +1,12 @@
-"""The variance lab against a plain PyTorch loop and against JAX, and its memory.
+"""Time and memory of the variance lab, against a plain PyTorch loop and against JAX.
 
 python tests/benchmarks/variance.py --jax /path/to/python
 
-Mean and variance of a gradient over 512 replicates of the noise, of the Bernoulli VAE 784-400-20 with a batch of 32
-and 8 samples. Each side runs in a process of its own, and they take turns; medians. The plain loop runs at torch's
-default precision of products ("highest") and at "medium", as the lab does. `--jax` names a Python that has `jax` and
-`optax` (without it that side is left out); JAX takes as many replicates at once as were fastest in a trial. Memory is
-the most that a process has held after one call, compiler and all. What is above its limit is marked.
+Each side computes mean and variance of a gradient over 512 replicates of the noise, for the Bernoulli VAE 784-400-20
+with a batch of 32 and 8 samples. Each side runs in a separate process, and the sides take turns; times are medians. The
+plain loop runs at torch's default precision of products ("highest") and at "medium", like the lab. `--jax` names a
+Python with `jax` and `optax`; without it there is no JAX side. JAX computes as many replicates at once as were fastest
+in a trial. Memory is the peak of the process after one call, compiler included. Values above their limits are marked.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from workers import Side, alternating, start
 
 HERE = Path(__file__).parent
 REPLICATES, TRIAL, CHUNKS = 512, 64, (2, 4, 8, 16)  # JAX's chunks
-OF_LOOP, OF_JAX, OF_MEMORY, FLAT = 0.35, 0.6, 1.5, 1.05  # limits of the compiled lab at "medium"
+OF_LOOP, OF_JAX, OF_MEMORY, FLAT = 0.35, 0.6, 1.5, 1.05  # limits for the compiled lab at "medium"
 
 
 def torch_lab(
@@ -43,7 +43,7 @@ def best_chunk(jax: str, estimator: str) -> int:
 
 
 def compare(estimator: str, chunk: int, jax: str | None, rounds: int) -> float:
-    """Prints the times; returns the loop's memory."""
+    """Prints the times; returns the peak memory of the loop."""
     with ExitStack() as stack:
         sides = {
             f"{side} {precision}": torch_lab(stack, side, estimator, chunk, precision)
@@ -92,7 +92,7 @@ def main(rounds: int, chunk: int, jax: str | None, estimators: list[str]) -> Non
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--chunk", type=int, default=16, help="the lab's replicates at once")
-    parser.add_argument("--jax", help="a Python that has jax and optax")
+    parser.add_argument("--chunk", type=int, default=16, help="replicates at a time in the lab")
+    parser.add_argument("--jax", help="a Python with jax and optax")
     parser.add_argument("--estimators", nargs="+", default=["iwae", "dreg"], choices=["iwae", "dreg"])
     main(**vars(parser.parse_args()))

@@ -1,8 +1,7 @@
-"""Sides of a comparison in processes of their own, which take turns.
+"""Runs each side of a comparison in a separate process; the sides take turns.
 
-A worker's program (`torch_side.py`, `jax_side.py`, `torch_lab.py`, `jax_lab.py`) gets ready, prints a JSON object of
-facts, and then for every number n that it reads makes n calls and prints their milliseconds as a JSON list. It waits in
-between.
+A worker (`torch_side.py`, `jax_side.py`, `torch_lab.py`, `jax_lab.py`) prepares its side and prints a JSON object of
+facts. Then, for every number n that it reads, it makes n calls and prints their milliseconds as a JSON list.
 """
 
 import json
@@ -23,7 +22,7 @@ class Side(NamedTuple):
 
 
 def start(stack: ExitStack, command: list[str]) -> Side:
-    """Starts a worker, which ends with the stack; its command begins with the interpreter."""
+    """Starts a worker, which ends with the stack. The command starts with the Python interpreter."""
     pipe = subprocess.PIPE
     process = stack.enter_context(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
     stdin, stdout = process.stdin, process.stdout
@@ -44,19 +43,19 @@ def start(stack: ExitStack, command: list[str]) -> Side:
 def alternating(
     sides: dict[str, Side], *, rounds: int, calls: int, warmup: int = 2, first: int = 10
 ) -> dict[str, float]:
-    """The median milliseconds of each side's calls: `calls` in a row by each in turn, after some that warm up."""
+    """Median milliseconds of each side's calls. The sides take turns of `calls` calls, after `warmup` untimed ones."""
     for side in sides.values():
         side.call(first)
     times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(rounds):
         names = list(sides)
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:  # each comes first in its turn
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:  # in every round another side starts
             times[name] += sides[name].call(warmup + calls)[warmup:]
     return {name: median(values) for name, values in times.items()}
 
 
 def serve(facts: dict[str, Any], call: Callable[[], object], wait: Callable[[], object] = lambda: None) -> None:
-    """What a worker's program does once it is ready; `wait` waits for the device."""
+    """Runs a prepared worker: times as many calls as requested; `wait` waits for the device."""
     print(json.dumps(facts), flush=True)
     for line in sys.stdin:
         spent = []

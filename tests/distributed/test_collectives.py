@@ -1,4 +1,4 @@
-"""One process by itself: what it receives is what it sends."""
+"""One process without others: it receives what it sends."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from funcvae.distributed.collectives import SINGLE
 from funcvae.errors import BadType, BadValue, FuncvaeError, ProcessLost, ReportedElsewhere
 
 
-def test_one_process_has_what_it_sends():
+def test_one_process_receives_what_it_sends():
     x = torch.arange(6.0).view(2, 3)
     assert SINGLE.is_main
     assert (SINGLE.rank, SINGLE.size) == (0, 1)
@@ -28,11 +28,11 @@ def test_one_process_has_what_it_sends():
     ("rank", "size", "error"),
     [(1, 1, BadValue), (-1, 1, BadValue), (0, 0, BadValue), (0, 2, BadType), ("0", 1, BadType)],
 )
-def test_several_processes_need_a_store(rank, size, error):
+def test_invalid_ranks_and_sizes_and_a_missing_store_are_refused(rank, size, error):
     with pytest.raises(error):
         Processes(rank, size)
 
 
-def test_errors_say_which_kind_they_are():
+def test_errors_of_lost_processes_derive_from_funcvae_error():
     assert issubclass(ProcessLost, FuncvaeError)
     assert issubclass(ReportedElsewhere, FuncvaeError)

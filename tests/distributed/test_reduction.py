@@ -1,4 +1,4 @@
-"""Sums along a tree: the same bits whichever process owns which part."""
+"""Sums along a tree: their bits do not depend on which process computes which part."""
 
 import pytest
 import torch
@@ -9,11 +9,11 @@ import funcvae as fv
 from funcvae.distributed import reduction, sharding
 from funcvae.distributed.collectives import SINGLE, split_evenly
 
-# How things are cut and added up.
+# Splitting and adding.
 
 
 @given(st.integers(0, 60), st.integers(1, 20))
-def test_pieces_cover_all_and_differ_by_at_most_one_the_longer_first(n, parts):
+def test_split_evenly_covers_the_range_with_sizes_that_differ_by_at_most_one_longer_first(n, parts):
     pieces = split_evenly(n, parts)
     assert len(pieces) == parts
     assert [i for piece in pieces for i in piece] == list(range(n))
@@ -24,14 +24,14 @@ def test_pieces_cover_all_and_differ_by_at_most_one_the_longer_first(n, parts):
 
 @st.composite
 def owners(draw):
-    """A number of shards, and ranges that cover them one after another, some of them empty."""
+    """A number of shards, and consecutive ranges that cover them, some of them empty."""
     count = draw(st.integers(1, 17))
     ends = sorted(draw(st.lists(st.integers(0, count), max_size=20)))
     return count, [range(a, b) for a, b in zip([0, *ends], [*ends, count], strict=True)]
 
 
 def halves(first, last):
-    """The tree's own spans, from its definition: the left part is the greatest power of two that leaves something."""
+    """All spans of the tree, from its definition: the left part is the longest power of two below the whole."""
     yield first, last
     if last - first > 1:
         left = max(2**i for i in range(20) if 2**i < last - first)
@@ -40,7 +40,7 @@ def halves(first, last):
 
 
 @given(owners())
-def test_spans_within_ranges_are_disjoint_spans_of_the_tree_that_cover_all(owned):
+def test_spans_within_ranges_are_the_largest_spans_of_the_tree_and_cover_all(owned):
     count, ranges = owned
     spans = set(halves(0, count))
     found = [reduction.spans_within(count, own) for own in ranges]
@@ -49,7 +49,7 @@ def test_spans_within_ranges_are_disjoint_spans_of_the_tree_that_cover_all(owned
         assert set(theirs) <= spans
         inside = {span for span in spans if own.start <= span[0] and span[1] <= own.stop}
         wider = {(a, b) for a, b in inside if not any(c <= a and b <= d and (c, d) != (a, b) for c, d in inside)}
-        assert set(theirs) == wider, "the largest ones"
+        assert set(theirs) == wider, "they are the largest spans"
 
 
 def leaf_of(values):
@@ -57,7 +57,7 @@ def leaf_of(values):
 
 
 def summed(values, ranges):
-    """What owners of some shards each, and then all together, make of them."""
+    """The sum when each owner first adds its own shards, and then all sums are added."""
     known = {}
     for own in ranges:
         for span in reduction.spans_within(len(values), own):
@@ -66,18 +66,18 @@ def summed(values, ranges):
 
 
 def left_to_right(values, ranges):
-    """The wrong variant: each owner's sum, and then the sum of these."""
+    """The wrong variant: the sum of each owner's sum from left to right."""
     return sum(sum(values[i] for i in own) for own in ranges if len(own))
 
 
 def draws(count, seed):
-    """Vectors of numbers of quite different size, whose sum is sure to be rounded."""
+    """Vectors of numbers of very different magnitudes, so that their sum is rounded."""
     a, b = fv.random.split(fv.random.key(seed))
     return [*fv.random.normal(a, (count, 40)) * 10 ** fv.random.uniform(b, (count, 40), minval=-3, maxval=3)]
 
 
 @given(owners(), st.integers(0, 99))
-def test_the_sum_along_the_tree_has_the_same_bits_whoever_owns_what(owned, seed):
+def test_the_bits_of_the_sum_along_the_tree_do_not_depend_on_the_owners(owned, seed):
     count, ranges = owned
     values = draws(count, seed)
     alone = summed(values, [range(count)])
@@ -86,7 +86,7 @@ def test_the_sum_along_the_tree_has_the_same_bits_whoever_owns_what(owned, seed)
     assert ((alone - exact.sum(0)).abs() <= 1e-6 * exact.abs().sum(0)).all()
 
 
-def test_a_sum_from_left_to_right_depends_on_who_owns_what():
+def test_the_bits_of_a_sum_from_left_to_right_depend_on_the_owners():
     differing = 0
     for count in range(3, 18):
         values = draws(count, count)

@@ -1,4 +1,4 @@
-"""The environment in which processes find one another."""
+"""The environment variables through which processes connect."""
 
 import pytest
 
@@ -18,26 +18,26 @@ def test_the_process_group_without_torchrun_is_single(monkeypatch):
 
 
 @pytest.mark.parametrize("patience", [0, -1, float("nan"), float("inf"), 1e7, "3"])
-def test_patience_is_a_number_of_seconds(patience):
+def test_patience_must_be_a_positive_number_of_seconds_within_the_limit(patience):
     with pytest.raises((BadValue, BadType), match="patience is"), distributed.process_group(patience=patience):
         pass
 
 
 @pytest.mark.parametrize("value", ["", "two", "-1", "1.5", "²", "9" * 5000])
-def test_a_world_that_is_no_number_is_an_error(monkeypatch, value):
+def test_a_world_size_that_is_not_a_number_is_an_error(monkeypatch, value):
     monkeypatch.setenv("WORLD_SIZE", value)
     with pytest.raises(FuncvaeError) as raised:
         distributed.world_size()
-    assert str(raised.value).startswith("the environment's WORLD_SIZE is ")
+    assert str(raised.value).startswith("environment variable WORLD_SIZE is ")
     assert len(str(raised.value)) < 300
 
 
 @pytest.mark.parametrize("absent", ["RANK", "MASTER_ADDR", "MASTER_PORT"])
-def test_a_world_that_lacks_something_is_an_error(monkeypatch, absent):
-    there = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    for name, value in there.items():
+def test_a_missing_environment_variable_is_an_error(monkeypatch, absent):
+    variables = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv(absent)
-    message = f"WORLD_SIZE is 2, and {absent} is not set: start all processes by torchrun"
+    message = f"WORLD_SIZE is 2, but {absent} is not set: start all processes with torchrun"
     with pytest.raises(BadValue, match=message), distributed.process_group():
         pass

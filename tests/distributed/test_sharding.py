@@ -1,4 +1,4 @@
-"""Steps in shards, in one process, against the step that is not divided.
+"""Steps in shards, in one process, against the same step without shards.
 
 Several processes are tested in tests/system/test_torchrun.py.
 """
@@ -25,11 +25,11 @@ every_split = pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
 
 
 BATCH, SAMPLES = 11, 8
-PATHS = ("elbo", "iwae", "dreg", "vimco", "piwae:2")  # a closed-form KL; pulled back once; pulled back twice
-COUNTS = (1, 2, 3, 5, 7)  # none but the first divides the batch
+PATHS = ("elbo", "iwae", "dreg", "vimco", "piwae:2")  # a closed-form KL; one pull-back; two pull-backs
+COUNTS = (1, 2, 3, 5, 7)  # only the first divides the batch
 
 
-def test_packed_and_unpacked_a_share_is_what_it_was():
+def test_unpack_inverts_pack():
     grads = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones((), dtype=torch.float64) / 3}
     old = {"mean": torch.zeros(2), "count": torch.tensor(7)}
     new = {"mean": torch.tensor([0.5, -1.0]), "count": torch.tensor(8)}
@@ -38,21 +38,21 @@ def test_packed_and_unpacked_a_share_is_what_it_was():
     assert flat[-1] == 0
     assert_close(sharding.unpack(flat, grads, old), (grads, torch.tensor(-2.5, dtype=torch.float64), new), atol=0)
     thirds = sum(sharding.pack(grads, torch.tensor(0.0), new, old, 1 / 3) for _ in range(3))
-    assert sharding.unpack(thirds, grads, old)[2]["count"] == 8, "it grew by one, in three shares"
+    assert sharding.unpack(thirds, grads, old)[2]["count"] == 8, "three shares count one batch together"
 
 
-def test_binarized_rows_are_those_of_the_whole():
+def test_binarized_rows_equal_those_of_the_whole_batch():
     key, rows = fv.random.key(3), torch.tensor([4, 0, 2])
     x = fv.random.uniform(fv.random.key(4), (5, 1, 4, 4))
     assert torch.equal(binarize(key, x[rows], rows), binarize(key, x)[rows])
-    assert not torch.equal(binarize(key, x[rows]), binarize(key, x)[rows]), "it does matter"
+    assert not torch.equal(binarize(key, x[rows]), binarize(key, x)[rows]), "without the rows they differ"
 
 
-# The step in shards, against the step.
+# A step in shards, against the step without shards.
 
 
 def sgd(rate=1.0):
-    """By which the step shows the gradient itself."""
+    """Plain SGD, whose step is the gradient itself."""
     return fv.optim.Optimizer(
         lambda params: {},
         lambda grads, state, params: (tree.map(lambda p, g: p - rate * g, params, grads), state),
@@ -60,18 +60,18 @@ def sgd(rate=1.0):
 
 
 def jittered(key, x):
-    """An `observe` that must have the whole batch."""
+    """An `observe` that needs the whole batch."""
     return x + 0.1 * fv.random.normal(key, tuple(x.shape), x.dtype)
 
 
 def jittered_rows(key, x, rows=None):
-    """The same, of which a part can be asked for."""
+    """The same, for a part of the batch too."""
     at = None if rows is None else fv.random.flat_indices(tuple(x.shape), rows)
     return x + 0.1 * fv.random.normal(key, tuple(x.shape), x.dtype, at=at)
 
 
 def begun(opt, **options):
-    """A small model in float64 at the beginning of its run, and data."""
+    """The initial state of a small model in float64, the model, and data."""
     model, params, state, _ = tiny(**options)
     ts = fv.train.init(model, opt, fv.random.key(0))._replace(params=params, state=double(state))
     ts = ts._replace(opt_state=opt.init(params))
@@ -79,7 +79,7 @@ def begun(opt, **options):
 
 
 def one_step(estimator, opt, **options):
-    """The only step of an epoch: (new TrainState, loss, bound, norm), and what `replay` says of it."""
+    """An epoch of one step: the new TrainState, the history, and what `replay` returns for the step."""
     ts, model, x = begun(opt)
     options = {"batch": BATCH, "samples": SAMPLES, "compile": False, "observe": jittered, **options}
     after, history = fv.train.fit(ts, model, estimator, opt, x, epochs=1, **options)
@@ -95,7 +95,7 @@ def close(a, b, rtol=1e-10):
 @pytest.mark.parametrize(
     "spec", [spec if spec in PATHS else pytest.param(spec, marks=pytest.mark.slow) for spec in EXAMPLES.values()]
 )
-def test_a_step_in_shards_is_the_step(spec, split):
+def test_a_step_in_shards_equals_the_step(spec, split):
     estimator = parse(spec)
     after, history, found = one_step(estimator, sgd())
     for count in COUNTS:
@@ -109,7 +109,7 @@ def test_a_step_in_shards_is_the_step(spec, split):
 @every_split
 @pytest.mark.parametrize("chunk", [1, 3])
 @pytest.mark.parametrize("spec", ["elbo", "iwae", *(pytest.param(s, marks=pytest.mark.slow) for s in ("vimco", "rws"))])
-def test_a_step_in_shards_and_in_chunks_is_the_step(spec, chunk, split):
+def test_a_step_in_shards_and_in_chunks_equals_the_step(spec, chunk, split):
     estimator, opt = parse(spec), fv.optim.adam()
     after, _, found = one_step(estimator, opt)
     for count in (1, 3, 8):
@@ -120,7 +120,7 @@ def test_a_step_in_shards_and_in_chunks_is_the_step(spec, chunk, split):
 
 @every_split
 @pytest.mark.parametrize("spec", ["elbo", "dreg"])
-def test_scale_offset_noise_and_a_partial_observation_are_the_steps(spec, split):
+def test_a_step_in_shards_applies_scale_offset_noise_and_partial_observation(spec, split):
     estimator, opt = parse(spec), sgd(0.01)
     options = {"scale": fv.train.summed, "offset": 0.5, "observe": jittered_rows}
     if spec == "elbo":
@@ -133,7 +133,7 @@ def test_scale_offset_noise_and_a_partial_observation_are_the_steps(spec, split)
 
 
 @pytest.mark.parametrize("spec", ["elbo", "iwae", "vimco"])
-def test_one_shard_by_rows_has_the_bits_of_none(spec):
+def test_one_shard_by_rows_gives_the_bits_of_a_step_without_shards(spec):
     for opt in (sgd(), fv.optim.adam()):
         a, one, _ = one_step(parse(spec), opt)
         b, two, _ = one_step(parse(spec), opt, shards=1)
@@ -141,8 +141,8 @@ def test_one_shard_by_rows_has_the_bits_of_none(spec):
         assert all(map(np.array_equal, one, two))
 
 
-def test_shards_count_by_their_rows():
-    """Of eleven rows in three shards the last has three: its gradient does not count as much as the others'."""
+def test_shards_are_weighted_by_their_number_of_rows():
+    """Of eleven rows in three shards, the last has three rows: its gradient has less weight than the others'."""
     estimator = parse("iwae")
     ts, model, x = begun(sgd())
     rows, keys = fv.train.batches(ts.key, BATCH, BATCH, 0)
@@ -164,7 +164,7 @@ def test_shards_count_by_their_rows():
 
 @every_split
 def test_the_short_last_batch_may_have_fewer_rows_than_shards(split):
-    """Eleven rows in batches of eight or nine, in seven shards: three or two are left."""
+    """Eleven rows in batches of eight or nine, in seven shards: the last batch has three or two rows."""
     estimator, opt = parse("iwae"), fv.optim.adam()
     ts, model, x = begun(opt)
     for batch in (8, 9):
@@ -187,7 +187,7 @@ def test_the_short_last_batch_may_have_fewer_rows_than_shards(split):
         ),
     ],
 )
-def test_a_compiled_run_in_shards_follows_the_eager_one_and_has_the_same_bits_twice(
+def test_a_compiled_run_in_shards_agrees_with_the_eager_one_and_repeats_to_the_bit(
     monkeypatch, split, count, batch, backend
 ):
     """The fast case checks the graphs with aot_eager; the slow ones compile them with inductor."""
@@ -210,8 +210,8 @@ def test_a_compiled_run_in_shards_follows_the_eager_one_and_has_the_same_bits_tw
 
 
 @every_split
-def test_digits_whose_pixels_are_drawn_anew_train_in_shards(split):
-    """Bernoulli pixels and `binarize`, which draws the rows of a shard alone."""
+def test_binarized_digits_train_in_shards(split):
+    """Bernoulli pixels with `binarize`, which can draw only the rows of a shard."""
     x = fv.random.uniform(fv.random.key(1), (7, 1, 28, 28))
     model, opt = fv.models.burda_vae(latent=2), sgd(1e-3)
     ts = fv.train.init(model, opt, fv.random.key(0))
@@ -222,7 +222,7 @@ def test_digits_whose_pixels_are_drawn_anew_train_in_shards(split):
     np.testing.assert_allclose(cut_history.loss, history.loss, rtol=1e-5)
 
 
-def test_a_run_in_shards_that_is_stopped_goes_on_to_the_same_bits():
+def test_a_stopped_run_in_shards_continues_to_the_same_bits():
     ts, model, x = begun(fv.optim.adam())
     train = partial(
         fv.train.fit, model=model, estimator=parse("iwae"), opt=fv.optim.adam(), train=x, batch=4, samples=2,
@@ -237,13 +237,13 @@ def test_a_run_in_shards_that_is_stopped_goes_on_to_the_same_bits():
     np.testing.assert_array_equal(joined.loss, history.loss)
 
 
-# Replayed.
+# Replay.
 
 
 @every_split
 @pytest.mark.parametrize("chunk", [None, 1])
 @pytest.mark.parametrize(("made", "step"), [(0, 0), (0, 2), (1, 4)])
-def test_a_step_in_shards_replayed_is_the_runs_own_to_the_bit(made, step, chunk, split):
+def test_replay_of_a_step_in_shards_equals_the_runs_step_to_the_bit(made, step, chunk, split):
     opt, estimator = fv.optim.adam(1e-2), parse("iwae")
     start, model, x = begun(opt)
     options = {"batch": 4, "samples": 3, "shards": 3, "split": split, "chunk": chunk, "compile": False,
@@ -272,12 +272,12 @@ def test_a_step_in_shards_replayed_is_the_runs_own_to_the_bit(made, step, chunk,
 
 
 def normed():
-    """An encoder with BatchNorm, momentum and all."""
+    """An encoder with BatchNorm, whose momentum is not the default."""
     return nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4, momentum=0.3), nn.Tanh(), nn.Linear(4, 4))
 
 
 def running(state, x, pieces):
-    """The running statistics that torch's own BatchNorm has after each shard alone, averaged by their rows."""
+    """The running statistics of torch's own BatchNorm after each shard, averaged with the shards' sizes as weights."""
     total = {}
     for piece in pieces:
         norm = nn.BatchNorm1d(4, momentum=0.3).double()
@@ -290,8 +290,8 @@ def running(state, x, pieces):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_running_statistics_by_rows_are_the_average_of_the_shards_own(count):
-    opt = sgd(0.0)  # so that the layer before stays as it is
+def test_running_statistics_by_rows_are_the_average_over_the_shards(count):
+    opt = sgd(0.0)  # so that the layer before does not change
     ts, model, x = begun(opt, encoder=normed, posterior=fv.heads.normal_logvar)
     assert ts.state["encoder"]["1.running_mean"].dtype == torch.float64
     made, states = [], [ts.state["encoder"]]
@@ -306,18 +306,17 @@ def test_running_statistics_by_rows_are_the_average_of_the_shards_own(count):
         expected = running(states[epoch], h, split_evenly(11, count))
         for name, value in expected.items():
             torch.testing.assert_close(states[epoch + 1][f"1.{name}"], value, rtol=1e-12, atol=1e-12)
-        if count > 1:  # it is not that of the batch as a whole
+        if count > 1:  # they differ from those of the whole batch
             whole = running(states[epoch], h, [range(11)])
             assert not torch.allclose(states[epoch + 1]["1.running_var"], whole["running_var"], rtol=1e-6)
         assert states[epoch + 1]["1.num_batches_tracked"] == epoch + 1
 
 
 @every_split
-def test_batches_are_counted_once_a_step_and_the_short_last_one_too(split):
-    """Eleven rows in batches of eight: the last three are one shard where five are wanted by rows of two."""
+def test_each_step_counts_one_batch_also_the_short_last_one(split):
     opt = fv.optim.adam()
     ts, model, x = begun(opt, encoder=normed, posterior=fv.heads.normal_logvar)
-    x = torch.cat([x, x[:1] + 1])  # twelve: eight and four, in two shards of two
+    x = torch.cat([x, x[:1] + 1])  # twelve rows: batches of eight and four, in two shards each
     after, _ = fv.train.fit(
         ts, model, parse("iwae"), opt, x, batch=8, epochs=3, samples=2, shards=2, split=split, compile=False
     )
@@ -325,7 +324,7 @@ def test_batches_are_counted_once_a_step_and_the_short_last_one_too(split):
     assert after.state["encoder"]["1.num_batches_tracked"].dtype == torch.int64
 
 
-def test_with_batchnorm_the_number_of_shards_matters_by_rows_alone():
+def test_with_batchnorm_the_number_of_shards_matters_by_rows_only():
     opt = fv.optim.adam()
     ts, model, x = begun(opt, encoder=normed, posterior=fv.heads.normal_logvar)
 
@@ -340,7 +339,7 @@ def test_with_batchnorm_the_number_of_shards_matters_by_rows_alone():
         np.testing.assert_allclose(bounds(shards=count, split=distributed.by_samples), whole, rtol=1e-10)
 
 
-# What is wrong.
+# Errors.
 
 
 def refused(message, error=BadValue, **options):
@@ -351,7 +350,7 @@ def refused(message, error=BadValue, **options):
         fv.train.fit(ts, model, parse("iwae"), opt, x, **options)
 
 
-def test_more_shards_than_there_is_to_cut_are_refused():
+def test_more_shards_than_rows_or_samples_are_refused():
     refused(r"--shards is 12, and each needs one of the rows in a batch at least, and there are 11: use at most 11$",
             shards=12)  # fmt: skip
     refused("there are 11: use at most 11", shards=12, batch=500)
@@ -362,9 +361,9 @@ def test_more_shards_than_there_is_to_cut_are_refused():
     )  # fmt: skip
 
 
-def test_more_processes_than_there_is_to_do_are_refused():
+def test_more_processes_than_shards_or_rows_or_samples_are_refused():
     three = Processes()
-    three.size = 3  # as if they had met
+    three.size = 3  # as if three were connected
     _, model, _ = begun(fv.optim.adam())
 
     def check(batch, samples, count, split):
@@ -385,11 +384,11 @@ def test_more_processes_than_there_is_to_do_are_refused():
 
 
 @pytest.mark.parametrize(("value", "error"), [(0, BadValue), (-1, BadValue), (1.5, BadType), ("2", BadType)])
-def test_a_number_of_shards_is_a_whole_one(value, error):
+def test_the_number_of_shards_must_be_a_positive_whole_number(value, error):
     refused("shards is", error, shards=value)
 
 
-def test_other_things_in_the_place_of_a_split_or_of_processes_are_refused():
+def test_a_wrong_kind_of_split_or_processes_is_refused():
     refused("split is 'rows': it must be a way to split, such as distributed.by_rows", BadType, shards=2, split="rows")
     refused("split is 'rows'", BadType, split="rows")
     for value in (3, None, "x"):
@@ -402,7 +401,7 @@ def test_other_things_in_the_place_of_a_split_or_of_processes_are_refused():
         )
 
 
-def test_a_shard_of_one_row_is_refused_where_there_is_batchnorm():
+def test_a_shard_of_one_row_is_refused_with_batchnorm():
     opt = fv.optim.adam()
     ts, model, x = begun(opt, encoder=normed, posterior=fv.heads.normal_logvar)
 

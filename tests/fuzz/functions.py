@@ -1,12 +1,16 @@
-"""Hostile arguments, against every public function.
+"""Calls every public function with wrong arguments.
 
 python tests/fuzz/functions.py [--cases 60000] [--seed 0] [--only variance] [--case 17]
 
-A case calls one function, with arguments of which as a rule one or two are wrong: it must succeed, or end in a
-`FuncvaeError` of one line, without a warning, within thirty seconds and in less than 1 GiB; and leave its arguments as
-they were. Case i of a seed is always the same. Prints how every function's cases ended; exit status 1 where one did not
-end so, where of a function's hundred cases or more none succeeds, or where a public function is neither called nor left
-out for a reason.
+The public functions are those in the `__all__` of funcvae and of its NAMESPACES, and methods that `targets.py` adds. A
+function may be left out only with a reason (`targets.LEFT_OUT`).
+
+A case calls one function, usually with one or two wrong arguments. The call must succeed or raise a `FuncvaeError` with
+a message of one line. It must not warn, take more than thirty seconds or 1 GiB, or change its arguments. Case i of a
+seed is always the same.
+
+Prints the outcomes for every function. The exit status is 1 if a case fails, if none of a hundred or more cases of a
+function succeeds, or if a public function is neither called nor left out.
 """
 
 import argparse
@@ -23,7 +27,7 @@ from typing import Any, NamedTuple
 
 import limits
 import numpy as np
-import targets_lab  # noqa: F401 - these two add their own
+import targets_lab  # noqa: F401 - these two add targets when they are imported
 import targets_runs  # noqa: F401
 import torch
 from arguments import junk, shown, world
@@ -34,17 +38,17 @@ from tqdm import tqdm
 import funcvae as fv
 from funcvae import errors, evaluate
 
-PATIENCE = 30  # seconds for a case
+PATIENCE = 30  # seconds per case
 
 
 class Outcome(NamedTuple):
-    """What one case came to."""
+    """The outcome of a case."""
 
     end: str
-    """"success", the error's class, or what should not have been, after a "!"."""
+    """"success", the class of the error, or "!" and what is wrong."""
     error: BaseException | None = None
     took: float = 0.0
-    """MiB."""
+    """Memory in MiB."""
 
     @property
     def failed(self) -> bool:
@@ -52,7 +56,7 @@ class Outcome(NamedTuple):
 
 
 def drawn(targets: list[Target], seed: int, case: int) -> tuple[Target, dict[str, Any]]:
-    """The function and the arguments of a case."""
+    """The function of a case and its arguments."""
     rng = random.Random(f"{seed}/{case}")
     (target,) = rng.choices(targets, [t.weight for t in targets])
     w = world(rng.choice(target.worlds))
@@ -69,12 +73,12 @@ def drawn(targets: list[Target], seed: int, case: int) -> tuple[Target, dict[str
 
 
 def called(target: Target, arguments: dict[str, Any]) -> Outcome:
-    """Calls the function, and says how that ended."""
+    """Calls the function and returns the outcome."""
     took, before = limits.taking(), bits(arguments)
     try:
         with warnings.catch_warnings(), limits.in_time(PATIENCE):
             warnings.simplefilter("error")
-            warnings.simplefilter("ignore", evaluate.Untrusted)  # both are for what a user can act on
+            warnings.simplefilter("ignore", evaluate.Untrusted)  # this one and the next are expected
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
             target.call(**arguments)
         outcome = Outcome("success")
@@ -83,38 +87,40 @@ def called(target: Target, arguments: dict[str, Any]) -> Outcome:
         if not str(error).strip() or "\n" in str(error) or len(str(error)) > 2000:
             outcome = Outcome(f"! {type(error).__name__} is not one line: {str(error)!r:.300}", error)
     except Theirs:
-        outcome = Outcome("the network's own")
+        outcome = Outcome("error of the network")
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         outcome = Outcome(f"! {type(error).__name__}: {' '.join(str(error).split()):.300}", error)
     if not all(map(torch.equal, before, bits(arguments))):
-        outcome = Outcome("! wrote to an argument")
+        outcome = Outcome("! changed an argument")
     if took() > limits.MEMORY:
         outcome = outcome._replace(end=f"! took {took():.0f} MiB")
     return outcome._replace(took=took())
 
 
 def bits(arguments: dict[str, Any]) -> list[torch.Tensor]:
-    """Copies of the bytes of all tensors and arrays in some arguments."""
+    """Copies of the bytes of all tensors and arrays in the arguments."""
     leaves = [torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "fiu" else leaf
               for leaf in tree_leaves(arguments)]  # fmt: skip
     tensors = [t for t in leaves if isinstance(t, torch.Tensor) and t.layout == torch.strided and not t.is_meta]
-    copies = [torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()) for t in tensors]  # of whatever strides
+    copies = [torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()) for t in tensors]  # strides may be arbitrary
     return [t.reshape(-1).view(torch.uint8) for t in copies]
 
 
 NAMESPACES = (
     "random", "noise", "bounds", "distributions", "heads", "priors", "optim", "tree", "estimators", "evaluate", "train",
-    "data", "figures", "figures.decoding", "figures.of_model", "figures.of_results", "models", "variance", "runs",
+    "data", "figures", "figures.decoding", "figures.of_model", "figures.of_results", "models", "variance", "runs", "",
+    "model", "modules", "distributed",
 )  # fmt: skip
-"""Where a user finds functions, in `funcvae`. What is left out works with processes, the compiler or trackers."""
+"""The namespaces with functions; "" is `funcvae` itself. `compilation` and `tracking` are left out, because they work
+with the compiler, files and servers, and `errors`, because its function checks nothing."""
 
 
 def public() -> set[str]:
-    """Every public function, as "namespace.name", or as its name where it is in `funcvae` alone."""
+    """The names of all public functions, with the first namespace that lists them."""
     found: dict[Any, str] = {}
-    for name in (*NAMESPACES, ""):
+    for name in NAMESPACES:
         namespace = attrgetter(name)(fv) if name else fv
         for each in namespace.__all__:
             value = getattr(namespace, each)
@@ -124,7 +130,7 @@ def public() -> set[str]:
 
 
 def uncovered() -> set[str]:
-    """Public names that are neither called nor left out for a reason."""
+    """Public functions that are neither called nor left out."""
     return public() - TARGETS.keys() - LEFT_OUT.keys()
 
 
@@ -132,8 +138,8 @@ def main(argv: list[str] | None = None, targets: dict[str, Target] = TARGETS) ->
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=60_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--case", type=int, help="this one alone, and what it raised")
-    parser.add_argument("--only", default="", help="functions whose name has this in it")
+    parser.add_argument("--case", type=int, help="run only this case and print its error")
+    parser.add_argument("--only", default="", help="only functions whose name contains this")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     chosen = [target for target in targets.values() if args.only in target.name]
@@ -149,7 +155,7 @@ def main(argv: list[str] | None = None, targets: dict[str, Target] = TARGETS) ->
     most = 0.0
     for case in tqdm(range(args.cases), unit="case", disable=args.cases < 1000):
         target, arguments = drawn(chosen, args.seed, case)
-        with tempfile.TemporaryDirectory() as folder, chdir(folder):  # "x" may be the name of a file to write
+        with tempfile.TemporaryDirectory() as folder, chdir(folder):  # the function may write a file named "x"
             outcome = called(target, arguments)
         most = max(most, outcome.took)
         ends[target.name]["failure" if outcome.failed else outcome.end] += 1
@@ -159,11 +165,11 @@ def main(argv: list[str] | None = None, targets: dict[str, Target] = TARGETS) ->
     for name, counts in sorted(ends.items()):
         print(f"{name:36}{counts.total():8,}  " + ", ".join(f"{end} {n:,}" for end, n in sorted(counts.items())))
     total = sum(ends.values(), Counter())
-    print("in all" + ", ".join(f" {end} {n:,}" for end, n in sorted(total.items())))
+    print("total" + ", ".join(f" {end} {n:,}" for end, n in sorted(total.items())))
     count = sum(map(len, failed.values()))
     print(f"{args.cases:,} cases of {len(ends)} functions, {count} failures; none took more than {most:.0f} MiB")
     print(*(line for lines in failed.values() for line in lines[:3]), sep="\n", end="\n", file=sys.stderr)
-    expected = {"distributions.Delta.log_prob", "runs.load"}  # a point has none; a run's folder is for files.py
+    expected = {"distributions.Delta.log_prob", "runs.load"}  # a point has no density; files.py tests run folders
     never = {name for name, counts in ends.items() if counts.total() >= 100 and not counts["success"]} - expected
     if never:
         print("never succeeded:", *sorted(never), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What a case may take of time and memory."""
+"""Limits of time and memory for a case."""
 
 import ctypes
 import signal
@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 MEMORY = 1024
-"""MiB that a case may take."""
+"""The most memory that a case may use, in MiB."""
 
 
 class Hung(BaseException):
-    """A case that took too long."""
+    """A case exceeded its time limit."""
 
 
 @contextmanager
 def in_time(seconds: float) -> Iterator[None]:
-    """Raises Hung in what takes longer."""
+    """Raises Hung inside the context after the given time."""
 
     def stop(*_: Any) -> None:
         raise Hung(f"after {seconds:g} seconds")
@@ -32,20 +32,20 @@ def in_time(seconds: float) -> Iterator[None]:
 
 
 def taking() -> Callable[[], float]:
-    """A function that says how many MiB this process took at the most, from here on, of what it had not before."""
+    """A function that returns by how many MiB the memory of this process has grown at most since this call."""
     if _trim is not None:
-        _trim(0)  # what is free, but kept (`compilation.keep_freed`), would count as had before
+        _trim(0)  # otherwise free memory that the process keeps (`compilation.keep_freed`) would hide growth
     before, peak = _memory()
     if peak > before + _NEAR:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current memory
     return lambda: _memory()[1] - before
 
 
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-_NEAR = 16  # MiB by which a peak may be an earlier one: setting it back takes a millisecond
+_NEAR = 16  # MiB by which an earlier peak may be higher: to reset it takes a millisecond
 
 
 def _memory() -> tuple[float, float]:
-    """What this process has, and the most that it had, in MiB."""
+    """Current and peak memory of this process, in MiB."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return tuple(int(lines[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))

@@ -595,8 +595,18 @@ target(
 
 # What is left out, and why --------------------------------------------------------------------------------------------
 LEFT_OUT = {
+    "distributed.by_rows": "takes settings that train.fit checks",
+    "distributed.by_samples": "as distributed.by_rows",
+    "distributed.process_group": "connects processes, in test_rendezvous.py and test_torchrun.py",
+    "distributed.rank": "takes nothing",
+    "distributed.world_size": "takes nothing",
     "estimators.in_chunks": "makes an estimator, which the laws call",
     "figures.of_model.as_is": "the identity",
+    "model.as_is": "the identity",
+    "model.check_trained": "a check that other functions make first",
+    "model.log_p_x_given_z": "trusts its arguments, as part of a step",
+    "model.log_prob": "as model.log_p_x_given_z",
+    "model.log_weight": "as model.log_p_x_given_z",
     "tree.like": "trusts its arguments, which the lab makes",
     "train.fit_task": "what train.fit calls",
     "train.per_example": "a constant",

@@ -1,4 +1,4 @@
-"""Compiled training equals eager training, for every system."""
+"""Compiled training equals eager training for every system."""
 
 import pytest
 import torch
@@ -15,9 +15,9 @@ def in_float64(t):
 
 
 def steps(name, spec, how):
-    """Three steps of a system from the same start, in buffers of their own."""
+    """Three training steps of a system from the same start, in separate buffers."""
     model, params, state, x, _ = made(name)
-    if name == "mnist_bn_vae":  # Adam's full steps along gradients that are rounding alone come to 1e-1 in float32
+    if name == "mnist_bn_vae":  # in float32, Adam's full steps along gradients of pure rounding add up to 1e-1
         params, state, x = in_float64((params, state, x))
     opt = fv.optim.adam(1e-3)
     ts = fv.train.TrainState(torch.tensor(0), fv.random.key(5), params, state, opt.init(params))
@@ -37,7 +37,7 @@ SPEC = {"mnist_ae": "elbo", "mnist_bn_vae": "dreg", "burda_vae": "iwae", "batch_
     ("name", "backend"),
     [("batch_norm", "aot_eager"), *(pytest.param(name, "inductor", marks=pytest.mark.slow) for name in MODELS)],
 )
-def test_compiled_steps_equal_eager_ones_and_repeat_to_the_bit(monkeypatch, name, backend):
+def test_compiled_steps_equal_eager_steps_and_repeat_to_the_bit(monkeypatch, name, backend):
     """The fast case checks the graphs with aot_eager; the slow ones compile them with inductor."""
     if backend == "aot_eager":
         compile = torch.compile
@@ -54,7 +54,7 @@ def test_compiled_steps_equal_eager_ones_and_repeat_to_the_bit(monkeypatch, name
 
 
 @pytest.mark.slow
-def test_fit_in_chunks_compiled_is_the_same_to_rounding():
+def test_compiled_fit_in_chunks_equals_eager_fit_to_rounding():
     model, _, _, x, _ = made("batch_norm")
     opt = fv.optim.adam(1e-2)
     ts, x = in_float64((fv.train.init(model, opt, fv.random.key(0)), x))  # see `steps`
@@ -73,7 +73,7 @@ def test_fit_in_chunks_compiled_is_the_same_to_rounding():
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_fit_on_cuda_recorded_as_a_graph_equals_the_eager_one():
+def test_fit_with_a_cuda_graph_equals_eager_fit():
     model, *_ = made("batch_norm")
     opt = fv.optim.adam(1e-2)
     x = fv.random.bernoulli(fv.random.key(2), 0.5, (64, 3)).float()

@@ -1,11 +1,11 @@
-"""Numbers that stay: a short training run of every named system, to 1e-5 across versions of torch.
+"""Recorded losses of a short training run of every named system, which hold to 1e-5 across versions of torch.
 
-In float32, but for those with BatchNorm. Its layers leave a bias before them without a gradient; Adam makes steps of
-full size from the rounding that is there instead, and after ten of them float32 losses agree to 3e-2 between one thread
-and two. In float64 they agree to 1e-8.
+Runs are in float32, except for systems with BatchNorm. A bias before BatchNorm has no gradient. Adam makes steps of
+full size from the rounding instead, and after ten steps float32 losses agree only to 3e-2 between one thread and two.
+In float64 they agree to 1e-8.
 
-(Bits and uniforms, which stay for ever, are held to JAX's values in test_random.py.) To write the file anew, after a
-change that was meant: python tests/laws/test_golden.py
+(test_random.py compares bits and uniforms, which must never change, with JAX's.) After an intended change, write the
+file again: python tests/laws/test_golden.py
 """
 
 import json
@@ -23,7 +23,7 @@ BATCH_NORM = ("mnist_bn_vae", "cifar_resnet_vae")
 
 
 def losses(system: str) -> list[float]:
-    """Ten steps by the system's recipe, two samples a datum, on data made from a key; the last batch is short."""
+    """Losses of ten steps by the recipe on data from a key, with two samples a datum; the last batch is short."""
     recipe = fv.models.RECIPES[system]
     init_key, x_key = fv.random.split(fv.random.key(2026))
     shape = [16 if n is None else n for n in recipe.shape]
@@ -49,7 +49,7 @@ def double(t: torch.Tensor) -> torch.Tensor:
     "system",
     [s if s != "cifar_resnet_vae" else pytest.param(s, marks=pytest.mark.slow) for s in fv.models.RECIPES],
 )
-def test_a_short_run_has_the_losses_that_it_always_had(system):
+def test_a_short_run_has_the_recorded_losses(system):
     np.testing.assert_allclose(losses(system), json.loads(FILE.read_text())[system], rtol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""The import graph and the public names: imports point one way, and what is public is listed, unique and there."""
+"""The import graph and the public names: imports point one way, and every public name is listed, unique and exists."""
 
 import ast
 import re
@@ -33,7 +33,7 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
 def sources():
-    """{dotted name within funcvae: syntax tree}; a package goes by its own name, and funcvae itself by ""."""
+    """{dotted name within funcvae: syntax tree} of every module. A package has its own name; funcvae itself has ""."""
     found = {}
     for path in sorted(ROOT.rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
@@ -47,7 +47,7 @@ PUBLIC = [name for name in SOURCES if not any(part.startswith("_") for part in n
 
 
 def imports(syntax):
-    """Every absolute dotted name that the source imports, wherever in the file, with its line."""
+    """Every dotted name that the source imports anywhere, with its line."""
     for node in ast.walk(syntax):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -79,19 +79,21 @@ def at(module, line):
 
 
 def place(module):
-    """Where in ORDER a module stands; None where it stands nowhere, as funcvae itself does."""
+    """The position of a module in ORDER, or None for modules outside it, such as funcvae itself."""
     parts = module.split(".")
     unit = ".".join(parts[: 2 if parts[0] == "_support" else 1])
     return ORDER.index(unit) if unit in ORDER else None
 
 
 def wrong_imports(module, syntax):
-    """What the order forbids in a module, a sentence for each."""
+    """A message for each import of a module that the order forbids."""
     wrong = []
     for name, line in inner(syntax):
         within = module.split(".")[0] == name.split(".")[0] in PACKAGES - {"_support"}
         if module and not within and (place(name) is None or place(name) >= place(module)):
-            wrong.append(f"{at(module, line)} imports funcvae{'.' * bool(name) + name}, which does not stand before it")
+            wrong.append(
+                f"{at(module, line)} imports funcvae{'.' * bool(name) + name}, which does not come before it in ORDER"
+            )
     return wrong
 
 
@@ -106,7 +108,7 @@ def cycle(modules):
 
 
 def forbidden_draws(module, syntax):
-    """Uses of torch's global generator and of numpy's and Python's random modules, a sentence for each line."""
+    """A message for each line that uses torch's global generator, or numpy's or Python's random module."""
     found = [(name, line) for name, line in imports(syntax) if name.split(".")[0] == "random"]
     for name, line in [*imports(syntax), *attributes(syntax)]:
         first, *rest = name.split(".")
@@ -115,12 +117,12 @@ def forbidden_draws(module, syntax):
         in_place = bool(rest) and rest[-1] in DRAWS_IN_PLACE and first not in ("_aten", "nn")
         if numpys or torchs or in_place:
             found.append((name, line))
-    by_line = {line: name for name, line in found}  # a chain's parts come after it: np.random.f, np.random
+    by_line = {line: name for name, line in found}  # keeps the longest chain of a line: np.random.f, then np.random
     return [f"{at(module, line)} uses {name}" for line, name in by_line.items()]
 
 
 def keeps(law):
-    """Asserts that a law finds nothing wrong in any module."""
+    """Asserts that a law returns no message for any module."""
     wrong = [message for module, syntax in SOURCES.items() for message in law(module, syntax)]
     assert not wrong, "\n".join(wrong)
 
@@ -136,7 +138,7 @@ def users(of):
 
 
 def listed(syntax):
-    """What `__all__` lists; None where there is none."""
+    """The names in `__all__`, or None without an `__all__`."""
     for node in syntax.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return ast.literal_eval(node.value)
@@ -144,18 +146,18 @@ def listed(syntax):
 
 
 def wrong_list(module, syntax, namespace):
-    """What is wrong with a public module's `__all__`, a sentence for each."""
+    """A message for each mistake in a public module's `__all__`."""
     names = listed(syntax)
     if names is None:
         return [f"{at(module, 1)} has no __all__"]
     twice = {name for name in names if names.count(name) > 1}
-    wrong = [f"{name} stands twice in __all__" for name in twice]
+    wrong = [f"{name} is twice in __all__" for name in twice]
     wrong += [f"{name} in __all__ does not exist" for name in names if not hasattr(namespace, name)]
     return [f"{at(module, 1)}: {what}" for what in wrong]
 
 
 def shadowed(package, syntax, modules):
-    """The modules of a package that bear the name of something, but a module, that the package takes from another."""
+    """The modules of a package with the same name as something that the package imports from another module."""
     full = f"funcvae.{package}".rstrip(".")
     taken = {
         alias.asname or alias.name
@@ -168,7 +170,7 @@ def shadowed(package, syntax, modules):
 
 
 def types_twice(modules):
-    """{name: the modules that define a public type of that name} for every name with several."""
+    """{name: modules} for every name of a public type that several modules define."""
     found = defaultdict(list)
     for module, syntax in modules.items():
         for node in syntax.body:
@@ -181,11 +183,11 @@ def types_twice(modules):
 
 
 def long_lists(module, syntax):
-    """The functions that are not public and take more than MOST_PARAMETERS, a sentence for each."""
+    """A message for each private function with more than MOST_PARAMETERS parameters."""
     public, wrong = set(listed(syntax) or ()) if module in PUBLIC else set(), []
 
     def visit(node, shown, in_class):
-        """`shown`: whether what stands in this node can be public."""
+        """`shown`: whether definitions in this node can be public."""
         for child in ast.iter_child_nodes(node):
             if isinstance(child, FUNCTIONS):
                 name, args = getattr(child, "name", "lambda"), child.args
@@ -206,12 +208,12 @@ def long_lists(module, syntax):
 
 
 def run(program):
-    """What a Python program prints, in words."""
+    """The words that a Python program prints."""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return done.stdout.split()
 
 
-def test_every_module_has_a_place():
+def test_every_module_has_a_place_in_the_order():
     assert {name for name in SOURCES if place(name) is None} == {"", "_support"}
 
 
@@ -228,7 +230,7 @@ def test_nothing_draws_from_a_global_generator():
     keeps(forbidden_draws)
 
 
-def test_only_tree_knows_torchs_pytrees():
+def test_only_tree_uses_torchs_pytrees():
     assert users("_pytree") == {"tree"}
 
 
@@ -243,7 +245,7 @@ def test_public_modules_list_names_that_exist():
     keeps(wrong)
 
 
-def test_no_module_bears_the_name_of_a_function_of_its_package():
+def test_no_module_has_the_name_of_a_function_of_its_package():
     assert [found for package in PACKAGES | {""} for found in shadowed(package, SOURCES[package], SOURCES)] == []
 
 
@@ -255,25 +257,30 @@ def test_private_functions_take_few_parameters():
     keeps(long_lists)
 
 
-def test_the_names_of_the_library_are_those_it_lists():
+def test_dir_of_the_library_lists_its_public_names():
     assert dir(funcvae) == sorted([*funcvae.__all__, "__version__"])
     modules = {name for name in funcvae.__all__ if isinstance(getattr(funcvae, name), ModuleType)}
     assert modules == {name for name in PUBLIC if name and "." not in name} - {"cli"}
 
 
-def test_the_library_itself_brings_no_torch():
+def test_importing_the_library_does_not_import_torch():
     assert run("import sys, funcvae; print(*{'torch', 'numpy', 'matplotlib'} & set(sys.modules))") == []
 
 
-def test_the_core_brings_no_files_and_no_figures():
+def test_importing_the_core_imports_no_module_for_files_or_figures():
     heavy = ["torch._dynamo", "torchvision", "scipy", "matplotlib", "tyro", "safetensors", "tensorboard", "visdom"]
     heavy += [f"funcvae.{name}" for name in ORDER[ORDER.index("data") :]]
     core = ", ".join(f"fv.{name}" for name in ("estimators", "train", "evaluate", "variance", "models"))
     assert run(f"import sys, funcvae as fv; {core}; print(*sorted(set({heavy}) & set(sys.modules)))") == []
 
 
-def test_packages_need_no_import_of_their_own():
-    names = "fv.data.load", "fv.tracking.is_step", "fv.figures.save", "fv.runs.load"  # none imports a later package
+def test_packages_are_available_without_importing_them():
+    names = (
+        "fv.data.load",
+        "fv.tracking.is_step",
+        "fv.figures.save",
+        "fv.runs.load",
+    )  # none of them imports a later package
     assert run(f"import funcvae as fv; print(*(f.__name__ for f in ({', '.join(names)})))") == [
         "load", "is_step", "save", "load",
     ]  # fmt: skip
@@ -296,7 +303,7 @@ def test_packages_need_no_import_of_their_own():
         ("errors", "from funcvae import _support"),
     ],
 )
-def test_a_wrong_import_is_found(module, source):
+def test_the_law_finds_a_forbidden_import(module, source):
     (message,) = wrong_imports(module, ast.parse(source))
     assert message.startswith(f"funcvae/{module.replace('.', '/')}.py:")
 
@@ -310,11 +317,11 @@ def test_a_wrong_import_is_found(module, source):
         ("_support.autograd", "from funcvae import tree\nfrom funcvae._support import checks"),
     ],
 )
-def test_a_right_import_is_not(module, source):
+def test_the_law_accepts_an_allowed_import(module, source):
     assert wrong_imports(module, ast.parse(source)) == []
 
 
-def test_a_cycle_is_found():
+def test_the_law_finds_a_cycle():
     images, points = "from funcvae.figures import points", "from funcvae.figures import images"
     package = "from funcvae.figures.images import image_grid"
     for back, found in (("", False), (points, True), ("from funcvae.figures import save", True)):
@@ -338,7 +345,7 @@ def test_a_cycle_is_found():
         "torch.empty(3).uniform_()",
     ],
 )
-def test_a_draw_from_a_global_generator_is_seen(source):
+def test_the_law_finds_a_draw_from_a_global_generator(source):
     assert forbidden_draws("data", ast.parse(source))
 
 
@@ -347,10 +354,10 @@ def test_a_draw_from_a_global_generator_is_seen(source):
     [
         ("x = 1", "has no __all__"),
         ("__all__ = ['x', 'y']\nx = 1", "y in __all__ does not exist"),
-        ("__all__ = ['x', 'x']\nx = 1", "x stands twice in __all__"),
+        ("__all__ = ['x', 'x']\nx = 1", "x is twice in __all__"),
     ],
 )
-def test_a_wrong_list_of_names_is_found(source, wrong):
+def test_the_law_finds_a_wrong_list_of_names(source, wrong):
     namespace = ModuleType("module")
     exec(source, vars(namespace))
     (message,) = wrong_list("bounds", ast.parse(source), namespace)
@@ -366,11 +373,11 @@ def test_a_wrong_list_of_names_is_found(source, wrong):
         ("", "__all__ = ['tree']\nfrom funcvae import tree", set()),
     ],
 )
-def test_a_module_with_the_name_of_a_function_is_found(package, source, found):
+def test_the_law_finds_a_module_with_the_name_of_a_function(package, source, found):
     assert shadowed(package, ast.parse(source), SOURCES) == found
 
 
-def test_a_type_that_is_there_twice_is_found():
+def test_the_law_finds_two_types_of_one_name():
     alias = ast.parse("__all__ = ['LIMIT', 'Row']\nRow = dict[str, float]\nLIMIT = 1")
     public = ast.parse("__all__ = ['LIMIT', 'Row']\nclass Row: pass\nLIMIT = 2")
     private = ast.parse("__all__ = ['LIMIT']\nclass Row: pass\nLIMIT = 2")
@@ -394,7 +401,7 @@ def test_a_type_that_is_there_twice_is_found():
         ("if True:\n    def f({9}): pass", ["f takes 9"]),
     ],
 )
-def test_a_long_list_of_parameters_is_found(source, wrong):
+def test_the_law_finds_a_long_list_of_parameters(source, wrong):
     for n in (8, 9):
         source = source.replace(f"{{{n}}}", ", ".join(f"a{i}" for i in range(n)))
     found = long_lists("bounds", ast.parse(source))

@@ -1,9 +1,9 @@
-"""The laws that every model and every estimator keep, once for each code path.
+"""Laws that hold for every model and every estimator, tested once for each code path.
 
-A gradient is made in one of three ways: pulled back once, pulled back twice, or with a closed-form KL. An estimator
-adds a function of the log-weights, which is the same for all models. So every model is tested with one estimator of
-each way (PATHS), and every estimator with one small model, with BatchNorm. Only the agreement of float32 with float64
-depends on both: its other pairs are marked slow.
+A gradient is computed in one of three ways: with one pull-back, with two pull-backs, or with a closed-form KL. An
+estimator adds a function of the log-weights, which does not depend on the model. So every model is tested with one
+estimator of each way (PATHS), and every estimator with one small model with BatchNorm. Only the agreement of float32
+with float64 depends on both; its other pairs are marked slow.
 """
 
 import pytest
@@ -16,16 +16,16 @@ from tests.support.models import MODELS, SPECS, B, N, generators, layout, made, 
 from tests.support.oracles import assert_close, double
 
 CLOSED_FORM_KL = ("elbo", "beta_elbo")
-PATHS = ("iwae", "piwae:2", "elbo")  # pulled back once, pulled back twice, closed-form KL
+PATHS = ("iwae", "piwae:2", "elbo")  # one pull-back, two pull-backs, closed-form KL
 SMALL = "batch_norm"
-# A Delta posterior has no density, so only estimators that need none take the autoencoder.
+# A Delta posterior has no density, so the autoencoder is tested only with estimators that do not need one.
 PAIRS = [(name, s) for name in MODELS for s in SPECS if name != "mnist_ae" or s.split(":")[0] in CLOSED_FORM_KL]
 LEAST = [(name, spec) for name, spec in PAIRS if name == SMALL or spec in PATHS]
 
 
 @pytest.fixture
 def inputs(request):
-    """A model with arguments of its own: a test that spoils them spoils no other."""
+    """A model with copies of its arguments, so that tests cannot disturb each other."""
     model, *tensors = made(request.param)
     return model, *tree.map(torch.clone, tensors)
 
@@ -36,7 +36,7 @@ def in_double(inputs):
 
 
 def unit(spec, log_w):
-    """What rounding is relative to: `score` multiplies by the log-weights themselves, hundreds of nats."""
+    """The scale of rounding errors. `score` multiplies by the log-weights themselves, which are hundreds of nats."""
     return float(log_w.abs().max().clamp(min=1)) if spec == "score" else 1.0
 
 
@@ -52,14 +52,14 @@ both_modes = pytest.mark.parametrize("train", [True, False])
 
 @every_path
 @both_modes
-def test_arguments_survive_and_the_same_arguments_give_the_same_bits(inputs, spec, train):
+def test_arguments_are_unchanged_and_the_same_arguments_give_the_same_bits(inputs, spec, train):
     model, *tensors = inputs
     before = tree.map(torch.clone, tensors)
     first = parse(spec)(model, *tensors, train=train)
     assert same_bits(tensors, before)
     out = tree.map(torch.clone, tuple(first))
     second = parse(spec)(model, *tensors, train=train)
-    assert same_bits(tuple(first), out), "a second call wrote into the first one's answer"
+    assert same_bits(tuple(first), out), "a second call changed the result of the first"
     assert same_bits(tuple(second), out)
 
 
@@ -78,7 +78,7 @@ def test_global_generators_are_neither_read_nor_changed(inputs, spec):
 
 @every_path
 @both_modes
-def test_the_answer_has_the_layout_of_its_arguments(inputs, spec, train):
+def test_the_result_has_the_layout_of_the_arguments(inputs, spec, train):
     model, params, state, x, eps = inputs
     out = parse(spec)(model, params, state, x, eps, train=train)
     assert layout(out.grads) == layout(params)
@@ -118,7 +118,7 @@ def test_float64_agrees_with_float32_to_rounding(inputs, spec, train):
 
 
 @every_path
-def test_examples_do_not_meet_in_evaluation_mode(inputs, spec):
+def test_examples_are_independent_in_evaluation_mode(inputs, spec):
     model, params, state, x, eps = inputs
     together = parse(spec)(model, params, state, x, eps, train=False)
     alone = [parse(spec)(model, params, state, x[i : i + 1], eps[:, i : i + 1], train=False) for i in range(B)]
@@ -130,7 +130,7 @@ def test_examples_do_not_meet_in_evaluation_mode(inputs, spec):
 @pytest.mark.parametrize(
     ("spec", "samples"), [("elbo", 1), ("elbo", 4), ("dreg", 1), ("dreg", 4), ("piwae:2", 2), ("piwae:2", 4)]
 )
-def test_batch_norm_moves_its_statistics_once_a_call_by_the_mean_over_samples(spec, samples):
+def test_batch_norm_updates_its_statistics_once_a_call_with_the_mean_over_samples(spec, samples):
     model, params, state, x, _ = in_double(made("batch_norm"))
     eps = fv.noise.iid(fv.random.key(9), samples, (B, 2), dtype=torch.float64)
     new = parse(spec)(model, params, state, x, eps, train=True).state
@@ -144,7 +144,7 @@ def test_batch_norm_moves_its_statistics_once_a_call_by_the_mean_over_samples(sp
 
 
 @every_estimator
-def test_in_inference_mode_it_is_the_same(spec):
+def test_inference_mode_gives_the_same_result(spec):
     model, *tensors = made("gaussian2d_vae")
     with torch.inference_mode():
         out = parse(spec)(model, *tensors, train=True)
@@ -153,7 +153,7 @@ def test_in_inference_mode_it_is_the_same(spec):
 
 @pytest.mark.parametrize("chunk", [1, 3, N])
 @every_path
-def test_in_chunks_it_is_the_same_to_rounding(inputs, spec, chunk):
+def test_chunks_give_the_same_result_to_rounding(inputs, spec, chunk):
     model, *tensors = in_double(inputs)
     estimator = parse(spec)
     whole, parts = (e(model, *tensors, train=True) for e in (estimator, fv.estimators.in_chunks(estimator, chunk)))
@@ -185,7 +185,7 @@ def test_compiled_equals_eager(spec, backend):
 
 @pytest.mark.parametrize("spec", [spec for spec in SPECS if spec.split(":")[0] not in CLOSED_FORM_KL])
 def test_weights_and_bound_compile_as_one_graph(spec):
-    """With `test_compiled_equals_eager` of the same way, this covers the whole estimator."""
+    """Together with `test_compiled_equals_eager` this covers the whole estimator."""
     estimator = parse(spec)
     log_w = fv.random.normal(fv.random.key(2), (N, B))
 
@@ -202,7 +202,7 @@ def test_weights_and_bound_compile_as_one_graph(spec):
 
 
 @pytest.mark.parametrize("spec", PATHS)
-def test_every_way_takes_the_resnet(spec, resnet):
+def test_every_way_works_with_the_resnet(spec, resnet):
     model, params, state, x, eps = resnet
     out = parse(spec)(model, params, state, x, eps, train=True)
     assert layout(out.grads) == layout(params)
@@ -220,7 +220,7 @@ def resnet():
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @every_pair
-def test_the_answer_on_cuda_is_the_one_on_the_cpu(inputs, spec):
+def test_the_result_on_cuda_equals_that_on_the_cpu(inputs, spec):
     model, *tensors = in_double(inputs)
     here = parse(spec)(model, *tensors, train=True)
     there = parse(spec)(model, *tree.map(torch.Tensor.cuda, tensors), train=True)

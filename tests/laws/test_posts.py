@@ -1,8 +1,8 @@
-"""Each system against the blog post it comes from: the post's own loop, step by step.
+"""Each system against the training loop of the blog post it comes from, step by step.
 
-A loop here is written as its post writes it, a plain `nn.Module` and `torch.optim.Adam`, but takes its noise as an
-argument. Both sides start from the same weights, see the same batches in the same order and draw the same noise. (The
-post of `mnist_vae` has a mistaken KL, which is put right; that of the ResNets takes its networks from a library.)
+A loop here is written as in its post, with a plain `nn.Module` and `torch.optim.Adam`, but takes its noise as an
+argument. Both sides start from the same weights and use the same batches in the same order with the same noise. (The
+KL in the post of `mnist_vae` is wrong and corrected here. The post of the ResNets takes its networks from a library.)
 """
 
 import dataclasses
@@ -57,7 +57,7 @@ class VariationalAutoencoder(Autoencoder):
 
 
 class AsPrinted(VariationalAutoencoder):
-    """With the KL of the post."""
+    """With the wrong KL of the post."""
 
     def kl(self, mu, sigma):
         return (sigma**2 + mu**2 - torch.log(sigma) - 1 / 2).sum()
@@ -154,7 +154,7 @@ def blocks(inputs, outputs):
 
 
 class ResNetVAE(nn.Module):
-    """torchvision's own ResNet-18 in its CIFAR form, and the decoder written out."""
+    """torchvision's ResNet-18, adapted to CIFAR, and a decoder written out."""
 
     def __init__(self, latent_dim=256):
         super().__init__()
@@ -203,7 +203,7 @@ POSTS = {
 
 
 def data_for(recipe, n):
-    """Items of the recipe's shape: smooth blobs as images, points as they are."""
+    """Items of the recipe's shape: smooth blobs as images, or normal points."""
     if recipe.shape == (2,):
         return fv.random.normal(fv.random.key(1), (n, 2), torch.float64) + 1
     coarse = fv.random.uniform(fv.random.key(1), (n, recipe.shape[0], 7, 7))
@@ -211,7 +211,7 @@ def data_for(recipe, n):
 
 
 def started(recipe, x, key, model=None):
-    """(model, its optimiser, TrainState) in x's precision."""
+    """The model, its optimizer and the initial TrainState in x's precision."""
     model = model or recipe.model(x)
     opt = recipe.optimizer(steps_per_epoch=1)
     ts = fv.train.init(model, opt, key)
@@ -222,13 +222,13 @@ def started(recipe, x, key, model=None):
 
 
 def side_by_side(params):
-    """Our tensors in the order in which a post's module lists its own: a module's own parameters before its parts'."""
+    """Our tensors in the order of a post's module, which lists a module's own parameters before its submodules'."""
     named = {**tree.named_leaves(params["encoder"]), **{f"decoder/{n}": p for n, p in params["decoder"].items()}}
     return [named[name] for name in sorted(named, key=lambda name: name != "decoder/log_scale")]
 
 
 def losses_of(post, ts, x, *, batch, samples, latent, lr, steps):
-    """The post's loop from the weights of ts, with the batches and the noise of a run from ts: the losses it prints."""
+    """The losses of the post's loop, started from the weights of ts with the batches and the noise of a run from ts."""
     ours = side_by_side(ts.params)
     assert [p.shape for p in post.parameters()] == [p.shape for p in ours]
     with torch.no_grad():
@@ -251,7 +251,7 @@ def losses_of(post, ts, x, *, batch, samples, latent, lr, steps):
 
 
 def ours_and_the_posts(name, post, x, *, batch, steps, model=None, **changes):
-    """(our losses, the post's, our last TrainState, the post's module) after whole epochs of `steps` or more."""
+    """Our losses, the post's losses, our last TrainState and the post's module after whole epochs, `steps` or more."""
     recipe = dataclasses.replace(RECIPES[name], **changes)
     model, opt, ts = started(recipe, x, fv.random.key(7), model)
     epochs = -(-steps // -(-len(x) // batch))
@@ -277,8 +277,8 @@ def ours_and_the_posts(name, post, x, *, batch, steps, model=None, **changes):
 
 
 @pytest.mark.parametrize("name", POSTS)
-def test_training_is_the_posts_step_by_step_in_float64(name):
-    n, batch = SIZES.get(name, (60, 16))  # epochs end on a short batch, as they do in the posts
+def test_training_equals_the_posts_loop_step_by_step_in_float64(name):
+    n, batch = SIZES.get(name, (60, 16))  # epochs end with a short batch, as in the posts
     x = data_for(RECIPES[name], n)
     steps = 8 if name == "cifar_resnet_vae" else 20  # two epochs
     ours, theirs, after, post = ours_and_the_posts(name, POSTS[name], x, batch=batch, steps=steps)
@@ -290,17 +290,17 @@ def test_training_is_the_posts_step_by_step_in_float64(name):
         torch.testing.assert_close(b, c, rtol=1e-9, atol=1e-12)
 
 
-def test_the_sigma_vaes_losses_are_the_posts_to_float32_rounding_for_fifty_steps():
+def test_losses_of_the_sigma_vae_equal_the_posts_to_float32_rounding_for_fifty_steps():
     x = data_for(RECIPES["mnist_sigma_vae"], 1600).float()
     ours, theirs, *_ = ours_and_the_posts("mnist_sigma_vae", SigmaVAE, x, batch=32, steps=50)
     np.testing.assert_allclose(ours, theirs, rtol=2e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_the_form_without_activations_strays_from_the_post_no_more_than_the_post_from_itself(dtype):
-    """Where sigma passes through zero the gradient of log(sigma² + 1e-8) reaches 1e4, and any rounding error grows.
+def test_the_form_without_activations_deviates_from_the_post_no_more_than_the_post_from_itself(dtype):
+    """Near sigma = 0 the gradient of log(sigma² + 1e-8) reaches 1e4, and every rounding error grows.
 
-    So the post's loop, started one unit in the last place away, soon prints other losses; ours must do no worse.
+    So the post's loop, started one unit in the last place away, soon has other losses. Ours must not deviate more.
     """
     x, model = (
         data_for(RECIPES["mnist_sigma_vae"], 1600).to(dtype),
@@ -315,14 +315,14 @@ def test_the_form_without_activations_strays_from_the_post_no_more_than_the_post
     rounding = 10 * torch.finfo(dtype).eps
     assert (strayed <= 30 * allowed + rounding).all()
     assert strayed[5] < 1e4 * rounding
-    assert allowed[-1] > 1e3 * rounding, "the post would be stable: hold us to rounding"
+    assert allowed[-1] > 1e3 * rounding, "the post's loop is stable: compare to rounding instead"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("post", "activations"), [(SigmaVAE, ()), (without_activations, (nn.Identity, nn.Identity))], ids=["004", "002"]
 )
-def test_twenty_epochs_of_the_sigma_vae_end_where_the_posts_do(mnist_root, post, activations):
+def test_twenty_epochs_of_the_sigma_vae_end_with_the_posts_losses(mnist_root, post, activations):
     dataset = data.load("mnist", root=mnist_root)
     model = models.mnist_sigma_vae(10, *activations)
     steps = 20 * (60_000 // 32)
@@ -353,15 +353,15 @@ def test_twenty_epochs_of_the_sigma_vae_end_where_the_posts_do(mnist_root, post,
         ("mnist_bn_vae", lambda: VAEonMNIST(alpha=2), {}),
     ],
 )
-def test_a_wrong_variant_does_not_pass_for_the_post(name, post, changes):
+def test_a_wrong_variant_does_not_equal_the_post(name, post, changes):
     n, batch = SIZES.get(name, (60, 16))
     x = data_for(RECIPES[name], n)
     ours, theirs, *_ = ours_and_the_posts(name, post, x, batch=batch, steps=20, **changes)
     assert not np.allclose(ours, theirs, rtol=1e-4)
 
 
-def test_adams_epsilon_feels_the_scale():
-    """What `scale` is for: without it the reported loss could be put right, but not the steps."""
+def test_the_scale_of_the_loss_changes_adams_steps():
+    """Without `scale` the reported loss could be corrected, but not the steps, because of Adam's epsilon."""
     x = data_for(RECIPES["mnist_sigma_vae"], 64)
     ours, theirs, *_ = ours_and_the_posts("mnist_sigma_vae", SigmaVAE, x, batch=32, steps=40)
     plain, *_ = ours_and_the_posts("mnist_sigma_vae", SigmaVAE, x, batch=32, steps=40, scale=fv.train.per_example)

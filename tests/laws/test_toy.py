@@ -12,7 +12,7 @@ from tests.support.oracles import elbo, iwae_asymptote, log_evidence, toy
 D = 20
 
 
-def at_the_optimum_nearly(m_key: fv.random.Key, x: torch.Tensor):
+def near_the_optimum(m_key: fv.random.Key, x: torch.Tensor):
     """The toy with m at the exact posterior's mean, x/2, plus a perturbation of standard deviation 0.01."""
     model, params, state = toy(latent=D)
     params["encoder"]["m"] = x / 2 + 0.01 * fv.random.normal(m_key, (D,), torch.float64)
@@ -20,7 +20,7 @@ def at_the_optimum_nearly(m_key: fv.random.Key, x: torch.Tensor):
 
 
 def gradients(estimator, model, params, state, x, key, samples, replicates):
-    """The gradients in m and in the prior's mean, [R, D] each, over independent noise."""
+    """Gradients in m and in the prior's mean, [R, D] each, with independent noise."""
 
     def one(key):
         eps = fv.noise.iid(key, samples, (len(x), D), dtype=torch.float64)
@@ -34,10 +34,10 @@ def gradients(estimator, model, params, state, x, key, samples, replicates):
 @pytest.mark.parametrize(
     ("points", "replicates", "tolerance"), [(16, 100, 0.06), pytest.param(64, 200, 0.03, marks=pytest.mark.slow)]
 )
-def test_gradients_scale_with_k_as_rainforth_and_tucker_found(points, replicates, tolerance):
+def test_gradients_scale_with_k_as_published(points, replicates, tolerance):
     x_key, m_key, noise_key = fv.random.split(fv.random.key(3), 3)
     x = fv.random.normal(x_key, (D,), torch.float64)
-    args = (*at_the_optimum_nearly(m_key, x), x.expand(points, D), noise_key)
+    args = (*near_the_optimum(m_key, x), x.expand(points, D), noise_key)
 
     def rms(t):
         return t.square().mean().sqrt().item()
@@ -47,20 +47,22 @@ def test_gradients_scale_with_k_as_rainforth_and_tucker_found(points, replicates
     for k in ks:
         dreg_m, _ = gradients(fv.estimators.dreg(), *args, k, replicates)
         iwae_m, iwae_mu = gradients(fv.estimators.iwae(), *args, k, replicates)
-        mean = rms(dreg_m.mean(0))  # both have it, and an empirical SNR of iwae's own would reach its floor
+        mean = rms(dreg_m.mean(0))  # the mean of both; an empirical mean of iwae's gradient would be mostly noise
         rows.append([mean / rms(iwae_m.std(0)), mean / rms(dreg_m.std(0)), rms(iwae_mu.std(0))])
     slopes = np.polyfit(np.log(ks), np.log(rows), 1)[0]
     assert slopes == pytest.approx([-0.5, 0.5, -0.5], abs=tolerance)
 
 
-def test_the_gap_at_twenty_dimensions_is_the_published_one():
+def test_the_gap_at_twenty_dimensions_equals_the_published_value():
     x = 1.0
     assert D * (log_evidence(x) - elbo(x / 2, 2 / 3, x)) == pytest.approx(0.456513, abs=5e-7)
     assert iwae_asymptote(D) == pytest.approx(0.9067, abs=5e-5)
-    assert D * (log_evidence(x) - elbo(x / 2, (2 / 3) ** 2, x)) != pytest.approx(0.456513, rel=0.1)  # s for s²
+    assert D * (log_evidence(x) - elbo(x / 2, (2 / 3) ** 2, x)) != pytest.approx(
+        0.456513, rel=0.1
+    )  # the mistake of s for s²
 
 
-def test_the_estimated_elbo_has_that_gap():
+def test_the_estimated_elbo_has_the_published_gap():
     x = torch.ones(1, D, dtype=torch.float64)
     model, params, state = toy(m=0.5, latent=D)
     eps = fv.noise.iid(fv.random.key(1), 20_000, (1, D), dtype=torch.float64)
@@ -70,7 +72,7 @@ def test_the_estimated_elbo_has_that_gap():
     assert gap.var().item() == pytest.approx(D * 2 * (1 / 2 - 2 / 3) ** 2, rel=0.05)  # Var log w, delta = 0
 
 
-def test_mirrored_pairs_leave_the_plain_estimator_no_variance_in_the_mean():
+def test_with_mirrored_pairs_elbo_mc_has_no_variance_in_the_mean():
     model, params, state = toy()
     x = torch.ones(1, 1, dtype=torch.float64)
     grads = []

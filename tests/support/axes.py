@@ -1,4 +1,4 @@
-"""What is drawn on the axes of a figure."""
+"""Checks of figures and of their axes."""
 
 import copy
 import io
@@ -10,7 +10,7 @@ from matplotlib.text import Text
 
 
 def assert_draws_well(make, arrays):
-    """The figure draws without a warning and clips no text; the arrays and the settings stay as they were."""
+    """The figure draws without a warning and clips no text; arrays and settings do not change."""
     before, settings = copy.deepcopy(arrays), dict(matplotlib.rcParams)
     figure = make()
     figure.savefig(io.BytesIO())
@@ -25,7 +25,7 @@ def assert_draws_well(make, arrays):
 
 
 def arrows(ax):
-    """The arrow heads at the axes' edges, as (marker, x, y)."""
+    """The arrow heads at the edges of the axes, as (marker, x, y)."""
     return {
         (line.get_marker(), float(x), float(y))
         for line in ax.lines

@@ -1,4 +1,4 @@
-"""Commands and small data sets that the tests of the command line share."""
+"""Commands and small data sets for the tests of the command line."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ GAUSSIAN = ["train", "--epochs", "1", "--batch", "1000", "--samples", "2"]
 
 
 def refused(capsys, *args: str) -> str:
-    """The one line that a mistake gets; status 2, no traceback, nothing written."""
+    """The error of a refused command: one line and status 2, without a traceback or a written file."""
     before = sorted(Path().rglob("*"))
     with pytest.raises(SystemExit) as exit_:
         cli.main(args)
@@ -28,7 +28,7 @@ DIGITS = [name for name, recipe in fv.models.RECIPES.items() if recipe.shape == 
 
 
 def write_digits() -> None:
-    """Forty images of the digits' shape, in the current folder."""
+    """Writes forty images with the shape of digits to the current folder."""
     x = fv.random.uniform(fv.random.key(0), (40, 1, 28, 28)).numpy()
     np.savez("digits.npz", train=x[:30], test=x[30:], train_labels=np.arange(30) % 10, test_labels=np.arange(10))
 

@@ -1,4 +1,4 @@
-"""Comparisons on the toy that several test files share."""
+"""Comparisons of estimators on the toy, for several test files."""
 
 from functools import cache
 

@@ -1,4 +1,4 @@
-"""Small files in the formats of the data sets, and errors of `load`."""
+"""Small files in the formats of the data sets, and checks of the errors of `load`."""
 
 import gzip
 import struct
@@ -25,7 +25,7 @@ def digits(n, seed=0):
 
 
 def write_idx(folder, *, zipped=False, train=12, test=5):
-    """The four files of MNIST's layout; returns their arrays."""
+    """Writes the four files of MNIST's layout and returns their arrays."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {}
     for part, n in (("train", train), ("t10k", test)):
@@ -53,7 +53,7 @@ def write_image(path, shape, value=0, mode=None):
 
 
 def refused(error, source, *fragments, **options):
-    """Hold load to this error, in one line that has every fragment."""
+    """Asserts that load raises this error with one line that contains every fragment; returns the line."""
     with pytest.raises(error) as info:
         data.load(str(source), **options)
     message = str(info.value)
@@ -64,7 +64,7 @@ def refused(error, source, *fragments, **options):
     return message
 
 
-# Limits: what a file claims is checked before memory is taken for it.
+# Limits: the sizes that a file declares are checked before memory is allocated.
 
 
 def npy_of(shape: str, descr: str = "<f4", content: bytes = bytes(96)) -> bytes:

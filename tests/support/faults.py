@@ -1,11 +1,11 @@
-"""Kills a run again and again, by SIGKILL, until it has come to its end; then it must be the run that nobody killed.
+"""Kills a run repeatedly with SIGKILL and resumes it until it ends. Its files must equal those of a run without kills.
 
 python tests/support/faults.py FOLDER [--kills 50] [--kinds time written ...] [--epochs 6] [--seed 0]
 
-Every attempt is a process of its own, forked here (so that torch and its compiler are imported once). Half of them are
-killed at a random moment, the others between two stages of a write (`files._between`): a file opened, written, synced,
-renamed, whole. When a run has come to its end, another begins, until there have been enough kills, the first ones of
-every kind. Prints how many, and where.
+Every attempt is a forked process, so that torch and its compiler are imported only once. Half of them are killed at a
+random time, the others between two stages of a write (`files._between`): a file is opened, written, synced, renamed,
+whole. When a run ends, another starts, until there have been enough kills and at least one of every kind. Prints the
+number of kills of each kind.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-import torch._dynamo  # what training would import, in every process anew
+import torch._dynamo  # otherwise every forked process would import it again
 
 from funcvae import runs
 from funcvae._support import files
@@ -36,7 +36,7 @@ def config_of(out: Path, epochs: int) -> runs.Config:
 
 
 def train_or_resume(out: Path, epochs: int) -> None:
-    """What a person would do: start it, and go on if it has been started."""
+    """Starts a run, or resumes it if it was started before."""
     if (out / "config.json").is_file():
         runs.resume(out)
     else:
@@ -44,7 +44,7 @@ def train_or_resume(out: Path, epochs: int) -> None:
 
 
 def attempt(out: Path, epochs: int, kill: tuple[str, float]) -> int:
-    """One process; its exit status, or minus the signal that ended it."""
+    """Trains in a forked process. Returns its exit status, or minus the signal that ended it."""
     kind, when = kill
     if (pid := os.fork()) == 0:
         status = 1
@@ -70,12 +70,12 @@ def attempt(out: Path, epochs: int, kill: tuple[str, float]) -> int:
 
 
 def wait_for_rows(run: Path, n: int = 1, alive: Callable[[], bool] = lambda: True) -> None:
-    """Until training has written so many rows; raises after a minute, or where who trains is not alive any more."""
+    """Waits until training has written n rows. Raises after a minute, or if `alive` returns False."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         if (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").read_bytes().count(b"\n") >= n:
             return
-        assert alive(), "it has ended before"
+        assert alive(), "training ended before it wrote the rows"
         time.sleep(0.02)
     raise AssertionError("no rows after a minute")
 
@@ -88,8 +88,8 @@ def contents(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes() for path in kept}
 
 
-def half_of_them_at_a_stage(kinds: Sequence[str], choose: random.Random) -> list[str]:
-    """Two kinds to choose from: a random moment, and one of the stages."""
+def time_or_one_stage(kinds: Sequence[str], choose: random.Random) -> list[str]:
+    """The kinds to choose from: a random time, and one stage."""
     stages = [kind for kind in kinds if kind != "time"]
     return [kind for kind in kinds if kind == "time"] + ([choose.choice(stages)] if stages else [])
 
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)  # a process with threads cannot be forked
     choose = random.Random(args.seed)
     whole = args.folder / "whole"
-    assert attempt(whole, args.epochs, ("never", 0)) == 0, "the undisturbed run failed"
+    assert attempt(whole, args.epochs, ("never", 0)) == 0, "the run without kills failed"
     expected = contents(whole)
     killed: Counter[str] = Counter()
     ended = 0
@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
         while True:
             missing = [kind for kind in args.kinds if kind not in killed]
             enough = kills > 40 or (not missing and sum(killed.values()) >= args.kills)
-            kind = "never" if enough else choose.choice(missing or half_of_them_at_a_stage(args.kinds, choose))
+            kind = "never" if enough else choose.choice(missing or time_or_one_stage(args.kinds, choose))
             when = choose.uniform(0, 1.2) if kind == "time" else choose.randrange(0, 4 if kills % 2 else 12)
             status = attempt(run, args.epochs, (kind, when))
             if status == 0:
@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
         shutil.rmtree(run)
         ended += 1
     where = ", ".join(f"{name} {count}" for name, count in sorted(killed.items()))
-    print(f"{sum(killed.values())} kills ({where}); {ended} runs came to the bits of the undisturbed one")
+    print(f"{sum(killed.values())} kills ({where}); {ended} runs ended with the bits of the run without kills")
     return 0
 
 

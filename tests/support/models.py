@@ -1,4 +1,4 @@
-"""Models with inputs for the laws, and comparisons to the bit."""
+"""Models with inputs for the laws, and comparisons of bits."""
 
 import random as python_random
 from functools import cache

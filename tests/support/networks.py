@@ -1,4 +1,4 @@
-"""Descriptions of networks, to compare a model with."""
+"""Descriptions of networks, for the tests of models."""
 
 import torch
 
@@ -10,7 +10,7 @@ IMAGES = fv.random.uniform(fv.random.key(12), (3, 1, 28, 28))
 
 
 def described(model):
-    """Parameters and state, in float64 so that a forward written out agrees to rounding in any order of sums."""
+    """Parameters and state in float64, so that a forward pass written out agrees to rounding."""
     params, state = model.init(KEY)
     return double(params), state
 
@@ -25,6 +25,6 @@ def linear(params, name, x):
 
 
 def known(distribution, **fields):
-    """A distribution's fields equal these."""
+    """Asserts that the fields of a distribution equal these."""
     for name, value in fields.items():
         torch.testing.assert_close(getattr(distribution, name), value, msg=lambda m, n=name: f"{n}: {m}")

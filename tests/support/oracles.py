@@ -1,7 +1,7 @@
-"""Known answers: the linear-Gaussian toy in closed form, expectations by quadrature, tests in standard errors.
+"""Known results: the linear-Gaussian toy in closed form, expectations by quadrature, tests in standard errors.
 
-The toy is Rainforth et al. (2018), arXiv:1802.04537: p(z) = N(mu, I), p(x|z) = N(z, I), q(z|x) = N(m, s² I). Its closed
-forms are for one dimension, with m* = (x + mu)/2 the exact posterior's mean (its variance is ½) and delta = m - m*.
+The toy is Rainforth et al. (2018), arXiv:1802.04537: p(z) = N(mu, I), p(x|z) = N(z, I), q(z|x) = N(m, s² I). The
+closed forms are for one dimension. The exact posterior has mean m* = (x + mu)/2 and variance ½, and delta = m - m*.
 """
 
 import math
@@ -19,7 +19,7 @@ S2 = 2 / 3
 
 
 class ToyEncoder(nn.Module):
-    """q(z|x) = N(m, s²) with m and log s as its parameters, one of each for every dimension."""
+    """q(z|x) = N(m, s²) with parameters m and log s for each dimension."""
 
     def __init__(self, m, s2, latent):
         super().__init__()
@@ -60,7 +60,7 @@ def double(params):
 
 
 def tiny(encoder=lambda: nn.Sequential(nn.Linear(2, 4), nn.Tanh()), **kwargs):
-    """A nonlinear model of points in the plane with two latents and a learned prior, in float64; and two data."""
+    """A nonlinear model of points in the plane with two latents and a learned prior, and two points, in float64."""
     model = fv.vae(
         encoder=encoder,
         decoder=lambda: nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)),
@@ -92,7 +92,7 @@ def posterior(x, mu=0.0):
 
 
 def gap(m, s2, x, mu=0.0):
-    """KL(q ‖ p(z|x)): how far the ELBO lies below log p(x)."""
+    """KL(q ‖ p(z|x)) = log p(x) - ELBO."""
     delta = m - posterior(x, mu)[0]
     return 0.5 * (2 * s2 - 1 - math.log(2 * s2)) + delta**2
 
@@ -129,7 +129,7 @@ def iwae_asymptote(dimensions=1):
 
 
 def iwae_bound(k, m, s2, x, mu=0.0, nodes=60):
-    """E L_K of the toy by Gauss–Hermite quadrature, in numpy alone."""
+    """E L_K of the toy by Gauss–Hermite quadrature, with numpy only."""
     eps, weights = np.polynomial.hermite_e.hermegauss(nodes)
     z = m + math.sqrt(s2) * eps
     log_w = -0.5 * (x - z) ** 2 - 0.5 * (z - mu) ** 2 - 0.5 * math.log(2 * math.pi) + 0.5 * eps**2 + 0.5 * math.log(s2)
@@ -140,9 +140,9 @@ def iwae_bound(k, m, s2, x, mu=0.0, nodes=60):
 
 
 def by_hand(weights, k, m, s2, x, mu=0.0, nodes=60):
-    """Mean and variance of an estimator's ascent direction in m, log s and mu on the toy, in numpy alone.
+    """Mean and variance of an estimator's ascent direction in m, log s and mu on the toy, with numpy only.
 
-    `weights` is from log-weights [k, G] to (path, score, theta); z = m + s eps, so that with q's parameters held
+    `weights` maps log-weights [k, G] to (path, score, theta). z = m + s eps, so that with q's parameters held
     constant ∂ log w/∂z = (x - z) - (z - mu) + (z - m)/s², and ∇ log q is eps/s in m and eps² - 1 in log s.
     """
     node, weight = np.polynomial.hermite_e.hermegauss(nodes)
@@ -166,7 +166,7 @@ def by_hand(weights, k, m, s2, x, mu=0.0, nodes=60):
 
 
 def grid(samples, latent, nodes):
-    """Tensor Gauss–Hermite nodes for eps [G, samples, 1, latent] and their weights [G], which sum to one."""
+    """Gauss–Hermite nodes for eps [G, samples, 1, latent] on a tensor grid, and their weights [G], which sum to one."""
     node, weight = np.polynomial.hermite_e.hermegauss(nodes)
     weight = weight / weight.sum()
     axes = samples * latent
@@ -184,7 +184,7 @@ def quadrature(estimator, model, params, state, x, samples, nodes):
 
 
 def under_mirrored_noise(estimator):
-    """The estimator as a function of half the noise, the other half being its mirror image; and its bound likewise."""
+    """The estimator and its bound as functions of one half of the noise; the other half is its negative."""
 
     def call(model, params, state, x, half, *, train):
         return estimator(model, params, state, x, torch.cat([half, -half]), train=train)
@@ -196,7 +196,7 @@ def under_mirrored_noise(estimator):
 
 
 def quadrature_bound(bound, model, params, state, x, samples, nodes, chunk=8192):
-    """The exact mean of a function (model, params, state, x, eps) -> [B] over noise and batch, and its gradient."""
+    """The exact mean over noise and batch of a function (model, params, state, x, eps) -> [B], and its gradient."""
 
     def part(params, eps, weights):
         values = torch.vmap(lambda e: bound(model, params, state, x, e.expand(-1, len(x), -1)).mean())(eps)
@@ -210,7 +210,7 @@ def quadrature_bound(bound, model, params, state, x, samples, nodes, chunk=8192)
 
 
 def log_weights(model, params, state, x, eps):
-    """log w [K, B] written out with torch.distributions, for normal posteriors and priors; one latent at a time."""
+    """log w [K, B] written out with torch.distributions for normal posteriors and priors, sample by sample."""
     q, _ = model.encode(params, state, x)
     rows = []
     for e in eps:
@@ -227,12 +227,12 @@ def log_weights(model, params, state, x, eps):
 
 
 def descent(bound, params):
-    """Minus the gradient of a function params -> bound [B] averaged over the batch."""
+    """Minus the gradient of a function params -> bound [B], averaged over the batch."""
     return grad(lambda p: -bound(p).mean())(params)
 
 
 def assert_close(actual, expected, atol, rtol=0.0):
-    """Two trees agree in structure and, leaf by leaf, in value."""
+    """Asserts that two trees have the same structure and close leaves."""
     assert tree.structure(actual) == tree.structure(expected)
     for name, leaf in tree.named_leaves(actual).items():
         torch.testing.assert_close(
@@ -241,10 +241,10 @@ def assert_close(actual, expected, atol, rtol=0.0):
 
 
 def assert_zero_mean(samples, z=5.0):
-    """The samples [R, ...] are compatible with mean zero: every coordinate within z standard errors."""
+    """Asserts that the mean of the samples [R, ...] is within z standard errors of zero in every coordinate."""
     samples = torch.as_tensor(samples, dtype=torch.float64)
     error = samples.std(0) / math.sqrt(len(samples))
-    assert bool((error > 0).all()), "samples that do not vary say nothing about their mean"
+    assert bool((error > 0).all()), "samples without variance cannot test a mean"
     score = samples.mean(0) / error
     worst = float(score.abs().max())
     assert worst <= z, f"a mean is {worst:.1f} standard errors from zero"

@@ -1,4 +1,4 @@
-"""The estimators by name, and the number of samples that each takes."""
+"""The estimators by name, and the numbers of samples that each accepts."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ every_estimator = pytest.mark.parametrize("spec", SPECS)
 
 
 def of_samples(*counts):
-    """Every estimator with every number of samples that it takes."""
+    """Every estimator with each of these numbers of samples that it accepts."""
     more = {"rloo": 2, "vimco": 2, "ovis": 2, "miwae": 2, "piwae": 2}
     takes = {
         spec: [

@@ -1,4 +1,4 @@
-"""Small grids and sweeps that several test files share."""
+"""Small grids and sweeps, for several test files."""
 
 import json
 from contextlib import nullcontext
@@ -12,13 +12,13 @@ from funcvae import figures, runs
 
 
 def write_points() -> None:
-    """Twelve points for training and five for testing, in the current folder."""
+    """Writes twelve training and five test points to the current folder."""
     x = fv.random.uniform(fv.random.key(0), (17, 2)).numpy()
     np.savez("points.npz", train=x[:12], test=x[12:])
 
 
 def content(seeds=(0,), estimators=("elbo",), samples=(2,), replicates=None, **settings) -> dict:
-    """A grid of cells with six steps each."""
+    """The content of a grid file whose cells have six steps each."""
     settings = {"data": "points.npz", "epochs": 2, "batch": 5} | settings
     axes = {"systems": ["gaussian2d_vae"], "estimators": estimators, "samples": samples, "seeds": seeds}
     made = {**{name: list(axis) for name, axis in axes.items()}, "settings": settings}
@@ -35,7 +35,7 @@ def written(name: str = "grid.json", **given) -> str:
 
 
 def swept(grid: runs.Grid, folder: str = "sweep", **options) -> dict:
-    """Sweeps without the figures of the cells, which take longer than their training."""
+    """Sweeps without drawing the figures of the cells, which takes longer than their training."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "save", lambda figure, path: path)
         return runs.train_grid(grid, folder, measure=runs.variance_report, **options)
@@ -47,7 +47,7 @@ def all_files(folder: str) -> dict[str, tuple[int, bytes]]:
 
 
 def after(steps: int):
-    """What stops a sweep after so many looks whether to stop."""
+    """A stop context that stops a sweep after the given number of checks."""
     looks = iter(range(10**6))
     return lambda: nullcontext(lambda: next(looks) >= steps)
 

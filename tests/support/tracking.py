@@ -32,7 +32,7 @@ def run():
 
 
 def global_state():
-    """What a tracker must leave alone."""
+    """Global state that a tracker must not change."""
     generators = [random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().tolist()]  # noqa: NPY002
     settings = [torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(), np.geterr()]
     return generators, settings, threading.enumerate()
@@ -44,7 +44,7 @@ def free_port():
 
 
 class Server:
-    """A visdom server of its own, started without the download of its page's scripts."""
+    """A local visdom server, started without downloading the scripts of its page."""
 
     def __init__(self, folder):
         self.port = free_port()

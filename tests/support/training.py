@@ -1,4 +1,4 @@
-"""Short training runs that several test files share."""
+"""Short training runs, for several test files."""
 
 import torch
 
@@ -21,7 +21,7 @@ def binarize01(key: fv.random.Key, x: torch.Tensor) -> torch.Tensor:
     return fv.random.bernoulli(key, x.sigmoid()).to(x.dtype)
 
 
-# Stopping, saving, going on, and replaying.
+# Stopping, saving, resuming and replaying.
 
 
 def same(a: object, b: object) -> bool:

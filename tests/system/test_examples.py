@@ -40,7 +40,7 @@ def test_own_estimator_is_judged_to_ten_digits():
     found = main("own_estimator")()
     for name in ("0% baseline", "50% baseline", "100% baseline", "vimco", "iwae"):
         assert found[name][0] < 1e-10
-    assert found["own sample in it"][0] > 0.1
+    assert found["with its own sample"][0] > 0.1
     assert found["100% baseline"][1] < found["50% baseline"][1] < found["0% baseline"][1]
     assert found["100% baseline"] == pytest.approx(found["vimco"])  # at K = 2 the geometric mean is the mean
 
@@ -103,7 +103,7 @@ def test_the_burda_table_trains_what_is_missing_and_reads_the_rest(tmp_path, cap
     assert "86.76 → 86.35" in capsys.readouterr().out
     with pytest.raises(fv.errors.BadValue, match="holds 1 epochs of"):
         table(out=str(tmp_path / "runs"), **{**options, "epochs": 2})
-    with pytest.raises(fv.errors.BadValue, match="--n lie between 2 and 20"):
+    with pytest.raises(fv.errors.BadValue, match="--n must lie between 2 and 20"):
         table(out=str(tmp_path / "more"), **{**options, "n": 21})
     assert not (tmp_path / "more").exists()
 

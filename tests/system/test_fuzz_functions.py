@@ -69,7 +69,7 @@ def two_lines(log_w):
         (takes_memory, "took 2"),
         (warns, "UserWarning: careful"),
         (two_lines, "BadValue is not one line"),
-        (doubles, "wrote to an argument"),
+        (doubles, "changed an argument"),
     ],
 )
 def test_a_broken_function_is_reported(capsys, monkeypatch, broken, message):

@@ -173,7 +173,7 @@ def test_all_say_in_what_they_do_not_agree(found_by, n):
     for found in found_by(n):
         assert found["sending"]["differ"] == (
             "the rank is 0 in process 0 and 1 in process 1, parity is 0 in process 0 and 1 in process 1: start all "
-            "with the same command, code and settings"
+            "processes with the same command, code and settings"
         )
 
 
@@ -427,7 +427,10 @@ def test_processes_that_were_started_differently_say_in_what(tmp_path):
     assert end.returncode != 0
     assert [(tmp_path / f"code.{rank}").read_text() for rank in range(2)] == ["2\n", "2\n"]
     line = one_line(end)
-    assert line == "epochs is 1 in process 0 and 2 in process 1: start all with the same command, code and settings"
+    assert (
+        line
+        == "epochs is 1 in process 0 and 2 in process 1: start all processes with the same command, code and settings"
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -445,7 +448,7 @@ def test_one_that_waits_for_others_in_vain_says_so(tmp_path, rank):
     assert time.monotonic() - before < 60
     assert end.returncode == 2
     line = one_line(end)
-    assert f"the processes have not met within 3 s at 127.0.0.1:{world['MASTER_PORT']}" in line
+    assert f"the processes have not connected within 3 s at 127.0.0.1:{world['MASTER_PORT']}" in line
     assert not (tmp_path / "run").exists()
 
 

@@ -272,8 +272,8 @@ def test_a_step_that_cannot_be_compiled_ends_the_run_that_would_claim_it_was(dig
     with pytest.raises(SystemExit):
         cli.main([*train, "--out", "run"])
     assert capsys.readouterr().err.endswith(
-        "\nfuncvae: error: the run's step is compiled, and the compiler cannot take this: Encountered something new; "
-        "a run made with --no-compile does without\n"
+        "\nfuncvae: error: the run's step is compiled, and the compiler cannot compile this: "
+        "Encountered something new; a run made with --no-compile does without\n"
     )
     cli.main([*train, "--out", "run", "--no-compile"])
 
