@@ -13,8 +13,8 @@ from funcvae._support import checks
 from funcvae.errors import BadValue
 
 __all__ = [
-    "FloatTensors", "Tensors", "Tree", "flatten", "from_named", "leaves", "like", "map", "named_leaves", "norm", "rows", "sha256",
-    "structure", "zeros_like",
+    "FloatTensors", "Tensors", "Tree", "flatten", "from_named", "leaves", "like", "map", "named_leaves", "norm", "rows",
+    "sha256", "structure", "zeros_like",
 ]  # fmt: skip
 
 

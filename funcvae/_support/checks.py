@@ -42,7 +42,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from funcvae.errors import BadType, BadValue, Missing
+from funcvae.errors import BadType, BadValue, FuncvaeError, Missing
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,72 +52,119 @@ Check = Callable[[str, Any], Any]
 
 
 class Only(NamedTuple):
-    """Marks a check that takes the place of the annotated type's own, so that it may write the whole message."""
+    """Marks a check that replaces the one of the annotated type, so that it can write the whole message."""
 
     check: Check
 
 
-def at_least(least: float) -> Check:
-    """A check that a number is not below `least`."""
+def that(holds: Callable[[Any], bool], must: str, error: type[FuncvaeError] = BadValue) -> Check:
+    """The check that a condition holds; the error says that the argument must be `must`."""
 
-    def check(name: str, value: float) -> float:
-        if not value >= least:
-            raise BadValue(f"{name} is {describe(value)}: it must be at least {least}")
+    def check(name: str, value: Any) -> Any:
+        if not holds(value):
+            raise error(f"{name} is {describe(value)}: it must be {must}")
         return value
 
     return check
+
+
+def at_least(least: float) -> Check:
+    """The check that a number is not below `least`."""
+    return that(lambda value: value >= least, f"at least {least}")
 
 
 def within(low: float, high: float) -> Check:
-    """A check that a number lies between two others, both included."""
-
-    def check(name: str, value: float) -> float:
-        if not low <= value <= high:
-            raise BadValue(f"{name} is {describe(value)}: it must lie between {low} and {high}")
-        return value
-
-    return check
+    """The check that a number lies between two others, both included."""
+    return that(lambda value: low <= value <= high, f"between {low} and {high}")
 
 
-def is_positive(name: str, value: float) -> float:
-    """A check that a number is positive and finite."""
-    if not 0 < value < math.inf:
-        raise BadValue(f"{name} is {value}: it must be positive and finite")
-    return value
-
-
-def is_finite(name: str, value: float) -> float:
-    """A check that a number is finite."""
-    if not math.isfinite(value):
-        raise BadValue(f"{name} is {value}: it must be finite")
-    return value
-
-
-def floating(name: str, value: Tensor) -> Tensor:
-    """A check that a tensor has a floating-point dtype."""
-    if not value.is_floating_point():
+def tensor(name: str, value: Any, axes: str = "", floating: bool = False) -> Tensor:
+    """Checks that an object is a dense tensor with one axis for each word of `axes` ("..." for any number)."""
+    words = axes.split()
+    what = f"a tensor [{', '.join(words)}]" if axes else "a tensor"
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        got = f"a tensor of layout {value.layout}" if isinstance(value, Tensor) else describe(value)
+        raise BadType(f"{name} is {got}: it must be {what}")
+    if axes and (value.ndim < len(words) - 1 if "..." in words else value.ndim != len(words)):
+        raise BadValue(f"{name} has shape {list(value.shape)}: it must be {what}")
+    if floating and not value.is_floating_point():
         raise BadType(f"{name} is {value.dtype}: it must be floating-point")
     return value
 
 
+def integer(name: str, value: int, least: int | None = None, most: float | None = None) -> int:
+    """Checks that an object is a whole number of 64 bits."""
+    try:
+        value = operator.index(None if isinstance(value, bool) else value)  # type: ignore[arg-type]
+    except (TypeError, RuntimeError):
+        raise BadType(f"{name} is {describe(value)}: it must be a whole number") from None
+    if most != math.inf and not -(2**63) <= value < 2**63:
+        raise BadValue(f"{name} is {describe(value)}: it must fit in 64 bits")
+    if least is not None and value < least:
+        raise BadValue(f"{name} is {describe(value)}: it must be at least {least}")
+    if most is not None and value > most:
+        raise BadValue(f"{name} is {describe(value)}: it must be at most {most}")
+    return value
+
+
+def number(name: str, value: float) -> float:
+    """Checks that an object is a real number; NaN and infinity are allowed."""
+    if isinstance(value, Tensor | np.ndarray) and value.ndim == 0 and not getattr(value, "is_meta", False):
+        value = value.item()
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise BadType(f"{name} is {describe(value)}: it must be a number")
+    try:
+        return value if isinstance(value, int) and -(2**53) < value < 2**53 else float(value)
+    except OverflowError:
+        raise BadValue(f"{name} is {describe(value)}: it must be a number that a float can hold") from None
+
+
+def numbers(name: str, value: Iterable[float]) -> list[float]:
+    """Checks that an object holds real numbers along one axis."""
+    if isinstance(value, Tensor):
+        concrete(name, value)
+    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__len__") or getattr(value, "ndim", 1) != 1:
+        raise BadType(f"{name} is {describe(value)}: it must be a sequence of numbers, such as (0, 0.5, 1)")
+    return [number(f"a number in {name}", each) for each in (value.tolist() if hasattr(value, "tolist") else value)]
+
+
+def path(name: str, value: str | os.PathLike[str]) -> Path:
+    """Checks that an object is the path of a file or folder, which need not exist."""
+    if not isinstance(value, str | os.PathLike):
+        raise BadType(f"{name} is {describe(value)}: it must be the path of a file or folder")
+    return Path(value)
+
+
+def instance(name: str, value: Any, kind: type) -> Any:
+    """Checks that an object is of a class."""
+    article = "an" if kind.__name__[0] in "AEIO" else "a"
+    return that(lambda v: isinstance(v, kind), f"{article} {kind.__name__}", BadType)(name, value)
+
+
+def function(name: str, value: Any, what: str = "a function") -> Any:
+    """Checks that an object can be called."""
+    return that(callable, what, BadType)(name, value)
+
+
+flag = that(lambda value: isinstance(value, bool), "True or False", BadType)
+text = that(lambda value: isinstance(value, str), "a string", BadType)
+mapping = that(lambda value: isinstance(value, Mapping), "a dict", BadType)
+sequence = that(lambda v: isinstance(v, Sequence) and not isinstance(v, str | bytes), "a list or tuple", BadType)
+is_positive = that(lambda value: 0 < value < math.inf, "positive and finite")
+is_finite = that(math.isfinite, "finite")
+floating = that(torch.is_floating_point, "floating-point", BadType)
+float32_or_float64 = that(lambda v: v in (torch.float32, torch.float64), "torch.float32 or torch.float64", BadType)
+
+_BY_KIND: dict[Any, Check | None] = {
+    int: integer, float: number, bool: flag, str: text, Path: path, Tensor: tensor, Sequence: sequence,
+    list: sequence, tuple: sequence, Mapping: mapping, dict: mapping, Any: None,
+}  # fmt: skip
+
+
 def concrete(name: str, value: Tensor, axes: str = "", floating: bool = False) -> Tensor:
-    """A check that a tensor holds values, unlike one on the `meta` device."""
+    """Checks that a tensor holds values, unlike one on the `meta` device."""
     if tensor(name, value, axes, floating).is_meta:
         raise BadValue(f"{name} is on the meta device, which holds no values: make it on another device")
-    return value
-
-
-def float32_or_float64(name: str, value: torch.dtype) -> torch.dtype:
-    """A check that a dtype is one of these two."""
-    if value not in (torch.float32, torch.float64):
-        raise BadType(f"{name} is {value}: it must be torch.float32 or torch.float64")
-    return value
-
-
-def whole(name: str, value: Tensor) -> Tensor:
-    """A check that a tensor holds int32 or int64 numbers."""
-    if value.dtype not in (torch.int32, torch.int64):
-        raise BadType(f"{name} is {value.dtype}: it must be int32 or int64")
     return value
 
 
@@ -133,9 +180,9 @@ Fraction = Annotated[float, within(0, 1)]
 """A number between 0 and 1."""
 Floats = Annotated[Tensor, floating]
 """A tensor of a floating-point dtype."""
-Indices = Annotated[Tensor, whole]
+Indices = Annotated[Tensor, that(lambda at: at.dtype in (torch.int32, torch.int64), "int32 or int64", BadType)]
 """A tensor of indices, int32 or int64."""
-Dtype = Annotated[torch.dtype, float32_or_float64]
+Dtype = Annotated[torch.dtype, Only(float32_or_float64)]
 """torch.float32 or torch.float64."""
 
 
@@ -223,7 +270,7 @@ def _check_of(hint: Any) -> Check | None:
             return lambda name, value: None if value is None else check(name, value)
         return path if set(inner) == {str, Path} else None
     if origin is Literal:
-        return lambda name, value: _one_of(name, value, inner)
+        return that(lambda value: value in inner, f"one of {', '.join(map(repr, inner))}")
     if Callable in (hint, origin) or getattr(hint, "_is_protocol", False):
         return function
     kind = origin or hint
@@ -241,119 +288,6 @@ def _in_turn(checks: Sequence[Check | None]) -> Check:
         return value
 
     return check
-
-
-def instance(name: str, value: Any, kind: type) -> Any:
-    """Checks that an object is of a class."""
-    if not isinstance(value, kind):
-        article = "an" if kind.__name__[0] in "AEIO" else "a"
-        raise BadType(f"{name} is {describe(value)}: it must be {article} {kind.__name__}")
-    return value
-
-
-def integer(name: str, value: int, least: int | None = None, most: float | None = None) -> int:
-    """Checks that an object is a whole number of 64 bits."""
-    try:
-        value = operator.index(None if isinstance(value, bool) else value)  # type: ignore[arg-type]
-    except (TypeError, RuntimeError):
-        raise BadType(f"{name} is {describe(value)}: it must be a whole number") from None
-    if most != math.inf and not -(2**63) <= value < 2**63:
-        raise BadValue(f"{name} is {describe(value)}: it must fit in 64 bits")
-    if least is not None and value < least:
-        raise BadValue(f"{name} is {describe(value)}: it must be at least {least}")
-    if most is not None and value > most:
-        raise BadValue(f"{name} is {describe(value)}: it must be at most {most}")
-    return value
-
-
-def number(name: str, value: float) -> float:
-    """Checks that an object is a real number; NaN and infinity are allowed."""
-    if isinstance(value, Tensor | np.ndarray) and value.ndim == 0 and not getattr(value, "is_meta", False):
-        value = value.item()
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise BadType(f"{name} is {describe(value)}: it must be a number")
-    try:
-        return value if isinstance(value, int) and -(2**53) < value < 2**53 else float(value)
-    except OverflowError:
-        raise BadValue(f"{name} is {describe(value)}: it must be a number that a float can hold") from None
-
-
-def numbers(name: str, value: Iterable[float]) -> list[float]:
-    """Checks that an object holds real numbers along one axis."""
-    if isinstance(value, Tensor):
-        concrete(name, value)
-    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__len__") or getattr(value, "ndim", 1) != 1:
-        raise BadType(f"{name} is {describe(value)}: it must be a sequence of numbers, such as (0, 0.5, 1)")
-    return [number(f"a number in {name}", each) for each in (value.tolist() if hasattr(value, "tolist") else value)]
-
-
-def tensor(name: str, value: Any, axes: str = "", floating: bool = False) -> Tensor:
-    """Checks that an object is a dense tensor, with one axis for each word of `axes` ("..." for any number of axes)."""
-    words = axes.split()
-    what = f"a tensor [{', '.join(words)}]" if axes else "a tensor"
-    if not isinstance(value, Tensor) or value.layout != torch.strided:
-        got = f"a tensor of layout {value.layout}" if isinstance(value, Tensor) else describe(value)
-        raise BadType(f"{name} is {got}: it must be {what}")
-    if axes and (value.ndim < len(words) - 1 if "..." in words else value.ndim != len(words)):
-        raise BadValue(f"{name} has shape {list(value.shape)}: it must be {what}")
-    if floating and not value.is_floating_point():
-        raise BadType(f"{name} is {value.dtype}: it must be floating-point")
-    return value
-
-
-def flag(name: str, value: bool) -> bool:
-    """Checks that an object is True or False."""
-    if not isinstance(value, bool):
-        raise BadType(f"{name} is {describe(value)}: it must be True or False")
-    return value
-
-
-def text(name: str, value: str) -> str:
-    """Checks that an object is a string."""
-    if not isinstance(value, str):
-        raise BadType(f"{name} is {describe(value)}: it must be a string")
-    return value
-
-
-def path(name: str, value: str | os.PathLike[str]) -> Path:
-    """Checks that an object is the path of a file or folder, which need not exist."""
-    if not isinstance(value, str | os.PathLike):
-        raise BadType(f"{name} is {describe(value)}: it must be the path of a file or folder")
-    return Path(value)
-
-
-def function(name: str, value: Any, what: str = "a function") -> Any:
-    """Checks that an object can be called."""
-    if not callable(value):
-        raise BadType(f"{name} is {describe(value)}: it must be {what}")
-    return value
-
-
-def sequence(name: str, value: Any) -> Any:
-    """Checks that an object is a list, a tuple or the like, and no string."""
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-        raise BadType(f"{name} is {describe(value)}: it must be a list or tuple")
-    return value
-
-
-def mapping(name: str, value: Any) -> Any:
-    """Checks that an object is a dict or the like."""
-    if not isinstance(value, Mapping):
-        raise BadType(f"{name} is {describe(value)}: it must be a dict")
-    return value
-
-
-_BY_KIND: dict[Any, Check | None] = {
-    int: integer, float: number, bool: flag, str: text, Path: path, Tensor: tensor, Sequence: sequence,
-    list: sequence, tuple: sequence, Mapping: mapping, dict: mapping, Iterable: None, Any: None,
-}  # fmt: skip
-
-
-def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
-    """Checks that an object is one of those that a Literal lists."""
-    if value not in allowed:
-        raise BadValue(f"{name} is {describe(value)}: it must be one of {', '.join(map(repr, allowed))}")
-    return value
 
 
 def sizes(name: str, value: Sequence[int]) -> tuple[int, ...]:
@@ -401,13 +335,6 @@ def device(value: torch.device | str) -> torch.device:
         return torch.device(value)
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise Missing(f"device {describe(value)} is not available: {one_line(str(error))}") from None
-
-
-def dtype(name: str, value: torch.dtype) -> torch.dtype:
-    """Checks that a dtype is torch.float32 or torch.float64."""
-    if value is not torch.float32 and value is not torch.float64:
-        raise BadType(f"{name} is {describe(value)}: it must be torch.float32 or torch.float64")
-    return value
 
 
 def describe(value: Any) -> str:

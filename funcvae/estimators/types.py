@@ -16,8 +16,8 @@ from funcvae.modules import Params, State
 from funcvae.noise import Noise, is_independent, name_of
 
 __all__ = [
-    "Claims", "Estimate", "Estimator", "FromPass", "GradientEstimator", "LogWeights", "PartialBound", "Parts", "Pass",
-    "Share", "Weights", "check_arguments", "check_estimator", "check_noise",
+    "Claims", "Estimate", "Estimator", "FromPass", "GradientEstimator", "PartialBound", "PartialLogWeights", "Parts",
+    "Pass", "Share", "Weights", "check_arguments", "check_estimator", "check_noise",
 ]  # fmt: skip
 
 
@@ -85,7 +85,7 @@ class Share(Protocol):
         ...
 
 
-class LogWeights(Protocol):
+class PartialLogWeights(Protocol):
     """The log-weights of some samples."""
 
     def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Tensor:
@@ -105,7 +105,7 @@ class Parts(NamedTuple):
     """The work of an estimator on some samples of each datum: the shares of all samples add up to the estimate."""
 
     share: Share
-    log_w: LogWeights | None = None
+    log_w: PartialLogWeights | None = None
     """The log-weights, if the weights of a share depend on those of all samples."""
     weigh: Callable[[Tensor], tuple[Weights, Tensor]] | None = None
     """From log w [N, B] of all samples to their weights, and to the bound [B] to add to the bounds of the shares."""
@@ -216,5 +216,5 @@ def check_arguments(model: VAE, params: Params, state: State, x: Annotated[Tenso
     checks.same_device(eps=eps, x=x)
 
 
-def checked_estimate(x):  # temporary
+def checked_estimate(x: Estimate) -> Estimate:  # temporary
     return x

@@ -76,7 +76,7 @@ def test_a_task_trains_and_is_replayed_as_its_parts_are(points):
         (lambda task: task._replace(opt=None), "opt is None: it must be an Optimizer"),
     ],
 )
-def test_a_wrong_task_is_an_error(wrong, message):
+def test_a_wrong_task_is_an_error(wrong, message, points):
     start, model, estimator, opt = begun()
     task = wrong(Task(model, estimator, opt, points))
     for call in (lambda: fit_task(start, task), lambda: replay_task(start, 0, task)):
@@ -84,7 +84,7 @@ def test_a_wrong_task_is_an_error(wrong, message):
             call()
 
 
-def test_wrong_callbacks_are_an_error():
+def test_wrong_callbacks_are_an_error(points):
     start, *rest = begun()
     with pytest.raises(BadType, match="callbacks is None: it must be a Callbacks"):
         fit_task(start, Task(*rest, points), callbacks=None)
