@@ -288,7 +288,7 @@ def mapping(name: str, value: Any) -> Any:
 
 _BY_KIND: dict[Any, Check | None] = {
     int: integer, float: number, bool: flag, str: text, Path: path, Tensor: tensor, Sequence: sequence,
-    list: sequence, tuple: sequence, Mapping: mapping, dict: mapping, Iterable: None, object: None,
+    list: sequence, tuple: sequence, Mapping: mapping, dict: mapping, Iterable: None, object: None, Any: None,
 }  # fmt: skip
 
 
