@@ -195,7 +195,7 @@ def _in_our_words(message: str, content: Any) -> BadType | BadValue:
             content = content[key] if isinstance(content, dict) else content[int(key)]
         given = checks.describe(content)
     return (BadType if found else BadValue)(
-        f"{name or 'content'} is {given}: {expected.replace('Expected', 'it must be')}"
+        f"{name or 'content'} is {given}: {expected.replace('Expected', 'expected')}"
     )
 
 

@@ -31,17 +31,17 @@ class Outer:
 @pytest.mark.parametrize(
     ("content", "kind", "message"),
     [
-        ([], BadType, "content is list (): it must be object"),
+        ([], BadType, "content is list (): expected object"),
         ({}, BadValue, "n is missing"),
         ({"n": 0}, BadValue, "n is 0: it must be at least 1"),
-        ({"n": True}, BadType, "n is True: it must be int"),
-        ({"n": 1.0}, BadType, "n is 1.0: it must be int"),
+        ({"n": True}, BadType, "n is True: expected int"),
+        ({"n": 1.0}, BadType, "n is 1.0: expected int"),
         ({"n": 10**30}, BadValue, "n is about 2**99: it must fit in 64 bits"),
-        ({"n": 1, "rate": "1"}, BadType, "rate is '1': it must be float | null"),
-        ({"n": 1, "inner": {"shape": [2, 0]}}, BadValue, "inner.shape[1] is 0: it must be int >= 1"),
-        ({"n": 1, "names": []}, BadValue, "names is list (): it must be array of length >= 1"),
-        ({"n": 1, "names": "a"}, BadType, "names is 'a': it must be array"),
-        ({"n": 1, "settings": {3: 4}}, BadType, "key in settings is of type int: it must be str"),
+        ({"n": 1, "rate": "1"}, BadType, "rate is '1': expected float | null"),
+        ({"n": 1, "inner": {"shape": [2, 0]}}, BadValue, "inner.shape[1] is 0: expected int >= 1"),
+        ({"n": 1, "names": []}, BadValue, "names is list (): expected array of length >= 1"),
+        ({"n": 1, "names": "a"}, BadType, "names is 'a': expected array"),
+        ({"n": 1, "settings": {3: 4}}, BadType, "key in settings is of type int: expected str"),
     ],
 )
 def test_wrong_content(content, kind, message):

@@ -100,9 +100,9 @@ def spoiled(run, file, change):
         (lambda run: (run / "manifest.json").unlink(), "manifest.json is missing"),
         (lambda run: (run / "config.json").unlink(), "run is no run folder: it has no config.json"),
         (lambda run: shutil.rmtree(run), "run: no such run folder"),
-        (lambda run: (run / "params.safetensors").write_bytes(b"x"), "not a whole safetensors file"),
+        (lambda run: (run / "params.safetensors").write_bytes(b"x"), "not a complete safetensors file"),
         (lambda run: spoiled(run, "config.json", lambda text: text[:40]), "config.json is not JSON"),
-        (lambda run: spoiled(run, "config.json", lambda text: "[]"), "config.json holds no JSON object"),
+        (lambda run: spoiled(run, "config.json", lambda text: "[]"), "config.json does not hold a JSON object"),
         (
             lambda run: spoiled(run, "config.json", lambda text: "{}"),
             "config.json is not that of a run: system is missing",

@@ -259,7 +259,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(config_of, capsy
     runs.resume(config.out)
     error = capsys.readouterr().err
     assert "does not have" not in error
-    assert "is damaged: its tensors do not have the SHA-256 that it names; going on from step 4" in error
+    assert "is damaged: the SHA-256 of its tensors is wrong; going on from step 4" in error
     assert_same(Path(config.out), whole)
 
 
@@ -267,7 +267,7 @@ def test_where_all_checkpoints_are_damaged_or_gone_nothing_is_begun_anew(config_
     run = runs.run(config_of("run"))
     (only,) = checkpoint.in_folder(run / "checkpoints").values()
     only.write_bytes(b"nothing")
-    with pytest.raises(BadData, match="not a whole safetensors file"):
+    with pytest.raises(BadData, match="not a complete safetensors file"):
         runs.resume(run)
     only.unlink()
     with pytest.raises(Missing, match="has no checkpoints left to go on from"):

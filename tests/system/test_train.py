@@ -315,7 +315,7 @@ def test_precision_is_set_for_the_run(here, monkeypatch):
             ["train", "burda_vae", "--data", "gaussian2d"],
             "burda_vae takes items of shape [1, 28, 28]: gaussian2d has [2]",
         ),
-        (["train", "--out", "/dev/null/run"], "/dev/null/run cannot be made, or written in: Not a directory"),
+        (["train", "--out", "/dev/null/run"], "/dev/null/run cannot be created or written in: Not a directory"),
     ],
 )
 def test_a_mistake_gets_one_line_that_says_what_would_be_right(here, capsys, args, message):

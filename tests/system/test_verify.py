@@ -140,7 +140,7 @@ def test_a_run_cut_off_in_a_row_is_compared_up_to_there(run):
     [
         (lambda run: (run / "metrics.jsonl").unlink(), Missing, "metrics.jsonl is missing"),
         (lambda run: (run / "metrics.jsonl").write_bytes(b""), BadData, "has no rows of steps"),
-        (lambda run: (run / "metrics.jsonl").write_bytes(b"[]\n"), BadData, "line 1, holds no JSON object"),
+        (lambda run: (run / "metrics.jsonl").write_bytes(b"[]\n"), BadData, "line 1, does not hold a JSON object"),
         (lambda run: spoil(run / "metrics.jsonl", 3, "step", lambda s: 7), BadData, "where that of step 3 belongs"),
         (lambda run: spoil(run / "metrics.jsonl", 3, "loss", lambda s: "x"), BadData, "it must be a number"),
         (lambda run: (run / "manifest.json").write_bytes(b"{}"), BadData, "'versions' is missing"),
@@ -236,7 +236,7 @@ def test_a_bit_of_the_parameters_that_flips_is_seen(run):
     spoiled = bytearray(path.read_bytes())
     spoiled[-3] ^= 1
     path.write_bytes(spoiled)
-    with pytest.raises(BadData, match="is damaged: its tensors do not have the SHA-256"):
+    with pytest.raises(BadData, match="is damaged: the SHA-256 of its tensors is wrong"):
         runs.load(run)
 
 
