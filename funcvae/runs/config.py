@@ -129,7 +129,7 @@ class Config:
         for name, known in {"precision": PRECISIONS, "device": ("cpu", "cuda"), "split": SPLITS}.items():
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
-        if self.sample_each_step and recipe(self.system).shape != (2,):
+        if recipe(self.system).shape != (2,) and self.sample_each_step:
             raise BadValue(f"sample_each_step needs data in the plane: {self.system} has images")
 
     @property
