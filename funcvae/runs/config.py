@@ -33,40 +33,40 @@ class Options:
     system: str | None = None
     """One of `funcvae list systems`."""
     data: str | None = None
-    """A name in `funcvae list data`, a folder of images, FILE.npy or FILE.npz. Default: the recipe's."""
+    """A name in `funcvae list data`, a folder of images, FILE.npy or FILE.npz. None: the recipe's."""
     data_dir: str | None = None
-    """Folder of named data sets. Default: data/."""
+    """Folder of named data sets. None: data/."""
     epochs: int | None = None
-    """Passes over the training data. Default: the recipe's."""
+    """Passes over the training data. None: the recipe's."""
     batch: int | None = None
-    """Batch size. Default: the recipe's."""
+    """Batch size. None: the recipe's."""
     samples: int | None = None
-    """Monte-Carlo samples N for each datum, the K of L_K. Default: the recipe's."""
+    """Monte-Carlo samples N for each datum, the K of L_K. None: the recipe's."""
     chunk: int | None = None
-    """Samples to decode at a time, to limit memory. Default, or 0: chosen by the batch size."""
+    """Samples to decode at a time, to limit memory. None or 0: chosen by the batch size."""
     shards: int | None = None
     """Split each step into this many shards, and add up their results in a fixed order: the bits do not depend on the
-    number of processes. Default, or 0: one shard for each process, added up in the fastest order."""
+    number of processes. None or 0: one shard for each process, added up in the fastest order."""
     split: str | None = None
-    """What the shards divide: the rows of the batch, or the samples of each datum. Default: rows."""
+    """What the shards divide: the rows of the batch, or the samples of each datum. None: rows."""
     estimator: str | None = None
-    """NAME or NAME:ARGUMENT, one of `funcvae list estimators`. Default: the recipe's."""
+    """NAME or NAME:ARGUMENT, one of `funcvae list estimators`. None: the recipe's."""
     noise: str | None = None
-    """Noise scheme, one of `funcvae list noise`. Default: iid."""
+    """Noise scheme, one of `funcvae list noise`. None: iid."""
     lr: float | None = None
-    """Learning rate. Default: the recipe's rate or schedule."""
+    """Learning rate. None: the recipe's rate or schedule."""
     seed: int | None = None
-    """Seed of the key; equal seeds give equal bits. Default: 0."""
+    """Seed of the key; equal seeds give equal bits. None: 0."""
     out: str | None = None
     """Run folder, new or empty."""
     checkpoint_every: int | None = None
-    """Steps between checkpoints; 0 for only the last one. Default: 1000."""
+    """Steps between checkpoints; 0 for only the last one. None: 1000."""
     keep: int | None = None
-    """Number of newest checkpoints to keep. Default: 2."""
+    """Number of newest checkpoints to keep. None: 2."""
     device: str | None = None
-    """Where to train: "cpu" or "cuda". Default: "cpu"."""
+    """Where to train: "cpu" or "cuda". None: "cpu"."""
     precision: str | None = None
-    """Precision of float32 matrix products (torch.set_float32_matmul_precision). Default: highest.
+    """Precision of float32 matrix products (torch.set_float32_matmul_precision). None: highest.
     "medium" is faster on many machines, and uses bfloat16 on CPUs with AMX."""
     compile: bool | None = None
     """Whether to run the step under torch.compile."""
@@ -79,7 +79,7 @@ class Options:
     variance_of: str | None = None
     """Further estimators to measure on the same noise: names separated by commas."""
     variance_replicates: int | None = None
-    """Draws of the noise for each measurement. Default: 100."""
+    """Draws of the noise for each measurement. None: 100."""
 
     def __post_init__(self) -> None:
         _check_fields(self)

@@ -1,4 +1,4 @@
-"""What `load` accepts, how it holds out a test set, and the data set as a value."""
+"""The sources that `load` accepts, the test set that it holds out, and the data set as a value."""
 
 import hashlib
 import subprocess
@@ -40,12 +40,12 @@ def test_unknown_name():
 
 
 @pytest.mark.parametrize("source", ["mnist.npz", "./mnist", "mnist/", "a/b", "/nowhere/at/all"])
-def test_path_that_is_not_there(tmp_path, monkeypatch, source):
+def test_missing_path(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)
     refused(Missing, source, source)
 
 
-def test_name_goes_before_path(tmp_path, monkeypatch):
+def test_a_name_has_priority_over_a_path(tmp_path, monkeypatch):
     write_image(tmp_path / "gaussian2d" / "0.png", (2, 2))
     write_image(tmp_path / "gaussian2d" / "1.png", (2, 2))
     monkeypatch.chdir(tmp_path)
