@@ -1,7 +1,6 @@
 """Commands that reproduce steps of a run: `verify` and `replay`."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -64,15 +63,14 @@ def replay(
         raise BadValue(f"--out is {out}: it must be the name of a safetensors file, NAME.safetensors")
     config, found = runs.replay(run, step, data=moved.data, data_dir=moved.data_dir)
     print(f"{run}: step {step} of {config.estimator} with {config.samples} samples, a batch of {len(found.rows)}")
-    print("\n".join(_replay_lines(found)))
+    print(_describe(found))
     if out is not None:
         arrays = {name: getattr(found, name) for name in ("rows", "x", "eps", "log_w", "bound", "grads")}
         print(checkpoint.save(Path(out), arrays, {"run": run, "step": step}))
 
 
-def _replay_lines(found: Replay) -> Iterator[str]:
-    """Describes a replay: the norm and range of each array, and how many of its numbers are not finite."""
-    yield table([(name, f"{float(value):.7g}") for name, value in found.metrics._asdict().items()])
+def _describe(found: Replay) -> str:
+    """The metrics of a replay; and the norm and range of each array, and how many of its numbers are not finite."""
     arrays = {"x": found.x, "eps": found.eps, "log_w": found.log_w, "bound": found.bound}
     arrays |= {f"grads/{name}": leaf for name, leaf in tree.named_leaves(found.grads).items()}
     after = tree.named_leaves(found.after.params).items()
@@ -83,8 +81,11 @@ def _replay_lines(found: Replay) -> Iterator[str]:
         least, greatest = (float(good.min()), float(good.max())) if len(good) else (float("nan"),) * 2
         bad = f"{array.numel() - len(good)}{_nonfinite_rows(name, array, found.rows)}"
         rows.append((name, *(f"{number:.7g}" for number in (float(good.norm()), least, greatest)), bad))
-    yield table(rows, ("array", "norm", "least", "greatest", "not finite"), "<>>><")
-    yield f"rows of the training data: {_first_rows(found.rows)}"
+    return "\n".join([
+        table([(name, f"{float(value):.7g}") for name, value in found.metrics._asdict().items()]),
+        table(rows, ("array", "norm", "least", "greatest", "not finite"), "<>>><"),
+        f"rows of the training data: {_first_rows(found.rows)}",
+    ])  # fmt: skip
 
 
 def _nonfinite_rows(name: str, array: Tensor, rows: Tensor) -> str:

@@ -12,8 +12,8 @@ __all__ = ["stop_on_signal"]
 def stop_on_signal(caught: list[int], *, alone: bool) -> Iterator[Callable[[], bool]]:
     """Yields a function that returns whether Ctrl-C or SIGTERM was caught.
 
-    A second signal ends a single process at once. Under torchrun it does not: torchrun forwards signals that a process may have received already, and
-    kills processes that run for another half minute.
+    A second signal ends a single process at once. Under torchrun it does not: torchrun forwards signals that a process
+    may have received already, and kills processes that run for another half minute.
 
     Args:
         caught: collects the numbers of the signals.

@@ -70,15 +70,15 @@ def load(source: str, *, root: str | Path = "data", download: bool = False) -> D
     root = Path(os.path.expanduser(checks.path("root", root)))
     path = Path(os.path.expanduser(checks.path("source", source)))
     if source in NAMED:
-        return _checked(source, NAMED[source](root=root, download=download))
+        return _from_arrays(source, NAMED[source](root=root, download=download))
     if not source or not path.exists():
         if os.path.basename(source) == source and not path.suffix:
             raise unknown("data", source, NAMED)
         raise Missing(f"{source} does not exist: give a folder of images, an .npy or an .npz file")
-    return _checked(source, read_folder(path) if path.is_dir() else read_numpy(path))
+    return _from_arrays(source, read_folder(path) if path.is_dir() else read_numpy(path))
 
 
-def _checked(name: str, parts: Arrays) -> Dataset:
+def _from_arrays(name: str, parts: Arrays) -> Dataset:
     """The data set of these arrays, with a test set held out if there is none, or BadData."""
     if "train" not in parts:
         raise BadData(f"{name} has no array 'train': it must hold the training data")

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from msgspec import Struct, structs
 
 from funcvae import estimators, figures, noise
-from funcvae._support import checks, files
+from funcvae._support import checks
 from funcvae._support.tables import table
-from funcvae.errors import BadData, BadType, BadValue, Missing
+from funcvae.errors import BadData, Missing
 from funcvae.figures.sweep import OverSeeds
 from funcvae.runs.config import Config
 from funcvae.runs.folder import has_run
@@ -30,31 +29,6 @@ COLUMNS = (
 )  # fmt: skip
 
 TableRow = dict[str, Any]
-
-
-class _Measured(Struct):
-    """The gradient variance of one network, as a result has it."""
-
-    variance: float
-    low: float
-    high: float
-    trusted: bool
-    snr: float
-
-
-class _Networks(Struct, frozen=True):
-    encoder: _Measured | None = None
-    decoder: _Measured | None = None
-
-
-class _Finished(Struct):
-    """The result of a finished cell, as far as it is read."""
-
-    steps: int
-    params_sha256: str
-    bound: float
-    test_bound: float
-    variance: _Networks = _Networks()
 
 
 class SweepResults(NamedTuple):
@@ -178,13 +152,16 @@ def _row(cell: Config) -> TableRow:
     if "diverged" in result:
         return row | {"status": "diverged", "diverged": str(result["diverged"])}
     try:
-        finished = structs.asdict(files.typed(result, _Finished, strict=False))  # numbers may be "inf"
-    except (BadType, BadValue) as error:
-        raise BadData(f"{Path(cell.out, RESULT)} is not the result of a cell: {error}") from None
-    for network, measured in structs.asdict(finished.pop("variance")).items():
-        if measured is not None:
-            row |= {f"{name}_{network}": value for name, value in structs.asdict(measured).items()}
-    return row | finished | {"status": "finished"}
+        row |= {"status": "finished", "steps": int(result["steps"]), "params_sha256": str(result["params_sha256"])}
+        row |= {name: float(result[name]) for name in ("bound", "test_bound")}
+        for network, found in result.get("variance", {}).items():
+            if network in NETWORKS:
+                row |= {f"{name}_{network}": float(found[name]) for name in ("variance", "low", "high", "snr")}
+                row[f"trusted_{network}"] = bool(found["trusted"])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        message = f"{type(error).__name__}, {error}"
+        raise BadData(f"{Path(cell.out, RESULT)} is not the result of a cell: {message}") from None
+    return row
 
 
 def _group(key: TableRow, rows: Sequence[TableRow]) -> TableRow:

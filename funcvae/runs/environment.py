@@ -26,30 +26,26 @@ __all__ = ["Manifest", "describe", "difference_text", "differences", "manifest",
 Size = Annotated[int, Meta(ge=1, lt=2**31)]
 
 
-class DataFacts(TypedDict):
-    """The entry `data` of a manifest, as far as it is read."""
+class _Versions(TypedDict):
+    funcvae: str
 
+
+class _Data(TypedDict):
     train: Size
     test: Size
     shape: list[Size]
 
 
-class MadeBy(TypedDict):
-    """The entry `versions` of a manifest, as far as it is read."""
-
-    funcvae: str
-
-
 class _Versioned(TypedDict):
-    versions: MadeBy
+    versions: _Versions
 
 
 class Manifest(_Versioned):
-    """The content of `manifest.json`, as far as it is read. It may hold more."""
+    """The fields of `manifest.json` that are read; it has more."""
 
     threads: Annotated[int, Meta(ge=1, le=1024)]
     config_sha256: str
-    data: DataFacts
+    data: _Data
     data_sha256: str
     resumed: NotRequired[list[dict[str, Any]]]
 
@@ -115,7 +111,7 @@ def parse_manifest(content: dict[str, Any], path: Path) -> Manifest:
         files.typed(content, Manifest)
     except (BadType, BadValue) as error:
         raise BadData(f"{path} is not the manifest of a run: {error}") from None
-    return cast(Manifest, content)  # with the fields that Manifest does not list
+    return cast(Manifest, content)  # with all fields
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -157,7 +153,7 @@ def numerics(config: Config, threads: int | None = None) -> Iterator[None]:
     except RuntimeError as error:
         if config.deterministic and "deterministic" in str(error):
             reason = str(error).split(". ")[0].splitlines()[0]
-            raise BadValue(f"deterministic is set, but {reason}; train without it, or on another device") from None
+            raise BadValue(f"deterministic is not possible: {reason}; train without it, or on another device") from None
         raise
     finally:
         torch.use_deterministic_algorithms(deterministic)

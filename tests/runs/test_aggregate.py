@@ -90,4 +90,4 @@ def test_collect_needs_the_folder_of_a_sweep(here, capsys):
         runs.collect("nowhere")
     with pytest.raises(SystemExit, match="2"):
         cli.main(["collect", "nowhere", "--out", "table.txt"])
-    assert "--out table.txt: give the name of a CSV file, NAME.csv" in capsys.readouterr().err
+    assert "--out is table.txt: it must be the name of a CSV file, NAME.csv" in capsys.readouterr().err

@@ -164,7 +164,7 @@ def test_an_autoencoder_with_broken_parameters_is_an_error(run_of):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--out", "."], "--out . is a folder"),
+        (["--out", "."], "--out is .: it must be"),
         (["--samples", "0"], "samples is 0"),
         (["--chunk", "0"], "chunk is 0"),
         (["--n", "1"], "n is 1: it must lie between 2 and 1000, the number of test items"),

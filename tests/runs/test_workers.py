@@ -171,7 +171,7 @@ def test_the_result_of_another_cell_is_an_error(here):
     with pytest.raises(BadData, match="its seed is 1, not 0"):
         swept(grid_of())
     path.write_text(json.dumps({"system": "gaussian2d_vae", "estimator": "elbo", "samples": 2, "seed": 0}))
-    with pytest.raises(BadData, match="is not the result of a cell: steps is missing"):
+    with pytest.raises(BadData, match="is not the result of a cell: KeyError, 'steps'"):
         runs.collect("sweep")
 
 
