@@ -71,7 +71,7 @@ def load(source: str, *, root: str | Path = "data", download: bool = False) -> D
     path = Path(os.path.expanduser(checks.path("source", source)))
     if source in NAMED:
         return _from_arrays(source, NAMED[source](root=root, download=download))
-    if not source or not path.exists():
+    if not source or not os.path.exists(path):  # False for a name that no file can have
         if os.path.basename(source) == source and not path.suffix:
             raise unknown("data", source, NAMED)
         raise Missing(f"{source} does not exist: give a folder of images, an .npy or an .npz file")

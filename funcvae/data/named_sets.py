@@ -1,5 +1,6 @@
 """Named data sets: MNIST, Fashion-MNIST, CIFAR-10, mnist-5k, gaussian2d."""
 
+import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Protocol
@@ -112,7 +113,7 @@ NAMED: dict[str, Loader] = {
 
 
 def _absent(folder: Path, files: Collection[str]) -> list[str]:
-    return [file for file in files if not (folder / file).is_file()]
+    return [file for file in files if not os.path.isfile(folder / file)]
 
 
 def _require(folder: Path, files: Collection[str], fetch: Callable[[], object], download: bool) -> None:

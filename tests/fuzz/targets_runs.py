@@ -34,9 +34,7 @@ from funcvae.runs import config
 from funcvae.train import checkpoint
 
 FOLDER = tempfile.TemporaryDirectory(prefix="funcvae-fuzz-")
-PATHS = one_of(
-    "", ".", "..", "/proc/self/nothing", "/nowhere/x", "~nobody/x", "a\0b", "\ud800", "a" * 300, "a/" * 3000, 3, None
-)
+PATHS = one_of("", ".", "..", "/proc/self/nothing", "/nowhere/x", "~nobody/x", 3, None)
 FOLDER_PATH = Kind(one_of(FOLDER.name, Path(FOLDER.name)), PATHS)
 FILE_PATH = Kind(one_of(Path(FOLDER.name, "a.safetensors"), f"{FOLDER.name}/b.safetensors"), PATHS)
 ROWS = Kind(one_of(1, 3, 5), one_of(0, -1, 10**12, 2**63, 10**400))
