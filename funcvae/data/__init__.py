@@ -1,6 +1,6 @@
 """Data sets as tensors: by name, from a folder of images, or from a NumPy file.
 
-`load` reads all of them: it converts values to floats, holds out a test set if there is none, and checks the data. It
+`load` reads all of them: it converts values to floats, holds out a test set if it is missing, and checks the data. It
 downloads only on request.
 """
 

@@ -1,6 +1,6 @@
 """Data sets as tensors: by name, from a folder of images, or from a NumPy file.
 
-`load` reads all of them: it converts values to floats, holds out a test set if there is none, and checks the data. It
+`load` reads all of them: it converts values to floats, holds out a test set if it is missing, and checks the data. It
 downloads only on request.
 """
 
@@ -79,7 +79,7 @@ def load(source: str, *, root: str | Path = "data", download: bool = False) -> D
 
 
 def _from_arrays(name: str, parts: Arrays) -> Dataset:
-    """The data set of these arrays, with a test set held out if there is none, or BadData."""
+    """The data set of these arrays, with a test set held out if it is missing, or BadData."""
     if "train" not in parts:
         raise BadData(f"{name} has no array 'train': it must hold the training data")
     items = {part: _items(f"{name}: {part}", parts[part]) for part in parts if not part.endswith("labels")}

@@ -197,7 +197,7 @@ def resumed(config: Config, options: Options, run: Path) -> Config:
     """The configuration of the run in a folder when it is resumed with these options.
 
     Raises:
-        BadValue: an option differs that may not change; the message names all of them.
+        BadValue: options differ that must stay the same; the message names them.
     """
     values = options.specified()
     if pairs := differences(config, values, MAY_CHANGE):
@@ -206,7 +206,7 @@ def resumed(config: Config, options: Options, run: Path) -> Config:
 
 
 def differences(config: Config, values: Mapping[str, Any], may_change: Collection[str]) -> str:
-    """Describes the values that differ from the configuration's fields and may not; empty if there are none."""
+    """Describes the values that differ from the configuration's fields and may not; empty if none differ."""
     differing = {name: value for name, value in values.items() if value != getattr(config, name)}
     wrong = [name for name in differing if name not in may_change]
     return ", ".join(f"{name} was {getattr(config, name)!r} and is {values[name]!r} now" for name in wrong)
@@ -242,7 +242,7 @@ def check_available(config: Config) -> None:
 
 
 def config_sha256(config: Config) -> str:
-    """The SHA-256 of the fields that may not change."""
+    """The SHA-256 of the fields that must stay the same."""
     fixed = {name: value for name, value in asdict(config).items() if name not in MAY_CHANGE}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 

@@ -120,7 +120,7 @@ def resume(
         trackers, stop_context, processes: see `run`. The number of processes may change.
 
     Raises:
-        BadValue: an option may not change, or the run has more epochs than requested.
+        BadValue: an option differs that must stay the same, or the run has more epochs than requested.
         BadData: the data have changed, or the files of the folder are damaged or do not match each other.
         InUse: another process writes in the folder.
         Missing, Stopped, NonFinite, ProcessLost, ReportedElsewhere: see `run` and `load`.

@@ -29,7 +29,7 @@ def test_file_of_an_unknown_type(tmp_path):
     refused(BadData, path, path, ".npy")
 
 
-# What is not there, and IDX files that are corrupt
+# Missing paths
 
 
 def test_unknown_name():
@@ -64,7 +64,7 @@ def test_sha256():
     assert dataset._replace(name="y").sha256() == dataset.sha256()
     for other in (x + 1, x.reshape(2, 3), x.double(), x.flip(0)):
         assert dataset._replace(train=other).sha256() != dataset.sha256()
-    assert dataset._replace(train=x.T.contiguous().T).sha256() == dataset.sha256()  # memory layout is no content
+    assert dataset._replace(train=x.T.contiguous().T).sha256() == dataset.sha256()  # the layout in memory is not hashed
 
 
 def test_import_is_cheap():

@@ -31,7 +31,7 @@ def test_mnist_itself(mnist_root):
     assert dataset.train.dtype == torch.float32
     assert dataset.train_labels.dtype == torch.int64
     assert dataset.train_labels.unique().tolist() == dataset.test_labels.unique().tolist() == list(range(10))
-    assert abs(dataset.train.double().mean() - 0.1307) < 1e-4  # the constant everyone normalizes MNIST with
+    assert abs(dataset.train.double().mean() - 0.1307) < 1e-4  # the usual constant of normalization
     assert dataset.train_labels[:5].tolist() == [5, 0, 4, 1, 9]
 
 

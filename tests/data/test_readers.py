@@ -121,7 +121,7 @@ def test_npy(tmp_path):
     x = np.arange(60, dtype=np.uint8).reshape(15, 2, 2)
     np.save(path, x)
     dataset = data.load(str(path))
-    assert dataset.train.shape == (14, 2, 2)  # no channel axis is made up
+    assert dataset.train.shape == (14, 2, 2)  # no channel axis is added
     assert dataset.test.shape == (1, 2, 2)
     assert sorted(torch.cat([dataset.train, dataset.test]).flatten().tolist()) == (torch.arange(60) / 255).tolist()
 
@@ -257,7 +257,7 @@ IMAGES, LABELS = digits(12)
         struct.pack(">4I", 0x803, 2**32 - 1, 28, 28) + IMAGES.tobytes(),
         struct.pack(">4i", 0x803, 0, 28, 28),
         struct.pack(">4i", 0xD03, 3, 28, 28) + IMAGES.tobytes(),  # float32
-        struct.pack(">4i", 0xA03, 12, 28, 28) + IMAGES.tobytes(),  # a type that there is not
+        struct.pack(">4i", 0xA03, 12, 28, 28) + IMAGES.tobytes(),  # an unknown type
         idx(LABELS),
         idx(IMAGES.reshape(12, 784)),
     ],
@@ -304,9 +304,9 @@ def test_an_archive_that_unpacks_to_many_times_its_size(tmp_path, monkeypatch):
     monkeypatch.setattr("funcvae.data.readers.UNPACKED_LIMIT", 10**6)
     with pytest.raises(BadData, match=r"as float32 it takes 1,200,000 bytes, far more than on disk: save it with np"):
         data.load(str(tmp_path / "x.npz"))
-    np.savez(tmp_path / "y.npz", train=np.zeros((1000, 300), np.uint8))  # as large, but so is the file
+    np.savez(tmp_path / "y.npz", train=np.zeros((1000, 300), np.uint8))  # the file is large, too
     data.load(str(tmp_path / "y.npz"))
-    unused = np.zeros(10**6, np.uint8)  # what is not read costs nothing
+    unused = np.zeros(10**6, np.uint8)  # unread arrays do not count
     np.savez_compressed(tmp_path / "z.npz", train=np.zeros((100, 10), np.uint8), unused=unused)
     data.load(str(tmp_path / "z.npz"))
 

@@ -1,4 +1,4 @@
-"""A sweep in one process: what is trained, what is left as it is, and which share a worker takes."""
+"""Sweeps in one process, and the shares of workers."""
 
 import json
 from pathlib import Path

@@ -125,7 +125,7 @@ def test_a_read_only_folder_is_read_and_not_changed(tmp_path):
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = files_of(tmp_path)
     try:
-        allowed = [["verify", str(run)], ["replay", str(run), "3"], ["train", "--resume", str(run)]]  # it is finished
+        allowed = [["verify", str(run)], ["replay", str(run), "3"], ["train", "--resume", str(run)]]  # finished
         denied = [
             ["train", "--resume", str(stopped)],
             ["train", "--epochs", "1", "--out", str(tmp_path / "new")],

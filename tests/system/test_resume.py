@@ -254,7 +254,7 @@ def test_a_damaged_checkpoint_is_skipped(config_of, capsys):
         runs.run(config, stop_context=after(5))
     newest = Path(config.out, "checkpoints", "step-000000000005.safetensors")
     content = bytearray(newest.read_bytes())
-    content[-3] ^= 1  # one bit of a tensor: only the SHA-256 can tell
+    content[-3] ^= 1  # one bit of a tensor: only the SHA-256 changes
     newest.write_bytes(content)
     runs.resume(config.out)
     error = capsys.readouterr().err
@@ -397,7 +397,7 @@ def test_a_signal_stops_a_run_after_its_step_with_a_checkpoint(tmp_path, name, s
     out, error = process.communicate(timeout=60)
     assert process.returncode == status
     assert out == ""
-    assert "funcvae: stopping after this step; once more to stop at once" in error
+    assert "funcvae: stopping after this step; press again to stop at once" in error
     last = error.splitlines()[-1]
     (step,) = checkpoint.in_folder(run / "checkpoints")
     assert last == f"funcvae: stopped after {step:,} of 10,000,000 steps; to continue: funcvae train --resume '{run}'"

@@ -1,6 +1,6 @@
-"""Several processes that train one model, started as a user starts them, by torchrun.
+"""Several processes, started by torchrun, train one model.
 
-What they send, that the bits are those of one process, and the errors.
+Tests the collectives, equal bits with one process, and errors.
 """
 
 import json
@@ -97,7 +97,7 @@ def training(processes):
         "plain": (fv.models.gaussian2d_vae(hidden=4), 11, 8),  # a last batch of three rows, for four shards
         "normed": (fv.vae(encoder=normed, decoder=normed, likelihood=fv.heads.normal_logvar, latent=2), 20, 12),
     }
-    if compiled:  # fewer, and shards of one size, for the compiler takes its time
+    if compiled:  # few steps and shards of one size, because compiling is slow
         systems = {"plain": (systems["plain"][0], 12, 12)}
     for system, (model, n, batch) in systems.items():
         for split in (distributed.by_rows, distributed.by_samples):
@@ -109,7 +109,7 @@ def training(processes):
                 after, history = fit()
                 asked = iter(range(1, 99))
                 last = processes.rank == processes.size - 1
-                stopped, _ = fit(stop=lambda: next(asked) >= 3 and last)  # one says so
+                stopped, _ = fit(stop=lambda: next(asked) >= 3 and last)  # one process requests it
                 found[f"{system} {split.__name__} {count}"] = {
                     "sha256": tree.sha256({"params": after.params, "state": after.state}),
                     "stopped": [int(stopped.step), tree.sha256(stopped.params)],
@@ -274,7 +274,7 @@ def children(parent: int) -> dict[int, int]:
             if not path.name.isdecimal() or f"\nPPid:\t{parent}\n" not in (path / "status").read_text():
                 continue
             environment = dict(line.split("=", 1) for line in (path / "environ").read_text().split("\0") if "=" in line)
-        except OSError:  # it has ended
+        except OSError:  # it has exited
             continue
         if "RANK" in environment:
             found[int(environment["RANK"])] = int(path.name)

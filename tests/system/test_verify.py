@@ -100,7 +100,7 @@ def test_in_another_environment_the_tolerance_applies(run, field, value):
     (manifest["versions"] if field == "torch" else manifest)[field] = value
     (run / "manifest.json").write_text(json.dumps(manifest))
     verdict = runs.verify(run)
-    if field == "threads":  # a setting: it is made as it was
+    if field == "threads":  # a setting, which verify restores
         assert verdict.environment == {}
         return
     assert list(verdict.environment) == [field]
@@ -247,7 +247,7 @@ def test_an_edited_configuration_is_an_error(run):
     for again in (runs.load, runs.resume, lambda path: runs.verify(path, 2), lambda path: runs.replay(path, 2)):
         with pytest.raises(BadData, match="was changed after the run started"):
             again(run)
-    (run / "config.json").write_text(json.dumps(config | {"keep": 7}))  # decides nothing
+    (run / "config.json").write_text(json.dumps(config | {"keep": 7}))  # does not change the result
     assert runs.verify(run, 2).first_difference is None
 
 
