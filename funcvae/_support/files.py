@@ -166,16 +166,14 @@ def parse_json(content: bytes, where: str) -> dict[str, Any]:
     return parsed
 
 
-def typed(content: Any, kind: type[T], *, strict: bool = True) -> T:
-    """Converts a JSON object to a dataclass, Struct or TypedDict, and checks every field against its annotation.
-
-    Unless `strict`, a string may stand for a number, as in "inf".
+def typed(content: Any, kind: type[T]) -> T:
+    """Converts a JSON object to a dataclass or TypedDict, and checks every field against its annotation.
 
     Raises:
         BadType, BadValue: a field is missing, or has the wrong type or value.
     """
     try:
-        return msgspec.convert(content, kind, strict=strict)
+        return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, FuncvaeError):  # from __post_init__
             raise error.__cause__ from None

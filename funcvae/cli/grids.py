@@ -56,7 +56,8 @@ def sweep(
         processes.require_equal(grid=requested.as_json(), out=str(folder), device=resolved)
         cells = runs.check_cells(requested, folder, device=resolved, download=download)
         processes.barrier()  # an error in one process ends all
-    if "compile" not in requested.settings and not compilation.available() and _wants_compiler(requested):
+    compiles = "compile" not in requested.settings and any(runs.recipe(name).compile for name in requested.systems)
+    if compiles and not compilation.available():
         print(f"funcvae: {compilation.NO_COMPILER}; training without torch.compile", file=sys.stderr)
     caught: list[int] = []
     try:
@@ -115,8 +116,3 @@ def _summary(result: runs.CellResult) -> str:
     if "diverged" in result:
         return f"diverged: {result['diverged']}"
     return f"test bound {result['test_bound']:.4f} nats per example after {result['steps']:,} steps"
-
-
-def _wants_compiler(grid: runs.Grid) -> bool:
-    """Whether a recipe of the grid compiles its step."""
-    return any(runs.recipe(system).compile for system in grid.systems)

@@ -13,10 +13,11 @@ has a cell for each system, estimator, number of samples and seed. Only the syst
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import Field, asdict, dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import msgspec
 from msgspec import Meta
 
 from funcvae import compilation, estimators
@@ -52,7 +53,7 @@ class Grid:
 
     def as_json(self) -> dict[str, Any]:
         """The grid in the form that `parse_grid` takes."""
-        return {name: _listed(value) for name, value in asdict(self).items() if value is not None}
+        return {name: value for name, value in msgspec.to_builtins(self).items() if value is not None}
 
 
 @checks.arguments
@@ -161,7 +162,3 @@ def _check_names(kind: str, names: Iterable[Any], known: Iterable[Field[Any]]) -
             raise BadValue(f"settings has {name}, which {_NOT_SETTINGS[name]}: remove it from settings")
         if name not in allowed:
             raise unknown(kind, checks.text(f"a {kind}", name), allowed)
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
