@@ -397,7 +397,7 @@ def test_a_signal_stops_a_run_after_its_step_with_a_checkpoint(tmp_path, name, s
     out, error = process.communicate(timeout=60)
     assert process.returncode == status
     assert out == ""
-    assert "funcvae: stopping after this step; press again to stop at once" in error
+    assert "funcvae: stopping after this step; a second signal stops at once" in error
     last = error.splitlines()[-1]
     (step,) = checkpoint.in_folder(run / "checkpoints")
     assert last == f"funcvae: stopped after {step:,} of 10,000,000 steps; to continue: funcvae train --resume '{run}'"
