@@ -25,7 +25,7 @@ def stop_on_signal(caught: list[int], *, alone: bool) -> Iterator[Callable[[], b
             os._exit(128 + number)
         caught.append(number)
         if alone:
-            os.write(2, b"\nfuncvae: stopping after this step; a second signal stops at once\n")  # print is not safe here
+            os.write(2, b"\nfuncvae: stopping after this step; a second signal stops at once\n")  # print is unsafe
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

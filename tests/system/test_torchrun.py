@@ -396,7 +396,7 @@ def one_line(end: subprocess.CompletedProcess) -> str:
         pytest.param(2, ("train", "gaussian3d"), "unknown system 'gaussian3d'", marks=pytest.mark.slow),
         pytest.param(2, (*SHORT, "--resume", "auto"), "give --out RUN", marks=pytest.mark.slow),
         pytest.param(
-            2, ("evaluate", "run"), "funcvae evaluate is for one process: start it without torchrun",
+            2, ("evaluate", "run"), "funcvae evaluate runs in one process: start it without torchrun",
             marks=pytest.mark.slow,
         ),
     ],
@@ -415,7 +415,7 @@ def test_commands_for_one_process_report_one_error(monkeypatch, capsys, rank):
         with pytest.raises(SystemExit) as ended:
             cli.main([command, "run"])
         assert ended.value.code == 2
-        line = f"funcvae: error: funcvae {command} is for one process: start it without torchrun\n"
+        line = f"funcvae: error: funcvae {command} runs in one process: start it without torchrun\n"
         assert tuple(capsys.readouterr()) == ("", "" if rank else line)
 
 
