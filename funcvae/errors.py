@@ -1,8 +1,8 @@
-"""The errors a user can cause. Each message is one line: what was wrong, and what would be right.
+"""The errors that funcvae raises on purpose. Each message is one line: what is wrong, and what is allowed.
 
-All derive from `FuncvaeError`, and each also from the built-in error that a Python user would catch. Every public
-function raises BadType for an argument of the wrong kind, and BadValue where shapes, dtypes or devices do not match or
-more memory is asked for than there is; what its "Raises" names comes on top.
+All derive from `FuncvaeError` and from the built-in error that fits. Every public function raises BadType for an
+argument of the wrong type, and BadValue if shapes, dtypes or devices do not match or the request exceeds the memory.
+The section "Raises" of a function lists its further errors.
 """
 
 from collections.abc import Iterable
@@ -15,45 +15,46 @@ __all__ = [
 
 
 class FuncvaeError(Exception):
-    """Base of every error that funcvae raises on purpose."""
+    """Base class of all errors that funcvae raises on purpose."""
 
 
 class BadValue(FuncvaeError, ValueError):
-    """An argument of the right type but with a wrong value or shape."""
+    """An argument has the right type but a wrong value or shape."""
 
 
 class BadType(FuncvaeError, TypeError):
-    """An argument of the wrong type."""
+    """An argument has the wrong type."""
 
 
 class BadData(FuncvaeError, ValueError):
-    """A data file that is corrupt, or data that the model cannot take."""
+    """A file is damaged, or the model cannot take the data."""
 
 
 class Missing(FuncvaeError, FileNotFoundError):
-    """A file, folder, package or device that is not there."""
+    """A file, folder, package or device does not exist or is not available."""
 
 
 class NotWritten(FuncvaeError, OSError):
-    """A file that cannot be written: a full disk, a folder that may not be written in."""
+    """A file could not be written: the disk is full, or permission is denied."""
 
 
 class NonFinite(FuncvaeError, ArithmeticError):
-    """A number that became NaN or infinite; in training, at `step`, counted from 0."""
+    """A number is NaN or infinite."""
 
     step: int | None = None
+    """The training step, counted from 0; None outside training."""
 
 
 class InUse(FuncvaeError, BlockingIOError):
-    """A folder that another process writes in."""
+    """Another process writes in the folder."""
 
 
 class Stopped(FuncvaeError):
-    """Training that was asked to stop, and stopped after a checkpoint."""
+    """Training stopped on request, after it saved a checkpoint."""
 
 
 class ProcessLost(FuncvaeError, ConnectionError):
-    """Another of the processes that make one result has ended, or does not answer."""
+    """A process of the group exited or does not respond."""
 
 
 class ReportedElsewhere(FuncvaeError):
@@ -61,7 +62,7 @@ class ReportedElsewhere(FuncvaeError):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadValue:
-    """The error for a name that is not among the known ones, with the nearest match."""
+    """The error for an unknown name, with the nearest known name."""
     known, name = sorted(known), name if len(name) <= 60 else f"{name[:58]} …"
     near = get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(known)}"

@@ -418,7 +418,7 @@ def test_indices_that_do_not_suit_a_draw_are_errors():
     with pytest.raises(BadValue, match=r"an index has shape \[1, 2\]"):
         random.flat_indices((4, 7), torch.ones(1, 2, dtype=torch.int64))
     for draw in (random.bits, random.uniform, random.normal):
-        with pytest.raises(BadType, match=r"at is torch\.float32: it must be int32 or int64"):
+        with pytest.raises(BadType, match=r"at is a torch\.float32 tensor \[2\]: it must be int32 or int64"):
             draw(random.key(0), (4, 7), at=torch.ones(2))
 
 

@@ -1,31 +1,36 @@
-"""Files that are there whole or not at all, whatever happens to the process; and what goes into JSON files."""
+"""Atomic writes of files, locks on folders, and JSON files."""
 
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 from filelock import FileLock, Timeout
 
-from funcvae.errors import BadData, BadValue, InUse, Missing, NotWritten
+from funcvae._support import checks
+from funcvae.errors import BadData, BadType, BadValue, FuncvaeError, InUse, Missing, NotWritten
+
+T = TypeVar("T")
 
 JSON_LIMIT = 2**20
-"""Bytes: no JSON file of a run comes near it."""
+"""Bytes that a JSON file may have; those of a run are far smaller."""
 
 
 def write(path: Path, content: bytes) -> Path:
-    """Writes a file, by way of a temporary sibling that then takes its name; makes the folder if need be.
+    """Writes a file atomically, and creates its folder if necessary.
 
-    The sibling is on the disk before it is renamed, and the folder's entry before this returns. So at every moment,
-    a loss of power included, the name stands for the old content or for the new.
+    The content goes to a temporary file in the same folder, which is synced and then renamed. Even after a power
+    failure the file has either the old content or the new.
 
     Raises:
-        NotWritten: it cannot be written; the old content stays.
+        NotWritten: the file cannot be written; the old content stays.
     """
-    if not path.name:  # as of "." or "/"
+    if not path.name:  # "." or "/"
         raise NotWritten(f"{path} cannot be written: it is a folder")
     partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
     with writing(path):
@@ -48,7 +53,7 @@ def write(path: Path, content: bytes) -> Path:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Makes what the system says against it, in here, a NotWritten that names the file."""
+    """Turns an OSError raised inside into a NotWritten that names the file."""
     try:
         yield
     except OSError as error:
@@ -56,7 +61,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_beside(path: Path, content: bytes, *, over: bool) -> Path:
-    """Writes a file of this name, or `over` one; else beside one that says otherwise, as NAME-2, NAME-3, …"""
+    """Writes a file. If one with other content exists, replaces it (`over`), or writes NAME-2, NAME-3, … instead."""
     stem, count = path.stem, 1
     while not over and path.exists() and path.read_bytes() != content:
         count += 1
@@ -65,12 +70,12 @@ def write_beside(path: Path, content: bytes, *, over: bool) -> Path:
 
 
 def sync(descriptor: int) -> None:
-    """Sees an open file's content onto the disk."""
+    """Flushes an open file to the disk."""
     os.fsync(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
-    """Sees a folder's entries onto the disk, where the system has a call for that."""
+    """Flushes a folder's entries to the disk, if the system supports it."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -81,27 +86,29 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Removes what a writer that was killed left half-written in a folder. Only for the holder of its lock."""
+    """Removes the temporary files that a killed writer left in a folder. Only the holder of its lock may call this."""
     for partial in folder.rglob(f".*{_PARTIAL}"):
         partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Holds a folder, which is made if need be, for one process to write in; the system lets go of it with the process.
+    """Locks a folder for one writing process, and creates it if necessary. The lock ends with the process.
 
     Raises:
-        InUse: another one holds it.
-        BadValue: it cannot be made, or written in.
+        InUse: another process holds the lock.
+        BadValue: the folder cannot be created, or cannot be written in.
     """
     held = FileLock(folder / LOCK, timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held.acquire()
     except Timeout:
-        raise InUse(f"{folder} is in use: another process writes there; wait for it, or choose another --out") from None
+        raise InUse(
+            f"{folder} is in use: another process writes there; wait for it, or choose another folder"
+        ) from None
     except OSError as error:
-        raise BadValue(f"{folder} cannot be made, or written in: {error.strerror}") from None
+        raise BadValue(f"{folder} cannot be created or written in: {error.strerror}") from None
     try:
         yield
     finally:
@@ -112,12 +119,12 @@ def read(path: Path, *, limit: int) -> bytes:
     """A file's content.
 
     Raises:
-        Missing: there is no such file.
-        BadData: it is longer than `limit` bytes, or cannot be read.
+        Missing: no such file.
+        BadData: the file is longer than `limit` bytes, or cannot be read.
     """
     try:
         content = None
-        if path.is_file():  # and no pipe, which would be waited for
+        if path.is_file():  # reading a pipe would block
             with path.open("rb") as file:
                 content = file.read(limit + 1)
     except OSError as error:
@@ -140,32 +147,58 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        Missing: there is no such file.
-        BadData: it is no JSON object.
+        Missing: no such file.
+        BadData: the file does not hold a JSON object.
     """
     return parse_json(read(path, limit=JSON_LIMIT), str(path))
 
 
 def parse_json(content: bytes, where: str) -> dict[str, Any]:
-    """The JSON object in some bytes; BadData, naming where they are from, if they are none."""
+    """The JSON object in the bytes of `where`, or BadData."""
     try:
         parsed = json.loads(content.decode())
         if b"\\u" in content:
-            json.dumps(parsed, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise BadData(f"{where} holds half a character, which no name or message can") from None
+            json.dumps(parsed, ensure_ascii=False).encode()  # fails on half a surrogate pair, which cannot be printed
     except (ValueError, RecursionError) as error:
         raise BadData(f"{where} is not JSON: {error}") from None
     if not isinstance(parsed, dict):
-        raise BadData(f"{where} holds no JSON object")
+        raise BadData(f"{where} does not hold a JSON object")
     return parsed
 
 
-def as_json(content: Any) -> bytes:
-    """Dicts, lists, numbers and strings as a JSON file's bytes.
+def typed(content: Any, kind: type[T]) -> T:
+    """Converts a JSON object to a dataclass or TypedDict, and checks every field against its annotation.
 
-    JSON has no numbers that are not finite: they become the strings "inf", "-inf" and "nan".
+    Raises:
+        BadType, BadValue: a field is missing, or has the wrong type or value.
     """
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, FuncvaeError):  # from __post_init__
+            raise error.__cause__ from None
+        raise _in_our_words(str(error).replace("`", ""), content) from None
+
+
+def _in_our_words(message: str, content: Any) -> BadType | BadValue:
+    """An error for msgspec's message, such as "Expected int >= 1 - at $.samples[0]", that also shows the value."""
+    problem, _, place = message.partition(" - at ")
+    expected, _, found = problem.partition(", got ")
+    name = place.replace("$.", "").removeprefix("$")
+    if "missing" in problem:  # "Object missing required field train - at $.data"
+        return BadValue(".".join(filter(None, [name, problem.split()[-1]])) + " is missing")
+    given = f"of type {found}"
+    if not place.startswith("key"):  # "key in $.settings"
+        for key in re.findall(r"\w+", name):
+            content = content[key] if isinstance(content, dict) else content[int(key)]
+        given = checks.describe(content)
+    return (BadType if found else BadValue)(
+        f"{name or 'content'} is {given}: {expected.replace('Expected', 'expected')}"
+    )
+
+
+def as_json(content: Any) -> bytes:
+    """The bytes of a JSON file with this content. Infinity and NaN become the strings "inf", "-inf" and "nan"."""
     return (json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
@@ -186,4 +219,4 @@ _PARTIAL = ".partial"
 
 
 def _between(stage: str, path: Path) -> None:
-    """Does nothing between two stages of a write: where a test kills the process."""
+    """Does nothing. A test replaces it, to kill the process between two stages of a write."""

@@ -1,7 +1,7 @@
-"""The command line: train a system, then look at what it learned.
+"""The command line: trains systems, and evaluates, draws and verifies runs.
 
-A user's mistake is one line on stderr and exit status 2; a run that was stopped by a signal has its number and 128; one
-that is not what it was has 1, as has a sweep with a cell that diverged.
+An error is one line on stderr. Exit status: 2 for an error, 128 plus its number for a signal, and 1 if a run is not
+reproduced or a cell of a sweep diverged.
 """
 
 import os
@@ -43,7 +43,7 @@ SHARED_COMMANDS = {"train", "variance", "sweep"}
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """The console script."""
+    """Runs the command line."""
     try:
         with _main_process_prints(sys.argv[1:] if args is None else args):
             tyro.extras.subcommand_cli_from_dict(
@@ -58,25 +58,25 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except ReportedElsewhere:
         sys.exit(2)
-    except (FuncvaeError, OSError) as error:  # an OSError: a full disk, a folder that may not be read
+    except (FuncvaeError, OSError) as error:  # an OSError: a full disk, an unreadable folder
         print(f"funcvae: error: {_process_prefix(error)}{error}", file=sys.stderr)
         sys.exit(2)
 
 
 def _process_prefix(error: Exception) -> str:
-    """Names the process that an error comes from, where it is not the first."""
+    """Names the process of an error, if it is not the first."""
     try:
         rank = distributed.rank()
-    except BadValue:  # the environment does not say
+    except BadValue:  # wrong variables in the environment
         return ""
     return f"process {rank}: " if rank and not isinstance(error, ProcessLost) else ""
 
 
 @contextmanager
 def _main_process_prints(args: Sequence[str]) -> Iterator[None]:
-    """Lets only the first of several processes print."""
+    """Silences all processes but the first."""
     if distributed.world_size() > 1 and args and args[0] in COMMANDS.keys() - SHARED_COMMANDS:
-        error = BadValue(f"funcvae {args[0]} is for one process: start it without torchrun")
+        error = BadValue(f"funcvae {args[0]} runs in one process: start it without torchrun")
         raise error if distributed.rank() == 0 else ReportedElsewhere(str(error))
     if distributed.rank() == 0:
         yield

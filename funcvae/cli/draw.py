@@ -20,12 +20,12 @@ class FigureOptions(LoadOptions):
     """How to draw figures of a run."""
 
     out: str | None = None
-    """PNG file; one named for the picture, under figures/ in the run's folder, unless given."""
+    """PNG file. None: a file in figures/ in the run folder."""
     seed: int = 0
-    """Seed of the key for draws from the model, and for data that are binarized anew each time."""
+    """Seed of the key for draws from the model, and for the binarization of data."""
 
     def keys(self) -> tuple[random.Key, random.Key]:
-        """Two keys of the given seed: one to observe data with, one to draw from the model with."""
+        """Two keys of the seed: one to observe data, one to draw from the model."""
         observe_key, draw_key = random.split(random.key(self.seed, device=runs.resolve_device(self.device)))
         return observe_key, draw_key
 
@@ -45,9 +45,9 @@ def sample(
     """Draw samples of a trained model: z from the prior, and the mean of p(x|z).
 
     Args:
-        run: The run's folder.
-        n: How many; 100 images, or as many points as were trained on, unless given.
-        drawn: Draw x from p(x|z), the decoder's noise included, rather than take its mean.
+        run: The run folder.
+        n: Number of samples. None: 100 images, or as many points as in the training data.
+        drawn: Draw x from p(x|z), with the decoder's noise, instead of its mean.
         options: How to load the run, and where to save the figure.
     """
     loaded, (_, key) = options.load(run), options.keys()
@@ -62,18 +62,18 @@ def sample(
 
 
 def reconstruct(run: RunPath, /, *, n: int | None = None, options: Annotated[FigureOptions, Flat] = DEFAULTS) -> None:
-    """Draw test images beside what a trained model makes of them.
+    """Draw test images and their reconstructions.
 
     Args:
-        run: The run's folder.
-        n: How many, from the test set's beginning; 20 unless given.
+        run: The run folder.
+        n: Number of images, from the start of the test set. None: 20.
         options: How to load the run, and where to save the figure.
     """
     loaded = options.load(run)
     test = loaded.dataset().test
     n = min(of_results.PAIRS, len(test)) if n is None else n
     if not 1 <= n <= len(test):
-        raise BadValue(f"--n is {n}: the test set has {len(test)} items, so it must lie between 1 and {len(test)}")
+        raise BadValue(f"--n is {n}: it must lie between 1 and {len(test)}, the number of test items")
     observe_key, key = options.keys()
     x = loaded.recipe.observe(observe_key, test[:n].to(loaded.device))
     options.save(of_model.reconstructions(*loaded.trained, x, key, **loaded.image_arguments), loaded, "reconstructions")
@@ -89,24 +89,24 @@ def interpolate(
     frames: int = 50,
     options: Annotated[FigureOptions, Flat] = DEFAULTS,
 ) -> None:
-    """Decode the line between two test items' latents: a strip, and beside it a GIF that goes there and back.
+    """Decode the line between the latents of two test items: a strip, and a GIF that runs back and forth.
 
     Args:
-        run: The run's folder.
+        run: The run folder.
         first: Index of the first item in the test set, from 0.
-        second: Index of the second.
-        steps: Images in the strip.
-        frames: Frames of the GIF, one way.
+        second: Index of the second item.
+        steps: Number of images in the strip.
+        frames: Number of frames of the GIF in one direction.
         options: How to load the run, and where to save the figure.
     """
     for option, value, most in (("--steps", steps, 50), ("--frames", frames, 1000)):
         if not 2 <= value <= most:
-            raise BadValue(f"{option} is {value}: it must lie between 2, the two ends, and {most}")
+            raise BadValue(f"{option} is {value}: it must lie between 2 and {most}")
     loaded = options.load(run)
     test = loaded.dataset().test
     for index in (first, second):
         if not 0 <= index < len(test):
-            raise BadValue(f"there is no test item {index}: the test set has items 0 to {len(test) - 1}")
+            raise BadValue(f"no test item {index}: it must lie between 0 and {len(test) - 1}")
     observe_key, _ = options.keys()
     start, end = loaded.recipe.observe(observe_key, test[[first, second]].to(loaded.device))
     strip = of_model.interpolation(*loaded.trained, start, end, steps, **loaded.image_arguments)
@@ -122,11 +122,11 @@ def latent(
     *,
     options: Annotated[FigureOptions, Flat] = DEFAULTS,
 ) -> None:
-    """Draw the latent space: where test data are encoded, or images decoded on a grid over that part of it.
+    """Draw the latent space: a scatter of encoded test data, or images decoded on a grid.
 
     Args:
-        run: The run's folder.
-        what: A scatter by class (in the first two principal components where Z > 2), or a grid (Z = 2 only).
+        run: The run folder.
+        what: A scatter by class (of the first two principal components if Z > 2), or a grid (Z = 2 only).
         options: How to load the run, and where to save the figure.
     """
     loaded = options.load(run)

@@ -1,4 +1,4 @@
-"""Commands that train a grid of runs and tabulate its results: `sweep` and `collect`."""
+"""Commands that train a grid of runs and collect its results: `sweep` and `collect`."""
 
 import logging
 import signal
@@ -34,29 +34,30 @@ def sweep(
 ) -> None:
     """Train every cell of a grid: each system with each estimator, number of samples and seed.
 
-    The grid is a JSON object: lists "systems", "estimators", "samples" and "seeds"; "settings", an object of options
-    that `funcvae train` has (with _ for -), the same for all; and "replicates", by which the variance of each gradient
-    is measured at the end. All but the systems may be left out.
+    The grid is a JSON object with lists "systems", "estimators", "samples" and "seeds"; an object "settings" of options
+    of `funcvae train` (with _ for -) for all cells; and "replicates", the number of draws to measure the gradient
+    variance of each finished cell. Only the systems are required.
 
-    Started again, it does what is missing. Several may work in one folder, started by torchrun, as a Slurm array, or by
-    hand: each takes a cell that no other has. Ctrl-C and SIGTERM stop it after the step, with a checkpoint. Exit status
-    1 says that numbers of a cell became NaN or infinite.
+    A second start trains the missing cells. Several workers may share a folder, started by torchrun, as a Slurm array,
+    or by hand; each takes cells that no other holds. Ctrl-C and SIGTERM stop it after the current step, with a
+    checkpoint. Exit status 1: numbers of a cell became NaN or infinite.
 
     Args:
-        grid: The file.
-        out: The sweep's folder; runs/NAME for NAME.json unless given.
-        download: Download named data sets that are not there.
-        device: Where to compute, unless the grid's settings say.
-        patience: Seconds that the processes that torchrun started wait for one another at the beginning.
+        grid: The file of the grid.
+        out: Folder of the sweep. None: runs/NAME for NAME.json.
+        download: Download named data sets that are missing.
+        device: Where to compute; the grid's settings have priority.
+        patience: Seconds that the processes of torchrun wait for each other at the start.
     """
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it reports a missing CUDA as a warning
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing CUDA
     folder = Path(out or Path("runs", Path(grid).stem))
-    with distributed.process_group(device, patience=patience) as processes:  # only to check; then each works by itself
+    with distributed.process_group(device, patience=patience) as processes:  # for the checks only
         requested, share, resolved = runs.read_grid(grid), runs.worker_share(), runs.resolve_device(device)
         processes.require_equal(grid=requested.as_json(), out=str(folder), device=resolved)
         cells = runs.check_cells(requested, folder, device=resolved, download=download)
-        processes.barrier()  # an error in one ends all
-    if "compile" not in requested.settings and not compilation.available() and _wants_compiler(requested):
+        processes.barrier()  # an error in one process ends all
+    compiles = "compile" not in requested.settings and any(runs.recipe(name).compile for name in requested.systems)
+    if compiles and not compilation.available():
         print(f"funcvae: {compilation.NO_COMPILER}; training without torch.compile", file=sys.stderr)
     caught: list[int] = []
     try:
@@ -84,24 +85,24 @@ def sweep(
         sys.exit(128 + (caught[0] if caught else signal.SIGTERM))
     print(folder)
     diverged = [name for name, result in results.items() if "diverged" in result]
-    if diverged and distributed.rank() == 0:  # torchrun would end the others at once for one's status
+    if diverged and distributed.rank() == 0:  # on a failed process torchrun ends all others
         print(f"funcvae: {len(diverged)} of {len(results)} cells diverged: {', '.join(diverged)}", file=sys.stderr)
         sys.exit(1)
 
 
 def collect(sweep: SweepFolder, /, *, out: str | None = None) -> None:
-    """Make a table of what a sweep has come to so far: a row for each cell, means and intervals over the seeds.
+    """Collect the results of a sweep so far: a row for each cell, and means and intervals over the seeds.
 
-    Prints it, and writes table.csv (a row for each cell, unfinished ones too), table.json (the groups over seeds as
-    well) and figures into the sweep's folder.
+    Prints a table, and writes table.csv (a row for each cell, also unfinished ones), table.json (with the means over
+    seeds) and figures to the folder of the sweep.
 
     Args:
-        sweep: The sweep's folder, at work or finished.
-        out: CSV file, NAME.csv; NAME.json and figures are written beside it. SWEEP/table.csv unless given.
+        sweep: Folder of the sweep, finished or not.
+        out: CSV file NAME.csv, with NAME.json and figures next to it. None: SWEEP/table.csv.
     """
     path = Path(out) if out is not None else Path(sweep, "table.csv")
     if path.suffix != ".csv" or path.is_dir():
-        raise BadValue(f"--out {out}: give the name of a CSV file, NAME.csv")
+        raise BadValue(f"--out is {out}: it must be the name of a CSV file, NAME.csv")
     results = runs.collect(sweep)
     print(results)
     print(files.write(path, results.as_csv().encode()))
@@ -111,12 +112,7 @@ def collect(sweep: SweepFolder, /, *, out: str | None = None) -> None:
 
 
 def _summary(result: runs.CellResult) -> str:
-    """A cell's result as a line of text."""
+    """Describes the result of a cell."""
     if "diverged" in result:
         return f"diverged: {result['diverged']}"
     return f"test bound {result['test_bound']:.4f} nats per example after {result['steps']:,} steps"
-
-
-def _wants_compiler(grid: runs.Grid) -> bool:
-    """Whether a recipe of the grid compiles its step."""
-    return any(runs.recipe(system).compile for system in grid.systems)

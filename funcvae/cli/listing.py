@@ -5,6 +5,7 @@ from typing import Literal
 import tyro
 
 from funcvae import data, estimators, noise
+from funcvae._support.tables import table
 from funcvae.models import RECIPES
 
 __all__ = ["list_"]
@@ -18,29 +19,26 @@ def list_(what: tyro.conf.Positional[Literal["systems", "estimators", "noise", "
     """
     if what == "estimators":
         print(_ESTIMATORS_HEAD)
-        for name in estimators.TABLE:
-            print(_estimator_lines(name))
+        print(table([row for name in estimators.TABLE for row in _estimator_rows(name)], align="<"))
         return
     rows = {
         "systems": {name: recipe.about for name, recipe in RECIPES.items()},
         "noise": {name: (scheme.__doc__ or "").splitlines()[0] for name, scheme in noise.TABLE.items()},
         "data": {name: loader.__doc__ or "" for name, loader in data.NAMED.items()},
     }[what]
-    width = max(map(len, rows))
-    for name, about in rows.items():
-        print(f"{name:{width}}  {about}".rstrip())
+    print(table(list(rows.items()), align="<"))
 
 
 _ESTIMATORS_HEAD = """\
-Up the gradient goes   encoder: sum_k path_k d_k + score_k s_k   decoder, prior: sum_k theta_k ∇ log w_k
+Ascent direction   encoder: sum_k path_k d_k + score_k s_k   decoder, prior: sum_k theta_k ∇ log w_k
 with f = log w, v = softmax_k(f), d_k the derivative of log w_k through z_k alone, s_k = ∇ log q(z_k|x) at fixed z_k;
-u = softmax_k((1-α) f), v_g = softmax_k(f) within one of M groups, r = β/K + (1-β)v. Under each its target, whether its
-gradients are unbiased for that, what else is to be known, and its papers.
+u = softmax_k((1-α) f), v_g = softmax_k(f) within one of M groups, r = β/K + (1-β)v. The second line of each estimator
+has its target, whether its gradients are unbiased for the target, remarks, and its papers.
 """
 
 
-def _estimator_lines(name: str) -> str:
-    """An estimator's weights, target, biases and papers."""
+def _estimator_rows(name: str) -> list[tuple[str, str]]:
+    """Two rows of a table: the estimator's weights, and its target, biases and papers."""
     example = estimators.EXAMPLES[name]
     claims = estimators.parse(example).claims
     bias = {True: "unbiased", False: "biased"}
@@ -51,4 +49,4 @@ def _estimator_lines(name: str) -> str:
         *(["needs independent noise"] if claims.noise == "independent" else []),
         ", ".join(claims.papers),
     ]
-    return f"{example:18} {estimators.weights_of(name)}\n{'':18} {'; '.join(parts)}"
+    return [(example, estimators.weights_of(name)), ("", "; ".join(parts))]

@@ -37,13 +37,13 @@ def evaluate(
     Prints a table, and writes evaluation.json and figures.
 
     Args:
-        run: The run's folder.
+        run: The run folder.
         samples: K of the log-likelihood L_K.
-        n: How many test items, drawn by the seed; 1,000, or all where there are fewer, unless given.
+        n: Number of test items, chosen at random. None: 1,000, or all if there are fewer.
         chunk: Samples at a time.
-        seed: Seed of the key for choice, observation and noise.
+        seed: Seed of the key for the choice of items, their observation and the noise.
         loading: How to load the run.
-        out: JSON file; evaluation.json in the run's folder unless given (evaluation-2.json where that says otherwise).
+        out: JSON file. None: evaluation.json in the run folder (evaluation-2.json if its content would change).
     """
     _check_out(out)
     loaded = loading.load(run)
@@ -71,23 +71,23 @@ def variance(
 ) -> None:
     """Compare the gradient variance of estimators at a run's parameters, or at an untrained system's.
 
-    Prints a table, and writes variance.json and figures. The numbers repeat to the bit, but for times; started by
-    torchrun, several processes share the replicates, and the bits are the same.
+    Prints a table, and writes variance.json and figures. Equal commands give equal bits, except for times. Processes
+    started by torchrun share the replicates; the bits stay the same.
 
     Args:
-        run: The run's folder, or the name of a system, to be taken as the seed starts it.
-        estimators: Names with commas between them, as iwae,dreg,renyi:0.5; others are held against the first. The run's
-            own, elbo_mc, stl, iwae and dreg unless given.
-        noise: Noise schemes with commas between them; each estimator is taken under all that it allows.
-        samples: Monte-Carlo samples K for each datum; the run's own number unless given.
+        run: The run folder, or the name of a system to measure untrained.
+        estimators: Names separated by commas, such as iwae,dreg,renyi:0.5; the first is the reference. None: the
+            run's own, elbo_mc, stl, iwae and dreg.
+        noise: Noise schemes separated by commas; each estimator is measured under all schemes that it allows.
+        samples: Monte-Carlo samples K for each datum. None: the run's own.
         replicates: Independent draws of the noise.
-        chunk: Replicates at a time; by the model's size unless given. Another number changes rounding.
-        seed: Seed of the key for the batch, its observation and the noise (and for an untrained system's parameters).
-        batch: How many training data the gradient is of; the run's own number unless given.
-        target_se: Go on, in stages, until every ratio's relative standard error is below this.
+        chunk: Replicates at a time; it changes rounding. None: chosen by the size of the model.
+        seed: Seed of the key for the batch, its observation, the noise and the parameters of an untrained system.
+        batch: Number of training data in the gradient. None: the run's batch size.
+        target_se: Add replicates, in stages, until the relative standard error of every ratio is below this.
         loading: How to load the run.
-        out: JSON file; variance.json in the run's folder unless given (variance-2.json where that says otherwise).
-        patience: Seconds that the processes that torchrun started wait for one another at the beginning.
+        out: JSON file. None: variance.json in the run folder (variance-2.json if its content would change).
+        patience: Seconds that the processes of torchrun wait for each other at the start.
     """
     with distributed.process_group(loading.device, patience=patience) as processes:
         _check_out(out)
@@ -111,11 +111,11 @@ def variance(
 
 
 def _run_or_system(name: str, loading: LoadOptions, seed: int) -> runs.Run:
-    """The run in a folder, or a named system with the parameters that training with this seed starts from."""
+    """The run in a folder, or a named system with the initial parameters of this seed."""
     if Path(name).exists() or "/" in name:
         return loading.load(name)
     if name not in RECIPES:
-        raise unknown("system, and no run's folder,", name, RECIPES)
+        raise unknown("system or run folder", name, RECIPES)
     device, data_dir = runs.resolve_device(loading.device), loading.data_dir or "data"
     run = runs.initial_run(name, seed=seed, device=device, data=loading.data, data_dir=data_dir)
     return run._replace(path=Path(new_run_folder(f"{name}-untrained")))
@@ -123,7 +123,7 @@ def _run_or_system(name: str, loading: LoadOptions, seed: int) -> runs.Run:
 
 @contextmanager
 def _progress_bar(unit: str) -> Iterator[Progress]:
-    """Yields a function that takes the number of units done and of all, and shows them until the end."""
+    """Yields a function that shows the number of finished units, and their total."""
     with tqdm(total=1, unit=unit, unit_scale=True, dynamic_ncols=True, leave=False, delay=0.5) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -134,17 +134,13 @@ def _progress_bar(unit: str) -> Iterator[Progress]:
 
 
 def _check_out(out: str | None) -> None:
-    """Raises BadValue unless a JSON file may have this name."""
-    if out is None:
-        return
-    if Path(out).is_dir():
-        raise BadValue(f"--out {out} is a folder: give the name of a JSON file")
-    if Path(out).suffix != ".json":
-        raise BadValue(f"--out {out}: give the name of a JSON file, NAME.json")
+    """Raises BadValue unless the path is None or suits a JSON file."""
+    if out is not None and (Path(out).suffix != ".json" or Path(out).is_dir()):
+        raise BadValue(f"--out is {out}: it must be the name of a JSON file, NAME.json")
 
 
 def _write_report(run: runs.Run, kind: str, report: runs.Report, drawn: dict[str, Figure], out: str | None) -> None:
-    """Writes a report and its figures, beside earlier ones unless `out` names its file, and prints their paths."""
+    """Writes a report and its figures, and prints their paths. Keeps other reports, unless `out` names the file."""
     path = files.write_beside(Path(out or run.path / f"{kind}.json"), files.as_json(report), over=out is not None)
     print(path)
     suffix = path.stem.removeprefix(kind) if out is None else None

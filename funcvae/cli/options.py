@@ -1,4 +1,4 @@
-"""Options that commands take, as values that tyro fills in."""
+"""Options that several commands share."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,12 +19,12 @@ Flat = tyro.conf.arg(name="")
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Where a run's data are now."""
+    """Where the data of a run are now."""
 
     data: str | None = None
-    """The data's file or folder, if it has moved since training."""
+    """File or folder of the data, if they have moved since training."""
     data_dir: str | None = None
-    """Where named data sets are kept now; where they were in training unless given."""
+    """Folder of named data sets, if it has moved since training."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class LoadOptions(DataOptions):
 
 
 def new_run_folder(system: str) -> str:
-    """The path of a folder that does not exist: runs/SYSTEM-DATE-TIME, with a number where two start in one second."""
+    """The path of a new folder: runs/SYSTEM-DATE-TIME, with a number if it exists already."""
     stem = Path("runs", f"{system}-{datetime.now():%Y%m%d-%H%M%S}")
     path, count = stem, 1
     while path.exists():

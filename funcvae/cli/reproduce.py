@@ -1,7 +1,6 @@
 """Commands that reproduce steps of a run: `verify` and `replay`."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import tyro
 from torch import Tensor
 
 from funcvae import runs, tree
+from funcvae._support.tables import table
 from funcvae.cli.options import DataOptions, Flat, RunPath
 from funcvae.errors import BadValue
 from funcvae.train import checkpoint
@@ -27,14 +27,14 @@ def verify(
     tolerance: float = runs.TOLERANCE,
     moved: Annotated[DataOptions, Flat] = MOVED,
 ) -> None:
-    """Make a run's first steps again, and compare losses and parameters: to the bit, where the environment is the same.
+    """Reproduce the first steps of a run, and compare losses and parameters bit by bit.
 
-    Prints what came of it; exit status 1 says that they are not the same.
+    Prints the result. Exit status 1: the steps differ.
 
     Args:
-        run: The run's folder, in which nothing is written.
-        steps: How many; the first epoch's unless given.
-        tolerance: Largest relative difference allowed where versions, machine or device differ.
+        run: The run folder; nothing is written to it.
+        steps: Number of steps. None: those of the first epoch.
+        tolerance: Largest relative difference allowed if versions, machine or device differ.
         moved: Where the data are now.
     """
     verdict = runs.verify(run, steps, tolerance=tolerance, data=moved.data, data_dir=moved.data_dir)
@@ -51,43 +51,45 @@ def replay(
     out: str | None = None,
     moved: Annotated[DataOptions, Flat] = MOVED,
 ) -> None:
-    """Make one step of a run again, from the nearest checkpoint before it, and say what went into it and came out.
+    """Reproduce one step of a run from the nearest checkpoint before it, and describe its inputs and results.
 
     Args:
-        run: The run's folder, in which nothing is written.
-        step: Which, counted from 0 as in metrics.jsonl.
-        out: Safetensors file for all of it: rows, x, eps, log_w, bound and grads.
+        run: The run folder; nothing is written to it.
+        step: The step, counted from 0 as in metrics.jsonl.
+        out: Safetensors file for rows, x, eps, log_w, bound and grads.
         moved: Where the data are now.
     """
     if out is not None and Path(out).suffix != ".safetensors":
-        raise BadValue(f"--out {out}: give the name of a safetensors file, NAME.safetensors")
+        raise BadValue(f"--out is {out}: it must be the name of a safetensors file, NAME.safetensors")
     config, found = runs.replay(run, step, data=moved.data, data_dir=moved.data_dir)
     print(f"{run}: step {step} of {config.estimator} with {config.samples} samples, a batch of {len(found.rows)}")
-    print("\n".join(_replay_lines(found)))
+    print(_describe(found))
     if out is not None:
         arrays = {name: getattr(found, name) for name in ("rows", "x", "eps", "log_w", "bound", "grads")}
         print(checkpoint.save(Path(out), arrays, {"run": run, "step": step}))
 
 
-def _replay_lines(found: Replay) -> Iterator[str]:
-    """Describes a replay: each array's size and range, and how many of its numbers are not finite."""
-    for name, value in found.metrics._asdict().items():
-        yield f"{name:34}{float(value):14.7g}"
+def _describe(found: Replay) -> str:
+    """The metrics of a replay; and the norm and range of each array, and how many of its numbers are not finite."""
     arrays = {"x": found.x, "eps": found.eps, "log_w": found.log_w, "bound": found.bound}
     arrays |= {f"grads/{name}": leaf for name, leaf in tree.named_leaves(found.grads).items()}
     after = tree.named_leaves(found.after.params).items()
     arrays |= {f"after/{name}": leaf for name, leaf in after if not leaf.isfinite().all()}
-    yield f"{'array':34}{'norm':>14}{'least':>14}{'greatest':>14}  not finite"
+    rows = []
     for name, array in arrays.items():
         good = array[array.isfinite()].double()
         least, greatest = (float(good.min()), float(good.max())) if len(good) else (float("nan"),) * 2
-        line = f"{name:34}{float(good.norm()):14.7g}{least:14.7g}{greatest:14.7g}  {array.numel() - len(good)}"
-        yield line + _nonfinite_rows(name, array, found.rows)
-    yield f"rows of the training data: {_first_rows(found.rows)}"
+        bad = f"{array.numel() - len(good)}{_nonfinite_rows(name, array, found.rows)}"
+        rows.append((name, *(f"{number:.7g}" for number in (float(good.norm()), least, greatest)), bad))
+    return "\n".join([
+        table([(name, f"{float(value):.7g}") for name, value in found.metrics._asdict().items()]),
+        table(rows, ("array", "norm", "least", "greatest", "not finite"), "<>>><"),
+        f"rows of the training data: {_first_rows(found.rows)}",
+    ])  # fmt: skip
 
 
 def _nonfinite_rows(name: str, array: Tensor, rows: Tensor) -> str:
-    """The training rows whose numbers are not finite, where the array has an axis of the batch."""
+    """The training rows with numbers that are not finite, if the array has a batch axis."""
     axis = {"x": 0, "bound": 0, "eps": 1, "log_w": 1}.get(name)
     if axis is None or bool(array.isfinite().all()):
         return ""

@@ -1,4 +1,4 @@
-"""Signals that stop commands in training."""
+"""Signals that stop training."""
 
 import os
 import signal
@@ -10,14 +10,14 @@ __all__ = ["stop_on_signal"]
 
 @contextmanager
 def stop_on_signal(caught: list[int], *, alone: bool) -> Iterator[Callable[[], bool]]:
-    """Yields a function: whether Ctrl-C or SIGTERM has been caught. A second signal ends the process at once.
+    """Yields a function that returns whether Ctrl-C or SIGTERM was caught.
 
-    Under torchrun it does not: torchrun passes on a signal that a process may have had already, and kills the processes
-    that have not ended after half a minute.
+    A second signal ends a single process at once. Under torchrun it does not: torchrun forwards signals that a process
+    may have received already, and kills processes that run for another half minute.
 
     Args:
-        caught: the signals' numbers are added to it.
-        alone: whether this process trains by itself.
+        caught: collects the numbers of the signals.
+        alone: whether this process trains alone.
     """
 
     def handle(number: int, frame: object) -> None:
@@ -25,7 +25,7 @@ def stop_on_signal(caught: list[int], *, alone: bool) -> Iterator[Callable[[], b
             os._exit(128 + number)
         caught.append(number)
         if alone:
-            os.write(2, b"\nfuncvae: stopping after this step; once more to leave at once\n")  # safe where print is not
+            os.write(2, b"\nfuncvae: stopping after this step; a second signal stops at once\n")  # print is unsafe
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

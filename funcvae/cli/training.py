@@ -19,7 +19,7 @@ __all__ = ["TrainOptions", "train"]
 
 
 def _flag(value: bool) -> PrimitiveConstructorSpec[bool | None]:
-    """A flag that gives an option this value; without the flag the option is None."""
+    """A flag that sets an option to this value; without the flag the option is None."""
     return PrimitiveConstructorSpec(
         nargs=0,
         metavar="",
@@ -31,19 +31,19 @@ def _flag(value: bool) -> PrimitiveConstructorSpec[bool | None]:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(runs.Options):
-    """The options of a run as the command line takes them."""
+    """The options of a run on the command line."""
 
     system: tyro.conf.Positional[Annotated[str | None, tyro.conf.arg(metavar="SYSTEM")]] = None
-    """One of `funcvae list systems`; gaussian2d_vae unless given."""
+    """One of `funcvae list systems`. None: gaussian2d_vae."""
     out: str | None = None
-    """Run folder, new or empty; a fresh one under runs/ unless given."""
+    """Run folder, new or empty. None: a new one in runs/."""
     split: Annotated[str | None, tyro.conf.arg(metavar=f"{{{','.join(runs.SPLITS)}}}")] = None
     device: Device | None = None
-    """Where to train; on CUDA where there is any, unless given."""
+    """Where to train. None: on CUDA if available."""
     precision: Annotated[str | None, tyro.conf.arg(metavar=f"{{{','.join(compilation.PRECISIONS)}}}")] = None
     compile: Annotated[bool | None, tyro.conf.arg(name="no-compile"), _flag(False)] = None
-    """Train without torch.compile, as systems that gain nothing by it always do: the first step comes
-    seconds earlier."""
+    """Train without torch.compile, which saves seconds before the first step. Systems that do not benefit never
+    use it."""
     deterministic: Annotated[bool | None, _flag(True)] = None
     sample_each_step: Annotated[bool | None, _flag(True)] = None
 
@@ -60,27 +60,27 @@ def train(
     visdom_server: str = "http://localhost:8097",
     patience: float = distributed.PATIENCE,
 ) -> None:
-    """Train a named system, by its own recipe unless told otherwise, into a run folder; or go on with a run.
+    """Train a named system, by default with its own recipe, into a run folder; or resume a run.
 
-    Ctrl-C and SIGTERM stop it after the step, with a checkpoint; once more, at once. Started by torchrun, several
-    processes train one model.
+    Ctrl-C and SIGTERM stop it after the current step, with a checkpoint; a second signal stops it at once. Processes
+    started by torchrun train one model together.
 
     Args:
-        options: What to train, and where to keep it.
-        download: Download a named data set that is not there.
-        resume: Go on with the run in this folder from its newest checkpoint, to the bits of a run that was not stopped.
-            Only --epochs, and how it is kept and shown, may be another than it began with. "auto": with the run in
-            --out if there is one, else from the beginning, as a command that may be started again wants it.
-        track: Also show the run, as it goes, in TensorBoard (in the run folder) or on a Visdom server; may be repeated.
-        visdom_server: Where the Visdom server listens.
-        patience: Seconds that the processes that torchrun started wait for one another at the beginning.
+        options: What to train, and where to store it.
+        download: Download a named data set that is missing.
+        resume: Resume the run in this folder from its newest checkpoint. The bits are those of an uninterrupted run.
+            Only --epochs and options of storage and display may change. "auto" resumes the run in --out if it exists,
+            and otherwise starts it.
+        track: Also show the run in TensorBoard (in the run folder) or on a Visdom server; may be repeated.
+        visdom_server: Address of the Visdom server.
+        patience: Seconds that the processes of torchrun wait for each other at the start.
     """
     makers: dict[str, runs.MakeTracker] = {
         "tensorboard": tracking.tensorboard,
         "visdom": lambda run, config, past: tracking.visdom(visdom_server, run.name, config, past),
     }
     trackers = [makers[name] for name in dict.fromkeys(track)]
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it reports a missing CUDA as a warning
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing CUDA
     caught: list[int] = []
     try:
         with distributed.process_group(options.device or "auto", patience=patience) as processes:
@@ -104,23 +104,23 @@ def train(
 def _folder_to_resume(
     resume: str | None, out: str | None, download: bool, processes: distributed.Processes
 ) -> str | None:
-    """The folder of the run to go on with; None to begin a run."""
+    """The folder of the run to resume; None to start a run."""
     if resume == "auto":
         if out is None:
-            raise BadValue("--resume auto goes on in --out, or begins there: give --out RUN")
+            raise BadValue("--resume auto needs a run folder: give --out RUN")
         return processes.all_gather_object(out if runs.has_run(out) else None)[0]
     if resume is not None and (out is not None or download):
-        raise BadValue("--resume RUN goes on in RUN, with data that are there: leave out --out and --download")
+        raise BadValue("--resume RUN continues in RUN with existing data: remove --out and --download")
     return resume
 
 
 def _resolved(options: runs.Options) -> runs.Options:
-    """The options with the device that they mean here."""
+    """The options with the device that they stand for on this machine."""
     return options if options.device is None else replace(options, device=runs.resolve_device(options.device))
 
 
 def _configured(options: runs.Options, processes: distributed.Processes) -> runs.Config:
-    """The configuration of a new run: its step compiled where the recipe wants it and a compiler is available."""
+    """The configuration of a new run. Compiles the step if the recipe does and a compiler is available."""
     recipe = runs.recipe(options.system or "gaussian2d_vae")
     wanted = recipe.compile if options.compile is None else options.compile
     if wanted and not compilation.available():

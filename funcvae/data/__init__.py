@@ -1,7 +1,7 @@
 """Data sets as tensors: by name, from a folder of images, or from a NumPy file.
 
-`load` is the one way in. Each source is a function that reads tensors as they are; what follows is the same
-for all: floats, a test set held out, every check. Nothing is downloaded unless asked.
+`load` reads all of them: it converts values to floats, holds out a test set if it is missing, and checks the data. It
+downloads only on request.
 """
 
 from funcvae.data.dataset import Dataset, load

@@ -1,7 +1,7 @@
 """Data sets as tensors: by name, from a folder of images, or from a NumPy file.
 
-`load` is the one way in. Each source is a function that reads tensors as they are; what follows is the same
-for all: floats, a test set held out, every check. Nothing is downloaded unless asked.
+`load` reads all of them: it converts values to floats, holds out a test set if it is missing, and checks the data. It
+downloads only on request.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from funcvae.data.readers import Arrays, read_folder, read_numpy
 from funcvae.errors import BadData, Missing, unknown
 
 __all__ = ["Dataset", "load"]
-_HOLD_OUT_SEED = 2**63  # no seed of a user's run: a key is used once
+_HOLD_OUT_SEED = 2**63  # not a seed of a user's run: a key is used once
 
 
 class Dataset(NamedTuple):
@@ -41,59 +41,59 @@ class Dataset(NamedTuple):
 
 
 def load(source: str, *, root: str | Path = "data", download: bool = False) -> Dataset:
-    """The data set of a name or a path, as tensors.
+    """Loads a data set, given by name or path, as tensors.
 
-    uint8 values are divided by 255; other numbers keep their value, in float32. Where there is no test set, a
-    tenth (at least one item) is held out by a permutation of a fixed key.
+    Divides uint8 values by 255; other numbers keep their value, in float32. If there is no test set, holds out a tenth
+    (at least one item), chosen by a permutation of a fixed key.
 
-    A file from a stranger can do no harm: nothing in it is run, and what it claims is checked before memory is taken
-    for it. IDX files beyond `IDX_LIMIT`, images beyond `PIXEL_LIMIT`, archives and folders of images that unpack to
-    more than `UNPACKED_LIMIT` and `ARCHIVE_RATIO` or `IMAGE_RATIO` times their size, and data larger than the machine's
-    memory are refused.
+    Untrusted files are safe: no code in them runs, and sizes in headers are checked before memory is allocated. IDX
+    files beyond `IDX_LIMIT`, images beyond `PIXEL_LIMIT`, archives and folders of images that unpack to more than
+    `UNPACKED_LIMIT` and `ARCHIVE_RATIO` or `IMAGE_RATIO` times their size, and data larger than the machine's memory
+    are errors.
 
     Args:
         source: a name in `NAMED` (`./NAME` for a path of the same name); or
             - a folder of images of one size; grey ones have one channel, colour ones three. Subfolders
-              `train` and `test`, where there are both, are the split; others are classes, numbered by name;
+              `train` and `test`, if both exist, are the split; others are classes, numbered by name;
             - an `.npy` file: an array [n, ...];
             - an `.npz` file: `train`, and optionally `test`, `train_labels`, `test_labels`.
         root: the folder of torchvision's data sets, in its layout: `root/MNIST/raw`, `root/FashionMNIST/raw`,
-            `root/cifar-10-batches-py`. Fashion-MNIST is also found where Debian's package puts it.
-        download: let torchvision fetch what is missing under `root`.
+            `root/cifar-10-batches-py`. Fashion-MNIST is also read from the folder of Debian's package.
+        download: whether torchvision may download missing files to `root`.
 
     Raises:
-        BadValue: no such name, with the nearest one.
-        Missing: files, or the package that brings them, are not there; or the download failed.
-        BadData: a corrupt file; NaN or infinite values; no items; counts or shapes that do not fit.
+        BadValue: no such name; the message has the nearest one.
+        Missing: the files, or the package that provides them, are missing, or the download failed.
+        BadData: a file is corrupt, there are no items, numbers are NaN or infinite, or counts or shapes do not match.
     """
     checks.flag("download", download)
-    root = checks.path("root", os.path.expanduser(checks.path("root", root)))
-    path = checks.path("source", os.path.expanduser(checks.path("source", source)))
+    root = Path(os.path.expanduser(checks.path("root", root)))
+    path = Path(os.path.expanduser(checks.path("source", source)))
     if source in NAMED:
-        return _checked(source, NAMED[source](root=root, download=download))
-    if not source or not path.exists():
+        return _from_arrays(source, NAMED[source](root=root, download=download))
+    if not source or not os.path.exists(path):  # False for a name that no file can have
         if os.path.basename(source) == source and not path.suffix:
             raise unknown("data", source, NAMED)
         raise Missing(f"{source} does not exist: give a folder of images, an .npy or an .npz file")
-    return _checked(source, read_folder(path) if path.is_dir() else read_numpy(path))
+    return _from_arrays(source, read_folder(path) if path.is_dir() else read_numpy(path))
 
 
-def _checked(name: str, parts: Arrays) -> Dataset:
-    """The data set of these parts, a test set held out if there is none; `BadData` unless all is sound."""
+def _from_arrays(name: str, parts: Arrays) -> Dataset:
+    """The data set of these arrays, with a test set held out if it is missing, or BadData."""
     if "train" not in parts:
-        raise BadData(f"{name} has no array named 'train': it must hold the training data")
+        raise BadData(f"{name} has no array 'train': it must hold the training data")
     items = {part: _items(f"{name}: {part}", parts[part]) for part in parts if not part.endswith("labels")}
     labels = {part: parts[f"{part}_labels"] for part in ("train", "test") if f"{part}_labels" in parts}
     for part, y in labels.items():
         if part not in items:
-            raise BadData(f"{name} has no array named '{part}' for its {part}_labels")
+            raise BadData(f"{name} has {part}_labels, but no array '{part}'")
         n = len(items[part])
         if y.is_floating_point() or y.is_complex() or y.shape != (n,):
             got = f"{y.dtype} {list(y.shape)}"
             raise BadData(f"{name}: {part}_labels are {got}: they must be integers [{n}], one for each item")
     if "test" not in items:
         if (n := len(items["train"])) == 1:
-            raise BadData(f"{name} has one item: there must be at least two, one of them for testing")
+            raise BadData(f"{name} has one item: it needs at least two, one of them for the test set")
         order = random.permutation(random.key(_HOLD_OUT_SEED), n)
         test, train = order.tensor_split([max(1, n // 10)])
         items, labels = ({"train": x["train"][train], "test": x["train"][test]} if x else {} for x in (items, labels))
@@ -113,7 +113,7 @@ def _items(where: str, x: Tensor) -> Tensor:
     items = x.float().contiguous()
     if x.dtype == torch.uint8:
         items /= 255
-    if not all(extreme.isfinite() for extreme in items.aminmax()):  # takes no memory; NaN is either's value, too
+    if not all(extreme.isfinite() for extreme in items.aminmax()):  # takes no memory; NaN if there is one
         finite = items.isfinite().reshape(len(items), -1).all(1)
-        raise BadData(f"{where} item {finite.int().argmin()} is NaN or infinite: all must be finite float32")
+        raise BadData(f"{where} item {finite.int().argmin()} is NaN or infinite: all numbers must be finite in float32")
     return items

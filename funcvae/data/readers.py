@@ -1,4 +1,4 @@
-"""Readers of files that may come from a stranger: NumPy arrays, folders of images, IDX files."""
+"""Readers of untrusted files: NumPy arrays, folders of images, IDX files."""
 
 import gzip
 import math
@@ -20,20 +20,20 @@ from funcvae.errors import BadData, FuncvaeError, Missing
 __all__ = ["ARCHIVE_RATIO", "IDX_LIMIT", "IMAGE_RATIO", "PARTS", "PIXEL_LIMIT", "UNPACKED_LIMIT", "Arrays"]
 
 Arrays = dict[str, Tensor]
-"""Arrays by name: "train", and where there are any "test", "train_labels", "test_labels"."""
+"""Arrays by name: "train" and, if they exist, "test", "train_labels", "test_labels"."""
 
 PARTS = ("train", "test", "train_labels", "test_labels")
 
 IDX_LIMIT = 3 * 2**24
-"""Bytes that an IDX file may have, unpacked. (MNIST's largest has 47 million.)"""
+"""Largest number of bytes of an unpacked IDX file. (MNIST's largest has 47 million.)"""
 
 PIXEL_LIMIT = 2**24
-"""Pixels that an image may have."""
+"""Largest number of pixels of an image."""
 
 UNPACKED_LIMIT, ARCHIVE_RATIO, IMAGE_RATIO = 2**26, 80, 400
-"""Bytes that an archive's arrays, or a folder's images, may take as float32; or so many times those on disk."""
+"""Largest number of float32 bytes of an archive, or a folder of images; and its largest ratio to the bytes on disk."""
 
-_IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # and no other, for PIL has others that run programs
+_IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # PIL's other formats may run programs
 
 
 def read_numpy(path: Path) -> Arrays:
@@ -47,12 +47,12 @@ def read_numpy(path: Path) -> Arrays:
         loaded = np.load(file, allow_pickle=False)
         arrays = {"train": loaded} if isinstance(loaded, np.ndarray) else loaded
         found = {part: arrays[part] for part in PARTS if part in arrays}
-        # torch takes arrays in the machine's own byte order only
+        # torch takes arrays in native byte order only
         return {part: torch.from_numpy(x.astype(x.dtype.newbyteorder("="), copy=False)) for part, x in found.items()}
 
 
 def _check_numpy(file: IO[bytes]) -> None:
-    """Raises ValueError where an .npy or .npz file claims more than it holds, or than there is room for; rewinds it."""
+    """Raises ValueError if the arrays of an .npy or .npz file exceed the file or the memory; rewinds the file."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     if not zipfile.is_zipfile(file):
@@ -62,41 +62,41 @@ def _check_numpy(file: IO[bytes]) -> None:
         with zipfile.ZipFile(file) as archive:
             unpacked = 0
             for member in archive.infolist():
-                if member.filename.removesuffix(".npy") in PARTS:  # np.load finds it by either name
+                if member.filename.removesuffix(".npy") in PARTS:  # np.load takes either name
                     with archive.open(member) as array:
                         unpacked += _claimed(array, member.file_size)
         if unpacked > max(UNPACKED_LIMIT, ARCHIVE_RATIO * size):
-            raise ValueError(f"as float32 it takes {unpacked:,} bytes, far more than on disk: save it by np.savez")
+            raise ValueError(f"as float32 it takes {unpacked:,} bytes, far more than on disk: save it with np.savez")
         _check_room(unpacked)
     file.seek(0)
 
 
 def _claimed(file: IO[bytes], size: int) -> int:
-    """The bytes that an array takes, as it is or as float32; ValueError where its header claims more than there are."""
+    """The bytes of an array, as it is or as float32; ValueError if they exceed the rest of the file."""
     from numpy.lib import format
 
     read = {(1, 0): format.read_array_header_1_0, (2, 0): format.read_array_header_2_0}[format.read_magic(file)]
     shape, _, dtype = read(file)
     count, left = math.prod(shape), size - file.tell()
     if count * dtype.itemsize > left:
-        raise ValueError(f"its header claims {count:,} items of {dtype.itemsize} bytes, and it has {left:,} bytes")
+        raise ValueError(f"its header claims {count:,} items of {dtype.itemsize} bytes, but {left:,} bytes follow")
     return count * max(4, dtype.itemsize)
 
 
 def _check_room(size: int) -> None:
-    """Raises ValueError where the machine cannot hold so many bytes twice, as it must to hold out a test set."""
+    """Raises ValueError if the memory cannot hold so many bytes twice, as holding out a test set requires."""
     if 2 * size > checks.MEMORY:
-        had = f"{checks.MEMORY / 2**30:,.1f}"
-        raise ValueError(f"to load it takes {2 * size / 2**30:,.1f} GiB, and this machine has {had}")
+        needed, available = (f"{n / 2**30:,.1f}" for n in (2 * size, checks.MEMORY))
+        raise ValueError(f"loading takes {needed} GiB, and this machine has {available}")
 
 
 def read_folder(folder: Path) -> Arrays:
-    """The images of a folder, or of its folders train and test."""
+    """The images of a folder, or of its subfolders train and test."""
     train, test = folder / "train", folder / "test"
     if not (train.is_dir() and test.is_dir()):
         return _read_images(folder, "train")
     if _subfolders(train) != _subfolders(test):
-        raise BadData(f"{test} must have the same class folders as {train}, so that the labels agree")
+        raise BadData(f"{test} and {train} have different class folders: they must be the same")
     return _read_images(train, "train") | _read_images(test, "test")
 
 
@@ -105,7 +105,7 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _read_images(folder: Path, part: str) -> Arrays:
-    """The images of a folder, uint8 [n, C, H, W], and the numbers of their class folders where it has any."""
+    """The images of a folder, uint8 [n, C, H, W], and their class numbers if it has class folders."""
     from PIL import Image
     from torchvision.datasets.folder import is_image_file, make_dataset
     from torchvision.transforms.functional import pil_to_tensor
@@ -115,34 +115,34 @@ def _read_images(folder: Path, part: str) -> Arrays:
     else:
         paths = [(str(path), 0) for path in sorted(folder.iterdir()) if is_image_file(path.name)]
     if not paths:
-        raise Missing(f"{folder} holds no images: put image files there, or in one folder for each class")
+        raise Missing(f"{folder} holds no images: it must have image files, or one folder of them for each class")
     images: list[Tensor] = []
     allowed = max(UNPACKED_LIMIT, IMAGE_RATIO * sum(os.stat(path).st_size for path, _ in paths if os.path.isfile(path)))
     for path, _ in paths:
         with _reading(path, "8-bit image"), Image.open(path, formats=_IMAGE_FORMATS) as image:
             pixels, mode = image.width * image.height, "L" if image.mode in ("1", "L", "LA") else "RGB"
             if pixels > PIXEL_LIMIT:
-                raise ValueError(f"it has {pixels:,} pixels, and may have {PIXEL_LIMIT:,}")
-            if (unpacked := 4 * len(mode) * pixels * len(paths)) > allowed:  # for all are of one size
-                raise ValueError(f"as float32 all take {unpacked:,} bytes, far more than on disk: give an .npy file")
+                raise ValueError(f"it has {pixels:,} pixels: at most {PIXEL_LIMIT:,} are allowed")
+            if (unpacked := 4 * len(mode) * pixels * len(paths)) > allowed:  # all have one size
+                raise ValueError(f"as float32 all take {unpacked:,} bytes, far more than on disk: use an .npy file")
             _check_room(unpacked)
-            if image.mode.startswith(("I", "F")):  # deeper than 8 bits, which PIL would clip at 255
+            if image.mode.startswith(("I", "F")):  # more than 8 bits, which PIL would clip at 255
                 raise TypeError(f"its pixels are of PIL's mode {image.mode}")
             images.append(pil_to_tensor(image.convert(mode)))
         shape, first = list(images[-1].shape), list(images[0].shape)
         if shape != first:
-            raise BadData(f"{path} is {shape}, {paths[0][0]} {first}: all must agree in size and channels")
+            raise BadData(f"{path} has shape {shape}, {paths[0][0]} has {first}: all images must have the same shape")
     labels = {f"{part}_labels": torch.tensor([label for _, label in paths])} if classes else {}
     return {part: torch.stack(images)} | labels
 
 
 def read_idx(path: Path) -> Tensor:
-    """One IDX file, gzipped or not: images [n, 1, H, W] or labels [n]."""
+    """The images [n, 1, H, W] or labels [n] of an IDX file, gzipped or not."""
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
     with _reading(path, "IDX file"), TemporaryDirectory() as folder:
         plain = path
-        if path.suffix == ".gz":  # torchvision reads by name, and only what is not compressed
+        if path.suffix == ".gz":  # torchvision reads a path, uncompressed
             plain = Path(folder) / path.stem
             with gzip.open(path) as file:
                 plain.write_bytes(file.read(IDX_LIMIT + 1))
@@ -153,17 +153,17 @@ def read_idx(path: Path) -> Tensor:
 
 @contextmanager
 def failing_as(kind: type[FuncvaeError], message: str) -> Iterator[None]:
-    """Raise this error, in one line, for whatever comes: corrupt bytes can make a reader fail, or warn, in any way."""
+    """Turns any error inside into one of this kind, in one line. Ignores warnings, which corrupt bytes may cause."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split()).split(". ")[0]  # its first sentence
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).split(". ")[0]  # the first sentence
         raise kind(f"{message} ({reason.rstrip(':')})") from error
 
 
 def _reading(path: str | Path, kind: str) -> AbstractContextManager[None]:
-    if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
-        raise BadData(f"{path} is no file: it must be a whole {kind}")
-    return failing_as(BadData, f"{path} cannot be read: it must be a whole {kind}")
+    if Path(path).exists() and not Path(path).is_file():  # reading a pipe would block
+        raise BadData(f"{path} is not a file: it must be a complete {kind}")
+    return failing_as(BadData, f"{path} cannot be read: it must be a complete {kind}")

@@ -1,16 +1,16 @@
-"""Runs on disk: trains a configuration into a folder, and loads, reproduces and reports on what is there.
+"""Runs on disk: trains configurations into run folders; loads, reproduces and evaluates them.
 
 config.json         the configuration, every default filled in
-manifest.json       the environment: versions, machine, settings, the data's hash; and where the run was resumed
-metrics.jsonl       a row for every step and every epoch, and for every requested measurement of the variance
-checkpoints/        the newest few states of the training, from which it can be resumed
+manifest.json       the environment: versions, machine, settings, hash of the data; and where the run was resumed
+metrics.jsonl       a row for every step, every epoch, and every requested measurement of the variance
+checkpoints/        the newest states of the training, from which it can be resumed
 figures/*.png
-samples.npy         samples of the model after every step [steps, n, 2], where requested
+samples.npy         samples of the model after every step [steps, n, 2], if requested
 params.safetensors  trained parameters and state, written last; byte-identical for equal runs
 
-Every file is complete or absent, except that the last line of metrics.jsonl may be cut off until the run is resumed.
+A file is either complete or missing. Only the last line of metrics.jsonl may be incomplete until the run is resumed.
 
-`train_grid` trains a grid of such runs, and `collect` makes a table of their results.
+`train_grid` trains a grid of such runs, and `collect` makes a table of the results.
 """
 
 from funcvae.runs.aggregate import SweepResults, collect

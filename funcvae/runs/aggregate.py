@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from funcvae import estimators, figures, noise
 from funcvae._support import checks
+from funcvae._support.tables import table
 from funcvae.errors import BadData, Missing
 from funcvae.figures.sweep import OverSeeds
 from funcvae.runs.config import Config
@@ -34,35 +35,35 @@ class SweepResults(NamedTuple):
     """The results of a sweep so far; `print` shows them as a table."""
 
     cells: list[TableRow]
-    """One for each cell, in the grid's order, with `as_csv`'s columns; None where there is nothing yet."""
+    """One row for each cell, in the grid's order, with the columns of `as_csv`; None for missing numbers."""
     groups: list[TableRow]
-    """One for each system, estimator and number of samples, over the seeds that are "finished": "seeds", how many those
-    are; and of "bound", "test_bound" and, where measured, "log_variance_encoder" and "log_variance_decoder" the "mean",
-    its standard error "se" and the ends of its 95% interval, "low" and "high", by Student's t (None with one seed)."""
+    """One row for each system, estimator and number of samples, over its "finished" seeds. "seeds" is their number.
+    "bound", "test_bound" and, if measured, "log_variance_encoder" and "log_variance_decoder" each have the "mean", its
+    standard error "se" and the ends "low" and "high" of its 95% interval by Student's t (None for one seed)."""
 
     @property
     def unfinished(self) -> list[TableRow]:
-        """The cells that have no numbers: missing, begun or diverged."""
+        """The cells without numbers: missing, begun or diverged."""
         return [cell for cell in self.cells if cell["status"] != "finished"]
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, for a JSON file."""
+        """Cells and groups, for a JSON file."""
         return self._asdict()
 
     def as_csv(self) -> str:
-        """The cells as comma-separated values, a line for each under a line of names; empty where there is no number.
+        """The cells as comma-separated values under a line of names; missing numbers are empty.
 
-        system, estimator, target, samples, seed: which cell, and what its bounds are of.
-        status: "finished"; "diverged", numbers became NaN or infinite; "begun", and at work or stopped; or "missing".
-        steps: made in all.
-        bound: the last epoch's mean over the training steps, nats per example.
+        system, estimator, target, samples, seed: identify the cell; the bounds estimate the target.
+        status: "finished"; "diverged" (numbers became NaN or infinite); "begun" (in use or stopped); or "missing".
+        steps: total number of steps.
+        bound: mean over the training steps of the last epoch, nats per example.
         test_bound: at the end, nats per example.
-        variance_encoder, low_encoder, high_encoder, trusted_encoder, snr_encoder: the gradient's total variance at the
-            end, its 95% interval, whether that is to be trusted, and the signal-to-noise ratio; likewise for the
+        variance_encoder, low_encoder, high_encoder, trusted_encoder, snr_encoder: total variance of the gradient at the
+            end, its 95% interval, whether the interval is reliable, and the signal-to-noise ratio; the same for the
             decoder.
         params_sha256: of parameters and state.
-        diverged: what was not finite, and where.
-        folder: of the run.
+        diverged: what was not finite, and at which step.
+        folder: the run folder.
         """
         text = StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -71,13 +72,11 @@ class SweepResults(NamedTuple):
         return text.getvalue()
 
     def __str__(self) -> str:
-        """An aligned table of the groups, and a line for each cell that is not finished."""
+        """A table of the groups, and a line for each unfinished cell."""
         head = ["system", "estimator", "target", "K", "seeds", "test bound", "± se", "95% interval"]
         measured = [name for name in NETWORKS if any(f"log_variance_{name}" in group for group in self.groups)]
         head += [f"{network} variance" for network in measured]
-        lines = [head] + [_line(group, measured) for group in self.groups]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = ["  ".join(_aligned(line, widths)).rstrip() for line in lines]
+        text = [table([_line(group, measured) for group in self.groups], head, "<<<>")]
         text += ["bounds: nats per example" + ("; variances: geometric means over the seeds" if measured else "")]
         for cell in self.unfinished:
             reason = f": {cell['diverged']}" if cell["diverged"] else ""
@@ -85,7 +84,7 @@ class SweepResults(NamedTuple):
         return "\n".join(text)
 
     def figures(self) -> dict[str, Figure]:
-        """The figures that there are numbers for, by file name; variances as geometric means."""
+        """The figures of the available numbers, by file name; variances as geometric means."""
         diverged = sum(cell["status"] == "diverged" for cell in self.cells)
         omitted = f"\n(left out: {diverged} diverged)" if diverged else ""
         bounds = _panels(self, "test_bound")
@@ -104,17 +103,18 @@ class SweepResults(NamedTuple):
         return made
 
 
+@checks.arguments
 def collect(folder: str | Path) -> SweepResults:
-    """Reads the results of the sweep in a folder so far; nothing is written.
+    """Reads the results of a sweep so far. Writes nothing.
 
     Raises:
-        Missing: there is no sweep.
-        BadData: a file of it is damaged.
+        Missing: the folder has no sweep.
+        BadData: a file of the sweep is damaged.
     """
-    folder = checks.path("folder", folder)
-    if not (folder / GRID).is_file():
-        raise Missing(f"{folder} is no sweep's folder: it has no {GRID}")
-    rows = [_row(cell) for cell in expand_grid(read_grid(folder / GRID), folder)]
+    path = Path(folder, GRID)
+    if not path.is_file():
+        raise Missing(f"{folder} is not the folder of a sweep: it has no {GRID}")
+    rows = [_row(cell) for cell in expand_grid(read_grid(path), folder)]
     groups: dict[tuple[Any, ...], list[TableRow]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in _GROUP), []).append(row)
@@ -127,9 +127,9 @@ def mean_interval(values: Sequence[float]) -> dict[str, float | None]:
         mean ± t_{0.975, n-1} s / n^½,    s² = sum_i (x_i - mean)² / (n - 1)
 
     Args:
-        values: independent ones [n], n >= 1; with one alone there are no error and no interval.
+        values: independent values [n], n >= 1; for n = 1 the error and the interval are None.
     """
-    from scipy.special import stdtrit  # imported here because it is slow to import and seldom used
+    from scipy.special import stdtrit  # slow to import, and rarely used
 
     n, mean = len(values), float(np.mean(values))
     if n < 2:
@@ -143,7 +143,7 @@ _GROUP = ("system", "estimator", "target", "samples")
 
 
 def _row(cell: Config) -> TableRow:
-    """One cell's row; None where there is no number yet."""
+    """The row of a cell; None for missing numbers."""
     row = dict.fromkeys(COLUMNS) | cell_id(cell) | {"folder": cell.out}
     row["target"] = estimators.parse(cell.estimator).claims_under(noise.parse(cell.noise)).target
     result = read_result(cell)
@@ -159,7 +159,8 @@ def _row(cell: Config) -> TableRow:
                 row |= {f"{name}_{network}": float(found[name]) for name in ("variance", "low", "high", "snr")}
                 row[f"trusted_{network}"] = bool(found["trusted"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise BadData(f"{Path(cell.out, RESULT)} is no cell's result: {type(error).__name__}, {error}") from None
+        message = f"{type(error).__name__}, {error}"
+        raise BadData(f"{Path(cell.out, RESULT)} is not the result of a cell: {message}") from None
     return row
 
 
@@ -212,7 +213,7 @@ def _value(row: TableRow, name: str) -> float:
 
 
 def _line(group: TableRow, networks: Sequence[str]) -> list[str]:
-    """One line of the table."""
+    """The cells of a line of the table."""
     bound = group.get("test_bound") or dict.fromkeys(("mean", "se", "low", "high"))
     interval = "" if bound["low"] is None else f"[{bound['low']:.4f}, {bound['high']:.4f}]"
     cells = [group["system"], group["estimator"], group["target"], str(group["samples"]), str(group["seeds"])]
@@ -221,12 +222,3 @@ def _line(group: TableRow, networks: Sequence[str]) -> list[str]:
         found = group.get(f"log_variance_{network}")
         cells.append(f"{math.exp(found['mean']):.3g}" if found else "")
     return cells
-
-
-def _aligned(line: Sequence[str], widths: Sequence[int]) -> Iterable[str]:
-    """Words to the left, numbers to the right."""
-    for i, (cell, width) in enumerate(zip(line, widths, strict=True)):
-        yield cell.ljust(width) if i < _WORDS else cell.rjust(width)
-
-
-_WORDS = 3  # columns of words in the table

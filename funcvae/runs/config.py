@@ -4,80 +4,85 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 
 from funcvae import compilation
-from funcvae._support import checks
+from funcvae._support import checks, files
+from funcvae._support.checks import Count, Natural
 from funcvae.compilation import PRECISIONS
 from funcvae.distributed import sharding
-from funcvae.errors import BadData, BadType, BadValue, Missing, unknown
+from funcvae.errors import BadType, BadValue, Missing, unknown
 from funcvae.models import RECIPES
 from funcvae.models.recipe import Recipe
 from funcvae.variance.monitor import MonitorSettings
 
 __all__ = ["SPLITS", "Config", "Options", "configure", "recipe", "resolve_device", "split_names", "with_defaults"]
 
+Rate = Annotated[float, lambda name, value: float(value)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Requested fields of a `Config`; the recipe or the default decides each field that is None."""
+    """Requested fields of a `Config`. The recipe or the default decides each field that is None."""
 
     system: str | None = None
     """One of `funcvae list systems`."""
     data: str | None = None
-    """A name in `funcvae list data`, a folder of images, FILE.npy or FILE.npz; the recipe's unless given."""
+    """A name in `funcvae list data`, a folder of images, FILE.npy or FILE.npz. None: the recipe's."""
     data_dir: str | None = None
-    """Where named data sets are kept; data/ unless given."""
+    """Folder of named data sets. None: data/."""
     epochs: int | None = None
-    """Passes over the training data; the recipe's number unless given."""
+    """Passes over the training data. None: the recipe's."""
     batch: int | None = None
-    """Batch size; the recipe's unless given."""
+    """Batch size. None: the recipe's."""
     samples: int | None = None
-    """Monte-Carlo samples N for each datum, the K of L_K; the recipe's unless given."""
+    """Monte-Carlo samples N for each datum, the K of L_K. None: the recipe's."""
     chunk: int | None = None
-    """Samples decoded at a time, where there are more: it bounds the memory. Chosen by the batch's size unless
-    given, or at 0."""
+    """Samples to decode at a time, to limit memory. None or 0: chosen by the batch size."""
     shards: int | None = None
-    """Cut each step's work into so many and add up in a fixed order: the same bits on any number of processes,
-    up to so many. Unless given, or at 0, each process has one, and they add up as is fastest."""
+    """Split each step into this many shards, and add up their results in a fixed order: the bits do not depend on the
+    number of processes. None or 0: one shard for each process, added up in the fastest order."""
     split: str | None = None
-    """What is cut: the batch's rows, or each datum's samples; rows unless given."""
+    """What the shards divide: the rows of the batch, or the samples of each datum. None: rows."""
     estimator: str | None = None
-    """NAME or NAME:ARGUMENT, one of `funcvae list estimators`; the recipe's unless given."""
+    """NAME or NAME:ARGUMENT, one of `funcvae list estimators`. None: the recipe's."""
     noise: str | None = None
-    """Noise scheme, one of `funcvae list noise`; iid unless given."""
+    """Noise scheme, one of `funcvae list noise`. None: iid."""
     lr: float | None = None
-    """Learning rate; the recipe's rate or schedule unless given."""
+    """Learning rate. None: the recipe's rate or schedule."""
     seed: int | None = None
-    """The key's seed, 0 unless given: the same seed gives the same bits."""
+    """Seed of the key; equal seeds give equal bits. None: 0."""
     out: str | None = None
     """Run folder, new or empty."""
     checkpoint_every: int | None = None
-    """Steps between two checkpoints, 1000 unless given; 0 for none but the last one."""
+    """Steps between checkpoints; 0 for only the last one. None: 1000."""
     keep: int | None = None
-    """How many checkpoints stay, the newest; 2 unless given."""
+    """Number of newest checkpoints to keep. None: 2."""
     device: str | None = None
-    """Where to train: "cpu", unless given, or "cuda"."""
+    """Where to train: "cpu" or "cuda". None: "cpu"."""
     precision: str | None = None
-    """Precision of float32 matrix products, highest unless given (torch.set_float32_matmul_precision):
-    "medium" is faster on many machines, and bfloat16 where the CPU has AMX."""
+    """Precision of float32 matrix products (torch.set_float32_matmul_precision). None: highest.
+    "medium" is faster on many machines, and uses bfloat16 on CPUs with AMX."""
     compile: bool | None = None
     """Whether to run the step under torch.compile."""
     deterministic: bool | None = None
-    """Use no algorithm whose bits may change from run to run (torch.use_deterministic_algorithms)."""
+    """Use only algorithms with reproducible bits (torch.use_deterministic_algorithms)."""
     sample_each_step: bool | None = None
     """Keep samples of the model after every step, and draw how they evolve (data in the plane only)."""
     variance_every: int | None = None
-    """Log the variance of the estimator's gradient on one batch, after every so many steps."""
+    """Steps between measurements of the variance of the estimator's gradient, on one batch."""
     variance_of: str | None = None
-    """Log that of these estimators too, on the same noise: names with commas between them."""
+    """Further estimators to measure on the same noise: names separated by commas."""
     variance_replicates: int | None = None
-    """Draws of the noise for that; 100 unless given."""
+    """Draws of the noise for each measurement. None: 100."""
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
 
     def specified(self) -> dict[str, Any]:
         """The fields that are not None."""
@@ -86,24 +91,27 @@ class Options:
 
 @dataclass(frozen=True)
 class Config:
-    """Run configuration: all that decides a run's result, and where and how it is kept.
+    """Run configuration: everything that decides the result of a run, and where and how it is stored.
 
-    `Options` describes the fields. `chunk`, `shards` and `variance_every` are 0 where they are not used.
+    `Options` describes the fields. A `chunk`, `shards` or `variance_every` of 0 means that it is not used.
+
+    Raises:
+        BadType, BadValue: a field has the wrong type, or a value that is not allowed.
     """
 
     system: str
     data: str
-    epochs: int
-    batch: int
-    samples: int
+    epochs: Count
+    batch: Count
+    samples: Count
     estimator: str
     out: str
     data_dir: str = "data"
     noise: str = "iid"
-    chunk: int = 0
-    shards: int = 0
+    chunk: Natural = 0
+    shards: Natural = 0
     split: str = "rows"
-    lr: float | None = None
+    lr: Rate | None = None
     seed: int = 0
     device: str = "cpu"
     precision: str = "highest"
@@ -113,8 +121,16 @@ class Config:
     variance_every: int = 0
     variance_of: str = ""
     variance_replicates: int = 100
-    checkpoint_every: int = 1000
-    keep: int = 2
+    checkpoint_every: Natural = 1000
+    keep: Count = 2
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+        for name, known in {"precision": PRECISIONS, "device": ("cpu", "cuda"), "split": SPLITS}.items():
+            if getattr(self, name) not in known:
+                raise unknown(name, getattr(self, name), known)
+        if recipe(self.system).shape != (2,) and self.sample_each_step:
+            raise BadValue(f"sample_each_step needs data in the plane: {self.system} has images")
 
     @property
     def monitor(self) -> MonitorSettings:
@@ -124,34 +140,40 @@ class Config:
 
 
 SPLITS = {"rows": sharding.by_rows, "samples": sharding.by_samples}
-"""What a step's work is cut along, by name."""
+"""The axes along which a step can be split, by name."""
 
 MAY_CHANGE = {"epochs", "data", "data_dir", "out", "checkpoint_every", "keep"}
-"""Fields that may change when a run is resumed; of data, only the location."""
+"""Fields that may change when a run is resumed; of `data`, only the location."""
 
 
+@checks.arguments
 def split_names(text: str) -> list[str]:
     """The names in a text that separates them by commas."""
-    return [name.strip() for name in checks.text("text", text).split(",") if name.strip()]
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
+@checks.arguments
 def recipe(system: str) -> Recipe:
-    """The recipe of a named system, or an error with the nearest name."""
-    if checks.text("system", system) not in RECIPES:
+    """The recipe of a named system.
+
+    Raises:
+        BadValue: no such system; the message has the nearest name.
+    """
+    if system not in RECIPES:
         raise unknown("system", system, RECIPES)
     return RECIPES[system]
 
 
 def configure(system: str, **options: Any) -> Config:
-    """A configuration of the named system: its recipe's where an option is not given, or None.
+    """The configuration of a named system. Its recipe decides the options that are missing or None.
 
     Args:
         system: its name.
         options: fields of `Options`.
 
     Raises:
-        BadValue: an unknown system or option; or out is missing.
-        BadType: an option has another type than its field.
+        BadValue: a system or option is unknown, out is missing, or a value is not allowed.
+        BadType: an option has the wrong type.
     """
     known = [field.name for field in fields(Options)]
     if strange := sorted(options.keys() - set(known)):
@@ -159,39 +181,32 @@ def configure(system: str, **options: Any) -> Config:
     return with_defaults(Options(system=system, **options))
 
 
+@checks.arguments
 def with_defaults(options: Options) -> Config:
-    """The configuration with these options; the system's recipe and the defaults decide the others."""
-    values = _plain(_checked_options(options))
-    if "system" not in values:
-        raise BadValue("system is missing: name one of `funcvae list systems`")
-    defaults = recipe(values["system"])
+    """The configuration with these options. The system's recipe and the defaults decide the others."""
+    if options.system is None:
+        raise BadValue("system is missing: give one of `funcvae list systems`")
+    if options.out is None:
+        raise BadValue("out is missing: give the run folder")
+    defaults = recipe(options.system)
     recipe_values = {name: getattr(defaults, name) for name in ("data", "epochs", "batch", "samples", "estimator")}
-    if "out" not in values:
-        raise BadValue("out is missing: name the run's folder")
-    return _checked(Config(**{**recipe_values, **values}))
+    return Config(**recipe_values | options.specified())
 
 
 def resumed(config: Config, options: Options, run: Path) -> Config:
     """The configuration of the run in a folder when it is resumed with these options.
 
     Raises:
-        BadType: the options are no `Options`.
-        BadValue: something may not change; the message names all that differs.
+        BadValue: options differ that must stay the same; the message names them.
     """
-    values = _plain(_checked_options(options))
+    values = options.specified()
     if pairs := differences(config, values, MAY_CHANGE):
-        raise BadValue(f"{run} cannot go on otherwise than it began: {pairs}; leave that out, or start another run")
-    return _checked(replace(config, **{**values, "out": str(run)}))
-
-
-def _checked_options(options: Options) -> Options:
-    if not isinstance(options, Options):
-        raise BadType(f"options is {checks.describe(options)}: it must be an Options, as in Options(epochs=20)")
-    return options
+        raise BadValue(f"{run} cannot be resumed with other settings: {pairs}; leave them out, or start another run")
+    return replace(config, **values | {"out": str(run)})
 
 
 def differences(config: Config, values: Mapping[str, Any], may_change: Collection[str]) -> str:
-    """Describes the values that differ from a configuration's fields and may not; empty if there are none."""
+    """Describes the values that differ from the configuration's fields and may not; empty if none differ."""
     differing = {name: value for name, value in values.items() if value != getattr(config, name)}
     wrong = [name for name in differing if name not in may_change]
     return ", ".join(f"{name} was {getattr(config, name)!r} and is {values[name]!r} now" for name in wrong)
@@ -201,79 +216,40 @@ def parse_config(content: Mapping[str, Any]) -> Config:
     """The configuration in a JSON object.
 
     Raises:
-        BadData: it holds none; the message names a field.
+        BadType, BadValue: a field is unknown or missing, or has the wrong type or value.
     """
-    if strange := sorted(content.keys() - {field.name for field in fields(Config)}):
-        raise BadData(f"there is no field {strange[0]!r}")
-    for field in fields(Config):
-        if field.name not in content and field.default is MISSING:
-            raise BadData(f"{field.name} is missing")
-    config = Config(**content)
-    for name in _wrong_types(config):
-        raise BadData(f"{name} is {getattr(config, name)!r}")
-    return config
+    known = [field.name for field in fields(Config)]
+    if strange := sorted(content.keys() - set(known)):
+        raise unknown("field", strange[0], known)
+    if isinstance(content.get("lr"), int):  # a run writes 1.0
+        raise BadType(f"lr is {content['lr']}: expected float | null")
+    return files.typed(content, Config)
 
 
-def _plain(options: Options) -> dict[str, Any]:
-    """The specified options: a path as a string, numpy's number as Python's, and the learning rate as a float."""
-    values = {name: _plain_value(value) for name, value in options.specified().items()}
-    if "lr" in values:
-        values["lr"] = float(checks.number("lr", values["lr"]))
-    return values
+def _check_fields(value: Options | Config) -> None:
+    """Checks every field against its annotation. Sets paths to strings, and NumPy's numbers to Python's."""
+    for name, given in vars(value).items():
+        plain = given.item() if isinstance(given, np.generic) else given
+        object.__setattr__(value, name, os.fspath(plain) if isinstance(plain, os.PathLike) else plain)
+    checks.fields(value)
 
 
-def _plain_value(value: Any) -> Any:
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _checked(config: Config) -> Config:
-    """The configuration itself. Raises BadType where a field has another type than it should."""
-    for name, kind in _wrong_types(config).items():
-        raise BadType(
-            f"{name} is {checks.describe(getattr(config, name))}: it must be of type {getattr(kind, '__name__', kind)}"
-        )
-    return config
-
-
-def _wrong_types(config: Config) -> dict[str, type]:
-    """The fields whose value is not of the field's type, with that type. (A bool is an int, too.)"""
-    kinds = get_type_hints(Config).items()
-    values = {name: getattr(config, name) for name, _ in kinds}
-    return {name: kind for name, kind in kinds
-            if not isinstance(values[name], kind) or (isinstance(values[name], bool) and kind is not bool)}  # fmt: skip
-
-
-def check_config(config: Config) -> None:
-    """Raises BadValue, in the words of the command line, for what is wrong with a configuration by itself."""
-    if not isinstance(config, Config):
-        raise BadType(f"config is {checks.describe(config)}: it must be a Config, as runs.configure makes it")
-    for name in ("epochs", "batch", "samples", "keep"):
-        if getattr(config, name) < 1:
-            raise BadValue(f"--{name} is {getattr(config, name)}: it must be at least 1")
-    for name, what in {"checkpoint_every": " of steps", "chunk": " of samples", "shards": ""}.items():
-        if getattr(config, name) < 0:
-            option = name.replace("_", "-")
-            raise BadValue(f"--{option} is {getattr(config, name)}: it must be a number{what}, or 0")
-    for name, known in {"precision": PRECISIONS, "device": ("cpu", "cuda"), "split": tuple(SPLITS)}.items():
-        if getattr(config, name) not in known:
-            raise unknown(name, getattr(config, name), known)
-    if config.sample_each_step and recipe(config.system).shape != (2,):
-        raise BadValue(f"--sample-each-step draws points in the plane, and {config.system}'s data are images")
+def check_available(config: Config) -> None:
+    """Raises Missing unless this machine has the device, and a compiler if the run needs one."""
     resolve_device(config.device)
     if config.compile and not compilation.available():
-        raise Missing(f"the run's step is compiled, and {compilation.NO_COMPILER}")
+        raise Missing(f"the run compiles its step, and {compilation.NO_COMPILER}")
 
 
 def config_sha256(config: Config) -> str:
-    """The SHA-256 of the fields that may not change."""
+    """The SHA-256 of the fields that must stay the same."""
     fixed = {name: value for name, value in asdict(config).items() if name not in MAY_CHANGE}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
+@checks.arguments
 def resolve_device(name: str) -> str:
-    """The device that "auto", "cpu" or "cuda" means here."""
-    if checks.text("device", name) == "cuda" and not torch.cuda.is_available():
-        raise Missing("no CUDA device is available: use --device cpu")
+    """The device that "auto", "cpu" or "cuda" stands for on this machine."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise Missing("no CUDA device is available: set device to cpu")
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name

@@ -10,20 +10,48 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict, cast
 
 import numpy as np
 import torch
+from msgspec import Meta
 
 from funcvae import __version__, compilation, data
-from funcvae.errors import BadData, BadValue
+from funcvae._support import files
+from funcvae.errors import BadData, BadType, BadValue
 from funcvae.runs.config import Config, config_sha256
 
-__all__ = ["describe", "difference_text", "differences", "manifest", "numerics"]
+__all__ = ["Manifest", "describe", "difference_text", "differences", "manifest", "numerics", "parse_manifest"]
+
+Size = Annotated[int, Meta(ge=1, lt=2**31)]
+
+
+class _Versions(TypedDict):
+    funcvae: str
+
+
+class _Data(TypedDict):
+    train: Size
+    test: Size
+    shape: list[Size]
+
+
+class _Versioned(TypedDict):
+    versions: _Versions
+
+
+class Manifest(_Versioned):
+    """The fields of `manifest.json` that are read; it has more."""
+
+    threads: Annotated[int, Meta(ge=1, le=1024)]
+    config_sha256: str
+    data: _Data
+    data_sha256: str
+    resumed: NotRequired[list[dict[str, Any]]]
 
 
 def describe(config: Config, processes: int = 1) -> dict[str, Any]:
-    """The present versions, machine and settings."""
+    """The current versions, machine and settings."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     on_cuda = config.device == "cuda"
     return {
@@ -41,10 +69,10 @@ def describe(config: Config, processes: int = 1) -> dict[str, Any]:
     }
 
 
-def manifest(config: Config, dataset: data.Dataset, processes: int = 1) -> dict[str, Any]:
-    """The content of `manifest.json`."""
+def manifest(config: Config, dataset: data.Dataset, processes: int = 1) -> Manifest:
+    """The content of `manifest.json` for a new run."""
     shape = list(dataset.train.shape[1:])
-    return {
+    content = {
         "command": sys.argv,
         **describe(config, processes),
         "seed": config.seed,
@@ -52,10 +80,11 @@ def manifest(config: Config, dataset: data.Dataset, processes: int = 1) -> dict[
         "data": {"source": config.data, "train": len(dataset.train), "test": len(dataset.test), "shape": shape},
         "data_sha256": dataset.sha256(),
     }
+    return cast(Manifest, content)
 
 
 def shared_facts(config: Config, dataset: data.Dataset) -> dict[str, Any]:
-    """The values in which processes that train one model must agree."""
+    """The values that must be equal in all processes that train one model."""
     local = {"out", "data", "data_dir"}  # paths may differ between machines
     fixed = {name: value for name, value in asdict(config).items() if name not in local}
     return {**fixed, **bit_settings(config), "the data's sha256": dataset.sha256()}
@@ -68,34 +97,25 @@ def bit_settings(config: Config) -> dict[str, Any]:
     return {name: {**now, **now["versions"]}[name] for name in _BIT_FIELDS} | {"the code's sha256": code.hexdigest()}
 
 
-def check_manifest(content: Mapping[str, Any], path: Path) -> None:
-    """Raises BadData unless this is the manifest of a run that this version of funcvae can read."""
+def parse_manifest(content: dict[str, Any], path: Path) -> Manifest:
+    """The manifest in the JSON object of a file.
+
+    Raises:
+        BadData: a field is missing or wrong, or another version of funcvae made the run.
+    """
     try:
-        made_by = content["versions"]["funcvae"]
-        if made_by.split(".")[:2] != __version__.split(".")[:2]:  # a new minor version may change what is in a run
-            reason = f"{path.parent} was made by funcvae {made_by}, this is {__version__}"
-            raise BadData(f"{reason}: train it again, or use that one")
-        about = content["data"]
-        if not all(_is_count(n) for n in (about["train"], about["test"])):
-            raise TypeError(f"data are {about}")
-        if not (isinstance(about["shape"], list) and all(_is_count(n) for n in about["shape"])):
-            raise TypeError(f"shape is {about['shape']}")
-        if not (
-            _is_count(content["threads"]) and content["threads"] <= 1024 and isinstance(content["data_sha256"], str)
-        ):
-            raise TypeError(f"threads is {content['threads']!r}")
-        if not isinstance(content["config_sha256"], str):
-            raise TypeError(f"config_sha256 is {content['config_sha256']!r}")
-        if not isinstance(content.get("resumed", []), list):
-            raise TypeError(f"resumed is {content['resumed']!r}")
-    except KeyError as error:
-        raise BadData(f"{path} is not that of a run: {error} is missing") from None
-    except (AttributeError, TypeError) as error:
-        raise BadData(f"{path} is not that of a run: {error}") from None
+        made_by = files.typed(content, _Versioned)["versions"]["funcvae"]
+        if made_by.split(".")[:2] != __version__.split(".")[:2]:  # a minor version may change the content of a run
+            made = f"{path.parent} was made by funcvae {made_by}, this is {__version__}"
+            raise BadData(f"{made}: install that version, or train the run again")
+        files.typed(content, Manifest)
+    except (BadType, BadValue) as error:
+        raise BadData(f"{path} is not the manifest of a run: {error}") from None
+    return cast(Manifest, content)  # with all fields
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The fields that may change bits and differ between two environments, as (then, now)."""
+    """The fields that may change bits and differ between two environments, each as (then, now)."""
 
     def flat(content: Mapping[str, Any]) -> dict[str, Any]:
         versions = content.get("versions")
@@ -115,8 +135,8 @@ def numerics(config: Config, threads: int | None = None) -> Iterator[None]:
     """Sets torch's settings as a configuration requires, and restores them at the end.
 
     Raises:
-        BadValue: (from within) an operation has no deterministic algorithm, and no other is allowed; or a step cannot
-            be compiled, though the run's record would say that it was.
+        BadValue: an operation inside has no deterministic algorithm, though `deterministic` is set; or the step cannot
+            be compiled, though `compile` is set.
     """
     deterministic = torch.are_deterministic_algorithms_enabled()
     before = torch.get_num_threads()
@@ -129,13 +149,11 @@ def numerics(config: Config, threads: int | None = None) -> Iterator[None]:
             warnings.simplefilter("error", compilation.Uncompiled)
             yield
     except compilation.Uncompiled as error:
-        raise BadValue(
-            f"the run's step is compiled, and {error.reason}; a run made with --no-compile does without"
-        ) from None
+        raise BadValue(f"compile is set, but {error.reason}; train without it") from None
     except RuntimeError as error:
         if config.deterministic and "deterministic" in str(error):
             reason = str(error).split(". ")[0].splitlines()[0]
-            raise BadValue(f"--deterministic cannot be kept: {reason}; leave it out, or use another device") from None
+            raise BadValue(f"deterministic is not possible: {reason}; train without it, or on another device") from None
         raise
     finally:
         torch.use_deterministic_algorithms(deterministic)
@@ -148,12 +166,8 @@ _BIT_FIELDS = (
 )  # fmt: skip
 
 
-def _is_count(n: Any) -> bool:
-    return type(n) is int and 0 < n < 2**31
-
-
 def _revision() -> str | None:
-    """The commit of the source, with a + where it was changed; None where it is no checkout."""
+    """The commit of the source, followed by + if files were modified; None outside a git checkout."""
     folder = Path(__file__).parent
 
     def git(*command: str) -> str:
@@ -161,7 +175,7 @@ def _revision() -> str | None:
         return done.stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # else it lies in a checkout of something else
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # fails if the checkout is of another project
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", str(folder.parent)) else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,8 +1,8 @@
-"""Trains into a run folder: from the beginning, or from the newest checkpoint."""
+"""Trains into a run folder, from the start or from the newest checkpoint."""
 
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,11 +11,11 @@ from typing import Any
 from tqdm import tqdm
 
 from funcvae import compilation, data, tracking
-from funcvae._support import files
+from funcvae._support import checks, files
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadValue, Missing, NonFinite, Stopped
 from funcvae.runs import environment
-from funcvae.runs.config import Config, Options, check_config, resumed
+from funcvae.runs.config import Config, Options, check_available, resumed
 from funcvae.runs.folder import (
     CHECKPOINTS,
     CONFIG,
@@ -40,14 +40,15 @@ __all__ = ["MakeTracker", "StopContext", "never_stop", "resume", "run"]
 MakeTracker = Callable[[Path, dict[str, Any], Iterable[Row]], AbstractContextManager[tracking.Tracker]]
 """(folder, configuration, rows so far) -> the context manager of a tracker."""
 StopContext = AbstractContextManager[Callable[[], bool]]
-"""The context manager of a function that tells whether to stop."""
+"""The context manager of a function that returns whether to stop."""
 
 
 def never_stop() -> StopContext:
-    """The `stop_context` of a run that trains to its end."""
+    """A `stop_context` that never stops the run."""
     return nullcontext(lambda: False)
 
 
+@checks.arguments
 def run(
     config: Config,
     *,
@@ -56,25 +57,25 @@ def run(
     stop_context: Callable[[], StopContext] = never_stop,
     processes: Processes = SINGLE,
 ) -> Path:
-    """Trains as configured and fills the run folder; returns its path.
+    """Trains a configuration into its run folder, and returns the path of the folder.
 
-    The input is checked before the folder is made. Where several processes train one model, the first alone writes,
+    Checks the input before it creates the folder. If several processes train one model, only the first one writes,
     tracks and prints.
 
     Args:
         config: what to train.
-        download: fetch a named data set that is not there.
-        trackers: each makes, from the run's folder, its configuration and the rows so far, the context manager of a
-            tracker, which is shown every row and, where the data are images, `x` and `x_hat` after every epoch.
-        stop_context: makes a context manager, entered during training, of a function that tells whether to stop.
+        download: whether to download a named data set that is missing.
+        trackers: functions of the run folder, its configuration and the rows so far, that return the context manager of
+            a tracker. Trackers receive every row and, if the data are images, `x` and `x_hat` after every epoch.
+        stop_context: returns the context manager of a function that returns whether to stop; entered during training.
         processes: the processes that train, from `distributed.process_group()`.
 
     Raises:
-        Stopped: it was asked to stop, and did, after a checkpoint.
+        Stopped: training stopped on request, after a checkpoint.
         ProcessLost, ReportedElsewhere: see `train.fit`.
-        NonFinite: see `train.fit`; the message holds the line that replays the step.
+        NonFinite: see `train.fit`; the message has the command that replays the step.
     """
-    check_config(config)
+    check_available(config)
     out = Path(config.out)
     if processes.is_main:
         _check_new_folder(out)
@@ -86,20 +87,21 @@ def run(
             return out
         tracks = [stack.enter_context(tracker(out, asdict(config), ())) for tracker in trackers]
         stack.enter_context(files.lock(out))
-        _check_new_folder(out)  # again: another process may have begun here
+        _check_new_folder(out)  # again: another process may have started here
         files.remove_partial(out)
         files.write(out / CONFIG, files.as_json(asdict(config)))
         files.write(out / MANIFEST, files.as_json(environment.manifest(config, setup.dataset, processes.size)))
         try:
             _train(out, setup, setup.start, 0, tracks, stop_context)
         except compilation.Uncompiled:
-            if not (out / METRICS).stat().st_size:  # the first step: leave the folder as good as new
+            if not (out / METRICS).stat().st_size:  # the first step: leave an empty folder
                 for name in (CONFIG, MANIFEST, METRICS):
                     (out / name).unlink()
             raise
     return out
 
 
+@checks.arguments
 def resume(
     path: str | Path,
     options: Options | None = None,
@@ -108,32 +110,32 @@ def resume(
     stop_context: Callable[[], StopContext] = never_stop,
     processes: Processes = SINGLE,
 ) -> Path:
-    """Resumes the run in a folder from its newest checkpoint, to the bits of a run that was never stopped.
+    """Resumes the run in a folder from its newest checkpoint. The result has the same bits as an uninterrupted run.
 
-    A finished run is left as it is, unless `options` gives it more epochs.
+    A finished run stays as it is, unless `options` requests more epochs.
 
     Args:
         path: the folder.
-        options: options requested now; those that decide the result must be the run's.
-        trackers, stop_context, processes: see `run`. There may be another number of processes than before.
+        options: requested options; those that decide the result must be equal to the run's.
+        trackers, stop_context, processes: see `run`. The number of processes may change.
 
     Raises:
-        BadValue: an option may not change, or the run has more epochs than are requested.
-        BadData: the data are others now, or the folder's files are damaged or do not fit together.
+        BadValue: an option differs that must stay the same, or the run has more epochs than requested.
+        BadData: the data have changed, or the files of the folder are damaged or do not match each other.
         InUse: another process writes in the folder.
         Missing, Stopped, NonFinite, ProcessLost, ReportedElsewhere: see `run` and `load`.
     """
     path = Path(path)
     before = read_config(path)
     config = resumed(before, Options() if options is None else options, path)
-    check_config(config)
+    check_available(config)
     finished = False
     if processes.is_main and (path / MANIFEST).is_file():
         manifest = read_manifest(path)
         check_same_config(before, manifest, path)
         finished = _is_finished(path, config, manifest)
     if processes.all_gather_object(finished)[0]:
-        _print_notice(f"{path} is finished: to go on, give it more --epochs")
+        _print_notice(f"{path} is finished; to continue it, request more epochs")
         return path
     with environment.numerics(config), ExitStack() as stack:
         if processes.is_main:
@@ -145,7 +147,7 @@ def resume(
             _train_without_writing(path, setup, processes.broadcast(setup.start), stop_context)
             return path
         manifest = environment.manifest(config, setup.dataset, processes.size)
-        if has_manifest := (path / MANIFEST).is_file():  # else the run was killed before it, and starts here
+        if has_manifest := (path / MANIFEST).is_file():  # without one, the run was killed before its first step
             manifest = read_manifest(path)
             check_same_data(setup.dataset, manifest["data_sha256"], path)
         ts, size, damaged = newest_checkpoint(setup, path)
@@ -153,17 +155,17 @@ def resume(
         if damaged and step == 0:
             raise damaged[0]
         if (path / PARAMS).exists() and not checkpoint.in_folder(path / CHECKPOINTS):
-            raise Missing(f"{path} has no checkpoints left to go on from: train it again")
+            raise Missing(f"{path} has no checkpoint to resume from: train it again")
         if step > setup.steps:
-            raise BadValue(f"{path} has made {step:,} steps, more than the {setup.steps:,} of --epochs {config.epochs}")
+            raise BadValue(f"{path} has {step:,} steps, more than the {setup.steps:,} steps of {config.epochs} epochs")
         past: Iterable[Row] = tracking.MetricsReader(path / METRICS, size) if size else ()
         tracks = [stack.enter_context(tracker(path, asdict(config), past)) for tracker in trackers]
         now = environment.describe(config, processes.size)
         for error in damaged:
-            _print_notice(f"{error}; going on from step {step}")
+            _print_notice(f"{error}; resuming from step {step}")
         if step and (differing := environment.differences(manifest, now)):
             text = environment.difference_text(differing)
-            _print_notice(f"bits may differ from those of a run that was not stopped: {text}")
+            _print_notice(f"bits may differ from those of an uninterrupted run: {text}")
         if has_manifest and step:
             manifest.setdefault("resumed", []).append({"command": sys.argv, "step": step, **now})
         files.write(path / MANIFEST, files.as_json(manifest))
@@ -174,7 +176,7 @@ def resume(
 
 
 def _load(config: Config, download: bool, processes: Processes) -> data.Dataset:
-    """Loads a configuration's data; the first process downloads them, if requested, before the others load."""
+    """Loads the data of a configuration. If requested, the first process downloads them before the others load."""
     if processes.is_main:
         dataset = data.load(config.data, root=config.data_dir, download=download)
     processes.barrier()
@@ -182,7 +184,7 @@ def _load(config: Config, download: bool, processes: Processes) -> data.Dataset:
 
 
 def _check_agreement(setup: Setup) -> None:
-    """Raises BadValue unless all processes are to train the same."""
+    """Raises BadValue unless all processes train the same model on the same data."""
     if setup.task.processes.size > 1:
         setup.task.processes.require_equal(**environment.shared_facts(setup.config, setup.dataset))
 
@@ -195,7 +197,7 @@ def _train(
     trackers: Sequence[tracking.Tracker],
     stop_context: Callable[[], StopContext],
 ) -> None:
-    """Trains from a TrainState to the end of the run, after the first bytes of metrics, and fills the folder."""
+    """Trains from a TrainState to the end of the run and writes the results; keeps `metrics_bytes` of metrics."""
     steps, stopped = int(ts.step), False
     history = read_history(out / METRICS, metrics_bytes, steps, steps // setup.task.steps_per_epoch)
     with ExitStack() as stack:
@@ -203,19 +205,19 @@ def _train(
         if steps < setup.steps:
             stop = stack.enter_context(stop_context())
             ts, history = _fit(out, setup, ts, replace(callbacks, stop=stop), history)
-            # One process stops after its last step, too; several have not asked one another there.
+            # A single process may stop after its last step; several do not agree on it there.
             stopped = int(ts.step) < setup.steps or (setup.task.processes.size == 1 and stop())
     if stopped:
         command = f"funcvae train --resume {shlex.quote(str(out))}"
-        raise Stopped(f"stopped after {int(ts.step):,} of {setup.steps:,} steps; to go on: {command}")
+        raise Stopped(f"stopped after {int(ts.step):,} of {setup.steps:,} steps; to continue: {command}")
     write_results(out, setup, ts, history)
 
 
 def _train_without_writing(out: Path, setup: Setup, ts: TrainState, stop_context: Callable[[], StopContext]) -> None:
-    """Does this process's part of the training; the first process writes."""
+    """Trains without writing files: every process but the first."""
     if int(ts.step) < setup.steps:
         with stop_context() as stop:
-            # `save_every` decides when the parameters are checked, and processes must check at the same steps.
+            # `save_every` decides when to check the parameters; all processes must check at the same steps.
             ts, _ = _fit(out, setup, ts, Callbacks(stop=stop, save_every=setup.config.checkpoint_every))
     if int(ts.step) < setup.steps:
         raise Stopped(f"stopped after {int(ts.step):,} steps")
@@ -224,7 +226,7 @@ def _train_without_writing(out: Path, setup: Setup, ts: TrainState, stop_context
 def _fit(
     out: Path, setup: Setup, ts: TrainState, callbacks: Callbacks, history: History | None = None
 ) -> tuple[TrainState, History]:
-    """Trains from a TrainState to the end of the run, or until it is stopped."""
+    """Trains from a TrainState to the end of the run, or until it stops."""
     epochs = setup.config.epochs - int(ts.step) // setup.task.steps_per_epoch
     try:
         return loop.fit_task(ts, setup.task, test=setup.test, epochs=epochs, callbacks=callbacks, history=history)
@@ -235,13 +237,13 @@ def _fit(
 
 
 def _check_new_folder(out: Path) -> None:
-    """Raises BadValue unless the folder is new, empty, or holds only hidden files that a killed process left."""
+    """Raises BadValue unless the folder is new or holds only hidden files, as a killed process may leave."""
     if out.exists() and (not out.is_dir() or any(not path.name.startswith(".") for path in out.iterdir())):
-        raise BadValue(f"{out} exists and is not an empty folder: choose another --out, or go on by --resume {out}")
+        raise BadValue(f"{out} exists and is not an empty folder: choose another folder, or resume the run")
 
 
-def _is_finished(path: Path, config: Config, manifest: Mapping[str, Any]) -> bool:
-    """Whether the run in a folder has all its steps, and all files that are written at its end."""
+def _is_finished(path: Path, config: Config, manifest: environment.Manifest) -> bool:
+    """Whether the run in a folder has all its steps, and the parameters, which are written last."""
     steps = config.epochs * -(-manifest["data"]["train"] // config.batch)
     last = checkpoint.in_folder(path / CHECKPOINTS).get(steps)
     return last is not None and checkpoint.has_params(last, path / PARAMS)

@@ -1,4 +1,4 @@
-"""Loads a run folder."""
+"""Loads run folders."""
 
 import math
 from collections.abc import Sequence
@@ -10,13 +10,14 @@ import torch
 
 from funcvae import data, random, train, tree
 from funcvae._support import checks, files
-from funcvae.errors import BadData, Missing
+from funcvae.errors import BadData, BadType, BadValue, Missing
 from funcvae.model import VAE, Trained
 from funcvae.models.recipe import Recipe
 from funcvae.modules import Params, State
 from funcvae.runs import environment
 from funcvae.runs.config import Config, config_sha256, configure, parse_config
 from funcvae.runs.config import recipe as recipe_of
+from funcvae.runs.environment import Manifest
 from funcvae.train import checkpoint
 
 __all__ = ["Run", "has_run", "initial_run", "load", "load_data"]
@@ -43,18 +44,18 @@ class Run(NamedTuple):
     data_sha256: str
 
     def dataset(self) -> data.Dataset:
-        """The data it was trained on.
+        """The data the run was trained on.
 
         Raises:
-            Missing: they are not where they were.
-            BadData: they have changed.
+            Missing: the data are not found.
+            BadData: the data have changed.
         """
         dataset = load_data(self.config)
         check_same_data(dataset, self.data_sha256, self.path)
         return dataset
 
     def shared_facts(self) -> dict[str, Any]:
-        """The values in which processes that measure the run together must agree."""
+        """The values that must be equal in all processes that measure the run together."""
         here = replace(self.config, device=self.device)
         params = tree.sha256({"params": self.params, "state": self.state})
         names = ("system", "precision", "device")
@@ -71,85 +72,93 @@ class Run(NamedTuple):
 
     @property
     def image_arguments(self) -> dict[str, Any]:
-        """Arguments of figures of images: how to show pixels, and a name for the title."""
+        """Arguments of the figures of images: how to show pixels, and the name for the title."""
         return {"pixels": self.recipe.pixels, "name": self.recipe.name}
 
 
-def load(path: str | Path, *, device: str = "cpu", data: str | None = None, data_dir: str | None = None) -> Run:
-    """A finished run from its folder.
+@checks.arguments
+def load(
+    path: str | Path, *, device: str = "cpu", data: str | Path | None = None, data_dir: str | Path | None = None
+) -> Run:
+    """Loads a finished run from its folder.
 
     Args:
         path: the folder.
         device: where to put the parameters.
-        data: the data's file or folder, if it has moved.
-        data_dir: where the named data sets are kept now; where they were unless given.
+        data: file or folder of the data, if they have moved.
+        data_dir: folder of the named data sets, if they have moved.
 
     Raises:
-        Missing: no such folder, no run folder, or one that lacks a file.
-        BadData: a damaged file, or a run that another version made.
+        Missing: the folder or one of its files does not exist, or the device is not available.
+        BadData: a file is damaged, or another version of funcvae made the run.
     """
-    path = checks.path("path", path)
+    path = Path(path)
     checks.device(device)
-    config, manifest = read_config(path), read_manifest(path)
+    config, manifest = read_run(path, data, data_dir)
     recipe, shape = recipe_of(config.system), manifest["data"]["shape"]
-    check_same_config(config, manifest, path)
     if not _has_shape(recipe, shape) or math.prod(shape) > _MOST_NUMBERS:
-        raise BadData(f"{path / MANIFEST} is not that of a run of {config.system}: shape is {shape}")
+        raise BadData(f"{path / MANIFEST} is not the manifest of a run of {config.system}: data.shape is {shape}")
     model = recipe.model(torch.zeros(1, *shape, device=device))
     if not (path / PARAMS).is_file():
         raise Missing(
-            f"{path / PARAMS} is missing: the run has lost it, or has not come to its end; it may go on by "
-            f"`funcvae train --resume {path}`"
+            f"{path / PARAMS} is missing: the run is not finished, or lost the file; to continue it: "
+            f"funcvae train --resume {path}"
         )
     like = model.init(random.key(0, device=device))
     params, state = checkpoint.load_params(path / PARAMS, *like)
-    config = replace(config, data=data or config.data, data_dir=data_dir or config.data_dir)
     return Run(path, config, recipe, model, params, state, device, manifest["data_sha256"])
 
 
+@checks.arguments
 def has_run(path: str | Path) -> bool:
-    """Whether there is a run in a folder, however far it has come."""
-    return (checks.path("path", path) / CONFIG).is_file()
+    """Whether a folder holds a run, finished or not."""
+    return Path(path, CONFIG).is_file()
+
+
+def read_run(path: Path, data: str | Path | None, data_dir: str | Path | None) -> tuple[Config, Manifest]:
+    """The configuration and manifest of the run in a folder; `data` and `data_dir`, if given, replace the locations."""
+    config, manifest = read_config(path), read_manifest(path)
+    check_same_config(config, manifest, path)
+    return replace(config, data=str(data or config.data), data_dir=str(data_dir or config.data_dir)), manifest
 
 
 def read_config(path: Path) -> Config:
     """The configuration of the run in a folder.
 
     Raises:
-        Missing: no such folder, or no run folder.
-        BadData: a damaged file.
+        Missing: the folder does not exist, or is not a run folder.
+        BadData: the file is damaged.
     """
     if not path.is_dir():
         raise Missing(f"{path}: no such run folder")
     if not (path / CONFIG).is_file():
-        raise Missing(f"{path} is no run folder: it has no config.json")
+        raise Missing(f"{path} is not a run folder: it has no config.json")
     content = files.read_json(path / CONFIG)
     try:
         return parse_config(content)
-    except BadData as error:
-        raise BadData(f"{path / CONFIG} is not that of a run: {error}") from None
+    except (BadType, BadValue) as error:
+        raise BadData(f"{path / CONFIG} is not the configuration of a run: {error}") from None
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> Manifest:
     """The manifest of the run in a folder.
 
     Raises:
-        Missing: it is not there.
-        BadData: a damaged file, or a run that another version made.
+        Missing: the file does not exist.
+        BadData: the file is damaged, or another version of funcvae made the run.
     """
-    manifest = files.read_json(path / MANIFEST)
-    environment.check_manifest(manifest, path / MANIFEST)
-    return manifest
+    return environment.parse_manifest(files.read_json(path / MANIFEST), path / MANIFEST)
 
 
+@checks.arguments
 def initial_run(
-    system: str, *, seed: int = 0, device: str = "cpu", data: str | None = None, data_dir: str = "data"
+    system: str, *, seed: int = 0, device: str = "cpu", data: str | Path | None = None, data_dir: str | Path = "data"
 ) -> Run:
-    """A named system with the parameters that training with this seed starts from, as a run without a folder.
+    """A named system with the initial parameters of this seed, as a run without a folder.
 
     Raises:
         BadValue: no such system.
-        Missing, BadData: its data are not there, or not fit for it.
+        Missing, BadData: the data are not found, or the system cannot take them.
     """
     config = configure(system, data=data, data_dir=data_dir, seed=seed, device=device, out="")
     dataset = load_data(config)
@@ -161,27 +170,27 @@ def initial_run(
 
 
 def load_data(config: Config) -> data.Dataset:
-    """The data that a configuration names; what is missing says by which option it may be named."""
+    """The data of a configuration."""
     try:
         return data.load(config.data, root=config.data_dir)
     except Missing as error:
-        raise Missing(f"{error}; if they have moved, say where by --data or --data-dir") from None
+        raise Missing(f"{error}; if the data have moved, set data or data_dir") from None
 
 
 def check_same_data(dataset: data.Dataset, sha256: str, path: Path) -> None:
     """Raises BadData unless these are the data of the run in a folder."""
     if dataset.sha256() != sha256:
-        raise BadData(f"the data {dataset.name} are not those that {path} was trained on")
+        raise BadData(f"{dataset.name} is not the data that {path} was trained on")
 
 
-def check_same_config(config: Config, manifest: dict[str, Any], path: Path) -> None:
-    """Raises BadData unless this is the configuration that the run in a folder began with."""
+def check_same_config(config: Config, manifest: Manifest, path: Path) -> None:
+    """Raises BadData unless the run in a folder started with this configuration."""
     if manifest["config_sha256"] != config_sha256(config):
-        raise BadData(f"{path / CONFIG} was changed since the run began: put it back, or start another run")
+        raise BadData(f"{path / CONFIG} was changed after the run started: restore it, or start another run")
 
 
 def check_items(recipe: Recipe, dataset: data.Dataset) -> None:
-    """Raises BadData unless the items have the system's shape and, where they are images, pixels in [0, 1]."""
+    """Raises BadData unless the items have the system's shape and, if they are images, pixels in [0, 1]."""
     got = dataset.train.shape[1:]
     if not _has_shape(recipe, got):
         want = ", ".join("any" if n is None else str(n) for n in recipe.shape)
@@ -193,7 +202,7 @@ def check_items(recipe: Recipe, dataset: data.Dataset) -> None:
 
 
 def _has_shape(recipe: Recipe, shape: Sequence[int]) -> bool:
-    """Whether items of this shape suit the system."""
+    """Whether the system takes items of this shape."""
     return len(shape) == len(recipe.shape) and all(a in (None, b) for a, b in zip(recipe.shape, shape, strict=True))
 
 

@@ -9,13 +9,16 @@
         "replicates": 200
     }
 
-has a cell for each system, estimator, number of samples and seed. All but the systems may be left out.
+has a cell for each system, estimator, number of samples and seed. Only the systems are required.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
 
 from funcvae import compilation, estimators
 from funcvae._support import checks, files
@@ -29,94 +32,78 @@ GRID = "grid.json"
 RESULT = "result.json"
 
 CellResult = dict[str, Any]
+T = TypeVar("T")
+Axis = Annotated[tuple[T, ...], Meta(min_length=1)]
 
 
 @dataclass(frozen=True)
 class Grid:
     """A grid of runs: one for each combination of the first four fields."""
 
-    systems: tuple[str, ...]
-    estimators: tuple[str, ...] | None = None
+    systems: Axis[str]
+    estimators: Axis[str] | None = None
     """None: each system's own."""
-    samples: tuple[int, ...] | None = None
+    samples: Axis[Annotated[int, Meta(ge=1)]] | None = None
     """None: each system's own number."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: Axis[int] = (0,)
     settings: dict[str, Any] = field(default_factory=dict)
     """Further fields of `Options`, the same in every cell."""
-    replicates: int | None = None
-    """Draws of the noise by which the variance of a cell's gradient is measured at its end; None: it is not."""
+    replicates: Annotated[int, Meta(ge=2)] | None = None
+    """Draws of the noise to measure the gradient variance of each finished cell; None: no measurement."""
 
     def as_json(self) -> dict[str, Any]:
-        """The grid as `parse_grid` takes it."""
-        return {name: _listed(value) for name, value in asdict(self).items() if value is not None}
+        """The grid in the form that `parse_grid` takes."""
+        return {name: value for name, value in msgspec.to_builtins(self).items() if value is not None}
 
 
+@checks.arguments
 def read_grid(path: str | Path) -> Grid:
     """The grid in a JSON file.
 
     Raises:
-        Missing: there is no such file.
-        BadData: it holds no grid; the message says where and why.
+        Missing: no such file.
+        BadData: the file does not hold a grid; the message says where and why.
     """
-    path = checks.path("path", path)
-    content = files.read_json(path)
+    content = files.read_json(Path(path))
     try:
         return parse_grid(content)
     except (BadType, BadValue) as error:
         raise BadData(f"{path}: {error}") from None
 
 
+@checks.arguments
 def parse_grid(content: Mapping[str, Any]) -> Grid:
-    """The grid in a JSON object; estimators by their full names, as "renyi:0.5" for "renyi:.5".
+    """The grid in a JSON object. Estimators get their full names, as in "renyi:0.5" for "renyi:.5".
 
     Raises:
-        BadType, BadValue: an unknown key, system or estimator; a list that is empty or names a thing twice; a value of
-            the wrong kind; or a setting that a list of the grid decides.
+        BadType, BadValue: a key, system or estimator is unknown; a list is empty or has a duplicate; a value has the
+            wrong type or is out of range; or a setting is decided by a list of the grid.
     """
-    if not isinstance(content, Mapping):
-        raise BadType(f"a grid is {checks.describe(content)}: it must be a JSON object")
-    known = [each.name for each in fields(Grid)]
-    for name in content:
-        if name not in known:
-            raise unknown("key", checks.text("a key", name), known)
-    if "systems" not in content:
-        raise BadValue('systems is missing: name those to train, as in ["gaussian2d_vae"]')
-    parsers: dict[str, Callable[[Any], Any]] = {
-        "systems": lambda name: recipe(name).name,
-        "estimators": lambda spec: estimators.parse(spec).name,
-        "samples": lambda k: checks.integer("a number in samples", k, 1),
-        "seeds": lambda seed: checks.integer("a number in seeds", seed),
-    }
-    axes = {name: _axis(name, content[name], parse) for name, parse in parsers.items() if name in content}
-    settings = content.get("settings", {})
-    if not isinstance(settings, Mapping):
-        raise BadType(f'settings is {checks.describe(settings)}: it must be an object, as {{"epochs": 20}}')
-    known_settings = [each.name for each in fields(Options) if each.name not in _NOT_SETTINGS]
-    for name in settings:
-        if name in _NOT_SETTINGS:
-            raise BadValue(f"settings has {name}, which {_NOT_SETTINGS[name]}: leave it out there")
-        if name not in known_settings:
-            raise unknown("setting", checks.text("a setting", name), known_settings)
-    replicates = content.get("replicates")
-    if replicates is not None:
-        checks.integer("replicates", replicates, 2)
-    return Grid(**axes, settings=dict(settings), replicates=replicates)
+    _check_names("key", content, fields(Grid))
+    grid = files.typed(content, Grid)
+    _check_names("setting", grid.settings, [each for each in fields(Options) if each.name not in _NOT_SETTINGS])
+    specs = grid.estimators and tuple(estimators.parse(spec).name for spec in grid.estimators)
+    grid = replace(grid, systems=tuple(recipe(name).name for name in grid.systems), estimators=specs)
+    for name in ("systems", "estimators", "samples", "seeds"):
+        values = getattr(grid, name) or ()
+        for i, value in enumerate(values):
+            if value in values[:i]:
+                raise BadValue(f"{name} has {value!r} twice")
+    return grid
 
 
+@checks.arguments
 def expand_grid(grid: Grid, folder: str | Path, *, device: str = "cpu") -> list[Config]:
-    """The configurations of a grid's cells, each with a folder of its own: FOLDER/cells/NAME.
+    """The configurations of the cells of a grid, each with its own folder FOLDER/cells/NAME.
 
     Args:
         grid: from `read_grid` or `parse_grid`.
-        folder: the sweep's.
-        device: where to train, "cpu" or "cuda", unless the settings say.
+        folder: the folder of the sweep.
+        device: where to train, "cpu" or "cuda"; the grid's settings have priority.
 
     Raises:
-        BadType, BadValue: a setting is of the wrong kind.
+        BadType, BadValue: a setting has the wrong type, or a value that is not allowed.
     """
-    if not isinstance(grid, Grid):
-        raise BadType(f"grid is {checks.describe(grid)}: `runs.parse_grid` makes one")
-    folder, device = checks.path("folder", folder), checks.text("device", device)
     cells = []
     for system in grid.systems:
         defaults = recipe(system)
@@ -124,7 +111,7 @@ def expand_grid(grid: Grid, folder: str | Path, *, device: str = "cpu") -> list[
         for estimator in grid.estimators or [estimators.parse(defaults.estimator).name]:
             for samples in grid.samples or [defaults.samples]:
                 for seed in grid.seeds:
-                    out = folder / CELLS / f"{system}-{estimator}-k{samples}-s{seed}".replace(":", "_")
+                    out = Path(folder, CELLS) / f"{system}-{estimator}-k{samples}-s{seed}".replace(":", "_")
                     cells.append(
                         configure(system, **settings, estimator=estimator, samples=samples, seed=seed, out=str(out))
                     )
@@ -132,15 +119,15 @@ def expand_grid(grid: Grid, folder: str | Path, *, device: str = "cpu") -> list[
 
 
 def cell_name(cell: Config) -> str:
-    """What a cell and its folder are called: SYSTEM-ESTIMATOR-kSAMPLES-sSEED, with _ for a colon."""
+    """The name of a cell and its folder: SYSTEM-ESTIMATOR-kSAMPLES-sSEED, with _ in place of a colon."""
     return Path(cell.out).name
 
 
 def read_result(cell: Config) -> CellResult | None:
-    """The result of a cell; None if it has none yet.
+    """The result of a cell; None before it is finished.
 
     Raises:
-        BadData: the file is damaged, or another cell's.
+        BadData: the file is damaged, or belongs to another cell.
     """
     path = Path(cell.out, RESULT)
     if not path.is_file():
@@ -149,7 +136,7 @@ def read_result(cell: Config) -> CellResult | None:
     for name, value in cell_id(cell).items():
         if content.get(name) != value:
             got = checks.describe(content.get(name))
-            raise BadData(f"{path} is not the result of this cell: its {name} is {got}, and should be {value!r}")
+            raise BadData(f"{path} is not the result of this cell: its {name} is {got}, not {value!r}")
     return content
 
 
@@ -163,22 +150,15 @@ _NOT_SETTINGS = {
     "estimator": "`estimators` lists",
     "samples": "`samples` lists",
     "seed": "`seeds` lists",
-    "out": "is each cell's own",
+    "out": "each cell decides",
 }
 
 
-def _axis(name: str, values: Any, parse: Callable[[Any], Any]) -> tuple[Any, ...]:
-    """One of the grid's lists, parsed; its items must differ."""
-    if not isinstance(values, list | tuple):
-        raise BadType(f"{name} is {checks.describe(values)}: it must be a list")
-    if not values:
-        raise BadValue(f"{name} is empty: name one or more, or leave it out")
-    parsed = tuple(parse(value) for value in values)
-    for i, value in enumerate(parsed):
-        if value in parsed[:i]:
-            raise BadValue(f"{name} has {value!r} twice")
-    return parsed
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def _check_names(kind: str, names: Iterable[Any], known: Iterable[Field[Any]]) -> None:
+    """Raises BadValue for a name that is not the name of one of the fields."""
+    allowed = [field.name for field in known]
+    for name in names:
+        if kind == "setting" and name in _NOT_SETTINGS:
+            raise BadValue(f"settings has {name}, which {_NOT_SETTINGS[name]}: remove it from settings")
+        if name not in allowed:
+            raise unknown(kind, checks.text(f"a {kind}", name), allowed)

@@ -37,12 +37,12 @@ class Setup(NamedTuple):
     test: Tensor
     """The test data, on the run's device."""
     test_observed: Tensor
-    """The first test items as the model sees them."""
+    """The first test items, as the model observes them."""
     monitor: Monitor | None
-    """Measures the gradient's variance during training, where that is asked for."""
+    """Measures the gradient's variance during training; None if that is not requested."""
     figure_key: random.Key
     draw_key: random.Key
-    """For draws from the model during training."""
+    """Key of the draws from the model during training."""
 
     @property
     def steps(self) -> int:
@@ -51,11 +51,11 @@ class Setup(NamedTuple):
 
 
 def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: Processes = SINGLE) -> Setup:
-    """Builds what a run needs from a checked configuration; raises what is wrong with it, and writes nothing.
+    """Builds everything that a run needs, and checks that its parts fit together. Writes nothing.
 
     Args:
         config: what to train.
-        load: loads its data.
+        load: loads the data of a configuration.
         processes: the processes that train.
     """
     recipe = recipe_of(config.system)
@@ -74,7 +74,7 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     check_task(task, ts.params, ts.state)
     observe_key, figure_key, draw_key, monitor_key = random.split(train.run_keys(ts.key).pictures, 4)
     observed = recipe.observe(observe_key, x_test[: of_results.POINTS])
-    # Raises now where an estimator or the noise does not suit the model or the number of samples; values do not matter.
+    # Raises if an estimator or the noise does not suit the model or the number of samples; the values do not matter.
     eps = torch.zeros_like(scheme(observe_key, config.samples, (1, model.latent)))
     monitor = make_monitor(config.monitor, scheme, x_train, recipe.observe, monitor_key)
     for each in [estimator, *(monitor.arms.values() if monitor else ())]:
@@ -83,7 +83,7 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
 
 
 def _step_settings(config: Config, recipe: Recipe, scheme: Noise) -> StepSettings:
-    """The settings of the run's step."""
+    """The settings of a step of the run."""
     return StepSettings(
         batch=config.batch, samples=config.samples, chunk=config.chunk or None, shards=config.shards or None,
         split=SPLITS[config.split], observe=recipe.observe, noise=scheme, scale=recipe.scale, offset=recipe.offset,
@@ -92,15 +92,16 @@ def _step_settings(config: Config, recipe: Recipe, scheme: Noise) -> StepSetting
 
 
 def newest_checkpoint(setup: Setup, path: Path, step: int | None = None) -> tuple[TrainState, int, list[BadData]]:
-    """The newest intact checkpoint of the run in a folder: the state, its bytes of metrics, and errors of damaged ones.
+    """Loads the newest intact checkpoint in a run folder.
 
     Args:
         setup: the run.
         path: its folder.
-        step: no checkpoint after it is taken.
+        step: if given, ignores checkpoints after this step.
 
     Returns:
-        The run's start, with 0 bytes, where there is no checkpoint.
+        The state, its number of bytes of metrics, and the errors of damaged newer checkpoints; the initial state and 0
+        bytes if there is no checkpoint.
     """
     errors: list[BadData] = []
     for made, file in reversed(checkpoint.in_folder(path / CHECKPOINTS).items()):
@@ -110,7 +111,7 @@ def newest_checkpoint(setup: Setup, path: Path, step: int | None = None) -> tupl
             ts, about = checkpoint.load(file, setup.start)
             size = about.get("metrics_bytes")
             if int(ts.step) != made or type(size) is not int or size < 0:
-                raise BadData(f"{file} is not what its name says")
+                raise BadData(f"{file} is not the checkpoint of step {made:,}")
             return ts, size, errors
         except BadData as error:
             errors.append(error)

@@ -1,4 +1,4 @@
-"""Writes a run's files: metrics, samples and checkpoints during training, figures and parameters at the end."""
+"""Writes the files of a run: metrics, samples and checkpoints during training, figures and parameters at the end."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -27,14 +27,14 @@ __all__ = ["read_history", "recorder", "write_results"]
 def recorder(
     folder: Path, setup: Setup, steps: int, metrics_bytes: int, trackers: Sequence[tracking.Tracker]
 ) -> Iterator[Callbacks]:
-    """Callbacks that write a run's metrics, samples and checkpoints, and show its rows and images to trackers.
+    """Callbacks that write metrics, samples and checkpoints, and pass rows and images to trackers.
 
     Args:
-        folder: the run's.
+        folder: the run folder.
         setup: the run.
-        steps: the steps already made.
-        metrics_bytes: their bytes of metrics; later rows are cut off.
-        trackers: shown every row and, where the data are images, "x" and "x_hat" after every epoch.
+        steps: number of steps already trained.
+        metrics_bytes: bytes of their metrics; the rest of the file is cut off.
+        trackers: receive every row and, if the data are images, "x" and "x_hat" after every epoch.
     """
     config, model, per_epoch = setup.config, setup.task.model, setup.task.steps_per_epoch
     measured: dict[int, Row] = {}
@@ -82,7 +82,7 @@ def recorder(
 
 
 def write_results(folder: Path, setup: Setup, ts: TrainState, history: History) -> None:
-    """Writes a finished run's figures and samples, and then its parameters: a folder that has them is complete."""
+    """Writes the figures, the samples and, last, the parameters: a folder with parameters is complete."""
     config, task = setup.config, setup.task
     trained = task.model, ts.params, ts.state
     made = of_results.of_run(*trained, setup.recipe, setup.dataset, setup.test_observed, setup.figure_key)
@@ -96,15 +96,15 @@ def write_results(folder: Path, setup: Setup, ts: TrainState, history: History) 
         made["evolution"] = of_results.evolution(points, setup.dataset, name=config.system)
     for name, figure in made.items():
         figures.save(figure, folder / FIGURES / f"{name}.png")
-    (folder / _RAW).unlink(missing_ok=True)  # samples.npy has them now
+    (folder / _RAW).unlink(missing_ok=True)  # now in samples.npy
     checkpoint.save_params(folder / PARAMS, ts.params, ts.state)
 
 
 def read_history(path: Path, size: int, steps: int, epochs: int) -> History:
-    """The history of a run's steps and epochs from the rows in the first `size` bytes of its metrics.
+    """The history of steps and epochs in the first `size` bytes of a file of metrics.
 
     Raises:
-        BadData: the rows are not those of so many steps and epochs.
+        BadData: a row is damaged, or the numbers of steps and epochs are wrong.
     """
     numbers: list[tuple[float, float, float]] = []
     test_bounds: list[float] = []
@@ -115,45 +115,43 @@ def read_history(path: Path, size: int, steps: int, epochs: int) -> History:
             elif "test_bound" in row:
                 test_bounds.append(float(row["test_bound"]))
         except (KeyError, TypeError, ValueError, OverflowError):
-            raise BadData(f"{path} has a row that is not a run's, at step {row['step']}") from None
+            raise BadData(f"{path} has a damaged row at step {row['step']}") from None
     if (len(numbers), len(test_bounds)) != (steps, epochs):
-        raise BadData(
-            f"{path} has rows of {len(numbers):,} steps, and its checkpoint is of {steps:,}: they do not agree"
-        )
+        raise BadData(f"{path} has {len(numbers):,} steps, but its checkpoint has {steps:,}: the files do not match")
     loss, bound, grad_norm = np.array(numbers, np.float64).reshape(-1, 3).T
     return History(loss, bound, grad_norm, np.array(test_bounds))
 
 
 POINTS_A_STEP, TRACKED = 1000, 32
-"""The numbers of points that are sampled, and of test images that are shown, as a run goes."""
+"""The number of points to sample after each step, and of test images for the trackers."""
 
 _POINTS = (POINTS_A_STEP, 2)
-_RAW = ".samples.f32"  # the samples of every step, one after another, until the run is complete
+_RAW = ".samples.f32"  # the samples of all steps, until the run is complete
 
 
 @contextmanager
 def _sample_file(folder: Path, steps: int) -> Iterator[BinaryIO]:
-    """The file of samples, open for writing after those of the steps already made."""
+    """The file of samples, opened for writing after those of the first steps."""
     raw, size = folder / _RAW, steps * 4 * POINTS_A_STEP * 2
     if steps and not raw.is_file() and (folder / SAMPLES).is_file():  # the run was complete
         files.write(raw, _read_samples(folder / SAMPLES, steps))
     if steps and not (raw.is_file() and raw.stat().st_size >= size):
-        raise BadData(f"{raw} has lost the samples of some steps: train it again")
-    if steps and not np.isfinite(np.fromfile(raw, np.float32, size // 4)).all():  # they could not be drawn at the end
-        raise BadData(f"{raw} is damaged, for it holds samples that are NaN or infinite: train it again")
+        raise BadData(f"{raw} lacks the samples of some steps: train it again")
+    if steps and not np.isfinite(np.fromfile(raw, np.float32, size // 4)).all():  # figures need finite ones
+        raise BadData(f"{raw} is damaged: it holds NaN or infinite samples; train it again")
     with raw.open("r+b" if steps else "wb") as file:
         file.seek(file.truncate(size))
         yield file
 
 
 def _read_samples(path: Path, steps: int) -> bytes:
-    """The samples of the first steps in a file of whole samples; raises BadData where it lacks them."""
+    """The samples of the first steps in the file of a finished run, or BadData."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            points = np.lib.format.open_memmap(path, mode="r")  # opens no pickles, and allocates nothing for a header
+            points = np.lib.format.open_memmap(path, mode="r")  # reads no pickles, allocates nothing
         if points.dtype == np.float32 and points.ndim == 3 and len(points) >= steps and points.shape[1:] == _POINTS:
             return points[:steps].tobytes()
-    except Exception:  # whatever damaged bytes may cause
+    except Exception:  # damaged bytes may raise anything
         pass
     raise BadData(f"{path} does not hold the samples of {steps:,} steps: train it again")

@@ -1,14 +1,17 @@
-"""Reports on a finished run: a dict for a JSON file, a table, and figures."""
+"""Reports on a finished run: dicts for JSON files, tables, and figures."""
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from funcvae import compilation, estimators, evaluate, figures, noise, random, variance
+from funcvae._support import checks
+from funcvae._support.checks import Count, Positive
+from funcvae._support.tables import table
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.estimators.types import Estimator
@@ -24,7 +27,7 @@ __all__ = [
 Report = dict[str, Any]
 
 _MAX_ITEMS = 1000
-_SLAB = 250  # data at a time
+_SLAB = 250  # items at a time
 _WORTH_COMPILING = 500_000  # log-weights of a slab
 
 
@@ -33,36 +36,34 @@ def bound_samples(samples: int) -> list[int]:
     return [*(k for k in (1, 10, 100, 1000, 5000) if k < samples), samples]
 
 
+@checks.arguments
 def evaluation_report(
     run: Run,
     *,
-    samples: int = 5000,
+    samples: Count = 5000,
     n: int | None = None,
-    chunk: int = 100,
+    chunk: Count = 100,
     seed: int = 0,
     progress: Progress = lambda done, total: None,
 ) -> Report:
-    """Evaluates a run on test data: everything in `funcvae.evaluate` that its model allows, in nats per example.
+    """Evaluates a run on test data with all functions of `funcvae.evaluate` that its model supports.
 
     Args:
         run: from `runs.load`.
         samples: K of the log-likelihood.
-        n: how many test items, drawn by the seed; 1,000, or all where there are fewer, unless given.
+        n: number of test items, chosen at random; by default 1,000, or all if there are fewer.
         chunk: samples at a time.
-        seed: of the key for choice, observation and noise.
-        progress: called with the number of data-samples done, and of all.
+        seed: of the key for the choice of items, their observation and the noise.
+        progress: called with the number of finished samples, and their total over all items.
 
     Returns:
-        The numbers of the table, the same bits every time. Those that the model does not have are None, and "why_not"
-        is the reason.
+        The numbers of the table in nats per example; equal calls give equal bits. Numbers that the model does not
+        support are None, and "why_not" has the reason.
     """
     test = run.dataset().test
     n = min(_MAX_ITEMS, len(test)) if n is None else n
     if not 2 <= n <= len(test):
-        raise BadValue(f"--n is {n}: the test set has {len(test)} items, so it must lie between 2 and {len(test)}")
-    for name, value in {"samples": samples, "chunk": chunk}.items():
-        if value < 1:
-            raise BadValue(f"--{name} is {value}: it must be at least 1")
+        raise BadValue(f"n is {n}: it must lie between 2 and {len(test)}, the number of test items")
     choice_key, observe_key, weight_key, error_key = random.split(random.key(seed, device=run.device), 4)
     chosen = random.permutation(choice_key, len(test))[:n]
     x = run.recipe.observe(observe_key, test.to(run.device)[chosen])
@@ -98,38 +99,42 @@ def evaluation_report(
 
 
 def evaluation_table(report: Report) -> str:
-    """The report as lines of text: values, and standard errors for the Monte-Carlo noise and for the choice of data."""
-    head = f"{report['system']}, {report['items']:,} of {report['of']:,} test items, seed {report['seed']}"
-    lines = [f"{head}; {report['unit']}", f"{'':26}{'value':>11}  {'± noise':>9}  {'± data':>9}"]
+    """The report as text: values, and standard errors for the Monte-Carlo noise and for the choice of data."""
+    samples, units = report["samples"], report["active_units"]
+    rows: list[Sequence[str]] = []
 
     def row(name: str, found: dict[str, float] | None) -> None:
         if found is not None:
-            lines.append(f"{name:26}{found['mean']:11.4f}  {found['se']:9.4f}  {found['data_se']:9.4f}")
+            rows.append((name, *(f"{found[what]:.4f}" for what in ("mean", "se", "data_se")), ""))
 
-    row(f"log p(x) >= L_{report['samples']}", report["log_likelihood"])
+    def value(name: str, number: str, note: str = "") -> None:
+        rows.append((name, number, "", "", note))
+
+    row(f"log p(x) >= L_{samples}", report["log_likelihood"])
     for k, found in (report["ladder"] or {}).items():
-        if int(k) != report["samples"]:
+        if int(k) != samples:
             row(f"L_{k}" + (" (ELBO)" if k == "1" else ""), found)
     if report["shortfall"] is not None:
-        short = f"L_{report['samples']} falls short by"
-        lines.append(f"{short:26}{report['shortfall']:11.4f}   or so: ½ se² of each item; more where k̂ is high")
+        note = "estimate: ½ se² of each item; more if k̂ is high"
+        value(f"L_{samples} falls short by", f"{report['shortfall']:.4f}", note)
     row("KL(q(z|x) ‖ p(z|x)) >=", report["posterior_gap"])
     row("-E_q log p(x|z)", report["reconstruction_error"])
     if report["kl_to_prior"]:
-        lines.append(f"{'KL(q(z|x) ‖ p(z))':26}{report['kl_to_prior']['total']:11.4f}")
-    lines.append(f"{'squared error at the mean':26}{report['squared_error']:11.4f}   (no nats)")
-    units = report["active_units"]
-    lines.append(f"{'active units':26}{units['number']:11}   of {units['of']}")
+        value("KL(q(z|x) ‖ p(z))", f"{report['kl_to_prior']['total']:.4f}")
+    value("squared error at the mean", f"{report['squared_error']:.4f}", "not in nats")
+    value("active units", str(units["number"]), f"of {units['of']}")
     if report["ess"]:
-        lines.append(f"{'effective sample size':26}{report['ess']['median']:11.1f}   of {report['samples']}, median")
-        lines.append(f"{'Pareto k̂':26}{report['pareto_k']['median']:11.2f}   median")
+        value("effective sample size", f"{report['ess']['median']:.1f}", f"of {samples}, median")
+        value("Pareto k̂", f"{report['pareto_k']['median']:.2f}", "median")
+    head = f"{report['system']}, {report['items']:,} of {report['of']:,} test items, seed {report['seed']}"
+    lines = [f"{head}; {report['unit']}", table(rows, ("", "value", "± noise", "± data", ""), "<>>><")]
     lines += [f"warning: {report['warning']}"] if report.get("warning") else []
     lines += [f"no log-likelihood: {report['why_not']}"] if report.get("why_not") else []
     return "\n".join(lines)
 
 
 def evaluation_figures(report: Report) -> dict[str, Figure]:
-    """The figures of a report, by file name."""
+    """The figures of an evaluation report, by file name."""
     made, name = {}, report["system"]
     rungs = {int(k): found for k, found in (report["ladder"] or {}).items() if math.isfinite(found["mean"])}
     if len(rungs) > 1:
@@ -138,56 +143,50 @@ def evaluation_figures(report: Report) -> dict[str, Figure]:
         made["bound_ladder"] = figures.bound_ladder(list(rungs), means, errors, title=title)
     if report["kl_to_prior"]:
         active = [v > report["active_units"]["threshold"] for v in report["active_units"]["variance"]]
-        title = f"{name}: nats that each latent dimension carries"
+        title = f"{name}: nats of each latent dimension"
         made["latent_use"] = figures.latent_use(report["kl_to_prior"]["per_dimension"], active, title=title)
     return made
 
 
 ESTIMATORS = ("elbo_mc", "stl", "iwae", "dreg")
-"""Compared with the run's own unless others are named."""
+"""Estimators to compare with the run's own by default."""
 
 
+@checks.arguments
 def comparison_report(
     run: Run,
     *,
     names: Sequence[str] | None = None,
     schemes: Sequence[str] = ("iid",),
-    samples: int | None = None,
-    replicates: int = 1000,
-    chunk: int | None = None,
+    samples: Count | None = None,
+    replicates: Annotated[int, checks.at_least(2)] = 1000,
+    chunk: Count | None = None,
     batch: int | None = None,
     seed: int = 0,
-    target_se: float | None = None,
+    target_se: Positive | None = None,
     processes: Processes = SINGLE,
     progress: Progress = lambda done, total: None,
 ) -> tuple[variance.Comparison, Report]:
-    """Compares estimators at a run's parameters, on a batch of its training data, in evaluation mode.
+    """Compares estimators at the parameters of a run, on a batch of its training data, in evaluation mode.
 
     Args:
         run: from `runs.load` or `runs.initial_run`.
-        names: of estimators, as "renyi:0.5"; the first is the reference. The run's own and `ESTIMATORS` unless given.
-        schemes: of noise; each estimator is taken under all that it allows.
-        samples: K; the run's own unless given.
-        replicates: of the noise.
-        chunk: replicates at a time; by the model's size unless given.
-        batch: how many data, drawn by the seed; the run's own number unless given.
-        seed: of the key for choice, observation and noise.
+        names: of estimators, as "renyi:0.5"; the first is the reference. By default the run's own and `ESTIMATORS`.
+        schemes: names of noise schemes; each estimator is measured under all schemes that it allows.
+        samples: K; by default the run's own.
+        replicates: draws of the noise.
+        chunk: replicates at a time; by default chosen by the size of the model.
+        batch: number of training data, chosen at random; by default the run's batch size.
+        seed: of the key for the choice of data, their observation and the noise.
         target_se: see `variance.compare`.
-        processes: who takes the replicates, from `distributed.process_group()`; all have the result.
-        progress: called with the number of replicates done, and of all.
+        processes: share the replicates, from `distributed.process_group()`; each gets the whole result.
+        progress: called with the number of finished replicates, and their total.
 
     Returns:
-        The comparison, and a report for a JSON file, the same bits every time but for fields with "seconds" in their
-        names.
+        The comparison, and a report for a JSON file. Equal calls give equal bits, except for fields with "seconds" in
+        their names.
     """
     samples = run.config.samples if samples is None else samples
-    if replicates < 2:
-        raise BadValue(f"--replicates is {replicates}: a variance needs at least 2")
-    for name, value in {"samples": samples, "chunk": chunk}.items():
-        if value is not None and value < 1:
-            raise BadValue(f"--{name} is {value}: it must be at least 1")
-    if target_se is not None and not target_se > 0:
-        raise BadValue(f"--target-se is {target_se}: a relative standard error is positive, as 0.01")
     if processes.size > 1:
         processes.require_equal(
             **run.shared_facts(), estimators=names, noise=schemes, samples=samples, replicates=replicates, chunk=chunk,
@@ -196,7 +195,7 @@ def comparison_report(
     train = run.dataset().train
     batch = min(run.config.batch, len(train)) if batch is None else batch
     if not 1 <= batch <= len(train):
-        raise BadValue(f"--batch is {batch}: there are {len(train):,} training data, so it must lie between 1 and that")
+        raise BadValue(f"batch is {batch}: it must lie between 1 and {len(train):,}, the number of training data")
     choice_key, observe_key, noise_key = random.split(random.key(seed, device=run.device), 3)
     chosen = random.permutation(choice_key, len(train))[:batch]
     x = run.recipe.observe(observe_key, train.to(run.device)[chosen])
@@ -211,16 +210,17 @@ def comparison_report(
     return found, report
 
 
+@checks.arguments
 def variance_report(run: Run, replicates: int) -> Report:
-    """The gradient variance of a finished run's estimator under its noise, as a sweep records it for each cell.
+    """The gradient variance of a run's estimator under its noise, as a sweep records it for each cell.
 
     Args:
         run: from `runs.load`.
-        replicates: of the noise. Its key, and the choice of the batch, come from the run's seed.
+        replicates: draws of the noise. The run's seed decides their key and the choice of the batch.
 
     Returns:
-        For each network, as {"encoder": {...}}: the total "variance" with its 95% interval, "low" to "high", whether
-        that is "trusted", and the signal-to-noise ratio "snr".
+        For each network, as in {"encoder": {...}}: the total "variance" with its 95% interval from "low" to "high",
+        whether the interval is "trusted", and the signal-to-noise ratio "snr".
     """
     config = run.config
     found, _ = comparison_report(
@@ -238,7 +238,7 @@ def variance_report(run: Run, replicates: int) -> Report:
 def _arms(
     run: Run, x: Tensor, names: Sequence[str] | None, schemes: Sequence[str]
 ) -> tuple[dict[str, tuple[Estimator, noise.Noise]], list[str]]:
-    """The estimators under every scheme that they allow, and the reasons why others are left out."""
+    """The estimators under all schemes that they allow, and the reasons why others are left out."""
     names_once = dict.fromkeys(names if names is not None else (run.config.estimator, *ESTIMATORS))
     found: dict[str, tuple[Estimator, noise.Noise]] = {}
     left_out: list[str] = []
@@ -246,7 +246,7 @@ def _arms(
         for estimator in map(estimators.parse, names_once):
             try:
                 estimator.claims_under(scheme)
-                if names is None:  # a system without a density has use for its own estimator alone
+                if names is None:  # some defaults need a density, which not every system has
                     estimator(*run.trained, x[:1], x.new_zeros(2, 1, run.model.latent), train=False)
             except (BadValue, BadType) as error:
                 left_out.append(str(error))
@@ -254,7 +254,7 @@ def _arms(
             name = estimator.name if len(set(schemes)) == 1 else f"{estimator.name}, {noise.name_of(scheme)}"
             found[name] = estimator, scheme
     if not found:
-        raise BadValue(left_out[0] if left_out else "--estimators and --noise each need a name or more")
+        raise BadValue(left_out[0] if left_out else "estimators and noise each need at least one name")
     return found, left_out
 
 
@@ -267,7 +267,7 @@ def _log_weight_results(
     chunk: int,
     progress: Progress,
 ) -> Report:
-    """Everything that follows from the log-weights; each slab of the data has its own key."""
+    """The results that follow from the log-weights. Each slab of the data has its own key."""
     likelihoods, ladders, gaps, done = [], [], [], 0
     for i, slab in enumerate(x.split(_SLAB)):
 

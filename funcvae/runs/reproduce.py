@@ -1,28 +1,26 @@
-"""Reproduces steps of a run: `verify` compares its first steps, `replay` shows one of them."""
+"""Reproduces steps of a run: `verify` compares the first steps, `replay` shows one step."""
 
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from tqdm import tqdm
 
 from funcvae import tracking, tree
 from funcvae._support import checks, files
+from funcvae._support.checks import Count
 from funcvae.errors import BadData, BadValue, NonFinite
 from funcvae.runs import environment
-from funcvae.runs.config import Config, check_config
+from funcvae.runs.config import Config, check_available
 from funcvae.runs.folder import (
     CHECKPOINTS,
     METRICS,
-    check_same_config,
     check_same_data,
     load_data,
-    read_config,
-    read_manifest,
+    read_run,
 )
 from funcvae.runs.prepare import Setup, newest_checkpoint, prepare
 from funcvae.tracking.metrics_file import LINE_LIMIT
@@ -34,32 +32,32 @@ from funcvae.train.state import TrainState
 __all__ = ["TOLERANCE", "Verdict", "replay", "verify"]
 
 TOLERANCE = 1e-4
-"""Relative, where the environment differs: rounding grows as training goes on."""
+"""Relative tolerance in a different environment; rounding errors grow during training."""
 
 
 class Verdict(NamedTuple):
     """The result of `verify`."""
 
     steps: int
-    """Steps reproduced."""
+    """Number of reproduced steps."""
     environment: dict[str, tuple[Any, Any]]
-    """The fields in which the environment differs, as (then, now)."""
+    """The fields of the environment that differ, as (then, now)."""
     first_difference: str | None
-    """Describes the first number that is not the same to the bit; None if all are."""
+    """Describes the first number that differs by a bit; None if all are identical."""
     largest_difference: float
-    """The largest relative difference of losses, bounds and gradient norms, and of parameters (of their norms)."""
+    """The largest relative difference of losses, bounds, gradient norms, and parameters (by their norm)."""
     parameter_checks: int
-    """How many times the parameters were compared."""
+    """How often the parameters were compared."""
     tolerance: float
 
     @property
     def holds(self) -> bool:
-        """Whether all is equal to the bit; or, where the environment differs, to the tolerance."""
+        """Whether all numbers are identical; in a different environment, equal to the tolerance."""
         return self.first_difference is None or (bool(self.environment) and self.largest_difference <= self.tolerance)
 
     def __str__(self) -> str:
         times = f"{self.parameter_checks} time{'s' * (self.parameter_checks != 1)}"
-        what = f"{self.steps:,} steps made again, parameters compared {times}"
+        what = f"{self.steps:,} steps reproduced, parameters compared {times}"
         text = f"the environment differs: {environment.difference_text(self.environment)}" if self.environment else ""
         if self.first_difference is None:
             return "; ".join(filter(None, [f"{what}: identical to the bit", text]))
@@ -70,33 +68,32 @@ class Verdict(NamedTuple):
         return f"{what}: {within} the tolerance of {self.tolerance:g}; {size}; {text}"
 
 
+@checks.arguments
 def verify(
     path: str | Path,
-    steps: int | None = None,
+    steps: Count | None = None,
     *,
-    tolerance: float = TOLERANCE,
-    data: str | None = None,
-    data_dir: str | None = None,
+    tolerance: Annotated[float, checks.at_least(0)] = TOLERANCE,
+    data: str | Path | None = None,
+    data_dir: str | Path | None = None,
 ) -> Verdict:
-    """Reproduces a run's first steps with its number of threads, and compares losses and parameters.
+    """Reproduces the first steps of a run with its number of threads, and compares losses and parameters.
 
-    The parameters are compared by their SHA-256 at the end of every epoch, and with every checkpoint on the way.
+    Compares the SHA-256 of the parameters after every epoch, and the parameters with every checkpoint on the way.
 
     Args:
-        path: the run's folder, in which nothing is written.
-        steps: how many; the first epoch's unless given.
-        tolerance: relative, for where the environment differs.
-        data, data_dir: where the data are now, if they have moved.
+        path: the run folder; nothing is written to it.
+        steps: number of steps; by default those of the first epoch.
+        tolerance: relative; applies if the environment differs.
+        data, data_dir: see `load`.
 
     Raises:
-        BadValue: steps is below one, or the tolerance is negative.
-        Missing, BadData: see `load`; or the run has made no step.
+        BadValue: steps is below 1, or the tolerance is negative.
+        Missing, BadData: see `load`; or the run has no steps.
     """
-    path = checks.path("path", path)
-    steps = None if steps is None else checks.integer("--steps", steps, 1)
-    if not checks.number("--tolerance", tolerance) >= 0:
-        raise BadValue(f"--tolerance is {tolerance}: it must be a number, and not negative")
-    config, manifest = _read_run(path, data, data_dir)
+    path = Path(path)
+    config, manifest = read_run(path, data, data_dir)
+    check_available(config)
     with environment.numerics(config, threads=manifest["threads"]):
         setup = _prepare(config, manifest, path)
         compare = _Comparison(_read_rows(path / METRICS))
@@ -127,33 +124,38 @@ def verify(
                 compare.stopped(error)
         differing = environment.differences(manifest, environment.describe(config))
     if not compare.steps:
-        raise BadData(f"{path / METRICS} has no rows of steps to compare with")
+        raise BadData(f"{path / METRICS} has no steps to compare with")
     return Verdict(compare.steps, differing, compare.first, compare.largest, compare.parameter_checks, tolerance)
 
 
+@checks.arguments
 def replay(
-    path: str | Path, step: int, *, data: str | None = None, data_dir: str | None = None
+    path: str | Path, step: int, *, data: str | Path | None = None, data_dir: str | Path | None = None
 ) -> tuple[Config, Replay]:
-    """One step of a run by itself, from the nearest checkpoint before it: its configuration, and its replay.
+    """Reproduces one step of a run from the nearest checkpoint before it.
 
     Args:
-        path: the run's folder, in which nothing is written.
+        path: the run folder; nothing is written to it.
         step: counted from 0.
-        data, data_dir: where the data are now, if they have moved.
+        data, data_dir: see `load`.
+
+    Returns:
+        The configuration of the run, and the replay.
 
     Raises:
         BadValue: the run has no such step.
         Missing, BadData: see `load`.
     """
-    path, step = checks.path("path", path), checks.integer("step", step)
-    config, manifest = _read_run(path, data, data_dir)
+    path = Path(path)
+    config, manifest = read_run(path, data, data_dir)
+    check_available(config)
     with environment.numerics(config, threads=manifest["threads"]):
         setup = _prepare(config, manifest, path)
         if not 0 <= step < setup.steps:
             raise BadValue(f"{path} has no step {step}: its steps are 0 to {setup.steps - 1}")
         ts, _, damaged = newest_checkpoint(setup, path, step)
         for error in damaged:
-            tqdm.write(f"funcvae: {error}; beginning at step {int(ts.step)}", file=sys.stderr)
+            tqdm.write(f"funcvae: {error}; starting from step {int(ts.step)}", file=sys.stderr)
         return config, replay_task(ts, step, setup.task)
 
 
@@ -163,7 +165,7 @@ class _Comparison:
     def __init__(self, rows: Iterator[Row]) -> None:
         self._rows = rows
         self.steps, self.parameter_checks, self.largest = 0, 0, 0.0
-        self.differences: list[tuple[float, str]] = []  # (when, what)
+        self.differences: list[tuple[float, str]] = []  # (step, description)
         self.ended = False
         self.digests: dict[int, str] = {}
 
@@ -173,14 +175,14 @@ class _Comparison:
         return min(self.differences)[1] if self.differences else None
 
     def row(self, now: Row) -> None:
-        """Compares a row with the run's next one."""
+        """Compares a row with the next row of the run."""
         then = next(self._rows, None)
         if then is None:
             self.ended = True
             return
         step = now["step"]
         if tracking.is_step(then) != tracking.is_step(now) or then["step"] != step:
-            raise BadData(f"metrics.jsonl has a row of step {then['step']} where that of step {step} belongs")
+            raise BadData(f"metrics.jsonl has a row of step {then['step']} in place of step {step}")
         self.steps += tracking.is_step(now)
         for name in ("loss", "bound", "grad_norm", "test_bound"):
             if name in now:
@@ -191,12 +193,12 @@ class _Comparison:
                 self.differences.append((step - 0.5, f"the parameters after {step:,} steps"))
 
     def stopped(self, error: NonFinite) -> None:
-        """The reproduced steps stopped at a number that is not finite: a difference unless the run did, too."""
+        """Records that a reproduced step was not finite: a difference, unless the run ended there too."""
         if next(self._rows, None) is not None:
-            self.differences.append((error.step or 0, f"{error}, and the run had gone on"))
+            self.differences.append((error.step or 0, f"{error}, but the run continued"))
 
     def states(self, step: int, now: TrainState, then: TrainState) -> None:
-        """Compares a state with that of a checkpoint."""
+        """Compares a state with the state in a checkpoint."""
         self.parameter_checks += 1
         if not all(torch.equal(a, b) for a, b in zip(tree.leaves(then), tree.leaves(now), strict=True)):
             self.differences.append((step - 0.5, f"the checkpoint after {step:,} steps"))
@@ -213,22 +215,14 @@ class _Comparison:
         self.largest = max(self.largest, gap if math.isfinite(gap) else math.inf)
 
 
-def _read_run(path: Path, data: str | None, data_dir: str | None) -> tuple[Config, dict[str, Any]]:
-    config, manifest = read_config(path), read_manifest(path)
-    check_same_config(config, manifest, path)
-    config = replace(config, data=data or config.data, data_dir=data_dir or config.data_dir)
-    check_config(config)
-    return config, manifest
-
-
-def _prepare(config: Config, manifest: dict[str, Any], path: Path) -> Setup:
+def _prepare(config: Config, manifest: environment.Manifest, path: Path) -> Setup:
     setup = prepare(config, load_data)
     check_same_data(setup.dataset, manifest["data_sha256"], path)
     return setup
 
 
 def _read_rows(path: Path) -> Iterator[Row]:
-    """The rows of steps and epochs, up to one that is cut off at the end."""
+    """The rows of steps and epochs, without an incomplete last line."""
     size = path.stat().st_size if path.is_file() else 0
     whole = size - len(files.tail(path, LINE_LIMIT).rpartition(b"\n")[2]) if size else None
     for row in tracking.MetricsReader(path, whole):

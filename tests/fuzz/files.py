@@ -1,11 +1,11 @@
-"""Damaged and hostile files, against everything that reads one.
+"""Fuzzes everything that reads a file with damaged and hostile files.
 
 python tests/fuzz/files.py [--cases 60000] [--seed 0] [--kind config] [--case 17]
 
-A case takes a valid file (or run), spoils it, and has it read: it must succeed, or end in a `FuncvaeError` of one line,
-without a warning, within a minute (which a step takes where it is compiled) and in less than 1 GiB. Nothing may be
-written but by `resume`, in the run's folder: not beside it, in the folder of temporary files or in the current one.
-Case i of a seed is always the same. Prints how every kind ended; exit status 1 where one did not end so.
+A case damages a valid file (or run) and reads it. Reading must succeed or raise a `FuncvaeError` of one line, without a
+warning, within a minute (compiled steps are slow) and in less than 1 GiB. Only `resume` may write, and only in the run
+folder: not next to it, in the folder of temporary files or in the current one. Cases are reproducible. Prints the
+results of every kind of file. Exit status 1: a case failed.
 """
 
 import argparse
@@ -42,19 +42,19 @@ PATIENCE = 60.0  # seconds for a case
 
 
 class Kind(NamedTuple):
-    """What is read, and which of its files are spoiled."""
+    """A kind of input, and the files to damage."""
 
     make: Callable[[Path], None]
-    """Makes the folder, once."""
+    """Creates the folder; called once."""
     spoil: tuple[str, ...]
-    """Files in it, one of which is spoiled."""
+    """Files in the folder; one of them is damaged."""
     read: Callable[[Path], Any]
     weight: int = 10
     written: str = ""
-    """The folder in it that reading may write in."""
+    """The subfolder that reading may change."""
 
 
-# What is valid.
+# Valid files.
 
 
 def points(folder: Path) -> None:
@@ -114,7 +114,7 @@ def states(folder: Path) -> None:
     checkpoint.save_params(folder / "b.safetensors", params, state)
 
 
-# How it is read.
+# Reading them.
 
 
 def from_debian(folder: Path) -> Any:
@@ -163,7 +163,7 @@ KINDS = {
 }
 
 
-# How it is spoiled. Of bytes:
+# Damage to bytes:
 
 
 def flipped(choose: Choose, old: bytes) -> bytes:
@@ -200,7 +200,7 @@ HEADS = (
 
 
 def grafted(choose: Choose, old: bytes) -> bytes:
-    """The head of one kind of file on the rest of another."""
+    """The header of one kind of file on the rest of another."""
     donor = choose.choice(HEADS)
     return donor + old[choose.choice([0, len(donor), choose.randrange(len(old))]) :]
 
@@ -216,14 +216,14 @@ def replaced(choose: Choose, old: bytes) -> bytes:
     )
 
 
-# Of what is in them:
+# Damage to the content:
 
 HOSTILE = (None, True, -1, 0, 1.5, 1e308, "", "../../x", "/etc/passwd", [], {}, [[]], "nan", float("nan"))
 HOSTILE += (-(2**63), 10**30, float("inf"), "/" * 5000, "\0", "\ud800", "a\nb", "\x1b[31m", {"a": None})
 
 
 def as_json(choose: Choose, old: bytes) -> bytes:
-    """One line of it, if there are several objects."""
+    """Changes one object, if there is one on each line."""
     lines = old.splitlines(keepends=True) if old.count(b'{"') > 2 and b"\n  " not in old else [old]
     at = choose.randrange(len(lines))
     content = json.loads(lines[at])
@@ -247,7 +247,7 @@ def as_json(choose: Choose, old: bytes) -> bytes:
         whole.replace(b'"', b"\xff", 1),
         whole + whole,
         whole.replace(b": ", b": " + b"[" * 10_000 + b"]" * 10_000 + b', "a": ', 1),
-        whole.replace(b"{", b'{"step": 1, "system": "mnist_vae", ', 1),  # twice, then
+        whole.replace(b"{", b'{"step": 1, "system": "mnist_vae", ', 1),  # a duplicate key, then
         whole.replace(b"{", b'{"step": ' + b"9" * 5000 + b", ", 1),
         whole.replace(b"{", b'{"step": -Infinity, ', 1),
     ]
@@ -282,7 +282,7 @@ def as_safetensors(choose: Choose, old: bytes) -> bytes:
 
 
 def as_npy(choose: Choose, old: bytes) -> bytes:
-    """The same bytes under another header."""
+    """The same bytes with another header."""
     shape = choose.choice(
         [
             "(10**15,)",
@@ -333,7 +333,7 @@ def as_npy(choose: Choose, old: bytes) -> bytes:
 
 
 def as_zip(choose: Choose, old: bytes) -> bytes:
-    """The same arrays in an archive with something wrong."""
+    """The same arrays in a damaged archive."""
     made = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(old)) as archive, zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as new:
         for member in archive.infolist():
@@ -344,20 +344,20 @@ def as_zip(choose: Choose, old: bytes) -> bytes:
             if choose.random() < 0.2:
                 name = choose.choice(["../train.npy", "/train.npy", "train", "test.npy", "train.npy", "a" * 9999])
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # two of one name
+                warnings.simplefilter("ignore")  # duplicate names
                 new.writestr(name, content)
         if choose.random() < 0.01:
             head = b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d, 64), }\n"
-            n = choose.choice([2**10, 2**18, 2**20])  # that is 64 KiB, 16 MiB or 64 MiB, all of which there is
+            n = choose.choice([2**10, 2**18, 2**20])  # 64 KiB, 16 MiB or 64 MiB, not truncated
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # two of one name
+                warnings.simplefilter("ignore")  # duplicate names
                 bomb = new.open(choose.choice(["train.npy", "train", "unread.npy"]), "w")
             with bomb:
                 bomb.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head % n)) + head % n)
                 for _ in range(n // 2**10):
                     bomb.write(bytes(2**16))
     raw = bytearray(made.getvalue())
-    if choose.random() < 0.4:  # sizes, sums and flags that lie, in the directory
+    if choose.random() < 0.4:  # wrong sizes, checksums and flags in the directory
         at = raw.find(b"PK\1\2")
         field = choose.choice([8, 10, 16, 20, 24])
         raw[at + field : at + field + 2] = choose.choice([b"\xff\xff", b"\0\0", b"\1\0", choose.randbytes(2)])
@@ -370,12 +370,12 @@ def gzip_bomb(choose: Choose, old: bytes) -> bytes:
     return gzip.compress(choose.choice([flipped, truncated, in_the_head])(choose, gzip.decompress(old)))
 
 
-BOMB = gzip.compress(bytes(2**20), 9) * 512  # members follow one another: half a GiB in half a MiB
-IMAGES_HEAD = gzip.compress(struct.pack(">iiii", 2051, 47, 1024, 1024))  # what 47 of them then are
+BOMB = gzip.compress(bytes(2**20), 9) * 512  # concatenated members: half a GiB in half a MiB
+IMAGES_HEAD = gzip.compress(struct.pack(">iiii", 2051, 47, 1024, 1024))  # the header of 47 images of one MiB
 
 
 def image_bomb(choose: Choose, old: bytes) -> bytes:
-    """A PNG that claims to be of another size, or is."""
+    """A PNG with a wrong size in its header, or of another size."""
     if choose.random() < 0.1:
         made = io.BytesIO()
         side = choose.choice([1000, 2300, 4096, 4097, 9000])
@@ -398,10 +398,10 @@ CONTENT = {
 
 
 def spoiled(choose: Choose, path: Path) -> None:
-    """Spoils one file, or what stands in its place."""
+    """Damages a file, or replaces it by a link, folder or pipe."""
     if choose.random() < 0.02:
         path.unlink()
-        places = (path, "/dev/zero", "/proc/self/mem", "/nowhere", path.parent)  # mem: the system refuses to read it
+        places = (path, "/dev/zero", "/proc/self/mem", "/nowhere", path.parent)  # mem: reading is an error
         links = [lambda place=place: path.symlink_to(place) for place in places]
         choose.choice([lambda: None, path.mkdir, lambda: os.mkfifo(path), *links])()
         return
@@ -413,7 +413,7 @@ def spoiled(choose: Choose, path: Path) -> None:
 
 
 def watched(folder: str, allowed: str) -> dict[str, tuple[int, ...]]:
-    """Every file and folder with its permissions, and files' sizes and times; but for those in the allowed folder."""
+    """The permissions of all files and folders, and sizes and times of files, except in the allowed folder."""
     found = {}
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -428,11 +428,11 @@ def watched(folder: str, allowed: str) -> dict[str, tuple[int, ...]]:
 
 
 class Case(NamedTuple):
-    """How a case ended."""
+    """The result of a case."""
 
     kind: str
     end: str
-    """"success", the error's class, or what should not have been, after a "!"."""
+    """"success", the class of the error, or "!" and a description of the failure."""
     took: float
     """MiB."""
 
@@ -498,7 +498,7 @@ def main(argv: list[str] | None = None, kinds: dict[str, Kind] = KINDS) -> int:
     shm = Path("/dev/shm")
     os.environ.setdefault(
         "TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), "funcvae-fuzz-compiled"))
-    )  # its own
+    )  # not the user's
     with tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None) as top:
         for number in tqdm(numbers, unit="case", disable=len(numbers) < 1000):
             name, end, took = case(number, args.seed, Path(top), kinds)

@@ -1,4 +1,7 @@
-"""The same for training's smaller functions, data, checkpoints and runs; tests/fuzz/files.py spoils what they read."""
+"""Targets of the fuzzing program: small functions of training, data, checkpoints and runs.
+
+tests/fuzz/files.py damages the files that they read.
+"""
 
 import json
 import math
@@ -31,9 +34,7 @@ from funcvae.runs import config
 from funcvae.train import checkpoint
 
 FOLDER = tempfile.TemporaryDirectory(prefix="funcvae-fuzz-")
-PATHS = one_of(
-    "", ".", "..", "/proc/self/nothing", "/nowhere/x", "~nobody/x", "a\0b", "\ud800", "a" * 300, "a/" * 3000, 3, None
-)
+PATHS = one_of("", ".", "..", "/proc/self/nothing", "/nowhere/x", "~nobody/x", 3, None)
 FOLDER_PATH = Kind(one_of(FOLDER.name, Path(FOLDER.name)), PATHS)
 FILE_PATH = Kind(one_of(Path(FOLDER.name, "a.safetensors"), f"{FOLDER.name}/b.safetensors"), PATHS)
 ROWS = Kind(one_of(1, 3, 5), one_of(0, -1, 10**12, 2**63, 10**400))
@@ -52,7 +53,7 @@ target(
 )
 target(
     "train.replay", lambda data, **rest: train.replay(train=data, **rest), weight=0.3, ts=TRAIN_STATE,
-    step=Kind(one_of(0, 1, 3), one_of(-1, True, 1.5, "a", None, math.nan), junk=False),  # a distant one takes for ever
+    step=Kind(one_of(0, 1, 3), one_of(-1, True, 1.5, "a", None, math.nan), junk=False),  # a distant step takes too long
     model=MODEL, estimator=ESTIMATOR, opt=OPT, data=X, batch=BATCH, samples=FEW, observe=OBSERVE, noise=SCHEME,
     scale=SCALE,
 )  # fmt: skip
@@ -73,7 +74,7 @@ target("train.checkpoint.save", checkpoint.save, weight=0.05, path=FILE_PATH, tr
 
 
 def loaded(tree_: Any, path: Any, like: Any) -> Any:
-    """What was just written, into its own structure or another."""
+    """Loads a file into its own structure or another, and writes it before if there is no path."""
     written = checkpoint.save(Path(FOLDER.name, "a.safetensors"), tree_, {})
     return checkpoint.load(written if path is None else path, tree_ if like is None else like)
 
@@ -99,7 +100,7 @@ SYSTEM = Kind(one_of(*models.RECIPES), NAME.bad)
 
 
 def configured(**given: object) -> None:
-    config.check_config(runs.configure(**given))
+    config.check_available(runs.configure(**given))
 
 
 target(

@@ -1,4 +1,4 @@
-"""What is collected from the cells of a sweep."""
+"""Collecting the results of a sweep."""
 
 import csv
 import json
@@ -13,10 +13,8 @@ from funcvae.errors import Missing, Stopped
 from funcvae.runs.aggregate import mean_interval
 from tests.support.sweeps import after, grid_of, swept
 
-# What is collected.
 
-
-def test_over_seeds_by_students_t():
+def test_mean_interval_is_students_t():
     found = mean_interval([1.0, 2.0, 6.0])
     se = math.sqrt(7 / 3)
     assert found == pytest.approx({"mean": 3, "se": se, "low": 3 - 4.302653 * se, "high": 3 + 4.302653 * se}, rel=1e-6)
@@ -24,7 +22,7 @@ def test_over_seeds_by_students_t():
     assert mean_interval([4.0]) == {"mean": 4.0, "se": None, "low": None, "high": None}
 
 
-def test_what_is_collected_is_what_the_cells_say(here, capsys):
+def test_the_table_has_the_results_of_the_cells(here, capsys):
     grid = grid_of(seeds=(0, 1, 2), estimators=("elbo_mc", "iwae"), samples=(1, 2), replicates=3)
     results = swept(grid)
     cli.main(["collect", "sweep"])
@@ -70,7 +68,7 @@ def test_what_is_collected_is_what_the_cells_say(here, capsys):
         assert f"{np.exp(logs.mean()):.3g}" in line
 
 
-def test_cells_that_are_not_finished_are_listed(here, capsys):
+def test_unfinished_cells_are_listed(here, capsys):
     grid = grid_of(seeds=(0, 1, 2))
     with pytest.raises(Stopped):
         swept(grid, stop_context=after(10))  # in the second cell
@@ -87,9 +85,9 @@ def test_cells_that_are_not_finished_are_listed(here, capsys):
     assert (group["seeds"], group["test_bound"]["se"]) == (1, None)
 
 
-def test_collecting_what_is_no_sweep_is_refused(here, capsys):
-    with pytest.raises(Missing, match="nowhere is no sweep's folder: it has no grid"):
+def test_collect_needs_the_folder_of_a_sweep(here, capsys):
+    with pytest.raises(Missing, match="nowhere is not the folder of a sweep: it has no grid"):
         runs.collect("nowhere")
     with pytest.raises(SystemExit, match="2"):
         cli.main(["collect", "nowhere", "--out", "table.txt"])
-    assert "--out table.txt: give the name of a CSV file, NAME.csv" in capsys.readouterr().err
+    assert "--out is table.txt: it must be the name of a CSV file, NAME.csv" in capsys.readouterr().err

@@ -11,8 +11,6 @@ from funcvae._support import files
 from funcvae.errors import BadType, BadValue
 from tests.support.sweeps import content, grid_of, written
 
-# Grids.
-
 
 def test_a_grid_has_a_cell_for_each_combination():
     grid = grid_of(seeds=(3, 4), estimators=("renyi:.5", "tvo:0:0.5:1"), samples=(2, 8))
@@ -31,7 +29,7 @@ def test_a_grid_has_a_cell_for_each_combination():
     assert {(cell.data, cell.epochs, cell.batch, cell.device) for cell in cells} == {("points.npz", 2, 5, "cpu")}
 
 
-def test_what_a_grid_leaves_out_is_each_systems_own():
+def test_the_system_decides_the_axes_that_are_missing():
     grid = runs.parse_grid({"systems": ["gaussian2d_vae", "burda_vae"], "settings": {"compile": False}})
     found = [(cell.system, cell.estimator, cell.samples, cell.seed) for cell in runs.expand_grid(grid, "sweep")]
     own = [fv.models.RECIPES[system] for system in ("gaussian2d_vae", "burda_vae")]
@@ -39,13 +37,13 @@ def test_what_a_grid_leaves_out_is_each_systems_own():
     assert grid.replicates is None
 
 
-def test_a_grid_survives_its_file(here):
+def test_a_grid_can_be_written_and_read(here):
     grid = grid_of(seeds=(1, 2), replicates=5, lr=0.1)
     Path("copy.json").write_bytes(files.as_json(grid.as_json()))
     assert runs.read_grid("copy.json") == grid
 
 
-def test_settings_go_before_the_machines_choice():
+def test_settings_have_priority_over_the_machine():
     (cell,) = runs.expand_grid(grid_of(device="cuda", compile=True), "sweep", device="cpu")
     assert (cell.device, cell.compile) == ("cuda", True)
 
@@ -54,25 +52,25 @@ def test_settings_go_before_the_machines_choice():
     ("changed", "message"),
     [
         ({"sytems": ["gaussian2d_vae"]}, "unknown key 'sytems': did you mean 'systems'?"),
-        ({"systems": None}, "systems is None: it must be a list"),
-        ({"systems": "gaussian2d_vae"}, "systems is 'gaussian2d_vae': it must be a list"),
-        ({"systems": []}, "systems is empty: name one or more, or leave it out"),
+        ({"systems": None}, "systems is None: expected array"),
+        ({"systems": "gaussian2d_vae"}, "systems is 'gaussian2d_vae': expected array"),
+        ({"systems": []}, "systems is list (): expected array of length >= 1"),
         ({"systems": ["gaussian_vae"]}, "unknown system 'gaussian_vae': did you mean 'gaussian2d_vae'?"),
-        ({"systems": [3]}, "system is 3: it must be a string"),
+        ({"systems": [3]}, "systems[0] is 3: expected str"),
         ({"estimators": ["dregs"]}, "unknown estimator 'dregs': did you mean 'dreg'?"),
         ({"estimators": ["renyi:.5", "renyi:0.5"]}, "estimators has 'renyi:0.5' twice"),
-        ({"samples": [0]}, "a number in samples is 0: it must be at least 1"),
-        ({"samples": [1.5]}, "a number in samples is 1.5: it must be a whole number"),
-        ({"seeds": [True]}, "a number in seeds is True: it must be a whole number"),
+        ({"samples": [0]}, "samples[0] is 0: expected int >= 1"),
+        ({"samples": [1.5]}, "samples[0] is 1.5: expected int"),
+        ({"seeds": [True]}, "seeds[0] is True: expected int"),
         ({"seeds": [1, 1]}, "seeds has 1 twice"),
-        ({"settings": []}, "settings is list (): it must be an object"),
+        ({"settings": []}, "settings is list (): expected object"),
         ({"settings": {"epoch": 3}}, "unknown setting 'epoch': did you mean 'epochs'?"),
-        ({"settings": {"seed": 3}}, "settings has seed, which `seeds` lists: leave it out there"),
-        ({"settings": {"out": "a"}}, "settings has out, which is each cell's own: leave it out there"),
-        ({"replicates": 1}, "replicates is 1: it must be at least 2"),
+        ({"settings": {"seed": 3}}, "settings has seed, which `seeds` lists: remove it from settings"),
+        ({"settings": {"out": "a"}}, "settings has out, which each cell decides: remove it from settings"),
+        ({"replicates": 1}, "replicates is 1: expected int >= 2"),
     ],
 )
-def test_a_bad_grid_is_refused_in_a_line(here, capsys, changed, message):
+def test_a_bad_grid_is_an_error_of_one_line(here, capsys, changed, message):
     bad = {**content(), **changed}
     with pytest.raises((BadValue, BadType)) as raised:
         runs.parse_grid(bad)
@@ -98,13 +96,13 @@ def test_a_bad_grid_is_refused_in_a_line(here, capsys, changed, message):
         ({"samples": (3,), "noise": "mirrored"}, "samples is 3: antithetic noise comes in pairs"),
         ({"estimators": ("dreg",), "noise": "mirrored"}, "dreg"),
         ({"noise": "sobl"}, "unknown noise 'sobl': did you mean 'sobol'?"),
-        ({"epochs": 0}, "--epochs is 0: it must be at least 1"),
-        ({"epochs": "many"}, "epochs is 'many': it must be of type int"),
+        ({"epochs": 0}, "epochs is 0: it must be at least 1"),
+        ({"epochs": "many"}, "epochs is 'many': it must be a whole number"),
         ({"data": "nowhere.npz"}, "nowhere.npz"),
         ({"data": "mnist-5k"}, "gaussian2d_vae takes items of shape [2]"),
     ],
 )
-def test_what_cannot_be_trained_is_found_before_anything_is_made(here, capsys, given, message):
+def test_cells_are_checked_before_anything_is_written(here, capsys, given, message):
     before = [here / written(**{"seeds": (0, 1), **given}), here / "points.npz"]
     with pytest.raises(SystemExit, match="2"):
         cli.main(["sweep", "grid.json"])

@@ -1,4 +1,4 @@
-"""A sweep in one process: what is trained, what is left as it is, and which share a worker takes."""
+"""Sweeps in one process, and the shares of workers."""
 
 import json
 from pathlib import Path
@@ -12,15 +12,13 @@ from funcvae.runs import workers as module
 from funcvae.train import checkpoint
 from tests.support.sweeps import after, all_files, grid_of, params, swept, written
 
-# Sweeping.
 
-
-def test_a_sweep_trains_every_cell_as_a_run_by_itself_and_keeps_its_results(here):
+def test_a_cell_is_trained_like_a_single_run(here):
     grid = grid_of(seeds=(0, 1), estimators=("iwae",), replicates=4)
-    told = []
-    results = swept(grid, log=lambda name, result: told.append(name))
+    logged = []
+    results = swept(grid, log=lambda name, result: logged.append(name))
     names = ["gaussian2d_vae-iwae-k2-s0", "gaussian2d_vae-iwae-k2-s1"]
-    assert list(results) == told == names
+    assert list(results) == logged == names
     alone = runs.run(
         runs.configure("gaussian2d_vae", **grid.settings, estimator="iwae", samples=2, seed=1, out="alone")
     )
@@ -37,7 +35,7 @@ def test_a_sweep_trains_every_cell_as_a_run_by_itself_and_keeps_its_results(here
     assert runs.read_grid("sweep/grid.json") == grid
 
 
-def test_a_second_start_does_nothing(here, monkeypatch):
+def test_a_second_start_trains_nothing(here, monkeypatch):
     grid = grid_of(seeds=(0, 1))
     results = swept(grid)
     before = all_files("sweep")
@@ -46,7 +44,7 @@ def test_a_second_start_does_nothing(here, monkeypatch):
     assert all_files("sweep") == before
 
 
-def test_a_larger_grid_does_what_is_missing(here):
+def test_a_larger_grid_trains_the_new_cells(here):
     swept(grid_of())
     before = all_files("sweep/cells")
     assert len(swept(grid_of(seeds=(0, 1), estimators=("elbo", "stl")))) == 4
@@ -55,7 +53,7 @@ def test_a_larger_grid_does_what_is_missing(here):
     assert runs.read_grid("sweep/grid.json").seeds == (0, 1)
 
 
-def test_replicates_that_come_later_are_made_without_training_again(here, monkeypatch):
+def test_replicates_can_be_added_without_training(here, monkeypatch):
     swept(grid_of())
     before = all_files("sweep/cells")
     monkeypatch.setattr("funcvae.train.loop.fit_task", None)
@@ -66,7 +64,7 @@ def test_replicates_that_come_later_are_made_without_training_again(here, monkey
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_cell_that_was_begun_otherwise_is_named(here, finished):
+def test_a_cell_with_other_settings_is_named(here, finished):
     if finished:
         swept(grid_of())
     else:
@@ -74,17 +72,17 @@ def test_a_cell_that_was_begun_otherwise_is_named(here, finished):
             swept(grid_of(), stop_context=after(2))
     before = all_files("sweep")
     with pytest.raises(
-        BadValue, match=r"s0 was begun otherwise: epochs was 2 and is 3 now, lr was None and is 0\.1 now;"
+        BadValue, match=r"s0 has a run with other settings: epochs was 2 and is 3 now, lr was None and is 0\.1 now;"
     ):
         swept(grid_of(epochs=3, lr=0.1))
     assert all_files("sweep") == before
     swept(grid_of(checkpoint_every=7))
 
 
-def test_a_stopped_sweep_goes_on_to_the_same_bytes(here):
+def test_a_stopped_sweep_continues_to_the_same_bytes(here):
     grid = grid_of(seeds=(0, 1))
     swept(grid, "whole")
-    with pytest.raises(Stopped, match="stopped, with 0 of 2 cells finished; the same command goes on"):
+    with pytest.raises(Stopped, match="stopped with 0 of 2 cells finished; start the sweep again"):
         swept(grid, stop_context=after(4))
     (found,) = checkpoint.in_folder(Path("sweep/cells/gaussian2d_vae-elbo-k2-s0/checkpoints"))
     assert 0 < found < 6
@@ -100,30 +98,30 @@ def test_a_stopped_sweep_goes_on_to_the_same_bytes(here):
         assert Path(cell.out, "result.json").read_bytes() == Path("whole/cells", name, "result.json").read_bytes()
 
 
-def test_a_worker_begins_with_its_share_and_goes_round(here):
-    told = []
-    swept(grid_of(seeds=range(5)), share=(1, 2), log=lambda name, result: told.append(name[-1]))
-    assert told == ["2", "3", "4", "0", "1"]
+def test_a_worker_starts_with_its_share(here):
+    logged = []
+    swept(grid_of(seeds=range(5)), share=(1, 2), log=lambda name, result: logged.append(name[-1]))
+    assert logged == ["2", "3", "4", "0", "1"]
     with pytest.raises(BadValue, match=r"share is \(2, 2\)"):
         swept(grid_of(), share=(2, 2))
 
 
-def test_a_cell_in_use_is_come_back_to_and_taken_when_its_worker_dies(here, monkeypatch):
-    grid, told = grid_of(seeds=(0, 1)), []
+def test_a_cell_in_use_is_trained_after_its_worker_dies(here, monkeypatch):
+    grid, logged = grid_of(seeds=(0, 1)), []
     lock = files.lock(Path("sweep/cells/gaussian2d_vae-elbo-k2-s0/.claim"))
     lock.__enter__()
 
     def sleep(seconds: float) -> None:
-        assert told == ["gaussian2d_vae-elbo-k2-s1"]
+        assert logged == ["gaussian2d_vae-elbo-k2-s1"]
         lock.__exit__(None, None, None)
 
     monkeypatch.setattr(module.time, "sleep", sleep)
-    swept(grid, log=lambda name, result: told.append(name))
-    assert told == ["gaussian2d_vae-elbo-k2-s1", "gaussian2d_vae-elbo-k2-s0"]
+    swept(grid, log=lambda name, result: logged.append(name))
+    assert logged == ["gaussian2d_vae-elbo-k2-s1", "gaussian2d_vae-elbo-k2-s0"]
 
 
-def test_a_cell_that_another_finishes_meanwhile_is_not_trained_again(here, monkeypatch):
-    """The result comes between the first look and the lock."""
+def test_a_cell_that_another_worker_has_just_finished_is_not_trained(here, monkeypatch):
+    """The other worker writes the result after the first check, before the lock."""
     grid = grid_of()
     swept(grid)
     (cell,) = runs.expand_grid(grid, "sweep")
@@ -134,7 +132,7 @@ def test_a_cell_that_another_finishes_meanwhile_is_not_trained_again(here, monke
     assert all_files("sweep") == before
 
 
-def test_a_cell_that_diverges_is_finished_and_the_others_go_on(here, monkeypatch, capsys):
+def test_a_cell_that_diverges_does_not_stop_the_others(here, monkeypatch, capsys):
     begin = module.execute.run
 
     def run(cell, **options):
@@ -156,7 +154,7 @@ def test_a_cell_that_diverges_is_finished_and_the_others_go_on(here, monkeypatch
     assert "diverged: gaussian2d_vae-elbo-k2-s0: loss became nan" in capsys.readouterr().out
 
 
-def test_a_rate_that_is_far_too_high_diverges(here):
+def test_a_very_high_learning_rate_diverges(here):
     (result,) = swept(grid_of(lr=1e4, epochs=40)).values()
     assert "funcvae replay sweep/cells/gaussian2d_vae-elbo-k2-s0" in result["diverged"]
     assert "test_bound" not in result
@@ -166,18 +164,18 @@ def test_a_rate_that_is_far_too_high_diverges(here):
     assert found.figures() == {}
 
 
-def test_a_result_that_is_another_cells_is_damaged(here):
+def test_the_result_of_another_cell_is_an_error(here):
     swept(grid_of())
     path = Path("sweep/cells/gaussian2d_vae-elbo-k2-s0/result.json")
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
-    with pytest.raises(BadData, match="its seed is 1, and should be 0"):
+    with pytest.raises(BadData, match="its seed is 1, not 0"):
         swept(grid_of())
     path.write_text(json.dumps({"system": "gaussian2d_vae", "estimator": "elbo", "samples": 2, "seed": 0}))
-    with pytest.raises(BadData, match="is no cell's result: KeyError, 'steps'"):
+    with pytest.raises(BadData, match="is not the result of a cell: KeyError, 'steps'"):
         runs.collect("sweep")
 
 
-# Who does what.
+# The share of a worker.
 
 
 @pytest.mark.parametrize(
@@ -190,7 +188,7 @@ def test_a_result_that_is_another_cells_is_damaged(here):
         ({"TASK_ID": "90", "TASK_MIN": "1", "TASK_COUNT": "3"}, (2, 3)),  # --array=1,7,90
     ],
 )
-def test_a_worker_finds_its_share(monkeypatch, environment, share):
+def test_worker_share(monkeypatch, environment, share):
     set_environment(monkeypatch, environment)
     assert runs.worker_share() == share
 
@@ -198,15 +196,15 @@ def test_a_worker_finds_its_share(monkeypatch, environment, share):
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"RANK": "4", "WORLD_SIZE": "4"}, "RANK is 4, and its WORLD_SIZE 4"),
+        ({"RANK": "4", "WORLD_SIZE": "4"}, "RANK is 4: it must be below WORLD_SIZE, which is 4"),
         ({"RANK": "a", "WORLD_SIZE": "4"}, "RANK is 'a'"),
         ({"TASK_ID": "x", "TASK_MIN": "1", "TASK_COUNT": "4"}, "SLURM_ARRAY_TASK_ID is 'x'"),
         ({"TASK_ID": "1", "TASK_COUNT": "4"}, "SLURM_ARRAY_TASK_MIN is ''"),
-        ({"TASK_ID": "1", "TASK_MIN": "1", "TASK_COUNT": "0"}, "a Slurm array of 0 tasks"),
-        ({"TASK_ID": "1", "TASK_MIN": "2", "TASK_COUNT": "4"}, "from 2 on, and this is task 1"),
+        ({"TASK_ID": "1", "TASK_MIN": "1", "TASK_COUNT": "0"}, "the array has 0 tasks"),
+        ({"TASK_ID": "1", "TASK_MIN": "2", "TASK_COUNT": "4"}, "ID is 1: the array has 4 tasks and starts at 2"),
     ],
 )
-def test_an_environment_that_nobody_sets_is_refused(monkeypatch, environment, message):
+def test_an_inconsistent_environment_is_an_error(monkeypatch, environment, message):
     set_environment(monkeypatch, environment)
     with pytest.raises(BadValue, match=message):
         runs.worker_share()

@@ -26,7 +26,7 @@ def digits(here) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """Copies a finished run of a system on the data of `digits` into the current folder; each is trained once."""
+    """Copies a finished run of a system on `digits` into the current folder; each system is trained once."""
 
     @cache
     def run_of(system: str) -> Path:
@@ -46,5 +46,5 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    """Runs end without their figures, which take longer than a short training."""
+    """Runs draw no figures, which would take longer than a short training."""
     monkeypatch.setattr(figures, "save", lambda figure, path: path)

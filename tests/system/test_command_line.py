@@ -10,7 +10,7 @@ import funcvae as fv
 from funcvae import cli, data
 
 
-def test_list_names_everything(capsys):
+def test_list_prints_all_names(capsys):
     for what, names in {"systems": fv.models.RECIPES, "noise": fv.noise.TABLE, "data": data.NAMED}.items():
         cli.main(["list", what])
         listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
@@ -23,9 +23,9 @@ def test_list_estimators_prints_weights_target_biases_and_papers(capsys):
     assert "sum_k path_k d_k + score_k s_k" in head
     lines = table.splitlines()
     assert [line.split()[0] for line in lines[::2]] == list(fv.estimators.EXAMPLES.values())
-    row = lines.index("dreg               path v², score 0, theta v")
+    row = lines.index("dreg              path v², score 0, theta v")
     assert lines[row + 1].split("; ") == [
-        "                   L_K",
+        "                  L_K",
         "encoder unbiased, decoder unbiased",
         "needs independent noise",
         "arXiv:1810.04152",
@@ -33,7 +33,7 @@ def test_list_estimators_prints_weights_target_biases_and_papers(capsys):
     assert "encoder biased, decoder unbiased; encoder: wake-phi, KL(p‖q)" in table
 
 
-def test_an_unknown_option_is_refused_without_a_traceback(here, capsys):
+def test_an_unknown_option_is_an_error_without_a_traceback(here, capsys):
     with pytest.raises(SystemExit) as exit_:
         cli.main(["train", "--epoch", "3"])
     assert exit_.value.code == 2
@@ -42,7 +42,7 @@ def test_an_unknown_option_is_refused_without_a_traceback(here, capsys):
     assert "Traceback" not in error
 
 
-def test_the_module_runs_as_the_command_does(here):
+def test_python_m_funcvae_runs_the_command(here):
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "funcvae", "train", "nothing"]
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)

@@ -1,4 +1,4 @@
-"""The commands that read a finished run and draw from it."""
+"""The commands that draw figures of a finished run, and `runs.load`."""
 
 import shutil
 from pathlib import Path
@@ -29,7 +29,7 @@ from tests.support.commands import GAUSSIAN, refused, trained
         (["latent", "grid"], ["latent_grid.png"]),
     ],
 )
-def test_a_picture_of_a_run_is_written_and_its_path_printed(digits, finished, capsys, command, files):
+def test_a_figure_is_written_and_its_path_printed(digits, finished, capsys, command, files):
     run = finished()
     shutil.rmtree(run / "figures")
     capsys.readouterr()
@@ -43,7 +43,7 @@ def test_a_picture_of_a_run_is_written_and_its_path_printed(digits, finished, ca
     assert [Path("elsewhere/picture").with_suffix(Path(f).suffix).read_bytes() for f in files] == first
 
 
-def test_a_gif_goes_there_and_back(digits, finished):
+def test_a_gif_runs_back_and_forth(digits, finished):
     run = finished()
     cli.main(["interpolate", str(run), "1", "3", "--frames", "4"])
     with Image.open(run / "figures" / "interpolation_1_3.gif") as gif:
@@ -53,7 +53,7 @@ def test_a_gif_goes_there_and_back(digits, finished):
 
 
 @pytest.mark.parametrize("system", ["mnist_bn_vae", "burda_vae", "mnist_ae"])
-def test_other_systems_are_drawn_by_the_same_commands(digits, finished, system):
+def test_other_systems_are_drawn(digits, finished, system):
     run = finished(system)
     for command in (["sample"], ["reconstruct", "--n", "2"], ["latent"]):
         cli.main([command[0], str(run), *command[1:]])
@@ -63,7 +63,7 @@ def test_other_systems_are_drawn_by_the_same_commands(digits, finished, system):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("system", ["mnist_vae", "burda_vae", "mnist_bn_vae"])
-def test_a_run_on_cuda_is_drawn_on_cuda_and_on_the_cpu(digits, system):
+def test_a_run_on_cuda_is_drawn_on_cuda_and_cpu(digits, system):
     run = trained(digits, system, "run", "--device", "cuda")
     for device in ("cuda", "cpu"):
         for command, *options in (["sample", "--drawn"], ["reconstruct", "--n", "2"], ["latent"]):
@@ -78,7 +78,7 @@ def test_points_are_sampled_with_and_without_the_decoders_noise(here):
     assert Path("run/figures/samples.png").read_bytes() != Path("run/figures/samples_drawn.png").read_bytes()
 
 
-def test_a_loaded_run_is_what_was_trained(digits):
+def test_load_returns_the_trained_model(digits):
     run = runs.load(trained(digits, "mnist_bn_vae", "run", "--seed", "3"))
     stored = load_file("run/params.safetensors")
     named = fv.tree.named_leaves({"params": run.params, "state": run.state})
@@ -98,27 +98,33 @@ def spoiled(run, file, change):
     [
         (lambda run: (run / "params.safetensors").unlink(), "params.safetensors"),
         (lambda run: (run / "manifest.json").unlink(), "manifest.json is missing"),
-        (lambda run: (run / "config.json").unlink(), "run is no run folder: it has no config.json"),
+        (lambda run: (run / "config.json").unlink(), "run is not a run folder: it has no config.json"),
         (lambda run: shutil.rmtree(run), "run: no such run folder"),
-        (lambda run: (run / "params.safetensors").write_bytes(b"x"), "not a whole safetensors file"),
+        (lambda run: (run / "params.safetensors").write_bytes(b"x"), "not a complete safetensors file"),
         (lambda run: spoiled(run, "config.json", lambda text: text[:40]), "config.json is not JSON"),
-        (lambda run: spoiled(run, "config.json", lambda text: "[]"), "config.json holds no JSON object"),
+        (lambda run: spoiled(run, "config.json", lambda text: "[]"), "config.json does not hold a JSON object"),
         (
             lambda run: spoiled(run, "config.json", lambda text: "{}"),
-            "config.json is not that of a run: system is missing",
+            "config.json is not the configuration of a run: system is missing",
         ),
         (
             lambda run: spoiled(run, "manifest.json", lambda text: "{}"),
-            "manifest.json is not that of a run: 'versions' is missing",
+            "manifest.json is not the manifest of a run: versions is missing",
         ),
         (
             lambda run: spoiled(run, "manifest.json", lambda text: text.replace(fv.__version__, "0.0.1")),
-            f"run was made by funcvae 0.0.1, this is {fv.__version__}: train it again, or use that one",
+            f"run was made by funcvae 0.0.1, this is {fv.__version__}: install that version, or train the run again",
         ),
         (lambda run: spoiled(run, "config.json", lambda text: text.replace("mnist_vae", "mnist_vea")), "did you mean"),
         (lambda run: spoiled(run, "config.json", lambda text: text.replace('"digits.npz"', "5")), "data is 5"),
-        (lambda run: spoiled(run, "manifest.json", lambda text: text.replace("      28", '      "28"')), "shape is"),
-        (lambda run: spoiled(run, "manifest.json", lambda text: text.replace("      28", "      -1")), "shape is"),
+        (
+            lambda run: spoiled(run, "manifest.json", lambda text: text.replace("      28", '      "28"')),
+            "data.shape[1] is '28': expected int",
+        ),
+        (
+            lambda run: spoiled(run, "manifest.json", lambda text: text.replace("      28", "      -1")),
+            "shape[1] is -1",
+        ),
         (lambda run: spoiled(run, "manifest.json", lambda text: text.replace("      28", "      3")), "shape is"),
         (
             lambda run: spoiled(run, "manifest.json", lambda text: text.replace(fv.__version__, "0.99.0")),
@@ -126,11 +132,11 @@ def spoiled(run, file, change):
         ),
         (
             lambda run: spoiled(run, "config.json", lambda text: text.replace("mnist_vae", "burda_vae")),
-            "was changed since the run began",
+            "was changed after the run started",
         ),
     ],
 )
-def test_a_run_that_cannot_be_read_gets_one_line(digits, finished, capsys, spoil, message):
+def test_a_damaged_run_is_an_error_of_one_line(digits, finished, capsys, spoil, message):
     run = finished()
     spoil(run)
     capsys.readouterr()
@@ -138,13 +144,13 @@ def test_a_run_that_cannot_be_read_gets_one_line(digits, finished, capsys, spoil
         assert message in refused(capsys, *command)
 
 
-def test_a_run_of_another_patch_is_read(digits, finished):
+def test_a_run_of_another_patch_version_is_read(digits, finished):
     run = finished()
     spoiled(run, "manifest.json", lambda text: text.replace(fv.__version__, fv.__version__.rpartition(".")[0] + ".99"))
     assert runs.load(run).config.system == "mnist_vae"
 
 
-def test_data_that_have_moved_can_be_named_and_data_that_have_changed_are_refused(digits, finished, capsys):
+def test_data_may_move_but_not_change(digits, finished, capsys):
     run = finished()
     Path("digits.npz").rename("moved.npz")
     capsys.readouterr()
@@ -156,19 +162,23 @@ def test_data_that_have_moved_can_be_named_and_data_that_have_changed_are_refuse
     np.savez("digits.npz", train=np.zeros((30, 1, 28, 28)), test=np.ones((10, 1, 28, 28)))
     capsys.readouterr()
     for command in looks:
-        assert "the data digits.npz are not those that run was trained on" in refused(capsys, *command)
+        assert "digits.npz is not the data that run was trained on" in refused(capsys, *command)
 
 
 @pytest.mark.parametrize(
     ("system", "command", "message"),
     [
-        ("mnist_vae", ["interpolate", "run", "0", "10"], "there is no test item 10: the test set has items 0 to 9"),
+        ("mnist_vae", ["interpolate", "run", "0", "10"], "no test item 10: it must lie between 0 and 9"),
         ("mnist_vae", ["interpolate", "run", "0", "1", "--frames", "0"], "--frames is 0: it must lie between 2"),
         ("mnist_vae", ["interpolate", "run", "0", "1", "--frames", "1001"], "and 1000"),
         ("mnist_vae", ["interpolate", "run", "0", "1", "--steps", "51"], "--steps is 51"),
         ("mnist_vae", ["interpolate", "run", "0", "1", "--steps", "1"], "--steps is 1"),
         ("mnist_vae", ["interpolate", "run", "0", "1", "--out", "a.jpg"], ".png"),
-        ("mnist_vae", ["reconstruct", "run", "--n", "11"], "--n is 11: the test set has 10 items"),
+        (
+            "mnist_vae",
+            ["reconstruct", "run", "--n", "11"],
+            "--n is 11: it must lie between 1 and 10, the number of test items",
+        ),
         ("mnist_vae", ["reconstruct", "run", "--n", "0"], "--n is 0"),
         ("mnist_vae", ["sample", "run", "--n", "0"], "n is 0: it must be at least 1"),
         ("mnist_vae", ["sample", "run", "--seed", "-1"], "seed is -1"),
@@ -179,13 +189,13 @@ def test_data_that_have_moved_can_be_named_and_data_that_have_changed_are_refuse
         ("gaussian2d_vae", ["interpolate", "run", "0", "1"], "needs images"),
     ],
 )
-def test_a_picture_that_cannot_be_drawn_gets_one_line(digits, finished, capsys, system, command, message):
+def test_a_figure_that_cannot_be_drawn_is_an_error_of_one_line(digits, finished, capsys, system, command, message):
     finished(system)
     capsys.readouterr()
     assert message in refused(capsys, *command)
 
 
-def test_an_index_below_zero_is_refused(digits, finished, capsys):
+def test_a_negative_index_is_an_error(digits, finished, capsys):
     finished()
     capsys.readouterr()
-    assert "there is no test item -1" in refused(capsys, "interpolate", "run", "--", "-1", "0")
+    assert "no test item -1" in refused(capsys, "interpolate", "run", "--", "-1", "0")

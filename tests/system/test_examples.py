@@ -1,4 +1,4 @@
-"""Every example runs, small, and says what it promises."""
+"""Every example runs with small settings, and gives the stated results."""
 
 import re
 import runpy
@@ -16,7 +16,7 @@ DIGITS = ("mnist_ae", "mnist_vae", "mnist_bn_vae", "mnist_sigma_vae", "burda_vae
 
 @pytest.fixture(autouse=True)
 def eager(monkeypatch):
-    """Steps are so few here that compiling them would take longer than all the rest."""
+    """Disables torch.compile, which would take longer than the few steps."""
     monkeypatch.setattr(fv.compilation, "compiled", lambda f, device="cpu": f)
 
 
@@ -30,13 +30,13 @@ def is_a_picture(path):
     return path.stat().st_size > 1000
 
 
-def test_quickstart_orders_the_estimators_as_the_papers_do():
+def test_quickstart_ranks_the_estimators_like_the_papers():
     variance = main("quickstart")(steps=100)
     assert variance["stl"] < variance["elbo_mc"]
     assert variance["my_dreg"] < variance["iwae"]
 
 
-def test_own_estimator_is_judged_to_ten_digits():
+def test_own_estimator_is_exact_to_ten_digits():
     found = main("own_estimator")()
     for name in ("0% baseline", "50% baseline", "100% baseline", "vimco", "iwae"):
         assert found[name][0] < 1e-10
@@ -89,7 +89,7 @@ def test_an_estimator_is_chosen_by_its_variance_and_bias(tmp_path):
     assert all(is_a_picture(path) for path in written)
 
 
-def test_the_burda_table_trains_what_is_missing_and_reads_the_rest(tmp_path, capsys, monkeypatch):
+def test_the_burda_table_trains_missing_runs_only(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("funcvae.compilation.available", lambda: False)
     x = fv.random.uniform(fv.random.key(0), (60, 1, 28, 28)).numpy()
     np.savez(tmp_path / "digits.npz", train=x[:40], test=x[40:])
@@ -143,14 +143,14 @@ def test_the_readmes_python_runs_as_written():
         exec(compile(block, "README.md", "exec"), {})
 
 
-def test_no_example_is_left_out():
+def test_every_example_is_tested():
     tested = {"quickstart", "own_model", "own_estimator", "posterior_collapse", "burda_table", *fv.models.RECIPES}
     tested |= {"rainforth", "compare_estimators"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
     assert set(DIGITS) | {"gaussian2d_vae", "cifar_resnet_vae"} == set(fv.models.RECIPES)
 
 
-def test_the_readmes_pictures_are_there():
+def test_the_readmes_pictures_exist():
     shown = re.findall(r"!\[.*?\]\((.*?)\)", (EXAMPLES.parent / "README.md").read_text())
     assert shown
     assert [path for path in shown if not (EXAMPLES.parent / path).is_file()] == []

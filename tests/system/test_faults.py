@@ -1,4 +1,4 @@
-"""Nothing is lost to a kill, a full disk or a folder that may not be written in."""
+"""Killed processes, full disks and read-only folders lose no data."""
 
 import ctypes
 import json
@@ -18,14 +18,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def program(*args: str, before: str = "") -> subprocess.CompletedProcess:
-    """The fault program in a process of its own, after some lines of Python."""
+    """Runs the fault program in its own process, after the given lines of Python."""
     code = f"import sys\nfrom tests.support import faults\n{before}\nsys.exit(faults.main(sys.argv[1:]))"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, env=env, check=False)
 
 
 @pytest.mark.parametrize("kills", [6, pytest.param(200, marks=pytest.mark.slow)])
-def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(tmp_path, kills):
+def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(tmp_path, kills):
     epochs = "2" if kills == 6 else "6"
     done = program(str(tmp_path), "--kills", str(kills), "--epochs", epochs, "--seed", str(kills))
     assert done.returncode == 0, done.stderr
@@ -46,7 +46,7 @@ faults.files.write = write
 """
 
 
-def test_files_written_in_place_do_not_survive_it(tmp_path):
+def test_files_written_in_place_are_lost(tmp_path):
     done = program(str(tmp_path), "--kinds", "written", "--epochs", "2", "--seed", "2", before=CARELESS)
     assert done.returncode == 1
     assert "ended with 1" in done.stderr or "differs in" in done.stderr
@@ -81,8 +81,8 @@ RUN = ("--epochs", "8", "--samples", "2", "--checkpoint-every", "20")
 
 
 @pytest.mark.parametrize("limit", [pytest.param(3_000, marks=pytest.mark.slow), 20_000])
-def test_a_disk_that_is_full_costs_nothing_that_was_whole(tmp_path, limit):
-    """No file may grow past the limit: rows fail at the first, figures at the last, or else a checkpoint."""
+def test_a_full_disk_damages_no_complete_file(tmp_path, limit):
+    """No file may exceed the limit: depending on it, metrics, a checkpoint or a figure fails."""
     run, whole = tmp_path / "run", tmp_path / "whole"
     full = run_python(["-m", "funcvae", "train", *RUN, "--out", str(run)], limit=limit)
     assert full.returncode == 2
@@ -115,7 +115,7 @@ print(json.dumps(found))
 """
 
 
-def test_a_folder_that_may_not_be_written_in_is_read_and_left_as_it_is(tmp_path):
+def test_a_read_only_folder_is_read_and_not_changed(tmp_path):
     run = runs.run(runs.configure("gaussian2d_vae", epochs=1, samples=2, out=str(tmp_path / "run")))
     stopped = tmp_path / "stopped"
     stopped.mkdir()
@@ -125,7 +125,7 @@ def test_a_folder_that_may_not_be_written_in_is_read_and_left_as_it_is(tmp_path)
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = files_of(tmp_path)
     try:
-        allowed = [["verify", str(run)], ["replay", str(run), "3"], ["train", "--resume", str(run)]]  # it is finished
+        allowed = [["verify", str(run)], ["replay", str(run), "3"], ["train", "--resume", str(run)]]  # finished
         denied = [
             ["train", "--resume", str(stopped)],
             ["train", "--epochs", "1", "--out", str(tmp_path / "new")],

@@ -1,4 +1,4 @@
-"""A few of the cases of tests/fuzz/files.py, and that it can fail."""
+"""A few cases of tests/fuzz/files.py, and tests that it finds errors."""
 
 import gzip
 import struct
@@ -22,8 +22,8 @@ from funcvae.errors import BadData
 
 
 @pytest.mark.parametrize("cases", [200, pytest.param(600, marks=pytest.mark.slow)])
-def test_damaged_files_end_in_a_line(cases):
-    """In a process of its own, whose memory is measured."""
+def test_damaged_files_are_errors_of_one_line(cases):
+    """Runs in its own process, to measure its memory."""
     command = [sys.executable, fuzz.__file__, "--cases", str(cases), "--seed", "7"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -31,7 +31,7 @@ def test_damaged_files_end_in_a_line(cases):
     assert len(done.stdout.splitlines()) == len(fuzz.KINDS) + 1
 
 
-def test_a_reader_that_lets_another_error_out_is_reported(capsys):
+def test_a_reader_with_another_error_is_reported(capsys):
     def careless(folder):
         return (folder / "x.npy").read_bytes()[10_000]
 
@@ -61,13 +61,13 @@ def test_a_reader_that_writes_elsewhere_or_warns_is_reported(capsys):
         (lambda folder: tempfile.mkstemp(), "wrote outside its folder"),
     ],
 )
-def test_a_reader_that_hangs_or_leaves_something_is_reported(capsys, monkeypatch, read, message):
+def test_a_reader_that_hangs_or_leaves_a_file_is_reported(capsys, monkeypatch, read, message):
     monkeypatch.setattr(fuzz, "PATIENCE", 0.2)
     assert fuzz.main(["--cases", "1"], {"npy": fuzz.KINDS["npy"]._replace(read=read)}) == 1
     assert message in capsys.readouterr().err
 
 
-def test_a_reader_that_takes_too_much_memory_is_reported(capsys, monkeypatch):
+def test_a_reader_that_uses_too_much_memory_is_reported(capsys, monkeypatch):
     monkeypatch.setattr(fuzz.limits, "MEMORY", 100)
     kinds = {"npy": fuzz.KINDS["npy"]._replace(read=lambda folder: np.ones(2**25))}
     assert fuzz.main(["--cases", "1"], kinds) == 1
@@ -81,7 +81,7 @@ ARRAYS = arrays(np.float32, SHAPES, elements=st.floats(-9, 9, width=32))
 
 @given(ARRAYS, st.sampled_from(list(SAVE)), st.floats(0, 1, exclude_max=True))
 @settings(max_examples=60)
-def test_numbers_come_back_and_a_part_of_their_file_does_not(tmp_path_factory, x, name, part):
+def test_a_numpy_file_is_read_and_a_part_of_it_is_an_error(tmp_path_factory, x, name, part):
     path = tmp_path_factory.mktemp("x") / name
     SAVE[name](path, **{"arr" if name == "x.npy" else "train": x})
     loaded = data.load(str(path))
@@ -95,7 +95,7 @@ def test_numbers_come_back_and_a_part_of_their_file_does_not(tmp_path_factory, x
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.floats(0, 1, exclude_max=True), st.booleans())
 @settings(max_examples=40)
-def test_an_idx_file_comes_back_and_a_part_of_it_does_not(tmp_path_factory, n, height, width, part, zipped):
+def test_an_idx_file_is_read_and_a_part_of_it_is_an_error(tmp_path_factory, n, height, width, part, zipped):
     path = tmp_path_factory.mktemp("x") / ("images.gz" if zipped else "images")
     x = np.random.default_rng(n).integers(0, 256, (n, 1, height, width), dtype=np.uint8)
     whole = struct.pack(">iiii", 2051, n, height, width) + x.tobytes()
@@ -107,7 +107,7 @@ def test_an_idx_file_comes_back_and_a_part_of_it_does_not(tmp_path_factory, n, h
         readers.read_idx(path)
 
 
-def test_a_case_is_always_the_same(tmp_path):
+def test_cases_are_reproducible(tmp_path):
     assert [fuzz.case(5, 3, tmp_path, {"npz": fuzz.KINDS["npz"]})[:2] for _ in range(2)] == 2 * [
         fuzz.case(5, 3, tmp_path, {"npz": fuzz.KINDS["npz"]})[:2]
     ]

@@ -1,4 +1,4 @@
-"""A few of the cases of tests/fuzz/functions.py, and that it can fail."""
+"""A few cases of tests/fuzz/functions.py, and tests that it finds errors."""
 
 import sys
 import time
@@ -24,7 +24,7 @@ def threads():
 
 
 @pytest.mark.parametrize("cases", [200, pytest.param(600, marks=pytest.mark.slow)])
-def test_a_few_hundred_cases_end_well(capsys, cases):
+def test_a_few_hundred_cases_pass(capsys, cases):
     assert fuzz.main(["--cases", str(cases)]) == 0
     out, error = capsys.readouterr()
     assert f"{cases} cases" in out
@@ -32,7 +32,7 @@ def test_a_few_hundred_cases_end_well(capsys, cases):
     assert not error.strip()
 
 
-def test_every_public_function_is_called_or_left_out_for_a_reason():
+def test_every_public_function_is_called_or_excluded_with_a_reason():
     assert not fuzz.uncovered()
     assert fuzz.LEFT_OUT.keys() <= fuzz.public() - TARGETS.keys()
 
@@ -80,7 +80,7 @@ def test_a_broken_function_is_reported(capsys, monkeypatch, broken, message):
     assert message in capsys.readouterr().err
 
 
-def test_a_case_is_always_the_same():
+def test_cases_are_reproducible():
     first, second = (fuzz.drawn(list(TARGETS.values()), 5, 17) for _ in range(2))
     assert first[0] is second[0]
     assert {name: fuzz.shown(value) for name, value in first[1].items()} == {
@@ -108,7 +108,7 @@ DTYPES = st.sampled_from([torch.float32, torch.float64, torch.int64, torch.bool,
 
 @given(st.integers(-1, 2**64), st.lists(st.integers(-1, 4), max_size=3).map(tuple), DTYPES)
 @settings(max_examples=200)
-def test_draws_are_of_the_shape_asked_for_or_refused(seed, shape, dtype):
+def test_draws_have_the_requested_shape_or_are_an_error(seed, shape, dtype):
     def draw():
         return fv.random.normal(fv.random.key(seed), shape, dtype)
 
@@ -123,7 +123,7 @@ def test_draws_are_of_the_shape_asked_for_or_refused(seed, shape, dtype):
 
 @given(st.sampled_from(["seed", "shape", "dtype"]), ANYTHING)
 @settings(max_examples=200)
-def test_a_draw_takes_nothing_else(name, value):
+def test_a_draw_takes_no_other_argument(name, value):
     given = {"seed": 3, "shape": (2,), "dtype": torch.float32, name: value}
     if not (name == "seed" and type(value) is int and 0 <= value < 2**64) and not (name == "shape" and value == []):
         with pytest.raises(FuncvaeError):
@@ -134,7 +134,7 @@ def test_a_draw_takes_nothing_else(name, value):
     SHAPES, DTYPES, st.sampled_from([fv.bounds.elbo, fv.bounds.iwae, fv.bounds.renyi(0.5), fv.bounds.tvo((0, 0.5, 1))])
 )
 @settings(max_examples=200)
-def test_bounds_take_log_weights_of_one_sample_or_more(shape, dtype, bound):
+def test_bounds_need_log_weights_of_at_least_one_sample(shape, dtype, bound):
     log_w = torch.zeros(shape, dtype=dtype)
     if shape and shape[0] and dtype.is_floating_point:
         value = bound(log_w)
@@ -147,7 +147,7 @@ def test_bounds_take_log_weights_of_one_sample_or_more(shape, dtype, bound):
 
 @given(SHAPES, DTYPES)
 @settings(max_examples=150)
-def test_an_estimator_takes_noise_that_suits_the_model_and_no_other(shape, dtype):
+def test_an_estimator_takes_only_noise_that_suits_the_model(shape, dtype):
     model = fv.models.gaussian2d_vae(2, 3)
     params, state = model.init(fv.random.key(0))
     x, eps = torch.zeros(3, 2), torch.zeros(shape, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Runs that are stopped and go on, against runs that were not: every file at tolerance 0."""
+"""Resumed runs have the same bytes as uninterrupted ones."""
 
 import json
 import os
@@ -27,7 +27,7 @@ GIVEN = {"epochs": 2, "batch": BATCH, "samples": 2}
 
 @pytest.fixture(scope="module")
 def data_of(tmp_path_factory):
-    """Twelve items for training and five for testing, of a system's shape, in a file."""
+    """A file with twelve training and five test items of a system's shape."""
     folder = tmp_path_factory.mktemp("data")
 
     def file(system: str) -> str:
@@ -52,7 +52,7 @@ def config_of(data_of, tmp_path):
 
 @pytest.fixture(scope="module")
 def whole(data_of, tmp_path_factory):
-    """A run that nobody stopped, with the same data; each is made once."""
+    """An uninterrupted run on the same data; each is trained once."""
 
     @cache
     def run(**options) -> Path:
@@ -63,7 +63,7 @@ def whole(data_of, tmp_path_factory):
 
 
 def after(steps: int):
-    """What stops a run after so many steps."""
+    """A `stop_context` that stops a run after so many steps."""
 
     def stop_context():
         made = iter(range(1, 1000))
@@ -73,8 +73,8 @@ def after(steps: int):
 
 
 def contents(run: Path) -> dict[str, bytes]:
-    """Every file of a run that must not depend on where it was stopped: parameters, rows, the last checkpoint whole,
-    figures and samples."""
+    """All files of a run that must not depend on where it stopped: parameters, metrics, the last checkpoint, figures
+    and samples."""
     found = {str(path.relative_to(run)): path for path in sorted(run.rglob("*")) if path.is_file()}
     last = max(name for name in found if name.startswith("checkpoints/"))
     left_out = {"config.json", "manifest.json", ".lock"}
@@ -92,7 +92,7 @@ def assert_same(run: Path, whole: Path) -> None:
 
 
 def stopped(config: runs.Config, *at: int) -> Path:
-    """The run, stopped after so many steps, again and again, that has come to its end."""
+    """A run that was stopped and resumed every so many steps until its end."""
     with pytest.raises(Stopped):
         runs.run(config, stop_context=after(at[0]))
     for steps in at[1:]:
@@ -104,9 +104,9 @@ def stopped(config: runs.Config, *at: int) -> Path:
 @pytest.mark.parametrize(
     "system", [s if s != "cifar_resnet_vae" else pytest.param(s, marks=pytest.mark.slow) for s in SYSTEMS]
 )
-def test_every_system_goes_on_to_the_same_bits(config_of, system):
-    """Stopped in the first epoch, at its end, and in the second one: BatchNorm's statistics, Adam's state, a schedule
-    (`burda_vae`'s learning rate falls after its first epoch)."""
+def test_every_system_resumes_to_the_same_bits(config_of, system):
+    """Stops in the first epoch, at its end, and in the second one. Covers BatchNorm's statistics, Adam's state and a
+    schedule (`burda_vae`'s learning rate falls after its first epoch)."""
     options = {"estimator": "iwae"} if system == "burda_vae" else {}
     whole = runs.run(config_of("whole", system, **options))
     run = stopped(config_of("stopped", system, **options), 2, 1, 1)
@@ -115,7 +115,7 @@ def test_every_system_goes_on_to_the_same_bits(config_of, system):
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_a_run_in_chunks_goes_on_to_the_same_bits_and_only_in_those(config_of):
+def test_a_run_resumes_only_with_the_same_chunk(config_of):
     options = {"samples": 5, "chunk": 2}
     whole = runs.run(config_of("whole", **options))
     run = stopped(config_of("stopped", **options), 2, 1)
@@ -127,8 +127,8 @@ def test_a_run_in_chunks_goes_on_to_the_same_bits_and_only_in_those(config_of):
 
 @pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("k", range(1, 7))
-def test_a_run_goes_on_from_any_step(config_of, whole, k):
-    """With all that a run may keep, samples and the variance; stopped after the last step as well."""
+def test_a_run_resumes_from_any_step(config_of, whole, k):
+    """With samples and the variance; also stops after the last step."""
     options = {"sample_each_step": True, "variance_every": 2, "variance_replicates": 3, "checkpoint_every": 4}
     run = stopped(config_of("stopped", **options), k)
     assert_same(run, whole(**options))
@@ -141,14 +141,14 @@ def test_a_run_goes_on_from_any_step(config_of, whole, k):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("system", ["burda_vae", "mnist_bn_vae"])
-def test_a_run_on_cuda_goes_on_to_the_same_bits(config_of, system):
+def test_a_run_on_cuda_resumes_to_the_same_bits(config_of, system):
     options = {"device": "cuda", "deterministic": True}
     whole = runs.run(config_of("whole", system, **options))
     assert_same(stopped(config_of("stopped", system, **options), 2, 2), whole)
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_more_epochs_are_those_of_a_run_that_had_them_from_the_start(config_of):
+def test_more_epochs_give_the_same_bits_as_a_longer_run(config_of):
     options = {"sample_each_step": True}
     whole = runs.run(config_of("whole", epochs=4, **options))
     run = runs.run(config_of("run", **options))
@@ -157,11 +157,11 @@ def test_more_epochs_are_those_of_a_run_that_had_them_from_the_start(config_of):
     assert json.loads((run / "config.json").read_text())["epochs"] == 4
     manifest = json.loads((run / "manifest.json").read_text())
     assert [each["step"] for each in manifest["resumed"]] == [6]
-    with pytest.raises(BadValue, match=r"has made 12 steps, more than the 3 of --epochs 1"):
+    with pytest.raises(BadValue, match=r"has 12 steps, more than the 3 steps of 1 epochs"):
         runs.resume(run, runs.Options(epochs=1))
 
 
-def test_a_finished_run_is_left_as_it_is(config_of, capsys, monkeypatch):
+def test_a_finished_run_does_not_change(config_of, capsys, monkeypatch):
     run = runs.run(config_of("run"))
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()}
     monkeypatch.setattr("funcvae.train.loop.fit_task", None)
@@ -172,7 +172,7 @@ def test_a_finished_run_is_left_as_it_is(config_of, capsys, monkeypatch):
 
 @pytest.mark.parametrize("lost", ["params.safetensors", "figures/training.png"])
 def test_a_run_killed_at_its_end_is_finished(config_of, lost):
-    """The parameters come last: where they are missing, damaged or another checkpoint's, the rest is written again."""
+    """Parameters are written last: if they are missing, damaged or old, all results are written again."""
     whole = runs.run(config_of("whole"))
     run = runs.run(config_of("run"))
     (run / lost).unlink()
@@ -192,20 +192,20 @@ def test_a_run_killed_at_its_end_is_finished(config_of, lost):
         ({"deterministic": True}, "deterministic was False and is True now"),
     ],
 )
-def test_what_may_not_change_is_named(config_of, given, message):
+def test_the_error_names_options_that_may_not_change(config_of, given, message):
     config = config_of("run")
     with pytest.raises(Stopped):
         runs.run(config, stop_context=after(2))
     before = {path: path.read_bytes() for path in Path(config.out).rglob("*") if path.is_file()}
-    with pytest.raises(BadValue, match="cannot go on otherwise than it began") as raised:
+    with pytest.raises(BadValue, match="cannot be resumed with other settings") as raised:
         runs.resume(config.out, runs.Options(**given))
     assert message in str(raised.value)
     assert {path: path.read_bytes() for path in Path(config.out).rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_what_may_change_does(config_of, tmp_path, data_of):
-    """The place of data and run, how often and how many checkpoints are written."""
+def test_some_options_may_change(config_of, tmp_path, data_of):
+    """The locations of data and run, and the number of checkpoints."""
     whole = runs.run(config_of("whole"))
     config = config_of("run")
     with pytest.raises(Stopped):
@@ -220,12 +220,12 @@ def test_what_may_change_does(config_of, tmp_path, data_of):
     assert json.loads((moved / "config.json").read_text())["out"] == str(moved)
 
 
-def test_other_data_are_refused(config_of, tmp_path):
+def test_other_data_are_an_error(config_of, tmp_path):
     config = config_of("run")
     with pytest.raises(Stopped):
         runs.run(config, stop_context=after(2))
     np.savez(tmp_path / "others.npz", train=np.ones((TRAIN, 2)), test=np.zeros((5, 2)))
-    with pytest.raises(BadData, match=r"others\.npz are not those that .*run was trained on"):
+    with pytest.raises(BadData, match=r"others\.npz is not the data that .*run was trained on"):
         runs.resume(config.out, runs.Options(data=str(tmp_path / "others.npz")))
 
 
@@ -236,7 +236,7 @@ def test_other_data_are_refused(config_of, tmp_path):
 @pytest.mark.parametrize(
     "tail", [b'{"epoch": 0, "st', b'{"epoch": 0, "step": 4, "loss": 1.0, "bound": 1}\n', b"\0" * 5000]
 )
-def test_rows_after_the_checkpoint_are_made_again(config_of, tail):
+def test_rows_after_the_checkpoint_are_written_again(config_of, tail):
     whole = runs.run(config_of("whole"))
     config = config_of("run")
     with pytest.raises(Stopped):
@@ -247,35 +247,35 @@ def test_rows_after_the_checkpoint_are_made_again(config_of, tail):
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(config_of, capsys):
+def test_a_damaged_checkpoint_is_skipped(config_of, capsys):
     whole = runs.run(config_of("whole"))
     config = config_of("run", checkpoint_every=2)
     with pytest.raises(Stopped):
         runs.run(config, stop_context=after(5))
     newest = Path(config.out, "checkpoints", "step-000000000005.safetensors")
     content = bytearray(newest.read_bytes())
-    content[-3] ^= 1  # one bit of a tensor: only the SHA-256 can tell
+    content[-3] ^= 1  # one bit of a tensor: only the SHA-256 changes
     newest.write_bytes(content)
     runs.resume(config.out)
     error = capsys.readouterr().err
     assert "does not have" not in error
-    assert "is damaged: its tensors do not have the SHA-256 that it names; going on from step 4" in error
+    assert "is damaged: the SHA-256 of its tensors is wrong; resuming from step 4" in error
     assert_same(Path(config.out), whole)
 
 
-def test_where_all_checkpoints_are_damaged_or_gone_nothing_is_begun_anew(config_of):
+def test_without_an_intact_checkpoint_nothing_is_written(config_of):
     run = runs.run(config_of("run"))
     (only,) = checkpoint.in_folder(run / "checkpoints").values()
     only.write_bytes(b"nothing")
-    with pytest.raises(BadData, match="not a whole safetensors file"):
+    with pytest.raises(BadData, match="not a complete safetensors file"):
         runs.resume(run)
     only.unlink()
-    with pytest.raises(Missing, match="has no checkpoints left to go on from"):
+    with pytest.raises(Missing, match="has no checkpoint to resume from"):
         runs.resume(run)
     assert (run / "params.safetensors").is_file()
 
 
-def test_rows_that_were_lost_are_an_error(config_of):
+def test_lost_rows_are_an_error(config_of):
     config = config_of("run")
     with pytest.raises(Stopped):
         runs.run(config, stop_context=after(4))
@@ -285,12 +285,12 @@ def test_rows_that_were_lost_are_an_error(config_of):
     with pytest.raises(BadData, match=r"metrics\.jsonl has lost rows"):
         runs.resume(config.out)
     metrics.write_bytes(b"".join([*lines[:2], lines[2].replace(b'"loss"', b'"lost"'), *lines[3:]]))
-    with pytest.raises(BadData, match=r"do not agree|none of a run's"):
+    with pytest.raises(BadData, match=r"do not match|damaged"):
         runs.resume(config.out)
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_a_run_killed_before_its_first_checkpoint_begins_again(config_of):
+def test_a_run_killed_before_its_first_checkpoint_starts_again(config_of):
     whole = runs.run(config_of("whole"))
     config = config_of("run")
     with pytest.raises(Stopped):
@@ -306,7 +306,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(config_of):
     assert_same(runs.resume(other.out), whole)
 
 
-def test_half_written_files_are_swept_away(config_of):
+def test_partial_files_are_removed(config_of):
     config = config_of("run")
     with pytest.raises(Stopped):
         runs.run(config, stop_context=after(4))
@@ -318,7 +318,7 @@ def test_half_written_files_are_swept_away(config_of):
     assert not any(path.exists() for path in left)
 
 
-def test_a_folder_that_one_killed_at_once_has_left_can_be_used(config_of):
+def test_the_folder_of_a_run_killed_at_once_can_be_used(config_of):
     config = config_of("run")
     Path(config.out).mkdir()
     Path(config.out, ".lock").touch()
@@ -327,7 +327,7 @@ def test_a_folder_that_one_killed_at_once_has_left_can_be_used(config_of):
     assert not Path(config.out, ".config.json.77.partial").exists()
 
 
-def test_checkpoints_sort_by_step_and_the_newest_stay(tmp_path):
+def test_checkpoints_sort_by_step_and_prune_keeps_the_newest(tmp_path):
     steps = [0, 9, 10, 99, 100, 12345, 10**9]
     for step in steps:
         checkpoint.save(checkpoint.path_of(tmp_path, step), {"step": torch.tensor(step)}, {})
@@ -338,13 +338,13 @@ def test_checkpoints_sort_by_step_and_the_newest_stay(tmp_path):
     checkpoint.prune(tmp_path, 2)
     assert list(checkpoint.in_folder(tmp_path)) == steps[-2:]
     checkpoint.prune(tmp_path, 0)
-    assert list(checkpoint.in_folder(tmp_path)) == steps[-1:], "one stays, whatever is asked"
+    assert list(checkpoint.in_folder(tmp_path)) == steps[-1:], "at least one stays"
 
 
 # One folder, one writer.
 
 
-def test_the_second_of_two_on_one_folder_gets_an_error(config_of):
+def test_two_processes_cannot_resume_one_run(config_of):
     config = config_of("run")
     with pytest.raises(Stopped):
         runs.run(config, stop_context=after(2))
@@ -356,7 +356,7 @@ def test_the_second_of_two_on_one_folder_gets_an_error(config_of):
     runs.resume(config.out)
 
 
-def test_a_new_run_in_a_folder_in_use_is_refused(config_of):
+def test_a_new_run_in_a_folder_in_use_is_an_error(config_of):
     config = config_of("run")
     with files.lock(Path(config.out)), pytest.raises(InUse):
         runs.run(config)
@@ -365,8 +365,8 @@ def test_a_new_run_in_a_folder_in_use_is_refused(config_of):
 # What stops a run.
 
 
-def test_a_run_that_is_not_finite_names_the_line_that_replays_the_step_and_keeps_the_last_finite_one(config_of):
-    """A rate that grows until the numbers overflow."""
+def test_a_run_with_nan_names_the_replay_command_and_keeps_the_last_finite_state(config_of):
+    """The learning rate grows until the numbers overflow."""
     config = config_of("run", lr=1e4, epochs=40, checkpoint_every=1)
     with pytest.raises(NonFinite, match=r"to see that step: funcvae replay \S+run (\d+)$") as raised:
         runs.run(config)
@@ -397,17 +397,17 @@ def test_a_signal_stops_a_run_after_its_step_with_a_checkpoint(tmp_path, name, s
     out, error = process.communicate(timeout=60)
     assert process.returncode == status
     assert out == ""
-    assert "funcvae: stopping after this step; once more to leave at once" in error
+    assert "funcvae: stopping after this step; a second signal stops at once" in error
     last = error.splitlines()[-1]
     (step,) = checkpoint.in_folder(run / "checkpoints")
-    assert last == f"funcvae: stopped after {step:,} of 10,000,000 steps; to go on: funcvae train --resume '{run}'"
+    assert last == f"funcvae: stopped after {step:,} of 10,000,000 steps; to continue: funcvae train --resume '{run}'"
     assert "Traceback" not in error
     rows = [row["step"] for row in tracking.MetricsReader(run / "metrics.jsonl") if "loss" in row]
     assert rows == list(range(step))
 
 
-def test_a_second_ctrl_c_leaves_at_once(tmp_path):
-    """In a step that does not end: the first is held back, the second is not."""
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    """Within a step that does not end, the first signal waits and the second one does not."""
     program = (
         "import sys, time; from funcvae import cli; from funcvae.train import loop\n"
         "def fit(*args, **options):\n"
@@ -430,7 +430,7 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path):
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_tensorboard_shows_a_run_that_went_on_as_one_that_did_not_stop(config_of):
+def test_tensorboard_shows_a_resumed_run_without_a_gap(config_of):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -448,7 +448,7 @@ def test_tensorboard_shows_a_run_that_went_on_as_one_that_did_not_stop(config_of
     assert scalars(config.out) == scalars(whole)
 
 
-def test_nothing_depends_on_hash_seed_folder_locale_or_time_zone(data_of, tmp_path):
+def test_bits_do_not_depend_on_hash_seed_folder_locale_or_time_zone(data_of, tmp_path):
     made = []
     for i, env in enumerate([
         {"PYTHONHASHSEED": "1", "LC_ALL": "C", "TZ": "UTC"},
@@ -464,8 +464,8 @@ def test_nothing_depends_on_hash_seed_folder_locale_or_time_zone(data_of, tmp_pa
     assert_same(*made)
 
 
-def test_the_order_of_a_modules_dictionaries_changes_no_bit():
-    """Parameters handed over in another order: gradients, their norm and the update are the same, name by name."""
+def test_the_order_of_parameters_changes_no_bit():
+    """With parameters in another order, gradients, their norm and the update stay the same."""
     model = fv.models.mnist_bn_vae()
     opt, estimator = fv.optim.adam(), fv.estimators.iwae()
     start = fv.train.init(model, opt, fv.random.key(0))

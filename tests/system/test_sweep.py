@@ -1,4 +1,4 @@
-"""Sweeps by several workers, each a process: kills, signals and torchrun."""
+"""Sweeps with several worker processes: kills, signals and torchrun."""
 
 import os
 import signal
@@ -58,15 +58,15 @@ def test_two_workers_train_every_cell_once(here):
     assert len(by) == 2, "each has done some"
 
 
-def test_a_cell_whose_worker_is_killed_comes_to_the_same_bytes(here):
+def test_the_cell_of_a_killed_worker_is_finished_with_the_same_bytes(here):
     grid = written(seeds=(0, 1), epochs=200, checkpoint_every=100)
     worker = starts("funcvae", "sweep", grid, "--device", "cpu")
     wait_for_rows(Path("runs/grid/cells/gaussian2d_vae-elbo-k2-s0"))
     worker.kill()
     worker.communicate(timeout=60)
     assert not list(Path("runs").rglob("result.json"))
-    asked = runs.read_grid(grid)
-    found, whole = swept(asked, "runs/grid"), swept(asked, "whole")
+    requested = runs.read_grid(grid)
+    found, whole = swept(requested, "runs/grid"), swept(requested, "whole")
     assert found == whole
     for name in found:
         assert params("runs/grid", name) == params("whole", name)
@@ -82,13 +82,13 @@ def test_a_signal_stops_a_sweep_after_its_step_with_a_checkpoint(here, name, sta
     out, error = worker.communicate(timeout=60)
     assert worker.returncode == status
     assert out == ""
-    assert error.splitlines()[-1] == "funcvae: stopped, with 0 of 1 cells finished; the same command goes on"
+    assert error.splitlines()[-1] == "funcvae: stopped with 0 of 1 cells finished; start the sweep again to continue"
     assert "Traceback" not in error
     assert len(checkpoint.in_folder(run / "checkpoints")) == 1
 
 
 @pytest.mark.slow
-def test_torchrun_starts_workers_of_which_the_first_speaks(here):
+def test_under_torchrun_the_first_worker_prints(here):
     grid = written(seeds=range(4), epochs=20)
     command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "funcvae", "sweep", grid]
     worker = starts(*command, "--device", "cpu")
@@ -101,7 +101,7 @@ def test_torchrun_starts_workers_of_which_the_first_speaks(here):
 
 
 @pytest.mark.slow
-def test_what_is_wrong_is_told_once_by_all_workers_together(here):
+def test_workers_report_an_error_once(here):
     grid = written(data="nowhere.npz")
     command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "funcvae", "sweep", grid]
     worker = starts(*command)

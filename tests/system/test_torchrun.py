@@ -1,6 +1,6 @@
-"""Several processes that train one model, started as a user starts them, by torchrun.
+"""Several processes, started by torchrun, train one model.
 
-What they send, that the bits are those of one process, and the errors.
+Tests the collectives, equal bits with one process, and errors.
 """
 
 import json
@@ -97,7 +97,7 @@ def training(processes):
         "plain": (fv.models.gaussian2d_vae(hidden=4), 11, 8),  # a last batch of three rows, for four shards
         "normed": (fv.vae(encoder=normed, decoder=normed, likelihood=fv.heads.normal_logvar, latent=2), 20, 12),
     }
-    if compiled:  # fewer, and shards of one size, for the compiler takes its time
+    if compiled:  # few steps and shards of one size, because compiling is slow
         systems = {"plain": (systems["plain"][0], 12, 12)}
     for system, (model, n, batch) in systems.items():
         for split in (distributed.by_rows, distributed.by_samples):
@@ -109,7 +109,7 @@ def training(processes):
                 after, history = fit()
                 asked = iter(range(1, 99))
                 last = processes.rank == processes.size - 1
-                stopped, _ = fit(stop=lambda: next(asked) >= 3 and last)  # one says so
+                stopped, _ = fit(stop=lambda: next(asked) >= 3 and last)  # one process requests it
                 found[f"{system} {split.__name__} {count}"] = {
                     "sha256": tree.sha256({"params": after.params, "state": after.state}),
                     "stopped": [int(stopped.step), tree.sha256(stopped.params)],
@@ -128,7 +128,7 @@ with distributed.process_group("cpu") as group:
 
 @pytest.fixture(scope="module")
 def found_by(tmp_path_factory):
-    """What the script found in each of n processes."""
+    """The results of the script in each of n processes."""
 
     @cache
     def found(n: int, how: str = "eager") -> list[dict]:
@@ -147,7 +147,7 @@ some = pytest.mark.parametrize("n", [2, *(pytest.param(n, marks=pytest.mark.slow
 
 
 @some
-def test_each_process_has_what_was_sent(found_by, n):
+def test_collectives(found_by, n):
     for r, found in enumerate(found_by(n)):
         assert (found["rank"], found["size"]) == (r, n)
         found = found["sending"]
@@ -163,13 +163,13 @@ def test_each_process_has_what_was_sent(found_by, n):
 
 
 @some
-def test_shares_are_pieces_of_the_whole(found_by, n):
+def test_shares_are_parts_of_the_whole(found_by, n):
     shares = [found["sending"]["share"] for found in found_by(n)]
     assert [i for share in shares for i in share] == list(range(10))
 
 
 @some
-def test_all_say_in_what_they_do_not_agree(found_by, n):
+def test_the_error_names_values_that_differ(found_by, n):
     for found in found_by(n):
         assert found["sending"]["differ"] == (
             "the rank is 0 in process 0 and 1 in process 1, parity is 0 in process 0 and 1 in process 1: start all "
@@ -178,7 +178,7 @@ def test_all_say_in_what_they_do_not_agree(found_by, n):
 
 
 def assert_same_bits(mine: list[dict], alone: dict) -> None:
-    """Where the number of shards is fixed; and all processes have the same, in any case."""
+    """With a fixed number of shards. All processes have the same result in any case."""
     assert all(found["training"] == mine[0]["training"] for found in mine)
     for name, expected in alone["training"].items():
         if not name.endswith("None"):
@@ -186,7 +186,7 @@ def assert_same_bits(mine: list[dict], alone: dict) -> None:
 
 
 @some
-def test_with_fixed_shards_the_bits_are_those_of_one_process(found_by, n):
+def test_fixed_shards_give_the_bits_of_one_process(found_by, n):
     assert_same_bits(found_by(n), found_by(1)[0])
     assert {run["stopped"][0] for run in found_by(n)[0]["training"].values()} == {3}
 
@@ -198,8 +198,8 @@ def test_with_fixed_shards_the_bits_are_those_of_one_process_compiled_too(found_
 
 
 @some
-def test_without_fixed_shards_the_numbers_are_those_of_one_process_to_rounding(found_by, n):
-    """Not to the bit, which shows that the other test can fail."""
+def test_other_shards_give_the_numbers_of_one_process_up_to_rounding(found_by, n):
+    """The bits differ, which shows that the other test can fail."""
     alone, together = found_by(1)[0]["training"], found_by(n)[0]["training"]
     for name in ("plain by_rows None", "plain by_samples None"):
         np.testing.assert_allclose(together[name]["params"], alone[name]["params"], rtol=1e-5, atol=1e-6)
@@ -222,7 +222,7 @@ def bits(run: Path) -> tuple[bytes, bytes]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nobody disturbed, of one process."""
+    """An uninterrupted run in one process."""
 
     @cache
     def run(*args: str) -> tuple[bytes, bytes]:
@@ -245,7 +245,7 @@ def whole(tmp_path_factory):
         pytest.param(3, ("--split", "samples", "--estimator", "iwae", "--chunk", "1"), marks=pytest.mark.slow),
     ],
 )
-def test_a_run_has_the_bytes_of_one_processs_and_the_first_alone_speaks(tmp_path, whole, n, options):
+def test_a_run_has_the_bytes_of_one_process_and_the_first_prints(tmp_path, whole, n, options):
     command = [*SHORT, *options]
     end = done(torchrun(n, *FUNCVAE, *command, "--out", "run"), tmp_path)
     assert end.returncode == 0, end.stderr
@@ -267,14 +267,14 @@ def test_two_gpus_have_the_bytes_of_one(tmp_path, whole, options):
 
 
 def children(parent: int) -> dict[int, int]:
-    """The processes that torchrun has started, by their rank."""
+    """The processes that torchrun started, by rank."""
     found = {}
     for path in Path("/proc").iterdir():
         try:
             if not path.name.isdecimal() or f"\nPPid:\t{parent}\n" not in (path / "status").read_text():
                 continue
             environment = dict(line.split("=", 1) for line in (path / "environ").read_text().split("\0") if "=" in line)
-        except OSError:  # it has ended
+        except OSError:  # it has exited
             continue
         if "RANK" in environment:
             found[int(environment["RANK"])] = int(path.name)
@@ -282,7 +282,7 @@ def children(parent: int) -> dict[int, int]:
 
 
 class Started:
-    """A command under way, whose processes end with the context."""
+    """A running command, whose processes end with the context."""
 
     def __init__(self, command: list[str], folder: Path) -> None:
         self.process = subprocess.Popen(
@@ -305,7 +305,7 @@ def alive(pids: list[int]) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("then", [1, 4])
-def test_a_run_that_was_stopped_goes_on_in_any_number_of_processes_to_the_same_bytes(tmp_path, whole, then):
+def test_any_number_of_processes_resumes_to_the_same_bytes(tmp_path, whole, then):
     with Started(torchrun(2, *FUNCVAE, *LONG, "--out", "run"), tmp_path) as process:
         wait_for_rows(tmp_path / "run", 20, lambda: process.poll() is None)
         pids = list(children(process.pid).values())
@@ -315,7 +315,7 @@ def test_a_run_that_was_stopped_goes_on_in_any_number_of_processes_to_the_same_b
     assert out == ""
     assert not alive(pids)
     (line,) = re.findall(r"funcvae: stopped after .*", error)
-    assert re.fullmatch(r"funcvae: stopped after \d+ of 300 steps; to go on: funcvae train --resume run", line)
+    assert re.fullmatch(r"funcvae: stopped after \d+ of 300 steps; to continue: funcvae train --resume run", line)
     assert "funcvae: error" not in error
     assert not (tmp_path / "run" / "params.safetensors").exists()
     again = [*FUNCVAE, "train", "--resume", "run"]
@@ -328,7 +328,7 @@ def test_a_run_that_was_stopped_goes_on_in_any_number_of_processes_to_the_same_b
 @pytest.mark.parametrize(
     ("rank", "n"), [(1, 2), *(pytest.param(r, n, marks=pytest.mark.slow) for r, n in ((0, 2), (0, 3), (2, 4)))]
 )
-def test_when_a_process_is_killed_the_others_say_so_and_end(tmp_path, rank, n):
+def test_when_a_process_is_killed_the_others_report_it_and_exit(tmp_path, rank, n):
     with Started(torchrun(n, *FUNCVAE, *ENDLESS, "--out", "run"), tmp_path) as process:
         wait_for_rows(tmp_path / "run", 20, lambda: process.poll() is None)
         pids = children(process.pid)
@@ -345,7 +345,7 @@ def test_when_a_process_is_killed_the_others_say_so_and_end(tmp_path, rank, n):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [1, 0])
-def test_torchrun_starts_them_again_and_they_go_on_to_the_same_bytes(tmp_path, whole, rank):
+def test_restarted_processes_resume_to_the_same_bytes(tmp_path, whole, rank):
     command = [*FUNCVAE, *LONG, "--resume", "auto", "--out", "run"]
     with Started(torchrun(2, *command, restarts=3), tmp_path) as process:
         wait_for_rows(tmp_path / "run", 40, lambda: process.poll() is None)
@@ -358,11 +358,11 @@ def test_torchrun_starts_them_again_and_they_go_on_to_the_same_bytes(tmp_path, w
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["resumed"]
 
 
-# What is wrong is said once.
+# Errors are reported once.
 
 
 def refused(folder: Path, n: int, *args: str) -> str:
-    """The one line that is said, where every process ends with an error, by itself."""
+    """The only line of an error, when every process exits by itself."""
     program = f"trap '' TERM; {sys.executable} -m funcvae \"$@\"; code=$?; echo $code > code.$RANK; exit $code"
     end = done(torchrun(n, "bash", "-c", program, "funcvae", *args), folder)
     assert end.returncode != 0
@@ -385,43 +385,43 @@ def one_line(end: subprocess.CompletedProcess) -> str:
         (2, (*SHORT[:4], "--shards", "1", "--device", "cpu"), "there are 2 processes for 1 shard: use at most 1"),
         pytest.param(
             2, (*SHORT, "--batch", "3"),
-            "--shards is 4, and each needs one of the rows in a batch at least, and there are 3: use at most 3",
+            "shards is 4, but only 3 rows in a batch to divide: use at most 3",
             marks=pytest.mark.slow,
         ),
         pytest.param(
             3, (*SHORT[:4], "--split", "samples", "--samples", "2", "--device", "cpu"),
-            "each process needs one of the samples at least, and there are 2: use at most 2", marks=pytest.mark.slow,
+            "there are 3 processes, but only 2 samples to divide: use at most 2", marks=pytest.mark.slow,
         ),
         pytest.param(2, (*SHORT, "--device", "cuda"), "CUDA", marks=pytest.mark.slow),
         pytest.param(2, ("train", "gaussian3d"), "unknown system 'gaussian3d'", marks=pytest.mark.slow),
         pytest.param(2, (*SHORT, "--resume", "auto"), "give --out RUN", marks=pytest.mark.slow),
         pytest.param(
-            2, ("evaluate", "run"), "funcvae evaluate is for one process: start it without torchrun",
+            2, ("evaluate", "run"), "funcvae evaluate runs in one process: start it without torchrun",
             marks=pytest.mark.slow,
         ),
     ],
 )  # fmt: skip
-def test_bad_input_is_told_once(tmp_path, n, args, message):
+def test_an_error_is_reported_once(tmp_path, n, args, message):
     out = () if "--resume" in args or args[0] != "train" else ("--out", "run")
     assert message in refused(tmp_path, n, *args, *out)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_commands_for_one_process_are_refused_by_the_first_alone(monkeypatch, capsys, rank):
+def test_commands_for_one_process_report_one_error(monkeypatch, capsys, rank):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", str(rank))
     for command in sorted(cli.COMMANDS.keys() - cli.SHARED_COMMANDS):
         with pytest.raises(SystemExit) as ended:
             cli.main([command, "run"])
         assert ended.value.code == 2
-        line = f"funcvae: error: funcvae {command} is for one process: start it without torchrun\n"
+        line = f"funcvae: error: funcvae {command} runs in one process: start it without torchrun\n"
         assert tuple(capsys.readouterr()) == ("", "" if rank else line)
 
 
 @pytest.mark.slow
-def test_processes_that_were_started_differently_say_in_what(tmp_path):
-    """Each with as many epochs as its rank and one."""
+def test_the_error_names_options_that_differ(tmp_path):
+    """Each process requests rank + 1 epochs."""
     program = f'trap "" TERM; {sys.executable} -m funcvae train --device cpu --out run --epochs $((RANK + 1))'
     end = done(torchrun(2, "bash", "-c", f"{program}; code=$?; echo $code > code.$RANK; exit $code"), tmp_path)
     assert end.returncode != 0
@@ -441,7 +441,7 @@ def free_port() -> str:
 
 
 @pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_one_that_waits_for_others_in_vain_says_so(tmp_path, rank):
+def test_a_process_that_waits_in_vain_is_an_error(tmp_path, rank):
     world = {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     before = time.monotonic()
     end = done([*FUNCVAE, *SHORT, "--patience", "3", "--out", "run"], tmp_path, **world)
@@ -464,7 +464,7 @@ def test_one_that_waits_for_others_in_vain_says_so(tmp_path, rank):
         pytest.param({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "nowhere.invalid"}, marks=pytest.mark.slow),
     ],
 )
-def test_an_environment_that_torchrun_does_not_make_is_told_in_a_line(tmp_path, world):
+def test_a_wrong_environment_is_an_error_of_one_line(tmp_path, world):
     there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), **world}
     end = done([*FUNCVAE, *SHORT, "--patience", "2", "--out", "run"], tmp_path, **there)
     assert end.returncode == 2

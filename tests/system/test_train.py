@@ -1,4 +1,4 @@
-"""`funcvae train`, as a user runs it."""
+"""`funcvae train`."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from funcvae.figures import decoding
 from tests.support.commands import DIGITS, GAUSSIAN, refused, trained
 
 
-def test_train_alone_runs_the_two_dimensional_example_into_a_fresh_folder(here, capsys):
+def test_train_without_arguments_trains_gaussian2d_vae_in_a_new_folder(here, capsys):
     cli.main(GAUSSIAN)
     cli.main(GAUSSIAN)
     outs = capsys.readouterr().out.split()
@@ -36,7 +36,7 @@ def test_train_alone_runs_the_two_dimensional_example_into_a_fresh_folder(here, 
     }
 
 
-def test_equal_commands_write_equal_bytes_and_another_seed_does_not(here):
+def test_equal_commands_write_equal_bytes(here):
     for out, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         cli.main([*GAUSSIAN, "--out", out, "--seed", seed])
     a, b, c = (Path(out, "params.safetensors").read_bytes() for out in "abc")
@@ -72,7 +72,7 @@ def test_a_run_equals_the_same_calls_in_python(here):
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_config_and_manifest_say_what_was_run_and_on_what(here):
+def test_config_and_manifest(here):
     cli.main([*GAUSSIAN, "--out", "run", "--seed", "3"])
     config = json.loads(Path("run/config.json").read_text())
     assert config == {
@@ -130,13 +130,13 @@ def test_the_resnet_trains_on_a_folder_of_photographs_of_another_size(here):
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_the_loss_of_a_run_is_the_one_its_recipe_scales(digits):
+def test_the_recipe_scales_the_loss(digits):
     run = trained(digits, "mnist_sigma_vae")
     row = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
     assert row["loss"] == pytest.approx((-row["bound"] - 392 * np.log(np.pi)) / 784, rel=1e-5)
 
 
-def test_samples_are_kept_at_every_step_where_asked_for(here):
+def test_sample_each_step(here):
     cli.main([*GAUSSIAN, "--out", "run", "--sample-each-step"])
     kept = np.load("run/samples.npy")
     assert kept.shape == (10, 1000, 2)
@@ -154,7 +154,7 @@ def test_samples_are_kept_at_every_step_where_asked_for(here):
 
 
 @pytest.mark.parametrize("system", ["mnist_ae", "mnist_vae"])
-def test_a_run_on_the_smallest_data_ends_with_its_figures(here, system):
+def test_a_run_on_the_smallest_data_has_its_figures(here, system):
     x = fv.random.uniform(fv.random.key(0), (3, 1, 28, 28)).numpy()
     np.savez("few.npz", train=x[:2], test=x[2:])
     run = trained("few.npz", system)
@@ -168,7 +168,7 @@ def test_points_on_a_line_are_drawn_too(here):
     assert Path("run/figures/densities.png").is_file()
 
 
-def test_an_estimator_that_does_not_suit_the_model_is_found_before_the_folder_is_made(digits, capsys):
+def test_a_wrong_estimator_is_an_error_before_the_folder_exists(digits, capsys):
     command = ["train", "mnist_ae", "--data", str(digits), "--estimator", "iwae", "--out", "run"]
     assert "a Delta posterior has no density" in refused(capsys, *command)
 
@@ -186,22 +186,22 @@ def test_an_interrupt_is_one_line(here, capsys, monkeypatch):
 
 def test_images_cannot_be_sampled_at_each_step(digits, capsys):
     command = ["train", "mnist_vae", "--data", str(digits), "--sample-each-step", "--out", "run"]
-    assert "--sample-each-step draws points in the plane, and mnist_vae's data are images" in refused(capsys, *command)
+    assert "sample_each_step needs data in the plane: mnist_vae has images" in refused(capsys, *command)
 
 
-def test_a_batch_of_one_left_over_is_found_before_the_folder_is_made(digits, capsys):
+def test_a_last_batch_of_one_is_an_error_before_the_folder_exists(digits, capsys):
     command = ["train", "mnist_bn_vae", "--data", str(digits), "--batch", "29", "--out", "run"]
     assert "leave one of a single item" in refused(capsys, *command)
 
 
-def test_an_absent_tracker_names_the_line_that_installs_it(here, capsys, monkeypatch):
+def test_the_error_of_a_missing_tracker_has_the_command_to_install_it(here, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "visdom", None)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     for name in ("visdom", "tensorboard"):
         assert "pip install" in refused(capsys, *GAUSSIAN, "--out", "run", "--track", name)
 
 
-def test_a_visdom_server_that_is_not_there_is_an_error(here, capsys):
+def test_a_missing_visdom_server_is_an_error(here, capsys):
     pytest.importorskip("visdom", reason="visdom is not installed")
     options = ["--track", "visdom", "--visdom-server", "http://localhost:9"]
     error = refused(capsys, *GAUSSIAN, "--out", "run", *options)
@@ -221,7 +221,7 @@ def test_a_tracker_changes_no_bit_of_a_run(digits):
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_a_tracker_that_dies_in_mid_run_costs_a_line_and_not_the_run(digits, capsys, monkeypatch):
+def test_a_run_survives_its_tracker(digits, capsys, monkeypatch):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     from torch.utils.tensorboard import RecordWriter
 
@@ -255,7 +255,7 @@ def test_real_digits_train_compiled(here, mnist_root, options, least):
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_without_a_compiler_it_says_so_once_and_trains_on(digits, monkeypatch, capsys):
+def test_without_a_compiler_train_prints_a_notice(digits, monkeypatch, capsys):
     monkeypatch.setattr(fv.compilation, "available", lambda: False)
     cli.main(["train", "mnist_vae", "--data", str(digits), "--epochs", "1", "--out", "run"])
     assert capsys.readouterr().err.count("no C++ compiler was found") == 1
@@ -263,7 +263,7 @@ def test_without_a_compiler_it_says_so_once_and_trains_on(digits, monkeypatch, c
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_a_step_that_cannot_be_compiled_ends_the_run_that_would_claim_it_was(digits, monkeypatch, capsys):
+def test_a_step_that_cannot_be_compiled_is_an_error(digits, monkeypatch, capsys):
     def fails(*args):
         raise torch._dynamo.exc.Unsupported("Encountered something new\n  Hint: none")
 
@@ -272,13 +272,13 @@ def test_a_step_that_cannot_be_compiled_ends_the_run_that_would_claim_it_was(dig
     with pytest.raises(SystemExit):
         cli.main([*train, "--out", "run"])
     assert capsys.readouterr().err.endswith(
-        "\nfuncvae: error: the run's step is compiled, and the compiler cannot compile this: "
-        "Encountered something new; a run made with --no-compile does without\n"
+        "\nfuncvae: error: compile is set, but the compiler cannot compile this: Encountered something new; "
+        "train without it\n"
     )
     cli.main([*train, "--out", "run", "--no-compile"])
 
 
-def test_a_compiler_is_looked_for(monkeypatch):
+def test_the_compiler_is_found(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert not fv.compilation.available()
 
@@ -300,11 +300,11 @@ def test_precision_is_set_for_the_run(here, monkeypatch):
         (["train", "--estimator", "iwea"], "unknown estimator 'iwea': did you mean 'iwae'?"),
         (["train", "--estimator", "beta_elbo"], "write beta_elbo:BETA"),
         (["train", "--data", "mnits"], "unknown data 'mnits': did you mean 'mnist'?"),
-        (["train", "mnist_vae", "--data-dir", "nowhere"], "--download"),
+        (["train", "mnist_vae", "--data-dir", "nowhere"], "set download"),
         (["train", "--data", "no/such.npy"], "no/such.npy"),
-        (["train", "--samples", "0"], "--samples is 0: it must be at least 1"),
-        (["train", "--batch", "-1"], "--batch is -1: it must be at least 1"),
-        (["train", "--epochs", "0"], "--epochs is 0: it must be at least 1"),
+        (["train", "--samples", "0"], "samples is 0: it must be at least 1"),
+        (["train", "--batch", "-1"], "batch is -1: it must be at least 1"),
+        (["train", "--epochs", "0"], "epochs is 0: it must be at least 1"),
         (["train", "--seed", "-1"], "seed is -1: it must lie between 0 and 2**64 - 1"),
         (["train", "--lr", "-0.1"], "lr is -0.1: a learning rate is not negative"),
         (
@@ -315,25 +315,27 @@ def test_precision_is_set_for_the_run(here, monkeypatch):
             ["train", "burda_vae", "--data", "gaussian2d"],
             "burda_vae takes items of shape [1, 28, 28]: gaussian2d has [2]",
         ),
-        (["train", "--out", "/dev/null/run"], "/dev/null/run cannot be made, or written in: Not a directory"),
+        (["train", "--out", "/dev/null/run"], "/dev/null/run cannot be created or written in: Not a directory"),
     ],
 )
-def test_a_mistake_gets_one_line_that_says_what_would_be_right(here, capsys, args, message):
+def test_an_error_is_one_line(here, capsys, args, message):
     assert message in refused(capsys, *args)
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_a_folder_that_holds_something_is_never_written_into(here, capsys):
+def test_a_folder_with_files_is_an_error(here, capsys):
     Path("full").mkdir()
     Path("full/thesis.tex").write_text("years of work")
-    assert "full exists and is not an empty folder: choose another --out" in refused(capsys, *GAUSSIAN, "--out", "full")
+    assert "full exists and is not an empty folder: choose another folder" in refused(
+        capsys, *GAUSSIAN, "--out", "full"
+    )
     Path("empty").mkdir()
     cli.main([*GAUSSIAN, "--out", "empty"])
 
 
-def test_cuda_where_there_is_none_is_an_error(here, capsys, monkeypatch):
+def test_cuda_that_is_not_available_is_an_error(here, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "no CUDA device is available: use --device cpu" in refused(capsys, "train", "--device", "cuda")
+    assert "no CUDA device is available: set device to cpu" in refused(capsys, "train", "--device", "cuda")
 
 
 def test_pixels_outside_the_likelihoods_range_are_an_error(here, capsys):
@@ -346,7 +348,7 @@ def test_pixels_outside_the_likelihoods_range_are_an_error(here, capsys):
             assert f"{file} has pixels from 255 to 255: they must lie in [0, 1], or be uint8" in error
 
 
-def test_a_run_that_becomes_nan_stops_and_leaves_what_it_wrote_readable(here, capsys):
+def test_a_run_that_becomes_nan_stops_and_can_be_read(here, capsys):
     with pytest.raises(SystemExit) as exit_:
         cli.main(["train", "--lr", "1e20", "--out", "run"])
     assert exit_.value.code == 2
@@ -383,7 +385,9 @@ def test_noise_is_an_option_and_part_of_the_configuration(here):
         (["--estimator", "tvo:0:2:1"], "it must rise from 0 to 1"),
     ],
 )
-def test_estimator_and_noise_that_do_not_fit_are_explained_before_anything_is_written(here, capsys, options, message):
+def test_an_estimator_that_does_not_suit_the_noise_is_an_error_before_anything_is_written(
+    here, capsys, options, message
+):
     assert message in refused(capsys, "train", *options, "--out", "run")
 
 

@@ -1,4 +1,4 @@
-"""`funcvae variance`, as a user runs it."""
+"""`funcvae variance`."""
 
 import json
 import re
@@ -34,13 +34,13 @@ def compared(capsys, *args):
 
 
 def less_times(value):
-    """JSON less the fields that hold times."""
+    """JSON without the fields that hold times."""
     if isinstance(value, dict):
         return {name: less_times(v) for name, v in value.items() if "second" not in name}
     return value
 
 
-def test_the_command_prints_a_table_and_writes_what_it_says(points, capsys):
+def test_the_command_prints_a_table_and_writes_a_report(points, capsys):
     out = compared(capsys, points, "--estimators", "iwae,dreg,stl,rloo", "--samples", 4, "--replicates", 60)
     report = json.loads((points / "variance.json").read_text())
     assert out.startswith(f"gaussian2d_vae, as in {points}; 50 of its training data, seed 0; gradients of nats per")
@@ -56,7 +56,7 @@ def test_the_command_prints_a_table_and_writes_what_it_says(points, capsys):
     assert report["trained_with"] == "elbo"
 
 
-def test_its_numbers_repeat_to_the_bit_and_nothing_is_written_over(points, capsys):
+def test_equal_commands_give_equal_bits_and_keep_other_reports(points, capsys):
     first = sorted(points.glob("variance*.json"))
     written = []
     for _ in range(2):
@@ -88,13 +88,13 @@ def test_the_report_equals_the_same_calls_in_python(points):
     assert report["rows"]["dreg"]["ratio"]["all"]["value"] == known.rows["dreg"].ratio["all"].value
 
 
-def test_the_runs_own_estimator_comes_first_unless_others_are_named(points):
+def test_the_runs_own_estimator_is_the_reference(points):
     found, _ = runs.comparison_report(runs.load(points), replicates=3, batch=4)
     assert list(found.rows) == ["elbo", "elbo_mc", "stl", "iwae", "dreg"]
     assert found.samples == 4, "the recipe's"
 
 
-def test_an_untrained_system_is_taken_by_name(here, capsys):
+def test_an_untrained_system(here, capsys):
     out = compared(capsys, "gaussian2d_vae", "--replicates", 20, "--batch", 8, "--seed", 3)
     path = Path(re.search(r"^(runs/gaussian2d_vae-untrained-.*\.json)$", out, re.MULTILINE)[1])
     report = json.loads(path.read_text())
@@ -107,7 +107,7 @@ def test_an_untrained_system_is_taken_by_name(here, capsys):
     assert (path.parent / "figures" / "variance_encoder.png").is_file()
 
 
-def test_several_noise_schemes_and_what_they_leave_out(points, capsys):
+def test_several_noise_schemes(points, capsys):
     out = compared(
         capsys, points, "--estimators", "iwae,dreg", "--noise", "iid,mirrored", "--samples", 2, "--replicates", 40
     )
@@ -134,7 +134,7 @@ def test_an_autoencoder_has_no_noise(run_of, capsys):
     assert report["rows"]["elbo"]["groups"]["encoder"]["variance"]["value"] == 0
 
 
-def test_a_target_is_worked_towards_in_stages(points, capsys):
+def test_target_se_adds_replicates_in_stages(points, capsys):
     args = ("--estimators", "elbo_mc,stl", "--replicates", 50, "--target-se", 0.05, "--samples", 2)
     out = compared(capsys, points, *args, "--out", points.parent / "target.json")
     assert "relative standard error 0.05 of every ratio reached" in out
@@ -146,28 +146,26 @@ def test_a_target_is_worked_towards_in_stages(points, capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--replicates", "1"), "--replicates is 1: a variance needs at least 2"),
-        (("--chunk", "0"), "--chunk is 0: it must be at least 1"),
-        (("--samples", "0"), "--samples is 0"),
-        (("--batch", "0"), "--batch is 0: there are 10,000 training data"),
+        (("--replicates", "1"), "replicates is 1: it must be at least 2"),
+        (("--chunk", "0"), "chunk is 0: it must be at least 1"),
+        (("--samples", "0"), "samples is 0"),
+        (("--batch", "0"), "batch is 0: it must lie between 1 and 10,000, the number of training data"),
         (("--estimators", "iwea"), "unknown estimator 'iwea': did you mean 'iwae'"),
         (("--estimators", "dreg", "--noise", "mirrored"), "dreg requires independent samples"),
         (("--noise", "sobl"), "unknown noise 'sobl': did you mean 'sobol'"),
-        (("--target-se", "0"), "--target-se is 0.0"),
+        (("--target-se", "0"), "target_se is 0.0"),
         (("--estimators", "rloo", "--samples", "1"), "rloo sets each sample against the others"),
-        (("--out", "."), "--out . is a folder"),
-        (("--out", "figure.png"), "give the name of a JSON file, NAME.json"),
-        (("--estimators", ""), "--estimators and --noise each need a name or more"),
+        (("--out", "."), "--out is .: it must be the name of a JSON file"),
+        (("--out", "figure.png"), "it must be the name of a JSON file, NAME.json"),
+        (("--estimators", ""), "estimators and noise each need at least one name"),
     ],
 )
-def test_a_mistake_gets_one_line(here, capsys, args, message):
+def test_an_error_is_one_line(here, capsys, args, message):
     assert message in refused(capsys, "variance", "gaussian2d_vae", *args)
 
 
-def test_what_is_neither_a_run_nor_a_system(here, capsys):
-    assert "unknown system, and no run's folder, 'gaussian2d': did you mean" in refused(
-        capsys, "variance", "gaussian2d"
-    )
+def test_the_argument_must_be_a_run_or_a_system(here, capsys):
+    assert "unknown system or run folder 'gaussian2d': did you mean" in refused(capsys, "variance", "gaussian2d")
     assert "runs/nothing: no such run folder" in refused(capsys, "variance", "runs/nothing")
 
 
@@ -180,6 +178,6 @@ def test_a_comparison_has_its_figures(points):
     assert "400 replicates" in figures["variance_layers"].get_suptitle()
 
 
-def test_a_batch_larger_than_the_data_is_refused(points):
-    with pytest.raises(BadValue, match="--batch is 20000: there are 10,000 training data"):
+def test_a_batch_larger_than_the_data_is_an_error(points):
+    with pytest.raises(BadValue, match="batch is 20000: it must lie between 1 and 10,000"):
         runs.comparison_report(runs.load(points), batch=20_000)

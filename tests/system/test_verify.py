@@ -1,4 +1,4 @@
-"""Runs made again: to the bit where the environment is the same, and said in what it differs where it is not."""
+"""`verify` and `replay` reproduce runs bit by bit, and name differences."""
 
 import json
 import math
@@ -65,7 +65,7 @@ def test_a_run_is_identical_to_the_bit(run, steps, compared):
         ("test_bound", 10, "test_bound at step 10"),
     ],
 )
-def test_the_last_bit_of_a_number_is_seen(run, capsys, field, step, what):
+def test_a_difference_in_the_last_bit_is_found(run, capsys, field, step, what):
     spoil(run / "metrics.jsonl", step, field, lambda value: math.nextafter(value, math.inf))
     verdict = runs.verify(run)
     assert not verdict.holds
@@ -77,7 +77,7 @@ def test_the_last_bit_of_a_number_is_seen(run, capsys, field, step, what):
     assert "NOT identical, though the environment is the same" in capsys.readouterr().out
 
 
-def test_a_bit_of_the_parameters_is_seen(run):
+def test_a_difference_in_the_parameters_is_found(run):
     spoil(run / "metrics.jsonl", 10, "params_sha256", lambda digest: digest[::-1])
     assert runs.verify(run).first_difference == "the parameters after 10 steps"
     newest = checkpoint.path_of(run / "checkpoints", 28)
@@ -95,12 +95,12 @@ def test_a_bit_of_the_parameters_is_seen(run):
 @pytest.mark.parametrize(
     ("field", "value"), [("threads", 64), ("cpu", "another"), ("torch", "1.0"), ("device", "H100")]
 )
-def test_another_environment_is_named_and_measured_by_a_tolerance(run, field, value):
+def test_in_another_environment_the_tolerance_applies(run, field, value):
     manifest = json.loads((run / "manifest.json").read_text())
     (manifest["versions"] if field == "torch" else manifest)[field] = value
     (run / "manifest.json").write_text(json.dumps(manifest))
     verdict = runs.verify(run)
-    if field == "threads":  # a setting: it is made as it was
+    if field == "threads":  # a setting, which verify restores
         assert verdict.environment == {}
         return
     assert list(verdict.environment) == [field]
@@ -115,7 +115,7 @@ def test_another_environment_is_named_and_measured_by_a_tolerance(run, field, va
     assert "NOT within" in str(runs.verify(run, tolerance=1e-6))
 
 
-def test_the_threads_of_the_run_are_set_and_set_back(run, monkeypatch):
+def test_the_number_of_threads_is_set_and_restored(run, monkeypatch):
     before = torch.get_num_threads()
     manifest = json.loads((run / "manifest.json").read_text())
     (run / "manifest.json").write_text(json.dumps({**manifest, "threads": 3}))
@@ -127,7 +127,7 @@ def test_the_threads_of_the_run_are_set_and_set_back(run, monkeypatch):
     assert torch.get_num_threads() == before
 
 
-def test_a_run_cut_off_in_a_row_is_compared_up_to_there(run):
+def test_an_incomplete_last_row_is_ignored(run):
     content = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (run / "metrics.jsonl").write_bytes(b"".join(content[:6]) + content[6][:9])
     verdict = runs.verify(run)
@@ -139,11 +139,11 @@ def test_a_run_cut_off_in_a_row_is_compared_up_to_there(run):
     ("change", "error", "message"),
     [
         (lambda run: (run / "metrics.jsonl").unlink(), Missing, "metrics.jsonl is missing"),
-        (lambda run: (run / "metrics.jsonl").write_bytes(b""), BadData, "has no rows of steps"),
-        (lambda run: (run / "metrics.jsonl").write_bytes(b"[]\n"), BadData, "line 1, holds no JSON object"),
-        (lambda run: spoil(run / "metrics.jsonl", 3, "step", lambda s: 7), BadData, "where that of step 3 belongs"),
+        (lambda run: (run / "metrics.jsonl").write_bytes(b""), BadData, "has no steps to compare with"),
+        (lambda run: (run / "metrics.jsonl").write_bytes(b"[]\n"), BadData, "line 1, does not hold a JSON object"),
+        (lambda run: spoil(run / "metrics.jsonl", 3, "step", lambda s: 7), BadData, "in place of step 3"),
         (lambda run: spoil(run / "metrics.jsonl", 3, "loss", lambda s: "x"), BadData, "it must be a number"),
-        (lambda run: (run / "manifest.json").write_bytes(b"{}"), BadData, "'versions' is missing"),
+        (lambda run: (run / "manifest.json").write_bytes(b"{}"), BadData, "versions is missing"),
     ],
 )
 def test_a_run_that_cannot_be_compared_is_an_error(run, change, error, message):
@@ -152,10 +152,10 @@ def test_a_run_that_cannot_be_compared_is_an_error(run, change, error, message):
         runs.verify(run)
 
 
-def test_mistakes(run):
-    with pytest.raises(BadValue, match="--steps is 0"):
+def test_wrong_arguments(run):
+    with pytest.raises(BadValue, match="steps is 0"):
         runs.verify(run, 0)
-    with pytest.raises(BadValue, match="--tolerance is -1"):
+    with pytest.raises(BadValue, match="tolerance is -1"):
         runs.verify(run, tolerance=-1)
     with pytest.raises(BadValue, match="has no step 30: its steps are 0 to 29"):
         runs.replay(run, 30)
@@ -180,17 +180,18 @@ def test_any_step_is_replayed_from_the_nearest_checkpoint(run, capsys, step):
     assert {name for name in stored if name.startswith("grads/encoder")}
 
 
-def test_a_replay_names_the_rows_whose_numbers_are_not_finite(run):
-    from funcvae.cli.reproduce import _replay_lines
+def test_a_replay_names_rows_that_are_not_finite(run):
+    from funcvae.cli.reproduce import _describe
 
     _, found = runs.replay(run, 5)
     log_w = found.log_w.clone()
     log_w[1, 7] = float("nan")
-    line = next(line for line in _replay_lines(found._replace(log_w=log_w)) if line.startswith("log_w"))
+    lines = _describe(found._replace(log_w=log_w)).splitlines()
+    line = next(line for line in lines if line.startswith("log_w"))
     assert line.endswith(f"1 (rows {int(found.rows[7])})")
 
 
-def test_the_manifest_names_all_that_may_change_bits(run):
+def test_the_manifest_has_everything_that_may_change_bits(run):
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["versions"].keys() >= {"python", "torch", "numpy", "funcvae"}
     assert manifest.keys() >= {
@@ -202,7 +203,7 @@ def test_the_manifest_names_all_that_may_change_bits(run):
     assert list(environment.differences(manifest, {**manifest, "cpu_capability": "?"})) == ["cpu_capability"]
 
 
-def test_deterministic_is_set_for_the_run_and_set_back(tmp_path, monkeypatch):
+def test_deterministic_is_set_and_restored(tmp_path, monkeypatch):
     seen = []
     fit = loop.fit_task
 
@@ -220,37 +221,37 @@ def test_deterministic_is_set_for_the_run_and_set_back(tmp_path, monkeypatch):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_what_cannot_be_deterministic_is_refused(tmp_path, monkeypatch):
+def test_an_operation_without_a_deterministic_algorithm_is_an_error(tmp_path, monkeypatch):
     def fit(*args, **options):
         raise RuntimeError("foo_cuda does not have a deterministic implementation, but you set 'torch.use_…'. You can")
 
     monkeypatch.setattr("funcvae.train.loop.fit_task", fit)
     config = runs.configure("gaussian2d_vae", epochs=1, out=str(tmp_path / "run"), deterministic=True)
-    with pytest.raises(BadValue, match="--deterministic cannot be kept: foo_cuda does not have"):
+    with pytest.raises(BadValue, match="deterministic is not possible: foo_cuda does not have"):
         runs.run(config)
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_a_bit_of_the_parameters_that_flips_is_seen(run):
+def test_a_flipped_bit_of_the_parameters_is_an_error(run):
     path = run / "params.safetensors"
     spoiled = bytearray(path.read_bytes())
     spoiled[-3] ^= 1
     path.write_bytes(spoiled)
-    with pytest.raises(BadData, match="is damaged: its tensors do not have the SHA-256"):
+    with pytest.raises(BadData, match="is damaged: the SHA-256 of its tensors is wrong"):
         runs.load(run)
 
 
-def test_a_configuration_that_was_edited_is_seen(run):
+def test_an_edited_configuration_is_an_error(run):
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"samples": config["samples"] + 1}))
     for again in (runs.load, runs.resume, lambda path: runs.verify(path, 2), lambda path: runs.replay(path, 2)):
-        with pytest.raises(BadData, match="was changed since the run began"):
+        with pytest.raises(BadData, match="was changed after the run started"):
             again(run)
-    (run / "config.json").write_text(json.dumps(config | {"keep": 7}))  # decides nothing
+    (run / "config.json").write_text(json.dumps(config | {"keep": 7}))  # does not change the result
     assert runs.verify(run, 2).first_difference is None
 
 
-def test_a_run_that_stopped_at_a_number_that_is_not_finite_is_verified_up_to_there(tmp_path):
+def test_a_run_that_became_nan_is_verified_up_to_there(tmp_path):
     config = runs.configure(
         "gaussian2d_vae", epochs=1, batch=1000, lr=1e38, checkpoint_every=1, out=str(tmp_path / "run")
     )

@@ -1,4 +1,4 @@
-"""Parameters on disk: there and back bit for bit, and nothing half-written."""
+"""Checkpoints: saved tensors load bit for bit, and damaged files are errors."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def blank(trees):
     return tree.map(torch.zeros_like, trees)
 
 
-def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
+def test_save_params_and_load_params_keep_every_bit(tmp_path):
     params, state = model()
     checkpoint.save_params(tmp_path / "a.safetensors", params, state)
     back = checkpoint.load_params(tmp_path / "a.safetensors", *blank((params, state)))
@@ -41,7 +41,7 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
         assert a.dtype == b.dtype
 
 
-def test_views_and_transposes_come_back_too(tmp_path):
+def test_views_and_transposes_are_saved(tmp_path):
     whole = torch.arange(6.0)
     params = {"first": whole[:3], "last": whole[3:], "turned": torch.arange(6.0).reshape(2, 3).T}
     checkpoint.save_params(tmp_path / "a", params, {})
@@ -50,7 +50,7 @@ def test_views_and_transposes_come_back_too(tmp_path):
     assert all(torch.equal(back[name], params[name]) for name in params)
 
 
-def test_equal_parameters_give_equal_bytes_in_whatever_order(tmp_path):
+def test_equal_parameters_give_equal_bytes_in_any_order(tmp_path):
     params, state = model()
     checkpoint.save_params(tmp_path / "a", params, state)
     checkpoint.save_params(tmp_path / "b", *tree.map(torch.clone, (params, state)))
@@ -62,7 +62,7 @@ def test_equal_parameters_give_equal_bytes_in_whatever_order(tmp_path):
     assert (tmp_path / "d").read_bytes() != a
 
 
-def test_saving_replaces_the_old_file_and_leaves_no_other(tmp_path):
+def test_saving_replaces_the_old_file(tmp_path):
     params, state = model()
     checkpoint.save_params(tmp_path / "a", *blank((params, state)))
     checkpoint.save_params(tmp_path / "a", params, state)
@@ -78,14 +78,14 @@ def test_a_save_that_fails_leaves_no_partial_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
 
 
-def test_saving_leaves_its_arguments_as_they_were(tmp_path):
+def test_saving_does_not_modify_its_arguments(tmp_path):
     trees = model()
     before = tree.map(torch.clone, trees)
     checkpoint.save_params(tmp_path / "a", *trees)
     assert all(torch.equal(a, b) for a, b in zip(tree.leaves(trees), tree.leaves(before), strict=True))
 
 
-def test_a_missing_file_is_an_error_that_names_it(tmp_path):
+def test_the_error_names_a_missing_file(tmp_path):
     with pytest.raises(Missing, match=r"nowhere\.safetensors"):
         checkpoint.load_params(tmp_path / "nowhere.safetensors", *model())
     with pytest.raises(Missing):
@@ -93,7 +93,7 @@ def test_a_missing_file_is_an_error_that_names_it(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0, 4, 40, -1])
-def test_a_truncated_file_is_an_error_that_names_it(tmp_path, kept):
+def test_the_error_names_a_truncated_file(tmp_path, kept):
     path = tmp_path / "cut"
     checkpoint.save_params(path, *model())
     path.write_bytes(path.read_bytes()[:kept])
@@ -130,7 +130,7 @@ def test_the_file_of_another_model_is_an_error(tmp_path, change):
         checkpoint.load_params(tmp_path / "a", params, state)
 
 
-# Checkpoints: any tree, with what is said about it.
+# Checkpoints: any tree, with JSON about it.
 
 
 class Pair(NamedTuple):
@@ -143,14 +143,14 @@ def a_tree():
     return Pair({"params": params, "state": state}, (torch.tensor(3), [torch.ones(2, dtype=torch.int32)]))
 
 
-def test_a_checkpoint_comes_back_with_what_was_said_about_it(tmp_path):
+def test_a_checkpoint_keeps_its_tree_and_json(tmp_path):
     about = {"metrics_bytes": 12, "words": ["a", 1.5, None]}
     path = checkpoint.save(tmp_path / "a", a_tree(), about)
-    back, said = checkpoint.load(path, tree.map(torch.zeros_like, a_tree()))
-    assert said == about
+    back, loaded_about = checkpoint.load(path, tree.map(torch.zeros_like, a_tree()))
+    assert loaded_about == about
     assert tree.structure(back) == tree.structure(a_tree())
     assert tree.sha256(back) == tree.sha256(a_tree())
-    assert all(leaf.data_ptr() % 64 == 0 for leaf in tree.leaves(back)), "where a tensor lies can change products"
+    assert all(leaf.data_ptr() % 64 == 0 for leaf in tree.leaves(back)), "alignment can change the bits of products"
     assert checkpoint.save(tmp_path / "b", back, about).read_bytes() == path.read_bytes()
 
 
@@ -165,27 +165,27 @@ def test_the_head_is_json_that_describes_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("at", range(1, 60, 7))
-def test_any_flipped_bit_of_a_tensor_is_found(tmp_path, at):
+def test_a_flipped_bit_of_a_tensor_is_an_error(tmp_path, at):
     path = checkpoint.save(tmp_path / "a", a_tree(), {})
     content = bytearray(path.read_bytes())
     content[-at] ^= 4
     path.write_bytes(content)
-    with pytest.raises(BadData, match="its tensors do not have the SHA-256 that it names"):
+    with pytest.raises(BadData, match="the SHA-256 of its tensors is wrong"):
         checkpoint.load(path, a_tree())
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda head: head | {"format": 2}, "has format 2, this version of funcvae reads format 1"),
+        (lambda head: head | {"format": 2}, "has format 2: this version of funcvae reads format 1"),
         (lambda head: head | {"sha256": "0"}, "SHA-256"),
         (lambda head: head | {"structure": []}, "of another model"),
-        (lambda head: head | {"about": 3}, "lacks what the writer had to say"),
-        (lambda head: [], "holds no JSON object"),
+        (lambda head: head | {"about": 3}, "its metadata have no object 'about'"),
+        (lambda head: [], "does not hold a JSON object"),
         (lambda head: {}, "has format None"),
     ],
 )
-def test_a_head_that_does_not_fit_is_an_error(tmp_path, change, message):
+def test_wrong_metadata_are_an_error(tmp_path, change, message):
     path = checkpoint.save(tmp_path / "a", a_tree(), {})
     with safe_open(path, framework="pt") as file:
         head = json.loads(file.metadata()["funcvae"])
@@ -195,30 +195,29 @@ def test_a_head_that_does_not_fit_is_an_error(tmp_path, change, message):
         checkpoint.load(path, a_tree())
 
 
-def test_parameters_are_no_checkpoint(tmp_path):
+def test_a_file_of_parameters_is_not_a_checkpoint(tmp_path):
     checkpoint.save_params(tmp_path / "a", *model())
     params, state = model()
     with pytest.raises(BadData, match="its head is not JSON"):
         checkpoint.load(tmp_path / "a", {"params": params, "state": state})
 
 
-def test_what_is_no_tree_of_tensors_is_refused(tmp_path):
+def test_only_trees_of_tensors_are_saved(tmp_path):
     with pytest.raises(BadType, match=r"x is 1\.5: it must be a tensor"):
         checkpoint.save(tmp_path / "a", {"x": 1.5}, {})
-    with pytest.raises(BadValue, match="two tensors of the tree have one path"):
+    with pytest.raises(BadValue, match="two tensors of the tree have the same path"):
         checkpoint.save(tmp_path / "a", {"a/b": torch.ones(1), "a": {"b": torch.ones(1)}}, {})
     assert not (tmp_path / "a").exists()
 
 
 def test_a_file_too_long_for_its_model_is_not_read(tmp_path):
     with (tmp_path / "a").open("wb") as file:
-        file.truncate(2**40)  # of zeros that take no room
-    with pytest.raises(BadData, match="longer than this one's could be"):
+        file.truncate(2**40)  # a sparse file
+    with pytest.raises(BadData, match="the file is too long for this one"):
         checkpoint.load_params(tmp_path / "a", *model())
 
 
-def test_a_pipe_has_no_parameters(tmp_path):
-    """Nor is it waited for."""
+def test_pipes_are_not_read(tmp_path):
     params, state = model()
     path, pipe = checkpoint.path_of(tmp_path, 3), tmp_path / "params.safetensors"
     checkpoint.save(path, {"params": params, "state": state}, {})
