@@ -87,7 +87,7 @@ def check_shards(task: Task, state: State) -> None:
         what = f"there are {shards} processes" if settings.shards is None else f"shards is {shards}"
         raise BadValue(f"{what}, but only {length} {items} to divide: use at most {length}")
     if processes.size > shards:
-        raise BadValue(f"there are {processes.size} processes, but shards is {shards}: use at most {shards} processes")
+        raise BadValue(f"there are {processes.size} processes, but shards is {shards}: use at most {shards}")
     if settings.shards is None and processes.size > 1 and tree.leaves(state):
         raise BadValue(
             "the model has running statistics (as in BatchNorm), which are taken in each shard: give shards, otherwise "

@@ -382,7 +382,7 @@ def one_line(end: subprocess.CompletedProcess) -> str:
 @pytest.mark.parametrize(
     ("n", "args", "message"),
     [
-        (2, (*SHORT[:4], "--shards", "1", "--device", "cpu"), "there are 2 processes for 1 shard: use at most 1"),
+        (2, (*SHORT[:4], "--shards", "1", "--device", "cpu"), "there are 2 processes, but shards is 1: use at most 1"),
         pytest.param(
             2, (*SHORT, "--batch", "3"),
             "shards is 4, but only 3 rows in a batch to divide: use at most 3",
