@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple, Protocol
 
@@ -153,27 +153,13 @@ def log_weights(
 _ROWS = 4000  # latents decoded at a time
 
 
-class Draw(Protocol):
-    """Draws the noise of samples."""
-
-    def __call__(self, key: random.Key, numbers: Tensor, /) -> Tensor:
-        """From the samples' numbers [c] to their noise [c, B, Z]."""
-        ...
-
-
-class Weigh(Protocol):
-    """Computes the log-weights of samples."""
-
-    def __call__(self, params: Params, state: State, x: Tensor, q: Posterior, eps: Tensor, /) -> Tensor:
-        """From x [B, ...], q(z|x) and eps [c, B, Z] to log w [c, B]."""
-        ...
-
-
 class Sampler(NamedTuple):
     """Importance sampling from a model's posterior."""
 
-    draw: Draw
-    weigh: Weigh
+    draw: Callable[[random.Key, Tensor], Tensor]
+    """(key, the samples' numbers [c]) -> their noise [c, B, Z]."""
+    weigh: Callable[[Params, State, Tensor, Posterior, Tensor], Tensor]
+    """(params, state, x [B, ...], q(z|x), eps [c, B, Z]) -> log w [c, B]."""
 
 
 @lru_cache(maxsize=8)  # further calls on the same model do not compile again

@@ -18,7 +18,7 @@ from funcvae.errors import BadValue, NonFinite
 from funcvae.evaluate import psis
 
 __all__ = [
-    "Estimated", "Likelihood", "LogWeights", "Untrusted", "check_item_values", "check_items", "first_bad_item",
+    "Estimated", "Likelihood", "LogW", "Untrusted", "check_item_values", "check_items", "first_bad_item",
     "ladder", "likelihood", "posterior_gap", "rungs", "standard_error", "untrusted_message",
 ]  # fmt: skip
 
@@ -81,12 +81,12 @@ def _is_log_weights(name: str, value: Tensor) -> Tensor:
     return value
 
 
-LogWeights = Annotated[Tensor, "K B", _is_log_weights]
+LogW = Annotated[Tensor, "K B", _is_log_weights]
 """Log-weights of K samples for each of B data, K >= 1."""
 
 
 @checks.arguments
-def likelihood(log_w: LogWeights) -> Likelihood:
+def likelihood(log_w: LogW) -> Likelihood:
     """log p(x) from log-weights [K, B], with standard errors.
 
     With v the weights normalised over k, the delta method gives the standard error of the logarithm of their mean,
@@ -126,7 +126,7 @@ def untrusted_message(found: Likelihood, items: Tensor | None = None) -> str:
 
 
 @checks.arguments
-def ladder(log_w: LogWeights, samples: Sequence[int]) -> dict[int, Estimated]:
+def ladder(log_w: LogW, samples: Sequence[int]) -> dict[int, Estimated]:
     """L_K for each K of `samples` from log-weights [S, B], on common noise.
 
     The S samples make S//K groups of K. The value is the mean of the groups' bounds, and the standard error is that of
@@ -148,7 +148,7 @@ def ladder(log_w: LogWeights, samples: Sequence[int]) -> dict[int, Estimated]:
 
 
 @checks.arguments
-def posterior_gap(log_w: LogWeights) -> Estimated:
+def posterior_gap(log_w: LogW) -> Estimated:
     """KL(q(z|x) ‖ p(z|x)) of each datum in nats, estimated from log-weights [K, B] as L_K - mean_k log w_k.
 
     E[L_K] is below log p(x), so the expectation is below the KL. The standard error is the delta method's: that of the

@@ -1,8 +1,8 @@
 """The moments of one estimator's gradient, coordinate by coordinate."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -152,14 +152,12 @@ def _step(lane: Lane, problem: Problem, gradient: Gradients) -> ChunkStep:
     return step
 
 
-class ChunkSums(Protocol):
-    """Adds the powers of a chunk's gradients to sums of powers, in place."""
+ChunkSums = Callable[[Params, State, Tensor, Tensor, Leaves, list[Leaves]], tuple[Tensor, Tensor, Tensor, Tensor]]
+"""Adds the powers of a chunk's gradients to sums of powers, in place.
 
-    def __call__(
-        self, params: Params, state: State, x: Tensor, eps: Tensor, center: Leaves, powers: list[Leaves]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """From eps [c, N, B, Z] to ‖g_r - c‖² and (g_r - c)·c [c, L], the log-weights [c, N, B] and the bounds [c]."""
-        ...
+(params, state, x, eps [c, N, B, Z], center, powers) -> (‖g_r - c‖² [c, L], (g_r - c)·c [c, L], log w [c, N, B], the
+mean bounds of the batch [c])
+"""
 
 
 def _chunk_sums(gradient: Gradients) -> ChunkSums:

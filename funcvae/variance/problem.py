@@ -148,7 +148,7 @@ class Lane(NamedTuple):
 
 
 def estimator_name(estimator: GradientEstimator, default: str) -> str:
-    """The name of an estimator or function; the default if it has none."""
+    """The name of an estimator or function, or the default."""
     return getattr(estimator, "name", getattr(estimator, "__name__", default))
 
 
