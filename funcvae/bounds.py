@@ -158,7 +158,3 @@ def tempered_mean(log_w: LogWeights, beta: float) -> tuple[Tensor, Tensor]:
         return torch.full_like(log_w, 1 / len(log_w)), log_w.mean(0)
     w = (beta * log_w).softmax(0)
     return w, torch.where(w > 0, w * log_w, 0).sum(0)  # w log w -> 0 as log w -> -inf
-
-
-def checked(log_w: Tensor) -> Tensor:  # temporary
-    return log_w

@@ -298,7 +298,3 @@ def _erfinv(x: Tensor) -> Tensor:
     for c, c_tail in _GILES:
         p = torch.addcmul(torch.where(near, x.new_full((), c), c_tail), p, t)
     return p * x
-
-
-def checked(key: Key) -> Key:  # temporary
-    return _is_key("key", key)

@@ -214,7 +214,3 @@ def check_arguments(model: VAE, params: Params, state: State, x: Annotated[Tenso
     if x.is_floating_point() and eps.dtype != x.dtype:
         raise BadValue(f"eps is {eps.dtype} and x is {x.dtype}: draw eps with dtype={x.dtype}")
     checks.same_device(eps=eps, x=x)
-
-
-def checked_estimate(x: Estimate) -> Estimate:  # temporary
-    return x

@@ -1,10 +1,10 @@
-"""Evaluation: log-likelihood by importance sampling with its errors, the ladder of bounds, what the latents do.
+"""Evaluation: log-likelihood by importance sampling with standard errors, bounds, reconstructions and latents.
 
-Much of it is a function of the log-weights log w_k = log p(x, z_k) - log q(z_k|x) [K, B]: `log_weights` computes them,
-which is the costly part, and `likelihood`, `ladder` and `posterior_gap` take them, so that one pass gives all three.
-`log_likelihood` and `bound_ladder` do both at once.
+Most of it is a function of the log-weights log w_k = log p(x, z_k) - log q(z_k|x) [K, B]. `log_weights` computes them,
+which takes most of the time; `likelihood`, `ladder` and `posterior_gap` take them, so one pass serves all three.
+`log_likelihood` and `bound_ladder` do both steps in one call.
 
-Everything is taken in evaluation mode, and sums over samples are in float64.
+Networks are in evaluation mode, and sums over samples are in float64.
 """
 
 from funcvae.evaluate.importance_sampling import Progress, bound_ladder, log_likelihood, log_weights

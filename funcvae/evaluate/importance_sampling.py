@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple, Protocol
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from funcvae import compilation, noise, random
 from funcvae._support import checks
+from funcvae._support.checks import Count
 from funcvae.distributions import Delta, Posterior, SignedNormal
 from funcvae.errors import BadType
 from funcvae.evaluate.reconstruction import check_binary
@@ -19,10 +20,10 @@ from funcvae.evaluate.weights import (
     Likelihood,
     Untrusted,
     check_item_values,
-    check_ladder,
-    first_bad_item,
+    check_items,
     ladder,
     likelihood,
+    rungs,
     untrusted_message,
 )
 from funcvae.model import VAE, check_data, log_weight
@@ -35,7 +36,7 @@ class Progress(Protocol):
     """Reports the progress of a long computation."""
 
     def __call__(self, done: int, total: int, /) -> None:
-        """Called after each part with how much is done, and how much there is in all."""
+        """Called after each part with the amount done and the total amount."""
         ...
 
 
@@ -51,14 +52,14 @@ def log_likelihood(
     compile: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Likelihood:
-    """log p(x) of each datum by importance sampling, L_K with K = `samples` exactly, in nats.
+    """log p(x) of each datum in nats by importance sampling: L_K with K = `samples`.
 
         L_K = log (1/K) sum_k w_k
 
-    The arguments and errors are those of `log_weights`, the formulas for the errors those of `likelihood`.
+    See `log_weights` for arguments and errors, and `likelihood` for the standard errors.
 
     Warns:
-        Untrusted: k̂ says for some data that the standard error is not to be trusted.
+        Untrusted: k̂ shows that the standard error of at least one datum is not reliable.
 
     Reference: Burda, Grosse & Salakhutdinov (2016), arXiv:1509.00519, section 5.
     """
@@ -81,11 +82,11 @@ def bound_ladder(
     compile: bool = False,
 ) -> dict[int, Estimated]:
     """L_K for each K of `samples`, on common noise; L_1 is the ELBO. See `ladder` and `log_weights`."""
-    check_ladder(samples)
-    log_w = log_weights(model, params, state, x, key, samples=max(samples), chunk=chunk, compile=compile)
-    return ladder(log_w, samples)
+    most = rungs(samples)[-1]
+    return ladder(log_weights(model, params, state, x, key, samples=most, chunk=chunk, compile=compile), samples)
 
 
+@checks.arguments
 @torch.no_grad()
 def log_weights(
     model: VAE,
@@ -94,40 +95,37 @@ def log_weights(
     x: Tensor,
     key: random.Key,
     *,
-    samples: int,
-    chunk: int = 100,
+    samples: Count,
+    chunk: Count = 100,
     compile: bool = False,
     progress: Progress = lambda done, total: None,
     items: Tensor | None = None,
 ) -> Tensor:
-    """log w_k = log p(x, z_k) - log q(z_k|x) [K, B] in nats, K = `samples` exactly.
+    """log w_k = log p(x, z_k) - log q(z_k|x) [K, B] in nats, K = `samples`.
 
-    Sample k's noise is `normal(fold_in(key, k), (B, Z))`, whatever the chunk. Memory is the [K, B] result and
-    O(chunk · B · Z).
+    The noise of sample k is `normal(fold_in(key, k), (B, Z))`; it does not depend on `chunk`. Memory is the [K, B]
+    result and O(chunk · B · Z).
 
     Args:
-        x: data [B, ...] as the model sees them: binarized, for a Bernoulli likelihood.
-        chunk: samples at a time.
-        compile: run under `torch.compile`: worth its ten seconds from a million log-weights or so.
-        progress: called with the number of samples done, and of all.
-        items: the data's numbers [B] in messages, if not 0 … B-1.
+        x: data [B, ...] as the model sees them; a Bernoulli likelihood needs binarized data.
+        chunk: number of samples computed at a time.
+        compile: run under `torch.compile`. Compilation takes about ten seconds, so it pays from a million log-weights.
+        progress: called with the number of samples done and the total number.
+        items: the numbers [B] of the data in error messages; 0 … B-1 unless given.
 
     Raises:
-        BadValue: samples or chunk below one.
-        BadData: data the model cannot take, or not finite, or greys under a Bernoulli likelihood, which then is none.
-        BadType: the posterior has no density (Delta), or no proper one (SignedNormal).
-        NonFinite: a log-weight is NaN or +inf, or all of a datum's are -inf; the message names the datum. (So do the
-            other functions here, for what they compute.)
+        BadValue: samples or chunk is below one, or items are not B whole numbers.
+        BadData: the model cannot take the data, they are not finite, or the likelihood is Bernoulli and they are not
+            binary.
+        BadType: the posterior has no density (Delta), or not the one of its samples (SignedNormal).
+        NonFinite: a log-weight is NaN or +inf, or all log-weights of a datum are -inf; the message names the datum. The
+            other functions of this package raise it for their results.
     """
-    samples, chunk = checks.integer("samples", samples, 1), checks.integer("chunk", chunk, 1)
     check_data(model, params, state, x)
-    random.checked(key)
-    checks.function("progress", progress)
-    checks.flag("compile", compile)
+    model = model.unchecked()
+    check_items(items, len(x))
     checks.fits("samples", (samples, len(x)), 8)
     checks.fits("chunk", (min(chunk, samples), len(x), model.latent), x.element_size())
-    if items is not None:
-        first_bad_item(torch.ones(len(x), dtype=torch.bool), items)  # raises where they are none
     compilation.keep_freed()
     chunk = min(chunk, samples)
     rows = min(len(x), max(1, _ROWS // chunk))  # few enough to stay in the processor's cache
@@ -143,7 +141,7 @@ def log_weights(
         draw = (whole if len(ks) == chunk else eager).draw
         eps, found = draw(key, ks), []  # [chunk, B, Z]
         for part, q, eps_part in zip(parts, posteriors, eps.split(rows, 1), strict=True):
-            weigh = (whole if len(ks) == chunk and len(part) == rows else eager).weigh  # all but a rest
+            weigh = (whole if len(ks) == chunk and len(part) == rows else eager).weigh  # the last parts may be smaller
             found.append(weigh(params, state, part, q, eps_part))
         last = first + len(ks)
         log_w[first:last] = torch.cat(found, 1)
@@ -153,33 +151,19 @@ def log_weights(
     return log_w
 
 
-_ROWS = 4000  # decoded at a time
-
-
-class Draw(Protocol):
-    """Draws the noise of some samples."""
-
-    def __call__(self, key: random.Key, numbers: Tensor, /) -> Tensor:
-        """From the samples' numbers [c] to their noise [c, B, Z]."""
-        ...
-
-
-class Weigh(Protocol):
-    """Computes the log-weights of some samples."""
-
-    def __call__(self, params: Params, state: State, x: Tensor, q: Posterior, eps: Tensor, /) -> Tensor:
-        """From x [B, ...], q(z|x) and eps [c, B, Z] to log w [c, B]."""
-        ...
+_ROWS = 4000  # latents decoded at a time
 
 
 class Sampler(NamedTuple):
     """Importance sampling from a model's posterior."""
 
-    draw: Draw
-    weigh: Weigh
+    draw: Callable[[random.Key, Tensor], Tensor]
+    """(key, the samples' numbers [c]) -> their noise [c, B, Z]."""
+    weigh: Callable[[Params, State, Tensor, Posterior, Tensor], Tensor]
+    """(params, state, x [B, ...], q(z|x), eps [c, B, Z]) -> log w [c, B]."""
 
 
-@lru_cache(maxsize=8)  # what is compiled once serves every call on the same model
+@lru_cache(maxsize=8)  # further calls on the same model do not compile again
 def _compiled_sampler(model: VAE, batch: int, dtype: torch.dtype, device: torch.device) -> Sampler:
     draw, weigh = _sampler(model, batch, dtype)
     return Sampler(compilation.compiled(draw, device=device), compilation.compiled(weigh, device=device))
@@ -193,13 +177,13 @@ def _sampler(model: VAE, batch: int, dtype: torch.dtype) -> Sampler:
 
 
 def _check_density(model: VAE, params: Params, state: State, x: Tensor, q: Posterior, items: Tensor | None) -> None:
-    """Raises unless the log-weights of x are what they are called; q is the posterior of some of it."""
+    """Raises BadType or BadData unless p(x|z) and q(z|x) are densities at x; q is the posterior of the first data."""
     if isinstance(q, Delta):
-        raise BadType("a Delta posterior has no density, so log p(x) cannot be estimated by importance sampling")
+        raise BadType("the posterior is a Delta, which has no density: importance sampling cannot estimate log p(x)")
     if isinstance(q, SignedNormal):
         raise BadType(
-            "a SignedNormal posterior is no proper density of its samples, so importance sampling from it has no "
-            "meaning: take normal_logsigma"
+            "the posterior is a SignedNormal, whose density is not that of its samples: importance sampling cannot "
+            "estimate log p(x); use heads.normal_logsigma"
         )
     p, _ = model.decode(params, state, q.loc[:1])
     check_binary(p, x, items)

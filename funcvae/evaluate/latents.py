@@ -1,4 +1,4 @@
-"""What the latents do: active units, and the KL divergence of each dimension."""
+"""Use of the latents: active units, and the KL divergence of each dimension."""
 
 from typing import NamedTuple
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from funcvae._support import checks
+from funcvae._support.checks import Count, Finite
 from funcvae.distributions import Delta, kl
 from funcvae.errors import BadData, BadType
 from funcvae.evaluate.weights import check_item_values
@@ -16,7 +17,7 @@ __all__ = ["ActiveUnits", "active_units", "kl_per_dimension"]
 
 
 class ActiveUnits(NamedTuple):
-    """How much each latent's posterior mean moves with the data."""
+    """How much the posterior mean of each latent varies over the data."""
 
     variance: Tensor
     """[Z]: Var_x E_q(z|x)[z]."""
@@ -29,48 +30,49 @@ class ActiveUnits(NamedTuple):
 
     @property
     def number(self) -> int:
-        """How many are."""
+        """The number of active units."""
         return int(self.active.sum())
 
 
+@checks.arguments
 @torch.no_grad()
 def active_units(
-    model: VAE, params: Params, state: State, x: Tensor, *, threshold: float = 0.01, batch: int = 500
+    model: VAE, params: Params, state: State, x: Tensor, *, threshold: Finite = 0.01, batch: Count = 500
 ) -> ActiveUnits:
-    """The latents that the model uses: those whose posterior mean has a variance over the data above the threshold.
+    """The latents that the model uses: the variance of their posterior mean over the data is above the threshold.
 
         A_u = Var_x( E_q(z|x)[z_u] ) > 0.01
 
     Args:
         x: data [n, ...] as the model sees them, n >= 2.
-        batch: data at a time.
+        batch: number of data encoded at a time.
 
     Reference: Burda, Grosse & Salakhutdinov (2016), arXiv:1509.00519, section 5.
     """
-    threshold = checks.number("threshold", threshold)
-    batch = checks.integer("batch", batch, 1)
     check_data(model, params, state, x)
+    model = model.unchecked()
     if len(x) < 2:
-        raise BadData("one datum has no variance: at least two are needed")
+        raise BadData("x has one item: a variance needs at least two")
     means = torch.cat([model.encode(params, state, part)[0].mean for part in x.split(batch)])
     check_item_values("latents", means.isfinite().all(1))
     return ActiveUnits(means.double().var(0), threshold)
 
 
+@checks.arguments
 @torch.no_grad()
-def kl_per_dimension(model: VAE, params: Params, state: State, x: Tensor, *, batch: int = 500) -> Tensor:
-    """KL(q(z_u|x) ‖ p(z_u)) of each latent u, its mean over the data [Z], in nats; in closed form.
+def kl_per_dimension(model: VAE, params: Params, state: State, x: Tensor, *, batch: Count = 500) -> Tensor:
+    """KL(q(z_u|x) ‖ p(z_u)) of each latent u in closed form, averaged over the data: [Z], in nats.
 
     Raises:
         BadType: no closed form is known for this posterior and prior, or the posterior has no density.
     """
-    batch = checks.integer("batch", batch, 1)
     check_data(model, params, state, x)
+    model = model.unchecked()
     rows = []
     for part in x.split(batch):
         q, _ = model.encode(params, state, part)
         if isinstance(q, Delta):
-            raise BadType("a Delta posterior has no density: its KL is not defined")
+            raise BadType("the posterior is a Delta, which has no density: its KL is not defined")
         rows.append(kl(q, model.prior(params, state, q.loc)[0]).double())
     each = torch.cat(rows)
     check_item_values("KLs", each.isfinite().all(1))

@@ -1,13 +1,11 @@
-"""Pareto-smoothed importance sampling's diagnostic: how heavy the tail of importance weights is."""
+"""The Pareto diagnostic k̂: the shape of the tail of importance weights."""
 
 import math
 
 import numpy as np
+from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
-
-from funcvae._support import checks
-from funcvae.errors import BadValue
 
 __all__ = ["k_hat", "threshold"]
 
@@ -17,9 +15,9 @@ Floats = NDArray[np.float64]
 def k_hat(log_w: Tensor) -> Floats:
     """The shape k̂ [B] of a generalised Pareto distribution fitted to the largest weights of each datum.
 
-    Of K weights the largest min(K/5, 3√K) are fitted by Zhang and Stephens' method. A tail of shape k has moments of
-    order below 1/k only: from ½ on the weights have no variance, and from 1 on no mean. Infinite where there are fewer
-    than five weights to fit; -infinite where all agree within a thousandth, and there is no tail to speak of.
+    The largest min(K/5, 3√K) of K weights are fitted by Zhang and Stephens' method. A tail of shape k has moments of
+    order below 1/k only: the weights have no variance if k >= ½, and no mean if k >= 1. The result is infinite if there
+    are fewer than five weights to fit, and -infinite if all weights agree within a thousandth.
 
     Args:
         log_w: log-weights [K, B], up to a constant for each datum.
@@ -27,26 +25,24 @@ def k_hat(log_w: Tensor) -> Floats:
     References: Vehtari, Simpson, Gelman, Yao & Gabry (2024), arXiv:1507.02646; Zhang & Stephens (2009), "A new and
     efficient estimation method for the generalized Pareto distribution".
     """
-    if not len(checks.concrete("log_w", log_w, "K B", floating=True)):
-        raise BadValue(f"log_w has shape {list(log_w.shape)}: it must be [K, B], with K >= 1")
-    columns = log_w.detach().double().cpu().numpy().T
-    with np.errstate(invalid="ignore", over="ignore"):  # where the greatest is infinite: no tail, and so k̂ infinite
+    columns = rearrange(log_w.detach().double().cpu().numpy(), "k b -> b k")
+    with np.errstate(invalid="ignore", over="ignore"):  # an infinite largest log-weight gives k̂ = inf
         return np.array([_k_hat(np.sort(column - column.max())) for column in columns])
 
 
 def threshold(samples: int) -> float:
-    """The k̂ above which an average of this many weights is not to be trusted: min(1 - 1/log10 K, 0.7).
+    """The k̂ above which an average of this many weights is not reliable: min(1 - 1/log10 K, 0.7).
 
     Reference: Vehtari et al. (2024), arXiv:1507.02646, section 3.
     """
-    return min(1 - 1 / math.log10(samples), 0.7) if checks.integer("samples", samples) > 1 else -math.inf
+    return min(1 - 1 / math.log10(samples), 0.7) if samples > 1 else -math.inf
 
 
 _LEAST = math.log(np.finfo(float).tiny)
 
 
 def _k_hat(f: Floats) -> float:
-    """k̂ of sorted log-weights [K] of which the greatest is 0."""
+    """k̂ of sorted log-weights [K] whose maximum is 0."""
     if f[0] > -1e-3 and len(f) > 1:
         return -math.inf
     tail = math.ceil(min(len(f) / 5, 3 * len(f) ** 0.5))
@@ -60,7 +56,7 @@ def _k_hat(f: Floats) -> float:
 def _pareto_shape(x: Floats) -> float:
     """The shape of the generalised Pareto distribution of x [n], sorted and positive.
 
-    The posterior mean of b = -k/sigma over a grid, on the profile likelihood; then a weak prior that draws k to ½.
+    It is k at the posterior mean of b = -k/sigma over a grid of profile likelihoods, shrunk towards ½ by a weak prior.
     """
     n = len(x)
     grid = np.arange(1, 31 + int(n**0.5))

@@ -1,10 +1,12 @@
-"""How well data are reconstructed: the expected log-likelihood, and the squared error."""
+"""Quality of reconstructions: the expected log-likelihood, and the squared error."""
 
 import torch
+from einops import rearrange, reduce
 from torch import Tensor
 
 from funcvae import random
 from funcvae._support import checks
+from funcvae._support.checks import Count
 from funcvae.distributions import Bernoulli
 from funcvae.errors import BadData
 from funcvae.evaluate.weights import Estimated, check_item_values, first_bad_item, standard_error
@@ -14,21 +16,20 @@ from funcvae.modules import Params, State
 __all__ = ["check_binary", "reconstruction_error", "squared_error"]
 
 
+@checks.arguments
 @torch.no_grad()
 def reconstruction_error(
-    model: VAE, params: Params, state: State, x: Tensor, key: random.Key, *, samples: int = 10, batch: int = 200
+    model: VAE, params: Params, state: State, x: Tensor, key: random.Key, *, samples: Count = 10, batch: Count = 200
 ) -> Estimated:
-    """-E_q(z|x)[log p(x|z)] of each datum, in nats, from `samples` draws of z.
+    """-E_q(z|x)[log p(x|z)] of each datum, in nats, estimated from `samples` draws of z.
 
     Raises:
-        BadData: greys under a Bernoulli likelihood, which then is none.
+        BadData: the likelihood is Bernoulli and the data are not binary.
     """
-    batch = checks.integer("batch", batch, 1)
     check_data(model, params, state, x)
-    samples = checks.integer("samples", samples, 1)
+    model = model.unchecked()
     checks.fits("samples", (samples, len(x)), 8)
     checks.fits("samples", (samples, min(batch, len(x)), model.latent), x.element_size())
-    random.checked(key)
     rows = []
     for i, part in enumerate(x.split(batch)):
         q, _ = model.encode(params, state, part)
@@ -41,26 +42,27 @@ def reconstruction_error(
     return Estimated(error.mean(0), standard_error(error))
 
 
+@checks.arguments
 @torch.no_grad()
-def squared_error(model: VAE, params: Params, state: State, x: Tensor, *, batch: int = 500) -> Tensor:
-    """‖x - E[x|z]‖² [B] at the posterior's centre z, summed over all of a datum's numbers."""
-    batch = checks.integer("batch", batch, 1)
+def squared_error(model: VAE, params: Params, state: State, x: Tensor, *, batch: Count = 500) -> Tensor:
+    """‖x - E[x|z]‖² [B] at the posterior's centre z, summed over all elements of a datum."""
     check_data(model, params, state, x)
+    model = model.unchecked()
     rows = []
     for part in x.split(batch):
         p, _ = model.decode(params, state, model.encode(params, state, part)[0].loc)
-        rows.append((part - p.mean).double().square().flatten(1).sum(1))
+        rows.append(rearrange((part - p.mean).double().square(), "b ... -> b (...)").sum(1))
     error = torch.cat(rows)
     check_item_values("reconstructions", error.isfinite())
     return error
 
 
 def check_binary(p: object, x: Tensor, items: Tensor | None = None) -> None:
-    """Raises BadData, naming the first datum, where p is a Bernoulli likelihood and x [B, ...] is not binary."""
+    """Raises BadData, naming the first datum, if p is a Bernoulli likelihood and x [B, ...] is not binary."""
     if isinstance(p, Bernoulli):
-        grey = ((x != 0) & (x != 1)).flatten(1).any(1)
+        grey = reduce((x != 0) & (x != 1), "b ... -> b", "any")
         if grey.any():
             raise BadData(
-                f"item {first_bad_item(grey, items)} has values between 0 and 1, where a Bernoulli likelihood is none: "
-                "binarize the data, or take another likelihood"
+                f"item {first_bad_item(grey, items)} has values other than 0 and 1, which have no density under a "
+                "Bernoulli likelihood: binarize the data, or use another likelihood"
             )

@@ -129,14 +129,14 @@ def mean_interval(values: Sequence[float]) -> dict[str, float | None]:
     Args:
         values: independent values [n], n >= 1; for n = 1 the error and the interval are None.
     """
-    from scipy.special import stdtrit  # slow to import, and rarely used
+    from scipy import stats  # slow to import, and rarely used
 
     n, mean = len(values), float(np.mean(values))
     if n < 2:
         return {"mean": mean, "se": None, "low": None, "high": None}
     se = float(np.std(values, ddof=1)) / math.sqrt(n)
-    half_width = float(stdtrit(n - 1, 0.975)) * se
-    return {"mean": mean, "se": se, "low": mean - half_width, "high": mean + half_width}
+    low, high = (mean + se * float(t) for t in stats.t.interval(0.95, n - 1))
+    return {"mean": mean, "se": se, "low": low, "high": high}
 
 
 _GROUP = ("system", "estimator", "target", "samples")

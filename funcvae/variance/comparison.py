@@ -1,14 +1,17 @@
-"""Estimators and noise schemes side by side, on common random numbers."""
+"""Comparison of estimators and noise schemes on common random numbers."""
 
 import math
 import time
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from funcvae import random
 from funcvae._support import checks
+from funcvae._support.checks import Positive
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadType, BadValue, unknown
 from funcvae.estimators.types import GradientEstimator
@@ -20,16 +23,17 @@ from funcvae.variance import intervals, online_moments, snr
 from funcvae.variance.intervals import Floats, Measured
 from funcvae.variance.online_moments import Leaves
 from funcvae.variance.problem import (
+    Lane,
     Problem,
     ReplicateSettings,
     compiled_gradients,
     estimator_name,
     gradients,
+    make_lane,
     make_problem,
     noise_chunks,
-    target_of,
 )
-from funcvae.variance.replicate_loop import Accumulator, Lane, LaneRows, LaneStatistics, schemes_of
+from funcvae.variance.replicate_loop import Accumulator, LaneRows, LaneStatistics, schemes_of
 from funcvae.variance.results import Bias, Compared, Comparison
 from funcvae.variance.snr import Group, Series
 
@@ -38,13 +42,14 @@ __all__ = ["Arm", "compare"]
 Arm = GradientEstimator | tuple[GradientEstimator, Noise]
 
 
+@checks.arguments
 @torch.no_grad()
 def compare(
     arms: Mapping[str, Arm],
     model: VAE,
     params: Params,
     state: State,
-    x: Tensor,
+    x: Annotated[Tensor, "B ..."],
     key: random.Key,
     *,
     samples: int,
@@ -52,73 +57,66 @@ def compare(
     chunk: int | None = None,
     noise: Noise = iid,
     reference: str | None = None,
-    groups: Sequence[str] = (),
-    target_se: float | None = None,
+    groups: str | Sequence[str] = (),
+    target_se: Positive | None = None,
     train: bool = False,
     compile: bool = False,
-    timings: int = 7,
+    timings: Annotated[int, checks.within(0, 10**6)] = 7,
     processes: Processes = SINGLE,
     progress: Progress = lambda done, total: None,
 ) -> Comparison:
-    """The variance, bias and cost of several estimators' gradients, over the same replicates of the noise.
+    """Variance, bias and cost of the gradients of several estimators, on the same replicates of the noise.
 
-    Replicate r of every estimator uses the key `fold_in(key, r)`; those of one noise scheme see the same noise and
-    share one forward pass, so that ratios and differences are known far better than what they are made of. Memory is
-    O(P·chunk) for each estimator, and a few numbers for each replicate and leaf.
+    Replicate r of every estimator uses the key `fold_in(key, r)`. Estimators with the same noise scheme use the same
+    noise and share one forward pass, so ratios and differences are known much better than their parts. Memory is
+    O(P·chunk) for each estimator, plus a few numbers for each replicate and leaf.
 
-    Intervals for a variance T come from u_1 … u_{R-1} (`online_moments`), skewness taken off; those for ratios from the
-    pairs (u, u_ref), by the delta method on the logarithm. A flag says where kurtosis, the tail of the gradient or that
-    of the importance weights speaks against them; the weights' tail counts for estimators that look at the log-weights.
+    Intervals for a variance T are computed from u_1 … u_{R-1} (`online_moments`) and corrected for skewness. Intervals
+    for ratios are computed from the pairs (u, u_ref), by the delta method on the logarithm. A flag reports that the
+    kurtosis, the tail of the gradient or the tail of the importance weights makes an interval unreliable. The tail of
+    the weights counts only for estimators that use the log-weights.
 
     Args:
-        arms: estimators by name, each by itself or with a noise scheme of its own, as (estimator, scheme). They are
-            Estimators, or any functions of the same arguments that return an Estimate, whose target is unknown unless
-            they have an attribute `claims`.
+        arms: estimators by name, each alone or with its noise scheme as (estimator, scheme). An estimator is an
+            Estimator, or any function of the same arguments that returns an Estimate. The target of a function is
+            unknown unless it has an attribute `claims`.
         x: data [B, ...]: the gradients are those of this batch.
         samples: K.
         replicates: R.
-        chunk: replicates at a time; by the sizes of model and batch, at most 16, unless given.
-        noise: the scheme of those that name none.
-        reference: whom ratios and bias are against: the first unless given.
+        chunk: number of replicates computed at a time; by default it depends on model and batch and is at most 16.
+        noise: the noise scheme of arms without one.
+        reference: the arm that ratios and bias refer to; the first unless given.
         groups: further groups of parameters, as patterns such as "encoder/*.bias".
-        target_se: go on, doubling R up to seven times, until every ratio, but for those of single parameters, has a
-            relative standard error below this. Intervals at such a stop cover a little less than 95%.
+        target_se: double R, up to seven times, until the relative standard error of every ratio is below this; ratios
+            of single parameters are ignored. Intervals after such a stop cover slightly less than 95%.
         train: whether networks are in training mode.
-        compile: run under `torch.compile`: worth its half minute for tens of thousands of replicates.
-        timings: how often each estimator's gradient is timed, eager, after once to warm up; 0 for not at all.
-        processes: from `process_group()`: each computes some of the replicates, all have the result, and
-            its bits are the same for every number of them (except times, which the main process takes).
-        progress: called with the number of replicates done, and of all as far as planned.
+        compile: run under `torch.compile`. Compilation takes about half a minute, so it pays for tens of thousands of
+            replicates.
+        timings: number of times each estimator's eager gradient is timed, after one warm-up; 0 to skip timing.
+        processes: from `process_group()`. Each process computes some of the replicates, and all return the result. Its
+            bits do not depend on the number of processes, except times, which are those of the main process.
+        progress: called with the number of replicates done and the total number planned so far.
 
     Raises:
-        BadValue: no arms; samples, replicates or chunk below one; a reference or group that is none; target_se not
-            positive; or an estimator requires independent samples, and its scheme's are not.
-        BadType: an arm or a key that is none.
-        BadData: data the model cannot take, or that are not finite.
-        NonFinite: a gradient or bound that is not finite; the message names estimator, replicate and the key that
-            replays it.
-        ProcessLost, ReportedElsewhere: another process has ended, or has said what is wrong.
+        BadValue: arms is empty, a number is out of range, the reference is not an arm, a group matches no parameter, or
+            an estimator requires independent samples and those of its scheme are not.
+        BadType: an arm is not an estimator or (estimator, scheme), or the key is not a key.
+        BadData: the model cannot take the data, or they are not finite.
+        NonFinite: a gradient or bound is not finite; the message names the arm, the replicate and the key of its noise.
+        ProcessLost, ReportedElsewhere: another process has ended, or has reported an error.
     """
     settings = ReplicateSettings(samples, replicates, chunk, noise, groups, train, compile)
     problem = make_problem(model, params, state, x, key, settings)
-    checks.function("progress", progress)
-    if not isinstance(arms, Mapping):
-        raise BadType(f"arms is {checks.describe(arms)}: give estimators by name, in a dict")
     if not arms:
-        raise BadValue("there is nothing to compare: give estimators by name")
+        raise BadValue("arms is empty: give estimators by name")
+    lanes = [_lane(name, arm, problem) for name, arm in arms.items()]
     reference = next(iter(arms)) if reference is None else reference
-    for name in arms:
-        checks.text("the name of an arm", name)
-    checks.integer("timings", timings, 0, _MOST_TIMINGS)
-    if checks.text("reference", reference) not in arms:
+    if reference not in arms:
         raise unknown("reference", reference, arms)
-    if target_se is not None and not checks.number("target_se", target_se) > 0:
-        raise BadValue(f"target_se is {target_se}: a relative standard error is positive, as 0.01")
-    lanes = [_lane(name, arm, settings.noise) for name, arm in arms.items()]
-    lanes.sort(key=lambda lane: lane.name != reference)  # the reference comes first
+    lanes.sort(key=lambda lane: lane.name != reference)  # the reference is the first
     members_of = problem.parameter_groups()
 
-    done, last = 0, settings.replicates
+    done, last = 0, replicates
     step = _Step(lanes, problem)
     accumulator = Accumulator(lanes, problem, step, step.centers(), order=1, processes=processes)
     while True:
@@ -128,7 +126,7 @@ def compare(
         found = {each.lane.name: _compared(each, statistics[0], members_of) for each in statistics}
         ratios = [row.ratio[name] for row in found.values() for name in members_of if "/" not in name]
         reached = target_se is None or all(ratio.se <= target_se * ratio.value for ratio in ratios)
-        if reached or done >= settings.replicates << _DOUBLINGS:
+        if reached or done >= replicates << _DOUBLINGS:
             break
         last = 2 * done
 
@@ -139,30 +137,30 @@ def compare(
             found[lane.name] = found[lane.name]._replace(seconds=seconds)
     words = problem.key.cpu().view(torch.uint32).tolist()
     rows = {name: found[name] for name in arms}
-    return Comparison(rows, reference, settings.samples, done, len(x), (words[0], words[1]), target_se, reached)
+    return Comparison(rows, reference, samples, done, len(x), (words[0], words[1]), target_se, reached)
 
 
 _DOUBLINGS = 7
-_MOST_TIMINGS = 10**6
 
 
-def _lane(name: str, arm: Arm, noise: Noise) -> Lane:
+def _lane(name: str, arm: Arm, problem: Problem) -> Lane:
+    checks.text("the name of an arm", name)
     pair = isinstance(arm, tuple | list) and len(arm) == 2 and not callable(arm)
-    estimator, scheme = arm if pair else (arm, noise)  # type: ignore[misc]
+    estimator, scheme = arm if pair else (arm, problem.settings.noise)  # type: ignore[misc]
     if not callable(estimator) or not callable(scheme):
         got = f"{checks.one_line(repr(name), 60)} is {checks.describe(arm)}"
-        raise BadType(f"{got}: give an estimator, as estimators.iwae(), or (estimator, noise scheme)")
-    return Lane(name, estimator, scheme, target_of(estimator, scheme, name))
+        raise BadType(f"{got}: give an estimator, such as estimators.iwae(), or (estimator, noise scheme)")
+    return make_lane(problem, name, estimator, scheme)
 
 
 class _Step:
-    """The accumulator's step: gradients, which may be compiled; then their sums, of first powers."""
+    """The accumulator's step: gradients, which may be compiled, and their sums."""
 
     def __init__(self, lanes: Sequence[Lane], problem: Problem) -> None:
         self.lanes, self.problem, self.chunk = lanes, problem, problem.chunk
         self.schemes = schemes_of(lanes)
         self.members = [[i for i, lane in enumerate(lanes) if lane.scheme == scheme] for scheme in self.schemes]
-        """The numbers of each scheme's lanes, which share their noise and forward pass."""
+        """The indices of each scheme's lanes, which share noise and forward pass."""
         model, names, train, compile = problem.model, problem.names, problem.settings.train, problem.settings.compile
         estimators = [tuple(lanes[i].estimator for i in members) for members in self.members]
         self.eager = self.whole = [gradients(each, model, names, train) for each in estimators]
@@ -198,12 +196,12 @@ class _Step:
             if lane.is_compared_with(self.lanes[0]):
                 pairs = zip(g, grads[0], center, centers[0], strict=True)
                 difference = torch.stack([((a - b) @ (c - c_ref)).double().cpu() for a, b, c, c_ref in pairs], 1)
-            rows.append(LaneRows(square, along, bound.double().cpu().unsqueeze(1), difference))
+            rows.append(LaneRows(square, along, rearrange(bound.double().cpu(), "c -> c 1"), difference))
         return rows, log_w
 
 
 def _compared(found: LaneStatistics, reference: LaneStatistics, members_of: dict[str, list[int]]) -> Compared:
-    """The results of a lane, without the time of a gradient; `members_of` are the leaves of each group."""
+    """The results of a lane, without times; `members_of` are the leaves of each group."""
     lane = found.lane
     groups, base = found.groups, reference.groups
     signal, bias = {}, {}
@@ -236,21 +234,21 @@ def _compared(found: LaneStatistics, reference: LaneStatistics, members_of: dict
 def _seconds_per_gradient(
     estimators: Sequence[GradientEstimator], problem: Problem, scheme: Noise, timings: int
 ) -> list[float]:
-    """The time of one gradient with each estimator by itself, eager, in seconds: the least of several.
+    """The time of one eager gradient of each estimator alone, in seconds.
 
-    (Other programs disturb the least the least.)
+    It is the minimum of several timings, which other programs disturb least.
     """
-    model, params, state, x, key, settings = problem
-    eps = problem.draw(scheme, random.fold_in(key, 0))
+    model, params, state, x, train = problem.model, problem.params, problem.state, problem.x, problem.settings.train
+    eps = problem.draw(scheme, random.fold_in(problem.key, 0))
     seconds: list[list[float]] = [[] for _ in estimators]
     for turn in range(timings + 1):
         pairs = list(zip(estimators, seconds, strict=True))
-        start = turn % len(pairs)  # each comes first in its turn: other programs may run at regular intervals
+        start = turn % len(pairs)  # the order rotates: other programs may run at regular intervals
         for estimator, times in pairs[start:] + pairs[:start]:
             begin = _now(x)
             with torch.no_grad():
-                estimator(model, params, state, x, eps, train=settings.train)
-            if turn:  # the first warms up
+                estimator(model, params, state, x, eps, train=train)
+            if turn:  # turn 0 is the warm-up
                 times.append(_now(x) - begin)
     return [min(times) for times in seconds]
 
@@ -273,7 +271,7 @@ def _ratio(mine: Series, base: Series, members: list[int], group: Group, base_gr
 
 
 def _bias(difference: Floats, members: list[int], reference_norm: float) -> Bias:
-    """Of one group, from (g_r - g_ref,r)·(c - c_ref) of each replicate and leaf [R, L]."""
+    """The bias of one group, from (g_r - g_ref,r)·(c - c_ref) of each replicate and leaf [R, L]."""
     if len(difference) < 2:
         return Bias(*[math.nan] * 5)
     later = intervals.later_replicates(len(difference))

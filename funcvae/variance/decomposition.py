@@ -1,14 +1,17 @@
-"""Where a gradient's variance comes from: the choice of the mini-batch, or the noise."""
+"""Sources of a gradient's variance: the choice of the mini-batch, and the noise."""
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 
 from funcvae import random, tree
 from funcvae._support import checks
+from funcvae._support.tables import table
+from funcvae._support.checks import Count
 from funcvae.errors import BadValue
 from funcvae.estimators.types import GradientEstimator
 from funcvae.evaluate.importance_sampling import Progress
@@ -18,29 +21,30 @@ from funcvae.noise import Noise, iid
 from funcvae.variance import intervals, online_moments, snr
 from funcvae.variance.intervals import Measured
 from funcvae.variance.problem import (
-    Problem,
     ReplicateSettings,
     check_finite,
-    check_problem,
     gradients,
+    make_lane,
+    make_problem,
     noise_chunks,
-    target_of,
 )
 from funcvae.variance.snr import Series
 
 __all__ = ["Decomposition", "Sources", "sources"]
+
+AtLeastTwo = Annotated[int, checks.at_least(2)]
+"""A number of values that have a variance."""
 
 
 class Decomposition(NamedTuple):
     """The total variance of one mini-batch gradient in a group of parameters, in two parts."""
 
     data: Measured
-    """tr Cov_x E[g|x]: what would be left if each batch's gradient were taken without noise. Its estimate may be below
-    0 where it is small."""
+    """tr Cov_x E[g|x]: the variance of the gradient without noise. Its estimate may be negative if it is small."""
     noise: Measured
-    """E_x tr Cov[g|x]: what K samples more would reduce."""
+    """E_x tr Cov[g|x]: the part that more samples K reduce."""
     total: Measured
-    """tr Cov g, their sum."""
+    """tr Cov g, the sum of both."""
     share: Measured
     """data/total."""
 
@@ -54,36 +58,34 @@ class Sources(NamedTuple):
     replicates: int
 
     def __str__(self) -> str:
-        """An aligned table."""
+        """The result as an aligned table."""
         networks = [name for name in ("all", "encoder", "decoder", "prior") if name in self.groups]
-        lines = [
-            f"{self.batches:,} batches of {self.batch}, {self.replicates} replicates of the noise in each; "
-            "± standard error"
-        ]
-        lines += [f"{'':10} {'data':>22} {'noise':>22} {'total':>22} {'share of the data':>18}"]
+        head = f"{self.batches:,} batches of {self.batch}, {self.replicates} replicates of the noise in each; ± standard error"
+        rows = []
         for name in networks:
-            parts = self.groups[name]
-            cells = [f"{f'{m.value:.3g} ± {m.se:.1g}':>22}" for m in parts[:3]]
-            lines += [f"{name:10} {' '.join(cells)} {f'{parts.share.value:.1%} ± {parts.share.se:.1%}':>18}"]
-        return "\n".join(lines)
+            *parts, share = self.groups[name]
+            cells = [f"{m.value:.3g} ± {m.se:.1g}" for m in parts]
+            rows.append([name, *cells, f"{share.value:.1%} ± {share.se:.1%}"])
+        return f"{head}\n{table(rows, ('', 'data', 'noise', 'total', 'share of the data'))}"
 
 
+@checks.arguments
 @torch.no_grad()
 def sources(
     estimator: GradientEstimator,
     model: VAE,
     params: Params,
     state: State,
-    data: Tensor,
+    data: Annotated[Tensor, "n ..."],
     key: random.Key,
     *,
-    batch: int,
+    batch: Count,
     samples: int,
-    batches: int = 200,
-    replicates: int = 4,
+    batches: AtLeastTwo = 200,
+    replicates: AtLeastTwo = 4,
     noise: Noise = iid,
     observe: Observe = as_is,
-    groups: Sequence[str] = (),
+    groups: str | Sequence[str] = (),
     train: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Sources:
@@ -91,12 +93,12 @@ def sources(
 
         Cov g = Cov_x E[g|x] + E_x Cov[g|x]
 
-    over batches x of B data, drawn without replacement and each anew, and the noise. With ḡ_m the mean and W_m the
-    unbiased total variance of R gradients of batch m (a one-way analysis of variance):
+    over batches x of B data, drawn independently and each without replacement, and over the noise. With ḡ_m the mean
+    and W_m the unbiased total variance of R gradients of batch m (a one-way analysis of variance):
 
         noise = mean_m W_m,    data = tr Cov_m ḡ_m - noise/R,    total = data + noise.
 
-    Standard errors are over batches. Batch m and its replicates use keys `fold_in(…, m)` alone.
+    Standard errors are over batches. Batch m and its replicates depend on keys `fold_in(…, m)` only.
 
     Args:
         estimator: an Estimator, or any function of the same arguments that returns an Estimate.
@@ -104,44 +106,38 @@ def sources(
         batch: B.
         samples: K.
         batches: M.
-        replicates: R of the noise for each batch.
+        replicates: R, the replicates of the noise for each batch.
         noise: the noise scheme.
-        observe: (key, x) -> what the model sees of a batch; a binarization drawn anew counts as the data's variance.
+        observe: (key, x) -> what the model sees of a batch. The variance of a random binarization is part of `data`.
         groups: further groups of parameters, as patterns.
         train: whether networks are in training mode.
-        progress: called with the number of batches done, and of all.
+        progress: called with the number of batches done and the total number.
 
     Raises:
-        BadValue: batch not in 1 … n; batches or replicates below two; samples below one; a group that is none.
-        BadData: data the model cannot take, or that are not finite.
-        NonFinite: a gradient that is not finite.
+        BadValue: batch is not in 1 … n, batches or replicates is below two, samples is below one, or a group matches no
+            parameter.
+        BadData: the model cannot take the data, or they are not finite.
+        NonFinite: a gradient is not finite.
     """
-    for name, value in {"batches": batches, "replicates": replicates}.items():
-        if checks.integer(name, value) < 2:
-            raise BadValue(f"{name} is {checks.describe(value)}: a variance needs at least 2")
-    if not 1 <= checks.integer("batch", batch) <= len(checks.tensor("data", data, "n ...")):
-        raise BadValue(f"batch is {checks.describe(batch)}: it must lie between 1 and {len(data)}, the number of data")
+    if batch > len(data):
+        raise BadValue(f"batch is {batch}: it must lie between 1 and {len(data)}, the number of data")
     settings = ReplicateSettings(samples, replicates, noise=noise, groups=groups, train=train)
-    check_problem(model, params, state, data, settings, observe, batch)
+    whole = make_problem(model, params, state, data, key, settings, observe, batch)
     checks.fits("batches", (batches, len(tree.leaves(params))), 8)
-    checks.function("progress", progress)
-    choice_key, observe_key, noise_key = random.split(checks.concrete("key", random.checked(key)).to(data.device), 3)
-    target_of(estimator, settings.noise, "")  # raises where the two do not suit each other
-    problem = Problem(model, params, state, data, noise_key, settings)
-    members_of, gradient = problem.parameter_groups(), gradients((estimator,), model, problem.names, train)
+    choice_key, observe_key, noise_key = random.split(whole.key, 3)
+    make_lane(replace(whole, x=data[:batch], key=noise_key), "estimator", estimator, noise)  # checks the two
+    members_of, gradient = whole.parameter_groups(), gradients((estimator,), model, whole.names, train)
 
     between, within, squares, alongs = None, [], [], []
     for m in range(batches):
         rows = random.permutation(random.fold_in(choice_key, m), len(data))[:batch]
         x = observe(random.fold_in(observe_key, m), data[rows])
-        key_m, sums = random.fold_in(noise_key, m), None
-        for first, eps in noise_chunks(
-            problem._replace(x=x, key=key_m), settings.noise, range(settings.replicates), False
-        ):
+        problem, sums = replace(whole, x=x, key=random.fold_in(noise_key, m)), None
+        for first, eps in noise_chunks(problem, noise, range(replicates), False):
             ((grads,), _, _) = gradient(params, state, x, eps)
             sums = sums or online_moments.empty_sums([leaf[0] for leaf in grads], order=1)
             sums, square, along = online_moments.add_chunk_(sums, first, grads)
-            check_finite(f"batch {m}", key_m, first, square, along)
+            check_finite(f"batch {m}", problem.key, first, square, along)
         assert sums is not None
         within.append(online_moments.total_variance(sums))
         means = online_moments.mean(sums)
@@ -160,7 +156,7 @@ def sources(
 
 
 def _decomposition(series: Series, within: intervals.Floats, members: list[int], replicates: int) -> Decomposition:
-    """Of one group, from the batches' mean gradients and their variances over the noise [M]."""
+    """The decomposition of one group, from the batches' mean gradients and their variances over the noise [M]."""
     u = snr.scaled_squares(series, members)  # batches 1, 2, …
     w = within[1:]
     flags = [intervals.unreliable_because(v, intervals.kurtosis_of(v), intervals.tail_shape(v)) for v in (u, within)]

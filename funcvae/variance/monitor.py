@@ -1,4 +1,4 @@
-"""Monitors the gradient's variance during training, without changing a bit of it."""
+"""Monitors the gradient's variance during training. The bits of the training run do not change."""
 
 import math
 import sys
@@ -20,19 +20,18 @@ __all__ = ["Monitor", "MonitorSettings", "make_monitor"]
 
 
 class MonitorSettings(NamedTuple):
-    """How the gradient's variance is monitored: on one batch of training data, with the networks in training mode, as
-    they are when the gradient is used."""
+    """How the gradient's variance is monitored: on one batch of training data, with the networks in training mode."""
 
     every: int
-    """Steps between two measurements; 0 for none."""
+    """Steps between two measurements; 0 to measure nothing."""
     estimators: tuple[str, ...]
-    """The one that trains, and others to measure on the same noise."""
+    """The estimator that trains, and others to measure on the same noise."""
     replicates: int
-    """Of the noise."""
+    """Number of replicates of the noise."""
     samples: int
     """K."""
     batch: int
-    """How many data the gradient is of."""
+    """Number of data in the batch."""
 
 
 class Monitor(NamedTuple):
@@ -45,7 +44,7 @@ class Monitor(NamedTuple):
     scheme: Noise
 
     def __call__(self, model: VAE, params: Params, state: State, step: int) -> Row:
-        """The numbers for a row: "variance/NAME/NETWORK", its standard error "variance_se/…", and "snr/…"."""
+        """A row with "variance/NAME/NETWORK", its standard error "variance_se/…", and "snr/…"."""
         try:
             found = compare(
                 self.arms, model, params, state, self.x, random.fold_in(self.key, step), noise=self.scheme,
@@ -67,23 +66,23 @@ class Monitor(NamedTuple):
 def make_monitor(
     settings: MonitorSettings, scheme: Noise, data: Tensor, observe: Observe, key: random.Key
 ) -> Monitor | None:
-    """The monitor of a training run, or None if nothing is to be measured.
+    """The monitor of a training run, or None if `every` is 0.
 
     Args:
         settings: see `MonitorSettings`.
         scheme: the noise scheme of the estimator that trains.
         data: the training data [n, ...].
-        observe: what the model sees of them.
-        key: of the choice of the batch, the observation and the noise.
+        observe: (key, x) -> what the model sees of a batch.
+        key: the key of the choice of the batch, the observation and the noise.
 
     Raises:
-        BadValue: `every` is negative; a variance needs more replicates; unknown estimator, or one that the noise does
-            not suit.
+        BadValue: `every` is negative, `replicates` is below two, an estimator is unknown, or it requires independent
+            samples and those of the noise scheme are not.
     """
     if settings.every < 0:
         raise BadValue(f"--variance-every is {settings.every}: it must be a number of steps, or 0 for never")
     if settings.every == 0 and len(settings.estimators) > 1:
-        raise BadValue("--variance-of names estimators to follow: say by --variance-every after how many steps")
+        raise BadValue("--variance-of needs --variance-every: give the number of steps between two measurements")
     if settings.every == 0:
         return None
     if settings.replicates < 2:

@@ -1,10 +1,11 @@
 """The moments of one estimator's gradient, coordinate by coordinate."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from funcvae import compilation, random, tree
@@ -20,15 +21,16 @@ from funcvae.variance.intervals import Measured
 from funcvae.variance.online_moments import Leaves, Sums
 from funcvae.variance.problem import (
     Gradients,
+    Lane,
     Problem,
     ReplicateSettings,
     estimator_name,
     gradients,
+    make_lane,
     make_problem,
     noise_chunks,
-    target_of,
 )
-from funcvae.variance.replicate_loop import Accumulator, ChunkStep, Lane, LaneRows
+from funcvae.variance.replicate_loop import Accumulator, ChunkStep, LaneRows
 from funcvae.variance.snr import Group
 
 __all__ = ["Moments", "moments"]
@@ -37,8 +39,8 @@ __all__ = ["Moments", "moments"]
 class Moments(NamedTuple):
     """Mean, variance and signal-to-noise ratio of a gradient over the noise, with standard errors.
 
-    Trees like params, in float64, coordinate by coordinate. Gradients are `Estimate.grads`: the direction to descend,
-    in nats per example and unit of the parameter.
+    Trees are like params, in float64, and hold one number for each coordinate. Gradients are `Estimate.grads`: the
+    direction to descend, in nats per example and unit of the parameter.
     """
 
     mean: Params
@@ -46,35 +48,36 @@ class Moments(NamedTuple):
     mean_se: Params
     """(Var g/R)^½."""
     variance: Params
-    """Var g, unbiased; NaN where R = 1."""
+    """Var g, unbiased; NaN if R = 1."""
     variance_se: Params
-    """((m₄ - (R-3)/(R-1) Var²)/R)^½, with m₄ the fourth central moment; infinite where R = 1."""
+    """((m₄ - (R-3)/(R-1) Var²)/R)^½, with m₄ the fourth central moment; infinite if R = 1."""
     snr: Params
-    """|E g|/(Var g)^½. Where there is no signal its expectation is not 0 but about 0.8/√R."""
+    """|E g|/(Var g)^½. If E g = 0, the expectation of this estimate is about 0.8/√R, not 0."""
     snr_se: Params
     """((1 - θγ + θ²(κ-1)/4)/R)^½ by the delta method, with θ = E g/σ, γ the skewness and κ the kurtosis of g."""
     groups: dict[str, Group]
-    """"all"; "encoder", "decoder", "prior" where they have parameters; each parameter, as "encoder/0.weight"; and those
-    asked for."""
+    """The groups of parameters: "all"; "encoder", "decoder" and "prior" if they have parameters; each parameter, such
+    as "encoder/0.weight"; and the patterns given."""
     bound: Measured
-    """E of the batch's mean bound, in nats per example."""
+    """Expectation of the batch's mean bound, in nats per example."""
     replicates: int
 
 
+@checks.arguments
 @torch.no_grad()
 def moments(
     estimator: GradientEstimator,
     model: VAE,
     params: Params,
     state: State,
-    x: Tensor,
+    x: Annotated[Tensor, "B ..."],
     key: random.Key,
     *,
     samples: int,
     replicates: int = 1000,
     chunk: int | None = None,
     noise: Noise = iid,
-    groups: Sequence[str] = (),
+    groups: str | Sequence[str] = (),
     train: bool = False,
     compile: bool = False,
     processes: Processes = SINGLE,
@@ -82,56 +85,54 @@ def moments(
 ) -> Moments:
     """The moments of `estimator(...).grads` over R independent replicates of the noise, by Monte Carlo.
 
-    One pass; sums are kept in float64, and memory is O(P·chunk) for P parameters, and O(P·log R) for the blocks that
-    replicates are added up in, of which there are 1,024 at most; plus a few numbers for each replicate and leaf.
-    Replicate r's noise is `noise(fold_in(key, r), ...)`: the same bits for every `chunk`.
-    Gradients are equal to rounding between chunk sizes and bit for bit with one.
+    The replicates are summed in one pass, in float64. For P parameters, memory is O(P·chunk) for the gradients and
+    O(P·log R) for the sums of blocks of replicates, of which there are at most 1,024, plus a few numbers for each
+    replicate and leaf. The noise of replicate r is `noise(fold_in(key, r), ...)`, with the same bits for every `chunk`.
+    Results repeat bit for bit with one chunk size, and agree to rounding between chunk sizes.
 
     Args:
         estimator: an Estimator, or any function of the same arguments that returns an Estimate.
         x: data [B, ...]: the gradient is that of this batch.
         samples: K.
         replicates: R.
-        chunk: replicates at a time; by the sizes of model and batch, at most 16, unless given.
+        chunk: number of replicates computed at a time; by default it depends on model and batch and is at most 16.
         noise: the noise scheme; it is `vmap`ped over keys.
         groups: further groups of parameters, as patterns such as "encoder/*.bias".
-        train: whether networks are in training mode, as with BatchNorm they are when the gradient is used.
-        compile: run under `torch.compile`: worth its half minute for tens of thousands of replicates.
-        processes: from `process_group()`: each computes some of the replicates, all have the result, and
-            its bits are the same for every number of them.
-        progress: called with the number of replicates done, and of all.
+        train: whether networks are in training mode. BatchNorm normalises by the batch only in training mode.
+        compile: run under `torch.compile`. Compilation takes about half a minute, so it pays for tens of thousands of
+            replicates.
+        processes: from `process_group()`. Each process computes some of the replicates, and all return the result. Its
+            bits do not depend on the number of processes.
+        progress: called with the number of replicates done and the total number.
 
     Raises:
-        BadValue: samples, replicates or chunk below one; a group that matches no parameter; or the estimator requires
-            independent samples, and the noise scheme's are not.
-        BadData: data the model cannot take, or that are not finite.
-        NonFinite: a gradient that is not finite; the message names the replicate and the key that replays it.
+        BadValue: samples, replicates or chunk is below one, a group matches no parameter, or the estimator requires
+            independent samples and those of the noise scheme are not.
+        BadData: the model cannot take the data, or they are not finite.
+        NonFinite: a gradient is not finite; the message names the replicate and the key of its noise.
 
     References: Rainforth et al. (2018), arXiv:1802.04537, for the signal-to-noise ratios; `intervals.mean_interval`
     and `online_moments` for intervals and sums.
     """
     settings = ReplicateSettings(samples, replicates, chunk, noise, groups, train, compile)
     problem = make_problem(model, params, state, x, key, settings)
-    checks.function("progress", progress)
-    lane = Lane(
-        estimator_name(estimator, "the estimator"), estimator, settings.noise, target_of(estimator, settings.noise, "")
-    )
+    lane = make_lane(problem, estimator_name(estimator, "estimator"), estimator, noise)
     members_of = problem.parameter_groups()
     gradient = gradients((estimator,), model, problem.names, train)
-    ((_, eps),) = noise_chunks(problem, settings.noise, range(1), compile=False)
+    ((_, eps),) = noise_chunks(problem, noise, range(1), compile=False)
     center = [leaf[0] for leaf in gradient(params, state, x, eps)[0][0]]
     accumulator = Accumulator([lane], problem, _step(lane, problem, gradient), [center], _ORDER, processes)
-    accumulator.add(range(settings.replicates), progress)
+    accumulator.add(range(replicates), progress)
     (found,) = accumulator.statistics(members_of)
     trees = _by_coordinate(found.sums, params)
-    return Moments(**trees, groups=found.groups, bound=found.bound, replicates=settings.replicates)
+    return Moments(**trees, groups=found.groups, bound=found.bound, replicates=replicates)
 
 
-_ORDER = 4  # of the powers that are summed
+_ORDER = 4  # the highest power that is summed
 
 
 def _step(lane: Lane, problem: Problem, gradient: Gradients) -> ChunkStep:
-    """The accumulator's step; where a whole chunk is compiled, gradients and sums are compiled together."""
+    """The accumulator's step. With `compile`, gradients and sums of a whole chunk are compiled together."""
     eager = whole = _chunk_sums(gradient)
     if problem.settings.compile:
         model, names, train = problem.model, problem.names, problem.settings.train
@@ -145,20 +146,18 @@ def _step(lane: Lane, problem: Problem, gradient: Gradients) -> ChunkStep:
         square, along, log_w, bound = chunk_sums(
             problem.params, problem.state, problem.x, eps[0], centers[0], powers[0]
         )
-        bounds = bound.double().cpu().unsqueeze(1)
+        bounds = rearrange(bound.double().cpu(), "c -> c 1")
         return [LaneRows(square, along, bounds, square.new_zeros(len(square), 0))], [log_w]
 
     return step
 
 
-class ChunkSums(Protocol):
-    """Adds the powers of a chunk's gradients to their sums, in place."""
+ChunkSums = Callable[[Params, State, Tensor, Tensor, Leaves, list[Leaves]], tuple[Tensor, Tensor, Tensor, Tensor]]
+"""Adds the powers of a chunk's gradients to sums of powers, in place.
 
-    def __call__(
-        self, params: Params, state: State, x: Tensor, eps: Tensor, center: Leaves, powers: list[Leaves]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """From eps [c, N, B, Z] to ‖g_r - c‖² and (g_r - c)·c [c, L], the log-weights [c, N, B] and the bounds [c]."""
-        ...
+(params, state, x, eps [c, N, B, Z], center, powers) -> (‖g_r - c‖² [c, L], (g_r - c)·c [c, L], log w [c, N, B], the
+mean bounds of the batch [c])
+"""
 
 
 def _chunk_sums(gradient: Gradients) -> ChunkSums:

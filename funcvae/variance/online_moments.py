@@ -1,24 +1,25 @@
-"""Sums over replicates of a gradient, in one pass, from which its moments follow.
+"""One-pass sums over replicates of a gradient, from which its moments follow.
 
-A gradient is a list of leaves, each flattened. Of every coordinate g the sums of (g - c)^j are kept, in float64, about
-a centre c that is the mean of the first n replicates, n the greatest power of two at or below the replicate's number r
-(and replicate 0 itself at first). So the centre is close to the mean, and the sums lose no digits; it does not depend
-on how many replicates come at a time; and it is independent of replicate r >= 1, so that
+A gradient is a list of flattened leaves. For every coordinate g the sums of (g - c)^j are kept in float64. At replicate
+r the centre c is the mean of the first n replicates, with n the greatest power of two at most r (at r = 0, the centre
+is replicate 0). So the centre is close to the mean and the sums lose no digits; it does not depend on the chunk size;
+and it is independent of replicate r >= 1, so that
 
     u_r = n/(n+1) ‖g_r - c‖²      has the expectation tr Cov g, exactly.
 
-The u_r are Welford's increments with a mean that is renewed at powers of two, and what standard errors come from.
+The u_r are Welford's increments with a mean that is renewed at powers of two. Standard errors are computed from them.
 
 References: Welford (1962), "Note on a method for calculating corrected sums of squares and products"; Chan, Golub &
 LeVeque (1983), "Algorithms for computing the sample variance", whose merge, about shifted data, is `recentred_`.
 
-Functions whose names end in an underscore write into the sums that they are given.
+Functions whose names end in an underscore modify the sums in their arguments.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from einops import reduce
 from torch import Tensor
 
 __all__ = [
@@ -31,10 +32,10 @@ Leaves = list[Tensor]
 
 
 class Sums(NamedTuple):
-    """The sums over the replicates so far. L leaves, P coordinates in a leaf."""
+    """The sums over the replicates so far, for L leaves of P coordinates each."""
 
     n: int
-    """Replicates."""
+    """Number of replicates."""
     center: Leaves
     """c [P] of each leaf, in the gradient's dtype."""
     powers: list[Leaves]
@@ -42,17 +43,17 @@ class Sums(NamedTuple):
     total: Tensor
     """sum_r ‖g_r - c‖² [L], in float64."""
     norms: list[Tensor]
-    """‖c‖² [L] of every centre since the first renewal, at replicates 1, 2, 4, 8, …"""
+    """‖c‖² [L] of every centre after the renewals at replicates 1, 2, 4, 8, …"""
 
 
 def empty_sums(first: Leaves, order: int) -> Sums:
-    """No replicates yet, with the first of them as the centre."""
+    """The sums of no replicates, with replicate 0 as the centre."""
     powers = [[torch.zeros_like(leaf, dtype=torch.float64) for leaf in first] for _ in range(order)]
     return Sums(0, [leaf.clone() for leaf in first], powers, torch.zeros(len(first), dtype=torch.float64), [])
 
 
 def segments(replicates: range) -> Iterator[range]:
-    """Replicates in succession, in pieces that no renewal of the centre falls into."""
+    """Divides successive replicates at the renewals of the centre."""
     first, last = replicates.start, replicates.stop
     while first < last:
         end = min(last, max(1, 1 << first.bit_length()))
@@ -61,12 +62,12 @@ def segments(replicates: range) -> Iterator[range]:
 
 
 def replicates_in_center(r: int) -> int:
-    """n: of how many replicates the centre at replicate r >= 1 is the mean."""
+    """n: the number of replicates whose mean is the centre at replicate r >= 1."""
     return 1 << (r.bit_length() - 1)
 
 
 def add_segment_(sums: Sums, first: int, grads: Leaves) -> tuple[Sums, Tensor, Tensor]:
-    """The sums with a segment of replicates first, first+1, … added, whose gradients are [c, P] for each leaf.
+    """Adds a segment of replicates first, first+1, … to the sums; their gradients are [c, P] for each leaf.
 
     Also returns ‖g_r - c‖² and (g_r - c)·c of each replicate and leaf, [c, L].
     """
@@ -76,7 +77,7 @@ def add_segment_(sums: Sums, first: int, grads: Leaves) -> tuple[Sums, Tensor, T
 
 
 def add_powers_(sums: Sums, flat: Tensor, squares: Tensor) -> Sums:
-    """The sums with a segment of replicates added: its sums of powers, in one vector, and ‖g_r - c‖² [r, L]."""
+    """Adds a segment of replicates to the sums, from its sums of powers in one vector, and ‖g_r - c‖² [r, L]."""
     for powers, added in zip(sums.powers, power_views(flat, sums), strict=True):
         for leaf, more in zip(powers, added, strict=True):
             leaf.add_(more)
@@ -84,20 +85,20 @@ def add_powers_(sums: Sums, flat: Tensor, squares: Tensor) -> Sums:
 
 
 def zero_powers(sums: Sums) -> Tensor:
-    """Sums of powers about the same centre and to the same order, all zero: one vector in float64."""
+    """Zero sums of powers about the same centre and to the same order, as one vector in float64."""
     size = len(sums.powers) * sum(leaf.numel() for leaf in sums.center)
     return torch.zeros(size, dtype=torch.float64, device=sums.center[0].device)
 
 
 def power_views(flat: Tensor, sums: Sums) -> list[Leaves]:
-    """Such a vector as `Sums.powers`, whose leaves are views of it."""
+    """The vector of `zero_powers` as `Sums.powers`, whose leaves are views of it."""
     sizes = [leaf.numel() for leaf in sums.center]
     leaves = flat.split(sizes * len(sums.powers))
     return [list(leaves[i : i + len(sizes)]) for i in range(0, len(leaves), len(sizes))]
 
 
 def add_chunk_(sums: Sums, first: int, grads: Leaves) -> tuple[Sums, Tensor, Tensor]:
-    """As `add_segment_`, for replicates that a renewal of the centre may fall into."""
+    """As `add_segment_`, for replicates with renewals of the centre among them."""
     squares, alongs = [], []
     for part in segments(range(first, first + len(grads[0]))):
         rows = slice(part.start - first, part.stop - first)
@@ -108,7 +109,7 @@ def add_chunk_(sums: Sums, first: int, grads: Leaves) -> tuple[Sums, Tensor, Ten
 
 
 def with_renewed_center_(sums: Sums, first: int) -> Sums:
-    """The sums about a new centre, their mean so far, if replicate `first` is the first with a new one."""
+    """The sums about their mean so far if the centre is renewed at replicate `first`, else the sums unchanged."""
     if first < 1 or first != replicates_in_center(first):
         return sums
     sums = recentred_(sums, mean(sums))
@@ -117,7 +118,7 @@ def with_renewed_center_(sums: Sums, first: int) -> Sums:
 
 
 def _with_squares(sums: Sums, squares: Tensor) -> Sums:
-    """The sums after the powers of c replicates were added, with their squares [c, L]."""
+    """The sums with n and total updated for c replicates with squares [c, L]."""
     return sums._replace(n=sums.n + len(squares), total=sums.total + squares.sum(0))
 
 
@@ -136,19 +137,19 @@ def sum_powers_(center: Leaves, powers: list[Leaves], grads: Leaves) -> tuple[Te
         for part in parts:
             c = center[leaf][part]
             deviation = (g[:, part] - c).double()  # squares of small numbers would be lost in float32
-            square = square + deviation.square().sum(1)
+            square = square + reduce(deviation.square(), "c p -> c", "sum")
             along = along + deviation @ c.double()
             power = deviation
             for j, sums in enumerate(powers):
                 power = power * deviation if j else deviation
-                sums[leaf][part].add_(power.sum(0))
+                sums[leaf][part].add_(reduce(power, "c p -> p", "sum"))
         rows.append((square, along))
     squares, alongs = zip(*rows, strict=True)
     return torch.stack(squares, 1).cpu(), torch.stack(alongs, 1).cpu()
 
 
 def recentred_(sums: Sums, center: Leaves) -> Sums:
-    """The same sums about another centre (of any dtype; it is rounded to the old one's), writing over the powers.
+    """The same sums about another centre, which is rounded to the old one's dtype; overwrites the powers.
 
     With s_j = sum_r (g_r - c)^j and d the step from c to the other centre, by Horner's scheme,
 
@@ -179,10 +180,10 @@ def total_variance(sums: Sums) -> Tensor:
 
 
 def central_powers(sums: Sums) -> list[Leaves]:
-    """The sums of powers about the mean: central_powers(sums)[j - 1] for j = 1 … order (the first are zero)."""
-    center = [leaf.double() for leaf in sums.center]  # so that the mean is not rounded to float32
+    """The sums of powers about the mean: central_powers(sums)[j - 1] for j = 1 … order; those for j = 1 are zero."""
+    center = [leaf.double() for leaf in sums.center]  # the mean is not rounded to float32
     powers = [[leaf.clone() for leaf in power] for power in sums.powers]
     return recentred_(sums._replace(center=center, powers=powers), mean(sums)).powers
 
 
-_COLUMNS = 2**15  # at a time: what is between the gradient and the sums stays in the cache
+_COLUMNS = 2**15  # columns at a time, so that temporaries stay in the cache

@@ -1,31 +1,33 @@
 """Replicates of a gradient: the same estimators on independent noise, a chunk of replicates at a time.
 
-Replicate r's noise is `scheme(fold_in(key, r), samples, (B, Z))` and depends on nothing else: it has the same bits for
-every size of the chunks.
+The noise of replicate r is `scheme(fold_in(key, r), samples, (B, Z))`. It depends on nothing else, so it has the same
+bits for every chunk size.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from funcvae import compilation, random, tree
 from funcvae._support import checks
-from funcvae.errors import BadData, BadType, BadValue, NonFinite
-from funcvae.estimators.compose import together
+from funcvae._support.checks import Count
+from funcvae.errors import BadData, BadValue, NonFinite
+from funcvae.estimators.compose import together_unchecked
 from funcvae.estimators.types import Estimator, GradientEstimator, check_estimator
-from funcvae.model import VAE, Observe, as_is, check_data, check_trained
+from funcvae.model import VAE, Observe, as_is, check_data
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid, numbered
 from funcvae.variance import snr
 from funcvae.variance.online_moments import Leaves
 
 __all__ = [
-    "Gradients", "Problem", "ReplicateSettings", "check_finite", "check_problem", "compiled_gradients",
-    "estimator_name", "gradients", "make_problem", "noise_chunks", "target_of",
+    "Gradients", "Lane", "Problem", "ReplicateSettings", "check_finite", "compiled_gradients", "estimator_name",
+    "gradients", "make_lane", "make_problem", "noise_chunks",
 ]  # fmt: skip
 
 
@@ -34,16 +36,16 @@ class ReplicateSettings:
     """How a gradient is replicated.
 
     Raises:
-        BadValue: samples, replicates or chunk are below one.
+        BadValue: samples, replicates or chunk is below one.
         BadType: a field has another type.
     """
 
-    samples: int
+    samples: Count
     """K."""
-    replicates: int = 1000
+    replicates: Count = 1000
     """R."""
-    chunk: int | None = None
-    """Replicates at a time; by the sizes of model and batch, at most 16, if None."""
+    chunk: Count | None = None
+    """Number of replicates computed at a time; None to choose it by model and batch, at most 16."""
     noise: Noise = iid
     """The noise scheme; it is `vmap`ped over keys."""
     groups: Sequence[str] = ()
@@ -54,26 +56,15 @@ class ReplicateSettings:
     """Whether chunks run under `torch.compile`."""
 
     def __post_init__(self) -> None:
-        numbers = {
-            "samples": checks.integer("samples", self.samples, 1),
-            "replicates": checks.integer("replicates", self.replicates, 1),
-            "chunk": None if self.chunk is None else checks.integer("chunk", self.chunk, 1),
-        }
-        for name, number in numbers.items():
-            object.__setattr__(self, name, number)  # Python's own type, also where numpy's was given
-        checks.function("noise", self.noise, "a scheme, such as noise.iid")
-        groups = (self.groups,) if isinstance(self.groups, str) else self.groups
-        if not isinstance(groups, Sequence):
-            raise BadType(
-                f"groups is {checks.describe(groups)}: give patterns such as 'encoder/*.bias', in a list or tuple"
-            )
-        object.__setattr__(self, "groups", tuple(checks.text("a group", pattern) for pattern in groups))
-        checks.flag("train", self.train)
-        checks.flag("compile", self.compile)
+        if isinstance(self.groups, str):
+            object.__setattr__(self, "groups", (self.groups,))
+        checks.fields(self)
+        object.__setattr__(self, "groups", tuple(checks.text("a pattern in groups", each) for each in self.groups))
 
 
-class Problem(NamedTuple):
-    """Where a gradient is replicated, and how: a model, a batch, the key of the noise, and the settings."""
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A model, a batch, the key of the noise and the settings: all that the replicates of a gradient depend on."""
 
     model: VAE
     params: Params
@@ -87,27 +78,27 @@ class Problem(NamedTuple):
         """K."""
         return self.settings.samples
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
-        """Of the noise."""
+        """The dtype of the noise."""
         return self.x.dtype if self.x.is_floating_point() else tree.leaves(self.params)[0].dtype
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
-        """Of the parameters, in the order of their leaves."""
+        """The names of the parameters, in the order of their leaves."""
         return tuple(tree.named_leaves(self.params))
 
-    @property
+    @cached_property
     def sizes(self) -> list[int]:
-        """Of the parameters' leaves."""
+        """The sizes of the parameters' leaves."""
         return [leaf.numel() for leaf in tree.leaves(self.params)]
 
-    @property
+    @cached_property
     def chunk(self) -> int:
-        """How many replicates are taken at a time.
+        """The number of replicates computed at a time.
 
-        Unless the settings give it: as many as make about eight million numbers, of their gradients or of what is
-        decoded, but at most 16; a power of two, so that blocks of noise and of replicates begin together.
+        Unless the settings give it, their gradients or decoded data have about eight million elements, and it is at
+        most 16. It is a power of two then, so that blocks of noise and of replicates start together.
         """
         if self.settings.chunk is not None:
             return self.settings.chunk
@@ -115,41 +106,70 @@ class Problem(NamedTuple):
         return _power_of_two(min(_MAX_CHUNK, _CHUNK_NUMBERS // largest))
 
     def parameter_groups(self) -> dict[str, list[int]]:
-        """The groups of parameters, as numbers of leaves; raises BadValue where a pattern matches no parameter."""
+        """The groups of parameters, as indices of leaves; raises BadValue if a pattern matches no parameter."""
         return snr.parameter_groups(self.names, self.sizes, self.settings.groups)
 
     def draw(self, scheme: Noise, key: random.Key) -> Tensor:
         """Noise [N, B, Z] from a key."""
-        shape = (len(self.x), self.model.latent)
-        eps = checks.tensor("what the noise scheme returned", scheme(key, self.samples, shape, dtype=self.dtype))
-        if eps.shape != (self.samples, *shape):
-            raise BadValue(f"the noise scheme gave {list(eps.shape)}: it was asked for {[self.samples, *shape]}")
-        return eps
+        return scheme(key, self.samples, (len(self.x), self.model.latent), dtype=self.dtype)
 
 
 def make_problem(
-    model: VAE, params: Params, state: State, x: Tensor, key: random.Key, settings: ReplicateSettings
-) -> Problem:
-    """A checked `Problem`; raises what the lab's functions say they raise."""
-    check_problem(model, params, state, x, settings)
-    return Problem(model, params, state, x, checks.concrete("key", random.checked(key)).to(x.device), settings)
-
-
-def check_problem(
-    model: VAE, params: Params, state: State, data: Tensor, settings: ReplicateSettings,
+    model: VAE, params: Params, state: State, data: Tensor, key: random.Key, settings: ReplicateSettings,
     observe: Observe = as_is, batch: int | None = None,
-) -> None:  # fmt: skip
-    """Raises what the lab's functions say they raise; `batch` is how many of the data are taken at once, if not all."""
-    check_trained(model, params, state)
-    checks.tensor("data", data, "B ...")
+) -> Problem:  # fmt: skip
+    """A checked `Problem`; `batch` is the number of data [n, ...] in a gradient, all unless given.
+
+    Raises:
+        BadValue: the replicates do not fit in memory, or model, params and state do not match.
+        BadData: the model cannot take the data.
+    """
     checks.fits("samples", (settings.samples, min(len(data), batch or len(data)), model.latent))
     checks.fits("replicates", (settings.replicates, len(tree.leaves(params))), 8)
-    dtypes = {leaf.dtype for leaf in tree.leaves(params)}
+    dtypes = {leaf.dtype for leaf in tree.leaves(params) if isinstance(leaf, Tensor)}
     if data.is_floating_point() and dtypes and data.dtype not in dtypes:
-        kinds = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
-        got = str(data.dtype).removeprefix("torch.")
-        raise BadData(f"the data are {got} and the parameters {kinds}: make them one, as with data.to(torch.{kinds})")
+        like = " or ".join(sorted(map(str, dtypes)))
+        raise BadData(f"the data are {data.dtype} and the parameters {like}: convert the data, as with data.to({like})")
     check_data(model, params, state, data, observe)
+    return Problem(model.unchecked(), params, state, data, checks.concrete("key", key).to(data.device), settings)
+
+
+class Lane(NamedTuple):
+    """An estimator under a noise scheme."""
+
+    name: str
+    estimator: GradientEstimator
+    scheme: Noise
+    target: str
+
+    def is_compared_with(self, reference: "Lane") -> bool:
+        """Whether its mean gradient is compared with that of another lane: they have the same target."""
+        return self is not reference and self.target == reference.target
+
+
+def estimator_name(estimator: GradientEstimator, default: str) -> str:
+    """The name of an estimator or function, or the default."""
+    return getattr(estimator, "name", getattr(estimator, "__name__", default))
+
+
+def make_lane(problem: Problem, name: str, estimator: GradientEstimator, scheme: Noise) -> Lane:
+    """A checked `Lane`. The target of a function is that of its attribute `claims`, else the function's own.
+
+    Raises:
+        BadType: the estimator is the factory of one, or the scheme does not return a tensor.
+        BadValue: the estimator requires independent samples, and those of the scheme are not; or the scheme returns a
+            tensor of another shape than [N, B, Z].
+    """
+    check_estimator(name, estimator)
+    if isinstance(estimator, Estimator):
+        target = estimator.claims_under(scheme).target
+    else:
+        target = estimator.claims.target if hasattr(estimator, "claims") else name
+    want = [problem.samples, len(problem.x), problem.model.latent]
+    eps = checks.tensor("the result of the noise scheme", problem.draw(scheme, random.fold_in(problem.key, 0)))
+    if list(eps.shape) != want:
+        raise BadValue(f"the noise scheme returned a tensor {list(eps.shape)}: it must be {want}")
+    return Lane(name, estimator, scheme, target)
 
 
 class Gradients(Protocol):
@@ -158,24 +178,22 @@ class Gradients(Protocol):
     def __call__(
         self, params: Params, state: State, x: Tensor, eps: Tensor
     ) -> tuple[list[Leaves], Tensor, list[Tensor]]:
-        """From eps [c, N, B, Z]: each estimator's gradient, a leaf of which is [c, P], in the order of the parameters'
-        leaves; the log-weights [c, N, B]; and each estimator's mean bound of the batch [c]."""
+        """From eps [c, N, B, Z] to each estimator's gradient, with leaves [c, P] in the order of the parameters'; the
+        log-weights [c, N, B]; and each estimator's mean bound of the batch [c]."""
         ...
 
 
 def gradients(estimators: tuple[GradientEstimator, ...], model: VAE, names: tuple[str, ...], train: bool) -> Gradients:
-    """The `Gradients` of several estimators, with one forward pass for all that can share one.
+    """The `Gradients` of several estimators; those that can share a forward pass do.
 
     Args:
-        estimators: the estimators.
-        model: their model.
-        names: of the parameters, in the order of their leaves.
+        names: the names of the parameters, in the order of their leaves.
         train: whether networks are in training mode.
     """
 
     def chunk_gradients(params: Params, state: State, x: Tensor, eps: Tensor) -> Any:
         def replicate(eps: Tensor) -> Any:
-            estimates = together(estimators, model, params, state, x, eps, train=train)
+            estimates = together_unchecked(estimators, model, params, state, x, eps, train)
             grads = [tree.named_leaves(estimate.grads) for estimate in estimates]
             leaves = [[g[name].flatten() for name in names] for g in grads]
             return leaves, estimates[0].log_w, [estimate.bound.mean() for estimate in estimates]
@@ -185,7 +203,7 @@ def gradients(estimators: tuple[GradientEstimator, ...], model: VAE, names: tupl
     return chunk_gradients
 
 
-@lru_cache(maxsize=8)  # what is compiled once serves every call on the same model
+@lru_cache(maxsize=8)  # further calls on the same model do not compile again
 def compiled_gradients(
     estimators: tuple[GradientEstimator, ...], model: VAE, names: tuple[str, ...], train: bool, device: torch.device
 ) -> Gradients:
@@ -194,10 +212,10 @@ def compiled_gradients(
 
 
 def noise_chunks(problem: Problem, scheme: Noise, replicates: range, compile: bool) -> Iterator[tuple[int, Tensor]]:
-    """The noise of some replicates in succession, a chunk at a time: (first replicate, noise [c, N, B, Z]).
+    """The noise of successive replicates, a chunk at a time: (first replicate, noise [c, N, B, Z]).
 
-    It is drawn in blocks that do not depend on the chunk: how an elementwise function rounds may depend on where in a
-    vector register a number lies. With `compile`, i.i.d. noise is drawn by a compiled function.
+    It is drawn in blocks that do not depend on the chunk, because the rounding of an elementwise function may depend on
+    the position of a number in a vector register. With `compile`, i.i.d. noise is drawn by a compiled function.
     """
     compilation.keep_freed()
     key, chunk, shape = problem.key, problem.chunk, (problem.samples, len(problem.x), problem.model.latent)
@@ -207,7 +225,7 @@ def noise_chunks(problem: Problem, scheme: Noise, replicates: range, compile: bo
 
     def draw_block(number: int) -> Tensor:
         if size == 1:
-            return problem.draw(scheme, random.fold_in(key, number)).unsqueeze(0)
+            return rearrange(problem.draw(scheme, random.fold_in(key, number)), "n b z -> 1 n b z")
         numbers = torch.arange(number * size, (number + 1) * size, device=key.device)
         if compiled:
             return compiled(key, numbers)
@@ -229,26 +247,8 @@ def _compiled_noise(
     return compilation.compiled(partial(numbered, shape=shape, dtype=dtype), device=device)
 
 
-def estimator_name(estimator: GradientEstimator, default: str) -> str:
-    """The name of an estimator or function; the default where it has none."""
-    return getattr(estimator, "name", getattr(estimator, "__name__", default))
-
-
-def target_of(estimator: GradientEstimator, scheme: Noise, default: str) -> str:
-    """The target of its gradient; a function may state it by an attribute `claims`, else it is the default.
-
-    Raises:
-        BadValue: the estimator requires independent samples, and the scheme's are not.
-    """
-    check_estimator(default or "estimator", estimator)
-    checks.function("noise", scheme, "a scheme, such as noise.iid")
-    if isinstance(estimator, Estimator):
-        return estimator.claims_under(scheme).target
-    return estimator.claims.target if hasattr(estimator, "claims") else default
-
-
 def check_finite(name: str, key: random.Key, first: int, *series: Tensor) -> None:
-    """Raises NonFinite unless all numbers [c, ...] of the replicates first, first+1, … are finite."""
+    """Raises NonFinite unless all numbers [c, ...] of replicates first, first+1, … are finite."""
     for values in series:
         finite = values.isfinite().flatten(1).all(1)
         if not finite.all():
@@ -265,5 +265,5 @@ _MAX_NOISE_BLOCK, _NOISE_BLOCK_NUMBERS = 64, 2**17  # replicates and numbers in 
 
 
 def _power_of_two(most: int) -> int:
-    """The greatest that is not above `most`, but 1 at least."""
+    """The greatest power of two that is at most `most`; 1 if `most` is less."""
     return 1 << max(0, most.bit_length() - 1)

@@ -1,8 +1,8 @@
-"""Replicates in blocks, for one process to compute or several, merged such that the bits do not depend on how many.
+"""Blocks of replicates, which one or several processes compute with the same bits.
 
-Between two renewals of their centre (`online_moments.segments`) replicates are independent of one another. They are cut
-into blocks that depend on their numbers alone; the blocks' sums are added along one tree (`distributed.reduction`), and
-the rows of the replicates are put together in the order of their numbers.
+Between two renewals of the centre (`online_moments.segments`) replicates are computed independently. They are divided
+into blocks that depend on the replicates' numbers only. The blocks' sums are added along one tree
+(`distributed.reduction`), and the rows of the replicates are concatenated in the order of their numbers.
 """
 
 from collections.abc import Callable
@@ -18,18 +18,18 @@ __all__ = ["Block", "block_ranges", "merge"]
 
 
 class Block(NamedTuple):
-    """What r replicates in succession give."""
+    """The result of r successive replicates."""
 
     sums: Tensor
     """One vector, in float64."""
     rows: Tensor
-    """[r, M], in float64 on the CPU: what is kept of each."""
+    """[r, M], in float64 on the CPU: the numbers kept of each replicate."""
     first_rows: list[Tensor]
-    """Further rows [r' <= r, ...], of the first replicates alone."""
+    """Further rows [r' <= r, ...], of the first replicates only."""
 
 
 def block_ranges(segment: range, chunk: int) -> list[range]:
-    """A segment's replicates, which are taken `chunk` at a time, in blocks of whole chunks, but for the last."""
+    """The blocks of a segment's replicates; all but the last consist of whole chunks."""
     size = chunk * -(-max(_MIN_REPLICATES, -(-len(segment) // _MAX_BLOCKS)) // chunk)
     return [range(start, min(start + size, segment.stop)) for start in range(segment.start, segment.stop, size)]
 
@@ -37,19 +37,19 @@ def block_ranges(segment: range, chunk: int) -> list[range]:
 def merge(
     ranges: list[range], compute: Callable[[range], Block], processes: Processes, empty: Callable[[], Block]
 ) -> Block:
-    """All blocks as one; each process computes its own, and all have the result.
+    """All blocks merged into one. Each process computes some of them, and all return the result.
 
     Args:
         ranges: the replicates of each block.
         compute: from the replicates of a block to the block.
-        processes: they share the blocks.
+        processes: the processes over which the blocks are distributed.
         empty: makes the block of no replicates.
     """
     computed = [empty()._replace(sums=torch.empty(0))]
 
     def sums(i: int) -> Tensor:
         block = compute(ranges[i])
-        computed.append(block._replace(sums=torch.empty(0)))  # the tree has them
+        computed.append(block._replace(sums=torch.empty(0)))  # ordered_sum keeps the sums
         return block.sums
 
     total = reduction.ordered_sum(len(ranges), sums, processes, lambda: empty().sums)
@@ -58,4 +58,4 @@ def merge(
     return Block(total, rows, [processes.all_gather_rows(torch.cat(column)) for column in columns])
 
 
-_MIN_REPLICATES, _MAX_BLOCKS = 64, 1024  # in a block; of a segment
+_MIN_REPLICATES, _MAX_BLOCKS = 64, 1024  # least replicates in a block, most blocks of a segment

@@ -1,8 +1,8 @@
 """The loop over replicates that `moments` and `compare` share: it adds up the gradients of several lanes.
 
-A lane is one estimator under one noise scheme. Replicates come in segments between two renewals of the centres
-(`online_moments.segments`), a segment in blocks that processes share (`replicate_blocks`), and a block in chunks that
-are computed together. What becomes of a chunk is a `ChunkStep`, which `moments` and `compare` each define.
+A lane is one estimator under one noise scheme. Replicates are divided into segments between two renewals of the centres
+(`online_moments.segments`), a segment into blocks that are distributed over processes (`replicate_blocks`), and a block
+into chunks that are computed together. `moments` and `compare` each define the `ChunkStep` that computes a chunk.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,35 +12,21 @@ import torch
 from torch import Tensor
 
 from funcvae.distributed.collectives import Processes
-from funcvae.estimators.types import GradientEstimator
 from funcvae.evaluate.importance_sampling import Progress
 from funcvae.noise import Noise
 from funcvae.variance import intervals, online_moments, replicate_blocks, snr, weight_diagnostics
 from funcvae.variance.intervals import Measured
 from funcvae.variance.online_moments import Leaves, Sums
-from funcvae.variance.problem import Problem, check_finite, noise_chunks
+from funcvae.variance.problem import Lane, Problem, check_finite, noise_chunks
 from funcvae.variance.replicate_blocks import Block
 from funcvae.variance.snr import Group, Series
 from funcvae.variance.weight_diagnostics import Importance
 
-__all__ = ["Accumulator", "ChunkStep", "Lane", "LaneRows", "LaneStatistics", "schemes_of"]
-
-
-class Lane(NamedTuple):
-    """An estimator under a noise scheme."""
-
-    name: str
-    estimator: GradientEstimator
-    scheme: Noise
-    target: str
-
-    def is_compared_with(self, reference: "Lane") -> bool:
-        """Whether its mean gradient is compared with another lane's: they have the same target."""
-        return self is not reference and self.target == reference.target
+__all__ = ["Accumulator", "ChunkStep", "LaneRows", "LaneStatistics", "schemes_of"]
 
 
 class LaneRows(NamedTuple):
-    """What is kept of each of c replicates of a lane, for L leaves, in float64 on the CPU."""
+    """The numbers kept of each of c replicates of a lane, for L leaves, in float64 on the CPU."""
 
     square: Tensor
     """‖g_r - c‖² [c, L]."""
@@ -49,12 +35,12 @@ class LaneRows(NamedTuple):
     bound: Tensor
     """The batch's mean bound [c, 1]."""
     difference: Tensor
-    """(g_r - g_ref,r)·(c - c_ref) [c, L], with the first lane as the reference. [c, 0] for itself, and where the
-    targets differ."""
+    """(g_r - g_ref,r)·(c - c_ref) [c, L], with the first lane as the reference; [c, 0] for the reference itself, and if
+    the targets differ."""
 
 
 class ChunkStep(Protocol):
-    """Takes a chunk of replicates of all lanes."""
+    """Computes a chunk of replicates of all lanes."""
 
     def __call__(
         self, eps: list[Tensor], centers: list[Leaves], powers: list[list[Leaves]]
@@ -63,8 +49,8 @@ class ChunkStep(Protocol):
 
         Args:
             eps: the noise [c, N, B, Z] of each scheme.
-            centers: of each lane.
-            powers: of each lane, as `Sums.powers`.
+            centers: the centre of each lane.
+            powers: the sums of powers of each lane, as `Sums.powers`.
 
         Returns:
             The rows of each lane, and the log-weights [c, N, B] of each scheme.
@@ -73,7 +59,7 @@ class ChunkStep(Protocol):
 
 
 class LaneStatistics(NamedTuple):
-    """What all replicates of a lane give."""
+    """The statistics of all replicates of a lane."""
 
     lane: Lane
     sums: Sums
@@ -86,7 +72,7 @@ class LaneStatistics(NamedTuple):
 
 
 def schemes_of(lanes: Sequence[Lane]) -> list[Noise]:
-    """The noise schemes of the lanes, each once. (Schemes may be equal without being identical, as methods are.)"""
+    """The noise schemes of the lanes, each once, compared by `==` because bound methods may be equal, not identical."""
     schemes: list[Noise] = []
     for lane in lanes:
         if lane.scheme not in schemes:
@@ -98,12 +84,12 @@ class Accumulator:
     """The sums and rows of all lanes' replicates so far.
 
     Args:
-        lanes: which; the first is the reference of `LaneRows.difference`.
-        problem: where the gradients are taken.
-        step: takes a chunk.
+        lanes: the first is the reference of `LaneRows.difference`.
+        problem: model, batch, key and settings of the gradients.
+        step: computes a chunk.
         centers: each lane's gradient of replicate 0.
         order: the highest power that is summed.
-        processes: they share the blocks.
+        processes: the processes over which the blocks are distributed.
     """
 
     def __init__(
@@ -114,16 +100,16 @@ class Accumulator:
         self.schemes = schemes_of(lanes)
         self.sums = [online_moments.empty_sums(center, order) for center in centers]
         self.rows: list[list[LaneRows]] = [[] for _ in lanes]
-        """Of each lane and segment."""
+        """The rows of each lane and segment."""
         self.weights = [weight_diagnostics.empty_sums(problem) for _ in self.schemes]
 
     def add(self, replicates: range, progress: Progress) -> None:
-        """Adds the replicates that follow those so far."""
+        """Adds further replicates, which must follow those added so far."""
         for segment in online_moments.segments(replicates):
             self._add_segment(segment, lambda done: progress(done, replicates.stop))
 
     def statistics(self, groups: dict[str, list[int]]) -> list[LaneStatistics]:
-        """What the replicates so far give for each lane, and for groups of the parameters' leaves."""
+        """The statistics of each lane so far, for groups of the parameters' leaves."""
         names, sizes = self.problem.names, self.problem.sizes
         importance = [weight_diagnostics.importance(weights) for weights in self.weights]
         found = []
@@ -159,7 +145,7 @@ class Accumulator:
         report(segment.stop)
 
     def _compute(self, replicates: range) -> Block:
-        """The sums and rows of some replicates in succession."""
+        """The sums and rows of successive replicates."""
         block, rows, kept = self._empty(), [], []
         centers = [sums.center for sums in self.sums]
         flat = block.sums.chunk(len(self.lanes))
@@ -177,14 +163,14 @@ class Accumulator:
         return Block(block.sums, torch.cat(rows), [torch.cat(column) for column in zip(*kept, strict=True)])
 
     def _widths(self) -> list[int]:
-        """Of the columns of a block's rows: `LaneRows` of each lane, and the effective sample sizes of each scheme."""
+        """The widths of the columns of `Block.rows`: `LaneRows` of each lane, then the ESS [B] of each scheme."""
         leaves, widths = len(self.problem.names), list[int]()
         for lane in self.lanes:
             widths += [leaves, leaves, 1, leaves * lane.is_compared_with(self.lanes[0])]
         return widths + [len(self.problem.x)] * len(self.schemes)
 
     def _empty(self) -> Block:
-        """What no replicates give."""
+        """The block of no replicates."""
         sums = torch.cat([online_moments.zero_powers(sums) for sums in self.sums])
         rows = torch.zeros(0, sum(self._widths()), dtype=torch.float64)
         return Block(sums, rows, [weight_diagnostics.no_log_weights(self.problem)] * len(self.schemes))

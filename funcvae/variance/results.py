@@ -1,73 +1,73 @@
-"""The results of a comparison of estimators: by name and by group, as a table, as a dict, as JSON."""
+"""The results of a comparison of estimators, by name and group: as a table, a dict or JSON."""
 
 import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from funcvae._support import checks, files
+from funcvae._support import checks, files, tables
 from funcvae.errors import unknown
 from funcvae.variance.intervals import Measured
 from funcvae.variance.snr import Group
 from funcvae.variance.weight_diagnostics import Importance
 
-__all__ = ["Bias", "Compared", "Comparison", "table"]
+__all__ = ["Bias", "Compared", "Comparison", "plain", "table"]
 
 
 class Bias(NamedTuple):
-    """How far a mean gradient lies from the reference's, b = E g - E g_ref, in one group of parameters."""
+    """The difference of a mean gradient from the reference's, b = E g - E g_ref, in one group of parameters."""
 
     norm: float
-    """‖b‖, from the unbiased square; 0 where that is negative."""
+    """‖b‖, from the unbiased square; 0 if that is negative."""
     relative: float
     """‖b‖/‖E g_ref‖."""
     square: float
-    """‖b‖², without bias: the mean of (g_r - g_ref,r)·(c - c_ref) over the later half or more of the replicates. The
-    centres c are means of earlier ones (see `online_moments`), and independent of replicate r."""
+    """‖b‖², unbiased: the mean of (g_r - g_ref,r)·(c - c_ref) over the later half or more of the replicates. Centres c
+    are means of earlier replicates (see `online_moments`), so they are independent of replicate r."""
     se: float
-    """The standard error of `square`, with that of the centres."""
+    """The standard error of `square`, including that of the centres."""
     z: float
-    """`square` over its standard error where there is no bias, and then standard normal; large and positive where there
-    is one. NaN where fewer than 30 replicates can tell."""
+    """`square` over its standard error under b = 0. It is standard normal without a bias, and large and positive with
+    one. NaN if it is computed from fewer than 30 replicates."""
 
     @property
     def detected(self) -> bool:
-        """Whether z is above 4, which happens once in 30,000 times where there is no bias."""
+        """Whether z is above 4, which without a bias has a probability of 1 in 30,000."""
         return self.z > _DETECTED
 
 
 class Compared(NamedTuple):
-    """One estimator under one noise scheme. Dicts are by group of parameters."""
+    """The results of one estimator under one noise scheme. Dicts are by group of parameters."""
 
     name: str
     estimator: str
     noise: str
     target: str
-    """What the gradient is meant to be one of."""
+    """The bound whose gradient is estimated."""
     groups: dict[str, Group]
     ratio: dict[str, Measured]
-    """Its total variance over the reference's, from paired replicates."""
+    """The estimator's total variance over the reference's, from paired replicates."""
     signal: dict[str, Measured]
-    """‖E g_ref‖/√T: its signal-to-noise ratio with the reference's mean for its own, which is the same where neither
-    has a bias, and known better from the less noisy of the two. Empty where their targets differ."""
+    """‖E g_ref‖/√T: the signal-to-noise ratio with the reference's mean. Without a bias it equals the estimator's own,
+    and a less noisy reference makes it more precise. Empty if the targets differ."""
     bias: dict[str, Bias]
-    """Empty where their targets differ, and for the reference itself."""
+    """Empty if the targets differ, and for the reference itself."""
     bound: Measured
     """The mean of the target bound over noise and batch, in nats per example."""
     importance: Importance
     seconds: float
-    """Of one gradient by itself, eager: the least of `timings`. It does not repeat to the bit. NaN where no time was
-    taken."""
+    """The time of one eager gradient: the minimum of `timings`. It does not repeat bit for bit. NaN if not timed."""
 
+    @checks.arguments
     def cost(self, group: str = "all") -> float:
-        """Variance × seconds: what it takes to reach a given variance by averaging, so the least is the best."""
-        if checks.text("group", group) not in self.groups:
+        """Variance × seconds: proportional to the time that reaches a given variance by averaging."""
+        if group not in self.groups:
             raise unknown("group of parameters", group, self.groups)
         return self.groups[group].variance.value * self.seconds
 
 
 class Comparison(NamedTuple):
-    """What `compare` found: `print` it, or take a `row`."""
+    """The result of `compare`: `print` it, or select a `row`."""
 
     rows: dict[str, Compared]
     reference: str
@@ -77,17 +77,19 @@ class Comparison(NamedTuple):
     key: tuple[int, int]
     """The two words of the key."""
     target_se: float | None = None
-    """The relative standard error asked of every ratio, where replicates were added until it was reached."""
+    """The relative standard error of every ratio at which no more replicates are added, if given."""
     reached: bool = True
+    """Whether `target_se` was reached."""
 
+    @checks.arguments
     def row(self, name: str) -> Compared:
-        """The estimator of this name, or an error with the nearest one."""
-        if checks.text("name", name) not in self.rows:
+        """The results of the arm with this name."""
+        if name not in self.rows:
             raise unknown("estimator of the comparison", name, self.rows)
         return self.rows[name]
 
     def flags(self) -> dict[str, list[str]]:
-        """Why intervals for networks are unreliable: for each reason the names of the estimators that it concerns."""
+        """Why intervals for networks are unreliable: for each reason the names of the arms concerned."""
         found: dict[str, list[str]] = {}
         for name, row in self.rows.items():
             for network in self.networks:
@@ -98,17 +100,17 @@ class Comparison(NamedTuple):
 
     @property
     def networks(self) -> list[str]:
-        """The groups that the table has: "encoder", "decoder" and "prior", where they have parameters."""
+        """The groups in the table: "encoder", "decoder" and "prior", if they have parameters."""
         groups = next(iter(self.rows.values())).groups
         return [name for name in ("encoder", "decoder", "prior") if name in groups]
 
     def __str__(self) -> str:
-        """An aligned table."""
+        """The result as an aligned table."""
         return table(self)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, in plain dicts, lists, numbers and strings."""
-        return _plain(self)
+        """All results as plain dicts, lists, numbers and strings."""
+        return plain(self)
 
     def as_json(self) -> str:
         """`as_dict` as JSON; numbers that are not finite are the strings "inf", "-inf" and "nan"."""
@@ -119,16 +121,15 @@ _DETECTED = 4  # standard errors
 
 
 def table(found: Comparison) -> str:
-    """A comparison as aligned text: for each network a line for each estimator."""
+    """A comparison as aligned text, with one line for each network and arm."""
     head = f"K = {found.samples}, batch of {found.batch}, {found.replicates:,} replicates; ratios and bias against "
     lines = [head + found.reference]
-    wide = max(len("estimator"), *map(len, found.rows))
-    titles = f"{'estimator':{wide}}  {'variance':>10} {'95% interval':>21}  {'ratio':>8} {'95% interval':>19}  "
-    titles += f"{'SNR':>8} {'DSNR':>8}  {'bias z':>7} {'of norm':>7}  {'ms':>7} {'var × ms':>9}"
-    for group in found.networks:
+    cells = [[name, *_cells(row, group)] for group in found.networks for name, row in found.rows.items()]
+    titles, *rows = tables.table(cells, _TITLES).splitlines()
+    for i, group in enumerate(found.networks):
         size = found.rows[found.reference].groups[group].size
         lines += ["", f"{group}: total variance of the gradient over {size:,} parameter{'s' * (size > 1)}", titles]
-        lines += [f"{name:{wide}}  {_line(row, group)}" for name, row in found.rows.items()]
+        lines += rows[i * len(found.rows) : (i + 1) * len(found.rows)]
     targets: dict[str, list[str]] = {}
     for name, row in found.rows.items():
         targets.setdefault(row.target, []).append(name)
@@ -141,43 +142,46 @@ def table(found: Comparison) -> str:
     ]
     flags = found.flags()
     if flags:
-        lines += ["* interval not to be trusted (that of a ratio where either of its two is not):"]
+        lines += ["* unreliable interval (a ratio's is unreliable if either variance's is):"]
         lines += [f"    {reason} ({'; '.join(names)})" for reason, names in flags.items()]
     if found.target_se is not None:
-        end = "reached" if found.reached else "not reached within the stages fixed beforehand"
+        end = "reached" if found.reached else "not reached in the maximum number of stages"
         lines += [f"relative standard error {found.target_se:g} of every ratio {end};"]
         if found.reached:
-            lines += ["an interval of a run that stops when it is content covers a little less than it says"]
+            lines += ["intervals after such a stop cover slightly less than 95%"]
     return "\n".join(lines)
 
 
-def _line(row: Compared, group: str) -> str:
+_TITLES = (
+    "estimator", "variance", "95% interval ", "ratio", "95% interval ", "SNR", "DSNR", "bias z", "of norm", "ms", "var × ms"
+)  # fmt: skip
+
+
+def _cells(row: Compared, group: str) -> list[str]:
     what, ratio, bias = row.groups[group], row.ratio[group], row.bias.get(group)
-    mark = " " if what.variance.trusted else "*"
-    parts = [
-        f"{_short(what.variance.value):>10} {_span(what.variance):>20}{mark}",
-        f"{_short(ratio.value):>8} {_span(ratio):>18}{' ' if ratio.trusted else '*'}",
-        f"{_short(what.snr.value):>8} {_short(what.dsnr.value):>8}",
-        f"{bias.z:7.1f} {f'{bias.relative:.1%}' if bias.detected else '':>7}" if bias else f"{'':7} {'':7}",
-        f"{1e3 * row.seconds:7.2f} {_short(1e3 * row.cost(group)):>9}" if math.isfinite(row.seconds) else "",
-    ]
-    return "  ".join(parts).rstrip()
+    timed = math.isfinite(row.seconds)
+    return [
+        _short(what.variance.value), _span(what.variance), _short(ratio.value), _span(ratio),
+        _short(what.snr.value), _short(what.dsnr.value),
+        f"{bias.z:.1f}" if bias else "", f"{bias.relative:.1%}" if bias and bias.detected else "",
+        f"{1e3 * row.seconds:.2f}" if timed else "", _short(1e3 * row.cost(group)) if timed else "",
+    ]  # fmt: skip
 
 
 def _span(of: Measured) -> str:
-    return f"[{_short(of.low)}, {_short(of.high)}]"
+    return f"[{_short(of.low)}, {_short(of.high)}]{' ' if of.trusted else '*'}"
 
 
 def _short(number: float) -> str:
     return f"{number:.3g}"
 
 
-def _plain(value: Any) -> Any:
-    """NamedTuples as dicts, tuples as lists."""
+def plain(value: Any) -> Any:
+    """Converts NamedTuples to dicts and tuples to lists, recursively."""
     if hasattr(value, "_asdict"):
-        return {name: _plain(v) for name, v in value._asdict().items()}
+        return {name: plain(v) for name, v in value._asdict().items()}
     if isinstance(value, dict):
-        return {name: _plain(v) for name, v in value.items()}
+        return {name: plain(v) for name, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return value.item() if isinstance(value, np.generic) else value

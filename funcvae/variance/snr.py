@@ -1,8 +1,8 @@
-"""A gradient's total variance, its signal-to-noise ratios (SNR and DSNR) and their errors, by group of parameters.
+"""A gradient's total variance and signal-to-noise ratios (SNR and DSNR) by group of parameters, with standard errors.
 
-Notation: g_r is a gradient's part in a group of parameters, R the number of replicates, μ = E g, T = tr Cov g its total
-variance; u_r estimates T from replicate r alone (see `online_moments`), so u_1 … u_{R-1} are what standard errors come
-from.
+Notation: g_r is the gradient of replicate r in a group of parameters, R the number of replicates, μ = E g, and
+T = tr Cov g the total variance. u_r estimates T from replicate r only (see `online_moments`); standard errors are
+computed from u_1 … u_{R-1}.
 
 Reference: Rainforth et al. (2018), arXiv:1802.04537, for the ratios.
 """
@@ -33,28 +33,28 @@ __all__ = ["Group", "Series", "group_estimates", "parameter_groups", "scaled_squ
 
 
 class Group(NamedTuple):
-    """A gradient in one group of parameters, over the noise. Gradients are in nats per unit of the parameters."""
+    """Statistics of a gradient in one group of parameters, over the noise, in nats per unit of the parameters."""
 
     size: int
-    """Parameters in it."""
+    """The number of parameters."""
     variance: Measured
     """tr Cov g = E ‖g - μ‖²: the total variance, summed over the group's coordinates."""
     norm: Measured
-    """‖μ‖, from the unbiased ‖ḡ‖² - T/R; 0 where that is negative."""
+    """‖μ‖, from the unbiased ‖ḡ‖² - T/R; 0 if that is negative."""
     snr: Measured
     """‖μ‖/√T. For one coordinate it is |E g|/σ(g), Rainforth et al.'s equation 3."""
     dsnr: Measured
-    """E ‖g_∥‖/‖g_⊥‖, with g_∥ the part of g along μ and g_⊥ the rest: Rainforth et al.'s directional SNR. Here along
-    the centre c (see `online_moments`), which is independent of g_r, for the `later_replicates`. Infinite in one
-    dimension, and of infinite mean in two."""
+    """E ‖g_∥‖/‖g_⊥‖, with g_∥ the part of g along μ and g_⊥ the rest: Rainforth et al.'s directional SNR. The centre c
+    (see `online_moments`), which is independent of g_r, replaces μ, and the mean is over the `later_replicates`.
+    Infinite in one dimension; its mean is infinite in two."""
     kurtosis: float
-    """E ‖g - μ‖⁴/T²: in one dimension the usual kurtosis (3 for a normal g), in many near 1 if it is well-behaved."""
+    """E ‖g - μ‖⁴/T²: the usual kurtosis in one dimension (3 for a normal g); typically near 1 in many dimensions."""
     k_hat: float
-    """Pareto shape of the upper tail of ‖g - μ‖²: from ½ on that has no variance."""
+    """Pareto shape of the upper tail of ‖g - μ‖², which has no variance if this is ½ or more."""
 
 
 class Series(NamedTuple):
-    """What each replicate gave, for each leaf of the parameters: arrays [R, L], but where said."""
+    """Numbers of each replicate and leaf of the parameters: arrays [R, L] unless stated otherwise."""
 
     square: Floats
     """‖g_r - c‖²."""
@@ -65,7 +65,7 @@ class Series(NamedTuple):
     mean: Floats
     """‖ḡ‖² of each leaf [L]."""
     center: Floats
-    """‖c‖² of each leaf and renewal of the centre c, which are at replicates 1, 2, 4, 8, …: [log R, L]."""
+    """‖c‖² of each leaf, after the renewals of the centre c at replicates 1, 2, 4, 8, …: [log R, L]."""
 
 
 def series_of(sums: online_moments.Sums, square: torch.Tensor, along: torch.Tensor) -> Series:
@@ -77,12 +77,12 @@ def series_of(sums: online_moments.Sums, square: torch.Tensor, along: torch.Tens
 
 
 def parameter_groups(names: Sequence[str], sizes: Sequence[int], patterns: Sequence[str] = ()) -> dict[str, list[int]]:
-    """The groups of parameters, as numbers of leaves: "all", the networks that have any, each parameter, and patterns.
+    """The groups of parameters, as indices of leaves: "all", each non-empty network, each parameter, and the patterns.
 
     Args:
-        names: of the leaves, as "encoder/hidden.0.weight".
-        sizes: of the leaves.
-        patterns: further groups, as "encoder/*.bias".
+        names: names of the leaves, such as "encoder/hidden.0.weight".
+        sizes: sizes of the leaves.
+        patterns: further groups, such as "encoder/*.bias".
 
     Raises:
         BadValue: a pattern matches no parameter.
@@ -100,7 +100,7 @@ def parameter_groups(names: Sequence[str], sizes: Sequence[int], patterns: Seque
 
 
 def scaled_squares(s: Series, members: Sequence[int]) -> Floats:
-    """u_1 … u_{R-1} of a group, each with the expectation T: n/(n+1) ‖g_r - c‖²."""
+    """u_1 … u_{R-1} of a group, n/(n+1) ‖g_r - c‖², each with the expectation T."""
     n = np.array([online_moments.replicates_in_center(r) for r in range(1, len(s.square))], dtype=float)
     return n / (n + 1) * s.square[1:, members].sum(1)
 
@@ -119,7 +119,7 @@ def group_estimates(s: Series, members: Sequence[int], size: int, flag: str = ""
     snr = signal_to_noise(s, s, members, flag)
 
     if size == 1:
-        dsnr = Measured(math.inf, math.nan, math.nan, math.nan, flag)  # there is no other direction
+        dsnr = Measured(math.inf, math.nan, math.nan, math.nan, flag)  # one dimension has no g_⊥
     else:
         center = np.array([s.center[r.bit_length() - 1, members].sum() for r in range(replicates)[later]])
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -133,7 +133,7 @@ def group_estimates(s: Series, members: Sequence[int], size: int, flag: str = ""
 
 
 def signal_to_noise(signal: Series, noise: Series, members: Sequence[int], flag: str = "") -> Measured:
-    """‖μ‖ of the one over √T of the other, on common random numbers, by the delta method on its square."""
+    """‖μ‖ of `signal` over √T of `noise`, on common random numbers, by the delta method on its square."""
     replicates, later = len(noise.square), later_replicates(len(noise.square))
     if replicates < 2:
         return Measured(math.nan, math.inf, math.nan, math.nan, flag)

@@ -33,13 +33,13 @@ def test_log_likelihood_of_the_toy_is_its_evidence_within_its_standard_error():
     found = evaluate.log_likelihood(*toy(), many(), KEY, samples=4000, chunk=500)
     off = found.log_p.value - log_evidence(1.0) + found.log_p.se**2 / 2  # L_K's bias, to first order
     assert_zero_mean(off)
-    assert float(off.std()) == pytest.approx(float(found.log_p.se.mean()), rel=0.1)  # so the standard error is one
+    assert float(off.std()) == pytest.approx(float(found.log_p.se.mean()), rel=0.1)  # the standard error is the scatter
     assert found.log_p.mean_se == pytest.approx(found.log_p.se.square().sum().sqrt().item() / 500)
     assert found.samples == 4000
     assert not found.untrusted.any()
 
 
-def test_an_estimate_that_ignores_the_number_of_samples_would_fail():
+def test_the_value_depends_on_the_number_of_samples():
     k, sizes = 3, {}
     for samples in (1, k):
         found = quietly(evaluate.log_likelihood, *toy(), many(n=20_000), KEY, samples=samples, chunk=samples)
@@ -50,7 +50,7 @@ def test_an_estimate_that_ignores_the_number_of_samples_would_fail():
         assert_zero_mean(sizes[1] - iwae_bound(k, 0.8, S2, 1.0))
 
 
-def test_the_gap_falls_as_gamma_over_2k():
+def test_the_gap_to_log_p_is_gamma_over_2k():
     k, gamma = 20, iwae_asymptote()
     log_w = evaluate.log_weights(*toy(m=0.5), many(n=200_000), KEY, samples=k, chunk=k)
     short = log_evidence(1.0) - fv.bounds.iwae(log_w)
@@ -60,7 +60,7 @@ def test_the_gap_falls_as_gamma_over_2k():
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 100, 1000])
-def test_the_chunk_changes_nothing_but_rounding(chunk):
+def test_results_of_chunk_sizes_agree_to_rounding(chunk):
     model, params, state, x = tiny()
     log_w = evaluate.log_weights(model, params, state, x, KEY, samples=100, chunk=chunk)
     assert log_w.shape == (100, 2)
@@ -68,7 +68,7 @@ def test_the_chunk_changes_nothing_but_rounding(chunk):
     torch.testing.assert_close(log_w, whole, rtol=0, atol=1e-12)
 
 
-def test_sample_k_has_the_noise_of_fold_in_k_and_more_samples_go_on_from_fewer():
+def test_sample_k_has_the_noise_of_fold_in_k_for_any_number_of_samples():
     model, params, state, x = tiny()
     eps = torch.stack([fv.random.normal(fv.random.fold_in(KEY, k), (2, 2), torch.float64) for k in range(6)])
     known = fv.estimators.iwae()(model, params, state, x, eps, train=False).log_w
@@ -77,7 +77,7 @@ def test_sample_k_has_the_noise_of_fold_in_k_and_more_samples_go_on_from_fewer()
     torch.testing.assert_close(longer[:6], known)
 
 
-def test_more_data_than_are_decoded_at_once_are_all_there(monkeypatch):
+def test_data_decoded_in_parts_give_the_same_log_weights(monkeypatch):
     model, params, state, _ = tiny()
     x = fv.random.normal(fv.random.key(4), (23, 2), torch.float64)
     whole = evaluate.log_weights(model, params, state, x, KEY, samples=10, chunk=5)
@@ -86,7 +86,7 @@ def test_more_data_than_are_decoded_at_once_are_all_there(monkeypatch):
 
 
 @pytest.mark.parametrize("shape", [(), (2,), (1, 2)])
-def test_a_posterior_whose_sigma_broadcasts_is_one(shape, monkeypatch):
+def test_a_sigma_that_broadcasts_gives_the_same_log_weights(shape, monkeypatch):
     class Encoder(nn.Linear):
         def forward(self, x):
             return super().forward(x), torch.full(shape, -0.3, dtype=x.dtype)
@@ -133,12 +133,12 @@ def test_standard_errors_are_the_spread_over_fresh_keys_and_fresh_data():
     assert spread[1] > 3 * spread[0]
 
 
-def test_few_samples_are_said_to_be_too_few():
-    with pytest.warns(evaluate.Untrusted, match="10 samples are too few to judge the tail .* of 2 of 2 data"):
+def test_too_few_samples_raise_a_warning():
+    with pytest.warns(evaluate.Untrusted, match="10 samples are too few to estimate the tail .* for 2 of 2 data"):
         evaluate.log_likelihood(*toy(), many(n=2), KEY, samples=10)
 
 
-def test_numbers_that_are_not_finite_name_their_item():
+def test_results_that_are_not_finite_raise_an_error_that_names_the_item():
     model, params, state, x = tiny()
     for part in ("encoder", "decoder"):
         broken = tree.map(torch.clone, params)
@@ -156,8 +156,8 @@ def test_numbers_that_are_not_finite_name_their_item():
         evaluate.kl_per_dimension(model, broken, state, x)
 
 
-def test_heavy_tails_are_warned_of_and_the_light_ones_are_not():
-    heavy, light = toy(s2=0.05), toy(s2=0.8)  # under a quarter the weights have no variance
+def test_heavy_tails_raise_a_warning_and_light_tails_do_not():
+    heavy, light = toy(s2=0.05), toy(s2=0.8)  # the weights have no variance if s2 < 1/4
     with pytest.warns(evaluate.Untrusted, match=r"Pareto k̂ is above 0.67 for \d+ of 20 data, first for item \d+"):
         found = evaluate.log_likelihood(*heavy, many(n=20), KEY, samples=1000)
     assert found.untrusted.float().mean() > 0.5
@@ -186,7 +186,7 @@ def test_the_gap_is_the_kl_to_the_posterior():
     assert evaluate.posterior_gap(log_w[:1]).se.isinf().all()
 
 
-# What is refused.
+# Errors.
 
 
 def bernoulli_vae(posterior=fv.heads.normal_logvar, outputs=4):
@@ -196,27 +196,30 @@ def bernoulli_vae(posterior=fv.heads.normal_logvar, outputs=4):
     return model, *model.init(KEY)
 
 
-def test_greys_get_no_nats_under_a_bernoulli():
+def test_data_that_are_not_binary_raise_an_error_under_a_bernoulli():
     x = torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.5, 1.0]])
     for call in (
         lambda x: evaluate.log_likelihood(*bernoulli_vae(), x, KEY, samples=3),
         lambda x: evaluate.reconstruction_error(*bernoulli_vae(), x, KEY, samples=3, batch=1),
     ):
-        with pytest.raises(BadData, match="item 1 has values between 0 and 1, where a Bernoulli likelihood is none"):
+        with pytest.raises(BadData, match="item 1 has values other than 0 and 1, which have no density"):
             call(x)
         quietly(call, x.round())
 
 
 @pytest.mark.parametrize(
     ("head", "outputs", "message"),
-    [(fv.heads.delta, 2, "a Delta posterior has no density"), (fv.heads.signed_normal, 4, "no proper density")],
+    [
+        (fv.heads.delta, 2, "the posterior is a Delta, which has no density"),
+        (fv.heads.signed_normal, 4, "whose density is not that of its samples"),
+    ],
 )
-def test_posteriors_without_a_proper_density_get_no_likelihood(head, outputs, message):
+def test_posteriors_without_a_density_raise_an_error(head, outputs, message):
     with pytest.raises(BadType, match=message):
         evaluate.log_likelihood(*bernoulli_vae(head, outputs), torch.zeros(2, 3), KEY, samples=3)
 
 
-def test_a_point_posterior_has_no_kl():
+def test_the_kl_of_a_point_posterior_raises_an_error():
     with pytest.raises(BadType, match="Delta"):
         evaluate.kl_per_dimension(*bernoulli_vae(fv.heads.delta, 2), torch.zeros(2, 3))
 
@@ -224,7 +227,7 @@ def test_a_point_posterior_has_no_kl():
 @pytest.mark.parametrize(
     ("options", "message"), [({"samples": 0}, "samples is 0"), ({"samples": 3, "chunk": 0}, "chunk is 0")]
 )
-def test_numbers_below_one_are_refused(options, message):
+def test_numbers_below_one_raise_an_error(options, message):
     with pytest.raises(BadValue, match=message):
         evaluate.log_likelihood(*toy(), X, KEY, **options)
     for call in (evaluate.active_units, evaluate.kl_per_dimension, evaluate.squared_error):
@@ -232,7 +235,7 @@ def test_numbers_below_one_are_refused(options, message):
             call(*toy(), X, batch=0)
 
 
-def test_data_that_are_not_finite_are_named():
+def test_data_that_are_not_finite_raise_an_error_that_names_the_item():
     x = torch.tensor([[1.0], [math.nan], [2.0]], dtype=torch.float64)
     for call in (
         lambda: evaluate.log_likelihood(*toy(), x, KEY, samples=3),
@@ -245,7 +248,7 @@ def test_data_that_are_not_finite_are_named():
             call()
 
 
-def test_log_weights_that_are_not_finite_name_the_datum():
+def test_log_weights_that_are_not_finite_raise_an_error_that_names_the_item():
     model, params, state = toy()
     x = torch.tensor([[1.0], [1e200]], dtype=torch.float64)  # its square is infinite
     with pytest.raises(NonFinite, match="log-weights of item 1 are not finite"):
@@ -254,7 +257,7 @@ def test_log_weights_that_are_not_finite_name_the_datum():
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_an_evaluation_on_cuda_is_that_of_the_cpu():
+def test_evaluation_on_cuda_equals_that_on_the_cpu():
     model, params, state, x = tiny()
     on_cuda = (model, *tree.map(torch.Tensor.cuda, (params, state, x)))
     here = quietly(evaluate.log_likelihood, model, params, state, x, KEY, samples=200)

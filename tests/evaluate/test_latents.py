@@ -15,11 +15,8 @@ X = torch.tensor([[1.0]], dtype=torch.float64)
 KEY = fv.random.key(0)
 
 
-# What the latents are used for.
-
-
 class Fixed(nn.Module):
-    """Uses its first input alone, half of it, with sigma 1/2 and 1."""
+    """An encoder with means x_0/2 and 3, and sigma 1/2 and 1."""
 
     def __init__(self):
         super().__init__()
@@ -43,7 +40,7 @@ def half_used():
 
 
 @pytest.mark.parametrize("batch", [3, 500])
-def test_active_units_are_those_whose_mean_moves(batch):
+def test_active_units_are_those_whose_mean_varies(batch):
     x = fv.random.normal(KEY, (50, 3), torch.float64)
     found = evaluate.active_units(*half_used(), x, batch=batch)
     torch.testing.assert_close(found.variance, torch.stack([x[:, 0].var() / 4, torch.zeros(()).double()]))
@@ -63,7 +60,7 @@ def test_kl_per_dimension_is_that_of_torch_distributions(batch):
     torch.testing.assert_close(found, torch.stack(known))
 
 
-def test_one_datum_has_no_active_units():
+def test_active_units_need_two_data():
     with pytest.raises(BadData, match="at least two"):
         evaluate.active_units(*toy(), X)
     assert evaluate.likelihood(torch.zeros(3, 1)).log_p.sampling_se == math.inf

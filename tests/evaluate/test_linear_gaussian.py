@@ -50,7 +50,7 @@ def test_posterior_is_bayes_rule():
 
 
 @pytest.mark.parametrize("sigma2", [None, 0.5, 3.0])
-def test_the_optimum_is_one(sigma2):
+def test_the_optimum_has_no_gradient_and_no_better_neighbour(sigma2):
     x = data()
     best = ppca(x, 3, sigma2)
     slope = grad(lambda w, mu, log_s2: PPCA(w, mu, log_s2.exp()).log_likelihood(x).mean(), argnums=(0, 1, 2))
@@ -65,7 +65,7 @@ def test_the_optimum_is_one(sigma2):
     assert unscaled.log_likelihood(x).mean() < top - 0.1
 
 
-def test_a_given_variance_decides_how_many_columns_are_used():
+def test_columns_with_eigenvalues_below_sigma2_are_zero():
     x = data()
     values = eigenvalues(x)
     for sigma2 in (0.2, 0.5, 3.0, 20.0):
@@ -73,7 +73,7 @@ def test_a_given_variance_decides_how_many_columns_are_used():
         assert used == (values > sigma2).sum()
 
 
-def test_at_its_own_variance_ppca_is_maximum_likelihood_over_variances():
+def test_the_learned_variance_maximises_the_likelihood():
     x = data()
     best = ppca(x, 3)
     torch.testing.assert_close(best.sigma2, eigenvalues(x)[3:].mean())
@@ -118,7 +118,7 @@ def test_the_linear_vae_at_the_optimum_has_the_exact_posterior_and_no_gradient(l
     torch.testing.assert_close(value.log_p.value, best.log_likelihood(x), rtol=0, atol=1e-10)
 
 
-def test_the_elbo_of_the_linear_vae_falls_short_by_the_posteriors_correlation():
+def test_the_gap_of_the_linear_vaes_elbo_is_the_posteriors_correlation():
     x, rotation = data(), torch.linalg.qr(fv.random.normal(fv.random.key(3), (3, 3), torch.float64))[0]
     best = ppca(x, 3)
     turned = best._replace(weight=best.weight @ rotation)
@@ -136,12 +136,12 @@ def test_the_elbo_of_the_linear_vae_falls_short_by_the_posteriors_correlation():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: ppca(data(), 0), BadValue, "latent is 0: .* between 1 and 5"),
+        (lambda: ppca(data(), 0), BadValue, "latent is 0: it must be at least 1"),
         (lambda: ppca(data(), 6), BadValue, "latent is 6: .* between 1 and 5"),
         (lambda: ppca(data(), 7, 1.0), BadValue, "between 1 and 6"),
-        (lambda: ppca(data(), 2, 0.0), BadValue, "sigma2 is 0.0: a variance is positive"),
-        (lambda: ppca(torch.zeros(5), 1), BadData, r"x is torch.float32 \[5\]"),
-        (lambda: ppca(torch.ones(5, 3, dtype=torch.int64), 1), BadData, "must be floating-point"),
+        (lambda: ppca(data(), 2, 0.0), BadValue, "sigma2 is 0.0: it must be positive"),
+        (lambda: ppca(torch.zeros(5), 1), BadData, r"x is a torch.float32 tensor \[5\]"),
+        (lambda: ppca(torch.ones(5, 3, dtype=torch.int64), 1), BadData, "must be torch.float32 or torch.float64"),
         (lambda: ppca(flat(), 2), BadValue, "the data lie in a plane of 2 dimensions"),
         (lambda: ppca(flat().float(), 2), BadValue, "the data lie in a plane of 2 dimensions"),
         (lambda: fv.models.linear_vae(5, 2, sigma2=-1.0), BadValue, "sigma2 is -1.0: it must be positive"),
@@ -151,12 +151,12 @@ def test_the_elbo_of_the_linear_vae_falls_short_by_the_posteriors_correlation():
         (lambda: ppca(torch.tensor([[0.0, 1.0], [0.0, math.nan]]), 1), BadData, "first in item 1"),
     ],
 )
-def test_what_ppca_cannot_be_is_explained(call, error, message):
+def test_wrong_arguments_raise_an_error_that_names_them(call, error, message):
     with pytest.raises(error, match=message):
         call()
 
 
-def test_the_linear_vae_learns_its_variance_unless_it_is_given():
+def test_the_linear_vae_learns_its_variance_unless_sigma2_is_given():
     learned, fixed = fv.models.linear_vae(5, 2), fv.models.linear_vae(5, 2, sigma2=0.25)
     names = [sorted(tree.named_leaves(model.init(fv.random.key(0))[0])) for model in (learned, fixed)]
     assert "decoder/log_sigma" in names[0]

@@ -1,4 +1,4 @@
-"""The Pareto diagnostic against ArviZ, and against samples whose tail is known."""
+"""The Pareto diagnostic against ArviZ, and on samples from known tails."""
 
 import math
 import warnings
@@ -19,7 +19,7 @@ def pareto_log_weights(shape, samples, data, seed=0):
 @pytest.mark.parametrize("samples", [40, 100, 1000, 5000])
 def test_k_hat_equals_arviz(samples):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # arviz announces its next version when imported
+        warnings.simplefilter("ignore")  # arviz warns of its next version at import
         arviz = pytest.importorskip("arviz", reason="needs arviz")
     spread = torch.tensor([0.1, 1.0, 5.0, 300.0, 5000.0], dtype=torch.float64)
     log_w = spread * random.normal(random.key(samples), (samples, 5), torch.float64) - 1000
@@ -31,7 +31,7 @@ def test_k_hat_equals_arviz(samples):
 def test_k_hat_finds_the_shape_of_a_pareto_tail(shape):
     found = psis.k_hat(pareto_log_weights(shape, 10_000, 40))
     error = found.std() / math.sqrt(len(found))
-    assert abs(found.mean() - shape) < 4 * error + 0.02  # its weak prior draws it to a half
+    assert abs(found.mean() - shape) < 4 * error + 0.02  # the weak prior shrinks it towards ½
 
 
 def test_k_hat_does_not_depend_on_a_constant():
@@ -39,12 +39,12 @@ def test_k_hat_does_not_depend_on_a_constant():
     np.testing.assert_allclose(psis.k_hat(log_w), psis.k_hat(log_w - 1e5), rtol=1e-5)
 
 
-def test_too_few_weights_say_nothing():
+def test_k_hat_of_too_few_weights_is_infinite():
     assert np.isinf(psis.k_hat(torch.zeros(1, 2))).all()
     assert np.isinf(psis.k_hat(random.normal(random.key(0), (10, 2), torch.float64))).all()
 
 
-def test_equal_weights_have_no_tail_and_a_single_one_says_nothing():
+def test_k_hat_of_equal_weights_is_minus_infinity_and_of_one_weight_infinity():
     log_w = 1e-5 * random.normal(random.key(0), (100, 3)) - 90
     log_w[:, 1] = -90
     log_w[1:, 2] = -math.inf
@@ -52,5 +52,5 @@ def test_equal_weights_have_no_tail_and_a_single_one_says_nothing():
 
 
 @pytest.mark.parametrize(("samples", "limit"), [(1, -math.inf), (10, 0.0), (100, 0.5), (1000, 2 / 3), (5000, 0.7)])
-def test_the_threshold_is_the_papers(samples, limit):
+def test_the_threshold_is_that_of_the_paper(samples, limit):
     assert psis.threshold(samples) == pytest.approx(limit)

@@ -12,7 +12,7 @@ from tests.support.oracles import tiny
 KEY = fv.random.key(0)
 
 
-def test_elbo_is_minus_reconstruction_error_and_kl():
+def test_the_elbo_is_minus_the_reconstruction_error_minus_the_kl():
     model, params, state, x = tiny()
     error = evaluate.reconstruction_error(model, params, state, x, KEY, samples=4000)
     kl = evaluate.kl_per_dimension(model, params, state, x).sum()

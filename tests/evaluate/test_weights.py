@@ -1,4 +1,4 @@
-"""What importance weights say, against the formulas written out and exact arithmetic; on models: test_evaluate."""
+"""Statistics of importance weights, against their formulas and exact arithmetic."""
 
 import math
 
@@ -22,13 +22,13 @@ def test_standard_error_and_effective_sample_size_are_the_formulas():
     torch.testing.assert_close(found.ess, w.sum(0) ** 2 / (w**2).sum(0))
 
 
-def test_one_sample_says_nothing_of_its_error():
+def test_the_standard_error_of_one_sample_is_infinite():
     found = evaluate.likelihood(torch.zeros(1, 2, dtype=torch.float64))
     assert found.log_p.se.isinf().all()
     assert found.untrusted.all()
 
 
-def test_log_weights_far_apart_and_impossible_are_exact():
+def test_log_weights_that_are_far_apart_or_minus_infinity_are_exact():
     column = [0.0, -10_000.0, -math.inf, -3.0, -745.0]
     mpmath.mp.dps = 50
     known = float(mpmath.log(sum(mpmath.exp(v) for v in column) / len(column)))
@@ -37,7 +37,7 @@ def test_log_weights_far_apart_and_impossible_are_exact():
     assert found.log_p.se.isfinite().all()
 
 
-def test_the_ladder_has_common_noise_and_uses_all_of_it():
+def test_every_rung_of_the_ladder_uses_all_samples():
     log_w = fv.random.normal(KEY, (10, 4), torch.float64)
     ladder = evaluate.ladder(log_w, (10, 1, 3))
     assert list(ladder) == [1, 3, 10]
@@ -49,13 +49,16 @@ def test_the_ladder_has_common_noise_and_uses_all_of_it():
     torch.testing.assert_close(ladder[10].se, evaluate.likelihood(log_w).log_p.se)
 
 
-@pytest.mark.parametrize(("samples", "message"), [((), "give numbers"), ((0, 5), "each at least 1"), ((11,), "are 10")])
-def test_rungs_that_cannot_be_are_explained(samples, message):
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [((), "give numbers"), ((0, 5), "in samples is 0: it must be at least 1"), ((11,), "K is 11, and there are 10")],
+)
+def test_wrong_numbers_of_samples_raise_an_error(samples, message):
     with pytest.raises(BadValue, match=message):
         evaluate.ladder(torch.zeros(10, 2), samples)
 
 
-def test_sums_over_samples_are_in_float64_whatever_the_log_weights_are():
+def test_sums_over_samples_are_in_float64_also_for_float32_log_weights():
     log_w = torch.full((1000, 2), -90.1)
     found = evaluate.likelihood(log_w)
     assert found.log_p.se.dtype == found.ess.dtype == torch.float64

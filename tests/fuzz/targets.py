@@ -73,7 +73,7 @@ from funcvae import (
     tree,
 )
 from funcvae.distributed import collectives
-from funcvae.evaluate import linear_gaussian, psis, weights
+from funcvae.evaluate import linear_gaussian
 from funcvae.model import as_is, check_data, log_p_x_given_z, log_prob
 from funcvae.models import recipe
 
@@ -151,15 +151,9 @@ RUNGS = Kind(
 )
 target("evaluate.ladder", evaluate.ladder, log_w=LOG_W, samples=RUNGS)
 target("evaluate.posterior_gap", evaluate.posterior_gap, log_w=LOG_W)
-target("evaluate.weights.check_ladder", weights.check_ladder, samples=RUNGS)
-target("evaluate.weights.standard_error", weights.standard_error, values=LOG_W)
 FOUND = Kind(lambda rng, w: evaluate.likelihood(log_w(rng, w)))
 ITEMS = Kind(one_of(None, torch.arange(3)), calls(strange_tensor, one_of(torch.arange(1), torch.ones(3))))
 target("evaluate.untrusted_message", evaluate.untrusted_message, found=FOUND, items=ITEMS)
-BAD = of_tensor(one_of(torch.tensor([False, True, False])))
-target("evaluate.weights.first_bad_item", weights.first_bad_item, bad=BAD, items=ITEMS)
-target("evaluate.psis.k_hat", psis.k_hat, log_w=LOG_W)
-target("evaluate.psis.threshold", psis.threshold, samples=COUNT)
 DATA = of_tensor(one_of(random.normal(random.key(0), (6, 3)), random.normal(random.key(0), (2, 2), torch.float64)))
 SIGMA2 = Kind(one_of(None, 0.5), POSITIVE.bad)
 target("evaluate.linear_gaussian.eigenvalues", linear_gaussian.eigenvalues, x=DATA)

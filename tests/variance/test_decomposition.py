@@ -30,7 +30,7 @@ def test_both_parts_are_the_closed_forms():
     # that does not depend on x, and variances (8 s⁴ + 4 s² δ²)/K and s²/K
     found = split().groups
     delta2 = float((M - DATA / 2).square().mean())
-    drawn = (1 - B / N) * float(DATA.var()) / B  # of the mean of B of N without replacement
+    drawn = (1 - B / N) * float(DATA.var()) / B  # of the mean of B data drawn from N without replacement
     known = {
         "encoder/m": (drawn, 4 * S2 / (K * B)),
         "encoder/log_s": (0.0, (8 * S2**2 + 4 * S2 * delta2) / (K * B)),
@@ -48,9 +48,9 @@ def test_both_parts_are_the_closed_forms():
     )
 
 
-def test_noise_left_in_the_batches_means_would_be_found_out():
+def test_the_variance_of_the_batches_means_contains_noise():
     found = split(replicates=2).groups["encoder/m"]
-    raw = found.data.value + found.noise.value / 2  # the variance of the batches' means as it is
+    raw = found.data.value + found.noise.value / 2  # the uncorrected variance of the batches' means
     assert abs(raw - (1 - B / N) * float(DATA.var()) / B) > 8 * found.data.se
     assert close(found.data, (1 - B / N) * float(DATA.var()) / B)
 
@@ -66,19 +66,19 @@ def test_standard_errors_are_the_scatter_between_keys():
         assert float(values.std() / errors.square().mean().sqrt()) == pytest.approx(1, abs=0.45)
 
 
-def test_more_samples_leave_the_data_their_variance():
+def test_more_samples_do_not_change_the_variance_of_the_data():
     few, many = split(samples=1, batches=500).groups["encoder/m"], split(samples=16, batches=500).groups["encoder/m"]
     assert many.noise.value == pytest.approx(few.noise.value / 16, rel=0.1)
     assert abs(many.data.value - few.data.value) < 4 * math.hypot(many.data.se, few.data.se)
     assert many.share.value > few.share.value
 
 
-def test_the_whole_data_set_has_no_variance_of_its_own():
+def test_batches_of_all_data_have_no_variance_of_the_data():
     found = split(batch=N, batches=100).groups["all"]
     assert abs(found.data.value) < 4 * found.data.se
 
 
-def test_observation_drawn_anew_is_the_datas():
+def test_a_random_observation_adds_to_the_variance_of_the_data():
     def jitter(key, x):
         return x + fv.random.normal(key, tuple(x.shape), x.dtype)
 
@@ -86,17 +86,17 @@ def test_observation_drawn_anew_is_the_datas():
     assert drawn.data.value - plain.data.value > 4 * drawn.data.se
 
 
-def test_it_repeats_to_the_bit_tells_progress_and_leaves_generators_alone():
-    states, told = generators(), []
-    first = split(batches=20, progress=lambda *at: told.append(at))
+def test_results_repeat_bit_for_bit_and_leave_global_generators_unchanged():
+    states, reported = generators(), []
+    first = split(batches=20, progress=lambda *at: reported.append(at))
     assert first == split(batches=20)
     assert first != split(batches=20, samples=3)
-    assert told[-1] == (20, 20)
-    assert len(told) == 20
+    assert reported[-1] == (20, 20)
+    assert len(reported) == 20
     assert generators() == states
 
 
-def test_it_prints_as_a_table():
+def test_sources_print_as_a_table():
     lines = str(split(batches=100, groups=("*/m",))).splitlines()
     assert lines[0] == "100 batches of 25, 4 replicates of the noise in each; ± standard error"
     assert lines[1].split()[:3] == ["data", "noise", "total"]
@@ -114,20 +114,20 @@ def test_batch_norm_in_training_mode():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch": 0}, "batch is 0: it must lie between 1 and 50"),
-        ({"batch": 51}, "batch is 51"),
-        ({"batches": 1}, "batches is 1: a variance needs at least 2"),
-        ({"replicates": 1}, "replicates is 1: a variance needs at least 2"),
+        ({"batch": 0}, "batch is 0: it must be at least 1"),
+        ({"batch": 51}, "batch is 51: it must lie between 1 and 50"),
+        ({"batches": 1}, "batches is 1: it must be at least 2"),
+        ({"replicates": 1}, "replicates is 1: it must be at least 2"),
         ({"samples": 0}, "samples is 0"),
         ({"groups": ("enc",)}, "unknown group of parameters 'enc'"),
     ],
 )
-def test_arguments_that_cannot_be_are_explained(options, message):
+def test_wrong_arguments_raise_an_error(options, message):
     with pytest.raises(BadValue, match=message):
         split(**options)
 
 
-def test_a_scheme_that_does_not_suit_and_a_gradient_that_is_not_finite():
+def test_a_wrong_noise_scheme_and_a_gradient_that_is_not_finite_raise_an_error():
     with pytest.raises(BadValue, match="dreg requires independent samples"):
         split("dreg", noise=fv.noise.mirrored)
     model, params, state, x = tiny()

@@ -1,4 +1,4 @@
-"""Intervals, ratios and flags, against closed forms and against simulation."""
+"""Intervals, ratios and flags, against closed forms and simulation."""
 
 import math
 
@@ -15,7 +15,7 @@ def draws(shape, seed=0):
     return fv.random.normal(fv.random.key(seed), shape, torch.float64).numpy()
 
 
-def test_halls_transformation_is_undone_by_its_inverse():
+def test_halls_quantiles_are_the_inverse_of_his_transformation():
     values = np.exp(draws((200,)))
     n, apart = len(values), values - values.mean()
     skew = (apart**3).mean() / (apart**2).mean() ** 1.5
@@ -45,7 +45,7 @@ def test_a_mean_of_normals_has_its_usual_interval():
     assert found.high == pytest.approx(row.mean() + 1.96 * found.se, abs=0.02 * found.se)
 
 
-def test_values_without_spread_and_single_ones():
+def test_equal_values_and_single_values():
     assert intervals.mean_interval(np.full(5, 2.0))[:4] == (2.0, 0.0, 2.0, 2.0)
     one = intervals.mean_interval(np.array([2.0]))
     assert (one.value, one.se) == (2.0, math.inf)
@@ -53,7 +53,7 @@ def test_values_without_spread_and_single_ones():
     assert math.isnan(one.low)
 
 
-def test_the_error_of_a_ratio_is_the_jackknifes():
+def test_the_error_of_a_ratio_is_that_of_the_jackknife():
     a, b = np.exp(draws((400,))), np.exp(draws((400,), 1) + 0.5 * draws((400,)))
     found = intervals.ratio_interval(a, b, a.mean() / b.mean())
     left = (a.sum() - a) / (b.sum() - b)
@@ -62,7 +62,7 @@ def test_the_error_of_a_ratio_is_the_jackknifes():
     assert math.log(found.high / found.value) == pytest.approx(intervals.Z95 * found.se / found.value)
 
 
-def test_pairs_make_ratios_sharper_than_their_parts():
+def test_a_ratio_of_pairs_is_more_precise_than_its_parts():
     a = np.exp(draws((1000,)))
     found = intervals.ratio_interval(a, 2 * a, 0.5)
     assert found[:4] == pytest.approx((0.5, 0, 0.5, 0.5), abs=1e-12)
@@ -70,7 +70,7 @@ def test_pairs_make_ratios_sharper_than_their_parts():
     assert apart.se > 0.01
 
 
-def test_a_ratio_of_nothing():
+def test_ratios_of_zero_variances():
     nothing, something = np.zeros(10), np.ones(10)
     assert intervals.ratio_interval(nothing, something, 0.0)[:4] == (0.0, 0.0, 0.0, 0.0)
     assert math.isnan(intervals.ratio_interval(something, nothing, math.nan).low)
@@ -79,7 +79,7 @@ def test_a_ratio_of_nothing():
 @pytest.mark.parametrize(
     ("kurtosis", "n", "flagged"), [(3.0, 100, False), (3.0, 80, True), (1.0, 28, True), (1.0, 29, False)]
 )
-def test_replicates_are_worth_less_with_kurtosis(kurtosis, n, flagged):
+def test_few_replicates_for_the_kurtosis_are_flagged(kurtosis, n, flagged):
     assert bool(intervals.unreliable_because(np.ones(n), kurtosis, 0.0)) is flagged
 
 
@@ -88,7 +88,7 @@ def test_a_heavy_tail_is_flagged_with_its_shape():
         "Pareto k̂ 0.75 of the gradient's squared deviations"
     )
     assert intervals.unreliable_because(np.ones(1000), 3.0, 0.65) == ""
-    assert intervals.unreliable_because(np.zeros(5), math.nan, math.nan) == "", "no variance is sure"
+    assert intervals.unreliable_because(np.zeros(5), math.nan, math.nan) == "", "a variance of zero is certain"
 
 
 def test_kurtosis_and_tail_are_those_of_known_distributions():
@@ -99,14 +99,14 @@ def test_kurtosis_and_tail_are_those_of_known_distributions():
     assert intervals.tail_shape(pareto) == pytest.approx(0.8, abs=0.1)
 
 
-def test_a_root_of_what_may_be_below_zero():
+def test_the_root_of_an_estimate_that_may_be_negative():
     assert intervals.root_interval(4.0, 0.4)[:2] == (2.0, 0.1)
     below = intervals.root_interval(-1.0, 1.0)
     assert below.value == below.low == 0
     assert below.high == pytest.approx(math.sqrt(0.96), abs=1e-3)
 
 
-def test_the_square_root_of_a_measurement():
+def test_the_square_root_of_an_estimate():
     found = variance.Measured(4.0, 0.4, 3.24, 4.84, "why").sqrt()
     assert found == (2.0, pytest.approx(0.1), pytest.approx(1.8), pytest.approx(2.2), "why")
     assert variance.Measured(0.0, 0.1, -0.2, 0.2).sqrt().low == 0

@@ -1,4 +1,4 @@
-"""The variance measured along training."""
+"""The variance measured during training."""
 
 import json
 from pathlib import Path
@@ -16,14 +16,11 @@ def here(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-# Along training.
-
-
 def rows_of(path):
     return [json.loads(line) for line in Path(path, "metrics.jsonl").read_text().splitlines()]
 
 
-def test_the_variance_along_training_changes_no_bit_of_it(here):
+def test_monitoring_the_variance_changes_no_bit_of_the_training(here):
     cli.main([*GAUSSIAN, "--out", "plain"])
     followed = [*GAUSSIAN, "--variance-every", "4", "--variance-of", "iwae,dreg", "--variance-replicates", "20"]
     cli.main([*followed, "--out", "followed"])
@@ -40,13 +37,13 @@ def test_the_variance_along_training_changes_no_bit_of_it(here):
             assert measured[0][f"variance_se/{name}/{network}"] > 0
             assert measured[0][f"snr/{name}/{network}"] >= 0
     at = rows.index(measured[0])
-    assert rows[at - 1]["step"] == 3, "it comes after the row of the fourth step, which is counted from 0"
+    assert rows[at - 1]["step"] == 3, "it follows the row of the fourth step, as steps are counted from 0"
 
 
-def test_the_logged_variance_is_that_of_the_parameters_at_that_step(here):
+def test_the_logged_variance_is_that_of_the_parameters_after_the_step(here):
     cli.main([*GAUSSIAN, "--out", "run", "--variance-every", "10", "--variance-replicates", "30"])
     (row,) = (row for row in rows_of("run") if "variance/elbo/encoder" in row)
-    run = runs.load("run")  # ten steps, so these are the parameters at the end
+    run = runs.load("run")  # ten steps: the final parameters are those after step 10
     _, run_key = fv.random.split(fv.random.key(0))
     *_, key = fv.random.split(fv.train.run_keys(run_key).pictures, 4)
     choice_key, _, noise_key = fv.random.split(key, 3)
@@ -62,18 +59,18 @@ def test_the_logged_variance_is_that_of_the_parameters_at_that_step(here):
     ("args", "message"),
     [
         (("--variance-every", "-1"), "--variance-every is -1"),
-        (("--variance-of", "iwae"), "say by --variance-every after how many steps"),
+        (("--variance-of", "iwae"), "--variance-of needs --variance-every: give the number of steps"),
         (("--variance-every", "5", "--variance-replicates", "1"), "--variance-replicates is 1: a variance needs"),
         (("--variance-every", "5", "--variance-of", "dregg"), "unknown estimator 'dregg': did you mean 'dreg'"),
         (("--variance-every", "5", "--variance-of", "rloo", "--samples", "1"), "rloo sets each sample against"),
         (("--variance-every", "5", "--variance-of", "dreg", "--noise", "sobol"), "dreg requires independent samples"),
     ],
 )
-def test_mistakes_are_found_before_the_folder_is_made(here, capsys, args, message):
+def test_wrong_options_raise_an_error_before_the_folder_is_made(here, capsys, args, message):
     assert message in refused(capsys, "train", "--out", "run", *args)
 
 
-def test_a_variance_that_cannot_be_had_costs_a_line_and_not_the_run(here, capsys, monkeypatch):
+def test_a_gradient_that_is_not_finite_prints_a_line_and_the_run_goes_on(here, capsys, monkeypatch):
     def breaks(*args, **kwargs):
         raise fv.errors.NonFinite("the gradient of replicate 3 is not finite")
 
@@ -83,7 +80,7 @@ def test_a_variance_that_cannot_be_had_costs_a_line_and_not_the_run(here, capsys
     assert Path("run/params.safetensors").is_file()
 
 
-def test_tensorboard_shows_it(here):
+def test_tensorboard_shows_the_variance(here):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

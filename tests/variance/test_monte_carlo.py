@@ -26,16 +26,16 @@ def sampled(spec, s2, m, samples, seed=11):
 
 
 def within(found, se, known, z=4.0):
-    """Whether an estimate is within z standard errors of what is known."""
+    """Whether an estimate is within z standard errors of the known value."""
     return abs(float(found) - known) <= z * float(se) + 1e-12
 
 
-# Against what is known.
+# Against known values.
 
 
 @pytest.mark.parametrize("s2", [0.3, 0.5, 2 / 3])
 @pytest.mark.parametrize("spec", ["elbo_mc", "elbo", "stl"])
-def test_one_sample_has_the_closed_forms_moments(spec, s2):
+def test_moments_of_one_sample_equal_the_closed_forms(spec, s2):
     m = 0.8
     found = sampled(spec, s2, m, 1)
     for name, mean, variance in zip(
@@ -45,7 +45,7 @@ def test_one_sample_has_the_closed_forms_moments(spec, s2):
         assert within(found.variance["encoder"][name], found.variance_se["encoder"][name], variance)
 
 
-def test_s_in_place_of_its_square_is_found_out():
+def test_s_in_place_of_its_square_fails_the_closed_forms():
     found = sampled("elbo_mc", 2 / 3, 0.8, 1)
     wrong = gradient_variances("elbo_mc", 0.8, (2 / 3) ** 2, 1.0)[0]
     assert not within(found.variance["encoder"]["m"], found.variance_se["encoder"]["m"], wrong)
@@ -59,7 +59,7 @@ def test_stl_has_no_variance_where_q_is_the_posterior():
 
 
 @pytest.mark.parametrize("spec", ["iwae", "dreg", "vimco", "ovis:0", "iwae_stl", "rws", "renyi:0.5", "rloo", "miwae:2"])
-def test_two_samples_have_the_moments_that_integration_gives(spec):
+def test_moments_of_two_samples_equal_those_of_quadrature(spec):
     known = exact(parse(spec), *toy(), X, samples=2, nodes=60)
     found = sampled(spec, 2 / 3, 0.8, 2)
     for part, name in (("encoder", "m"), ("encoder", "log_s"), ("prior", "mu")):
@@ -94,7 +94,7 @@ def test_standard_errors_are_the_scatter_between_keys():
 
 
 def losses(spec, model, params, state, x, eps):
-    """A loss whose gradient the estimator's is, written out with torch.distributions."""
+    """A loss with the gradient of the estimator, written with torch.distributions."""
     if spec == "stl":
         q, _ = model.encode(params, state, x)
         still = tree.map(torch.Tensor.detach, params)
@@ -129,7 +129,7 @@ def test_moments_are_those_of_a_plain_loop_of_autograd(spec, chunk):
     assert found.groups["all"].variance.value == pytest.approx(float(flat.var(0).sum()), rel=1e-10)
 
 
-# What does not matter, and what is promised.
+# Chunks, reproducibility and side effects.
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -166,10 +166,10 @@ def test_arguments_and_global_generators_are_left_alone():
     assert generators() == states
 
 
-def test_progress_is_told():
-    told = []
-    moments(parse("dreg"), *tiny(), KEY, samples=2, replicates=7, chunk=3, progress=lambda *at: told.append(at))
-    assert told == [(1, 7), (2, 7), (4, 7), (7, 7)]  # at every renewal of the centre
+def test_progress_is_reported():
+    reported = []
+    moments(parse("dreg"), *tiny(), KEY, samples=2, replicates=7, chunk=3, progress=lambda *at: reported.append(at))
+    assert reported == [(1, 7), (2, 7), (4, 7), (7, 7)]  # at every renewal of the centre
 
 
 @pytest.mark.parametrize("replicates", [1, 2, 3])
@@ -238,7 +238,7 @@ def test_batch_norm_in_training_mode():
     assert one.groups["decoder"].variance.value != pytest.approx(two.groups["decoder"].variance.value, rel=1e-3)
 
 
-def test_a_function_of_ones_own():
+def test_a_function_is_an_estimator():
     def mine(model, params, state, x, eps, *, train):
         return parse("iwae")(model, params, state, x, eps, train=train)
 
@@ -248,7 +248,7 @@ def test_a_function_of_ones_own():
     )
 
 
-def test_groups_of_ones_own():
+def test_groups_by_pattern():
     found = moments(parse("iwae"), *tiny(), KEY, samples=2, replicates=9, groups=("*.bias",))
     biases = [leaf for name, leaf in tree.named_leaves(found.variance).items() if name.endswith("bias")]
     assert found.groups["*.bias"].variance.value == pytest.approx(sum(float(b.sum()) for b in biases))
@@ -265,7 +265,7 @@ def test_compiled_moments_equal_eager_ones_to_rounding():
     assert_close(compiled[:6], eager[:6], atol=1e-10, rtol=1e-8)
 
 
-# What is refused.
+# Errors.
 
 
 @pytest.mark.parametrize(
@@ -278,12 +278,12 @@ def test_compiled_moments_equal_eager_ones_to_rounding():
         ({"samples": 2, "noise": fv.noise.mirrored}, "dreg requires independent samples"),
     ],
 )
-def test_arguments_that_cannot_be_are_explained(options, message):
+def test_wrong_arguments_raise_an_error(options, message):
     with pytest.raises(BadValue, match=message):
         moments(parse("dreg"), *tiny(), KEY, **options)
 
 
-def test_data_that_are_not_finite_are_named():
+def test_data_that_are_not_finite_raise_an_error_that_names_the_item():
     model, params, state, x = tiny()
     with pytest.raises(BadData, match="first in item 1"):
         moments(
@@ -292,7 +292,7 @@ def test_data_that_are_not_finite_are_named():
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 50])
-def test_a_gradient_that_is_not_finite_names_its_replicate_and_the_key_that_replays_it(chunk):
+def test_a_gradient_that_is_not_finite_raises_an_error_with_its_replicate_and_key(chunk):
     model, params, state, x = tiny()
 
     def breaks(model, params, state, x, eps, *, train):
@@ -306,9 +306,9 @@ def test_a_gradient_that_is_not_finite_names_its_replicate_and_the_key_that_repl
     r = next(r for r in range(50) if first(r) > 1.5)
     with pytest.raises(NonFinite, match=f"breaks: the gradient or bound of replicate {r} is not finite") as error:
         moments(breaks, model, params, state, x, KEY, samples=2, replicates=50, chunk=chunk)
-    said = str(error.value)
-    assert "\n" not in said
-    key = eval(said[said.index("torch.tensor") : said.index(", which")])
+    message = str(error.value)
+    assert "\n" not in message
+    key = eval(message[message.index("torch.tensor") : message.index(", which")])
     assert torch.equal(key, fv.random.fold_in(KEY, r))
     eps = fv.noise.iid(key, 2, (2, 2), dtype=torch.float64)
     assert bool(tree.leaves(breaks(model, params, state, x, eps, train=False).grads)[0].isnan().any())
@@ -316,7 +316,7 @@ def test_a_gradient_that_is_not_finite_names_its_replicate_and_the_key_that_repl
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_moments_on_cuda_are_those_of_the_cpu():
+def test_moments_on_cuda_equal_those_on_the_cpu():
     model, params, state, x = tiny()
     here = moments(parse("dreg"), model, params, state, x, KEY, samples=2, replicates=20)
     there = moments(

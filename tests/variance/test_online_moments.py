@@ -18,7 +18,7 @@ def data(replicates, offset=0.0, dtype=torch.float64):
 
 
 def summed(leaves, order, cuts=()):
-    """All replicates added, in chunks that begin at 0 and the cuts."""
+    """The sums of all replicates, in chunks that start at 0 and the cuts."""
     sums, squares, alongs = online_moments.empty_sums([leaf[0] for leaf in leaves], order), [], []
     bounds = [0, *cuts, len(leaves[0])]
     for a, b in pairwise(bounds):
@@ -53,7 +53,7 @@ def test_mean_variance_and_central_powers_are_those_of_two_passes(replicates, of
         assert online_moments.total_variance(sums).isnan().all()
 
 
-def test_plain_sums_of_squares_lose_what_the_shifted_ones_keep():
+def test_plain_sums_of_squares_lose_digits_that_shifted_sums_keep():
     x = data(100, 1e8)[0].numpy()
     plain = (x**2).sum(0) - x.sum(0) ** 2 / 100
     sums, _, _ = summed(data(100, 1e8), order=2)
@@ -63,7 +63,7 @@ def test_plain_sums_of_squares_lose_what_the_shifted_ones_keep():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_chunks_do_not_matter(dtype):
+def test_results_of_chunks_agree(dtype):
     leaves = data(37, 3.0, dtype)
     whole = summed(leaves, order=4)
     parts = summed(leaves, order=4, cuts=(1, 2, 5, 16, 17, 30))
@@ -76,7 +76,7 @@ def test_chunks_do_not_matter(dtype):
             torch.testing.assert_close(a, b, rtol=tolerance, atol=100 * tolerance)
 
 
-def test_the_centre_is_the_mean_of_as_many_as_a_power_of_two():
+def test_the_centre_is_the_mean_of_a_power_of_two_of_replicates():
     leaves = data(37)
     sums, squares, alongs = summed(leaves, order=1)
     assert [online_moments.replicates_in_center(r) for r in (1, 2, 3, 4, 7, 8, 36)] == [1, 2, 2, 4, 4, 8, 32]
@@ -89,13 +89,13 @@ def test_the_centre_is_the_mean_of_as_many_as_a_power_of_two():
     torch.testing.assert_close(sums.center[0], leaves[0][:32].mean(0))
 
 
-def test_segments_end_where_the_centre_is_renewed():
+def test_segments_end_at_renewals_of_the_centre():
     for replicates, ends in ((range(9), (0, 1, 2, 4, 8, 9)), (range(5, 7), (5, 7)), (range(5, 20), (5, 8, 16, 20))):
         assert list(online_moments.segments(replicates)) == [range(*pair) for pair in pairwise(ends)]
 
 
 def test_squared_deviations_from_the_centre_estimate_the_variance_without_bias():
-    # of normals in 3 dimensions with total variance 3: for each r the mean over many runs, in standard errors
+    # normals in 3 dimensions have the total variance 3; for each r the mean over many runs, in standard errors
     runs, replicates = 20_000, 7
     x = fv.random.normal(fv.random.key(1), (replicates, 3 * runs), torch.float64)
     center, u = x[:1], []
@@ -109,7 +109,7 @@ def test_squared_deviations_from_the_centre_estimate_the_variance_without_bias()
         assert abs(plain.mean() - 3) > 4 * plain.std() / runs**0.5, "without n/(n+1) it is too large"
 
 
-def test_columns_taken_a_few_at_a_time_are_all_there(monkeypatch):
+def test_columns_computed_in_parts_give_the_same_sums(monkeypatch):
     leaves = data(20)
     whole = summed(leaves, order=4)
     monkeypatch.setattr(online_moments, "_COLUMNS", 2)

@@ -1,4 +1,4 @@
-"""Exact moments of a gradient against closed forms, sampling, and what they refuse."""
+"""Exact moments of a gradient against closed forms and sampling, and errors."""
 
 import math
 
@@ -58,7 +58,7 @@ def test_the_covariance_of_the_plain_gradient_is_known():
 
 
 @pytest.mark.parametrize("spec", ["dreg", "vimco"])
-def test_a_batch_has_the_mean_of_the_means_and_independent_noise(spec):
+def test_a_batch_has_the_mean_of_its_means_and_independent_noise(spec):
     model, params, state, x = tiny()
     both = exact(parse(spec), model, params, state, x, samples=2, nodes=8)
     one, two = (exact(parse(spec), model, params, state, x[i : i + 1], samples=2, nodes=8) for i in (0, 1))
@@ -99,12 +99,12 @@ def test_the_expected_bound_is_the_quadrature_of_the_bound():
         ({"samples": 5, "nodes": 60}, r"60 nodes on samples · latent = 5 axes are 8e\+08 points"),
     ],
 )
-def test_a_grid_that_cannot_be_is_explained(options, message):
+def test_wrong_grids_raise_an_error(options, message):
     with pytest.raises(BadValue, match=message):
         exact(parse("iwae"), *toy(), X, **options)
 
 
-def test_parameters_that_are_not_finite_name_the_datum():
+def test_parameters_that_are_not_finite_raise_an_error_that_names_the_item():
     model, params, state, x = tiny()
     params["decoder"]["0.bias"] = params["decoder"]["0.bias"] * math.nan
     with pytest.raises(NonFinite, match="gradient or bound of item 0 is not finite"):
@@ -114,13 +114,13 @@ def test_parameters_that_are_not_finite_name_the_datum():
 @pytest.mark.parametrize(
     ("samples", "nodes", "mean", "variance"), [(2, 60, 1e-10, 1e-10), (3, 40, 1e-10, 1e-9), (4, 20, 1e-9, 1e-7)]
 )
-def test_the_nodes_that_the_docstring_names_are_enough(samples, nodes, mean, variance):
+def test_the_nodes_in_the_docstring_are_enough(samples, nodes, mean, variance):
     few, more = (exact(parse("iwae"), *toy(), X, samples=samples, nodes=n) for n in (nodes, nodes + 8))
     assert_close(few.mean["encoder"], more.mean["encoder"], atol=mean)
     assert_close(few.variance["encoder"], more.variance["encoder"], atol=variance)
 
 
-def test_points_taken_a_few_at_once_are_all_there(monkeypatch):
+def test_points_computed_in_parts_give_the_same_moments(monkeypatch):
     model, params, state, x = tiny()
     whole = exact(parse("dreg"), model, params, state, x, samples=1, nodes=9)
     monkeypatch.setattr("funcvae.variance.quadrature._POINTS_AT_ONCE", 10)
@@ -128,14 +128,14 @@ def test_points_taken_a_few_at_once_are_all_there(monkeypatch):
     assert_close(tuple(parts), tuple(whole), atol=1e-13)
 
 
-def test_a_large_model_is_refused():
+def test_a_large_model_raises_an_error():
     model = fv.models.burda_vae(latent=1)
     params, state = model.init(fv.random.key(0))
-    with pytest.raises(BadValue, match="parameters: this is for small ones"):
+    with pytest.raises(BadValue, match="parameters: exact needs at most 5,000"):
         exact(parse("iwae"), model, params, state, torch.zeros(1, 1, 28, 28), samples=1, nodes=3)
 
 
-def test_data_that_are_not_finite_are_named():
+def test_data_that_are_not_finite_raise_an_error_that_names_the_item():
     x = torch.tensor([[1.0], [math.nan]], dtype=torch.float64)
     with pytest.raises(BadData, match="first in item 1"):
         exact(parse("iwae"), *toy(), x, samples=1, nodes=3)
@@ -143,7 +143,7 @@ def test_data_that_are_not_finite_are_named():
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_moments_on_cuda_are_those_of_the_cpu():
+def test_moments_on_cuda_equal_those_on_the_cpu():
     model, params, state, x = tiny()
     here = exact(parse("dreg"), model, params, state, x, samples=2, nodes=6)
     there = exact(parse("dreg"), model, *tree.map(torch.Tensor.cuda, (params, state, x)), samples=2, nodes=6)

@@ -1,4 +1,4 @@
-"""Replicates in blocks: which there are, that they add up, and that the number of processes changes no bit."""
+"""Blocks of replicates: their ranges and sums, and the same bits for every number of processes."""
 
 import json
 import os
@@ -21,14 +21,14 @@ KEY = random.key(0)
 
 @pytest.mark.parametrize("chunk", [1, 5, 16, 100])
 @pytest.mark.parametrize("ends", [(0, 1), (1, 2), (64, 128), (512, 1000), (65536, 100_000)])
-def test_blocks_are_whole_chunks_that_follow_one_another_and_are_not_too_many(ends, chunk):
+def test_blocks_are_successive_whole_chunks_and_at_most_1024(ends, chunk):
     pieces = replicate_blocks.block_ranges(range(*ends), chunk)
     assert [r for piece in pieces for r in piece] == list(range(*ends))
     assert len(pieces) <= 1024
     assert all(len(piece) % chunk == 0 and len(piece) >= 64 for piece in pieces[:-1])
 
 
-def test_merged_blocks_are_the_sum_and_the_rows_of_all_in_their_order():
+def test_merged_blocks_have_the_sum_and_all_rows_in_order():
     values = random.uniform(KEY, (300, 3), torch.float64)
 
     def compute(piece):
@@ -44,7 +44,7 @@ def test_merged_blocks_are_the_sum_and_the_rows_of_all_in_their_order():
     assert torch.equal(found.first_rows[0], values[:100, :1])
 
 
-def test_a_segment_laid_out_and_merged_is_what_adding_its_gradients_gives():
+def test_a_segment_added_as_one_vector_equals_its_gradients_added():
     g = [random.normal(key, (8, size)) for key, size in zip(random.split(KEY), (5, 2), strict=True)]
     first = [leaf[0] for leaf in g]
     one, other = (online_moments.empty_sums(first, order=4) for _ in range(2))
@@ -94,7 +94,7 @@ def one(tmp_path_factory):
 
 
 @pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_any_number_of_processes_gives_the_same_bits(tmp_path, one, n):
+def test_the_bits_do_not_depend_on_the_number_of_processes(tmp_path, one, n):
     assert by_processes(tmp_path, n) == one
 
 

@@ -1,4 +1,4 @@
-"""Results of a comparison: rows, the table and JSON."""
+"""Results of a comparison: rows, table and JSON."""
 
 import json
 
@@ -21,7 +21,7 @@ def test_a_comparison_prints_as_an_aligned_table():
         assert row[end : end + 1] == " "
 
 
-def test_a_comparison_is_json_that_reads_back():
+def test_a_comparison_reads_back_from_json():
     found = on_the_toy()
     back = json.loads(found.as_json())
     assert back["reference"] == "dreg"
@@ -32,7 +32,7 @@ def test_a_comparison_is_json_that_reads_back():
     assert back["replicates"] == 20_000
 
 
-def test_a_row_that_is_not_there_is_explained():
+def test_an_unknown_row_raises_an_error():
     with pytest.raises(BadValue, match="unknown estimator of the comparison 'iwea': did you mean 'iwae'"):
         on_the_toy().row("iwea")
     assert on_the_toy().row("iwae").name == "iwae"

@@ -1,4 +1,4 @@
-"""Groups of parameters. (Variances and ratios of groups are tested by `moments` and `compare`.)"""
+"""Groups of parameters. The tests of `moments` and `compare` test their variances and ratios."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_groups_are_all_the_networks_each_parameter_and_patterns():
 @pytest.mark.parametrize(
     ("pattern", "hint"), [("encodr", "did you mean 'encoder'"), ("prior", "unknown group"), ("*.w", "choose from")]
 )
-def test_a_group_that_matches_nothing_is_explained(pattern, hint):
+def test_a_group_that_matches_nothing_raises_an_error(pattern, hint):
     with pytest.raises(BadValue, match=hint) as error:
         snr.parameter_groups(NAMES, SIZES, (pattern,))
     assert str(error.value).startswith(f"unknown group of parameters {pattern!r}: ")
