@@ -10,8 +10,8 @@ from torch import Tensor
 
 from funcvae import random, tree
 from funcvae._support import checks
-from funcvae._support.tables import table
 from funcvae._support.checks import Count
+from funcvae._support.tables import table
 from funcvae.errors import BadValue
 from funcvae.estimators.types import GradientEstimator
 from funcvae.evaluate.importance_sampling import Progress
@@ -60,13 +60,13 @@ class Sources(NamedTuple):
     def __str__(self) -> str:
         """The result as an aligned table."""
         networks = [name for name in ("all", "encoder", "decoder", "prior") if name in self.groups]
-        head = f"{self.batches:,} batches of {self.batch}, {self.replicates} replicates of the noise in each; ± standard error"
+        head = f"{self.batches:,} batches of {self.batch}, {self.replicates} replicates of the noise in each"
         rows = []
         for name in networks:
             *parts, share = self.groups[name]
             cells = [f"{m.value:.3g} ± {m.se:.1g}" for m in parts]
             rows.append([name, *cells, f"{share.value:.1%} ± {share.se:.1%}"])
-        return f"{head}\n{table(rows, ('', 'data', 'noise', 'total', 'share of the data'))}"
+        return f"{head}; ± standard error\n{table(rows, ('', 'data', 'noise', 'total', 'share of the data'))}"
 
 
 @checks.arguments

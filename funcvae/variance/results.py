@@ -153,7 +153,8 @@ def table(found: Comparison) -> str:
 
 
 _TITLES = (
-    "estimator", "variance", "95% interval ", "ratio", "95% interval ", "SNR", "DSNR", "bias z", "of norm", "ms", "var × ms"
+    "estimator", "variance", "95% interval ", "ratio", "95% interval ", "SNR", "DSNR", "bias z", "of norm", "ms",
+    "var × ms",
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from funcvae import random
 from funcvae._support import checks, files
+from funcvae._support.tables import table
 from funcvae.errors import BadType, BadValue, unknown
 from funcvae.evaluate.importance_sampling import Progress
 from funcvae.variance.intervals import Measured

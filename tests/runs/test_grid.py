@@ -90,7 +90,7 @@ def test_a_bad_grid_is_an_error_of_one_line(here, capsys, changed, message):
     [
         (
             {"estimators": ("elbo", "rloo"), "samples": (1,)},
-            "gaussian2d_vae-rloo-k1-s0: rloo sets each sample against the others: it needs samples >= 2",
+            "gaussian2d_vae-rloo-k1-s0: samples is 1: rloo compares the samples of a datum, so it must be at least 2",
         ),
         ({"estimators": ("miwae:3",), "samples": (3, 4)}, "gaussian2d_vae-miwae_3-k4-s0: "),
         ({"samples": (3,), "noise": "mirrored"}, "samples is 3: antithetic noise comes in pairs"),

@@ -373,7 +373,7 @@ def test_noise_is_an_option_and_part_of_the_configuration(here):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--estimator", "rloo", "--samples", "1"], "rloo sets each sample against the others: it needs samples >= 2"),
+        (["--estimator", "rloo", "--samples", "1"], "samples is 1: rloo compares the samples of a datum, so it must be at least 2"),
         (["--estimator", "miwae:3", "--samples", "4"], "4 samples do not make 3 groups of one size"),
         (
             ["--estimator", "dreg", "--noise", "mirrored"],

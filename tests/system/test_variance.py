@@ -154,7 +154,7 @@ def test_target_se_adds_replicates_in_stages(points, capsys):
         (("--estimators", "dreg", "--noise", "mirrored"), "dreg requires independent samples"),
         (("--noise", "sobl"), "unknown noise 'sobl': did you mean 'sobol'"),
         (("--target-se", "0"), "target_se is 0.0"),
-        (("--estimators", "rloo", "--samples", "1"), "rloo sets each sample against the others"),
+        (("--estimators", "rloo", "--samples", "1"), "samples is 1: rloo compares"),
         (("--out", "."), "--out is .: it must be the name of a JSON file"),
         (("--out", "figure.png"), "it must be the name of a JSON file, NAME.json"),
         (("--estimators", ""), "estimators and noise each need at least one name"),

@@ -418,7 +418,7 @@ def test_wrong_estimators_keys_noise_and_data_raise_an_error():
     args = (*tiny(), KEY)
     with pytest.raises(BadType, match=r"'a' is 'iwae': give an estimator, such as estimators.iwae\(\)"):
         compare({"a": "iwae"}, *args, samples=2)
-    with pytest.raises(BadType, match="a key is an int32 tensor"):
+    with pytest.raises(BadType, match="it must be an int32 tensor"):
         compare(arms("iwae"), *tiny(), torch.zeros(2), samples=2)
     with pytest.raises(BadValue, match=r"the noise scheme returned a tensor \[3, 2, 2\]: it must be \[2, 2, 2\]"):
         compare(
