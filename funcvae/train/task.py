@@ -80,12 +80,12 @@ def check_shards(task: Task, state: State) -> None:
             not given, and the model has running statistics, which depend on it.
     """
     settings, processes, shards = task.settings, task.processes, task.shards
-    length, items = min(settings.batch, len(task.train)), "rows in a batch"
+    length, items = min(settings.batch, len(task.train)), "each batch has only {} rows"
     if settings.split is by_samples:
-        length, items = settings.samples, "samples"
+        length, items = settings.samples, "each datum has only {} samples"
     if length < shards:
         what = f"there are {shards} processes" if settings.shards is None else f"shards is {shards}"
-        raise BadValue(f"{what}, but only {length} {items} to divide: use at most {length}")
+        raise BadValue(f"{what}, but {items.format(length)}: use at most {length}")
     if processes.size > shards:
         raise BadValue(f"there are {processes.size} processes, but shards is {shards}: use at most {shards}")
     if settings.shards is None and processes.size > 1 and tree.leaves(state):
@@ -107,8 +107,8 @@ def check_batches(task: Task, params: Params, state: State) -> None:
         q, _ = task.model.encode(params, state, x, True)
         task.model.decode(params, state, q.loc, True)
     except ValueError as error:
-        cut = f" and {shards} shards" if shards > 1 else ""
+        cut, part = (f" and {shards} shards", "shard") if shards > 1 else ("", "batch")
         raise BadData(
-            f"{n} items in batches of {batch}{cut} leave a part of a single item, on which the model cannot be "
+            f"{n} items in batches of {batch}{cut} leave a {part} of a single item, on which the model cannot be "
             f"trained: choose another batch ({error})"
         ) from None

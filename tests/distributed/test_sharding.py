@@ -351,12 +351,12 @@ def refused(message, error=BadValue, **options):
 
 
 def test_more_shards_than_rows_or_samples_are_refused():
-    refused(r"shards is 12, but only 11 rows in a batch to divide: use at most 11$",
+    refused(r"shards is 12, but each batch has only 11 rows: use at most 11$",
             shards=12)  # fmt: skip
-    refused("there are 11: use at most 11", shards=12, batch=500)
+    refused("each batch has only 11 rows: use at most 11", shards=12, batch=500)
     refused("one of the rows in a batch at least, and there are 2", shards=3, batch=2)
     refused(
-        r"shards is 5, but only 4 samples to divide: use at most 4$",
+        r"shards is 5, but each datum has only 4 samples: use at most 4$",
         shards=5, split=distributed.by_samples,
     )  # fmt: skip
 
@@ -370,11 +370,11 @@ def test_more_processes_than_shards_or_rows_or_samples_are_refused():
         settings = StepSettings(batch=batch, samples=samples, shards=count, split=split)
         check_shards(Task(model, parse("iwae"), fv.optim.adam(), torch.zeros(99, 2), settings, three), {})
 
-    with pytest.raises(BadValue, match="there are 3 processes, but only 2 rows in a batch to divide"):
+    with pytest.raises(BadValue, match="there are 3 processes, but each batch has only 2 rows"):
         check(2, 9, None, distributed.by_rows)
-    with pytest.raises(BadValue, match="there are 3 processes, but only 1 samples to divide: use at most"):
+    with pytest.raises(BadValue, match="there are 3 processes, but each datum has only 1 samples: use at most"):
         check(9, 1, None, distributed.by_samples)
-    with pytest.raises(BadValue, match=r"there are 3 processes for 2 shards: use at most 2$"):
+    with pytest.raises(BadValue, match=r"there are 3 processes, but shards is 2: use at most 2$"):
         check(9, 9, 2, distributed.by_rows)
     with pytest.raises(BadValue, match=r"there are 3 processes for 1 shard: use at most 1$"):
         check(9, 9, 1, distributed.by_samples)
@@ -392,9 +392,9 @@ def test_a_wrong_kind_of_split_or_processes_is_refused():
     refused("split is 'rows': it must be a function", BadType, shards=2, split="rows")
     refused("split is 'rows'", BadType, split="rows")
     for value in (3, None, "x"):
-        refused("processes is .*: it must be SINGLE, or come from distributed.process_group", BadType, processes=value)
+        refused("processes is .*: it must be a Processes", BadType, processes=value)
         refused(
-            "processes is .*: it must be SINGLE, or come from distributed.process_group",
+            "processes is .*: it must be a Processes",
             BadType,
             processes=value,
             shards=2,
@@ -408,11 +408,11 @@ def test_a_shard_of_one_row_is_refused_with_batchnorm():
     def train(ts=ts, model=model, **options):
         fv.train.fit(ts, model, parse("iwae"), opt, x, samples=6, compile=False, **options)
 
-    with pytest.raises(BadData, match="11 items in batches of 11 and 6 shards leave a part of a single item"):
+    with pytest.raises(BadData, match="11 items in batches of 11 and 6 shards leave a shard of a single item"):
         train(batch=11, shards=6)
-    with pytest.raises(BadData, match="11 items in batches of 8, cut into 3 shards, leave one of a single item"):
+    with pytest.raises(BadData, match="11 items in batches of 8 and 3 shards leave a shard of a single item"):
         train(batch=8, shards=3)  # of the last batch, of three
-    with pytest.raises(BadData, match="11 items in batches of 5 leave one of a single item"):
+    with pytest.raises(BadData, match="11 items in batches of 5 leave a batch of a single item"):
         train(batch=5, shards=6, split=distributed.by_samples)
     train(batch=8, shards=6, split=distributed.by_samples)
     train(batch=11, shards=5)

@@ -168,23 +168,23 @@ def test_a_posterior_without_a_density_is_refused_where_one_is_needed(spec):
 @pytest.mark.parametrize("spec", ["rloo", "vimco", "ovis:0.5"])
 def test_one_sample_is_refused_where_each_is_set_against_the_others(spec):
     model, params, state, x = tiny()
-    with pytest.raises(BadValue, match=rf"{spec.split(':')[0]} .* needs samples >= 2"):
+    with pytest.raises(BadValue, match=rf"{spec.split(':')[0]} compares the samples"):
         parse(spec)(model, params, state, x, noise(1, 2, 2), train=False)
 
 
 @pytest.mark.parametrize("spec", ["miwae:3", "piwae:3"])
 def test_groups_that_do_not_divide_the_samples_are_refused(spec):
     model, params, state, x = tiny()
-    with pytest.raises(BadValue, match="4 samples do not make 3 groups of one size"):
+    with pytest.raises(BadValue, match="4 samples cannot be divided into 3 equal groups"):
         parse(spec)(model, params, state, x, noise(4, 2, 2), train=False)
-    with pytest.raises(BadValue, match="4 samples do not make 3 groups of one size"):
+    with pytest.raises(BadValue, match="4 samples cannot be divided into 3 equal groups"):
         fv.bounds.miwae(3)(torch.zeros(4, 2))
 
 
 def test_weights_of_a_wrong_shape_are_refused():
     model, params, state, x = tiny()
     wrong = weighted(lambda f: fv.Weights(f, f, f.sum(0)), name="wrong")
-    with pytest.raises(BadValue, match=r"weights of shapes .*each must be \[4, 2\]"):
+    with pytest.raises(BadValue, match=r"the weights have shapes .*each must be \[4, 2\]"):
         wrong(model, params, state, x, noise(4, 2, 2), train=False)
 
 
@@ -207,12 +207,12 @@ def test_a_second_pull_serves_weights_of_which_one_vanishes_alone():
 
 def test_noise_of_another_dtype_is_refused():
     model, params, state, x = tiny()
-    with pytest.raises(BadValue, match=r"eps is torch\.float32 and x torch\.float64"):
+    with pytest.raises(BadValue, match=r"eps is torch\.float32 and x is torch\.float64"):
         parse("iwae")(model, params, state, x, noise(4, 2, 2).float(), train=False)
 
 
 def test_a_bound_that_is_not_one_number_for_each_datum_is_refused():
     model, params, state, x = tiny()
     wrong = weighted(parse("iwae").weights, bound=lambda f: f.mean())
-    with pytest.raises(BadValue, match=r"the bound has shape \[\]: it must be one for each datum, \[2\]"):
+    with pytest.raises(BadValue, match=r"the bound has shape \[\]: it must be \[B\], here \[2\]"):
         wrong(model, params, state, x, noise(4, 2, 2), train=False)

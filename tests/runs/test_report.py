@@ -97,7 +97,10 @@ def test_burda_vae_is_evaluated_on_binarized_digits(run_of, capsys):
 
 @pytest.mark.parametrize(
     ("system", "why"),
-    [("mnist_ae", "a Delta posterior has no density"), ("mnist_sigma_vae", "no proper density of its samples")],
+    [
+        ("mnist_ae", "a Delta, which has no density"),
+        ("mnist_sigma_vae", "a SignedNormal, whose density is not that of its samples"),
+    ],
 )
 def test_without_a_likelihood_the_rest_is_reported(run_of, capsys, system, why):
     run = run_of(system)

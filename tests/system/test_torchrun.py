@@ -385,12 +385,12 @@ def one_line(end: subprocess.CompletedProcess) -> str:
         (2, (*SHORT[:4], "--shards", "1", "--device", "cpu"), "there are 2 processes, but shards is 1: use at most 1"),
         pytest.param(
             2, (*SHORT, "--batch", "3"),
-            "shards is 4, but only 3 rows in a batch to divide: use at most 3",
+            "shards is 4, but each batch has only 3 rows: use at most 3",
             marks=pytest.mark.slow,
         ),
         pytest.param(
             3, (*SHORT[:4], "--split", "samples", "--samples", "2", "--device", "cpu"),
-            "there are 3 processes, but only 2 samples to divide: use at most 2", marks=pytest.mark.slow,
+            "there are 3 processes, but each datum has only 2 samples: use at most 2", marks=pytest.mark.slow,
         ),
         pytest.param(2, (*SHORT, "--device", "cuda"), "CUDA", marks=pytest.mark.slow),
         pytest.param(2, ("train", "gaussian3d"), "unknown system 'gaussian3d'", marks=pytest.mark.slow),

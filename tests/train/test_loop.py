@@ -158,7 +158,7 @@ def test_zero_of_anything_is_an_error(points, name):
 def test_data_the_model_cannot_take_is_an_error_before_any_step(points):
     with pytest.raises(BadData, match="train has NaN or infinite values, first in item 3"):
         fit(points.clone().index_fill_(0, torch.tensor([3]), torch.nan))
-    with pytest.raises(BadData, match=r"cannot take train of shape \[3\] an item"):
+    with pytest.raises(BadData, match=r"cannot take train with items of shape \[3\]"):
         fit(torch.zeros(10, 3))
     with pytest.raises(BadData, match="test is empty"):
         fit(points, test=points[:0])
@@ -229,7 +229,7 @@ def test_watch_counts_on_where_a_run_goes_on(points):
 def test_a_last_batch_of_one_item_is_an_error_where_batch_norm_needs_more():
     model = fv.models.mnist_bn_vae()
     images = fv.random.uniform(fv.random.key(0), (9, 1, 28, 28))
-    with pytest.raises(BadData, match="9 items in batches of 4 leave a part of a single item"):
+    with pytest.raises(BadData, match="9 items in batches of 4 leave a batch of a single item"):
         fit(images, model=model, batch=4)
     with pytest.raises(BadData, match="in batches of 1 leave"):
         fit(images, model=model, batch=1)
