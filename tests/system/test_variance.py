@@ -128,7 +128,7 @@ def test_systems_of_digits(run_of, capsys, system):
 
 def test_an_autoencoder_has_no_noise(run_of, capsys):
     out = compared(capsys, run_of("mnist_ae"), "--replicates", 40, "--samples", 2)
-    assert "a Delta, which has no density" in out
+    assert "a Delta posterior has no density" in out
     report = json.loads((run_of("mnist_ae") / "variance.json").read_text())
     assert list(report["rows"]) == ["elbo"]
     assert report["rows"]["elbo"]["groups"]["encoder"]["variance"]["value"] == 0
