@@ -19,18 +19,12 @@ from einops import rearrange
 from torch import Tensor
 
 from funcvae._support import checks
-from funcvae._support.checks import Count, Finite, Floats, Fraction
+from funcvae._support.checks import Count, Finite, Floats, Fraction, that
 from funcvae.errors import BadValue
 
 __all__ = [
     "Bound", "LogWeights", "Partition", "ciwae", "elbo", "groups", "iwae", "miwae", "renyi", "tempered_mean", "tvo",
 ]  # fmt: skip
-
-
-def _has_samples(name: str, value: Tensor) -> Tensor:
-    if not len(value):
-        raise BadValue(f"{name} has shape {list(value.shape)}: it must be [N, B], with N >= 1")
-    return value
 
 
 def _rises(name: str, value: Sequence[float]) -> tuple[float, ...]:
@@ -42,7 +36,7 @@ def _rises(name: str, value: Sequence[float]) -> tuple[float, ...]:
 
 Bound = Callable[[Tensor], Tensor]
 """From log-weights [N, B] to the values [B] of a bound, in nats."""
-LogWeights = Annotated[Floats, "N ...", _has_samples]
+LogWeights = Annotated[Floats, "N ...", that(len, "[N, B], with N >= 1")]
 """Log-weights [N, B], with at least one sample."""
 Partition = Annotated[Sequence[float], checks.Only(_rises)]
 """Numbers that rise from 0 to 1."""

@@ -19,12 +19,11 @@ from torch import Tensor
 
 from funcvae import tree
 from funcvae._support import checks
-from funcvae.errors import unknown
 from funcvae.tree import Tree
 
 __all__ = [
-    "NO_COMPILER", "PRECISIONS", "Uncompiled", "Wrap", "available", "check_precision", "compiled", "keep_freed",
-    "mark_static", "precision", "unchanged",
+    "NO_COMPILER", "PRECISIONS", "Uncompiled", "Wrap", "available", "compiled", "keep_freed", "mark_static",
+    "precision", "unchanged",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,19 +58,13 @@ def precision(name: str) -> Iterator[None]:
 
     Reference: torch.set_float32_matmul_precision.
     """
-    check_precision(name)
+    checks.known("precision", name, PRECISIONS)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(name)
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def check_precision(name: str) -> None:
-    """Raises BadValue unless name is one of PRECISIONS."""
-    if checks.text("precision", name) not in PRECISIONS:
-        raise unknown("precision", name, PRECISIONS)
 
 
 @cache  # once for each process

@@ -80,14 +80,14 @@ def _pair(out: Output) -> tuple[Tensor, Tensor]:
         if len(out) != 2:
             raise BadValue(f"{_OUT} is {len(out)} tensors: this head takes one tensor or two")
         return _one(out[0]), _one(out[1])
-    if checks.tensor(_OUT, out, "... 2·D", floating=True).shape[-1] % 2:
+    if checks.floats(_OUT, out, "... 2·D").shape[-1] % 2:
         raise BadValue(f"{_OUT} has a last axis of odd length {out.shape[-1]}: this head splits it into two halves")
     first, second = out.chunk(2, dim=-1)
     return first, second
 
 
 def _one(out: Tensor) -> Tensor:
-    return checks.tensor(_OUT, out, floating=True)
+    return checks.floats(_OUT, out)
 
 
 _OUT = "the network's output"

@@ -95,7 +95,6 @@ def vae(
         BadValue: latent is below one; or, from the functions of the model, params or state is not of this model, or x
             or z has a wrong shape.
     """
-    checks.fits("latent", (latent,))
     networks = {"encoder": functional(encoder), "decoder": functional(decoder), "prior": functional(prior)}
 
     @checks.arguments
@@ -206,7 +205,7 @@ def check_trained(model: VAE, params: Params, state: State) -> None:
     devices = set()
     for what, whole in {"params": params, "state": state}.items():
         for leaf in tree.leaves(whole):
-            devices.add(checks.tensor(f"a leaf of {what}", leaf, floating=whole is params).device)
+            devices.add((checks.floats if whole is params else checks.tensor)(f"a leaf of {what}", leaf).device)
     if len(devices) > 1:
         raise BadValue(f"params and state are on {' and '.join(sorted(map(str, devices)))}: they must be on one device")
 

@@ -21,7 +21,7 @@ from torch.quasirandom import SobolEngine
 from funcvae import random
 from funcvae._support import checks
 from funcvae._support.checks import Count, Dtype, Indices
-from funcvae.errors import BadType, BadValue, unknown
+from funcvae.errors import BadType, BadValue
 
 __all__ = [
     "TABLE", "Noise", "PartialNoise", "accepts", "iid", "in_parts", "independent", "is_independent", "mirrored",
@@ -226,9 +226,7 @@ TABLE: dict[str, Noise] = {scheme.__name__: scheme for scheme in (iid, mirrored,
 
 def parse(name: str) -> Noise:
     """The noise scheme of a name in `TABLE`."""
-    if checks.text("name", name) not in TABLE:
-        raise unknown("noise", name, TABLE)
-    return TABLE[name]
+    return TABLE[checks.known("noise", name, TABLE)]
 
 
 def name_of(scheme: Noise) -> str:

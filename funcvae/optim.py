@@ -9,7 +9,7 @@ from torch.optim.adam import adam as torch_adam
 
 from funcvae import tree
 from funcvae._support import checks
-from funcvae._support.checks import Finite, at_least
+from funcvae._support.checks import Finite, at_least, that
 from funcvae.errors import BadValue
 from funcvae.tree import FloatTensors, Tree
 
@@ -20,14 +20,7 @@ Schedule = Callable[[Tensor], Tensor | float]
 Rows = list[tuple[Tensor, ...]]
 """Each parameter with its gradient, m and v."""
 
-
-def _below_one(name: str, value: float) -> float:
-    if not 0 <= value < 1:
-        raise BadValue(f"{name} is {value}: a decay rate must lie in [0, 1)")
-    return value
-
-
-Decay = Annotated[float, _below_one]
+Decay = Annotated[float, that(lambda rate: 0 <= rate < 1, "in [0, 1), as a decay rate")]
 """A decay rate, in [0, 1)."""
 
 

@@ -19,5 +19,5 @@ def standard_normal() -> nn.Module:
 
 class _StandardNormal(nn.Module):
     def forward(self, z: Tensor) -> Normal:
-        checks.tensor("z", z, floating=True)
+        checks.floats("z", z)
         return Normal(z.new_zeros(()), z.new_ones(()))

@@ -39,10 +39,7 @@ def _is_key(name: str, value: Tensor) -> Tensor:
 
 
 def _is_seed(name: str, value: int) -> int:
-    seed = checks.integer(name, value, most=math.inf)
-    if not 0 <= seed < 2**64:
-        raise BadValue(f"{name} is {checks.describe(seed)}: it must lie between 0 and 2**64 - 1")
-    return seed
+    return checks.that(lambda seed: 0 <= seed < 2**64, "between 0 and 2**64 - 1")(name, checks.whole(name, value))
 
 
 Key = Annotated[Tensor, checks.Only(_is_key)]
@@ -192,8 +189,10 @@ def bernoulli(key: Key, p: float | Tensor = 0.5, shape: Shape | None = None, *, 
             raise BadValue(f"p is {p}: a probability must lie between 0 and 1")
         p = torch.full((), p, dtype=torch.float32, device=key.device)
     u = _uniform(key, tuple(p.shape) if shape is None else shape, checks.float32_or_float64("p", p.dtype), 0.0, 1.0, at)
-    checks.broadcast("the draw", u, "p", p)
-    return u < p
+    try:
+        return u < p
+    except RuntimeError as error:
+        raise BadValue(f"p is {checks.describe(p)}, the draw has shape {list(u.shape)}: {error}") from None
 
 
 @checks.arguments
@@ -205,7 +204,7 @@ def permutation(key: Key, x: int | Tensor) -> Tensor:
     if isinstance(x, Tensor):
         n = len(checks.tensor("x", x, "n ..."))
     else:
-        n = checks.integer("x", x, 0)
+        n = checks.at_least(0)("x", checks.integer("x", x))
         checks.fits("x", (n,), 8)
     order = torch.arange(n, device=key.device)
     for _ in range(math.ceil(3 * math.log(max(1, n)) / math.log(2**32 - 1))):

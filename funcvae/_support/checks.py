@@ -19,7 +19,7 @@ import math
 import operator
 import os
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields as dataclass_fields
 from functools import cache, wraps
 from numbers import Real
@@ -42,7 +42,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from funcvae.errors import BadType, BadValue, FuncvaeError, Missing
+from funcvae.errors import BadType, BadValue, FuncvaeError, Missing, unknown
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -78,7 +78,7 @@ def within(low: float, high: float) -> Check:
     return that(lambda value: low <= value <= high, f"between {low} and {high}")
 
 
-def tensor(name: str, value: Any, axes: str = "", floating: bool = False) -> Tensor:
+def tensor(name: str, value: Any, axes: str = "") -> Tensor:
     """Checks that an object is a dense tensor with one axis for each word of `axes` ("..." for any number)."""
     words = axes.split()
     what = f"a tensor [{', '.join(words)}]" if axes else "a tensor"
@@ -87,24 +87,32 @@ def tensor(name: str, value: Any, axes: str = "", floating: bool = False) -> Ten
         raise BadType(f"{name} is {got}: it must be {what}")
     if axes and (value.ndim < len(words) - 1 if "..." in words else value.ndim != len(words)):
         raise BadValue(f"{name} has shape {list(value.shape)}: it must be {what}")
-    if floating and not value.is_floating_point():
-        raise BadType(f"{name} is {value.dtype}: it must be floating-point")
     return value
 
 
-def integer(name: str, value: int, least: int | None = None, most: float | None = None) -> int:
-    """Checks that an object is a whole number of 64 bits."""
+def concrete(name: str, value: Any) -> Tensor:
+    """Checks that an object is a tensor that holds values, unlike one on the `meta` device."""
+    return that(lambda t: not t.is_meta, "on another device than meta, which holds no values")(
+        name, tensor(name, value)
+    )
+
+
+def floats(name: str, value: Any, axes: str = "") -> Tensor:
+    """Checks that an object is a tensor of a floating-point dtype."""
+    return floating(name, tensor(name, value, axes))
+
+
+def whole(name: str, value: int) -> int:
+    """Checks that an object is a whole number."""
     try:
-        value = operator.index(None if isinstance(value, bool) else value)  # type: ignore[arg-type]
+        return operator.index(None if isinstance(value, bool) else value)  # type: ignore[arg-type]
     except (TypeError, RuntimeError):
         raise BadType(f"{name} is {describe(value)}: it must be a whole number") from None
-    if most != math.inf and not -(2**63) <= value < 2**63:
-        raise BadValue(f"{name} is {describe(value)}: it must fit in 64 bits")
-    if least is not None and value < least:
-        raise BadValue(f"{name} is {describe(value)}: it must be at least {least}")
-    if most is not None and value > most:
-        raise BadValue(f"{name} is {describe(value)}: it must be at most {most}")
-    return value
+
+
+def integer(name: str, value: int) -> int:
+    """Checks that an object is a whole number of 64 bits."""
+    return that(lambda v: -(2**63) <= v < 2**63, "a whole number of 64 bits")(name, whole(name, value))
 
 
 def number(name: str, value: float) -> float:
@@ -141,15 +149,11 @@ def instance(name: str, value: Any, kind: type) -> Any:
     return that(lambda v: isinstance(v, kind), f"{article} {kind.__name__}", BadType)(name, value)
 
 
-def function(name: str, value: Any, what: str = "a function") -> Any:
-    """Checks that an object can be called."""
-    return that(callable, what, BadType)(name, value)
-
-
 flag = that(lambda value: isinstance(value, bool), "True or False", BadType)
 text = that(lambda value: isinstance(value, str), "a string", BadType)
 mapping = that(lambda value: isinstance(value, Mapping), "a dict", BadType)
 sequence = that(lambda v: isinstance(v, Sequence) and not isinstance(v, str | bytes), "a list or tuple", BadType)
+function = that(callable, "a function", BadType)
 is_positive = that(lambda value: 0 < value < math.inf, "positive and finite")
 is_finite = that(math.isfinite, "finite")
 floating = that(torch.is_floating_point, "floating-point", BadType)
@@ -159,13 +163,6 @@ _BY_KIND: dict[Any, Check | None] = {
     int: integer, float: number, bool: flag, str: text, Path: path, Tensor: tensor, Sequence: sequence,
     list: sequence, tuple: sequence, Mapping: mapping, dict: mapping, Any: None,
 }  # fmt: skip
-
-
-def concrete(name: str, value: Tensor, axes: str = "", floating: bool = False) -> Tensor:
-    """Checks that a tensor holds values, unlike one on the `meta` device."""
-    if tensor(name, value, axes, floating).is_meta:
-        raise BadValue(f"{name} is on the meta device, which holds no values: make it on another device")
-    return value
 
 
 Count = Annotated[int, at_least(1)]
@@ -290,27 +287,26 @@ def _in_turn(checks: Sequence[Check | None]) -> Check:
     return check
 
 
+def known(kind: str, name: str, names: Collection[str]) -> str:
+    """Checks that a name is one of several; the error shows the nearest one."""
+    if text(kind, name) not in names:
+        raise unknown(kind, name, names)
+    return name
+
+
 def sizes(name: str, value: Sequence[int]) -> tuple[int, ...]:
     """Checks that a list or tuple holds the sizes of axes."""
-    found = tuple(_in_turn([integer, at_least(0)])(f"a size in {name}", size) for size in sequence(name, value))
-    if math.prod(max(1, size) for size in found) >= 2**62:
-        raise BadValue(f"{name} is {describe(found)}: no tensor can have so many elements")
-    return found
-
-
-def shape(name: str, value: Sequence[int], itemsize: int = 4) -> tuple[int, ...]:
-    """Checks the shape of a tensor to be made, which must fit in memory."""
-    fits(name, found := sizes(name, value), itemsize)
-    return found
+    found = tuple(at_least(0)(f"a size in {name}", whole(f"a size in {name}", size)) for size in sequence(name, value))
+    return that(lambda sizes: math.prod(max(1, size) for size in sizes) < 2**62, "smaller")(name, found)
 
 
 def fits(name: str, sizes: Sequence[int], itemsize: int = 4) -> None:
     """Checks that a tensor of these sizes fits in this machine's memory."""
     if torch.compiler.is_compiling():
         return
-    if len(sizes) > _MOST_AXES or math.prod(max(1, size) for size in sizes) * itemsize > MEMORY:
-        many = f"{len(sizes)} axes" if len(sizes) > _MOST_AXES else f"a tensor [{', '.join(map(describe, sizes))}]"
-        raise BadValue(f"{name} asks for {many}, more than the {MEMORY / 2**30:.0f} GiB of this machine can hold")
+    if math.prod(max(1, size) for size in sizes) * itemsize > MEMORY:
+        what = f"a tensor [{', '.join(map(describe, sizes))}]"
+        raise BadValue(f"{name} requires {what}, but this machine has {MEMORY / 2**30:.0f} GiB of memory")
 
 
 def same_device(**tensors: Tensor) -> None:
@@ -318,14 +314,6 @@ def same_device(**tensors: Tensor) -> None:
     if len({value.device for value in tensors.values()}) > 1:
         where = " and ".join(f"{name} on {value.device}" for name, value in tensors.items())
         raise BadValue(f"{where}: they must be on one device")
-
-
-def broadcast(first: str, a: Tensor, second: str, b: Tensor) -> None:
-    """Checks that two tensors are on one device and that their shapes broadcast (a number on the CPU suits all)."""
-    if a.device != b.device and not any(t.ndim == 0 and t.device.type == "cpu" for t in (a, b)):
-        same_device(**{first: a, second: b})
-    if any(m != n and 1 not in (m, n) for m, n in zip(reversed(a.shape), reversed(b.shape), strict=False)):
-        raise BadValue(f"{first} has shape {list(a.shape)} and {second} {list(b.shape)}: these do not match")
 
 
 def device(value: torch.device | str) -> torch.device:
@@ -359,4 +347,3 @@ def one_line(text: str, most: int = 300) -> str:
 
 MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63
 """Bytes of memory of this machine, where the system reports them."""
-_MOST_AXES = 64  # of a tensor

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from funcvae import distributed, figures, runs
-from funcvae._support import files
+from funcvae._support import checks, files
 from funcvae.cli.options import Flat, LoadOptions, RunPath, new_run_folder
-from funcvae.errors import BadValue, unknown
+from funcvae.errors import BadValue
 from funcvae.evaluate import Progress
 from funcvae.figures import of_results
 from funcvae.models import RECIPES
@@ -114,8 +114,7 @@ def _run_or_system(name: str, loading: LoadOptions, seed: int) -> runs.Run:
     """The run in a folder, or a named system with the initial parameters of this seed."""
     if Path(name).exists() or "/" in name:
         return loading.load(name)
-    if name not in RECIPES:
-        raise unknown("system or run folder", name, RECIPES)
+    checks.known("system or run folder", name, RECIPES)
     device, data_dir = runs.resolve_device(loading.device), loading.data_dir or "data"
     run = runs.initial_run(name, seed=seed, device=device, data=loading.data, data_dir=data_dir)
     return run._replace(path=Path(new_run_folder(f"{name}-untrained")))

@@ -8,19 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from funcvae._support import checks
-from funcvae._support.checks import Floats
-from funcvae.errors import BadValue
+from funcvae._support.checks import Floats, that
 
 __all__ = ["others_logsumexp", "others_mean"]
 
 
-def _has_others(name: str, value: Tensor) -> Tensor:
-    if len(value) < 2:
-        raise BadValue(f"{name} has shape {list(value.shape)}: it must be [K, B], with K >= 2")
-    return value
-
-
-Several = Annotated[Floats, "K B", _has_others]
+Several = Annotated[Floats, "K B", that(lambda f: len(f) >= 2, "[K, B], with K >= 2")]
 """Numbers [K, B] of K >= 2 samples."""
 
 

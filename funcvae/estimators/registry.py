@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import get_type_hints
 
 from funcvae._support import checks
-from funcvae.errors import BadValue, unknown
+from funcvae.errors import BadValue
 from funcvae.estimators import table
 from funcvae.estimators.types import Estimator
 
@@ -36,10 +36,8 @@ EXAMPLES: dict[str, str] = dict(zip(TABLE, TABLE, strict=True)) | {
 @checks.arguments
 def weights_of(name: str) -> str:
     """The line of a factory's docstring with its weights, such as "path v², …", or with its formula."""
-    if name not in TABLE:
-        raise unknown("estimator", name, TABLE)
-    paragraphs = (TABLE[name].__doc__ or "").split("\n\n")
-    return paragraphs[1].strip()
+    doc = TABLE[checks.known("estimator", name, TABLE)].__doc__ or ""
+    return doc.split("\n\n")[1].strip()
 
 
 @checks.arguments
@@ -50,9 +48,7 @@ def parse(spec: str) -> Estimator:
         BadValue: an unknown name, a missing or superfluous argument, or an argument of the wrong kind or out of range.
     """
     name, *arguments = spec.split(":")
-    if name not in TABLE:
-        raise unknown("estimator", name, TABLE)
-    factory = TABLE[name]
+    factory = TABLE[checks.known("estimator", name, TABLE)]
     wanted = {key: kind for key, kind in get_type_hints(factory).items() if key != "return"}
     kind = next(iter(wanted.values()), None)
     several = kind not in (None, int, float)

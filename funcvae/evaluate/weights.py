@@ -76,7 +76,7 @@ class Likelihood(NamedTuple):
 
 def _is_log_weights(name: str, value: Tensor) -> Tensor:
     """A check that a tensor holds floating-point values, at least one for each datum."""
-    if not len(checks.concrete(name, value, floating=True)):
+    if not len(checks.floating(name, checks.concrete(name, value))):
         raise BadValue(f"{name} has shape {list(value.shape)}: it must be [K, B], with K >= 1")
     return value
 
@@ -163,7 +163,9 @@ def rungs(samples: Sequence[int]) -> list[int]:
     """The numbers of samples of a ladder in increasing order; raises BadType or BadValue if they are not counts."""
     if not checks.sequence("samples", samples):
         raise BadValue("samples is empty: give numbers of samples, such as (1, 10)")
-    return sorted({checks.integer("a number in samples", k, 1) for k in samples})
+    return sorted(
+        {checks.at_least(1)("a number in samples", checks.integer("a number in samples", k)) for k in samples}
+    )
 
 
 def check_item_values(name: str, finite: Tensor, items: Tensor | None = None) -> None:
@@ -176,7 +178,7 @@ def check_items(items: Tensor | None, count: int) -> None:
     """Raises BadType or BadValue unless `items` is None or as many whole numbers."""
     if items is None:
         return
-    if len(checks.concrete("items", items, "B")) != count or items.is_floating_point() or items.is_complex():
+    if checks.concrete("items", items).shape != (count,) or items.is_floating_point() or items.is_complex():
         raise BadValue(f"items is {checks.describe(items)}: it must be whole numbers [{count}]")
 
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 from numpy.typing import ArrayLike
 
 from funcvae._support import checks
-from funcvae.errors import BadValue, unknown
+from funcvae.errors import BadValue
 from funcvae.figures._arrays import Floats, as_array
 from funcvae.figures._log_axes import plain
 from funcvae.figures._style import MARKERS, PALETTE, finish, titled
@@ -71,8 +71,7 @@ def over_seeds(
         BadValue: there is no panel or an empty one, arrays have the wrong shapes, K is below 1 or does not ascend, or a
             number on a log axis is not positive.
     """
-    if yscale not in _SCALES:
-        raise unknown("yscale", yscale, _SCALES)
+    checks.known("yscale", yscale, _SCALES)
     shown = {name: _as_floats(name, lines, yscale) for name, lines in panels.items()}
     if not shown:
         raise BadValue("panels is empty: it must have at least one panel")

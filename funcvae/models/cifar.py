@@ -113,8 +113,6 @@ def cifar_resnet_vae(latent: Count = 256, height: Count = 32, width: Count = 32)
         height: height of the images in pixels.
         width: width of the images. Unless they are 32×32, features are resized before the last convolution.
     """
-    checks.fits("latent", (latent, 512 * 16))
-    checks.fits("height and width", (512, height, width))
     return vae(
         encoder=lambda: ResNetEncoder(latent),
         decoder=lambda: ResNetDecoder(latent, height, width),

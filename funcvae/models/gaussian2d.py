@@ -34,7 +34,6 @@ def gaussian2d_vae(latent: Count = 2, hidden: Count = 64) -> VAE:
         latent: Z.
         hidden: units in the hidden layer of each network.
     """
-    checks.fits("latent and hidden", (latent, hidden))
     return vae(
         encoder=lambda: GaussianMLP(2, hidden, latent),
         decoder=lambda: GaussianMLP(latent, hidden, 2),

@@ -55,7 +55,6 @@ def linear_vae(inputs: Count, latent: Count, sigma2: Positive | None = None) -> 
 
     Reference: Lucas, Tucker, Grosse & Norouzi (2019), arXiv:1911.02469.
     """
-    checks.fits("inputs and latent", (inputs, latent))
     learned = sigma2 is None
     return vae(
         encoder=lambda: LinearEncoder(inputs, latent),

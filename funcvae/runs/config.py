@@ -127,8 +127,7 @@ class Config:
     def __post_init__(self) -> None:
         _check_fields(self)
         for name, known in {"precision": PRECISIONS, "device": ("cpu", "cuda"), "split": SPLITS}.items():
-            if getattr(self, name) not in known:
-                raise unknown(name, getattr(self, name), known)
+            checks.known(name, getattr(self, name), known)
         if recipe(self.system).shape != (2,) and self.sample_each_step:
             raise BadValue(f"sample_each_step needs data in the plane: {self.system} has images")
 
@@ -159,9 +158,7 @@ def recipe(system: str) -> Recipe:
     Raises:
         BadValue: no such system; the message has the nearest name.
     """
-    if system not in RECIPES:
-        raise unknown("system", system, RECIPES)
-    return RECIPES[system]
+    return RECIPES[checks.known("system", system, RECIPES)]
 
 
 def configure(system: str, **options: Any) -> Config:

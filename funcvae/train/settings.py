@@ -8,7 +8,6 @@ from funcvae._support import checks
 from funcvae._support.checks import Count, Finite, Natural
 from funcvae.compilation import PRECISIONS
 from funcvae.distributed.sharding import Split, by_rows
-from funcvae.errors import unknown
 from funcvae.model import Observe, as_is
 from funcvae.noise import Noise, iid
 from funcvae.train.state import TrainState
@@ -64,8 +63,7 @@ class StepSettings:
 
     def __post_init__(self) -> None:
         checks.fields(self)
-        if self.precision not in PRECISIONS:
-            raise unknown("precision", self.precision, PRECISIONS)
+        checks.known("precision", self.precision, PRECISIONS)
 
 
 @dataclass(frozen=True)

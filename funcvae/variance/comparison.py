@@ -13,7 +13,7 @@ from funcvae import random
 from funcvae._support import checks
 from funcvae._support.checks import Positive
 from funcvae.distributed.collectives import SINGLE, Processes
-from funcvae.errors import BadType, BadValue, unknown
+from funcvae.errors import BadType, BadValue
 from funcvae.estimators.types import GradientEstimator
 from funcvae.evaluate.importance_sampling import Progress
 from funcvae.model import VAE
@@ -111,8 +111,7 @@ def compare(
         raise BadValue("arms is empty: give estimators by name")
     lanes = [_lane(name, arm, problem) for name, arm in arms.items()]
     reference = next(iter(arms)) if reference is None else reference
-    if reference not in arms:
-        raise unknown("reference", reference, arms)
+    checks.known("reference", reference, arms)
     lanes.sort(key=lambda lane: lane.name != reference)  # the reference is the first
     members_of = problem.parameter_groups()
 

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from funcvae._support import checks, files, tables
-from funcvae.errors import unknown
 from funcvae.variance.intervals import Measured
 from funcvae.variance.snr import Group
 from funcvae.variance.weight_diagnostics import Importance
@@ -61,9 +60,7 @@ class Compared(NamedTuple):
     @checks.arguments
     def cost(self, group: str = "all") -> float:
         """Variance × seconds: proportional to the time that reaches a given variance by averaging."""
-        if group not in self.groups:
-            raise unknown("group of parameters", group, self.groups)
-        return self.groups[group].variance.value * self.seconds
+        return self.groups[checks.known("group of parameters", group, self.groups)].variance.value * self.seconds
 
 
 class Comparison(NamedTuple):
@@ -84,9 +81,7 @@ class Comparison(NamedTuple):
     @checks.arguments
     def row(self, name: str) -> Compared:
         """The results of the arm with this name."""
-        if name not in self.rows:
-            raise unknown("estimator of the comparison", name, self.rows)
-        return self.rows[name]
+        return self.rows[checks.known("estimator of the comparison", name, self.rows)]
 
     def flags(self) -> dict[str, list[str]]:
         """Why intervals for networks are unreliable: for each reason the names of the arms concerned."""

@@ -9,7 +9,7 @@ import numpy as np
 from funcvae import random
 from funcvae._support import checks, files
 from funcvae._support.tables import table
-from funcvae.errors import BadType, BadValue, unknown
+from funcvae.errors import BadType, BadValue
 from funcvae.evaluate.importance_sampling import Progress
 from funcvae.variance.intervals import Measured
 from funcvae.variance.results import plain
@@ -45,11 +45,8 @@ class Sweep(NamedTuple):
 
     def only(self, *names: str) -> "Sweep":
         """The sweep with these series only."""
-        for name in names:
-            if checks.text("a name", name) not in self.series:
-                raise unknown("series of the sweep", name, self.series)
         return self._replace(
-            series={name: self.series[name] for name in names},
+            series={checks.known("series of the sweep", name, self.series): self.series[name] for name in names},
             slopes={name: self.slopes[name] for name in names if name in self.slopes},
         )
 
