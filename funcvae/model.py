@@ -13,7 +13,7 @@ from funcvae._support import checks
 from funcvae._support.checks import Count, concrete
 from funcvae.distributions import Distribution, Posterior
 from funcvae.errors import BadData, BadType, BadValue, FuncvaeError
-from funcvae.modules import Apply, Params, State, functional
+from funcvae.modules import Apply, Params, State, network
 
 __all__ = [
     "CHECK_SEED", "VAE", "Decode", "Encode", "Observe", "Trained", "as_is", "check_data", "check_trained",
@@ -95,7 +95,21 @@ def vae(
         BadValue: latent is below one; or, from the functions of the model, params or state is not of this model, or x
             or z has a wrong shape.
     """
-    networks = {"encoder": functional(encoder), "decoder": functional(decoder), "prior": functional(prior)}
+    pairs = {"encoder": network(encoder), "decoder": network(decoder), "prior": network(prior)}
+    networks = {name: net for name, (net, _) in pairs.items()}
+
+    def check(params: Params, state: State) -> None:
+        for name, (_, check_part) in pairs.items():
+            check_part(_part("params", params, name), _part("state", state, name))
+
+    def check_x(params: Params, state: State, x: Tensor, train: bool = False) -> None:
+        check(params, state)
+        checks.tensor("x", x, "B ...")
+
+    def check_z(params: Params, state: State, z: Tensor, train: bool = False) -> None:
+        check(params, state)
+        if checks.tensor("z", z).ndim not in (2, 3) or z.shape[-1] != latent or (z.ndim == 3 and not len(z)):
+            raise BadValue(f"z has shape {list(z.shape)}: it must be [B, {latent}] or [N, B, {latent}], with N >= 1")
 
     @checks.arguments
     def init(key: random.Key) -> tuple[Params, State]:
@@ -103,6 +117,7 @@ def vae(
         made = {name: net.init(k) for (name, net), k in zip(networks.items(), keys, strict=True)}
         return {name: params for name, (params, _) in made.items()}, {name: state for name, (_, state) in made.items()}
 
+    @checks.after(check_x)
     def encode(params: Params, state: State, x: Tensor, train: bool = False) -> tuple[Posterior, State]:
         out, new = run("encoder", params, state, x, train)
         q = posterior(out)
@@ -114,17 +129,19 @@ def vae(
             )
         return q, {**state, "encoder": new}
 
+    @checks.after(check_z)
     def decode(params: Params, state: State, z: Tensor, train: bool = False) -> tuple[Distribution, State]:
         out, new = run("decoder", params, state, z, train)
         return _distribution("the likelihood head returned", likelihood(out)), {**state, "decoder": new}
 
+    @checks.after(check_z)
     def prior_(params: Params, state: State, z: Tensor, train: bool = False) -> tuple[Distribution, State]:
         p, new = run("prior", params, state, z, train)
         return _distribution("the prior returned", p), {**state, "prior": new}
 
     def run(name: str, params: Params, state: State, to: Tensor, train: bool) -> tuple[Any, State]:
         how = _over_samples if name == "decoder" and to.ndim == 3 else _once
-        given = checks.unchecked(networks[name].apply), params[name], state[name], to, train
+        given = networks[name].apply, params[name], state[name], to, train
         if torch.compiler.is_compiling():
             return how(*given)
         try:
@@ -135,20 +152,6 @@ def vae(
             what = f"{checks.describe(to)} on {to.device}"
             raise BadValue(f"the {name} cannot take {what}: {checks.one_line(str(error))}") from error
 
-    def check(params: Params, state: State) -> None:
-        for name, net in networks.items():
-            net.apply.check(_part("params", params, name), _part("state", state, name))  # type: ignore[attr-defined]
-
-    def check_x(params: Params, state: State, x: Tensor, train: bool = False) -> None:
-        check(params, state)
-        checks.tensor("x", x, "B ...")
-
-    def check_z(params: Params, state: State, z: Tensor, train: bool = False) -> None:
-        check(params, state)
-        if checks.tensor("z", z).ndim not in (2, 3) or z.shape[-1] != latent or (z.ndim == 3 and not len(z)):
-            raise BadValue(f"z has shape {list(z.shape)}: it must be [B, {latent}] or [N, B, {latent}], with N >= 1")
-
-    encode, decode, prior_ = checks.preceded(check_x, encode), *(checks.preceded(check_z, f) for f in (decode, prior_))
     return VAE(init, encode, decode, prior_, latent, check)
 
 

@@ -20,7 +20,7 @@ from funcvae import random
 from funcvae._support import checks
 from funcvae.errors import BadType, BadValue
 
-__all__ = ["Apply", "Functional", "Params", "State", "functional"]
+__all__ = ["Apply", "Functional", "Params", "State", "functional", "network"]
 
 Params = dict[str, Any]
 State = dict[str, Any]
@@ -64,6 +64,12 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
             random numbers in `forward`, as dropout does. (Under `torch.compile` only dropout layers of torch are
             detected: call your own module once without it.)
     """
+    net, check = network(factory)
+    return net._replace(apply=checks.after(check)(net.apply))
+
+
+def network(factory: Callable[[], nn.Module]) -> tuple[Functional, Callable[..., None]]:
+    """`functional` without checks, and the check of params and state that its `apply` makes first."""
     if isinstance(factory, nn.Module):
         raise BadType(f"functional takes a factory, not a module: write lambda: {type(factory).__name__}(...)")
     if not callable(factory):
@@ -99,7 +105,7 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
             out = functional_call(skeletons[train], tensors, inputs, tie_weights=False, strict=True)
         return out, {name: tensors[name] for name in state}
 
-    return Functional(init, checks.preceded(check, apply))
+    return Functional(init, apply), check
 
 
 def _build(factory: Callable[[], nn.Module], key: random.Key) -> nn.Module:

@@ -210,18 +210,20 @@ def arguments(function: Callable[P, T]) -> Callable[P, T]:
     return checked
 
 
-def preceded(check: Callable[..., None], function: F) -> F:
-    """A function that calls `check` with the same arguments first, for what annotations cannot express."""
+def after(check: Callable[..., None]) -> Callable[[F], F]:
+    """Makes a function call `check` with its arguments first, for what annotations cannot express; a decorator."""
 
-    @wraps(function)
-    def checked(*args: Any, **kwargs: Any) -> Any:
-        if not torch.compiler.is_compiling():
-            check(*args, **kwargs)
-        return function(*args, **kwargs)
+    def decorate(function: F) -> F:
+        @wraps(function)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            if not torch.compiler.is_compiling():
+                check(*args, **kwargs)
+            return function(*args, **kwargs)
 
-    checked.unchecked = function  # type: ignore[attr-defined]
-    checked.check = check  # type: ignore[attr-defined]
-    return cast(F, checked)
+        checked.unchecked = function  # type: ignore[attr-defined]
+        return cast(F, checked)
+
+    return decorate
 
 
 def unchecked(function: F) -> F:

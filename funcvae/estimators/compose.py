@@ -13,41 +13,30 @@ from funcvae.estimators.types import Estimate, Estimator, GradientEstimator, che
 from funcvae.model import VAE
 from funcvae.modules import Params, State
 
-__all__ = ["Loss", "surrogate", "together", "together_unchecked"]
+__all__ = ["Loss", "surrogate", "together"]
 
 
-@checks.arguments
+def _check_together(
+    estimators: Sequence[GradientEstimator], model: VAE, params: Params, state: State, x: Tensor, eps: Tensor,
+    *, train: bool,
+) -> None:  # fmt: skip
+    check_arguments(model, params, state, x, eps)
+    checks.flag("train", train)
+    for estimator in checks.sequence("estimators", estimators):
+        check_estimator("an estimator", estimator)
+
+
+@checks.after(_check_together)
 def together(
-    estimators: Sequence[GradientEstimator],
-    model: VAE,
-    params: Params,
-    state: State,
-    x: Tensor,
-    eps: Tensor,
-    *,
-    train: bool,
-) -> list[Estimate]:
+    estimators: Sequence[GradientEstimator], model: VAE, params: Params, state: State, x: Tensor, eps: Tensor,
+    *, train: bool,
+) -> list[Estimate]:  # fmt: skip
     """The estimates of several estimators for the same noise, with one forward pass for all that can share it.
 
     Estimators from `weighted` share the pass, except those with two pulls. All others run separately. The numbers are
     those of separate calls.
     """
-    check_arguments(model, params, state, x, eps)
-    for estimator in estimators:
-        check_estimator("an estimator", estimator)
-    return together_unchecked(estimators, model.unchecked(), params, state, x, eps, train)
-
-
-def together_unchecked(
-    estimators: Sequence[GradientEstimator],
-    model: VAE,
-    params: Params,
-    state: State,
-    x: Tensor,
-    eps: Tensor,
-    train: bool,
-) -> list[Estimate]:
-    """`together` for a caller that has checked the arguments."""
+    model = model.unchecked()
     shared = [getattr(estimator, "from_pass", None) for estimator in estimators]
     last = max((i for i, from_pass in enumerate(shared) if from_pass), default=-1)
     passed = forward(model, params, state, x, eps, train) if last >= 0 else None

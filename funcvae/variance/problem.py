@@ -17,7 +17,7 @@ from funcvae import compilation, random, tree
 from funcvae._support import checks
 from funcvae._support.checks import Count
 from funcvae.errors import BadData, BadValue, NonFinite
-from funcvae.estimators.compose import together_unchecked
+from funcvae.estimators.compose import together
 from funcvae.estimators.types import Estimator, GradientEstimator, check_estimator
 from funcvae.model import VAE, Observe, as_is, check_data
 from funcvae.modules import Params, State
@@ -193,7 +193,7 @@ def gradients(estimators: tuple[GradientEstimator, ...], model: VAE, names: tupl
 
     def chunk_gradients(params: Params, state: State, x: Tensor, eps: Tensor) -> Any:
         def replicate(eps: Tensor) -> Any:
-            estimates = together_unchecked(estimators, model, params, state, x, eps, train)
+            estimates = checks.unchecked(together)(estimators, model, params, state, x, eps, train=train)
             grads = [tree.named_leaves(estimate.grads) for estimate in estimates]
             leaves = [[g[name].flatten() for name in names] for g in grads]
             return leaves, estimates[0].log_w, [estimate.bound.mean() for estimate in estimates]

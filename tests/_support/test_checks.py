@@ -54,7 +54,7 @@ REFUSED = [
     ("count", 0, BadValue, "count is 0: it must be at least 1"),
     ("count", 1.5, BadType, "count is 1.5: it must be a whole number"),
     ("count", True, BadType, "count is True: it must be a whole number"),
-    ("count", 2**64, BadValue, "count is about 2**64: it must fit in 64 bits"),
+    ("count", 2**64, BadValue, "count is about 2**64: it must be a whole number of 64 bits"),
     ("natural", -1, BadValue, "natural is -1: it must be at least 0"),
     ("maybe", 0, BadValue, "maybe is 0: it must be at least 1"),
     ("real", "1", BadType, "real is '1': it must be a number"),
