@@ -36,7 +36,7 @@ class Outer:
         ({"n": 0}, BadValue, "n is 0: it must be at least 1"),
         ({"n": True}, BadType, "n is True: expected int"),
         ({"n": 1.0}, BadType, "n is 1.0: expected int"),
-        ({"n": 10**30}, BadValue, "n is about 2**99: it must fit in 64 bits"),
+        ({"n": 10**30}, BadValue, "n is about 2**99: it must be a whole number of 64 bits"),
         ({"n": 1, "rate": "1"}, BadType, "rate is '1': expected float | null"),
         ({"n": 1, "inner": {"shape": [2, 0]}}, BadValue, "inner.shape[1] is 0: expected int >= 1"),
         ({"n": 1, "names": []}, BadValue, "names is list (): expected array of length >= 1"),

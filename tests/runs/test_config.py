@@ -55,7 +55,7 @@ def test_the_error_names_a_wrong_option(options, error, message):
         ({"keep": 0}, BadValue, "keep is 0: it must be at least 1"),
         ({"shards": -1}, BadValue, "shards is -1: it must be at least 0"),
         ({"checkpoint_every": -1}, BadValue, "checkpoint_every is -1: it must be at least 0"),
-        ({"seed": 2**64}, BadValue, "seed is about 2\\*\\*64: it must fit in 64 bits"),
+        ({"seed": 2**64}, BadValue, "seed is about 2\\*\\*64: it must be a whole number of 64 bits"),
         ({"compile": 1}, BadType, "compile is 1: it must be True or False"),
         ({"lr": "1"}, BadType, "lr is '1': it must be a number"),
         ({"precision": "hihgest"}, BadValue, "unknown precision 'hihgest': did you mean 'highest'"),
