@@ -354,7 +354,7 @@ def test_more_shards_than_rows_or_samples_are_refused():
     refused(r"shards is 12, but each batch has only 11 rows: use at most 11$",
             shards=12)  # fmt: skip
     refused("each batch has only 11 rows: use at most 11", shards=12, batch=500)
-    refused("one of the rows in a batch at least, and there are 2", shards=3, batch=2)
+    refused("each batch has only 2 rows", shards=3, batch=2)
     refused(
         r"shards is 5, but each datum has only 4 samples: use at most 4$",
         shards=5, split=distributed.by_samples,
@@ -376,7 +376,7 @@ def test_more_processes_than_shards_or_rows_or_samples_are_refused():
         check(9, 1, None, distributed.by_samples)
     with pytest.raises(BadValue, match=r"there are 3 processes, but shards is 2: use at most 2$"):
         check(9, 9, 2, distributed.by_rows)
-    with pytest.raises(BadValue, match=r"there are 3 processes for 1 shard: use at most 1$"):
+    with pytest.raises(BadValue, match=r"there are 3 processes, but shards is 1: use at most 1$"):
         check(9, 9, 1, distributed.by_samples)
     check(9, 9, None, distributed.by_rows)
     check(9, 9, 5, distributed.by_rows)
