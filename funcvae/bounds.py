@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Annotated
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from torch import Tensor
 
 from funcvae._support import checks
@@ -48,7 +48,7 @@ def elbo(log_w: LogWeights) -> Tensor:
 
     Reference: Kingma & Welling (2014), arXiv:1312.6114.
     """
-    return log_w.mean(0)
+    return reduce(log_w, "n ... -> ...", "mean")
 
 
 @checks.arguments
@@ -57,7 +57,7 @@ def iwae(log_w: LogWeights) -> Tensor:
 
     Reference: Burda, Grosse & Salakhutdinov (2016), arXiv:1509.00519.
     """
-    return log_w.logsumexp(0) - math.log(log_w.shape[0])
+    return log_w.logsumexp(0) - math.log(len(log_w))
 
 
 @checks.arguments

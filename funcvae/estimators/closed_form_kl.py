@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from einops import reduce
 from torch import Tensor
 
 from funcvae._support.autograd import vjp
@@ -24,7 +25,8 @@ def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
         p_x, state = model.decode(params, state, z, train)
         p_z, state = model.prior(params, state, z, train)
         log_p_x = log_p_x_given_z(p_x, x)
-        bound = (log_p_x - beta * kl(q, p_z).sum(-1)).mean(0)
+        kl_q_p = reduce(kl(q, p_z), "... b z -> ... b", "sum")
+        bound = reduce(log_p_x - beta * kl_q_p, "n b -> b", "mean")
         return bound, log_p_x, q, p_z, z, state
 
     def estimate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from funcvae import bounds, tree
@@ -162,7 +163,7 @@ def _pull_once(passed: Pass, weigh: Callable[[Tensor], Weights], *, retain_graph
     """One pull-back of log w, with theta; times path/theta, its gradient along z is that of the path term."""
     w = _to_descend(weigh(passed.log_w))
     theta_grads, z_grads = passed.pull_weight(w.theta, retain_graph=retain_graph)
-    z_grads = z_grads * torch.where(w.theta == 0, 0, w.path / w.theta).unsqueeze(-1)
+    z_grads = z_grads * rearrange(torch.where(w.theta == 0, 0, w.path / w.theta), "n b -> n b 1")
     (phi_grads,) = passed.pull_draw((z_grads, w.score), retain_graph=retain_graph)
     return {"encoder": phi_grads, **theta_grads}, passed.log_w, passed.state
 
