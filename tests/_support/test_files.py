@@ -1,4 +1,4 @@
-"""JSON objects as typed values. tests/system/test_faults.py tests atomic writes and locks."""
+"""Conversion of JSON objects to typed values. tests/system/test_faults.py tests atomic writes and locks."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -36,7 +36,7 @@ class Outer:
         ({"n": 0}, BadValue, "n is 0: it must be at least 1"),
         ({"n": True}, BadType, "n is True: expected int"),
         ({"n": 1.0}, BadType, "n is 1.0: expected int"),
-        ({"n": 10**30}, BadValue, "n is about 2**99: it must fit in 64 bits"),
+        ({"n": 10**30}, BadValue, "n is about 2**99: it must be a whole number of 64 bits"),
         ({"n": 1, "rate": "1"}, BadType, "rate is '1': expected float | null"),
         ({"n": 1, "inner": {"shape": [2, 0]}}, BadValue, "inner.shape[1] is 0: expected int >= 1"),
         ({"n": 1, "names": []}, BadValue, "names is list (): expected array of length >= 1"),
@@ -44,12 +44,12 @@ class Outer:
         ({"n": 1, "settings": {3: 4}}, BadType, "key in settings is of type int: expected str"),
     ],
 )
-def test_wrong_content(content, kind, message):
+def test_wrong_content_is_an_error(content, kind, message):
     with pytest.raises(kind) as raised:
         files.typed(content, Outer)
     assert str(raised.value) == message
 
 
-def test_right_content():
+def test_correct_content_becomes_a_dataclass():
     content = {"n": 3, "rate": 1, "inner": {"shape": [2]}, "names": ["b"], "settings": {"x": [1]}}
     assert files.typed(content, Outer) == Outer(3, 1.0, Inner((2,)), ("b",), {"x": [1]})
