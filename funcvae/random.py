@@ -192,7 +192,8 @@ def bernoulli(key: Key, p: float | Tensor = 0.5, shape: Shape | None = None, *, 
     try:
         return u < p
     except RuntimeError as error:
-        raise BadValue(f"p is {checks.describe(p)}, the draw has shape {list(u.shape)}: {error}") from None
+        reason = checks.one_line(str(error))
+        raise BadValue(f"p is {checks.describe(p)}, the draw has shape {list(u.shape)}: {reason}") from None
 
 
 @checks.arguments

@@ -1,4 +1,4 @@
-"""The bounds against exact decimal arithmetic, and their gradients against the weights they imply."""
+"""Bounds against decimal arithmetic, and their gradients against the known weights."""
 
 from decimal import Decimal
 
@@ -36,7 +36,7 @@ def test_bound_equals_decimal_arithmetic(name, case, dtype):
     torch.testing.assert_close(value, torch.full((2,), expected, dtype=dtype))
 
 
-def test_one_impossible_sample_costs_the_iwae_bound_what_it_should():
+def test_a_second_sample_of_weight_zero_lowers_the_iwae_bound_by_log_2():
     log_w = torch.tensor([[0.3], [0.3]], dtype=torch.float64)
     without = bounds.iwae(log_w)
     log_w[1] = float("-inf")
@@ -49,7 +49,7 @@ def test_iwae_is_never_below_elbo_and_equals_it_at_one_sample():
     torch.testing.assert_close(bounds.iwae(log_w[:1]), bounds.elbo(log_w[:1]))
 
 
-def test_a_constant_shifts_a_bound_by_itself():
+def test_adding_a_constant_to_the_log_weights_adds_it_to_the_bound():
     log_w = random.normal(random.key(1), (5, 10), torch.float64)
     for bound in (bounds.elbo, bounds.iwae):
         torch.testing.assert_close(bound(log_w + 7.0), bound(log_w) + 7.0)
@@ -63,7 +63,7 @@ def test_gradients_are_the_weights_and_stay_finite():
     assert grad(lambda f: bounds.iwae(f).sum())(impossible)[0] == 0
 
 
-def test_bounds_can_be_mapped_over_replicates():
+def test_vmap_over_replicates_equals_a_loop():
     log_w = random.normal(random.key(2), (3, 5, 10))
     for bound in (bounds.elbo, bounds.iwae):
         torch.testing.assert_close(vmap(bound)(log_w), torch.stack([bound(f) for f in log_w]))
@@ -92,7 +92,7 @@ def test_the_other_bounds_equal_decimal_arithmetic(name, case):
     assert bound(log_w).item() == pytest.approx(float(known(LOG_W[case])), rel=1e-12)
 
 
-def test_the_bounds_are_in_order():
+def test_the_bounds_have_the_known_order():
     log_w = 3 * random.normal(random.key(4), (6, 200), torch.float64)
     ladder = [
         bounds.renyi(2.0), bounds.elbo, bounds.renyi(0.9), bounds.renyi(0.5), bounds.renyi(0.1), bounds.iwae,
@@ -105,7 +105,7 @@ def test_the_bounds_are_in_order():
         assert (between(log_w) < bounds.iwae(log_w)).all()
 
 
-def test_limits_of_the_families():
+def test_families_of_bounds_have_elbo_and_iwae_as_limits():
     log_w = random.normal(random.key(5), (6, 20), torch.float64)
     pairs = [
         (bounds.renyi(0), bounds.iwae), (bounds.renyi(1 - 1e-9), bounds.elbo), (bounds.miwae(1), bounds.iwae),
@@ -116,14 +116,14 @@ def test_limits_of_the_families():
         torch.testing.assert_close(general(log_w), special(log_w), rtol=0, atol=1e-6)
 
 
-def test_a_fine_partition_of_the_tvo_reaches_l_k():
+def test_tvo_with_a_fine_partition_approaches_iwae():
     log_w = random.normal(random.key(6), (6, 20), torch.float64)
     fine = bounds.tvo([i / 1000 for i in range(1001)])(log_w)
     assert ((bounds.iwae(log_w) - fine).abs() < 5e-3).all()
     assert (fine < bounds.iwae(log_w)).all()
 
 
-def test_one_impossible_sample_leaves_what_does_not_need_it_finite():
+def test_one_sample_of_weight_zero_leaves_ciwae_0_and_renyi_and_tempered_means_finite():
     log_w = torch.tensor(LOG_W["impossible"], dtype=torch.float64).unsqueeze(1)
     assert bounds.ciwae(0)(log_w).isfinite().all()
     assert bounds.renyi(0.5)(log_w).isfinite().all()
@@ -133,11 +133,11 @@ def test_one_impossible_sample_leaves_what_does_not_need_it_finite():
 
 
 @pytest.mark.parametrize("alpha", [0.9, 0.9999, 0.99999])
-def test_the_renyi_bound_keeps_its_digits_near_the_elbo(alpha):
+def test_the_renyi_bound_is_accurate_near_the_elbo(alpha):
     log_w = random.normal(random.key(7), (6, 20)) - 540
     exact = bounds.renyi(alpha)(log_w.double())
     torch.testing.assert_close(bounds.renyi(alpha)(log_w).double(), exact, rtol=0, atol=2e-4)
     plain = ((1 - alpha) * log_w).logsumexp(0) - torch.tensor(6.0).log()
-    assert alpha < 0.99 or (plain / (1 - alpha) - exact).abs().max() > 1e-3  # as one would write it
+    assert alpha < 0.99 or (plain / (1 - alpha) - exact).abs().max() > 1e-3  # the naive formula
     slope = grad(lambda f: bounds.renyi(alpha)(f).sum())(log_w.double())
     torch.testing.assert_close(slope, ((1 - alpha) * log_w.double()).softmax(0))

@@ -1,4 +1,4 @@
-"""The VAE type: shapes, the sample axis against a loop, its state, and where the densities are summed."""
+"""VAEs: shapes, the sample axis against a loop, state, and sums of log-densities."""
 
 import math
 
@@ -24,7 +24,7 @@ def decoder():
 
 
 class LearnedPrior(nn.Module):
-    """N(loc, sigma²) with both learned."""
+    """N(loc, sigma²) with learned loc and sigma."""
 
     def __init__(self):
         super().__init__()
@@ -63,7 +63,7 @@ def test_params_and_state_have_a_branch_for_each_network():
     assert params["prior"] == state["prior"] == {}
 
 
-def test_init_gives_each_network_a_key_of_its_own():
+def test_init_uses_a_different_key_for_each_network():
     model = vae(encoder=lambda: nn.Linear(4, 4), decoder=lambda: nn.Linear(4, 4), latent=2)
     params, _ = model.init(KEY)
     assert not torch.equal(params["encoder"]["weight"], params["decoder"]["weight"])
@@ -107,14 +107,14 @@ def test_decoding_samples_equals_a_loop_over_them(n, train):
     assert new["decoder"]["1.num_batches_tracked"] == (1 if train else 0)
 
 
-def test_in_training_each_samples_batch_is_normalised_by_itself():
+def test_in_training_the_batch_of_each_sample_is_normalised_separately():
     model, params, state, _, z = make()
     apart, _ = model.decode(params, state, z, train=True)
     together, _ = model.decode(params, state, z.flatten(0, 1), train=True)
     assert (apart.logits.flatten(0, 1) - together.logits).abs().max() > 1e-3
 
 
-def test_each_call_returns_the_other_networks_state_as_it_was_and_leaves_its_arguments():
+def test_each_call_changes_the_state_of_one_network_and_does_not_modify_its_arguments():
     model, params, state, x, z = make()
     before = tree.map(torch.clone, (params, state, x, z))
     _, encoded = model.encode(params, state, x, train=True)
@@ -126,7 +126,7 @@ def test_each_call_returns_the_other_networks_state_as_it_was_and_leaves_its_arg
     assert not torch.equal(decoded["decoder"]["1.running_mean"], state["decoder"]["1.running_mean"])
 
 
-def test_evaluation_is_the_default():
+def test_evaluation_mode_is_the_default():
     model, params, state, x, z = make()
     for call, argument in ((model.encode, x), (model.decode, z), (model.prior, z)):
         assert_trees_close(call(params, state, argument), call(params, state, argument, train=False), tolerance=0)
@@ -184,7 +184,7 @@ def test_a_delta_posterior_makes_a_plain_autoencoder():
     assert q.sample(torch.randn(N, B, Z)).shape == (N, B, Z)
 
 
-def test_float64_goes_through():
+def test_float64_parameters_and_data_give_float64_results():
     model = vae(encoder=lambda: encoder().double(), decoder=lambda: decoder().double(), latent=Z)
     params, state = model.init(KEY)
     x = random.uniform(KEY, (B, 1, 2, 3), torch.float64)
@@ -198,7 +198,7 @@ def test_float64_goes_through():
 # Densities
 
 
-def test_log_likelihood_sums_over_the_datums_axes():
+def test_log_likelihood_sums_over_the_axes_of_a_datum():
     p = Bernoulli(random.normal(KEY, (N, B, 1, 2, 3)))
     x = random.bernoulli(KEY, 0.5, (B, 1, 2, 3)).float()
     want = torch.stack([torch.stack([p.log_prob(x)[n, b].sum() for b in range(B)]) for n in range(N)])
@@ -206,7 +206,7 @@ def test_log_likelihood_sums_over_the_datums_axes():
 
 
 @pytest.mark.parametrize("shape", [(B, 6), (B, 1, 2, 1), (B, 2, 3), (B,)])
-def test_data_of_another_shape_than_the_decoders_is_an_error_and_not_broadcast(shape):
+def test_data_of_another_shape_than_the_decoder_output_is_an_error_and_not_broadcast(shape):
     with pytest.raises(BadValue, match=r"\[1, 2, 3\]"):
         log_p_x_given_z(Bernoulli(torch.zeros(N, B, 1, 2, 3)), torch.zeros(shape))
 
@@ -216,7 +216,7 @@ def test_a_batch_of_another_size_than_the_latents_is_an_error_and_not_broadcast(
         log_p_x_given_z(Bernoulli(torch.zeros(N, 1, D)), torch.zeros(B, D))
 
 
-def test_log_prob_keeps_as_many_leading_axes_as_asked():
+def test_log_prob_sums_over_all_axes_after_the_first_two():
     t = torch.arange(24.0).reshape(2, 3, 4)
     p = Normal(torch.zeros(()), torch.ones(()))
     assert torch.equal(log_prob(p, t), p.log_prob(t).sum(2))
@@ -227,7 +227,7 @@ def test_log_prob_keeps_as_many_leading_axes_as_asked():
 
 
 @pytest.mark.parametrize("latent", [0, -1])
-def test_a_latent_space_has_at_least_one_dimension(latent):
+def test_fewer_than_one_latent_dimension_is_an_error(latent):
     with pytest.raises(BadValue, match="latent"):
         vae(encoder=encoder, decoder=decoder, latent=latent)
 

@@ -1,4 +1,4 @@
-"""Any nn.Module as a pure pair: the same outputs and statistics as torch's own, and nothing drawn but from the key."""
+"""nn.Modules as pure functions: outputs and statistics equal torch's, and random numbers depend on the key alone."""
 
 import math
 
@@ -55,7 +55,7 @@ by_train = pytest.mark.parametrize("train", [True, False], ids=["train", "eval"]
 
 @by_train
 @pytest.mark.parametrize("name", LAYERS)
-def test_apply_equals_the_module_and_leaves_its_arguments_as_they_were(name, train):
+def test_apply_equals_the_module_and_does_not_modify_its_arguments(name, train):
     factory, inputs = LAYERS[name]
     net, inputs = functional(factory), inputs()
     params, state = net.init(KEY)
@@ -81,7 +81,7 @@ def test_resnet18_equals_torchvisions(train):
     assert_trees_close(new, dict(module.named_buffers()), 1e-5)
 
 
-def test_batchnorm_statistics_follow_torchs_over_batches():
+def test_batchnorm_statistics_equal_torchs_over_several_batches():
     net, module = functional(lambda: nn.BatchNorm1d(3, momentum=0.7)), nn.BatchNorm1d(3, momentum=0.7)
     params, state = net.init(KEY)
     for seed in range(5):
@@ -96,7 +96,7 @@ def test_batchnorm_statistics_follow_torchs_over_batches():
     assert_trees_close(same, state, tolerance=0)
 
 
-def test_batchnorm_takes_the_unbiased_variance_into_its_statistics():
+def test_batchnorm_statistics_use_the_unbiased_variance():
     net = functional(lambda: nn.BatchNorm1d(3, momentum=1.0))
     params, state = net.init(KEY)
     x = draws(4, 3)
@@ -162,7 +162,7 @@ def test_attention_under_vmap_and_grad_equals_a_loop(name, train):
         assert_trees_close(tree.map(lambda g, i=i: g[i], many), one, 1e-4)
 
 
-def test_attention_leaves_torchs_fast_path_setting_as_it_was():
+def test_attention_does_not_change_torchs_fast_path_setting():
     factory, inputs = LAYERS["attention"]
     net = functional(factory)
     params, state = net.init(KEY)
@@ -173,7 +173,7 @@ def test_attention_leaves_torchs_fast_path_setting_as_it_was():
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_attention_without_dropout_is_no_random_draw_where_no_gradient_is_kept(context):
+def test_attention_without_dropout_works_in_training_mode_without_gradients(context):
     factory, inputs = LAYERS["transformer"]
     net = functional(factory)
     params, state = net.init(KEY)
@@ -217,7 +217,7 @@ class Counter(nn.Module):
 
     def forward(self, x):
         self.count = self.count + 1  # assigns a new tensor
-        self.total += x.sum()  # writes into the old one
+        self.total += x.sum()  # modifies the tensor in place
         return x
 
 
@@ -242,7 +242,7 @@ class TiedBuffers(nn.Module):
         return x + self.a + self.b
 
 
-def test_a_users_raw_parameter_is_drawn_from_the_key_and_plain_tensors_keep_their_values():
+def test_raw_parameters_are_drawn_from_the_key_and_plain_tensors_keep_their_values():
     net = functional(Raw)
     params, state = net.init(KEY)
     assert torch.equal(params["scale"], random.normal(random.fold_in(KEY, 0), (3,)))
@@ -251,7 +251,7 @@ def test_a_users_raw_parameter_is_drawn_from_the_key_and_plain_tensors_keep_thei
     assert torch.equal(net.apply(params, state, x, train=True)[0], x * params["scale"] + torch.arange(3.0))
 
 
-def test_buffers_that_forward_assigns_or_writes_come_out_as_the_new_state():
+def test_buffers_that_forward_assigns_or_modifies_are_in_the_new_state():
     net = functional(Counter)
     params, state = net.init(KEY)
     x = torch.tensor([1.0, 2.0])
@@ -280,7 +280,7 @@ def test_tied_buffers_are_one_buffer():
 
 
 @pytest.mark.parametrize("missing", ["0.weight", "0.bias", "1.weight"])
-def test_parameters_that_are_not_all_given_are_an_error(missing):
+def test_a_missing_parameter_is_an_error(missing):
     net = functional(lambda: nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2, bias=False)))
     params, state = net.init(KEY)
     some = {name: p for name, p in params.items() if name != missing}
@@ -289,7 +289,7 @@ def test_parameters_that_are_not_all_given_are_an_error(missing):
 
 
 @by_train
-def test_train_is_a_flag_of_the_call_and_not_of_the_network(train):
+def test_train_applies_only_to_its_call(train):
     net = functional(lambda: nn.BatchNorm1d(3))
     params, state = net.init(KEY)
     x = draws(5, 3)
@@ -316,7 +316,7 @@ class Initialisers(nn.Module):
         self.register_buffer("noise", torch.rand_like(self.mask) + torch.randn(1000, dtype=torch.float64))
 
 
-def test_the_same_key_gives_the_same_bits_and_another_key_others():
+def test_the_same_key_gives_the_same_bits_and_another_key_does_not():
     net = functional(Initialisers)
     a, b, c = (tree.named_leaves(net.init(key)) for key in (KEY, random.key(0), random.key(1)))
     for name, leaf in a.items():
@@ -328,7 +328,7 @@ def test_initialisers_keep_their_distributions():
     params, state = functional(Initialisers).init(KEY)
     assert_trees_close(params["orthogonal"].T @ params["orthogonal"], torch.eye(30), 1e-5)
     assert params["truncated"].abs().max() <= 0.6
-    assert params["truncated"].std() > 0.3  # of the uniform on [-0.6, 0.6]: 0.346; of a clamped normal: 0.43
+    assert params["truncated"].std() > 0.3  # std of the uniform on [-0.6, 0.6]: 0.346; of a clamped normal: 0.43
     assert torch.equal((params["sparse"] == 0).sum(0), torch.full((30,), 10))
     assert abs(params["kaiming"].square().mean() * 30 / 2 - 1) < 5 * math.sqrt(2 / 1200)
     limit = math.sqrt(6 / 70)
@@ -349,12 +349,12 @@ def test_a_linear_layers_weights_are_uniform_within_one_over_root_fan_in():
         assert abs(p.square().mean() - 0.04 / 3) < 5 * math.sqrt(0.0016 * (1 / 5 - 1 / 9) / n)
 
 
-def test_no_two_parameters_share_a_draw():
+def test_two_parameters_have_different_random_numbers():
     params, _ = functional(lambda: nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))).init(KEY)
     assert not torch.equal(params["0.weight"], params["1.weight"])
 
 
-def test_randperm_keeps_the_dtype_it_was_asked_for():
+def test_randperm_has_the_requested_dtype():
     class Order(nn.Module):
         def __init__(self):
             super().__init__()
@@ -364,7 +364,7 @@ def test_randperm_keeps_the_dtype_it_was_asked_for():
     assert state["order"].dtype == torch.int32
 
 
-def test_init_leaves_torchs_generator_as_it_was_and_does_not_read_it():
+def test_init_does_not_read_or_change_torchs_generator():
     torch.manual_seed(1)
     before = torch.get_rng_state()
     net = functional(Initialisers)
@@ -384,14 +384,14 @@ def test_parameters_are_plain_tensors_that_require_no_gradient():
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_init_lands_on_the_keys_device_with_the_cpus_bits():
+def test_init_on_cuda_equals_that_on_the_cpu_bit_for_bit():
     net = functional(Initialisers)
     for a, b in zip(tree.leaves(net.init(KEY.cuda())), tree.leaves(net.init(KEY)), strict=True):
         assert a.is_cuda
         assert torch.equal(a.cpu(), b)
 
 
-# Draws in forward
+# Random numbers in forward
 
 
 class OwnDropout(nn.Module):
@@ -415,7 +415,7 @@ DROPPING = {
 
 
 @pytest.mark.parametrize("name", DROPPING)
-def test_a_layer_that_draws_raises_in_training_mode_and_works_in_eval(name):
+def test_a_layer_that_draws_random_numbers_raises_in_training_mode_and_works_in_eval(name):
     factory, shape = DROPPING[name]
     net = functional(factory)
     params, state = net.init(KEY)
@@ -436,7 +436,7 @@ def test_attention_with_dropout_raises_in_training_mode_and_works_in_eval():
 
 @pytest.mark.parametrize("factory", [OwnDropout, OwnNoise])
 @pytest.mark.parametrize("randomness", ["error", "same", "different"])
-def test_a_draw_in_a_users_forward_raises_plainly_and_under_vmap(factory, randomness):
+def test_random_numbers_in_a_users_forward_are_an_error_with_and_without_vmap(factory, randomness):
     net = functional(factory)
     with pytest.raises(BadValue, match="draws random numbers in forward"):
         net.apply({}, {}, draws(5, 3), train=True)
@@ -444,7 +444,7 @@ def test_a_draw_in_a_users_forward_raises_plainly_and_under_vmap(factory, random
         torch.vmap(lambda x: net.apply({}, {}, x, train=True)[0], randomness=randomness)(draws(2, 5, 3))
 
 
-def test_errors_of_the_module_itself_come_through():
+def test_errors_of_the_module_are_passed_on():
     net = functional(lambda: nn.Linear(3, 2))
     params, state = net.init(KEY)
     with pytest.raises(RuntimeError, match="shapes"):
@@ -454,29 +454,29 @@ def test_errors_of_the_module_itself_come_through():
 # Wrong factories
 
 
-def test_a_module_in_place_of_a_factory_is_an_error_that_shows_how():
+def test_the_error_for_a_module_in_place_of_a_factory_shows_a_factory():
     with pytest.raises(BadType, match="lambda: Linear"):
         functional(nn.Linear(3, 2))
 
 
-def test_what_cannot_be_called_is_an_error():
+def test_a_factory_that_is_not_callable_is_an_error():
     with pytest.raises(BadType, match="factory"):
         functional(3)
 
 
-def test_a_factory_of_something_else_is_an_error():
+def test_a_factory_that_does_not_return_a_module_is_an_error():
     with pytest.raises(BadType, match="returned Tensor"):
         functional(lambda: torch.zeros(3))
 
 
-def test_a_factory_that_returns_one_module_over_and_over_leaves_it_as_it_was():
+def test_a_factory_that_always_returns_the_same_module_is_an_error_and_does_not_move_it():
     module = nn.BatchNorm1d(3)
     with pytest.raises(FuncvaeError):  # its parameters cannot be drawn from the key
         functional(lambda: module)
     assert module.weight.device.type == "cpu"
 
 
-def test_an_initialiser_that_cannot_be_fed_from_a_key_is_an_error_that_names_it():
+def test_the_error_for_an_unsupported_initialiser_names_it():
     class Exponential(nn.Module):
         def __init__(self):
             super().__init__()

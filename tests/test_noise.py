@@ -1,4 +1,4 @@
-"""The noise schemes: their marginals, what is antithetic in them, and that they come from their key alone."""
+"""Noise schemes: marginal distributions, antithetic properties, and dependence on the key alone."""
 
 import math
 from functools import partial
@@ -16,7 +16,7 @@ both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], i
 
 
 @both_dtypes
-def test_iid_noise_is_random_normal_with_samples_in_front(dtype):
+def test_iid_noise_equals_random_normal_with_a_leading_sample_axis(dtype):
     key = random.key(0)
     eps = noise.iid(key, 5, (3, 2), dtype=dtype)
     assert eps.shape == (5, 3, 2)
@@ -25,7 +25,7 @@ def test_iid_noise_is_random_normal_with_samples_in_front(dtype):
 
 @both_dtypes
 @every_scheme
-def test_under_vmap_over_keys_equals_a_loop(scheme, dtype):
+def test_vmap_over_keys_equals_a_loop(scheme, dtype):
     keys = random.split(random.key(1), 4)
     eps = torch.vmap(lambda k: scheme(k, 4, (3, 2), dtype=dtype))(keys)
     torch.testing.assert_close(eps, torch.stack([scheme(k, 4, (3, 2), dtype=dtype) for k in keys]))
@@ -33,7 +33,7 @@ def test_under_vmap_over_keys_equals_a_loop(scheme, dtype):
 
 
 @both_dtypes
-def test_numbered_noise_is_drawn_from_a_key_for_each_number(dtype):
+def test_numbered_noise_uses_a_key_for_each_number(dtype):
     key, numbers = random.key(0), torch.tensor([7, 0, 2**31 + 5])
     eps = noise.numbered(key, numbers, (3, 2), dtype=dtype)
     for number, one in zip(numbers, eps, strict=True):
@@ -43,7 +43,7 @@ def test_numbered_noise_is_drawn_from_a_key_for_each_number(dtype):
 
 
 @every_scheme
-def test_one_key_gives_the_same_bits_and_another_gives_others(scheme):
+def test_the_same_key_gives_the_same_bits_and_another_key_does_not(scheme):
     first, again, other = (scheme(random.key(seed), 4, (3, 2)) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.isclose(first, other).any()
@@ -58,7 +58,7 @@ def test_compiled_equals_eager(scheme):
 
 
 @every_scheme
-def test_every_sample_by_itself_is_standard_normal_and_data_and_latents_are_independent(scheme):
+def test_each_sample_is_standard_normal_and_independent_over_data_and_latents(scheme):
     keys = random.split(random.key(5), 20_000)
     eps = torch.vmap(lambda k: scheme(k, 4, (2, 2), dtype=torch.float64))(keys).flatten(2)  # [R, 4, B·Z]
     assert_zero_mean(eps)
@@ -74,7 +74,7 @@ def test_every_sample_by_itself_is_standard_normal_and_data_and_latents_are_inde
                 assert_zero_mean(eps[:, sample, i] ** 2 * eps[:, sample, j] ** 2 - 1)
 
 
-def test_mirrored_halves_are_each_others_negatives():
+def test_the_second_half_of_mirrored_noise_is_minus_the_first():
     eps = noise.mirrored(random.key(0), 6, (3, 2))
     assert torch.equal(eps[3:], -eps[:3])
     assert torch.equal(eps[:3], noise.iid(random.key(0), 3, (3, 2)))
@@ -102,14 +102,14 @@ def test_moment_matched_halves_are_jointly_standard_normal():
     assert_zero_mean((second.var(1) - 1) ** 2 - 1)  # Var of χ²_2/2
 
 
-def test_two_equal_samples_are_no_trouble_to_moment_matching():
+def test_moment_matched_noise_is_finite_for_two_equal_samples():
     for seed in (46, 52):
         eps = noise.moment_matched(random.key(seed), 4, (1000, 200))
         assert (eps[0] == eps[1]).any()
         assert eps.isfinite().all()
 
 
-def test_a_pair_of_moment_matched_samples_is_a_mirrored_one():
+def test_two_moment_matched_samples_equal_two_mirrored_samples():
     assert torch.equal(noise.moment_matched(random.key(0), 2, (3,)), noise.mirrored(random.key(0), 2, (3,)))
 
 
@@ -134,9 +134,9 @@ def test_sobol_digits_are_scrambled_and_not_only_shifted():
     for seed in range(8):
         eps = noise.sobol(random.key(seed), 4, (1,), dtype=torch.float64)
         digits = (torch.special.ndtr(eps[:, 0]) * 2**20).long()
-        differences.append(int(digits[1] ^ digits[2]))  # a shift leaves this as it is
+        differences.append(int(digits[1] ^ digits[2]))  # a shift does not change this
     assert len(set(differences)) == 8
-    assert len({d.bit_length() for d in differences}) == 1  # the first digit in which they differ stays
+    assert len({d.bit_length() for d in differences}) == 1  # scrambling does not change the first digit that differs
 
 
 def test_sobol_noise_integrates_a_smooth_function_better_than_iid_noise():
@@ -157,12 +157,12 @@ def test_fewer_than_one_sample_is_an_error(scheme, n):
 
 @pytest.mark.parametrize("scheme", [noise.mirrored, noise.moment_matched])
 @pytest.mark.parametrize("n", [1, 3, 7])
-def test_antithetic_noise_of_an_odd_number_is_an_error(scheme, n):
+def test_antithetic_noise_of_an_odd_number_of_samples_is_an_error(scheme, n):
     with pytest.raises(BadValue, match=f"samples is {n}: antithetic noise comes in pairs"):
         scheme(random.key(0), n, (3,))
 
 
-def test_sobol_noise_has_a_greatest_dimension():
+def test_sobol_noise_of_too_many_dimensions_is_an_error():
     with pytest.raises(BadValue, match=r"shape is \(30000,\): its last axis must have 1 to 21201 dimensions"):
         noise.sobol(random.key(0), 2, (30_000,))
 
@@ -171,12 +171,12 @@ def test_sobol_noise_has_a_greatest_dimension():
 
 
 def without_rows(key, n, shape, *, dtype=torch.float32):
-    """A scheme of one's own, which cannot draw a part."""
+    """A user's scheme that cannot draw a part."""
     return noise.iid(key, n, shape, dtype=dtype).flip(0)
 
 
 def by_row(key, n, shape, *, dtype=torch.float32, rows=None):
-    """One that can draw some of the data alone."""
+    """A user's scheme that can draw a part of the data."""
     return noise.mirrored(key, n, shape, dtype=dtype, rows=rows)
 
 
@@ -185,13 +185,13 @@ class Callable:
         return noise.sobol(key, n, shape, **options)
 
 
-OWN = {"without rows": without_rows, "with rows": by_row, "an object": Callable(), "partial": partial(noise.iid)}
+USERS = {"without rows": without_rows, "with rows": by_row, "an object": Callable(), "partial": partial(noise.iid)}
 close_to = partial(torch.testing.assert_close, rtol=1e-6, atol=1e-6)
 
 
 @both_dtypes
-@pytest.mark.parametrize("scheme", [*SCHEMES, *OWN.values()], ids=[*noise.TABLE, *OWN])
-def test_a_part_is_that_of_the_whole(scheme, dtype):
+@pytest.mark.parametrize("scheme", [*SCHEMES, *USERS.values()], ids=[*noise.TABLE, *USERS])
+def test_a_part_equals_the_same_part_of_the_whole(scheme, dtype):
     key, shape = random.key(6), (7, 3)
     whole, draw = scheme(key, 4, shape, dtype=dtype), noise.in_parts(scheme)
     samples, rows = torch.tensor([3, 1]), torch.tensor([6, 0, 2])
@@ -203,8 +203,8 @@ def test_a_part_is_that_of_the_whole(scheme, dtype):
     assert both.dtype == dtype
 
 
-@pytest.mark.parametrize("scheme", [*SCHEMES, without_rows], ids=[*noise.TABLE, "own"])
-def test_a_part_compiled_is_that_of_the_whole(scheme):
+@pytest.mark.parametrize("scheme", [*SCHEMES, without_rows], ids=[*noise.TABLE, "without rows"])
+def test_a_compiled_part_equals_the_same_part_of_the_whole(scheme):
     torch._dynamo.reset()
     draw = torch.compile(noise.in_parts(scheme), fullgraph=True, dynamic=False, backend="aot_eager")
     key, samples, rows = random.key(6), torch.tensor([3, 1]), torch.tensor([6, 0, 2])
@@ -212,7 +212,7 @@ def test_a_part_compiled_is_that_of_the_whole(scheme):
     torch._dynamo.reset()
 
 
-def test_no_more_is_drawn_than_is_asked_for(monkeypatch):
+def test_a_part_draws_only_the_samples_and_rows_that_it_needs(monkeypatch):
     drawn = []
     normal = random.normal
 
@@ -227,14 +227,14 @@ def test_no_more_is_drawn_than_is_asked_for(monkeypatch):
         assert drawn.pop().shape == (samples, 1, 3)
 
 
-def test_whether_a_function_takes_an_argument():
+def test_accepts_is_true_if_a_function_has_the_argument():
     assert noise.accepts(noise.iid, "samples")
     assert noise.accepts(partial(noise.sobol), "rows")
     assert not noise.accepts(noise.sobol, "samples")
-    assert not noise.accepts(min, "rows")  # which does not say
+    assert not noise.accepts(min, "rows")  # it has no signature
 
 
-def test_schemes_have_names_and_marks():
+def test_names_and_independence_of_the_schemes():
     assert [noise.name_of(scheme) for scheme in SCHEMES] == list(noise.TABLE)
     assert [noise.is_independent(scheme) for scheme in SCHEMES] == [True, False, False, False]
     assert noise.parse("sobol") is noise.sobol
@@ -242,11 +242,11 @@ def test_schemes_have_names_and_marks():
         noise.parse("sobl")
 
 
-def test_the_opposite_of_the_opposite_is_the_beginning():
+def test_opposite_chi2_is_its_own_inverse():
     t = torch.logspace(-4, 1.5, 50, dtype=torch.float64)
     for dof in (1, 2, 5):
         torch.testing.assert_close(noise._opposite_chi2(noise._opposite_chi2(t, dof), dof), t, rtol=1e-6, atol=0)
-    torch.testing.assert_close(  # with two degrees of freedom in closed form: exp(-t/2) + exp(-t'/2) = 1
+    torch.testing.assert_close(  # closed form for two degrees of freedom: exp(-t/2) + exp(-t'/2) = 1
         noise._opposite_chi2(t, 2), -2 * torch.log1p(-torch.exp(-t / 2)), rtol=1e-12, atol=0
     )
     median = torch.tensor(2 * math.log(2), dtype=torch.float64)
@@ -256,7 +256,7 @@ def test_the_opposite_of_the_opposite_is_the_beginning():
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @every_scheme
-def test_noise_on_cuda_is_that_of_the_cpu(scheme):
+def test_noise_on_cuda_equals_that_on_the_cpu(scheme):
     here, there = (scheme(random.key(3, device=device), 4, (3, 2)) for device in ("cpu", "cuda"))
     assert there.is_cuda
     torch.testing.assert_close(there.cpu(), here, rtol=1e-5, atol=1e-5)

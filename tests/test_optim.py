@@ -1,4 +1,4 @@
-"""Adam against torch.optim.Adam, step for step, and the purity that torch's has not."""
+"""Adam against torch.optim.Adam, and pure updates that do not modify their arguments."""
 
 import doctest
 
@@ -10,7 +10,7 @@ from funcvae.errors import BadValue
 
 
 def params_and_grads(steps=100, dtype=torch.float64):
-    """Parameters, and gradients whose sizes range over many orders, so that eps shows."""
+    """Parameters, and gradients of many orders of magnitude, so that eps has an effect."""
     g = torch.Generator().manual_seed(0)
     shapes = {"w": (3, 4), "b": (4,), "scale": ()}
 
@@ -48,13 +48,13 @@ def gap(a, b):
 SETTINGS = [(1e-3, 0.9, 0.999, 1e-8), (0.1, 0.5, 0.9, 1e-4), (1e-2, 0.0, 0.99, 1e-8), (1e-4, 0.95, 0.9999, 1e-12)]
 
 
-@pytest.fixture(params=["kernel", "written"])
+@pytest.fixture(params=["kernel", "formula"])
 def form(request, monkeypatch):
-    """Both ways of computing the update: torch's kernel, and the form that is compiled or transformed."""
+    """Both forms of the update: torch's kernel, and the formula that is used in compiled and transformed code."""
     calls = []
     kernel = optim.torch_adam
     monkeypatch.setattr(optim, "torch_adam", lambda *args, **options: (calls.append(1), kernel(*args, **options)))
-    if request.param == "written":
+    if request.param == "formula":
         monkeypatch.setattr(optim, "_fusible", lambda *args: False)
     yield
     assert bool(calls) == (request.param == "kernel")
@@ -110,7 +110,7 @@ def test_the_tolerance_catches_wrong_adams(wrong):
     assert run() < 1e-12
 
 
-def test_update_leaves_its_arguments_as_they_were():
+def test_update_does_not_modify_its_arguments():
     params, (g, *_) = params_and_grads(steps=2)
     opt = optim.adam(0.1)
     _, state = opt.update(g, opt.init(params), params)
@@ -121,7 +121,7 @@ def test_update_leaves_its_arguments_as_they_were():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-def test_update_in_place_equals_update_bit_for_bit(dtype):
+def test_in_place_update_equals_update_bit_for_bit(dtype):
     params, grads = params_and_grads(steps=10, dtype=dtype)
     opt = optim.adam(0.1)
     mine, state_ = tree.map(torch.clone, params), opt.init(params)
@@ -136,8 +136,8 @@ def test_update_in_place_equals_update_bit_for_bit(dtype):
 
 
 @pytest.mark.parametrize("odd", ["transposed", "expanded", "with a graph", "float32"])
-def test_gradients_that_torchs_kernel_would_misread_are_taken_as_they_are(odd):
-    """The kernel reads the bytes as they lie, whatever the strides: such a gradient would move the wrong parameters."""
+def test_gradients_of_another_layout_or_dtype_equal_plain_gradients(odd):
+    """torch's kernel ignores strides, so it must not get such gradients directly."""
     made = {
         "transposed": lambda g: g.T.contiguous().T,
         "expanded": lambda g: g[:1].expand(3, 4),
@@ -150,11 +150,11 @@ def test_gradients_that_torchs_kernel_would_misread_are_taken_as_they_are(odd):
     plain = {**g, "w": w.detach().double().contiguous()}
     one, _ = opt.update({**g, "w": w}, opt.init(params), params)
     other, _ = opt.update(plain, opt.init(params), params)
-    assert gap(one, other) < (1e-8 if odd == "float32" else 1e-12)  # it is squared as it is
+    assert gap(one, other) < (1e-8 if odd == "float32" else 1e-12)  # squared in float32
     assert gap(other, torch_adam(params, [plain], lr=0.1)) < 1e-12
 
 
-def test_a_tree_without_leaves_is_updated_to_itself():
+def test_update_of_a_tree_without_leaves_only_counts_the_step():
     state = optim.AdamState(torch.zeros((), dtype=torch.int64), {}, {})
     params, state = optim.adam().update({}, state, {})
     assert params == {}
@@ -163,7 +163,7 @@ def test_a_tree_without_leaves_is_updated_to_itself():
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_schedule_on_cuda_equals_the_cpus():
+def test_a_schedule_on_cuda_equals_that_on_the_cpu():
     params, grads = params_and_grads()
     opt = optim.adam(lambda step: 0.05 * 0.97 ** step.double())
     on_cuda = [tree.map(torch.Tensor.cuda, t) for t in (params, *grads)]
@@ -200,7 +200,7 @@ def test_the_structure_of_the_parameters_is_kept():
     assert state.step.dtype == torch.int64
 
 
-def test_the_docstrings_example_runs():
+def test_the_example_of_the_docstring_runs():
     finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner()
     (example,) = finder.find(optim.adam, "adam", globs={"adam": optim.adam, "torch": torch})
     assert runner.run(example) == (0, 5)
@@ -217,6 +217,6 @@ def test_the_docstrings_example_runs():
         ({"eps": -1e-8}, "eps"),
     ],
 )
-def test_settings_outside_their_range_are_errors(settings, named):
+def test_a_setting_outside_its_range_is_an_error(settings, named):
     with pytest.raises(BadValue, match=named):
         optim.adam(**settings)

@@ -1,4 +1,4 @@
-"""Keys and draws against jax.random and Random123, and the laws that make them safe to lean on."""
+"""Keys and draws against jax.random and Random123, and properties of keys."""
 
 import json
 import math
@@ -29,7 +29,7 @@ by_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=
 
 
 def words(t):
-    """int32 words as JAX prints them: unsigned."""
+    """int32 words as unsigned integers, as JAX prints them."""
     return t.contiguous().view(torch.uint32).tolist()
 
 
@@ -42,7 +42,7 @@ def threefry(counter, key):
 
 
 def threefry_in_integers(counter, key, rotations=((13, 15, 26, 6), (17, 29, 16, 24)), groups=5):
-    """The same cipher in Python's integers, and its wrong variants; `groups` of four rounds."""
+    """The cipher with Python integers and `groups` of four rounds. Other rotations and groups give wrong variants."""
     schedule = (*key, key[0] ^ key[1] ^ 0x1BD11BDA)
     x0, x1 = ((c + k) % 2**32 for c, k in zip(counter, key, strict=True))
     for i in range(groups):
@@ -55,7 +55,7 @@ def threefry_in_integers(counter, key, rotations=((13, 15, 26, 6), (17, 29, 16, 
 
 
 def assert_matches_ks(draws, cdf):
-    """Kolmogorov-Smirnov: the largest gap of the distribution functions, with P(√n D > 1.95) = 0.001."""
+    """Kolmogorov-Smirnov test with P(√n D > 1.95) = 0.001; D is the largest gap of the distribution functions."""
     n = draws.numel()
     u = cdf(draws.double().sort().values)
     grid = torch.arange(n + 1, dtype=torch.float64) / n
@@ -64,7 +64,7 @@ def assert_matches_ks(draws, cdf):
 
 
 def assert_mean(samples, mean, z=5.0):
-    """The samples' mean lies within z standard errors of what it should be."""
+    """Asserts that the mean of the samples lies within z standard errors of `mean`."""
     samples = samples.double()
     error = (samples.mean() - mean) / (samples.std() / math.sqrt(samples.numel()))
     assert abs(error) < z, f"{error} standard errors"
@@ -185,7 +185,7 @@ def force_words(monkeypatch, dtype):
 
 
 @by_dtype
-def test_uniform_lies_in_0_included_to_1_excluded(dtype, monkeypatch):
+def test_uniform_lies_between_0_inclusive_and_1_exclusive(dtype, monkeypatch):
     force_words(monkeypatch, dtype)
     mantissa = 23 if dtype == torch.float32 else 52
     assert random.uniform(random.key(0), (2,), dtype).tolist() == [1 - 2.0**-mantissa, 0.0]
@@ -207,7 +207,7 @@ def test_float64_uniform_uses_52_bits():
     assert not torch.equal(scaled / 2, (scaled / 2).round())
 
 
-def test_bernoulli_has_its_probabilities():
+def test_bernoulli_has_the_given_probabilities():
     p = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0])
     draws = random.bernoulli(random.key(6), p.expand(40_000, 5)).double()
     assert draws[:, 0].sum() == 0
@@ -216,17 +216,17 @@ def test_bernoulli_has_its_probabilities():
         assert_mean(draws[:, i], p[i])
 
 
-def test_permutation_puts_each_item_everywhere_equally_often():
+def test_permutation_puts_each_item_in_each_place_equally_often():
     orders = torch.vmap(lambda k: random.permutation(k, 4))(random.split(random.key(7), 20_000))
     for item in range(4):
         for place in range(4):
             assert_mean((orders[:, place] == item).double(), 1 / 4)
 
 
-# Laws of keys
+# Properties of keys
 
 
-def test_fold_in_is_a_member_of_split():
+def test_fold_in_equals_an_element_of_split():
     key = random.key(8)
     keys = random.split(key, 6)
     for i in range(6):
@@ -235,7 +235,7 @@ def test_fold_in_is_a_member_of_split():
 
 
 @pytest.mark.parametrize("data", [2**31 - 1, 2**31, 2**32 - 1])
-def test_fold_in_of_a_tensor_equals_the_ints(data):
+def test_fold_in_of_a_tensor_equals_fold_in_of_the_int(data):
     key = random.key(8)
     assert torch.equal(random.fold_in(key, torch.tensor(data)), random.fold_in(key, data))
 
@@ -267,7 +267,7 @@ def test_vmap_over_keys_equals_a_loop(draw):
     assert torch.equal(keys, before)
 
 
-def test_vmap_over_fold_ins_data_equals_split():
+def test_vmap_of_fold_in_over_its_data_equals_split():
     key = random.key(10)
     folded = torch.vmap(lambda i: random.fold_in(key, i))(torch.arange(4))
     assert torch.equal(folded, random.split(key, 4))
@@ -287,7 +287,7 @@ def test_compile_gives_the_same_bits_and_uniforms_and_normals_to_8_ulps(backend)
     assert ((normal - normal_compiled).abs() / ulp).max() <= 8
 
 
-def test_a_draw_is_a_prefix_of_a_longer_one_whatever_the_shape():
+def test_a_draw_is_a_prefix_of_a_longer_draw_of_any_shape():
     key = random.key(12)
     assert torch.equal(random.bits(key, (3, 4)).flatten(), random.bits(key, (20,))[:12])
     assert random.normal(key).shape == ()
@@ -329,7 +329,7 @@ def test_permutation_of_a_tensor_permutes_its_rows():
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 1000])
-def test_permutation_holds_every_number_once(n):
+def test_permutation_contains_every_number_once(n):
     order = random.permutation(random.key(15), n)
     assert order.dtype == torch.int64
     assert torch.equal(order.sort().values, torch.arange(n))
@@ -357,7 +357,7 @@ def part_of(t, picked):
 
 
 @by_part
-def test_places_are_flat_indices(picked):
+def test_flat_indices_agree_with_torchs_indexing(picked):
     numbers = torch.arange(math.prod(WHOLE)).view(WHOLE)
     assert torch.equal(random.flat_indices(WHOLE, *picked), part_of(numbers, picked))
 
@@ -372,7 +372,7 @@ def test_places_are_flat_indices(picked):
         pytest.param("samples", "aot_eager", torch.float64, marks=pytest.mark.slow),
     ],
 )
-def test_a_draw_at_places_is_a_part_of_the_whole_one(dtype, name, backend):
+def test_a_draw_at_flat_indices_is_a_part_of_the_whole_draw(dtype, name, backend):
     picked = PICKED[name]
     key, p = random.key(21), random.uniform(random.key(22), WHOLE, dtype)
     draws = {
@@ -400,8 +400,8 @@ def test_a_draw_at_places_is_a_part_of_the_whole_one(dtype, name, backend):
     torch._dynamo.reset()
 
 
-def test_a_part_of_a_draw_of_more_numbers_than_memory_holds():
-    """The counter's high word too."""
+def test_a_part_of_a_draw_that_exceeds_memory():
+    """Its indices exceed 2**32, so the high word of the counter is tested as well."""
     key, shape = random.key(23), (2**20, 2**20)
     at = random.flat_indices(shape, torch.tensor([5, 2**19]), torch.tensor([7]))
     expected = []
@@ -412,7 +412,7 @@ def test_a_part_of_a_draw_of_more_numbers_than_memory_holds():
     assert words(random.bits(key, shape, at=at).flatten()) == expected
 
 
-def test_indices_that_do_not_suit_a_draw_are_errors():
+def test_wrong_indices_are_an_error():
     with pytest.raises(BadValue, match=r"picked has indices for 3 axes: shape \[4, 7\] has 2"):
         random.flat_indices((4, 7), None, None, torch.arange(2))
     with pytest.raises(BadValue, match=r"an index has shape \[1, 2\]"):
@@ -427,13 +427,13 @@ def test_indices_that_do_not_suit_a_draw_are_errors():
 
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_a_seed_outside_64_bits_is_an_error(seed):
-    with pytest.raises(BadValue, match="2\\*\\*64"):
+    with pytest.raises(BadValue, match=r"between 0 and 2\*\*64 - 1"):
         random.key(seed)
 
 
 @pytest.mark.parametrize("data", [-1, 2**32])
 def test_folding_in_an_int_outside_32_bits_is_an_error(data):
-    with pytest.raises(BadValue, match="2\\*\\*32"):
+    with pytest.raises(BadValue, match=r"between 0 and 2\*\*32 - 1"):
         random.fold_in(random.key(0), data)
 
 

@@ -56,15 +56,15 @@ def test_zeros_like_keeps_shapes_and_dtypes():
         assert (zero.shape, zero.dtype, zero.count_nonzero().item()) == (x.shape, x.dtype, 0)
 
 
-def test_norm_is_that_of_all_numbers_in_one_vector():
+def test_norm_equals_that_of_all_numbers_in_one_vector():
     torch.manual_seed(0)
     t = {"a": torch.randn(3, 4, dtype=torch.float64), "b": [torch.randn((), dtype=torch.float64)]}
     whole = torch.cat([leaf.flatten() for leaf in tree.leaves(t)])
     torch.testing.assert_close(tree.norm(t), whole.square().sum().sqrt(), rtol=1e-14, atol=0)
-    assert tree.norm(t) != sum(leaf.norm() for leaf in tree.leaves(t))  # no sum of norms
+    assert tree.norm(t) != sum(leaf.norm() for leaf in tree.leaves(t))  # not the sum of norms
 
 
-def test_only_tree_uses_torchs_pytree():
+def test_only_the_tree_module_uses_torchs_pytree():
     sources = Path(funcvae.__file__).parent.rglob("*.py")
     users = [p.name for p in sources if re.search(r"import _pytree|_pytree\.", p.read_text())]
     assert users == ["tree.py"]

@@ -1,4 +1,4 @@
-"""`autograd.vjp` is `torch.func.vjp`, whatever way it takes."""
+"""`autograd.vjp` equals `torch.func.vjp` in every gradient mode and under transforms."""
 
 from contextlib import nullcontext
 from functools import partial
@@ -24,7 +24,7 @@ C = {"x": torch.tensor([1.0, -2.0]), "y": torch.tensor(0.7), "z": torch.ones(2)}
 
 
 @pytest.mark.parametrize("how", [torch.no_grad, torch.enable_grad, torch.inference_mode])
-def test_values_pulls_and_aux_are_those_of_torch(how):
+def test_values_gradients_and_aux_equal_those_of_torch(how):
     known, pull_known, aux_known = torch.func.vjp(f, A, B, has_aux=True)
     with how():
         value, pull, aux = vjp(f, A, B, has_aux=True)
@@ -36,7 +36,7 @@ def test_values_pulls_and_aux_are_those_of_torch(how):
 
 
 @torch.no_grad()
-def test_it_passes_through_vmap_and_grad():
+def test_vjp_works_under_vmap_and_grad():
     def slope(b):
         value, pull = vjp(lambda b: (b**3).sum(), b)
         return pull(torch.ones_like(value))[0]
@@ -47,7 +47,7 @@ def test_it_passes_through_vmap_and_grad():
 
 
 @pytest.mark.parametrize("how", [torch.no_grad, nullcontext])
-def test_primals_without_leaves(how):
+def test_vjp_takes_primals_without_leaves(how):
     with how():
         value, pull = vjp(lambda empty: torch.ones(2), {})
         assert torch.equal(value, torch.ones(2))

@@ -1,4 +1,4 @@
-"""The check of arguments at the border: signatures say what is allowed, and errors say it in one line."""
+"""Checks of arguments: annotations define the allowed values, and an error states them in one line."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Scheme(Protocol):
 
 
 @checks.arguments
-def taken(
+def example(
     *,
     count: Count = 1,
     natural: Natural = 0,
@@ -50,7 +50,7 @@ def taken(
     return dict(locals())
 
 
-REFUSED = [
+WRONG = [
     ("count", 0, BadValue, "count is 0: it must be at least 1"),
     ("count", 1.5, BadType, "count is 1.5: it must be a whole number"),
     ("count", True, BadType, "count is True: it must be a whole number"),
@@ -81,15 +81,15 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "kind", "message"), REFUSED)
-def test_refused(name: str, value: Any, kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind) as refused:
-        taken(**{name: value})
-    assert str(refused.value) == message
+@pytest.mark.parametrize(("name", "value", "kind", "message"), WRONG)
+def test_a_wrong_argument_is_an_error(name: str, value: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind) as raised:
+        example(**{name: value})
+    assert str(raised.value) == message
 
 
-def test_accepted_values_arrive_as_python_numbers() -> None:
-    out = taken(
+def test_numbers_of_numpy_and_torch_become_python_numbers() -> None:
+    out = example(
         count=np.int64(3),
         real=np.float32(0.5),
         maybe=None,
@@ -101,21 +101,21 @@ def test_accepted_values_arrive_as_python_numbers() -> None:
     assert (out["count"], out["real"], out["maybe"], out["natural"]) == (3, 0.5, None, 2)
     assert {type(out[name]) for name in ("count", "natural")} == {int}
     assert type(out["real"]) is float
-    assert out["number_or_function"] == "?"  # the function itself must decide
+    assert out["number_or_function"] == "?"  # a union with a function is not checked
 
 
-def test_wrong_calls_are_pythons_own_errors() -> None:
+def test_an_unexpected_keyword_is_a_type_error_of_python() -> None:
     with pytest.raises(TypeError, match="unexpected keyword"):
-        taken(counts=3)  # type: ignore[call-arg]
+        example(counts=3)  # type: ignore[call-arg]
 
 
-def test_unchecked_is_the_function_itself_and_keeps_other_decorators() -> None:
+def test_unchecked_removes_only_the_checks() -> None:
     @checks.arguments
     @torch.no_grad()
     def grad_mode(n: Count) -> bool:
         return torch.is_grad_enabled()
 
-    assert checks.unchecked(taken)(count=0)["count"] == 0
+    assert checks.unchecked(example)(count=0)["count"] == 0
     assert checks.unchecked(abs) is abs
     assert not checks.unchecked(grad_mode)(0)
     with pytest.raises(BadValue):
@@ -131,7 +131,7 @@ def test_nothing_is_checked_in_a_compiled_graph() -> None:
     assert compiled(torch.ones(2)).tolist() == [0, 0]
 
 
-def test_fields_of_a_dataclass() -> None:
+def test_fields_of_a_dataclass_are_checked() -> None:
     @dataclass(frozen=True)
     class Settings:
         samples: Count = 1

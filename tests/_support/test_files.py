@@ -1,4 +1,4 @@
-"""JSON objects as typed values. tests/system/test_faults.py tests atomic writes and locks."""
+"""Conversion of JSON objects to typed values. tests/system/test_faults.py tests atomic writes and locks."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -44,12 +44,12 @@ class Outer:
         ({"n": 1, "settings": {3: 4}}, BadType, "key in settings is of type int: expected str"),
     ],
 )
-def test_wrong_content(content, kind, message):
+def test_wrong_content_is_an_error(content, kind, message):
     with pytest.raises(kind) as raised:
         files.typed(content, Outer)
     assert str(raised.value) == message
 
 
-def test_right_content():
+def test_correct_content_becomes_a_dataclass():
     content = {"n": 3, "rate": 1, "inner": {"shape": [2]}, "names": ["b"], "settings": {"x": [1]}}
     assert files.typed(content, Outer) == Outer(3, 1.0, Inner((2,)), ("b",), {"x": [1]})

@@ -1,4 +1,4 @@
-"""What `in_chunks` takes. (That it gives the same numbers is a law: see tests/laws.)"""
+"""Arguments of `in_chunks`. tests/laws checks that it gives the same numbers."""
 
 import pytest
 
@@ -15,11 +15,11 @@ from funcvae.errors import BadType, BadValue
         (estimators.in_chunks(estimators.dreg(), 2), "dreg is already in chunks"),
     ],
 )
-def test_only_an_estimator_is_cut_and_only_once(estimator, message):
+def test_in_chunks_takes_an_estimator_that_is_not_in_chunks(estimator, message):
     with pytest.raises(BadType, match=message):
         estimators.in_chunks(estimator, 2)
 
 
-def test_a_chunk_holds_a_sample_at_least():
+def test_a_chunk_without_samples_is_an_error():
     with pytest.raises(BadValue, match="chunk is 0"):
         estimators.in_chunks(estimators.iwae(), 0)

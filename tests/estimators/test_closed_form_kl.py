@@ -77,7 +77,7 @@ def test_with_a_delta_posterior_elbo_is_the_squared_error(spec):
     assert out.log_w.shape == (2, 2)
 
 
-def test_without_a_closed_form_elbo_names_another_estimator():
+def test_without_a_closed_form_kl_the_error_of_elbo_names_another_estimator():
     class Odd(nn.Module):
         def forward(self, z):
             return fv.distributions.Bernoulli(torch.zeros_like(z))

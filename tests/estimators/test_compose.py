@@ -15,11 +15,11 @@ SPECS = list(EXAMPLES.values())
 every_estimator = pytest.mark.parametrize("spec", SPECS)
 
 
-# One forward pass for several.
+# Several estimators in one forward pass.
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_estimators_together_give_what_each_gives_alone(train):
+def test_estimators_together_equal_each_estimator_alone(train):
     model, params, state, x = tiny(encoder=lambda: nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Tanh()))
     state, eps = double(state), noise(4, 2, 2)
     estimators = [parse(spec) for spec in (*SPECS, "iwae")]
@@ -45,7 +45,7 @@ def test_estimators_together_decode_once():
     together([parse(s) for s in ("iwae", "dreg", "stl")], model, params, state, x, eps, train=False)
     assert len(calls) == 1
     together([parse(s) for s in ("iwae", "elbo", "piwae:1")], model, params, state, x, eps, train=False)
-    assert len(calls) == 4, "those that need more run by themselves"
+    assert len(calls) == 4, "estimators that need more decode separately"
 
 
 def test_estimators_together_check_the_noise():

@@ -1,4 +1,4 @@
-"""The engine: users' own weights, bounds, what a call costs, and errors."""
+"""The engine of the estimators: users' weights, reported bounds, the cost of a call, and errors."""
 
 import pytest
 import torch
@@ -21,11 +21,11 @@ every_weighted = pytest.mark.parametrize("spec", WEIGHTED)
 
 
 def weighted(weights, bound=fv.bounds.iwae, **kwargs):
-    """An estimator as a user would write one."""
+    """An estimator with a user's weights."""
     return fv.estimators.weighted(weights, bound=bound, claims=fv.Claims("L_K", False, False, ()), **kwargs)
 
 
-TARGETS = {  # the values that `bound` must have, written out with logarithms and exponentials alone
+TARGETS = {  # the values of `bound`, in logarithms and exponentials
     "elbo_mc": lambda f: f.mean(0),
     "stl": lambda f: f.mean(0),
     "score": lambda f: f.mean(0),
@@ -48,7 +48,7 @@ TARGETS = {  # the values that `bound` must have, written out with logarithms an
 # Users' weights.
 
 
-def test_a_users_weights_make_the_estimator_they_describe():
+def test_dreg_weights_of_a_user_equal_dreg():
     def mine(log_w):
         v = log_w.softmax(0)
         return fv.Weights(path=v**2, score=torch.zeros_like(v), theta=v)
@@ -61,7 +61,7 @@ def test_a_users_weights_make_the_estimator_they_describe():
     assert_close(out.grads, dreg.grads, atol=0)
 
 
-def test_a_users_score_weights_make_the_score_function_estimator():
+def test_score_weights_of_a_user_have_the_mean_of_elbo_mc():
     def score(log_w):
         return fv.Weights(torch.zeros_like(log_w), log_w / len(log_w), torch.full_like(log_w, 1 / len(log_w)))
 
@@ -69,11 +69,11 @@ def test_a_users_score_weights_make_the_score_function_estimator():
     assert_close(mean, quadrature(parse("elbo_mc"), *toy(), X, 2, 20)[0], atol=1e-8)
 
 
-# Bounds and the surrogate.
+# Bounds.
 
 
 @every_estimator
-def test_reported_bound_is_the_target(spec):
+def test_reported_bound_equals_its_formula(spec):
     model, params, state, x = tiny()
     eps = noise(4, 2, 2)
     estimator = parse(spec)
@@ -117,7 +117,7 @@ class CountingDecoder(nn.Linear):
 @pytest.mark.parametrize(
     ("spec", "samples"), [(s, n) for s in SPECS for n in (1, 4) if n > 1 or s.split(":")[0] not in NEED_TWO]
 )
-def test_a_call_decodes_once_and_pulls_back_through_the_decoder_once_piwae_twice(spec, samples):
+def test_a_call_runs_the_decoder_once_and_its_backward_pass_once_or_twice_for_piwae(spec, samples):
     model = fv.vae(encoder=lambda: nn.Linear(2, 4), decoder=lambda: CountingDecoder(2, 2), latent=2)
     params, state = model.init(fv.random.key(0))
     CountingDecoder.forwards = Counted.backwards = 0
@@ -137,7 +137,7 @@ def test_a_call_decodes_once_and_pulls_back_through_the_decoder_once_piwae_twice
 
 @pytest.mark.parametrize("shape", [(2, 2), (4, 3, 2), (4, 2, 3), (0, 2, 2), (1, 4, 2, 2)])
 @every_estimator
-def test_noise_of_a_wrong_shape_is_refused(spec, shape):
+def test_noise_of_a_wrong_shape_is_an_error(spec, shape):
     model, params, state, x = tiny()
     for call in (lambda *a: parse(spec)(*a, train=False), parse(spec).bound):
         with pytest.raises(BadValue, match=r"eps has shape .* it must be \[N, 2, 2\], with N >= 1"):
@@ -145,7 +145,7 @@ def test_noise_of_a_wrong_shape_is_refused(spec, shape):
 
 
 @every_estimator
-def test_a_posterior_that_is_not_latent_wide_is_refused(spec):
+def test_a_posterior_of_another_width_than_latent_is_an_error(spec):
     model = fv.vae(
         encoder=lambda: nn.Linear(2, 2), decoder=lambda: nn.Linear(2, 2), latent=2
     )  # one mu, one log-variance
@@ -159,21 +159,21 @@ def autoencoder():
 
 
 @every_weighted
-def test_a_posterior_without_a_density_is_refused_where_one_is_needed(spec):
+def test_weighted_estimators_need_a_posterior_with_a_density(spec):
     model, params, state, x = autoencoder()
     with pytest.raises(BadType, match=r"Delta posterior has no density.*such as elbo"):
         parse(spec)(model, params, state, x, noise(2, 2, 2), train=False)
 
 
 @pytest.mark.parametrize("spec", ["rloo", "vimco", "ovis:0.5"])
-def test_one_sample_is_refused_where_each_is_set_against_the_others(spec):
+def test_estimators_that_compare_the_samples_need_at_least_two(spec):
     model, params, state, x = tiny()
     with pytest.raises(BadValue, match=rf"{spec.split(':')[0]} compares the samples"):
         parse(spec)(model, params, state, x, noise(1, 2, 2), train=False)
 
 
 @pytest.mark.parametrize("spec", ["miwae:3", "piwae:3"])
-def test_groups_that_do_not_divide_the_samples_are_refused(spec):
+def test_groups_that_do_not_divide_the_samples_are_an_error(spec):
     model, params, state, x = tiny()
     with pytest.raises(BadValue, match="4 samples cannot be divided into 3 equal groups"):
         parse(spec)(model, params, state, x, noise(4, 2, 2), train=False)
@@ -181,37 +181,34 @@ def test_groups_that_do_not_divide_the_samples_are_refused(spec):
         fv.bounds.miwae(3)(torch.zeros(4, 2))
 
 
-def test_weights_of_a_wrong_shape_are_refused():
+def test_weights_of_a_wrong_shape_are_an_error():
     model, params, state, x = tiny()
     wrong = weighted(lambda f: fv.Weights(f, f, f.sum(0)), name="wrong")
     with pytest.raises(BadValue, match=r"the weights have shapes .*each must be \[4, 2\]"):
         wrong(model, params, state, x, noise(4, 2, 2), train=False)
 
 
-def test_a_second_pull_serves_weights_of_which_one_vanishes_alone():
-    def prior_and_decoder_at_rest(log_w):
+def test_weights_with_zero_theta_and_nonzero_path_need_two_pulls():
+    def encoder_only(log_w):
         mean = torch.full_like(log_w, 1 / len(log_w))
         return fv.Weights(path=mean, score=-mean, theta=torch.zeros_like(mean))
 
     model, params, state, x = tiny()
     eps = noise(4, 2, 2)
     whole = parse("elbo_mc")(model, params, state, x, eps, train=False)
-    one, two = (
-        weighted(prior_and_decoder_at_rest, two_pulls=t)(model, params, state, x, eps, train=False)
-        for t in (False, True)
-    )
+    one, two = (weighted(encoder_only, two_pulls=t)(model, params, state, x, eps, train=False) for t in (False, True))
     assert_close(two.grads["encoder"], whole.grads["encoder"], atol=1e-14)
     assert not torch.allclose(one.grads["encoder"]["0.weight"], whole.grads["encoder"]["0.weight"])
     assert all(bool((leaf == 0).all()) for leaf in tree.leaves(two.grads["decoder"]))
 
 
-def test_noise_of_another_dtype_is_refused():
+def test_noise_of_another_dtype_than_x_is_an_error():
     model, params, state, x = tiny()
     with pytest.raises(BadValue, match=r"eps is torch\.float32 and x is torch\.float64"):
         parse("iwae")(model, params, state, x, noise(4, 2, 2).float(), train=False)
 
 
-def test_a_bound_that_is_not_one_number_for_each_datum_is_refused():
+def test_a_bound_without_one_number_for_each_datum_is_an_error():
     model, params, state, x = tiny()
     wrong = weighted(parse("iwae").weights, bound=lambda f: f.mean())
     with pytest.raises(BadValue, match=r"the bound has shape \[\]: it must be \[B\], here \[2\]"):

@@ -1,4 +1,4 @@
-"""Names of estimators: parsing, and what each must declare."""
+"""Names of estimators: parsing, lines of weights, and papers."""
 
 import pytest
 
@@ -39,19 +39,19 @@ from tests.support.specs import every_estimator
         ("", "unknown estimator ''"),
     ],
 )
-def test_a_string_that_names_no_estimator_is_explained(spec, message):
+def test_the_error_for_a_wrong_name_says_what_to_write(spec, message):
     with pytest.raises(BadValue, match=message):
         parse(spec)
 
 
 @every_estimator
-def test_an_estimators_name_parses_back_to_it(spec):
+def test_parsing_the_name_of_an_estimator_gives_the_same_estimator(spec):
     estimator = parse(spec)
     assert estimator.name == spec
     assert parse(estimator.name).claims == estimator.claims
 
 
-def test_every_estimator_has_a_line_of_weights_and_a_paper():
+def test_every_estimator_has_one_line_of_weights_and_a_paper():
     for name in EXAMPLES:
         line = weights_of(name)
         assert "\n" not in line

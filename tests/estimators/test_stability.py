@@ -19,9 +19,6 @@ def others(f, k):
     return np.delete(f, k, axis=0)
 
 
-# Stability, against 200 digits.
-
-
 CASES = {
     "ordinary": [-1.5, 0.25, -0.75, 2.0],
     "two": [-0.3, 0.4],
@@ -35,7 +32,7 @@ CASES = {
 
 
 def exact_scores(column):
-    """Score weights of rloo, vimco and ovis(½), and the others' log-sums, to 200 digits; and softmax."""
+    """Score weights of rloo, vimco and ovis(½), and the leave-one-out log-sums, computed with 200 digits."""
     mpmath.mp.dps = 200
     f = [mpmath.mpf(v) for v in column]
     k, total = len(f), mpmath.fsum(mpmath.exp(v) for v in f)
@@ -79,7 +76,7 @@ def test_leave_one_out_weights_equal_exact_arithmetic(case, dtype):
         agree(weights.score, name)
 
 
-def test_the_plain_formulas_fail_where_the_stable_ones_hold():
+def test_the_naive_formulas_fail_at_extreme_log_weights():
     log_w = torch.tensor(CASES["rounds to one"]).unsqueeze(1)
     v = log_w.softmax(0)
     assert (1 - v).log()[0].isinf()
@@ -89,12 +86,12 @@ def test_the_plain_formulas_fail_where_the_stable_ones_hold():
 
 @pytest.mark.parametrize("spec", [s for s in SPECS if s not in ("elbo", "beta_elbo:4")])
 @pytest.mark.parametrize("case", ["far apart", "rounds to one", "impossible"])
-def test_weights_stay_right_at_the_edges(spec, case):
+def test_float32_weights_equal_float64_weights_at_extreme_log_weights(spec, case):
     log_w = torch.tensor(CASES[case], dtype=torch.float64).unsqueeze(1)
     single, exact = parse(spec).weights(log_w.float()), parse(spec).weights(log_w)
     for name, value in single._asdict().items():
         assert not value.isnan().any() or (case == "impossible" and spec.startswith("tvo") and name == "score"), name
-        if spec.split(":")[0] not in ("score", "rloo", "tvo") or case != "impossible":  # there -inf is the right answer
+        if spec.split(":")[0] not in ("score", "rloo", "tvo") or case != "impossible":  # there -inf is correct
             assert value.isfinite().all()
             torch.testing.assert_close(value.double(), exact._asdict()[name], rtol=1e-4, atol=1e-6)
 

@@ -41,7 +41,7 @@ from tests.support.specs import SPECS, X, every_estimator, of_samples
 
 
 def weighted(weights, bound=fv.bounds.iwae):
-    """An estimator as a user would write one."""
+    """An estimator with a user's weights."""
     return fv.estimators.weighted(weights, bound=bound, claims=fv.Claims("L_K", False, False, ()))
 
 
@@ -87,11 +87,11 @@ def toy_moments(spec, samples):
 
 @pytest.mark.parametrize("samples", [2, 3])
 @pytest.mark.parametrize("spec", IN_M)
-def test_mean_and_variance_on_the_toy_equal_the_table(spec, samples):
+def test_mean_and_variance_on_the_toy_equal_the_known_values(spec, samples):
     mean, variance = (moment["encoder"]["m"].item() for moment in toy_moments(spec, samples))
     table_mean, table_variance = IN_M[spec][2 * samples - 4 :][:2]
     assert -mean == pytest.approx(table_mean, abs=1e-9)
-    assert variance == pytest.approx(table_variance, rel=1e-5)  # to all the digits printed
+    assert variance == pytest.approx(table_variance, rel=1e-5)  # all digits of the table
 
 
 def softmax(f):
@@ -146,7 +146,7 @@ def renyi_weights(f):
     return softmax(0.5 * f)
 
 
-BY_HAND = {  # the table once more, in numpy: (path, score, theta) from the log-weights [K, G]
+BY_HAND = {  # the table of weights in numpy: log-weights [K, G] to (path, score, theta)
     "elbo_mc": lambda f: (0 * f + 1 / len(f), 0 * f - 1 / len(f), 0 * f + 1 / len(f)),
     "stl": lambda f: (0 * f + 1 / len(f), 0 * f, 0 * f + 1 / len(f)),
     "iwae": lambda f: (softmax(f), -softmax(f), softmax(f)),
@@ -177,7 +177,7 @@ BY_HAND = {  # the table once more, in numpy: (path, score, theta) from the log-
 
 
 @pytest.mark.parametrize(("spec", "samples"), [pair for pair in of_samples(2, 3, 4) if pair[0] in BY_HAND])
-def test_mean_and_variance_on_the_toy_equal_the_table_in_numpy(spec, samples):
+def test_mean_and_variance_on_the_toy_equal_those_of_the_numpy_weights(spec, samples):
     nodes = {2: 40, 3: 30, 4: 14}[samples]  # the same grid on both sides
     known = by_hand(BY_HAND[spec], samples, 0.8, S2, 1.0, 0.2, nodes=nodes)
     mean, variance = quadrature(parse(spec), *toy(0.8, S2, 0.2), X, samples, nodes)
@@ -186,12 +186,12 @@ def test_mean_and_variance_on_the_toy_equal_the_table_in_numpy(spec, samples):
         assert variance[part][name].item() == pytest.approx(known[name][1], abs=1e-8)
 
 
-def test_the_table_in_numpy_misses_no_estimator():
+def test_the_numpy_weights_cover_every_estimator():
     assert set(SPECS) == {*BY_HAND, "elbo", "beta_elbo:4"}
 
 
 @pytest.mark.parametrize("samples", [2, 3])
-def test_expected_bound_on_the_toy_equals_the_table(samples):
+def test_expected_bound_on_the_toy_equals_the_known_value(samples):
     assert iwae_bound(samples, 0.8, S2, 1.0, nodes=NODES[samples]) == pytest.approx(E_L_K[samples], abs=1e-9)
     value, _ = quadrature_bound(fv.estimators.iwae().bound, *toy(), X, samples, NODES[samples])
     assert value == pytest.approx(E_L_K[samples], abs=1e-9)
@@ -202,7 +202,7 @@ def test_stl_has_the_mean_of_elbo_mc(samples):
     assert_close(toy_moments("stl", samples)[0], toy_moments("elbo_mc", samples)[0], atol=1e-8)
 
 
-def test_stl_and_dreg_are_one_at_one_sample():
+def test_stl_equals_dreg_at_one_sample():
     for stl, dreg in zip(toy_moments("stl", 1), toy_moments("dreg", 1), strict=True):
         assert_close(stl, dreg, atol=1e-12)
 
@@ -245,11 +245,11 @@ def test_the_bound_grows_with_k_at_the_rate_of_the_asymptote():
         assert 2 * k * (log_evidence(1.0) - value) == pytest.approx(iwae_asymptote(), rel=0.6 / k)
 
 
-# What each estimator claims.
+# Claims.
 
 
 def assert_claims(claims, mean, ascent, least):
-    """Unbiased parts have minus the ascent direction as their mean; biased ones are off by `least` somewhere."""
+    """Asserts that the mean is minus the ascent direction in unbiased parts only, and off by `least` in the others."""
     for parts, unbiased in ((("encoder",), claims.unbiased_encoder), (("decoder", "prior"), claims.unbiased_decoder)):
         off = [
             (grads[name] + ascent[part][name]).abs().max().item()
@@ -277,10 +277,11 @@ def test_claims_hold_on_a_nonlinear_model(spec):
 
 
 @pytest.mark.parametrize("spec", ["miwae:2", "piwae:2"])
-def test_two_groups_of_two_hold_what_they_claim(spec):
+def test_claims_hold_for_two_groups_of_two_samples(spec):
     mean, _ = quadrature(parse(spec), *toy(), X, 4, 20)
     _, ascent = quadrature_bound(fv.estimators.miwae(2).bound, *toy(), X, 4, 20)
-    assert_close(mean["encoder"], tree.map(torch.neg, ascent["encoder"]), atol=1e-8)  # of both: the mean of two L_2
+    # The encoder's target is the mean of two L_2 for both.
+    assert_close(mean["encoder"], tree.map(torch.neg, ascent["encoder"]), atol=1e-8)
     _, of_all = quadrature_bound(fv.estimators.iwae().bound, *toy(), X, 4, 20)
     known = ascent if spec == "miwae:2" else of_all
     assert_close(mean["prior"], tree.map(torch.neg, known["prior"]), atol=1e-8)
@@ -291,7 +292,7 @@ def test_two_groups_of_two_hold_what_they_claim(spec):
     ("spec", "samples"),
     [(s, n) for s, n in of_samples(1, 2, 3) if parse(s).claims.target in ("ELBO", "L_K", "ELBO with 4 KL")],
 )
-def test_prior_gradient_is_the_targets_finite_difference(spec, samples):
+def test_prior_gradient_equals_the_finite_difference_of_the_target(spec, samples):
     m, mu, h = 0.8, 0.0, 1e-4
     if parse(spec).claims.target == "L_K":
         up, down = (iwae_bound(samples, m, S2, 1.0, mu + step, nodes=40) for step in (h, -h))
@@ -302,7 +303,7 @@ def test_prior_gradient_is_the_targets_finite_difference(spec, samples):
     assert -mean["prior"]["mu"].item() == pytest.approx(known, abs=1e-7)
 
 
-def test_rws_goes_down_the_inclusive_kl_as_samples_grow():
+def test_the_encoder_gradient_of_rws_approaches_that_of_the_inclusive_kl_with_many_samples():
     _, eps = toy(), noise(200_000, 1, 1)
     out = parse("rws")(*toy(), X, eps, train=False)
     posterior_mean, m = 0.5, 0.8
@@ -310,7 +311,7 @@ def test_rws_goes_down_the_inclusive_kl_as_samples_grow():
     assert -out.grads["encoder"]["m"].item() == pytest.approx((posterior_mean - m) / S2, abs=0.01)
 
 
-def test_tvo_is_consistent():
+def test_tvo_approaches_its_target_with_many_samples():
     betas = (0.0, 0.3, 0.6, 1.0)
     eps = noise(400_000, 1, 1)
     out = fv.estimators.tvo(betas)(*toy(), X, eps, train=False)
@@ -337,7 +338,7 @@ def test_tvo_is_consistent():
 
 
 @every_estimator
-def test_under_mirrored_noise_it_holds_what_it_claims_or_refuses(spec):
+def test_under_mirrored_noise_the_claims_hold_or_are_an_error(spec):
     estimator = parse(spec)
     call, bound = under_mirrored_noise(estimator)
     mean, _ = quadrature(call, *toy(), X, 1, 60)
@@ -345,7 +346,7 @@ def test_under_mirrored_noise_it_holds_what_it_claims_or_refuses(spec):
     if estimator.claims.noise == "independent":
         with pytest.raises(BadValue, match=rf"{estimator.name} requires independent samples; mirrored noise"):
             estimator.claims_under(fv.noise.mirrored)
-        assert abs(mean["encoder"]["m"] + ascent["encoder"]["m"]) > 0.01  # so it is right to
+        assert abs(mean["encoder"]["m"] + ascent["encoder"]["m"]) > 0.01  # so the error is correct
         return
     assert_claims(estimator.claims_under(fv.noise.mirrored), mean, ascent, least=0.01)
     if estimator.claims.noise == "normal":
@@ -354,7 +355,7 @@ def test_under_mirrored_noise_it_holds_what_it_claims_or_refuses(spec):
         assert_close(ascent, independent, atol=1e-8)
 
 
-def test_mirrored_noise_changes_the_multi_sample_bound_and_breaks_rloo_as_known():
+def test_mirrored_noise_changes_the_iwae_bound_and_biases_rloo():
     call, bound = under_mirrored_noise(parse("iwae"))
     value, _ = quadrature_bound(bound, *toy(), X, 1, 60)
     assert abs(value - E_L_K[2]) > 0.01
@@ -365,7 +366,7 @@ def test_mirrored_noise_changes_the_multi_sample_bound_and_breaks_rloo_as_known(
 
 @pytest.mark.parametrize("scheme", [fv.noise.moment_matched, fv.noise.sobol])
 @pytest.mark.parametrize("spec", ["elbo", "elbo_mc", "stl", "score"])
-def test_what_needs_normal_samples_alone_is_unbiased_under_every_scheme(spec, scheme):
+def test_estimators_that_need_only_normal_samples_are_unbiased_under_every_scheme(spec, scheme):
     model, params, state = toy()
 
     def one(key):
@@ -374,13 +375,13 @@ def test_what_needs_normal_samples_alone_is_unbiased_under_every_scheme(spec, sc
 
     grads = torch.vmap(one)(fv.random.split(fv.random.key(4), 4000))
     off = grads - torch.tensor([0.6, 2 * S2 - 1, -0.8], dtype=torch.float64)
-    noisy = off.std(0) > 1e-12  # antithetic noise leaves some none at all
+    noisy = off.std(0) > 1e-12  # antithetic noise makes some gradients exact
     assert_zero_mean(off[:, noisy])
     assert off[:, ~noisy].abs().max() < 1e-12 if (~noisy).any() else True
 
 
 @pytest.mark.parametrize("spec", [s for s in SPECS if parse(s).claims.noise == "any"])
-def test_what_holds_under_any_noise_is_the_bounds_own_derivative_for_every_eps(spec):
+def test_unbiased_parts_under_any_noise_equal_the_derivative_of_the_bound_for_every_eps(spec):
     estimator = parse(spec)
     model, params, state, x = tiny()
     eps = fv.noise.sobol(fv.random.key(2), 4, (2, 2), dtype=torch.float64)
@@ -394,7 +395,7 @@ def test_what_holds_under_any_noise_is_the_bounds_own_derivative_for_every_eps(s
 
 
 @every_estimator
-def test_independent_noise_leaves_the_claims_as_they_are(spec):
+def test_independent_noise_does_not_change_the_claims(spec):
     estimator = parse(spec)
 
     @fv.noise.independent
@@ -404,7 +405,7 @@ def test_independent_noise_leaves_the_claims_as_they_are(spec):
     assert estimator.claims_under(fv.noise.iid) == estimator.claims_under(mine) == estimator.claims
 
 
-# Formulas differentiated as they stand, for every eps.
+# Differentiated formulas, for every eps.
 
 
 @pytest.mark.parametrize("likelihood", ["normal", "bernoulli"])
@@ -425,7 +426,7 @@ def test_iwae_and_elbo_mc_are_the_gradients_of_their_bounds(seed, samples, likel
 @pytest.mark.parametrize("spec", BY_HAND)
 @pytest.mark.parametrize("seed", range(3))
 def test_gradient_is_the_weighted_sum_of_its_terms_on_a_nonlinear_model(seed, spec):
-    """With weights from numpy and densities from torch.distributions: so mean and variance over eps are right too."""
+    """Weights are from numpy, densities from torch.distributions. So the mean and variance over eps are right too."""
     model, params, state, x = tiny()
     eps = noise(4, 2, 2, seed)
     log_w = log_weights(model, params, state, x, eps)
@@ -449,22 +450,22 @@ def test_gradient_is_the_weighted_sum_of_its_terms_on_a_nonlinear_model(seed, sp
 
 
 @pytest.mark.parametrize(("spec", "samples"), of_samples(1, 2))
-def test_a_prior_may_spell_out_its_distribution_for_every_z(spec, samples):
-    class Spelled(LearnedPrior):
+def test_a_prior_may_return_a_distribution_of_the_shape_of_z(spec, samples):
+    class Expanded(LearnedPrior):
         def forward(self, z):
             return Normal(self.mu.expand_as(z), torch.ones_like(z))
 
     model, params, state, x = tiny()
-    spelled = fv.vae(
+    expanded = fv.vae(
         encoder=lambda: nn.Sequential(nn.Linear(2, 4), nn.Tanh()),
         decoder=lambda: nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)),
         likelihood=fv.heads.normal_fixed(1.0),
-        prior=lambda: Spelled(0.3, 2),
+        prior=lambda: Expanded(0.3, 2),
         latent=2,
     )
     eps = noise(samples, 2, 2)
     short = parse(spec)(model, params, state, x, eps, train=False)
-    full = parse(spec)(spelled, params, state, x, eps, train=False)
+    full = parse(spec)(expanded, params, state, x, eps, train=False)
     torch.testing.assert_close(full.bound, short.bound)
     assert_close(full.grads, short.grads, atol=1e-12)
 
@@ -474,7 +475,7 @@ def test_a_prior_may_spell_out_its_distribution_for_every_z(spec, samples):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("many", "one"), [("iwae", "elbo_mc"), ("dreg", "stl")])
-def test_at_one_sample_the_estimators_of_l_k_are_those_of_the_elbo(many, one, seed):
+def test_at_one_sample_iwae_equals_elbo_mc_and_dreg_equals_stl(many, one, seed):
     eps = noise(1, 2, 2, seed)
     model, params, state, x = tiny()
     many, one = (parse(name)(model, params, state, x, eps, train=False) for name in (many, one))
@@ -509,7 +510,7 @@ def test_iwae_stl_is_iwae_plus_rws_for_every_eps(seed):
         ("ciwae:1", "elbo_mc"),
     ],
 )
-def test_special_cases_for_every_eps(general, special, seed):
+def test_general_estimators_equal_their_special_cases_for_every_eps(general, special, seed):
     model, params, state, x = tiny()
     a, b = (parse(s)(model, params, state, x, noise(4, 2, 2, seed), train=False) for s in (general, special))
     atol = 1e-6 if "0.99999999" in general else 1e-12  # a limit
@@ -522,7 +523,7 @@ def test_iwae_stl_has_the_mean_of_ovis_1(samples):
     assert_close(toy_moments("iwae_stl", samples)[0], toy_moments("ovis:1", samples)[0], atol=1e-8)
 
 
-def test_ciwae_is_the_combination_for_every_eps():
+def test_ciwae_is_a_combination_of_elbo_mc_and_iwae_for_every_eps():
     model, params, state, x = tiny()
     mixed, elbo_mc, iwae = (
         parse(s)(model, params, state, x, noise(4, 2, 2), train=False).grads for s in ("ciwae:0.3", "elbo_mc", "iwae")
@@ -531,7 +532,7 @@ def test_ciwae_is_the_combination_for_every_eps():
 
 
 @pytest.mark.parametrize(("twice", "once"), [("dreg", "iwae"), ("stl", "elbo_mc")])
-def test_decoder_and_prior_gradient_do_not_depend_on_the_encoder_term(twice, once):
+def test_dreg_and_stl_change_only_the_encoder_gradient(twice, once):
     model, params, state, x = tiny()
     for seed in range(3):
         a, b = (parse(name)(model, params, state, x, noise(4, 2, 2, seed), train=False) for name in (twice, once))
@@ -540,7 +541,7 @@ def test_decoder_and_prior_gradient_do_not_depend_on_the_encoder_term(twice, onc
         assert not torch.allclose(a.grads["encoder"]["0.weight"], b.grads["encoder"]["0.weight"])
 
 
-# Expectations in standard errors, at the size of a real system.
+# Expectations in standard errors, on a model of realistic size.
 
 
 def encoder_projections(estimators, replicates=200, samples=4):
@@ -579,29 +580,29 @@ def encoder_projections(estimators, replicates=200, samples=4):
         ("vr_iwae_dreg:0.5", "renyi:0.5"),
     ],
 )
-def test_estimators_of_one_target_agree_in_the_mean(a, b):
+def test_estimators_of_the_same_gradient_have_the_same_mean(a, b):
     a, b = encoder_projections([parse(a), parse(b)])
     assert_zero_mean(a - b)
 
 
-def test_a_biased_estimator_is_seen_in_standard_errors():
+def test_a_biased_estimator_fails_the_test_in_standard_errors():
     a, b = encoder_projections([weighted(iwae_stl), parse("iwae")], replicates=800)
     with pytest.raises(AssertionError, match="standard errors"):
         assert_zero_mean(a - b)
 
 
-# Known mistakes, through the users' door: each fails the test that its right form passes.
+# Known mistakes, written as users' weights: each fails a test that the correct form passes.
 
 
 def softmax_not_detached(log_w):
-    """The derivative of sum_k v_k log w_k, with v differentiated too."""
+    """The derivative of sum_k v_k log w_k, with v differentiated as well."""
     v = log_w.softmax(0)
     w = v * (1 + log_w - (v * log_w).sum(0))
     return fv.Weights(path=w, score=-w, theta=w)
 
 
 def own_sample_in_the_baseline(log_w):
-    """rloo with the mean of all."""
+    """rloo with the mean of all samples as its baseline."""
     mean = torch.full_like(log_w, 1 / len(log_w))
     return fv.Weights(torch.zeros_like(log_w), (log_w - log_w.mean(0)) * mean, mean)
 
@@ -612,7 +613,7 @@ def vimco_with_the_bound_as_its_baseline(log_w):
 
 
 def score_without_its_derivative(log_w):
-    """vimco without the -v that the weights' own derivative adds."""
+    """vimco without -v, the derivative of L_K in log q."""
     v = log_w.softmax(0)
     total = log_w.exp().sum(0)
     others = total - log_w.exp()
@@ -641,7 +642,7 @@ def dreg_of_another_power(log_w):
         (dreg_of_another_power, "renyi:0.5", "encoder"),
     ],
 )
-def test_known_mistakes_fail_where_the_right_form_passes(wrong, target, part):
+def test_known_mistakes_fail_where_the_correct_form_passes(wrong, target, part):
     mean, _ = quadrature(weighted(wrong), *toy(), X, 2, 60)
     _, ascent = quadrature_bound(parse(target).bound, *toy(), X, 2, 60)
     for name, slope in ascent[part].items():
@@ -649,7 +650,7 @@ def test_known_mistakes_fail_where_the_right_form_passes(wrong, target, part):
         assert -toy_moments(target, 2)[0][part][name].item() == pytest.approx(slope.item(), abs=1e-8)
 
 
-def test_the_toy_with_s_in_place_of_its_square_fails_the_table():
+def test_a_toy_of_a_wrong_variance_does_not_have_the_known_values():
     mean, variance = quadrature(parse("iwae"), *toy(s2=S2**2), X, 2, 60)
     assert abs(-mean["encoder"]["m"].item() - IN_M["iwae"][0]) > 0.01
     assert abs(variance["encoder"]["m"].item() - IN_M["iwae"][1]) > 0.1

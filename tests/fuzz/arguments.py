@@ -1,4 +1,4 @@
-"""Arguments for the public functions: what suits, and what is hostile."""
+"""Valid and invalid arguments for the public functions."""
 
 import math
 import random as pyrandom
@@ -17,7 +17,7 @@ HUGE = (10**12, 2**62, 2**63, 10**30, 10**400)
 
 
 class World(NamedTuple):
-    """A small model with what suits it."""
+    """A small model with parameters, state and data."""
 
     model: fv.VAE
     params: Any
@@ -30,7 +30,7 @@ class World(NamedTuple):
 
 
 class _Digits(nn.Module):
-    """Logits of images [1, 2, 2]."""
+    """A decoder of logits of images [1, 2, 2]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class _Digits(nn.Module):
 
 @cache
 def world(kind: str) -> World:
-    """One of five small models; nobody may change what is in it."""
+    """One of five small models. It is cached: do not modify it."""
     if kind == "plane":
         model, x = models.gaussian2d_vae(2, 3), random.normal(random.key(1), (3, 2))
     elif kind == "linear":
@@ -71,12 +71,12 @@ Maker = Callable[[Rng, World], Any]
 
 
 class Kind(NamedTuple):
-    """What an argument may be: good values, and bad ones of its own besides the ones that are bad for all."""
+    """The valid values of an argument, and invalid values specific to it."""
 
     good: Maker
     bad: Maker | None = None
     junk: bool = True
-    """Whether any odd object may stand for it too."""
+    """Whether values of `junk` are tried as well."""
 
 
 def one_of(*values: Any) -> Maker:
@@ -84,16 +84,16 @@ def one_of(*values: Any) -> Maker:
 
 
 def calls(*makers: Callable[..., Any]) -> Maker:
-    """One of several makers (rng, world) -> value."""
+    """Calls one of several functions (rng, world) -> value."""
     return lambda rng, w: rng.choice(makers)(rng, w)
 
 
 def broken(*args: Any, **kwargs: Any) -> None:
-    """A function that returns nothing of use."""
+    """A function that returns None."""
 
 
 class Odd:
-    """An object of no use, nor its class."""
+    """No function accepts this class or its instances."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -107,7 +107,7 @@ def strange_tensor(rng: Rng, w: World) -> torch.Tensor:
 
 
 def strange(rng: Rng, t: torch.Tensor) -> torch.Tensor:
-    """The tensor in another dtype, shape, layout or place, or with other values."""
+    """The tensor with another dtype, shape, layout, device or values."""
     how = rng.randrange(16)
     dtypes = (torch.int64, torch.bool, torch.complex64, torch.float16, torch.bfloat16, torch.float64, torch.float32,
               torch.int32, torch.uint8)  # fmt: skip
@@ -178,7 +178,7 @@ def junk(rng: Rng, w: World) -> Any:
 
 
 def bad_params(rng: Rng, w: World, which: str = "params") -> Any:
-    """Parameters or state of which something is missing or wrong."""
+    """Parameters or state with a missing, wrong or extra entry."""
     good = getattr(w, which)
     how = rng.randrange(9)
     nets = [name for name in good if good[name]]
@@ -313,7 +313,7 @@ def like(tree_: Kind, which: str = "params") -> Kind:
 
 
 def shown(value: Any) -> str:
-    """An argument, on one line."""
+    """A description of an argument in one line."""
     if isinstance(value, torch.Tensor):
         values = "" if value.is_meta or value.layout != torch.strided else f" {value.flatten()[:3].tolist()}"
         return f"{value.dtype} {list(value.shape)} {value.device}{values}"

@@ -1,10 +1,10 @@
-"""Fuzzes everything that reads a file with damaged and hostile files.
+"""Calls everything that reads a file with damaged and hostile files.
 
 python tests/fuzz/files.py [--cases 60000] [--seed 0] [--kind config] [--case 17]
 
 A case damages a valid file (or run) and reads it. Reading must succeed or raise a `FuncvaeError` of one line, without a
 warning, within a minute (compiled steps are slow) and in less than 1 GiB. Only `resume` may write, and only in the run
-folder: not next to it, in the folder of temporary files or in the current one. Cases are reproducible. Prints the
+folder: not next to it, in the temporary folder or in the current folder. Cases are reproducible. Prints the
 results of every kind of file. Exit status 1: a case failed.
 """
 
@@ -46,7 +46,7 @@ class Kind(NamedTuple):
 
     make: Callable[[Path], None]
     """Creates the folder; called once."""
-    spoil: tuple[str, ...]
+    damage: tuple[str, ...]
     """Files in the folder; one of them is damaged."""
     read: Callable[[Path], Any]
     weight: int = 10
@@ -114,7 +114,7 @@ def states(folder: Path) -> None:
     checkpoint.save_params(folder / "b.safetensors", params, state)
 
 
-# Reading them.
+# Readers.
 
 
 def from_debian(folder: Path) -> Any:
@@ -163,7 +163,7 @@ KINDS = {
 }
 
 
-# Damage to bytes:
+# Damage to bytes.
 
 
 def flipped(choose: Choose, old: bytes) -> bytes:
@@ -200,7 +200,7 @@ HEADS = (
 
 
 def grafted(choose: Choose, old: bytes) -> bytes:
-    """The header of one kind of file on the rest of another."""
+    """Puts the header of one kind of file before the rest of another."""
     donor = choose.choice(HEADS)
     return donor + old[choose.choice([0, len(donor), choose.randrange(len(old))]) :]
 
@@ -216,14 +216,14 @@ def replaced(choose: Choose, old: bytes) -> bytes:
     )
 
 
-# Damage to the content:
+# Damage to content.
 
 HOSTILE = (None, True, -1, 0, 1.5, 1e308, "", "../../x", "/etc/passwd", [], {}, [[]], "nan", float("nan"))
 HOSTILE += (-(2**63), 10**30, float("inf"), "/" * 5000, "\0", "\ud800", "a\nb", "\x1b[31m", {"a": None})
 
 
 def as_json(choose: Choose, old: bytes) -> bytes:
-    """Changes one object, if there is one on each line."""
+    """Changes the JSON object, or one object of JSON lines."""
     lines = old.splitlines(keepends=True) if old.count(b'{"') > 2 and b"\n  " not in old else [old]
     at = choose.randrange(len(lines))
     content = json.loads(lines[at])
@@ -247,7 +247,7 @@ def as_json(choose: Choose, old: bytes) -> bytes:
         whole.replace(b'"', b"\xff", 1),
         whole + whole,
         whole.replace(b": ", b": " + b"[" * 10_000 + b"]" * 10_000 + b', "a": ', 1),
-        whole.replace(b"{", b'{"step": 1, "system": "mnist_vae", ', 1),  # a duplicate key, then
+        whole.replace(b"{", b'{"step": 1, "system": "mnist_vae", ', 1),  # duplicate keys
         whole.replace(b"{", b'{"step": ' + b"9" * 5000 + b", ", 1),
         whole.replace(b"{", b'{"step": -Infinity, ', 1),
     ]
@@ -397,11 +397,11 @@ CONTENT = {
 }
 
 
-def spoiled(choose: Choose, path: Path) -> None:
+def damage(choose: Choose, path: Path) -> None:
     """Damages a file, or replaces it by a link, folder or pipe."""
     if choose.random() < 0.02:
         path.unlink()
-        places = (path, "/dev/zero", "/proc/self/mem", "/nowhere", path.parent)  # mem: reading is an error
+        places = (path, "/dev/zero", "/proc/self/mem", "/nowhere", path.parent)  # reading mem is an error
         links = [lambda place=place: path.symlink_to(place) for place in places]
         choose.choice([lambda: None, path.mkdir, lambda: os.mkfifo(path), *links])()
         return
@@ -434,7 +434,7 @@ class Case(NamedTuple):
     end: str
     """"success", the class of the error, or "!" and a description of the failure."""
     took: float
-    """MiB."""
+    """Memory in MiB."""
 
 
 def case(number: int, seed: int, top: Path, kinds: dict[str, Kind]) -> Case:
@@ -446,7 +446,7 @@ def case(number: int, seed: int, top: Path, kinds: dict[str, Kind]) -> Case:
         base.mkdir()
         kind.make(base)
     shutil.copytree(base, folder)
-    spoiled(choose, folder / choose.choice(kind.spoil))
+    damage(choose, folder / choose.choice(kind.damage))
     here = top / "here"
     here.mkdir(exist_ok=True)
     allowed = str(folder / kind.written) if kind.written else ""

@@ -1,4 +1,4 @@
-"""The same for the lab and the figures."""
+"""Targets of the fuzzing program: the variance lab and the figures."""
 
 import math
 import tempfile
@@ -161,7 +161,7 @@ target(
 
 
 def array(*shape: int, low: float = 0.1) -> Kind:
-    """Floats of a shape, as an array, lists or a tensor."""
+    """Floats of the given shape, as an array, lists or a tensor."""
 
     def good(rng: Rng, w: World) -> Any:
         values = np.sort(np.array([rng.uniform(low, 1) for _ in range(math.prod(shape))])).reshape(shape)
@@ -191,7 +191,7 @@ def array(*shape: int, low: float = 0.1) -> Kind:
 
 
 def figure(name: str, call: Callable[..., Any], /, weight: float = 0.02, **kinds: Kind) -> None:
-    """A function that returns a figure, which is drawn now and then."""
+    """Adds a function that returns a figure."""
 
     def drawn(**kwargs: Any) -> Any:
         made = call(**kwargs)

@@ -109,11 +109,11 @@ def another_name(params, state):
     params["encoder"]["0.offset"] = params["encoder"].pop("0.bias")
 
 
-def one_more(params, state):
+def an_extra_parameter(params, state):
     params["prior"]["loc"] = torch.zeros(2)
 
 
-def one_less(params, state):
+def a_missing_buffer(params, state):
     del state["encoder"]["1.running_mean"]
 
 
@@ -121,7 +121,7 @@ def another_dtype(params, state):
     params["encoder"]["0.bias"] = torch.zeros(3, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("change", [another_shape, another_name, one_more, one_less, another_dtype])
+@pytest.mark.parametrize("change", [another_shape, another_name, an_extra_parameter, a_missing_buffer, another_dtype])
 def test_the_file_of_another_model_is_an_error(tmp_path, change):
     checkpoint.save_params(tmp_path / "a", *model())
     params, state = model()
@@ -130,7 +130,7 @@ def test_the_file_of_another_model_is_an_error(tmp_path, change):
         checkpoint.load_params(tmp_path / "a", params, state)
 
 
-# Checkpoints: any tree, with JSON about it.
+# Checkpoints: any tree, with JSON metadata.
 
 
 class Pair(NamedTuple):
@@ -154,7 +154,7 @@ def test_a_checkpoint_keeps_its_tree_and_json(tmp_path):
     assert checkpoint.save(tmp_path / "b", back, about).read_bytes() == path.read_bytes()
 
 
-def test_the_head_is_json_that_describes_the_file(tmp_path):
+def test_the_metadata_are_json_that_describes_the_file(tmp_path):
     with safe_open(checkpoint.save(tmp_path / "a", a_tree(), {"x": 1}), framework="pt") as file:
         head = json.loads(file.metadata()["funcvae"])
     assert head["format"] == 1

@@ -9,7 +9,7 @@ from tests.support.training import begun, binarize01, same
 
 
 @pytest.mark.parametrize(("made", "step"), [(0, 0), (0, 3), (0, 6), (3, 3), (3, 4), (5, 7)])
-def test_a_step_replayed_is_the_runs_own_to_the_bit(points, made, step):
+def test_a_replayed_step_equals_the_step_of_the_run_bit_for_bit(points, made, step):
     start, model, estimator, opt = begun()
     options = {"batch": 16, "samples": 3, "observe": binarize01, "scale": fv.train.summed, "offset": 0.5}
     options["compile"] = False
@@ -20,7 +20,7 @@ def test_a_step_replayed_is_the_runs_own_to_the_bit(points, made, step):
     )  # fmt: skip
     before = fv.tree.map(torch.clone, states[made])
     found = fv.train.replay(states[made], step, model, estimator, opt, points, **options)
-    assert same(states[made], before), "the TrainState survives"
+    assert same(states[made], before), "replay must not modify its TrainState"
     assert same(found.before, states[step])
     assert same(found.after, states[step + 1])
     row = next(row for row in rows if "loss" in row and row["step"] == step)
@@ -36,7 +36,7 @@ def test_a_step_replayed_is_the_runs_own_to_the_bit(points, made, step):
     assert same(found.grads, out.grads)
 
 
-def test_a_step_that_lies_behind_is_an_error(points):
+def test_a_step_before_the_train_state_is_an_error(points):
     start, model, estimator, opt = begun()
     later, _ = fv.train.fit(start, model, estimator, opt, points, batch=16, compile=False)
     with pytest.raises(BadValue, match="step is 3: ts has made 4 steps"):

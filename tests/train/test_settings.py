@@ -1,4 +1,4 @@
-"""Settings as values: checked once, when they are made."""
+"""Settings of training, checked when they are created."""
 
 from dataclasses import FrozenInstanceError, fields
 
@@ -30,7 +30,7 @@ from tests.support.training import begun, same
         ({"precision": "most"}, BadValue),
     ],
 )
-def test_wrong_step_settings_are_refused_by_name(wrong, error):
+def test_the_error_for_a_wrong_step_setting_names_it(wrong, error):
     (name,) = wrong
     with pytest.raises(error, match=name):
         StepSettings(**wrong)
@@ -42,21 +42,21 @@ def test_callbacks_are_functions(name):
         Callbacks(**{name: 3})
 
 
-def test_settings_hold_pythons_own_numbers_and_do_not_change():
+def test_settings_hold_python_numbers_and_are_immutable():
     settings = StepSettings(batch=np.int64(3), offset=torch.tensor(0.5))
     assert (type(settings.batch), type(settings.offset)) == (int, float)
     with pytest.raises(FrozenInstanceError):
         settings.batch = 4
 
 
-@pytest.mark.parametrize("front", [fit, replay])
-def test_fit_and_replay_have_the_defaults_of_the_settings(front):
-    defaults = front.__kwdefaults__
+@pytest.mark.parametrize("function", [fit, replay])
+def test_fit_and_replay_have_the_defaults_of_the_settings(function):
+    defaults = function.__kwdefaults__
     for field in fields(StepSettings):
         assert defaults[field.name] == field.default, field.name
 
 
-def test_a_task_trains_and_is_replayed_as_its_parts_are(points):
+def test_fit_task_and_replay_task_equal_fit_and_replay(points):
     start, model, estimator, opt = begun()
     options = {"batch": 16, "samples": 2, "compile": False}
     task = Task(model, estimator, opt, points, StepSettings(**options))

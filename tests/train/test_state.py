@@ -1,4 +1,4 @@
-"""Keys, batches and the start of training."""
+"""Keys, batches and the initial TrainState."""
 
 import torch
 
@@ -6,7 +6,7 @@ import funcvae as fv
 from tests.support.training import small
 
 
-def test_init_splits_its_key_in_one_for_the_parameters_and_one_to_keep():
+def test_init_splits_its_key_into_one_for_the_parameters_and_one_for_the_run():
     model, opt, key = small(), fv.optim.adam(), fv.random.key(3)
     ts = fv.train.init(model, opt, key)
     init_key, run_key = fv.random.split(key)

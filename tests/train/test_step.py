@@ -1,4 +1,4 @@
-"""One step: the loss against the bound, its scales, and the optimizer."""
+"""One training step: the loss, its scale, and the optimizer."""
 
 import torch
 
@@ -6,7 +6,7 @@ import funcvae as fv
 from tests.support.training import small
 
 
-def test_an_optimizer_without_an_update_in_place_trains_to_the_same_bits(points):
+def test_an_optimizer_without_an_in_place_update_gives_the_same_bits(points):
     model, opt = small(), fv.optim.adam(1e-2)
     pure = fv.optim.Optimizer(opt.init, opt.update)
     ts = fv.train.init(model, opt, fv.random.key(0))
@@ -15,8 +15,8 @@ def test_an_optimizer_without_an_update_in_place_trains_to_the_same_bits(points)
     assert all(map(torch.equal, fv.tree.leaves(one), fv.tree.leaves(two)))
 
 
-def test_the_loss_is_the_bound_scaled_and_shifted_and_so_is_its_gradient(points):
-    """By SGD, which unlike Adam shows the scale: one step from the same start."""
+def test_scale_applies_to_the_loss_and_its_gradient_and_offset_to_the_loss(points):
+    """Makes one step of SGD. It depends on the scale; a step of Adam does not."""
     model, elbo = small(), fv.estimators.elbo()
 
     def update(grads, opt_state, params):
@@ -36,6 +36,6 @@ def test_the_loss_is_the_bound_scaled_and_shifted_and_so_is_its_gradient(points)
         torch.testing.assert_close(hundred, 100 * one, rtol=1e-3, atol=1e-5)
 
 
-def test_the_named_scales():
+def test_per_example_is_1_and_summed_is_the_batch_size():
     assert [fv.train.per_example(b) for b in (1, 128)] == [1, 1]
     assert [fv.train.summed(b) for b in (1, 128)] == [1, 128]
