@@ -104,10 +104,12 @@ def vae(
 
     def check_x(params: Params, state: State, x: Tensor, train: bool = False) -> None:
         check(params, state)
+        checks.flag("train", train)
         checks.tensor("x", x, "B ...")
 
     def check_z(params: Params, state: State, z: Tensor, train: bool = False) -> None:
         check(params, state)
+        checks.flag("train", train)
         if checks.tensor("z", z).ndim not in (2, 3) or z.shape[-1] != latent or (z.ndim == 3 and not len(z)):
             raise BadValue(f"z has shape {list(z.shape)}: it must be [B, {latent}] or [N, B, {latent}], with N >= 1")
 

@@ -87,6 +87,7 @@ def network(factory: Callable[[], nn.Module]) -> tuple[Functional, Callable[...,
     attention = any(isinstance(layer, nn.MultiheadAttention) for layer in module.modules())
 
     def check(params: Params, state: State, *inputs: Any, train: bool = False) -> None:
+        checks.flag("train", train)
         _check("params", params, shapes["params"])
         _check("state", state, shapes["state"])
 

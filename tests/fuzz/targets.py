@@ -572,6 +572,7 @@ LEFT_OUT = {
     "model.log_p_x_given_z": "part of a step, so it does not check its arguments",
     "model.log_prob": "see model.log_p_x_given_z",
     "model.log_weight": "see model.log_p_x_given_z",
+    "modules.network": "the part of functional that model.vae uses",
     "tree.like": "does not check its arguments, which come from the lab",
     "train.fit_task": "train.fit calls it",
     "train.per_example": "a constant",
