@@ -305,7 +305,7 @@ def test_precision_is_set_for_the_run(here, monkeypatch):
         (["train", "--samples", "0"], "samples is 0: it must be at least 1"),
         (["train", "--batch", "-1"], "batch is -1: it must be at least 1"),
         (["train", "--epochs", "0"], "epochs is 0: it must be at least 1"),
-        (["train", "--seed", "-1"], "seed is -1: it must lie between 0 and 2**64 - 1"),
+        (["train", "--seed", "-1"], "seed is -1: it must be between 0 and 2**64 - 1"),
         (["train", "--lr", "-0.1"], "lr is -0.1: it must be at least 0"),
         (
             ["train", "mnist_vae", "--data", "gaussian2d"],
