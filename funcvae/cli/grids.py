@@ -38,7 +38,7 @@ def sweep(
     of `funcvae train` (with _ for -) for all cells; and "replicates", the number of draws to measure the gradient
     variance of each finished cell. Only the systems are required.
 
-    A second start trains the missing cells. Several workers may share a folder, started by torchrun, as a Slurm array,
+    A second call trains the missing cells. Several workers may share a folder, started by torchrun, as a Slurm array,
     or by hand; each takes cells that no other holds. Ctrl-C and SIGTERM stop it after the current step, with a
     checkpoint. Exit status 1: numbers of a cell became NaN or infinite.
 
