@@ -102,7 +102,7 @@ def collect(sweep: SweepFolder, /, *, out: str | None = None) -> None:
     """
     path = Path(out) if out is not None else Path(sweep, "table.csv")
     if path.suffix != ".csv" or path.is_dir():
-        raise BadValue(f"--out is {out}: it must be the name of a CSV file, NAME.csv")
+        raise BadValue(f"--out is {path}: it must be the name of a CSV file, NAME.csv")
     results = runs.collect(sweep)
     print(results)
     print(files.write(path, results.as_csv().encode()))

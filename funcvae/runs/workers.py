@@ -113,7 +113,7 @@ def worker_share() -> tuple[int, int]:
     """
     rank, size = rendezvous.rank(), rendezvous.world_size()
     if rank >= size:
-        raise BadValue(f"the environment variable RANK is {rank}: it must be below WORLD_SIZE, which is {size}")
+        raise BadValue(f"environment variable RANK is {rank}: it must be below WORLD_SIZE, which is {size}")
     if "SLURM_ARRAY_TASK_ID" not in os.environ:
         return rank, size
     task, least, count = (_slurm_number(f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "MIN", "COUNT"))
@@ -126,7 +126,7 @@ def _slurm_number(name: str) -> int:
     value = os.environ.get(name, "")
     if not value.isdecimal():
         raise BadValue(
-            f"the environment variable {name} is {checks.describe(value)}: it must be a number, as sbatch sets it"
+            f"environment variable {name} is {checks.describe(value)}: it must be a number, as sbatch sets it"
         )
     return int(value)
 

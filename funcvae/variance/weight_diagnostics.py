@@ -25,7 +25,7 @@ class Importance(NamedTuple):
     ess: float
     """The mean effective sample size 1/sum_k v_k² of K samples, with v the weights normalised over k."""
     least_ess: float
-    """The effective sample size of the datum with the smallest one."""
+    """The smallest mean effective sample size of a datum."""
     k_hat: float
     """Pareto shape of the tail of all weights, each divided by the mean of its datum. If it is ½ or more, the weights
     have no variance; if it is ¼ or more, no fourth moment. NaN if log-weights are not finite."""
