@@ -27,9 +27,7 @@ __all__ = ["variance_bars", "variance_by_layer", "variance_cost"]
 _GREY = "0.85"  # cells whose value the colour scale cannot show
 _TOTAL = "total variance of the gradient"
 _UNRELIABLE = "hollow: unreliable interval"
-_AROUND = np.array(
-    [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)]
-)  # directions from a point to its name
+_AROUND = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)])  # directions to a name
 
 
 @checks.arguments
