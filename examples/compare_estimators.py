@@ -1,7 +1,7 @@
 """Compares the gradient variance of estimators: python examples/compare_estimators.py
 
 Trains the 2-D example briefly, then compares estimators on it: seven of the library, a new one, and two with dependent
-samples. Estimators with the same noise scheme use the same noise, so the ratio of two variances is known much better
+samples. Estimators with the same noise scheme use the same noise, so the ratio of two variances is much more precise
 than either variance.
 """
 
@@ -60,12 +60,10 @@ def main(
     fit = [dreg] + [row for row in others if row.bias["encoder"].z < 3]
     best = min(fit, key=lambda row: row.cost("encoder"))
     times = best.ratio["encoder"].value
-    print(
-        f"\nThe least variance × time in the encoder, of {len(fit)} estimators for {dreg.target} without detected bias,"
-    )
-    print(f"is that of {best.name}. Its variance is {times:.3f} times dreg's.\n")
+    print(f"\nOf {len(fit)} estimators for {dreg.target} without detected bias, {best.name} has the least")
+    print(f"variance × time in the encoder. Its variance is {times:.3f} times dreg's.\n")
 
-    # More samples reduce only the noise's part, a larger batch reduces both parts.
+    # More samples reduce only the part of the noise. A larger batch reduces both parts.
     estimator = fv.estimators.dreg()
     sources = fv.variance.sources(estimator, *trained, train, batch_key, batch=100, samples=8, batches=batches)
     print(f"Sources of the variance of dreg's gradient, in {sources}")

@@ -1,7 +1,7 @@
 """The effect of the weight of the squared error: python examples/mnist_bn_vae.py --root DATA
 
-With alpha = 1 the mean squared error of a digit is less than a nat, less than the KL that a useful code would cost.
-Every image decodes to the same grey mean. With alpha = 784, which gives the sum over the pixels, the same networks
+With alpha = 1 the mean squared error of a digit is less than a nat, and so less than the KL of a useful code. Every
+image decodes to the same grey mean. With alpha = 784, which gives the sum over the pixels, the same networks
 distinguish the digits.
 """
 

@@ -24,7 +24,7 @@ def with_baseline(share: float) -> fv.Estimator:
 
 
 def with_its_own_sample() -> fv.Estimator:
-    """The same with the bound itself as baseline. It contains the weight of sample k, so the gradient is biased."""
+    """Score weight -v: the bound itself is the baseline. It contains sample k, so the gradient is biased."""
 
     def weights(log_w: Tensor) -> fv.Weights:
         v = log_w.softmax(0)

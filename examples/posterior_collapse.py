@@ -27,7 +27,7 @@ def points(key: fv.random.Key) -> torch.Tensor:
 
 
 def main(steps: int = 4000, out: str = "figures") -> tuple[dict[float, tuple[int, int, float]], Path]:
-    """For each variance, the latents that maximum likelihood and the VAE use, and the VAE's loss of log p(x)."""
+    """Returns, by variance, the latents that maximum likelihood and the VAE use, and the VAE's loss of log p(x)."""
     x = points(fv.random.key(0))
     values = eigenvalues(x.double())
     variances = [0.25, 0.55, 0.8, 1.7, 2.6, 5.0, 8.0]  # between the eigenvalues, where the optimum is unique

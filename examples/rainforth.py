@@ -58,7 +58,7 @@ def near_the_optimum(key: fv.random.Key) -> tuple[Params, Tensor]:
 def main(
     ks: tuple[int, ...] = (30, 100, 300, 1000, 3000), replicates: int = 256, batch: int = 16, out: str = "figures"
 ) -> tuple[fv.variance.Sweep, list[Path]]:
-    """Measures the gradients at every K, over `replicates` of the noise, on the first `batch` items of the data."""
+    """Measures the gradients at every K, over `replicates` draws of the noise, on the first `batch` items of data."""
     toy, (params, x) = model(), near_the_optimum(fv.random.key(0))
     _, state = toy.init(fv.random.key(1))
     arms = {"iwae": fv.estimators.iwae(), "dreg": fv.estimators.dreg()}
@@ -73,7 +73,7 @@ def main(
             # be mostly noise, because 1/√R exceeds the ratio. So this is not `iwae.groups["encoder"].snr`.
             "iwae, encoder": iwae.signal["encoder"],
             "dreg, encoder": dreg.groups["encoder"].snr,
-            # The same for both estimators. The ratio is not monotone below K = 100, because the mean changes there too.
+            # Both have the same. The ratio is not monotone below K = 100, because the mean changes there too.
             "both, prior": iwae.groups["prior"].variance.sqrt(),
         }
 

@@ -38,7 +38,7 @@ def sweep(
     of `funcvae train` (with _ for -) for all cells; and "replicates", the number of draws to measure the gradient
     variance of each finished cell. Only the systems are required.
 
-    A second start trains the missing cells. Several workers may share a folder, started by torchrun, as a Slurm array,
+    A second call trains the missing cells. Several workers may share a folder, started by torchrun, as a Slurm array,
     or by hand; each takes cells that no other holds. Ctrl-C and SIGTERM stop it after the current step, with a
     checkpoint. Exit status 1: numbers of a cell became NaN or infinite.
 
@@ -102,7 +102,7 @@ def collect(sweep: SweepFolder, /, *, out: str | None = None) -> None:
     """
     path = Path(out) if out is not None else Path(sweep, "table.csv")
     if path.suffix != ".csv" or path.is_dir():
-        raise BadValue(f"--out is {out}: it must be the name of a CSV file, NAME.csv")
+        raise BadValue(f"--out is {path}: it must be the name of a CSV file, NAME.csv")
     results = runs.collect(sweep)
     print(results)
     print(files.write(path, results.as_csv().encode()))

@@ -70,7 +70,7 @@ def replay(
 
 
 def _describe(found: Replay) -> str:
-    """The metrics of a replay; and the norm and range of each array, and how many of its numbers are not finite."""
+    """The metrics of a replay, and for each array its norm, its range, and its number of non-finite values."""
     arrays = {"x": found.x, "eps": found.eps, "log_w": found.log_w, "bound": found.bound}
     arrays |= {f"grads/{name}": leaf for name, leaf in tree.named_leaves(found.grads).items()}
     after = tree.named_leaves(found.after.params).items()

@@ -1,8 +1,4 @@
-"""Data sets as tensors: by name, from a folder of images, or from a NumPy file.
-
-`load` reads all of them: it converts values to floats, holds out a test set if it is missing, and checks the data. It
-downloads only on request.
-"""
+"""Loads data sets, given by name or path, as tensors."""
 
 import hashlib
 import os
@@ -19,7 +15,7 @@ from funcvae.data.readers import Arrays, read_folder, read_numpy
 from funcvae.errors import BadData, Missing, unknown
 
 __all__ = ["Dataset", "load"]
-_HOLD_OUT_SEED = 2**63  # not a seed of a user's run: a key is used once
+_HOLD_OUT_SEED = 2**63  # no user's run can have this seed, so no key is used twice
 
 
 class Dataset(NamedTuple):
@@ -46,10 +42,9 @@ def load(source: str, *, root: str | Path = "data", download: bool = False) -> D
     Divides uint8 values by 255; other numbers keep their value, in float32. If there is no test set, holds out a tenth
     (at least one item), chosen by a permutation of a fixed key.
 
-    Untrusted files are safe: no code in them runs, and sizes in headers are checked before memory is allocated. IDX
-    files beyond `IDX_LIMIT`, images beyond `PIXEL_LIMIT`, archives and folders of images that unpack to more than
-    `UNPACKED_LIMIT` and `ARCHIVE_RATIO` or `IMAGE_RATIO` times their size, and data larger than the machine's memory
-    are errors.
+    Untrusted files are safe: no code in them runs, and sizes in headers are checked before memory is allocated. Limits
+    are `IDX_LIMIT` for IDX files, `PIXEL_LIMIT` for images, and the machine's memory. An archive or a folder of images
+    may unpack to `UNPACKED_LIMIT`, or to `ARCHIVE_RATIO` or `IMAGE_RATIO` times its size if that is more.
 
     Args:
         source: a name in `NAMED` (`./NAME` for a path of the same name); or
@@ -79,7 +74,7 @@ def load(source: str, *, root: str | Path = "data", download: bool = False) -> D
 
 
 def _from_arrays(name: str, parts: Arrays) -> Dataset:
-    """The data set of these arrays, with a test set held out if it is missing, or BadData."""
+    """The data set of these arrays, with a test set held out if it is missing. Raises BadData if they do not match."""
     if "train" not in parts:
         raise BadData(f"{name} has no array 'train': it must hold the training data")
     items = {part: _items(f"{name}: {part}", parts[part]) for part in parts if not part.endswith("labels")}

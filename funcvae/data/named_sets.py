@@ -18,8 +18,8 @@ __all__ = ["DEBIAN_FASHION", "GAUSSIAN2D_COV", "GAUSSIAN2D_MEAN", "NAMED", "Load
 
 GAUSSIAN2D_MEAN = (1.0, 0.5)
 GAUSSIAN2D_COV = ((1.0, 0.5), (0.5, 1.0))
-DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
-_GAUSSIAN2D_SEED = 2**63 + 1  # not a seed of a user's run: a key is used once
+DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
+_GAUSSIAN2D_SEED = 2**63 + 1  # no user's run can have this seed, so no key is used twice
 _IDX_FILES = {
     "train": "train-images-idx3-ubyte",
     "train_labels": "train-labels-idx1-ubyte",

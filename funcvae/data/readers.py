@@ -31,7 +31,7 @@ PIXEL_LIMIT = 2**24
 """Largest number of pixels of an image."""
 
 UNPACKED_LIMIT, ARCHIVE_RATIO, IMAGE_RATIO = 2**26, 80, 400
-"""Largest number of float32 bytes of an archive, or a folder of images; and its largest ratio to the bytes on disk."""
+"""An archive or a folder of images may have this many float32 bytes, or this ratio of them to its bytes on disk."""
 
 _IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # PIL's other formats may run programs
 
@@ -84,7 +84,7 @@ def _claimed(file: IO[bytes], size: int) -> int:
 
 
 def _check_room(size: int) -> None:
-    """Raises ValueError if the memory cannot hold so many bytes twice, as holding out a test set requires."""
+    """Raises ValueError unless the memory holds this many bytes twice, which holding out a test set requires."""
     if 2 * size > checks.MEMORY:
         needed, available = (f"{n / 2**30:,.1f}" for n in (2 * size, checks.MEMORY))
         raise ValueError(f"loading takes {needed} GiB, and this machine has {available}")

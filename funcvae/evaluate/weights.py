@@ -115,13 +115,14 @@ def untrusted_message(found: Likelihood, items: Tensor | None = None) -> str:
     check_items(items, len(bad))
     if not bad.any():
         raise BadValue("found has no untrusted data: call untrusted_message only if found.untrusted.any()")
-    which = f"{int(bad.sum())} of {len(bad)} data, first for item {first_bad_item(bad, items)}"
+    which = f"{int(bad.sum())} of {len(bad)} items (the first is item {first_bad_item(bad, items)})"
     if found.k_hat[bad].isinf().all():
-        return f"{samples} samples are too few to estimate the tail of the importance weights for {which}"
+        return f"{samples} samples are too few to estimate the tail of the importance weights of {which}"
     least = f"{float(found.ess[bad].min()):.1f} of {samples}"
     return (
-        f"Pareto k̂ is above {psis.threshold(samples):.2f} for {which} (smallest effective sample size {least}): "
-        f"L_{samples} is still a lower bound on log p(x) in expectation, but its standard error is not reliable there"
+        f"the standard error of L_{samples} is not reliable for {which}: a few samples dominate, with Pareto k̂ above "
+        f"{psis.threshold(samples):.2f} and effective sample sizes down to {least}; L_{samples} is still a lower bound "
+        "on log p(x) in expectation"
     )
 
 

@@ -12,7 +12,7 @@ from funcvae.figures._arrays import Floats
 
 
 def positive(value: Floats) -> NDArray[np.bool_]:
-    """Where a log axis can show the values."""
+    """A mask of the values that a log axis can show."""
     return np.isfinite(value) & (value > 0)
 
 
@@ -45,7 +45,7 @@ def intervals(ax: Axes, place: ArrayLike, low: ArrayLike, high: ArrayLike, colou
 
 
 def ticks(axis: Axis, sign: str = "") -> None:
-    """Labels a log axis with plain numbers, as many as there is room for, each after a sign."""
+    """Labels a log axis with plain numbers, as many as there is room for, each with this sign in front."""
     low, high = axis.get_view_interval()
     decades = math.log10(high / low)
     if decades < 0.7:

@@ -28,9 +28,10 @@ def training_curves(
 ) -> Figure:
     """The bound against the training step, for the training batches and for the test set.
 
-    The first steps are often so bad that they would flatten the rest of the curve. So the vertical axis spans the
-    values within three interquartile ranges of the quartiles of the last three quarters of training, and those of
-    the test set chosen in the same way; a note counts the values outside. Values that are not finite leave gaps.
+    The vertical axis excludes outliers, because the first steps are often so bad that they would flatten the rest of
+    the curve. It spans the training and test values within three interquartile ranges of their quartiles; those of
+    training are computed from its last three quarters. A note counts the values outside. Values that are not finite
+    leave gaps.
 
     Args:
         step: numbers of the training steps [n], ascending.

@@ -22,7 +22,7 @@ _CHUNK = 500  # items in one call of a network
 
 
 def _points(name: str, z: Tensor) -> Tensor:
-    """A check that latents have values, at least one, in single or double precision."""
+    """Checks that latents hold at least one value, in single or double precision."""
     if not checks.floating(name, checks.concrete(name, z)).numel() or z.element_size() < 4:
         raise BadValue(f"{name} is {checks.describe(z)}: it must be float32 or float64 and not empty")
     return z

@@ -24,10 +24,10 @@ from funcvae.figures._log_axes import intervals, limits, plain, positive, ticks
 from funcvae.figures._style import DARK, LIGHT, MARKERS, PALETTE, finish, titled
 
 __all__ = ["variance_bars", "variance_by_layer", "variance_cost"]
-_GREY = "0.85"  # of a cell whose value the colour scale cannot show
+_GREY = "0.85"  # cells whose value the colour scale cannot show
 _TOTAL = "total variance of the gradient"
 _UNRELIABLE = "hollow: unreliable interval"
-_AROUND = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)])  # the sides of a point
+_AROUND = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)])  # directions to a name
 
 
 @checks.arguments
@@ -159,7 +159,7 @@ def variance_by_layer(
         black = True
         if np.isfinite(v) and v > 0:
             number = sign + _digits(v, 3 if v >= 0.995 else small)
-            black = _luminance(colours(norm(v))) > 0.18  # above it, black has more contrast than white
+            black = _luminance(colours(norm(v))) > 0.18  # for colours this light, black has more contrast than white
         else:
             number = "–" if np.isnan(v) else "∞" if v else "0"
         ax.text(e + 0.5, r + 0.5, number, size="small", ha="center", va="center", color="black" if black else "white")
@@ -200,7 +200,7 @@ def variance_cost(
     Args:
         names: names of the estimators [E].
         seconds: time of one gradient of each estimator [E], positive.
-        variance: variance of each estimator [E]; one that is 0 or not finite is not shown, and a note says so.
+        variance: variance of each estimator [E]. A note lists the estimators whose variance is 0 or not finite.
         low: lower ends of the 95% intervals [E], which may be 0 or less; no interval is drawn where an end is NaN.
         high: upper ends of the intervals [E], which may be infinite.
         trusted: whether each interval is reliable [E]; if not, its marker is hollow.
@@ -256,7 +256,7 @@ def variance_cost(
 def _of_estimators(
     names: Sequence[str], variance: ArrayLike, low: ArrayLike, high: ArrayLike, trusted: ArrayLike | None
 ) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:
-    """Variances, both ends of their intervals, and whether each interval is reliable, each [E] for E names."""
+    """Checks and returns variances, both ends of their intervals, and whether these are reliable, each [E]."""
     n = str(len(words("names", names)))
     low, high = as_array("low", low, n, finite=False), as_array("high", high, n, finite=False)
     firm = np.ones(len(names), bool) if trusted is None else as_array("trusted", trusted, n) != 0
@@ -264,7 +264,7 @@ def _of_estimators(
 
 
 def _variances(variance: ArrayLike, axes: str) -> Floats:
-    """Variances as an array with these axes, none of them negative."""
+    """Checks that variances have these axes and are not negative; returns an array."""
     value = as_array("variance", variance, axes, finite=False)
     if (value < 0).any():
         raise BadValue(f"variance holds {value[value < 0][0]}: a variance must not be negative")

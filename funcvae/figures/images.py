@@ -32,7 +32,7 @@ def image_grid(
     Args:
         images: [rows, cols, C, H, W] in [0, 1], with C = 1 (grey) or 3 (RGB); values outside are clipped.
         extent: latent values (left, right, bottom, top) at the grid's outer edges, so that column j is centred on
-            `left + (j + 1/2) (right - left) / cols`. The axes have no numbers unless given.
+            `left + (j + 1/2) (right - left) / cols`. Without it, the axes have no numbers.
         axes: names of the horizontal and the vertical latent dimension.
         title: the figure's title.
 

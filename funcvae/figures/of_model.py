@@ -32,12 +32,12 @@ Pixels = Callable[[Tensor], Tensor]
 
 
 def as_is(x: Tensor) -> Tensor:
-    """The `pixels` of a model whose images are in [0, 1]."""
+    """Returns images unchanged: the default of `pixels`, for images in [0, 1]."""
     return x
 
 
 def _images(name: str, x: Tensor) -> Tensor:
-    """A check that data are images."""
+    """Checks that data are images."""
     if x.ndim < 3:
         raise BadValue(f"{name} has shape {list(x.shape)}: this figure needs images [C, H, W]")
     return x

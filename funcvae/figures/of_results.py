@@ -19,12 +19,12 @@ from funcvae.train.loop import History
 __all__ = ["PAIRS", "POINTS", "SAMPLES", "evolution", "of_comparison", "of_run", "of_scaling", "training"]
 
 POINTS, PAIRS, SAMPLES = 5000, 20, 100
-"""How many test items are encoded, images reconstructed and images sampled for the figures of a run."""
+"""The numbers of test items to encode, images to reconstruct and images to sample for the figures of a run."""
 
 
 @checks.arguments
 def evolution(kept: ArrayLike, dataset: Dataset, *, name: str) -> Figure:
-    """The data, and samples of the model during training, from the samples after each step [steps, n, 2]."""
+    """The data, and samples of the model during training; `kept` has those after each step [steps, n, 2]."""
     samples = as_array("kept", kept, "steps n 2")
     title = f"{name}: samples of the model during training"
     return points.evolution(range(1, len(samples) + 1), samples, dataset.test[: samples.shape[1]], title=title)

@@ -86,7 +86,7 @@ def save_gif(
 
 
 def _ending(path: str | os.PathLike[str], ending: str) -> Path:
-    """The path, whose name must have this ending."""
+    """Checks that a path has this ending, and returns it."""
     path = checks.path("path", path)
     if path.suffix.lower() != ending:
         raise BadValue(f"path is {str(path)!r}: it must end in {ending}")

@@ -55,7 +55,7 @@ def scaling(
     if not series:
         raise BadValue("series is empty: it must have at least one entry")
     if strange := [label for label in slopes if label not in series]:
-        raise BadValue(f"slopes has the label {strange[0]!r}, which series does not have")
+        raise BadValue(f"slopes has the label {strange[0]!r}, which is not in series")
     for label, pair in slopes.items():
         as_array(f"the slope of {label!r}", pair, "2", finite=False)
     pairs = [as_array(f"the series {label!r}", pair, f"2 {len(x)}", finite=False) for label, pair in series.items()]

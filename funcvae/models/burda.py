@@ -49,7 +49,7 @@ class BurdaDecoder(nn.Module):
 
 @checks.arguments
 def burda_vae(latent: Count = 50, mean: Annotated[Tensor, checks.floating, checks.concrete] | None = None) -> VAE:
-    """784-200-200-50 with tanh, sigma = exp(.), and a Bernoulli decoder 50-200-200-784.
+    """A VAE with a tanh encoder 784-200-200-50, sigma = exp(.), and a Bernoulli decoder 50-200-200-784.
 
     Initial weights are Glorot-uniform and biases zero, except for the output's bias. The recipe's optimizer is the
     standard Adam with eps = 1e-4. The authors' code differs: β1 = 0.99 instead of the paper's 0.9, eps is added to the
@@ -58,7 +58,7 @@ def burda_vae(latent: Count = 50, mean: Annotated[Tensor, checks.floating, check
     Args:
         latent: Z.
         mean: mean of the training images [1, 28, 28]. The output's bias starts at its logit, clipped to [.001, .999].
-            One half unless given.
+            By default, the mean is one half.
 
     Raises:
         BadValue: mean does not have 784 pixels.
@@ -104,7 +104,7 @@ def _glorot(inputs: int, outputs: int) -> nn.Linear:
 RECIPES = (
     Recipe(
         name="burda_vae",
-        about="784-200-200-50, Bernoulli on dynamically binarized MNIST: the published benchmark",
+        about="VAE 784-200-200-50 of dynamically binarized digits with a Bernoulli likelihood: a published benchmark",
         model=lambda train: burda_vae(mean=train.mean(0)),
         shape=(1, 28, 28),
         data="mnist",

@@ -19,7 +19,7 @@ MEAN, STD = (0.4914, 0.4824, 0.4467), (0.2471, 0.2435, 0.2616)  # of CIFAR-10's 
 
 
 def _colours(name: str, x: Tensor) -> Tensor:
-    """A check that images have 1 or 3 channels."""
+    """Checks that images have 1 or 3 channels."""
     if x.shape[-3] not in (1, 3):
         raise BadValue(f"{name} has shape {list(x.shape)}: it must be [B, C, H, W] with C = 3, or C = 1 for grey")
     return x
@@ -100,13 +100,13 @@ class ResNetDecoder(nn.Module):
 
 @checks.arguments
 def cifar_resnet_vae(latent: Count = 256, height: Count = 32, width: Count = 32) -> VAE:
-    """ResNet-18 encoder, its mirror image as decoder, and a Gaussian likelihood with one learned log_scale.
+    """A VAE with a ResNet-18 encoder, its mirror image as decoder, and a Gaussian likelihood of learned scale.
 
         log N(x; x̂, exp(log_scale)²) + log p(z) - log q(z|x)
 
-    `log_scale` starts at 0, which suits x of variance 1: the recipe standardizes the channels, so its nats are those of
-    a density of standardized pixels. After the post "Introduction to Variational Autoencoders (VAEs) and Implementation
-    with Pytorch", which takes both networks from a library and estimates the KL by sampling: `elbo_mc` with N = 1.
+    `log_scale` starts at 0, which suits x of variance 1. The recipe standardizes the channels, so its nats are those of
+    a density of standardized pixels. The model follows the post "Introduction to Variational Autoencoders (VAEs) and
+    Implementation with Pytorch", which takes both networks from a library and samples the KL: `elbo_mc` with N = 1.
 
     Args:
         latent: Z.
@@ -135,7 +135,7 @@ def _stage(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 RECIPES = (
     Recipe(
         name="cifar_resnet_vae",
-        about="ResNet-18 encoder and decoder, latent 256, Gaussian likelihood with a learned scale, sampled KL",
+        about="VAE of small photographs: ResNet-18 encoder and decoder, learned likelihood scale, sampled KL",
         model=lambda train: cifar_resnet_vae(height=train.shape[-2], width=train.shape[-1]),
         shape=(3, None, None),
         data="cifar10",

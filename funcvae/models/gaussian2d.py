@@ -26,9 +26,9 @@ class GaussianMLP(nn.Module):
 
 @checks.arguments
 def gaussian2d_vae(latent: Count = 2, hidden: Count = 64) -> VAE:
-    """q(z|x) and p(x|z) are Gaussians with mean and log-variance from a tanh network; x is [B, 2].
+    """A VAE whose q(z|x) and p(x|z) are Gaussians with mean and log-variance from a tanh network; x is [B, 2].
 
-    After a blog post that calls the encoder p and the decoder q; here they have their usual names.
+    It follows a blog post that calls the encoder p and the decoder q; here they have their usual names.
 
     Args:
         latent: Z.
@@ -46,7 +46,7 @@ def gaussian2d_vae(latent: Count = 2, hidden: Count = 64) -> VAE:
 RECIPES = (
     Recipe(
         name="gaussian2d_vae",
-        about="points in the plane; tanh networks, decoder with a log-variance",
+        about="VAE of points in the plane: tanh networks, and a decoder with a learned variance",
         model=lambda train: gaussian2d_vae(),
         shape=(2,),
         data="gaussian2d",

@@ -43,7 +43,7 @@ class LinearDecoder(nn.Module):
 
 @checks.arguments
 def linear_vae(inputs: Count, latent: Count, sigma2: Positive | None = None) -> VAE:
-    """p(x|z) = N(W z + mu, sigma² I) and q(z|x) = N(V x + c, diag(sigma_q²)), with one sigma_q for all x.
+    """A VAE with p(x|z) = N(W z + mu, sigma² I) and q(z|x) = N(V x + c, diag(sigma_q²)), with one sigma_q for all x.
 
     This is probabilistic PCA. Its log p(x), its true posterior (which q can equal if W's columns are orthogonal) and
     its optimal W are known in closed form: see `funcvae.evaluate.ppca`.

@@ -1,12 +1,12 @@
 """Autoencoders of MNIST digits from blog posts, with a squared error as loss.
 
-A squared error is a Gaussian likelihood of fixed scale,
+A squared error is a Gaussian likelihood of fixed scale:
 
-    C ‖x - x̂‖² = -log N(x; x̂, c I) - ½ D log 2πc    with C = 1/(2c),
+    C ‖x - x̂‖² = -log N(x; x̂, c I) - ½ D log 2πc    with C = 1/(2c).
 
-a mean over pixels is the same objective times a constant, and a plain autoencoder is a VAE whose posterior is a point.
-So all of them maximize one ELBO, which each recipe's `scale` and `offset` convert to the loss that its post prints. The
-systems differ only in their networks and heads.
+A mean over pixels is the same objective times a constant. A plain autoencoder is a VAE whose posterior is a point. So
+all systems maximize an ELBO, and differ only in their networks and heads. The `scale` and `offset` of a recipe convert
+the ELBO to the loss that the post prints.
 """
 
 import math
@@ -74,12 +74,12 @@ class Decoder(nn.Module):
 
 
 def mnist_ae(latent: int = 2) -> VAE:
-    """784-512-2, a plain autoencoder: the posterior is a point, and the loss is the summed squared error.
+    """A plain autoencoder 784-512-2: the posterior is a point, and the loss is the summed squared error.
 
         ‖x - x̂‖², x̂ = decoder(encoder(x))
 
-    After the blog post "Variational AutoEncoders (VAE) with PyTorch". The codes do not follow the prior, so images
-    decoded from its samples say little about the model.
+    It follows the blog post "Variational AutoEncoders (VAE) with PyTorch". The codes do not follow the prior, so images
+    decoded from samples of the prior say little about the model.
     """
     return vae(
         encoder=lambda: Encoder(latent),
@@ -91,15 +91,15 @@ def mnist_ae(latent: int = 2) -> VAE:
 
 
 def mnist_vae(latent: int = 2) -> VAE:
-    """784-512-2 with sigma = exp(.): summed squared error plus KL, as a proper bound in nats.
+    """A VAE 784-512-2 with sigma = exp(.), whose summed squared error plus KL is a proper bound in nats.
 
     The squared error is a Gaussian likelihood with sigma = √½, so minus the bound is the usual loss
 
         ‖x - x̂‖² + KL(q(z|x) ‖ N(0, I))
 
-    plus the constant 392 log π. After the blog post "Variational AutoEncoders (VAE) with PyTorch". The post's KL,
-    sigma² + mu² - log sigma - ½, has its minimum at sigma = 1/√2; here the KL is ½ (sigma² + mu² - 1) - log sigma, with
-    its minimum at sigma = 1.
+    plus the constant 392 log π. The model follows the blog post "Variational AutoEncoders (VAE) with PyTorch". The KL
+    of the post, sigma² + mu² - log sigma - ½, has its minimum at sigma = 1/√2. Here the KL is
+    ½ (sigma² + mu² - 1) - log sigma, with its minimum at sigma = 1.
     """
     return vae(
         encoder=lambda: VariationalEncoder(latent),
@@ -136,14 +136,14 @@ class BatchNormEncoder(nn.Module):
 
 @checks.arguments
 def mnist_bn_vae(latent: int = 28, alpha: Positive = 1.0) -> VAE:
-    """784-196-49-28 with BatchNorm in the encoder and Tanh as the decoder's output, for pixels in [-1, 1].
+    """A VAE 784-196-49-28 with BatchNorm in the encoder and Tanh as the decoder's output, for pixels in [-1, 1].
 
-    Minus the bound is, plus the constant 392 log(784 π/alpha),
+    The likelihood is a Gaussian of variance 392/alpha, so minus the bound is
 
-        alpha · mean_pixels (x - x̂)² + KL(q(z|x) ‖ N(0, I)),
+        alpha · mean_pixels (x - x̂)² + KL(q(z|x) ‖ N(0, I))
 
-    because the likelihood is a Gaussian of variance 392/alpha. After the post "Introduction to Variational Autoencoders
-    (VAEs) and Implementation with Pytorch", which prints the networks and alpha, but no loss. With alpha = 1 the KL
+    plus the constant 392 log(784 π/alpha). The model follows the post "Introduction to Variational Autoencoders (VAEs)
+    and Implementation with Pytorch", which prints the networks and alpha, but no loss. With alpha = 1 the KL
     goes to zero and every reconstruction is the mean image, because encoding a digit costs more nats than it saves.
     With alpha = 784 the squared error has the same weight as in the other digit systems.
     """
@@ -170,7 +170,7 @@ def mnist_sigma_vae(
     activation: Callable[[], nn.Module] = nn.ReLU,
     output: Callable[[], nn.Module] = nn.Sigmoid,
 ) -> VAE:
-    """784-256-64-20, split into mu and sigma, so sigma may be negative: see `heads.signed_normal`.
+    """A VAE 784-256-64-20 whose encoder's output is split into mu and sigma of any sign: see `heads.signed_normal`.
 
     Minus the bound divided by 784 is, up to a constant, the posts' loss: mean squared error plus KL/784.
 
@@ -178,7 +178,7 @@ def mnist_sigma_vae(
 
     Two blog posts print it. The later one has an activation after every layer of the encoder, including the last, so mu
     and sigma are never negative and often exactly zero. The earlier one ("Learning Day 37: Implementing Variational
-    Autoencoder in Pytorch") prints no activations: `activation=nn.Identity, output=nn.Identity`.
+    Autoencoder in Pytorch") prints no activations; it is `activation=nn.Identity, output=nn.Identity`.
 
     Args:
         latent: Z.
@@ -218,7 +218,7 @@ def _log_normaliser(sigma: float) -> float:
 RECIPES = (
     Recipe(
         name="mnist_ae",
-        about="784-512-2, summed squared error: a plain autoencoder",
+        about="plain autoencoder 784-512-2 of digits; loss: summed squared error",
         model=lambda train: mnist_ae(),
         shape=(1, 28, 28),
         data="mnist",
@@ -228,7 +228,7 @@ RECIPES = (
     ),
     Recipe(
         name="mnist_vae",
-        about="784-512-2, sigma = exp(.), summed squared error + KL: digits in a plane",
+        about="VAE 784-512-2 of digits with a latent plane; loss: summed squared error + KL",
         model=lambda train: mnist_vae(),
         shape=(1, 28, 28),
         data="mnist",
@@ -238,7 +238,7 @@ RECIPES = (
     ),
     Recipe(
         name="mnist_bn_vae",
-        about="784-196-49-28 with BatchNorm and Tanh, mean squared error + KL",
+        about="VAE 784-196-49-28 of digits with BatchNorm and Tanh; loss: mean squared error + KL",
         model=lambda train: mnist_bn_vae(),
         shape=(1, 28, 28),
         data="mnist",
@@ -249,7 +249,7 @@ RECIPES = (
     ),
     Recipe(
         name="mnist_sigma_vae",
-        about="784-256-64-20 split into mu and sigma of any sign, mean squared error + KL/784",
+        about="VAE 784-256-64-20 of digits with a sigma of any sign; loss: mean squared error + KL/784",
         model=lambda train: mnist_sigma_vae(),
         shape=(1, 28, 28),
         data="mnist",

@@ -21,6 +21,7 @@ class Recipe:
 
     name: str
     about: str
+    """A description of one line, for `funcvae list systems`."""
     model: Callable[[Tensor], VAE]
     """Makes the model for a training set, whose mean may set the initial output bias."""
     shape: tuple[int | None, ...]
@@ -52,9 +53,9 @@ def binarize(key: random.Key, x: Floats, rows: Tensor | None = None) -> Tensor:
     """Dynamic binarization: each pixel is 1 with a probability equal to its grey value, sampled anew at each call.
 
     Args:
-        key: used up.
+        key: do not use it again.
         x: data [B, ...] in [0, 1].
-        rows: indices [B] of the data in the batch, if they are only a part of it.
+        rows: indices [B] of x in the whole batch, if x is only a part of it.
     """
     at = None if rows is None else random.flat_indices(tuple(x.shape), rows, device=x.device)
     return random.bernoulli(key, x, at=at).to(x.dtype)

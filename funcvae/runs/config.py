@@ -180,7 +180,10 @@ def configure(system: str, **options: Any) -> Config:
 
 @checks.arguments
 def with_defaults(options: Options) -> Config:
-    """The configuration with these options. The system's recipe and the defaults decide the others."""
+    """The configuration with these options. The system's recipe and the defaults decide the others.
+
+    Raises: see `configure`.
+    """
     if options.system is None:
         raise BadValue("system is missing: give one of `funcvae list systems`")
     if options.out is None:
@@ -194,7 +197,7 @@ def resumed(config: Config, options: Options, run: Path) -> Config:
     """The configuration of the run in a folder when it is resumed with these options.
 
     Raises:
-        BadValue: options differ that must stay the same; the message names them.
+        BadValue: options that must stay the same differ; the message names them.
     """
     values = options.specified()
     if pairs := differences(config, values, MAY_CHANGE):
@@ -246,7 +249,11 @@ def config_sha256(config: Config) -> str:
 
 @checks.arguments
 def resolve_device(name: str) -> str:
-    """The device that "auto", "cpu" or "cuda" stands for on this machine."""
+    """The device that "auto", "cpu" or "cuda" stands for on this machine.
+
+    Raises:
+        Missing: the name is "cuda", and no CUDA device is available.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise Missing("no CUDA device is available: set device to cpu")
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name

@@ -135,8 +135,8 @@ def numerics(config: Config, threads: int | None = None) -> Iterator[None]:
     """Sets torch's settings as a configuration requires, and restores them at the end.
 
     Raises:
-        BadValue: an operation inside has no deterministic algorithm, though `deterministic` is set; or the step cannot
-            be compiled, though `compile` is set.
+        BadValue: `deterministic` is set, and an operation inside has no deterministic algorithm; or `compile` is set,
+            and the step cannot be compiled.
     """
     deterministic = torch.are_deterministic_algorithms_enabled()
     before = torch.get_num_threads()

@@ -65,12 +65,16 @@ def run(
     Args:
         config: what to train.
         download: whether to download a named data set that is missing.
-        trackers: functions of the run folder, its configuration and the rows so far, that return the context manager of
-            a tracker. Trackers receive every row and, if the data are images, `x` and `x_hat` after every epoch.
-        stop_context: returns the context manager of a function that returns whether to stop; entered during training.
+        trackers: see `MakeTracker`. Trackers receive every row and, if the data are images, `x` and `x_hat` after every
+            epoch.
+        stop_context: makes a `StopContext`, which is entered during training. Its function is called after every step.
         processes: the processes that train, from `distributed.process_group()`.
 
     Raises:
+        BadValue: the folder is not empty, or the parts of the configuration do not fit together.
+        BadData: a data file is damaged, or the system cannot take the data.
+        Missing: the data, the device or a compiler is not available.
+        InUse: another process writes in the folder.
         Stopped: training stopped on request, after a checkpoint.
         ProcessLost, ReportedElsewhere: see `train.fit`.
         NonFinite: see `train.fit`; the message has the command that replays the step.
@@ -87,14 +91,14 @@ def run(
             return out
         tracks = [stack.enter_context(tracker(out, asdict(config), ())) for tracker in trackers]
         stack.enter_context(files.lock(out))
-        _check_new_folder(out)  # again: another process may have started here
+        _check_new_folder(out)  # again, because another process may have started here
         files.remove_partial(out)
         files.write(out / CONFIG, files.as_json(asdict(config)))
         files.write(out / MANIFEST, files.as_json(environment.manifest(config, setup.dataset, processes.size)))
         try:
             _train(out, setup, setup.start, 0, tracks, stop_context)
         except compilation.Uncompiled:
-            if not (out / METRICS).stat().st_size:  # the first step: leave an empty folder
+            if not (out / METRICS).stat().st_size:  # the first step cannot be compiled: leave an empty folder
                 for name in (CONFIG, MANIFEST, METRICS):
                     (out / name).unlink()
             raise
@@ -112,7 +116,7 @@ def resume(
 ) -> Path:
     """Resumes the run in a folder from its newest checkpoint. The result has the same bits as an uninterrupted run.
 
-    A finished run stays as it is, unless `options` requests more epochs.
+    A finished run is left unchanged unless `options` requests more epochs.
 
     Args:
         path: the folder.
@@ -120,7 +124,7 @@ def resume(
         trackers, stop_context, processes: see `run`. The number of processes may change.
 
     Raises:
-        BadValue: an option differs that must stay the same, or the run has more epochs than requested.
+        BadValue: an option that must stay the same differs, or the run has more epochs than requested.
         BadData: the data have changed, or the files of the folder are damaged or do not match each other.
         InUse: another process writes in the folder.
         Missing, Stopped, NonFinite, ProcessLost, ReportedElsewhere: see `run` and `load`.
@@ -197,7 +201,7 @@ def _train(
     trackers: Sequence[tracking.Tracker],
     stop_context: Callable[[], StopContext],
 ) -> None:
-    """Trains from a TrainState to the end of the run and writes the results; keeps `metrics_bytes` of metrics."""
+    """Trains from a TrainState to the end of the run and writes the results. Keeps `metrics_bytes` bytes of metrics."""
     steps, stopped = int(ts.step), False
     history = read_history(out / METRICS, metrics_bytes, steps, steps // setup.task.steps_per_epoch)
     with ExitStack() as stack:
@@ -205,7 +209,7 @@ def _train(
         if steps < setup.steps:
             stop = stack.enter_context(stop_context())
             ts, history = _fit(out, setup, ts, replace(callbacks, stop=stop), history)
-            # A single process may stop after its last step; several do not agree on it there.
+            # A single process may stop after its last step. Several would have to agree on that, so they do not.
             stopped = int(ts.step) < setup.steps or (setup.task.processes.size == 1 and stop())
     if stopped:
         command = f"funcvae train --resume {shlex.quote(str(out))}"
@@ -214,7 +218,7 @@ def _train(
 
 
 def _train_without_writing(out: Path, setup: Setup, ts: TrainState, stop_context: Callable[[], StopContext]) -> None:
-    """Trains without writing files: every process but the first."""
+    """Trains without writing files, in every process except the first."""
     if int(ts.step) < setup.steps:
         with stop_context() as stop:
             # `save_every` decides when to check the parameters; all processes must check at the same steps.
@@ -237,7 +241,7 @@ def _fit(
 
 
 def _check_new_folder(out: Path) -> None:
-    """Raises BadValue unless the folder is new or holds only hidden files, as a killed process may leave."""
+    """Raises BadValue unless the folder is new or holds only hidden files, which a killed process may leave."""
     if out.exists() and (not out.is_dir() or any(not path.name.startswith(".") for path in out.iterdir())):
         raise BadValue(f"{out} exists and is not an empty folder: choose another folder, or resume the run")
 

@@ -206,4 +206,4 @@ def _has_shape(recipe: Recipe, shape: Sequence[int]) -> bool:
     return len(shape) == len(recipe.shape) and all(a in (None, b) for a, b in zip(recipe.shape, shape, strict=True))
 
 
-_MOST_NUMBERS = 2**24  # in one item
+_MOST_NUMBERS = 2**24  # numbers in one item

@@ -146,19 +146,19 @@ def cell_id(cell: Config) -> dict[str, Any]:
 
 
 _NOT_SETTINGS = {
-    "system": "`systems` lists",
-    "estimator": "`estimators` lists",
-    "samples": "`samples` lists",
-    "seed": "`seeds` lists",
-    "out": "each cell decides",
+    "system": "the grid's `systems` determine it",
+    "estimator": "the grid's `estimators` determine it",
+    "samples": "the grid's `samples` determine it",
+    "seed": "the grid's `seeds` determine it",
+    "out": "each cell has its own folder",
 }
 
 
 def _check_names(kind: str, names: Iterable[Any], known: Iterable[Field[Any]]) -> None:
-    """Raises BadValue for a name that is not the name of one of the fields."""
+    """Raises BadValue for a name that no field has."""
     allowed = [field.name for field in known]
     for name in names:
         if kind == "setting" and name in _NOT_SETTINGS:
-            raise BadValue(f"settings has {name}, which {_NOT_SETTINGS[name]}: remove it from settings")
+            raise BadValue(f"settings has {name}, but {_NOT_SETTINGS[name]}: remove it from settings")
         if name not in allowed:
             raise unknown(kind, checks.text(f"a {kind}", name), allowed)

@@ -57,6 +57,10 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
         config: what to train.
         load: loads the data of a configuration.
         processes: the processes that train.
+
+    Raises:
+        BadType, BadValue: the parts do not fit together.
+        BadData: the system cannot take the data.
     """
     recipe = recipe_of(config.system)
     estimator, scheme = estimators.parse(config.estimator), noise.parse(config.noise)

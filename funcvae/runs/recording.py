@@ -46,7 +46,7 @@ def recorder(
         tracks: list[tracking.Tracker] = [metrics, bar, *trackers]
 
         def log(row: Row) -> None:
-            after = row["step"] + 1 if tracking.is_step(row) else row["step"]  # a step's row counts from 0
+            after = row["step"] + 1 if tracking.is_step(row) else row["step"]  # the rows of steps count from 0
             if "test_bound" in row:
                 row = {**row, "params_sha256": digests.pop(after)}
             for track in tracks:
@@ -136,16 +136,16 @@ def _sample_file(folder: Path, steps: int) -> Iterator[BinaryIO]:
     if steps and not raw.is_file() and (folder / SAMPLES).is_file():  # the run was complete
         files.write(raw, _read_samples(folder / SAMPLES, steps))
     if steps and not (raw.is_file() and raw.stat().st_size >= size):
-        raise BadData(f"{raw} lacks the samples of some steps: train it again")
+        raise BadData(f"{raw} lacks the samples of some steps: train the run again")
     if steps and not np.isfinite(np.fromfile(raw, np.float32, size // 4)).all():  # figures need finite ones
-        raise BadData(f"{raw} is damaged: it holds NaN or infinite samples; train it again")
+        raise BadData(f"{raw} is damaged: it holds NaN or infinite samples; train the run again")
     with raw.open("r+b" if steps else "wb") as file:
         file.seek(file.truncate(size))
         yield file
 
 
 def _read_samples(path: Path, steps: int) -> bytes:
-    """The samples of the first steps in the file of a finished run, or BadData."""
+    """The samples of the first steps in the file of a finished run. Raises BadData if it does not hold them."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -154,4 +154,4 @@ def _read_samples(path: Path, steps: int) -> bytes:
             return points[:steps].tobytes()
     except Exception:  # damaged bytes may raise anything
         pass
-    raise BadData(f"{path} does not hold the samples of {steps:,} steps: train it again")
+    raise BadData(f"{path} does not hold the samples of {steps:,} steps: train the run again")

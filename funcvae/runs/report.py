@@ -59,6 +59,11 @@ def evaluation_report(
     Returns:
         The numbers of the table in nats per example; equal calls give equal bits. Numbers that the model does not
         support are None, and "why_not" has the reason.
+
+    Raises:
+        BadValue: n is not between 2 and the number of test items.
+        Missing, BadData: the data are not found, or have changed.
+        NonFinite: a result is not finite; the message names the item.
     """
     test = run.dataset().test
     n = min(_MAX_ITEMS, len(test)) if n is None else n
@@ -115,7 +120,7 @@ def evaluation_table(report: Report) -> str:
         if int(k) != samples:
             row(f"L_{k}" + (" (ELBO)" if k == "1" else ""), found)
     if report["shortfall"] is not None:
-        note = "estimate: ½ se² of each item; more if k̂ is high"
+        note = "estimated as ½ se² of each item; more if k̂ is high"
         value(f"L_{samples} falls short by", f"{report['shortfall']:.4f}", note)
     row("KL(q(z|x) ‖ p(z|x)) >=", report["posterior_gap"])
     row("-E_q log p(x|z)", report["reconstruction_error"])
@@ -143,7 +148,7 @@ def evaluation_figures(report: Report) -> dict[str, Figure]:
         made["bound_ladder"] = figures.bound_ladder(list(rungs), means, errors, title=title)
     if report["kl_to_prior"]:
         active = [v > report["active_units"]["threshold"] for v in report["active_units"]["variance"]]
-        title = f"{name}: nats of each latent dimension"
+        title = f"{name}: KL divergence of each latent dimension"
         made["latent_use"] = figures.latent_use(report["kl_to_prior"]["per_dimension"], active, title=title)
     return made
 
@@ -179,12 +184,17 @@ def comparison_report(
         batch: number of training data, chosen at random; by default the run's batch size.
         seed: of the key for the choice of data, their observation and the noise.
         target_se: see `variance.compare`.
-        processes: share the replicates, from `distributed.process_group()`; each gets the whole result.
+        processes: from `distributed.process_group()`. They share the replicates, and all return the whole result.
         progress: called with the number of finished replicates, and their total.
 
     Returns:
         The comparison, and a report for a JSON file. Equal calls give equal bits, except for fields with "seconds" in
         their names.
+
+    Raises:
+        BadValue: batch is not between 1 and the number of training data, a name is unknown, or no estimator is left.
+        Missing, BadData: the data are not found, or have changed.
+        NonFinite, ProcessLost, ReportedElsewhere: see `variance.compare`.
     """
     samples = run.config.samples if samples is None else samples
     if processes.size > 1:
@@ -238,7 +248,7 @@ def variance_report(run: Run, replicates: int) -> Report:
 def _arms(
     run: Run, x: Tensor, names: Sequence[str] | None, schemes: Sequence[str]
 ) -> tuple[dict[str, tuple[Estimator, noise.Noise]], list[str]]:
-    """The estimators under all schemes that they allow, and the reasons why others are left out."""
+    """The estimators under all schemes that they allow, and the reasons for leaving out others."""
     names_once = dict.fromkeys(names if names is not None else (run.config.estimator, *ESTIMATORS))
     found: dict[str, tuple[Estimator, noise.Noise]] = {}
     left_out: list[str] = []
@@ -246,7 +256,7 @@ def _arms(
         for estimator in map(estimators.parse, names_once):
             try:
                 estimator.claims_under(scheme)
-                if names is None:  # some defaults need a density, which not every system has
+                if names is None:  # some systems have no density, which some defaults need
                     estimator(*run.trained, x[:1], x.new_zeros(2, 1, run.model.latent), train=False)
             except (BadValue, BadType) as error:
                 left_out.append(str(error))

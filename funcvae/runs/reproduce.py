@@ -52,7 +52,7 @@ class Verdict(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether all numbers are identical; in a different environment, equal to the tolerance."""
+        """Whether all numbers are identical or, in a different environment, equal within the tolerance."""
         return self.first_difference is None or (bool(self.environment) and self.largest_difference <= self.tolerance)
 
     def __str__(self) -> str:
@@ -193,7 +193,7 @@ class _Comparison:
                 self.differences.append((step - 0.5, f"the parameters after {step:,} steps"))
 
     def stopped(self, error: NonFinite) -> None:
-        """Records that a reproduced step was not finite: a difference, unless the run ended there too."""
+        """Records that a reproduced step was not finite. It is a difference unless the run ended there too."""
         if next(self._rows, None) is not None:
             self.differences.append((error.step or 0, f"{error}, but the run continued"))
 

@@ -27,7 +27,7 @@ from funcvae.runs.prepare import prepare
 
 __all__ = ["check_cells", "train_grid", "worker_share"]
 
-CLAIM = ".claim"  # besides the run's own lock; a new run folder may hold hidden files
+CLAIM = ".claim"  # separate from the run's own lock; hidden, because a new run folder may hold only hidden files
 _MAY_CHANGE = {"out", "data_dir", "checkpoint_every", "keep"}
 """Fields of a cell that may differ from its unfinished run: locations, and how often to save."""
 POLL = 1.0  # seconds between two attempts to take cells that other workers hold
@@ -46,22 +46,22 @@ def train_grid(
     stop_context: Callable[[], execute.StopContext] = execute.never_stop,
     log: Callable[[str, CellResult], None] = lambda name, result: None,
 ) -> dict[str, CellResult]:
-    """Trains the unfinished cells of a grid, and returns when all cells are finished, no matter by which worker.
+    """Trains the unfinished cells of a grid, and returns when all cells are finished, by this worker or others.
 
     Other workers may run at the same time, on any machine that can access the folder. Each worker starts with its share
-    and then trains other cells. It waits for cells in use, and resumes those of dead workers. Everything is checked
-    before anything is written.
+    and then trains other cells. It waits for cells in use, and resumes those of dead workers. All cells are checked
+    before the first file is written.
 
     Args:
         grid: what to train.
-        folder: the folder of the sweep; new, or from an earlier call, also with a smaller grid.
+        folder: the folder of the sweep: a new one, or that of an earlier call, whose grid may have been smaller.
         measure: reports the gradient variance of a finished run from a number of replicates, like `variance_report`;
             called if the grid has `replicates`.
         share: (i, n) for worker i of n, counted from 0.
         device: where to train, "cpu" or "cuda"; the grid's settings have priority.
         download: whether to download named data sets that are missing.
         cells: the result of `check_cells`, if it was called before.
-        stop_context: returns the context manager of a function that returns whether to stop; entered during training.
+        stop_context: makes an `execute.StopContext`, which is entered during training.
         log: called with the name and the result of each cell when it is finished.
 
     Returns:
@@ -71,8 +71,10 @@ def train_grid(
         has a message "diverged" instead.
 
     Raises:
-        BadValue: a cell cannot be trained, or its run has other settings; the message names the cell.
-        Missing, BadData: the data are not found or not suitable, or a file in the folder is damaged.
+        BadValue: share is not (i, n) with 0 <= i < n; or a cell cannot be trained on its data, or its run has other
+            settings; the message names the cell.
+        Missing: the data, the device or a compiler is not available.
+        BadData: a file in the folder is damaged.
         Stopped: training stopped on request, after a checkpoint.
     """
     i, n = (checks.integer("a number in share", each) for each in share)
@@ -107,11 +109,11 @@ def worker_share() -> tuple[int, int]:
     The number only decides with which cell a worker starts, so an array may have gaps.
 
     Raises:
-        BadValue: the variables of the environment are inconsistent.
+        BadValue: the environment variables are inconsistent.
     """
     rank, size = rendezvous.rank(), rendezvous.world_size()
     if rank >= size:
-        raise BadValue(f"the environment's RANK is {rank}: it must be below WORLD_SIZE, which is {size}")
+        raise BadValue(f"environment variable RANK is {rank}: it must be below WORLD_SIZE, which is {size}")
     if "SLURM_ARRAY_TASK_ID" not in os.environ:
         return rank, size
     task, least, count = (_slurm_number(f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "MIN", "COUNT"))
@@ -123,13 +125,15 @@ def worker_share() -> tuple[int, int]:
 def _slurm_number(name: str) -> int:
     value = os.environ.get(name, "")
     if not value.isdecimal():
-        raise BadValue(f"the environment's {name} is {checks.describe(value)}: it must be a number, as sbatch sets it")
+        raise BadValue(
+            f"environment variable {name} is {checks.describe(value)}: it must be a number, as sbatch sets it"
+        )
     return int(value)
 
 
 @checks.arguments
 def check_cells(grid: Grid, folder: str | Path, *, device: str = "cpu", download: bool = False) -> list[Config]:
-    """Returns the cells of a grid, after it checks that all unfinished ones can be trained.
+    """Checks that all unfinished cells of a grid can be trained, and returns all cells.
 
     Args, Raises: see `train_grid`.
     """
@@ -146,7 +150,7 @@ def check_cells(grid: Grid, folder: str | Path, *, device: str = "cpu", download
 
     for cell in unfinished:
         _check_same_run(cell)
-    # One seed of each: the checks do not depend on the seed.
+    # The checks do not depend on the seed, so one seed of each combination is enough.
     for cell in {(cell.system, cell.estimator, cell.samples): cell for cell in reversed(unfinished)}.values():
         try:
             check_available(cell)

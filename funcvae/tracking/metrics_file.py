@@ -84,5 +84,5 @@ class MetricsReader:
 
 
 def is_step(row: Row) -> bool:
-    """Whether a row is that of a training step, not that of an epoch, whose bound is a mean."""
+    """Whether a row belongs to a training step. The rows of epochs have a mean bound, and no loss."""
     return "loss" in row

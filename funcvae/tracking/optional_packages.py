@@ -1,4 +1,4 @@
-"""Helpers of the trackers with optional packages: import a package, read images, stop after an error."""
+"""Helpers of the trackers with optional packages. They import a package, read images, and stop after an error."""
 
 import sys
 from importlib import import_module
@@ -35,7 +35,7 @@ def import_package(name: str, *, extra: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        raise Missing(f"{extra} cannot be imported ({error}): {_INSTALL[extra]}") from None
+        raise Missing(f"{extra} cannot be imported ({error}): install it with {_INSTALL[extra]}") from None
 
 
 def until_it_fails(track: Tracker, name: str) -> Tracker:

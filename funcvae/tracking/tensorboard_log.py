@@ -23,8 +23,8 @@ def tensorboard(folder: Path, config: dict[str, Any], past: Iterable[Row] = ()) 
     train/epoch_bound (a mean) and test/bound for every epoch. Images: images/x and images/x_hat. HParams: `config`,
     with the last test/bound.
 
-    The folder and the file are created with the first row. In earlier files in the folder, TensorBoard then ignores
-    that row's step and later ones; the new file repeats those that are in `past`.
+    The first row creates the folder and the file. From then on, TensorBoard ignores that row's step and later steps in
+    earlier files of the folder. The new file repeats the rows of these steps that are in `past`.
 
     Raises:
         Missing: tensorboard is not installed.
@@ -65,7 +65,10 @@ def tensorboard(folder: Path, config: dict[str, Any], past: Iterable[Row] = ()) 
 
         def show(row: Row) -> None:
             tags = _STEP_TAGS if is_step(row) else _EPOCH_TAGS
-            tags = {**tags, **{name: name for name in row if "/" in name}}  # names of variances are tags
+            tags = {
+                **tags,
+                **{name: name for name in row if "/" in name},
+            }  # names such as variance/elbo/encoder are tags
             values = [summary_pb2.Summary.Value(tag=tags[name], simple_value=row[name]) for name in tags if name in row]
             for name, x in row_pictures(row).items():
                 framed = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=1)

@@ -1,8 +1,8 @@
 """The variance lab: the variance of gradient estimators, with its sources and standard errors.
 
 `exact` computes the moments of a gradient without sampling, for small models; `moments` estimates them for any model;
-`compare` compares estimators and noise schemes on common random numbers; `sources` splits the variance into that of
-the data and that of the noise; `sweep` measures any of these against K, the batch size or the training step.
+`compare` compares estimators and noise schemes on common random numbers; `sources` splits the variance into one part
+from the data and one from the noise; `sweep` measures any of these against K, the batch size or the training step.
 """
 
 from funcvae.variance.comparison import Arm, compare

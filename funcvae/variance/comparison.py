@@ -68,33 +68,34 @@ def compare(
     """Variance, bias and cost of the gradients of several estimators, on the same replicates of the noise.
 
     Replicate r of every estimator uses the key `fold_in(key, r)`. Estimators with the same noise scheme use the same
-    noise and share one forward pass, so ratios and differences are known much better than their parts. Memory is
-    O(P·chunk) for each estimator, plus a few numbers for each replicate and leaf.
+    noise and share one forward pass, so ratios and differences are much more precise than single variances. For P
+    parameters, memory is O(P·chunk) for each estimator, plus a few numbers for each replicate and leaf.
 
-    Intervals for a variance T are computed from u_1 … u_{R-1} (`online_moments`) and corrected for skewness. Intervals
-    for ratios are computed from the pairs (u, u_ref), by the delta method on the logarithm. A flag reports that the
-    kurtosis, the tail of the gradient or the tail of the importance weights makes an interval unreliable. The tail of
-    the weights counts only for estimators that use the log-weights.
+    Each replicate r >= 1 gives an unbiased estimate u_r of a variance (`online_moments`). Intervals for variances are
+    computed from u_1 … u_{R-1} and corrected for skewness. Intervals for ratios are computed from the pairs (u, u_ref),
+    by the delta method on the logarithm. An interval is flagged if the kurtosis, the tail of the gradient or the tail
+    of the importance weights makes it unreliable. The tail of the weights counts only for estimators that use the
+    log-weights.
 
     Args:
         arms: estimators by name, each alone or with its noise scheme as (estimator, scheme). An estimator is an
             Estimator, or any function of the same arguments that returns an Estimate. The target of a function is
             unknown unless it has an attribute `claims`.
-        x: data [B, ...]: the gradients are those of this batch.
+        x: data [B, ...]: the batch whose gradients are computed.
         samples: K.
         replicates: R.
         chunk: number of replicates computed at a time; by default it depends on model and batch and is at most 16.
         noise: the noise scheme of arms without one.
-        reference: the arm that ratios and bias refer to; the first unless given.
+        reference: the arm that ratios and biases refer to; by default the first.
         groups: further groups of parameters, as patterns such as "encoder/*.bias".
-        target_se: double R, up to seven times, until the relative standard error of every ratio is below this; ratios
-            of single parameters are ignored. Intervals after such a stop cover slightly less than 95%.
+        target_se: R is doubled, at most seven times, until the relative standard error of every ratio is at most this;
+            ratios of single parameters are ignored. Intervals after such a stop cover slightly less than 95%.
         train: whether networks are in training mode.
         compile: run under `torch.compile`. Compilation takes about half a minute, so it pays for tens of thousands of
             replicates.
         timings: number of times each estimator's eager gradient is timed, after one warm-up; 0 to skip timing.
         processes: from `process_group()`. Each process computes some of the replicates, and all return the result. Its
-            bits do not depend on the number of processes, except times, which are those of the main process.
+            bits do not depend on the number of processes. Only the main process measures times; in others they are NaN.
         progress: called with the number of replicates done and the total number planned so far.
 
     Raises:
@@ -112,7 +113,7 @@ def compare(
     lanes = [_lane(name, arm, problem) for name, arm in arms.items()]
     reference = next(iter(arms)) if reference is None else reference
     checks.known("reference", reference, arms)
-    lanes.sort(key=lambda lane: lane.name != reference)  # the reference is the first
+    lanes.sort(key=lambda lane: lane.name != reference)  # the reference comes first
     members_of = problem.parameter_groups()
 
     done, last = 0, replicates
@@ -153,7 +154,7 @@ def _lane(name: str, arm: Arm, problem: Problem) -> Lane:
 
 
 class _Step:
-    """The accumulator's step: gradients, which may be compiled, and their sums."""
+    """Computes the gradients of a chunk of replicates, compiled if requested, and adds them to the sums."""
 
     def __init__(self, lanes: Sequence[Lane], problem: Problem) -> None:
         self.lanes, self.problem, self.chunk = lanes, problem, problem.chunk
@@ -167,7 +168,7 @@ class _Step:
             self.whole = [compiled_gradients(each, model, names, train, problem.x.device) for each in estimators]
 
     def centers(self) -> list[Leaves]:
-        """Each lane's gradient of replicate 0."""
+        """The gradient of replicate 0 of each lane."""
         drawn = [noise_chunks(self.problem, scheme, range(1), self.problem.settings.compile) for scheme in self.schemes]
         grads, _, _ = self.gradients([next(chunks)[1] for chunks in drawn])
         return [[leaf[0] for leaf in each] for each in grads]
@@ -200,7 +201,7 @@ class _Step:
 
 
 def _compared(found: LaneStatistics, reference: LaneStatistics, members_of: dict[str, list[int]]) -> Compared:
-    """The results of a lane, without times; `members_of` are the leaves of each group."""
+    """The results of a lane, without times; `members_of` has the leaves of each group."""
     lane = found.lane
     groups, base = found.groups, reference.groups
     signal, bias = {}, {}
@@ -233,9 +234,9 @@ def _compared(found: LaneStatistics, reference: LaneStatistics, members_of: dict
 def _seconds_per_gradient(
     estimators: Sequence[GradientEstimator], problem: Problem, scheme: Noise, timings: int
 ) -> list[float]:
-    """The time of one eager gradient of each estimator alone, in seconds.
+    """The seconds that one eager gradient of each estimator takes, without a shared forward pass.
 
-    It is the minimum of several timings, which other programs disturb least.
+    Each is the minimum of several timings, because other programs disturb it least.
     """
     model, params, state, x, train = problem.model, problem.params, problem.state, problem.x, problem.settings.train
     eps = problem.draw(scheme, random.fold_in(problem.key, 0))
@@ -259,7 +260,7 @@ def _now(x: Tensor) -> float:
 
 
 def _ratio(mine: Series, base: Series, members: list[int], group: Group, base_group: Group) -> Measured:
-    """The ratio of two total variances."""
+    """The ratio of the total variance of an estimator to that of the reference."""
     a, b = group.variance, base_group.variance
     if mine is base:
         return Measured(1.0, 0.0, 1.0, 1.0, a.flag)

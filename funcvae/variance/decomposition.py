@@ -33,7 +33,7 @@ from funcvae.variance.snr import Series
 __all__ = ["Decomposition", "Sources", "sources"]
 
 AtLeastTwo = Annotated[int, checks.at_least(2)]
-"""A number of values that have a variance."""
+"""A number of values: at least two, so that they have a variance."""
 
 
 class Decomposition(NamedTuple):
@@ -109,13 +109,13 @@ def sources(
         replicates: R, the replicates of the noise for each batch.
         noise: the noise scheme.
         observe: (key, x) -> what the model sees of a batch. The variance of a random binarization is part of `data`.
-        groups: further groups of parameters, as patterns.
+        groups: further groups of parameters, as patterns such as "encoder/*.bias".
         train: whether networks are in training mode.
         progress: called with the number of batches done and the total number.
 
     Raises:
-        BadValue: batch is not in 1 … n, batches or replicates is below two, samples is below one, or a group matches no
-            parameter.
+        BadValue: batch is not in 1 … n, batches or replicates is below two, samples is below one, a group matches no
+            parameter, or the estimator requires independent samples and those of the noise scheme are not.
         BadData: the model cannot take the data, or they are not finite.
         NonFinite: a gradient is not finite.
     """
@@ -125,7 +125,9 @@ def sources(
     whole = make_problem(model, params, state, data, key, settings, observe, batch)
     checks.fits("batches", (batches, len(tree.leaves(params))), 8)
     choice_key, observe_key, noise_key = random.split(whole.key, 3)
-    make_lane(replace(whole, x=data[:batch], key=noise_key), "estimator", estimator, noise)  # checks the two
+    make_lane(
+        replace(whole, x=data[:batch], key=noise_key), "estimator", estimator, noise
+    )  # checks estimator and noise
     members_of, gradient = whole.parameter_groups(), gradients((estimator,), model, whole.names, train)
 
     between, within, squares, alongs = None, [], [], []

@@ -101,7 +101,7 @@ def ratio_interval(a: Floats, b: Floats, value: float, flag: str = "") -> Measur
 
 
 def root_interval(square: float, se: float, flag: str = "") -> Measured:
-    """The square root of an estimate. If that is negative, the value is 0; the interval may still have width."""
+    """The square root of an estimate. For a negative estimate the value is 0; the interval may still have width."""
     if math.isnan(square):
         return Measured(math.nan, math.inf, math.nan, math.nan, flag)
     value = math.sqrt(max(square, 0.0))
@@ -134,7 +134,7 @@ def unreliable_because(u: Floats, kurtosis: float, k_hat: float) -> str:
 
 
 def later_replicates(replicates: int) -> slice:
-    """The later half or more of the replicates, whose centre is the mean of at least a quarter of all."""
+    """The slice of the last half or more of the replicates. Their centres are means of at least a quarter of all."""
     return slice(online_moments.replicates_in_center(replicates // 2) if replicates > 1 else 1, None)
 
 

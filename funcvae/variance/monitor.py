@@ -44,14 +44,17 @@ class Monitor(NamedTuple):
     scheme: Noise
 
     def __call__(self, model: VAE, params: Params, state: State, step: int) -> Row:
-        """A row with "variance/NAME/NETWORK", its standard error "variance_se/…", and "snr/…"."""
+        """Measures after a step: a row with "variance/NAME/NETWORK", its standard error "variance_se/…", and "snr/…".
+
+        If a gradient is not finite, prints a line to stderr and returns an empty row.
+        """
         try:
             found = compare(
                 self.arms, model, params, state, self.x, random.fold_in(self.key, step), noise=self.scheme,
                 samples=self.settings.samples, replicates=self.settings.replicates, train=True, timings=0,
             )  # fmt: skip
         except NonFinite as error:
-            tqdm.write(f"funcvae: no variance after step {step}: {error}", file=sys.stderr)
+            tqdm.write(f"funcvae: the variance after step {step} was not measured: {error}", file=sys.stderr)
             return {}
         row = {}
         for name, compared in found.rows.items():
@@ -73,20 +76,20 @@ def make_monitor(
         scheme: the noise scheme of the estimator that trains.
         data: the training data [n, ...].
         observe: (key, x) -> what the model sees of a batch.
-        key: the key of the choice of the batch, the observation and the noise.
+        key: decides the choice of the batch, its observation and the noise.
 
     Raises:
-        BadValue: `every` is negative, `replicates` is below two, an estimator is unknown, or it requires independent
-            samples and those of the noise scheme are not.
+        BadValue: `every` is negative, or 0 although there are estimators to measure; `replicates` is below two; or an
+            estimator is unknown, or requires independent samples and those of the noise scheme are not.
     """
     if settings.every < 0:
-        raise BadValue(f"--variance-every is {settings.every}: it must be a number of steps, or 0 for never")
+        raise BadValue(f"variance_every is {settings.every}: it must be a number of steps, or 0 for never")
     if settings.every == 0 and len(settings.estimators) > 1:
-        raise BadValue("--variance-of needs --variance-every: give the number of steps between two measurements")
+        raise BadValue("variance_of needs variance_every: give the number of steps between two measurements")
     if settings.every == 0:
         return None
     if settings.replicates < 2:
-        raise BadValue(f"--variance-replicates is {settings.replicates}: a variance needs at least 2")
+        raise BadValue(f"variance_replicates is {settings.replicates}: a variance needs at least 2")
     arms = {spec: estimators.parse(spec) for spec in settings.estimators}
     for arm in arms.values():
         arm.claims_under(scheme)

@@ -92,7 +92,7 @@ def moments(
 
     Args:
         estimator: an Estimator, or any function of the same arguments that returns an Estimate.
-        x: data [B, ...]: the gradient is that of this batch.
+        x: data [B, ...]: the batch whose gradient is computed.
         samples: K.
         replicates: R.
         chunk: number of replicates computed at a time; by default it depends on model and batch and is at most 16.
@@ -109,10 +109,11 @@ def moments(
         BadValue: samples, replicates or chunk is below one, a group matches no parameter, or the estimator requires
             independent samples and those of the noise scheme are not.
         BadData: the model cannot take the data, or they are not finite.
-        NonFinite: a gradient is not finite; the message names the replicate and the key of its noise.
+        NonFinite: a gradient or bound is not finite; the message names the replicate and the key of its noise.
+        ProcessLost, ReportedElsewhere: another process has ended, or has reported an error.
 
-    References: Rainforth et al. (2018), arXiv:1802.04537, for the signal-to-noise ratios; `intervals.mean_interval`
-    and `online_moments` for intervals and sums.
+    References: Rainforth et al. (2018), arXiv:1802.04537, for the signal-to-noise ratios. `intervals.mean_interval`
+    and `online_moments` describe the intervals and the sums.
     """
     settings = ReplicateSettings(samples, replicates, chunk, noise, groups, train, compile)
     problem = make_problem(model, params, state, x, key, settings)

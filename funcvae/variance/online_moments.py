@@ -1,16 +1,16 @@
-"""One-pass sums over replicates of a gradient, from which its moments follow.
+"""Computes sums over the replicates of a gradient in one pass. The gradient's moments follow from them.
 
 A gradient is a list of flattened leaves. For every coordinate g the sums of (g - c)^j are kept in float64. At replicate
 r the centre c is the mean of the first n replicates, with n the greatest power of two at most r (at r = 0, the centre
-is replicate 0). So the centre is close to the mean and the sums lose no digits; it does not depend on the chunk size;
-and it is independent of replicate r >= 1, so that
+is replicate 0). This centre is close to the mean, so the sums lose no digits. It does not depend on the chunk size. For
+r >= 1 it is independent of replicate r, so that
 
     u_r = n/(n+1) ‖g_r - c‖²      has the expectation tr Cov g, exactly.
 
-The u_r are Welford's increments with a mean that is renewed at powers of two. Standard errors are computed from them.
+The u_r are Welford's increments with a mean that is updated only at powers of two. They give the standard errors.
 
 References: Welford (1962), "Note on a method for calculating corrected sums of squares and products"; Chan, Golub &
-LeVeque (1983), "Algorithms for computing the sample variance", whose merge, about shifted data, is `recentred_`.
+LeVeque (1983), "Algorithms for computing the sample variance", on whose merge of shifted data `recentred_` is based.
 
 Functions whose names end in an underscore modify the sums in their arguments.
 """
@@ -47,13 +47,13 @@ class Sums(NamedTuple):
 
 
 def empty_sums(first: Leaves, order: int) -> Sums:
-    """The sums of no replicates, with replicate 0 as the centre."""
+    """Sums over no replicates, with the gradient of replicate 0 as the centre."""
     powers = [[torch.zeros_like(leaf, dtype=torch.float64) for leaf in first] for _ in range(order)]
     return Sums(0, [leaf.clone() for leaf in first], powers, torch.zeros(len(first), dtype=torch.float64), [])
 
 
 def segments(replicates: range) -> Iterator[range]:
-    """Divides successive replicates at the renewals of the centre."""
+    """Divides successive replicates into segments at the renewals of the centre."""
     first, last = replicates.start, replicates.stop
     while first < last:
         end = min(last, max(1, 1 << first.bit_length()))
@@ -62,7 +62,7 @@ def segments(replicates: range) -> Iterator[range]:
 
 
 def replicates_in_center(r: int) -> int:
-    """n: the number of replicates whose mean is the centre at replicate r >= 1."""
+    """The number n of replicates whose mean is the centre at replicate r >= 1."""
     return 1 << (r.bit_length() - 1)
 
 
@@ -77,7 +77,7 @@ def add_segment_(sums: Sums, first: int, grads: Leaves) -> tuple[Sums, Tensor, T
 
 
 def add_powers_(sums: Sums, flat: Tensor, squares: Tensor) -> Sums:
-    """Adds a segment of replicates to the sums, from its sums of powers in one vector, and ‖g_r - c‖² [r, L]."""
+    """Adds a segment of c replicates to the sums, given its sums of powers as one vector and ‖g_r - c‖² [c, L]."""
     for powers, added in zip(sums.powers, power_views(flat, sums), strict=True):
         for leaf, more in zip(powers, added, strict=True):
             leaf.add_(more)
@@ -85,20 +85,20 @@ def add_powers_(sums: Sums, flat: Tensor, squares: Tensor) -> Sums:
 
 
 def zero_powers(sums: Sums) -> Tensor:
-    """Zero sums of powers about the same centre and to the same order, as one vector in float64."""
+    """A zero vector in float64 for the sums of powers of further replicates; `power_views` gives it their shape."""
     size = len(sums.powers) * sum(leaf.numel() for leaf in sums.center)
     return torch.zeros(size, dtype=torch.float64, device=sums.center[0].device)
 
 
 def power_views(flat: Tensor, sums: Sums) -> list[Leaves]:
-    """The vector of `zero_powers` as `Sums.powers`, whose leaves are views of it."""
+    """Splits a vector from `zero_powers` into leaves as in `Sums.powers`; the leaves are views of the vector."""
     sizes = [leaf.numel() for leaf in sums.center]
     leaves = flat.split(sizes * len(sums.powers))
     return [list(leaves[i : i + len(sizes)]) for i in range(0, len(leaves), len(sizes))]
 
 
 def add_chunk_(sums: Sums, first: int, grads: Leaves) -> tuple[Sums, Tensor, Tensor]:
-    """As `add_segment_`, for replicates with renewals of the centre among them."""
+    """Adds replicates to the sums as `add_segment_` does, and renews the centre where that is due."""
     squares, alongs = [], []
     for part in segments(range(first, first + len(grads[0]))):
         rows = slice(part.start - first, part.stop - first)
@@ -109,7 +109,7 @@ def add_chunk_(sums: Sums, first: int, grads: Leaves) -> tuple[Sums, Tensor, Ten
 
 
 def with_renewed_center_(sums: Sums, first: int) -> Sums:
-    """The sums about their mean so far if the centre is renewed at replicate `first`, else the sums unchanged."""
+    """Moves the centre to the mean so far if it is due at replicate `first`; otherwise returns the sums unchanged."""
     if first < 1 or first != replicates_in_center(first):
         return sums
     sums = recentred_(sums, mean(sums))
@@ -123,7 +123,7 @@ def _with_squares(sums: Sums, squares: Tensor) -> Sums:
 
 
 def sum_powers_(center: Leaves, powers: list[Leaves], grads: Leaves) -> tuple[Tensor, Tensor]:
-    """Adds the powers of g - c of replicates [c, P] to sums of powers, in place.
+    """Adds the powers of g - c to sums of powers, in place; each leaf of the gradients g has one row per replicate.
 
     Returns:
         ‖g_r - c‖² and (g_r - c)·c of each replicate and leaf, [c, L], on the CPU and in float64.
@@ -136,7 +136,7 @@ def sum_powers_(center: Leaves, powers: list[Leaves], grads: Leaves) -> tuple[Te
         )
         for part in parts:
             c = center[leaf][part]
-            deviation = (g[:, part] - c).double()  # squares of small numbers would be lost in float32
+            deviation = (g[:, part] - c).double()  # squares of small numbers would underflow in float32
             square = square + reduce(deviation.square(), "c p -> c", "sum")
             along = along + deviation @ c.double()
             power = deviation
@@ -149,7 +149,7 @@ def sum_powers_(center: Leaves, powers: list[Leaves], grads: Leaves) -> tuple[Te
 
 
 def recentred_(sums: Sums, center: Leaves) -> Sums:
-    """The same sums about another centre, which is rounded to the old one's dtype; overwrites the powers.
+    """Moves the sums to another centre, rounded to the dtype of the old one; overwrites the powers.
 
     With s_j = sum_r (g_r - c)^j and d the step from c to the other centre, by Horner's scheme,
 
@@ -181,9 +181,9 @@ def total_variance(sums: Sums) -> Tensor:
 
 def central_powers(sums: Sums) -> list[Leaves]:
     """The sums of powers about the mean: central_powers(sums)[j - 1] for j = 1 … order; those for j = 1 are zero."""
-    center = [leaf.double() for leaf in sums.center]  # the mean is not rounded to float32
+    center = [leaf.double() for leaf in sums.center]  # in float64, so that the mean is not rounded
     powers = [[leaf.clone() for leaf in power] for power in sums.powers]
     return recentred_(sums._replace(center=center, powers=powers), mean(sums)).powers
 
 
-_COLUMNS = 2**15  # columns at a time, so that temporaries stay in the cache
+_COLUMNS = 2**15  # columns processed at a time, so that temporaries stay in the cache

@@ -64,7 +64,7 @@ class ReplicateSettings:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A model, a batch, the key of the noise and the settings: all that the replicates of a gradient depend on."""
+    """A model, a batch, the key of the noise and the settings: everything that determines the replicates."""
 
     model: VAE
     params: Params
@@ -97,8 +97,8 @@ class Problem:
     def chunk(self) -> int:
         """The number of replicates computed at a time.
 
-        Unless the settings give it, their gradients or decoded data have about eight million elements, and it is at
-        most 16. It is a power of two then, so that blocks of noise and of replicates start together.
+        Unless the settings give it, it is the largest power of two, from 1 to 16, for which neither gradients nor
+        decoded data exceed eight million elements. So blocks of noise and of replicates start together.
         """
         if self.settings.chunk is not None:
             return self.settings.chunk
@@ -153,10 +153,10 @@ def estimator_name(estimator: GradientEstimator, default: str) -> str:
 
 
 def make_lane(problem: Problem, name: str, estimator: GradientEstimator, scheme: Noise) -> Lane:
-    """A checked `Lane`. The target of a function is that of its attribute `claims`, else the function's own.
+    """A checked `Lane`. The target of a function is that of its attribute `claims`, or otherwise the lane's name.
 
     Raises:
-        BadType: the estimator is the factory of one, or the scheme does not return a tensor.
+        BadType: the estimator is a factory that was not called, or the scheme does not return a tensor.
         BadValue: the estimator requires independent samples, and those of the scheme are not; or the scheme returns a
             tensor of another shape than [N, B, Z].
     """
@@ -178,8 +178,8 @@ class Gradients(Protocol):
     def __call__(
         self, params: Params, state: State, x: Tensor, eps: Tensor
     ) -> tuple[list[Leaves], Tensor, list[Tensor]]:
-        """From eps [c, N, B, Z] to each estimator's gradient, with leaves [c, P] in the order of the parameters'; the
-        log-weights [c, N, B]; and each estimator's mean bound of the batch [c]."""
+        """Maps eps [c, N, B, Z] to the gradient of each estimator, as leaves [c, P] in the order of the parameters; the
+        log-weights [c, N, B]; and the mean bound of the batch for each estimator [c]."""
         ...
 
 

@@ -43,7 +43,7 @@ def exact(
     x: Annotated[Tensor, "B ...", checks.floating],
     *,
     samples: Count,
-    nodes: Annotated[int, checks.within(1, 256)],  # numpy's weights overflow soon after
+    nodes: Annotated[int, checks.within(1, 256)],  # numpy's weights overflow for more nodes
 ) -> Exact:
     """Mean and covariance of `estimator(...).grads` over independent noise, by tensor Gauss–Hermite quadrature.
 
@@ -61,7 +61,7 @@ def exact(
 
     Args:
         estimator: an Estimator, or any function of the same arguments that returns an Estimate.
-        x: data [B, ...]; its dtype is the noise's.
+        x: data [B, ...]; the noise has the same dtype.
         samples: K.
         nodes: number of quadrature nodes along each axis.
 
@@ -76,7 +76,7 @@ def exact(
     axes = samples * model.latent
     if axes * math.log2(nodes) > math.log2(_MOST_POINTS):
         many = f"{nodes**axes:.1g}" if axes < 100 else f"about 2^{axes * math.log2(nodes):.3g}"
-        raise BadValue(f"{nodes} nodes on samples · latent = {axes} axes are {many} points: use fewer")
+        raise BadValue(f"{nodes} nodes along each of samples · latent = {axes} axes make {many} points: use fewer")
     checks.fits("samples", (samples, model.latent, nodes**axes))
     size = sum(leaf.numel() for leaf in tree.leaves(params))
     if size > _MOST_PARAMETERS:

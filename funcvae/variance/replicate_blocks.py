@@ -58,4 +58,4 @@ def merge(
     return Block(total, rows, [processes.all_gather_rows(torch.cat(column)) for column in columns])
 
 
-_MIN_REPLICATES, _MAX_BLOCKS = 64, 1024  # least replicates in a block, most blocks of a segment
+_MIN_REPLICATES, _MAX_BLOCKS = 64, 1024  # fewest replicates in a block, most blocks in a segment

@@ -1,4 +1,4 @@
-"""The loop over replicates that `moments` and `compare` share: it adds up the gradients of several lanes.
+"""The loop over replicates that `moments` and `compare` share: it sums the gradients of several lanes.
 
 A lane is one estimator under one noise scheme. Replicates are divided into segments between two renewals of the centres
 (`online_moments.segments`), a segment into blocks that are distributed over processes (`replicate_blocks`), and a block
@@ -26,7 +26,7 @@ __all__ = ["Accumulator", "ChunkStep", "LaneRows", "LaneStatistics", "schemes_of
 
 
 class LaneRows(NamedTuple):
-    """The numbers kept of each of c replicates of a lane, for L leaves, in float64 on the CPU."""
+    """The numbers that are kept for each of c replicates of a lane, for L leaves, in float64 on the CPU."""
 
     square: Tensor
     """‖g_r - c‖² [c, L]."""
@@ -72,7 +72,7 @@ class LaneStatistics(NamedTuple):
 
 
 def schemes_of(lanes: Sequence[Lane]) -> list[Noise]:
-    """The noise schemes of the lanes, each once, compared by `==` because bound methods may be equal, not identical."""
+    """The distinct noise schemes of the lanes. `==` compares them, because equal bound methods may not be identical."""
     schemes: list[Noise] = []
     for lane in lanes:
         if lane.scheme not in schemes:

@@ -36,7 +36,7 @@ class Bias(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """The results of one estimator under one noise scheme. Dicts are by group of parameters."""
+    """The results of one estimator under one noise scheme. Dicts have a key for each group of parameters."""
 
     name: str
     estimator: str
@@ -59,7 +59,7 @@ class Compared(NamedTuple):
 
     @checks.arguments
     def cost(self, group: str = "all") -> float:
-        """Variance × seconds: proportional to the time that reaches a given variance by averaging."""
+        """Variance × seconds: proportional to the time that averaging needs to reach a given variance."""
         return self.groups[checks.known("group of parameters", group, self.groups)].variance.value * self.seconds
 
 
@@ -74,7 +74,7 @@ class Comparison(NamedTuple):
     key: tuple[int, int]
     """The two words of the key."""
     target_se: float | None = None
-    """The relative standard error of every ratio at which no more replicates are added, if given."""
+    """The requested relative standard error of every ratio, if any; replicates were added until it was reached."""
     reached: bool = True
     """Whether `target_se` was reached."""
 
@@ -137,13 +137,14 @@ def table(found: Comparison) -> str:
     ]
     flags = found.flags()
     if flags:
-        lines += ["* unreliable interval (a ratio's is unreliable if either variance's is):"]
+        lines += ["* unreliable interval; a ratio's interval is unreliable if that of either variance is:"]
         lines += [f"    {reason} ({'; '.join(names)})" for reason, names in flags.items()]
     if found.target_se is not None:
-        end = "reached" if found.reached else "not reached in the maximum number of stages"
-        lines += [f"relative standard error {found.target_se:g} of every ratio {end};"]
         if found.reached:
+            lines += [f"the relative standard error of every ratio is at most {found.target_se:g};"]
             lines += ["intervals after such a stop cover slightly less than 95%"]
+        else:
+            lines += [f"the relative standard error of a ratio is above {found.target_se:g} after the last stage"]
     return "\n".join(lines)
 
 

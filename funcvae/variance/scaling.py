@@ -100,12 +100,12 @@ def sweep(
     """
     values = _finite(values)
     if not values or len(set(values)) < len(values):
-        raise BadValue(f"values is {checks.describe(values)}: give at least one value, and none twice")
+        raise BadValue(f"values is {checks.describe(values)}: give at least one value, and no value twice")
     series: dict[str, list[Measured]] = {}
     for i, value in enumerate(values):
         found = measure(value, random.fold_in(key, i))
         if not isinstance(found, Mapping):
-            raise BadType(f"measure returned {checks.describe(found)}: it must be estimates by name, in a dict")
+            raise BadType(f"measure returned {checks.describe(found)}: it must be a dict of estimates by name")
         for name, measured in found.items():
             checks.text("a name from measure", name)
             _check_measured("an estimate from measure", measured)
@@ -123,14 +123,15 @@ def slope(values: Iterable[float], measured: Sequence[Measured]) -> Slope | None
     """The weighted least-squares line through (log value, log estimate), each weighted by its relative error.
 
     If the points scatter about the line by more than their errors (χ² above its degrees of freedom), the standard error
-    is multiplied by the square root of that ratio. If an error is zero, all points have the same weight and the error
-    is that of their scatter. None if fewer than two different values have a positive estimate with a finite error.
+    is multiplied by the square root of that ratio. If an error is zero, all points have the same weight and their
+    scatter determines the error. Returns None if fewer than two different values have a positive estimate with a finite
+    error.
     """
     values = _finite(values)
     for each in measured:
         _check_measured("an estimate in measured", each)
     if len(values) != len(measured):
-        raise BadValue(f"there are {len(values)} values and {len(measured)} measured: they must be of one length")
+        raise BadValue(f"there are {len(values)} values and {len(measured)} measured: they must have the same length")
     return _fit(values, measured)
 
 

@@ -23,9 +23,9 @@ class Importance(NamedTuple):
     """Diagnostics of the weights w_k of the K samples of a datum, over data and replicates."""
 
     ess: float
-    """The effective sample size 1/sum_k v_k² of K samples, with v the weights normalised over k: its mean."""
+    """The mean effective sample size 1/sum_k v_k² of K samples, with v the weights normalised over k."""
     least_ess: float
-    """The effective sample size of the datum with the smallest one."""
+    """The smallest mean effective sample size of a datum."""
     k_hat: float
     """Pareto shape of the tail of all weights, each divided by the mean of its datum. If it is ½ or more, the weights
     have no variance; if it is ¼ or more, no fourth moment. NaN if log-weights are not finite."""
@@ -52,7 +52,7 @@ class Flags(NamedTuple):
 
 
 class WeightSums(NamedTuple):
-    """The numbers kept of the weights so far."""
+    """Sums over the weights so far, and some log-weights."""
 
     ess: Tensor
     """[B]: the sum of the effective sample sizes."""
@@ -62,18 +62,18 @@ class WeightSums(NamedTuple):
 
 
 def empty_sums(problem: Problem) -> WeightSums:
-    """The sums of no weights."""
+    """Sums over no weights."""
     return WeightSums(torch.zeros(len(problem.x), dtype=torch.float64), 0, [])
 
 
 def no_log_weights(problem: Problem) -> Tensor:
-    """The log-weights kept of no replicates: [0, N, B']."""
+    """The kept log-weights before the first replicate: an empty tensor [0, N, B']."""
     shape = 1, problem.samples, len(problem.x)
     return summarize(torch.zeros(shape, dtype=torch.float64), 0)[1][:0]
 
 
 def summarize(log_w: Tensor, first: int) -> tuple[Tensor, Tensor]:
-    """From the log-weights [c, N, B] of replicates first, first+1, … to the effective sample sizes [c, B] and the
+    """Maps the log-weights [c, N, B] of replicates first, first+1, … to the effective sample sizes [c, B] and the
     log-weights to keep [c' <= c, N, B']."""
     log_w = log_w.double().cpu()
     ess = 1 / reduce(log_w.softmax(1).square(), "c n b -> c b", "sum")

@@ -5,8 +5,8 @@ python tests/benchmarks/epoch.py --data-dir data
 First, mnist_vae on all 60,000 digits at batch 128 with one sample, against the loop of its post: a DataLoader with
 ToTensor, `nn.Module`s, summed squared error plus the correct KL, `torch.optim.Adam(fused=True)`. Epochs of the two
 alternate. Then, for mnist_vae and burda_vae with a progress bar and a file of metrics as in `funcvae train`, the share
-of an epoch's time that is not spent in the compiled step. Without --data-dir only the latter, on images from a key. The
-first epoch, which compiles, is excluded from all medians. A share above its limit is marked.
+of an epoch's time that is not spent in the compiled step. Without --data-dir, only this share is measured, on images
+from a key. The first epoch, which compiles, is excluded from all medians. A share above its limit is marked.
 """
 
 import argparse

@@ -88,7 +88,7 @@ def lab(replicates: int, device: str) -> Callable[[], object]:
 
 
 def waiting(call: Callable[[], object], device: str) -> Callable[[], object]:
-    """The call, which returns only when the device is done."""
+    """The call, changed to return only when the device is done."""
 
     def done() -> None:
         call()

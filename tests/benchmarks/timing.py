@@ -19,5 +19,5 @@ def interleaved(sides: dict[str, Callable[[], object]], *, rounds: int, warmup: 
 
 
 def marked(ratio: float, limit: float | None, form: str = ".2f") -> str:
-    """The ratio as text, with its limit if it is above it."""
+    """The ratio as text, with the limit if the ratio exceeds it."""
     return f"{ratio:{form}}" + (f" (over {limit:{form}})" if limit is not None and ratio > limit else "")

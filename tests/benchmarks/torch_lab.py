@@ -3,8 +3,8 @@
 python tests/benchmarks/torch_lab.py loop|eager|compiled iwae|dreg REPLICATES CHUNK PRECISION
 
 "loop" is what a PyTorch user would write: `torch.autograd.grad` for each replicate, and running sums of gradients and
-of their squares in float32. "eager" and "compiled" are the lab, which keeps sums of four powers in float64 and what
-groups, intervals and flags need. "peak" among the facts is the peak memory of the process after one call.
+of their squares in float32. "eager" and "compiled" are the lab, which keeps sums of four powers in float64, and the
+numbers for groups, intervals and flags. "peak" among the facts is the peak memory of the process after one call.
 """
 
 import argparse

@@ -65,8 +65,8 @@ def test_settings_have_priority_over_the_machine():
         ({"seeds": [1, 1]}, "seeds has 1 twice"),
         ({"settings": []}, "settings is list (): expected object"),
         ({"settings": {"epoch": 3}}, "unknown setting 'epoch': did you mean 'epochs'?"),
-        ({"settings": {"seed": 3}}, "settings has seed, which `seeds` lists: remove it from settings"),
-        ({"settings": {"out": "a"}}, "settings has out, which each cell decides: remove it from settings"),
+        ({"settings": {"seed": 3}}, "settings has seed, but the grid's `seeds` determine it: remove it from settings"),
+        ({"settings": {"out": "a"}}, "settings has out, but each cell has its own folder: remove it from settings"),
         ({"replicates": 1}, "replicates is 1: expected int >= 2"),
     ],
 )

@@ -137,7 +137,7 @@ def test_an_autoencoder_has_no_noise(run_of, capsys):
 def test_target_se_adds_replicates_in_stages(points, capsys):
     args = ("--estimators", "elbo_mc,stl", "--replicates", 50, "--target-se", 0.05, "--samples", 2)
     out = compared(capsys, points, *args, "--out", points.parent / "target.json")
-    assert "relative standard error 0.05 of every ratio reached" in out
+    assert "the relative standard error of every ratio is at most 0.05" in out
     report = json.loads((points.parent / "target.json").read_text())
     assert report["replicates"] in [50 * 2**i for i in range(8)]
     assert report["reached"]

@@ -367,7 +367,7 @@ def test_replicates_double_until_ratios_reach_the_target():
     assert before.rows["vimco"].ratio["encoder"].se / before.rows["vimco"].ratio["encoder"].value > 0.05
     same = compare(arms("iwae", "vimco"), *toy(), X, KEY, replicates=found.replicates, **options)
     assert same.rows["vimco"].ratio["encoder"].value == pytest.approx(ratio.value, rel=1e-12)
-    assert "relative standard error 0.05 of every ratio reached" in str(found)
+    assert "the relative standard error of every ratio is at most 0.05" in str(found)
     assert "cover slightly less than 95%" in str(found)
     assert "cover slightly less" not in str(same)
 
@@ -378,7 +378,7 @@ def test_a_target_out_of_reach_ends_and_is_reported():
     )
     assert not found.reached
     assert found.replicates == 2 * 2**7
-    assert "not reached in the maximum number of stages" in str(found)
+    assert "above 1e-09 after the last stage" in str(found)
     assert "cover slightly less" not in str(found), "it did not stop at the target"
 
 

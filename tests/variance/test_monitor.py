@@ -58,9 +58,9 @@ def test_the_logged_variance_is_that_of_the_parameters_after_the_step(here):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--variance-every", "-1"), "--variance-every is -1"),
-        (("--variance-of", "iwae"), "--variance-of needs --variance-every: give the number of steps"),
-        (("--variance-every", "5", "--variance-replicates", "1"), "--variance-replicates is 1: a variance needs"),
+        (("--variance-every", "-1"), "variance_every is -1"),
+        (("--variance-of", "iwae"), "variance_of needs variance_every: give the number of steps"),
+        (("--variance-every", "5", "--variance-replicates", "1"), "variance_replicates is 1: a variance needs"),
         (("--variance-every", "5", "--variance-of", "dregg"), "unknown estimator 'dregg': did you mean 'dreg'"),
         (("--variance-every", "5", "--variance-of", "rloo", "--samples", "1"), "samples is 1: rloo compares"),
         (("--variance-every", "5", "--variance-of", "dreg", "--noise", "sobol"), "dreg requires independent samples"),
@@ -76,7 +76,7 @@ def test_a_gradient_that_is_not_finite_prints_a_line_and_the_run_goes_on(here, c
 
     monkeypatch.setattr("funcvae.variance.monitor.compare", breaks)
     cli.main([*GAUSSIAN, "--out", "run", "--variance-every", "5"])
-    assert "funcvae: no variance after step 5: the gradient of replicate 3" in capsys.readouterr().err
+    assert "funcvae: the variance after step 5 was not measured: the gradient of replicate 3" in capsys.readouterr().err
     assert Path("run/params.safetensors").is_file()
 
 

@@ -96,7 +96,7 @@ def test_the_expected_bound_is_the_quadrature_of_the_bound():
         ({"samples": 0, "nodes": 3}, "samples is 0"),
         ({"samples": 1, "nodes": 0}, "nodes is 0"),
         ({"samples": 1, "nodes": 400}, "nodes is 400: it must be between 1 and 256"),
-        ({"samples": 5, "nodes": 60}, r"60 nodes on samples · latent = 5 axes are 8e\+08 points"),
+        ({"samples": 5, "nodes": 60}, r"60 nodes along each of samples · latent = 5 axes make 8e\+08 points"),
     ],
 )
 def test_wrong_grids_raise_an_error(options, message):

@@ -147,9 +147,9 @@ def test_each_value_has_its_own_key():
 
 
 def test_wrong_arguments_raise_an_error():
-    with pytest.raises(BadValue, match="give at least one value, and none twice"):
+    with pytest.raises(BadValue, match="give at least one value, and no value twice"):
         sweep(power(1, 0.1), (), KEY)
-    with pytest.raises(BadValue, match="none twice"):
+    with pytest.raises(BadValue, match="no value twice"):
         sweep(power(1, 0.1), (1, 2, 1), KEY)
     with pytest.raises(BadValue, match="measure returned b at 2, but a before"):
         sweep(lambda v, key: {"a" if v == 1 else "b": measured(1.0, 0.1)}, (1, 2), KEY)
