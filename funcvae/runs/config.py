@@ -118,9 +118,9 @@ class Config:
     compile: bool = False
     deterministic: bool = False
     sample_each_step: bool = False
-    variance_every: int = 0
+    variance_every: Natural = 0
     variance_of: str = ""
-    variance_replicates: int = 100
+    variance_replicates: Annotated[int, checks.at_least(2)] = 100
     checkpoint_every: Natural = 1000
     keep: Count = 2
 

@@ -79,17 +79,13 @@ def make_monitor(
         key: decides the choice of the batch, its observation and the noise.
 
     Raises:
-        BadValue: `every` is negative, or 0 although there are estimators to measure; `replicates` is below two; or an
-            estimator is unknown, or requires independent samples and those of the noise scheme are not.
+        BadValue: `every` is 0 although there are estimators to measure; or an estimator is unknown, or requires
+            independent samples and those of the noise scheme are not.
     """
-    if settings.every < 0:
-        raise BadValue(f"variance_every is {settings.every}: it must be a number of steps, or 0 for never")
     if settings.every == 0 and len(settings.estimators) > 1:
         raise BadValue("variance_of needs variance_every: give the number of steps between two measurements")
     if settings.every == 0:
         return None
-    if settings.replicates < 2:
-        raise BadValue(f"variance_replicates is {settings.replicates}: a variance needs at least 2")
     arms = {spec: estimators.parse(spec) for spec in settings.estimators}
     for arm in arms.values():
         arm.claims_under(scheme)
