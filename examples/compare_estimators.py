@@ -57,7 +57,7 @@ def main(
 
     dreg = found.row(found.reference)
     others = [row for row in found.rows.values() if row.target == dreg.target and row is not dreg]
-    fit = [dreg] + [row for row in others if row.bias["encoder"].z < 3]
+    fit = [dreg] + [row for row in others if not row.bias["encoder"].detected]
     best = min(fit, key=lambda row: row.cost("encoder"))
     times = best.ratio["encoder"].value
     print(f"\nOf {len(fit)} estimators for {dreg.target} without detected bias, {best.name} has the least")
