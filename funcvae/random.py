@@ -199,7 +199,7 @@ def bernoulli(key: Key, p: float | Tensor = 0.5, shape: Shape | None = None, *, 
 def permutation(key: Key, x: int | Tensor) -> Tensor:
     """A random permutation of range(x), int64 [x], or of the rows of a tensor.
 
-    As in JAX, each round sorts stably by random words. The rounds are so many that ties leave no visible bias.
+    As in JAX, each round sorts stably by random words. There are enough rounds that ties leave no visible bias.
     """
     if isinstance(x, Tensor):
         n = len(checks.tensor("x", x, "n ..."))

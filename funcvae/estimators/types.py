@@ -35,8 +35,8 @@ class Weights(NamedTuple):
 class Claims(NamedTuple):
     """The properties of an estimator, provided that log w of one example does not depend on the noise of another.
 
-    BatchNorm in training mode couples examples: the same formula is used, but the claims do not hold. Nor
-    do they hold for a posterior that is not a proper density, such as a SignedNormal.
+    BatchNorm in training mode couples examples: the same formula is used, but the claims do not hold. They
+    also fail for a posterior that is not a proper density, such as a SignedNormal.
     """
 
     target: str

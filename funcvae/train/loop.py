@@ -70,8 +70,8 @@ def fit(
     of a partial epoch counts as one of `epochs`.
 
     Every epoch visits all of `train` once, including a last short batch. Then the target bound of the estimator on
-    `test` is computed in evaluation mode, with the same noise after every epoch, so that only the
-    model changes along its curve.
+    `test` is computed in evaluation mode, with the same noise after every epoch, so that its curve varies only with the
+    model.
 
     Several processes train one model if each calls this with the same arguments and `process_group()`. Each process
     draws the noise and the data of its own shards from the same keys, and all have the same `ts` after every step.
@@ -216,7 +216,7 @@ def test_bound(
     check_train_state(ts, model)
     estimator.claims_under(noise)
     check_data(model, ts.params, ts.state, test, observe, name="test")
-    gradient = GradientSettings(model.unchecked(), estimator, samples, samples, observe, noise)
+    gradient = GradientSettings(model.unchecked(), estimator, samples, samples, observe, checks.unchecked(noise))
     return _test_bound(ts, test, key, gradient, batch, SINGLE)
 
 

@@ -73,7 +73,7 @@ def make_step(
             `ts`.
         scale: from the size of the batch to the factor of loss and gradient, for losses that are summed over a batch or
             divided by the number of pixels. It has little effect with Adam, except for epsilon and a short last batch.
-        offset: a number of nats to subtract from -bound, such as the log-normaliser of a fixed likelihood.
+        offset: nats per example to subtract from -bound, such as the log-normaliser of a fixed likelihood.
 
     Raises:
         BadValue: the estimator requires independent samples, and those of the noise scheme are not; or, from the step,
@@ -135,7 +135,7 @@ def run_step(task: Task, stop: Callable[[], bool]) -> RunStep:
     """The step of a task from `checked_task`."""
     settings, train = task.settings, task.train
     wrap: Wrap = partial(compilation.compiled, device=train.device) if settings.compile else unchanged
-    gradient, update = _gradient_settings(task), task.opt.update_ or task.opt.update
+    gradient, update = _gradient_settings(task), task.opt.update_ or checks.unchecked(task.opt.update)
     evaluation = _chunked(gradient, wrap)
     polls_each_step = task.processes.size == 1 or train.device.type == "cpu"
     if task.is_sharded:
