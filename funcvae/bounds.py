@@ -1,12 +1,12 @@
 """Bounds on log p(x) as functions of the log-weights log w_k = log p(x, z_k) - log q(z_k|x), [N, B] -> [B], in nats.
 
-Report these values or differentiate them: `torch.func.grad` through a bound is the total derivative of that bound along
-the noise, which is the gradient of `elbo_mc`, `iwae`, `renyi`, `miwae` and `ciwae`. Higher derivatives are those of the
-bound. For gradients with constant weights (STL, DReG, score functions), differentiate `funcvae.surrogate(estimator)`
-instead: its value is minus the batch mean of the bound, its first gradient is `Estimate.grads`, and its higher
-derivatives are zero.
+Report these values or differentiate them: `torch.func.grad` through a bound is the total derivative of that bound at
+fixed noise, which is the gradient of `elbo_mc`, `iwae`, `renyi`, `miwae` and `ciwae`. Higher derivatives are those of
+the bound. For gradients with constant weights (STL, DReG, score functions), differentiate
+`funcvae.surrogate(estimator)` instead: its value is minus the batch mean of the bound, its first gradient is
+`Estimate.grads`, and its higher derivatives are zero.
 
-`elbo` and `iwae` are bounds. `renyi(alpha)`, `miwae(m)`, `ciwae(beta)` and `tvo(partition)` return one.
+`elbo` and `iwae` are bounds. `renyi(alpha)`, `miwae(m)`, `ciwae(beta)` and `tvo(partition)` make one.
 """
 
 import math
@@ -35,7 +35,7 @@ def _rises(name: str, value: Sequence[float]) -> tuple[float, ...]:
 
 
 Bound = Callable[[Tensor], Tensor]
-"""From log-weights [N, B] to the values [B] of a bound, in nats."""
+"""Maps log-weights [N, B] to the values [B] of a bound, in nats."""
 LogWeights = Annotated[Floats, "N ...", that(len, "[N, B], with N >= 1")]
 """Log-weights [N, B], with at least one sample."""
 Partition = Annotated[Sequence[float], checks.Only(_rises)]
@@ -78,9 +78,9 @@ def renyi(alpha: Finite) -> Bound:
     def bound(log_w: LogWeights) -> Tensor:
         top = log_w.max(0).values
         f = (1 - alpha) * (log_w - top)
-        # Where all f are small, as near alpha = 1, log(mean exp f) loses digits, which 1/(1 - alpha) would magnify.
+        # Where all f are small, as near alpha = 1, log(mean exp f) has a rounding error that 1/(1 - alpha) magnifies.
         small = f.abs().max(0).values < 1
-        log_mean = torch.where(small, f.clamp(-1, 1).expm1().mean(0).log1p(), iwae(f))
+        log_mean = torch.where(small, f.clamp(-1, 1).expm1().mean(0).log1p(), _iwae(f))
         return top + log_mean / (1 - alpha)
 
     return bound
@@ -97,7 +97,12 @@ def miwae(m: Count) -> Bound:
 
     Reference: Rainforth et al. (2018), arXiv:1802.04537.
     """
-    return lambda log_w: iwae(rearrange(groups(log_w, m), "m k ... -> k m ...")).mean(0)
+
+    @checks.arguments
+    def bound(log_w: LogWeights) -> Tensor:
+        return _iwae(rearrange(_groups(log_w, m), "m k ... -> k m ...")).mean(0)
+
+    return bound
 
 
 @checks.arguments
@@ -111,12 +116,17 @@ def ciwae(beta: Fraction) -> Bound:
     """
     if beta == 0:  # 0 · ELBO is NaN where a weight is 0
         return iwae
-    return lambda log_w: beta * elbo(log_w) + (1 - beta) * iwae(log_w)
+
+    @checks.arguments
+    def bound(log_w: LogWeights) -> Tensor:
+        return beta * log_w.mean(0) + (1 - beta) * _iwae(log_w)
+
+    return bound
 
 
 @checks.arguments
 def tvo(partition: Partition) -> Bound:
-    """The thermodynamic variational objective: a left Riemann sum for log p(x), which is the integral over 0 <= β <= 1.
+    """The thermodynamic variational objective: a left Riemann sum for log p(x) as an integral over β in [0, 1].
 
         sum_j (β_{j+1} - β_j) f̄_j,    f̄_j = sum_k softmax_k(β_j log w) log w_k
 
@@ -131,7 +141,7 @@ def tvo(partition: Partition) -> Bound:
 
     @checks.arguments
     def bound(log_w: LogWeights) -> Tensor:
-        terms = [(after - beta) * tempered_mean(log_w, beta)[1] for beta, after in pairwise(partition)]
+        terms = [(after - beta) * _tempered_mean(log_w, beta)[1] for beta, after in pairwise(partition)]
         return torch.stack(terms).sum(0)
 
     return bound
@@ -139,7 +149,11 @@ def tvo(partition: Partition) -> Bound:
 
 @checks.arguments
 def groups(log_w: LogWeights, m: Count) -> Tensor:
-    """The log-weights [N, B] in m groups of successive samples, [m, N/m, B]."""
+    """Splits log-weights [N, B] into m groups of successive samples, [m, N/m, B].
+
+    Raises:
+        BadValue: m does not divide N.
+    """
     if len(log_w) % m:
         raise BadValue(f"{len(log_w)} samples cannot be divided into {m} equal groups: samples must be a multiple of m")
     return rearrange(log_w, "(m k) ... -> m k ...", m=m)
@@ -152,3 +166,6 @@ def tempered_mean(log_w: LogWeights, beta: float) -> tuple[Tensor, Tensor]:
         return torch.full_like(log_w, 1 / len(log_w)), log_w.mean(0)
     w = (beta * log_w).softmax(0)
     return w, torch.where(w > 0, w * log_w, 0).sum(0)  # w log w -> 0 as log w -> -inf
+
+
+_iwae, _groups, _tempered_mean = checks.unchecked(iwae), checks.unchecked(groups), checks.unchecked(tempered_mean)

@@ -1,4 +1,4 @@
-"""Compiled steps, the memory allocator and the precision of products. They change numbers by rounding only."""
+"""Compilation, the memory allocator and the precision of products. They change results by rounding only."""
 
 import ctypes
 import os
@@ -47,11 +47,11 @@ PRECISIONS = ("highest", "high", "medium")
 
 @contextmanager
 def precision(name: str) -> Iterator[None]:
-    """A context in which float32 matrix products have this precision. It restores the previous one at its end.
+    """Sets the precision of float32 matrix products in a context, and restores the previous one at its end.
 
     "highest" is true float32. "high" lets a GPU use TensorFloat32 (10 bits of mantissa). "medium" allows bfloat16 (7
     bits), which CPUs with AMX use. A CPU without AMX still computes in float32, but with another library, which is
-    twice as fast on AMD's processors.
+    twice as fast on AMD processors.
 
     Raises:
         BadValue: name is not one of PRECISIONS.
@@ -73,7 +73,7 @@ def keep_freed() -> None:
 
     A step frees megabytes to hundreds of megabytes, and the next step allocates them again. By default glibc returns
     them to the system each time, which must clear and map every page again: up to a third of a step's time on two
-    cores. With this, the process never shrinks. Without glibc it does nothing.
+    cores. After this call, the memory of the process never shrinks. Without glibc it has no effect.
 
     Reference: mallopt(3), M_TRIM_THRESHOLD and M_MMAP_MAX.
     """
@@ -108,7 +108,7 @@ def available() -> bool:
 def compiled(f: F, *, device: torch.device | str = "cpu") -> F:
     """Compiles f with `torch.compile`; returns f itself, with a warning, if there is no compiler.
 
-    Each call of `compiled` makes graphs of its own, one for each set of shapes. f's closure and the globals of its
+    Each call of `compiled` makes new graphs, one for each set of shapes. f's closure and the globals of its
     module must not change afterwards: a call guards only its arguments and torch's global state, because guards on the
     rest take a seventh of a small step's time. On CUDA, f is recorded as a CUDA graph.
 
@@ -145,11 +145,11 @@ def compiled(f: F, *, device: torch.device | str = "cpu") -> F:
         nonlocal fast
         try:
             out = fast(*args, **kwargs)
-        except torch._dynamo.exc.FailOnRecompileLimitHit:  # after eight sets of shapes: start again with none
+        except torch._dynamo.exc.FailOnRecompileLimitHit:  # after eight sets of shapes: discard the graphs
             fast = anew()
             out = fast(*args, **kwargs)
-        except torch._dynamo.exc.TorchDynamoException as error:  # from tracing, before f is run
-            out = f(*args, **kwargs)  # if f fails too, its own error is the better one
+        except torch._dynamo.exc.TorchDynamoException as error:  # from tracing, before f runs
+            out = f(*args, **kwargs)  # if f fails too, its error is more helpful
             fast = f
             warnings.warn(Uncompiled(f"the compiler cannot compile this: {_reason(error)}"), stacklevel=2)
         return _copied(out, (args, kwargs)) if on_cuda else out
@@ -162,7 +162,7 @@ _FIXED = re.compile(r"(G\[|(L\[')?f\b)")
 
 
 def mark_static(buffers: Tree) -> None:
-    """Marks tensors that a compiled function gets at every call, so that a CUDA graph uses them without copies."""
+    """Marks tensors that every call of a compiled function gets, so that a CUDA graph uses them without copies."""
     for buffer in tree.leaves(buffers):
         if buffer.is_cuda:
             torch._dynamo.mark_static_address(buffer)

@@ -16,9 +16,10 @@ __all__ = ["Bernoulli", "Delta", "Distribution", "Normal", "Posterior", "SignedN
 
 
 class Distribution(Protocol):
-    """What a head returns: a pytree of tensors with these methods, whose first tensor has the shape of x.
+    """The interface of a distribution over x: a pytree of tensors with these methods.
 
-    If it also has a `support`, the least and the greatest x, the data are checked against it.
+    The first tensor of a likelihood has the shape of the data, after any leading axes of z. If a likelihood also has a
+    `support`, the least and the greatest x, the data are checked against it.
     """
 
     @property
@@ -68,7 +69,7 @@ class Normal(NamedTuple):
 class SignedNormal(NamedTuple):
     """A normal whose sigma may have any sign or be zero, as in code that does not exponentiate the network's output.
 
-    Samples are loc + sigma · eps, with variance sigma². `log_prob` and the logarithm in `kl` have sigma² + 1e-8, which
+    Samples are loc + sigma · eps, with variance sigma². `log_prob` and the logarithm in `kl` use sigma² + 1e-8, which
     keeps them finite at sigma = 0. So `log_prob` is not the density of the samples, and no estimator's claims hold.
     """
 
@@ -116,9 +117,9 @@ class Bernoulli(NamedTuple):
         """x log p + (1 - x) log(1 - p) = x · logits - log(1 + exp(logits)), elementwise, in nats."""
         a = self.logits
         if torch.compiler.is_compiling():
-            # The formula of _BernoulliLogProb, for the compiler to differentiate: it cannot `vmap` an
-            # autograd.Function. It writes an exp that is used twice to memory, but not an exp2. (The second derivative
-            # is 0 at a = 0.)
+            # The compiler cannot `vmap` an autograd.Function, so it differentiates the formula of _BernoulliLogProb. It
+            # would store the results of exp in memory, because they are used twice, but does not store those of exp2.
+            # (The second derivative is 0 at a = 0.)
             size = a.abs()
             return x * a - (a + size) / 2 - (1 + torch.exp2(size * -math.log2(math.e))).log()
         return _BernoulliLogProb.apply(a, x)
@@ -133,7 +134,7 @@ class _BernoulliLogProb(torch.autograd.Function):
 
     Apart from matrix products, most of a step's time is spent here. So log(1 + exp a) is computed as
     max(a, 0) + log(1 + exp(-|a|)). Its log(1 + ·) has an absolute error of half a unit in the last place of 1 and takes
-    a tenth of the time of log1p. The derivatives are simpler than those that autograd would derive from this.
+    a tenth of the time of log1p. Autograd would derive less simple derivatives from this.
     """
 
     generate_vmap_rule = True
@@ -190,9 +191,9 @@ class Delta(NamedTuple):
 def kl(q: Distribution, p: Distribution) -> Tensor:
     """KL(q ‖ p) in closed form, elementwise, in nats.
 
-    For normals ½ (r² + d² - 1) - log r, with r = σ_q/σ_p and d = (μ_q - μ_p)/σ_p. For a SignedNormal q, only the
-    logarithm has the variance σ_q² + 1e-8: ½ (r² + d² - 1 - log((σ_q² + 1e-8)/σ_p²)), which is not exactly zero at
-    r = 1. Zero for a Delta q: an autoencoder's loss has no such term.
+    For normals it is ½ (r² + d² - 1) - log r, with r = σ_q/σ_p and d = (μ_q - μ_p)/σ_p. For a SignedNormal q, only the
+    logarithm uses the variance σ_q² + 1e-8: ½ (r² + d² - 1 - log((σ_q² + 1e-8)/σ_p²)), which is not exactly zero at
+    r = 1. For a Delta q it is zero, because an autoencoder's loss has no such term.
 
     Raises:
         BadType: no closed form is known for this pair.

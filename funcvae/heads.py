@@ -1,8 +1,8 @@
 """Heads: functions from a network's output to a distribution.
 
-The output is a tensor or a tuple of two tensors. A head that needs two splits a single tensor into halves along its
-last axis. Any such function is a head. As a likelihood, its distribution has the shape of the data, after any leading
-axes of z.
+The output is a tensor or a tuple of two tensors. A head of two tensors splits a single tensor into halves along its
+last axis. Any such function is a head. The distribution of a likelihood head must have the shape of the data, after any
+leading axes of z.
 """
 
 from collections.abc import Callable
@@ -35,10 +35,10 @@ def normal_logsigma(out: Output) -> Normal:
 
 
 def signed_normal(out: Output) -> SignedNormal:
-    """SignedNormal(loc, sigma) from (loc, sigma), where sigma may have any sign: z = loc + sigma · eps.
+    """SignedNormal(loc, sigma) from (loc, sigma), where sigma may have any sign; z = loc + sigma · eps.
 
     Blog posts use this, but it is not a proper density. Samples have variance sigma², but `log_prob`, and the logarithm
-    in the KL ½ (loc² + sigma² - log(sigma² + 1e-8) - 1), have sigma² + 1e-8 to stay finite at sigma = 0. `elbo` has
+    in the KL ½ (loc² + sigma² - log(sigma² + 1e-8) - 1), use sigma² + 1e-8 to stay finite at sigma = 0. `elbo` has
     the gradient of the posts' loss, but no estimator's claims hold. Prefer `normal_logsigma`.
     """
     loc, sigma = _pair(out)
@@ -47,7 +47,7 @@ def signed_normal(out: Output) -> SignedNormal:
 
 @checks.arguments
 def normal_fixed(sigma: Positive) -> Head:
-    """A head for Normal(out, sigma) with the same sigma everywhere, which is a squared error.
+    """Makes the head Normal(out, sigma) with one fixed sigma: as a likelihood, a squared-error loss.
 
     -log N(x; x̂, sigma²) = C (x - x̂)² + ½ log 2π + log sigma with C = 1/(2 sigma²), so sigma = √½ gives the plain
     squared error plus a constant.
@@ -65,12 +65,12 @@ def normal_fixed(sigma: Positive) -> Head:
 
 
 def bernoulli(out: Tensor) -> Bernoulli:
-    """Bernoulli(out): the network's output is its logits."""
+    """Bernoulli(out), where the network's output is the logits."""
     return Bernoulli(_one(out))
 
 
 def delta(out: Tensor) -> Delta:
-    """Delta(out): with this head as the posterior, the VAE is a plain autoencoder."""
+    """Delta(out). With this head as the posterior, the VAE is a plain autoencoder."""
     return Delta(_one(out))
 
 

@@ -91,7 +91,8 @@ def vae(
         prior: makes the module that maps z to the distribution p(z); standard normal unless given.
 
     Raises:
-        BadType: a network is not given as a factory, or a head is not a function.
+        BadType: a network is not given as a factory, or a head is not a function; or, from the functions of the model,
+            a head or the prior does not return a distribution.
         BadValue: latent is below one; or, from the functions of the model, params or state is not of this model, or x
             or z has a wrong shape.
     """
@@ -125,7 +126,7 @@ def vae(
         q = posterior(out)
         if not isinstance(getattr(q, "loc", None), Tensor):
             raise BadType(f"the posterior head returned {checks.describe(q)}: it must be a distribution with a loc")
-        if q.loc.shape != (len(x), latent):  # it might broadcast
+        if q.loc.shape != (len(x), latent):  # another shape might broadcast
             raise BadValue(
                 f"the posterior over z has shape {list(q.loc.shape)}: latent is {latent}, so [{len(x)}, {latent}]"
             )
@@ -150,7 +151,7 @@ def vae(
             return how(*given)
         except (FuncvaeError, torch.OutOfMemoryError):
             raise
-        except (RuntimeError, IndexError, ValueError) as error:  # torch raises one of these for a wrong input
+        except (RuntimeError, IndexError, ValueError) as error:  # torch raises these for a wrong input
             what = f"{checks.describe(to)} on {to.device}"
             raise BadValue(f"the {name} cannot take {what}: {checks.one_line(str(error))}") from error
 
@@ -167,7 +168,7 @@ def log_p_x_given_z(p: Distribution, x: Tensor) -> Tensor:
     """log p(x|z) [N, B] in nats, for p from decoding z [N, B, Z] and data x [B, ...].
 
     Raises:
-        BadValue: the distribution is not over data of the shape of x. (It might broadcast.)
+        BadValue: the distribution is not over data of the shape of x. (Another shape might broadcast.)
     """
     decoded = checks.tensor("the first parameter of the distribution", tree.leaves(p)[0]).shape[1:]
     if decoded != x.shape:
@@ -188,7 +189,7 @@ def log_weight(
 
 
 class Observe(Protocol):
-    """What the model sees of the data: for instance a binarization that is drawn anew in each step.
+    """Turns data into the input of the model, for instance by a binarization drawn anew in each step.
 
     A function that also takes `rows`, the indices [n] of a part of the batch, can return that part alone.
     """
@@ -237,8 +238,8 @@ def check_data(
     if len(x) != len(data[:2]):
         raise BadValue(f"observe returned {len(x)} items for {len(data[:2])}: it must keep their number")
     try:
-        q, _ = model.encode(params, state, x)
-        p, _ = model.decode(params, state, q.loc.unsqueeze(0))
+        q, _ = model.unchecked().encode(params, state, x)
+        p, _ = model.unchecked().decode(params, state, q.loc.unsqueeze(0))
         log_p_x_given_z(p, x)
     except (RuntimeError, BadValue) as error:
         reason = checks.one_line(str(error).split("\n")[0])
@@ -273,7 +274,7 @@ def _once(apply: Apply, params: Params, state: State, x: Tensor, train: bool) ->
 
 def _over_samples(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -> tuple[Tensor, State]:
     """The network `vmap`ped over the sample axis of z, with its new state averaged over the samples."""
-    if len(z) == 1:  # the same without the overhead of the transform
+    if len(z) == 1:  # equal to the vmap below, without its overhead
         out, new = apply(params, state, z[0], train=train)
         return tree.map(lambda t: t.unsqueeze(0), out), new
     out, new = torch.vmap(lambda z_n: apply(params, state, z_n, train=train))(z)
@@ -285,6 +286,6 @@ def _over_latents(what: str, p: Distribution, z: Tensor) -> Tensor:
     value = log_prob(p, z)
     if value.shape != z.shape[:2]:
         raise BadValue(
-            f"the log-densities of the {what} have shape {list(value.shape)}: it must be {list(z.shape[:2])}"
+            f"the log-densities of the {what} have shape {list(value.shape)}: they must be {list(z.shape[:2])}"
         )
     return value

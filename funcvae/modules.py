@@ -1,4 +1,4 @@
-"""Any `nn.Module` as a pure (init, apply) pair. The only user of `functional_call`.
+"""Turns any `nn.Module` into a pure (init, apply) pair. Only this module uses `functional_call`.
 
 net = functional(lambda: nn.Linear(3, 2))
 params, state = net.init(key)
@@ -49,7 +49,7 @@ class Functional(NamedTuple):
 def functional(factory: Callable[[], nn.Module]) -> Functional:
     """Turns a factory of any `nn.Module` into a pure (init, apply) pair.
 
-    `init` runs the factory and feeds every random draw of the module's initialisers from the key: draw i comes from
+    `init` runs the factory and makes every random draw of the module's initialisers from the key: draw i uses
     `fold_in(key, i)`. The global generator of torch is neither read nor changed. Parameters and buffers are on the
     device of the key. (Draws from other libraries, such as numpy, are not detected and not reproducible.)
 
@@ -59,7 +59,7 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
 
     Raises:
         BadType: the argument is not a factory of an `nn.Module`; or (from `init`) the module draws with an operator
-            that cannot be fed from a key.
+            that cannot be drawn from a key.
         BadValue: (from `apply`) params or state has other names or shapes than `init` returns; or the module draws
             random numbers in `forward`, as dropout does. (Under `torch.compile` only dropout layers of torch are
             detected: call your own module once without it.)
@@ -69,14 +69,14 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
 
 
 def network(factory: Callable[[], nn.Module]) -> tuple[Functional, Callable[..., None]]:
-    """`functional` without checks, and the check of params and state that its `apply` makes first."""
+    """Returns `functional` without checks, and the check of params and state for its `apply`."""
     if isinstance(factory, nn.Module):
         raise BadType(f"functional takes a factory, not a module: write lambda: {type(factory).__name__}(...)")
     if not callable(factory):
         raise BadType(f"functional takes a factory of an nn.Module, not {checks.describe(factory)}")
 
     # One skeleton for each mode, so that calls do not interfere. Their values are never used, so they are moved to
-    # `meta`, where they need no memory. (Modules with plain tensors cannot be built there.)
+    # `meta`, where they need no memory. (A module with plain tensor attributes cannot be built on `meta`.)
     module, other = (_build(factory, random.key(0)) for _ in range(2))
     if module is other:
         raise BadType("functional takes a factory of new modules: this one returns the same module twice")
@@ -131,14 +131,16 @@ def _shapes(tensors: Iterator[tuple[str, Tensor]]) -> dict[str, torch.Size]:
 def _check(what: str, given: dict[str, Tensor], shapes: dict[str, torch.Size]) -> None:
     """Raises unless these are tensors of the names and shapes that `init` returns."""
     for name in checks.mapping(what, given).keys() ^ shapes.keys():
-        raise BadValue(f"{what} {'lacks' if name in shapes else 'has unexpected'} {name!r}: is it of another network?")
+        raise BadValue(
+            f"{what} {'lacks' if name in shapes else 'has unexpected'} {name!r}: are they of another network?"
+        )
     for name, shape in shapes.items():
         if checks.tensor(name, given[name]).shape != shape:
             raise BadValue(f"{name} of {what} has shape {list(given[name].shape)}: it must be {list(shape)}")
 
 
 def _aliases(module: nn.Module) -> dict[str, str]:
-    """The further names of tensors with several names: tied weights, which moving to `meta` would untie."""
+    """Maps each further name of a tensor to its first: tied weights, which moving to `meta` would untie."""
     names: dict[int, str] = {}
     tensors = chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
     return {name: first for name, t in tensors if (first := names.setdefault(id(t), name)) != name}
@@ -147,7 +149,7 @@ def _aliases(module: nn.Module) -> dict[str, str]:
 def _copy_for(inputs: tuple[Any, ...], buffer: Tensor) -> Tensor:
     """A copy of a buffer for the module to update in place.
 
-    The copy of a float buffer is batched by `vmap` exactly when the input is, because a zero of the input is added.
+    A zero made from the input is added to a float buffer, so that `vmap` batches the copy exactly when the input is.
     """
     x = next((x for x in inputs if isinstance(x, Tensor)), None)
     if x is None or not buffer.is_floating_point():
@@ -203,7 +205,7 @@ def _no_draws(inputs: tuple[Any, ...]) -> Iterator[None]:
 
 
 class _KeyedDraws(TorchDispatchMode):
-    """Feeds every random draw from a key: draw i from `fold_in(key, i)`."""
+    """Makes every random draw from a key: draw i uses `fold_in(key, i)`."""
 
     def __init__(self, key: random.Key) -> None:
         super().__init__()
@@ -222,8 +224,8 @@ class _KeyedDraws(TorchDispatchMode):
         return draw(key, args, kwargs)
 
 
-# How each random operator of the initialisers is fed from a key. In-place operators fill their first argument. The
-# others make a tensor of zeros by the corresponding operator, so that dtype, device and layout are as requested.
+# The functions below replace random operators of torch by draws from a key. In-place operators fill an argument.
+# The others first make a tensor of zeros by the corresponding operator, with the requested dtype, device and layout.
 
 
 def _fill_uniform(key: random.Key, args: Any, kwargs: Any) -> Tensor:

@@ -1,8 +1,8 @@
 """Noise schemes: `(key, n, shape) -> eps [n, *shape]`, the standard normal base noise of the posterior.
 
-Under each of these schemes every single sample is standard normal, and different data (all axes of `shape` but the
-last) are independent. Only under `iid` are the n samples of one datum independent as well. Some estimators require that
-(DReG, and all with leave-one-out baselines): `Estimator.claims_under(scheme)` returns what holds under a scheme, or
+In each of these schemes every single sample is standard normal, and different data (all axes of `shape` but the last)
+are independent. Only `iid` also makes the n samples of one datum independent. Some estimators require that
+(DReG, and all with leave-one-out baselines): `Estimator.claims_under(scheme)` returns the claims that hold, or
 raises. Any function of the same arguments is a scheme; mark it with `independent` if its samples are independent.
 
 When several processes share a batch, each draws its own part of the noise (`in_parts`). A scheme that takes `rows`
@@ -58,7 +58,7 @@ AnyNoise = TypeVar("AnyNoise", bound=Noise)
 
 
 def independent(scheme: AnyNoise) -> AnyNoise:
-    """Marks a scheme as one whose samples of a datum are independent standard normals; a decorator."""
+    """Marks a scheme whose samples of a datum are independent standard normals; a decorator."""
     try:
         scheme.independent = True  # type: ignore[attr-defined]
     except AttributeError:
@@ -67,7 +67,7 @@ def independent(scheme: AnyNoise) -> AnyNoise:
 
 
 def is_independent(scheme: Noise) -> bool:
-    """Whether a scheme, or the one of a `functools.partial`, is marked as `independent`."""
+    """Whether a scheme, or the scheme inside a `functools.partial`, is marked as `independent`."""
     return getattr(getattr(scheme, "func", scheme), "independent", False)
 
 
@@ -85,7 +85,7 @@ def iid(
     """n independent standard normal samples [n, *shape], on the device of the key.
 
     Args:
-        key: used up.
+        key: the key, which this call consumes.
         n: the number of samples of each datum.
         shape: the shape of one sample, with the data along its first axis.
         dtype: float32 or float64.
@@ -94,17 +94,17 @@ def iid(
     """
     whole = (n, *shape)
     if samples is None and rows is None:
-        return random.normal(key, whole, dtype)
+        return _normal(key, whole, dtype)
     picked = (samples, rows) if rows is not None else (samples,)
-    return random.normal(key, whole, dtype, at=random.flat_indices(whole, *picked, device=key.device))
+    return _normal(key, whole, dtype, at=_flat_indices(whole, *picked, device=key.device))
 
 
 def in_parts(scheme: Noise) -> PartialNoise:
     """Turns a scheme into one that can draw a part: (key, n, shape, dtype=, samples=, rows=) -> eps.
 
-    The part equals scheme(key, n, shape)[samples][:, rows] to rounding; each is a tensor of indices, or None for all.
+    The part equals scheme(key, n, shape)[samples][:, rows] to rounding; `samples` or `rows` of None select all.
     """
-    own = [name for name in ("samples", "rows") if accepts(scheme, name)]  # outside of what is compiled
+    own = [name for name in ("samples", "rows") if accepts(scheme, name)]  # here, because the part may be compiled
 
     def part(
         key: random.Key,
@@ -137,14 +137,14 @@ def accepts(f: Callable[..., object], name: str) -> bool:
 def numbered(
     key: random.Key, numbers: Annotated[Indices, "n"], shape: random.Shape, *, dtype: Dtype = torch.float32
 ) -> Tensor:
-    """Independent standard normals [len(numbers), *shape], those of number i from `fold_in(key, i)`.
+    """Independent standard normals [len(numbers), *shape]; number i draws from `fold_in(key, i)`.
 
-    This is no scheme: a number has the same draws, whatever the other numbers are.
+    Unlike in a scheme, the draws of a number do not depend on the other numbers.
     """
     checks.fits("shape", (len(numbers), *shape), 8)
     if not len(numbers):
         return torch.empty(0, *shape, dtype=dtype, device=key.device)
-    return torch.vmap(lambda i: random.normal(random.fold_in(key, i), shape, dtype))(numbers)
+    return torch.vmap(lambda i: _normal(_fold_in(key, i), shape, dtype))(numbers)
 
 
 @checks.arguments
@@ -153,15 +153,15 @@ def mirrored(
 ) -> Tensor:
     """Antithetic pairs (n even): n/2 independent samples [n/2, *shape], then the same with opposite signs.
 
-    In the mean of a pair, a function that is odd in eps has no variance, and one that is even has twice as much. For
-    `rows` see `iid`.
+    The mean over a pair has no variance for an odd function of eps, and twice the variance of the mean over two
+    independent samples for an even one. For `rows` see `iid`.
 
     Raises:
-        BadValue: n is odd.
+        BadValue: n is odd or below 2.
 
     Reference: Hammersley & Morton (1956), "A new Monte Carlo technique: antithetic variates".
     """
-    half = iid(key, _half(n), shape, dtype=dtype, rows=rows)
+    half = _iid(key, _half(n), shape, dtype=dtype, rows=rows)
     return torch.cat([half, -half])
 
 
@@ -177,11 +177,11 @@ def moment_matched(
     sample are independent, so each half is jointly standard normal. At n = 2 this is `mirrored`. For `rows` see `iid`.
 
     Raises:
-        BadValue: n is odd.
+        BadValue: n is odd or below 2.
 
     Reference: Wu, Goodman & Ermon (2019), arXiv:1810.02555, where the second half has a new direction.
     """
-    half = iid(key, _half(n), shape, dtype=dtype, rows=rows)
+    half = _iid(key, _half(n), shape, dtype=dtype, rows=rows)
     if len(half) == 1:
         return torch.cat([half, -half])
     mean = half.double().mean(0)
@@ -201,6 +201,9 @@ def sobol(
     the 30 binary digits of the points, and a digital shift. So each single point is uniform, to 30 bits, before the
     quantile. Use a power of two for n. For `rows` see `iid`.
 
+    Raises:
+        BadValue: n exceeds 2^30, or the last axis of `shape` exceeds the dimensions of torch's Sobol sequence.
+
     Reference: Matoušek (1998), "On the L2-discrepancy for anchored boxes".
     """
     checks.fits("n", (n, *shape), 32)  # bytes of the intermediate results for each number
@@ -211,8 +214,8 @@ def sobol(
             f"shape is {shape}: its last axis must have 1 to {SobolEngine.MAXDIM} dimensions for sobol noise"
         )
     points = _sobol_points(n, shape[-1]).to(key.device).reshape(n, *[1] * (len(shape) - 1), shape[-1])
-    at = None if rows is None else random.flat_indices((_DIGITS + 1, *shape), None, rows, device=key.device)
-    shift, *columns = random.bits(key, (_DIGITS + 1, *shape), at=at) & (2**_DIGITS - 1)
+    at = None if rows is None else _flat_indices((_DIGITS + 1, *shape), None, rows, device=key.device)
+    shift, *columns = _bits(key, (_DIGITS + 1, *shape), at=at) & (2**_DIGITS - 1)
     scrambled = shift
     for place, column in zip(reversed(range(_DIGITS)), columns, strict=True):
         column = (column & (2**place - 1)) | 2**place  # keeps the digit; flips those below it at random
@@ -235,6 +238,8 @@ def name_of(scheme: Noise) -> str:
     return str(getattr(scheme, "__name__", type(scheme).__name__))
 
 
+_iid, _normal, _bits = checks.unchecked(iid), checks.unchecked(random.normal), checks.unchecked(random.bits)
+_fold_in, _flat_indices = checks.unchecked(random.fold_in), checks.unchecked(random.flat_indices)
 _DIGITS = SobolEngine.MAXBIT
 
 
@@ -254,9 +259,9 @@ _sobol_points._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _opposite_chi2(t: Tensor, dof: int) -> Tensor:
-    """t' with P(χ² <= t') = P(χ² >= t), for χ² with dof degrees of freedom; float64.
+    """Solves P(χ² <= t') = P(χ² >= t) for t', for χ² with dof degrees of freedom; float64.
 
-    Newton's method on the logarithm of the probability of the tail that t' is in, which is nearly linear: in log t' for
+    Newton's method solves for the logarithm of the probability of the tail of t'. That is nearly linear: in log t' for
     the lower tail, in t' for the upper one. It starts from Wilson and Hilferty's normal approximation of the cube root.
     """
     a = torch.full_like(t, dof / 2)

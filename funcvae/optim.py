@@ -16,7 +16,7 @@ from funcvae.tree import FloatTensors, Tree
 __all__ = ["AdamState", "Optimizer", "Schedule", "adam"]
 
 Schedule = Callable[[Tensor], Tensor | float]
-"""From the number of updates made to the learning rate of the next one."""
+"""Maps the number of updates made to the learning rate of the next one."""
 Rows = list[tuple[Tensor, ...]]
 """Each parameter with its gradient, m and v."""
 
@@ -25,7 +25,7 @@ Decay = Annotated[float, that(lambda rate: 0 <= rate < 1, "in [0, 1), as a decay
 
 
 class Optimizer(NamedTuple):
-    """A pair of pure functions, and optionally a version of the second that works in place.
+    """An optimizer: two pure functions, and optionally a version of the second that works in place.
 
     `init(params)` returns the first state, and `update(grads, state, params)` the new (params, state). `grads` is the
     gradient of the loss, such as `Estimate.grads`; the update descends. `update_` returns the same numbers, but writes
@@ -62,12 +62,12 @@ def adam(
             = p_{t-1} - scale · m_t / ( √v_t + eps_t ),   eps_t = eps · c_2,  scale = lr · c_2/c_1
 
     with c_1 = 1 - b1^t and c_2 = √(1 - b2^t). The second form reads v_t once less; compiled and transformed code uses
-    it. Eager code uses torch's fused kernel, which has the first form, where all tensors are contiguous. The two are
-    equal to rounding.
+    it. Eager code uses torch's fused kernel, which has the first form, if all tensors are contiguous. The two are equal
+    to rounding.
 
     Args:
         lr: a number, or a schedule `step -> lr`, where step is the number of updates already made (0 at the first), an
-            int64 tensor without axes. (A Python float to the power of it is float32: write `step.double()`.)
+            int64 tensor without axes. (`0.9**step` is float32: write `0.9 ** step.double()`.)
         b1, b2: decay rates, in [0, 1).
         eps: added to the square root, after the bias correction.
 
@@ -79,7 +79,8 @@ def adam(
     tensor([ 0.9000, -1.9000])
 
     Raises:
-        BadValue: lr is negative, eps is negative, or a decay rate lies outside [0, 1).
+        BadValue: lr is negative, eps is negative, or a decay rate lies outside [0, 1); or, from `init`, params has no
+            leaves; or, from `update`, the trees have different structures or shapes.
 
     Reference: Kingma & Ba (2015), arXiv:1412.6980, Algorithm 1, as in `torch.optim.Adam` and `optax.adam`. (The paper
     also describes a variant with eps inside the bias correction.)
@@ -114,7 +115,7 @@ def adam(
             p.sub_(buffer.copy_(v).sqrt_().add_(eps_t.to(p)).reciprocal_().mul_(m).mul_(scale.to(p)))
 
     def in_one_pass(rows: Rows, step: Tensor, rate: Tensor | float) -> None:
-        """By torch's fused kernel, in a third of the time of single operations."""
+        """Updates with torch's fused kernel, in a third of the time of single operations."""
         p, g, m, v = (list(column) for column in zip(*rows, strict=True))
         steps = [*step.float().repeat(len(rows))]  # the kernel increments each
         torch_adam(
@@ -136,7 +137,7 @@ def adam(
 
 
 def _fusible(rows: Rows, step: Tensor, rate: Tensor | float) -> bool:
-    """Whether torch's fused kernel can take these: it needs contiguous memory, and has no derivative."""
+    """Whether torch's fused kernel can update these: it needs contiguous memory, and has no derivative."""
     if torch.compiler.is_compiling() or not rows or step.ndim:
         return False
     if isinstance(rate, Tensor) and (rate.requires_grad or rate.is_cuda):  # the CUDA kernel needs float32
@@ -158,7 +159,7 @@ def _fusible(rows: Rows, step: Tensor, rate: Tensor | float) -> bool:
 
 
 def _one_number(rate: Tensor | float, step: Tensor) -> Tensor | float:
-    """The learning rate of a schedule; raises unless it is one number. A tensor with axes might broadcast."""
+    """The learning rate of a schedule; raises unless it is one number, because a tensor with axes might broadcast."""
     if not isinstance(rate, Tensor):
         return checks.number("the learning rate of the schedule", rate)
     if rate.ndim or rate.is_complex() or rate.is_meta != step.is_meta:

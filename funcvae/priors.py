@@ -1,4 +1,4 @@
-"""Priors p(z): factories of an `nn.Module` that maps z, of which it may use the shape, to a distribution over z.
+"""Priors p(z): factories of an `nn.Module` that maps z to the distribution p(z). It may read only the shape of z.
 
 A learned prior is a module with parameters. They are in `params["prior"]`, and every estimator trains them with the
 decoder's weights.

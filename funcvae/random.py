@@ -1,12 +1,12 @@
-"""Keys and draws, equal to `jax.random`: Threefry-2x32 with 20 rounds and partitionable counters.
+"""Keys and draws equal to those of `jax.random`: Threefry-2x32 with 20 rounds and partitionable counters.
 
 A key is an int32 tensor [2] that holds two 32-bit words; `key.view(torch.uint32)` shows them as JAX prints them. Every
 function is pure: it neither reads nor changes a global generator. The same key gives the same bits on every device,
-under `torch.func.vmap` (a batch of keys is [R, 2]) and in `torch.compile`. Use a key once: `split` it, `fold_in` a
-number, or draw from it, but do only one of these.
+under `torch.func.vmap` (a batch of keys is [R, 2]) and in `torch.compile`. Use a key once: either
+`split` it, or `fold_in` numbers, or draw from it.
 
-`key`, `split`, `fold_in`, `bits`, `uniform`, `bernoulli` and `permutation` agree with JAX (its default
-`jax_threefry_partitionable=True`; float64 as under `jax_enable_x64`) bit for bit, `normal` to rounding: within
+`key`, `split`, `fold_in`, `bits`, `uniform`, `bernoulli` and `permutation` agree bit for bit with JAX (its default
+`jax_threefry_partitionable=True`; float64 as under `jax_enable_x64`). `normal` agrees to rounding: within
 2e-6 max(1, |x|) in float32.
 
 Reference: Salmon, Moraes, Dror & Shaw (2011), "Parallel random numbers: as easy as 1, 2, 3".
@@ -75,7 +75,7 @@ def split(key: Key, num: Natural = 2) -> Tensor:
 def fold_in(key: Key, data: int | Tensor) -> Key:
     """Derives a new key [2] from a key and a number (a step, an index): the hash of (0, data).
 
-    As in JAX, `fold_in(k, i)` equals `split(k, n)[i]`, so do only one of the two to a key.
+    As in JAX, `fold_in(k, i)` equals `split(k, n)[i]`: use only one of the two on a key.
 
     Args:
         data: an int in [0, 2**32), or an integer tensor without axes, for use under `vmap` and `torch.compile`.
@@ -96,9 +96,9 @@ def bits(key: Key, shape: Shape = (), *, at: Indices | None = None) -> Tensor:
     """Random 32-bit words: int32 of the given shape (`.view(torch.uint32)` for JAX's unsigned ones).
 
     Args:
-        key: used up.
+        key: the key, which this call consumes.
         shape: the shape of the draw.
-        at: flat indices into the draw, from `flat_indices`. Only these numbers are drawn, and returned in the shape of
+        at: flat indices into the draw, from `flat_indices`. Only these numbers are drawn; the result has the shape of
             `at`. Indices outside of `shape` are not detected.
     """
     return _bits(key, shape, at)
@@ -145,7 +145,7 @@ def uniform(
     *,
     at: Indices | None = None,
 ) -> Tensor:
-    """Uniform draws on [minval, maxval). In a very narrow interval, rounding may reach maxval.
+    """Uniform draws on [minval, maxval). In a very narrow interval, a draw may round to maxval.
 
     The leading bits of a random word become the mantissa of a float in [1, 2), from which 1 is subtracted: 23 bits of a
     32-bit word in float32, 52 bits of a 64-bit word in float64. For `at` see `bits`.
@@ -166,7 +166,7 @@ def _uniform(key: Key, shape: Shape, dtype: torch.dtype, minval: float, maxval: 
     if not (-most <= minval <= maxval <= most and maxval - minval <= most):
         raise BadValue(f"minval is {minval} and maxval is {maxval}: {dtype} must hold them, with minval <= maxval")
     # Bounds and width are rounded to dtype, then multiplied and added with one rounding, as XLA's fused
-    # multiply-add does. In float32 the detour through float64 has this result on every device.
+    # multiply-add does. In float32, computing in float64 gives this result on every device.
     low_, high_ = (torch.full((), v, dtype=dtype, device=unit.device) for v in (minval, maxval))
     return torch.maximum(low_, (unit.double() * (high_ - low_).double() + low_).to(dtype))
 
@@ -200,7 +200,7 @@ def bernoulli(key: Key, p: float | Tensor = 0.5, shape: Shape | None = None, *, 
 def permutation(key: Key, x: int | Tensor) -> Tensor:
     """A random permutation of range(x), int64 [x], or of the rows of a tensor.
 
-    As in JAX, this takes rounds of a stable sort by random words, enough that ties leave no visible bias.
+    As in JAX, each round sorts stably by random words. There are enough rounds that ties leave no visible bias.
     """
     if isinstance(x, Tensor):
         n = len(checks.tensor("x", x, "n ..."))
@@ -216,7 +216,7 @@ def permutation(key: Key, x: int | Tensor) -> Tensor:
 
 
 def _threefry(key: Key, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
-    """The 20-round Threefry-2x32 block cipher of the counter words (x0, x1).
+    """Encrypts the counter words (x0, x1) with the 20-round Threefry-2x32 block cipher.
 
     int32 arithmetic wraps around, as the cipher requires. Updates are in place, because eager speed depends on the
     number of operations.
@@ -231,7 +231,7 @@ def _threefry(key: Key, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
             x1 ^= x0
             if j % 2 and torch.compiler.is_compiling():
                 # Each round uses each word more than once. The compiler would repeat the earlier rounds for every use
-                # and take minutes. The argument of as_strided gets a variable of its own.
+                # and take minutes. `as_strided` makes it store the words in variables.
                 x0, x1 = (x.as_strided(x.shape, x.stride()).clone() for x in (x0, x1))
         x0 += schedule[(i + 1) % 3]
         x1 += schedule[(i + 2) % 3] + (i + 1)
@@ -285,10 +285,10 @@ _GILES = (
 
 
 def _erfinv(x: Tensor) -> Tensor:
-    """The inverse error function. In float32 by Giles' polynomials, as in XLA: `torch.erfinv` is slow on CPUs."""
+    """The inverse error function. float32 uses Giles' polynomials, as XLA does: `torch.erfinv` is slow on CPUs."""
     if x.dtype == torch.float64:
         return torch.erfinv(x)
-    # On CPUs log1p takes ten times as long as log, and log is accurate enough here: where x² > ½ the difference is
+    # On CPUs log1p takes ten times as long as log, and log is accurate enough here: where x² > ½, 1 - x² is
     # exact, and elsewhere its rounding moves the result by a tenth of a unit in the last place. (A GPU might fuse
     # 1 - x·x and then differ from XLA in the tails.)
     w = -torch.log1p(-x * x) if x.is_cuda else -torch.log(1 - x * x)

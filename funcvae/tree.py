@@ -1,4 +1,4 @@
-"""Pytrees of tensors: dicts, lists, tuples and NamedTuples, nested. The only user of torch's pytree module."""
+"""Pytrees of tensors: nested dicts, lists, tuples and NamedTuples. Only this module imports torch's pytree module."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +39,7 @@ FloatTensors = Annotated[Any, checks.Only(_has_floats)]
 
 
 def map(f: Callable[..., Any], *trees: Tree) -> Tree:
-    """f of each leaf, or of the leaves at the same place in several trees of one structure."""
+    """Applies f to each leaf, or to the leaves at the same place in several trees of one structure."""
     found, kind = _rows(trees)
     return kind.unflatten([f(*row) for row in found])
 
@@ -63,7 +63,7 @@ def leaves(tree: Tree) -> list[Tensor]:
 
 
 def flatten(tree: Tree) -> tuple[list[Tensor], Any]:
-    """The leaves and the structure of a tree; `structure.unflatten(leaves)` is the tree again."""
+    """The leaves and the structure of a tree; `structure.unflatten(leaves)` restores the tree."""
     return _pytree.tree_flatten(tree)
 
 
@@ -83,7 +83,7 @@ def named_leaves(tree: Tree) -> dict[str, Tensor]:
 
 @checks.arguments
 def from_named(named: Mapping[str, Tensor], like: Tree) -> Tree:
-    """The tree of the structure of `like` whose leaves have these names; the inverse of `named_leaves`."""
+    """Makes a tree of the structure of `like` from leaves by name; the inverse of `named_leaves`."""
     names = named_leaves(like)
     if missing := [name for name in names if name not in named]:
         raise BadValue(checks.one_line(f"named lacks {', '.join(missing)}"))
@@ -117,6 +117,6 @@ def sha256(tree: Tensors) -> str:
 
 @checks.arguments
 def like(leaves: Sequence[Tensor], tree: Tree) -> Tree:
-    """The tree of the structure and shapes of `tree` whose leaves are these, which may be flat."""
+    """Makes a tree of the structure and shapes of `tree` from a list of leaves, which may be flat."""
     old, kind = flatten(tree)
     return kind.unflatten([leaf.reshape(of.shape) for leaf, of in zip(leaves, old, strict=True)])

@@ -220,7 +220,7 @@ def test_a_part_draws_only_the_samples_and_rows_that_it_needs(monkeypatch):
         drawn.append(normal(*args, **options))
         return drawn[-1]
 
-    monkeypatch.setattr(random, "normal", counted)
+    monkeypatch.setattr(noise, "_normal", counted)
     pick = torch.tensor([1])
     for scheme, samples in ((noise.iid, 1), (noise.mirrored, 2), (noise.moment_matched, 2)):
         noise.in_parts(scheme)(random.key(0), 4, (7, 3), samples=pick, rows=pick)

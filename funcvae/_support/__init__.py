@@ -1,1 +1,1 @@
-"""What the whole library uses and no user imports: argument checks, files on disk, the vector-Jacobian product."""
+"""Internal tools of the whole library: argument checks, files on disk, the vector-Jacobian product."""

@@ -1,4 +1,4 @@
-"""The vector-Jacobian product, without the cost of a transform where none is needed."""
+"""The vector-Jacobian product, by plain autograd where no transform is needed."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -10,22 +10,22 @@ from funcvae.tree import Tree
 
 
 class Pull(Protocol):
-    """Pulls back a cotangent of the value of a function to its primals."""
+    """Pulls back a cotangent of a function's value to its arguments."""
 
     def __call__(self, cotangent: Tree, retain_graph: bool = True) -> tuple[Tree, ...]:
-        """One tree for each primal; set `retain_graph` to pull back another cotangent."""
+        """Returns one tree for each argument; set `retain_graph` to pull back another cotangent."""
         ...
 
 
 def vjp(f: Callable[..., Any], *primals: Tree, has_aux: bool = False) -> tuple[Any, ...]:
-    """f(*primals), and the function that pulls back a cotangent of it to the primals, as `torch.func.vjp`.
+    """Computes f(*primals) and a function that pulls back its cotangents to the primals, as `torch.func.vjp` does.
 
-    In an eager training step no graph is recorded and nothing is transformed or compiled. There, this uses plain
-    autograd with the same formulas: a small operation takes half the time without a transform.
+    Under `torch.no_grad`, outside of transforms and compiled code (as in an eager training step), it uses plain
+    autograd with the same formulas: a small operation then takes half the time.
 
     Args:
-        f: from trees of tensors to a tree of tensors; with `has_aux`, to (that tree, aux).
-        primals: the arguments to differentiate in.
+        f: maps trees of tensors to a tree of tensors; with `has_aux`, to (that tree, aux).
+        primals: the arguments to differentiate with respect to.
         has_aux: whether f also returns aux, a tree that is not differentiated.
 
     Returns:

@@ -1,17 +1,17 @@
-"""Checks of arguments, made once: where a user's call comes in.
+"""Checks of arguments, made once, in the function that the user calls.
 
-A public function states in its signature what it takes, and `@checks.arguments` holds every call to that:
+A public function states in its signature what it takes, and `@checks.arguments` checks every call against it:
 
     @checks.arguments
     def miwae(m: Count) -> Bound: ...
 
-Inside, nothing is checked again. A caller that has checked its arguments takes the function itself, `unchecked(f)`,
-and so do training steps, `vmap`ped functions and compiled graphs. A frozen dataclass calls `checks.fields(self)` in
+Nothing is checked again inside. Code that trusts its arguments calls the function without its check, `unchecked(f)`:
+training steps, `vmap`ped functions and compiled graphs. A frozen dataclass calls `checks.fields(self)` in
 `__post_init__`.
 
-A check looks at types, shapes, dtypes and devices, never at a tensor's values. It returns the argument (numbers as
-Python's own) or raises BadType (the wrong kind of object) or BadValue (the right kind, out of range) with a message of
-one line: what was given, and what is allowed.
+A check looks at types, shapes, dtypes and devices, never at a tensor's values. It returns the argument (a number as
+a Python number), or raises BadType (wrong type) or BadValue (right type, wrong value) with a message of one line: what
+was given, and what is allowed.
 """
 
 import inspect
@@ -58,7 +58,7 @@ class Only(NamedTuple):
 
 
 def that(holds: Callable[[Any], bool], must: str, error: type[FuncvaeError] = BadValue) -> Check:
-    """The check that a condition holds; the error says that the argument must be `must`."""
+    """Makes the check that a condition holds; its error message ends in "it must be" and `must`."""
 
     def check(name: str, value: Any) -> Any:
         if not holds(value):
@@ -69,12 +69,12 @@ def that(holds: Callable[[Any], bool], must: str, error: type[FuncvaeError] = Ba
 
 
 def at_least(least: float) -> Check:
-    """The check that a number is not below `least`."""
+    """Makes the check that a number is not below `least`."""
     return that(lambda value: value >= least, f"at least {least}")
 
 
 def within(low: float, high: float) -> Check:
-    """The check that a number lies between two others, both included."""
+    """Makes the check that a number lies between two others, both included."""
     return that(lambda value: low <= value <= high, f"between {low} and {high}")
 
 
@@ -91,7 +91,7 @@ def tensor(name: str, value: Any, axes: str = "") -> Tensor:
 
 
 def concrete(name: str, value: Any) -> Tensor:
-    """Checks that an object is a tensor that holds values, unlike one on the `meta` device."""
+    """Checks that an object is a tensor that is not on the `meta` device, which holds no values."""
     return that(lambda t: not t.is_meta, "on another device than meta, which holds no values")(
         name, tensor(name, value)
     )
@@ -184,15 +184,15 @@ Dtype = Annotated[torch.dtype, Only(float32_or_float64)]
 
 
 def arguments(function: Callable[P, T]) -> Callable[P, T]:
-    """A function whose arguments are checked against its annotations at every call.
+    """Decorates a function: every call checks its arguments against the annotations.
 
     Annotations may be `int`, `float`, `bool`, `str`, `Path`, `Tensor`, a class, a protocol, `Callable`, `Sequence`,
     `Mapping`, any of these `| None`, and `Annotated[KIND, ...]` with further `Check`s, or with a tensor's axes, as in
-    `Annotated[Tensor, "N B ..."]`. Anything else passes. Under `torch.compile` nothing is checked.
+    `Annotated[Tensor, "N B ..."]`. Other annotations are not checked. Under `torch.compile` nothing is checked.
 
     Raises:
-        BadType: an argument is of another kind.
-        BadValue: a number is out of range, or a tensor has other axes.
+        BadType: an argument has the wrong type.
+        BadValue: a number is out of range, or a tensor has the wrong number of axes.
     """
     parameters = inspect.signature(function).parameters.values()
     names = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
@@ -211,7 +211,7 @@ def arguments(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def after(check: Callable[..., None]) -> Callable[[F], F]:
-    """Makes a function call `check` with its arguments first, for what annotations cannot express; a decorator."""
+    """Makes a decorator: the function first calls `check` with its arguments, for what annotations cannot express."""
 
     def decorate(function: F) -> F:
         @wraps(function)
@@ -227,12 +227,12 @@ def after(check: Callable[..., None]) -> Callable[[F], F]:
 
 
 def unchecked(function: F) -> F:
-    """The function without the check of its arguments, if it has one."""
+    """Returns a function without the check of its arguments, or the function itself if it has no check."""
     return getattr(function, "unchecked", function)
 
 
 def fields(value: Any) -> None:
-    """Checks the fields of a frozen dataclass against their annotations, and sets numbers to Python's own types."""
+    """Checks the fields of a frozen dataclass against their annotations, and converts numbers to Python numbers."""
     checks = _checks_of(type(value))  # type: ignore[arg-type]
     for field in dataclass_fields(value):
         if field.name in checks:
@@ -253,7 +253,7 @@ def _anything(name: str, value: Any) -> Any:
 
 
 def _check_of(hint: Any) -> Check | None:
-    """The check that an annotation stands for; None where anything passes."""
+    """The check for an annotation; None if every value passes."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         kind, *further = inner
@@ -279,7 +279,7 @@ def _check_of(hint: Any) -> Check | None:
 
 
 def _in_turn(checks: Sequence[Check | None]) -> Check:
-    """One check after another."""
+    """Makes one check from several, each of which gets the result of the one before."""
 
     def check(name: str, value: Any) -> Any:
         for each in checks:
@@ -290,7 +290,7 @@ def _in_turn(checks: Sequence[Check | None]) -> Check:
 
 
 def known(kind: str, name: str, names: Collection[str]) -> str:
-    """Checks that a name is one of several; the error shows the nearest one."""
+    """Checks that a name is one of several; the error shows the nearest of them."""
     if text(kind, name) not in names:
         raise unknown(kind, name, names)
     return name
@@ -328,21 +328,21 @@ def device(value: torch.device | str) -> torch.device:
 
 
 def describe(value: Any) -> str:
-    """A value in a message: short, and on one line."""
+    """Describes a value for a message, briefly and on one line."""
     if isinstance(value, Tensor):
         return f"a {value.dtype} tensor {list(value.shape)}"
     if isinstance(value, int) and abs(value) >= 2**64:
         return f"about {'-' * (value < 0)}2**{value.bit_length() - 1}"
     if value is None or isinstance(value, int | float | complex | str | bytes | torch.dtype):
         return one_line(repr(value), 60)
-    if isinstance(value, tuple | list) and len(value) <= 6:  # an inner one by its type: a list may contain itself
+    if isinstance(value, tuple | list) and len(value) <= 6:  # an inner list is shown by its type: it may contain itself
         inner = (describe(v) if not isinstance(v, tuple | list) else type(v).__name__ for v in value)
         return one_line(f"{type(value).__name__} ({', '.join(inner)})", 120)
     return f"the function {value.__name__}" if inspect.isfunction(value) else f"of type {type(value).__name__}"
 
 
 def one_line(text: str, most: int = 300) -> str:
-    """A text on one line, cut to `most` characters."""
+    """Puts a text on one line, cut to `most` characters."""
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 2]} …"
 

@@ -18,7 +18,7 @@ from funcvae.errors import BadData, BadType, BadValue, FuncvaeError, InUse, Miss
 T = TypeVar("T")
 
 JSON_LIMIT = 2**20
-"""Bytes that a JSON file may have; those of a run are far smaller."""
+"""The largest number of bytes of a JSON file; the files of a run are far smaller."""
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -93,7 +93,7 @@ def remove_partial(folder: Path) -> None:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Locks a folder for one writing process, and creates it if necessary. The lock ends with the process.
+    """Locks a folder for one writing process, and creates it if necessary. The system frees the lock of a dead process.
 
     Raises:
         InUse: another process holds the lock.
@@ -154,11 +154,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_json(content: bytes, where: str) -> dict[str, Any]:
-    """The JSON object in the bytes of `where`, or BadData."""
+    """Parses bytes as a JSON object. Raises BadData, with `where` as the name of the source, if they are not one."""
     try:
         parsed = json.loads(content.decode())
         if b"\\u" in content:
-            json.dumps(parsed, ensure_ascii=False).encode()  # fails on half a surrogate pair, which cannot be printed
+            json.dumps(parsed, ensure_ascii=False).encode()  # fails on an unpaired surrogate, which cannot be printed
     except (ValueError, RecursionError) as error:
         raise BadData(f"{where} is not JSON: {error}") from None
     if not isinstance(parsed, dict):
@@ -181,7 +181,7 @@ def typed(content: Any, kind: type[T]) -> T:
 
 
 def _in_our_words(message: str, content: Any) -> BadType | BadValue:
-    """An error for msgspec's message, such as "Expected int >= 1 - at $.samples[0]", that also shows the value."""
+    """Rewrites an error of msgspec, such as "Expected int >= 1 - at $.samples[0]", so that it also shows the value."""
     problem, _, place = message.partition(" - at ")
     expected, _, found = problem.partition(", got ")
     name = place.replace("$.", "").removeprefix("$")

@@ -10,7 +10,7 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str] = (), align: str 
 
     Args:
         rows: the cells of each line.
-        header: the names of the columns; no line of names if empty.
+        header: the names of the columns; empty for a table without a header.
         align: "<" (left) or ">" (right) for each column; the last one applies to all further columns.
     """
     lines = [header, *rows] if header else rows

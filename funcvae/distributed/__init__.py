@@ -1,4 +1,4 @@
-"""Several processes that compute one result: connecting them, their collectives, and splitting a training step."""
+"""Connects processes that compute one result, exchanges tensors between them, and splits a training step."""
 
 from funcvae.distributed.collectives import SINGLE, Processes, Traffic, split_evenly
 from funcvae.distributed.rendezvous import PATIENCE, process_group, rank, world_size

@@ -32,10 +32,10 @@ __all__ = ["SINGLE", "Processes", "Traffic", "split_evenly"]
 
 @dataclass(frozen=True)
 class Traffic:
-    """How much a process has sent so far."""
+    """How much a process has sent so far, except by `broadcast`."""
 
     messages: int = 0
-    """Each to one other process."""
+    """The number of messages, each to one other process."""
     bytes: int = 0
 
 
@@ -43,7 +43,7 @@ class Processes:
     """Processes that compute one result together. All of them must call the same methods in the same order.
 
     Raises:
-        ProcessLost: (from every method) another process has ended or does not answer.
+        ProcessLost: (from every method) another process has exited or does not respond.
         ReportedElsewhere: (from every method) another process has already reported the error.
     """
 
@@ -122,7 +122,7 @@ class Processes:
         return [row[:n] for row, n in zip(self.all_gather(padded), lengths, strict=True)]
 
     def broadcast(self, tree_: Tree) -> Tree:
-        """The main process's tree of tensors, in all processes. All must pass the same structure and shapes."""
+        """Returns the main process's tree of tensors in all processes. All must pass the same structure and shapes."""
         if self.size == 1:
             return tree_
         out = tree.map(torch.clone, tree_)
@@ -132,7 +132,7 @@ class Processes:
         return out
 
     def require_equal(self, **facts: Any) -> None:
-        """Raises BadValue, which names what differs, unless these facts are equal in all processes."""
+        """Raises BadValue with the names that differ, unless these values are equal in all processes."""
         main, *others = self.all_gather_object(facts)
         for rank, theirs in enumerate(others, 1):
             differing = [name for name in facts if theirs[name] != main[name]]
@@ -156,10 +156,10 @@ class Processes:
             raise self._failure(short_reason(str(error))) from None
 
     def _failure(self, reason: str) -> FuncvaeError:
-        """The error to raise after a failed collective, once it is known which processes are lost.
+        """Finds out which processes are lost, and returns the error to raise after a failed collective.
 
         The remaining processes register in their common store, which outlives them under torchrun. Only one of them
-        reports the loss, and none does if a process has failed with an error of its own.
+        reports the loss, or none if another process has already failed with its own error.
         """
         assert self._store is not None
         if threading.current_thread() is threading.main_thread():
@@ -168,7 +168,7 @@ class Processes:
             self._store.set(f"left/{self.rank}", "")
             gone, start = list[int](), time.monotonic()
             while not gone and time.monotonic() < start + _ROLL_CALL:
-                time.sleep(_GRACE)  # a process that failed by itself reports first
+                time.sleep(_GRACE)  # a process with its own error reports first
                 if any(self._store.check([f"failed/{rank}"]) for rank in range(self.size)):
                     return ReportedElsewhere("another process reports the error")
                 silent = [rank for rank in range(self.size) if not self._store.check([f"left/{rank}"])]
@@ -176,13 +176,13 @@ class Processes:
             if self._store.add("reported", 1) > 1:
                 return ReportedElsewhere("another process reports the loss")
         except RuntimeError:
-            return ProcessLost(f"process 0, which keeps the common store, has ended or cannot be reached: {reason}")
+            return ProcessLost(f"process 0, which holds the common store, has exited or cannot be reached: {reason}")
         which = ", ".join(map(str, gone or silent))
         if gone:
             plural = "es" * (len(gone) > 1)
             return ProcessLost(f"process{plural} {which} exited unexpectedly (possibly killed): {reason}")
         if silent:
-            return ProcessLost(f"process {which} has not answered for {_ROLL_CALL:g} s and may have ended: {reason}")
+            return ProcessLost(f"process {which} has not responded for {_ROLL_CALL:g} s and may have exited: {reason}")
         return ProcessLost(f"the processes cannot reach one another: {reason}")
 
     def _has_ended(self, rank: int) -> bool:

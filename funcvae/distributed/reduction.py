@@ -2,9 +2,9 @@
 
 The summands 0 … S-1 are added along one binary tree, which depends on S alone:
 
-    sum(first, last) = sum(first, mid) + sum(mid, last),    mid - first the greatest power of two below last - first.
+    sum(first, last) = sum(first, mid) + sum(mid, last),    mid - first = the greatest power of two below last - first.
 
-Each process computes consecutive summands. It first adds the spans of the tree whose summands are all its own
+Each process computes consecutive summands. It first adds the spans of the tree that contain only its summands
 (`local_sums`). The processes exchange these sums, and each of them adds the rest of the tree (`combine_sums`).
 """
 
@@ -31,7 +31,7 @@ def ordered_sum(
 
     Args:
         count: the number S of summands, 1 or more.
-        summand: from an index to the vector. At most log S vectors are in memory at a time.
+        summand: maps an index to a vector. At most log S vectors are in memory at a time.
         processes: the processes that share the work.
         zeros: makes a vector of zeros [p].
     """
@@ -41,7 +41,7 @@ def ordered_sum(
 def local_sums(
     count: int, summand: Callable[[int], Tensor], processes: Processes, zeros: Callable[[], Tensor]
 ) -> list[Tensor]:
-    """The sums of a process's own spans, padded with zeros so that all processes have equally many."""
+    """The sums of this process's spans, padded with zeros so that all processes have equally many sums."""
     spans = _spans_of_each(count, processes)
 
     def computed(first: int, last: int) -> Tensor | None:
@@ -52,7 +52,7 @@ def local_sums(
 
 
 def combine_sums(sums: list[Tensor], count: int, processes: Processes) -> Tensor:
-    """The whole sum, from this process's `local_sums` and those of the others."""
+    """Exchanges the `local_sums` of all processes, and adds them to the whole sum."""
     size, spans, length = processes.size, _spans_of_each(count, processes), sums[0].numel()
     if size == 1:
         return sums[0]
@@ -95,7 +95,7 @@ def spans_within(count: int, own: range) -> list[Span]:
 
 
 def _spans_of_each(count: int, processes: Processes) -> list[list[Span]]:
-    """For each process, the spans whose summands are all its own."""
+    """For each process, the largest spans that contain only its summands."""
     return [spans_within(count, piece) for piece in _split_evenly(count, processes.size)]
 
 

@@ -19,7 +19,7 @@ from funcvae.errors import BadValue, FuncvaeError, Missing, ReportedElsewhere, S
 __all__ = ["PATIENCE", "process_group", "rank", "world_size"]
 
 PATIENCE = 120.0
-"""Seconds that a process waits for the others to connect."""
+"""The number of seconds that a process waits for the others to connect."""
 
 
 def world_size() -> int:
@@ -37,16 +37,16 @@ def rank() -> int:
 def process_group(device: str = "cpu", *, patience: Positive = PATIENCE) -> Iterator[Processes]:
     """Connects the processes that were started together; yields `SINGLE` if there is only one.
 
-    Only one process reports an error that leaves this context. In processes that would repeat it, or that fail because
-    of it, the error becomes a `ReportedElsewhere`.
+    Only one process reports an error that leaves this context. Processes that would repeat it, or that fail because of
+    it, raise `ReportedElsewhere` instead.
 
     Args:
-        device: "cpu", "cuda" (each process takes the GPU with its local rank), or "auto" ("cuda" if available).
+        device: "cpu", "cuda" (each process uses the GPU with its local rank), or "auto" ("cuda" if available).
         patience: seconds to wait for the other processes.
 
     Raises:
         Missing: a process did not connect in time, or there is no GPU for this one.
-        BadValue: the environment variables are not those that torchrun sets.
+        BadValue: the environment variables are not as torchrun sets them, or patience is too long.
     """
     if patience > _LONGEST:
         raise BadValue(f"patience is {patience}: it must be at most {_LONGEST:,} seconds")
@@ -83,7 +83,7 @@ def _connect(patience: float, backend: str) -> dist.Store:
         if this:
             _wait_for_port(os.environ["MASTER_ADDR"], _from_environment("MASTER_PORT", 0), patience)
         store, *_ = next(dist.rendezvous("env://", this, size, timeout=wait))
-        # When torchrun restarts all processes, its store still has the keys of the attempts before.
+        # When torchrun restarts all processes, its store still has the keys of earlier attempts.
         store = dist.PrefixStore(f"attempt {_from_environment('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         store.set(f"here/{this}", f"{socket.gethostname()} {os.getpid()}")
         store.wait([f"here/{other}" for other in range(size)], wait)
@@ -114,7 +114,7 @@ def _wait_for_port(address: str, port: int, patience: float) -> None:
 
 
 def _reported_once(error: FuncvaeError, rank: int, store: dist.Store) -> FuncvaeError:
-    """The error, or a ReportedElsewhere instead if the main process reports the same error."""
+    """Returns the error, or a ReportedElsewhere if the main process reports the same error."""
     message = str(error)
     try:
         store.set(f"failed/{rank}", message)

@@ -1,16 +1,16 @@
-"""Splits a step's gradient into shards, which one process or several compute, and sums their shares.
+"""Splits a step's gradient into shards, which one or several processes compute, and sums their shares.
 
 The rows of a batch (`by_rows`) or the samples of each datum (`by_samples`) are split into S shards, whose sizes differ
-by at most one. A shard's share is one flat vector of gradient, bound and new running statistics, weighted by the
-shard's size, so that the step's vector is the sum
+by at most one. The share of a shard is one flat vector of its gradient, bound and new running statistics, weighted by
+its size. The vector of the step is the sum
 
     total = sum_s share_s,     by_rows: share_s = B_s/B · [∇, bound, statistics] of the shard's rows alone.
 
 The order of the sum depends on S alone (`distributed.reduction`), so its bits do not depend on the number of
 processes.
 
-An estimator's weights depend on all samples. So `by_samples` exchanges the N·B log-weights first, and every process
-computes the same weights from them by the estimator's own rule.
+An estimator's weights depend on all samples. So `by_samples` first exchanges the N·B log-weights, and every process
+computes the same weights from them.
 
 BatchNorm takes its statistics from each shard separately; the running statistics are the shards' average.
 """
@@ -46,7 +46,7 @@ class GradientSettings(NamedTuple):
     samples: int
     """The number N of samples."""
     chunk: int
-    """The most samples that are decoded at a time."""
+    """The largest number of samples that are decoded at a time."""
     observe: Observe
     noise: Noise
 
@@ -55,7 +55,7 @@ class PartialObserve(Protocol):
     """An `Observe` that can compute a part of the batch."""
 
     def __call__(self, key: random.Key, x: Tensor, *, rows: Tensor) -> Tensor:
-        """What the model sees of x [n, ...], which holds the given rows of the batch."""
+        """The input of the model for x [n, ...], which holds the given rows of the batch."""
         ...
 
 
@@ -74,9 +74,9 @@ class StepDetails(NamedTuple):
     """The inputs of a step's gradient, and the estimate."""
 
     x: Tensor
-    """[B, ...], as the model sees it."""
+    """[B, ...]: the observed data, which the model gets."""
     eps: Tensor
-    """[N, B, Z]."""
+    """[N, B, Z]: the noise."""
     estimate: Estimate
 
 
@@ -84,11 +84,11 @@ class ShardedGradient(NamedTuple):
     """A step's gradient as a sum of shares."""
 
     length: Callable[[int], int]
-    """From the batch size B to the number of rows or samples that are split."""
+    """Maps the batch size B to the number of rows or samples to split."""
     shares: Callable[[Params, State, Batch, list[range], Processes], Callable[[range], Tensor]]
-    """From a step and its pieces to a function from a piece to its share, a flat vector."""
+    """Takes a step and its pieces; returns a function that maps a piece to its share, a flat vector."""
     details: Callable[[Params, State, Batch, list[range]], StepDetails]
-    """The details of the whole step, computed piece by piece in one process."""
+    """Takes a step and its pieces; returns the details of the whole step, computed in one process."""
 
 
 class Split(Protocol):
@@ -102,7 +102,7 @@ class Split(Protocol):
 def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
     """Splits the rows of a batch: each shard estimates the gradient of its rows' mean bound.
 
-    An `observe` that takes `rows` gets only the shard's rows; any other gets the whole batch.
+    An `observe` that takes `rows` gets only the shard's rows. Any other `observe` gets the whole batch.
     """
     model, estimator, samples, chunk, observe, noise = settings
     draw, chunked = in_parts(noise), samples > chunk
@@ -150,7 +150,7 @@ def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
 def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
     """Splits the samples of each datum: each shard uses its own samples' weights, computed from all log-weights.
 
-    Except with an analytic KL, the weights take a forward pass over all samples first.
+    Except with an analytic KL, the weights need an additional forward pass over all samples.
     """
     model, estimator, samples, chunk, observe, noise = settings
     draw, parts = in_parts(noise), estimator.parts
@@ -178,7 +178,7 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
     def weights(
         params: Params, state: State, keys: Tensor, x: Tensor, pieces: list[range], processes: Processes
     ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """The weights [N, B] of all samples, if the shares take any, and the bound [B] that goes with them."""
+        """The weights [N, B] of all samples, if the shares take any, and the bound [B] to add to the shares' bounds."""
         if weigh is None:
             return (), x.new_zeros(len(x))
         of_each = [pieces[own.start : own.stop] for own in _split_evenly(len(pieces), processes.size)]
@@ -195,7 +195,7 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
         def summed(piece: range) -> Tensor:
             total: Any = None
             for i, at in enumerate(chunks([piece], x.device)):
-                once = bound if piece.start + i == 0 else zero  # it is the bound of all samples: count it once
+                once = bound if piece.start + i == 0 else zero  # the bound of all samples counts once
                 own = [each.index_select(0, at) for each in w]
                 total = add_trees(total, share_of(params, state, keys, x, at, once, *own))
             return total
@@ -222,7 +222,7 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
 
 
 def nonempty_pieces(length: int, shards: int) -> list[range]:
-    """The shards of a batch without empty ones; a short last batch may have fewer."""
+    """Splits range(length) into at most `shards` pieces, none of them empty; a short last batch may have fewer."""
     return [piece for piece in _split_evenly(length, shards) if len(piece)]
 
 
@@ -235,15 +235,15 @@ def sum_shares(
     stop: bool,
     ordered: bool,
 ) -> Tensor:
-    """The sum of all pieces' shares; its last element is the number of processes that request a stop.
+    """Sums the shares of all pieces; the last element of the sum is the number of processes that request a stop.
 
     Args:
-        pieces: the pieces of the whole, none of them empty.
-        share_of: from a piece to its share.
+        pieces: the pieces of the step, none of them empty.
+        share_of: maps a piece to its share.
         processes: each process computes the shares of its own pieces.
-        like: parameters and state, whose structure the shares have.
+        like: parameters and state, which define the length of a share.
         stop: whether this process requests a stop.
-        ordered: whether to add along the tree. Otherwise torch.distributed chooses the order, which is faster.
+        ordered: whether to add along the fixed tree. Otherwise torch.distributed chooses the order, which is faster.
     """
     sums = reduction.local_sums(len(pieces), lambda s: share_of(pieces[s]), processes, lambda: _no_share(like))
     sums[0][-1] += stop
@@ -253,7 +253,7 @@ def sum_shares(
 
 
 def pack(grads: Params, bound: Tensor, new: State, old: State, weight: float) -> Tensor:
-    """A share as one flat vector: gradient, bound, state, and a zero in which `sum_shares` counts requests to stop.
+    """Packs a share into one flat vector: gradient, bound, state, and a zero where `sum_shares` counts stop requests.
 
     Integers in the state, such as BatchNorm's count of batches, are stored as their increase times the share's weight.
     """
@@ -271,7 +271,7 @@ def _no_share(like: tuple[Params, State]) -> Tensor:
 
 
 def unpack(flat: Tensor, params: Params, state: State) -> tuple[Params, Tensor, State]:
-    """Gradient, bound and new state from a sum of shares, with the structures of `params` and of the old `state`."""
+    """Unpacks a sum of shares: gradient, bound and new state, with the structures of `params` and the old `state`."""
     leaves, structure = tree.flatten((params, torch.zeros_like(flat[0]), state))
     sizes = [leaf.numel() for leaf in leaves]
     parts = [part.view(leaf.shape) for part, leaf in zip(flat[:-1].split(sizes), leaves, strict=True)]

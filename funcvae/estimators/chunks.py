@@ -18,10 +18,10 @@ __all__ = ["in_chunks"]
 
 @checks.arguments
 def in_chunks(estimator: Estimator, chunk: Count, wrap: Wrap = unchanged) -> Estimator:
-    """The same estimator in bounded memory: `chunk` samples at a time are decoded and pulled back.
+    """Makes an estimator that takes less memory: it decodes and pulls back `chunk` samples at a time.
 
-    The weights depend on all samples, so a forward pass over all samples comes first (not with an analytic KL, which
-    has no weights). A gradient costs up to a third more. Estimate and new state equal those of the estimator itself to
+    The weights depend on all samples, so a forward pass over all samples comes first (except with an analytic KL, which
+    has no weights). A gradient costs up to a third more. Estimate and new state equal those of the given estimator to
     rounding: running statistics are averaged over all samples. The result cannot be differentiated.
 
     Args:

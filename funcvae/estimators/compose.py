@@ -16,12 +16,16 @@ from funcvae.modules import Params, State
 __all__ = ["Loss", "surrogate", "together"]
 
 
+def _check_call(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> None:
+    check_arguments(model, params, state, x, eps)
+    checks.flag("train", train)
+
+
 def _check_together(
     estimators: Sequence[GradientEstimator], model: VAE, params: Params, state: State, x: Tensor, eps: Tensor,
     *, train: bool,
 ) -> None:  # fmt: skip
-    check_arguments(model, params, state, x, eps)
-    checks.flag("train", train)
+    _check_call(model, params, state, x, eps, train=train)
     for estimator in checks.sequence("estimators", estimators):
         check_estimator("an estimator", estimator)
 
@@ -31,10 +35,10 @@ def together(
     estimators: Sequence[GradientEstimator], model: VAE, params: Params, state: State, x: Tensor, eps: Tensor,
     *, train: bool,
 ) -> list[Estimate]:  # fmt: skip
-    """The estimates of several estimators for the same noise, with one forward pass for all that can share it.
+    """Calls several estimators on the same noise, with one forward pass for all that can share it.
 
-    Estimators from `weighted` share the pass, except those with two pulls. All others run separately. The numbers are
-    those of separate calls.
+    Estimators from `weighted` share the pass, except those with two pulls. All others run separately. The results
+    are those of separate calls.
     """
     model = model.unchecked()
     shared = [getattr(estimator, "from_pass", None) for estimator in estimators]
@@ -67,7 +71,7 @@ class Loss(Protocol):
 
 
 def surrogate(estimator: GradientEstimator) -> Loss:
-    """A scalar loss whose first gradient in params is the estimator's `grads`, for use with any other optimiser.
+    """Makes a scalar loss whose gradient in params is the estimator's `grads`, for use with any optimizer.
 
     The loss takes the arguments of the estimator. Its value is minus the batch mean of the target bound, in nats. Only
     its first derivative in params is meaningful: the gradient enters as a constant slope, so higher derivatives are
@@ -75,10 +79,10 @@ def surrogate(estimator: GradientEstimator) -> Loss:
     """
     check_estimator("estimator", estimator)
 
+    @checks.after(_check_call)
     def loss(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Tensor:
-        check_arguments(model, params, state, x, eps)
         here = tree.map(torch.Tensor.detach, params)
-        out = _estimate(estimator, model.unchecked(), here, state, x, eps, checks.flag("train", train))
+        out = _estimate(estimator, model.unchecked(), here, state, x, eps, train)
         rise = tree.map(lambda g, p, p_here: (g * (p - p_here)).sum(), out.grads, params, here)
         return sum(tree.leaves(rise)) - out.bound.mean()
 

@@ -11,9 +11,9 @@ an estimator ascends along
     decoder and prior    sum_k theta_k ∇ log w_k
 
 where path, score and theta are functions of the log-weights alone and are held constant. (The total derivative of
-log w_k is d_k - s_k.) The functions are in `estimators.table`. An estimator is a pure function of (model, params,
+log w_k is d_k - s_k.) These functions are in `estimators.table`. An estimator is a pure function of (model, params,
 state, x, eps). It works under `vmap` over eps, in float32 and float64, and under `torch.compile(fullgraph=True)`.
-Values cannot be read inside a transform, so non-finite numbers pass through: callers test for them outside.
+A transform cannot read values, so the estimators return non-finite numbers unchecked: callers test for them.
 """
 
 from collections.abc import Callable
@@ -52,20 +52,19 @@ def weighted(
 ) -> Estimator:
     """Makes an estimator from a function of the log-weights.
 
-    There is one decode and one pull-back through the decoder: pulling back log w with theta yields the gradient of
-    decoder and prior, and theta_k ∂ log w_k/∂z_k for every latent; times path/theta, this is the encoder's path term.
+    It decodes once and pulls back through the decoder once. Pulling back log w with theta yields the gradient of
+    decoder and prior, and theta_k ∂ log w_k/∂z_k. The latter times path/theta is the path term's gradient along z_k.
 
     Args:
         weights: log_w [N, B] -> Weights of the same shape, with path zero wherever theta is. (Values are not checked:
-            where theta is zero, path counts as zero, and where it is much smaller than path, the ratio overflows.)
+            where theta is zero, path counts as zero; where theta is much smaller than path, path/theta overflows.)
         bound: the value of the target, log_w [N, B] -> [B].
         claims: what the estimator promises.
         name: shown in tables; the name of the function unless given.
-        two_pulls: pull back log w a second time, with path, for weights whose theta can be tiny or zero where path is
-            not.
+        two_pulls: pull back log w a second time, with path. Needed if theta can be tiny or zero where path is not.
 
     Raises:
-        BadType, BadValue: (from the estimator) `weights` or `bound` returns something else.
+        BadType, BadValue: (from the estimator) `weights` or `bound` returns a wrong type or shape.
     """
     bound = checks.unchecked(bound)
 
@@ -125,15 +124,15 @@ class Draw(NamedTuple):
     z: Tensor
     """The latents [N, B, Z]."""
     pull: Pull
-    """From the cotangents of z, and of log q(z|x) at fixed z, to the encoder's gradient."""
+    """Maps cotangents of z, and of log q(z|x) at fixed z, to the encoder's gradient."""
     theta: Params
     """The parameters of decoder and prior."""
     weigh: Callable[[Params, Tensor], tuple[Tensor, State]]
-    """(theta, z) -> (log w [N, B], state), with the parameters of q held constant."""
+    """Maps (theta, z) to (log w [N, B], state), with the parameters of q held constant."""
 
 
 Pulled = tuple[Params, Tensor, State]
-"""The gradient of the batch mean to descend; log w [N, B]; and the new state."""
+"""The gradient to descend, log w [N, B], and the new state."""
 
 
 def forward(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Pass:
@@ -160,7 +159,7 @@ def _weigh(drawn: Draw) -> Pass:
 
 
 def _pull_once(passed: Pass, weigh: Callable[[Tensor], Weights], *, retain_graph: bool) -> Pulled:
-    """One pull-back of log w, with theta; times path/theta, its gradient along z is that of the path term."""
+    """Pulls back log w once, with theta; the gradient along z times path/theta is that of the path term."""
     w = _to_descend(weigh(passed.log_w))
     theta_grads, z_grads = passed.pull_weight(w.theta, retain_graph=retain_graph)
     z_grads = z_grads * rearrange(torch.where(w.theta == 0, 0, w.path / w.theta), "n b -> n b 1")
@@ -169,7 +168,7 @@ def _pull_once(passed: Pass, weigh: Callable[[Tensor], Weights], *, retain_graph
 
 
 def _pull_twice(drawn: Draw, weigh: Callable[[Tensor], Weights]) -> Pulled:
-    """Two pull-backs: log w with theta along the parameters alone, and with path along z alone."""
+    """Pulls back log w twice: with theta to the parameters of decoder and prior, and with path to z."""
 
     def along_z(theta: Params) -> Any:
         log_w, pull, state = vjp(lambda z: drawn.weigh(theta, z), drawn.z, has_aux=True)
@@ -185,15 +184,15 @@ def _pull_twice(drawn: Draw, weigh: Callable[[Tensor], Weights]) -> Pulled:
 
 
 def _to_descend(w: Weights) -> Weights:
-    """The weights of minus the batch mean."""
+    """The weights whose gradient descends: those of minus the batch mean."""
     return Weights(*(weight / -weight.shape[1] for weight in w))
 
 
 def scale_tree(tree_: Any, share: float) -> Any:
-    """A tree times a number; tensors that are not floating-point stay as they are."""
+    """Multiplies a tree by a number; tensors that are not floating-point stay as they are."""
     return tree.map(lambda t: t * share if t.is_floating_point() else t, tree_)
 
 
 def add_trees(sum_: Any, new: Any) -> Any:
-    """The sum of two trees, or the second if the first is None; integer tensors come from the second."""
+    """Adds two trees, or returns the second if the first is None; integer tensors come from the second."""
     return new if sum_ is None else tree.map(lambda s, t: s + t if t.is_floating_point() else t, sum_, new)

@@ -21,7 +21,7 @@ Several = Annotated[Floats, "K B", that(lambda f: len(f) >= 2, "[K, B], with K >
 def others_mean(f: Several) -> Tensor:
     """The mean over the other samples, mean_{j≠k} f_j, for each k: [K, B], K >= 2.
 
-    (Subtracting the k-th term from the sum would be NaN where that is -inf.)
+    (Subtracting term k from the sum would give NaN where term k is -inf.)
     """
     before, after = f.cumsum(0), f.flip(0).cumsum(0).flip(0)
     return (_shifted(before, 1, 0.0) + _shifted(after, -1, 0.0)) / (len(f) - 1)

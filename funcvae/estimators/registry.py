@@ -1,4 +1,4 @@
-"""The estimators by name, as on the command line."""
+"""The estimators by name, and the strings that stand for them on the command line."""
 
 from collections.abc import Callable
 from typing import get_type_hints
@@ -35,17 +35,17 @@ EXAMPLES: dict[str, str] = dict(zip(TABLE, TABLE, strict=True)) | {
 
 @checks.arguments
 def weights_of(name: str) -> str:
-    """The line of a factory's docstring with its weights, such as "path v², …", or with its formula."""
+    """The weights of an estimator, such as "path v², …", or its formula: a line of its factory's docstring."""
     doc = TABLE[checks.known("estimator", name, TABLE)].__doc__ or ""
     return doc.split("\n\n")[1].strip()
 
 
 @checks.arguments
 def parse(spec: str) -> Estimator:
-    """The estimator that a string names: "dreg", with an argument "renyi:0.5", with several "tvo:0:0.5:1".
+    """Makes the estimator that a string names, such as "dreg", "renyi:0.5" (an argument) or "tvo:0:0.5:1" (several).
 
     Raises:
-        BadValue: an unknown name, a missing or superfluous argument, or an argument of the wrong kind or out of range.
+        BadValue: the name is unknown, or an argument is missing, superfluous, of the wrong kind or out of range.
     """
     name, *arguments = spec.split(":")
     factory = TABLE[checks.known("estimator", name, TABLE)]

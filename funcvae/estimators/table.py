@@ -1,4 +1,4 @@
-"""The gradient estimators: a table of short functions from log-weights to weights, all run by one engine.
+"""The gradient estimators: a table of short functions from log-weights to weights, which one engine runs.
 
 Notation, as in `estimators.engine`: f = log w [K, B], v = softmax_k(f), L_K = log mean_k w_k. An estimator ascends
 along
@@ -7,12 +7,13 @@ along
     decoder and prior    sum_k theta_k ∇ log w_k
 
 The docstring of every factory has a line with its three weights, which `funcvae list estimators` prints. "Unbiased"
-means that with independent noise the expected gradient is that of the expected target, which `Estimate.bound` holds.
+means that with independent noise the expected gradient is that of the expected target, which is in `Estimate.bound`. A
+factory raises BadValue if its argument is out of range, and an estimator if it does not allow the number of samples.
 
 Weights are finite and accurate for log-weights that are thousands of nats apart, and where v rounds to 1. A log-weight
-of -inf, an impossible sample, has weight 0. Then only weights that are infinite in exact arithmetic are not finite:
-those of `score`, of `rloo` and of the first term of `tvo`, whose target is -inf; of `vimco` and `ovis` at K = 2; of
-`renyi` for alpha > 1; of `miwae` and `piwae` in a group without another sample.
+of -inf, an impossible sample, has weight 0. Then weights are non-finite only where they are infinite in exact
+arithmetic: those of `score`, of `rloo` and of the first term of `tvo`, whose target is -inf; of `vimco` and `ovis` at
+K = 2; of `renyi` for alpha > 1; of `miwae` and `piwae` in a group without another sample.
 """
 
 import math
@@ -122,7 +123,7 @@ def iwae_stl() -> Estimator:
 
         path v, score 0, theta v
 
-    For every eps it is the sum of `iwae` and of `rws` for the encoder. Its expectation is that of `ovis(1)`.
+    For every eps its encoder gradient is the sum of those of `iwae` and `rws`. Its expectation is that of `ovis(1)`.
 
     References: Roeder, Wu & Duvenaud (2017), arXiv:1703.09194; for the bias, Tucker et al. (2019), arXiv:1810.04152.
     """
@@ -140,8 +141,8 @@ def dreg() -> Estimator:
 
         path v², score 0, theta v
 
-    Unbiased: the score term of the encoder is reparameterised once more. Its signal-to-noise ratio increases as K^½. At
-    K = 1 it is `stl`. The decoder's gradient is that of `iwae`.
+    Unbiased: the score term of the encoder is reparameterised once more. The signal-to-noise ratio of the encoder
+    gradient increases as K^½. At K = 1 it is `stl`. The decoder's gradient is that of `iwae`.
 
     Reference: Tucker, Lawson, Gu & Maddison (2019), arXiv:1810.04152.
     """
@@ -221,7 +222,7 @@ def rloo() -> Estimator:
 
     def rloo(log_w: Tensor) -> Weights:
         f = _from_the_top(_two_or_more("rloo", log_w))
-        score = (f - others_mean(f)) / len(f)
+        score = (f - _others_mean(f)) / len(f)
         return Weights(path=torch.zeros_like(log_w), score=score, theta=_mean(log_w))
 
     return weighted(rloo, bound=bounds.elbo, claims=Claims("ELBO", True, True, ("Kool et al. 2019",), note="K >= 2"))
@@ -239,11 +240,11 @@ def vimco() -> Estimator:
 
     def vimco(log_w: Tensor) -> Weights:
         f = _from_the_top(_two_or_more("vimco", log_w))
-        v, total, others = f.softmax(0), f.logsumexp(0), others_mean(f)
-        # L_K - L_{-k} = -log(1 - v + g), where g is the geometric mean of the others over the sum. This form keeps the
-        # digits, except where v is close to 1: there log-sums do.
+        v, total, others = f.softmax(0), f.logsumexp(0), _others_mean(f)
+        # L_K - L_{-k} = -log(1 - v + g), where g is the geometric mean of the others over the sum. This form is
+        # accurate, except where v is close to 1: there log-sums are.
         change = (others - total).exp() - v
-        by_sums = total - torch.logaddexp(others_logsumexp(f), others)
+        by_sums = total - torch.logaddexp(_others_logsumexp(f), others)
         score = torch.where(change > -0.5, -torch.log1p(change), by_sums) - v
         return Weights(path=torch.zeros_like(v), score=score, theta=v)
 
@@ -266,7 +267,7 @@ def ovis(gamma: Fraction) -> Estimator:
         f = _from_the_top(_two_or_more("ovis", log_w))
         v = f.softmax(0)
         # log(1 - v): log1p(-v) is -inf where v rounds to 1, and the log-sums lose digits where v is small.
-        log_rest = torch.where(v < 0.5, torch.log1p(-v), others_logsumexp(f) - f.logsumexp(0))
+        log_rest = torch.where(v < 0.5, torch.log1p(-v), _others_logsumexp(f) - f.logsumexp(0))
         score = -log_rest - (1 - gamma) * v + gamma * math.log1p(-1 / len(f))
         return Weights(path=torch.zeros_like(v), score=score, theta=v)
 
@@ -339,7 +340,7 @@ def piwae(m: Count) -> Estimator:
         path v_g/M, score -v_g/M, theta v
 
     `bound` is L_{MK}, for which the decoder's gradient is unbiased. The encoder's is unbiased for the mean of M bounds
-    L_K. The weights are not proportional in floating point, so this estimator pulls back through the decoder twice.
+    L_K. theta can underflow where path does not, so this estimator pulls back through the decoder twice.
 
     Reference: Rainforth et al. (2018), arXiv:1802.04537.
     """
@@ -361,10 +362,10 @@ def tvo(partition: Partition) -> Estimator:
         path 0, score Σ_j Δ_j w̄_j[(1-β_j)(f-f̄_j) - 1], theta Σ_j Δ_j w̄_j[1 + β_j(f-f̄_j)]
 
     These are self-normalised covariances under p(z|x)^β q(z|x)^(1-β): both gradients are biased for the TVO itself, and
-    consistent as K increases. The decoder's gradient is the derivative of `bound`, whose means are self-normalised as
-    well, so it is unbiased for that. With the partition (0, 1) the target is the ELBO, the decoder's gradient is that
-    of `elbo_mc`, and the encoder's is `score` with the mean of all K samples, k included, as its baseline: it is too
-    small by a factor 1 - 1/K.
+    consistent as K increases. The decoder's gradient is the derivative of `bound`, whose means are self-normalised too,
+    so it is unbiased for the expectation of `bound`. With the partition (0, 1) the target is the ELBO, the decoder's
+    gradient is that of `elbo_mc`, and the encoder's is `score` with the mean of all K samples, k included, as its
+    baseline: its expectation is too small by a factor 1 - 1/K.
 
     Args:
         partition: β_0 = 0 < … < β_P = 1.
@@ -375,7 +376,7 @@ def tvo(partition: Partition) -> Estimator:
     def tvo(log_w: Tensor) -> Weights:
         score, theta = torch.zeros_like(log_w), torch.zeros_like(log_w)
         for beta, after in pairwise(partition):
-            w, mean = bounds.tempered_mean(log_w, beta)
+            w, mean = _tempered_mean(log_w, beta)
             apart = torch.where(w > 0, log_w - mean, 0)  # where w is 0, w · apart -> 0 as log w -> -inf
             score += (after - beta) * w * ((1 - beta) * apart - 1)
             theta += (after - beta) * w * (1 + (beta * apart if beta else 0))
@@ -387,7 +388,7 @@ def tvo(partition: Partition) -> Estimator:
 
 
 def _from_the_top(log_w: Tensor) -> Tensor:
-    """The log-weights minus their maximum, so that differences of them and of their log-sums keep their digits."""
+    """The log-weights minus their maximum, so that differences of them and of their log-sums are accurate."""
     return log_w - log_w.max(0).values
 
 
@@ -396,7 +397,7 @@ def _mean(log_w: Tensor) -> Tensor:
 
 
 def _grouped_softmax(log_w: Tensor, m: int) -> Tensor:
-    return rearrange(bounds.groups(log_w, m).softmax(1), "m k b -> (m k) b")
+    return rearrange(_groups(log_w, m).softmax(1), "m k b -> (m k) b")
 
 
 def _two_or_more(name: str, log_w: Tensor) -> Tensor:
@@ -412,3 +413,7 @@ def _spell(name: str, *arguments: float) -> str:
 
 def _digits(number: float) -> str:
     return str(number).removesuffix(".0")
+
+
+_groups, _tempered_mean = checks.unchecked(bounds.groups), checks.unchecked(bounds.tempered_mean)
+_others_mean, _others_logsumexp = checks.unchecked(others_mean), checks.unchecked(others_logsumexp)

@@ -24,7 +24,7 @@ __all__ = [
 class Weights(NamedTuple):
     """The three weight arrays of an estimator, each [N, B].
 
-    `path` must be zero wherever `theta` is, and path/theta must not be large; otherwise see `two_pulls` of `weighted`.
+    `path` must be zero wherever `theta` is, and path/theta must not be large; otherwise `weighted` needs `two_pulls`.
     """
 
     path: Tensor
@@ -33,14 +33,14 @@ class Weights(NamedTuple):
 
 
 class Claims(NamedTuple):
-    """What an estimator promises if log w of one example does not depend on the noise of another.
+    """The properties of an estimator, provided that log w of one example does not depend on the noise of another.
 
-    BatchNorm in training mode couples examples: the same formula is used, but the claims do not hold. They do not hold
-    either for a posterior that is not a proper density, such as a SignedNormal.
+    BatchNorm in training mode couples examples: the same formula is used, but the claims do not hold. They
+    also fail for a posterior that is not a proper density, such as a SignedNormal.
     """
 
     target: str
-    """The bound in `Estimate.bound`, whose gradient is estimated."""
+    """The name of the bound in `Estimate.bound`, whose gradient is estimated."""
     unbiased_encoder: bool
     """Whether the expectation of the encoder's gradient is the gradient of the expected target."""
     unbiased_decoder: bool
@@ -48,10 +48,10 @@ class Claims(NamedTuple):
     papers: tuple[str, ...]
     noise: Literal["independent", "normal", "any"] = "independent"
     """What the claims require of the samples of one datum. "independent": they are independent standard normals.
-    "normal": each is standard normal, and they may depend on one another. "any": nothing; the target's expectation is
-    then taken under that noise, and differs between dependent and independent samples."""
+    "normal": each is standard normal, and they may depend on one another. "any": they may have any distribution, but
+    the target's expectation is then the one under that distribution."""
     note: str = ""
-    """Further facts, in a few words."""
+    """Further properties, in a few words."""
 
 
 class Estimate(NamedTuple):
@@ -62,7 +62,7 @@ class Estimate(NamedTuple):
     bound: Tensor
     """The value of the target bound [B], in nats; never a surrogate."""
     log_w: Tensor
-    """The log-weights log p(x, z_k) - log q(z_k|x) [N, B], in nats; log p(x|z_k) if q is a Delta, without a density."""
+    """The log-weights log p(x, z_k) - log q(z_k|x) [N, B], in nats; log p(x|z_k) if q is a Delta (no density)."""
     state: State
     """The new state."""
 
@@ -81,7 +81,7 @@ class Share(Protocol):
     def __call__(
         self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, samples: int, *w: Tensor
     ) -> Estimate:
-        """The share of eps [n, B, Z]; N is `samples`, and each w [n, B] holds weights of these samples."""
+        """The share of eps [n, B, Z]; `samples` is N, and each w [n, B] holds weights of these samples."""
         ...
 
 
@@ -97,7 +97,7 @@ class PartialBound(Protocol):
     """The contribution of some samples to the bound, in evaluation mode."""
 
     def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, samples: int) -> Tensor:
-        """The contribution [B] of eps [n, B, Z]; N is `samples`."""
+        """The contribution [B] of eps [n, B, Z]; `samples` is N."""
         ...
 
 
@@ -108,7 +108,7 @@ class Parts(NamedTuple):
     log_w: PartialLogWeights | None = None
     """The log-weights, if the weights of a share depend on those of all samples."""
     weigh: Callable[[Tensor], tuple[Weights, Tensor]] | None = None
-    """From log w [N, B] of all samples to their weights, and to the bound [B] to add to the bounds of the shares."""
+    """Maps log w [N, B] of all samples to their weights, and to the bound [B] to add to the bounds of the shares."""
     bound: PartialBound | None = None
     """The bound, if there is no `weigh`."""
 
@@ -120,16 +120,16 @@ class Pass(NamedTuple):
     """The log-weights [N, B]."""
     state: State
     pull_draw: Pull
-    """The same as `Draw.pull`."""
+    """Maps cotangents of z, and of log q(z|x) at fixed z, to the encoder's gradient."""
     pull_weight: Pull
-    """From a cotangent of log w to (the gradient of decoder and prior, the gradient along z)."""
+    """Maps a cotangent of log w to (the gradient of decoder and prior, the gradient along z)."""
 
 
 class FromPass(Protocol):
     """The work of an estimator after the forward pass, which several estimators can share."""
 
     def __call__(self, passed: Pass, *, retain_graph: bool) -> Estimate:
-        """The estimate; set `retain_graph` to pull back the pass again."""
+        """The estimate; set `retain_graph` to pull back the same pass again."""
         ...
 
 
@@ -147,7 +147,7 @@ class Estimator:
     name: str
     claims: Claims
     weights: Callable[[Tensor], Weights] | None
-    """From log-weights [N, B] to weights; None for estimators with an analytic KL."""
+    """Maps log-weights [N, B] to weights; None for estimators with an analytic KL."""
     estimate: Callable[[VAE, Params, State, Tensor, Tensor, bool], Estimate]
     """The estimate of (model, params, state, x, eps, train), without checks."""
     evaluate: Callable[[VAE, Params, State, Tensor, Tensor], Tensor]
@@ -194,14 +194,14 @@ class Estimator:
 
 
 def check_estimator(name: str, estimator: GradientEstimator) -> None:
-    """Raises BadType for an object that is not an estimator, or that is the factory of one."""
+    """Raises BadType for an object that is not an estimator, such as the factory of one."""
     checks.function(name, estimator)
     if getattr(estimator, "__module__", "") == "funcvae.estimators.table":
         raise BadType(f"{name} is a factory: call it, as in estimators.iwae()")
 
 
 def check_noise(model: VAE, x: Tensor, eps: Tensor) -> None:
-    """Raises BadValue unless eps is [N, B, Z] for this model and x. (It might broadcast.)"""
+    """Raises BadValue unless eps is [N, B, Z] for this model and x. (Another shape might broadcast.)"""
     if checks.tensor("eps", eps).ndim != 3 or eps.shape[1:] != (len(x), model.latent) or eps.numel() == 0:
         raise BadValue(f"eps has shape {list(eps.shape)}: it must be [N, {len(x)}, {model.latent}], with N >= 1")
 

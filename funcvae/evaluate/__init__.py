@@ -1,10 +1,11 @@
 """Evaluation: log-likelihood by importance sampling with standard errors, bounds, reconstructions and latents.
 
-Most of it is a function of the log-weights log w_k = log p(x, z_k) - log q(z_k|x) [K, B]. `log_weights` computes them,
-which takes most of the time; `likelihood`, `ladder` and `posterior_gap` take them, so one pass serves all three.
+Most results are functions of the log-weights log w_k = log p(x, z_k) - log q(z_k|x) [K, B]. `log_weights` computes
+them, which takes most of the time; `likelihood`, `ladder` and `posterior_gap` take them, so one pass serves all three.
 `log_likelihood` and `bound_ladder` do both steps in one call.
 
-Networks are in evaluation mode, and sums over samples are in float64.
+Networks are in evaluation mode, and sums over samples are in float64. Functions of a model raise BadData if the model
+cannot take the data, and NonFinite if a result is not finite.
 """
 
 from funcvae.evaluate.importance_sampling import Progress, bound_ladder, log_likelihood, log_weights

@@ -103,13 +103,13 @@ def log_weights(
 ) -> Tensor:
     """log w_k = log p(x, z_k) - log q(z_k|x) [K, B] in nats, K = `samples`.
 
-    The noise of sample k is `normal(fold_in(key, k), (B, Z))`; it does not depend on `chunk`. Memory is the [K, B]
-    result and O(chunk · B · Z).
+    The noise of sample k is `normal(fold_in(key, k), (B, Z))`; it does not depend on `chunk`. It takes memory
+    for the result [K, B] and O(chunk · B · Z).
 
     Args:
         x: data [B, ...] as the model sees them; a Bernoulli likelihood needs binarized data.
         chunk: number of samples computed at a time.
-        compile: run under `torch.compile`. Compilation takes about ten seconds, so it pays from a million log-weights.
+        compile: run under `torch.compile`. Compilation takes about ten seconds: use it from a million log-weights.
         progress: called with the number of samples done and the total number.
         items: the numbers [B] of the data in error messages; 0 … B-1 unless given.
 
@@ -117,9 +117,8 @@ def log_weights(
         BadValue: samples or chunk is below one, or items are not B whole numbers.
         BadData: the model cannot take the data, they are not finite, or the likelihood is Bernoulli and they are not
             binary.
-        BadType: the posterior has no density (Delta), or not the one of its samples (SignedNormal).
-        NonFinite: a log-weight is NaN or +inf, or all log-weights of a datum are -inf; the message names the datum. The
-            other functions of this package raise it for their results.
+        BadType: the posterior has no density (Delta), or one that is not that of its samples (SignedNormal).
+        NonFinite: a log-weight is NaN or +inf, or all log-weights of a datum are -inf; the message names the datum.
     """
     check_data(model, params, state, x)
     model = model.unchecked()
@@ -151,7 +150,7 @@ def log_weights(
     return log_w
 
 
-_ROWS = 4000  # latents decoded at a time
+_ROWS = 4000  # number of latents decoded at a time
 
 
 class Sampler(NamedTuple):

@@ -1,4 +1,4 @@
-"""Use of the latents: active units, and the KL divergence of each dimension."""
+"""How a model uses its latents: active units, and the KL divergence of each dimension."""
 
 from typing import NamedTuple
 
@@ -46,6 +46,9 @@ def active_units(
     Args:
         x: data [n, ...] as the model sees them, n >= 2.
         batch: number of data encoded at a time.
+
+    Raises:
+        BadData: there are fewer than two data.
 
     Reference: Burda, Grosse & Salakhutdinov (2016), arXiv:1509.00519, section 5.
     """

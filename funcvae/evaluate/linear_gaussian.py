@@ -24,7 +24,7 @@ class PPCA(NamedTuple):
     mean: Tensor
     """mu [D]."""
     sigma2: Tensor
-    """sigma², with no dimensions."""
+    """sigma², a tensor without axes."""
 
     @checks.arguments
     def log_likelihood(self, x: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class PPCA(NamedTuple):
         return self._centred(x) @ self.weight @ inverse, self.sigma2 * inverse
 
     def _centred(self, x: Tensor) -> Tensor:
-        """x - mu; raises BadData or BadValue if they do not match."""
+        """x - mu; raises BadData or BadValue if the shapes or devices do not match."""
         checks.same_device(x=x, mean=self.mean)
         if x.ndim != 2 or x.shape[1] != len(self.mean) or x.is_complex():
             raise BadData(f"x is {checks.describe(x)}: it must be real [n, {len(self.mean)}]")
@@ -72,7 +72,7 @@ def ppca(x: Tensor, latent: Count, sigma2: Positive | None = None) -> PPCA:
         mu = x̄,    W = U_Z (Λ_Z - sigma² I)^½,    sigma² = (1/(D-Z)) sum_{i>Z} λ_i
 
     with λ_i and U the eigenvalues and eigenvectors of the data's covariance. W is determined up to a rotation of z; the
-    columns of this one are orthogonal, so the dimensions of p(z|x) are independent. If sigma² is given, columns with
+    columns of this W are orthogonal, so the dimensions of p(z|x) are independent. If sigma² is given, columns with
     λ_i <= sigma² are zero, as they do not increase the likelihood.
 
     Args:

@@ -15,9 +15,9 @@ Floats = NDArray[np.float64]
 def k_hat(log_w: Tensor) -> Floats:
     """The shape k̂ [B] of a generalised Pareto distribution fitted to the largest weights of each datum.
 
-    The largest min(K/5, 3√K) of K weights are fitted by Zhang and Stephens' method. A tail of shape k has moments of
-    order below 1/k only: the weights have no variance if k >= ½, and no mean if k >= 1. The result is infinite if there
-    are fewer than five weights to fit, and -infinite if all weights agree within a thousandth.
+    The largest min(K/5, 3√K) of K weights are fitted by Zhang and Stephens' method. A tail of shape k has only
+    moments of order below 1/k: the weights have no variance if k >= ½, and no mean if k >= 1. The result is infinite if
+    there are fewer than five weights to fit, and -infinite if all weights agree within a thousandth.
 
     Args:
         log_w: log-weights [K, B], up to a constant for each datum.

@@ -1,4 +1,4 @@
-"""Quality of reconstructions: the expected log-likelihood, and the squared error."""
+"""The quality of reconstructions: the expected log-likelihood and the squared error."""
 
 import torch
 from einops import rearrange, reduce

@@ -1,4 +1,4 @@
-"""Statistics of importance weights: functions of the log-weights log w_k = log p(x, z_k) - log q(z_k|x) [K, B] alone.
+"""Statistics of importance weights, from the log-weights log w_k = log p(x, z_k) - log q(z_k|x) [K, B] alone.
 
 They estimate log p(x), lower bounds on it and KL(q(z|x) ‖ p(z|x)), with standard errors for the Monte-Carlo noise and
 diagnostics of these errors. All are in nats.
@@ -75,7 +75,7 @@ class Likelihood(NamedTuple):
 
 
 def _is_log_weights(name: str, value: Tensor) -> Tensor:
-    """A check that a tensor holds floating-point values, at least one for each datum."""
+    """Checks that a tensor holds floating-point values, at least one for each datum."""
     if not len(checks.floating(name, checks.concrete(name, value))):
         raise BadValue(f"{name} has shape {list(value.shape)}: it must be [K, B], with K >= 1")
     return value
@@ -153,7 +153,7 @@ def posterior_gap(log_w: LogW) -> Estimated:
     """KL(q(z|x) ‖ p(z|x)) of each datum in nats, estimated from log-weights [K, B] as L_K - mean_k log w_k.
 
     E[L_K] is below log p(x), so the expectation is below the KL. The standard error is the delta method's: that of the
-    mean of w_k/w̄ - log w_k.
+    mean of w_k/w̄ - log w_k, with w̄ = mean_k w_k.
     """
     log_w = log_w.double()
     influence = len(log_w) * log_w.softmax(0) - log_w
@@ -176,7 +176,7 @@ def check_item_values(name: str, finite: Tensor, items: Tensor | None = None) ->
 
 
 def check_items(items: Tensor | None, count: int) -> None:
-    """Raises BadType or BadValue unless `items` is None or as many whole numbers."""
+    """Raises BadType or BadValue unless `items` is None or `count` whole numbers."""
     if items is None:
         return
     if checks.concrete("items", items).shape != (count,) or items.is_floating_point() or items.is_complex():
@@ -191,7 +191,7 @@ def first_bad_item(bad: Tensor, items: Tensor | None) -> int:
 
 def standard_error(values: Tensor) -> Tensor:
     """The standard error [B] of the mean over the first axis; infinite if there is only one value."""
-    several = len(values) > 1 and values.numel() > 0  # torch warns of a std over no data
+    several = len(values) > 1 and values.numel() > 0  # torch warns about a std over no data
     return values.std(0) / math.sqrt(len(values)) if several else torch.full_like(values[0], math.inf)
 
 

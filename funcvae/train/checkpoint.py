@@ -1,4 +1,4 @@
-"""Checkpoints: trees of tensors in safetensors files, a format that cannot run code. Writes are atomic.
+"""Checkpoints: trees of tensors in safetensors files, which cannot run code. Writes are atomic.
 
 The metadata of a checkpoint hold a JSON object under "funcvae":
 
@@ -40,6 +40,7 @@ def save(path: Path, tree_: Tree, about: dict[str, Any]) -> Path:
     Raises:
         BadType: a leaf is not a tensor, or JSON cannot represent `about` or the keys of the tree.
         BadValue: two leaves have the same path.
+        NotWritten: the file cannot be written.
     """
     sha256 = tree.sha256(_named_tensors(tree_))
     try:
@@ -71,7 +72,7 @@ def load(path: Path, like: Tree) -> tuple[Tree, dict[str, Any]]:
 
 @checks.arguments
 def path_of(folder: Path, step: Annotated[int, checks.within(0, 10**12 - 1)]) -> Path:
-    """The path of the checkpoint after so many steps; names sort in the order of steps."""
+    """The path of the checkpoint after `step` steps; names sort in the order of steps."""
     return folder / f"step-{step:012d}.safetensors"
 
 
@@ -91,9 +92,12 @@ def prune(folder: Path, keep: int) -> None:
 
 @checks.arguments
 def save_params(path: Path, params: Params, state: State) -> None:
-    """Writes params and state with their SHA-256. Equal ones give equal bytes.
+    """Writes params and state with their SHA-256. Equal trees give equal bytes.
 
     The path of a tensor is its name, as in "params/encoder/linear1.weight".
+
+    Raises:
+        NotWritten: the file cannot be written.
     """
     tree_ = {"params": params, "state": state}
     files.write(path, _safetensors(tree_, {"sha256": tree.sha256(_named_tensors(tree_))}))
@@ -124,7 +128,7 @@ def has_params(path: Path, params: Path) -> bool:
         return False
 
 
-_HEADER_BYTES = 2**20  # more than the names, shapes and metadata of a file take
+_HEADER_BYTES = 2**20  # an upper bound for the names, shapes and metadata of a file
 
 
 def _named_tensors(tree_: Tree) -> dict[str, torch.Tensor]:
@@ -162,7 +166,7 @@ def _read(path: Path, like: Tree) -> tuple[Tree, dict[str, str]]:
         raise Missing(f"{path}: no such file")
     largest = sum(leaf.nbytes for leaf in wanted.values()) + _HEADER_BYTES
     if path.stat().st_size > largest:
-        raise BadData(f"{path}: holds the parameters of another model: the file is too long for this one")
+        raise BadData(f"{path} holds the parameters of another model: the file is too long for this one")
     stored = {}
     try:
         with safe_open(path, framework="pt") as file:
@@ -171,9 +175,9 @@ def _read(path: Path, like: Tree) -> tuple[Tree, dict[str, str]]:
                 stored = {name: file.get_tensor(name) for name in wanted}
     except Exception as error:  # damaged bytes may raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadData(f"{path}: not a complete safetensors file ({reason})") from None
+        raise BadData(f"{path} is not a complete safetensors file ({reason})") from None
     described = {name: (t.shape, t.dtype) for name, t in stored.items()}
     if described != {name: (t.shape, t.dtype) for name, t in wanted.items()}:
-        raise BadData(f"{path}: holds the parameters of another model")
-    # Copies: in the file's bytes a tensor may be unaligned, and alignment may change the bits of its products.
+        raise BadData(f"{path} holds the parameters of another model")
+    # Copy the tensors: in the file's bytes they may be unaligned, and alignment may change the bits of their products.
     return tree.from_named({name: t.clone().to(wanted[name].device) for name, t in stored.items()}, like), metadata

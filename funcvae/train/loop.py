@@ -64,14 +64,14 @@ def fit(
     save_every: int = 0,
     stop: Callable[[], bool] = lambda: False,
 ) -> tuple[TrainState, History]:
-    """Trains for some epochs from the step of `ts` on. Returns the new TrainState and the history; `ts` is unchanged.
+    """Trains for `epochs` epochs, from the step of `ts`. Returns the new TrainState and the history; `ts` is unchanged.
 
-    A run that was stopped continues with its `ts` and `history`, and ends with the same bits as an uninterrupted one.
-    A partial epoch counts as one of `epochs`.
+    To continue a stopped run, pass its `ts` and `history`: it ends with the same bits as an uninterrupted run. The rest
+    of a partial epoch counts as one of `epochs`.
 
     Every epoch visits all of `train` once, including a last short batch. Then the target bound of the estimator on
-    `test` is computed in evaluation mode, with the same noise after every epoch, so that its curve shows the progress
-    of the model without the noise.
+    `test` is computed in evaluation mode, with the same noise after every epoch, so that its curve varies only with the
+    model.
 
     Several processes train one model if each calls this with the same arguments and `process_group()`. Each process
     draws the noise and the data of its own shards from the same keys, and all have the same `ts` after every step.
@@ -81,11 +81,11 @@ def fit(
     The process keeps freed memory from then on: see `compilation.keep_freed`.
 
     Args:
-        train: data [n, ...]; all of them are moved to the device of `ts`.
+        train: data [n, ...], which are all moved to the device of `ts`.
         test: data [m, ...] for the test bound.
         epochs: the number of epochs.
         batch: the batch size B.
-        samples: N, the number of Monte-Carlo samples for each datum, in training and test.
+        samples: the number N of Monte-Carlo samples for each datum, in training and test.
         chunk: the number of samples to decode at a time (`estimators.in_chunks`), which bounds the memory. By default,
             2^25 numbers are decoded at a time. Networks with layers larger than their output may need a smaller chunk.
         shards: the number of shards to divide each step into. They are summed along a fixed tree, so the bits are the
@@ -93,36 +93,37 @@ def fit(
             the fastest order. See `distributed.sharding`.
         split: how to divide a step, `distributed.by_rows` or `distributed.by_samples`.
         processes: the processes that share the work.
-        observe: (key, x) -> what the model sees of a batch, such as a binarization drawn anew in each step.
+        observe: maps (key, x) to the input of the model, for instance by a binarization drawn anew in each step.
         noise: the noise scheme.
         scale: the loss is scale(B) · (-bound - offset): see `make_step`.
         offset: see `make_step`.
         compile: run the step under `torch.compile` if possible. The numbers are equal to rounding. The first step of a
-            call takes some seconds, or about two if this process has compiled the same step before.
+            call takes several seconds, or about two if this process has compiled the same step before.
         precision: the precision of float32 matrix products: see `compilation.precision`.
         history: the history of earlier calls for the same run, to which this call appends.
         log: called with a row (a flat dict) for every step, and for every epoch with `test_bound` and the mean training
-            `bound` of the epoch. Rows arrive in groups, because reading numbers from the device makes it wait.
+            `bound` of the epoch. Rows arrive in groups, because each read makes the device wait.
         watch: called after every step with the number of steps made and the new TrainState. The next step overwrites
             its buffers, so copy what you keep.
         save: called with the TrainState after every `save_every` steps of the run (never for 0), after the last step,
-            and after a stop. By then, all parameters are finite and all earlier rows are logged.
+            and after a stop. Before that, all parameters are checked to be finite, and all earlier rows are logged.
         save_every: see `save`.
         stop: called after every step; if it returns True, `fit` returns early.
 
     Raises:
         BadValue: epochs, batch, samples, chunk or shards is below one, or save_every is below zero; the precision is
-            unknown; there are more shards than rows or samples, or more processes than shards; or the estimator
-            requires independent samples, and those of the noise scheme are not.
-        BadType: an argument is of another type.
+            unknown; there are more shards than rows or samples, or more processes than shards; `shards` is None for
+            several processes and a model with running statistics; or the estimator requires independent samples, and
+            those of the noise scheme are not.
+        BadType: an argument has the wrong type.
         BadData: the model cannot take the data: they have a wrong shape, values outside the range of the likelihood,
             or non-finite values; or a model with BatchNorm would get a batch or shard of a single item.
         ProcessLost, ReportedElsewhere: another process exited, or reported an error.
-        NonFinite: the loss, its gradient, the parameters or the test bound became NaN or infinite. The message, and
-            `step` of the error, name the step to `replay`. All earlier rows are logged.
+        NonFinite: the loss, its gradient, the parameters or the test bound became NaN or infinite. The message and
+            the `step` of the error name the step to `replay`. All earlier rows are logged.
 
     Warns:
-        compilation.Uncompiled: the step is not compiled: there is no compiler, or it cannot compile the model.
+        compilation.Uncompiled: the step runs without the compiler: none was found, or it cannot compile the model.
     """
     settings = StepSettings(
         batch=batch, samples=samples, chunk=chunk, shards=shards, split=split, observe=observe, noise=noise,
@@ -143,7 +144,7 @@ def fit_task(
     callbacks: Callbacks = NO_CALLBACKS,
     history: History | None = None,
 ) -> tuple[TrainState, History]:
-    """Trains a task: `fit` with its settings as values."""
+    """Trains a task. Like `fit`, but takes its settings as value objects."""
     record = _Record(history)
     task = checked_task(ts, task)
     if test is not None:
@@ -160,7 +161,7 @@ def fit_task(
     compilation.keep_freed()
     with compilation.precision(task.settings.precision):
         while made < last and not stopped:
-            # A group of steps, whose metrics stay on the device.
+            # Make a group of steps, whose metrics stay on the device.
             epoch, reports = made // per_epoch, list[Metrics]()
             for rows, keys in islice(batches, _burst_length(made, per_epoch, save_every)):
                 ts, metrics = step(ts, keys, rows)
@@ -174,7 +175,7 @@ def fit_task(
             record.add(_read_and_log(reports, epoch, made, callbacks.log))
             made += len(reports)
 
-            # End the epoch and save, if it is time.
+            # End the epoch and save, if due.
             epoch_ended = made % per_epoch == 0
             saving = stopped or made == last or (save_every and made % save_every == 0)
             row: Row = {"epoch": epoch, "step": made}
@@ -206,11 +207,16 @@ def test_bound(
     observe: Observe = as_is,
     noise: noise.Noise = noise.iid,
 ) -> float:
-    """The target bound of the estimator, averaged over `test`, in nats per example."""
+    """The target bound of the estimator, averaged over `test`, in nats per example.
+
+    Raises:
+        BadValue: the estimator requires independent samples, and those of the noise scheme are not.
+        BadData: the model cannot take the data.
+    """
     check_train_state(ts, model)
     estimator.claims_under(noise)
     check_data(model, ts.params, ts.state, test, observe, name="test")
-    gradient = GradientSettings(model.unchecked(), estimator, samples, samples, observe, noise)
+    gradient = GradientSettings(model.unchecked(), estimator, samples, samples, observe, checks.unchecked(noise))
     return _test_bound(ts, test, key, gradient, batch, SINGLE)
 
 
@@ -218,7 +224,7 @@ def test_bound(
 def _test_bound(
     ts: TrainState, test: Tensor, key: random.Key, gradient: GradientSettings, batch: int, processes: Processes
 ) -> float:
-    """The sum over batches in their order; each process computes its own batches."""
+    """The mean over `test`, summed in the order of the batches; each process computes its own batches."""
     model, estimator, batches = gradient.model, gradient.estimator, test.split(batch)
     own = processes.share_of(len(batches))
     sums = torch.zeros(len(own), dtype=torch.float64, device=test.device)
@@ -229,7 +235,7 @@ def _test_bound(
 
 
 class _Record:
-    """A `History` that grows, in arrays, so that a long run takes little memory."""
+    """A growing `History`, in arrays, so that a long run takes little memory."""
 
     def __init__(self, past: History | None) -> None:
         if past is None:
@@ -254,9 +260,11 @@ class _Record:
 
 def _check_history(history: History) -> None:
     if not all(isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind in "fiu" for x in history):
-        raise BadType("history must be a History of arrays of numbers, as fit returns it")
+        raise BadType("history must be a History of arrays of numbers, such as fit returns")
     if len({len(x) for x in history[:3]}) > 1:
-        raise BadValue(f"history has {[len(x) for x in history[:3]]} values: loss, bound and grad_norm need one length")
+        raise BadValue(
+            f"history has loss, bound and grad_norm of lengths {[len(x) for x in history[:3]]}: they must be equal"
+        )
 
 
 def _burst_length(made: int, per_epoch: int, save_every: int) -> int:
@@ -266,7 +274,7 @@ def _burst_length(made: int, per_epoch: int, save_every: int) -> int:
 
 
 def _read_and_log(reports: list[Metrics], epoch: int, first_step: int, log: Log) -> np.ndarray:
-    """The reports as numbers [steps, 3], read in one transfer, and logged up to the first that is not finite."""
+    """Reads the reports as numbers [steps, 3] in one transfer, and logs them up to the first that is not finite."""
     read = torch.stack([number for report in reports for number in report]).view(-1, len(Metrics._fields)).tolist()
     for step, values in enumerate(read, first_step):
         row = {"epoch": epoch, "step": step, **Metrics(*values)._asdict()}
@@ -279,12 +287,12 @@ def _read_and_log(reports: list[Metrics], epoch: int, first_step: int, log: Log)
 def _check_finite(name: str, value: float, row: Row) -> None:
     if not math.isfinite(value):
         at = "at" if "loss" in row else "after"
-        step = row["step"] - (at == "after")  # a row at the end of an epoch has the number of steps made
-        cause = "a smaller learning rate may help" if row["step"] else "look at the data and the model's first output"
+        step = row["step"] - (at == "after")  # the row of an epoch has the number of steps made
+        cause = "a smaller learning rate may help" if row["step"] else "check the data and the model's first output"
         error = NonFinite(f"{name} became {value} {at} step {step} (epoch {row['epoch']}): {cause}")
         error.step = step
         raise error
 
 
 _READ_EVERY = 50
-"""Steps between two reads of the metrics, which wait for the device."""
+"""The number of steps between two reads of the metrics, which wait for the device."""

@@ -66,18 +66,18 @@ def replay(
 ) -> Replay:
     """Replays one step of a run, with its inputs and its results; `ts` is unchanged.
 
-    `metrics` and `after` have the bits of the run. The estimate is computed without the compiler: if the run was
-    compiled, it is equal to rounding, and else bit for bit.
+    `metrics` and `after` have the bits of the run. The estimate is computed without the compiler: it equals that of the
+    run bit for bit, or to rounding if the run was compiled.
 
     Args:
-        ts: a TrainState of the run at that step or before, such as a checkpoint or the result of `init`; the steps in
-            between are made again.
+        ts: a TrainState of the run at that step or before, such as a checkpoint or the result of `init`. The steps in
+            between are repeated.
         step: the step to replay, counted from 0.
 
-    The other arguments are those of `fit`, and must be as in the run.
+    The other arguments are those of `fit`, and must be as in the run. The errors are those of `fit`, and:
 
     Raises:
-        BadValue: `ts` is past that step; or as for `fit`.
+        BadValue: `ts` is past that step.
     """
     settings = StepSettings(
         batch=batch, samples=samples, chunk=chunk, shards=shards, split=split, observe=observe, noise=noise,

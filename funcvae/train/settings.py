@@ -1,4 +1,4 @@
-"""The settings of training as values: those of a step, and the functions that a run calls."""
+"""The settings of training as value objects: those of a step, and the functions that a run calls."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ Row = dict[str, Any]
 """A row of the log: numbers by name, with their `step` and `epoch`."""
 
 Log = Callable[[Row], object]
-"""A function of each row that a run logs."""
+"""Called with each row that a run logs."""
 
 Watch = Callable[[int, TrainState], object]
-"""A function of the number of steps made and the new TrainState, whose buffers the next step overwrites."""
+"""Called with the number of steps made and the new TrainState, whose buffers the next step overwrites."""
 
 Save = Callable[[TrainState], object]
-"""A function of the TrainState to save."""
+"""Called with the TrainState to save."""
 
 Scale = Callable[[int], float]
-"""From the size of a batch to the factor that multiplies its loss and gradient."""
+"""Maps the size of a batch to the factor that multiplies its loss and gradient."""
 
 
 def per_example(batch: int) -> float:
@@ -46,7 +46,7 @@ class StepSettings:
 
     Raises:
         BadValue: batch, samples, chunk or shards is below one; offset is not finite; or the precision is unknown.
-        BadType: a field is of another type.
+        BadType: a field has the wrong type.
     """
 
     batch: Count = 128
@@ -72,7 +72,7 @@ class Callbacks:
 
     Raises:
         BadValue: save_every is below zero.
-        BadType: one of the others is not a function.
+        BadType: another field is not a function.
     """
 
     log: Log = lambda row: None

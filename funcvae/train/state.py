@@ -1,4 +1,4 @@
-"""The state of a run, and the keys and batches that follow from it.
+"""The state of a run, and its keys and batches, which are functions of that state.
 
 The key of a `TrainState` is split into four, the `RunKeys`. Epoch e visits the data in the order
 `permutation(fold_in(order_key, e), n)`. Step s uses `noise_key, observe_key = split(fold_in(step_key, s))`. So the rest
@@ -69,12 +69,13 @@ def step_keys(step_key: random.Key, steps: Annotated[Indices, "S"]) -> Tensor:
     """Keys [S, 2, 2] of the given steps: (noise_key, observe_key) = split(fold_in(step_key, s)) for each."""
     if not len(steps):
         return step_key.new_empty(0, 2, 2)
-    return torch.vmap(lambda s: random.split(random.fold_in(step_key, s)))(steps)
+    split, fold_in = checks.unchecked(random.split), checks.unchecked(random.fold_in)
+    return torch.vmap(lambda s: split(fold_in(step_key, s)))(steps)
 
 
 @checks.arguments
 def batches(key: random.Key, n: Count, batch: Count, epoch: Natural) -> tuple[tuple[Tensor, ...], Tensor]:
-    """The batches of an epoch in a run with this key: the rows of each batch, and the keys [S, 2, 2] of the steps."""
+    """The batches of an epoch in a run with this key: the rows of each batch, and the keys [S, 2, 2] of its S steps."""
     keys = run_keys(key)
     rows = random.permutation(random.fold_in(keys.order, epoch), n).split(batch)
     steps = torch.arange(epoch * len(rows), (epoch + 1) * len(rows), device=key.device)

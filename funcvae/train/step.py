@@ -1,4 +1,4 @@
-"""One training step as a pure function, and the step of a run: compiled, in chunks or in shards."""
+"""The training step as a pure function, and the step of a run, which may be compiled, in chunks or in shards."""
 
 from collections.abc import Callable
 from functools import partial
@@ -35,7 +35,7 @@ class Step(Protocol):
     """A training step."""
 
     def __call__(self, ts: TrainState, keys: Tensor, x: Tensor, /) -> tuple[TrainState, Metrics]:
-        """One step on a batch x [B, ...]; `keys` [2, 2] is the noise key and the observe key, from `step_keys`."""
+        """One step on a batch x [B, ...]; `keys` [2, 2], from `step_keys`, holds the noise key and the observe key."""
         ...
 
 
@@ -59,33 +59,34 @@ def make_step(
     scale: Scale = per_example,
     offset: float = 0.0,
 ) -> Step:
-    """Makes one training step, a function (ts, keys [2, 2], x [B, ...]) -> (ts, Metrics).
+    """Makes a training step, a function (ts, keys [2, 2], x [B, ...]) -> (ts, Metrics).
 
-    It descends the batch mean of
+    The step descends the batch mean of
 
         loss = scale(B) · (-bound - offset)
 
-    The `keys` of a step are its noise key and its observe key, from `step_keys`. The arguments are checked here; the
-    step itself trusts `ts`, which must be of this model.
+    The `keys` of a step are its noise key and its observe key, from `step_keys`. The step does not check `ts`, which
+    must be of this model.
 
     Args:
-        update: the update of an optimizer. With `opt.update` the step is pure; with `opt.update_` it overwrites the
-            TrainState that it is given.
+        update: the update of an optimizer. With `opt.update` the step is pure; with `opt.update_` it overwrites its
+            `ts`.
         scale: from the size of the batch to the factor of loss and gradient, for losses that are summed over a batch or
             divided by the number of pixels. It has little effect with Adam, except for epsilon and a short last batch.
         offset: nats per example to subtract from -bound, such as the log-normaliser of a fixed likelihood.
 
     Raises:
-        BadValue: the estimator requires independent samples, and those of the noise scheme are not.
+        BadValue: the estimator requires independent samples, and those of the noise scheme are not; or, from the step,
+            keys is not [2, 2], or the noise has a wrong shape.
     """
     settings = StepSettings(samples=samples, observe=observe, noise=noise, scale=scale, offset=offset)
     estimator.claims_under(noise)
     gradient = GradientSettings(model.unchecked(), estimator, samples, samples, observe, checks.unchecked(noise))
-    return _step(gradient, update, settings)
+    return _step(gradient, checks.unchecked(update), settings)
 
 
 def _step(gradient: GradientSettings, update: Update, settings: StepSettings) -> Step:
-    """The step of `make_step`."""
+    """Makes the step of `make_step` from checked arguments."""
     model, estimator, scale, offset = gradient.model, gradient.estimator, settings.scale, settings.offset
 
     def step(ts: TrainState, keys: Tensor, x: Tensor) -> tuple[TrainState, Metrics]:
@@ -110,7 +111,7 @@ def step_inputs(keys: Tensor, x: Tensor, gradient: GradientSettings) -> tuple[Te
 def _descended(
     ts: TrainState, update: Update, grads: Params, bound: Tensor, state: State, scale: float, offset: float
 ) -> tuple[TrainState, Metrics]:
-    """The TrainState after a step, from the gradient of the mean bound of a batch, that bound and the new state."""
+    """Updates the TrainState from the gradient of a batch's mean bound, that bound, and the new state."""
     grads = grads if scale == 1 else tree.map(lambda g: scale * g, grads)
     params, opt_state = update(grads, ts.opt_state, ts.params)
     new = TrainState(ts.step + 1, ts.key, params, state, opt_state)
@@ -118,32 +119,32 @@ def _descended(
 
 
 class RunStep(NamedTuple):
-    """The step of a run."""
+    """The step of a run, and how to evaluate and stop the run."""
 
     step: Callable[[TrainState, Tensor, Tensor], tuple[TrainState, Metrics]]
-    """From (ts, keys, rows of the training data [B]); it overwrites the TrainState that it is given."""
+    """Takes (ts, keys, rows of the training data [B]), and overwrites this ts."""
     evaluation: GradientSettings
-    """The settings of the test bound, with the estimator in chunks if not all samples are decoded at once."""
+    """The settings of the test bound; its estimator is in chunks if not all samples are decoded at once."""
     stop_requested: Callable[[], bool]
-    """Whether any process has requested a stop, up to the last step."""
+    """Whether any process has requested a stop by the end of the last step."""
     polls_each_step: bool
-    """Whether to call this after every step; not for several processes on a GPU, where the result would take time."""
+    """Whether to call `stop_requested` after every step; False for several processes on GPUs, which it would delay."""
 
 
 def run_step(task: Task, stop: Callable[[], bool]) -> RunStep:
     """The step of a task from `checked_task`."""
     settings, train = task.settings, task.train
     wrap: Wrap = partial(compilation.compiled, device=train.device) if settings.compile else unchanged
-    gradient, update = _gradient_settings(task), task.opt.update_ or task.opt.update
+    gradient, update = _gradient_settings(task), task.opt.update_ or checks.unchecked(task.opt.update)
     evaluation = _chunked(gradient, wrap)
     polls_each_step = task.processes.size == 1 or train.device.type == "cpu"
     if task.is_sharded:
         sharded, stop_requested = _sharded_step(task, gradient, update, wrap, stop)
         return RunStep(sharded, evaluation, stop_requested, polls_each_step)
-    # The estimators differentiate inside; nothing outside of them needs a graph.
+    # Estimators record their own graphs; no other part of a step needs one.
     if evaluation is gradient:
         step = torch.no_grad()(wrap(_step(gradient, update, settings)))
-    else:  # the compiler would unroll the loop over chunks, so it compiles the parts
+    else:  # the compiler would unroll the loop over chunks: compile its parts instead
         step = torch.no_grad()(_step(evaluation._replace(noise=wrap(gradient.noise)), wrap(update), settings))
     return RunStep(
         lambda ts, keys, rows: step(ts, keys, train.index_select(0, rows)), evaluation, stop, polls_each_step
@@ -165,7 +166,7 @@ def step_details(task: Task, ts: TrainState, keys: Tensor, rows: Tensor) -> Step
 def _sharded_step(
     task: Task, gradient: GradientSettings, update: Update, wrap: Wrap, stop: Callable[[], bool]
 ) -> tuple[Step, Callable[[], bool]]:
-    """The step in shards, for one process or several, and the function that tells whether any has requested a stop."""
+    """Makes the step in shards, for one process or several, and the function `stop_requested` of a `RunStep`."""
     settings, processes, train = task.settings, task.processes, task.train
     work, scale, offset = settings.split(gradient, wrap), settings.scale, settings.offset
     ordered, several = settings.shards is not None, processes.size > 1
@@ -189,7 +190,7 @@ def _sharded_step(
 
 
 def _gradient_settings(task: Task) -> GradientSettings:
-    """The gradient settings of the task."""
+    """The gradient settings of a task, with a `chunk`, and without the checks of the noise scheme."""
     settings, chunk = task.settings, task.settings.chunk
     if chunk is None:
         chunk = max(1, _DECODED_AT_ONCE // max(1, settings.batch * task.train[0].numel()))
@@ -198,10 +199,10 @@ def _gradient_settings(task: Task) -> GradientSettings:
 
 
 def _chunked(gradient: GradientSettings, wrap: Wrap) -> GradientSettings:
-    """The same with the estimator in chunks, if there are more samples than are decoded at once."""
+    """The settings with the estimator in chunks, if there are more samples than are decoded at once."""
     if gradient.samples <= gradient.chunk:
         return gradient
     return gradient._replace(estimator=in_chunks(gradient.estimator, gradient.chunk, wrap))
 
 
-_DECODED_AT_ONCE = 2**25  # numbers
+_DECODED_AT_ONCE = 2**25  # elements of x̂, over all samples of a batch

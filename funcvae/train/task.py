@@ -1,4 +1,4 @@
-"""A training task: the model, the data and the settings, and whether they fit together."""
+"""A training task (model, data and settings), and the checks that its parts fit together."""
 
 from typing import NamedTuple, get_type_hints
 
@@ -49,7 +49,7 @@ class Task(NamedTuple):
 
 @checks.arguments
 def checked_task(ts: TrainState, task: Task) -> Task:
-    """The task with its data on the device of `ts`, and with the unchecked model.
+    """Checks a task. Returns it with its data on the device of `ts`, and with the unchecked model.
 
     Raises:
         BadType, BadValue: `ts` is not of this model; the step cannot be split into its shards; or the estimator
@@ -90,8 +90,8 @@ def check_shards(task: Task, state: State) -> None:
         raise BadValue(f"there are {processes.size} processes, but shards is {shards}: use at most {shards}")
     if settings.shards is None and processes.size > 1 and tree.leaves(state):
         raise BadValue(
-            "the model has running statistics (as in BatchNorm), which are taken in each shard: give shards, otherwise "
-            "they depend on the number of processes"
+            "the model has running statistics (as in BatchNorm), which each shard computes: set shards, otherwise they "
+            "depend on the number of processes"
         )
 
 

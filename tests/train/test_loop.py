@@ -162,7 +162,7 @@ def test_data_the_model_cannot_take_is_an_error_before_any_step(points):
         fit(torch.zeros(10, 3))
     with pytest.raises(BadData, match="test is empty"):
         fit(points, test=points[:0])
-    with pytest.raises(BadData, match=r"decoder describes data of shape \[1, 28, 28\] .* the data have shape \[784\]"):
+    with pytest.raises(BadData, match=r"decoder describes data of shape \[1, 28, 28\] in a batch of 2: .* \[784\]"):
         fit(torch.rand(4, 784), model=fv.models.burda_vae())
     with pytest.raises(BadData, match=r"train ranges from .* a Bernoulli likelihood requires \[0, 1\]"):
         fit(torch.rand(4, 1, 28, 28) * 255, model=fv.models.burda_vae())
