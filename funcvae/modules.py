@@ -130,10 +130,9 @@ def _shapes(tensors: Iterator[tuple[str, Tensor]]) -> dict[str, torch.Size]:
 
 def _check(what: str, given: dict[str, Tensor], shapes: dict[str, torch.Size]) -> None:
     """Raises unless these are tensors of the names and shapes that `init` returns."""
-    for name in checks.mapping(what, given).keys() ^ shapes.keys():
-        raise BadValue(
-            f"{what} {'lacks' if name in shapes else 'has unexpected'} {name!r}: are they of another network?"
-        )
+    if wrong := sorted(checks.mapping(what, given).keys() ^ shapes.keys(), key=str):
+        lacks = "lacks" if wrong[0] in shapes else "has unexpected"
+        raise BadValue(f"{what} {lacks} {checks.describe(wrong[0])}: it must be of this network, as init returns it")
     for name, shape in shapes.items():
         if checks.tensor(name, given[name]).shape != shape:
             raise BadValue(f"{name} of {what} has shape {list(given[name].shape)}: it must be {list(shape)}")

@@ -48,6 +48,7 @@ def process_group(device: str = "cpu", *, patience: Positive = PATIENCE) -> Iter
         Missing: a process did not connect in time, or there is no GPU for this one.
         BadValue: the environment variables are not as torchrun sets them, or patience is too long.
     """
+    checks.known("device", device, ("cpu", "cuda", "auto"))
     if patience > _LONGEST:
         raise BadValue(f"patience is {patience}: it must be at most {_LONGEST:,} seconds")
     on_cuda = device != "cpu" and torch.cuda.is_available()

@@ -28,7 +28,7 @@ from funcvae.distributed import reduction
 from funcvae.distributed.collectives import SINGLE, Processes, split_evenly
 from funcvae.estimators.chunks import in_chunks
 from funcvae.estimators.engine import add_trees, scale_tree
-from funcvae.estimators.types import Estimate, Estimator
+from funcvae.estimators.types import Estimate, Estimator, check_noise
 from funcvae.model import VAE, Observe
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, accepts, in_parts
@@ -114,6 +114,7 @@ def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
         noise_key, observe_key = keys
         x = observe_rows(observe_key, x, rows=at) if observe_rows else observe(observe_key, x).index_select(0, at)
         eps = draw(noise_key, samples, (size, model.latent), dtype=x.dtype, rows=at)
+        check_noise(model, x, eps)
         return StepDetails(x, eps, estimator.estimate(model, params, state, x, eps, True))
 
     def share(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, size: int) -> Tensor:
@@ -158,7 +159,9 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
     def inputs(keys: Tensor, x: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         noise_key, observe_key = keys
         x = observe(observe_key, x)
-        return x, draw(noise_key, samples, (len(x), model.latent), dtype=x.dtype, samples=at)
+        eps = draw(noise_key, samples, (len(x), model.latent), dtype=x.dtype, samples=at)
+        check_noise(model, x, eps)
+        return x, eps
 
     def log_weights(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor) -> Tensor:
         assert parts.log_w is not None

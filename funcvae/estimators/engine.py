@@ -101,7 +101,7 @@ def weighted(
         return log_weight(model, params, state, x, q, q.sample(eps), train)[0]
 
     def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
-        return bound(log_weights(model, params, state, x, eps, False))
+        return checked_bound(log_weights(model, params, state, x, eps, False))
 
     def share(
         model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, samples: int, *w: Tensor

@@ -112,6 +112,8 @@ def _descended(
     ts: TrainState, update: Update, grads: Params, bound: Tensor, state: State, scale: float, offset: float
 ) -> tuple[TrainState, Metrics]:
     """Updates the TrainState from the gradient of a batch's mean bound, that bound, and the new state."""
+    if not isinstance(scale, Tensor) or scale.ndim:  # an array might broadcast
+        scale = checks.number("the result of scale", scale)
     grads = grads if scale == 1 else tree.map(lambda g: scale * g, grads)
     params, opt_state = update(grads, ts.opt_state, ts.params)
     new = TrainState(ts.step + 1, ts.key, params, state, opt_state)

@@ -23,6 +23,11 @@ def test_patience_must_be_a_positive_number_of_seconds_within_the_limit(patience
         pass
 
 
+def test_an_unknown_device_is_an_error():
+    with pytest.raises(BadValue, match="unknown device 'gpu': did you mean 'cpu'"), distributed.process_group("gpu"):
+        pass
+
+
 @pytest.mark.parametrize("value", ["", "two", "-1", "1.5", "²", "9" * 5000])
 def test_a_world_size_that_is_not_a_number_is_an_error(monkeypatch, value):
     monkeypatch.setenv("WORLD_SIZE", value)

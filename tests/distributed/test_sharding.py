@@ -350,6 +350,17 @@ def refused(message, error=BadValue, **options):
         fv.train.fit(ts, model, parse("iwae"), opt, x, **options)
 
 
+@pytest.mark.parametrize("split", [fv.distributed.by_rows, fv.distributed.by_samples])
+def test_noise_that_would_broadcast_over_the_data_is_refused(split):
+    def shared(key, n, shape, *, dtype):
+        return fv.noise.iid(key, n, (1, *shape[1:]), dtype=dtype)
+
+    parts = fv.noise.independent(
+        lambda key, n, shape, *, dtype, samples=None, rows=None: shared(key, n, shape, dtype=dtype)
+    )
+    refused(r"eps has shape \[4, 1, 2\]: it must be \[N, \d+, 2\]", noise=parts, shards=2, split=split)
+
+
 def test_more_shards_than_rows_or_samples_are_refused():
     refused(r"shards is 12, but each batch has only 11 rows: use at most 11$",
             shards=12)  # fmt: skip

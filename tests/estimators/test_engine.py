@@ -1,5 +1,7 @@
 """The engine of the estimators: users' weights, reported bounds, the cost of a call, and errors."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -211,5 +213,6 @@ def test_noise_of_another_dtype_than_x_is_an_error():
 def test_a_bound_without_one_number_for_each_datum_is_an_error():
     model, params, state, x = tiny()
     wrong = weighted(parse("iwae").weights, bound=lambda f: f.mean())
-    with pytest.raises(BadValue, match=r"the bound has shape \[\]: it must be \[B\], here \[2\]"):
-        wrong(model, params, state, x, noise(4, 2, 2), train=False)
+    for call in (partial(wrong, train=False), wrong.bound):
+        with pytest.raises(BadValue, match=r"the bound has shape \[\]: it must be \[B\], here \[2\]"):
+            call(model, params, state, x, noise(4, 2, 2))

@@ -1,8 +1,11 @@
 """One training step: the loss, its scale, and the optimizer."""
 
+import pytest
 import torch
 
 import funcvae as fv
+from funcvae._support import checks
+from funcvae.errors import BadType
 from tests.support.training import small
 
 
@@ -34,6 +37,28 @@ def test_scale_applies_to_the_loss_and_its_gradient_and_offset_to_the_loss(point
     moves = [fv.tree.map(torch.sub, new.params, ts.params) for new in (plain, scaled)]
     for one, hundred in zip(*map(fv.tree.leaves, moves), strict=True):
         torch.testing.assert_close(hundred, 100 * one, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [lambda batch: torch.ones(2), lambda batch: "2", lambda batch: None])
+def test_a_scale_that_is_not_one_number_is_an_error(points, scale):
+    model, opt = small(), fv.optim.adam()
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    step = fv.train.make_step(model, fv.estimators.elbo(), opt.update, scale=scale)
+    with pytest.raises(BadType, match=r"the result of scale is .*: it must be a number"):
+        step(ts, fv.random.split(fv.random.key(1)), points)
+
+
+@pytest.mark.parametrize("spec", fv.estimators.EXAMPLES.values())
+def test_a_step_does_not_check_arguments_again(points, spec, monkeypatch):
+    def fail(*args):
+        raise AssertionError("a check inside of a step")
+
+    model, opt = small(), fv.optim.adam()
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    step = fv.train.make_step(model._replace(check=fail), fv.estimators.parse(spec), opt.update, samples=4)
+    keys = fv.random.split(fv.random.key(1))
+    monkeypatch.setattr(checks, "_checks_of", fail)
+    step(ts, keys, points)
 
 
 def test_per_example_is_1_and_summed_is_the_batch_size():
