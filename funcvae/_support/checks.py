@@ -206,8 +206,7 @@ def arguments(function: Callable[P, T]) -> Callable[P, T]:
         named = {name: checks.get(name, _anything)(name, value) for name, value in kwargs.items()}
         return function(*first, *args[len(first) :], **named)  # type: ignore[arg-type]
 
-    checked.unchecked = function  # type: ignore[attr-defined]
-    return checked
+    return _with_original(checked, function)
 
 
 def after(check: Callable[..., None]) -> Callable[[F], F]:
@@ -220,15 +219,21 @@ def after(check: Callable[..., None]) -> Callable[[F], F]:
                 check(*args, **kwargs)
             return function(*args, **kwargs)
 
-        checked.unchecked = function  # type: ignore[attr-defined]
-        return cast(F, checked)
+        return cast(F, _with_original(checked, function))
 
     return decorate
 
 
 def unchecked(function: F) -> F:
     """Returns a function without the check of its arguments, or the function itself if it has no check."""
-    return getattr(function, "unchecked", function)
+    checked, original = getattr(function, "unchecked", (None, None))
+    return cast(F, original) if checked is function else function
+
+
+def _with_original(checked: F, original: Any) -> F:
+    # With its owner: `functools.wraps` copies the attribute to a user's own function around this one.
+    checked.unchecked = (checked, original)  # type: ignore[attr-defined]
+    return checked
 
 
 def fields(value: Any) -> None:

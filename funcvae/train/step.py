@@ -117,7 +117,7 @@ def _descended(
     grads = grads if scale == 1 else tree.map(lambda g: scale * g, grads)
     params, opt_state = update(grads, ts.opt_state, ts.params)
     new = TrainState(ts.step + 1, ts.key, params, state, opt_state)
-    return new, Metrics(scale * (-bound - offset), bound, checks.unchecked(tree.norm)(grads))
+    return new, Metrics(scale * (-bound - offset), bound, _norm(grads))
 
 
 class RunStep(NamedTuple):
@@ -208,3 +208,4 @@ def _chunked(gradient: GradientSettings, wrap: Wrap) -> GradientSettings:
 
 
 _DECODED_AT_ONCE = 2**25  # elements of x̂, over all samples of a batch
+_norm = checks.unchecked(tree.norm)

@@ -193,7 +193,7 @@ def gradients(estimators: tuple[GradientEstimator, ...], model: VAE, names: tupl
 
     def chunk_gradients(params: Params, state: State, x: Tensor, eps: Tensor) -> Any:
         def replicate(eps: Tensor) -> Any:
-            estimates = checks.unchecked(together)(estimators, model, params, state, x, eps, train=train)
+            estimates = _together(estimators, model, params, state, x, eps, train=train)
             grads = [tree.named_leaves(estimate.grads) for estimate in estimates]
             leaves = [[g[name].flatten() for name in names] for g in grads]
             return leaves, estimates[0].log_w, [estimate.bound.mean() for estimate in estimates]
@@ -267,3 +267,6 @@ _MAX_NOISE_BLOCK, _NOISE_BLOCK_NUMBERS = 64, 2**17  # replicates and numbers in 
 def _power_of_two(most: int) -> int:
     """The greatest power of two that is at most `most`; 1 if `most` is less."""
     return 1 << max(0, most.bit_length() - 1)
+
+
+_together = checks.unchecked(together)

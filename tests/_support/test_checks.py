@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
@@ -120,6 +121,15 @@ def test_unchecked_removes_only_the_checks() -> None:
     assert not checks.unchecked(grad_mode)(0)
     with pytest.raises(BadValue):
         grad_mode(0)
+
+
+def test_a_wrapper_around_a_checked_function_keeps_its_own_code():
+    @wraps(example)
+    def wrapper(**kwargs):
+        return {**example(**kwargs), "count": 7}
+
+    assert checks.unchecked(wrapper) is wrapper
+    assert checks.unchecked(wrapper)(count=1)["count"] == 7
 
 
 def test_nothing_is_checked_in_a_compiled_graph() -> None:
