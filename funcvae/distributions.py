@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from funcvae.errors import BadType, BadValue
+from funcvae.errors import BadType
 
 __all__ = ["Bernoulli", "Delta", "Distribution", "Normal", "Posterior", "SignedNormal", "kl"]
 
@@ -183,8 +183,6 @@ class Delta(NamedTuple):
 
     def sample(self, eps: Tensor) -> Tensor:
         """loc, expanded to the shape of eps."""
-        if torch.broadcast_shapes(self.loc.shape, eps.shape) != eps.shape:
-            raise BadValue(f"eps has shape {list(eps.shape)}: loc, {list(self.loc.shape)}, does not expand to it")
         return self.loc.expand_as(eps)
 
 

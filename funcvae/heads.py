@@ -53,13 +53,14 @@ def normal_fixed(sigma: Positive) -> Head:
     squared error plus a constant.
 
     Raises:
-        BadValue: sigma is not positive, or is too large or too small for float32.
+        BadValue: sigma is not positive; or, from the head, sigma is out of the range of the network's dtype.
     """
-    if not torch.finfo(torch.float32).tiny <= sigma <= torch.finfo(torch.float32).max:
-        raise BadValue(f"sigma is {sigma}: it must lie between 1.2e-38 and 3.4e+38, the range of float32")
 
     def head(out: Tensor) -> Normal:
-        return Normal(out, _one(out).new_full((), sigma))
+        range_ = torch.finfo(_one(out).dtype)
+        if not range_.tiny <= sigma <= range_.max:  # it would be 0 or infinite
+            raise BadValue(f"sigma is {sigma}: it is out of the range of {out.dtype}, the dtype of the network")
+        return Normal(out, out.new_full((), sigma))
 
     return head
 

@@ -1,6 +1,6 @@
 """The VAE: three networks and two heads as pure functions over parameter pytrees."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -16,8 +16,8 @@ from funcvae.errors import BadData, BadType, BadValue, FuncvaeError
 from funcvae.modules import Apply, Params, State, network
 
 __all__ = [
-    "CHECK_SEED", "VAE", "Decode", "Encode", "Observe", "Trained", "as_is", "check_data", "check_trained",
-    "log_p_x_given_z", "log_prob", "log_weight", "vae",
+    "CHECK_SEED", "VAE", "Decode", "Encode", "Observe", "Trained", "as_is", "check_data", "check_items",
+    "check_trained", "log_p_x_given_z", "log_prob", "log_weight", "vae",
 ]  # fmt: skip
 
 
@@ -99,17 +99,17 @@ def vae(
     pairs = {"encoder": network(encoder), "decoder": network(decoder), "prior": network(prior)}
     networks = {name: net for name, (net, _) in pairs.items()}
 
-    def check(params: Params, state: State) -> None:
-        for name, (_, check_part) in pairs.items():
-            check_part(_part("params", params, name), _part("state", state, name))
+    def check(params: Params, state: State, names: Iterable[str] = pairs) -> None:
+        for name in names:
+            pairs[name][1](_part("params", params, name), _part("state", state, name))
 
     def check_x(params: Params, state: State, x: Tensor, train: bool = False) -> None:
-        check(params, state)
+        check(params, state, ("encoder",))
         checks.flag("train", train)
         checks.tensor("x", x, "B ...")
 
     def check_z(params: Params, state: State, z: Tensor, train: bool = False) -> None:
-        check(params, state)
+        check(params, state, ("decoder", "prior"))
         checks.flag("train", train)
         if checks.tensor("z", z).ndim not in (2, 3) or z.shape[-1] != latent or (z.ndim == 3 and not len(z)):
             raise BadValue(f"z has shape {list(z.shape)}: it must be [B, {latent}] or [N, B, {latent}], with N >= 1")
@@ -222,7 +222,16 @@ def check_data(
     name: str = "data",
 ) -> None:  # fmt: skip
     """Raises BadData unless the model can be trained on these data [n, ...]. Encodes and decodes two of them."""
-    check_trained(model, params, state)
+    checks.unchecked(check_trained)(model, params, state)
+    check_items(model.unchecked(), params, state, data, observe, name=name)
+
+
+@checks.arguments
+def check_items(
+    model: VAE, params: Params, state: State, data: Annotated[Tensor, concrete], observe: Observe = as_is, *,
+    name: str = "data",
+) -> None:  # fmt: skip
+    """`check_data` for a model with checked params and state."""
     if data.is_complex():
         raise BadData(f"{name} is {data.dtype}: the data must be real numbers")
     if data.ndim == 0 or len(data) == 0:
@@ -238,8 +247,8 @@ def check_data(
     if len(x) != len(data[:2]):
         raise BadValue(f"observe returned {len(x)} items for {len(data[:2])}: it must keep their number")
     try:
-        q, _ = model.unchecked().encode(params, state, x)
-        p, _ = model.unchecked().decode(params, state, q.loc.unsqueeze(0))
+        q, _ = model.encode(params, state, x)
+        p, _ = model.decode(params, state, q.loc.unsqueeze(0))
         log_p_x_given_z(p, x)
     except (RuntimeError, BadValue) as error:
         reason = checks.one_line(str(error).split("\n")[0])

@@ -145,7 +145,7 @@ def _fusible(rows: Rows, step: Tensor, rate: Tensor | float) -> bool:
     wants_graph = torch.is_grad_enabled()
     try:
         return all(
-            t.dtype == row[0].dtype
+            (t.shape, t.dtype) == (row[0].shape, row[0].dtype)
             and t.device == step.device
             and t.device.type in ("cpu", "cuda")
             and t.is_contiguous()

@@ -55,9 +55,15 @@ def test_sigma_root_half_gives_the_plain_squared_error_and_sigma_one_half_does_n
 
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan"), float("inf"), 1e39, 1e-39])
-def test_a_fixed_sigma_must_be_positive_and_in_the_range_of_float32(sigma):
+def test_a_fixed_sigma_must_be_positive_and_in_the_range_of_the_output(sigma):
     with pytest.raises(BadValue, match="sigma"):
-        heads.normal_fixed(sigma)
+        heads.normal_fixed(sigma)(torch.ones(2, dtype=torch.float32))
+
+
+def test_the_range_of_a_fixed_sigma_is_that_of_the_output():
+    assert heads.normal_fixed(1e39)(torch.ones(2, dtype=torch.float64)).sigma == 1e39
+    with pytest.raises(BadValue, match=r"sigma is 100000\.0: it is out of the range of torch\.float16"):
+        heads.normal_fixed(1e5)(torch.ones(2, dtype=torch.float16))
 
 
 def test_bernoulli_and_delta_do_not_transform_the_output():

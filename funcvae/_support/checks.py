@@ -21,7 +21,7 @@ import os
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields as dataclass_fields
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from numbers import Real
 from pathlib import Path
 from typing import (
@@ -195,15 +195,16 @@ def arguments(function: Callable[P, T]) -> Callable[P, T]:
         BadValue: a number is out of range, or a tensor has the wrong number of axes.
     """
     parameters = inspect.signature(function).parameters.values()
-    names = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    names = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+
+    checks = cache(partial(_checks_of, function))  # at the first call; it lives as long as the function
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> T:
         if torch.compiler.is_compiling():
             return function(*args, **kwargs)
-        checks = _checks_of(function)
-        first = [checks.get(name, _anything)(name, value) for name, value in zip(names, args, strict=False)]
-        named = {name: checks.get(name, _anything)(name, value) for name, value in kwargs.items()}
+        first = [_checked(checks(), name, value) for name, value in zip(names, args, strict=False)]
+        named = {name: _checked(checks(), name, value) for name, value in kwargs.items()}
         return function(*first, *args[len(first) :], **named)  # type: ignore[arg-type]
 
     return _with_original(checked, function)
@@ -238,13 +239,11 @@ def _with_original(checked: F, original: Any) -> F:
 
 def fields(value: Any) -> None:
     """Checks the fields of a frozen dataclass against their annotations, and converts numbers to Python numbers."""
-    checks = _checks_of(type(value))  # type: ignore[arg-type]
+    checks = _checks_of_class(type(value))  # type: ignore[arg-type]
     for field in dataclass_fields(value):
-        if field.name in checks:
-            object.__setattr__(value, field.name, checks[field.name](field.name, getattr(value, field.name)))
+        object.__setattr__(value, field.name, _checked(checks, field.name, getattr(value, field.name)))
 
 
-@cache
 def _checks_of(annotated: Any) -> dict[str, Check]:
     """The checks of a function's arguments, or of a class's fields, by name."""
     hints = get_type_hints(annotated, include_extras=True)
@@ -253,8 +252,11 @@ def _checks_of(annotated: Any) -> dict[str, Check]:
     return {name: check for name, check in found.items() if check is not None}
 
 
-def _anything(name: str, value: Any) -> Any:
-    return value
+_checks_of_class = cache(_checks_of)
+
+
+def _checked(checks: dict[str, Check], name: str, value: Any) -> Any:
+    return checks[name](name, value) if name in checks else value
 
 
 def _check_of(hint: Any) -> Check | None:
@@ -268,11 +270,11 @@ def _check_of(hint: Any) -> Check | None:
         first = (lambda name, value: tensor(name, value, axes)) if axes else _check_of(kind)
         return _in_turn([first, *(mark for mark in further if callable(mark))])
     if origin in (Union, types.UnionType):
-        kinds = [_check_of(kind) for kind in inner if kind is not type(None)]
-        if len(kinds) == 1 and kinds[0] is not None and len(inner) == 2:
-            check = kinds[0]
-            return lambda name, value: None if value is None else check(name, value)
-        return path if set(inner) == {str, Path} else None
+        kinds = set(inner) - {type(None)}
+        check = path if kinds == {str, Path} else _check_of(kinds.pop()) if len(kinds) == 1 else None
+        if check is None or type(None) not in inner:
+            return check
+        return lambda name, value: None if value is None else check(name, value)
     if origin is Literal:
         return that(lambda value: value in inner, f"one of {', '.join(map(repr, inner))}")
     if Callable in (hint, origin) or getattr(hint, "_is_protocol", False):

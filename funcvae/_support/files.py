@@ -4,7 +4,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -190,11 +190,18 @@ def _in_our_words(message: str, content: Any) -> BadType | BadValue:
     given = f"of type {found}"
     if not place.startswith("key"):  # "key in $.settings"
         for key in re.findall(r"\w+", name):
-            content = content[key] if isinstance(content, dict) else content[int(key)]
+            content = content[key] if isinstance(content, Mapping) else content[int(key)]
         given = checks.describe(content)
-    return (BadType if found else BadValue)(
-        f"{name or 'content'} is {given}: {expected.replace('Expected', 'expected')}"
-    )
+    for word, plain in _PLAIN.items():
+        expected = re.sub(word, plain, expected)
+    return (BadType if found else BadValue)(f"{name or 'content'} is {given}: {expected}")
+
+
+_PLAIN = {  # msgspec's words for types, in ours
+    "^Expected": "it must be", r"\| null": "or None", r"\barray of length >= 1": "a list of at least one item",
+    r"\barray\b": "a list", r"\bobject\b": "a dict", r"\bint\b": "a whole number", r"\bfloat\b": "a number",
+    r"\bstr\b": "a string", r"\bbool\b": "True or False",
+}  # fmt: skip
 
 
 def as_json(content: Any) -> bytes:

@@ -121,6 +121,6 @@ def _require(folder: Path, files: Collection[str], fetch: Callable[[], object], 
     if not (absent := _absent(folder, files)):
         return
     if not download:
-        raise Missing(f"{folder / absent[0]} does not exist: choose another folder for data sets, or set download")
+        raise Missing(f"{folder / absent[0]} does not exist: choose another data_dir, or set download")
     with failing_as(Missing, f"{folder / absent[0]} could not be downloaded: try again, or copy the file there"):
         fetch()

@@ -35,6 +35,7 @@ from funcvae.noise import Noise, accepts, in_parts
 
 __all__ = [
     "Batch", "GradientSettings", "PartialObserve", "ShardedGradient", "Split", "StepDetails", "by_rows", "by_samples",
+    "noise_dtype",
 ]  # fmt: skip
 
 
@@ -113,7 +114,7 @@ def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
     def estimated(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, size: int) -> StepDetails:
         noise_key, observe_key = keys
         x = observe_rows(observe_key, x, rows=at) if observe_rows else observe(observe_key, x).index_select(0, at)
-        eps = draw(noise_key, samples, (size, model.latent), dtype=x.dtype, rows=at)
+        eps = draw(noise_key, samples, (size, model.latent), dtype=noise_dtype(x), rows=at)
         check_noise(model, x, eps)
         return StepDetails(x, eps, estimator.estimate(model, params, state, x, eps, True))
 
@@ -159,7 +160,7 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
     def inputs(keys: Tensor, x: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         noise_key, observe_key = keys
         x = observe(observe_key, x)
-        eps = draw(noise_key, samples, (len(x), model.latent), dtype=x.dtype, samples=at)
+        eps = draw(noise_key, samples, (len(x), model.latent), dtype=noise_dtype(x), samples=at)
         check_noise(model, x, eps)
         return x, eps
 
@@ -222,6 +223,11 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
         return StepDetails(observed, torch.cat(eps), estimate)
 
     return ShardedGradient(lambda size: samples, shares, details)
+
+
+def noise_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of the noise for observed data x; raises BadType unless it is float32 or float64."""
+    return checks.float32_or_float64("the dtype of the observed data", x.dtype)
 
 
 def nonempty_pieces(length: int, shards: int) -> list[range]:

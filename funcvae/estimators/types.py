@@ -197,20 +197,21 @@ def check_estimator(name: str, estimator: GradientEstimator) -> None:
     """Raises BadType for an object that is not an estimator, such as the factory of one."""
     checks.function(name, estimator)
     if getattr(estimator, "__module__", "") == "funcvae.estimators.table":
-        raise BadType(f"{name} is a factory: call it, as in estimators.iwae()")
+        factory = estimator.__name__  # type: ignore[attr-defined]
+        raise BadType(f"{name} is the factory {factory}: call it, as in estimators.{factory}()")
 
 
 def check_noise(model: VAE, x: Tensor, eps: Tensor) -> None:
-    """Raises BadValue unless eps is [N, B, Z] for this model and x. (Another shape might broadcast.)"""
-    if checks.tensor("eps", eps).ndim != 3 or eps.shape[1:] != (len(x), model.latent) or eps.numel() == 0:
+    """Raises unless eps is [N, B, Z] for this model and x, of the same dtype; others might broadcast or be promoted."""
+    if checks.floats("eps", eps).ndim != 3 or eps.shape[1:] != (len(x), model.latent) or eps.numel() == 0:
         raise BadValue(f"eps has shape {list(eps.shape)}: it must be [N, {len(x)}, {model.latent}], with N >= 1")
+    if x.is_floating_point() and eps.dtype != x.dtype:
+        raise BadValue(f"eps is {eps.dtype} and x is {x.dtype}: draw eps with dtype={x.dtype}")
 
 
 @checks.arguments
 def check_arguments(model: VAE, params: Params, state: State, x: Annotated[Tensor, "B ..."], eps: Floats) -> None:
     """Raises BadType or BadValue unless an estimator can be called with these."""
-    check_trained(model, params, state)
+    checks.unchecked(check_trained)(model, params, state)
     check_noise(model, x, eps)
-    if x.is_floating_point() and eps.dtype != x.dtype:
-        raise BadValue(f"eps is {eps.dtype} and x is {x.dtype}: draw eps with dtype={x.dtype}")
     checks.same_device(eps=eps, x=x)

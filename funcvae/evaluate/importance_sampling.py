@@ -172,7 +172,7 @@ def _sampler(model: VAE, batch: int, dtype: torch.dtype) -> Sampler:
     def weigh(params: Params, state: State, x: Tensor, q: Posterior, eps: Tensor) -> Tensor:
         return log_weight(model, params, state, x, q, q.sample(eps), False)[0]
 
-    return Sampler(partial(noise.numbered, shape=(batch, model.latent), dtype=dtype), weigh)
+    return Sampler(partial(checks.unchecked(noise.numbered), shape=(batch, model.latent), dtype=dtype), weigh)
 
 
 def _check_density(model: VAE, params: Params, state: State, x: Tensor, q: Posterior, items: Tensor | None) -> None:

@@ -33,6 +33,7 @@ def _points(name: str, z: Tensor) -> Tensor:
 def latents(model: VAE, params: Params, state: State, x: Annotated[Tensor, "n ..."]) -> Tensor:
     """The posterior's location [n, Z] for each datum."""
     check_trained(model, params, state)
+    model = model.unchecked()
     return torch.cat([model.encode(params, state, part)[0].loc for part in x.split(_CHUNK)])
 
 
@@ -41,6 +42,7 @@ def latents(model: VAE, params: Params, state: State, x: Annotated[Tensor, "n ..
 def decoded(model: VAE, params: Params, state: State, z: Annotated[Tensor, "n Z"]) -> Tensor:
     """The mean of p(x|z) for each latent of z [n, Z]."""
     check_trained(model, params, state)
+    model = model.unchecked()
     return torch.cat([model.decode(params, state, part)[0].mean for part in z.split(_CHUNK)])
 
 
@@ -53,10 +55,11 @@ def reconstructed(model: VAE, params: Params, state: State, x: Annotated[Tensor,
     model.
     """
     check_trained(model, params, state)
+    model = model.unchecked()
     eps = random.normal(key, (len(x), model.latent), x.dtype)
     parts = zip(x.split(_CHUNK), eps.split(_CHUNK), strict=True)
     z = torch.cat([model.encode(params, state, x_n)[0].sample(eps_n) for x_n, eps_n in parts])
-    return decoded(model, params, state, z)
+    return checks.unchecked(decoded)(model, params, state, z)
 
 
 @checks.arguments
@@ -67,6 +70,7 @@ def samples(model: VAE, params: Params, state: State, key: random.Key, n: Count,
     Both options use the same latents for the same key.
     """
     check_trained(model, params, state)
+    model = model.unchecked()
     z_key, x_key = random.split(key)
     eps = random.normal(z_key, (n, model.latent))
     z = model.prior(params, state, eps)[0].sample(eps)

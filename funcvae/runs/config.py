@@ -222,7 +222,7 @@ def parse_config(content: Mapping[str, Any]) -> Config:
     if strange := sorted(content.keys() - set(known)):
         raise unknown("field", strange[0], known)
     if isinstance(content.get("lr"), int):  # a run writes 1.0
-        raise BadType(f"lr is {content['lr']}: expected float | null")
+        raise BadType(f"lr is {content['lr']}: it must be a float or None")
     return files.typed(content, Config)
 
 

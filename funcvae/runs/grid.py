@@ -12,7 +12,7 @@
 has a cell for each system, estimator, number of samples and seed. Only the systems are required.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -43,9 +43,9 @@ class Grid:
     systems: Axis[str]
     estimators: Axis[str] | None = None
     """None: each system's own."""
-    samples: Axis[Annotated[int, Meta(ge=1)]] | None = None
+    samples: Axis[Annotated[int, Meta(ge=1, le=2**63 - 1)]] | None = None
     """None: each system's own number."""
-    seeds: Axis[int] = (0,)
+    seeds: Axis[Annotated[int, Meta(ge=0, le=2**63 - 1)]] = (0,)
     settings: dict[str, Any] = field(default_factory=dict)
     """Further fields of `Options`, the same in every cell."""
     replicates: Annotated[int, Meta(ge=2)] | None = None
@@ -80,6 +80,9 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
             wrong type or is out of range; or a setting is decided by a list of the grid.
     """
     _check_names("key", content, fields(Grid))
+    for name, value in content.items():
+        if isinstance(value, Set):  # its order is arbitrary
+            raise BadType(f"{name} is a set: it must be a list")
     grid = files.typed(content, Grid)
     _check_names("setting", grid.settings, [each for each in fields(Options) if each.name not in _NOT_SETTINGS])
     specs = grid.estimators and tuple(estimators.parse(spec).name for spec in grid.estimators)

@@ -17,7 +17,7 @@ from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.distributed.sharding import GradientSettings, Split, by_rows
 from funcvae.errors import BadType, BadValue, NonFinite
 from funcvae.estimators.types import Estimator
-from funcvae.model import VAE, Observe, as_is, check_data
+from funcvae.model import VAE, Observe, as_is, check_items
 from funcvae.optim import Optimizer
 from funcvae.train.settings import NO_CALLBACKS, Callbacks, Log, Row, Save, Scale, StepSettings, Watch, per_example
 from funcvae.train.state import Metrics, TrainState, batches_from, check_train_state, run_keys, step_keys
@@ -148,7 +148,7 @@ def fit_task(
     record = _Record(history)
     task = checked_task(ts, task)
     if test is not None:
-        check_data(task.model, ts.params, ts.state, test, task.settings.observe, name="test")
+        check_items(task.model, ts.params, ts.state, test, task.settings.observe, name="test")
         test = test.to(task.train.device)
     run = run_step(task, callbacks.stop)
     step, watch, save_every = run.step, callbacks.watch, callbacks.save_every
@@ -215,7 +215,7 @@ def test_bound(
     """
     check_train_state(ts, model)
     estimator.claims_under(noise)
-    check_data(model, ts.params, ts.state, test, observe, name="test")
+    check_items(model.unchecked(), ts.params, ts.state, test, observe, name="test")
     gradient = GradientSettings(model.unchecked(), estimator, samples, samples, observe, checks.unchecked(noise))
     return _test_bound(ts, test, key, gradient, batch, SINGLE)
 

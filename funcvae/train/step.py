@@ -15,11 +15,12 @@ from funcvae.distributed.sharding import (  # fmt: skip
     Batch,
     GradientSettings,
     StepDetails,
+    noise_dtype,
     nonempty_pieces,
     sum_shares,
     unpack,
 )
-from funcvae.errors import BadValue
+from funcvae.errors import BadType, BadValue
 from funcvae.estimators.chunks import in_chunks
 from funcvae.estimators.types import Estimator, check_noise
 from funcvae.model import VAE, Observe, as_is
@@ -99,11 +100,11 @@ def _step(gradient: GradientSettings, update: Update, settings: StepSettings) ->
 
 def step_inputs(keys: Tensor, x: Tensor, gradient: GradientSettings) -> tuple[Tensor, Tensor]:
     """The observation of x [B, ...], and its noise [N, B, Z], from the two keys of a step."""
-    if keys.shape != (2, 2):
-        raise BadValue(f"keys has shape {list(keys.shape)}: it must be [2, 2], a noise key and an observe key")
+    if checks.tensor("keys", keys).shape != (2, 2) or keys.dtype != torch.int32:
+        raise BadValue(f"keys is {checks.describe(keys)}: it must be int32 [2, 2], a noise key and an observe key")
     noise_key, observe_key = keys
     x = gradient.observe(observe_key, x)
-    eps = gradient.noise(noise_key, gradient.samples, (len(x), gradient.model.latent), dtype=x.dtype)
+    eps = gradient.noise(noise_key, gradient.samples, (len(x), gradient.model.latent), dtype=noise_dtype(x))
     check_noise(gradient.model, x, eps)
     return x, eps
 
@@ -115,7 +116,10 @@ def _descended(
     if not isinstance(scale, Tensor) or scale.ndim:  # an array might broadcast
         scale = checks.number("the result of scale", scale)
     grads = grads if scale == 1 else tree.map(lambda g: scale * g, grads)
-    params, opt_state = update(grads, ts.opt_state, ts.params)
+    updated = update(grads, ts.opt_state, ts.params)
+    if not (isinstance(updated, tuple | list) and len(updated) == 2):
+        raise BadType(f"update returned {checks.describe(updated)}: it must return (params, opt_state)")
+    params, opt_state = updated
     new = TrainState(ts.step + 1, ts.key, params, state, opt_state)
     return new, Metrics(scale * (-bound - offset), bound, _norm(grads))
 

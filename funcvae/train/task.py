@@ -2,15 +2,16 @@
 
 from typing import NamedTuple, get_type_hints
 
+import torch
 from torch import Tensor
 
 from funcvae import random, tree
 from funcvae._support import checks
 from funcvae.distributed.collectives import SINGLE, Processes, split_evenly
-from funcvae.distributed.sharding import by_samples
+from funcvae.distributed.sharding import by_samples, noise_dtype
 from funcvae.errors import BadData, BadValue
-from funcvae.estimators.types import Estimator
-from funcvae.model import CHECK_SEED, VAE, check_data
+from funcvae.estimators.types import Estimator, check_noise
+from funcvae.model import CHECK_SEED, VAE, check_items
 from funcvae.modules import Params, State
 from funcvae.optim import Optimizer
 from funcvae.train.settings import StepSettings
@@ -59,16 +60,26 @@ def checked_task(ts: TrainState, task: Task) -> Task:
     for name, kind in get_type_hints(Task).items():  # a NamedTuple does not check its own fields
         checks.instance(name, getattr(task, name), kind)
     check_train_state(ts, task.model)
-    check_data(task.model, ts.params, ts.state, task.train, task.settings.observe, name="train")
+    check_items(task.model.unchecked(), ts.params, ts.state, task.train, task.settings.observe, name="train")
+    if _shapes(ts.opt_state) != _shapes(task.opt.init(ts.params)):
+        raise BadValue("ts.opt_state is not of this optimizer and these params: make ts by train.init")
     task = task._replace(model=task.model.unchecked(), train=task.train.to(ts.step.device))
     check_task(task, ts.params, ts.state)
     return task
 
 
+def _shapes(state: tree.Tree) -> dict[str, torch.Size | None]:
+    return {name: getattr(leaf, "shape", None) for name, leaf in tree.named_leaves(state).items()}
+
+
 def check_task(task: Task, params: Params, state: State) -> None:
     """Raises what `checked_task` raises, for a valid TrainState and valid data on its device."""
-    task.estimator.claims_under(task.settings.noise)
+    settings, data = task.settings, task.train[:2]
+    task.estimator.claims_under(settings.noise)
     check_shards(task, state)
+    key = random.key(CHECK_SEED, device=data.device)
+    x = settings.observe(key, data)
+    check_noise(task.model, x, settings.noise(key, settings.samples, (len(x), task.model.latent), dtype=noise_dtype(x)))
     check_batches(task, params, state)
 
 

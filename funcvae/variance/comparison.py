@@ -14,6 +14,7 @@ from funcvae._support import checks
 from funcvae._support.checks import Positive
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadType, BadValue
+from funcvae.estimators.compose import together
 from funcvae.estimators.types import GradientEstimator
 from funcvae.evaluate.importance_sampling import Progress
 from funcvae.model import VAE
@@ -247,7 +248,7 @@ def _seconds_per_gradient(
         for estimator, times in pairs[start:] + pairs[:start]:
             begin = _now(x)
             with torch.no_grad():
-                estimator(model, params, state, x, eps, train=train)
+                _together((estimator,), model, params, state, x, eps, train=train)
             if turn:  # turn 0 is the warm-up
                 times.append(_now(x) - begin)
     return [min(times) for times in seconds]
@@ -283,3 +284,6 @@ def _bias(difference: Floats, members: list[int], reference_norm: float) -> Bias
     z = z if len(values) >= intervals.MIN_EFFECTIVE_REPLICATES or spread == 0 else math.nan
     se = spread * math.sqrt(1 / len(values) + 1 / later.start)
     return Bias(norm, norm / reference_norm if reference_norm > 0 else math.nan, square, se, z)
+
+
+_together = checks.unchecked(together)

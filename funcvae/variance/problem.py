@@ -16,9 +16,9 @@ from torch import Tensor
 from funcvae import compilation, random, tree
 from funcvae._support import checks
 from funcvae._support.checks import Count
-from funcvae.errors import BadData, BadValue, NonFinite
+from funcvae.errors import BadData, NonFinite
 from funcvae.estimators.compose import together
-from funcvae.estimators.types import Estimator, GradientEstimator, check_estimator
+from funcvae.estimators.types import Estimator, GradientEstimator, check_estimator, check_noise
 from funcvae.model import VAE, Observe, as_is, check_data
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid, numbered
@@ -111,7 +111,7 @@ class Problem:
 
     def draw(self, scheme: Noise, key: random.Key) -> Tensor:
         """Noise [N, B, Z] from a key."""
-        return scheme(key, self.samples, (len(self.x), self.model.latent), dtype=self.dtype)
+        return checks.unchecked(scheme)(key, self.samples, (len(self.x), self.model.latent), dtype=self.dtype)
 
 
 def make_problem(
@@ -156,19 +156,16 @@ def make_lane(problem: Problem, name: str, estimator: GradientEstimator, scheme:
     """A checked `Lane`. The target of a function is that of its attribute `claims`, or otherwise the lane's name.
 
     Raises:
-        BadType: the estimator is a factory that was not called, or the scheme does not return a tensor.
-        BadValue: the estimator requires independent samples, and those of the scheme are not; or the scheme returns a
-            tensor of another shape than [N, B, Z].
+        BadType: the estimator is a factory that was not called, or the scheme does not return floats.
+        BadValue: the estimator requires independent samples, and those of the scheme are not; or the scheme returns
+            noise of another shape than [N, B, Z], or of another dtype than the data.
     """
     check_estimator(name, estimator)
     if isinstance(estimator, Estimator):
         target = estimator.claims_under(scheme).target
     else:
         target = estimator.claims.target if hasattr(estimator, "claims") else name
-    want = [problem.samples, len(problem.x), problem.model.latent]
-    eps = checks.tensor("the result of the noise scheme", problem.draw(scheme, random.fold_in(problem.key, 0)))
-    if list(eps.shape) != want:
-        raise BadValue(f"the noise scheme returned a tensor {list(eps.shape)}: it must be {want}")
+    check_noise(problem.model, problem.x, problem.draw(scheme, _fold_in(problem.key, 0)))
     return Lane(name, estimator, scheme, target)
 
 
@@ -225,11 +222,11 @@ def noise_chunks(problem: Problem, scheme: Noise, replicates: range, compile: bo
 
     def draw_block(number: int) -> Tensor:
         if size == 1:
-            return rearrange(problem.draw(scheme, random.fold_in(key, number)), "n b z -> 1 n b z")
+            return rearrange(problem.draw(scheme, _fold_in(key, number)), "n b z -> 1 n b z")
         numbers = torch.arange(number * size, (number + 1) * size, device=key.device)
         if compiled:
             return compiled(key, numbers)
-        return torch.vmap(lambda r: problem.draw(scheme, random.fold_in(key, r)))(numbers)
+        return torch.vmap(lambda r: problem.draw(scheme, _fold_in(key, r)))(numbers)
 
     for first in range(replicates.start, replicates.stop, chunk):
         last = min(first + chunk, replicates.stop)
@@ -269,4 +266,4 @@ def _power_of_two(most: int) -> int:
     return 1 << max(0, most.bit_length() - 1)
 
 
-_together = checks.unchecked(together)
+_together, _fold_in = checks.unchecked(together), checks.unchecked(random.fold_in)

@@ -1,5 +1,7 @@
 """Checks of arguments: annotations define the allowed values, and an error states them in one line."""
 
+import gc
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -130,6 +132,25 @@ def test_a_wrapper_around_a_checked_function_keeps_its_own_code():
 
     assert checks.unchecked(wrapper) is wrapper
     assert checks.unchecked(wrapper)(count=1)["count"] == 7
+
+
+def test_a_checked_closure_is_freed_with_what_it_captures():
+    class Captured:
+        pass
+
+    def make() -> weakref.ref[Captured]:
+        captured = Captured()
+
+        @checks.arguments
+        def closure(n: Count) -> Captured:
+            return captured
+
+        closure(1)
+        return weakref.ref(captured)
+
+    alive = make()
+    gc.collect()
+    assert alive() is None
 
 
 def test_nothing_is_checked_in_a_compiled_graph() -> None:

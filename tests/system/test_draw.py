@@ -119,7 +119,7 @@ def spoiled(run, file, change):
         (lambda run: spoiled(run, "config.json", lambda text: text.replace('"digits.npz"', "5")), "data is 5"),
         (
             lambda run: spoiled(run, "manifest.json", lambda text: text.replace("      28", '      "28"')),
-            "data.shape[1] is '28': expected int",
+            "data.shape[1] is '28': it must be a whole number",
         ),
         (
             lambda run: spoiled(run, "manifest.json", lambda text: text.replace("      28", "      -1")),

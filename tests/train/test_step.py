@@ -5,7 +5,7 @@ import torch
 
 import funcvae as fv
 from funcvae._support import checks
-from funcvae.errors import BadType
+from funcvae.errors import BadType, BadValue
 from tests.support.training import small
 
 
@@ -57,10 +57,49 @@ def test_a_step_does_not_check_arguments_again(points, spec, monkeypatch):
     ts = fv.train.init(model, opt, fv.random.key(0))
     step = fv.train.make_step(model._replace(check=fail), fv.estimators.parse(spec), opt.update, samples=4)
     keys = fv.random.split(fv.random.key(1))
-    monkeypatch.setattr(checks, "_checks_of", fail)
+    monkeypatch.setattr(checks, "_checked", fail)
     step(ts, keys, points)
 
 
 def test_per_example_is_1_and_summed_is_the_batch_size():
     assert [fv.train.per_example(b) for b in (1, 128)] == [1, 1]
     assert [fv.train.summed(b) for b in (1, 128)] == [1, 128]
+
+
+def test_an_optimizer_state_of_other_parameters_is_an_error(points):
+    model, opt = small(), fv.optim.adam()
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    first = next(iter(ts.params["encoder"]))
+    other = {**ts.params, "encoder": {**ts.params["encoder"], first: torch.zeros(1)}}
+    for wrong in (opt.init(other), None, {}, tuple(opt.init(ts.params))):
+        with pytest.raises(BadValue, match=r"ts\.opt_state is not of this optimizer and these params"):
+            fv.train.fit(ts._replace(opt_state=wrong), model, fv.estimators.elbo(), opt, points, compile=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda eps: eps.long(), "eps is a torch.int64 tensor .*: it must be floating-point"),
+        (lambda eps: eps.double(), "eps is torch.float64 and x is torch.float32: draw eps with dtype=torch.float32"),
+        (lambda eps: eps[:, :1], r"eps has shape \[1, 1, 2\]: it must be \[N, 2, 2\]"),
+    ],
+)
+@pytest.mark.parametrize("shards", [None, 2])
+def test_noise_of_another_dtype_or_shape_is_an_error(points, change, message, shards):
+    @fv.noise.independent
+    def scheme(key, n, shape, *, dtype):
+        return change(fv.noise.iid(key, n, shape, dtype=dtype))
+
+    model, opt = small(), fv.optim.adam()
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    options = {"noise": scheme, "compile": False, "batch": 50, "shards": shards}
+    with pytest.raises((BadType, BadValue), match=message):
+        fv.train.fit(ts, model, fv.estimators.elbo(), opt, points[:50].float(), **options)
+
+
+def test_an_update_must_return_params_and_state(points):
+    model, opt = small(), fv.optim.adam()
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    step = fv.train.make_step(model, fv.estimators.elbo(), lambda grads, opt_state, params: None)
+    with pytest.raises(BadType, match="update returned None: it must return"):
+        step(ts, fv.random.split(fv.random.key(1)), points)
