@@ -54,7 +54,7 @@ class Normal(NamedTuple):
 
     @property
     def mean(self) -> Tensor:
-        """loc."""
+        """The mean: loc."""
         return self.loc
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class SignedNormal(NamedTuple):
 
     @property
     def mean(self) -> Tensor:
-        """loc."""
+        """The mean: loc."""
         return self.loc
 
     @property
@@ -174,7 +174,7 @@ class Delta(NamedTuple):
 
     @property
     def mean(self) -> Tensor:
-        """loc."""
+        """The mean: loc."""
         return self.loc
 
     def log_prob(self, x: Tensor) -> Tensor:

@@ -189,7 +189,7 @@ def log_weight(
 
 
 class Observe(Protocol):
-    """Turns data into the input of the model, for instance by a binarization drawn anew in each step.
+    """Turns data into the input of the model, for instance by a new random binarization in each step.
 
     A function that also takes `rows`, the indices [n] of a part of the batch, can return that part alone.
     """

@@ -127,7 +127,9 @@ def adam(
     def update(grads: FloatTensors, state: AdamState, params: FloatTensors) -> tuple[Tree, AdamState]:
         def copy(old: Tensor, grad: Tensor) -> Tensor:
             if old.shape != checks.tensor("a gradient", grad).shape:  # they might broadcast
-                raise BadValue(f"a gradient is {list(grad.shape)}, and its parameter or moment {list(old.shape)}")
+                raise BadValue(
+                    f"a gradient has shape {list(grad.shape)}: its parameter or moment has {list(old.shape)}"
+                )
             return old + grad.new_zeros(())  # a copy that is batched if a `vmap` has batched the gradient
 
         m, v, params = (tree.map(copy, old, grads) for old in (state.m, state.v, params))

@@ -96,7 +96,7 @@ def _connect(patience: float, backend: str) -> dist.Store:
         where, reason = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}", short_reason(str(error))
         raise Missing(
             f"{who} not connected within {patience:g} s at {where} ({reason}): check that all were started, that every "
-            "machine can reach this address, and that nothing else uses the port; --patience waits longer"
+            "machine can reach this address, and that nothing else uses the port, or increase patience"
         ) from None
     return store
 

@@ -61,7 +61,7 @@ class Likelihood(NamedTuple):
     k_hat: Tensor
     """[B]: the Pareto shape of the weights' tail."""
     samples: int
-    """K."""
+    """The number K of samples."""
 
     @property
     def shortfall(self) -> Tensor:

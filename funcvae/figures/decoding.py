@@ -51,8 +51,8 @@ def decoded(model: VAE, params: Params, state: State, z: Annotated[Tensor, "n Z"
 def reconstructed(model: VAE, params: Params, state: State, x: Annotated[Tensor, "n ..."], key: random.Key) -> Tensor:
     """Reconstructions of x [n, ...]: the mean of p(x|z), with z sampled from q(z|x) as in training.
 
-    z is sampled because the posterior's location may be far from all its samples, and then it says little about the
-    model.
+    z is sampled because the posterior's location may be far from all its samples, and then its image is not
+    typical of the model.
     """
     check_trained(model, params, state)
     model = model.unchecked()

@@ -32,8 +32,8 @@ def latent_scatter(
     labels that are not whole numbers, are drawn as a quantity with a colour bar.
 
     Both axes have the same scale, unless the spread of the data along one is less than a twentieth of that along the
-    other, for example because a latent dimension has collapsed. Then each axis has its own scale, and a note says so.
-    Another note says when all points coincide.
+    other, for example because a latent dimension has collapsed. Then each axis has its own scale. A note under the
+    figure tells this, or that all points coincide.
 
     Args:
         z: latent means [n, 2], in units of the prior's standard deviation.

@@ -95,7 +95,7 @@ def evolution(
     """The data, and samples of the model after different numbers of training steps.
 
     At most 15 steps are shown, evenly spaced from the first to the last. All panels have the limits of the data plus a
-    tenth on each side. Samples outside are not drawn; if they are at least 1%, a note says how many.
+    tenth on each side. Samples outside are not drawn; if they are at least 1%, a note gives their share.
 
     Args:
         step: numbers of training steps [s]; 0 is the model before training.

@@ -79,7 +79,7 @@ def mnist_ae(latent: int = 2) -> VAE:
         ‖x - x̂‖², x̂ = decoder(encoder(x))
 
     It follows the blog post "Variational AutoEncoders (VAE) with PyTorch". The codes do not follow the prior, so images
-    decoded from samples of the prior say little about the model.
+    decoded from samples of the prior are not typical of the model.
     """
     return vae(
         encoder=lambda: Encoder(latent),

@@ -50,7 +50,7 @@ class Recipe:
 
 @checks.arguments
 def binarize(key: random.Key, x: Floats, rows: Tensor | None = None) -> Tensor:
-    """Dynamic binarization: each pixel is 1 with a probability equal to its grey value, sampled anew at each call.
+    """Dynamic binarization: each pixel is 1 with a probability equal to its grey value, drawn again at each call.
 
     Args:
         key: do not use it again.

@@ -62,7 +62,7 @@ def read_grid(path: str | Path) -> Grid:
 
     Raises:
         Missing: no such file.
-        BadData: the file does not hold a grid; the message says where and why.
+        BadData: the file does not hold a grid; the message gives the place and the reason.
     """
     content = files.read_json(Path(path))
     try:

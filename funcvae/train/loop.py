@@ -93,7 +93,7 @@ def fit(
             the fastest order. See `distributed.sharding`.
         split: how to divide a step, `distributed.by_rows` or `distributed.by_samples`.
         processes: the processes that share the work.
-        observe: maps (key, x) to the input of the model, for instance by a binarization drawn anew in each step.
+        observe: maps (key, x) to the input of the model, for instance by a new random binarization in each step.
         noise: the noise scheme.
         scale: the loss is scale(B) · (-bound - offset): see `make_step`.
         offset: see `make_step`.

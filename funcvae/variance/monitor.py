@@ -29,7 +29,7 @@ class MonitorSettings(NamedTuple):
     replicates: int
     """Number of replicates of the noise."""
     samples: int
-    """K."""
+    """The number K of samples."""
     batch: int
     """Number of data in the batch."""
 

@@ -41,7 +41,7 @@ class ReplicateSettings:
     """
 
     samples: Count
-    """K."""
+    """The number K of samples."""
     replicates: Count = 1000
     """R."""
     chunk: Count | None = None
@@ -75,7 +75,7 @@ class Problem:
 
     @property
     def samples(self) -> int:
-        """K."""
+        """The number K of samples."""
         return self.settings.samples
 
     @cached_property

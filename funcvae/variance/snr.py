@@ -106,7 +106,7 @@ def scaled_squares(s: Series, members: Sequence[int]) -> Floats:
 
 
 def group_estimates(s: Series, members: Sequence[int], size: int, flag: str = "") -> Group:
-    """The estimates for a group of parameters; `flag` says why its intervals are unreliable, if that is known."""
+    """The estimates for a group of parameters; `flag` is the reason why its intervals are unreliable, if known."""
     replicates, later = len(s.square), later_replicates(len(s.square))
     total = float(s.total[members].sum()) if replicates > 1 else math.nan
     u = scaled_squares(s, members)
