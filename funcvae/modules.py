@@ -90,6 +90,10 @@ def network(factory: Callable[[], nn.Module]) -> tuple[Functional, Callable[...,
         checks.flag("train", train)
         _check("params", params, shapes["params"])
         _check("state", state, shapes["state"])
+        held = [*params.values(), *state.values()]
+        for value in inputs:
+            if isinstance(value, Tensor) and held:
+                checks.same_device(input=checks.tensor("an input", value), params=held[0])
 
     @checks.arguments
     def init(key: random.Key) -> tuple[Params, State]:

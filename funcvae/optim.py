@@ -126,7 +126,8 @@ def adam(
     @checks.arguments
     def update(grads: FloatTensors, state: AdamState, params: FloatTensors) -> tuple[Tree, AdamState]:
         def copy(old: Tensor, grad: Tensor) -> Tensor:
-            if old.shape != checks.tensor("a gradient", grad).shape:  # they might broadcast
+            checks.same_device(gradient=checks.tensor("a gradient", grad), parameter=old)
+            if old.shape != grad.shape:  # they might broadcast
                 raise BadValue(
                     f"a gradient has shape {list(grad.shape)}: its parameter or moment has {list(old.shape)}"
                 )

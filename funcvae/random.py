@@ -129,6 +129,7 @@ def flat_indices(shape: Shape, *picked: Tensor | None, device: torch.device | st
     for size, index in zip_longest(shape, picked):
         stride //= max(1, size)
         if index is None:
+            checks.fits("shape", (*at.shape, size), 8)
             index = torch.arange(size, device=device)
         checks.same_device(at=at, index=checks.tensor("an index", index, "n"))
         at = at.unsqueeze(-1) + index.to(kind) * stride

@@ -157,7 +157,7 @@ function = that(callable, "a function", BadType)
 is_positive = that(lambda value: 0 < value < math.inf, "positive and finite")
 is_finite = that(math.isfinite, "finite")
 floating = that(torch.is_floating_point, "floating-point", BadType)
-float32_or_float64 = that(lambda v: v in (torch.float32, torch.float64), "torch.float32 or torch.float64", BadType)
+float32_or_float64 = that(lambda v: v is torch.float32 or v is torch.float64, "torch.float32 or torch.float64", BadType)
 
 _BY_KIND: dict[Any, Check | None] = {
     int: integer, float: number, bool: flag, str: text, Path: path, Tensor: tensor, Sequence: sequence,
@@ -276,7 +276,7 @@ def _check_of(hint: Any) -> Check | None:
             return check
         return lambda name, value: None if value is None else check(name, value)
     if origin is Literal:
-        return that(lambda value: value in inner, f"one of {', '.join(map(repr, inner))}")
+        return that(lambda value: isinstance(value, str) and value in inner, f"one of {', '.join(map(repr, inner))}")
     if Callable in (hint, origin) or getattr(hint, "_is_protocol", False):
         return function
     kind = origin or hint

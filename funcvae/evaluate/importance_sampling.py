@@ -121,6 +121,7 @@ def log_weights(
         NonFinite: a log-weight is NaN or +inf, or all log-weights of a datum are -inf; the message names the datum.
     """
     check_data(model, params, state, x)
+    checks.same_device(key=key, x=x)
     model = model.unchecked()
     check_items(items, len(x))
     checks.fits("samples", (samples, len(x)), 8)

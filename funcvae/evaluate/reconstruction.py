@@ -27,6 +27,7 @@ def reconstruction_error(
         BadData: the likelihood is Bernoulli and the data are not binary.
     """
     check_data(model, params, state, x)
+    checks.same_device(key=key, x=x)
     model = model.unchecked()
     checks.fits("samples", (samples, len(x)), 8)
     checks.fits("samples", (samples, min(batch, len(x)), model.latent), x.element_size())

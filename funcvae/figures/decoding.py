@@ -56,6 +56,7 @@ def reconstructed(model: VAE, params: Params, state: State, x: Annotated[Tensor,
     """
     check_trained(model, params, state)
     model = model.unchecked()
+    checks.same_device(key=key, x=x)
     eps = random.normal(key, (len(x), model.latent), x.dtype)
     parts = zip(x.split(_CHUNK), eps.split(_CHUNK), strict=True)
     z = torch.cat([model.encode(params, state, x_n)[0].sample(eps_n) for x_n, eps_n in parts])

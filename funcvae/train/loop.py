@@ -216,6 +216,7 @@ def test_bound(
     check_train_state(ts, model)
     estimator.claims_under(noise)
     check_items(model.unchecked(), ts.params, ts.state, test, observe, name="test")
+    checks.same_device(key=key, test=test)
     gradient = GradientSettings(model.unchecked(), estimator, samples, samples, observe, checks.unchecked(noise))
     return _test_bound(ts, test, key, gradient, batch, SINGLE)
 

@@ -67,6 +67,7 @@ def run_keys(key: random.Key) -> RunKeys:
 @checks.arguments
 def step_keys(step_key: random.Key, steps: Annotated[Indices, "S"]) -> Tensor:
     """Keys [S, 2, 2] of the given steps: (noise_key, observe_key) = split(fold_in(step_key, s)) for each."""
+    checks.same_device(step_key=step_key, steps=steps)
     if not len(steps):
         return step_key.new_empty(0, 2, 2)
     split, fold_in = checks.unchecked(random.split), checks.unchecked(random.fold_in)
