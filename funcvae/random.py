@@ -131,7 +131,7 @@ def flat_indices(shape: Shape, *picked: Tensor | None, device: torch.device | st
         if index is None:
             checks.fits("shape", (*at.shape, size), 8)
             index = torch.arange(size, device=device)
-        checks.same_device(at=at, index=checks.tensor("an index", index, "n"))
+        checks.same_device(at=at, index=checks.int32_or_int64("an index", checks.tensor("an index", index, "n")))
         at = at.unsqueeze(-1) + index.to(kind) * stride
     return at
 

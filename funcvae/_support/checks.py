@@ -157,6 +157,7 @@ function = that(callable, "a function", BadType)
 is_positive = that(lambda value: 0 < value < math.inf, "positive and finite")
 is_finite = that(math.isfinite, "finite")
 floating = that(torch.is_floating_point, "floating-point", BadType)
+int32_or_int64 = that(lambda t: t.dtype in (torch.int32, torch.int64), "int32 or int64", BadType)
 float32_or_float64 = that(lambda v: v is torch.float32 or v is torch.float64, "torch.float32 or torch.float64", BadType)
 
 _BY_KIND: dict[Any, Check | None] = {
@@ -177,7 +178,7 @@ Fraction = Annotated[float, within(0, 1)]
 """A number between 0 and 1."""
 Floats = Annotated[Tensor, floating]
 """A tensor of a floating-point dtype."""
-Indices = Annotated[Tensor, that(lambda at: at.dtype in (torch.int32, torch.int64), "int32 or int64", BadType)]
+Indices = Annotated[Tensor, int32_or_int64]
 """A tensor of indices, int32 or int64."""
 Dtype = Annotated[torch.dtype, Only(float32_or_float64)]
 """torch.float32 or torch.float64."""

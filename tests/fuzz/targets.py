@@ -302,7 +302,6 @@ HEAD = Kind(
         lambda out: out,
         heads.delta,
         heads.bernoulli,
-        lambda out: distributions.Normal(out, None),
         lambda out: distributions.Normal(1.0, out),
     ),
 )
