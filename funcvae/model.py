@@ -99,7 +99,7 @@ def vae(
     pairs = {"encoder": network(encoder), "decoder": network(decoder), "prior": network(prior)}
     networks = {name: net for name, (net, _) in pairs.items()}
 
-    def check(params: Params, state: State, names: Iterable[str] = pairs) -> None:
+    def check(params: Params, state: State, names: Iterable[str] = ("encoder", "decoder", "prior")) -> None:
         for name in names:
             pairs[name][1](_part("params", params, name), _part("state", state, name))
 

@@ -161,13 +161,15 @@ class Estimator:
         if not torch.compiler.is_compiling():
             check_arguments(model, params, state, x, eps)
             checks.flag("train", train)
-        return self.estimate(model.unchecked(), params, state, x, eps, train)
+            model = model.unchecked()
+        return self.estimate(model, params, state, x, eps, train)
 
     def bound(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
         """The value of the target bound [B] in nats, in evaluation mode, at half the cost of a call."""
         if not torch.compiler.is_compiling():
             check_arguments(model, params, state, x, eps)
-        return self.evaluate(model.unchecked(), params, state, x, eps)
+            model = model.unchecked()
+        return self.evaluate(model, params, state, x, eps)
 
     @property
     def parts(self) -> Parts:
@@ -201,10 +203,12 @@ def check_estimator(name: str, estimator: GradientEstimator) -> None:
         raise BadType(f"{name} is the factory {factory}: call it, as in estimators.{factory}()")
 
 
-def check_noise(model: VAE, x: Tensor, eps: Tensor) -> None:
+def check_noise(model: VAE, x: Tensor, eps: Tensor, samples: int | None = None) -> None:
     """Raises unless eps is [N, B, Z] for this model and x, of the same dtype; others might broadcast or be promoted."""
-    if checks.floats("eps", eps).ndim != 3 or eps.shape[1:] != (len(x), model.latent) or eps.numel() == 0:
-        raise BadValue(f"eps has shape {list(eps.shape)}: it must be [N, {len(x)}, {model.latent}], with N >= 1")
+    shape = checks.floats("eps", eps).shape
+    if len(shape) != 3 or shape != (samples or len(eps), len(x), model.latent) or eps.numel() == 0:
+        want = f"[{samples or 'N'}, {len(x)}, {model.latent}]" + ", with N >= 1" * (samples is None)
+        raise BadValue(f"eps has shape {list(shape)}: it must be {want}")
     if x.is_floating_point() and eps.dtype != x.dtype:
         raise BadValue(f"eps is {eps.dtype} and x is {x.dtype}: draw eps with dtype={x.dtype}")
 

@@ -79,7 +79,8 @@ def check_task(task: Task, params: Params, state: State) -> None:
     check_shards(task, state)
     key = random.key(CHECK_SEED, device=data.device)
     x = settings.observe(key, data)
-    check_noise(task.model, x, settings.noise(key, settings.samples, (len(x), task.model.latent), dtype=noise_dtype(x)))
+    eps = settings.noise(key, settings.samples, (len(x), task.model.latent), dtype=noise_dtype(x))
+    check_noise(task.model, x, eps, settings.samples)
     check_batches(task, params, state)
 
 

@@ -165,7 +165,7 @@ def make_lane(problem: Problem, name: str, estimator: GradientEstimator, scheme:
         target = estimator.claims_under(scheme).target
     else:
         target = estimator.claims.target if hasattr(estimator, "claims") else name
-    check_noise(problem.model, problem.x, problem.draw(scheme, _fold_in(problem.key, 0)))
+    check_noise(problem.model, problem.x, problem.draw(scheme, _fold_in(problem.key, 0)), problem.samples)
     return Lane(name, estimator, scheme, target)
 
 

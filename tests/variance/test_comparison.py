@@ -420,7 +420,7 @@ def test_wrong_estimators_keys_noise_and_data_raise_an_error():
         compare({"a": "iwae"}, *args, samples=2)
     with pytest.raises(BadType, match="it must be an int32 tensor"):
         compare(arms("iwae"), *tiny(), torch.zeros(2), samples=2)
-    with pytest.raises(BadValue, match=r"the noise scheme returned a tensor \[3, 2, 2\]: it must be \[2, 2, 2\]"):
+    with pytest.raises(BadValue, match=r"eps has shape \[3, 2, 2\]: it must be \[2, 2, 2\]"):
         compare(
             arms("iwae"), *args, samples=2, noise=lambda key, n, shape, dtype: fv.noise.iid(key, 3, shape, dtype=dtype)
         )
