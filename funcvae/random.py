@@ -101,10 +101,6 @@ def bits(key: Key, shape: Shape = (), *, at: Indices | None = None) -> Tensor:
         at: flat indices into the draw, from `flat_indices`. Only these numbers are drawn; the result has the shape of
             `at`. Indices outside of `shape` are not detected.
     """
-    return _bits(key, shape, at)
-
-
-def _bits(key: Key, shape: Shape, at: Tensor | None) -> Tensor:
     high, low, shape = _words(key, shape, at)
     return (high ^ low).reshape(shape)
 
@@ -151,12 +147,8 @@ def uniform(
     The leading bits of a random word become the mantissa of a float in [1, 2), from which 1 is subtracted: 23 bits of a
     32-bit word in float32, 52 bits of a 64-bit word in float64. For `at` see `bits`.
     """
-    return _uniform(key, shape, dtype, minval, maxval, at)
-
-
-def _uniform(key: Key, shape: Shape, dtype: torch.dtype, minval: float, maxval: float, at: Tensor | None) -> Tensor:
     if dtype == torch.float32:
-        unit = (_shift_right(_bits(key, shape, at), 9) | 0x3F800000).view(torch.float32) - 1
+        unit = (_shift_right(_bits(key, shape, at=at), 9) | 0x3F800000).view(torch.float32) - 1
     else:
         high, low, shape = _words(key, shape, at)
         word = (high.long() << 32) | (low.long() & 0xFFFFFFFF)
@@ -179,7 +171,7 @@ def normal(key: Key, shape: Shape = (), dtype: Dtype = torch.float32, *, at: Ind
     Equal to `jax.random.normal` to rounding (in float32 within 2e-6 max(1, |x|)), and equal to rounding on all devices.
     """
     above_minus_one = -1.0 + 2.0 ** (-24 if dtype == torch.float32 else -53)  # keeps erfinv finite
-    return math.sqrt(2) * _erfinv(2 * _uniform(key, shape, dtype, 0.0, 1.0, at) + above_minus_one)
+    return math.sqrt(2) * _erfinv(2 * _uniform(key, shape, dtype, at=at) + above_minus_one)
 
 
 @checks.arguments
@@ -189,7 +181,7 @@ def bernoulli(key: Key, p: float | Tensor = 0.5, shape: Shape | None = None, *, 
         if not 0 <= checks.number("p", p) <= 1:
             raise BadValue(f"p is {p}: a probability must lie between 0 and 1")
         p = torch.full((), p, dtype=torch.float32, device=key.device)
-    u = _uniform(key, tuple(p.shape) if shape is None else shape, checks.float32_or_float64("p", p.dtype), 0.0, 1.0, at)
+    u = _uniform(key, tuple(p.shape) if shape is None else shape, checks.float32_or_float64("p", p.dtype), at=at)
     try:
         return u < p
     except RuntimeError as error:
@@ -211,7 +203,7 @@ def permutation(key: Key, x: int | Tensor) -> Tensor:
     order = torch.arange(n, device=key.device)
     for _ in range(math.ceil(3 * math.log(max(1, n)) / math.log(2**32 - 1))):
         key, round_key = split(key)
-        unsigned = _bits(round_key, (n,), None) ^ -(2**31)  # with the sign bit flipped, int32 sorts as uint32
+        unsigned = _bits(round_key, (n,)) ^ -(2**31)  # with the sign bit flipped, int32 sorts as uint32
         order = order[unsigned.argsort(stable=True)]
     return x[order] if isinstance(x, Tensor) else order
 
@@ -299,3 +291,6 @@ def _erfinv(x: Tensor) -> Tensor:
     for c, c_tail in _GILES:
         p = torch.addcmul(torch.where(near, x.new_full((), c), c_tail), p, t)
     return p * x
+
+
+_bits, _uniform = checks.unchecked(bits), checks.unchecked(uniform)

@@ -35,7 +35,7 @@ from funcvae.noise import Noise, accepts, in_parts
 
 __all__ = [
     "Batch", "GradientSettings", "PartialObserve", "ShardedGradient", "Split", "StepDetails", "by_rows", "by_samples",
-    "noise_dtype",
+    "draw_noise",
 ]  # fmt: skip
 
 
@@ -114,8 +114,7 @@ def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
     def estimated(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, size: int) -> StepDetails:
         noise_key, observe_key = keys
         x = observe_rows(observe_key, x, rows=at) if observe_rows else observe(observe_key, x).index_select(0, at)
-        eps = draw(noise_key, samples, (size, model.latent), dtype=noise_dtype(x), rows=at)
-        check_noise(model, x, eps)
+        eps = draw_noise(draw, noise_key, samples, size, model, x, rows=at)
         return StepDetails(x, eps, estimator.estimate(model, params, state, x, eps, True))
 
     def share(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, size: int) -> Tensor:
@@ -160,9 +159,7 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
     def inputs(keys: Tensor, x: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         noise_key, observe_key = keys
         x = observe(observe_key, x)
-        eps = draw(noise_key, samples, (len(x), model.latent), dtype=noise_dtype(x), samples=at)
-        check_noise(model, x, eps)
-        return x, eps
+        return x, draw_noise(draw, noise_key, samples, len(x), model, x, samples=at)
 
     def log_weights(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor) -> Tensor:
         assert parts.log_w is not None
@@ -225,9 +222,25 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
     return ShardedGradient(lambda size: samples, shares, details)
 
 
-def noise_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of the noise for observed data x; raises BadType unless it is float32 or float64."""
-    return checks.float32_or_float64("the dtype of the observed data", x.dtype)
+def draw_noise(scheme: Noise, key: random.Key, n: int, size: int, model: VAE, x: Tensor, **part: Tensor) -> Tensor:
+    """The noise [n, B, Z] of a step for observed data x [B, ...].
+
+    Args:
+        scheme: the noise scheme.
+        key: the key, which this call consumes.
+        n: the number of samples of each datum.
+        size: the number of data in the batch.
+        model: the model.
+        x: the observed data; float32 or float64.
+        part: `rows` or `samples`, to draw only this part of the batch's noise: see `noise.in_parts`.
+
+    Raises:
+        BadType, BadValue: x has another dtype, or the noise has another shape or dtype than it should.
+    """
+    dtype = checks.float32_or_float64("the dtype of the observed data", x.dtype)
+    eps = scheme(key, n, (size, model.latent), dtype=dtype, **part)
+    check_noise(model, x, eps, None if "samples" in part else n)
+    return eps
 
 
 def nonempty_pieces(length: int, shards: int) -> list[range]:

@@ -16,16 +16,11 @@ from funcvae.modules import Params, State
 __all__ = ["Loss", "surrogate", "together"]
 
 
-def _check_call(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> None:
-    check_arguments(model, params, state, x, eps)
-    checks.flag("train", train)
-
-
 def _check_together(
     estimators: Sequence[GradientEstimator], model: VAE, params: Params, state: State, x: Tensor, eps: Tensor,
     *, train: bool,
 ) -> None:  # fmt: skip
-    _check_call(model, params, state, x, eps, train=train)
+    check_arguments(model, params, state, x, eps, train=train)
     for estimator in checks.sequence("estimators", estimators):
         check_estimator("an estimator", estimator)
 
@@ -79,7 +74,7 @@ def surrogate(estimator: GradientEstimator) -> Loss:
     """
     check_estimator("estimator", estimator)
 
-    @checks.after(_check_call)
+    @checks.after(check_arguments)
     def loss(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Tensor:
         here = tree.map(torch.Tensor.detach, params)
         out = _estimate(estimator, model.unchecked(), here, state, x, eps, train)

@@ -159,8 +159,7 @@ class Estimator:
     def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Estimate:
         """The estimate for x [B, ...] from noise eps [N, B, Z]."""
         if not torch.compiler.is_compiling():
-            check_arguments(model, params, state, x, eps)
-            checks.flag("train", train)
+            check_arguments(model, params, state, x, eps, train=train)
             model = model.unchecked()
         return self.estimate(model, params, state, x, eps, train)
 
@@ -214,7 +213,9 @@ def check_noise(model: VAE, x: Tensor, eps: Tensor, samples: int | None = None) 
 
 
 @checks.arguments
-def check_arguments(model: VAE, params: Params, state: State, x: Annotated[Tensor, "B ..."], eps: Floats) -> None:
+def check_arguments(
+    model: VAE, params: Params, state: State, x: Annotated[Tensor, "B ..."], eps: Floats, *, train: bool = False
+) -> None:
     """Raises BadType or BadValue unless an estimator can be called with these."""
     checks.unchecked(check_trained)(model, params, state)
     check_noise(model, x, eps)

@@ -15,14 +15,14 @@ from funcvae.distributed.sharding import (  # fmt: skip
     Batch,
     GradientSettings,
     StepDetails,
-    noise_dtype,
+    draw_noise,
     nonempty_pieces,
     sum_shares,
     unpack,
 )
 from funcvae.errors import BadType, BadValue
 from funcvae.estimators.chunks import in_chunks
-from funcvae.estimators.types import Estimator, check_noise
+from funcvae.estimators.types import Estimator
 from funcvae.model import VAE, Observe, as_is
 from funcvae.modules import Params, State
 from funcvae.train.settings import Scale, StepSettings, per_example
@@ -104,9 +104,7 @@ def step_inputs(keys: Tensor, x: Tensor, gradient: GradientSettings) -> tuple[Te
         raise BadValue(f"keys is {checks.describe(keys)}: it must be int32 [2, 2], a noise key and an observe key")
     noise_key, observe_key = keys
     x = gradient.observe(observe_key, x)
-    eps = gradient.noise(noise_key, gradient.samples, (len(x), gradient.model.latent), dtype=noise_dtype(x))
-    check_noise(gradient.model, x, eps)
-    return x, eps
+    return x, draw_noise(gradient.noise, noise_key, gradient.samples, len(x), gradient.model, x)
 
 
 def _descended(

@@ -8,9 +8,9 @@ from torch import Tensor
 from funcvae import random, tree
 from funcvae._support import checks
 from funcvae.distributed.collectives import SINGLE, Processes, split_evenly
-from funcvae.distributed.sharding import by_samples, noise_dtype
+from funcvae.distributed.sharding import by_samples, draw_noise
 from funcvae.errors import BadData, BadValue
-from funcvae.estimators.types import Estimator, check_noise
+from funcvae.estimators.types import Estimator
 from funcvae.model import CHECK_SEED, VAE, check_items
 from funcvae.modules import Params, State
 from funcvae.optim import Optimizer
@@ -79,8 +79,7 @@ def check_task(task: Task, params: Params, state: State) -> None:
     check_shards(task, state)
     key = random.key(CHECK_SEED, device=data.device)
     x = settings.observe(key, data)
-    eps = settings.noise(key, settings.samples, (len(x), task.model.latent), dtype=noise_dtype(x))
-    check_noise(task.model, x, eps, settings.samples)
+    draw_noise(settings.noise, key, settings.samples, len(x), task.model, x)
     check_batches(task, params, state)
 
 
