@@ -8,11 +8,16 @@ import math
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
+from funcvae import random, tree
+from funcvae._support import checks
 from funcvae.errors import BadType
 
-__all__ = ["Bernoulli", "Delta", "Distribution", "Normal", "Posterior", "SignedNormal", "kl"]
+__all__ = [
+    "Bernoulli", "Delta", "Distribution", "Normal", "Posterior", "SignedNormal", "is_reparameterised", "kl",
+]  # fmt: skip
 
 
 class Distribution(Protocol):
@@ -34,7 +39,11 @@ class Distribution(Protocol):
 
 
 class Posterior(Distribution, Protocol):
-    """A distribution over z with a centre `loc`, which figures of the latent space show."""
+    """A distribution over z with a centre `loc`, which figures of the latent space show.
+
+    It may have an attribute `reparameterised`: whether the derivatives of `sample` in the fields are those of its
+    values. Without it, `is_reparameterised` compares them.
+    """
 
     @property
     def loc(self) -> Tensor:
@@ -46,6 +55,11 @@ class Normal(NamedTuple):
 
     loc: Tensor
     sigma: Tensor
+
+    @property
+    def reparameterised(self) -> bool:
+        """Samples have the derivatives of their values."""
+        return True
 
     @property
     def support(self) -> tuple[float, float]:
@@ -77,6 +91,11 @@ class SignedNormal(NamedTuple):
     sigma: Tensor
 
     @property
+    def reparameterised(self) -> bool:
+        """Samples have the derivatives of their values."""
+        return True
+
+    @property
     def mean(self) -> Tensor:
         """The mean: loc."""
         return self.loc
@@ -102,6 +121,11 @@ class Bernoulli(NamedTuple):
     """
 
     logits: Tensor
+
+    @property
+    def reparameterised(self) -> bool:
+        """Samples are 0 or 1: their derivatives are not those of their values."""
+        return False
 
     @property
     def support(self) -> tuple[float, float]:
@@ -168,6 +192,11 @@ class Delta(NamedTuple):
     loc: Tensor
 
     @property
+    def reparameterised(self) -> bool:
+        """Samples have the derivatives of their values."""
+        return True
+
+    @property
     def support(self) -> tuple[float, float]:
         """The least and the greatest x."""
         return (-math.inf, math.inf)
@@ -208,3 +237,61 @@ def kl(q: Distribution, p: Distribution) -> Tensor:
         case _:
             pair = f"{type(q).__name__} and {type(p).__name__}"
             raise BadType(f"no closed-form KL for {pair}: use an estimator that samples it, such as elbo_mc")
+
+
+def is_reparameterised(q: Posterior) -> bool:
+    """Whether the derivatives of `q.sample(eps)` in the fields of q are those of its values.
+
+    This is `q.reparameterised` if q has that attribute. Otherwise each field f is moved, to half of its values or,
+    where they are close to zero, by 0.1, and the change of the sample is compared with the integral of its derivative:
+
+        sample(f + m) - sample(f) = ∫_0^1 d/dt sample(f + t m) dt
+
+    A sample that has steps (a threshold, `round`) or that is detached from a field does not satisfy this.
+
+    Raises:
+        BadType: q is not a tree of tensors, or its samples cannot be compared.
+    """
+    if hasattr(q, "reparameterised"):
+        return bool(q.reparameterised)
+    try:
+        return all(_has_derivative(q, i) for i, field in enumerate(tree.leaves(q)) if field.is_floating_point())
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise BadType(
+            f"the samples of the {type(q).__name__} posterior cannot be compared with their derivatives: set its "
+            f"attribute reparameterised to True or False ({checks.one_line(str(error))})"
+        ) from error
+
+
+@torch.enable_grad()
+def _has_derivative(q: Posterior, i: int) -> bool:
+    """Whether the change of a sample with field i of q equals the integral of its derivative."""
+    fields, kind = tree.flatten(q)
+    fields = [field.detach().double() if field.is_floating_point() else field for field in fields]
+    move = torch.where(fields[i].abs() < 0.2, 0.1 * torch.where(fields[i] < 0, -1, 1), fields[i] / -2)
+    noise_key, *keys = random.split(random.key(_CHECK_SEED, device=move.device), 5)
+    shape = (-(-_CHECK_NUMBERS // q.loc.numel()), *q.loc.shape)
+    eps = random.normal(noise_key, shape, torch.float64)
+    directions = [random.normal(key, shape, torch.float64) for key in keys]  # an error is orthogonal to none of them
+
+    def sample(t: Tensor) -> Tensor:
+        return kind.unflatten([*fields[:i], fields[i] + t * move, *fields[i + 1 :]]).sample(eps.clone())
+
+    def slopes(t: Tensor) -> Tensor:
+        """The derivative of the sample in t along each of the directions."""
+        z = sample(t.requires_grad_())
+        if not z.requires_grad:
+            return torch.zeros(len(directions), dtype=t.dtype, device=t.device)
+        grads = [torch.autograd.grad(z, t, along, retain_graph=True, materialize_grads=True)[0] for along in directions]
+        return torch.stack(grads)
+
+    change = (sample(move.new_ones(())) - sample(move.new_zeros(()))).detach()
+    changes = torch.stack([(change * along).sum() for along in directions])
+    points, weights = (move.new_tensor(each) / 2 for each in leggauss(8))
+    integral = sum(weight * slopes(0.5 + point) for point, weight in zip(points, weights, strict=True))
+    if not (changes.isfinite().all() and integral.isfinite().all()):
+        raise ValueError("they are not finite")
+    return bool(((changes - integral).abs() <= 0.03 * change.norm() + 1e-9).all())
+
+
+_CHECK_SEED, _CHECK_NUMBERS = 2**63 + 2, 2**16

@@ -8,10 +8,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from funcvae import heads, priors, random, tree
+from funcvae import distributions, heads, priors, random, tree
 from funcvae._support import checks
 from funcvae._support.checks import Count, concrete
-from funcvae.distributions import Distribution, Posterior
+from funcvae.distributions import Delta, Distribution, Posterior
 from funcvae.errors import BadData, BadType, BadValue, FuncvaeError
 from funcvae.modules import Apply, Params, State, network
 
@@ -124,7 +124,7 @@ def vae(
     def encode(params: Params, state: State, x: Tensor, train: bool = False) -> tuple[Posterior, State]:
         out, new = run("encoder", params, state, x, train)
         q = posterior(out)
-        if not isinstance(getattr(q, "loc", None), Tensor):
+        if not isinstance(getattr(_distribution("the posterior head returned", q), "loc", None), Tensor):
             raise BadType(f"the posterior head returned {checks.describe(q)}: it must be a distribution with a loc")
         if q.loc.shape != (len(x), latent):  # another shape might broadcast
             raise BadValue(
@@ -158,25 +158,29 @@ def vae(
     return VAE(init, encode, decode, prior_, latent, check)
 
 
-def log_prob(p: Distribution, x: Tensor) -> Tensor:
-    """The log-density [N, B] of x under p in nats, summed over all further axes."""
-    elementwise = p.log_prob(x)
-    return rearrange(elementwise, "n b ... -> n b (...)").sum(-1) if elementwise.ndim > 2 else elementwise
+def log_prob(p: Distribution, z: Tensor) -> Tensor:
+    """The log-density [N, B] of latents z [N, B, Z] under p in nats.
+
+    Raises:
+        BadValue: `p.log_prob` does not return one number for each latent [N, B], or for each element of z.
+    """
+    return _summed(p, p.log_prob(z), z.shape)
 
 
 def log_p_x_given_z(p: Distribution, x: Tensor) -> Tensor:
     """log p(x|z) [N, B] in nats, for p from decoding z [N, B, Z] and data x [B, ...].
 
     Raises:
-        BadValue: the distribution is not over data of the shape of x. (Another shape might broadcast.)
+        BadValue: the distribution is not over data of the shape of x, or `p.log_prob` does not return one number for
+            each datum [N, B], or for each element of it [N, B, ...]. (Another shape might broadcast.)
     """
-    decoded = checks.tensor("the first parameter of the distribution", tree.leaves(p)[0]).shape[1:]
-    if decoded != x.shape:
+    decoded = checks.tensor("the first parameter of the distribution", tree.leaves(p)[0]).shape
+    if decoded[1:] != x.shape:
         raise BadValue(
-            f"the decoder describes data of shape {list(decoded[1:])} in a batch of {decoded[0]}: the data have shape "
+            f"the decoder describes data of shape {list(decoded[2:])} in a batch of {decoded[1]}: the data have shape "
             f"{list(x.shape[1:])} in a batch of {len(x)}"
         )
-    return log_prob(p, x)
+    return _summed(p, p.log_prob(x), (decoded[0], *x.shape))
 
 
 def log_weight(
@@ -185,7 +189,7 @@ def log_weight(
     """log w = log p(x|z) + log p(z) - log q(z|x) [N, B] for z [N, B, Z] from q(z|x), and the new state."""
     p_x, state = model.decode(params, state, z, train)
     p_z, state = model.prior(params, state, z, train)
-    return log_p_x_given_z(p_x, x) + _over_latents("prior", p_z, z) - _over_latents("posterior", q, z), state
+    return log_p_x_given_z(p_x, x) + log_prob(p_z, z) - log_prob(q, z), state
 
 
 class Observe(Protocol):
@@ -243,13 +247,17 @@ def check_items(
     if not leaves:
         raise BadValue("params has no leaves: use the parameters that init returns")
     key = random.key(CHECK_SEED, device=checks.concrete("a leaf of params", leaves[0]).device)
-    x = checks.tensor("the result of observe", observe(key, data[:2].to(key.device)), "B ...")
-    if len(x) != len(data[:2]):
+    x = _unchanged("observe", lambda x: observe(key, x), data[:2].to(key.device))
+    if len(checks.tensor("the result of observe", x, "B ...")) != len(data[:2]):
         raise BadValue(f"observe returned {len(x)} items for {len(data[:2])}: it must keep their number")
     try:
         q, _ = model.encode(params, state, x)
-        p, _ = model.decode(params, state, q.loc.unsqueeze(0))
-        log_p_x_given_z(p, x)
+        z = _unchanged("sample of the posterior", q.sample, torch.ones_like(q.loc).unsqueeze(0))
+        p, _ = model.decode(params, state, z)
+        _unchanged("log_prob of the likelihood", lambda x: log_p_x_given_z(p, x), x)
+        if not isinstance(q, Delta):
+            _unchanged("log_prob of the posterior", q.log_prob, z)
+        _unchanged("log_prob of the prior", model.prior(params, state, z)[0].log_prob, z)
     except (RuntimeError, BadValue) as error:
         reason = checks.one_line(str(error).split("\n")[0])
         raise BadData(f"the model cannot take {name} with items of shape {list(data.shape[1:])}: {reason}") from None
@@ -258,6 +266,15 @@ def check_items(
         if values.numel() and (values.min() < low or values.max() > high):
             got = f"{float(values.min()):g} to {float(values.max()):g}"
             raise BadData(f"{what} ranges from {got}: a {type(p).__name__} likelihood requires [{low:g}, {high:g}]")
+
+
+def _unchanged(name: str, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """f of a copy of x; raises BadValue if f changes its argument in place, which would change the caller's tensor."""
+    copy = x.clone()
+    out = f(copy)
+    if copy._version:
+        raise BadValue(f"{name} changes its argument in place: write it without operators such as sub_ or +=")
+    return out
 
 
 CHECK_SEED = 2**63 + 2
@@ -271,7 +288,12 @@ def _part(what: str, whole: Params, name: str) -> Any:
     return whole[name]
 
 
-def _distribution(what: str, p: Distribution) -> Distribution:
+def _distribution(what: str, p: Any) -> Any:
+    if isinstance(p, torch.distributions.Distribution):  # its sample is not a function of noise, nor is it a pytree
+        name = type(getattr(p, "base_dist", p)).__name__
+        ours = name if hasattr(distributions, name) else "Normal"
+        other = "" if name == ours else ", or a NamedTuple of tensors with the same methods"
+        raise BadType(f"{what} a torch.distributions.{name}: it must be a funcvae.distributions.{ours}{other}")
     if not hasattr(p, "log_prob"):
         raise BadType(f"{what} {checks.describe(p)}: it must be a distribution, such as distributions.Normal")
     return p
@@ -290,11 +312,13 @@ def _over_samples(apply: Apply, params: Params, state: State, z: Tensor, train: 
     return out, tree.map(lambda v: v.mean(0) if v.is_floating_point() else v[0], new)
 
 
-def _over_latents(what: str, p: Distribution, z: Tensor) -> Tensor:
-    """The log-density [N, B] of latents z [N, B, Z]."""
-    value = log_prob(p, z)
-    if value.shape != z.shape[:2]:
+def _summed(p: Distribution, log_densities: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Sums log-densities of the shape [N, B, ...], or [N, B] if they are sums already, to [N, B]."""
+    if log_densities.shape == shape:
+        return rearrange(log_densities, "n b ... -> n b (...)").sum(-1) if len(shape) > 2 else log_densities
+    if log_densities.shape != shape[:2]:  # it might broadcast
         raise BadValue(
-            f"the log-densities of the {what} have shape {list(value.shape)}: they must be {list(z.shape[:2])}"
+            f"log_prob of the {type(p).__name__} has shape {list(log_densities.shape)}: it must be {list(shape)}, or "
+            f"{list(shape[:2])} if it sums over a datum"
         )
-    return value
+    return log_densities

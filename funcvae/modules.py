@@ -53,9 +53,9 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
     `fold_in(key, i)`. The global generator of torch is neither read nor changed. Parameters and buffers are on the
     device of the key. (Draws from other libraries, such as numpy, are not detected and not reproducible.)
 
-    `apply` works under `grad`, `vmap` and `torch.compile(fullgraph=True)`. The module works on copies of its buffers,
-    which are returned as the new state. So BatchNorm in training mode also works under an outer `vmap`: each mapped
-    slice has its own statistics.
+    `apply` works under `grad`, `vmap` and `torch.compile(fullgraph=True)`. The module works on copies of its inputs,
+    which it may change in place, and of its buffers, which are returned as the new state. So BatchNorm in training mode
+    also works under an outer `vmap`: each mapped slice has its own statistics.
 
     Raises:
         BadType: the argument is not a factory of an `nn.Module`; or (from `init`) the module draws with an operator
@@ -106,6 +106,7 @@ def network(factory: Callable[[], nn.Module]) -> tuple[Functional, Callable[...,
             raise BadValue(f"{dropout} draws random numbers in training mode: funcvae gives no keys to layers yet")
         tensors = {**params, **{name: _copy_for(inputs, v) for name, v in state.items()}}
         tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
+        inputs = tuple(x.clone() if isinstance(x, Tensor) else x for x in inputs)  # the module may change them in place
         with _attention_for_transforms() if attention else nullcontext(), _no_draws(inputs):
             out = functional_call(skeletons[train], tensors, inputs, tie_weights=False, strict=True)
         return out, {name: tensors[name] for name in state}

@@ -1,13 +1,15 @@
 """Densities and KLs against torch.distributions, finite differences and Monte Carlo."""
 
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch import distributions as td
 
 from funcvae import random
-from funcvae.distributions import Bernoulli, Delta, Normal, SignedNormal, kl
+from funcvae.distributions import Bernoulli, Delta, Normal, SignedNormal, is_reparameterised, kl
 from funcvae.errors import BadType
 
 
@@ -202,3 +204,75 @@ def test_second_derivatives_of_bernoulli_in_forward_and_reverse_mode():
     torch.testing.assert_close(torch.func.hessian(total)(a), torch.diag(-p * (1 - p)))
     torch.testing.assert_close(torch.func.jacrev(torch.func.jacrev(total))(a), torch.diag(-p * (1 - p)))
     torch.testing.assert_close(torch.func.jacfwd(lambda x: Bernoulli(a).log_prob(x))(x), torch.diag(a))
+
+
+def posterior(sample):
+    """A posterior with two fields that does not say whether `sample(loc, scale, eps)` is reparameterised."""
+
+    class Posterior(NamedTuple):
+        loc: Tensor
+        scale: Tensor
+
+        def sample(self, eps):
+            return sample(self.loc, self.scale, eps)
+
+    loc = 2 * random.normal(random.key(1), (2, 3)) * torch.tensor([1.0, 1e-3, 0.0])  # large, small and zero
+    return Posterior(loc, random.normal(random.key(2), (2, 3)).exp() * torch.tensor([0.01, 1.0, 10.0]))
+
+
+@torch.no_grad()
+def without_gradient(loc, scale, eps):
+    return loc + scale * eps
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        lambda loc, scale, eps: loc + scale * eps,
+        lambda loc, scale, eps: loc + scale.exp() * eps,
+        lambda loc, scale, eps: loc + 0 * scale * eps,
+        lambda loc, scale, eps: (loc + scale * eps).sigmoid(),
+        lambda loc, scale, eps: (loc + scale * eps).relu(),
+        lambda loc, scale, eps: loc - scale.sqrt() * torch.special.ndtr(eps).log(),
+        lambda loc, scale, eps: eps.mul_(scale).add_(loc),
+        lambda loc, scale, eps: torch.einsum("bij,nbj->nbi", torch.diag_embed(scale) + loc[..., None], eps),
+    ],
+)
+def test_samples_with_the_derivatives_of_their_values_are_reparameterised(sample):
+    assert is_reparameterised(posterior(sample))
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        lambda loc, scale, eps: (torch.special.ndtr(eps) < loc.sigmoid()).to(loc.dtype),
+        lambda loc, scale, eps: (loc + scale * eps > 0).to(loc.dtype),
+        lambda loc, scale, eps: (loc + scale * eps).round(),
+        lambda loc, scale, eps: (loc + scale * eps).sign(),
+        lambda loc, scale, eps: loc.detach() + scale * eps,
+        lambda loc, scale, eps: loc + scale.detach() * eps,
+        lambda loc, scale, eps: (h := loc + scale * eps).round().detach() + h - h.detach(),  # straight through
+        lambda loc, scale, eps: torch.where(eps < loc, loc, scale),  # a mixture: steps in its weights
+        without_gradient,
+    ],
+)
+def test_samples_without_the_derivatives_of_their_values_are_not_reparameterised(sample):
+    assert not is_reparameterised(posterior(sample))
+
+
+def test_a_distribution_may_say_whether_it_is_reparameterised():
+    one = torch.ones(2, 3)
+    assert all(map(is_reparameterised, (Normal(one, one), SignedNormal(one, one), Delta(one))))
+    assert not is_reparameterised(Bernoulli(one))
+
+
+def test_samples_that_cannot_be_compared_are_an_error_that_asks_for_the_attribute():
+    with pytest.raises(BadType, match="set its attribute reparameterised to True or False"):
+        is_reparameterised(posterior(lambda loc, scale, eps: nn.functional.linear(eps, loc.float())))
+
+
+def test_the_comparison_does_not_change_the_posterior():
+    q = posterior(lambda loc, scale, eps: loc + scale * eps)
+    before = [field.clone() for field in q]
+    is_reparameterised(q)
+    assert all(map(torch.equal, q, before))

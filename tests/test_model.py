@@ -1,15 +1,19 @@
 """VAEs: shapes, the sample axis against a loop, state, and sums of log-densities."""
 
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch import distributions as td
 
+import funcvae as fv
 from funcvae import heads, random, tree
 from funcvae.distributions import Bernoulli, Delta, Normal
-from funcvae.errors import BadType, BadValue
-from funcvae.model import log_p_x_given_z, log_prob, vae
+from funcvae.errors import BadData, BadType, BadValue
+from funcvae.model import as_is, log_p_x_given_z, log_prob, vae
+from tests.support.models import same_bits
 
 KEY = random.key(0)
 N, B, Z, D = 3, 5, 2, 6
@@ -236,3 +240,169 @@ def test_fewer_than_one_latent_dimension_is_an_error(latent):
 def test_a_network_in_place_of_its_factory_is_an_error(network):
     with pytest.raises(BadType, match="factory"):
         make(**{network: nn.Linear(2, 2)})
+
+
+def squared_error(reduce):
+    """A likelihood head whose log_prob reduces the squared error."""
+
+    class Squared(NamedTuple):
+        mean: Tensor
+
+        def log_prob(self, x):
+            return reduce(-0.5 * (self.mean - x) ** 2)
+
+        def sample(self, eps):
+            return self.mean
+
+    return Squared
+
+
+def squared_vae(reduce):
+    model = vae(
+        encoder=lambda: nn.Linear(6, 4), decoder=lambda: nn.Linear(2, 6), latent=2, likelihood=squared_error(reduce)
+    )
+    return model, *model.init(KEY)
+
+
+REDUCTIONS = {
+    "one number": lambda e: e.mean(),
+    "the mean over samples": lambda e: e.sum(-1).mean(0),
+    "the sum over a batch": lambda e: e.sum((-1, -2)).unsqueeze(-1),
+    "a kept axis": lambda e: e.sum(-1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_a_likelihood_that_reduces_too_much_is_an_error_and_not_broadcast(reduction):
+    trained, x = squared_vae(REDUCTIONS[reduction]), random.normal(random.key(1), (4, 6))
+    with pytest.raises(BadValue, match=r"log_prob of the Squared has shape .* it must be \[3, 4, 6\], or \[3, 4\]"):
+        fv.estimators.iwae()(*trained, x, fv.noise.iid(random.key(7), 3, (4, 2)), train=True)
+    with pytest.raises(BadData, match="log_prob of the Squared has shape"):
+        fv.evaluate.log_likelihood(*trained, x, random.key(1), samples=20)
+
+
+def test_a_likelihood_may_sum_over_a_datum_itself():
+    x, eps = random.normal(random.key(1), (4, 6)), fv.noise.iid(random.key(7), 3, (4, 2))
+    summed, elementwise = (
+        fv.estimators.iwae()(*squared_vae(reduce), x, eps, train=True).bound
+        for reduce in (lambda e: e.sum(-1), lambda e: e)
+    )
+    assert torch.equal(summed, elementwise)
+
+
+def test_a_posterior_and_a_prior_that_reduce_too_much_are_errors():
+    class Reduced(NamedTuple):
+        loc: Tensor
+        reparameterised = True
+
+        def log_prob(self, z):
+            return -0.5 * ((z - self.loc) ** 2).mean(0)
+
+        def sample(self, eps):
+            return self.loc + eps
+
+    class Prior(nn.Module):
+        def forward(self, z):
+            return Reduced(z.new_zeros(2))
+
+    x, eps = random.bernoulli(random.key(1), 0.5, (4, 6)).float(), fv.noise.iid(random.key(7), 3, (4, 2))
+    for wrong in ({"posterior": Reduced, "encoder": lambda: nn.Linear(6, 2)}, {"prior": Prior}):
+        model = vae(**{"encoder": lambda: nn.Linear(6, 4), "decoder": lambda: nn.Linear(2, 6), "latent": 2} | wrong)
+        with pytest.raises(BadValue, match=r"log_prob of the Reduced has shape \[4, 2\]: it must be \[3, 4, 2\], or"):
+            fv.estimators.iwae()(model, *model.init(KEY), x, eps, train=True)
+
+
+class Shifted(nn.Module):
+    """Subtracts one half from its input, in place or not, before a linear layer."""
+
+    def __init__(self, inputs, outputs, in_place):
+        super().__init__()
+        self.linear, self.in_place = nn.Linear(inputs, outputs), in_place
+
+    def forward(self, x):
+        return self.linear(x.sub_(0.5) if self.in_place else x - 0.5)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_networks_that_change_their_input_in_place_give_the_numbers_of_those_that_do_not(compile):
+    found, bounds = [], []
+    for in_place in (False, True):
+        model = vae(
+            encoder=lambda here=in_place: Shifted(6, 4, here), latent=2,
+            decoder=lambda here=in_place: Shifted(2, 6, here), likelihood=heads.normal_fixed(1.0),
+        )  # fmt: skip
+        data = random.uniform(random.key(0), (64, 6))
+        kept = data.clone()
+        ts = fv.train.init(model, fv.optim.adam(), KEY)
+        ts, history = fv.train.fit(
+            ts, model, fv.estimators.iwae(), fv.optim.adam(), data, test=data[:16], epochs=1, batch=32, samples=4,
+            compile=compile,
+        )  # fmt: skip
+        log_w = fv.evaluate.log_weights(model, ts.params, ts.state, data, KEY, samples=5)
+        moments = fv.variance.moments(
+            fv.estimators.iwae(), model, ts.params, ts.state, data[:4], KEY, samples=2, replicates=4
+        )
+        assert torch.equal(data, kept)
+        found.append((ts.params, log_w, moments.mean))
+        bounds.append((float(history.bound[0]), float(history.test_bound[0])))
+    assert same_bits(*found)
+    assert bounds[0] == bounds[1]
+
+
+class InPlace(NamedTuple):
+    """A normal whose methods change their argument in place."""
+
+    loc: Tensor
+
+    @property
+    def mean(self):
+        return self.loc
+
+    def log_prob(self, x):
+        return -0.5 * (x.clamp_(0, 1) - self.loc) ** 2
+
+    def sample(self, eps):
+        return eps.add_(self.loc)
+
+
+def centre(key, x):
+    return x.sub_(0.5)
+
+
+@pytest.mark.parametrize(
+    ("how", "observe", "words"),
+    [
+        ({"posterior": lambda out: InPlace(out[:, :2])}, as_is, "sample of the posterior"),
+        ({"likelihood": InPlace}, as_is, "log_prob of the likelihood"),
+        ({}, centre, "observe"),
+    ],
+)
+def test_distributions_and_observe_may_not_change_their_argument_in_place(how, observe, words):
+    model = vae(encoder=lambda: nn.Linear(6, 4), decoder=lambda: nn.Linear(2, 6), latent=2, **how)
+    data = random.uniform(random.key(0), (8, 6))
+    kept = data.clone()
+    ts = fv.train.init(model, fv.optim.adam(), KEY)
+    with pytest.raises((BadValue, BadData), match=f"{words} changes its argument in place"):
+        fv.train.fit(ts, model, fv.estimators.iwae(), fv.optim.adam(), data, epochs=1, batch=4, observe=observe)
+    assert torch.equal(data, kept)
+
+
+@pytest.mark.parametrize(
+    ("what", "given"), [("posterior", "Normal"), ("likelihood", "Bernoulli"), ("prior", "Normal"), ("prior", "Gamma")]
+)
+def test_a_distribution_of_torch_is_an_error_that_names_the_class_to_use(what, given):
+    class Prior(nn.Module):
+        def forward(self, z):
+            one = torch.ones(2)
+            return td.Independent(getattr(td, given)(one, one), 1)
+
+    made = {
+        "posterior": lambda out: td.Normal(out[:, :2], out[:, 2:].exp()),
+        "likelihood": lambda out: td.Bernoulli(logits=out),
+        "prior": Prior,
+    }[what]
+    model = vae(encoder=lambda: nn.Linear(6, 4), decoder=lambda: nn.Linear(2, 6), latent=2, **{what: made})
+    x, eps = random.bernoulli(random.key(1), 0.5, (4, 6)).float(), fv.noise.iid(random.key(7), 3, (4, 2))
+    ours = {"Gamma": "Normal, or a NamedTuple"}.get(given, given)
+    with pytest.raises(BadType, match=rf"a torch.distributions.{given}: it must be a funcvae.distributions.{ours}"):
+        fv.estimators.elbo()(model, *model.init(KEY), x, eps, train=True)

@@ -9,7 +9,14 @@ from torch import Tensor
 from funcvae import tree
 from funcvae._support import checks
 from funcvae.estimators.engine import forward
-from funcvae.estimators.types import Estimate, Estimator, GradientEstimator, check_arguments, check_estimator
+from funcvae.estimators.types import (
+    Estimate,
+    Estimator,
+    GradientEstimator,
+    check_arguments,
+    check_estimator,
+    with_posterior_of,
+)
 from funcvae.model import VAE
 from funcvae.modules import Params, State
 
@@ -35,7 +42,7 @@ def together(
     Estimators from `weighted` share the pass, except those with two pulls. All others run separately. The results
     are those of separate calls.
     """
-    model = model.unchecked()
+    model = with_posterior_of(model.unchecked(), *estimators)
     shared = [getattr(estimator, "from_pass", None) for estimator in estimators]
     last = max((i for i, from_pass in enumerate(shared) if from_pass), default=-1)
     passed = forward(model, params, state, x, eps, train) if last >= 0 else None
@@ -77,7 +84,7 @@ def surrogate(estimator: GradientEstimator) -> Loss:
     @checks.after(check_arguments)
     def loss(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Tensor:
         here = tree.map(torch.Tensor.detach, params)
-        out = _estimate(estimator, model.unchecked(), here, state, x, eps, train)
+        out = _estimate(estimator, with_posterior_of(model.unchecked(), estimator), here, state, x, eps, train)
         rise = tree.map(lambda g, p, p_here: (g * (p - p_here)).sum(), out.grads, params, here)
         return sum(tree.leaves(rise)) - out.bound.mean()
 

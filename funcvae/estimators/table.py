@@ -132,7 +132,7 @@ def iwae_stl() -> Estimator:
         v = log_w.softmax(0)
         return Weights(path=v, score=torch.zeros_like(v), theta=v)
 
-    claims = Claims("L_K", False, True, ("arXiv:1703.09194",), "any", "unbiased at K = 1")
+    claims = Claims("L_K", False, True, ("arXiv:1703.09194",), "any", note="unbiased at K = 1")
     return weighted(iwae_stl, bound=bounds.iwae, claims=claims)
 
 
@@ -207,7 +207,8 @@ def score() -> Estimator:
     def score(log_w: Tensor) -> Weights:
         return Weights(path=torch.zeros_like(log_w), score=log_w / len(log_w), theta=_mean(log_w))
 
-    return weighted(score, bound=bounds.elbo, claims=Claims("ELBO", True, True, ("Williams 1992",), "normal"))
+    claims = Claims("ELBO", True, True, ("Williams 1992",), "normal", "any")
+    return weighted(score, bound=bounds.elbo, claims=claims)
 
 
 def rloo() -> Estimator:
@@ -225,7 +226,8 @@ def rloo() -> Estimator:
         score = (f - _others_mean(f)) / len(f)
         return Weights(path=torch.zeros_like(log_w), score=score, theta=_mean(log_w))
 
-    return weighted(rloo, bound=bounds.elbo, claims=Claims("ELBO", True, True, ("Kool et al. 2019",), note="K >= 2"))
+    claims = Claims("ELBO", True, True, ("Kool et al. 2019",), posterior="any", note="K >= 2")
+    return weighted(rloo, bound=bounds.elbo, claims=claims)
 
 
 def vimco() -> Estimator:
@@ -248,7 +250,8 @@ def vimco() -> Estimator:
         score = torch.where(change > -0.5, -torch.log1p(change), by_sums) - v
         return Weights(path=torch.zeros_like(v), score=score, theta=v)
 
-    return weighted(vimco, bound=bounds.iwae, claims=Claims("L_K", True, True, ("arXiv:1602.06725",), note="K >= 2"))
+    claims = Claims("L_K", True, True, ("arXiv:1602.06725",), posterior="any", note="K >= 2")
+    return weighted(vimco, bound=bounds.iwae, claims=claims)
 
 
 @checks.arguments
@@ -272,7 +275,7 @@ def ovis(gamma: Fraction) -> Estimator:
         return Weights(path=torch.zeros_like(v), score=score, theta=v)
 
     note = "K >= 2; unbiased only at γ = 0" if gamma else "K >= 2"
-    claims = Claims("L_K", gamma == 0, True, ("arXiv:2008.01998",), note=note)
+    claims = Claims("L_K", gamma == 0, True, ("arXiv:2008.01998",), posterior="any", note=note)
     return weighted(ovis, bound=bounds.iwae, claims=claims, name=_spell("ovis", gamma))
 
 
@@ -291,7 +294,7 @@ def rws() -> Estimator:
         v = log_w.softmax(0)
         return Weights(path=torch.zeros_like(v), score=v, theta=v)
 
-    claims = Claims("L_K", False, True, ("arXiv:1406.2751",), "any", "encoder: wake-phi, KL(p‖q)")
+    claims = Claims("L_K", False, True, ("arXiv:1406.2751",), "any", "any", "encoder: wake-phi, KL(p‖q)")
     return weighted(rws, bound=bounds.iwae, claims=claims)
 
 
@@ -310,7 +313,7 @@ def miwae(m: Count) -> Estimator:
         v = _grouped_softmax(log_w, m) / m
         return Weights(path=v, score=-v, theta=v)
 
-    claims = Claims(f"mean of {m} bounds L_(K/{m})", True, True, ("arXiv:1802.04537",), "any", f"{m} divides K")
+    claims = Claims(f"mean of {m} bounds L_(K/{m})", True, True, ("arXiv:1802.04537",), "any", note=f"{m} divides K")
     return weighted(miwae, bound=bounds.miwae(m), claims=claims, name=_spell("miwae", m))
 
 
@@ -351,7 +354,7 @@ def piwae(m: Count) -> Estimator:
 
     # With one group this is `iwae`.
     note = f"encoder: unbiased for the mean of {m} bounds L_(K/{m}); {m} divides K" if m > 1 else ""
-    claims = Claims("L_K", m == 1, True, ("arXiv:1802.04537",), "any", note)
+    claims = Claims("L_K", m == 1, True, ("arXiv:1802.04537",), "any", note=note)
     return weighted(piwae, bound=bounds.iwae, claims=claims, name=_spell("piwae", m), two_pulls=True)
 
 
@@ -383,7 +386,7 @@ def tvo(partition: Partition) -> Estimator:
         return Weights(path=torch.zeros_like(log_w), score=score, theta=theta)
 
     note = "for the TVO itself, both are biased and consistent"
-    claims = Claims("TVO, self-normalised", False, True, ("arXiv:1907.00031",), "any", note)
+    claims = Claims("TVO, self-normalised", False, True, ("arXiv:1907.00031",), "any", "any", note)
     return weighted(tvo, bound=bounds.tvo(partition), claims=claims, name=_spell("tvo", *partition))
 
 

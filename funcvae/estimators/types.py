@@ -10,6 +10,7 @@ from torch import Tensor
 from funcvae._support import checks
 from funcvae._support.autograd import Pull
 from funcvae._support.checks import Floats
+from funcvae.distributions import Posterior
 from funcvae.errors import BadType, BadValue
 from funcvae.model import VAE, check_trained
 from funcvae.modules import Params, State
@@ -17,7 +18,8 @@ from funcvae.noise import Noise, is_independent, name_of
 
 __all__ = [
     "Claims", "Estimate", "Estimator", "FromPass", "GradientEstimator", "PartialBound", "PartialLogWeights", "Parts",
-    "Pass", "Share", "Weights", "check_arguments", "check_estimator", "check_noise",
+    "Pass", "Share", "Weights", "check_arguments", "check_estimator", "check_noise", "check_posterior",
+    "with_posterior_of",
 ]  # fmt: skip
 
 
@@ -50,6 +52,9 @@ class Claims(NamedTuple):
     """What the claims require of the samples of one datum. "independent": they are independent standard normals.
     "normal": each is standard normal, and they may depend on one another. "any": they may have any distribution, but
     the target's expectation is then the one under that distribution."""
+    posterior: Literal["reparameterised", "any"] = "reparameterised"
+    """What the claims require of q(z|x). "reparameterised": samples have derivatives in the fields of q, which a path
+    weight multiplies. "any": the estimator does not use them."""
     note: str = ""
     """Further properties, in a few words."""
 
@@ -160,7 +165,7 @@ class Estimator:
         """The estimate for x [B, ...] from noise eps [N, B, Z]."""
         if not torch.compiler.is_compiling():
             check_arguments(model, params, state, x, eps, train=train)
-            model = model.unchecked()
+            model = with_posterior_of(model.unchecked(), self)
         return self.estimate(model, params, state, x, eps, train)
 
     def bound(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
@@ -200,6 +205,30 @@ def check_estimator(name: str, estimator: GradientEstimator) -> None:
     if getattr(estimator, "__module__", "") == "funcvae.estimators.table":
         factory = estimator.__name__  # type: ignore[attr-defined]
         raise BadType(f"{name} is the factory {factory}: call it, as in estimators.{factory}()")
+
+
+def check_posterior(estimator: GradientEstimator, q: Posterior, reparameterised: bool) -> None:
+    """Raises BadValue if an estimator does not allow the posterior q: its claims require reparameterised samples."""
+    claims = getattr(estimator, "claims", None)
+    if isinstance(claims, Claims) and claims.posterior == "reparameterised" and not reparameterised:
+        name = getattr(estimator, "name", "the estimator")
+        raise BadValue(
+            f"{name} requires a posterior with reparameterised samples; those of the {type(q).__name__} posterior do "
+            "not have the derivatives of their values, so its gradient would be wrong; use rloo or score for the ELBO, "
+            "vimco or ovis:0 for L_K, rws or tvo"
+        )
+
+
+def with_posterior_of(model: VAE, *estimators: GradientEstimator) -> VAE:
+    """The same model, whose posterior is refused if it says that these estimators do not allow it."""
+
+    def encode(params: Params, state: State, x: Tensor, train: bool = False) -> tuple[Posterior, State]:
+        q, state = model.encode(params, state, x, train)
+        for estimator in estimators:
+            check_posterior(estimator, q, getattr(q, "reparameterised", True))
+        return q, state
+
+    return model._replace(encode=encode)
 
 
 def check_noise(model: VAE, x: Tensor, eps: Tensor, samples: int | None = None) -> None:

@@ -9,8 +9,9 @@ from funcvae import random, tree
 from funcvae._support import checks
 from funcvae.distributed.collectives import SINGLE, Processes, split_evenly
 from funcvae.distributed.sharding import by_samples, draw_noise
+from funcvae.distributions import is_reparameterised
 from funcvae.errors import BadData, BadValue
-from funcvae.estimators.types import Estimator
+from funcvae.estimators.types import Estimator, check_posterior
 from funcvae.model import CHECK_SEED, VAE, check_items
 from funcvae.modules import Params, State
 from funcvae.optim import Optimizer
@@ -53,8 +54,9 @@ def checked_task(ts: TrainState, task: Task) -> Task:
     """Checks a task. Returns it with its data on the device of `ts`, and with the unchecked model.
 
     Raises:
-        BadType, BadValue: `ts` is not of this model; the step cannot be split into its shards; or the estimator
-            requires independent samples, and those of the noise scheme are not.
+        BadType, BadValue: `ts` is not of this model; the step cannot be split into its shards; the estimator
+            requires independent samples, and those of the noise scheme are not; or it requires reparameterised samples,
+            and those of the posterior are not.
         BadData: the model cannot take the data, or a batch or shard of a single item.
     """
     for name, kind in get_type_hints(Task).items():  # a NamedTuple does not check its own fields
@@ -79,6 +81,8 @@ def check_task(task: Task, params: Params, state: State) -> None:
     check_shards(task, state)
     key = random.key(CHECK_SEED, device=data.device)
     x = settings.observe(key, data)
+    q, _ = task.model.encode(params, state, x)
+    check_posterior(task.estimator, q, is_reparameterised(q))
     draw_noise(settings.noise, key, settings.samples, len(x), task.model, x)
     check_batches(task, params, state)
 

@@ -125,9 +125,8 @@ def sources(
     whole = make_problem(model, params, state, data, key, settings, observe, batch)
     checks.fits("batches", (batches, len(tree.leaves(params))), 8)
     choice_key, observe_key, noise_key = random.split(whole.key, 3)
-    make_lane(
-        replace(whole, x=data[:batch], key=noise_key), "estimator", estimator, noise
-    )  # checks estimator and noise
+    x = observe(random.fold_in(observe_key, batches), data[:batch])
+    make_lane(replace(whole, x=x, key=noise_key), "estimator", estimator, noise)  # checks estimator and noise
     members_of, gradient = whole.parameter_groups(), gradients((estimator,), model, whole.names, train)
 
     between, within, squares, alongs = None, [], [], []

@@ -119,7 +119,7 @@ def moments(
     problem = make_problem(model, params, state, x, key, settings)
     lane = make_lane(problem, estimator_name(estimator, "estimator"), estimator, noise)
     members_of = problem.parameter_groups()
-    gradient = gradients((estimator,), model, problem.names, train)
+    gradient = gradients((estimator,), problem.model, problem.names, train)
     ((_, eps),) = noise_chunks(problem, noise, range(1), compile=False)
     center = [leaf[0] for leaf in gradient(params, state, x, eps)[0][0]]
     accumulator = Accumulator([lane], problem, _step(lane, problem, gradient), [center], _ORDER, processes)

@@ -16,9 +16,10 @@ from torch import Tensor
 from funcvae import compilation, random, tree
 from funcvae._support import checks
 from funcvae._support.checks import Count
+from funcvae.distributions import is_reparameterised
 from funcvae.errors import BadData, NonFinite
 from funcvae.estimators.compose import together
-from funcvae.estimators.types import Estimator, GradientEstimator, check_estimator, check_noise
+from funcvae.estimators.types import Estimator, GradientEstimator, check_estimator, check_noise, check_posterior
 from funcvae.model import VAE, Observe, as_is, check_data
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid, numbered
@@ -157,14 +158,17 @@ def make_lane(problem: Problem, name: str, estimator: GradientEstimator, scheme:
 
     Raises:
         BadType: the estimator is a factory that was not called, or the scheme does not return floats.
-        BadValue: the estimator requires independent samples, and those of the scheme are not; or the scheme returns
-            noise of another shape than [N, B, Z], or of another dtype than the data.
+        BadValue: the estimator requires independent samples, and those of the scheme are not; it requires
+            reparameterised samples, and those of the posterior are not; or the scheme returns noise of another shape
+            than [N, B, Z], or of another dtype than the data.
     """
     check_estimator(name, estimator)
     if isinstance(estimator, Estimator):
         target = estimator.claims_under(scheme).target
     else:
         target = estimator.claims.target if hasattr(estimator, "claims") else name
+    q, _ = problem.model.encode(problem.params, problem.state, problem.x[:2])
+    check_posterior(estimator, q, is_reparameterised(q))
     check_noise(problem.model, problem.x, problem.draw(scheme, _fold_in(problem.key, 0)), problem.samples)
     return Lane(name, estimator, scheme, target)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from funcvae import tree
 from funcvae._support import checks
 from funcvae._support.checks import Count
+from funcvae.distributions import is_reparameterised
 from funcvae.errors import BadValue, NonFinite
 from funcvae.estimators.types import GradientEstimator, check_estimator
 from funcvae.model import VAE, check_data
@@ -66,13 +67,19 @@ def exact(
         nodes: number of quadrature nodes along each axis.
 
     Raises:
-        BadValue: samples is below one, nodes is not in 1 … 256, the grid has more than 2^24 points, or the model has
-            more than 5,000 parameters.
+        BadValue: samples is below one, nodes is not in 1 … 256, the grid has more than 2^24 points, the model has
+            more than 5,000 parameters, or the posterior's samples are not reparameterised.
         BadData: the model cannot take the data, or they are not finite.
         NonFinite: a gradient or bound is not finite; the message names the datum.
     """
     check_estimator("estimator", estimator)
     check_data(model, params, state, x)
+    q, _ = model.encode(params, state, x[:2])
+    if not is_reparameterised(q):
+        raise BadValue(
+            f"the samples of the {type(q).__name__} posterior are not reparameterised: quadrature over normal noise "
+            "is wrong for a function with steps; use moments"
+        )
     axes = samples * model.latent
     if axes * math.log2(nodes) > math.log2(_MOST_POINTS):
         many = f"{nodes**axes:.1g}" if axes < 100 else f"about 2^{axes * math.log2(nodes):.3g}"
