@@ -28,6 +28,7 @@ def test_list_estimators_prints_weights_target_biases_and_papers(capsys):
         "                  L_K",
         "encoder unbiased, decoder unbiased",
         "needs independent noise",
+        "any posterior",
         "arXiv:1810.04152",
     ]
     assert "encoder biased, decoder unbiased; encoder: wake-phi, KL(p‖q)" in table
