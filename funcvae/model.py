@@ -16,8 +16,8 @@ from funcvae.errors import BadData, BadType, BadValue, FuncvaeError
 from funcvae.modules import Apply, Params, State, network
 
 __all__ = [
-    "CHECK_SEED", "VAE", "Decode", "Encode", "Observe", "Trained", "as_is", "check_data", "check_items",
-    "check_trained", "log_p_x_given_z", "log_prob", "log_weight", "vae",
+    "CHECK_SEED", "VAE", "Decode", "Encode", "Observe", "Trained", "as_floats", "as_is", "check_data", "check_items",
+    "check_trained", "from_bytes", "log_p_x_given_z", "log_prob", "log_weight", "vae",
 ]  # fmt: skip
 
 
@@ -208,6 +208,19 @@ def as_is(key: random.Key, x: Tensor, rows: Tensor | None = None) -> Tensor:
     return x
 
 
+def as_floats(key: random.Key, x: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Returns `from_bytes(x)`: an `observe` for images that are stored as bytes."""
+    return from_bytes(x)
+
+
+def from_bytes(x: Tensor) -> Tensor:
+    """Bytes (uint8) divided by 255, as float32; data of another dtype unchanged."""
+    if x.dtype != torch.uint8:
+        return x
+    wide = x.double() if x.is_cuda else x.float()  # CUDA multiplies float32 by a rounded inverse of 255
+    return wide.div_(255).float()
+
+
 @checks.arguments
 def check_trained(model: VAE, params: Params, state: State) -> None:
     """Raises BadType or BadValue unless these are a model with its parameters and state, all on one device."""
@@ -225,7 +238,7 @@ def check_data(
     model: VAE, params: Params, state: State, data: Annotated[Tensor, concrete], observe: Observe = as_is, *,
     name: str = "data",
 ) -> None:  # fmt: skip
-    """Raises BadData unless the model can be trained on these data [n, ...]. Encodes and decodes two of them."""
+    """Raises BadData unless the model can be trained on these data [n, ...]. Encodes and decodes a few of them."""
     checks.unchecked(check_trained)(model, params, state)
     check_items(model.unchecked(), params, state, data, observe, name=name)
 
@@ -240,16 +253,22 @@ def check_items(
         raise BadData(f"{name} is {data.dtype}: the data must be real numbers")
     if data.ndim == 0 or len(data) == 0:
         raise BadData(f"{name} is empty: it must be [n, ...] with n >= 1")
-    finite = data.isfinite().flatten(1).all(1) if data.ndim > 1 else data.isfinite()
-    if not finite.all():
-        raise BadData(f"{name} has NaN or infinite values, first in item {int(finite.logical_not().nonzero()[0])}")
+    few, ranges = data[:2], {}
+    if data.is_floating_point():
+        finite = data.isfinite().flatten(1).all(1) if data.ndim > 1 else data.isfinite()
+        if not finite.all():
+            raise BadData(f"{name} has NaN or infinite values, first in item {int(finite.logical_not().nonzero()[0])}")
+        ranges[name] = data
+    elif data.numel():  # observe may decode whole numbers: only what it makes of them must be in the likelihood's range
+        items = data.reshape(len(data), -1)
+        few = torch.cat([few, data[[int(items.amin(1).long().argmin()), int(items.amax(1).long().argmax())]]])
     leaves = tree.leaves(params)
     if not leaves:
         raise BadValue("params has no leaves: use the parameters that init returns")
     key = random.key(CHECK_SEED, device=checks.concrete("a leaf of params", leaves[0]).device)
-    x = _unchanged("observe", lambda x: observe(key, x), data[:2].to(key.device))
-    if len(checks.tensor("the result of observe", x, "B ...")) != len(data[:2]):
-        raise BadValue(f"observe returned {len(x)} items for {len(data[:2])}: it must keep their number")
+    x = _unchanged("observe", lambda x: observe(key, x), few.to(key.device))
+    if len(checks.tensor("the result of observe", x, "B ...")) != len(few):
+        raise BadValue(f"observe returned {len(x)} items for {len(few)}: it must keep their number")
     try:
         q, _ = model.encode(params, state, x)
         z = _unchanged("sample of the posterior", q.sample, torch.ones_like(q.loc).unsqueeze(0))
@@ -260,9 +279,10 @@ def check_items(
         _unchanged("log_prob of the prior", model.prior(params, state, z)[0].log_prob, z)
     except (RuntimeError, BadValue) as error:
         reason = checks.one_line(str(error).split("\n")[0])
+        reason += "; to train on bytes, set observe to model.as_floats" if x.dtype == torch.uint8 else ""
         raise BadData(f"the model cannot take {name} with items of shape {list(data.shape[1:])}: {reason}") from None
     low, high = getattr(p, "support", (-np.inf, np.inf))
-    for what, values in {name: data, f"observed {name}": x}.items():
+    for what, values in {**ranges, f"observed {name}": x}.items():
         if values.numel() and (values.min() < low or values.max() > high):
             got = f"{float(values.min()):g} to {float(values.max()):g}"
             raise BadData(f"{what} ranges from {got}: a {type(p).__name__} likelihood requires [{low:g}, {high:g}]")

@@ -178,6 +178,10 @@ Fraction = Annotated[float, within(0, 1)]
 """A number between 0 and 1."""
 Floats = Annotated[Tensor, floating]
 """A tensor of a floating-point dtype."""
+FloatsOrBytes = Annotated[
+    Tensor, that(lambda t: t.is_floating_point() or t.dtype == torch.uint8, "floating-point or uint8", BadType)
+]
+"""A tensor of a floating-point dtype, or of bytes."""
 Indices = Annotated[Tensor, int32_or_int64]
 """A tensor of indices, int32 or int64."""
 Dtype = Annotated[torch.dtype, Only(float32_or_float64)]

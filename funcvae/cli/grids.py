@@ -51,7 +51,7 @@ def sweep(
     """
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing CUDA
     folder = Path(out or Path("runs", Path(grid).stem))
-    with distributed.process_group(device, patience=patience) as processes:  # for the checks only
+    with distributed.process_group(device, patience=patience, separate=True) as processes:  # for the checks only
         requested, share, resolved = runs.read_grid(grid), runs.worker_share(), runs.resolve_device(device)
         processes.require_equal(grid=requested.as_json(), out=str(folder), device=resolved)
         cells = runs.check_cells(requested, folder, device=resolved, download=download)

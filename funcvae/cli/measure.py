@@ -64,6 +64,7 @@ def variance(
     chunk: int | None = None,
     seed: int = 0,
     batch: int | None = None,
+    size: int | None = None,
     target_se: float | None = None,
     loading: Annotated[LoadOptions, Flat] = DEFAULTS,
     out: str | None = None,
@@ -84,6 +85,7 @@ def variance(
         chunk: Replicates at a time; it changes rounding. None: chosen by the size of the model.
         seed: Seed of the key for the batch, its observation, the noise and the parameters of an untrained system.
         batch: Number of training data in the gradient. None: the run's batch size.
+        size: For an untrained system: size to which the images of a folder are resized, as in `funcvae train`.
         target_se: Add replicates, in stages, until the relative standard error of every ratio is below this.
         loading: How to load the run.
         out: JSON file. None: variance.json in the run folder (variance-2.json if its content would change).
@@ -91,7 +93,7 @@ def variance(
     """
     with distributed.process_group(loading.device, patience=patience) as processes:
         _check_out(out)
-        measured = _run_or_system(run, loading, seed)
+        measured = _run_or_system(run, loading, seed, size)
         with _progress_bar("replicate") as progress:
             found, report = runs.comparison_report(
                 measured, names=None if estimators is None else runs.split_names(estimators),
@@ -110,13 +112,15 @@ def variance(
     _write_report(measured, "variance", report, of_results.of_comparison(found, name=system), out)
 
 
-def _run_or_system(name: str, loading: LoadOptions, seed: int) -> runs.Run:
+def _run_or_system(name: str, loading: LoadOptions, seed: int, size: int | None) -> runs.Run:
     """The run in a folder, or a named system with the initial parameters of this seed."""
     if Path(name).exists() or "/" in name:
+        if size is not None:
+            raise BadValue(f"--size is {size}: the images of a run keep the size of its training; leave --size out")
         return loading.load(name)
     checks.known("system or run folder", name, RECIPES)
     device, data_dir = runs.resolve_device(loading.device), loading.data_dir or "data"
-    run = runs.initial_run(name, seed=seed, device=device, data=loading.data, data_dir=data_dir)
+    run = runs.initial_run(name, seed=seed, device=device, data=loading.data, data_dir=data_dir, size=size)
     return run._replace(path=Path(new_run_folder(f"{name}-untrained")))
 
 

@@ -14,12 +14,19 @@ from funcvae._support.checks import Natural
 from funcvae.data.readers import Arrays, failing_as, read_idx
 from funcvae.errors import BadData, Missing
 
-__all__ = ["DEBIAN_FASHION", "GAUSSIAN2D_COV", "GAUSSIAN2D_MEAN", "NAMED", "Loader", "gaussian2d"]
+__all__ = [
+    "DEBIAN_FASHION", "GAUSSIAN2D_COV", "GAUSSIAN2D_MEAN", "NAMED", "Loader", "folder_in", "gaussian2d", "name_at",
+]  # fmt: skip
 
 GAUSSIAN2D_MEAN = (1.0, 0.5)
 GAUSSIAN2D_COV = ((1.0, 0.5), (0.5, 1.0))
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 _GAUSSIAN2D_SEED = 2**63 + 1  # no user's run can have this seed, so no key is used twice
+_FIRST_FILES = {
+    "mnist": "MNIST/raw/train-images-idx3-ubyte",
+    "fashion-mnist": "FashionMNIST/raw/train-images-idx3-ubyte",
+    "cifar10": "cifar-10-batches-py/data_batch_1",
+}
 _IDX_FILES = {
     "train": "train-images-idx3-ubyte",
     "train_labels": "train-labels-idx1-ubyte",
@@ -52,8 +59,8 @@ def _mnist(root: Path, download: bool) -> Arrays:
     """MNIST: 60,000 and 10,000 handwritten digits [1, 28, 28]."""
     from torchvision.datasets import MNIST
 
-    folder = root / "MNIST" / "raw"
-    _require(folder, _IDX_FILES.values(), lambda: MNIST(root, download=True), download)
+    folder = folder_in(root, "mnist")
+    _require(folder, _IDX_FILES.values(), lambda: MNIST(folder.parents[1], download=True), download)
     return {part: read_idx(folder / file) for part, file in _IDX_FILES.items()}
 
 
@@ -61,11 +68,11 @@ def _fashion_mnist(root: Path, download: bool) -> Arrays:
     """Fashion-MNIST: 60,000 and 10,000 pieces of clothing [1, 28, 28]."""
     from torchvision.datasets import FashionMNIST
 
-    folder, files = root / "FashionMNIST" / "raw", _IDX_FILES
+    folder, files = folder_in(root, "fashion-mnist"), _IDX_FILES
     zipped = {part: f"{file}.gz" for part, file in files.items()}
     if not download and _absent(folder, files.values()) and not _absent(DEBIAN_FASHION, zipped.values()):
         folder, files = DEBIAN_FASHION, zipped
-    _require(folder, files.values(), lambda: FashionMNIST(root, download=True), download)
+    _require(folder, files.values(), lambda: FashionMNIST(folder.parents[1], download=True), download)
     return {part: read_idx(folder / file) for part, file in files.items()}
 
 
@@ -74,15 +81,15 @@ def _cifar10(root: Path, download: bool) -> Arrays:
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
-    folder = root / CIFAR10.base_folder
+    folder = folder_in(root, "cifar10")
     md5 = dict([*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])])
-    _require(folder, md5, lambda: CIFAR10(root, download=True), download)
+    _require(folder, md5, lambda: CIFAR10(folder.parent, download=True), download)
     for file in md5:  # torchvision's error does not name the corrupt file
         if not check_integrity(folder / file, md5[file]):
             raise BadData(f"{folder / file} is corrupt or truncated: its MD5 must be {md5[file]}")
     parts = {}
     for part in ("train", "test"):
-        images = CIFAR10(root, train=part == "train")
+        images = CIFAR10(folder.parent, train=part == "train")
         parts[part] = torch.from_numpy(images.data).permute(0, 3, 1, 2)
         parts[f"{part}_labels"] = torch.tensor(images.targets)
     return parts
@@ -110,6 +117,28 @@ NAMED: dict[str, Loader] = {
     "gaussian2d": _gaussian2d,
 }
 """The named data sets and the function that reads each."""
+
+
+def folder_in(root: Path, name: str) -> Path:
+    """The folder of a named data set in torchvision's layout; `root` may itself be a folder of that layout.
+
+    For MNIST it is root/MNIST/raw, or root/raw if root is a folder MNIST, or root if root is MNIST/raw.
+    """
+    *layout, _ = _FIRST_FILES[name].split("/")
+    within, given = root.joinpath(*layout), root.absolute().parts
+    for depth in range(1, len(layout) + 1):
+        if list(given[-depth:]) == layout[:depth] and not within.exists():
+            return Path(*given, *layout[depth:])
+    return within
+
+
+def name_at(path: Path) -> str | None:
+    """The name of the data set whose folder of torchvision's layout, such as MNIST or MNIST/raw, a path is."""
+    for name, first in _FIRST_FILES.items():
+        folder = folder_in(path, name)
+        if folder != path / Path(first).parent and os.path.exists(folder / Path(first).name):
+            return name
+    return None
 
 
 def _absent(folder: Path, files: Collection[str]) -> list[str]:

@@ -30,8 +30,8 @@ IDX_LIMIT = 3 * 2**24
 PIXEL_LIMIT = 2**24
 """Largest number of pixels of an image."""
 
-UNPACKED_LIMIT, ARCHIVE_RATIO, IMAGE_RATIO = 2**26, 80, 400
-"""An archive or a folder of images may have this many float32 bytes, or this ratio of them to its bytes on disk."""
+UNPACKED_LIMIT, ARCHIVE_RATIO, IMAGE_RATIO = 2**26, 80, 100
+"""An archive or a folder of images may take this many bytes of memory, or this ratio of them to its bytes on disk."""
 
 _IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # PIL's other formats may run programs
 
@@ -66,13 +66,13 @@ def _check_numpy(file: IO[bytes]) -> None:
                     with archive.open(member) as array:
                         unpacked += _claimed(array, member.file_size)
         if unpacked > max(UNPACKED_LIMIT, ARCHIVE_RATIO * size):
-            raise ValueError(f"as float32 it takes {unpacked:,} bytes, far more than on disk: save it with np.savez")
+            raise ValueError(f"unpacked it takes {unpacked:,} bytes, far more than on disk: save it with np.savez")
         _check_room(unpacked)
     file.seek(0)
 
 
 def _claimed(file: IO[bytes], size: int) -> int:
-    """The bytes of an array, as it is or as float32; ValueError if they exceed the rest of the file."""
+    """The bytes that an array takes in memory (float32, unless it is of bytes); ValueError if the file is shorter."""
     from numpy.lib import format
 
     read = {(1, 0): format.read_array_header_1_0, (2, 0): format.read_array_header_2_0}[format.read_magic(file)]
@@ -80,7 +80,7 @@ def _claimed(file: IO[bytes], size: int) -> int:
     count, left = math.prod(shape), size - file.tell()
     if count * dtype.itemsize > left:
         raise ValueError(f"its header claims {count:,} items of {dtype.itemsize} bytes, but {left:,} bytes follow")
-    return count * max(4, dtype.itemsize)
+    return count * (1 if dtype == "uint8" else max(4, dtype.itemsize))
 
 
 def _check_room(size: int) -> None:
@@ -90,50 +90,66 @@ def _check_room(size: int) -> None:
         raise ValueError(f"loading takes {needed} GiB, and this machine has {available}")
 
 
-def read_folder(folder: Path) -> Arrays:
-    """The images of a folder, or of its subfolders train and test."""
-    train, test = folder / "train", folder / "test"
-    if not (train.is_dir() and test.is_dir()):
-        return _read_images(folder, "train")
-    if _subfolders(train) != _subfolders(test):
-        raise BadData(f"{test} and {train} have different class folders: they must be the same")
-    return _read_images(train, "train") | _read_images(test, "test")
+def read_folder(folder: Path, size: int | None = None) -> Arrays:
+    """The images of a folder, or of its subfolders train and test, uint8 [n, C, H, W]; `load` describes `size`."""
+    folders = {part: folder / part for part in ("train", "test")}
+    if not all(path.is_dir() for path in folders.values()):
+        folders = {"train": folder}
+    elif _subfolders(folders["train"]) != _subfolders(folders["test"]):
+        raise BadData(f"{folder / 'test'} and {folder / 'train'} have different class folders: they must be the same")
+    files = {part: _image_files(path) for part, path in folders.items()}
+    images = _read_images([path for found in files.values() for path, _ in found], size)
+    arrays = dict(zip(files, images.split([len(found) for found in files.values()]), strict=True))
+    if _subfolders(folders["train"]):
+        arrays |= {f"{part}_labels": torch.tensor([label for _, label in found]) for part, found in files.items()}
+    return arrays
 
 
 def _subfolders(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _read_images(folder: Path, part: str) -> Arrays:
-    """The images of a folder, uint8 [n, C, H, W], and their class numbers if it has class folders."""
-    from PIL import Image
+def _image_files(folder: Path) -> list[tuple[str, int]]:
+    """The image files of a folder with their class numbers, which are 0 if it has no class folders."""
     from torchvision.datasets.folder import is_image_file, make_dataset
-    from torchvision.transforms.functional import pil_to_tensor
 
     if classes := {name: i for i, name in enumerate(_subfolders(folder))}:
-        paths = make_dataset(folder, classes, is_valid_file=is_image_file, allow_empty=True)
+        files = make_dataset(folder, classes, is_valid_file=is_image_file, allow_empty=True)
     else:
-        paths = [(str(path), 0) for path in sorted(folder.iterdir()) if is_image_file(path.name)]
-    if not paths:
+        files = [(str(path), 0) for path in sorted(folder.iterdir()) if is_image_file(path.name)]
+    if not files:
         raise Missing(f"{folder} holds no images: it must have image files, or one folder of them for each class")
+    return files
+
+
+def _read_images(paths: list[str], size: int | None) -> Tensor:
+    """Images as uint8 [n, C, H, W], with one channel if all are grey."""
+    from PIL import Image
+    from torchvision.transforms import functional
+
     images: list[Tensor] = []
-    allowed = max(UNPACKED_LIMIT, IMAGE_RATIO * sum(os.stat(path).st_size for path, _ in paths if os.path.isfile(path)))
-    for path, _ in paths:
+    allowed = max(UNPACKED_LIMIT, IMAGE_RATIO * sum(os.stat(path).st_size for path in paths if os.path.isfile(path)))
+    for path in paths:
         with _reading(path, "8-bit image"), Image.open(path, formats=_IMAGE_FORMATS) as image:
             pixels, mode = image.width * image.height, "L" if image.mode in ("1", "L", "LA") else "RGB"
             if pixels > PIXEL_LIMIT:
                 raise ValueError(f"it has {pixels:,} pixels: at most {PIXEL_LIMIT:,} are allowed")
-            if (unpacked := 4 * len(mode) * pixels * len(paths)) > allowed:  # all have one size
-                raise ValueError(f"as float32 all take {unpacked:,} bytes, far more than on disk: use an .npy file")
+            unpacked = len(mode) * (size**2 if size else pixels) * len(paths)  # all have one size
+            if unpacked > allowed and size is None:
+                raise ValueError(f"all take {unpacked:,} bytes, far more than on disk: use an .npy file")
             _check_room(unpacked)
             if image.mode.startswith(("I", "F")):  # more than 8 bits, which PIL would clip at 255
                 raise TypeError(f"its pixels are of PIL's mode {image.mode}")
-            images.append(pil_to_tensor(image.convert(mode)))
-        shape, first = list(images[-1].shape), list(images[0].shape)
-        if shape != first:
-            raise BadData(f"{path} has shape {shape}, {paths[0][0]} has {first}: all images must have the same shape")
-    labels = {f"{part}_labels": torch.tensor([label for _, label in paths])} if classes else {}
-    return {part: torch.stack(images)} | labels
+            found: Image.Image = image.convert(mode)
+            if size:
+                found = functional.center_crop(functional.resize(found, size), [size, size])
+            images.append(functional.pil_to_tensor(found))
+        here, first = ("{2}×{1}".format(*images[i].shape) for i in (-1, 0))
+        if here != first:
+            what = f"{path} has {here} pixels, {paths[0]} has {first}"
+            raise BadData(f"{what}: to resize all images, set size, as in --size 64")
+    channels = max(len(image) for image in images)
+    return torch.stack([image.expand(channels, -1, -1) for image in images])  # a grey image has R = G = B
 
 
 def read_idx(path: Path) -> Tensor:

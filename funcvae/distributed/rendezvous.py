@@ -34,7 +34,7 @@ def rank() -> int:
 
 @checks.arguments
 @contextmanager
-def process_group(device: str = "cpu", *, patience: Positive = PATIENCE) -> Iterator[Processes]:
+def process_group(device: str = "cpu", *, patience: Positive = PATIENCE, separate: bool = False) -> Iterator[Processes]:
     """Connects the processes that were started together; yields `SINGLE` if there is only one.
 
     Only one process reports an error that leaves this context. Processes that would repeat it, or that fail because of
@@ -43,14 +43,18 @@ def process_group(device: str = "cpu", *, patience: Positive = PATIENCE) -> Iter
     Args:
         device: "cpu", "cuda" (each process uses the GPU with its local rank), or "auto" ("cuda" if available).
         patience: seconds to wait for the other processes.
+        separate: whether processes that another launcher started, such as srun or mpirun, may work without connecting.
 
     Raises:
         Missing: a process did not connect in time, or there is no GPU for this one.
-        BadValue: the environment variables are not as torchrun sets them, or patience is too long.
+        BadValue: the environment variables are not as torchrun sets them, or another launcher started several
+            processes, which would all do the same work; or patience is too long.
     """
     checks.known("device", device, ("cpu", "cuda", "auto"))
     if patience > _LONGEST:
         raise BadValue(f"patience is {patience}: it must be at most {_LONGEST:,} seconds")
+    if not separate and "WORLD_SIZE" not in os.environ:
+        _check_alone()
     on_cuda = device != "cpu" and torch.cuda.is_available()
     if world_size() == 1:
         yield SINGLE
@@ -72,6 +76,17 @@ def process_group(device: str = "cpu", *, patience: Positive = PATIENCE) -> Iter
     finally:
         dist.destroy_process_group()
         gc.collect()  # otherwise torch.distributed may be destroyed at exit while its threads run, and abort
+
+
+def _check_alone() -> None:
+    """Raises BadValue if a launcher that does not set torchrun's variables has started several processes."""
+    for name in _SIZES:
+        size = os.environ.get(name, "1")
+        if size.isdecimal() and int(size) > 1:
+            raise BadValue(
+                f"{name} is {size}: without torchrun {size} processes would all do the same work; start one process, "
+                f"or torchrun on each machine, or unset {name} if each has different work"
+            )
 
 
 def _connect(patience: float, backend: str) -> dist.Store:
@@ -147,6 +162,8 @@ def _from_environment(name: str, default: int) -> int:
     return int(given)
 
 
+_SIZES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "JSM_NAMESPACE_SIZE")
+"""Variables in which srun, Open MPI, MPICH, MVAPICH and jsrun give the number of processes."""
 _LONGEST = 1_000_000  # seconds
 _TIMEOUT = 1800.0  # seconds for one collective: the main process may load, plot or write while the others wait
 _SAME_ERROR = 3.0  # seconds to wait for the same error of the main process

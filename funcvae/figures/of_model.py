@@ -119,7 +119,8 @@ def point_samples(
     x = samples(model, params, state, key, n, drawn=drawn)
     contours = (GAUSSIAN2D_MEAN, GAUSSIAN2D_COV) if dataset.name == "gaussian2d" else ()
     names = ("data", "model" if drawn else "model, means of p(x|z)")
-    return points.densities(dataset.train, x, *contours, names=names, title=f"{name}: points {_HOW[drawn]}")
+    train = dataset.decode(dataset.train)
+    return points.densities(train, x, *contours, names=names, title=f"{name}: points {_HOW[drawn]}")
 
 
 _HOW = {True: "sampled from the model", False: "decoded from samples of the prior"}

@@ -27,7 +27,8 @@ def evolution(kept: ArrayLike, dataset: Dataset, *, name: str) -> Figure:
     """The data, and samples of the model during training; `kept` has those after each step [steps, n, 2]."""
     samples = as_array("kept", kept, "steps n 2")
     title = f"{name}: samples of the model during training"
-    return points.evolution(range(1, len(samples) + 1), samples, dataset.test[: samples.shape[1]], title=title)
+    test = dataset.decode(dataset.test[: samples.shape[1]])
+    return points.evolution(range(1, len(samples) + 1), samples, test, title=title)
 
 
 @checks.arguments

@@ -10,7 +10,7 @@ from funcvae import heads
 from funcvae._support import checks
 from funcvae._support.checks import Count
 from funcvae.errors import BadValue
-from funcvae.model import VAE, vae
+from funcvae.model import VAE, from_bytes, vae
 from funcvae.models.recipe import Recipe, binarize
 from funcvae.optim import Schedule
 
@@ -105,7 +105,7 @@ RECIPES = (
     Recipe(
         name="burda_vae",
         about="VAE 784-200-200-50 of dynamically binarized digits with a Bernoulli likelihood: a published benchmark",
-        model=lambda train: burda_vae(mean=train.mean(0)),
+        model=lambda train: burda_vae(mean=from_bytes(train).mean(0)),
         shape=(1, 28, 28),
         data="mnist",
         observe=binarize,

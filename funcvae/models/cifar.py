@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from funcvae import heads, random
 from funcvae._support import checks
-from funcvae._support.checks import Count
+from funcvae._support.checks import Count, FloatsOrBytes
 from funcvae.errors import BadValue
-from funcvae.model import VAE, vae
+from funcvae.model import VAE, from_bytes, vae
 from funcvae.models.recipe import Recipe
 
 __all__ = ["MEAN", "RECIPES", "STD", "ResNetDecoder", "ResNetEncoder", "cifar_resnet_vae", "standardize", "to_pixels"]
@@ -25,17 +25,18 @@ def _colours(name: str, x: Tensor) -> Tensor:
     return x
 
 
-Photos = Annotated[Tensor, "... C H W", checks.floating, _colours]
+Photos = Annotated[FloatsOrBytes, "... C H W", _colours]
 
 
 @checks.arguments
 def standardize(key: random.Key, x: Photos, rows: Tensor | None = None) -> Tensor:
-    """Scales pixels [B, 3, H, W] in [0, 1] to channels of mean about 0 and variance about 1."""
+    """Scales pixels [B, 3, H, W] in [0, 1], or bytes, to channels of mean about 0 and variance about 1."""
+    x = from_bytes(x)
     return (x - _by_channel(MEAN, x)) / _by_channel(STD, x)
 
 
 @checks.arguments
-def to_pixels(x: Photos) -> Tensor:
+def to_pixels(x: Annotated[Photos, checks.floating]) -> Tensor:
     """The inverse of `standardize`."""
     return _by_channel(MEAN, x) + _by_channel(STD, x) * x
 

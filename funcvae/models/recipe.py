@@ -7,8 +7,8 @@ from torch import Tensor
 
 from funcvae import random
 from funcvae._support import checks
-from funcvae._support.checks import Count, Floats
-from funcvae.model import VAE, Observe, as_is
+from funcvae._support.checks import Count, Floats, FloatsOrBytes
+from funcvae.model import VAE, Observe, as_floats, from_bytes
 from funcvae.optim import Optimizer, Schedule, adam
 from funcvae.train.settings import Scale, per_example
 
@@ -23,7 +23,7 @@ class Recipe:
     about: str
     """A description of one line, for `funcvae list systems`."""
     model: Callable[[Tensor], VAE]
-    """Makes the model for a training set, whose mean may set the initial output bias."""
+    """Makes the model for a training set of floats or bytes, whose mean may set the initial output bias."""
     shape: tuple[int | None, ...]
     """Shape of one datum, None for a size that may vary; images have pixels in [0, 1]."""
     data: str
@@ -31,7 +31,8 @@ class Recipe:
     batch: int = 128
     samples: int = 1
     estimator: str = "elbo"
-    observe: Observe = as_is
+    observe: Observe = as_floats
+    """Takes floats or bytes."""
     pixels: Callable[[Tensor], Tensor] = lambda x: x
     """Maps what the model sees or decodes back to pixels in [0, 1], if `observe` maps to another range."""
     scale: Scale = per_example
@@ -49,22 +50,23 @@ class Recipe:
 
 
 @checks.arguments
-def binarize(key: random.Key, x: Floats, rows: Tensor | None = None) -> Tensor:
+def binarize(key: random.Key, x: FloatsOrBytes, rows: Tensor | None = None) -> Tensor:
     """Dynamic binarization: each pixel is 1 with a probability equal to its grey value, drawn again at each call.
 
     Args:
         key: do not use it again.
-        x: data [B, ...] in [0, 1].
+        x: pixels [B, ...] in [0, 1], or bytes.
         rows: indices [B] of x in the whole batch, if x is only a part of it.
     """
+    x = from_bytes(x)
     at = None if rows is None else random.flat_indices(tuple(x.shape), rows, device=x.device)
     return random.bernoulli(key, x, at=at).to(x.dtype)
 
 
 @checks.arguments
-def to_tanh_range(key: random.Key, x: Floats, rows: Tensor | None = None) -> Tensor:
-    """Scales pixels in [0, 1] to [-1, 1], the range of Tanh."""
-    return 2 * x - 1
+def to_tanh_range(key: random.Key, x: FloatsOrBytes, rows: Tensor | None = None) -> Tensor:
+    """Scales pixels in [0, 1], or bytes, to [-1, 1], the range of Tanh."""
+    return 2 * from_bytes(x) - 1
 
 
 @checks.arguments

@@ -36,6 +36,9 @@ class Options:
     """A name in `funcvae list data`, a folder of images, FILE.npy or FILE.npz. None: the recipe's."""
     data_dir: str | None = None
     """Folder of named data sets. None: data/."""
+    size: int | None = None
+    """Resize the images of a folder: the shorter side to this many pixels, and keep the square in the centre. None: all
+    images have one size."""
     epochs: int | None = None
     """Passes over the training data. None: the recipe's."""
     batch: int | None = None
@@ -123,6 +126,7 @@ class Config:
     variance_replicates: Annotated[int, checks.at_least(2)] = 100
     checkpoint_every: Natural = 1000
     keep: Count = 2
+    size: Count | None = None
 
     def __post_init__(self) -> None:
         _check_fields(self)
@@ -130,6 +134,10 @@ class Config:
             checks.known(name, getattr(self, name), known)
         if recipe(self.system).shape != (2,) and self.sample_each_step:
             raise BadValue(f"sample_each_step needs data in the plane: {self.system} has images")
+
+    def content(self) -> dict[str, Any]:
+        """The content of config.json: all fields, but `size` only if it is set, because earlier versions lack it."""
+        return {name: value for name, value in asdict(self).items() if name != "size" or value is not None}
 
     @property
     def monitor(self) -> MonitorSettings:
@@ -243,7 +251,7 @@ def check_available(config: Config) -> None:
 
 def config_sha256(config: Config) -> str:
     """The SHA-256 of the fields that must stay the same."""
-    fixed = {name: value for name, value in asdict(config).items() if name not in MAY_CHANGE}
+    fixed = {name: value for name, value in config.content().items() if name not in MAY_CHANGE}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 

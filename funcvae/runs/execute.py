@@ -93,7 +93,7 @@ def run(
         stack.enter_context(files.lock(out))
         _check_new_folder(out)  # again, because another process may have started here
         files.remove_partial(out)
-        files.write(out / CONFIG, files.as_json(asdict(config)))
+        files.write(out / CONFIG, files.as_json(config.content()))
         files.write(out / MANIFEST, files.as_json(environment.manifest(config, setup.dataset, processes.size)))
         try:
             _train(out, setup, setup.start, 0, tracks, stop_context)
@@ -174,7 +174,7 @@ def resume(
             manifest.setdefault("resumed", []).append({"command": sys.argv, "step": step, **now})
         files.write(path / MANIFEST, files.as_json(manifest))
         if config != before:
-            files.write(path / CONFIG, files.as_json(asdict(config)))
+            files.write(path / CONFIG, files.as_json(config.content()))
         _train(path, setup, processes.broadcast(ts), size, tracks, stop_context)
     return path
 
@@ -182,9 +182,9 @@ def resume(
 def _load(config: Config, download: bool, processes: Processes) -> data.Dataset:
     """Loads the data of a configuration. If requested, the first process downloads them before the others load."""
     if processes.is_main:
-        dataset = data.load(config.data, root=config.data_dir, download=download)
+        dataset = data.load(config.data, root=config.data_dir, download=download, size=config.size)
     processes.barrier()
-    return dataset if processes.is_main else data.load(config.data, root=config.data_dir)
+    return dataset if processes.is_main else data.load(config.data, root=config.data_dir, size=config.size)
 
 
 def _check_agreement(setup: Setup) -> None:

@@ -1,12 +1,16 @@
 """Loads run folders."""
 
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+from tqdm import tqdm
 
 from funcvae import data, random, train, tree
 from funcvae._support import checks, files
@@ -50,7 +54,7 @@ class Run(NamedTuple):
             Missing: the data are not found.
             BadData: the data have changed.
         """
-        dataset = load_data(self.config)
+        dataset = fitted(self.recipe, load_data(self.config))
         check_same_data(dataset, self.data_sha256, self.path)
         return dataset
 
@@ -152,18 +156,24 @@ def read_manifest(path: Path) -> Manifest:
 
 @checks.arguments
 def initial_run(
-    system: str, *, seed: int = 0, device: str = "cpu", data: str | Path | None = None, data_dir: str | Path = "data"
-) -> Run:
+    system: str, *, seed: int = 0, device: str = "cpu", data: str | Path | None = None, data_dir: str | Path = "data",
+    size: int | None = None,
+) -> Run:  # fmt: skip
     """A named system with the initial parameters of this seed, as a run without a folder.
+
+    Args:
+        system: its name.
+        seed: of the key for the parameters.
+        device: where to put the parameters.
+        data, data_dir, size: see `Options`.
 
     Raises:
         BadValue: no such system.
         Missing, BadData: the data are not found, or the system cannot take them.
     """
-    config = configure(system, data=data, data_dir=data_dir, seed=seed, device=device, out="")
-    dataset = load_data(config)
+    config = configure(system, data=data, data_dir=data_dir, seed=seed, device=device, size=size, out="")
     recipe = recipe_of(system)
-    check_items(recipe, dataset)
+    dataset = fitted(recipe, load_data(config))
     model = recipe.model(dataset.train.to(device))
     ts = train.init(model, recipe.optimizer(1), random.key(seed, device=device))
     return Run(Path(system), config, recipe, model, ts.params, ts.state, device, dataset.sha256())
@@ -172,7 +182,7 @@ def initial_run(
 def load_data(config: Config) -> data.Dataset:
     """The data of a configuration."""
     try:
-        return data.load(config.data, root=config.data_dir)
+        return data.load(config.data, root=config.data_dir, size=config.size)
     except Missing as error:
         raise Missing(f"{error}; if the data have moved, set data or data_dir") from None
 
@@ -189,16 +199,39 @@ def check_same_config(config: Config, manifest: Manifest, path: Path) -> None:
         raise BadData(f"{path / CONFIG} was changed after the run started: restore it, or start another run")
 
 
-def check_items(recipe: Recipe, dataset: data.Dataset) -> None:
-    """Raises BadData unless the items have the system's shape and, if they are images, pixels in [0, 1]."""
-    got = dataset.train.shape[1:]
-    if not _has_shape(recipe, got):
+def fitted(recipe: Recipe, dataset: data.Dataset) -> data.Dataset:
+    """The data set with items of the system's shape; images [H, W] or [H, W, C] become [C, H, W], with a notice.
+
+    Raises:
+        BadData: the items do not have the system's shape, or may be read in two ways; or images have pixels outside
+            [0, 1].
+    """
+    got = list(dataset.train.shape[1:])
+    readings: dict[str, Callable[[Tensor], Tensor]] = {"[C, H, W]": lambda x: x}
+    if len(recipe.shape) == 3:
+        readings |= {"[H, W]": lambda x: x.unsqueeze(1), "[H, W, C]": lambda x: x.movedim(-1, 1).contiguous()}
+    fitting = {name: read for name, read in readings.items() if _has_shape(recipe, read(dataset.train[:1]).shape[1:])}
+    if not fitting:
         want = ", ".join("any" if n is None else str(n) for n in recipe.shape)
-        raise BadData(f"{recipe.name} takes items of shape [{want}]: {dataset.name} has {list(got)}")
+        raise BadData(f"{recipe.name} takes items of shape [{want}]: {dataset.name} has {got}")
+    if len(fitting) > 1:
+        ways = " or ".join(fitting)
+        raise BadData(f"{dataset.name} has items of shape {got}, which may be {ways}: save images of another size")
+    ((reading, read),) = fitting.items()
+    dataset = dataset._replace(train=read(dataset.train), test=read(dataset.test))
+    if reading != "[C, H, W]":
+        shape = list(dataset.train.shape[1:])
+        _print_once(f"{dataset.name} has items of shape {got}: they are read as {reading}, so as images {shape}")
     for x in (dataset.train, dataset.test):
-        if len(got) == 3 and not (x.min() >= 0 and x.max() <= 1):
+        if x.dtype != torch.uint8 and len(recipe.shape) == 3 and not (x.min() >= 0 and x.max() <= 1):
             span = f"{float(x.min()):g} to {float(x.max()):g}"
             raise BadData(f"{dataset.name} has pixels from {span}: they must lie in [0, 1], or be uint8")
+    return dataset
+
+
+@cache  # once for each process, because a sweep reads the same data for each cell
+def _print_once(line: str) -> None:
+    tqdm.write(f"funcvae: {line}", file=sys.stderr)
 
 
 def _has_shape(recipe: Recipe, shape: Sequence[int]) -> bool:

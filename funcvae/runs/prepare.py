@@ -16,7 +16,7 @@ from funcvae.models.recipe import Recipe
 from funcvae.noise import Noise
 from funcvae.runs.config import SPLITS, Config
 from funcvae.runs.config import recipe as recipe_of
-from funcvae.runs.folder import CHECKPOINTS, check_items
+from funcvae.runs.folder import CHECKPOINTS, fitted
 from funcvae.train import checkpoint
 from funcvae.train.settings import StepSettings
 from funcvae.train.state import TrainState
@@ -66,8 +66,7 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     estimator, scheme = estimators.parse(config.estimator), noise.parse(config.noise)
     estimator.claims_under(scheme)
     key = random.key(config.seed, device=config.device)
-    dataset = load(config)
-    check_items(recipe, dataset)
+    dataset = fitted(recipe, load(config))
     model = recipe.model(dataset.train)
     opt = recipe.optimizer(-(-len(dataset.train) // config.batch), config.lr)
     ts = train.init(model, opt, key)

@@ -139,13 +139,13 @@ def check_cells(grid: Grid, folder: str | Path, *, device: str = "cpu", download
     """
     cells = expand_grid(grid, folder, device=device)
     unfinished = [cell for cell in cells if _finished_result(cell, grid) is None]
-    loaded: dict[tuple[str, str], data.Dataset] = {}
+    loaded: dict[tuple[str, str, int | None], data.Dataset] = {}
 
     def load_once(cell: Config) -> data.Dataset:
-        source = cell.data, cell.data_dir
+        source = cell.data, cell.data_dir, cell.size
         if source not in loaded:
             with _download_lock(Path(cell.data_dir)) if download else nullcontext():
-                loaded[source] = data.load(cell.data, root=cell.data_dir, download=download)
+                loaded[source] = data.load(cell.data, root=cell.data_dir, download=download, size=cell.size)
         return loaded[source]
 
     for cell in unfinished:
