@@ -14,7 +14,7 @@ from funcvae.models.recipe import binarize
 
 def main(steps: int = 3000, source: str = "mnist", root: str = "data", out: str = "figures") -> list[Path]:
     digits = fv.data.load(source, root=root)
-    model, opt = fv.models.burda_vae(mean=digits.train.mean(0)), fv.optim.adam(1e-3, eps=1e-4)
+    model, opt = fv.models.burda_vae(mean=digits.decode(digits.train).mean(0)), fv.optim.adam(1e-3, eps=1e-4)
     ts = fv.train.init(model, opt, fv.random.key(0))
     train = digits.train[: 100 * steps]
     per_epoch = -(-len(train) // 100)

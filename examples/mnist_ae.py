@@ -15,19 +15,20 @@ def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str 
     digits = fv.data.load(source, root=root)
     model, opt = fv.models.mnist_ae(), fv.optim.adam(1e-3)
     ts = fv.train.init(model, opt, fv.random.key(0))
-    train = digits.train[: 128 * steps]
+    train, test = digits.train[: 128 * steps], digits.decode(digits.test)
     per_epoch = -(-len(train) // 128)
     epochs = -(-steps // per_epoch)
     with fv.tracking.progress_bar(epochs * per_epoch) as bar:
         ts, history = fv.train.fit(
-            ts, model, fv.estimators.elbo(), opt, train, epochs=epochs, scale=fv.train.summed, log=bar
-        )
+            ts, model, fv.estimators.elbo(), opt, train,
+            epochs=epochs, observe=fv.model.as_floats, scale=fv.train.summed, log=bar,
+        )  # fmt: skip
     print(f"squared error of a digit: {-history.bound[-20:].mean() - fv.models.RECIPES['mnist_ae'].offset:.1f}")
 
     trained = fv.Trained(model, ts.params, ts.state)
     drawn = {
-        "scatter": fv.figures.of_model.latent_scatter(*trained, digits.test, digits.test_labels, name="mnist_ae"),
-        "grid": fv.figures.of_model.latent_grid(*trained, digits.test, name="mnist_ae"),
+        "scatter": fv.figures.of_model.latent_scatter(*trained, test, digits.test_labels, name="mnist_ae"),
+        "grid": fv.figures.of_model.latent_grid(*trained, test, name="mnist_ae"),
     }
     return [fv.figures.save(figure, f"{out}/mnist_ae_{what}.png") for what, figure in drawn.items()]
 

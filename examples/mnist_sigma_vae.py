@@ -16,22 +16,22 @@ def main(steps: int = 9375, source: str = "mnist", root: str = "data", out: str 
     digits = fv.data.load(source, root=root)
     recipe, model, opt = fv.models.RECIPES["mnist_sigma_vae"], fv.models.mnist_sigma_vae(), fv.optim.adam(1e-3)
     ts = fv.train.init(model, opt, fv.random.key(0))
-    train = digits.train[: 32 * steps]
+    train, test = digits.train[: 32 * steps], digits.decode(digits.test)
     per_epoch = -(-len(train) // 32)
     epochs = -(-steps // per_epoch)
     with fv.tracking.progress_bar(epochs * per_epoch) as bar:
         ts, history = fv.train.fit(
-            ts, model, fv.estimators.elbo(), opt, train, epochs=epochs, batch=32, log=bar,
+            ts, model, fv.estimators.elbo(), opt, train, epochs=epochs, batch=32, observe=fv.model.as_floats, log=bar,
             scale=recipe.scale, offset=recipe.offset,  # the loss of the post
         )  # fmt: skip
 
     trained, key = fv.Trained(model, ts.params, ts.state), fv.random.key(1)
-    loc = decoding.latents(*trained, digits.test)
-    x_hat, x_hat_of_loc = decoding.reconstructed(*trained, digits.test, key), decoding.decoded(*trained, loc)
-    drawn, central = ((x - digits.test).square().mean() for x in (x_hat, x_hat_of_loc))
+    loc = decoding.latents(*trained, test)
+    x_hat, x_hat_of_loc = decoding.reconstructed(*trained, test, key), decoding.decoded(*trained, loc)
+    drawn, central = ((x - test).square().mean() for x in (x_hat, x_hat_of_loc))
     print(f"loss {history.loss[-100:].mean():.4f}; mu is zero in {(loc == 0).float().mean():.0%} of the latents")
     print(f"mean squared error {drawn:.4f} with draws of z, {central:.4f} with z = mu")
-    figure = fv.figures.of_model.reconstructions(*trained, digits.test[:20], key, name="mnist_sigma_vae")
+    figure = fv.figures.of_model.reconstructions(*trained, test[:20], key, name="mnist_sigma_vae")
     return [fv.figures.save(figure, f"{out}/mnist_sigma_vae_reconstructions.png")]
 
 

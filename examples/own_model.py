@@ -57,13 +57,14 @@ def main(folder: tyro.conf.Positional[str], steps: int = 600, latent: int = 32, 
     with fv.tracking.progress_bar(epochs * per_epoch) as bar:
         ts, history = fv.train.fit(
             ts, model, fv.estimators.dreg(), opt, images.train, test=images.test,
-            epochs=epochs, batch=batch, samples=4, log=bar,
+            epochs=epochs, batch=batch, samples=4, observe=fv.model.as_floats, log=bar,
         )  # fmt: skip
     print(f"L_4 on the test set: {history.test_bound[-1]:.1f} nats")
 
     trained, (pairs_key, samples_key) = fv.Trained(model, ts.params, ts.state), fv.random.split(fv.random.key(1))
+    shown = images.decode(images.test[:20])
     drawn = {
-        "reconstructions": fv.figures.of_model.reconstructions(*trained, images.test[:20], pairs_key, name="own model"),
+        "reconstructions": fv.figures.of_model.reconstructions(*trained, shown, pairs_key, name="own model"),
         "samples": fv.figures.of_model.image_samples(*trained, samples_key, 100, name="own model"),
     }
     return [fv.figures.save(figure, f"{out}/own_model_{what}.png") for what, figure in drawn.items()]

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from funcvae._support import checks
 from funcvae._support.checks import Count, Finite, Floats, Fraction, that
+from funcvae._support.pickling import remembered
 from funcvae.errors import BadValue
 
 __all__ = [
@@ -60,6 +61,7 @@ def iwae(log_w: LogWeights) -> Tensor:
     return log_w.logsumexp(0) - math.log(len(log_w))
 
 
+@remembered
 @checks.arguments
 def renyi(alpha: Finite) -> Bound:
     """The variational Rényi bound: (1/(1-alpha)) log mean_k w_k^(1-alpha).
@@ -86,6 +88,7 @@ def renyi(alpha: Finite) -> Bound:
     return bound
 
 
+@remembered
 @checks.arguments
 def miwae(m: Count) -> Bound:
     """The mean of M importance-weighted bounds, each of K = N/M samples: mean_g log mean_{k in g} w_k.
@@ -105,6 +108,7 @@ def miwae(m: Count) -> Bound:
     return bound
 
 
+@remembered
 @checks.arguments
 def ciwae(beta: Fraction) -> Bound:
     """A combination of two bounds: beta ELBO + (1-beta) L_K.
@@ -124,6 +128,7 @@ def ciwae(beta: Fraction) -> Bound:
     return bound
 
 
+@remembered
 @checks.arguments
 def tvo(partition: Partition) -> Bound:
     """The thermodynamic variational objective: a left Riemann sum for log p(x) as an integral over β in [0, 1].

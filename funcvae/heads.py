@@ -6,6 +6,7 @@ leading axes of z.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,14 +56,14 @@ def normal_fixed(sigma: Positive) -> Head:
     Raises:
         BadValue: sigma is not positive; or, from the head, sigma is out of the range of the network's dtype.
     """
+    return partial(_normal_fixed, sigma)
 
-    def head(out: Tensor) -> Normal:
-        range_ = torch.finfo(_one(out).dtype)
-        if not range_.tiny <= sigma <= range_.max:  # it would be 0 or infinite
-            raise BadValue(f"sigma is {sigma}: it is out of the range of {out.dtype}, the dtype of the network")
-        return Normal(out, out.new_full((), sigma))
 
-    return head
+def _normal_fixed(sigma: float, out: Tensor) -> Normal:
+    range_ = torch.finfo(_one(out).dtype)
+    if not range_.tiny <= sigma <= range_.max:  # it would be 0 or infinite
+        raise BadValue(f"sigma is {sigma}: it is out of the range of {out.dtype}, the dtype of the network")
+    return Normal(out, out.new_full((), sigma))
 
 
 def bernoulli(out: Tensor) -> Bernoulli:

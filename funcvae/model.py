@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from funcvae import distributions, heads, priors, random, tree
 from funcvae._support import checks
 from funcvae._support.checks import Count, concrete
+from funcvae._support.pickling import by_call, remembered
 from funcvae.distributions import Delta, Distribution, Posterior
 from funcvae.errors import BadData, BadType, BadValue, FuncvaeError
 from funcvae.modules import Apply, Params, State, network
@@ -37,6 +38,7 @@ class Decode(Protocol):
         ...
 
 
+@by_call
 class VAE(NamedTuple):
     """A latent-variable model p(z) p(x|z) with its recognition network q(z|x).
 
@@ -68,6 +70,7 @@ class Trained(NamedTuple):
     state: State
 
 
+@remembered
 @checks.arguments
 def vae(
     *,

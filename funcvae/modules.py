@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from funcvae import random
 from funcvae._support import checks
+from funcvae._support.pickling import by_call, remembered
 from funcvae.errors import BadType, BadValue
 
 __all__ = ["Apply", "Functional", "Params", "State", "functional", "network"]
@@ -34,6 +35,7 @@ class Apply(Protocol):
         ...
 
 
+@by_call
 class Functional(NamedTuple):
     """A pure network.
 
@@ -46,6 +48,7 @@ class Functional(NamedTuple):
     apply: Apply
 
 
+@remembered
 def functional(factory: Callable[[], nn.Module]) -> Functional:
     """Turns a factory of any `nn.Module` into a pure (init, apply) pair.
 

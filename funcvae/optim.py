@@ -10,6 +10,7 @@ from torch.optim.adam import adam as torch_adam
 from funcvae import tree
 from funcvae._support import checks
 from funcvae._support.checks import Finite, at_least, that
+from funcvae._support.pickling import by_call, remembered
 from funcvae.errors import BadValue
 from funcvae.tree import FloatTensors, Tree
 
@@ -24,6 +25,7 @@ Decay = Annotated[float, that(lambda rate: 0 <= rate < 1, "in [0, 1), as a decay
 """A decay rate, in [0, 1)."""
 
 
+@by_call
 class Optimizer(NamedTuple):
     """An optimizer: two pure functions, and optionally a version of the second that works in place.
 
@@ -48,6 +50,7 @@ class AdamState(NamedTuple):
     """The running mean of its square."""
 
 
+@remembered
 @checks.arguments
 def adam(
     lr: float | Schedule = 1e-3, b1: Decay = 0.9, b2: Decay = 0.999, eps: Annotated[Finite, at_least(0)] = 1e-8

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from funcvae._support import checks
 from funcvae._support.checks import Count
+from funcvae._support.pickling import remembered
 from funcvae.compilation import Wrap, unchanged
 from funcvae.estimators.engine import add_trees
 from funcvae.estimators.types import Estimate, Estimator
@@ -16,6 +17,7 @@ from funcvae.modules import Params, State
 __all__ = ["in_chunks"]
 
 
+@remembered
 @checks.arguments
 def in_chunks(estimator: Estimator, chunk: Count, wrap: Wrap = unchanged) -> Estimator:
     """Makes an estimator that takes less memory: it decodes and pulls back `chunk` samples at a time.

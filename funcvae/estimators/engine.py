@@ -26,6 +26,7 @@ from torch import Tensor
 from funcvae import bounds, tree
 from funcvae._support import checks
 from funcvae._support.autograd import Pull, vjp
+from funcvae._support.pickling import remembered
 from funcvae.errors import BadType, BadValue
 from funcvae.estimators.types import (
     Claims,
@@ -41,6 +42,7 @@ from funcvae.modules import Params, State
 __all__ = ["add_trees", "forward", "scale_tree", "weighted"]
 
 
+@remembered
 @checks.arguments
 def weighted(
     weights: Callable[[Tensor], Weights],

@@ -27,6 +27,7 @@ from torch import Tensor
 from funcvae import bounds
 from funcvae._support import checks
 from funcvae._support.checks import Count, Finite, Fraction, at_least
+from funcvae._support.pickling import remembered
 from funcvae.bounds import Partition
 from funcvae.errors import BadValue
 from funcvae.estimators.closed_form_kl import analytic_kl
@@ -40,6 +41,7 @@ __all__ = [
 ]  # fmt: skip
 
 
+@remembered
 def elbo() -> Estimator:
     """The reparameterised ELBO with the KL in closed form.
 
@@ -53,6 +55,7 @@ def elbo() -> Estimator:
     return analytic_kl("elbo", 1.0, Claims("ELBO", True, True, ("arXiv:1312.6114",), "normal"))
 
 
+@remembered
 @checks.arguments
 def beta_elbo(beta: Annotated[Finite, at_least(0)]) -> Estimator:
     """The objective of the beta-VAE: the ELBO with beta times the KL in closed form.
@@ -67,6 +70,7 @@ def beta_elbo(beta: Annotated[Finite, at_least(0)]) -> Estimator:
     return analytic_kl(_spell("beta_elbo", beta), beta, claims)
 
 
+@remembered
 def elbo_mc() -> Estimator:
     """The reparameterised ELBO with a sampled KL: the total derivative of mean_k log w_k.
 
@@ -84,6 +88,7 @@ def elbo_mc() -> Estimator:
     return weighted(elbo_mc, bound=bounds.elbo, claims=Claims("ELBO", True, True, ("arXiv:1312.6114",), "normal"))
 
 
+@remembered
 def stl() -> Estimator:
     """Sticking the landing: `elbo_mc` without its score term, whose mean is zero.
 
@@ -101,6 +106,7 @@ def stl() -> Estimator:
     return weighted(stl, bound=bounds.elbo, claims=Claims("ELBO", True, True, ("arXiv:1703.09194",), "normal"))
 
 
+@remembered
 def iwae() -> Estimator:
     """The total derivative of the importance-weighted bound L_K.
 
@@ -118,6 +124,7 @@ def iwae() -> Estimator:
     return weighted(iwae, bound=bounds.iwae, claims=Claims("L_K", True, True, ("arXiv:1509.00519",), "any"))
 
 
+@remembered
 def iwae_stl() -> Estimator:
     """`iwae` without its score term, whose mean is not zero for K > 1: the encoder's gradient is biased.
 
@@ -136,6 +143,7 @@ def iwae_stl() -> Estimator:
     return weighted(iwae_stl, bound=bounds.iwae, claims=claims)
 
 
+@remembered
 def dreg() -> Estimator:
     """The doubly reparameterised gradient of L_K.
 
@@ -154,6 +162,7 @@ def dreg() -> Estimator:
     return weighted(dreg, bound=bounds.iwae, claims=Claims("L_K", True, True, ("arXiv:1810.04152",)))
 
 
+@remembered
 @checks.arguments
 def renyi(alpha: float) -> Estimator:
     """The total derivative of the variational Rényi bound (1/(1-α)) log mean_k w_k^(1-α), with u = softmax_k((1-α) f).
@@ -173,6 +182,7 @@ def renyi(alpha: float) -> Estimator:
     return weighted(renyi, bound=bounds.renyi(alpha), claims=claims, name=_spell("renyi", alpha))
 
 
+@remembered
 @checks.arguments
 def vr_iwae_dreg(alpha: float) -> Estimator:
     """The doubly reparameterised gradient of the variational Rényi bound, with u = softmax_k((1-α) f).
@@ -194,6 +204,7 @@ def vr_iwae_dreg(alpha: float) -> Estimator:
     return weighted(vr_iwae_dreg, bound=bounds.renyi(alpha), claims=claims, name=_spell("vr_iwae_dreg", alpha))
 
 
+@remembered
 def score() -> Estimator:
     """The score-function gradient of the ELBO (REINFORCE), without a baseline and without a derivative of z.
 
@@ -211,6 +222,7 @@ def score() -> Estimator:
     return weighted(score, bound=bounds.elbo, claims=claims)
 
 
+@remembered
 def rloo() -> Estimator:
     """The score-function gradient of the ELBO; the baseline is the mean over the other samples.
 
@@ -230,6 +242,7 @@ def rloo() -> Estimator:
     return weighted(rloo, bound=bounds.elbo, claims=claims)
 
 
+@remembered
 def vimco() -> Estimator:
     """The score-function gradient of L_K; the baseline is L_K with w_k replaced by the geometric mean of the others.
 
@@ -254,6 +267,7 @@ def vimco() -> Estimator:
     return weighted(vimco, bound=bounds.iwae, claims=claims)
 
 
+@remembered
 @checks.arguments
 def ovis(gamma: Fraction) -> Estimator:
     """The score-function gradient of L_K with a baseline that is optimal for many samples.
@@ -279,6 +293,7 @@ def ovis(gamma: Fraction) -> Estimator:
     return weighted(ovis, bound=bounds.iwae, claims=claims, name=_spell("ovis", gamma))
 
 
+@remembered
 def rws() -> Estimator:
     """Reweighted wake-sleep with the wake update of q: the encoder descends KL(p(z|x) ‖ q(z|x)), which is not a bound.
 
@@ -298,6 +313,7 @@ def rws() -> Estimator:
     return weighted(rws, bound=bounds.iwae, claims=claims)
 
 
+@remembered
 @checks.arguments
 def miwae(m: Count) -> Estimator:
     """The total derivative of the mean of M bounds L_K, with v_g the softmax within each group of K = N/M samples.
@@ -317,6 +333,7 @@ def miwae(m: Count) -> Estimator:
     return weighted(miwae, bound=bounds.miwae(m), claims=claims, name=_spell("miwae", m))
 
 
+@remembered
 @checks.arguments
 def ciwae(beta: Fraction) -> Estimator:
     """The total derivative of β ELBO + (1-β) L_K, with r = β/K + (1-β)v.
@@ -336,6 +353,7 @@ def ciwae(beta: Fraction) -> Estimator:
     return weighted(ciwae, bound=bounds.ciwae(beta), claims=claims, name=_spell("ciwae", beta))
 
 
+@remembered
 @checks.arguments
 def piwae(m: Count) -> Estimator:
     """The encoder of `miwae(m)` with the decoder of `iwae` for all N = MK samples.
@@ -358,6 +376,7 @@ def piwae(m: Count) -> Estimator:
     return weighted(piwae, bound=bounds.iwae, claims=claims, name=_spell("piwae", m), two_pulls=True)
 
 
+@remembered
 @checks.arguments
 def tvo(partition: Partition) -> Estimator:
     """The thermodynamic variational objective, with w̄_j = softmax_k(β_j f), f̄_j = sum_k w̄_j f, Δ_j = β_{j+1} - β_j.

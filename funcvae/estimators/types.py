@@ -10,6 +10,7 @@ from torch import Tensor
 from funcvae._support import checks
 from funcvae._support.autograd import Pull
 from funcvae._support.checks import Floats
+from funcvae._support.pickling import by_call
 from funcvae.distributions import Posterior
 from funcvae.errors import BadType, BadValue
 from funcvae.model import VAE, check_trained
@@ -138,6 +139,7 @@ class FromPass(Protocol):
         ...
 
 
+@by_call
 @dataclass(frozen=True)
 class Estimator:
     """A gradient estimator: call it with (model, params, state, x [B, ...], eps [N, B, Z], train=...).

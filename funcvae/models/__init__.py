@@ -1,5 +1,8 @@
 """The named systems: a function that makes each model, and a recipe for its training."""
 
+import copyreg
+from typing import Any
+
 from funcvae.models import burda, cifar, gaussian2d, mnist
 from funcvae.models.burda import burda_vae
 from funcvae.models.cifar import cifar_resnet_vae
@@ -12,6 +15,18 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe for family in (gaussian2d, mnist, cifar, burda) for recipe in family.RECIPES
 }
 """The recipes by name."""
+
+
+def _by_name(name: str) -> Recipe:
+    return RECIPES[name]
+
+
+def _reduced(recipe: Recipe) -> Any:
+    """Pickles a recipe of `RECIPES` by its name, because its functions are lambdas."""
+    return (_by_name, (recipe.name,)) if RECIPES.get(recipe.name) is recipe else recipe.__reduce_ex__(4)
+
+
+copyreg.pickle(Recipe, _reduced)
 
 __all__ = [
     "RECIPES", "Recipe", "burda_vae", "cifar_resnet_vae", "gaussian2d_vae", "linear_vae", "mnist_ae", "mnist_bn_vae",

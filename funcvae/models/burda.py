@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from funcvae import heads
 from funcvae._support import checks
 from funcvae._support.checks import Count
+from funcvae._support.pickling import remembered
 from funcvae.errors import BadValue
 from funcvae.model import VAE, from_bytes, vae
 from funcvae.models.recipe import Recipe, binarize
@@ -47,6 +48,7 @@ class BurdaDecoder(nn.Module):
         return self.output(self.hidden(z)).unflatten(-1, (1, 28, 28))
 
 
+@remembered
 @checks.arguments
 def burda_vae(latent: Count = 50, mean: Annotated[Tensor, checks.floating, checks.concrete] | None = None) -> VAE:
     """A VAE with a tanh encoder 784-200-200-50, sigma = exp(.), and a Bernoulli decoder 50-200-200-784.
@@ -79,6 +81,7 @@ def burda_vae(latent: Count = 50, mean: Annotated[Tensor, checks.floating, check
     )
 
 
+@remembered
 @checks.arguments
 def burda_schedule(steps_per_epoch: Count) -> Schedule:
     """The paper's learning rate: for i = 1 … 8, 3^(i-1) epochs at 1e-4 · round(10^(1 - (i-1)/7), 1); 3,280 in total."""

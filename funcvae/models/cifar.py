@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from funcvae import heads, random
 from funcvae._support import checks
 from funcvae._support.checks import Count, FloatsOrBytes
+from funcvae._support.pickling import remembered
 from funcvae.errors import BadValue
 from funcvae.model import VAE, from_bytes, vae
 from funcvae.models.recipe import Recipe
@@ -99,6 +100,7 @@ class ResNetDecoder(nn.Module):
         return self.decoder(z), self.log_scale.expand(len(z), 1, 1, 1)
 
 
+@remembered
 @checks.arguments
 def cifar_resnet_vae(latent: Count = 256, height: Count = 32, width: Count = 32) -> VAE:
     """A VAE with a ResNet-18 encoder, its mirror image as decoder, and a Gaussian likelihood of learned scale.

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from funcvae import heads
 from funcvae._support import checks
 from funcvae._support.checks import Count
+from funcvae._support.pickling import remembered
 from funcvae.model import VAE, vae
 from funcvae.models.recipe import Recipe
 
@@ -24,6 +25,7 @@ class GaussianMLP(nn.Module):
         return self.param_layer(self.shared(inputs))
 
 
+@remembered
 @checks.arguments
 def gaussian2d_vae(latent: Count = 2, hidden: Count = 64) -> VAE:
     """A VAE whose q(z|x) and p(x|z) are Gaussians with mean and log-variance from a tanh network; x is [B, 2].

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from funcvae import heads
 from funcvae._support import checks
 from funcvae._support.checks import Count, Positive
+from funcvae._support.pickling import remembered
 from funcvae.model import VAE, vae
 
 __all__ = ["LinearDecoder", "LinearEncoder", "linear_vae"]
@@ -41,6 +42,7 @@ class LinearDecoder(nn.Module):
         return mean, self.log_sigma.expand_as(mean)
 
 
+@remembered
 @checks.arguments
 def linear_vae(inputs: Count, latent: Count, sigma2: Positive | None = None) -> VAE:
     """A VAE with p(x|z) = N(W z + mu, sigma² I) and q(z|x) = N(V x + c, diag(sigma_q²)), with one sigma_q for all x.

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from funcvae import heads
 from funcvae._support import checks
 from funcvae._support.checks import Positive
+from funcvae._support.pickling import remembered
 from funcvae.model import VAE, vae
 from funcvae.models.recipe import Recipe, from_tanh_range, to_tanh_range
 from funcvae.train.settings import summed
@@ -73,6 +74,7 @@ class Decoder(nn.Module):
         return self.linear2(h).sigmoid().unflatten(-1, (1, 28, 28))
 
 
+@remembered
 def mnist_ae(latent: int = 2) -> VAE:
     """A plain autoencoder 784-512-2: the posterior is a point, and the loss is the summed squared error.
 
@@ -90,6 +92,7 @@ def mnist_ae(latent: int = 2) -> VAE:
     )
 
 
+@remembered
 def mnist_vae(latent: int = 2) -> VAE:
     """A VAE 784-512-2 with sigma = exp(.), whose summed squared error plus KL is a proper bound in nats.
 
@@ -134,6 +137,7 @@ class BatchNormEncoder(nn.Module):
         return self.hidden2mu(hidden), self.hidden2log_var(hidden)
 
 
+@remembered
 @checks.arguments
 def mnist_bn_vae(latent: int = 28, alpha: Positive = 1.0) -> VAE:
     """A VAE 784-196-49-28 with BatchNorm in the encoder and Tanh as the decoder's output, for pixels in [-1, 1].
@@ -164,6 +168,7 @@ def mnist_bn_vae(latent: int = 28, alpha: Positive = 1.0) -> VAE:
     )
 
 
+@remembered
 @checks.arguments
 def mnist_sigma_vae(
     latent: int = 10,

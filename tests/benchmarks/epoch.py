@@ -129,7 +129,8 @@ def main(data_dir: str | None, systems: list[str], epochs: int, images: int, pre
     if data_dir is None:
         train = fv.random.uniform(fv.random.key(3), (60_000, 1, 28, 28))
     else:
-        train = fv.data.load("mnist", root=data_dir).train
+        digits = fv.data.load("mnist", root=data_dir)
+        train = digits.decode(digits.train)
         for how, compile in {"compiled": True, "eager": False}.items():
             ours, posts = against_the_post(data_dir, train, epochs, compile=compile, precision=precision)
             print(f"mnist_vae  {how} {ours:.2f} / the post's loop {posts:.2f} = {ours / posts:.2f}", flush=True)

@@ -69,7 +69,7 @@ def in_training(server: str | None, epochs: int, digits: fv.data.Dataset, compil
     def watch(step: int, ts: fv.train.TrainState) -> None:
         epoch = step // STEPS - 1
         if step % STEPS == 0 and epoch % 2:  # a run shows reconstructions after every epoch
-            called, x = time.perf_counter(), digits.train[:32]
+            called, x = time.perf_counter(), digits.decode(digits.train[:32])
             x_hat = fv.figures.decoding.reconstructed(model, ts.params, ts.state, x, fv.random.fold_in(ts.key, step))
             for name, track in trackers.items():
                 if name != "jsonl":
@@ -95,8 +95,9 @@ def in_training(server: str | None, epochs: int, digits: fv.data.Dataset, compil
         trackers = start(stack, server)
         ts = fv.train.init(model, opt, fv.random.key(0))
         ts, history = fv.train.fit(
-            ts, model, fv.estimators.elbo(), opt, digits.train, epochs=epochs, compile=compile, log=log, watch=watch
-        )
+            ts, model, fv.estimators.elbo(), opt, digits.train,
+            epochs=epochs, observe=recipe.observe, compile=compile, log=log, watch=watch,
+        )  # fmt: skip
     ratio = median(tracked / plain for plain, tracked in zip(seconds[2::2], seconds[3::2], strict=True))
     own = median(spent / tracked for spent, tracked in zip(calls[1:-1], seconds[3::2], strict=True))
     print(f"a tracked epoch takes {ratio:.3f} times the epoch before; calls of trackers are {own:.1%} of it")
@@ -122,5 +123,5 @@ if __name__ == "__main__":
     parser.add_argument("--eager", action="store_true")
     args = parser.parse_args()
     digits = fv.data.load("mnist", root=args.data_dir)
-    alone(args.visdom, args.epochs, digits.train[:32])
+    alone(args.visdom, args.epochs, digits.decode(digits.train[:32]))
     in_training(args.visdom, args.epochs, digits, not args.eager)
