@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import funcvae as fv
+from funcvae.data.named_sets import folder_in
 
 hypothesis.settings.register_profile("reproducible", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("reproducible")
@@ -31,8 +32,8 @@ def mnist_root() -> Path:
     """The folder of MNIST: $FUNCVAE_DATA, ./data, or a data folder near this checkout. Skips if there is no MNIST."""
     near = [Path(os.environ.get("FUNCVAE_DATA", "data")), ROOT / "data", *ROOT.parent.glob("*/data")]
     for root in near:
-        if (root / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
-            return root
+        if ((folder := folder_in(root, "mnist")) / "train-images-idx3-ubyte").is_file():
+            return folder.parents[1]
     pytest.skip("MNIST was not found: set FUNCVAE_DATA to the folder that holds MNIST/raw")
 
 

@@ -67,6 +67,35 @@ def test_sha256():
     assert dataset._replace(train=x.T.contiguous().T).sha256() == dataset.sha256()  # the layout in memory is not hashed
 
 
+@pytest.mark.parametrize("shape", [(9, 2), (2500, 1, 3, 3)])  # several parts of the hash
+def test_bytes_have_the_hash_of_their_floats(shape):
+    x = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+    dataset = data.Dataset("x", x, x[:4], None, None)
+    floats = x.float() / 255
+    assert torch.equal(dataset.decode(dataset.train), floats)
+    assert dataset.sha256() == dataset._replace(train=floats, test=floats[:4]).sha256()
+    assert dataset.sha256() != dataset._replace(train=x.float(), test=x[:4].float()).sha256()
+
+
+def test_bytes_stay_bytes_in_memory(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((40_000, 3, 32, 32), np.uint8))  # 117 MiB
+    code = """
+import resource, sys
+from funcvae import data
+import numpy.lib.format, torch
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+before = peak()
+found = data.load(sys.argv[1])
+found.sha256()
+print(peak() - before, found.train.dtype)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "x.npy")]
+    grown, dtype = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert dtype == "torch.uint8"
+    assert float(grown) < 3 * 117  # the file, and its parts for training and test
+
+
 def test_import_is_cheap():
     code = "import sys, funcvae.data; print({'torchvision', 'PIL', 'mlxtend'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

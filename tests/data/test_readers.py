@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from funcvae import data
+from funcvae import data, random
 from funcvae.data import readers
-from funcvae.errors import BadData, Missing
+from funcvae.errors import BadData, BadType, BadValue, Missing
 from tests.support.datasets import digits, idx, npy_of, refused, write_idx, write_image
 
 # Folders of images
@@ -31,8 +31,8 @@ def test_flat_folder(tmp_path):
     assert dataset.test.shape == (2, 1, 4, 5)
     assert dataset.train_labels is None
     assert dataset.test_labels is None
-    seen = torch.cat([dataset.train, dataset.test])[:, 0, 0, 0] * 255
-    assert sorted(seen.round().tolist()) == list(range(20))
+    seen = torch.cat([dataset.train, dataset.test])[:, 0, 0, 0]
+    assert sorted(seen.tolist()) == list(range(20))
 
 
 def test_class_folders(tmp_path):
@@ -42,7 +42,7 @@ def test_class_folders(tmp_path):
     dataset = data.load(str(tmp_path))
     assert dataset.train.shape == (11, 3, 4, 4)
     for x, y in ((dataset.train, dataset.train_labels), (dataset.test, dataset.test_labels)):
-        assert torch.equal(x[:, 0, 0, 0], torch.where(y == 0, 20, 10) / 255)  # ant is 0, cat 1: by name
+        assert torch.equal(x[:, 0, 0, 0], torch.where(y == 0, 20, 10))  # ant is 0, cat 1: by name
 
 
 def test_split_folders(tmp_path):
@@ -50,8 +50,8 @@ def test_split_folders(tmp_path):
         for name in ("a", "b"):
             write_image(tmp_path / part / name / "0.png", (2, 2), value=value)
     dataset = data.load(str(tmp_path))
-    assert torch.equal(dataset.train, torch.full((2, 1, 2, 2), 1 / 255))
-    assert torch.equal(dataset.test, torch.full((2, 1, 2, 2), 2 / 255))
+    assert torch.equal(dataset.train, torch.full((2, 1, 2, 2), 1, dtype=torch.uint8))
+    assert torch.equal(dataset.test, torch.full((2, 1, 2, 2), 2, dtype=torch.uint8))
     assert dataset.train_labels.tolist() == dataset.test_labels.tolist() == [0, 1]
 
 
@@ -75,19 +75,95 @@ def test_channels(tmp_path, mode, channels):
     for i in range(2):
         write_image(tmp_path / f"{i}.png", (2, 2, 3), value=255, mode=mode)
     dataset = data.load(str(tmp_path))
-    assert torch.equal(dataset.train, torch.ones(1, channels, 2, 2))
+    assert torch.equal(dataset.train, torch.full((1, channels, 2, 2), 255, dtype=torch.uint8))
 
 
 def test_images_of_two_sizes(tmp_path):
     write_image(tmp_path / "0.png", (4, 4))
     write_image(tmp_path / "1.png", (4, 5))
-    refused(BadData, tmp_path, tmp_path / "0.png", tmp_path / "1.png", "[1, 4, 4]", "[1, 4, 5]")
+    refused(
+        BadData,
+        tmp_path,
+        tmp_path / "0.png",
+        tmp_path / "1.png",
+        "5×4 pixels",
+        "4×4: to resize all images, set size, as in --size 64",
+    )
 
 
-def test_grey_and_colour_images(tmp_path):
-    write_image(tmp_path / "0.png", (4, 4))
-    write_image(tmp_path / "1.png", (4, 4, 3))
-    refused(BadData, tmp_path, tmp_path / "1.png", "[3, 4, 4]")
+def as_torchvision(folder, *transforms):
+    """torchvision's own reading of class folders, uint8 [n, 3, H, W]."""
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import Compose, PILToTensor
+
+    return torch.stack([x for x, _ in ImageFolder(folder, Compose([*transforms, PILToTensor()]))])
+
+
+def in_order(dataset, images):
+    """The items of a data set in the order of `images`, before a tenth was held out."""
+    order = random.permutation(random.key(2**63), len(images))
+    return torch.cat([dataset.test, dataset.train])[order.argsort()]
+
+
+MODES = ("L", "RGB", "1", "LA", "RGBA", "P", "CMYK")
+
+
+def write_noise(folder, sizes, modes=MODES):
+    """Random images in a class folder, of these sizes and modes."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i, (mode, (width, height)) in enumerate(zip(modes, sizes, strict=False)):
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).convert(mode)
+        image.save(folder / (f"{i}.jpg" if mode == "CMYK" else f"{i}.png"))
+
+
+def test_greys_among_colours_are_converted_as_by_torchvision(tmp_path):
+    write_noise(tmp_path / "a", [(5, 4)] * len(MODES))
+    want = as_torchvision(tmp_path)
+    assert torch.equal(in_order(data.load(str(tmp_path)), want), want)
+
+
+def test_a_grey_part_and_a_coloured_part_have_the_same_channels(tmp_path):
+    write_noise(tmp_path / "train" / "a", [(5, 4)] * 2, ["L", "LA"])
+    write_noise(tmp_path / "test" / "a", [(5, 4)] * 2, ["RGB", "L"])
+    dataset = data.load(str(tmp_path))
+    for part in ("train", "test"):
+        assert torch.equal(getattr(dataset, part), as_torchvision(tmp_path / part))
+
+
+@pytest.mark.parametrize("size", [3, 8])
+@pytest.mark.parametrize("modes", [MODES, ("L",) * 4])
+def test_images_are_resized_as_by_torchvision(tmp_path, size, modes):
+    from torchvision.transforms import CenterCrop, Resize
+
+    write_noise(tmp_path / "a", [(5, 4), (9, 9), (4, 12), (30, 7), (3, 3), (6, 5), (8, 8)], modes)
+    want = as_torchvision(tmp_path, Resize(size), CenterCrop(size))[:, : 3 if modes is MODES else 1]
+    dataset = data.load(str(tmp_path), size=size)
+    assert torch.equal(in_order(dataset, want), want)
+    assert not torch.equal(want, as_torchvision(tmp_path, Resize((size, size)))[:, : want.shape[1]])
+
+
+def test_train_and_test_images_of_different_sizes_are_one_error(tmp_path):
+    for part, shape in (("train", (4, 4)), ("test", (4, 5))):
+        write_image(tmp_path / part / "0.png", shape)
+    refused(BadData, tmp_path, tmp_path / "test" / "0.png", "--size")
+    assert data.load(str(tmp_path), size=2).test.shape == (1, 1, 2, 2)
+
+
+def test_only_a_folder_of_images_has_a_size(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((4, 2)))
+    write_idx(tmp_path / "MNIST" / "raw")
+    for source in ("mnist", tmp_path / "x.npy", tmp_path / "MNIST"):
+        refused(BadValue, source, "size is 8: only a folder of images can be resized", root=tmp_path, size=8)
+    refused(BadValue, tmp_path, "size is 0: it must be at least 1", size=0)
+    refused(BadType, tmp_path, "size is 2.5: it must be a whole number", size=2.5)
+
+
+def test_many_resized_images_may_be_larger_than_their_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("funcvae.data.readers.UNPACKED_LIMIT", 10)
+    for i in range(3):
+        write_image(tmp_path / f"{i}.png", (2, 2))
+    assert data.load(str(tmp_path), size=200).train.shape == (2, 1, 200, 200)
 
 
 def test_images_of_more_than_8_bits_are_an_error(tmp_path):
@@ -123,7 +199,7 @@ def test_npy(tmp_path):
     dataset = data.load(str(path))
     assert dataset.train.shape == (14, 2, 2)  # no channel axis is added
     assert dataset.test.shape == (1, 2, 2)
-    assert sorted(torch.cat([dataset.train, dataset.test]).flatten().tolist()) == (torch.arange(60) / 255).tolist()
+    assert sorted(torch.cat([dataset.train, dataset.test]).flatten().tolist()) == list(range(60))
 
 
 @pytest.mark.parametrize(
@@ -301,8 +377,8 @@ def test_objects_are_never_unpickled(tmp_path):
 def test_an_archive_that_unpacks_to_many_times_its_size(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "x.npz", train=np.zeros((1000, 300), np.uint8))
     assert len(data.load(str(tmp_path / "x.npz")).train) == 900
-    monkeypatch.setattr("funcvae.data.readers.UNPACKED_LIMIT", 10**6)
-    with pytest.raises(BadData, match=r"as float32 it takes 1,200,000 bytes, far more than on disk: save it with np"):
+    monkeypatch.setattr("funcvae.data.readers.UNPACKED_LIMIT", 200_000)
+    with pytest.raises(BadData, match=r"unpacked it takes 300,000 bytes, far more than on disk: save it with np"):
         data.load(str(tmp_path / "x.npz"))
     np.savez(tmp_path / "y.npz", train=np.zeros((1000, 300), np.uint8))  # the file is large, too
     data.load(str(tmp_path / "y.npz"))
@@ -328,7 +404,7 @@ def test_images_that_unpack_to_many_times_their_size(tmp_path, monkeypatch):
         Image.new("RGB", (400, 400)).save(tmp_path / f"{i}.png")
     assert len(data.load(str(tmp_path)).train) == 3
     monkeypatch.setattr("funcvae.data.readers.UNPACKED_LIMIT", 10**6)
-    refused(BadData, tmp_path, "0.png", "as float32 all take 7,680,000 bytes, far more than on disk")
+    refused(BadData, tmp_path, "0.png", "all take 1,920,000 bytes, far more than on disk")
     noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
     for i in range(4):
         Image.fromarray(noise).save(tmp_path / f"{i}.png")

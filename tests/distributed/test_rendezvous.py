@@ -46,3 +46,24 @@ def test_a_missing_environment_variable_is_an_error(monkeypatch, absent):
     message = f"WORLD_SIZE is 2, but {absent} is not set: start all processes with torchrun"
     with pytest.raises(BadValue, match=message), distributed.process_group():
         pass
+
+
+LAUNCHED = ["SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "JSM_NAMESPACE_SIZE"]
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_processes_of_another_launcher_do_not_repeat_the_same_work(monkeypatch, name):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for alone in ("1", "", "two"):
+        monkeypatch.setenv(name, alone)
+        with distributed.process_group() as processes:
+            assert processes is SINGLE
+    monkeypatch.setenv(name, "4")
+    message = f"{name} is 4: without torchrun 4 processes would all do the same work; start one process, or torchrun"
+    with pytest.raises(BadValue, match=message), distributed.process_group():
+        pass
+    with distributed.process_group(separate=True) as processes:
+        assert processes is SINGLE
+    monkeypatch.setenv("WORLD_SIZE", "1")  # torchrun's
+    with distributed.process_group() as processes:
+        assert processes is SINGLE

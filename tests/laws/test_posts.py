@@ -324,18 +324,17 @@ def test_the_form_without_activations_deviates_from_the_post_no_more_than_the_po
 )
 def test_twenty_epochs_of_the_sigma_vae_end_with_the_posts_losses(mnist_root, post, activations):
     dataset = data.load("mnist", root=mnist_root)
+    train, test = dataset.decode(dataset.train), dataset.decode(dataset.test)
     model = models.mnist_sigma_vae(10, *activations)
     steps = 20 * (60_000 // 32)
-    ours, theirs, after, module = ours_and_the_posts(
-        "mnist_sigma_vae", post, dataset.train, batch=32, steps=steps, model=model
-    )
+    ours, theirs, after, module = ours_and_the_posts("mnist_sigma_vae", post, train, batch=32, steps=steps, model=model)
     eps = fv.noise.iid(fv.random.key(8), 1, (10_000, 10))
-    q, _ = model.encode(after.params, after.state, dataset.test)
+    q, _ = model.encode(after.params, after.state, test)
     p, _ = model.decode(after.params, after.state, q.sample(eps))
     kl = fv.distributions.kl(q, fv.distributions.Normal(torch.zeros(()), torch.ones(()))).sum(1).mean() / 784
-    total = F.mse_loss(p.mean[0], dataset.test) + kl
+    total = F.mse_loss(p.mean[0], test) + kl
     with torch.no_grad():
-        their_error, their_kl = module.terms(dataset.test, eps)
+        their_error, their_kl = module.terms(test, eps)
     last_epochs = ours[-1875:].mean(), theirs[-1875:].mean()
     print(f"last epoch's mean loss {last_epochs}; test total {total, their_error + their_kl}, KL {kl, their_kl}")
     assert last_epochs[0] == pytest.approx(last_epochs[1], rel=0.05)

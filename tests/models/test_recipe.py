@@ -9,6 +9,7 @@ from torch.nn import functional as F
 import funcvae as fv
 from funcvae import models
 from funcvae.errors import BadValue
+from funcvae.model import from_bytes
 from funcvae.models import RECIPES, Recipe
 from funcvae.models.recipe import binarize, from_tanh_range, to_tanh_range
 from tests.support.networks import KEY
@@ -36,6 +37,15 @@ def test_the_tanh_range_and_back():
     x = torch.tensor([0.0, 0.5, 1.0])
     assert to_tanh_range(KEY, x).tolist() == [-1, 0, 1]
     assert torch.equal(from_tanh_range(to_tanh_range(KEY, x)), x)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_bytes_are_observed_as_their_floats(recipe: Recipe):
+    x = torch.arange(256, dtype=torch.uint8).repeat(24).reshape(2, 3, 32, 32)
+    floats = x.float() / 255  # of every byte
+    assert torch.equal(recipe.observe(KEY, x), recipe.observe(KEY, floats))
+    assert torch.equal(from_bytes(x), floats)
+    assert torch.equal((x.double() / 255).float(), floats)  # what CUDA computes
 
 
 def test_recipes_have_the_names_of_their_models():

@@ -38,12 +38,12 @@ def write_idx(folder, *, zipped=False, train=12, test=5):
 
 def assert_digits(dataset, arrays):
     images, labels, test_images, test_labels = (torch.from_numpy(a) for a in arrays)
-    assert torch.equal(dataset.train, images[:, None].float() / 255)
-    assert torch.equal(dataset.test, test_images[:, None].float() / 255)
+    assert torch.equal(dataset.train, images[:, None])
+    assert torch.equal(dataset.test, test_images[:, None])
     assert torch.equal(dataset.train_labels, labels.long())
     assert torch.equal(dataset.test_labels, test_labels.long())
     assert dataset.train.min() == 0
-    assert dataset.train.max() == 1
+    assert dataset.train.max() == 255
 
 
 def write_image(path, shape, value=0, mode=None):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from einops import rearrange
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -127,6 +128,63 @@ def test_the_resnet_trains_on_a_folder_of_photographs_of_another_size(here):
     assert json.loads(Path("run/manifest.json").read_text())["data"]["shape"] == [3, 24, 16]
     cli.main(["sample", "run", "--n", "5"])
     assert Path("run/figures/samples.png").is_file()
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_folder_of_several_sizes_needs_a_size_which_the_run_keeps(here, capsys):
+    (here / "photos").mkdir()
+    for i, shape in enumerate([(40, 30), (28, 50), (9, 9), (28, 28)]):
+        x = 255 * fv.random.uniform(fv.random.key(i), shape)
+        Image.fromarray(x.to(torch.uint8).numpy()).save(f"photos/{i}.png")
+    error = refused(capsys, "train", "mnist_vae", "--data", "photos")
+    assert (
+        "photos/1.png has 50×28 pixels, photos/0.png has 30×40: to resize all images, set size, as in --size" in error
+    )
+    run = trained("photos", "mnist_vae", "run", "--size", "28")
+    assert json.loads(Path("run/config.json").read_text())["size"] == 28
+    assert runs.load(run).dataset().train.shape == (3, 1, 28, 28)
+    assert runs.initial_run("mnist_vae", data="photos", size=28).data_sha256 == runs.load(run).data_sha256
+    assert runs.verify(run).first_difference is None
+    capsys.readouterr()
+    assert "size was 28 and is 8 now" in refused(capsys, "train", "--resume", "run", "--size", "8")
+    assert "the images of a run keep the size of its training" in refused(capsys, "variance", "run", "--size", "28")
+    cli.main(["train", "--resume", "run", "--epochs", "2"])
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize(
+    ("system", "options"),
+    [
+        ("mnist_vae", ["--variance-every", "1", "--variance-replicates", "3"]),
+        ("mnist_bn_vae", ["--shards", "3"]),
+        ("burda_vae", ["--split", "samples", "--shards", "2"]),
+    ],
+)
+def test_bytes_and_their_floats_give_the_same_bits(here, system, options):
+    x = (255 * fv.random.uniform(fv.random.key(0), (40, 1, 28, 28))).to(torch.uint8)
+    np.savez("bytes.npz", train=x[:30], test=x[30:])
+    np.savez("floats.npz", train=x[:30] / 255, test=x[30:] / 255)
+    a, b = (trained(f"{kind}.npz", system, kind, "--samples", "2", *options) for kind in ("bytes", "floats"))
+    for file in ("params.safetensors", "metrics.jsonl"):
+        assert (a / file).read_bytes() == (b / file).read_bytes()
+    assert runs.load(a).dataset().train.dtype == torch.uint8
+    assert runs.load(a).data_sha256 == runs.load(b).data_sha256
+    report, other = (runs.evaluation_report(runs.load(run), samples=5, chunk=5) for run in (a, b))
+    assert {**report, "data": ""} == {**other, "data": ""}
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize(("axes", "shape"), [("n h w", "[H, W]"), ("n h w 1", "[H, W, C]")])
+def test_images_with_other_axes_are_read_with_a_notice(here, capsys, axes, shape):
+    x = (255 * fv.random.uniform(fv.random.key(0), (20, 28, 28))).to(torch.uint8)
+    np.save("standard.npy", x.unsqueeze(1))
+    np.save("other.npy", rearrange(x, f"n h w -> {axes}"))
+    a, b = (trained(f"{name}.npy", "mnist_vae", name) for name in ("standard", "other"))
+    assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
+    got = list(np.load("other.npy").shape[1:])
+    notice = f"other.npy has items of shape {got}: they are read as {shape}, so as images [1, 28, 28]"
+    assert capsys.readouterr().err.count(notice) == 1
+    assert runs.verify(b).first_difference is None
 
 
 @pytest.mark.usefixtures("no_figures")
