@@ -12,7 +12,7 @@ import funcvae as fv
 from funcvae import heads, random, tree
 from funcvae.distributions import Bernoulli, Delta, Normal
 from funcvae.errors import BadData, BadType, BadValue
-from funcvae.model import as_is, log_p_x_given_z, log_prob, vae
+from funcvae.model import as_floats, as_is, check_data, log_p_x_given_z, log_prob, vae
 from tests.support.models import same_bits
 
 KEY = random.key(0)
@@ -406,3 +406,23 @@ def test_a_distribution_of_torch_is_an_error_that_names_the_class_to_use(what, g
     ours = {"Gamma": "Normal, or a NamedTuple"}.get(given, given)
     with pytest.raises(BadType, match=rf"a torch.distributions.{given}: it must be a funcvae.distributions.{ours}"):
         fv.estimators.elbo()(model, *model.init(KEY), x, eps, train=True)
+
+
+def test_bytes_are_checked_after_observe():
+    model = vae(encoder=lambda: nn.Linear(3, 4), decoder=lambda: nn.Linear(2, 3), latent=2)
+    params, state = model.init(KEY)
+    data = torch.zeros(9, 3, dtype=torch.uint8)
+    data[5, 1] = 255
+    check_data(model, params, state, data, as_floats)
+    with pytest.raises(BadData, match=r"Byte.*; to train on bytes, set observe to model\.as_floats"):
+        check_data(model, params, state, data)
+    with pytest.raises(BadData, match="observed data ranges from 0 to 255: a Bernoulli likelihood requires"):
+        check_data(model, params, state, data, lambda key, x: x.float())  # the first two items are zero
+    for binary in (data == 255, (data == 255).long()):
+        check_data(model, params, state, binary, lambda key, x: x.float())
+
+
+def test_as_floats_leaves_other_data_as_they_are():
+    x = torch.tensor([[0.0, 255.0]])
+    for same in (x, x.double(), x.int(), x.bool()):
+        assert as_floats(KEY, same) is same
