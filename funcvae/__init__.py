@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from funcvae import (
+        batching,
         bounds,
         compilation,
         data,
@@ -40,10 +41,10 @@ if TYPE_CHECKING:
 __version__ = "0.7.0"
 
 __all__ = [
-    "VAE", "Claims", "Estimate", "Estimator", "Functional", "Trained", "Weights", "bounds", "compilation", "data",
-    "distributed", "distributions", "errors", "estimators", "evaluate", "figures", "functional", "heads", "model",
-    "models", "modules", "noise", "optim", "priors", "random", "runs", "surrogate", "tracking", "train", "tree", "vae",
-    "variance",
+    "VAE", "Claims", "Estimate", "Estimator", "Functional", "Trained", "Weights", "batching", "bounds", "compilation",
+    "data", "distributed", "distributions", "errors", "estimators", "evaluate", "figures", "functional", "heads",
+    "model", "models", "modules", "noise", "optim", "priors", "random", "runs", "surrogate", "tracking", "train",
+    "tree", "vae", "variance",
 ]  # fmt: skip
 
 _DEFINED_IN = {

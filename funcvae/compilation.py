@@ -177,9 +177,12 @@ def _copied(out: Tree, args: Tree) -> Tree:
 def _reason(error: Exception) -> str:
     """What the compiler cannot compile, and where in the user's code."""
     text, _, code = str(error).partition("from user code:")
-    first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+    lines = [line for line in text.splitlines() if line.strip() and not line.endswith("raised:")]
+    raised = _RAISED.search(text)  # by the code, when the compiler traced it
+    first = raised[1] if raised else lines[0] if lines else type(error).__name__
     places = _PLACE.findall(code)
     return checks.one_line(first) + (" ({}, line {}, in {})".format(*places[-1]) if places else "")
 
 
+_RAISED = re.compile(r"got \w+\(['\"](.*?)['\"]\)")
 _PLACE = re.compile(r'File "(.*)", line (\d+), in (.*)')

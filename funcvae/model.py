@@ -12,13 +12,14 @@ from funcvae import distributions, heads, priors, random, tree
 from funcvae._support import checks
 from funcvae._support.checks import Count, concrete
 from funcvae._support.pickling import by_call, remembered
+from funcvae.batching import over_samples
 from funcvae.distributions import Delta, Distribution, Posterior
 from funcvae.errors import BadData, BadType, BadValue, FuncvaeError
-from funcvae.modules import Apply, Params, State, network
+from funcvae.modules import Params, State, network
 
 __all__ = [
     "CHECK_SEED", "VAE", "Decode", "Encode", "Observe", "Trained", "as_floats", "as_is", "check_data", "check_items",
-    "check_trained", "from_bytes", "log_p_x_given_z", "log_prob", "log_weight", "vae",
+    "check_trained", "from_bytes", "log_p_x_given_z", "log_prob", "log_weight", "noise_dtype", "vae",
 ]  # fmt: skip
 
 
@@ -101,6 +102,7 @@ def vae(
     """
     pairs = {"encoder": network(encoder), "decoder": network(decoder), "prior": network(prior)}
     networks = {name: net for name, (net, _) in pairs.items()}
+    decode_samples = over_samples(networks["decoder"].apply)
 
     def check(params: Params, state: State, names: Iterable[str] = ("encoder", "decoder", "prior")) -> None:
         for name in names:
@@ -146,12 +148,12 @@ def vae(
         return _distribution("the prior returned", p), {**state, "prior": new}
 
     def run(name: str, params: Params, state: State, to: Tensor, train: bool) -> tuple[Any, State]:
-        how = _over_samples if name == "decoder" and to.ndim == 3 else _once
-        given = networks[name].apply, params[name], state[name], to, train
+        apply = decode_samples if name == "decoder" and to.ndim == 3 else networks[name].apply
+        given = params[name], state[name], to
         if torch.compiler.is_compiling():
-            return how(*given)
+            return apply(*given, train=train)
         try:
-            return how(*given)
+            return apply(*given, train=train)
         except (FuncvaeError, torch.OutOfMemoryError):
             raise
         except (RuntimeError, IndexError, ValueError) as error:  # torch raises these for a wrong input
@@ -183,6 +185,7 @@ def log_p_x_given_z(p: Distribution, x: Tensor) -> Tensor:
             f"the decoder describes data of shape {list(decoded[2:])} in a batch of {decoded[1]}: the data have shape "
             f"{list(x.shape[1:])} in a batch of {len(x)}"
         )
+    x = x.float() if x.dtype == torch.bool else x  # torch cannot subtract from bool
     return _summed(p, p.log_prob(x), (decoded[0], *x.shape))
 
 
@@ -304,6 +307,12 @@ CHECK_SEED = 2**63 + 2
 """The seed of keys that only checks use."""
 
 
+def noise_dtype(params: Params) -> torch.dtype:
+    """The dtype of the noise, whatever that of the data: the dtype of the parameters, or float32 without parameters."""
+    leaves = tree.leaves(params)
+    return leaves[0].dtype if leaves else torch.float32
+
+
 def _part(what: str, whole: Params, name: str) -> Any:
     """The part of the parameters or of the state that belongs to one network."""
     if name not in checks.mapping(what, whole):
@@ -320,19 +329,6 @@ def _distribution(what: str, p: Any) -> Any:
     if not hasattr(p, "log_prob"):
         raise BadType(f"{what} {checks.describe(p)}: it must be a distribution, such as distributions.Normal")
     return p
-
-
-def _once(apply: Apply, params: Params, state: State, x: Tensor, train: bool) -> tuple[Any, State]:
-    return apply(params, state, x, train=train)
-
-
-def _over_samples(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -> tuple[Tensor, State]:
-    """The network `vmap`ped over the sample axis of z, with its new state averaged over the samples."""
-    if len(z) == 1:  # equal to the vmap below, without its overhead
-        out, new = apply(params, state, z[0], train=train)
-        return tree.map(lambda t: t.unsqueeze(0), out), new
-    out, new = torch.vmap(lambda z_n: apply(params, state, z_n, train=train))(z)
-    return out, tree.map(lambda v: v.mean(0) if v.is_floating_point() else v[0], new)
 
 
 def _summed(p: Distribution, log_densities: Tensor, shape: tuple[int, ...]) -> Tensor:

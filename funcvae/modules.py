@@ -7,13 +7,16 @@ out, state = net.apply(params, state, x, train=True)
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import chain
+from traceback import walk_tb
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from funcvae import random
@@ -61,8 +64,8 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
     also works under an outer `vmap`: each mapped slice has its own statistics.
 
     Raises:
-        BadType: the argument is not a factory of an `nn.Module`; or (from `init`) the module draws with an operator
-            that cannot be drawn from a key.
+        BadType: the argument is not a factory of an `nn.Module`; (from `init`) the module draws with an operator that
+            cannot be drawn from a key; or (from `apply`) it uses activation checkpointing.
         BadValue: (from `apply`) params or state has other names or shapes than `init` returns; or the module draws
             random numbers in `forward`, as dropout does. (Under `torch.compile` only dropout layers of torch are
             detected: call your own module once without it.)
@@ -88,6 +91,7 @@ def network(factory: Callable[[], nn.Module]) -> tuple[Functional, Callable[...,
     skeletons = {True: module.to("meta").train(), False: other.to("meta").eval()}
     dropout = _dropout_layer(module)
     attention = any(isinstance(layer, nn.MultiheadAttention) for layer in module.modules())
+    tried: list[bool] = []
 
     def check(params: Params, state: State, *inputs: Any, train: bool = False) -> None:
         checks.flag("train", train)
@@ -105,6 +109,13 @@ def network(factory: Callable[[], nn.Module]) -> tuple[Functional, Callable[...,
         return {name: p.detach() for name, p in module.named_parameters()}, dict(module.named_buffers())
 
     def apply(params: Params, state: State, *inputs: Any, train: bool) -> tuple[Any, State]:
+        if not tried and not torch.compiler.is_compiling():
+            for mode in skeletons:
+                _refuse_checkpoint(module, partial(run, state=state, inputs=inputs, train=mode), params)
+            tried.append(True)
+        return run(params, state, inputs, train)
+
+    def run(params: Params, state: State, inputs: tuple[Any, ...], train: bool) -> tuple[Any, State]:
         if train and dropout:
             raise BadValue(f"{dropout} draws random numbers in training mode: funcvae gives no keys to layers yet")
         tensors = {**params, **{name: _copy_for(inputs, v) for name, v in state.items()}}
@@ -171,6 +182,21 @@ def _dropout_layer(module: nn.Module) -> str:
         if isinstance(layer, nn.RReLU) or (isinstance(dropout, float) and dropout > 0):
             return f"layer {name!r} ({type(layer).__name__})"
     return ""
+
+
+def _refuse_checkpoint(module: nn.Module, f: Callable[[Params], Any], params: Params) -> None:
+    """Raises BadType if f uses `torch.utils.checkpoint`, which fails under `vjp`.
+
+    It would run the layers again in the backward pass, when the module no longer has these parameters.
+    """
+    try:
+        torch.func.vjp(f, params)
+    except Exception as error:  # the call itself raises any other error
+        if any(frame.f_code.co_filename == checkpoint.__file__ for frame, _ in walk_tb(error.__traceback__)):
+            raise BadType(
+                f"{type(module).__name__} uses torch.utils.checkpoint, which funcvae does not support: call the layers "
+                "directly; to save memory, use the argument chunk of fit, or estimators.in_chunks"
+            ) from None
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from funcvae.distributed.collectives import SINGLE, Processes, split_evenly
 from funcvae.estimators.chunks import in_chunks
 from funcvae.estimators.engine import add_trees, scale_tree
 from funcvae.estimators.types import Estimate, Estimator, check_noise
-from funcvae.model import VAE, Observe
+from funcvae.model import VAE, Observe, noise_dtype
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, accepts, in_parts
 
@@ -114,7 +114,7 @@ def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
     def estimated(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, size: int) -> StepDetails:
         noise_key, observe_key = keys
         x = observe_rows(observe_key, x, rows=at) if observe_rows else observe(observe_key, x).index_select(0, at)
-        eps = draw_noise(draw, noise_key, samples, size, model, x, rows=at)
+        eps = draw_noise(draw, noise_key, samples, size, model, params, x, rows=at)
         return StepDetails(x, eps, estimator.estimate(model, params, state, x, eps, True))
 
     def share(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, size: int) -> Tensor:
@@ -156,17 +156,17 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
     model, estimator, samples, chunk, observe, noise = settings
     draw, parts = in_parts(noise), estimator.parts
 
-    def inputs(keys: Tensor, x: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    def inputs(params: Params, keys: Tensor, x: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         noise_key, observe_key = keys
         x = observe(observe_key, x)
-        return x, draw_noise(draw, noise_key, samples, len(x), model, x, samples=at)
+        return x, draw_noise(draw, noise_key, samples, len(x), model, params, x, samples=at)
 
     def log_weights(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor) -> Tensor:
         assert parts.log_w is not None
-        return parts.log_w(model, params, state, *inputs(keys, x, at), True)
+        return parts.log_w(model, params, state, *inputs(params, keys, x, at), True)
 
     def share(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, bound: Tensor, *w: Tensor) -> Tensor:
-        out = parts.share(model, params, state, *inputs(keys, x, at), True, samples, *w)
+        out = parts.share(model, params, state, *inputs(params, keys, x, at), True, samples, *w)
         return pack(out.grads, (out.bound + bound).mean(), out.state, state, len(at) / samples)
 
     share_of, log_w_of = wrap(share), wrap(log_weights)
@@ -209,7 +209,7 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
         total: Any = None
         eps, log_w = [], []
         for at in chunks(pieces, x.device):
-            observed, drawn = inputs(batch.keys, x, at)
+            observed, drawn = inputs(params, batch.keys, x, at)
             own = [each.index_select(0, at) for each in w]
             out = parts.share(model, params, state, observed, drawn, True, samples, *own)
             total = add_trees(total, (out.grads, out.bound, out.state))
@@ -222,7 +222,9 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
     return ShardedGradient(lambda size: samples, shares, details)
 
 
-def draw_noise(scheme: Noise, key: random.Key, n: int, size: int, model: VAE, x: Tensor, **part: Tensor) -> Tensor:
+def draw_noise(
+    scheme: Noise, key: random.Key, n: int, size: int, model: VAE, params: Params, x: Tensor, **part: Tensor
+) -> Tensor:
     """The noise [n, B, Z] of a step for observed data x [B, ...].
 
     Args:
@@ -231,15 +233,16 @@ def draw_noise(scheme: Noise, key: random.Key, n: int, size: int, model: VAE, x:
         n: the number of samples of each datum.
         size: the number of data in the batch.
         model: the model.
-        x: the observed data; float32 or float64.
+        params: its parameters, whose dtype is that of the noise: float32 or float64.
+        x: the observed data.
         part: `rows` or `samples`, to draw only this part of the batch's noise: see `noise.in_parts`.
 
     Raises:
-        BadType, BadValue: x has another dtype, or the noise has another shape or dtype than it should.
+        BadType, BadValue: the parameters have another dtype, or the noise has another shape or dtype than it should.
     """
-    dtype = checks.float32_or_float64("the dtype of the observed data", x.dtype)
+    dtype = checks.float32_or_float64("the dtype of the parameters", noise_dtype(params))
     eps = scheme(key, n, (size, model.latent), dtype=dtype, **part)
-    check_noise(model, x, eps, None if "samples" in part else n)
+    check_noise(model, params, x, eps, None if "samples" in part else n)
     return eps
 
 

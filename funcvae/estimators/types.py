@@ -13,7 +13,7 @@ from funcvae._support.checks import Floats
 from funcvae._support.pickling import by_call
 from funcvae.distributions import Posterior
 from funcvae.errors import BadType, BadValue
-from funcvae.model import VAE, check_trained
+from funcvae.model import VAE, check_trained, noise_dtype
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, is_independent, name_of
 
@@ -233,14 +233,14 @@ def with_posterior_of(model: VAE, *estimators: GradientEstimator) -> VAE:
     return model._replace(encode=encode)
 
 
-def check_noise(model: VAE, x: Tensor, eps: Tensor, samples: int | None = None) -> None:
-    """Raises unless eps is [N, B, Z] for this model and x, of the same dtype; others might broadcast or be promoted."""
+def check_noise(model: VAE, params: Params, x: Tensor, eps: Tensor, samples: int | None = None) -> None:
+    """Raises unless eps is [N, B, Z] and of the dtype of the parameters; others might broadcast or be promoted."""
     shape = checks.floats("eps", eps).shape
     if len(shape) != 3 or shape != (samples or len(eps), len(x), model.latent) or eps.numel() == 0:
         want = f"[{samples or 'N'}, {len(x)}, {model.latent}]" + ", with N >= 1" * (samples is None)
         raise BadValue(f"eps has shape {list(shape)}: it must be {want}")
-    if x.is_floating_point() and eps.dtype != x.dtype:
-        raise BadValue(f"eps is {eps.dtype} and x is {x.dtype}: draw eps with dtype={x.dtype}")
+    if eps.dtype != (dtype := noise_dtype(params)):
+        raise BadValue(f"eps is {eps.dtype} and the parameters are {dtype}: draw eps with dtype={dtype}")
 
 
 @checks.arguments
@@ -249,5 +249,5 @@ def check_arguments(
 ) -> None:
     """Raises BadType or BadValue unless an estimator can be called with these."""
     checks.unchecked(check_trained)(model, params, state)
-    check_noise(model, x, eps)
+    check_noise(model, params, x, eps)
     checks.same_device(eps=eps, x=x)

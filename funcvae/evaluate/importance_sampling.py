@@ -26,7 +26,7 @@ from funcvae.evaluate.weights import (
     rungs,
     untrusted_message,
 )
-from funcvae.model import VAE, check_data, log_weight
+from funcvae.model import VAE, check_data, log_weight, noise_dtype
 from funcvae.modules import Params, State
 
 __all__ = ["Progress", "bound_ladder", "log_likelihood", "log_weights"]
@@ -125,15 +125,16 @@ def log_weights(
     model = model.unchecked()
     check_items(items, len(x))
     checks.fits("samples", (samples, len(x)), 8)
-    checks.fits("chunk", (min(chunk, samples), len(x), model.latent), x.element_size())
+    dtype = noise_dtype(params)
+    checks.fits("chunk", (min(chunk, samples), len(x), model.latent), dtype.itemsize)
     compilation.keep_freed()
     chunk = min(chunk, samples)
     rows = min(len(x), max(1, _ROWS // chunk))  # few enough to stay in the processor's cache
     parts = x.split(rows)
     posteriors = [model.encode(params, state, part)[0] for part in parts]
     _check_density(model, params, state, x, posteriors[0], items)
-    eager = _sampler(model, len(x), x.dtype)
-    whole = _compiled_sampler(model, len(x), x.dtype, x.device) if compile else eager
+    eager = _sampler(model, len(x), dtype)
+    whole = _compiled_sampler(model, len(x), dtype, x.device) if compile else eager
 
     log_w = torch.empty(samples, len(x), dtype=torch.float64, device=x.device)
     first = 0

@@ -10,7 +10,7 @@ from funcvae._support.checks import Count
 from funcvae.distributions import Bernoulli
 from funcvae.errors import BadData
 from funcvae.evaluate.weights import Estimated, check_item_values, first_bad_item, standard_error
-from funcvae.model import VAE, check_data, log_p_x_given_z
+from funcvae.model import VAE, check_data, log_p_x_given_z, noise_dtype
 from funcvae.modules import Params, State
 
 __all__ = ["check_binary", "reconstruction_error", "squared_error"]
@@ -30,11 +30,11 @@ def reconstruction_error(
     checks.same_device(key=key, x=x)
     model = model.unchecked()
     checks.fits("samples", (samples, len(x)), 8)
-    checks.fits("samples", (samples, min(batch, len(x)), model.latent), x.element_size())
+    checks.fits("samples", (samples, min(batch, len(x)), model.latent), noise_dtype(params).itemsize)
     rows = []
     for i, part in enumerate(x.split(batch)):
         q, _ = model.encode(params, state, part)
-        eps = random.normal(random.fold_in(key, i), (samples, len(part), model.latent), x.dtype)
+        eps = random.normal(random.fold_in(key, i), (samples, len(part), model.latent), noise_dtype(params))
         p, _ = model.decode(params, state, q.sample(eps))
         check_binary(p, part, torch.arange(i * batch, i * batch + len(part)))
         rows.append(-log_p_x_given_z(p, part).double())
@@ -52,7 +52,7 @@ def squared_error(model: VAE, params: Params, state: State, x: Tensor, *, batch:
     rows = []
     for part in x.split(batch):
         p, _ = model.decode(params, state, model.encode(params, state, part)[0].loc)
-        rows.append(rearrange((part - p.mean).double().square(), "b ... -> b (...)").sum(1))
+        rows.append(rearrange((part.to(p.mean.dtype) - p.mean).double().square(), "b ... -> b (...)").sum(1))
     error = torch.cat(rows)
     check_item_values("reconstructions", error.isfinite())
     return error

@@ -13,7 +13,7 @@ from funcvae import random
 from funcvae._support import checks
 from funcvae._support.checks import Count
 from funcvae.errors import BadData, BadValue
-from funcvae.model import VAE, check_trained
+from funcvae.model import VAE, check_trained, noise_dtype
 from funcvae.modules import Params, State
 
 __all__ = ["decoded", "decoded_grid", "interpolated", "latent_plane", "latents", "reconstructed", "samples"]
@@ -57,7 +57,7 @@ def reconstructed(model: VAE, params: Params, state: State, x: Annotated[Tensor,
     check_trained(model, params, state)
     model = model.unchecked()
     checks.same_device(key=key, x=x)
-    eps = random.normal(key, (len(x), model.latent), x.dtype)
+    eps = random.normal(key, (len(x), model.latent), noise_dtype(params))
     parts = zip(x.split(_CHUNK), eps.split(_CHUNK), strict=True)
     z = torch.cat([model.encode(params, state, x_n)[0].sample(eps_n) for x_n, eps_n in parts])
     return checks.unchecked(decoded)(model, params, state, z)
@@ -73,12 +73,13 @@ def samples(model: VAE, params: Params, state: State, key: random.Key, n: Count,
     check_trained(model, params, state)
     model = model.unchecked()
     z_key, x_key = random.split(key)
-    eps = random.normal(z_key, (n, model.latent))
+    dtype = noise_dtype(params)
+    eps = random.normal(z_key, (n, model.latent), dtype)
     z = model.prior(params, state, eps)[0].sample(eps)
     if not drawn:
         return decoded(model, params, state, z)
     parts = [model.decode(params, state, part)[0] for part in z.split(_CHUNK)]
-    noise = random.normal(x_key, (n, *parts[0].mean.shape[1:]))
+    noise = random.normal(x_key, (n, *parts[0].mean.shape[1:]), dtype)
     return torch.cat([p.sample(eps_n) for p, eps_n in zip(parts, noise.split(_CHUNK), strict=True)])
 
 

@@ -230,7 +230,7 @@ def _test_bound(
     own = processes.share_of(len(batches))
     sums = torch.zeros(len(own), dtype=torch.float64, device=test.device)
     for i, keys in enumerate(step_keys(key, torch.tensor(own, dtype=torch.int64, device=test.device))):
-        x, eps = step_inputs(keys, batches[own[i]], gradient)
+        x, eps = step_inputs(ts.params, keys, batches[own[i]], gradient)
         sums[i] = estimator.evaluate(model, ts.params, ts.state, x, eps).sum()
     return sum(processes.all_gather_rows(sums).tolist()) / len(test)
 

@@ -91,20 +91,20 @@ def _step(gradient: GradientSettings, update: Update, settings: StepSettings) ->
     model, estimator, scale, offset = gradient.model, gradient.estimator, settings.scale, settings.offset
 
     def step(ts: TrainState, keys: Tensor, x: Tensor) -> tuple[TrainState, Metrics]:
-        x, eps = step_inputs(keys, x, gradient)
+        x, eps = step_inputs(ts.params, keys, x, gradient)
         out = estimator.estimate(model, ts.params, ts.state, x, eps, True)
         return _descended(ts, update, out.grads, out.bound.mean(), out.state, scale(len(x)), offset)
 
     return step
 
 
-def step_inputs(keys: Tensor, x: Tensor, gradient: GradientSettings) -> tuple[Tensor, Tensor]:
+def step_inputs(params: Params, keys: Tensor, x: Tensor, gradient: GradientSettings) -> tuple[Tensor, Tensor]:
     """The observation of x [B, ...], and its noise [N, B, Z], from the two keys of a step."""
     if checks.tensor("keys", keys).shape != (2, 2) or keys.dtype != torch.int32:
         raise BadValue(f"keys is {checks.describe(keys)}: it must be int32 [2, 2], a noise key and an observe key")
     noise_key, observe_key = keys
     x = gradient.observe(observe_key, x)
-    return x, draw_noise(gradient.noise, noise_key, gradient.samples, len(x), gradient.model, x)
+    return x, draw_noise(gradient.noise, noise_key, gradient.samples, len(x), gradient.model, params, x)
 
 
 def _descended(
@@ -163,7 +163,7 @@ def step_details(task: Task, ts: TrainState, keys: Tensor, rows: Tensor) -> Step
         pieces = nonempty_pieces(work.length(len(rows)), task.shards)
         return work.details(ts.params, ts.state, Batch(keys, task.train, rows), pieces)
     gradient = _chunked(gradient, unchanged)
-    x, eps = step_inputs(keys, task.train.index_select(0, rows), gradient)
+    x, eps = step_inputs(ts.params, keys, task.train.index_select(0, rows), gradient)
     return StepDetails(x, eps, gradient.estimator.estimate(gradient.model, ts.params, ts.state, x, eps, True))
 
 

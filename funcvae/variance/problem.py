@@ -16,11 +16,12 @@ from torch import Tensor
 from funcvae import compilation, random, tree
 from funcvae._support import checks
 from funcvae._support.checks import Count
+from funcvae.batching import vmap_or_loop
 from funcvae.distributions import is_reparameterised
 from funcvae.errors import BadData, NonFinite
 from funcvae.estimators.compose import together
 from funcvae.estimators.types import Estimator, GradientEstimator, check_estimator, check_noise, check_posterior
-from funcvae.model import VAE, Observe, as_is, check_data
+from funcvae.model import VAE, Observe, as_is, check_data, noise_dtype
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid, numbered
 from funcvae.variance import snr
@@ -80,11 +81,6 @@ class Problem:
         return self.settings.samples
 
     @cached_property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the noise."""
-        return self.x.dtype if self.x.is_floating_point() else tree.leaves(self.params)[0].dtype
-
-    @cached_property
     def names(self) -> tuple[str, ...]:
         """The names of the parameters, in the order of their leaves."""
         return tuple(tree.named_leaves(self.params))
@@ -112,7 +108,8 @@ class Problem:
 
     def draw(self, scheme: Noise, key: random.Key) -> Tensor:
         """Noise [N, B, Z] from a key."""
-        return checks.unchecked(scheme)(key, self.samples, (len(self.x), self.model.latent), dtype=self.dtype)
+        shape, dtype = (len(self.x), self.model.latent), noise_dtype(self.params)
+        return checks.unchecked(scheme)(key, self.samples, shape, dtype=dtype)
 
 
 def make_problem(
@@ -169,7 +166,8 @@ def make_lane(problem: Problem, name: str, estimator: GradientEstimator, scheme:
         target = estimator.claims.target if hasattr(estimator, "claims") else name
     q, _ = problem.model.encode(problem.params, problem.state, problem.x[:2])
     check_posterior(estimator, q, is_reparameterised(q))
-    check_noise(problem.model, problem.x, problem.draw(scheme, _fold_in(problem.key, 0)), problem.samples)
+    eps = problem.draw(scheme, _fold_in(problem.key, 0))
+    check_noise(problem.model, problem.params, problem.x, eps, problem.samples)
     return Lane(name, estimator, scheme, target)
 
 
@@ -192,16 +190,13 @@ def gradients(estimators: tuple[GradientEstimator, ...], model: VAE, names: tupl
         train: whether networks are in training mode.
     """
 
-    def chunk_gradients(params: Params, state: State, x: Tensor, eps: Tensor) -> Any:
-        def replicate(eps: Tensor) -> Any:
-            estimates = _together(estimators, model, params, state, x, eps, train=train)
-            grads = [tree.named_leaves(estimate.grads) for estimate in estimates]
-            leaves = [[g[name].flatten() for name in names] for g in grads]
-            return leaves, estimates[0].log_w, [estimate.bound.mean() for estimate in estimates]
+    def replicate(params: Params, state: State, x: Tensor, eps: Tensor) -> Any:
+        estimates = _together(estimators, model, params, state, x, eps, train=train)
+        grads = [tree.named_leaves(estimate.grads) for estimate in estimates]
+        leaves = [[g[name].flatten() for name in names] for g in grads]
+        return leaves, estimates[0].log_w, [estimate.bound.mean() for estimate in estimates]
 
-        return torch.vmap(replicate)(eps)
-
-    return chunk_gradients
+    return vmap_or_loop(replicate, "this gradient: its replicates are computed one after another")
 
 
 @lru_cache(maxsize=8)  # further calls on the same model do not compile again
@@ -221,7 +216,7 @@ def noise_chunks(problem: Problem, scheme: Noise, replicates: range, compile: bo
     compilation.keep_freed()
     key, chunk, shape = problem.key, problem.chunk, (problem.samples, len(problem.x), problem.model.latent)
     size = _power_of_two(min(_MAX_NOISE_BLOCK, _NOISE_BLOCK_NUMBERS // (shape[0] * shape[1] * shape[2])))
-    compiled = _compiled_noise(shape, problem.dtype, key.device) if compile and scheme is iid else None
+    compiled = _compiled_noise(shape, noise_dtype(problem.params), key.device) if compile and scheme is iid else None
     drawn: dict[int, Tensor] = {}
 
     def draw_block(number: int) -> Tensor:

@@ -14,7 +14,7 @@ from funcvae._support.checks import Count
 from funcvae.distributions import is_reparameterised
 from funcvae.errors import BadValue, NonFinite
 from funcvae.estimators.types import GradientEstimator, check_estimator
-from funcvae.model import VAE, check_data
+from funcvae.model import VAE, check_data, noise_dtype
 from funcvae.modules import Params, State
 from funcvae.variance.problem import gradients
 
@@ -41,7 +41,7 @@ def exact(
     model: VAE,
     params: Params,
     state: State,
-    x: Annotated[Tensor, "B ...", checks.floating],
+    x: Annotated[Tensor, "B ..."],
     *,
     samples: Count,
     nodes: Annotated[int, checks.within(1, 256)],  # numpy's weights overflow for more nodes
@@ -62,7 +62,7 @@ def exact(
 
     Args:
         estimator: an Estimator, or any function of the same arguments that returns an Estimate.
-        x: data [B, ...]; the noise has the same dtype.
+        x: data [B, ...].
         samples: K.
         nodes: number of quadrature nodes along each axis.
 
@@ -89,14 +89,14 @@ def exact(
     if size > _MOST_PARAMETERS:
         raise BadValue(f"the model has {size:,} parameters: exact needs at most {_MOST_PARAMETERS:,}; use moments")
 
-    point, weight = (t.to(x.device, x.dtype) for t in map(torch.from_numpy, hermegauss(nodes)))
+    point, weight = (t.to(x.device, noise_dtype(params)) for t in map(torch.from_numpy, hermegauss(nodes)))
     weight = weight / weight.sum()
     stride = nodes ** torch.arange(axes, device=x.device)
     chunk = max(1, min(_POINTS_AT_ONCE, _NUMBERS_AT_ONCE // size))
     gradient = gradients((estimator,), model.unchecked(), tuple(tree.named_leaves(params)), train=False)
-    mean, covariance, bounds = x.new_zeros(size), x.new_zeros(size, size), []
+    mean, covariance, bounds = weight.new_zeros(size), weight.new_zeros(size, size), []
     for item, datum in enumerate(x.split(1)):
-        first, second, bound = torch.zeros_like(mean), torch.zeros_like(covariance), x.new_zeros(1)
+        first, second, bound = torch.zeros_like(mean), torch.zeros_like(covariance), weight.new_zeros(1)
         for i in range(0, nodes**axes, chunk):
             number = torch.arange(i, min(i + chunk, nodes**axes), device=x.device)
             # The digits of the number of a point are its nodes, one for each axis.

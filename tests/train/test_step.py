@@ -80,7 +80,10 @@ def test_an_optimizer_state_of_other_parameters_is_an_error(points):
     ("change", "message"),
     [
         (lambda eps: eps.long(), "eps is a torch.int64 tensor .*: it must be floating-point"),
-        (lambda eps: eps.double(), "eps is torch.float64 and x is torch.float32: draw eps with dtype=torch.float32"),
+        (
+            lambda eps: eps.double(),
+            "eps is torch.float64 and the parameters are torch.float32: draw eps with dtype=",
+        ),
         (lambda eps: eps[:, :1], r"eps has shape \[1, 1, 2\]: it must be \[1, 2, 2\]"),
     ],
 )

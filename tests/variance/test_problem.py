@@ -42,6 +42,7 @@ def test_settings_are_immutable_and_equal_by_value():
 
 def noise_of(scheme, chunk, replicates):
     model, params, state, x = tiny()
+    params = fv.tree.map(torch.Tensor.float, params)
     problem = Problem(model, params, state, x.float(), KEY, ReplicateSettings(4, chunk=chunk))
     return noise_chunks(problem, scheme, replicates, compile=False)
 

@@ -1,0 +1,174 @@
+"""Maps a function over a batch axis by `vmap`, or without it where `vmap` cannot batch the function."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from funcvae import tree
+from funcvae._support import checks
+from funcvae.modules import Apply, Params, State
+from funcvae.tree import Tree
+
+__all__ = ["Unbatched", "over_samples", "vmap_or_loop"]
+
+
+class Unbatched(UserWarning):
+    """`vmap` cannot batch a function, which runs another way, with the same numbers up to rounding."""
+
+
+def over_samples(apply: Apply) -> Callable[..., tuple[Any, State]]:
+    """Makes a network of z [B, Z] one of z [N, B, Z]. The new state is the average over the samples.
+
+    The first choice is `vmap`, which lacks rules for some operators, such as recurrent layers and boolean masks. A
+    trial on a few rows of the first z decides for both modes, once. If `vmap` fails, all samples run in one call on
+    [N·B, Z] if each row of the output depends only on the same row of z, and the new state on no row (as with spectral
+    norm, but not with BatchNorm in training mode). Otherwise they run one after another.
+
+    Warns:
+        Unbatched: `vmap` cannot batch the network.
+    """
+    ways = dict[bool, Way]()
+
+    def sampled(params: Params, state: State, z: Tensor, *, train: bool) -> tuple[Any, State]:
+        if not (ways or torch.compiler.is_compiling()):
+            decide(params, state, z)
+        if len(z) == 1:  # the same in each way, without its overhead
+            out, new = apply(params, state, z[0], train=train)
+            return tree.map(lambda t: t.unsqueeze(0), out), new
+        return ways.get(train, _vmapped)(apply, params, state, z, train)
+
+    def decide(params: Params, state: State, z: Tensor) -> None:
+        found = {train: _trial(apply, params, state, z, train) for train in _MODES}
+        if any(way for way, _ in found.values()):  # otherwise the call itself reports what is wrong with z
+            ways.update({train: way or _vmapped for train, (way, _) in found.items()})
+        if reasons := [reason for _, reason in found.values() if reason]:
+            how = [f"{_NAMES[way]} in {_MODES[train]} mode" for train, way in ways.items() if way in _NAMES]
+            text = f"vmap cannot batch the decoder: its samples run {' and '.join(how)} ({reasons[0]})"
+            warnings.warn(text, Unbatched, stacklevel=2)
+
+    return sampled
+
+
+Way = Callable[[Apply, Params, State, Tensor, bool], tuple[Any, State]]
+"""A way to apply a network to z [N, B, Z]: (apply, params, state, z, train) -> (output, new state)."""
+
+
+def _vmapped(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -> tuple[Any, State]:
+    out, new = torch.vmap(lambda z_n: apply(params, state, z_n, train=train))(z)
+    return out, _averaged(new)
+
+
+def _in_rows(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -> tuple[Any, State]:
+    n = len(z)
+    out, new = apply(params, state, rearrange(z, "n b z -> (n b) z"), train=train)
+    return tree.map(lambda t: rearrange(t, "(n b) ... -> n b ...", n=n), out), new
+
+
+def _in_turn(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -> tuple[Any, State]:
+    out, new = _stacked([apply(params, state, z_n, train=train) for z_n in z])
+    return out, _averaged(new)
+
+
+def _averaged(states: State) -> State:
+    """The average of states that are stacked along the first axis; of integers, the first."""
+    return tree.map(lambda v: v.mean(0) if v.is_floating_point() else v[0], states)
+
+
+def _stacked(trees: list[Tree]) -> Tree:
+    return tree.map(lambda *leaves: torch.stack(leaves), *trees)
+
+
+_NAMES: dict[Way, str] = {_in_rows: "in one call", _in_turn: "one after another"}
+_MODES = {False: "evaluation", True: "training"}
+_FAILURES = (RuntimeError, ValueError, IndexError, TypeError)  # torch raises these where it cannot batch a function
+
+
+@torch.no_grad()
+def _trial(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -> tuple[Way | None, str]:
+    """The way to apply a network, and why it is not `vmap`; no way if the network fails without `vmap` too."""
+    n, b = 3, 2
+    rows = rearrange(z, "n b z -> (n b) z")
+    rows = rows[torch.arange(n * b, device=z.device) % len(rows)]
+    given = apply, params, state, rearrange(rows, "(n b) z -> n b z", n=n), train
+    try:
+        in_turn = _in_turn(*given)
+    except _FAILURES:
+        return None, ""
+    try:
+        _vmapped(*given)
+        return _vmapped, ""
+    except _FAILURES as error:
+        reason = checks.one_line(str(error).split(". ")[0], 120)
+    try:
+        separate = _all_close(_in_rows(*given), in_turn) and _has_separate_rows(apply, params, state, rows, train)
+    except _FAILURES:
+        separate = False
+    return _in_rows if separate else _in_turn, reason
+
+
+def _has_separate_rows(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -> bool:
+    """Whether no row of z [M, Z] changes the output's other rows or the new state.
+
+    NaN in a row shows couplings whose factor happens to be zero; finite numbers show those by comparisons.
+    """
+    out, new = apply(params, state, z, train=train)
+    row = torch.arange(len(z), device=z.device)
+    for i in range(len(z)):
+        for value in (torch.nan, 1e3, -1e3):
+            other_out, other_new = apply(params, state, torch.where((row == i).unsqueeze(1), value, z), train=train)
+            pairs = [(a[row != i], b[row != i]) for a, b in tree.rows(out, other_out)] + tree.rows(new, other_new)
+            if not all(torch.equal(a, b) for a, b in pairs):
+                return False
+    return True
+
+
+def _all_close(first: Tree, second: Tree) -> bool:
+    """Whether the leaves of two trees are equal to rounding, relative to the largest element of each."""
+    return all(
+        a.shape == b.shape
+        and torch.allclose(a.double(), b.double(), rtol=0, atol=_ROUNDING * float(b.double().abs().max()))
+        for a, b in tree.rows(first, second)
+        if a.numel() or b.numel()
+    )
+
+
+_ROUNDING = 1e-4
+
+
+def vmap_or_loop(f: Callable[..., Tree], what: str) -> Callable[..., Tree]:
+    """Maps f over the first axis of its last argument: by `vmap`, or in a loop from the first call where that fails.
+
+    Args:
+        f: a function of trees of tensors.
+        what: names, in the warning, what is computed one after another.
+
+    Warns:
+        Unbatched: `vmap` cannot batch f.
+    """
+    loops = False
+
+    def mapped(*args: Any) -> Tree:
+        nonlocal loops
+        *fixed, batch = args
+        vmapped = torch.vmap(lambda each: f(*fixed, each))
+        if torch.compiler.is_compiling():
+            return vmapped(batch)
+        reason: Exception | None = None
+        if not loops:
+            try:
+                return vmapped(batch)
+            except torch.OutOfMemoryError:
+                raise
+            except _FAILURES as error:
+                reason = error
+        found = _stacked([f(*fixed, each) for each in batch])  # if this fails too, its error is more helpful
+        if reason:
+            loops = True
+            warnings.warn(f"vmap cannot batch {what}", Unbatched, stacklevel=2)
+        return found
+
+    return mapped
