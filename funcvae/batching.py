@@ -95,7 +95,7 @@ def _trial(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -
     rows = rows[torch.arange(n * b, device=z.device) % len(rows)]
     given = apply, params, state, rearrange(rows, "(n b) z -> n b z", n=n), train
     try:
-        in_turn = _in_turn(*given)
+        apply(params, state, rows, train=train)
     except _FAILURES:
         return None, ""
     try:
@@ -104,10 +104,11 @@ def _trial(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -
     except _FAILURES as error:
         reason = checks.one_line(str(error).split(". ")[0], 120)
     try:
-        separate = _all_close(_in_rows(*given), in_turn) and _has_separate_rows(apply, params, state, rows, train)
+        as_in_turn = _all_close(_in_rows(*given), _in_turn(*given))
+        one_call = as_in_turn and _has_separate_rows(apply, params, state, rows, train)
     except _FAILURES:
-        separate = False
-    return _in_rows if separate else _in_turn, reason
+        one_call = False
+    return _in_rows if one_call else _in_turn, reason
 
 
 def _has_separate_rows(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -> bool:

@@ -87,8 +87,9 @@ def vae(
     Args:
         encoder: makes the module that maps x [B, ...] to the argument of `posterior`.
         decoder: makes the module that maps z [B, Z] to the argument of `likelihood`. It is `vmap`ped over the
-            Monte-Carlo axis of z [N, B, Z], so the module does not see N. In training mode BatchNorm normalises the
-            batch of each sample separately, and its running statistics are averaged over N.
+            Monte-Carlo axis of z [N, B, Z], so the module does not see N (`batching.over_samples`, also for modules
+            that `vmap` cannot batch). In training mode BatchNorm normalises the batch of each sample separately, and
+            its running statistics are averaged over N.
         latent: Z, the number of latent dimensions.
         posterior: the head that makes q(z|x).
         likelihood: the head that makes p(x|z).

@@ -7,7 +7,9 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+import funcvae as fv
 from funcvae import random, tree
 from funcvae.errors import BadType, BadValue, FuncvaeError
 from funcvae.modules import functional
@@ -442,6 +444,67 @@ def test_random_numbers_in_a_users_forward_are_an_error_with_and_without_vmap(fa
         net.apply({}, {}, draws(5, 3), train=True)
     with pytest.raises(BadValue, match="draws random numbers in forward"):
         torch.vmap(lambda x: net.apply({}, {}, x, train=True)[0], randomness=randomness)(draws(2, 5, 3))
+
+
+class Checkpointed(nn.Module):
+    """Recomputes a layer in the backward pass, perhaps in training mode alone."""
+
+    def __init__(self, size, out, use_reentrant, always):
+        super().__init__()
+        self.a, self.b, self.use_reentrant, self.always = nn.Linear(size, 6), nn.Linear(6, out), use_reentrant, always
+
+    def forward(self, x):
+        if self.always or self.training:
+            return self.b(checkpoint(self.a, x, use_reentrant=self.use_reentrant).tanh())
+        return self.b(self.a(x).tanh())
+
+
+by_checkpoint = pytest.mark.parametrize("always", [False, True], ids=["in training mode", "always"])
+by_reentrant = pytest.mark.parametrize("use_reentrant", [False, True])
+
+
+@by_train
+@by_checkpoint
+@by_reentrant
+def test_activation_checkpointing_is_an_error_that_names_chunks(use_reentrant, always, train):
+    net = functional(lambda: Checkpointed(3, 2, use_reentrant, always))
+    params, state = net.init(KEY)
+    for _ in range(2):
+        with pytest.raises(BadType, match=r"Checkpointed uses torch.utils.checkpoint.*: .* chunk of fit"):
+            net.apply(params, state, draws(5, 3), train=train)
+    with pytest.raises(BadType, match=r"uses torch\.utils\.checkpoint"):
+        torch.func.grad(lambda p: net.apply(p, state, draws(5, 3), train=train)[0].sum())(params)
+
+
+@by_reentrant
+@pytest.mark.parametrize("where", ["encoder", "decoder", "prior"])
+def test_a_model_with_activation_checkpointing_is_refused_in_training_the_lab_and_evaluation(where, use_reentrant):
+    sizes = {"encoder": (3, 4), "decoder": (2, 3), "prior": (2, 2)}
+    nets = {name: (lambda sizes=each: nn.Linear(*sizes)) for name, each in sizes.items()}
+    nets[where] = lambda: Checkpointed(*sizes[where], use_reentrant, always=True)
+    nets["prior"] = lambda prior=nets["prior"]: Prior(prior())
+    model = fv.vae(**nets, latent=2)
+    opt, iwae, x = fv.optim.adam(), fv.estimators.iwae(), random.bernoulli(KEY, 0.4, (6, 3)).float()
+    trained = model, *model.init(KEY)
+    calls = {
+        "fit": lambda: fv.train.fit(fv.train.init(model, opt, KEY), model, iwae, opt, x, compile=False),
+        "lab": lambda: fv.variance.moments(iwae, *trained, x, KEY, samples=2, replicates=2),
+        "evaluation": lambda: fv.evaluate.log_likelihood(*trained, x, KEY, samples=2),
+        "estimator": lambda: iwae(*trained, x, fv.noise.iid(KEY, 2, (6, 2)), train=True),
+        "without a graph": lambda: torch.no_grad()(iwae)(*trained, x, fv.noise.iid(KEY, 2, (6, 2)), train=True),
+    }
+    for call in calls.values():
+        with pytest.raises(BadType, match=r"uses torch\.utils\.checkpoint"):
+            call()
+
+
+class Prior(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, z):
+        return fv.distributions.Normal(self.net(z), torch.ones_like(z))
 
 
 def test_errors_of_the_module_are_passed_on():
