@@ -157,7 +157,7 @@ def make_lane(problem: Problem, name: str, estimator: GradientEstimator, scheme:
         BadType: the estimator is a factory that was not called, or the scheme does not return floats.
         BadValue: the estimator requires independent samples, and those of the scheme are not; it requires
             reparameterised samples, and those of the posterior are not; or the scheme returns noise of another shape
-            than [N, B, Z], or of another dtype than the data.
+            than [N, B, Z], or of another dtype than the parameters.
     """
     check_estimator(name, estimator)
     if isinstance(estimator, Estimator):

@@ -111,7 +111,7 @@ def bits(arguments: dict[str, Any]) -> list[torch.Tensor]:
 NAMESPACES = (
     "random", "noise", "bounds", "distributions", "heads", "priors", "optim", "tree", "estimators", "evaluate", "train",
     "data", "figures", "figures.decoding", "figures.of_model", "figures.of_results", "models", "variance", "runs", "",
-    "model", "modules", "distributed",
+    "batching", "model", "modules", "distributed",
 )  # fmt: skip
 """The namespaces with functions; "" is `funcvae` itself. `compilation` and `tracking` are left out, because they work
 with the compiler, files and servers, and `errors`, because its function checks nothing."""

@@ -559,6 +559,8 @@ target(
 
 # Functions left out, and why ------------------------------------------------------------------------------------------
 LEFT_OUT = {
+    "batching.over_samples": "the part of model.vae that applies the decoder",
+    "batching.vmap_or_loop": "the part of the lab that repeats a gradient",
     "distributions.kl": "trusts its arguments, as part of a step",
     "distributed.by_rows": "takes settings that train.fit checks",
     "distributed.by_samples": "see distributed.by_rows",
@@ -573,6 +575,7 @@ LEFT_OUT = {
     "model.log_p_x_given_z": "part of a step, so it does not check its arguments",
     "model.log_prob": "see model.log_p_x_given_z",
     "model.log_weight": "see model.log_p_x_given_z",
+    "model.noise_dtype": "part of a step, so it does not check its argument",
     "modules.network": "the part of functional that model.vae uses",
     "tree.like": "does not check its arguments, which come from the lab",
     "train.fit_task": "train.fit calls it",
