@@ -1,7 +1,7 @@
 """Maps a function over a batch axis by `vmap`, or without it where `vmap` cannot batch the function."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -20,26 +20,35 @@ class Unbatched(UserWarning):
     """`vmap` cannot batch a function, which runs another way, with the same numbers up to rounding."""
 
 
-def over_samples(apply: Apply) -> Callable[..., tuple[Any, State]]:
-    """Makes a network of z [B, Z] one of z [N, B, Z]. The new state is the average over the samples.
+def over_samples(network: Apply, frozen: Collection[str] = ()) -> Callable[..., tuple[Any, State]]:
+    """Makes a network of z [B, Z] one of z [N, B, Z]. Buffers that it changes are averaged over the samples.
 
     The first choice is `vmap`, which lacks rules for some operators, such as recurrent layers and boolean masks. A
     trial on a few rows of the first z decides for both modes, once. If `vmap` fails, all samples run in one call on
     [N·B, Z] if each row of the output depends only on the same row of z, and the new state on no row (as with spectral
     norm, but not with BatchNorm in training mode). Otherwise they run one after another.
 
+    Args:
+        network: a network of z [B, Z].
+        frozen: the names in the state of what the network does not change.
+
     Warns:
         Unbatched: `vmap` cannot batch the network.
     """
     ways = dict[bool, Way]()
+
+    def apply(params: Params, state: State, *inputs: Any, train: bool) -> tuple[Any, State]:
+        out, new = network(params, state, *inputs, train=train)
+        return out, {name: v for name, v in new.items() if name not in frozen}
 
     def sampled(params: Params, state: State, z: Tensor, *, train: bool) -> tuple[Any, State]:
         if not (ways or torch.compiler.is_compiling()):
             decide(params, state, z)
         if len(z) == 1:  # the same in each way, without its overhead
             out, new = apply(params, state, z[0], train=train)
-            return tree.map(lambda t: t.unsqueeze(0), out), new
-        return ways.get(train, _vmapped)(apply, params, state, z, train)
+            return tree.map(lambda t: t.unsqueeze(0), out), {**state, **new}
+        out, new = ways.get(train, _vmapped)(apply, params, state, z, train)
+        return out, {**state, **new}
 
     def decide(params: Params, state: State, z: Tensor) -> None:
         found = {train: _trial(apply, params, state, z, train) for train in _MODES}
@@ -59,7 +68,7 @@ Way = Callable[[Apply, Params, State, Tensor, bool], tuple[Any, State]]
 
 def _vmapped(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -> tuple[Any, State]:
     out, new = torch.vmap(lambda z_n: apply(params, state, z_n, train=train))(z)
-    return out, _averaged(new)
+    return out, _averaged(new, state)
 
 
 def _in_rows(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -> tuple[Any, State]:
@@ -70,12 +79,19 @@ def _in_rows(apply: Apply, params: Params, state: State, z: Tensor, train: bool)
 
 def _in_turn(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -> tuple[Any, State]:
     out, new = _stacked([apply(params, state, z_n, train=train) for z_n in z])
-    return out, _averaged(new)
+    return out, _averaged(new, state)
 
 
-def _averaged(states: State) -> State:
-    """The average of states that are stacked along the first axis; of integers, the first."""
-    return tree.map(lambda v: v.mean(0) if v.is_floating_point() else v[0], states)
+def _averaged(states: State, old: State) -> State:
+    """The average of states that are stacked along the first axis; of integers, the first.
+
+    A buffer that no sample has changed keeps its bits, which an average might round.
+    """
+
+    def average(v: Tensor, before: Tensor) -> Tensor:
+        return torch.where((v != before).any(), v.mean(0), before) if v.is_floating_point() else v[0]
+
+    return {name: average(v, old[name]) for name, v in states.items()}
 
 
 def _stacked(trees: list[Tree]) -> Tree:

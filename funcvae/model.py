@@ -19,7 +19,7 @@ from funcvae.modules import Params, State, network
 
 __all__ = [
     "CHECK_SEED", "VAE", "Decode", "Encode", "Observe", "Trained", "as_floats", "as_is", "check_data", "check_items",
-    "check_trained", "from_bytes", "log_p_x_given_z", "log_prob", "log_weight", "noise_dtype", "vae",
+    "check_trained", "from_bytes", "log_p_x_given_z", "log_prob", "log_weight", "noise_dtype", "running", "vae",
 ]  # fmt: skip
 
 
@@ -53,6 +53,8 @@ class VAE(NamedTuple):
     latent: int
     check: Callable[[Params, State], None] = lambda params, state: None
     """Raises BadType or BadValue unless params and state are of this model."""
+    frozen: frozenset[str] = frozenset()
+    """The paths in the state of frozen parameters, such as "encoder/embed.weight". They are constants."""
 
     def unchecked(self) -> "VAE":
         """The same model without checks of arguments, for a caller that has called `check_trained`."""
@@ -101,13 +103,13 @@ def vae(
         BadValue: latent is below one; or, from the functions of the model, params or state is not of this model, or x
             or z has a wrong shape.
     """
-    pairs = {"encoder": network(encoder), "decoder": network(decoder), "prior": network(prior)}
-    networks = {name: net for name, (net, _) in pairs.items()}
-    decode_samples = over_samples(networks["decoder"].apply)
+    networks = {"encoder": network(encoder), "decoder": network(decoder), "prior": network(prior)}
+    frozen = frozenset(f"{name}/{path}" for name, net in networks.items() for path in net.frozen)
+    decode_samples = over_samples(networks["decoder"].apply, networks["decoder"].frozen)
 
     def check(params: Params, state: State, names: Iterable[str] = ("encoder", "decoder", "prior")) -> None:
         for name in names:
-            pairs[name][1](_part("params", params, name), _part("state", state, name))
+            networks[name].check(_part("params", params, name), _part("state", state, name))
 
     def check_x(params: Params, state: State, x: Tensor, train: bool = False) -> None:
         check(params, state, ("encoder",))
@@ -161,7 +163,7 @@ def vae(
             what = f"{checks.describe(to)} on {to.device}"
             raise BadValue(f"the {name} cannot take {what}: {checks.one_line(str(error))}") from error
 
-    return VAE(init, encode, decode, prior_, latent, check)
+    return VAE(init, encode, decode, prior_, latent, check, frozen)
 
 
 def log_prob(p: Distribution, z: Tensor) -> Tensor:
@@ -330,6 +332,11 @@ def _distribution(what: str, p: Any) -> Any:
     if not hasattr(p, "log_prob"):
         raise BadType(f"{what} {checks.describe(p)}: it must be a distribution, such as distributions.Normal")
     return p
+
+
+def running(model: VAE, state: State) -> dict[str, Tensor]:
+    """The buffers of a state by path: the part that a forward pass can change."""
+    return {path: leaf for path, leaf in tree.named_leaves(state).items() if path not in model.frozen}
 
 
 def _summed(p: Distribution, log_densities: Tensor, shape: tuple[int, ...]) -> Tensor:

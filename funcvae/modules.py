@@ -22,9 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from funcvae import random
 from funcvae._support import checks
 from funcvae._support.pickling import by_call, remembered
-from funcvae.errors import BadType, BadValue
+from funcvae.errors import BadType, BadValue, FuncvaeError
 
-__all__ = ["Apply", "Functional", "Params", "State", "functional", "network"]
+__all__ = ["Apply", "Functional", "Network", "Params", "State", "functional", "network"]
 
 Params = dict[str, Any]
 State = dict[str, Any]
@@ -42,13 +42,24 @@ class Apply(Protocol):
 class Functional(NamedTuple):
     """A pure network.
 
-    `init(key)` returns (params, state): flat dicts of tensors with the keys of `named_parameters()` and
-    `named_buffers()`. `apply(params, state, *inputs, train=...)` returns (output, new state) and does not modify its
-    arguments.
+    `init(key)` returns (params, state): flat dicts of tensors with the names that the module gives them. `state` holds
+    the buffers and the frozen parameters. `apply(params, state, *inputs, train=...)` returns (output, new state) and
+    does not modify its arguments.
     """
 
     init: Callable[[random.Key], tuple[Params, State]]
     apply: Apply
+
+
+class Network(NamedTuple):
+    """`functional` without checks."""
+
+    init: Callable[[random.Key], tuple[Params, State]]
+    apply: Apply
+    check: Callable[..., None]
+    """Raises BadType or BadValue for params or state that `apply` cannot take."""
+    frozen: frozenset[str]
+    """The names in the state of the frozen parameters."""
 
 
 @remembered
@@ -56,26 +67,33 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
     """Turns a factory of any `nn.Module` into a pure (init, apply) pair.
 
     `init` runs the factory and makes every random draw of the module's initialisers from the key: draw i uses
-    `fold_in(key, i)`. The global generator of torch is neither read nor changed. Parameters and buffers are on the
-    device of the key. (Draws from other libraries, such as numpy, are not detected and not reproducible.)
+    `fold_in(key, i)`. The global generator of torch is neither read nor changed. A draw with a generator of the
+    factory's own is left as it is, so it is the same for every key. Parameters and buffers are on the device of the
+    key. Under `vmap` over keys, `init` runs key by key. (Draws from other libraries, such as numpy, are not detected
+    and not reproducible.)
+
+    A parameter with `requires_grad=False` is frozen: a constant in the state, which nothing trains, averages or sends
+    to other processes. A buffer may change in every forward pass. So what never changes is best a frozen parameter.
+    `forward` must not write to parameters.
 
     `apply` works under `grad`, `vmap` and `torch.compile(fullgraph=True)`. The module works on copies of its inputs,
     which it may change in place, and of its buffers, which are returned as the new state. So BatchNorm in training mode
     also works under an outer `vmap`: each mapped slice has its own statistics.
 
     Raises:
-        BadType: the argument is not a factory of an `nn.Module`; (from `init`) the module draws with an operator that
-            cannot be drawn from a key; or (from `apply`) it uses activation checkpointing.
+        BadType: the argument is not a factory of a new `nn.Module`; the factory draws with an operator that cannot be
+            drawn from a key, or with a generator that starts in another state at each call; or (from `apply`) the
+            module uses activation checkpointing.
         BadValue: (from `apply`) params or state has other names or shapes than `init` returns; or the module draws
             random numbers in `forward`, as dropout does. (Under `torch.compile` only dropout layers of torch are
             detected: call your own module once without it.)
     """
-    net, check = network(factory)
-    return net._replace(apply=checks.after(check)(net.apply))
+    net = network(factory)
+    return Functional(net.init, checks.after(net.check)(net.apply))
 
 
-def network(factory: Callable[[], nn.Module]) -> tuple[Functional, Callable[..., None]]:
-    """Returns `functional` without checks, and the check of params and state for its `apply`."""
+def network(factory: Callable[[], nn.Module]) -> Network:
+    """Returns `functional` without checks, and what its callers need to know of the module."""
     if isinstance(factory, nn.Module):
         raise BadType(f"functional takes a factory, not a module: write lambda: {type(factory).__name__}(...)")
     if not callable(factory):
@@ -83,11 +101,17 @@ def network(factory: Callable[[], nn.Module]) -> tuple[Functional, Callable[...,
 
     # One skeleton for each mode, so that calls do not interfere. Their values are never used, so they are moved to
     # `meta`, where they need no memory. (A module with plain tensor attributes cannot be built on `meta`.)
-    module, other = (_build(factory, random.key(0)) for _ in range(2))
-    if module is other:
-        raise BadType("functional takes a factory of new modules: this one returns the same module twice")
+    draws, others = _KeyedDraws(random.key(0)), _KeyedDraws(random.key(0))
+    module, other = _build(factory, draws), _build(factory, others)
+    _check_independent(module, other)
+    if not all(map(torch.equal, draws.generator_states, others.generator_states)):
+        raise BadType(
+            "the factory draws with a torch.Generator that starts in another state at each call: make and seed it in "
+            "the factory"
+        )
     aliases = _aliases(module)
-    shapes = {"params": _shapes(module.named_parameters()), "state": _shapes(module.named_buffers())}
+    shapes = {what: _shapes(tensors) for what, tensors in zip(("params", "state"), _split(module), strict=True)}
+    frozen = frozenset(name for name, p in module.named_parameters() if not p.requires_grad)
     skeletons = {True: module.to("meta").train(), False: other.to("meta").eval()}
     dropout = _dropout_layer(module)
     attention = any(isinstance(layer, nn.MultiheadAttention) for layer in module.modules())
@@ -102,11 +126,15 @@ def network(factory: Callable[[], nn.Module]) -> tuple[Functional, Callable[...,
             if isinstance(value, Tensor) and held:
                 checks.same_device(input=checks.tensor("an input", value), params=held[0])
 
+    def made(key: random.Key) -> list[Tensor]:
+        params, state = _split(_build(factory, _KeyedDraws(key.cpu())).to(key.device))
+        return [t.detach() for t in (*params.values(), *state.values())]
+
     @checks.arguments
     def init(key: random.Key) -> tuple[Params, State]:
-        checks.concrete("key", key)
-        module = _build(factory, key).to(key.device)
-        return {name: p.detach() for name, p in module.named_parameters()}, dict(module.named_buffers())
+        tensors = iter(_PerKey.apply(made, checks.concrete("key", key)))
+        params, state = ({name: next(tensors) for name in names} for names in shapes.values())
+        return params, state
 
     def apply(params: Params, state: State, *inputs: Any, train: bool) -> tuple[Any, State]:
         if not tried and not torch.compiler.is_compiling():
@@ -118,30 +146,71 @@ def network(factory: Callable[[], nn.Module]) -> tuple[Functional, Callable[...,
     def run(params: Params, state: State, inputs: tuple[Any, ...], train: bool) -> tuple[Any, State]:
         if train and dropout:
             raise BadValue(f"{dropout} draws random numbers in training mode: funcvae gives no keys to layers yet")
-        tensors = {**params, **{name: _copy_for(inputs, v) for name, v in state.items()}}
+        held = {name: v if name in frozen else _copy_for(inputs, v) for name, v in state.items()}
+        tensors = {**params, **held}
         tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
         inputs = tuple(x.clone() if isinstance(x, Tensor) else x for x in inputs)  # the module may change them in place
         with _attention_for_transforms() if attention else nullcontext(), _no_draws(inputs):
             out = functional_call(skeletons[train], tensors, inputs, tie_weights=False, strict=True)
-        return out, {name: tensors[name] for name in state}
+        return out, {name: v if name in frozen else tensors[name] for name, v in state.items()}
 
-    return Functional(init, apply), check
+    return Network(init, apply, check, frozen)
 
 
-def _build(factory: Callable[[], nn.Module], key: random.Key) -> nn.Module:
-    with _KeyedDraws(key.cpu()):
-        try:
+class _PerKey(torch.autograd.Function):
+    """Calls a function of a key; under `vmap`, key by key."""
+
+    @staticmethod
+    def forward(make: Callable[[random.Key], list[Tensor]], key: random.Key) -> tuple[Tensor, ...]:
+        return tuple(make(key))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, make: Callable[[random.Key], list[Tensor]], keys: Tensor) -> Any:
+        each = [_PerKey.apply(make, key) for key in keys.unbind(in_dims[1])]
+        stacked = tuple(map(torch.stack, zip(*each, strict=True)))
+        return stacked, (0,) * len(stacked)
+
+
+def _build(factory: Callable[[], nn.Module], draws: "_KeyedDraws") -> nn.Module:
+    try:
+        with draws:
             module = factory()
-        except TypeError as error:
-            raise BadType(f"the factory must take no arguments and return an nn.Module: it raised {error}") from error
+    except FuncvaeError:
+        raise
+    except TypeError as error:
+        reason, called = checks.one_line(str(error)), error.__traceback__
+        if called and called.tb_next:  # raised by the factory's code, not by the call
+            raise BadType(f"the factory raised TypeError: {reason}") from error
+        raise BadType(f"the factory must take no arguments: {reason}") from error
     if not isinstance(module, nn.Module):
         raise BadType(f"the factory must return an nn.Module: it returned {type(module).__name__}")
     return module
 
 
-def _shapes(tensors: Iterator[tuple[str, Tensor]]) -> dict[str, torch.Size]:
-    """The shapes of parameters or buffers by name."""
-    named = dict(tensors)
+def _split(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of a module that are learned, and those of its state: buffers and frozen parameters."""
+    learned, state = dict[str, Tensor](), dict(module.named_buffers())
+    for name, p in module.named_parameters():
+        (learned if p.requires_grad else state)[name] = p
+    return learned, state
+
+
+def _check_independent(module: nn.Module, other: nn.Module) -> None:
+    """Raises BadType if two modules share a part that holds tensors, which moving to `meta` would destroy."""
+    parts = set(other.modules())
+    for name, part in module.named_modules():
+        if part in parts and (part is module or next(chain(part.parameters(), part.buffers()), None) is not None):
+            raise BadType(
+                f"functional takes a factory of new modules: this one returns the same {type(part).__name__} {name!r} "
+                "twice; make it in the factory, or copy it there with copy.deepcopy"
+            )
+
+
+def _shapes(named: dict[str, Tensor]) -> dict[str, torch.Size]:
     if lazy := [name for name, t in named.items() if nn.parameter.is_lazy(t)]:
         raise BadType(f"{lazy[0]} has no shape before a forward pass: give its layer the number of inputs")
     return {name: t.shape for name, t in named.items()}
@@ -238,23 +307,38 @@ def _no_draws(inputs: tuple[Any, ...]) -> Iterator[None]:
 
 
 class _KeyedDraws(TorchDispatchMode):
-    """Makes every random draw from a key: draw i uses `fold_in(key, i)`."""
+    """Makes every random draw from a key, unless it names a generator: draw i uses `fold_in(key, i)`."""
 
     def __init__(self, key: random.Key) -> None:
         super().__init__()
         self.key, self.count = key, 0
+        self.generator_states: list[Tensor] = []
+        """The state of the generator before each draw that names one."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)
-        draw = _KEYED.get(func.overloadpacket)
+        named = [g for g in (*args, *kwargs.values()) if isinstance(g, torch.Generator) and not _is_global(g)]
+        if named:
+            self.generator_states.append(named[0].get_state())
+            return func(*args, **kwargs)
+        draw = _KEYED.get(func, _KEYED.get(func.overloadpacket))
         if draw is None:
-            known = ", ".join(sorted(packet.__name__ for packet in _KEYED))
-            raise BadType(f"{func} cannot be drawn from a key: initialisers may use {known}")
+            known = ", ".join(sorted(str(each).removeprefix("aten.") for each in _KEYED))
+            raise BadType(
+                f"the factory calls {func}, which cannot be drawn from a key: give it generator=torch.Generator()."
+                f"manual_seed(0), made in the factory, or use {known}"
+            )
         key = random.fold_in(self.key, self.count)
         self.count += 1
         return draw(key, args, kwargs)
+
+
+def _is_global(generator: torch.Generator) -> bool:
+    """Whether a generator is one of torch's own. (They are compared by address, because each call wraps them anew.)"""
+    own: list[Any] = [torch.default_generator, *torch.cuda.default_generators]
+    return any(generator._cdata == each._cdata for each in own)  # type: ignore[attr-defined]
 
 
 # The functions below replace random operators of torch by draws from a key. In-place operators fill an argument.
@@ -285,13 +369,27 @@ def _make(zeros: Callable[..., Tensor], fill: Callable[..., Tensor]) -> Callable
 
 
 def _normal(key: random.Key, args: Any, kwargs: Any) -> Tensor:
-    mean, std = args[:2]
+    mean, std = (*args, 1.0)[:2]
     like = torch.zeros(args[2], dtype=kwargs.get("dtype")) if len(args) > 2 else torch.zeros_like(mean + std)
     return like.copy_(mean + std * random.normal(key, tuple(like.shape), _draw_dtype(like)))
 
 
 def _permutation(key: random.Key, args: Any, kwargs: Any) -> Tensor:
     return random.permutation(key, args[0]).to(kwargs.get("dtype") or torch.int64)
+
+
+def _fill_integers(key: random.Key, args: Any, kwargs: Any) -> Tensor:
+    """Fills x with integers below `to`, or from `from` on: the remainders of 63-bit words, all but equally likely."""
+    x, low, high = args if len(args) == 3 else (args[0], 0, args[1])
+    first, second = random.bits(key, (2, x.numel())).long()
+    word = (first & 0x7FFFFFFF) << 32 | second & 0xFFFFFFFF
+    return x.copy_((low + word % (high - low)).view(x.shape))
+
+
+def _integers(key: random.Key, args: Any, kwargs: Any) -> Tensor:
+    *bounds, size = args
+    kwargs = {"dtype": torch.int64, **{name: value for name, value in kwargs.items() if name != "generator"}}
+    return _fill_integers(key, (torch.zeros(size, **kwargs), *bounds), {})
 
 
 def _bind(args: tuple[Any, ...], kwargs: dict[str, Any], *rest: tuple[str, float]) -> list[Any]:
@@ -315,4 +413,7 @@ _KEYED: dict[Any, Callable[..., Tensor]] = {
     _aten.randn_like: _make(torch.zeros_like, _fill_normal),
     _aten.normal: _normal,
     _aten.randperm: _permutation,
+    _aten.randint: _integers,
+    _aten.random_.to: _fill_integers,
+    getattr(_aten.random_, "from"): _fill_integers,
 }

@@ -1,6 +1,9 @@
 """nn.Modules as pure functions: outputs and statistics equal torch's, and random numbers depend on the key alone."""
 
+import copy
 import math
+from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -281,6 +284,37 @@ def test_tied_buffers_are_one_buffer():
     assert torch.equal(net.apply(params, state, x, train=True)[0], x + 2)
 
 
+class HalfFrozen(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.back, self.head = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.back.requires_grad_(False)
+        self.tied = self.back.weight
+        self.turn = nn.Parameter(torch.eye(3).flip(0), requires_grad=False)
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self, x):
+        return self.head(self.norm(self.back(x)) @ self.tied @ self.turn)
+
+
+@by_train
+def test_frozen_parameters_are_constants_in_the_state(train):
+    net = functional(HalfFrozen)
+    params, state = net.init(KEY)
+    assert set(params) == {"head.weight", "head.bias", "norm.weight", "norm.bias"}
+    frozen = {"tied", "back.bias", "turn"}
+    assert {name for name in state if not name.startswith("norm.")} == frozen
+    assert not any(t.requires_grad or isinstance(t, nn.Parameter) for t in tree.leaves((params, state)))
+    x, module = draws(5, 3), bound(HalfFrozen, params, {**state, "back.weight": state["tied"]}, train)
+    out, new = net.apply(params, state, x, train=train)
+    assert_trees_close(out, module(x))
+    assert all(new[name] is state[name] for name in frozen), "they are not copied"
+    compiled, same = torch.compile(partial(net.apply, train=train), fullgraph=True, backend="aot_eager")(
+        params, state, x
+    )
+    assert_trees_close((compiled, same), (out, new))
+
+
 @pytest.mark.parametrize("missing", ["0.weight", "0.bias", "1.weight"])
 def test_a_missing_parameter_is_an_error(missing):
     net = functional(lambda: nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2, bias=False)))
@@ -391,6 +425,93 @@ def test_init_on_cuda_equals_that_on_the_cpu_bit_for_bit():
     for a, b in zip(tree.leaves(net.init(KEY.cuda())), tree.leaves(net.init(KEY)), strict=True):
         assert a.is_cuda
         assert torch.equal(a.cpu(), b)
+
+
+def held(draw):
+    """A factory of modules with a learned weight, and a buffer from a function of keyword arguments."""
+
+    class Holding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("drawn", draw())
+            self.weight = nn.Parameter(torch.randn(3))
+
+    return Holding
+
+
+WITH_GENERATOR = {
+    "randn": lambda **g: torch.randn(6, 6, **g),
+    "rand": lambda **g: torch.rand(5, **g),
+    "randint": lambda **g: torch.randint(0, 6, (5,), **g),
+    "randperm": lambda **g: torch.randperm(5, **g),
+    "normal": lambda **g: torch.normal(torch.zeros(5), 2.0, **g),
+    "bernoulli": lambda **g: torch.bernoulli(torch.full((5,), 0.5), **g),
+    "multinomial": lambda **g: torch.multinomial(torch.ones(5), 3, **g),
+    "poisson": lambda **g: torch.poisson(torch.ones(5), **g),
+    "normal_": lambda **g: torch.empty(5).normal_(**g),
+    "uniform_": lambda **g: torch.empty(5).uniform_(-1, 1, **g),
+    "bernoulli_": lambda **g: torch.empty(5).bernoulli_(0.5, **g),
+    "random_": lambda **g: torch.empty(5).random_(**g),
+    "exponential_": lambda **g: torch.empty(5).exponential_(**g),
+    "init": lambda **g: nn.init.orthogonal_(torch.empty(5, 5), **g),
+}
+
+
+@pytest.mark.parametrize("name", WITH_GENERATOR)
+def test_a_draw_with_a_generator_of_its_own_stays_as_it_is_and_does_not_count(name):
+    draw = WITH_GENERATOR[name]
+    net = functional(held(lambda: draw(generator=torch.Generator().manual_seed(3))))
+    for key in (KEY, random.key(1)):
+        params, state = net.init(key)
+        assert torch.equal(state["drawn"], draw(generator=torch.Generator().manual_seed(3)))
+        assert torch.equal(params["weight"], random.normal(random.fold_in(key, 0), (3,)))
+
+
+def test_torchs_global_generator_counts_as_no_generator():
+    before = torch.get_rng_state()
+    _, state = functional(held(lambda: torch.randn(4, generator=torch.default_generator))).init(KEY)
+    assert torch.equal(state["drawn"], random.normal(random.fold_in(KEY, 0), (4,)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_generator_that_each_call_of_the_factory_advances_is_an_error():
+    shared = torch.Generator().manual_seed(3)
+    with pytest.raises(BadType, match="starts in another state at each call: make and seed it in the factory"):
+        functional(held(lambda: torch.randn(4, generator=shared)))
+    functional(held(lambda: torch.randn(4, generator=shared.manual_seed(3))))
+
+
+@pytest.mark.parametrize(
+    ("draw", "low", "high", "dtype"),
+    [
+        (lambda: torch.randint(6, (60_000,)), 0, 6, torch.int64),
+        (lambda: torch.randint(-2, 4, (60_000,), dtype=torch.int32), -2, 4, torch.int32),
+        (lambda: torch.empty(60_000).random_(6), 0, 6, torch.float32),
+        (lambda: torch.empty(60_000, dtype=torch.int8).random_(-3, 3), -3, 3, torch.int8),
+    ],
+)
+def test_integers_are_drawn_from_the_key_uniformly(draw, low, high, dtype):
+    net = functional(held(draw))
+    drawn, again, other = (net.init(key)[1]["drawn"] for key in (KEY, KEY, random.key(1)))
+    assert drawn.dtype == dtype
+    assert torch.equal(drawn, again)
+    assert not torch.equal(drawn, other)
+    counts = (drawn.unsqueeze(-1) == torch.arange(low, high)).sum(0)
+    assert counts.sum() == 60_000, "each lies in the range"
+    assert (counts - 10_000).abs().max() < 5 * math.sqrt(60_000 * 5 / 36)
+
+
+def test_a_normal_draw_around_a_tensor_may_leave_out_the_standard_deviation():
+    _, state = functional(held(lambda: torch.normal(torch.full((4,), 2.0), 1.0))).init(KEY)
+    assert torch.equal(state["drawn"], 2 + random.normal(random.fold_in(KEY, 0), (4,)))
+
+
+@pytest.mark.parametrize("factory", [Initialisers, nn.Identity, lambda: nn.Linear(2, 2).requires_grad_(False)])
+def test_init_under_vmap_equals_a_loop_over_the_keys_bit_for_bit(factory):
+    net, keys = functional(factory), random.split(KEY, 6).view(2, 3, 2)
+    together = torch.vmap(torch.vmap(net.init))(keys)
+    for i, j in product(range(2), range(3)):
+        assert_trees_close(tree.map(lambda t, i=i, j=j: t[i, j], together), net.init(keys[i, j]), tolerance=0)
 
 
 # Random numbers in forward
@@ -545,5 +666,23 @@ def test_the_error_for_an_unsupported_initialiser_names_it():
             super().__init__()
             self.p = nn.Parameter(torch.empty(3).exponential_())
 
-    with pytest.raises(BadType, match="exponential_"):
+    with pytest.raises(BadType, match=r"exponential_.*, which cannot be drawn from a key: give it generator="):
         functional(Exponential).init(KEY)
+
+
+def test_an_error_in_the_factory_is_not_taken_for_a_wrong_call_of_it():
+    with pytest.raises(BadType, match=r"^the factory raised TypeError: .*must be tuple of ints,but got str"):
+        functional(lambda: nn.Linear("6", 4))
+    for factory in (lambda size: nn.Linear(size, 4), nn.Linear, partial(nn.Linear, 6)):
+        with pytest.raises(BadType, match=r"^the factory must take no arguments: .* missing"):
+            functional(factory)
+
+
+def test_modules_that_share_a_part_with_tensors_are_an_error_and_the_part_stays():
+    part = nn.Linear(3, 3)
+    with pytest.raises(BadType, match=r"returns the same Linear '1' twice.* copy\.deepcopy"):
+        functional(lambda: nn.Sequential(nn.Linear(3, 3), part))
+    assert part.weight.device.type == "cpu"
+    functional(lambda: nn.Sequential(nn.Linear(3, 3), copy.deepcopy(part)))
+    activation = nn.ReLU()
+    functional(lambda: nn.Sequential(nn.Linear(3, 3), activation))

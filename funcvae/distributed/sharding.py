@@ -27,9 +27,9 @@ from funcvae.compilation import Wrap
 from funcvae.distributed import reduction
 from funcvae.distributed.collectives import SINGLE, Processes, split_evenly
 from funcvae.estimators.chunks import in_chunks
-from funcvae.estimators.engine import add_trees, scale_tree
+from funcvae.estimators.engine import StateShare, add_trees, scale_tree, share_of_state, state_of_shares
 from funcvae.estimators.types import Estimate, Estimator, check_noise
-from funcvae.model import VAE, Observe, noise_dtype
+from funcvae.model import VAE, Observe, noise_dtype, running
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, accepts, in_parts
 
@@ -119,8 +119,8 @@ def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
 
     def share(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, size: int) -> Tensor:
         out, weight = estimated(params, state, keys, x, at, size).estimate, len(at) / size
-        grads, bound, new = scale_tree((out.grads, out.bound.mean(), out.state), weight)
-        return pack(grads, bound, new, state, weight)
+        grads, bound = scale_tree((out.grads, out.bound.mean()), weight)
+        return pack(grads, bound, share_of_state(model, out.state, state, weight))
 
     share_of = share if chunked else wrap(share)
 
@@ -138,12 +138,14 @@ def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
         found = [estimated(params, state, *inputs(batch, piece)) for piece in pieces]
         total: Any = None
         for piece, (_, _, out) in zip(pieces, found, strict=True):
-            total = add_trees(total, scale_tree((out.grads, out.state), len(piece) / len(batch.rows)))
+            weight = len(piece) / len(batch.rows)
+            new = share_of_state(model, out.state, state, weight)
+            total = add_trees(total, (scale_tree(out.grads, weight), new))
         grads, new = total
         bound = torch.cat([each.estimate.bound for each in found])
         log_w = torch.cat([each.estimate.log_w for each in found], 1)
         x, eps = torch.cat([each.x for each in found]), torch.cat([each.eps for each in found], 1)
-        return StepDetails(x, eps, Estimate(grads, bound, log_w, new))
+        return StepDetails(x, eps, Estimate(grads, bound, log_w, state_of_shares(new, state)))
 
     return ShardedGradient(lambda size: size, shares, details)
 
@@ -167,7 +169,7 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
 
     def share(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, bound: Tensor, *w: Tensor) -> Tensor:
         out = parts.share(model, params, state, *inputs(params, keys, x, at), True, samples, *w)
-        return pack(out.grads, (out.bound + bound).mean(), out.state, state, len(at) / samples)
+        return pack(out.grads, (out.bound + bound).mean(), out.state)
 
     share_of, log_w_of = wrap(share), wrap(log_weights)
     weigh = None if parts.weigh is None else wrap(parts.weigh)
@@ -216,7 +218,7 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
             eps.append(drawn)
             log_w.append(out.log_w)
         grads, more, new = total
-        estimate = Estimate(grads, bound + more if w else more, torch.cat(log_w), new)
+        estimate = Estimate(grads, bound + more if w else more, torch.cat(log_w), state_of_shares(new, state))
         return StepDetails(observed, torch.cat(eps), estimate)
 
     return ShardedGradient(lambda size: samples, shares, details)
@@ -251,11 +253,21 @@ def nonempty_pieces(length: int, shards: int) -> list[range]:
     return [piece for piece in _split_evenly(length, shards) if len(piece)]
 
 
+Share = tuple[Params, Tensor, StateShare]
+"""A share before it is packed: gradient, bound and state."""
+
+
+def share_like(model: VAE, params: Params, state: State) -> Share:
+    """Tensors of the structure and shapes of a share."""
+    zero = tree.leaves(params)[0].new_zeros(())
+    return params, zero, {path: (buffer, zero) for path, buffer in running(model, state).items()}
+
+
 def sum_shares(
     pieces: list[range],
     share_of: Callable[[range], Tensor],
     processes: Processes,
-    like: tuple[Params, State],
+    like: Share,
     *,
     stop: bool,
     ordered: bool,
@@ -266,46 +278,33 @@ def sum_shares(
         pieces: the pieces of the step, none of them empty.
         share_of: maps a piece to its share.
         processes: each process computes the shares of its own pieces.
-        like: parameters and state, which define the length of a share.
+        like: defines the length of a share, from `share_like`.
         stop: whether this process requests a stop.
         ordered: whether to add along the fixed tree. Otherwise torch.distributed chooses the order, which is faster.
     """
-    sums = reduction.local_sums(len(pieces), lambda s: share_of(pieces[s]), processes, lambda: _no_share(like))
+    sums = reduction.local_sums(
+        len(pieces), lambda s: share_of(pieces[s]), processes, lambda: pack(*tree.zeros_like(like))
+    )
     sums[0][-1] += stop
     if ordered:
         return reduction.combine_sums(sums, len(pieces), processes)
     return processes.all_reduce(sums[0] if len(sums) == 1 else torch.stack(sums).sum(0))
 
 
-def pack(grads: Params, bound: Tensor, new: State, old: State, weight: float) -> Tensor:
-    """Packs a share into one flat vector: gradient, bound, state, and a zero where `sum_shares` counts stop requests.
-
-    Integers in the state, such as BatchNorm's count of batches, are stored as their increase times the share's weight.
-    """
-    grown = tree.map(lambda n, o: n if n.is_floating_point() else (n.long() - o.long()) * weight, new, old)
-    leaves = [*tree.leaves(grads), bound, *tree.leaves(grown), torch.zeros_like(bound)]
+def pack(grads: Params, bound: Tensor, state: StateShare) -> Tensor:
+    """Packs a share into one flat vector, with a zero at the end where `sum_shares` counts stop requests."""
+    leaves = [*tree.leaves((grads, bound, state)), torch.zeros_like(bound)]
     dtype = max((leaf.dtype for leaf in tree.leaves(grads)), key=lambda each: each.itemsize)
     return torch.cat([leaf.flatten().to(dtype) for leaf in leaves])
 
 
-def _no_share(like: tuple[Params, State]) -> Tensor:
-    """The zero share of a process without a piece, as in a short last batch."""
-    params, state = like
-    grads = tree.zeros_like(params)
-    return pack(grads, tree.leaves(grads)[0].new_zeros(()), tree.zeros_like(state), tree.zeros_like(state), 0.0)
-
-
-def unpack(flat: Tensor, params: Params, state: State) -> tuple[Params, Tensor, State]:
-    """Unpacks a sum of shares: gradient, bound and new state, with the structures of `params` and the old `state`."""
-    leaves, structure = tree.flatten((params, torch.zeros_like(flat[0]), state))
+def unpack(flat: Tensor, like: Share, state: State) -> tuple[Params, Tensor, State]:
+    """Unpacks the sum of all shares: gradient, bound, and the new state that follows the given one."""
+    leaves, structure = tree.flatten(like)
     sizes = [leaf.numel() for leaf in leaves]
     parts = [part.view(leaf.shape) for part, leaf in zip(flat[:-1].split(sizes), leaves, strict=True)]
-    grads, bound, grown = structure.unflatten(parts)
-
-    def as_before(now: Tensor, old: Tensor) -> Tensor:
-        return now.to(old.dtype) if old.is_floating_point() else (old + now.round().long()).to(old.dtype)
-
-    return tree.map(lambda g, p: g.to(p.dtype), grads, params), bound, tree.map(as_before, grown, state)
+    grads, bound, shares = structure.unflatten(parts)
+    return tree.map(lambda g, p: g.to(p.dtype), grads, like[0]), bound, state_of_shares(shares, state)
 
 
 _split_evenly = checks.unchecked(split_evenly)

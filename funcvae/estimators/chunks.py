@@ -9,7 +9,7 @@ from funcvae._support import checks
 from funcvae._support.checks import Count
 from funcvae._support.pickling import remembered
 from funcvae.compilation import Wrap, unchanged
-from funcvae.estimators.engine import add_trees
+from funcvae.estimators.engine import add_trees, state_of_shares
 from funcvae.estimators.types import Estimate, Estimator
 from funcvae.model import VAE
 from funcvae.modules import Params, State
@@ -56,10 +56,9 @@ def in_chunks(estimator: Estimator, chunk: Count, wrap: Wrap = unchanged) -> Est
             seen.append(out.log_w)
             total = add_trees(total, (out.grads, out.bound, out.state))
         assert total is not None
-        grads, more, new_state = total
-        return Estimate(
-            grads, more if bound is None else bound + more, torch.cat(seen) if log_w is None else log_w, new_state
-        )
+        grads, more, shares = total
+        bound, log_w = more if bound is None else bound + more, torch.cat(seen) if log_w is None else log_w
+        return Estimate(grads, bound, log_w, state_of_shares(shares, state))
 
     def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
         if bound_of is None:

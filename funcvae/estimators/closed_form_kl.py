@@ -8,7 +8,7 @@ from torch import Tensor
 
 from funcvae._support.autograd import vjp
 from funcvae.distributions import Delta, kl
-from funcvae.estimators.engine import scale_tree
+from funcvae.estimators.engine import scale_tree, share_of_state
 from funcvae.estimators.types import Claims, Estimate, Estimator, Parts
 from funcvae.model import VAE, log_p_x_given_z, log_prob
 from funcvae.modules import Params, State
@@ -46,8 +46,9 @@ def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
         model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, samples: int, *w: Tensor
     ) -> Estimate:
         out = estimate(model, params, state, x, eps, train)
-        grads, bound, new_state = scale_tree((out.grads, out.bound, out.state), len(eps) / samples)
-        return Estimate(grads, bound, out.log_w, new_state)
+        weight = len(eps) / samples
+        grads, bound = scale_tree((out.grads, out.bound), weight)
+        return Estimate(grads, bound, out.log_w, share_of_state(model, out.state, state, weight))
 
     def bound(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, samples: int) -> Tensor:
         return evaluate(model, params, state, x, eps) * (len(eps) / samples)

@@ -36,10 +36,10 @@ from funcvae.estimators.types import (
     Pass,
     Weights,
 )
-from funcvae.model import VAE, log_prob, log_weight
+from funcvae.model import VAE, log_prob, log_weight, running
 from funcvae.modules import Params, State
 
-__all__ = ["add_trees", "forward", "scale_tree", "weighted"]
+__all__ = ["StateShare", "add_trees", "forward", "scale_tree", "share_of_state", "state_of_shares", "weighted"]
 
 
 @remembered
@@ -110,7 +110,9 @@ def weighted(
     ) -> Estimate:
         drawn = _draw(model, params, state, x, eps, train)
         grads, log_w, new_state = pulled(drawn, lambda log_w: Weights(*w))
-        return Estimate(grads, torch.zeros_like(log_w[0]), log_w, scale_tree(new_state, len(eps) / samples))
+        return Estimate(
+            grads, torch.zeros_like(log_w[0]), log_w, share_of_state(model, new_state, state, len(eps) / samples)
+        )
 
     def weigh(log_w: Tensor) -> tuple[Weights, Tensor]:
         return checked_weights(log_w), checked_bound(log_w)
@@ -191,10 +193,37 @@ def _to_descend(w: Weights) -> Weights:
 
 
 def scale_tree(tree_: Any, share: float) -> Any:
-    """Multiplies a tree by a number; tensors that are not floating-point stay as they are."""
-    return tree.map(lambda t: t * share if t.is_floating_point() else t, tree_)
+    """Multiplies a tree by a number."""
+    return tree.map(lambda t: t * share, tree_)
 
 
 def add_trees(sum_: Any, new: Any) -> Any:
-    """Adds two trees, or returns the second if the first is None; integer tensors come from the second."""
-    return new if sum_ is None else tree.map(lambda s, t: s + t if t.is_floating_point() else t, sum_, new)
+    """Adds two trees, or returns the second if the first is None."""
+    return new if sum_ is None else tree.map(torch.add, sum_, new)
+
+
+StateShare = dict[str, tuple[Tensor, Tensor]]
+"""For each buffer by path, its new value times a weight, and the weight again if the value has changed, otherwise 0. Of
+an integer, such as BatchNorm's count of batches, the increase takes the place of the value."""
+
+
+def share_of_state(model: VAE, new: State, old: State, weight: float) -> StateShare:
+    """The share of a new state in a weighted mean. Frozen parameters have no share."""
+    before, shares = running(model, old), {}
+    for path, n in running(model, new).items():
+        value = n if n.is_floating_point() else n.long() - before[path].long()
+        shares[path] = value * weight, (n != before[path]).any() * weight
+    return shares
+
+
+def state_of_shares(total: StateShare, old: State) -> State:
+    """The mean state from the sum of all shares. What no share has changed keeps its bits."""
+    named = tree.named_leaves(old)
+    for path, (value, changed) in total.items():
+        before = named[path]
+        mean = value if before.is_floating_point() else before + value.round().long()
+        named[path] = torch.where(changed > 0, mean.to(before.dtype), before)
+    return _from_named(named, old)
+
+
+_from_named = checks.unchecked(tree.from_named)

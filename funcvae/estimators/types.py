@@ -82,7 +82,7 @@ class GradientEstimator(Protocol):
 
 
 class Share(Protocol):
-    """The contribution of n of the N samples to gradient, bound, and the floating-point part of the state."""
+    """The contribution of n of the N samples to gradient, bound and state; its `state` is a `StateShare`."""
 
     def __call__(
         self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, samples: int, *w: Tensor

@@ -153,7 +153,8 @@ def fit_task(
     run = run_step(task, callbacks.stop)
     step, watch, save_every = run.step, callbacks.watch, callbacks.save_every
     ts = tree.map(torch.clone, ts)  # steps overwrite these copies
-    compilation.mark_static((ts.params, ts.opt_state))
+    frozen = [leaf for path, leaf in tree.named_leaves(ts.state).items() if path in task.model.frozen]
+    compilation.mark_static((ts.params, ts.opt_state, frozen))
     batches, test_key = batches_from(ts, len(task.train), task.settings.batch), run_keys(ts.key).test
     made, per_epoch, stopped = int(ts.step), task.steps_per_epoch, False
     last = (made // per_epoch + epochs) * per_epoch

@@ -17,6 +17,7 @@ from funcvae.distributed.sharding import (  # fmt: skip
     StepDetails,
     draw_noise,
     nonempty_pieces,
+    share_like,
     sum_shares,
     unpack,
 )
@@ -177,7 +178,8 @@ def _sharded_step(
     requests = torch.zeros((), device=train.device)
 
     def descend(ts: TrainState, flat: Tensor, c: float) -> tuple[TrainState, Metrics]:
-        return _descended(ts, update, *unpack(flat, ts.params, ts.state), c, offset)
+        like = share_like(gradient.model, ts.params, ts.state)
+        return _descended(ts, update, *unpack(flat, like, ts.state), c, offset)
 
     descend = wrap(descend)
 
@@ -186,7 +188,8 @@ def _sharded_step(
         pieces = nonempty_pieces(work.length(len(rows)), task.shards)
         share_of = work.shares(ts.params, ts.state, Batch(keys, train, rows), pieces, processes)
         stopping = several and bool(stop())
-        flat = sum_shares(pieces, share_of, processes, (ts.params, ts.state), stop=stopping, ordered=ordered)
+        like = share_like(gradient.model, ts.params, ts.state)
+        flat = sum_shares(pieces, share_of, processes, like, stop=stopping, ordered=ordered)
         requests.add_(flat[-1])
         return descend(ts, flat, scale(len(rows)))
 

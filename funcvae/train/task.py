@@ -12,7 +12,7 @@ from funcvae.distributed.sharding import by_samples, draw_noise
 from funcvae.distributions import is_reparameterised
 from funcvae.errors import BadData, BadValue
 from funcvae.estimators.types import Estimator, check_posterior
-from funcvae.model import CHECK_SEED, VAE, check_items
+from funcvae.model import CHECK_SEED, VAE, check_items, running
 from funcvae.modules import Params, State
 from funcvae.optim import Optimizer
 from funcvae.train.settings import StepSettings
@@ -103,10 +103,10 @@ def check_shards(task: Task, state: State) -> None:
         raise BadValue(f"{what}, but {items.format(length)}: use at most {length}")
     if processes.size > shards:
         raise BadValue(f"there are {processes.size} processes, but shards is {shards}: use at most {shards}")
-    if settings.shards is None and processes.size > 1 and tree.leaves(state):
+    if settings.shards is None and processes.size > 1 and running(task.model, state):
         raise BadValue(
-            "the model has running statistics (as in BatchNorm), which each shard computes: set shards, otherwise they "
-            "depend on the number of processes"
+            "the model has buffers, such as BatchNorm's running statistics, which each shard may change: set shards, "
+            "otherwise they depend on the number of processes"
         )
 
 

@@ -15,6 +15,7 @@ from funcvae import distributed, tree
 from funcvae.distributed import Processes, sharding, split_evenly
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.estimators import EXAMPLES, parse
+from funcvae.estimators.engine import share_of_state
 from funcvae.models.recipe import binarize
 from funcvae.train.settings import StepSettings
 from funcvae.train.task import Task, check_shards
@@ -31,14 +32,18 @@ COUNTS = (1, 2, 3, 5, 7)  # only the first divides the batch
 
 def test_unpack_inverts_pack():
     grads = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones((), dtype=torch.float64) / 3}
-    old = {"mean": torch.zeros(2), "count": torch.tensor(7)}
-    new = {"mean": torch.tensor([0.5, -1.0]), "count": torch.tensor(8)}
-    flat = sharding.pack(grads, torch.tensor(-2.5), new, old, 1.0)
-    assert flat.shape == (6 + 1 + 1 + 2 + 1 + 1,)
+    old = {"mean": torch.zeros(2), "count": torch.tensor(7), "fixed": torch.tensor([0.1, -torch.inf])}
+    new = {"mean": torch.tensor([0.5, -1.0]), "count": torch.tensor(8), "fixed": old["fixed"].clone()}
+    model = fv.models.gaussian2d_vae()
+    like = sharding.share_like(model, grads, old)
+    flat = sharding.pack(grads, torch.tensor(-2.5), share_of_state(model, new, old, 1.0))
+    assert flat.shape == (6 + 1 + 1 + (2 + 1) + (1 + 1) + (2 + 1) + 1,)  # each buffer with whether it has changed
     assert flat[-1] == 0
-    assert_close(sharding.unpack(flat, grads, old), (grads, torch.tensor(-2.5, dtype=torch.float64), new), atol=0)
-    thirds = sum(sharding.pack(grads, torch.tensor(0.0), new, old, 1 / 3) for _ in range(3))
-    assert sharding.unpack(thirds, grads, old)[2]["count"] == 8, "three shares count one batch together"
+    assert_close(sharding.unpack(flat, like, old), (grads, torch.tensor(-2.5, dtype=torch.float64), new), atol=0)
+    thirds = sum(sharding.pack(grads, torch.tensor(0.0), share_of_state(model, new, old, 1 / 3)) for _ in range(3))
+    state = sharding.unpack(thirds, like, old)[2]
+    assert state["count"] == 8, "three shares count one batch together"
+    assert torch.equal(state["fixed"], old["fixed"]), "what has not changed keeps its bits"
 
 
 def test_binarized_rows_equal_those_of_the_whole_batch():

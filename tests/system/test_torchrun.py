@@ -65,6 +65,12 @@ def normed():
     return nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 4))
 
 
+def frozen():
+    net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 4))
+    net[0].requires_grad_(False)
+    return net
+
+
 def sending(processes):
     r, n = processes.rank, processes.size
     found = {}
@@ -96,17 +102,20 @@ def training(processes):
     systems = {
         "plain": (fv.models.gaussian2d_vae(hidden=4), 11, 8),  # a last batch of three rows, for four shards
         "normed": (fv.vae(encoder=normed, decoder=normed, likelihood=fv.heads.normal_logvar, latent=2), 20, 12),
+        "frozen": (fv.vae(encoder=frozen, decoder=frozen, likelihood=fv.heads.normal_logvar, latent=2), 11, 8),
     }
     if compiled:  # few steps and shards of one size, because compiling is slow
         systems = {"plain": (systems["plain"][0], 12, 12)}
     for system, (model, n, batch) in systems.items():
         for split in (distributed.by_rows, distributed.by_samples):
-            for count in (4, None) if system == "plain" and not compiled else (4,):
+            for count in (4,) if system == "normed" or compiled else (4, None):
                 opt, x = fv.optim.adam(1e-2), fv.random.normal(fv.random.key(7), (n, 2))
                 ts = fv.train.init(model, opt, fv.random.key(0))
                 fit = partial(fv.train.fit, ts, model, fv.estimators.iwae(), opt, x, test=x, epochs=3, batch=batch,
                               samples=8, shards=count, split=split, compile=compiled, processes=processes)
                 after, history = fit()
+                if system == "frozen":
+                    assert tree.sha256(after.state) == tree.sha256(ts.state), "a frozen parameter has changed"
                 asked = iter(range(1, 99))
                 last = processes.rank == processes.size - 1
                 stopped, _ = fit(stop=lambda: next(asked) >= 3 and last)  # one process requests it

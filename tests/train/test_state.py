@@ -3,7 +3,7 @@
 import torch
 
 import funcvae as fv
-from tests.support.training import small
+from tests.support.training import same, small
 
 
 def test_init_splits_its_key_into_one_for_the_parameters_and_one_for_the_run():
@@ -27,3 +27,10 @@ def test_an_epoch_visits_every_row_once_in_the_documented_order():
         for i in range(4):
             assert torch.equal(keys[i], fv.random.split(fv.random.fold_in(step_key, 4 * epoch + i)))
     assert sorted(torch.cat(rows).tolist()) == list(range(n))
+
+
+def test_init_under_vmap_equals_a_loop_over_the_keys_bit_for_bit():
+    model, opt, keys = small(), fv.optim.adam(), fv.random.split(fv.random.key(0), 3)
+    together = torch.vmap(lambda key: fv.train.init(model, opt, key))(keys)
+    for i, key in enumerate(keys):
+        assert same(fv.tree.map(lambda t, i=i: t[i], together), fv.train.init(model, opt, key))
