@@ -212,7 +212,11 @@ def split_evenly(n: Natural, parts: Annotated[int, within(1, 2**24)]) -> list[ra
 def short_reason(error: str) -> str:
     """The reason in an error message of torch.distributed, without file names and advice."""
     lines = [line for line in error.splitlines() if line.strip()]
-    return checks.one_line(lines[0].rpartition("] ")[2].split(". ")[0] if lines else "no reason given", 120)
+    if not lines:
+        return "no reason given"
+    sentences = lines[0].rpartition("] ")[2].split(". ")
+    # gloo writes "[enforce fail at FILE] CONDITION. REASON".
+    return checks.one_line(sentences[-1 if "[enforce fail" in lines[0] else 0], 120)
 
 
 def _one_line(value: Any) -> str:

@@ -46,7 +46,8 @@ def process_group(device: str = "cpu", *, patience: Positive = PATIENCE, separat
         separate: whether processes that another launcher started, such as srun or mpirun, may work without connecting.
 
     Raises:
-        Missing: a process did not connect in time, or there is no GPU for this one.
+        Missing: a process did not connect in time, the processes cannot reach one another, or there is no GPU for this
+            one.
         BadValue: the environment variables are not as torchrun sets them, or another launcher started several
             processes, which would all do the same work; or patience is too long.
     """
@@ -95,6 +96,7 @@ def _connect(patience: float, backend: str) -> dist.Store:
     if absent := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise BadValue(f"WORLD_SIZE is {size}, but {absent[0]} is not set: start all processes with torchrun")
     store: dist.Store | None = None
+    start = time.monotonic()
     try:
         if this:
             _wait_for_port(os.environ["MASTER_ADDR"], _from_environment("MASTER_PORT", 0), patience)
@@ -106,14 +108,28 @@ def _connect(patience: float, backend: str) -> dist.Store:
         dist.init_process_group(backend, store=dist.PrefixStore("engine", store), rank=this, world_size=size,
                                 timeout=timedelta(seconds=_TIMEOUT))  # fmt: skip
     except (RuntimeError, ValueError, OSError) as error:
-        missing = [] if store is None else [str(r) for r in range(size) if not store.check([f"here/{r}"])]
-        who = f"process {', '.join(missing)} of {size} has" if missing else "the processes have"
+        missing = None if store is None else _missing(store, size)
         where, reason = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}", short_reason(str(error))
+        if missing == []:
+            raise Missing(
+                f"all processes are connected to {where}, but cannot send data to one another: {reason}; check the network "
+                "interface, which GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME choose"
+            ) from None
+        who = f"process {', '.join(missing)} of {size} has" if missing else "the processes have"
+        within = f" within {patience:g} s" if time.monotonic() >= start + patience else ""
         raise Missing(
-            f"{who} not connected within {patience:g} s at {where} ({reason}): check that all were started, that every "
-            "machine can reach this address, and that nothing else uses the port, or increase patience"
+            f"{who} not connected{within} at {where} ({reason}): check that all were started, that every machine can "
+            "reach this address, and that nothing else uses the port, or increase patience"
         ) from None
     return store
+
+
+def _missing(store: dist.Store, size: int) -> list[str] | None:
+    """The ranks of the processes that have not connected; None if the store is gone."""
+    try:
+        return [str(rank) for rank in range(size) if not store.check([f"here/{rank}"])]
+    except RuntimeError:
+        return None
 
 
 def _wait_for_port(address: str, port: int, patience: float) -> None:
