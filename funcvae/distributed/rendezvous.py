@@ -112,8 +112,8 @@ def _connect(patience: float, backend: str) -> dist.Store:
         where, reason = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}", short_reason(str(error))
         if missing == []:
             raise Missing(
-                f"all processes are connected to {where}, but cannot send data to one another: {reason}; check the network "
-                "interface, which GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME choose"
+                f"all processes are connected to {where}, but cannot send data to one another: {reason}; check the "
+                "network interface, which GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME choose"
             ) from None
         who = f"process {', '.join(missing)} of {size} has" if missing else "the processes have"
         within = f" within {patience:g} s" if time.monotonic() >= start + patience else ""

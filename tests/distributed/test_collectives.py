@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from funcvae.distributed import Processes, Traffic
-from funcvae.distributed.collectives import SINGLE
+from funcvae.distributed.collectives import SINGLE, short_reason
 from funcvae.errors import BadType, BadValue, FuncvaeError, ProcessLost, ReportedElsewhere
 
 
@@ -36,3 +36,16 @@ def test_invalid_ranks_and_sizes_and_a_missing_store_are_refused(rank, size, err
 def test_errors_of_lost_processes_derive_from_funcvae_error():
     assert issubclass(ProcessLost, FuncvaeError)
     assert issubclass(ReportedElsewhere, FuncvaeError)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        ("[enforce fail at /gloo/tcp/device.cc:84] ifa != nullptr. Unable to find x", "Unable to find x"),
+        ("[/gloo/tcp/pair.cc:553] Connection closed by peer. This may help: x", "Connection closed by peer"),
+        ("wait timeout after 100ms, keys: a", "wait timeout after 100ms, keys: a"),
+        ("\n", "no reason given"),
+    ],
+)
+def test_the_reason_in_an_error_of_torch_has_no_file_name_condition_or_advice(error, reason):
+    assert short_reason(error) == reason

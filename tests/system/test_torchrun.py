@@ -449,6 +449,14 @@ def free_port() -> str:
         return str(at.getsockname()[1])
 
 
+@pytest.mark.slow
+def test_a_network_interface_that_does_not_exist_is_named(tmp_path):
+    connect = "from funcvae.distributed import process_group\nwith process_group(): pass"
+    end = done(torchrun(2, sys.executable, "-c", connect), tmp_path, GLOO_SOCKET_IFNAME="nope0")
+    assert "cannot send data to one another: Unable to find address for: nope0; check" in end.stderr
+    assert "within" not in end.stderr
+
+
 @pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_process_that_waits_in_vain_is_an_error(tmp_path, rank):
     world = {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
