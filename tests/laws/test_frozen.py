@@ -24,7 +24,7 @@ class Half(nn.Module):
         self.backbone.requires_grad_(False)
         self.again.requires_grad_(False)
         self.scale = nn.Parameter(torch.full((4,), 0.7), requires_grad=False)
-        self.register_buffer("table", torch.tensor([0.1, 1 / 3, -torch.inf, 1e-30]))
+        self.register_buffer("table", torch.tensor([0.03, 0.23, -torch.inf, 1e-30]))
         self.register_buffer("fine", torch.tensor([0.1], dtype=torch.float64))
         self.register_buffer("large", torch.tensor([2**40 + 1]))
 
@@ -166,8 +166,8 @@ def test_a_stopped_run_with_frozen_parameters_continues_from_its_checkpoint(data
     assert all(map(torch.equal, tree.leaves(after), tree.leaves(whole)))
 
 
-def test_buffers_keep_their_bits_in_a_mean_over_samples_and_in_a_sum_of_shares():
-    """The mean of three copies of a number, and the sum of its thirds, may round to another number."""
+def test_buffers_keep_their_bits_in_a_sum_of_shares():
+    """The sum of the shares of a number may round to another number."""
     old = {"decoder": {"table": 0.1 * torch.arange(100.0), "moved": 0.1 * torch.arange(100.0)}}
     new = {"decoder": {"table": old["decoder"]["table"].clone(), "moved": old["decoder"]["moved"] + 1}}
     model = half()
