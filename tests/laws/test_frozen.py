@@ -11,6 +11,7 @@ from funcvae.errors import BadValue
 from funcvae.train import checkpoint
 from funcvae.train.settings import StepSettings
 from funcvae.train.task import Task, check_shards
+from tests.support.oracles import assert_close
 
 
 class Half(nn.Module):
@@ -90,17 +91,17 @@ def test_training_changes_no_bit_of_what_is_constant(data, options):
 
 
 def test_frozen_parameters_are_used_as_they_are():
-    """The numbers are those of a model whose parameters are all trained, one step before any update."""
+    """Bound and gradient are those of a model whose parameters are all trained. (Products may round differently.)"""
     model = half()
     everything = fv.vae(
         encoder=lambda: Half(3, 4).requires_grad_(True), decoder=lambda: Half(2, 3).requires_grad_(True), latent=2
     )
     x, eps = torch.ones(6, 3).tril(), fv.noise.iid(fv.random.key(1), 4, (6, 2))
     out, all_out = (fv.estimators.dreg()(m, *m.init(fv.random.key(0)), x, eps, train=True) for m in (model, everything))
-    assert torch.equal(out.bound, all_out.bound)
+    torch.testing.assert_close(out.bound, all_out.bound)
     for part in ("encoder", "decoder"):
         assert out.grads[part].keys() == TRAINED
-        assert all(torch.equal(g, all_out.grads[part][name]) for name, g in out.grads[part].items())
+        assert_close(out.grads[part], {name: all_out.grads[part][name] for name in out.grads[part]}, atol=1e-6)
 
 
 def test_no_process_is_sent_a_frozen_parameter():
@@ -137,7 +138,7 @@ def test_a_whole_network_may_be_frozen(data, part, spec):
     out, learned = (estimator(m, *m.init(fv.random.key(0)), data, eps, train=True) for m in (fixed, learning))
     assert out.grads[part] == {}
     other = ({"encoder", "decoder"} - {part}).pop()
-    assert all(torch.equal(g, learned.grads[other][name]) for name, g in out.grads[other].items())
+    assert_close(out.grads[other], learned.grads[other], atol=1e-6)
     before, after, _ = trained(data, fixed, shards=2)
     assert all(map(torch.equal, tree.leaves(after.state), tree.leaves(before.state)))
 
