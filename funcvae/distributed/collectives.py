@@ -153,6 +153,7 @@ class Processes:
         try:
             yield
         except RuntimeError as error:
+            error.__traceback__ = None  # its frames would keep the process group and its threads
             raise self._failure(short_reason(str(error))) from None
 
     def _failure(self, reason: str) -> FuncvaeError:
