@@ -149,9 +149,14 @@ def compiled(f: F, *, device: torch.device | str = "cpu") -> F:
             fast = anew()
             out = fast(*args, **kwargs)
         except torch._dynamo.exc.TorchDynamoException as error:  # from tracing, before f runs
-            out = f(*args, **kwargs)  # if f fails too, its error is more helpful
-            fast = f
-            warnings.warn(Uncompiled(f"the compiler cannot compile this: {_reason(error)}"), stacklevel=2)
+            try:
+                if not _was_interrupted(error):
+                    raise
+                out = fast(*args, **kwargs)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                out = f(*args, **kwargs)  # if f fails too, its error is more helpful
+                fast = f
+                warnings.warn(Uncompiled(f"the compiler cannot compile this: {_reason(error)}"), stacklevel=2)
         return _copied(out, (args, kwargs)) if on_cuda else out
 
     return call  # type: ignore[return-value]
@@ -172,6 +177,21 @@ def _copied(out: Tree, args: Tree) -> Tree:
     """Copies what a CUDA graph returned, which the next call overwrites, except for tensors that are also in args."""
     given = {t.data_ptr() for t in tree.leaves(args) if isinstance(t, Tensor)}
     return tree.map(lambda t: t.clone() if isinstance(t, Tensor) and t.data_ptr() not in given else t, out)
+
+
+def _was_interrupted(error: Exception) -> bool:
+    """Whether the C++ compiler failed, now or in an earlier process, in a way that an interruption explains.
+
+    An interrupted compiler leaves cut-off files in its cache. Deletes those that the error names.
+    """
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    text = str(error)
+    named = {Path(name) for name in re.findall(re.escape(cache_dir()) + r"[\w/.]+\.(?:so|o|gch)\b", text)}
+    cut_off = [path for path in named if path.is_file()]
+    for path in cut_off:
+        path.unlink()
+    return bool(cut_off) or "CppCompileError" in text
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """Commands that measure a run and write a report: `evaluate` and `variance`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -50,7 +50,7 @@ def evaluate(
     with _progress_bar("sample") as progress:
         report = runs.evaluation_report(loaded, samples=samples, n=n, chunk=chunk, seed=seed, progress=progress)
     print(runs.evaluation_table(report))
-    _write_report(loaded, "evaluation", report, runs.evaluation_figures(report), out)
+    _write_report(loaded, "evaluation", report, lambda: runs.evaluation_figures(report), out)
 
 
 def variance(
@@ -109,7 +109,7 @@ def variance(
     print(found)
     for reason in report["left_out"]:
         print(f"left out: {reason}")
-    _write_report(measured, "variance", report, of_results.of_comparison(found, name=system), out)
+    _write_report(measured, "variance", report, lambda: of_results.of_comparison(found, name=system), out)
 
 
 def _run_or_system(name: str, loading: LoadOptions, seed: int, size: int | None) -> runs.Run:
@@ -142,11 +142,13 @@ def _check_out(out: str | None) -> None:
         raise BadValue(f"--out is {out}: it must be the name of a JSON file, NAME.json")
 
 
-def _write_report(run: runs.Run, kind: str, report: runs.Report, drawn: dict[str, Figure], out: str | None) -> None:
-    """Writes a report and its figures, and prints their paths. Keeps other reports, unless `out` names the file."""
+def _write_report(
+    run: runs.Run, kind: str, report: runs.Report, draw: Callable[[], dict[str, Figure]], out: str | None
+) -> None:
+    """Writes a report, then its figures; prints their paths. Keeps other reports, unless `out` names the file."""
     path = files.write_beside(Path(out or run.path / f"{kind}.json"), files.as_json(report), over=out is not None)
     print(path)
     suffix = path.stem.removeprefix(kind) if out is None else None
-    for name, figure in drawn.items():
+    for name, figure in draw().items():
         stem = f"{path.stem}_{name}" if suffix is None else f"{name}{suffix}"
         print(figures.save(figure, (run.path / "figures" if out is None else path.parent) / f"{stem}.png"))

@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -153,6 +154,7 @@ class Processes:
         try:
             yield
         except RuntimeError as error:
+            traceback.clear_frames(error.__traceback__)  # they would keep the process group and its threads
             raise self._failure(short_reason(str(error))) from None
 
     def _failure(self, reason: str) -> FuncvaeError:

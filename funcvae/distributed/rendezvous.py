@@ -1,6 +1,5 @@
 """Connects processes that were started together, and lets only one of them report an error."""
 
-import gc
 import os
 import socket
 import time
@@ -76,7 +75,6 @@ def process_group(device: str = "cpu", *, patience: Positive = PATIENCE, separat
         raise
     finally:
         dist.destroy_process_group()
-        gc.collect()  # otherwise torch.distributed may be destroyed at exit while its threads run, and abort
 
 
 def _check_alone() -> None:
@@ -92,6 +90,10 @@ def _check_alone() -> None:
 
 def _connect(patience: float, backend: str) -> dist.Store:
     """Initialises torch.distributed once all processes have connected; returns their common store."""
+    # Default arguments in this module keep a group that exists when it is first imported, as torch.compile imports it.
+    # The threads of the group would outlive it until the interpreter ends, and abort there.
+    import torch.distributed.nn.functional  # noqa: F401
+
     this, size, wait = rank(), world_size(), timedelta(seconds=patience)
     if absent := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise BadValue(f"WORLD_SIZE is {size}, but {absent[0]} is not set: start all processes with torchrun")

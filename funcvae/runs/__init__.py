@@ -6,7 +6,7 @@ metrics.jsonl       a row for every step, every epoch, and every requested measu
 checkpoints/        the newest states of the training, from which it can be resumed
 figures/*.png
 samples.npy         samples of the model after every step [steps, n, 2], if requested
-params.safetensors  trained parameters and state, written last; byte-identical for equal runs
+params.safetensors  trained parameters and state, written at the end; byte-identical for equal runs
 
 A file is either complete or missing. Only the last line of metrics.jsonl may be incomplete until the run is resumed.
 

@@ -29,7 +29,7 @@ from funcvae.runs.folder import (
     read_manifest,
 )
 from funcvae.runs.prepare import Setup, newest_checkpoint, prepare
-from funcvae.runs.recording import read_history, recorder, write_results
+from funcvae.runs.recording import LAST_FIGURE, read_history, recorder, write_results
 from funcvae.train import checkpoint, loop
 from funcvae.train.loop import History
 from funcvae.train.settings import Callbacks, Row
@@ -78,6 +78,7 @@ def run(
         Stopped: training stopped on request, after a checkpoint.
         ProcessLost, ReportedElsewhere: see `train.fit`.
         NonFinite: see `train.fit`; the message has the command that replays the step.
+        OSError: a file cannot be written; see `write_results`.
     """
     check_available(config)
     out = Path(config.out)
@@ -116,7 +117,7 @@ def resume(
 ) -> Path:
     """Resumes the run in a folder from its newest checkpoint. The result has the same bits as an uninterrupted run.
 
-    A finished run is left unchanged unless `options` requests more epochs.
+    A finished run is left unchanged unless `options` requests more epochs. Missing figures are drawn.
 
     Args:
         path: the folder.
@@ -212,8 +213,7 @@ def _train(
             # A single process may stop after its last step. Several would have to agree on that, so they do not.
             stopped = int(ts.step) < setup.steps or (setup.task.processes.size == 1 and stop())
     if stopped:
-        command = f"funcvae train --resume {shlex.quote(str(out))}"
-        raise Stopped(f"stopped after {int(ts.step):,} of {setup.steps:,} steps; to continue: {command}")
+        raise _stopped(out, setup, ts)
     write_results(out, setup, ts, history)
 
 
@@ -224,7 +224,7 @@ def _train_without_writing(out: Path, setup: Setup, ts: TrainState, stop_context
             # `save_every` decides when to check the parameters; all processes must check at the same steps.
             ts, _ = _fit(out, setup, ts, Callbacks(stop=stop, save_every=setup.config.checkpoint_every))
     if int(ts.step) < setup.steps:
-        raise Stopped(f"stopped after {int(ts.step):,} steps")
+        raise _stopped(out, setup, ts)
 
 
 def _fit(
@@ -238,6 +238,15 @@ def _fit(
         with_command = NonFinite(f"{error}; to see that step: funcvae replay {shlex.quote(str(out))} {error.step}")
         with_command.step = error.step
         raise with_command from None
+    except compilation.Uncompiled:
+        if callbacks.stop():  # a signal that ended this run's processes one by one ended the compiler, too
+            raise _stopped(out, setup, ts) from None
+        raise
+
+
+def _stopped(out: Path, setup: Setup, ts: TrainState) -> Stopped:
+    command = f"funcvae train --resume {shlex.quote(str(out))}"
+    return Stopped(f"stopped after {int(ts.step):,} of {setup.steps:,} steps; to continue: {command}")
 
 
 def _check_new_folder(out: Path) -> None:
@@ -247,10 +256,10 @@ def _check_new_folder(out: Path) -> None:
 
 
 def _is_finished(path: Path, config: Config, manifest: environment.Manifest) -> bool:
-    """Whether the run in a folder has all its steps, and the parameters, which are written last."""
+    """Whether the run in a folder has all its steps, their parameters, and the figures."""
     steps = config.epochs * -(-manifest["data"]["train"] // config.batch)
     last = checkpoint.in_folder(path / CHECKPOINTS).get(steps)
-    return last is not None and checkpoint.has_params(last, path / PARAMS)
+    return last is not None and checkpoint.has_params(last, path / PARAMS) and (path / LAST_FIGURE).is_file()
 
 
 def _print_notice(line: str) -> None:

@@ -1,5 +1,6 @@
-"""Writes the files of a run: metrics, samples and checkpoints during training, figures and parameters at the end."""
+"""Writes the files of a run: metrics, samples and checkpoints during training, parameters and figures at the end."""
 
+import shlex
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from funcvae import figures, random, tracking, tree
 from funcvae._support import files
@@ -20,7 +22,11 @@ from funcvae.train.loop import History
 from funcvae.train.settings import Callbacks, Row
 from funcvae.train.state import TrainState
 
-__all__ = ["read_history", "recorder", "write_results"]
+__all__ = ["LAST_FIGURE", "read_history", "recorder", "write_results"]
+
+
+LAST_FIGURE = f"{FIGURES}/training.png"
+"""Written last: a folder with this file is complete."""
 
 
 @contextmanager
@@ -82,22 +88,33 @@ def recorder(
 
 
 def write_results(folder: Path, setup: Setup, ts: TrainState, history: History) -> None:
-    """Writes the figures, the samples and, last, the parameters: a folder with parameters is complete."""
+    """Writes the parameters, the samples and then the figures. The figure of the training is the last file.
+
+    Raises:
+        OSError: a file cannot be written. If the parameters were written, the message has the command that draws the
+            figures.
+    """
     config, task = setup.config, setup.task
     trained = task.model, ts.params, ts.state
-    made = of_results.of_run(*trained, setup.recipe, setup.dataset, setup.test_observed, setup.figure_key)
-    target = task.estimator.claims_under(task.settings.noise).target
-    made["training"] = of_results.training(history, name=target, title=f"Training of {config.system}")
-    if config.sample_each_step:
-        points = np.fromfile(folder / _RAW, np.float32).reshape(-1, *_POINTS)
-        content = BytesIO()
-        np.save(content, points)
-        files.write(folder / SAMPLES, content.getvalue())
-        made["evolution"] = of_results.evolution(points, setup.dataset, name=config.system)
-    for name, figure in made.items():
-        figures.save(figure, folder / FIGURES / f"{name}.png")
-    (folder / _RAW).unlink(missing_ok=True)  # now in samples.npy
+    (folder / LAST_FIGURE).unlink(missing_ok=True)  # of fewer epochs
     checkpoint.save_params(folder / PARAMS, ts.params, ts.state)
+    try:
+        made: dict[str, Figure] = {}
+        if config.sample_each_step:
+            points = np.fromfile(folder / _RAW, np.float32).reshape(-1, *_POINTS)
+            content = BytesIO()
+            np.save(content, points)
+            files.write(folder / SAMPLES, content.getvalue())
+            (folder / _RAW).unlink()
+            made["evolution"] = of_results.evolution(points, setup.dataset, name=config.system)
+        made |= of_results.of_run(*trained, setup.recipe, setup.dataset, setup.test_observed, setup.figure_key)
+        target = task.estimator.claims_under(task.settings.noise).target
+        made["training"] = of_results.training(history, name=target, title=f"Training of {config.system}")
+        for name, figure in made.items():
+            figures.save(figure, folder / FIGURES / f"{name}.png")
+    except OSError as error:
+        command = f"funcvae train --resume {shlex.quote(str(folder))}"
+        raise OSError(f"{error}: the run is finished, but figures are missing; to draw them: {command}") from None
 
 
 def read_history(path: Path, size: int, steps: int, epochs: int) -> History:

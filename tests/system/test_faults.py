@@ -1,18 +1,23 @@
 """Killed processes, full disks and read-only folders lose no data."""
 
+import contextlib
 import ctypes
+import errno
 import json
 import os
 import resource
+import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from funcvae import cli, runs
+from funcvae import cli, figures, runs
 from funcvae.train import checkpoint
+from tests.support.commands import write_digits
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,6 +100,94 @@ def test_a_full_disk_damages_no_complete_file(tmp_path, limit):
     cli.main(["train", "--resume", str(run)])
     cli.main(["train", *RUN, "--out", str(whole)])
     assert files_of(run) == files_of(whole)
+
+
+def test_a_full_disk_at_the_figures_leaves_a_finished_run(tmp_path, monkeypatch, capsys):
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    short = ("--epochs", "1", "--samples", "2", "--sample-each-step")
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(figures, "save", full)
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["train", *short, "--out", str(run)])
+    assert ended.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "No space left on device: the run is finished, but figures are missing" in line
+    assert line.endswith(f"to draw them: funcvae train --resume {run}")
+    assert not (run / "figures").exists()
+    assert int(runs.load(run).config.epochs) == 1, "the parameters were written"
+    cli.main(["train", "--resume", str(run)])
+    assert "finished" not in capsys.readouterr().err
+    cli.main(["train", *short, "--out", str(whole)])
+    assert files_of(run) == files_of(whole)
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_any_moment_of_a_cold_compilation_leaves_a_run_that_resumes(tmp_path, monkeypatch):
+    """SIGINT reaches every process of the group, as from a terminal. The same command then finishes the run."""
+    monkeypatch.chdir(tmp_path)
+    write_digits()
+    command = [sys.executable, "-m", "funcvae", "train", "mnist_vae", "--epochs", "1", "--device", "cpu"]
+    command += ["--data", "digits.npz", "--resume", "auto", "--out"]
+
+    def interrupted(run: Path, after: float) -> float:
+        """Trains, and sends SIGINT after a number of seconds of training. Returns the seconds of training."""
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(run.with_suffix(".cache")))
+        process = subprocess.Popen([*command, run.name], stderr=subprocess.PIPE, text=True, process_group=0)
+        while process.poll() is None and not (run / "metrics.jsonl").is_file():  # before the first step
+            time.sleep(0.01)
+        start = time.monotonic()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(after)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+        error = process.communicate()[1]
+        assert process.returncode in (0, 128 + signal.SIGINT), error
+        assert process.returncode == 0 or f"to continue: funcvae train --resume {run.name}" in error
+        return time.monotonic() - start
+
+    whole = interrupted(tmp_path / "whole", 600)
+    for moment in range(10):
+        run = tmp_path / f"run{moment}"
+        interrupted(run, whole * (moment + 0.5) / 10)
+        again = subprocess.run([*command, run.name], capture_output=True, text=True, check=False)
+        assert again.returncode == 0, again.stderr
+        assert bits_of(run) == bits_of(tmp_path / "whole")
+
+
+def bits_of(run: Path) -> tuple[bytes, bytes]:
+    return (run / "params.safetensors").read_bytes(), (run / "metrics.jsonl").read_bytes()
+
+
+COMPILED = """
+import warnings
+import torch
+from funcvae import compilation
+warnings.simplefilter("error", compilation.Uncompiled)
+print(compilation.compiled(lambda x: (x.sin() * 2).sum(0))(torch.ones(8, 8)).sum())
+"""
+
+
+@pytest.mark.slow
+def test_a_cut_off_file_in_the_cache_of_the_compiler_is_compiled_again(tmp_path):
+    env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+
+    def run() -> str:
+        return subprocess.run(
+            [sys.executable, "-c", COMPILED], capture_output=True, text=True, env=env, check=True
+        ).stdout
+
+    expected = run()
+    (library,) = tmp_path.rglob("*.main.so")
+    whole = library.stat().st_size
+    for content in (b"", bytes(whole)):  # "file too short", "invalid ELF header"
+        library.unlink()
+        library.write_bytes(content)
+        assert run() == expected
+        assert library.stat().st_size == whole
 
 
 COMMANDS = """

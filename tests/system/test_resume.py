@@ -172,7 +172,7 @@ def test_a_finished_run_does_not_change(config_of, capsys, monkeypatch):
 
 @pytest.mark.parametrize("lost", ["params.safetensors", "figures/training.png"])
 def test_a_run_killed_at_its_end_is_finished(config_of, lost):
-    """Parameters are written last: if they are missing, damaged or old, all results are written again."""
+    """If the parameters are missing, damaged or old, all results are written again."""
     whole = runs.run(config_of("whole"))
     run = runs.run(config_of("run"))
     (run / lost).unlink()

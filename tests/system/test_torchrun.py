@@ -50,6 +50,7 @@ SCRIPT = """
 import json
 import sys
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -130,8 +131,9 @@ def training(processes):
 
 with distributed.process_group("cpu") as group:
     found = {"rank": group.rank, "size": group.size, "sending": sending(group), "training": training(group)}
-    with open(f"{folder}/{group.rank}.json", "w") as file:
-        json.dump(found, file)
+found["threads"] = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+with open(f"{folder}/{group.rank}.json", "w") as file:
+    json.dump(found, file)
 """
 
 
@@ -169,6 +171,14 @@ def test_collectives(found_by, n):
         assert found["all_reduce sent"] == [2 * (n - 1), 2 * 96 * (n - 1) // n]
         assert found["all_gather sent"] == [n - 1, 32 * (n - 1)]
         assert found["all_to_all sent"] == [n - 1, 8 * (n - 1)]
+
+
+@some
+def test_no_thread_of_the_process_group_outlives_it(found_by, n):
+    """Such a thread may abort the process when the interpreter ends."""
+    for found in found_by(n):
+        assert found["threads"]
+        assert not [name for name in found["threads"] if "gloo" in name]
 
 
 @some
