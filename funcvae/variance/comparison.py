@@ -73,10 +73,9 @@ def compare(
     parameters, memory is O(P·chunk) for each estimator, plus a few numbers for each replicate and leaf.
 
     Each replicate r >= 1 gives an unbiased estimate u_r of a variance (`online_moments`). Intervals for variances are
-    computed from u_1 … u_{R-1} and corrected for skewness. Intervals for ratios are computed from the pairs (u, u_ref),
-    by the delta method on the logarithm. An interval is flagged if the kurtosis, the tail of the gradient or the tail
-    of the importance weights makes it unreliable. The tail of the weights counts only for estimators that use the
-    log-weights.
+    computed from u_1 … u_{R-1}, and those for ratios from the pairs (u, u_ref). Both are corrected for skewness and
+    widened for what the tail of u may hide (`intervals`). An interval is flagged if there are fewer than 30 replicates,
+    or if the tail is so heavy that the variance may be infinite.
 
     Args:
         arms: estimators by name, each alone or with its noise scheme as (estimator, scheme). An estimator is an
@@ -281,7 +280,7 @@ def _bias(difference: Floats, members: list[int], reference_norm: float) -> Bias
     null = spread / math.sqrt(len(values))
     norm = math.sqrt(max(square, 0.0))
     z = square / null if null > 0 else (0.0 if square == 0 else math.inf)
-    z = z if len(values) >= intervals.MIN_EFFECTIVE_REPLICATES or spread == 0 else math.nan
+    z = z if len(values) >= intervals.MIN_REPLICATES or spread == 0 else math.nan
     se = spread * math.sqrt(1 / len(values) + 1 / later.start)
     return Bias(norm, norm / reference_norm if reference_norm > 0 else math.nan, square, se, z)
 

@@ -158,17 +158,20 @@ def sources(
 
 def _decomposition(series: Series, within: intervals.Floats, members: list[int], replicates: int) -> Decomposition:
     """The decomposition of one group, from the batches' mean gradients and their variances over the noise [M]."""
-    u = snr.scaled_squares(series, members)  # batches 1, 2, …
-    w = within[1:]
-    flags = [intervals.unreliable_because(v, intervals.kurtosis_of(v), intervals.tail_shape(v)) for v in (u, within)]
+    terms = snr.scaled_squares(series, members)  # of batches 1, 2, …
+    u, w = terms.sum(1), within[1:]
+    flags = [intervals.unreliable_because(v, intervals.tail_shape(v)) for v in (u, within)]
     data_flag, noise_flag = (flag.replace("replicates", "batches") for flag in flags)
     flag = "; ".join(dict.fromkeys(filter(None, (data_flag, noise_flag))))
-    noise = intervals.mean_interval(within, flag=noise_flag)
+    excess, noise_excess = intervals.tail_excess(terms), intervals.tail_excess(within[:, None])
+    noise = intervals.mean_interval(within, None, noise_flag, noise_excess)
     value = float(series.total[members].sum()) - noise.value / replicates
-    data = intervals.mean_interval(u - w / replicates, value, data_flag)
-    total = intervals.mean_interval(u + (1 - 1 / replicates) * w, data.value + noise.value, flag)
+    data = intervals.mean_interval(u - w / replicates, value, data_flag, excess)
+    whole = u + (1 - 1 / replicates) * w
+    total = intervals.mean_interval(whole, data.value + noise.value, flag, excess + noise_excess)
     if not total.value > 0:
         return Decomposition(data, noise, total, Measured(math.nan, math.inf, math.nan, math.nan, flag))
     share = data.value / total.value
     influence = ((1 - share) * (u - w / replicates) - share * w) / total.value
-    return Decomposition(data, noise, total, intervals.mean_interval(influence, share, flag))
+    part = intervals.mean_interval(influence, share, flag, (1 - share) * excess / total.value)
+    return Decomposition(data, noise, total, part._replace(low=part.low - share * noise_excess / total.value))

@@ -110,18 +110,15 @@ class Accumulator:
 
     def statistics(self, groups: dict[str, list[int]]) -> list[LaneStatistics]:
         """The statistics of each lane so far, for groups of the parameters' leaves."""
-        names, sizes = self.problem.names, self.problem.sizes
+        sizes = self.problem.sizes
         importance = [weight_diagnostics.importance(weights) for weights in self.weights]
         found = []
         for lane, sums, rows in zip(self.lanes, self.sums, self.rows, strict=True):
             square, along, bound, difference = (torch.cat(column) for column in zip(*rows, strict=True))
             series = snr.series_of(sums, square, along)
             weights = importance[self.schemes.index(lane.scheme)]
-            flags = weight_diagnostics.flags(weights, lane.estimator, self.problem.samples)
             by_group = {
-                name: snr.group_estimates(
-                    series, members, sum(sizes[i] for i in members), flags.for_leaves(names[i] for i in members)
-                )
+                name: snr.group_estimates(series, members, sum(sizes[i] for i in members))
                 for name, members in groups.items()
             }
             mean_bound = intervals.mean_interval(bound.flatten().numpy())

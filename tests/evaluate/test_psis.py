@@ -54,3 +54,13 @@ def test_k_hat_of_equal_weights_is_minus_infinity_and_of_one_weight_infinity():
 @pytest.mark.parametrize(("samples", "limit"), [(1, -math.inf), (10, 0.0), (100, 0.5), (1000, 2 / 3), (5000, 0.7)])
 def test_the_threshold_is_that_of_the_paper(samples, limit):
     assert psis.threshold(samples) == pytest.approx(limit)
+
+
+def test_pareto_fits_are_centred_on_the_shape_and_scale_of_the_sample():
+    uniform = random.uniform(random.key(5), (20_000,), torch.float64).numpy()
+    x = np.sort(3 * ((1 - uniform) ** -0.4 - 1) / 0.4)  # shape 0.4, scale 3
+    b, k, weight = psis.pareto_fits(x)
+    shape = np.average(k, weights=weight)
+    assert weight.max() == 1
+    assert shape == pytest.approx(0.4, abs=4 * 1.4 / 20_000**0.5)
+    assert np.average(-k / b, weights=weight) == pytest.approx(3, rel=0.05)
