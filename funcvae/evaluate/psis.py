@@ -3,11 +3,12 @@
 import math
 
 import numpy as np
+import torch
 from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["k_hat", "threshold"]
+__all__ = ["k_hat", "pooled", "threshold"]
 
 Floats = NDArray[np.float64]
 
@@ -30,12 +31,30 @@ def k_hat(log_w: Tensor) -> Floats:
         return np.array([_k_hat(np.sort(column - column.max())) for column in columns])
 
 
-def threshold(samples: int) -> float:
-    """The k̂ above which an average of this many weights is not reliable: min(1 - 1/log10 K, 0.7).
+def pooled(k_hat: Tensor, samples: int) -> Tensor:
+    """k̂ [B] moved towards its mean over the data, by the share of its variance that is estimation error.
 
-    Reference: Vehtari et al. (2024), arXiv:1507.02646, section 3.
+    For a tail of M weights the error's variance is about (1 + k)²/M. A datum's own k̂ selects the draws that missed the
+    large weights: these have both a low k̂ and a wrong estimate. The mean over the data does not. Values that are not
+    finite stay.
+
+    Reference: Morris (1983), "Parametric empirical Bayes inference".
     """
-    return min(1 - 1 / math.log10(samples), 0.7) if samples > 1 else -math.inf
+    known = k_hat[k_hat.isfinite()]
+    if len(known) < 2:
+        return k_hat
+    mean = known.mean()
+    error = (1 + mean).square() / _tail_length(samples)
+    return torch.where(k_hat.isfinite(), mean + (1 - error / known.var()).clamp(min=0) * (k_hat - mean), k_hat)
+
+
+def threshold(samples: int) -> float:
+    """The k̂ above which the standard error of a mean of this many weights is not reliable: min(1 - 1/log10 K, ½).
+
+    From ½ on the weights have no variance. Vehtari et al. (2024), arXiv:1507.02646, section 3, have 0.7 in place of ½,
+    for weights smoothed by their tail's fit; these are not.
+    """
+    return min(1 - 1 / math.log10(samples), 0.5) if samples > 1 else -math.inf
 
 
 _LEAST = math.log(np.finfo(float).tiny)
@@ -45,12 +64,17 @@ def _k_hat(f: Floats) -> float:
     """k̂ of sorted log-weights [K] whose maximum is 0."""
     if f[0] > -1e-3 and len(f) > 1:
         return -math.inf
-    tail = math.ceil(min(len(f) / 5, 3 * len(f) ** 0.5))
+    tail = _tail_length(len(f))
     if len(f) <= tail:
         return math.inf
     cut = max(f[-tail - 1], _LEAST)
     above = f[f > cut]
     return _pareto_shape(np.exp(above) - math.exp(cut)) if len(above) >= 5 else math.inf
+
+
+def _tail_length(samples: int) -> int:
+    """The number of weights that are fitted."""
+    return math.ceil(min(samples / 5, 3 * samples**0.5))
 
 
 def _pareto_shape(x: Floats) -> float:

@@ -112,10 +112,11 @@ class Accumulator:
         """The statistics of each lane so far, for groups of the parameters' leaves."""
         names, sizes = self.problem.names, self.problem.sizes
         importance = [weight_diagnostics.importance(weights) for weights in self.weights]
+        columns = [LaneRows(*map(torch.cat, zip(*rows, strict=True))) for rows in self.rows]
+        raw = [snr.series_of(sums, rows.square, rows.along) for sums, rows in zip(self.sums, columns, strict=True)]
+        rounded = snr.zero_to_rounding(raw, names, torch.finfo(self.problem.dtype).eps)
         found = []
-        for lane, sums, rows in zip(self.lanes, self.sums, self.rows, strict=True):
-            square, along, bound, difference = (torch.cat(column) for column in zip(*rows, strict=True))
-            series = snr.series_of(sums, square, along)
+        for lane, sums, rows, series in zip(self.lanes, self.sums, columns, rounded, strict=True):
             weights = importance[self.schemes.index(lane.scheme)]
             flags = weight_diagnostics.flags(weights, lane.estimator, self.problem.samples)
             by_group = {
@@ -124,8 +125,8 @@ class Accumulator:
                 )
                 for name, members in groups.items()
             }
-            mean_bound = intervals.mean_interval(bound.flatten().numpy())
-            found.append(LaneStatistics(lane, sums, series, by_group, mean_bound, difference, weights))
+            mean_bound = intervals.mean_interval(rows.bound.flatten().numpy())
+            found.append(LaneStatistics(lane, sums, series, by_group, mean_bound, rows.difference, weights))
         return found
 
     def _add_segment(self, segment: range, report: Callable[[int], None]) -> None:
