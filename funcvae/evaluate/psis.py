@@ -3,11 +3,12 @@
 import math
 
 import numpy as np
+import torch
 from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["k_hat", "pareto_fits", "tail_length", "threshold"]
+__all__ = ["k_hat", "pareto_fits", "pooled", "tail_length", "threshold"]
 
 Floats = NDArray[np.float64]
 
@@ -30,12 +31,30 @@ def k_hat(log_w: Tensor) -> Floats:
         return np.array([_k_hat(np.sort(column - column.max())) for column in columns])
 
 
-def threshold(samples: int) -> float:
-    """The k̂ above which an average of this many weights is not reliable: min(1 - 1/log10 K, 0.7).
+def pooled(k_hat: Tensor, samples: int) -> Tensor:
+    """k̂ [B] moved towards its mean over the data, by the share of its variance that is estimation error.
 
-    Reference: Vehtari et al. (2024), arXiv:1507.02646, section 3.
+    For a tail of M weights the error's variance is about (1 + k)²/M. A datum's own k̂ selects the draws that missed the
+    large weights: these have both a low k̂ and a wrong estimate. The mean over the data does not. Values that are not
+    finite stay.
+
+    Reference: Morris (1983), "Parametric empirical Bayes inference".
     """
-    return min(1 - 1 / math.log10(samples), 0.7) if samples > 1 else -math.inf
+    known = k_hat[k_hat.isfinite()]
+    if len(known) < 2:
+        return k_hat
+    mean = known.mean()
+    error = (1 + mean).square() / tail_length(samples)
+    return torch.where(k_hat.isfinite(), mean + (1 - error / known.var()).clamp(min=0) * (k_hat - mean), k_hat)
+
+
+def threshold(samples: int) -> float:
+    """The k̂ above which the standard error of a mean of this many weights is not reliable: min(1 - 1/log10 K, ½).
+
+    From ½ on the weights have no variance. Vehtari et al. (2024), arXiv:1507.02646, section 3, have 0.7 in place of ½,
+    for weights smoothed by their tail's fit; these are not.
+    """
+    return min(1 - 1 / math.log10(samples), 0.5) if samples > 1 else -math.inf
 
 
 def tail_length(samples: int) -> int:

@@ -174,7 +174,7 @@ def variance_by_layer(
         panchor=(0, 1),
     )
     ticks(bar.ax.yaxis, sign)
-    odd = {"0 (exactly zero)": value == 0, "– (undefined)": np.isnan(value), "∞ (infinite)": np.isinf(value)}
+    odd = {"0 (zero to rounding)": value == 0, "– (undefined)": np.isnan(value), "∞ (infinite)": np.isinf(value)}
     if seen := [word for word, where in odd.items() if where.any()]:
         patch = Patch(facecolor=_GREY, label="grey: " + ", ".join(seen))
         figure.legend(handles=[patch], loc="outside lower center", frameon=False)

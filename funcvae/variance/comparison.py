@@ -211,8 +211,11 @@ def _compared(found: LaneStatistics, reference: LaneStatistics, members_of: dict
             for name, members in members_of.items()
         }
     if lane.is_compared_with(reference.lane):
-        difference = found.difference.numpy()
-        bias = {name: _bias(difference, members, base[name].norm.value) for name, members in members_of.items()}
+        difference, rounding = found.difference.numpy(), found.series.rounding
+        bias = {
+            name: _bias(difference[:, members], base[name].norm.value, float(rounding[members].max()))
+            for name, members in members_of.items()
+        }
     return Compared(
         name=lane.name,
         estimator=estimator_name(lane.estimator, lane.name),
@@ -262,27 +265,41 @@ def _now(x: Tensor) -> float:
 def _ratio(mine: Series, base: Series, members: list[int], group: Group, base_group: Group) -> Measured:
     """The ratio of the total variance of an estimator to that of the reference."""
     a, b = group.variance, base_group.variance
-    if mine is base:
-        return Measured(1.0, 0.0, 1.0, 1.0, a.flag)
-    flag = "; ".join(dict.fromkeys(filter(None, [a.flag, b.flag])))
-    value = a.value / b.value if b.value > 0 else math.nan
+    flag = "; ".join(dict.fromkeys(filter(None, [*a.flag.split("; "), *b.flag.split("; ")])))
+    value = 1.0 if mine is base else a.value / (b.value or math.nan)
+    if mine is base or not value > 0:
+        return Measured(value, 0 * value, value, value, flag)
     u, u_base = (snr.scaled_squares(series, members) for series in (mine, base))
     return intervals.ratio_interval(u, u_base, value, flag)
 
 
-def _bias(difference: Floats, members: list[int], reference_norm: float) -> Bias:
-    """The bias of one group, from (g_r - g_ref,r)·(c - c_ref) of each replicate and leaf [R, L]."""
+def _bias(difference: Floats, reference_norm: float, rounding: float) -> Bias:
+    """The bias of one group, from (g_r - g_ref,r)·(c - c_ref) of each replicate and leaf [R, L].
+
+    If heavy tails make n values count as n/κ, with κ their kurtosis, then their mean over its standard error is about
+    Student's t with d = n/κ - 1 degrees of freedom. Wallace's approximation maps t to a standard normal z, and back:
+
+        z = (8d + 1)/(8d + 3) (d ln(1 + t²/d))^½
+
+    Reference: Wallace (1959), "Bounds on normal approximations to Student's and the chi-square distributions".
+    """
     if len(difference) < 2:
-        return Bias(*[math.nan] * 5)
+        return Bias(*[math.nan] * 7)
     later = intervals.later_replicates(len(difference))
-    values = difference[later, members].sum(1)
-    square, spread = float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else math.inf
-    null = spread / math.sqrt(len(values))
-    norm = math.sqrt(max(square, 0.0))
-    z = square / null if null > 0 else (0.0 if square == 0 else math.inf)
-    z = z if len(values) >= intervals.MIN_REPLICATES or spread == 0 else math.nan
-    se = spread * math.sqrt(1 / len(values) + 1 / later.start)
-    return Bias(norm, norm / reference_norm if reference_norm > 0 else math.nan, square, se, z)
+    values = difference[later].sum(1)
+    n, square, spread = len(values), float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else math.inf
+    se = spread * math.sqrt(1 / n + 1 / later.start)
+    if not spread > 0:
+        z, t95 = math.inf if square > rounding else 0.0, 0.0
+    else:
+        d = max(1.0, n / intervals.kurtosis_of((values - square) ** 2) - 1)
+        factor, t = (8 * d + 1) / (8 * d + 3), square / spread * math.sqrt(n)
+        z = math.copysign(factor * math.sqrt(d * math.log1p(t * t / d)), t) if square > rounding else min(t, 0.0)
+        z = z if n >= intervals.MIN_REPLICATES else math.nan
+        t95 = math.sqrt(d * math.expm1((intervals.Z95 / factor) ** 2 / d))
+    norm, limit = (math.sqrt(max(end, 0.0)) for end in (square, square + t95 * se))
+    scale = reference_norm or math.nan
+    return Bias(norm, norm / scale, square, se, z, limit, limit / scale)
 
 
 _together = checks.unchecked(together)

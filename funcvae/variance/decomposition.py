@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from funcvae._support.tables import table
 from funcvae.errors import BadValue
 from funcvae.estimators.types import GradientEstimator
 from funcvae.evaluate.importance_sampling import Progress
-from funcvae.model import VAE, Observe, as_is
+from funcvae.model import VAE, Observe, as_is, noise_dtype
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid
 from funcvae.variance import intervals, online_moments, snr
@@ -148,9 +149,12 @@ def sources(
         alongs.append(along)
         progress(m + 1, batches)
     assert between is not None
-    noise_variance, series = torch.stack(within), snr.series_of(between, torch.cat(squares), torch.cat(alongs))
+    series = snr.series_of(between, torch.cat(squares), torch.cat(alongs))
+    (series,) = snr.zero_to_rounding([series], whole.names, torch.finfo(noise_dtype(whole.params)).eps)
+    noise_variance = torch.stack(within).numpy()
+    noise_variance = np.where(noise_variance < series.rounding, 0.0, noise_variance)
     decompositions = {
-        name: _decomposition(series, noise_variance[:, members].sum(1).numpy(), members, replicates)
+        name: _decomposition(series, noise_variance[:, members].sum(1), members, replicates)
         for name, members in members_of.items()
     }
     return Sources(decompositions, batch, batches, replicates)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from funcvae.distributed.collectives import Processes
 from funcvae.evaluate.importance_sampling import Progress
+from funcvae.model import noise_dtype
 from funcvae.noise import Noise
 from funcvae.variance import intervals, online_moments, replicate_blocks, snr, weight_diagnostics
 from funcvae.variance.intervals import Measured
@@ -110,19 +111,20 @@ class Accumulator:
 
     def statistics(self, groups: dict[str, list[int]]) -> list[LaneStatistics]:
         """The statistics of each lane so far, for groups of the parameters' leaves."""
-        sizes = self.problem.sizes
+        names, sizes = self.problem.names, self.problem.sizes
         importance = [weight_diagnostics.importance(weights) for weights in self.weights]
+        columns = [LaneRows(*map(torch.cat, zip(*rows, strict=True))) for rows in self.rows]
+        raw = [snr.series_of(sums, rows.square, rows.along) for sums, rows in zip(self.sums, columns, strict=True)]
+        rounded = snr.zero_to_rounding(raw, names, torch.finfo(noise_dtype(self.problem.params)).eps)
         found = []
-        for lane, sums, rows in zip(self.lanes, self.sums, self.rows, strict=True):
-            square, along, bound, difference = (torch.cat(column) for column in zip(*rows, strict=True))
-            series = snr.series_of(sums, square, along)
+        for lane, sums, rows, series in zip(self.lanes, self.sums, columns, rounded, strict=True):
             weights = importance[self.schemes.index(lane.scheme)]
             by_group = {
                 name: snr.group_estimates(series, members, sum(sizes[i] for i in members))
                 for name, members in groups.items()
             }
-            mean_bound = intervals.mean_interval(bound.flatten().numpy())
-            found.append(LaneStatistics(lane, sums, series, by_group, mean_bound, difference, weights))
+            mean_bound = intervals.mean_interval(rows.bound.flatten().numpy())
+            found.append(LaneStatistics(lane, sums, series, by_group, mean_bound, rows.difference, weights))
         return found
 
     def _add_segment(self, segment: range, report: Callable[[int], None]) -> None:

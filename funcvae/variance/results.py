@@ -26,12 +26,20 @@ class Bias(NamedTuple):
     se: float
     """The standard error of `square`, including that of the centres."""
     z: float
-    """`square` over its standard error under b = 0. It is standard normal without a bias, and large and positive with
-    one. NaN if it is computed from fewer than 30 replicates."""
+    """`square` over its standard error under b = 0, as a standard normal score: large and positive with a bias. The
+    score allows for the kurtosis of the values. NaN if it is computed from fewer than 30 replicates."""
+    limit: float
+    """The upper end of a 95% interval for ‖b‖. A bias that is not detected may be as large."""
+    relative_limit: float
+    """limit/‖E g_ref‖."""
 
     @property
     def detected(self) -> bool:
-        """Whether z is above 4, which without a bias has a probability of 1 in 30,000."""
+        """Whether z is above 4.
+
+        For unbiased, heavy-tailed gradients (`vimco` against `iwae`, K = 4), this was so in 0.2% of 6,666 comparisons
+        of 60 replicates and in 0.1% of 2,000 of 200.
+        """
         return self.z > _DETECTED
 
 
@@ -88,7 +96,7 @@ class Comparison(NamedTuple):
         found: dict[str, list[str]] = {}
         for name, row in self.rows.items():
             for network in self.networks:
-                for flag in filter(None, row.groups[network].variance.flag.split("; ")):
+                for flag in filter(None, row.groups[network].dsnr.flag.split("; ")):
                     if name not in (named := found.setdefault(flag, [])):
                         named.append(name)
         return found
@@ -149,8 +157,8 @@ def table(found: Comparison) -> str:
 
 
 _TITLES = (
-    "estimator", "variance", "95% interval ", "ratio", "95% interval ", "SNR", "DSNR", "bias z", "of norm", "ms",
-    "var × ms",
+    "estimator", "variance", "95% interval ", "ratio", "95% interval ", "SNR", "DSNR ", "bias z", "of norm",
+    "at most", "ms", "var × ms",
 )  # fmt: skip
 
 
@@ -159,8 +167,9 @@ def _cells(row: Compared, group: str) -> list[str]:
     timed = math.isfinite(row.seconds)
     return [
         _short(what.variance.value), _span(what.variance), _short(ratio.value), _span(ratio),
-        _short(what.snr.value), _short(what.dsnr.value),
+        _short(what.snr.value), f"{_short(what.dsnr.value)}{' ' if what.dsnr.trusted else '*'}",
         f"{bias.z:.1f}" if bias else "", f"{bias.relative:.1%}" if bias and bias.detected else "",
+        f"{bias.relative_limit:.1%}" if bias else "",
         f"{1e3 * row.seconds:.2f}" if timed else "", _short(1e3 * row.cost(group)) if timed else "",
     ]  # fmt: skip
 

@@ -18,6 +18,7 @@ import torch
 from funcvae.errors import unknown
 from funcvae.variance import online_moments
 from funcvae.variance.intervals import (
+    Z95,
     Floats,
     Measured,
     kurtosis_of,
@@ -30,7 +31,10 @@ from funcvae.variance.intervals import (
     unreliable_because,
 )
 
-__all__ = ["Group", "Series", "group_estimates", "parameter_groups", "scaled_squares", "series_of", "signal_to_noise"]
+__all__ = [
+    "Group", "Series", "directional_snr", "group_estimates", "parameter_groups", "scaled_squares", "series_of",
+    "signal_to_noise", "zero_to_rounding",
+]  # fmt: skip
 
 
 class Group(NamedTuple):
@@ -45,9 +49,8 @@ class Group(NamedTuple):
     snr: Measured
     """‖μ‖/√T. For one coordinate it is |E g|/σ(g), Rainforth et al.'s equation 3."""
     dsnr: Measured
-    """E ‖g_∥‖/‖g_⊥‖, with g_∥ the part of g along μ and g_⊥ the rest: Rainforth et al.'s directional SNR. The centre c
-    (see `online_moments`), which is independent of g_r, replaces μ, and the mean is over the `later_replicates`.
-    Infinite in one dimension; its mean is infinite in two."""
+    """E ‖g_∥‖/‖g_⊥‖, with g_∥ the part of g along μ and g_⊥ the rest: Rainforth et al.'s directional SNR. Infinite in
+    one and two dimensions. See `directional_snr`."""
     kurtosis: float
     """E ‖g - μ‖⁴/T²: the usual kurtosis in one dimension (3 for a normal g); typically near 1 in many dimensions."""
     k_hat: float
@@ -68,14 +71,37 @@ class Series(NamedTuple):
     """‖ḡ‖² of each leaf [L]."""
     center: Floats
     """‖c‖² of each leaf, after the renewals of the centre c at replicates 1, 2, 4, 8, …: [log R, L]."""
+    rounding: Floats
+    """The variance [L] that rounding alone may cause: see `zero_to_rounding`."""
 
 
 def series_of(sums: online_moments.Sums, square: torch.Tensor, along: torch.Tensor) -> Series:
     """The series of the replicates in `sums`, from `square` and `along` [R, L]."""
     mean = torch.stack([leaf.square().sum() for leaf in online_moments.mean(sums)]).cpu()
     center = torch.stack(sums.norms) if sums.norms else mean.new_zeros(0, len(mean))
-    columns = square, along, online_moments.total_variance(sums), mean, center
+    columns = square, along, online_moments.total_variance(sums), mean, center, torch.zeros_like(mean)
     return Series(*(column.numpy() for column in columns))
+
+
+def zero_to_rounding(series: Sequence[Series], names: Sequence[str], eps: float) -> list[Series]:
+    """Sets variances and squared means to zero that may be rounding errors only.
+
+    These are below (8 eps · G)², with G the largest root-mean-square norm, among the series, of the gradient of the
+    leaf's network. On the toy with q = p(z|x), the variance of `stl` was at most (4 eps · G)².
+
+    Args:
+        series: the series of several estimators of gradients of the same model.
+        names: names of the leaves.
+        eps: the machine epsilon of the gradients.
+    """
+    networks = np.array([name.split("/")[0] for name in names])
+    square = np.array([np.nan_to_num(s.total) + s.mean for s in series])  # [estimator, L]
+    rounding = (8 * eps) ** 2 * (square @ (networks[:, None] == networks)).max(0)
+
+    def rounded(values: Floats) -> Floats:
+        return np.where(values < rounding, 0.0, values)
+
+    return [s._replace(total=rounded(s.total), mean=rounded(s.mean), rounding=rounding) for s in series]
 
 
 def parameter_groups(names: Sequence[str], sizes: Sequence[int], patterns: Sequence[str] = ()) -> dict[str, list[int]]:
@@ -111,28 +137,55 @@ def group_estimates(s: Series, members: Sequence[int], size: int) -> Group:
     """The estimates for a group of parameters."""
     replicates, later = len(s.square), later_replicates(len(s.square))
     total = float(s.total[members].sum()) if replicates > 1 else math.nan
-    terms = scaled_squares(s, members)
+    terms, flag = scaled_squares(s, members), ""
+    if total == 0 < terms.max():
+        terms, flag = np.zeros_like(terms), "a variance of zero to rounding"
     u = terms.sum(1)
     k_hat = tail_shape(u)
-    flag = unreliable_because(u, k_hat)
+    flag = flag or unreliable_because(u, k_hat)
     variance = mean_interval(u, total, flag, tail_excess(terms))
-    along, square = s.along[later][:, members].sum(1), s.square[later][:, members].sum(1)
+    along = s.along[later][:, members].sum(1)
     mean_square = float(s.mean[members].sum()) - (total / replicates if replicates > 1 else 0.0)
     norm = root_interval(mean_square, se_of_mean(2 * along, replicates), flag)
     snr = signal_to_noise(s, s, members, flag)
-
-    if size == 1:
-        dsnr = Measured(math.inf, math.nan, math.nan, math.nan, flag)  # one dimension has no g_⊥
-    else:
-        center = np.array([s.center[r.bit_length() - 1, members].sum() for r in range(replicates)[later]])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            parallel = np.abs(along + center) / np.sqrt(center)
-            ratio = parallel / np.sqrt((square + 2 * along + center - parallel**2).clip(min=0))
-            if np.isfinite(ratio).all():
-                dsnr = mean_interval(ratio, flag=flag)
-            else:
-                dsnr = Measured(float(ratio.mean()), math.nan, math.nan, math.nan, flag)
+    dsnr = directional_snr(s, members, size, norm)
     return Group(size, variance, norm, snr, dsnr, kurtosis_of(u), k_hat)
+
+
+def directional_snr(s: Series, members: Sequence[int], size: int, norm: Measured) -> Measured:
+    """E ‖g_∥‖/‖g_⊥‖, from the centre c in place of μ and the `later_replicates`, which are independent of it.
+
+    With y = g·c/‖c‖ and g_⊥ = g - y c/‖c‖, the noise of c makes y too small by a factor, which is E y/‖μ‖. So
+
+        DSNR = ‖μ‖ mean(|y|/‖g_⊥‖)/mean(y).
+
+    This corrects the factor, but not the changes of y's sign that are due to the noise of c. They add at most 1 -
+    mean(y)/mean|y| of the value, and the interval extends downwards by this share. If it is above 0.5%, the result is
+    the plain mean of |y|/‖g_⊥‖ with a flag: its error depends on the direction of c, which the interval ignores. In
+    three and four dimensions 1/‖g_⊥‖ has no third moment: a flag, too.
+
+    Simulated with 4 to 1,000 parameters and 64 to 9,000 replicates, intervals without a flag held the exact value in 92
+    to 100%; in 80 to 90% where one direction, at an angle to μ, had a third of the variance.
+    """
+    later = later_replicates(len(s.square))
+    if size <= 2:
+        return Measured(math.inf, math.nan, math.nan, math.nan, norm.flag)
+    along, square = s.along[later][:, members].sum(1), s.square[later][:, members].sum(1)
+    center = np.array([s.center[r.bit_length() - 1, members].sum() for r in range(len(s.square))[later]])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        y = (along + center) / np.sqrt(center)
+        ratio = np.abs(y) / np.sqrt((square + 2 * along + center - y**2).clip(min=0))
+        changes = 1 - y.mean() / np.abs(y).mean() if len(y) else math.nan
+    if not np.isfinite(ratio).all():
+        return Measured(float(ratio.mean()), math.nan, math.nan, math.nan, norm.flag)
+    reasons = [norm.flag, "DSNR: fewer than five parameters" * (size < 5)]
+    if not (changes < _SIGN_CHANGES and norm.value > 0):
+        reasons.append("DSNR: gradients often point against their mean, whose direction has an error")
+        return mean_interval(ratio, flag="; ".join(filter(None, reasons)))
+    value = norm.value * float(ratio.mean() / y.mean())
+    se = value * math.hypot(norm.se / norm.value, se_of_mean(ratio / ratio.mean() - y / y.mean(), len(y)))
+    low = max(value * (1 - changes) - Z95 * se, 0.0)
+    return Measured(value, se, low, value + Z95 * se, "; ".join(filter(None, reasons)))
 
 
 def signal_to_noise(signal: Series, noise: Series, members: Sequence[int], flag: str = "") -> Measured:
@@ -155,3 +208,6 @@ def signal_to_noise(signal: Series, noise: Series, members: Sequence[int], flag:
     influence = (2 * along - ratio * terms[later.start - 1 :].sum(1)) / total
     found = root_interval(ratio, se_of_mean(influence, replicates), flag)
     return found._replace(low=found.low / math.sqrt(1 + tail_excess(terms) / total))
+
+
+_SIGN_CHANGES = 0.005  # for N(3, 1) along μ, 1,000 parameters and 1,000 replicates the share is about 0.001

@@ -51,8 +51,8 @@ def test_k_hat_of_equal_weights_is_minus_infinity_and_of_one_weight_infinity():
     assert psis.k_hat(log_w).tolist() == [-math.inf, -math.inf, math.inf]
 
 
-@pytest.mark.parametrize(("samples", "limit"), [(1, -math.inf), (10, 0.0), (100, 0.5), (1000, 2 / 3), (5000, 0.7)])
-def test_the_threshold_is_that_of_the_paper(samples, limit):
+@pytest.mark.parametrize(("samples", "limit"), [(1, -math.inf), (10, 0.0), (100, 0.5), (1000, 0.5), (5000, 0.5)])
+def test_the_threshold_is_that_of_the_variance(samples, limit):
     assert psis.threshold(samples) == pytest.approx(limit)
 
 
@@ -64,3 +64,18 @@ def test_pareto_fits_are_centred_on_the_shape_and_scale_of_the_sample():
     assert weight.max() == 1
     assert shape == pytest.approx(0.4, abs=4 * 1.4 / 20_000**0.5)
     assert np.average(-k / b, weights=weight) == pytest.approx(3, rel=0.05)
+
+
+def test_pooling_removes_errors_and_keeps_differences():
+    same = torch.from_numpy(psis.k_hat(pareto_log_weights(0.4, 1000, 200)))
+    assert float(psis.pooled(same, 1000).std()) < 0.3 * float(same.std())
+    apart = torch.cat([same, torch.from_numpy(psis.k_hat(pareto_log_weights(1.2, 1000, 200, seed=1)))])
+    below = psis.pooled(apart, 1000) < 0.8
+    assert below[:200].double().mean() > 0.95
+    assert below[200:].double().mean() < 0.1
+
+
+def test_pooling_keeps_values_that_are_not_finite_and_single_ones():
+    k_hat = torch.tensor([0.3, math.inf, 0.5, -math.inf])
+    assert psis.pooled(k_hat, 1000).tolist()[1::2] == [math.inf, -math.inf]
+    assert psis.pooled(k_hat[:2], 1000).tolist() == k_hat[:2].tolist()

@@ -64,3 +64,35 @@ def test_sums_over_samples_are_in_float64_also_for_float32_log_weights():
     assert found.log_p.se.dtype == found.ess.dtype == torch.float64
     assert found.log_p.se.max() < 1e-7
     torch.testing.assert_close(found.ess, torch.full((2,), 1000.0, dtype=torch.float64))
+
+
+def normal_log_weights(scale, dimensions, samples, data, seed):
+    """Log-weights [samples, data] of p(z|x) = N(0, I) under q = N(0, scale² I), with log p(x) = 0: tail 1 - scale²."""
+    eps = fv.random.normal(fv.random.key(seed), (samples, data, dimensions), torch.float64)
+    return (-0.5 * (scale * eps) ** 2 + 0.5 * eps**2 + math.log(scale)).sum(-1)
+
+
+@pytest.mark.parametrize(("scale", "dimensions"), [(0.95, 3), (0.8, 3), (0.7, 1), (0.65, 3), (0.6, 10)])
+def test_intervals_of_data_that_are_not_flagged_hold_log_p(scale, dimensions):
+    held, flagged = [], []
+    for seed in range(2):
+        found = evaluate.likelihood(normal_log_weights(scale, dimensions, 1000, 300, seed))
+        held.append((found.log_p.value / found.log_p.se).abs() < 1.96)
+        flagged.append(found.untrusted)
+    held, flagged = torch.cat(held).double(), torch.cat(flagged)
+    if scale >= 0.7:
+        assert held[~flagged].mean() > 0.9 - 4 * math.sqrt(0.09 / 600)
+        assert not flagged.any()
+    else:
+        assert flagged.all(), "no datum with a low k̂ of its own is vouched for"
+        assert held.mean() < 0.87
+
+
+def test_the_warning_says_if_other_data_may_have_missed_large_weights():
+    scale = torch.where(torch.arange(100) < 30, 0.5, 0.9).double()[:, None]
+    eps = fv.random.normal(KEY, (1000, 100, 3), torch.float64)
+    found = evaluate.likelihood((-0.5 * (scale * eps) ** 2 + 0.5 * eps**2 + scale.log()).sum(-1))
+    assert 20 <= int(found.untrusted.sum()) <= 40
+    assert "the others may have missed their large weights" in evaluate.untrusted_message(found)
+    alike = evaluate.likelihood(normal_log_weights(0.5, 3, 1000, 100, 0))
+    assert "others" not in evaluate.untrusted_message(alike)

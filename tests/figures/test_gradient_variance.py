@@ -159,7 +159,7 @@ def test_cells_without_a_colour_are_grey_and_explained():
     shown = ~np.ma.getmaskarray(ax.collections[0].get_array())
     assert shown.tolist() == [[True, False], [False, False], [False, False], [True, False], [False, False]]
     (text,) = figure.legends[0].get_texts()
-    assert text.get_text() == "grey: 0 (exactly zero), – (undefined), ∞ (infinite)"
+    assert text.get_text() == "grey: 0 (zero to rounding), – (undefined), ∞ (infinite)"
     assert to_rgb(ax.get_facecolor()) == figure.legends[0].get_patches()[0].get_facecolor()[:3]
     odd = gradient_variance.variance_by_layer(list("abcd"), ["e"], ODD[:, None])
     assert written(odd.axes[0]) == ["41.2", "0", "–", "∞"]
