@@ -8,7 +8,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["k_hat", "pooled", "threshold"]
+__all__ = ["k_hat", "pareto_fits", "pooled", "tail_length", "threshold"]
 
 Floats = NDArray[np.float64]
 
@@ -44,7 +44,7 @@ def pooled(k_hat: Tensor, samples: int) -> Tensor:
     if len(known) < 2:
         return k_hat
     mean = known.mean()
-    error = (1 + mean).square() / _tail_length(samples)
+    error = (1 + mean).square() / tail_length(samples)
     return torch.where(k_hat.isfinite(), mean + (1 - error / known.var()).clamp(min=0) * (k_hat - mean), k_hat)
 
 
@@ -57,6 +57,26 @@ def threshold(samples: int) -> float:
     return min(1 - 1 / math.log10(samples), 0.5) if samples > 1 else -math.inf
 
 
+def tail_length(samples: int) -> int:
+    """The number of the largest of these samples that are fitted: min(K/5, 3√K), rounded up."""
+    return math.ceil(min(samples / 5, 3 * samples**0.5))
+
+
+def pareto_fits(x: Floats) -> tuple[Floats, Floats, Floats]:
+    """The generalised Pareto distributions that fit x [n], sorted and positive, on a grid of G of them.
+
+    Returns:
+        b = -k/sigma [G], the shapes k [G] of largest likelihood for each b, and weights [G] proportional to the
+        likelihood, the largest of them 1.
+    """
+    n = len(x)
+    grid = np.arange(1, 31 + int(n**0.5))
+    b = 1 / x[-1] + (1 - np.sqrt(len(grid) / (grid - 0.5))) / (3 * x[int(n / 4 + 0.5) - 1])
+    k = np.log1p(-np.outer(b, x)).mean(1)
+    log_likelihood = n * (np.log(-b / k) - k - 1)
+    return b, k, np.exp(log_likelihood - log_likelihood.max())
+
+
 _LEAST = math.log(np.finfo(float).tiny)
 
 
@@ -64,7 +84,7 @@ def _k_hat(f: Floats) -> float:
     """k̂ of sorted log-weights [K] whose maximum is 0."""
     if f[0] > -1e-3 and len(f) > 1:
         return -math.inf
-    tail = _tail_length(len(f))
+    tail = tail_length(len(f))
     if len(f) <= tail:
         return math.inf
     cut = max(f[-tail - 1], _LEAST)
@@ -72,21 +92,11 @@ def _k_hat(f: Floats) -> float:
     return _pareto_shape(np.exp(above) - math.exp(cut)) if len(above) >= 5 else math.inf
 
 
-def _tail_length(samples: int) -> int:
-    """The number of weights that are fitted."""
-    return math.ceil(min(samples / 5, 3 * samples**0.5))
-
-
 def _pareto_shape(x: Floats) -> float:
     """The shape of the generalised Pareto distribution of x [n], sorted and positive.
 
     It is k at the posterior mean of b = -k/sigma over a grid of profile likelihoods, shrunk towards ½ by a weak prior.
     """
-    n = len(x)
-    grid = np.arange(1, 31 + int(n**0.5))
-    b = 1 / x[-1] + (1 - np.sqrt(len(grid) / (grid - 0.5))) / (3 * x[int(n / 4 + 0.5) - 1])
-    k = np.log1p(-np.outer(b, x)).mean(1)
-    log_likelihood = n * (np.log(-b / k) - k - 1)
-    weight = np.exp(log_likelihood - log_likelihood.max())
+    n, (b, _, weight) = len(x), pareto_fits(x)
     mean_b = (weight * b).sum() / weight.sum()
     return float((n * np.log1p(-mean_b * x).mean() + 10 * 0.5) / (n + 10))

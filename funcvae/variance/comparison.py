@@ -73,10 +73,9 @@ def compare(
     parameters, memory is O(P·chunk) for each estimator, plus a few numbers for each replicate and leaf.
 
     Each replicate r >= 1 gives an unbiased estimate u_r of a variance (`online_moments`). Intervals for variances are
-    computed from u_1 … u_{R-1} and corrected for skewness. Intervals for ratios are computed from the pairs (u, u_ref),
-    by the delta method on the logarithm. An interval is flagged if the kurtosis, the tail of the gradient or the tail
-    of the importance weights makes it unreliable. The tail of the weights counts only for estimators that use the
-    log-weights.
+    computed from u_1 … u_{R-1}, and those for ratios from the pairs (u, u_ref). Both are corrected for skewness and
+    widened for what the tail of u may hide (`intervals`). An interval is flagged if there are fewer than 30 replicates,
+    or if the tail is so heavy that the variance may be infinite.
 
     Args:
         arms: estimators by name, each alone or with its noise scheme as (estimator, scheme). An estimator is an
@@ -296,7 +295,7 @@ def _bias(difference: Floats, reference_norm: float, rounding: float) -> Bias:
         d = max(1.0, n / intervals.kurtosis_of((values - square) ** 2) - 1)
         factor, t = (8 * d + 1) / (8 * d + 3), square / spread * math.sqrt(n)
         z = math.copysign(factor * math.sqrt(d * math.log1p(t * t / d)), t) if square > rounding else min(t, 0.0)
-        z = z if n >= intervals.MIN_EFFECTIVE_REPLICATES else math.nan
+        z = z if n >= intervals.MIN_REPLICATES else math.nan
         t95 = math.sqrt(d * math.expm1((intervals.Z95 / factor) ** 2 / d))
     norm, limit = (math.sqrt(max(end, 0.0)) for end in (square, square + t95 * se))
     scale = reference_norm or math.nan

@@ -16,7 +16,7 @@ from funcvae._support.tables import table
 from funcvae.errors import BadValue
 from funcvae.estimators.types import GradientEstimator
 from funcvae.evaluate.importance_sampling import Progress
-from funcvae.model import VAE, Observe, as_is
+from funcvae.model import VAE, Observe, as_is, noise_dtype
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid
 from funcvae.variance import intervals, online_moments, snr
@@ -150,7 +150,7 @@ def sources(
         progress(m + 1, batches)
     assert between is not None
     series = snr.series_of(between, torch.cat(squares), torch.cat(alongs))
-    (series,) = snr.zero_to_rounding([series], whole.names, torch.finfo(whole.dtype).eps)
+    (series,) = snr.zero_to_rounding([series], whole.names, torch.finfo(noise_dtype(whole.params)).eps)
     noise_variance = torch.stack(within).numpy()
     noise_variance = np.where(noise_variance < series.rounding, 0.0, noise_variance)
     decompositions = {
@@ -162,17 +162,20 @@ def sources(
 
 def _decomposition(series: Series, within: intervals.Floats, members: list[int], replicates: int) -> Decomposition:
     """The decomposition of one group, from the batches' mean gradients and their variances over the noise [M]."""
-    u = snr.scaled_squares(series, members)  # batches 1, 2, …
-    w = within[1:]
-    flags = [intervals.unreliable_because(v, intervals.kurtosis_of(v), intervals.tail_shape(v)) for v in (u, within)]
+    terms = snr.scaled_squares(series, members)  # of batches 1, 2, …
+    u, w = terms.sum(1), within[1:]
+    flags = [intervals.unreliable_because(v, intervals.tail_shape(v)) for v in (u, within)]
     data_flag, noise_flag = (flag.replace("replicates", "batches") for flag in flags)
     flag = "; ".join(dict.fromkeys(filter(None, (data_flag, noise_flag))))
-    noise = intervals.mean_interval(within, flag=noise_flag)
+    excess, noise_excess = intervals.tail_excess(terms), intervals.tail_excess(within[:, None])
+    noise = intervals.mean_interval(within, None, noise_flag, noise_excess)
     value = float(series.total[members].sum()) - noise.value / replicates
-    data = intervals.mean_interval(u - w / replicates, value, data_flag)
-    total = intervals.mean_interval(u + (1 - 1 / replicates) * w, data.value + noise.value, flag)
+    data = intervals.mean_interval(u - w / replicates, value, data_flag, excess)
+    whole = u + (1 - 1 / replicates) * w
+    total = intervals.mean_interval(whole, data.value + noise.value, flag, excess + noise_excess)
     if not total.value > 0:
         return Decomposition(data, noise, total, Measured(math.nan, math.inf, math.nan, math.nan, flag))
     share = data.value / total.value
     influence = ((1 - share) * (u - w / replicates) - share * w) / total.value
-    return Decomposition(data, noise, total, intervals.mean_interval(influence, share, flag))
+    part = intervals.mean_interval(influence, share, flag, (1 - share) * excess / total.value)
+    return Decomposition(data, noise, total, part._replace(low=part.low - share * noise_excess / total.value))

@@ -12,18 +12,15 @@ from funcvae.variance import online_moments
 
 __all__ = [
     "Floats", "Measured", "hall_quantiles", "kurtosis_of", "later_replicates", "mean_interval", "ratio_interval",
-    "root_interval", "tail_shape", "unreliable_because",
+    "root_interval", "se_of_mean", "tail_excess", "tail_shape", "unreliable_because",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
 Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
-MIN_EFFECTIVE_REPLICATES = 30.0
-"""An interval for a variance is unreliable with fewer replicates than this, after a correction for kurtosis."""
-MAX_TAIL_SHAPE = 0.7
-"""An interval for a variance is unreliable if the squared deviations have a Pareto k̂ above this: see
-`psis.threshold`."""
-HEAVY_WEIGHT_TAIL = 0.25
-"""Importance weights with this Pareto k̂ or more have no fourth moment, which the error of a variance requires."""
+MIN_REPLICATES = 30
+"""An interval for a variance is unreliable with fewer replicates than this."""
+MAX_TAIL_SHAPE = 0.9
+"""The largest Pareto shape that `tail_excess` assumes. A tail of shape 1 has no mean."""
 
 
 class Measured(NamedTuple):
@@ -47,7 +44,7 @@ class Measured(NamedTuple):
         return Measured(value, self.se / (2 * value) if value > 0 else math.inf, low, high, self.flag)
 
 
-def mean_interval(values: Floats, value: float | None = None, flag: str = "") -> Measured:
+def mean_interval(values: Floats, value: float | None = None, flag: str = "", excess: float = 0.0) -> Measured:
     """The mean of independent values, which may be skewed.
 
     The interval inverts Hall's transformation of the studentised mean t = √n (x̄ - μ)/s, which removes its skewness γ
@@ -59,6 +56,7 @@ def mean_interval(values: Floats, value: float | None = None, flag: str = "") ->
         values: [n].
         value: the estimate, if it is not the mean of the values.
         flag: why the interval is unreliable, if that is known.
+        excess: widens the interval upwards; from `tail_excess`.
 
     Reference: Hall (1992), "On the removal of skewness by transformation".
     """
@@ -71,8 +69,8 @@ def mean_interval(values: Floats, value: float | None = None, flag: str = "") ->
     if not se > 0:
         return Measured(center, se, center, center, flag)
     below, above = hall_quantiles(values)
-    return Measured(center, se, max(center - se * above, 0.0) if values.min() >= 0 else center - se * above,
-                    center - se * below, flag)  # fmt: skip
+    low = center - se * above
+    return Measured(center, se, max(low, 0.0) if values.min() >= 0 else low, center - se * below + excess, flag)
 
 
 def hall_quantiles(values: Floats) -> tuple[float, float]:
@@ -87,17 +85,75 @@ def hall_quantiles(values: Floats) -> tuple[float, float]:
 
 
 def ratio_interval(a: Floats, b: Floats, value: float, flag: str = "") -> Measured:
-    """The ratio of two means on common random numbers, from paired values [n].
+    """The ratio of the means of two positive sums on common random numbers, from paired values [n, L] of their terms.
 
-    By the delta method the standard error of ln(ā/b̄) is that of the mean of a_r/ā - b_r/b̄. The interval for ln(ā/b̄) is
-    1.96 standard errors on both sides; the skewness of a and b mostly cancels.
+    For sums divided by their means, u and v, the relative standard error is that of the mean of u - v (delta method).
+    If u - v has positive skewness, a has the heavier tail. Then the interval is linear in the ratio: Hall's quantiles
+    of the mean of u - v, see `mean_interval`. Otherwise it is that of b's ratio to a, inverted. The upper end has the
+    `tail_excess` of a, and the lower end that of b. The pairing reduces both as much as it reduces the standard error.
+
+    Over 2,000 keys on the linear-Gaussian toy (K = 2, 1,000 replicates) the interval holds the ratio of five estimators
+    to `elbo_mc` in 97 to 100%, and that of `vimco` in 91% where the replicates that make its variance are rare. The
+    coverage is largest where the tails are similar.
     """
-    if len(a) < 2 or not b.mean() > 0:
+    n = len(a)
+    a_mean, b_mean = a.sum() / max(n, 1), b.sum() / max(n, 1)
+    if n < 2 or not b_mean > 0:
         return Measured(value, math.inf, math.nan, math.nan, flag)
-    if not a.mean() > 0:
+    if not a_mean > 0:
         return Measured(value, 0.0, value, value, flag)  # all a are zero, so the ratio is certain
-    se = float((a / a.mean() - b / b.mean()).std(ddof=1)) / math.sqrt(len(a))
-    return Measured(value, value * se, value * math.exp(-Z95 * se), value * math.exp(Z95 * se), flag)
+    u, v = a.sum(1) / a_mean, b.sum(1) / b_mean
+    se = se_of_mean(u - v, n)
+    if not se > 0:
+        return Measured(value, 0.0, value, value, flag)
+    if ((u - v) ** 3).mean() < 0:
+        _, _, low, high, _ = ratio_interval(b, a, 1 / value)
+        return Measured(value, value * se, 1 / high, 1 / low if low > 0 else math.inf, flag)
+    paired = se / math.hypot(se_of_mean(u, n), se_of_mean(v, n))
+    above, below = (paired * tail_excess(terms, _BOTH_ENDS) for terms in (a / a_mean, b / b_mean))
+    least, most = hall_quantiles(u - v)
+    low = max(min(1 - se * most, 1 / (1 + se * most + below)), 0.0)
+    return Measured(value, value * se, value * low, value * (1 - se * least + above), flag)
+
+
+def tail_excess(terms: Floats, level: float = 0.975) -> float:
+    """How much the mean of a positive sum may exceed the sample's, because the sample has too few large values.
+
+    Generalised Pareto distributions of shape k and scale σ are fitted to the m largest values above the next one. The
+    mean of these excesses is then σ/(1-k) instead of the sample's x̄, so that the mean is larger by
+
+        (m/n) (σ/(1-k) - x̄)
+
+    at the fit's quantile `level`, with k at most `MAX_TAIL_SHAPE`; 0 if that is negative. The result is the largest of
+    those of the sum and of its terms: a light term may hide a heavy one in the sum.
+
+    Over 2,000 keys, the intervals without a flag for the variance of Student's t (2.5 to 30 degrees of freedom, 300 and
+    1,000 replicates) hold it in 94 to 97%, and those for the variances of seven estimators on the linear-Gaussian toy
+    (K = 2, weights with and without a variance) in 95 to 99%. Without the excess, all intervals hold them in 73 to 95%
+    and 79 to 96%. The excess cannot cover what leaves no trace in the sample: the variance of t with 2.2 degrees of
+    freedom is held in 83%, and that of a mixture with three large values expected among the replicates in 82%.
+
+    Args:
+        terms: [n, L], of n independent sums of L terms.
+        level: the probability that the tail is not heavier than assumed.
+    """
+    columns = [terms.sum(1), *terms.T] if terms.shape[1] > 1 else [*terms.T]
+    return max(_excess(column, level) for column in columns)
+
+
+def _excess(values: Floats, level: float) -> float:
+    m = psis.tail_length(len(values))
+    if m < _LEAST_TAIL:
+        return 0.0
+    largest = np.sort(np.partition(values, -m - 1)[-m - 1 :])
+    x = (largest - largest[0])[largest > largest[0]]
+    if len(x) < _LEAST_TAIL:
+        return 0.0
+    b, k, weight = psis.pareto_fits(x)
+    mean = -k / b / (1 - np.minimum(k, MAX_TAIL_SHAPE))
+    order = mean.argsort()
+    limit = mean[order][np.searchsorted(weight[order].cumsum(), level * weight.sum())]
+    return max(float(limit - x.mean()), 0.0) * len(x) / len(values)
 
 
 def root_interval(square: float, se: float, flag: str = "") -> Measured:
@@ -122,14 +178,13 @@ def tail_shape(u: Floats) -> float:
         return float(psis.k_hat(torch.from_numpy(np.log(u)).unsqueeze(1))[0])
 
 
-def unreliable_because(u: Floats, kurtosis: float, k_hat: float) -> str:
-    """Why an interval for the mean of u is unreliable: too few replicates for its kurtosis, or a heavy tail; or ""."""
-    if len(u) + 1 < MIN_EFFECTIVE_REPLICATES:
-        return f"fewer than {MIN_EFFECTIVE_REPLICATES:.0f} replicates" if not len(u) or u.max() > 0 else ""
-    if (len(u) + 1) / kurtosis < MIN_EFFECTIVE_REPLICATES:
-        return f"kurtosis {kurtosis:.3g}: {len(u) + 1} replicates count as {int((len(u) + 1) / kurtosis)}"
-    if k_hat > MAX_TAIL_SHAPE:
-        return f"Pareto k̂ {k_hat:.2f} of the gradient's squared deviations"
+def unreliable_because(u: Floats, k_hat: float) -> str:
+    """Why an interval for the mean of u is unreliable: too few replicates, or a tail too heavy for a mean; or ""."""
+    if not len(u) or u.max() > 0:
+        if len(u) + 1 < MIN_REPLICATES:
+            return f"fewer than {MIN_REPLICATES} replicates"
+        if k_hat >= 1:
+            return f"Pareto k̂ {k_hat:.2f} of the gradient's squared deviations: their mean may be infinite"
     return ""
 
 
@@ -141,3 +196,8 @@ def later_replicates(replicates: int) -> slice:
 def se_of_mean(values: Floats, replicates: int) -> float:
     """The standard error of the mean over all replicates, from the values of some of them."""
     return float(values.std(ddof=1)) / math.sqrt(replicates) if len(values) > 1 else math.inf
+
+
+_LEAST_TAIL = 5  # fewest values to fit, as in `psis.k_hat`
+_BOTH_ENDS = 1 - 0.025 / 2
+"""The level of `tail_excess` at each end of an interval with a tail at both."""

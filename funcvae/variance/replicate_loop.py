@@ -13,6 +13,7 @@ from torch import Tensor
 
 from funcvae.distributed.collectives import Processes
 from funcvae.evaluate.importance_sampling import Progress
+from funcvae.model import noise_dtype
 from funcvae.noise import Noise
 from funcvae.variance import intervals, online_moments, replicate_blocks, snr, weight_diagnostics
 from funcvae.variance.intervals import Measured
@@ -114,15 +115,12 @@ class Accumulator:
         importance = [weight_diagnostics.importance(weights) for weights in self.weights]
         columns = [LaneRows(*map(torch.cat, zip(*rows, strict=True))) for rows in self.rows]
         raw = [snr.series_of(sums, rows.square, rows.along) for sums, rows in zip(self.sums, columns, strict=True)]
-        rounded = snr.zero_to_rounding(raw, names, torch.finfo(self.problem.dtype).eps)
+        rounded = snr.zero_to_rounding(raw, names, torch.finfo(noise_dtype(self.problem.params)).eps)
         found = []
         for lane, sums, rows, series in zip(self.lanes, self.sums, columns, rounded, strict=True):
             weights = importance[self.schemes.index(lane.scheme)]
-            flags = weight_diagnostics.flags(weights, lane.estimator, self.problem.samples)
             by_group = {
-                name: snr.group_estimates(
-                    series, members, sum(sizes[i] for i in members), flags.for_leaves(names[i] for i in members)
-                )
+                name: snr.group_estimates(series, members, sum(sizes[i] for i in members))
                 for name, members in groups.items()
             }
             mean_bound = intervals.mean_interval(rows.bound.flatten().numpy())

@@ -26,6 +26,7 @@ from funcvae.variance.intervals import (
     mean_interval,
     root_interval,
     se_of_mean,
+    tail_excess,
     tail_shape,
     unreliable_because,
 )
@@ -53,7 +54,8 @@ class Group(NamedTuple):
     kurtosis: float
     """E ‖g - μ‖⁴/T²: the usual kurtosis in one dimension (3 for a normal g); typically near 1 in many dimensions."""
     k_hat: float
-    """Pareto shape of the upper tail of ‖g - μ‖², which has no variance if this is ½ or more."""
+    """Pareto shape of the upper tail of ‖g - μ‖²: it has no variance if this is ½ or more, and no mean if it is 1 or
+    more. Then T is infinite and its interval has a flag."""
 
 
 class Series(NamedTuple):
@@ -126,27 +128,28 @@ def parameter_groups(names: Sequence[str], sizes: Sequence[int], patterns: Seque
 
 
 def scaled_squares(s: Series, members: Sequence[int]) -> Floats:
-    """u_1 … u_{R-1} of a group, n/(n+1) ‖g_r - c‖², each with the expectation T."""
+    """u_1 … u_{R-1} of each leaf of a group: n/(n+1) ‖g_r - c‖² [R-1, L]. The sum over L has the expectation T."""
     n = np.array([online_moments.replicates_in_center(r) for r in range(1, len(s.square))], dtype=float)
-    return n / (n + 1) * s.square[1:, members].sum(1)
+    return (n / (n + 1))[:, None] * s.square[1:, members]
 
 
-def group_estimates(s: Series, members: Sequence[int], size: int, flag: str = "") -> Group:
-    """The estimates for a group of parameters; `flag` is the reason why its intervals are unreliable, if known."""
+def group_estimates(s: Series, members: Sequence[int], size: int) -> Group:
+    """The estimates for a group of parameters."""
     replicates, later = len(s.square), later_replicates(len(s.square))
     total = float(s.total[members].sum()) if replicates > 1 else math.nan
-    u = scaled_squares(s, members)
-    if total == 0 < u.max():
-        u, flag = np.zeros_like(u), "a variance of zero to rounding"
-    kurtosis, k_hat = kurtosis_of(u), tail_shape(u)
-    flag = "; ".join(filter(None, [flag, unreliable_because(u, kurtosis, k_hat)]))
-    variance = mean_interval(u, total, flag=flag)
+    terms, flag = scaled_squares(s, members), ""
+    if total == 0 < terms.max():
+        terms, flag = np.zeros_like(terms), "a variance of zero to rounding"
+    u = terms.sum(1)
+    k_hat = tail_shape(u)
+    flag = flag or unreliable_because(u, k_hat)
+    variance = mean_interval(u, total, flag, tail_excess(terms))
     along = s.along[later][:, members].sum(1)
     mean_square = float(s.mean[members].sum()) - (total / replicates if replicates > 1 else 0.0)
     norm = root_interval(mean_square, se_of_mean(2 * along, replicates), flag)
     snr = signal_to_noise(s, s, members, flag)
     dsnr = directional_snr(s, members, size, norm)
-    return Group(size, variance, norm, snr, dsnr, kurtosis, k_hat)
+    return Group(size, variance, norm, snr, dsnr, kurtosis_of(u), k_hat)
 
 
 def directional_snr(s: Series, members: Sequence[int], size: int, norm: Measured) -> Measured:
@@ -186,7 +189,12 @@ def directional_snr(s: Series, members: Sequence[int], size: int, norm: Measured
 
 
 def signal_to_noise(signal: Series, noise: Series, members: Sequence[int], flag: str = "") -> Measured:
-    """‖μ‖ of `signal` over √T of `noise`, on common random numbers, by the delta method on its square."""
+    """‖μ‖ of `signal` over √T of `noise`, on common random numbers, by the delta method on its square.
+
+    T may exceed its estimate by the `tail_excess`, which extends the lower end. Over 300 keys on the linear-Gaussian
+    toy (K = 2, weights of shape 0.1 and 0.44) the interval holds the ratio of seven estimators in 90 to 98%; without
+    the extension, in 79 to 96%.
+    """
     replicates, later = len(noise.square), later_replicates(len(noise.square))
     if replicates < 2:
         return Measured(math.nan, math.inf, math.nan, math.nan, flag)
@@ -196,8 +204,10 @@ def signal_to_noise(signal: Series, noise: Series, members: Sequence[int], flag:
     if total == 0:
         return Measured(math.inf if mean_square > 0 else math.nan, math.nan, math.nan, math.nan, flag)
     ratio = mean_square / total
-    along, u = signal.along[later][:, members].sum(1), scaled_squares(noise, members)[later.start - 1 :]
-    return root_interval(ratio, se_of_mean((2 * along - ratio * u) / total, replicates), flag)
+    terms, along = scaled_squares(noise, members), signal.along[later][:, members].sum(1)
+    influence = (2 * along - ratio * terms[later.start - 1 :].sum(1)) / total
+    found = root_interval(ratio, se_of_mean(influence, replicates), flag)
+    return found._replace(low=found.low / math.sqrt(1 + tail_excess(terms) / total))
 
 
 _SIGN_CHANGES = 0.005  # for N(3, 1) along μ, 1,000 parameters and 1,000 replicates the share is about 0.001

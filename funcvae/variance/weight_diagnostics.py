@@ -1,7 +1,6 @@
 """Diagnostics of the replicates' importance weights: the effective sample size and the shape of the tail."""
 
 import math
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -9,13 +8,11 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from funcvae import bounds
-from funcvae.estimators.types import Estimator, GradientEstimator
 from funcvae.evaluate import psis
-from funcvae.variance.intervals import HEAVY_WEIGHT_TAIL
 from funcvae.variance.problem import Problem
 
 __all__ = [
-    "Flags", "Importance", "WeightSums", "add", "empty_sums", "flags", "importance", "no_log_weights", "summarize",
+    "Importance", "WeightSums", "add", "empty_sums", "importance", "no_log_weights", "summarize",
 ]  # fmt: skip
 
 
@@ -28,27 +25,8 @@ class Importance(NamedTuple):
     """The smallest mean effective sample size of a datum."""
     k_hat: float
     """Pareto shape of the tail of all weights, each divided by the mean of its datum. If it is ½ or more, the weights
-    have no variance; if it is ¼ or more, no fourth moment. NaN if log-weights are not finite."""
-
-    @property
-    def flag(self) -> str:
-        """Why an interval for the variance of a gradient with these weights is unreliable; "" if it is reliable."""
-        if math.isnan(self.k_hat):
-            return "importance weights whose tail cannot be estimated"
-        heavy = f"Pareto k̂ {self.k_hat:.2f} of the importance weights, {HEAVY_WEIGHT_TAIL} or more"
-        return heavy if self.k_hat >= HEAVY_WEIGHT_TAIL else ""
-
-
-class Flags(NamedTuple):
-    """Why intervals for an estimator's gradient with these weights are unreliable; "" if they are reliable."""
-
-    encoder: str
-    decoder_and_prior: str
-
-    def for_leaves(self, names: Iterable[str]) -> str:
-        """The flag of the gradient in the leaves with these names."""
-        found = (self.encoder if name.startswith("encoder/") else self.decoder_and_prior for name in names)
-        return next(filter(None, found), "")
+    have no variance. NaN if log-weights are not finite. It is a property of the proposal, not of a gradient: weights
+    that are normalised over k are at most 1."""
 
 
 class WeightSums(NamedTuple):
@@ -96,22 +74,6 @@ def importance(sums: WeightSums) -> Importance:
     known = len(pooled) > 0 and bool(pooled.isfinite().all())
     k_hat = float(psis.k_hat(rearrange(pooled, "k -> k 1"))[0]) if known else math.nan
     return Importance(float(ess.mean()), float(ess.min()), k_hat)
-
-
-def flags(weights: Importance, estimator: GradientEstimator, samples: int) -> Flags:
-    """Flags for an estimator's intervals if the weights of its gradient depend on the log-weights.
-
-    The encoder's gradient uses the weights path and score, that of decoder and prior uses theta. None of them depends
-    on the log-weights for `elbo`, `elbo_mc` and `stl`; theta does not for `score` and `rloo`.
-    """
-    if not isinstance(estimator, Estimator):
-        return Flags(weights.flag, weights.flag)  # the weights of a function are unknown
-    if estimator.weights is None:
-        return Flags("", "")
-    flat = torch.zeros(samples, 1, dtype=torch.float64)
-    steep = torch.arange(samples, dtype=torch.float64).unsqueeze(1) + 1
-    path, score, theta = map(torch.equal, estimator.weights(flat), estimator.weights(steep))
-    return Flags("" if path and score else weights.flag, "" if theta else weights.flag)
 
 
 _MOST_WEIGHTS = 2**20

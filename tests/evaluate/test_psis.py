@@ -56,6 +56,16 @@ def test_the_threshold_is_that_of_the_variance(samples, limit):
     assert psis.threshold(samples) == pytest.approx(limit)
 
 
+def test_pareto_fits_are_centred_on_the_shape_and_scale_of_the_sample():
+    uniform = random.uniform(random.key(5), (20_000,), torch.float64).numpy()
+    x = np.sort(3 * ((1 - uniform) ** -0.4 - 1) / 0.4)  # shape 0.4, scale 3
+    b, k, weight = psis.pareto_fits(x)
+    shape = np.average(k, weights=weight)
+    assert weight.max() == 1
+    assert shape == pytest.approx(0.4, abs=4 * 1.4 / 20_000**0.5)
+    assert np.average(-k / b, weights=weight) == pytest.approx(3, rel=0.05)
+
+
 def test_pooling_removes_errors_and_keeps_differences():
     same = torch.from_numpy(psis.k_hat(pareto_log_weights(0.4, 1000, 200)))
     assert float(psis.pooled(same, 1000).std()) < 0.3 * float(same.std())

@@ -218,19 +218,17 @@ def test_the_tail_of_the_weights_is_arvizs():
     assert found.rows["iwae"].importance.k_hat == pytest.approx(float(arviz.psislw(log_w.numpy().copy())[1]), abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("s2", "latent", "flagged"),
-    [(2 / 3, 1, False), (0.25, 1, True), (0.2, 1, True), (2 / 3, 20, False), (0.25, 20, True)],
-)
-def test_intervals_from_weights_of_infinite_variance_are_flagged(s2, latent, flagged):
-    specs = ("elbo_mc", "iwae", "dreg")
-    for seed in range(5):
-        found = on_the_toy(seed, 1000, s2, 0.5, 8, specs, latent)
-        for spec in ("iwae", "dreg"):
-            assert found.rows[spec].groups["encoder"].variance.trusted is not flagged
-        assert found.rows["elbo_mc"].groups["encoder"].variance.trusted, "it does not use them"
-        assert any("importance weights" in reason for reason in found.flags()) is flagged
-        assert ("of the importance weights, 0.25 or more" in str(found)) is flagged
+@pytest.mark.parametrize(("s2", "latent"), [(2 / 3, 1), (0.2, 1), (0.25, 20)])
+def test_weights_of_infinite_variance_do_not_flag_a_gradient_that_is_bounded_in_them(s2, latent):
+    found = on_the_toy(0, 1000, s2, 0.5, 8, ("elbo_mc", "iwae"), latent)
+    assert all(row.groups["encoder"].variance.trusted for row in found.rows.values())
+    assert not any("Pareto" in reason for reason in found.flags())
+
+
+def test_a_table_says_why_an_interval_is_unreliable():
+    found = on_the_toy(0, 20)
+    assert "fewer than 30 replicates" in found.flags()
+    assert "* unreliable interval" in str(found)
 
 
 def score_variance(latent, m, s2, x):
@@ -289,18 +287,6 @@ def test_95_in_100_of_500_intervals_without_a_flag_contain_the_exact_variance(se
         print(f"{setting[:4]} {spec}: {holds[~flagged].mean():.3f} of those not flagged, {flagged.mean():.3f} flagged")
         assert 0.92 <= holds[~flagged].mean() <= 0.98, spec
         assert flagged.mean() <= 0.05, spec
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("s2", [0.25, 0.2])
-@pytest.mark.parametrize("latent", [1, 20])
-def test_of_500_runs_with_weights_of_infinite_variance_at_least_95_in_100_are_flagged(s2, latent):
-    flagged = [
-        not on_the_toy(seed, 1000, s2, 0.5, 8, ("iwae", "dreg"), latent).rows[spec].groups["encoder"].variance.trusted
-        for seed in range(500)
-        for spec in ("iwae", "dreg")
-    ]
-    assert np.mean(flagged) >= 0.95
 
 
 # Noise schemes.
@@ -363,12 +349,6 @@ def test_an_estimator_may_be_unhashable():
 
     assert compare({"mine": Mine(1.0)}, *toy(), X, KEY, samples=2, replicates=3).rows["mine"].estimator == "mine"
     assert moments(Mine(1.0), *toy(), X, KEY, samples=2, replicates=3).replicates == 3
-
-
-def test_the_weights_flag_only_networks_whose_gradient_uses_them():
-    found = on_the_toy(0, 1000, 0.2, 0.5, 8, ("rloo", "iwae", "stl"))
-    trusted = {name: [row.groups[g].variance.trusted for g in ("encoder", "prior")] for name, row in found.rows.items()}
-    assert trusted == {"rloo": [False, True], "iwae": [False, False], "stl": [True, True]}
 
 
 def test_k_hat_of_very_many_samples_uses_some_of_them(monkeypatch):
