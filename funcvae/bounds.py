@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Annotated
 
 import torch
-from einops import rearrange, reduce
+from einops import rearrange
 from torch import Tensor
 
 from funcvae._support import checks
@@ -24,7 +24,8 @@ from funcvae._support.pickling import remembered
 from funcvae.errors import BadValue
 
 __all__ = [
-    "Bound", "LogWeights", "Partition", "ciwae", "elbo", "groups", "iwae", "miwae", "renyi", "tempered_mean", "tvo",
+    "Bound", "LogWeights", "Partition", "ciwae", "elbo", "groups", "iwae", "miwae", "renyi", "softmax", "tempered_mean",
+    "tvo",
 ]  # fmt: skip
 
 
@@ -49,7 +50,7 @@ def elbo(log_w: LogWeights) -> Tensor:
 
     Reference: Kingma & Welling (2014), arXiv:1312.6114.
     """
-    return reduce(log_w, "n ... -> ...", "mean")
+    return log_w.mean(0, dtype=torch.float64).to(log_w.dtype)  # a float32 sum loses several digits
 
 
 @checks.arguments
@@ -78,12 +79,12 @@ def renyi(alpha: Finite) -> Bound:
 
     @checks.arguments
     def bound(log_w: LogWeights) -> Tensor:
-        top = log_w.max(0).values
-        f = (1 - alpha) * (log_w - top)
-        # Where all f are small, as near alpha = 1, log(mean exp f) has a rounding error that 1/(1 - alpha) magnifies.
+        # The factor 1/(1 - alpha) magnifies rounding errors: compute in float64 and, where all f are small, as near
+        # alpha = 1, without cancellation.
+        f = (1 - alpha) * log_w.double()
         small = f.abs().max(0).values < 1
         log_mean = torch.where(small, f.clamp(-1, 1).expm1().mean(0).log1p(), _iwae(f))
-        return top + log_mean / (1 - alpha)
+        return (log_mean / (1 - alpha)).to(log_w.dtype)
 
     return bound
 
@@ -103,7 +104,7 @@ def miwae(m: Count) -> Bound:
 
     @checks.arguments
     def bound(log_w: LogWeights) -> Tensor:
-        return _iwae(rearrange(_groups(log_w, m), "m k ... -> k m ...")).mean(0)
+        return _elbo(_iwae(rearrange(_groups(log_w, m), "m k ... -> k m ...")))
 
     return bound
 
@@ -123,7 +124,7 @@ def ciwae(beta: Fraction) -> Bound:
 
     @checks.arguments
     def bound(log_w: LogWeights) -> Tensor:
-        return beta * log_w.mean(0) + (1 - beta) * _iwae(log_w)
+        return beta * _elbo(log_w) + (1 - beta) * _iwae(log_w)
 
     return bound
 
@@ -146,8 +147,9 @@ def tvo(partition: Partition) -> Bound:
 
     @checks.arguments
     def bound(log_w: LogWeights) -> Tensor:
-        terms = [(after - beta) * _tempered_mean(log_w, beta)[1] for beta, after in pairwise(partition)]
-        return torch.stack(terms).sum(0)
+        f = log_w.double()
+        terms = [(after - beta) * _tempered_mean(f, beta)[1] for beta, after in pairwise(partition)]
+        return torch.stack(terms).sum(0).to(log_w.dtype)
 
     return bound
 
@@ -165,12 +167,24 @@ def groups(log_w: LogWeights, m: Count) -> Tensor:
 
 
 @checks.arguments
+def softmax(log_w: LogWeights) -> Tensor:
+    """The normalised weights softmax_k(log w) [N, B].
+
+    A float32 sum of N terms has a relative error of up to N/2^24, so that of more than 128 samples is in float64.
+    """
+    return (log_w.double() if len(log_w) > 128 else log_w).softmax(0).to(log_w.dtype)
+
+
+@checks.arguments
 def tempered_mean(log_w: LogWeights, beta: float) -> tuple[Tensor, Tensor]:
     """The weights softmax_k(beta log w) [N, B], and the mean of log w under them [B]."""
     if beta == 0:
-        return torch.full_like(log_w, 1 / len(log_w)), log_w.mean(0)
-    w = (beta * log_w).softmax(0)
-    return w, torch.where(w > 0, w * log_w, 0).sum(0)  # w log w -> 0 as log w -> -inf
+        return torch.full_like(log_w, 1 / len(log_w)), _elbo(log_w)
+    f = log_w.double()  # in float32, beta log w would lose the digits that its differences need
+    w = (beta * f).softmax(0)
+    mean = (w * torch.where(w > 0, f, 0)).sum(0)  # w log w -> 0 as log w -> -inf
+    return w.to(log_w.dtype), mean.to(log_w.dtype)
 
 
-_iwae, _groups, _tempered_mean = checks.unchecked(iwae), checks.unchecked(groups), checks.unchecked(tempered_mean)
+_elbo, _iwae, _groups = checks.unchecked(elbo), checks.unchecked(iwae), checks.unchecked(groups)
+_tempered_mean = checks.unchecked(tempered_mean)

@@ -6,6 +6,8 @@ import torch
 from einops import reduce
 from torch import Tensor
 
+from funcvae import bounds
+from funcvae._support import checks
 from funcvae._support.autograd import vjp
 from funcvae.distributions import Delta, kl
 from funcvae.estimators.engine import scale_tree, share_of_state
@@ -26,13 +28,12 @@ def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
         p_z, state = model.prior(params, state, z, train)
         log_p_x = log_p_x_given_z(p_x, x)
         kl_q_p = reduce(kl(q, p_z), "... b z -> ... b", "sum")
-        bound = reduce(log_p_x - beta * kl_q_p, "n b -> b", "mean")
-        return bound, log_p_x, q, p_z, z, state
+        return log_p_x - beta * kl_q_p, log_p_x, q, p_z, z, state
 
     def estimate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:
         def loss(params: Params) -> Any:
-            bound, *rest = forward(model, params, state, x, eps, train)
-            return -bound.mean(), (bound, *rest)
+            each, *rest = forward(model, params, state, x, eps, train)
+            return -reduce(each, "n b -> b", "mean").mean(), (_elbo(each), *rest)
 
         value, pull, (bound, log_p_x, q, p_z, z, new_state) = vjp(loss, params, has_aux=True)
         (grads,) = pull(torch.ones_like(value), retain_graph=False)
@@ -40,7 +41,7 @@ def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
         return Estimate(grads, bound, log_w, new_state)
 
     def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
-        return forward(model, params, state, x, eps, False)[0]
+        return _elbo(forward(model, params, state, x, eps, False)[0])
 
     def share(
         model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, samples: int, *w: Tensor
@@ -54,3 +55,6 @@ def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
         return evaluate(model, params, state, x, eps) * (len(eps) / samples)
 
     return Estimator(name, claims, None, estimate, evaluate, None, Parts(share, bound=bound))
+
+
+_elbo = checks.unchecked(bounds.elbo)

@@ -118,7 +118,7 @@ def iwae() -> Estimator:
     """
 
     def iwae(log_w: Tensor) -> Weights:
-        v = log_w.softmax(0)
+        v = _softmax(log_w)
         return Weights(path=v, score=-v, theta=v)
 
     return weighted(iwae, bound=bounds.iwae, claims=Claims("L_K", True, True, ("arXiv:1509.00519",), "any"))
@@ -136,7 +136,7 @@ def iwae_stl() -> Estimator:
     """
 
     def iwae_stl(log_w: Tensor) -> Weights:
-        v = log_w.softmax(0)
+        v = _softmax(log_w)
         return Weights(path=v, score=torch.zeros_like(v), theta=v)
 
     claims = Claims("L_K", False, True, ("arXiv:1703.09194",), "any", note="unbiased at K = 1")
@@ -156,7 +156,7 @@ def dreg() -> Estimator:
     """
 
     def dreg(log_w: Tensor) -> Weights:
-        v = log_w.softmax(0)
+        v = _softmax(log_w)
         return Weights(path=v**2, score=torch.zeros_like(v), theta=v)
 
     return weighted(dreg, bound=bounds.iwae, claims=Claims("L_K", True, True, ("arXiv:1810.04152",)))
@@ -175,7 +175,7 @@ def renyi(alpha: float) -> Estimator:
     """
 
     def renyi(log_w: Tensor) -> Weights:
-        u = ((1 - alpha) * log_w).softmax(0)
+        u, _ = _tempered_mean(log_w, 1 - alpha)
         return Weights(path=u, score=-u, theta=u)
 
     claims = Claims(f"Rényi({_digits(alpha)})", True, True, ("arXiv:1602.02311",), "any")
@@ -197,7 +197,7 @@ def vr_iwae_dreg(alpha: float) -> Estimator:
         raise BadValue(f"alpha is {alpha}: it must lie in [0, 1); use stl for 1")
 
     def vr_iwae_dreg(log_w: Tensor) -> Weights:
-        u = ((1 - alpha) * log_w).softmax(0)
+        u, _ = _tempered_mean(log_w, 1 - alpha)
         return Weights(path=alpha * u + (1 - alpha) * u**2, score=torch.zeros_like(u), theta=u)
 
     claims = Claims(f"Rényi({_digits(alpha)})", True, True, ("arXiv:2210.06226",))
@@ -255,12 +255,12 @@ def vimco() -> Estimator:
 
     def vimco(log_w: Tensor) -> Weights:
         f = _from_the_top(_two_or_more("vimco", log_w))
-        v, total, others = f.softmax(0), f.logsumexp(0), _others_mean(f)
+        v, total, others = _softmax(f), f.logsumexp(0), _others_mean(f)
         # L_K - L_{-k} = -log(1 - v + g), where g is the geometric mean of the others over the sum. This form is
         # accurate, except where v is close to 1: there log-sums are.
-        change = (others - total).exp() - v
-        by_sums = total - torch.logaddexp(_others_logsumexp(f), others)
-        score = torch.where(change > -0.5, -torch.log1p(change), by_sums) - v
+        g = (others - total).exp()
+        by_sums = total - torch.logaddexp(_others_logsumexp(f), others) - v
+        score = torch.where(g - v > -0.5, -g - _log1p_minus(g - v), by_sums)
         return Weights(path=torch.zeros_like(v), score=score, theta=v)
 
     claims = Claims("L_K", True, True, ("arXiv:1602.06725",), posterior="any", note="K >= 2")
@@ -282,10 +282,10 @@ def ovis(gamma: Fraction) -> Estimator:
 
     def ovis(log_w: Tensor) -> Weights:
         f = _from_the_top(_two_or_more("ovis", log_w))
-        v = f.softmax(0)
-        # log(1 - v): log1p(-v) is -inf where v rounds to 1, and the log-sums lose digits where v is small.
-        log_rest = torch.where(v < 0.5, torch.log1p(-v), _others_logsumexp(f) - f.logsumexp(0))
-        score = -log_rest - (1 - gamma) * v + gamma * math.log1p(-1 / len(f))
+        v = _softmax(f)
+        # -log(1 - v) - v: log1p(-v) is -inf where v rounds to 1, and the log-sums lose digits where v is small.
+        by_sums = f.logsumexp(0) - _others_logsumexp(f) - v
+        score = torch.where(v < 0.5, -_log1p_minus(-v), by_sums) + gamma * (v + math.log1p(-1 / len(f)))
         return Weights(path=torch.zeros_like(v), score=score, theta=v)
 
     note = "K >= 2; unbiased only at γ = 0" if gamma else "K >= 2"
@@ -306,7 +306,7 @@ def rws() -> Estimator:
     """
 
     def rws(log_w: Tensor) -> Weights:
-        v = log_w.softmax(0)
+        v = _softmax(log_w)
         return Weights(path=torch.zeros_like(v), score=v, theta=v)
 
     claims = Claims("L_K", False, True, ("arXiv:1406.2751",), "any", "any", "encoder: wake-phi, KL(p‖q)")
@@ -346,7 +346,7 @@ def ciwae(beta: Fraction) -> Estimator:
     """
 
     def ciwae(log_w: Tensor) -> Weights:
-        r = beta * _mean(log_w) + (1 - beta) * log_w.softmax(0)
+        r = beta * _mean(log_w) + (1 - beta) * _softmax(log_w)
         return Weights(path=r, score=-r, theta=r)
 
     claims = Claims(f"{_digits(beta)} ELBO + {1 - beta:g} L_K", True, True, ("arXiv:1802.04537",), "any")
@@ -368,7 +368,7 @@ def piwae(m: Count) -> Estimator:
 
     def piwae(log_w: Tensor) -> Weights:
         v = _grouped_softmax(log_w, m) / m
-        return Weights(path=v, score=-v, theta=log_w.softmax(0))
+        return Weights(path=v, score=-v, theta=_softmax(log_w))
 
     # With one group this is `iwae`.
     note = f"encoder: unbiased for the mean of {m} bounds L_(K/{m}); {m} divides K" if m > 1 else ""
@@ -397,9 +397,10 @@ def tvo(partition: Partition) -> Estimator:
 
     def tvo(log_w: Tensor) -> Weights:
         score, theta = torch.zeros_like(log_w), torch.zeros_like(log_w)
+        f = log_w.double()
         for beta, after in pairwise(partition):
-            w, mean = _tempered_mean(log_w, beta)
-            apart = torch.where(w > 0, log_w - mean, 0)  # where w is 0, w · apart -> 0 as log w -> -inf
+            w, mean = _tempered_mean(f, beta)
+            apart = torch.where(w > 0, f - mean, 0)  # where w is 0, w · apart -> 0 as log w -> -inf
             score += (after - beta) * w * ((1 - beta) * apart - 1)
             theta += (after - beta) * w * (1 + (beta * apart if beta else 0))
         return Weights(path=torch.zeros_like(log_w), score=score, theta=theta)
@@ -419,7 +420,12 @@ def _mean(log_w: Tensor) -> Tensor:
 
 
 def _grouped_softmax(log_w: Tensor, m: int) -> Tensor:
-    return rearrange(_groups(log_w, m).softmax(1), "m k b -> (m k) b")
+    return rearrange(torch.vmap(_softmax)(_groups(log_w, m)), "m k b -> (m k) b")
+
+
+def _log1p_minus(x: Tensor) -> Tensor:
+    """log(1 + x) - x, in float64 because the terms cancel for small x."""
+    return (x.double().log1p() - x).to(x.dtype)
 
 
 def _two_or_more(name: str, log_w: Tensor) -> Tensor:
@@ -437,5 +443,6 @@ def _digits(number: float) -> str:
     return str(number).removesuffix(".0")
 
 
-_groups, _tempered_mean = checks.unchecked(bounds.groups), checks.unchecked(bounds.tempered_mean)
+_softmax, _groups = checks.unchecked(bounds.softmax), checks.unchecked(bounds.groups)
+_tempered_mean = checks.unchecked(bounds.tempered_mean)
 _others_mean, _others_logsumexp = checks.unchecked(others_mean), checks.unchecked(others_logsumexp)

@@ -102,7 +102,7 @@ def fit(
         precision: the precision of float32 matrix products: see `compilation.precision`.
         history: the history of earlier calls for the same run, to which this call appends.
         log: called with a row (a flat dict) for every step, and for every epoch with `test_bound` and the mean training
-            `bound` of the epoch. Rows arrive in groups, because each read makes the device wait.
+            `bound` over the items of the epoch. Rows arrive in groups, because each read makes the device wait.
         watch: called after every step with the number of steps made and the new TrainState. The next step overwrites
             its buffers, so copy what you keep.
         save: called with the TrainState after every `save_every` steps of the run (never for 0), after the last step,
@@ -183,7 +183,7 @@ def fit_task(
             if saving or epoch_ended:
                 _check_finite("the parameters' norm", float(tree.norm(ts.params)), row)
             if epoch_ended:
-                row["bound"] = record.mean_bound(per_epoch)
+                row["bound"] = record.mean_bound(len(task.train), task.settings.batch)
                 if test is not None:
                     batch = task.settings.batch
                     row["test_bound"] = _test_bound(ts, test, test_key, run.evaluation, batch, task.processes)
@@ -250,9 +250,11 @@ class _Record:
         """Adds the metrics [steps, 3] of some steps."""
         self.metrics.extend(metrics.flat)
 
-    def mean_bound(self, steps: int) -> float:
-        """The mean training bound of the last `steps` steps, or of all if there are fewer."""
-        return float(np.mean(self.metrics[-3 * steps :][1::3]))
+    def mean_bound(self, n: int, batch: int) -> float:
+        """The mean training bound over the n items of the last epoch, or over those of the recorded steps of it."""
+        items = np.diff([*range(0, n, batch), n]) / min(n, batch)  # of each step, relative to the first
+        bound = self.metrics[-3 * len(items) :][1::3]
+        return float(np.average(bound, weights=items[-len(bound) :]))
 
     def history(self) -> History:
         """The complete history."""

@@ -96,6 +96,37 @@ def test_float32_weights_equal_float64_weights_at_extreme_log_weights(spec, case
             torch.testing.assert_close(value.double(), exact._asdict()[name], rtol=1e-4, atol=1e-6)
 
 
+FURTHER = ["renyi:0.3", "renyi:2.7", "renyi:0.999", "vr_iwae_dreg:0.3", "tvo:0:0.1:0.5:1", "ovis:0.5"]
+
+
+@pytest.mark.parametrize("samples", [64, 5000])
+@pytest.mark.parametrize("spec", [s for s in (*SPECS, *FURTHER) if s not in ("elbo", "beta_elbo:4")])
+def test_float32_weights_and_bounds_are_accurate_for_many_samples_around_minus_3500(spec, samples):
+    for seed, spread in enumerate((0.1, 1.0, 5.0, 50.0)):
+        log_w = -3500 + spread * fv.random.normal(fv.random.key(seed), (samples, 32))
+        log_w[3, ::2] = -math.inf if spec.split(":")[0] in ("iwae", "dreg", "ovis", "vimco") else -3500
+        (single, bound), (exact, known) = map(parse(spec).parts.weigh, (log_w, log_w.double()))
+        for a, b in zip(single, exact, strict=True):
+            assert ((a.double() - b).abs().amax(0) <= 1e-5 * b.abs().amax(0)).all()
+        assert (bound.double() - known).abs().max() < 5e-4  # half a unit in the last place is 1.2e-4
+
+
+@pytest.mark.parametrize("spec", ["elbo", "beta_elbo:4"])
+def test_the_float32_bound_with_an_analytic_kl_is_accurate_for_many_samples(spec):
+    model = fv.vae(
+        encoder=lambda: nn.Linear(1, 2),
+        decoder=lambda: nn.Linear(1, 1),
+        likelihood=fv.heads.normal_fixed(0.01),
+        latent=1,
+    )
+    params, state = model.init(fv.random.key(0))
+    x, eps = torch.tensor([[0.7], [1.1]]), fv.noise.iid(fv.random.key(1), 5000, (2, 1))
+    single = parse(spec)(model, params, state, x, eps, train=False).bound
+    exact = parse(spec)(model, *fv.tree.map(torch.Tensor.double, (params, state, x, eps)), train=False).bound
+    assert exact.min() < -3500
+    torch.testing.assert_close(single.double(), exact, rtol=2e-7, atol=0)
+
+
 @every_estimator
 def test_log_weights_ten_thousand_nats_apart_give_finite_numbers(spec):
     model = fv.vae(

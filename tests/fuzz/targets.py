@@ -144,6 +144,7 @@ target("bounds.miwae", lambda m, log_w: bounds.miwae(m)(log_w), m=COUNT, log_w=L
 target("bounds.ciwae", lambda beta, log_w: bounds.ciwae(beta)(log_w), beta=UNIT, log_w=LOG_W)
 target("bounds.tvo", lambda partition, log_w: bounds.tvo(partition)(log_w), partition=PARTITION, log_w=LOG_W)
 target("bounds.groups", bounds.groups, log_w=LOG_W, m=COUNT)
+target("bounds.softmax", bounds.softmax, log_w=LOG_W)
 target("bounds.tempered_mean", bounds.tempered_mean, log_w=LOG_W, beta=NUMBER)
 target("evaluate.likelihood", evaluate.likelihood, log_w=LOG_W)
 RUNGS = Kind(

@@ -108,8 +108,19 @@ def test_rows_are_logged_for_every_step_and_every_epoch(points):
     assert [row["loss"] for row in steps] == history.loss.tolist()
     assert [row["test_bound"] for row in epochs] == history.test_bound.tolist()
     assert [row["step"] for row in epochs] == [4, 8]
-    assert epochs[0]["bound"] == pytest.approx(history.bound[:4].mean())
+    assert epochs[0]["bound"] == pytest.approx(np.average(history.bound[:4], weights=[16, 16, 16, 2]), rel=1e-12)
     assert rows.index(epochs[0]) == 4
+
+
+def test_the_bound_of_an_epoch_counts_each_item_once_also_in_a_short_last_batch():
+    data = torch.zeros(33, 2)
+    data[0] = 20.0  # in the batch of 32, whose mean is far from that of the last item
+    rows, model, opt = [], small(), fv.optim.adam(0.0)
+    ts = fv.train.init(model, opt, fv.random.key(2))
+    fv.train.fit(ts, model, fv.estimators.iwae(), opt, data, batch=32, samples=50, compile=False, log=rows.append)
+    first, last, epoch = (row["bound"] for row in rows)
+    assert abs(first - last) > 1
+    assert epoch == pytest.approx((32 * first + last) / 33, rel=1e-12)
 
 
 def test_the_test_bound_approaches_minus_the_entropy_of_the_data_and_does_not_exceed_it():
