@@ -9,14 +9,13 @@ from funcvae.variance.comparison import Arm, compare
 from funcvae.variance.decomposition import Decomposition, Sources, sources
 from funcvae.variance.intervals import Measured
 from funcvae.variance.monte_carlo import Moments, moments
-from funcvae.variance.quadrature import Exact, exact
+from funcvae.variance.quadrature import Errors, Exact, exact
 from funcvae.variance.results import Bias, Compared, Comparison
 from funcvae.variance.scaling import Measure, Slope, Sweep, slope, sweep
 from funcvae.variance.snr import Group
 from funcvae.variance.weight_diagnostics import Importance
 
 __all__ = [
-    "Arm", "Bias", "Compared", "Comparison", "Decomposition", "Exact", "Group", "Importance", "Measure", "Measured",
-    "Moments", "Slope", "Sources", "Sweep", "compare", "exact", "moments", "slope", "sources",
-    "sweep",
+    "Arm", "Bias", "Compared", "Comparison", "Decomposition", "Errors", "Exact", "Group", "Importance", "Measure",
+    "Measured", "Moments", "Slope", "Sources", "Sweep", "compare", "exact", "moments", "slope", "sources", "sweep",
 ]  # fmt: skip

@@ -5,7 +5,6 @@ from typing import Annotated, NamedTuple
 
 import torch
 from einops import rearrange, reduce
-from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
 from funcvae import tree
@@ -18,7 +17,16 @@ from funcvae.model import VAE, check_data, noise_dtype
 from funcvae.modules import Params, State
 from funcvae.variance.problem import gradients
 
-__all__ = ["Exact", "exact"]
+__all__ = ["Errors", "Exact", "exact"]
+
+
+class Errors(NamedTuple):
+    """Estimates of the largest absolute error among the numbers of each field of an `Exact`."""
+
+    mean: float
+    variance: float
+    covariance: float
+    bound: float
 
 
 class Exact(NamedTuple):
@@ -32,6 +40,8 @@ class Exact(NamedTuple):
     """[P, P], between all coordinates: the flattened `tree.leaves(params)`, concatenated."""
     bound: Tensor
     """E[bound] [B], in nats."""
+    error: Errors
+    """Estimates of the errors of the other fields."""
 
 
 @checks.arguments
@@ -44,33 +54,45 @@ def exact(
     x: Annotated[Tensor, "B ..."],
     *,
     samples: Count,
-    nodes: Annotated[int, checks.within(1, 256)],  # numpy's weights overflow for more nodes
+    nodes: Count,
+    tolerance: Annotated[float, checks.at_least(0)] = 1e-4,
 ) -> Exact:
-    """Mean and covariance of `estimator(...).grads` over independent noise, by tensor Gauss–Hermite quadrature.
+    """Mean and covariance of `estimator(...).grads` over independent noise, by the trapezoidal rule.
 
-        E[g(eps)] ≈ sum_i w_i g(eps_i),    eps_i on the grid of `nodes` points along each of the K·Z axes of one datum
+        E[g(eps)] ≈ sum_i w_i g(eps_i) / sum_i w_i,    w_i = exp(-|eps_i|²/2)
 
-    It is exact to rounding for a polynomial of degree 2·nodes - 1 in every coordinate of eps, and converges quickly for
-    smooth functions such as small networks. The data of a batch have independent noise, and in evaluation mode the
-    gradient of a datum does not depend on other data, so
+    eps_i are the points of a grid, with `nodes` equal steps along each of the K·Z axes of one datum. The rule converges
+    exponentially for smooth functions, and faster than Gauss–Hermite quadrature. The data of a batch have independent
+    noise, and in evaluation mode the gradient of a datum does not depend on other data, so
 
         E[g] = mean_b E[g_b],    Cov g = (1/B²) sum_b Cov g_b.
 
-    On the linear-Gaussian toy in float64, 60 nodes at K·Z = 2 and 40 at K·Z = 3 give ten digits; 20 nodes at K·Z = 4
-    give nine for the mean and seven for the variance. The grid has nodes^(K·Z) points, so more axes allow fewer nodes.
-    Compare the result with that of more nodes to see if they are enough.
+    The mean of the results over all shifts of the grid is the integral. So the results of shifted grids lie on both
+    sides of it, and `error` is the largest difference from the results of six shifted grids, plus rounding. This holds
+    for smooth networks and for those with kinks, such as ReLU, where the error only decreases as 1/nodes.
+
+    Measured in float64 with Tanh, Softplus, ELU, ReLU, LeakyReLU, hard tanh and |·|, at K·Z = 1 and 2: the estimate is
+    1.2 to 31 times the true error. Below 256 times the machine epsilon, relative as in `tolerance`, it is a floor.
+
+    On the linear-Gaussian toy in float64, 60 nodes at K·Z = 2 and 40 at K·Z = 3 give ten digits; 22 nodes at K·Z = 4
+    give nine for the mean and seven for the variance. The seven grids have nodes^(K·Z) points each, so more axes allow
+    fewer nodes.
 
     Args:
         estimator: an Estimator, or any function of the same arguments that returns an Estimate.
         x: data [B, ...].
         samples: K.
-        nodes: number of quadrature nodes along each axis.
+        nodes: number of steps along each axis.
+        tolerance: the largest estimated error to accept. It is relative: for the mean, to the largest root mean square
+            of a coordinate of the gradient; for variance and covariance, to its square; for the bound, to the largest.
 
     Raises:
-        BadValue: samples is below one, nodes is not in 1 … 256, the grid has more than 2^24 points, the model has
-            more than 5,000 parameters, or the posterior's samples are not reparameterised.
+        BadValue: an estimated error exceeds the tolerance; samples or nodes is below one, a grid has more than 2^24
+            points, the model has more than 5,000 parameters, or the posterior's samples are not reparameterised.
         BadData: the model cannot take the data, or they are not finite.
         NonFinite: a gradient or bound is not finite; the message names the datum.
+
+    Reference: Trefethen (2022), "Exactness of quadrature formulas", arXiv:2101.09501.
     """
     check_estimator("estimator", estimator)
     check_data(model, params, state, x)
@@ -89,36 +111,64 @@ def exact(
     if size > _MOST_PARAMETERS:
         raise BadValue(f"the model has {size:,} parameters: exact needs at most {_MOST_PARAMETERS:,}; use moments")
 
-    point, weight = (t.to(x.device, noise_dtype(params)) for t in map(torch.from_numpy, hermegauss(nodes)))
-    weight = weight / weight.sum()
-    stride = nodes ** torch.arange(axes, device=x.device)
     chunk = max(1, min(_POINTS_AT_ONCE, _NUMBERS_AT_ONCE // size))
+    axis = torch.arange(axes, device=x.device)
+    step = 2 * min(math.sqrt(math.pi * nodes), _END) / nodes  # balances the errors of the step and of the ends
+    number_of_step = torch.arange(nodes, dtype=noise_dtype(params), device=x.device) - (nodes - 1) / 2
     gradient = gradients((estimator,), model.unchecked(), tuple(tree.named_leaves(params)), train=False)
-    mean, covariance, bounds = weight.new_zeros(size), weight.new_zeros(size, size), []
-    for item, datum in enumerate(x.split(1)):
-        first, second, bound = torch.zeros_like(mean), torch.zeros_like(covariance), weight.new_zeros(1)
-        for i in range(0, nodes**axes, chunk):
-            number = torch.arange(i, min(i + chunk, nodes**axes), device=x.device)
-            # The digits of the number of a point are its nodes, one for each axis.
-            node = rearrange(number, "i -> i 1") // stride % nodes
-            w = reduce(weight[node], "i a -> i", "prod")
-            eps = rearrange(point[node], "i (n z) -> i n 1 z", n=samples)
-            (leaves,), _, (b,) = gradient(params, state, datum, eps)
-            g = torch.cat(leaves, 1)  # [i, P]
-            first += w @ g
-            second.addmm_((w * g.T), g)
-            bound += w @ rearrange(b, "i -> i 1")
-        if not (first.isfinite().all() and bound.isfinite().all()):
-            raise NonFinite(f"the gradient or bound of item {item} is not finite: check the parameters")
-        mean += first / len(x)
-        covariance += second.addr_(first, first, alpha=-1) / len(x) ** 2
-        bounds.append(bound)
+
+    def integrate(shift: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The mean, variance [P], covariance [P, P] and bounds [B] on the grid with this shift [K·Z], in steps."""
+        point = step * (number_of_step + rearrange(shift, "a -> a 1"))
+        weight = (-point.square() / 2).softmax(1)
+        mean, covariance, bounds = weight.new_zeros(size), weight.new_zeros(size, size), []
+        for item, datum in enumerate(x.split(1)):
+            first, second, bound = torch.zeros_like(mean), torch.zeros_like(covariance), weight.new_zeros(1)
+            for i in range(0, nodes**axes, chunk):
+                number = torch.arange(i, min(i + chunk, nodes**axes), device=x.device)
+                # The digits of the number of a point are its nodes, one for each axis.
+                node = rearrange(number, "i -> i 1") // nodes**axis % nodes
+                w = reduce(weight[axis, node], "i a -> i", "prod")
+                eps = rearrange(point[axis, node], "i (n z) -> i n 1 z", n=samples)
+                (leaves,), _, (b,) = gradient(params, state, datum, eps)
+                g = torch.cat(leaves, 1)  # [i, P]
+                first += w @ g
+                second.addmm_((w * g.T), g)
+                bound += w @ rearrange(b, "i -> i 1")
+            if not (first.isfinite().all() and bound.isfinite().all()):
+                raise NonFinite(f"the gradient or bound of item {item} is not finite: check the parameters")
+            mean += first / len(x)
+            covariance += second.addr_(first, first, alpha=-1) / len(x) ** 2
+            bounds.append(bound)
+        return mean, covariance.diagonal(), covariance, torch.cat(bounds)
+
+    # The axes move by different multiples, so that sums and differences of axes move, too.
+    multiple = torch.tensor([pow(3, a, _GRIDS) for a in range(axes)])
+    shifts = rearrange(torch.arange(_GRIDS), "s -> s 1") * multiple % _GRIDS / _GRIDS
+    found, *others = (integrate(shift) for shift in (shifts - shifts.round()).to(number_of_step))
+    mean, variance, covariance, bound = found
+    square = float((mean.square() + variance).max())
+    scales = Errors(math.sqrt(square), square, square, float(bound.abs().max()))
+    eps = torch.finfo(mean.dtype).eps
+    error = Errors(*(_ROUNDING * eps * scale for scale in scales))
+    for other in others:
+        apart = (float((a - b).abs().max()) for a, b in zip(found, other, strict=True))
+        error = Errors(*map(max, error, apart))
+    for name, estimate, scale in zip(Errors._fields, error, scales, strict=True):
+        if estimate > (allowed := tolerance * max(scale, eps)):
+            raise BadValue(
+                f"the error of the {name} is about {estimate:.1g} with {nodes} nodes, and tolerance allows "
+                f"{allowed:.1g}: use more nodes or a larger tolerance, or moments"
+            )
 
     def like(flat: Tensor) -> Params:
         return tree.like(flat.split([leaf.numel() for leaf in tree.leaves(params)]), params)
 
-    return Exact(like(mean), like(covariance.diagonal()), covariance, torch.cat(bounds))
+    return Exact(like(mean), like(variance), covariance, bound, error)
 
 
 _MOST_POINTS, _MOST_PARAMETERS = 2**24, 5000
 _POINTS_AT_ONCE, _NUMBERS_AT_ONCE = 8192, 2**23
+_GRIDS = 7
+_END = 9.0  # the grid ends where the normal density, times powers of eps, is below rounding
+_ROUNDING = 256  # multiples of the machine epsilon

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 import funcvae as fv
 from funcvae import tree
@@ -60,8 +61,9 @@ def test_the_covariance_of_the_plain_gradient_is_known():
 @pytest.mark.parametrize("spec", ["dreg", "vimco"])
 def test_a_batch_has_the_mean_of_its_means_and_independent_noise(spec):
     model, params, state, x = tiny()
-    both = exact(parse(spec), model, params, state, x, samples=2, nodes=8)
-    one, two = (exact(parse(spec), model, params, state, x[i : i + 1], samples=2, nodes=8) for i in (0, 1))
+    options = {"samples": 2, "nodes": 8, "tolerance": 1.0}
+    both = exact(parse(spec), model, params, state, x, **options)
+    one, two = (exact(parse(spec), model, params, state, x[i : i + 1], **options) for i in (0, 1))
     assert_close(both.mean, tree.map(lambda a, b: (a + b) / 2, one.mean, two.mean), atol=1e-12)
     assert_close(both.variance, tree.map(lambda a, b: (a + b) / 4, one.variance, two.variance), atol=1e-12)
     torch.testing.assert_close(both.covariance, (one.covariance + two.covariance) / 4)
@@ -85,8 +87,8 @@ def test_sampled_moments_agree_within_their_standard_errors():
 
 def test_the_expected_bound_is_the_quadrature_of_the_bound():
     model, params, state, x = tiny()
-    found = exact(parse("iwae"), model, params, state, x, samples=2, nodes=12)
-    value, _ = quadrature_bound(parse("iwae").bound, model, params, state, x, 2, 12)
+    found = exact(parse("iwae"), model, params, state, x, samples=1, nodes=50)
+    value, _ = quadrature_bound(parse("iwae").bound, model, params, state, x, 1, 50)
     assert found.bound.mean().item() == pytest.approx(value, abs=1e-12)
 
 
@@ -95,7 +97,7 @@ def test_the_expected_bound_is_the_quadrature_of_the_bound():
     [
         ({"samples": 0, "nodes": 3}, "samples is 0"),
         ({"samples": 1, "nodes": 0}, "nodes is 0"),
-        ({"samples": 1, "nodes": 400}, "nodes is 400: it must be between 1 and 256"),
+        ({"samples": 1, "nodes": 4, "tolerance": -1.0}, "tolerance is -1"),
         ({"samples": 5, "nodes": 60}, r"60 nodes along each of samples · latent = 5 axes make 8e\+08 points"),
     ],
 )
@@ -112,20 +114,60 @@ def test_parameters_that_are_not_finite_raise_an_error_that_names_the_item():
 
 
 @pytest.mark.parametrize(
-    ("samples", "nodes", "mean", "variance"), [(2, 60, 1e-10, 1e-10), (3, 40, 1e-10, 1e-9), (4, 20, 1e-9, 1e-7)]
+    ("samples", "nodes", "mean", "variance"),
+    [(2, 60, 1e-10, 1e-10), (3, 40, 1e-10, 1e-9), pytest.param(4, 22, 1e-9, 1e-7, marks=pytest.mark.slow)],
 )
 def test_the_nodes_in_the_docstring_are_enough(samples, nodes, mean, variance):
-    few, more = (exact(parse("iwae"), *toy(), X, samples=samples, nodes=n) for n in (nodes, nodes + 8))
+    few, more = (exact(parse("iwae"), *toy(), X, samples=samples, nodes=n) for n in (nodes, nodes + 6))
     assert_close(few.mean["encoder"], more.mean["encoder"], atol=mean)
     assert_close(few.variance["encoder"], more.variance["encoder"], atol=variance)
 
 
+class Abs(nn.Module):
+    def forward(self, x):
+        return x.abs()
+
+
+def decoding_with(activation, key):
+    model = fv.vae(
+        encoder=lambda: nn.Linear(2, 2),
+        decoder=lambda: nn.Sequential(nn.Linear(1, 3), activation(), nn.Linear(3, 2)),
+        likelihood=fv.heads.normal_fixed(0.5),
+        latent=1,
+    )
+    params, state = model.init(fv.random.key(key))
+    return model, tree.map(torch.Tensor.double, params), state, torch.tensor([[0.5, -0.3], [-0.2, 0.8]]).double()
+
+
+@pytest.mark.parametrize(
+    "activation", [nn.Tanh, nn.Softplus, nn.ELU, nn.ReLU, nn.LeakyReLU, nn.Hardtanh, Abs], ids=lambda a: a.__name__
+)
+def test_the_estimated_errors_cover_the_true_errors_and_are_at_most_a_hundred_times_as_large(activation):
+    for key in range(2):
+        known = exact(parse("iwae"), *decoding_with(activation, key), samples=1, nodes=4001, tolerance=1.0)
+        for nodes in (15, 50, 101):
+            found = exact(parse("iwae"), *decoding_with(activation, key), samples=1, nodes=nodes, tolerance=10.0)
+            for name, estimate in found.error._asdict().items():
+                pairs = zip(tree.leaves(getattr(found, name)), tree.leaves(getattr(known, name)), strict=True)
+                true = max(float((a - b).abs().max()) for a, b in pairs)
+                assert true <= estimate <= max(100 * true, 1e-12), (key, nodes, name)
+
+
+def test_errors_above_the_tolerance_raise_an_error_that_says_what_to_do():
+    smooth = exact(parse("dreg"), *decoding_with(nn.Tanh, 0), samples=2, nodes=50)
+    assert max(smooth.error) < 1e-6
+    with pytest.raises(BadValue, match=r"error of the mean is about 0\.0[0-9] with 50 nodes, and tolerance allows"):
+        exact(parse("dreg"), *decoding_with(nn.ReLU, 0), samples=2, nodes=50)
+    kinked = exact(parse("dreg"), *decoding_with(nn.ReLU, 0), samples=2, nodes=50, tolerance=1.0)
+    assert kinked.error.mean > 1e-3
+
+
 def test_points_computed_in_parts_give_the_same_moments(monkeypatch):
     model, params, state, x = tiny()
-    whole = exact(parse("dreg"), model, params, state, x, samples=1, nodes=9)
+    whole = exact(parse("dreg"), model, params, state, x, samples=1, nodes=9, tolerance=1.0)
     monkeypatch.setattr("funcvae.variance.quadrature._POINTS_AT_ONCE", 10)
-    parts = exact(parse("dreg"), model, params, state, x, samples=1, nodes=9)
-    assert_close(tuple(parts), tuple(whole), atol=1e-13)
+    parts = exact(parse("dreg"), model, params, state, x, samples=1, nodes=9, tolerance=1.0)
+    assert_close(tuple(parts)[:4], tuple(whole)[:4], atol=1e-13)
 
 
 def test_a_large_model_raises_an_error():
@@ -145,7 +187,8 @@ def test_data_that_are_not_finite_raise_an_error_that_names_the_item():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_moments_on_cuda_equal_those_on_the_cpu():
     model, params, state, x = tiny()
-    here = exact(parse("dreg"), model, params, state, x, samples=2, nodes=6)
-    there = exact(parse("dreg"), model, *tree.map(torch.Tensor.cuda, (params, state, x)), samples=2, nodes=6)
+    options = {"samples": 2, "nodes": 6, "tolerance": 1.0}
+    here = exact(parse("dreg"), model, params, state, x, **options)
+    there = exact(parse("dreg"), model, *tree.map(torch.Tensor.cuda, (params, state, x)), **options)
     assert there.covariance.is_cuda
-    assert_close(tree.map(torch.Tensor.cpu, tuple(there)), tuple(here), atol=1e-10)
+    assert_close(tree.map(torch.Tensor.cpu, tuple(there)[:4]), tuple(here)[:4], atol=1e-10)
