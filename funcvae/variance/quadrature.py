@@ -71,7 +71,7 @@ def exact(
     sides of it, and `error` is three times the largest difference from the results of six shifted grids, or 256 times
     the machine epsilon, relative as in `tolerance`, if that is more. This holds for smooth networks and for those with
     kinks, such as ReLU, where the error only decreases as 1/nodes. Measured in float64 with Tanh, Softplus, ELU, ReLU,
-    LeakyReLU, hard tanh and |·|, at K·Z = 1 and 2, `error` is 1.1 to 92 times the true error.
+    LeakyReLU, hard tanh and |·|, at K·Z = 1, 2 and 3, `error` is 1.1 to 92 times the true error.
 
     On the linear-Gaussian toy in float64, 60 nodes at K·Z = 2 and 40 at K·Z = 3 give ten digits; 22 nodes at K·Z = 4
     give nine for the mean and seven for the variance. The seven grids have nodes^(K·Z) points each, so more axes allow
