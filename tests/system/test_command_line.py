@@ -28,10 +28,10 @@ def test_list_estimators_prints_weights_target_biases_and_papers(capsys):
         "                  L_K",
         "encoder unbiased, decoder unbiased",
         "needs independent noise",
-        "any posterior",
         "arXiv:1810.04152",
     ]
     assert "encoder biased, decoder unbiased; encoder: wake-phi, KL(p‖q)" in table
+    assert "K >= 2; needs independent noise; any posterior; Kool et al. 2019" in table
 
 
 def test_an_unknown_option_is_an_error_without_a_traceback(here, capsys):

@@ -73,7 +73,7 @@ def test_signal_to_noise_scales_with_k_as_rainforth_and_tucker_found(tmp_path, s
 
 
 def test_an_estimator_is_chosen_by_its_variance_and_bias(tmp_path):
-    options = {"steps": 400, "replicates": 512, "batches": 10, "out": str(tmp_path)}
+    options = {"steps": 400, "replicates": 2048, "batches": 10, "out": str(tmp_path)}
     found, best, sources, written = main("compare_estimators")(**options)
     mine = found.row("98% dreg, 2% iwae")
     assert found.row("dreg").ratio["encoder"][:4] == (1, 0, 1, 1)
