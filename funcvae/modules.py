@@ -6,7 +6,7 @@ out, state = net.apply(params, state, x, train=True)
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import chain
 from traceback import walk_tb
@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from funcvae import random
+from funcvae import random, tree
 from funcvae._support import checks
 from funcvae._support.pickling import by_call, remembered
 from funcvae.errors import BadType, BadValue, FuncvaeError
@@ -74,7 +74,6 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
 
     A parameter with `requires_grad=False` is frozen: a constant in the state, which nothing trains, averages or sends
     to other processes. A buffer may change in every forward pass. So what never changes is best a frozen parameter.
-    `forward` must not write to parameters.
 
     `apply` works under `grad`, `vmap` and `torch.compile(fullgraph=True)`. The module works on copies of its inputs,
     which it may change in place, and of its buffers, which are returned as the new state. So BatchNorm in training mode
@@ -84,9 +83,9 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
         BadType: the argument is not a factory of a new `nn.Module`; the factory draws with an operator that cannot be
             drawn from a key, or with a generator that starts in another state at each call; or (from `apply`) the
             module uses activation checkpointing.
-        BadValue: (from `apply`) params or state has other names or shapes than `init` returns; or the module draws
-            random numbers in `forward`, as dropout does. (Under `torch.compile` only dropout layers of torch are
-            detected: call your own module once without it.)
+        BadValue: (from `apply`) params or state has other names or shapes than `init` returns; the module changes a
+            parameter in `forward`; or it draws random numbers there, as dropout does. (Under `torch.compile` only
+            dropout layers of torch are detected: call your own module once without it.)
     """
     net = network(factory)
     return Functional(net.init, checks.after(net.check)(net.apply))
@@ -126,6 +125,7 @@ def network(factory: Callable[[], nn.Module]) -> Network:
             if isinstance(value, Tensor) and held:
                 checks.same_device(input=checks.tensor("an input", value), params=held[0])
 
+    @torch.enable_grad()  # autograd disables it in a Function
     def made(key: random.Key) -> list[Tensor]:
         params, state = _split(_build(factory, _KeyedDraws(key.cpu())).to(key.device))
         return [t.detach() for t in (*params.values(), *state.values())]
@@ -137,9 +137,10 @@ def network(factory: Callable[[], nn.Module]) -> Network:
         return params, state
 
     def apply(params: Params, state: State, *inputs: Any, train: bool) -> tuple[Any, State]:
-        if not tried and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and not tried:
+            rows = tuple(x[:2] if isinstance(x, Tensor) and x.ndim else x for x in inputs)  # they take little memory
             for mode in skeletons:
-                _refuse_checkpoint(module, partial(run, state=state, inputs=inputs, train=mode), params)
+                _check_forward(module, partial(run, inputs=rows, train=mode), params, state)
             tried.append(True)
         return run(params, state, inputs, train)
 
@@ -149,7 +150,7 @@ def network(factory: Callable[[], nn.Module]) -> Network:
         held = {name: v if name in frozen else _copy_for(inputs, v) for name, v in state.items()}
         tensors = {**params, **held}
         tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
-        inputs = tuple(x.clone() if isinstance(x, Tensor) else x for x in inputs)  # the module may change them in place
+        inputs = tree.map(lambda x: x.clone() if isinstance(x, Tensor) else x, inputs)  # the module may change them
         with _attention_for_transforms() if attention else nullcontext(), _no_draws(inputs):
             out = functional_call(skeletons[train], tensors, inputs, tie_weights=False, strict=True)
         return out, {name: v if name in frozen else tensors[name] for name, v in state.items()}
@@ -204,9 +205,10 @@ def _check_independent(module: nn.Module, other: nn.Module) -> None:
     parts = set(other.modules())
     for name, part in module.named_modules():
         if part in parts and (part is module or next(chain(part.parameters(), part.buffers()), None) is not None):
+            which = f"{type(part).__name__} {name!r}" if name else type(part).__name__
             raise BadType(
-                f"functional takes a factory of new modules: this one returns the same {type(part).__name__} {name!r} "
-                "twice; make it in the factory, or copy it there with copy.deepcopy"
+                f"functional takes a factory of new modules: this one returns the same {which} twice; make it in the "
+                "factory, or copy it there with copy.deepcopy"
             )
 
 
@@ -253,19 +255,31 @@ def _dropout_layer(module: nn.Module) -> str:
     return ""
 
 
-def _refuse_checkpoint(module: nn.Module, f: Callable[[Params], Any], params: Params) -> None:
-    """Raises BadType if f uses `torch.utils.checkpoint`, which fails under `vjp`.
+def _check_forward(module: nn.Module, run: Callable[[Params, State], Any], params: Params, state: State) -> None:
+    """Raises BadType if a module uses `torch.utils.checkpoint`, BadValue if it changes a parameter.
 
-    It would run the layers again in the backward pass, when the module no longer has these parameters.
+    Checkpointing fails under `vjp`: it would run the layers again in the backward pass, when the module no longer has
+    these parameters. Any other error is left to the call itself.
     """
+    with torch.inference_mode(False):  # where tensors count their changes
+        params, state = tree.map(torch.clone, (params, state))
+    tensors = {**params, **state}
+    before = {name: t._version for name, t in tensors.items()}
     try:
-        torch.func.vjp(f, params)
-    except Exception as error:  # the call itself raises any other error
+        torch.func.vjp(lambda params: run(params, state), params)
+    except Exception as error:
         if any(frame.f_code.co_filename == checkpoint.__file__ for frame, _ in walk_tb(error.__traceback__)):
             raise BadType(
                 f"{type(module).__name__} uses torch.utils.checkpoint, which funcvae does not support: call the layers "
                 "directly; to save memory, use the argument chunk of fit, or estimators.in_chunks"
             ) from None
+    with suppress(Exception):
+        run(params, state)
+    if changed := [name for name, t in tensors.items() if t._version != before[name]]:
+        raise BadValue(
+            f"{type(module).__name__} changes the parameter {changed[0]!r} in forward: make it a buffer, or change a "
+            "copy of it"
+        )
 
 
 @contextmanager

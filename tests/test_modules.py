@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import funcvae as fv
 from funcvae import random, tree
-from funcvae.errors import BadType, BadValue, FuncvaeError
+from funcvae.errors import BadType, BadValue
 from funcvae.modules import functional
 
 KEY = random.key(0)
@@ -313,6 +313,44 @@ def test_frozen_parameters_are_constants_in_the_state(train):
         params, state, x
     )
     assert_trees_close((compiled, same), (out, new))
+
+
+class Writes(nn.Module):
+    """Changes a parameter, learned or frozen, in forward."""
+
+    def __init__(self, learned, always):
+        super().__init__()
+        self.linear, self.always = nn.Linear(3, 2), always
+        self.scale = nn.Parameter(torch.ones(3), requires_grad=learned)
+
+    def forward(self, x):
+        if self.always or self.training:
+            with torch.no_grad():
+                self.scale.mul_(0.9).add_(x.mean(0))
+        return self.linear(x * self.scale)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("always", [False, True], ids=["in training mode", "always"])
+@by_train
+def test_a_module_that_changes_a_parameter_is_an_error_and_the_parameter_stays(learned, always, train):
+    net = functional(lambda: Writes(learned, always))
+    params, state = net.init(KEY)
+    for _ in range(2):
+        with pytest.raises(BadValue, match="Writes changes the parameter 'scale' in forward: make it a buffer"):
+            net.apply(params, state, draws(5, 3), train=train)
+    assert torch.equal({**params, **state}["scale"], torch.ones(3))
+
+
+def test_a_module_may_change_the_tensors_of_a_nested_input_in_place():
+    class Total(nn.Module):
+        def forward(self, pair):
+            return pair[0].add_(pair[1]["more"])
+
+    net, x = functional(Total), torch.ones(2)
+    out, _ = net.apply({}, {}, (x, {"more": 2 * x}), train=True)
+    assert torch.equal(out, 3 * x)
+    assert torch.equal(x, torch.ones(2))
 
 
 @pytest.mark.parametrize("missing", ["0.weight", "0.bias", "1.weight"])
@@ -655,9 +693,32 @@ def test_a_factory_that_does_not_return_a_module_is_an_error():
 
 def test_a_factory_that_always_returns_the_same_module_is_an_error_and_does_not_move_it():
     module = nn.BatchNorm1d(3)
-    with pytest.raises(FuncvaeError):  # its parameters cannot be drawn from the key
+    with pytest.raises(BadType, match="returns the same BatchNorm1d twice"):
         functional(lambda: module)
     assert module.weight.device.type == "cpu"
+
+
+def test_a_factory_may_differentiate():
+    def factory():
+        module = nn.Linear(3, 2)
+        module.weight.data -= torch.autograd.grad(module.weight.square().sum() / 2, module.weight)[0]
+        return module
+
+    assert torch.equal(functional(factory).init(KEY)[0]["weight"], torch.zeros(2, 3))
+
+
+def test_the_first_call_keeps_no_graph_of_the_whole_input():
+    sizes = []
+
+    class Sized(nn.Linear):
+        def forward(self, x):
+            sizes.append(len(x))
+            return super().forward(x)
+
+    net = functional(lambda: Sized(3, 2))
+    for _ in range(2):
+        net.apply(*net.init(KEY), draws(50, 3), train=True)
+    assert sizes.count(50) == 2
 
 
 def test_the_error_for_an_unsupported_initialiser_names_it():
