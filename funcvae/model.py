@@ -1,7 +1,7 @@
 """The VAE: three networks and two heads as pure functions over parameter pytrees."""
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,8 +19,12 @@ from funcvae.modules import Params, State, network
 
 __all__ = [
     "CHECK_SEED", "VAE", "Decode", "Encode", "Observe", "Trained", "as_floats", "as_is", "check_data", "check_items",
-    "check_trained", "from_bytes", "log_p_x_given_z", "log_prob", "log_weight", "noise_dtype", "running", "vae",
+    "check_trained", "from_bytes", "log_p_x_given_z", "log_prob", "log_weight", "noise_dtype", "running", "unchanged",
+    "vae",
 ]  # fmt: skip
+
+
+T = TypeVar("T")
 
 
 class Encode(Protocol):
@@ -271,21 +275,21 @@ def check_items(
     elif data.numel():  # observe may decode whole numbers: only what it makes of them must be in the likelihood's range
         items = data.reshape(len(data), -1)
         few = torch.cat([few, data[[int(items.amin(1).long().argmin()), int(items.amax(1).long().argmax())]]])
-    leaves = tree.leaves(params)
+    leaves = tree.leaves((params, state))  # a frozen model's parameters are in the state
     if not leaves:
-        raise BadValue("params has no leaves: use the parameters that init returns")
+        raise BadValue("params and state have no leaves: use those that init returns")
     key = random.key(CHECK_SEED, device=checks.concrete("a leaf of params", leaves[0]).device)
-    x = _unchanged("observe", lambda x: observe(key, x), few.to(key.device))
+    x = unchanged("observe", lambda x: observe(key, x), few.to(key.device))
     if len(checks.tensor("the result of observe", x, "B ...")) != len(few):
         raise BadValue(f"observe returned {len(x)} items for {len(few)}: it must keep their number")
     try:
         q, _ = model.encode(params, state, x)
-        z = _unchanged("sample of the posterior", q.sample, torch.ones_like(q.loc).unsqueeze(0))
+        z = unchanged("sample of the posterior", q.sample, torch.ones_like(q.loc).unsqueeze(0))
         p, _ = model.decode(params, state, z)
-        _unchanged("log_prob of the likelihood", lambda x: log_p_x_given_z(p, x), x)
+        unchanged("log_prob of the likelihood", lambda x: log_p_x_given_z(p, x), x)
         if not isinstance(q, Delta):
-            _unchanged("log_prob of the posterior", q.log_prob, z)
-        _unchanged("log_prob of the prior", model.prior(params, state, z)[0].log_prob, z)
+            unchanged("log_prob of the posterior", q.log_prob, z)
+        unchanged("log_prob of the prior", model.prior(params, state, z)[0].log_prob, z)
     except (RuntimeError, BadValue) as error:
         reason = checks.one_line(str(error).split("\n")[0])
         reason += "; to train on bytes, set observe to model.as_floats" if x.dtype == torch.uint8 else ""
@@ -297,13 +301,21 @@ def check_items(
             raise BadData(f"{what} ranges from {got}: a {type(p).__name__} likelihood requires [{low:g}, {high:g}]")
 
 
-def _unchanged(name: str, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """f of a copy of x; raises BadValue if f changes its argument in place, which would change the caller's tensor."""
-    copy = x.clone()
-    out = f(copy)
-    if copy._version:
-        raise BadValue(f"{name} changes its argument in place: write it without operators such as sub_ or +=")
-    return out
+def unchanged(name: str, f: Callable[..., T], *args: Tensor) -> T:
+    """f of copies; raises BadValue if f changes its arguments in place, which would change the caller's tensors."""
+    with torch.inference_mode(False):  # where tensors count their changes
+        copies = [x.clone() for x in args]
+    before = [copy._version for copy in copies]
+    error = BadValue(f"{name} changes its argument in place: write it without operators such as sub_ or +=")
+    try:
+        return f(*copies)
+    except RuntimeError as raised:
+        if "would mutate a captured Tensor" in str(raised):  # by vjp
+            raise error from None
+        raise
+    finally:
+        if [copy._version for copy in copies] != before:
+            raise error
 
 
 CHECK_SEED = 2**63 + 2

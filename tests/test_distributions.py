@@ -233,6 +233,8 @@ def without_gradient(loc, scale, eps):
         lambda loc, scale, eps: loc + 0 * scale * eps,
         lambda loc, scale, eps: (loc + scale * eps).sigmoid(),
         lambda loc, scale, eps: (loc + scale * eps).relu(),
+        lambda loc, scale, eps: (loc + scale * eps).clamp(0, 1),
+        lambda loc, scale, eps: ((loc + scale * eps) / 0.05).sigmoid(),  # a relaxation at a low temperature
         lambda loc, scale, eps: loc - scale.sqrt() * torch.special.ndtr(eps).log(),
         lambda loc, scale, eps: eps.mul_(scale).add_(loc),
         lambda loc, scale, eps: torch.einsum("bij,nbj->nbi", torch.diag_embed(scale) + loc[..., None], eps),
@@ -258,6 +260,11 @@ def test_samples_with_the_derivatives_of_their_values_are_reparameterised(sample
 )
 def test_samples_without_the_derivatives_of_their_values_are_not_reparameterised(sample):
     assert not is_reparameterised(posterior(sample))
+
+
+@torch.inference_mode()
+def test_samples_are_compared_with_their_derivatives_in_inference_mode():
+    assert is_reparameterised(posterior(lambda loc, scale, eps: loc + scale * eps))
 
 
 def test_a_distribution_may_say_whether_it_is_reparameterised():

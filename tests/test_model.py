@@ -1,6 +1,7 @@
 """VAEs: shapes, the sample axis against a loop, state, and sums of log-densities."""
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -385,6 +386,43 @@ def test_distributions_and_observe_may_not_change_their_argument_in_place(how, o
     with pytest.raises((BadValue, BadData), match=f"{words} changes its argument in place"):
         fv.train.fit(ts, model, fv.estimators.iwae(), fv.optim.adam(), data, epochs=1, batch=4, observe=observe)
     assert torch.equal(data, kept)
+
+
+@pytest.mark.parametrize("how", [{"posterior": lambda out: InPlace(out[:, :2])}, {"likelihood": InPlace}])
+@pytest.mark.parametrize(
+    "call",
+    [
+        partial(fv.estimators.iwae(), train=True),
+        partial(fv.estimators.in_chunks(fv.estimators.iwae(), 1), train=True),
+        fv.estimators.iwae().bound,
+    ],
+    ids=["call", "in chunks", "bound"],
+)
+def test_an_estimator_refuses_distributions_that_change_its_arguments_in_place(how, call):
+    model = vae(encoder=lambda: nn.Linear(6, 4), decoder=lambda: nn.Linear(2, 6), latent=2, **how)
+    x, eps = 2 * random.uniform(random.key(0), (3, 6)), random.normal(random.key(1), (2, 3, 2))
+    kept = x.clone(), eps.clone()
+    with pytest.raises(BadValue, match="a distribution of the model changes its argument in place"):
+        call(model, *model.init(KEY), x, eps)
+    assert same_bits((x, eps), kept)
+
+
+def test_a_model_is_checked_in_inference_mode_too():
+    model = vae(encoder=lambda: nn.Linear(6, 4), decoder=lambda: nn.Linear(2, 6), latent=2)
+    with torch.inference_mode():
+        check_data(model, *model.init(KEY), random.bernoulli(KEY, 0.4, (8, 6)).float())
+
+
+def test_a_model_with_frozen_parameters_alone_can_be_evaluated():
+    found = []
+    for learned in (False, True):
+        model = vae(
+            encoder=lambda learned=learned: nn.Linear(6, 4).requires_grad_(learned), latent=2,
+            decoder=lambda learned=learned: nn.Linear(2, 6).requires_grad_(learned),
+        )  # fmt: skip
+        x = random.bernoulli(KEY, 0.4, (4, 6)).float()
+        found.append(fv.evaluate.log_weights(model, *model.init(KEY), x, KEY, samples=3))
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from funcvae._support.checks import Floats
 from funcvae._support.pickling import by_call
 from funcvae.distributions import Posterior
 from funcvae.errors import BadType, BadValue
-from funcvae.model import VAE, check_trained, noise_dtype
+from funcvae.model import VAE, check_trained, noise_dtype, unchanged
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, is_independent, name_of
 
@@ -165,17 +165,18 @@ class Estimator:
 
     def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Estimate:
         """The estimate for x [B, ...] from noise eps [N, B, Z]."""
-        if not torch.compiler.is_compiling():
-            check_arguments(model, params, state, x, eps, train=train)
-            model = with_posterior_of(model.unchecked(), self)
-        return self.estimate(model, params, state, x, eps, train)
+        if torch.compiler.is_compiling():
+            return self.estimate(model, params, state, x, eps, train)
+        check_arguments(model, params, state, x, eps, train=train)
+        model = with_posterior_of(model.unchecked(), self)
+        return unchanged(_MODEL, lambda x, eps: self.estimate(model, params, state, x, eps, train), x, eps)
 
     def bound(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
         """The value of the target bound [B] in nats, in evaluation mode, at half the cost of a call."""
-        if not torch.compiler.is_compiling():
-            check_arguments(model, params, state, x, eps)
-            model = model.unchecked()
-        return self.evaluate(model, params, state, x, eps)
+        if torch.compiler.is_compiling():
+            return self.evaluate(model, params, state, x, eps)
+        check_arguments(model, params, state, x, eps)
+        return unchanged(_MODEL, lambda x, eps: self.evaluate(model.unchecked(), params, state, x, eps), x, eps)
 
     @property
     def parts(self) -> Parts:
@@ -201,6 +202,9 @@ class Estimator:
         )
 
 
+_MODEL = "a distribution of the model"
+
+
 def check_estimator(name: str, estimator: GradientEstimator) -> None:
     """Raises BadType for an object that is not an estimator, such as the factory of one."""
     checks.function(name, estimator)
@@ -209,10 +213,12 @@ def check_estimator(name: str, estimator: GradientEstimator) -> None:
         raise BadType(f"{name} is the factory {factory}: call it, as in estimators.{factory}()")
 
 
-def check_posterior(estimator: GradientEstimator, q: Posterior, reparameterised: bool) -> None:
+def check_posterior(
+    estimator: GradientEstimator, q: Posterior, is_reparameterised: Callable[[Posterior], bool]
+) -> None:
     """Raises BadValue if an estimator does not allow the posterior q: its claims require reparameterised samples."""
     claims = getattr(estimator, "claims", None)
-    if isinstance(claims, Claims) and claims.posterior == "reparameterised" and not reparameterised:
+    if isinstance(claims, Claims) and claims.posterior == "reparameterised" and not is_reparameterised(q):
         name = getattr(estimator, "name", "the estimator")
         raise BadValue(
             f"{name} requires a posterior with reparameterised samples; those of the {type(q).__name__} posterior do "
@@ -227,7 +233,7 @@ def with_posterior_of(model: VAE, *estimators: GradientEstimator) -> VAE:
     def encode(params: Params, state: State, x: Tensor, train: bool = False) -> tuple[Posterior, State]:
         q, state = model.encode(params, state, x, train)
         for estimator in estimators:
-            check_posterior(estimator, q, getattr(q, "reparameterised", True))
+            check_posterior(estimator, q, lambda q: getattr(q, "reparameterised", True))
         return q, state
 
     return model._replace(encode=encode)

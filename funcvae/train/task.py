@@ -82,7 +82,7 @@ def check_task(task: Task, params: Params, state: State) -> None:
     key = random.key(CHECK_SEED, device=data.device)
     x = settings.observe(key, data)
     q, _ = task.model.encode(params, state, x)
-    check_posterior(task.estimator, q, is_reparameterised(q))
+    check_posterior(task.estimator, q, is_reparameterised)
     draw_noise(settings.noise, key, settings.samples, len(x), task.model, params, x)
     check_batches(task, params, state)
 

@@ -165,7 +165,7 @@ def make_lane(problem: Problem, name: str, estimator: GradientEstimator, scheme:
     else:
         target = estimator.claims.target if hasattr(estimator, "claims") else name
     q, _ = problem.model.encode(problem.params, problem.state, problem.x[:2])
-    check_posterior(estimator, q, is_reparameterised(q))
+    check_posterior(estimator, q, is_reparameterised)
     eps = problem.draw(scheme, _fold_in(problem.key, 0))
     check_noise(problem.model, problem.params, problem.x, eps, problem.samples)
     return Lane(name, estimator, scheme, target)

@@ -175,6 +175,16 @@ def test_a_posterior_that_says_that_it_is_not_reparameterised_is_refused_everywh
         use(parse("dreg"), *bernoulli_model(SaysSo))
 
 
+@pytest.mark.parametrize("use", [fit, moments])
+def test_samples_are_not_compared_for_estimators_that_allow_any_posterior(use, monkeypatch):
+    def refused(q):
+        raise AssertionError
+
+    monkeypatch.setattr("funcvae.train.task.is_reparameterised", refused)
+    monkeypatch.setattr("funcvae.variance.problem.is_reparameterised", refused)
+    use(parse("vimco"), *bernoulli_model())
+
+
 def test_the_estimators_that_the_refusal_names_allow_any_posterior():
     for spec in ("rloo", "score", "vimco", "ovis:0", "rws", "tvo:0:0.5:1"):
         assert parse(spec).claims.posterior == "any"
