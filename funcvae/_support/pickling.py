@@ -72,22 +72,22 @@ def _mapped(change: Callable[[Any], Any], args: tuple[Any, ...], kwargs: dict[st
 
 
 def _named(value: Any) -> Any:
-    """An argument; a function is wrapped if pickle cannot find it by its name."""
-    return _Function(value) if inspect.isfunction(value) and "<" in value.__qualname__ else value
+    """An argument; a function or class is wrapped if pickle cannot find it by its name."""
+    return _Function(value) if "<" in getattr(value, "__qualname__", "") else value
 
 
 class _Function:
-    """A function that is not at the top level of a module."""
+    """A function or class that is not at the top level of a module."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
 
     def __reduce__(self) -> Any:
-        if _call_of(self.function):
+        if inspect.isfunction(self.function) and _call_of(self.function):
             return _reduced(self.function)
         if not any(name.endswith("cloudpickle") for name in sys.modules):  # it pickles such functions, too
             name = f"{self.function.__module__}.{self.function.__qualname__}"
-            raise BadType(f"{name} cannot be pickled: define this function by def at the top level of a module")
+            raise BadType(f"{name} cannot be pickled: define it by def or class at the top level of a module")
         return _Function, (self.function,)
 
     def __deepcopy__(self, memo: Any) -> "_Function":

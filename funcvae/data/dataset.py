@@ -79,14 +79,13 @@ def load(source: str, *, root: str | Path = "data", download: bool = False, size
     checks.flag("download", download)
     root = Path(os.path.expanduser(checks.path("root", root)))
     path = Path(os.path.expanduser(checks.path("source", source)))
+    name, root = (source, root) if source in NAMED else (name_at(path), path)
     if size is not None:
         checks.at_least(1)("size", checks.whole("size", size))
-        if source in NAMED or name_at(path) or path.is_file():
+        if name or path.is_file():
             raise BadValue(f"size is {size}: only a folder of images can be resized, and {source} is not one")
-    if source in NAMED:
-        return _from_arrays(source, NAMED[source](root=root, download=download))
-    if name := name_at(path):
-        return _from_arrays(source, NAMED[name](root=path, download=download))
+    if name:
+        return _from_arrays(source, NAMED[name](root=root, download=download))
     if not source or not os.path.exists(path):  # False for a name that no file can have
         if os.path.basename(source) == source and not path.suffix:
             raise unknown("data", source, NAMED)

@@ -134,6 +134,8 @@ def _read_images(paths: list[str], size: int | None) -> Tensor:
             pixels, mode = image.width * image.height, "L" if image.mode in ("1", "L", "LA") else "RGB"
             if pixels > PIXEL_LIMIT:
                 raise ValueError(f"it has {pixels:,} pixels: at most {PIXEL_LIMIT:,} are allowed")
+            if size and pixels * (size / min(image.size)) ** 2 > PIXEL_LIMIT:
+                raise ValueError(f"resized, it has more than {PIXEL_LIMIT:,} pixels: choose a smaller size")
             unpacked = len(mode) * (size**2 if size else pixels) * len(paths)  # all have one size
             if unpacked > allowed and size is None:
                 raise ValueError(f"all take {unpacked:,} bytes, far more than on disk: use an .npy file")

@@ -142,8 +142,17 @@ def test_a_step_of_an_unpickled_model_and_the_lab():
     assert rows[0][1] == rows[1][1]
 
 
+def class_in_a_function():
+    class Decoder(nn.Linear):
+        def __init__(self):
+            super().__init__(2, 4)
+
+    return Decoder
+
+
 LAMBDAS = {
     "a model": lambda: small(decoder=lambda: decoder()),
+    "a class in a function": lambda: small(decoder=class_in_a_function()),
     "an estimator": lambda: fv.estimators.weighted(lambda log_w: weights(log_w), bound=fv.bounds.iwae, claims=CLAIMS),
     "an optimizer": lambda: fv.optim.adam(lambda step: 0.1),
     "a chain": lambda: fv.estimators.in_chunks(
@@ -157,7 +166,9 @@ def test_an_error_says_how_to_replace_a_lambda(monkeypatch, name):
     for module in [module for module in sys.modules if module.endswith("cloudpickle")]:
         monkeypatch.delitem(sys.modules, module)
     value = LAMBDAS[name]()
-    with pytest.raises(BadType, match=r"<lambda> cannot be pickled: define this function by def at the top level"):
+    with pytest.raises(
+        BadType, match=r"(<lambda>|Decoder) cannot be pickled: define it by def or class at the top level"
+    ):
         pickle.dumps(value)
     assert type(copy.deepcopy(value)) is type(value)
 

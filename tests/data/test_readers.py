@@ -451,6 +451,15 @@ def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
         data.load(str(tmp_path))
 
 
+def test_a_long_image_that_would_be_resized_to_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
+    for i in range(2):
+        Image.new("L", (40, 1)).save(tmp_path / f"{i}.png")
+    assert data.load(str(tmp_path), size=5).train.shape == (1, 1, 5, 5)
+    monkeypatch.setattr("funcvae.data.readers.PIXEL_LIMIT", 999)
+    with pytest.raises(BadData, match=r"0\.png cannot be read.*resized, it has more than 999 pixels: choose a smaller"):
+        data.load(str(tmp_path), size=5)
+
+
 def test_data_larger_than_the_memory_are_not_read(tmp_path):
     with pytest.raises(ValueError, match=r"loading takes 4,096\.0 GiB, and this machine has"):
         readers._check_room(2**41)
