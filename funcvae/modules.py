@@ -150,7 +150,8 @@ def network(factory: Callable[[], nn.Module]) -> Network:
         held = {name: v if name in frozen else _copy_for(inputs, v) for name, v in state.items()}
         tensors = {**params, **held}
         tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
-        inputs = tree.map(lambda x: x.clone() if isinstance(x, Tensor) else x, inputs)  # the module may change them
+        # The module may change its inputs in place. (A tree of one tensor would take longer.)
+        inputs = tuple(x.clone() if isinstance(x, Tensor) else tree.map(_copy, x) for x in inputs)
         with _attention_for_transforms() if attention else nullcontext(), _no_draws(inputs):
             out = functional_call(skeletons[train], tensors, inputs, tie_weights=False, strict=True)
         return out, {name: v if name in frozen else tensors[name] for name, v in state.items()}
@@ -233,6 +234,10 @@ def _aliases(module: nn.Module) -> dict[str, str]:
     names: dict[int, str] = {}
     tensors = chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
     return {name: first for name, t in tensors if (first := names.setdefault(id(t), name)) != name}
+
+
+def _copy(x: Any) -> Any:
+    return x.clone() if isinstance(x, Tensor) else x
 
 
 def _copy_for(inputs: tuple[Any, ...], buffer: Tensor) -> Tensor:

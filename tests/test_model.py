@@ -425,6 +425,21 @@ def test_a_model_with_frozen_parameters_alone_can_be_evaluated():
     assert torch.equal(*found)
 
 
+def test_a_model_with_frozen_parameters_alone_has_no_gradient():
+    model = vae(
+        encoder=lambda: nn.Linear(6, 4).requires_grad_(False), latent=2,
+        decoder=lambda: nn.Linear(2, 6).requires_grad_(False),
+    )  # fmt: skip
+    iwae, trained, x = fv.estimators.iwae(), (model, *model.init(KEY)), random.bernoulli(KEY, 0.4, (4, 6)).float()
+    for call in (
+        lambda: fv.train.init(model, fv.optim.adam(), KEY),
+        lambda: fv.variance.moments(iwae, *trained, x, KEY, samples=2, replicates=4),
+        lambda: fv.variance.exact(iwae, *trained, x[:1], samples=1, nodes=4),
+    ):
+        with pytest.raises(BadValue, match="params has no leaves"):
+            call()
+
+
 @pytest.mark.parametrize(
     ("what", "given"), [("posterior", "Normal"), ("likelihood", "Bernoulli"), ("prior", "Normal"), ("prior", "Gamma")]
 )

@@ -18,7 +18,7 @@ from funcvae._support import checks
 from funcvae._support.checks import Count
 from funcvae.batching import vmap_or_loop
 from funcvae.distributions import is_reparameterised
-from funcvae.errors import BadData, NonFinite
+from funcvae.errors import BadData, BadValue, NonFinite
 from funcvae.estimators.compose import together
 from funcvae.estimators.types import Estimator, GradientEstimator, check_estimator, check_noise, check_posterior
 from funcvae.model import VAE, Observe, as_is, check_data, noise_dtype
@@ -119,13 +119,15 @@ def make_problem(
     """A checked `Problem`; `batch` is the number of data [n, ...] in a gradient, all unless given.
 
     Raises:
-        BadValue: the replicates do not fit in memory, or model, params and state do not match.
+        BadValue: the replicates do not fit in memory, params is empty, or model, params and state do not match.
         BadData: the model cannot take the data.
     """
     checks.fits("samples", (settings.samples, min(len(data), batch or len(data)), model.latent))
     checks.fits("replicates", (settings.replicates, len(tree.leaves(params))), 8)
     dtypes = {leaf.dtype for leaf in tree.leaves(params) if isinstance(leaf, Tensor)}
-    if data.is_floating_point() and dtypes and data.dtype not in dtypes:
+    if not dtypes:
+        raise BadValue("params has no leaves: there is no gradient")
+    if data.is_floating_point() and data.dtype not in dtypes:
         like = " or ".join(sorted(map(str, dtypes)))
         raise BadData(f"the data are {data.dtype} and the parameters {like}: convert the data, as with data.to({like})")
     check_data(model, params, state, data, observe)

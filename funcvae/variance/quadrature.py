@@ -107,6 +107,8 @@ def exact(
         raise BadValue(f"{nodes} nodes along each of samples · latent = {axes} axes make {many} points: use fewer")
     checks.fits("samples", (samples, model.latent, nodes**axes))
     size = sum(leaf.numel() for leaf in tree.leaves(params))
+    if not size:
+        raise BadValue("params has no leaves: there is no gradient")
     if size > _MOST_PARAMETERS:
         raise BadValue(f"the model has {size:,} parameters: exact needs at most {_MOST_PARAMETERS:,}; use moments")
 
