@@ -73,7 +73,7 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
     and not reproducible.)
 
     A parameter with `requires_grad=False` is frozen: a constant in the state, which nothing trains, averages or sends
-    to other processes. A buffer may change in every forward pass. So what never changes is best a frozen parameter.
+    to other processes. A buffer may change in every forward pass, so use a frozen parameter for a constant.
 
     `apply` works under `grad`, `vmap` and `torch.compile(fullgraph=True)`. The module works on copies of its inputs,
     which it may change in place, and of its buffers, which are returned as the new state. So BatchNorm in training mode
@@ -398,7 +398,7 @@ def _permutation(key: random.Key, args: Any, kwargs: Any) -> Tensor:
 
 
 def _fill_integers(key: random.Key, args: Any, kwargs: Any) -> Tensor:
-    """Fills x with integers below `to`, or from `from` on: the remainders of 63-bit words, all but equally likely."""
+    """Fills x with integers below `to`, or from `from` on: the remainders of 63-bit words, almost equally likely."""
     x, low, high = args if len(args) == 3 else (args[0], 0, args[1])
     first, second = random.bits(key, (2, x.numel())).long()
     word = (first & 0x7FFFFFFF) << 32 | second & 0xFFFFFFFF

@@ -217,7 +217,7 @@ def share_of_state(model: VAE, new: State, old: State, weight: float) -> StateSh
 
 
 def state_of_shares(total: StateShare, old: State) -> State:
-    """The mean state from the sum of all shares. What no share has changed keeps its bits."""
+    """The mean state from the sum of all shares. A buffer that no share has changed keeps its bits."""
     named = tree.named_leaves(old)
     for path, (value, changed) in total.items():
         before = named[path]

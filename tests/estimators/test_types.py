@@ -162,7 +162,7 @@ def noise():
 
 
 @pytest.mark.parametrize("use", [fit, moments, compare, sources])
-def test_training_and_the_lab_find_out_that_samples_have_no_derivative(use):
+def test_training_and_the_lab_refuse_samples_without_derivatives(use):
     use(parse("rloo"), *bernoulli_model())
     with pytest.raises(BadValue, match=r"iwae requires .* BernoulliQ .* use rloo or score for the ELBO, vimco or ovis"):
         use(parse("iwae"), *bernoulli_model())

@@ -104,6 +104,6 @@ def test_the_bytes_that_observe_returns_must_fit_the_likelihood():
         trained(made(torch.float32)[0], data, observe=lambda key, x: x.float() / 100)
 
 
-def test_integer_data_do_not_excuse_noise_of_another_dtype():
+def test_noise_of_another_dtype_is_an_error_for_integer_data_too():
     with pytest.raises(fv.errors.BadValue, match=r"eps is torch\.float64 and the parameters are torch\.float32"):
         parse("iwae")(*made(torch.float32), BITS.long(), torch.zeros(2, 8, 2, dtype=torch.float64), train=True)
