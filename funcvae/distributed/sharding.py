@@ -253,11 +253,11 @@ def nonempty_pieces(length: int, shards: int) -> list[range]:
     return [piece for piece in _split_evenly(length, shards) if len(piece)]
 
 
-Share = tuple[Params, Tensor, StateShare]
+ShareTree = tuple[Params, Tensor, StateShare]
 """A share before it is packed: gradient, bound and state."""
 
 
-def share_like(model: VAE, params: Params, state: State) -> Share:
+def share_like(model: VAE, params: Params, state: State) -> ShareTree:
     """Tensors of the structure and shapes of a share."""
     zero = tree.leaves(params)[0].new_zeros(())
     return params, zero, {path: (buffer, zero) for path, buffer in running(model, state).items()}
@@ -267,7 +267,7 @@ def sum_shares(
     pieces: list[range],
     share_of: Callable[[range], Tensor],
     processes: Processes,
-    like: Share,
+    like: ShareTree,
     *,
     stop: bool,
     ordered: bool,
@@ -298,7 +298,7 @@ def pack(grads: Params, bound: Tensor, state: StateShare) -> Tensor:
     return torch.cat([leaf.flatten().to(dtype) for leaf in leaves])
 
 
-def unpack(flat: Tensor, like: Share, state: State) -> tuple[Params, Tensor, State]:
+def unpack(flat: Tensor, like: ShareTree, state: State) -> tuple[Params, Tensor, State]:
     """Unpacks the sum of all shares: gradient, bound, and the new state that follows the given one."""
     leaves, structure = tree.flatten(like)
     sizes = [leaf.numel() for leaf in leaves]
