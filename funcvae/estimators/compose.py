@@ -10,6 +10,7 @@ from funcvae import tree
 from funcvae._support import checks
 from funcvae.estimators.engine import forward
 from funcvae.estimators.types import (
+    MODEL,
     Estimate,
     Estimator,
     GradientEstimator,
@@ -17,7 +18,7 @@ from funcvae.estimators.types import (
     check_estimator,
     with_posterior_of,
 )
-from funcvae.model import VAE
+from funcvae.model import VAE, unchanged
 from funcvae.modules import Params, State
 
 __all__ = ["Loss", "surrogate", "together"]
@@ -84,7 +85,8 @@ def surrogate(estimator: GradientEstimator) -> Loss:
     @checks.after(check_arguments)
     def loss(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Tensor:
         here = tree.map(torch.Tensor.detach, params)
-        out = _estimate(estimator, with_posterior_of(model.unchecked(), estimator), here, state, x, eps, train)
+        model = with_posterior_of(model.unchecked(), estimator)
+        out = unchanged(MODEL, lambda x, eps: _estimate(estimator, model, here, state, x, eps, train), x, eps)
         rise = tree.map(lambda g, p, p_here: (g * (p - p_here)).sum(), out.grads, params, here)
         return sum(tree.leaves(rise)) - out.bound.mean()
 

@@ -169,14 +169,14 @@ class Estimator:
             return self.estimate(model, params, state, x, eps, train)
         check_arguments(model, params, state, x, eps, train=train)
         model = with_posterior_of(model.unchecked(), self)
-        return unchanged(_MODEL, lambda x, eps: self.estimate(model, params, state, x, eps, train), x, eps)
+        return unchanged(MODEL, lambda x, eps: self.estimate(model, params, state, x, eps, train), x, eps)
 
     def bound(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
         """The value of the target bound [B] in nats, in evaluation mode, at half the cost of a call."""
         if torch.compiler.is_compiling():
             return self.evaluate(model, params, state, x, eps)
         check_arguments(model, params, state, x, eps)
-        return unchanged(_MODEL, lambda x, eps: self.evaluate(model.unchecked(), params, state, x, eps), x, eps)
+        return unchanged(MODEL, lambda x, eps: self.evaluate(model.unchecked(), params, state, x, eps), x, eps)
 
     @property
     def parts(self) -> Parts:
@@ -202,7 +202,7 @@ class Estimator:
         )
 
 
-_MODEL = "a distribution of the model"
+MODEL = "a distribution of the model"
 
 
 def check_estimator(name: str, estimator: GradientEstimator) -> None:
@@ -223,7 +223,7 @@ def check_posterior(
         raise BadValue(
             f"{name} requires a posterior with reparameterised samples; those of the {type(q).__name__} posterior do "
             "not have the derivatives of their values, so its gradient would be wrong; use rloo or score for the ELBO, "
-            "vimco or ovis:0 for L_K, rws or tvo"
+            "vimco or ovis:0 for L_K, rws or tvo (or set the posterior's attribute reparameterised, if they do)"
         )
 
 
