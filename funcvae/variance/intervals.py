@@ -102,18 +102,21 @@ def ratio_interval(a: Floats, b: Floats, value: float, flag: str = "") -> Measur
         return Measured(value, math.inf, math.nan, math.nan, flag)
     if not a_mean > 0:
         return Measured(value, 0.0, value, value, flag)  # all a are zero, so the ratio is certain
-    u, v = a.sum(1) / a_mean, b.sum(1) / b_mean
-    se = se_of_mean(u - v, n)
+    a, b = a / a_mean, b / b_mean
+    difference = a.sum(1) - b.sum(1)
+    se = se_of_mean(difference, n)
     if not se > 0:
         return Measured(value, 0.0, value, value, flag)
-    if ((u - v) ** 3).mean() < 0:
-        _, _, low, high, _ = ratio_interval(b, a, 1 / value)
-        return Measured(value, value * se, 1 / high, 1 / low if low > 0 else math.inf, flag)
-    paired = se / math.hypot(se_of_mean(u, n), se_of_mean(v, n))
-    above, below = (paired * tail_excess(terms, _BOTH_ENDS) for terms in (a / a_mean, b / b_mean))
-    least, most = hall_quantiles(u - v)
-    low = max(min(1 - se * most, 1 / (1 + se * most + below)), 0.0)
-    return Measured(value, value * se, value * low, value * (1 - se * least + above), flag)
+    paired = se / math.hypot(*(se_of_mean(terms.sum(1), n) for terms in (a, b)))
+    inverted = (difference**3).mean() < 0
+    if inverted:
+        a, b, difference = b, a, -difference
+    above, below = (paired * tail_excess(terms, _BOTH_ENDS) for terms in (a, b))
+    least, most = hall_quantiles(difference)
+    low, high = max(min(1 - se * most, 1 / (1 + se * most + below)), 0.0), 1 - se * least + above
+    if inverted:
+        low, high = 1 / high, 1 / low if low > 0 else math.inf
+    return Measured(value, value * se, value * low, value * high, flag)
 
 
 def tail_excess(terms: Floats, level: float = 0.975) -> float:

@@ -78,6 +78,13 @@ def test_a_ratio_of_pairs_is_more_precise_than_its_parts():
     assert apart.se > 0.01
 
 
+def test_two_pairs_whose_difference_has_no_skewness_have_a_ratio():
+    for a, b in np.exp(draws((300, 2, 2, 1))):
+        found, inverse = intervals.ratio_interval(a, b, 2.0), intervals.ratio_interval(b, a, 0.5)
+        assert found.low < 2 < found.high
+        assert inverse.low < 0.5 < inverse.high
+
+
 def test_ratios_of_zero_variances():
     nothing, something = np.zeros((10, 1)), np.ones((10, 1))
     assert intervals.ratio_interval(nothing, something, 0.0)[:4] == (0.0, 0.0, 0.0, 0.0)
