@@ -124,7 +124,9 @@ def compare(
         done = last
         statistics = accumulator.statistics(members_of)
         found = {each.lane.name: _compared(each, statistics[0], members_of) for each in statistics}
-        ratios = [row.ratio[name] for row in found.values() for name in members_of if "/" not in name]
+        # A ratio to a variance of 0 is NaN, however many the replicates.
+        defined = [name for name in members_of if statistics[0].groups[name].variance.value != 0]
+        ratios = [row.ratio[name] for row in found.values() for name in defined if "/" not in name]
         reached = target_se is None or all(ratio.se <= target_se * ratio.value for ratio in ratios)
         if reached or done >= replicates << _DOUBLINGS:
             break
@@ -289,14 +291,13 @@ def _bias(difference: Floats, reference_norm: float, rounding: float) -> Bias:
     values = difference[later].sum(1)
     n, square, spread = len(values), float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else math.inf
     se = spread * math.sqrt(1 / n + 1 / later.start)
-    if not spread > 0:
-        z, t95 = math.inf if square > rounding else 0.0, 0.0
-    else:
-        d = max(1.0, n / intervals.kurtosis_of((values - square) ** 2) - 1)
-        factor, t = (8 * d + 1) / (8 * d + 3), square / spread * math.sqrt(n)
-        z = math.copysign(factor * math.sqrt(d * math.log1p(t * t / d)), t) if square > rounding else min(t, 0.0)
-        z = z if n >= intervals.MIN_REPLICATES else math.nan
-        t95 = math.sqrt(d * math.expm1((intervals.Z95 / factor) ** 2 / d))
+    d = max(1.0, n / intervals.kurtosis_of((values - square) ** 2) - 1)  # 1 if the kurtosis is NaN
+    factor = (8 * d + 1) / (8 * d + 3)
+    t95 = math.sqrt(d * math.expm1((intervals.Z95 / factor) ** 2 / d))
+    t = square / spread * math.sqrt(n) if spread > 0 else math.inf
+    t = t if abs(square) > rounding else 0.0
+    z = math.copysign(factor * math.sqrt(d * math.log1p(t * t / d)), t)
+    z = z if n >= intervals.MIN_REPLICATES or spread == 0 else math.nan
     norm, limit = (math.sqrt(max(end, 0.0)) for end in (square, square + t95 * se))
     scale = reference_norm or math.nan
     return Bias(norm, norm / scale, square, se, z, limit, limit / scale)

@@ -112,6 +112,13 @@ def test_rare_large_differences_are_no_bias():
     assert sum(b.detected for b in found) < 5
 
 
+def test_the_score_allows_for_the_kurtosis_on_both_sides():
+    rows = np.exp(2 * fv.random.normal(KEY, (200, 1), torch.float64).numpy())
+    above, below = (comparison._bias(sign * rows, 1.0, 1e-30) for sign in (1, -1))
+    assert 0 < above.z < 0.9 * above.square / rows[128:].std() * 72**0.5
+    assert below.z == -above.z
+
+
 @pytest.mark.parametrize("size", [0.0, 0.3])
 def test_the_limit_of_a_bias_is_above_the_bias(size):
     found = biases(2.0, lambda key, r: size / 5**0.5 + fv.random.normal(key, (r, 5), torch.float64), 200, 200)
@@ -419,6 +426,14 @@ def test_a_target_out_of_reach_ends_and_is_reported():
     assert found.replicates == 2 * 2**7
     assert "above 1e-09 after the last stage" in str(found)
     assert "cover slightly less" not in str(found), "it did not stop at the target"
+
+
+def test_replicates_do_not_double_for_the_ratio_to_a_variance_of_zero():
+    options = {"samples": 4, "replicates": 40, "target_se": 0.5, "timings": 0}
+    found = compare(arms("stl", "elbo_mc"), *toy(float(X) / 2, 0.5), X, KEY, **options)  # q = p(z|x)
+    assert math.isnan(found.rows["elbo_mc"].ratio["encoder"].value)
+    assert found.reached
+    assert found.replicates == 40
 
 
 def test_one_replicate():
