@@ -24,6 +24,7 @@ from funcvae.runs.config import Config, check_available, differences
 from funcvae.runs.folder import METRICS, PARAMS, Run, has_run, load, read_config
 from funcvae.runs.grid import GRID, RESULT, CellResult, Grid, cell_id, cell_name, expand_grid, read_result
 from funcvae.runs.prepare import prepare
+from funcvae.runs.recording import LAST_FIGURE
 
 __all__ = ["check_cells", "train_grid", "worker_share"]
 
@@ -217,7 +218,7 @@ def _train_cell(
         try:
             if not has_run(path):
                 execute.run(cell, stop_context=lambda: nullcontext(stop))
-            elif not (path / PARAMS).is_file():
+            elif not ((path / PARAMS).is_file() and (path / LAST_FIGURE).is_file()):
                 execute.resume(path, stop_context=lambda: nullcontext(stop))
             result |= _last_epoch(path)
             if grid.replicates is not None:

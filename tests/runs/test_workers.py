@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from funcvae import cli, runs, tracking
+from funcvae import cli, figures, runs, tracking
 from funcvae._support import files
 from funcvae.errors import BadData, BadValue, NonFinite, Stopped
 from funcvae.runs import workers as module
@@ -96,6 +96,20 @@ def test_a_stopped_sweep_continues_to_the_same_bytes(here):
         name = Path(cell.out).name
         assert params("sweep", name) == params("whole", name)
         assert Path(cell.out, "result.json").read_bytes() == Path("whole/cells", name, "result.json").read_bytes()
+
+
+def test_the_figures_that_a_full_disk_cost_are_drawn_by_the_next_start(here, monkeypatch):
+    def full(*args):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(figures, "save", full)
+        with pytest.raises(OSError, match="the run is finished, but figures are missing"):
+            runs.train_grid(grid_of(), "sweep", measure=runs.variance_report)
+    swept(grid_of())
+    swept(grid_of(), "whole")
+    drawn, whole = ({path.name for path in Path(folder).glob("cells/*/figures/*")} for folder in ("sweep", "whole"))
+    assert drawn == whole != set()
 
 
 def test_a_worker_starts_with_its_share(here):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import funcvae as fv
 from funcvae import figures, runs
@@ -35,9 +36,15 @@ def written(name: str = "grid.json", **given) -> str:
 
 
 def swept(grid: runs.Grid, folder: str = "sweep", **options) -> dict:
-    """Sweeps without drawing the figures of the cells, which takes longer than their training."""
+    """Sweeps with empty files as the figures of the cells: to draw them takes longer than the training."""
+
+    def save(figure: Figure, path: Path) -> Path:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        return path
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "save", lambda figure, path: path)
+        patch.setattr(figures, "save", save)
         return runs.train_grid(grid, folder, measure=runs.variance_report, **options)
 
 
