@@ -175,12 +175,12 @@ def directional_snr(s: Series, members: Sequence[int], size: int, norm: Measured
     with np.errstate(divide="ignore", invalid="ignore"):
         y = (along + center) / np.sqrt(center)
         ratio = np.abs(y) / np.sqrt((square + 2 * along + center - y**2).clip(min=0))
-        changes = 1 - y.mean() / np.abs(y).mean() if len(y) else math.nan
+        changes = float(1 - y.mean() / np.abs(y).mean()) if len(y) else math.nan
     if not np.isfinite(ratio).all():
         return Measured(float(ratio.mean()), math.nan, math.nan, math.nan, norm.flag)
     reasons = [norm.flag, "DSNR: fewer than five parameters" * (size < 5)]
     if not (changes < _SIGN_CHANGES and norm.value > 0):
-        reasons.append("DSNR: gradients often point against their mean, whose direction has an error")
+        reasons.append("DSNR: gradients often point against their mean, whose direction has an error" * (len(y) > 0))
         return mean_interval(ratio, flag="; ".join(filter(None, reasons)))
     value = norm.value * float(ratio.mean() / y.mean())
     se = value * math.hypot(norm.se / norm.value, se_of_mean(ratio / ratio.mean() - y / y.mean(), len(y)))

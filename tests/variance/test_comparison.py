@@ -442,6 +442,7 @@ def test_one_replicate():
     assert math.isnan(row.groups["encoder"].variance.value)
     assert math.isnan(row.ratio["encoder"].value)
     assert math.isnan(row.bias["encoder"].z)
+    assert row.groups["encoder"].dsnr.flag == "fewer than 30 replicates"
     assert "dreg" in str(found)
     assert json.loads(found.as_json())["rows"]["dreg"]["ratio"]["encoder"]["value"] == "nan"
 
