@@ -178,4 +178,4 @@ def _decomposition(series: Series, within: intervals.Floats, members: list[int],
     share = data.value / total.value
     influence = ((1 - share) * (u - w / replicates) - share * w) / total.value
     part = intervals.mean_interval(influence, share, flag, (1 - share) * excess / total.value)
-    return Decomposition(data, noise, total, part._replace(low=part.low - share * noise_excess / total.value))
+    return Decomposition(data, noise, total, part._replace(low=part.low - max(share, 0.0) * noise_excess / total.value))

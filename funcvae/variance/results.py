@@ -145,7 +145,7 @@ def table(found: Comparison) -> str:
     ]
     flags = found.flags()
     if flags:
-        lines += ["* unreliable interval; a ratio's interval is unreliable if that of either variance is:"]
+        lines += ["* unreliable interval or DSNR; a ratio's interval is unreliable if that of either variance is:"]
         lines += [f"    {reason} ({'; '.join(names)})" for reason, names in flags.items()]
     if found.target_se is not None:
         if found.reached:

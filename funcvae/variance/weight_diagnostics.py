@@ -11,9 +11,7 @@ from funcvae import bounds
 from funcvae.evaluate import psis
 from funcvae.variance.problem import Problem
 
-__all__ = [
-    "Importance", "WeightSums", "add", "empty_sums", "importance", "no_log_weights", "summarize",
-]  # fmt: skip
+__all__ = ["Importance", "WeightSums", "add", "empty_sums", "importance", "no_log_weights", "summarize"]
 
 
 class Importance(NamedTuple):
