@@ -153,6 +153,34 @@ def test_the_estimated_errors_cover_the_true_errors_and_are_at_most_a_hundred_ti
                 assert true <= estimate <= max(100 * true, 1e-11), (key, nodes, name)
 
 
+class LogSigma(nn.Module):
+    """The parameters of p(x|z) = N(b, exp(-2 w z))."""
+
+    def __init__(self):
+        super().__init__()
+        self.b, self.w = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+
+    def forward(self, z):
+        return torch.cat([self.b + 0 * z, -self.w * z], -1)
+
+
+@pytest.mark.parametrize("w", [1.0, 1.5, 2.0])
+@pytest.mark.parametrize("nodes", [30, 200, 4000])
+def test_the_estimated_error_covers_what_an_exponential_gradient_has_beyond_the_ends(w, nodes):
+    model = fv.vae(encoder=lambda: nn.Linear(1, 2), decoder=LogSigma, likelihood=fv.heads.normal_logsigma, latent=1)
+    params, state = model.init(fv.random.key(0))
+    params = tree.map(lambda p: torch.zeros_like(p, dtype=torch.float64), params)  # q = N(0, 1)
+    params["decoder"]["w"] += w
+    found = exact(
+        parse("elbo_mc"), model, params, state, torch.ones(1, 1).double(), samples=1, nodes=nodes, tolerance=1e9
+    )
+    # The gradient in w is z - z exp(2 w z), with z ~ N(0, 1).
+    square = 1 - 2 * (1 + 4 * w**2) * math.exp(2 * w**2) + (1 + 16 * w**2) * math.exp(8 * w**2)
+    known = square - 4 * w**2 * math.exp(4 * w**2)
+    apart = abs(float(found.variance["decoder"]["w"]) - known)
+    assert apart <= found.error.variance <= 100 * apart
+
+
 def test_errors_above_the_tolerance_raise_an_error_that_says_what_to_do():
     smooth = exact(parse("dreg"), *decoding_with(nn.Tanh, 0), samples=2, nodes=50)
     assert max(smooth.error) < 1e-6
