@@ -144,9 +144,9 @@ def exact(
             bounds.append(bound)
         return mean, covariance.diagonal(), covariance, torch.cat(bounds)
 
-    # The axes move by different multiples, so that sums and differences of three axes move, too.
-    multiple = torch.tensor([pow(3, a, _GRIDS) for a in range(axes)])
-    shifts = rearrange(torch.arange(_GRIDS), "s -> s 1") * multiple % _GRIDS / _GRIDS
+    # In grid s, axis a moves by 3^(a mod 3) s^(1 + a//3) sevenths of a step: sums and differences of axes move, too.
+    s = rearrange(torch.arange(_GRIDS, device=x.device), "s -> s 1")
+    shifts = 3 ** (axis % 3) * s ** (1 + axis // 3) % _GRIDS / _GRIDS
     shifts = rearrange((shifts - shifts.round()).to(number_of_step), "s a -> s a 1")
     grids = step * (number_of_step + shifts)
     grids[-1] *= _LONGER

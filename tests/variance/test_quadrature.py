@@ -153,6 +153,35 @@ def test_the_estimated_errors_cover_the_true_errors_and_are_at_most_a_hundred_ti
                 assert true <= estimate <= max(100 * true, 1e-11), (key, nodes, name)
 
 
+class ReluOfSum(nn.Module):
+    def __init__(self, *axes):
+        super().__init__()
+        self.axes, self.last = list(axes), nn.Linear(1, 1)
+
+    def forward(self, z):
+        return self.last((z[..., self.axes].sum(-1, keepdim=True) - 0.3).relu())
+
+
+@pytest.mark.parametrize("axes", [(0, 1), (0, 3)])
+def test_the_estimated_error_covers_kinks_along_a_diagonal_of_two_axes(axes):
+    model = fv.vae(
+        encoder=lambda: nn.Linear(1, 8),
+        decoder=lambda: ReluOfSum(*axes),
+        likelihood=fv.heads.normal_fixed(0.5),
+        latent=4,
+    )
+    params, state = model.init(fv.random.key(0))
+    params = tree.map(torch.Tensor.double, params)
+    params["encoder"] = tree.map(torch.zeros_like, params["encoder"])  # q = N(0, I)
+    few, more = (
+        exact(parse("elbo"), model, params, state, torch.ones(1, 1).double(), samples=1, nodes=n, tolerance=10.0)
+        for n in (8, 17)
+    )
+    pairs = zip(tree.leaves(few.mean), tree.leaves(more.mean), strict=True)
+    assert max(float((a - b).abs().max()) for a, b in pairs) < few.error.mean
+    assert float((few.covariance - more.covariance).abs().max()) < few.error.covariance
+
+
 class LogSigma(nn.Module):
     """The parameters of p(x|z) = N(b, exp(-2 w z))."""
 
