@@ -162,7 +162,7 @@ def exact(
         if estimate > (allowed := tolerance * max(scale, eps)):
             raise BadValue(
                 f"the error of the {name} is about {estimate:.1g} with {nodes} nodes, and tolerance allows "
-                f"{allowed:.1g}: use more nodes or a larger tolerance, or moments"
+                f"{allowed:.1g}: use more nodes, float64 or a larger tolerance, or moments"
             )
 
     def like(flat: Tensor) -> Params:

@@ -87,7 +87,8 @@ def zero_to_rounding(series: Sequence[Series], names: Sequence[str], eps: float)
     """Sets variances and squared means to zero that may be rounding errors only.
 
     These are below (8 eps · G)², with G the largest root-mean-square norm, among the series, of the gradient of the
-    leaf's network. On the toy with q = p(z|x), the variance of `stl` was at most (4 eps · G)².
+    leaf's network. On the toy with q = p(z|x), the variance of `stl` was at most (4 eps · G)². Rounding errors are not
+    recognised if those are all that every series has in a network.
 
     Args:
         series: the series of several estimators of gradients of the same model.
