@@ -72,8 +72,8 @@ def exact(
     the machine epsilon, relative as in `tolerance`, if that is more. One of the six is longer, because a gradient may
     grow exponentially with eps, as with a decoder of log σ, and then have a part beyond the ends. This holds for smooth
     networks and for those with kinks, such as ReLU, where the error only decreases as 1/nodes. Measured in float64 with
-    Tanh, Softplus, ELU, ReLU, LeakyReLU, hard tanh and |·|, at K·Z = 1, 2 and 3, `error` is 1.1 to 92 times the true
-    error.
+    Tanh, Softplus, ELU, ReLU, LeakyReLU, hard tanh and |·|, 20 to 150 nodes and K·Z = 1, `error` is 1.6 to 36 times the
+    true error (with 12 nodes up to 196 times).
 
     On the linear-Gaussian toy in float64, 60 nodes at K·Z = 2 and 40 at K·Z = 3 give ten digits; 22 nodes at K·Z = 4
     give nine for the mean and seven for the variance. The seven grids have nodes^(K·Z) points each, so more axes allow
