@@ -339,10 +339,11 @@ def _part(what: str, whole: Params, name: str) -> Any:
 
 def _distribution(what: str, p: Any) -> Any:
     if isinstance(p, torch.distributions.Distribution):  # its sample is not a function of noise, nor is it a pytree
-        name = type(getattr(p, "base_dist", p)).__name__
-        ours = name if hasattr(distributions, name) else "Normal"
-        other = "" if name == ours else ", or a NamedTuple of tensors with the same methods"
-        raise BadType(f"{what} a torch.distributions.{name}: it must be a funcvae.distributions.{ours}{other}")
+        name = type(p.base_dist if isinstance(p, torch.distributions.Independent) else p).__name__
+        ours = f"funcvae.distributions.{name}"
+        if not hasattr(distributions, name):
+            ours = "NamedTuple of tensors with log_prob, sample(eps) and mean, as in funcvae.distributions"
+        raise BadType(f"{what} a torch.distributions.{name}: it must be a {ours}")
     if not hasattr(p, "log_prob"):
         raise BadType(f"{what} {checks.describe(p)}: it must be a distribution, such as distributions.Normal")
     return p

@@ -581,6 +581,7 @@ LEFT_OUT = {
     "model.log_weight": "see model.log_p_x_given_z",
     "model.noise_dtype": "part of a step, so it does not check its argument",
     "model.running": "part of a step, so it does not check its arguments",
+    "model.unchanged": "a check that other functions call",
     "modules.network": "the part of functional that model.vae uses",
     "tree.like": "does not check its arguments, which come from the lab",
     "train.fit_task": "train.fit calls it",
