@@ -55,8 +55,8 @@ class Claims(NamedTuple):
     the target's expectation is then the one under that distribution."""
     posterior: Literal["reparameterised", "any"] = "reparameterised"
     """What the claims require of q(z|x). "reparameterised": samples have derivatives in the fields of q, which a path
-    weight multiplies. "any": the estimator does not use them. Training and the lab compare the derivatives of a posterior
-    that does not say what its samples are; a direct call trusts it."""
+    weight multiplies. "any": the estimator does not use them. Training and the lab compare the derivatives of a
+    posterior that does not say what its samples are; a direct call trusts it."""
     note: str = ""
     """Further properties, in a few words."""
 
