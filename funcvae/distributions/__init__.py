@@ -1,0 +1,15 @@
+"""Distributions as NamedTuples of tensors, which `vmap`, `vjp` and `torch.compile` accept.
+
+`log_prob` is elementwise, or one number for each latent; `funcvae.model` sums it over the axes of a datum. `sample` is
+a function of standard normal noise.
+"""
+
+from funcvae.distributions.derivatives import is_reparameterised
+from funcvae.distributions.discrete import Bernoulli
+from funcvae.distributions.divergence import kl
+from funcvae.distributions.normal import Delta, Normal, SignedNormal
+from funcvae.distributions.types import Distribution, Posterior
+
+__all__ = [
+    "Bernoulli", "Delta", "Distribution", "Normal", "Posterior", "SignedNormal", "is_reparameterised", "kl",
+]  # fmt: skip

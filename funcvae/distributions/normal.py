@@ -1,0 +1,103 @@
+"""Normal distributions, and the point mass."""
+
+import math
+from typing import NamedTuple
+
+from torch import Tensor
+
+from funcvae.errors import BadType
+
+__all__ = ["Delta", "Normal", "SignedNormal"]
+
+
+class Normal(NamedTuple):
+    """Independent normals N(loc, sigma²)."""
+
+    loc: Tensor
+    sigma: Tensor
+
+    @property
+    def reparameterised(self) -> bool:
+        """Samples have the derivatives of their values."""
+        return True
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """The least and the greatest x."""
+        return (-math.inf, math.inf)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean: loc."""
+        return self.loc
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log N(x; loc, sigma²) = -½ ((x - loc)/sigma)² - log sigma - ½ log 2π, elementwise, in nats."""
+        return -0.5 * ((x - self.loc) / self.sigma) ** 2 - self.sigma.log() - 0.5 * math.log(2 * math.pi)
+
+    def sample(self, eps: Tensor) -> Tensor:
+        """loc + sigma · eps."""
+        return self.loc + self.sigma * eps
+
+
+class SignedNormal(NamedTuple):
+    """A normal whose sigma may have any sign or be zero, as in code that does not exponentiate the network's output.
+
+    Samples are loc + sigma · eps, with variance sigma². `log_prob` and the logarithm in `kl` use sigma² + 1e-8, which
+    keeps them finite at sigma = 0. So `log_prob` is not the density of the samples, and no estimator's claims hold.
+    """
+
+    loc: Tensor
+    sigma: Tensor
+
+    @property
+    def reparameterised(self) -> bool:
+        """Samples have the derivatives of their values."""
+        return True
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean: loc."""
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        """sigma² + 1e-8, the variance in `log_prob` and in the logarithm of `kl`."""
+        return self.sigma**2 + 1e-8
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log N(x; loc, sigma² + 1e-8), elementwise, in nats."""
+        return -0.5 * ((x - self.loc) ** 2 / self.variance + self.variance.log() + math.log(2 * math.pi))
+
+    def sample(self, eps: Tensor) -> Tensor:
+        """loc + sigma · eps."""
+        return self.loc + self.sigma * eps
+
+
+class Delta(NamedTuple):
+    """All mass at one point: the posterior of a plain autoencoder. It has no density, and `kl` returns 0 for it."""
+
+    loc: Tensor
+
+    @property
+    def reparameterised(self) -> bool:
+        """Samples have the derivatives of their values."""
+        return True
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """The least and the greatest x."""
+        return (-math.inf, math.inf)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean: loc."""
+        return self.loc
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Raises BadType: a point has no density."""
+        raise BadType("a Delta posterior has no density log q(z|x): use an estimator without one, such as elbo")
+
+    def sample(self, eps: Tensor) -> Tensor:
+        """loc, expanded to the shape of eps."""
+        return self.loc.expand_as(eps)
