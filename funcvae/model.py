@@ -18,9 +18,9 @@ from funcvae.errors import BadData, BadType, BadValue, FuncvaeError
 from funcvae.modules import Params, State, network
 
 __all__ = [
-    "CHECK_SEED", "VAE", "Decode", "Encode", "Observe", "Trained", "as_floats", "as_is", "check_data", "check_items",
-    "check_trained", "from_bytes", "log_p_x_given_z", "log_prob", "log_weight", "noise_dtype", "running", "unchanged",
-    "vae",
+    "CHECK_SEED", "VAE", "Decode", "Encode", "LogWeight", "Observe", "Trained", "as_floats", "as_is", "check_data",
+    "check_items", "check_trained", "from_bytes", "log_p_x_given_z", "log_prob", "log_prob_terms", "log_weight",
+    "noise_dtype", "running", "unchanged", "vae",
 ]  # fmt: skip
 
 
@@ -176,7 +176,12 @@ def log_prob(p: Distribution, z: Tensor) -> Tensor:
     Raises:
         BadValue: `p.log_prob` does not return one number for each latent [N, B], or for each element of z.
     """
-    return _summed(p, p.log_prob(z), z.shape)
+    return _summed(log_prob_terms(p, z))
+
+
+def log_prob_terms(p: Distribution, z: Tensor) -> Tensor:
+    """`p.log_prob(z)` for z [N, B, Z]: one term for each element of z, or their sum [N, B]; raises as `log_prob`."""
+    return _checked(p, p.log_prob(z), z.shape)
 
 
 def log_p_x_given_z(p: Distribution, x: Tensor) -> Tensor:
@@ -193,16 +198,32 @@ def log_p_x_given_z(p: Distribution, x: Tensor) -> Tensor:
             f"{list(x.shape[1:])} in a batch of {len(x)}"
         )
     x = x.float() if x.dtype == torch.bool else x  # torch cannot subtract from bool
-    return _summed(p, p.log_prob(x), (decoded[0], *x.shape))
+    return _summed(_checked(p, p.log_prob(x), (decoded[0], *x.shape)))
+
+
+class LogWeight(NamedTuple):
+    """The terms of log-weights, each [N, B] in nats."""
+
+    log_p_x: Tensor
+    """log p(x|z)."""
+    log_p_z: Tensor
+    """log p(z)."""
+    log_q: Tensor
+    """log q(z|x)."""
+
+    @property
+    def log_w(self) -> Tensor:
+        """log w = log p(x|z) + log p(z) - log q(z|x)."""
+        return self.log_p_x + self.log_p_z - self.log_q
 
 
 def log_weight(
     model: VAE, params: Params, state: State, x: Tensor, q: Distribution, z: Tensor, train: bool
-) -> tuple[Tensor, State]:
-    """log w = log p(x|z) + log p(z) - log q(z|x) [N, B] for z [N, B, Z] from q(z|x), and the new state."""
+) -> tuple[LogWeight, State]:
+    """The log-weights of z [N, B, Z] from q(z|x), and the new state."""
     p_x, state = model.decode(params, state, z, train)
     p_z, state = model.prior(params, state, z, train)
-    return log_p_x_given_z(p_x, x) + log_prob(p_z, z) - log_prob(q, z), state
+    return LogWeight(log_p_x_given_z(p_x, x), log_prob(p_z, z), log_prob(q, z)), state
 
 
 class Observe(Protocol):
@@ -354,13 +375,16 @@ def running(model: VAE, state: State) -> dict[str, Tensor]:
     return {path: leaf for path, leaf in tree.named_leaves(state).items() if path not in model.frozen}
 
 
-def _summed(p: Distribution, log_densities: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Sums log-densities of the shape [N, B, ...], or [N, B] if they are sums already, to [N, B]."""
-    if log_densities.shape == shape:
-        return rearrange(log_densities, "n b ... -> n b (...)").sum(-1) if len(shape) > 2 else log_densities
-    if log_densities.shape != shape[:2]:  # it might broadcast
+def _checked(p: Distribution, log_densities: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Raises BadValue unless log-densities are [N, B, ...], or [N, B] if they are sums: others might broadcast."""
+    if log_densities.shape not in (shape, shape[:2]):
         raise BadValue(
             f"log_prob of the {type(p).__name__} has shape {list(log_densities.shape)}: it must be {list(shape)}, or "
             f"{list(shape[:2])} if it sums over a datum"
         )
     return log_densities
+
+
+def _summed(log_densities: Tensor) -> Tensor:
+    """Sums log-densities [N, B, ...] to [N, B]."""
+    return rearrange(log_densities, "n b ... -> n b (...)").sum(-1) if log_densities.ndim > 2 else log_densities

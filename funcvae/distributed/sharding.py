@@ -28,7 +28,7 @@ from funcvae.distributed import reduction
 from funcvae.distributed.collectives import SINGLE, Processes, split_evenly
 from funcvae.estimators.chunks import in_chunks
 from funcvae.estimators.engine import StateShare, add_trees, scale_tree, share_of_state, state_of_shares
-from funcvae.estimators.types import Estimate, Estimator, check_noise
+from funcvae.estimators.types import Estimate, Estimator, Seen, check_noise
 from funcvae.model import VAE, Observe, noise_dtype, running
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, accepts, in_parts
@@ -171,8 +171,17 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
         out = parts.share(model, params, state, *inputs(params, keys, x, at), True, samples, *w)
         return pack(out.grads, (out.bound + bound).mean(), out.state)
 
+    def seen(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor) -> Seen:
+        assert parts.see is not None
+        return parts.see(model, params, state, *inputs(params, keys, x, at), True)
+
     share_of, log_w_of = wrap(share), wrap(log_weights)
     weigh = None if parts.weigh is None else wrap(parts.weigh)
+    see = None if parts.see is None else wrap(seen)
+
+    def points_at(weights: Tensor, at: Tensor) -> Tensor:
+        """Those of the weights [M, B, ...] that belong to the points of some samples."""
+        return weights.unflatten(0, (samples, -1)).index_select(0, at).flatten(0, 1)
 
     def chunks(pieces: list[range], device: torch.device) -> list[Tensor]:
         """The indices of the pieces' samples, in chunks of at most `chunk`."""
@@ -181,12 +190,15 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
     def weights(
         params: Params, state: State, keys: Tensor, x: Tensor, pieces: list[range], processes: Processes
     ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """The weights [N, B] of all samples, if the shares take any, and the bound [B] to add to the shares' bounds."""
+        """The weights [M, B, ...] of all samples, if the shares take any, and the bound [B] to add to their bounds."""
         if weigh is None:
             return (), x.new_zeros(len(x))
         of_each = [pieces[own.start : own.stop] for own in _split_evenly(len(pieces), processes.size)]
-        log_w = [log_w_of(params, state, keys, x, at) for at in chunks(of_each[processes.rank], x.device)]
-        return weigh(processes.all_gather_rows(torch.cat(log_w), [sum(map(len, own)) for own in of_each]))
+        sizes = [sum(map(len, own)) for own in of_each]
+        log_w = torch.cat([log_w_of(params, state, keys, x, at) for at in chunks(of_each[processes.rank], x.device)])
+        m = len(log_w) // sizes[processes.rank]
+        gathered = processes.all_gather_rows(log_w, [m * size for size in sizes])
+        return weigh(gathered, *([see(params, state, keys, x, torch.arange(samples, device=x.device))] if see else []))
 
     def shares(
         params: Params, state: State, batch: Batch, pieces: list[range], processes: Processes
@@ -199,7 +211,7 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
             total: Any = None
             for i, at in enumerate(chunks([piece], x.device)):
                 once = bound if piece.start + i == 0 else zero  # the bound of all samples counts once
-                own = [each.index_select(0, at) for each in w]
+                own = [points_at(each, at) for each in w]
                 total = add_trees(total, share_of(params, state, keys, x, at, once, *own))
             return total
 
@@ -212,7 +224,7 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
         eps, log_w = [], []
         for at in chunks(pieces, x.device):
             observed, drawn = inputs(params, batch.keys, x, at)
-            own = [each.index_select(0, at) for each in w]
+            own = [points_at(each, at) for each in w]
             out = parts.share(model, params, state, observed, drawn, True, samples, *own)
             total = add_trees(total, (out.grads, out.bound, out.state))
             eps.append(drawn)

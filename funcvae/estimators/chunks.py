@@ -41,28 +41,29 @@ def in_chunks(estimator: Estimator, chunk: Count, wrap: Wrap = unchanged) -> Est
     bound_of = None if parts.bound is None else wrap(parts.bound)
 
     def weighed(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Any:
-        """The weights [N, B], the bound that they add, and log w, if the weights depend on all samples."""
+        """The weights [M, B, ...], if they depend on all samples, and the bound that they add."""
         if log_w_of is None or parts.weigh is None:
-            return (), None, None
+            return (), None
         log_w = torch.cat([log_w_of(model, params, state, x, part, train) for part in eps.split(chunk)])
-        return *parts.weigh(log_w), log_w
+        return parts.weigh(log_w, *([parts.see(model, params, state, x, eps, train)] if parts.see else []))
 
     @torch.no_grad()
     def estimate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:
-        w, bound, log_w = weighed(model, params, state, x, eps, train)
-        total, seen = None, []
-        for part, *weights in zip(eps.split(chunk), *(each.split(chunk) for each in w), strict=True):
+        w, bound = weighed(model, params, state, x, eps, train)
+        total, log_w = None, []
+        points_of_chunk = [each.split(chunk * (len(each) // len(eps))) for each in w]
+        for part, *weights in zip(eps.split(chunk), *points_of_chunk, strict=True):
             out = share_of(model, params, state, x, part, train, len(eps), *weights)
-            seen.append(out.log_w)
+            log_w.append(out.log_w)
             total = add_trees(total, (out.grads, out.bound, out.state))
         assert total is not None
         grads, more, shares = total
-        bound, log_w = more if bound is None else bound + more, torch.cat(seen) if log_w is None else log_w
-        return Estimate(grads, bound, log_w, state_of_shares(shares, state))
+        bound = more if bound is None else bound + more
+        return Estimate(grads, bound, torch.cat(log_w), state_of_shares(shares, state))
 
     def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
         if bound_of is None:
             return weighed(model, params, state, x, eps, False)[1]
         return torch.stack([bound_of(model, params, state, x, part, len(eps)) for part in eps.split(chunk)]).sum(0)
 
-    return Estimator(estimator.name, estimator.claims, estimator.weights, estimate, evaluate)
+    return Estimator(estimator.name, estimator.claims, estimator.weights, estimate, evaluate, estimator.points)

@@ -54,7 +54,7 @@ def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
     def bound(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, samples: int) -> Tensor:
         return evaluate(model, params, state, x, eps) * (len(eps) / samples)
 
-    return Estimator(name, claims, None, estimate, evaluate, None, Parts(share, bound=bound))
+    return Estimator(name, claims, None, estimate, evaluate, _parts=Parts(share, bound=bound))
 
 
 _elbo = checks.unchecked(bounds.elbo)

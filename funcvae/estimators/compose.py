@@ -1,7 +1,7 @@
 """Several estimators in one forward pass, and an estimator as a scalar loss."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from funcvae.estimators.types import (
     Estimate,
     Estimator,
     GradientEstimator,
+    Pass,
     check_arguments,
     check_estimator,
     with_posterior_of,
@@ -40,19 +41,23 @@ def together(
 ) -> list[Estimate]:  # fmt: skip
     """Calls several estimators on the same noise, with one forward pass for all that can share it.
 
-    Estimators from `weighted` share the pass, except those with two pulls. All others run separately. The results
-    are those of separate calls.
+    Estimators from `weighted` share the pass, except those with two pulls, and so do those that evaluate the model at
+    the same `Points`. All others run separately. The results are those of separate calls.
     """
     model = with_posterior_of(model.unchecked(), *estimators)
     shared = [getattr(estimator, "from_pass", None) for estimator in estimators]
-    last = max((i for i, from_pass in enumerate(shared) if from_pass), default=-1)
-    passed = forward(model, params, state, x, eps, train) if last >= 0 else None
-    return [
-        from_pass(passed, retain_graph=i < last)
-        if from_pass
-        else _estimate(estimator, model, params, state, x, eps, train)
-        for i, (from_pass, estimator) in enumerate(zip(shared, estimators, strict=True))
-    ]
+    points: list[Any] = [getattr(estimator, "points", None) for estimator in estimators]
+    passes: dict[int, Pass] = {}
+    estimates = []
+    for i, (from_pass, estimator) in enumerate(zip(shared, estimators, strict=True)):
+        if from_pass is None:
+            estimates.append(_estimate(estimator, model, params, state, x, eps, train))
+            continue
+        same = [j for j in range(len(points)) if shared[j] and points[j] is points[i]]
+        if i == same[0]:
+            passes[i] = forward(model, params, state, x, eps, train, points[i])
+        estimates.append(from_pass(passes[same[0]], retain_graph=i < same[-1]))
+    return estimates
 
 
 def _estimate(

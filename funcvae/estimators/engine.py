@@ -10,10 +10,11 @@ an estimator ascends along
     encoder              sum_k path_k d_k + score_k s_k
     decoder and prior    sum_k theta_k ∇ log w_k
 
-where path, score and theta are functions of the log-weights alone and are held constant. (The total derivative of
-log w_k is d_k - s_k.) These functions are in `estimators.table`. An estimator is a pure function of (model, params,
-state, x, eps). It works under `vmap` over eps, in float32 and float64, and under `torch.compile(fullgraph=True)`.
-A transform cannot read values, so the estimators return non-finite numbers unchecked: callers test for them.
+where path, score and theta are held constant. (The total derivative of log w_k is d_k - s_k.) They are functions of the
+log-weights alone (`weighted`), or also of the points z_k, which an estimator may choose (`from_points`). These
+functions are in `estimators.table` and `estimators.discrete`. An estimator is a pure function of (model, params, state,
+x, eps). It works under `vmap` over eps, in float32 and float64, and under `torch.compile(fullgraph=True)`. A transform
+cannot read values, so the estimators return non-finite numbers unchecked: callers test for them.
 """
 
 from collections.abc import Callable
@@ -29,17 +30,36 @@ from funcvae._support.autograd import Pull, vjp
 from funcvae._support.pickling import remembered
 from funcvae.errors import BadType, BadValue
 from funcvae.estimators.types import (
+    SAMPLES,
     Claims,
+    Closed,
+    ClosedForm,
     Estimate,
     Estimator,
     Parts,
     Pass,
+    Points,
+    Sample,
+    Seen,
     Weights,
 )
-from funcvae.model import VAE, log_prob, log_weight, running
+from funcvae.model import VAE, LogWeight, log_prob_terms, log_weight, running
 from funcvae.modules import Params, State
 
-__all__ = ["StateShare", "add_trees", "forward", "scale_tree", "share_of_state", "state_of_shares", "weighted"]
+__all__ = [
+    "StateShare", "add_trees", "forward", "from_points", "log_p_x", "log_w", "scale_tree", "share_of_state",
+    "state_of_shares", "weighted",
+]  # fmt: skip
+
+
+def log_w(terms: LogWeight) -> Tensor:
+    """log w [M, B]: what most estimators pull back."""
+    return terms.log_w
+
+
+def log_p_x(terms: LogWeight) -> Tensor:
+    """log p(x|z) [M, B]: what an estimator with the KL in closed form pulls back."""
+    return terms.log_p_x
 
 
 @remembered
@@ -68,123 +88,262 @@ def weighted(
     Raises:
         BadType, BadValue: (from the estimator) `weights` or `bound` returns a wrong type or shape.
     """
-    bound = checks.unchecked(bound)
+    called = str(name or getattr(weights, "__name__", "weighted"))
+    return _estimator(SAMPLES, weights, None, _Target(bound), claims, called, two_pulls)
+
+
+@remembered
+@checks.arguments
+def from_points(
+    points: Points | Sample,
+    weights: Callable[[Tensor, Seen], Weights],
+    *,
+    bound: bounds.Bound,
+    claims: Claims,
+    name: str | None = None,
+    two_pulls: bool = False,
+    closed: ClosedForm | None = None,
+    pulls: Callable[[LogWeight], Tensor] = log_w,
+) -> Estimator:
+    """Makes an estimator that chooses the points z [M, B, Z] at which the model is evaluated, and sees them.
+
+    The m = M/N points of each noise are adjacent. The first is a draw from q. A term of the bound in closed form, with
+    its derivatives in encoder and prior, can be added.
+
+    Args:
+        points: (q, eps [N, B, Z]) -> z [M, B, Z], or a `Points`.
+        weights: (log_w [M, B], seen) -> Weights, where path and score may be [M, B, Z] instead of [M, B]: weights for
+            each latent. Such score weights require a posterior whose `log_prob` is elementwise. What they multiply is
+            as in `weighted`; log_w stands for what `pulls` returns.
+        bound: the value of the target, log_w [N, B] -> [B]. If each noise has several draws from q, the bounds of the
+            first draws, the second draws, … are averaged.
+        claims: what the estimator promises.
+        name: shown in tables; the name of `weights` unless given.
+        two_pulls: pull back a second time, with path. Needed if theta can be tiny or zero where path is not.
+        closed: (q, p(z)) -> [B], a term of the bound that is known in closed form, such as -KL(q ‖ p).
+        pulls: what is pulled back, and what `weights` and `bound` take: `log_w` or `log_p_x`.
+
+    Raises:
+        BadType, BadValue: (from the estimator) a function returns a wrong type or shape.
+    """
+    points = points if isinstance(points, Points) else Points(points)
+    called = str(name or getattr(weights, "__name__", "from_points"))
+    return _estimator(points, None, weights, _Target(bound, pulls, closed), claims, called, two_pulls)
+
+
+class _Target(NamedTuple):
+    """The bound: bound(pulls(terms)) + closed(q, p)."""
+
+    bound: bounds.Bound
+    pulls: Callable[[LogWeight], Tensor] = log_w
+    closed: ClosedForm | None = None
+
+
+def _estimator(
+    points: Points,
+    of_log_w: Callable[[Tensor], Weights] | None,
+    of_seen: Callable[[Tensor, Seen], Weights] | None,
+    target: _Target,
+    claims: Claims,
+    name: str,
+    two_pulls: bool,
+) -> Estimator:
+    bound = checks.unchecked(target.bound)
 
     # What the user's functions return is checked here, because other shapes might broadcast.
-    def checked_weights(log_w: Tensor) -> Weights:
-        given = weights(log_w.detach())
+    def weigh(f: Tensor, seen: Seen | None) -> Weights:
+        given: Any = of_seen(f.detach(), seen) if of_seen and seen else of_log_w(f.detach()) if of_log_w else None
         if not (isinstance(given, tuple) and len(given) == 3 and all(isinstance(weight, Tensor) for weight in given)):
             raise BadType(f"the weights are {checks.describe(given)}: they must be a Weights of three tensors")
-        if any(weight.shape != log_w.shape for weight in given):
-            shapes = [list(weight.shape) for weight in given]
-            raise BadValue(f"the weights have shapes {shapes}: each must be {list(log_w.shape)}")
+        path, score, theta = shapes = [weight.shape for weight in given]
+        allowed = [f.shape] if seen is None or of_log_w else [f.shape, seen.z.shape]
+        if theta != f.shape or path not in allowed or score not in allowed:
+            must = " or ".join(str(list(shape)) for shape in allowed)
+            raise BadValue(f"the weights have shapes {[list(shape) for shape in shapes]}: each must be {must}")
         return Weights(*given)
 
-    def checked_bound(log_w: Tensor) -> Tensor:
-        value = bound(log_w)
-        if checks.tensor("the bound", value).shape != log_w.shape[1:]:
-            raise BadValue(f"the bound has shape {list(value.shape)}: it must be [B], here [{log_w.shape[1]}]")
-        return value
+    def bound_of(f: Tensor, n: int) -> Tensor:
+        """The bound [B] from f [M, B]: the mean over the draws of each of n noises."""
+        values = [bound(f)] if len(f) == n else [bound(each) for each in _draws(f, n, points).unbind(1)]
+        if checks.tensor("the bound", values[0]).shape != f.shape[1:]:
+            raise BadValue(f"the bound has shape {list(values[0].shape)}: it must be [B], here [{f.shape[1]}]")
+        return values[0] if len(values) == 1 else torch.stack(values).mean(0)
 
-    def pulled(drawn: Draw, weigh: Callable[[Tensor], Weights]) -> Pulled:
-        return _pull_twice(drawn, weigh) if two_pulls else _pull_once(_weigh(drawn), weigh, retain_graph=False)
+    def drawn(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, share: float = 1) -> Draw:
+        return _draw(model, params, state, x, eps, train, points, target, share)
 
-    def finished(grads: Params, log_w: Tensor, new_state: State) -> Estimate:
-        return Estimate(grads, checked_bound(log_w), log_w, new_state)
+    def pulled(draw: Draw, weigh: Weigh) -> Pulled:
+        return _pull_twice(draw, weigh) if two_pulls else _pull_once(_weigh(draw), weigh, retain_graph=False)
+
+    def finished(grads: Params, passed: Pass) -> Estimate:
+        n = len(passed.seen.eps)
+        value = bound_of(passed.pulled, n)
+        value = value if passed.closed is None else value + passed.closed.value
+        return Estimate(grads, value, _first(passed.log_w, n), passed.state)
 
     def estimate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:
-        return finished(*pulled(_draw(model, params, state, x, eps, train), checked_weights))
+        return finished(*pulled(drawn(model, params, state, x, eps, train), weigh))
 
     def from_pass(passed: Pass, *, retain_graph: bool) -> Estimate:
-        return finished(*_pull_once(passed, checked_weights, retain_graph=retain_graph))
+        return finished(*_pull_once(passed, weigh, retain_graph=retain_graph))
 
-    def log_weights(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Tensor:
+    def see(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Seen:
+        q, _ = model.encode(params, state, x, train)
+        return Seen(q, points.sample(q, eps), eps)
+
+    def terms(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Tensor:
         q, state = model.encode(params, state, x, train)
-        return log_weight(model, params, state, x, q, q.sample(eps), train)[0]
+        return target.pulls(log_weight(model, params, state, x, q, points.sample(q, eps), train)[0])
 
     def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
-        return checked_bound(log_weights(model, params, state, x, eps, False))
+        q, state = model.encode(params, state, x)
+        z = points.sample(q, eps)
+        z = z if len(z) == len(eps) else _draws(z, len(eps), points).flatten(0, 1)
+        f = target.pulls(log_weight(model, params, state, x, q, z, False)[0])
+        value = bound_of(f, len(eps))
+        return value if target.closed is None else value + target.closed(q, model.prior(params, state, q.loc)[0])
 
     def share(
         model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, samples: int, *w: Tensor
     ) -> Estimate:
-        drawn = _draw(model, params, state, x, eps, train)
-        grads, log_w, new_state = pulled(drawn, lambda log_w: Weights(*w))
-        return Estimate(
-            grads, torch.zeros_like(log_w[0]), log_w, share_of_state(model, new_state, state, len(eps) / samples)
-        )
+        part = len(eps) / samples
+        grads, passed = pulled(drawn(model, params, state, x, eps, train, part), lambda f, seen: Weights(*w))
+        value = torch.zeros_like(passed.log_w[0]) if passed.closed is None else passed.closed.value * part
+        new = share_of_state(model, passed.state, state, part)
+        return Estimate(grads, value, _first(passed.log_w, len(eps)), new)
 
-    def weigh(log_w: Tensor) -> tuple[Weights, Tensor]:
-        return checked_weights(log_w), checked_bound(log_w)
+    def weigh_all(f: Tensor, seen: Seen | None = None) -> tuple[Weights, Tensor]:
+        return weigh(f, seen), bound_of(f, len(f) if seen is None else len(seen.eps))
 
-    called = str(name or getattr(weights, "__name__", "weighted"))
-    parts = Parts(share, log_weights, weigh)
-    return Estimator(called, claims, weights, estimate, evaluate, None if two_pulls else from_pass, parts)
+    parts = Parts(share, terms, weigh_all, see if of_seen else None)
+    can_share = not two_pulls and target.closed is None and target.pulls is log_w
+    return Estimator(name, claims, of_log_w, estimate, evaluate, points, from_pass if can_share else None, parts)
+
+
+def _draws(values: Tensor, n: int, points: Points) -> Tensor:
+    """Those of the values [M, ...] that belong to draws from q: [N, d, ...]."""
+    return values.unflatten(0, (n, -1))[:, : points.draws]
+
+
+def _first(values: Tensor, n: int) -> Tensor:
+    """The values [N, B] of the first point of each noise, from those [M, B] of all points."""
+    return values if len(values) == n else values.unflatten(0, (n, -1))[:, 0]
 
 
 class Draw(NamedTuple):
-    """Latents drawn from the posterior, and the functions for the rest of the pass."""
+    """Points drawn from the posterior, and the functions for the rest of the pass."""
 
-    z: Tensor
-    """The latents [N, B, Z]."""
+    seen: Seen
     pull: Pull
     """Maps cotangents of z, and of log q(z|x) at fixed z, to the encoder's gradient."""
     theta: Params
     """The parameters of decoder and prior."""
-    weigh: Callable[[Params, Tensor], tuple[Tensor, State]]
-    """Maps (theta, z) to (log w [N, B], state), with the parameters of q held constant."""
+    weigh: Callable[[Params, Tensor], tuple[Tensor, tuple[Tensor, State]]]
+    """Maps (theta, z) to what is pulled back [M, B] and (log w [M, B], state), with the parameters of q constant."""
+    closed: Closed | None
 
 
-Pulled = tuple[Params, Tensor, State]
-"""The gradient to descend, log w [N, B], and the new state."""
+Weigh = Callable[[Tensor, Seen], Weights]
+Pulled = tuple[Params, Pass]
+"""The gradient to descend, and the pass that it comes from."""
 
 
-def forward(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Pass:
+def forward(
+    model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, points: Points = SAMPLES
+) -> Pass:
     """The forward pass, which several estimators can share."""
-    return _weigh(_draw(model, params, state, x, eps, train))
+    return _weigh(_draw(model, params, state, x, eps, train, points, _Target(bounds.elbo), 1))
 
 
-def _draw(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Draw:
+def _draw(
+    model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, points: Points, target: _Target,
+    share: float,
+) -> Draw:  # fmt: skip
     def draw(phi: Params) -> Any:  # the compiler cannot evaluate a more precise annotation
         q, new = model.encode({**params, "encoder": phi}, state, x, train)
-        z = q.sample(eps)
-        return (z, log_prob(q, z.detach())), (q, z, new)
+        z = points.sample(q, eps)
+        return (z, log_prob_terms(q, z.detach()), () if target.closed is None else q), (q, z, new)
 
     def weigh(theta: Params, z: Tensor) -> Any:
-        return log_weight(model, {**params, **theta}, encoded, x, q, z, train)
+        terms, new = log_weight(model, {**params, **theta}, encoded, x, q, z, train)
+        pulled = target.pulls(terms)
+        return pulled, (pulled if target.pulls is log_w else terms.log_w, new)
 
-    _, pull, (q, z, encoded) = vjp(draw, params["encoder"], has_aux=True)
-    return Draw(z, pull, {name: params[name] for name in ("decoder", "prior")}, weigh)
+    (_, log_q, _), pull, (q, z, encoded) = vjp(draw, params["encoder"], has_aux=True)
+    closed = None if target.closed is None else _closed(target.closed, model, params, encoded, q, train, share)
+
+    def pull_draw(cotangent: Any, retain_graph: bool = True) -> Any:  # see draw
+        z_grads, score = cotangent
+        if score.ndim > log_q.ndim:
+            raise BadValue(
+                f"log_prob of the {type(q).__name__} posterior sums over the latents, and the estimator has a score "
+                "weight for each: use a posterior whose log_prob is elementwise"
+            )
+        score = score if score.ndim == log_q.ndim else score.unsqueeze(-1).expand_as(log_q)
+        return pull((z_grads, score, () if closed is None else closed.q_grads), retain_graph=retain_graph)
+
+    theta = {name: params[name] for name in ("decoder", "prior")}
+    return Draw(Seen(q, z, eps), pull_draw, theta, weigh, closed)
 
 
-def _weigh(drawn: Draw) -> Pass:
-    log_w, pull_weight, new_state = vjp(drawn.weigh, drawn.theta, drawn.z, has_aux=True)
-    return Pass(log_w, new_state, drawn.pull, pull_weight)
+def _closed(f: ClosedForm, model: VAE, params: Params, state: State, q: Any, train: bool, share: float) -> Closed:
+    """The term f(q, p) [B] of the bound, and its gradients to descend, times a share."""
+
+    def value_of(q: Any, prior: Params) -> Any:
+        p, _ = model.prior({**params, "prior": prior}, state, q.loc, train)
+        return f(q, p)
+
+    value, pull = vjp(value_of, q, params["prior"])
+    if checks.tensor("the closed form", value).shape != q.loc.shape[:1]:
+        raise BadValue(f"the closed form has shape {list(value.shape)}: it must be [B], here [{len(q.loc)}]")
+    q_grads, prior_grads = pull(torch.full_like(value, -share / len(value)), retain_graph=False)
+    return Closed(value, q_grads, prior_grads)
 
 
-def _pull_once(passed: Pass, weigh: Callable[[Tensor], Weights], *, retain_graph: bool) -> Pulled:
-    """Pulls back log w once, with theta; the gradient along z times path/theta is that of the path term."""
-    w = _to_descend(weigh(passed.log_w))
+def _weigh(draw: Draw) -> Pass:
+    pulled, pull_weight, (log_w, state) = vjp(draw.weigh, draw.theta, draw.seen.z, has_aux=True)
+    return Pass(pulled, log_w, state, draw.pull, pull_weight, draw.seen, draw.closed)
+
+
+def _pull_once(passed: Pass, weigh: Weigh, *, retain_graph: bool) -> Pulled:
+    """Pulls back once, with theta; the gradient along z times path/theta is that of the path term."""
+    w = _to_descend(weigh(passed.pulled, passed.seen))
     theta_grads, z_grads = passed.pull_weight(w.theta, retain_graph=retain_graph)
-    z_grads = z_grads * rearrange(torch.where(w.theta == 0, 0, w.path / w.theta), "n b -> n b 1")
+    theta = w.theta if w.path.ndim == 2 else w.theta.unsqueeze(-1)
+    z_grads = z_grads * _for_latents(torch.where(theta == 0, 0, w.path / theta))
     (phi_grads,) = passed.pull_draw((z_grads, w.score), retain_graph=retain_graph)
-    return {"encoder": phi_grads, **theta_grads}, passed.log_w, passed.state
+    return _gradient(phi_grads, theta_grads, passed.closed), passed
 
 
-def _pull_twice(drawn: Draw, weigh: Callable[[Tensor], Weights]) -> Pulled:
-    """Pulls back log w twice: with theta to the parameters of decoder and prior, and with path to z."""
+def _pull_twice(draw: Draw, weigh: Weigh) -> Pulled:
+    """Pulls back twice: with theta to the parameters of decoder and prior, and with path to z."""
 
     def along_z(theta: Params) -> Any:
-        log_w, pull, state = vjp(lambda z: drawn.weigh(theta, z), drawn.z, has_aux=True)
-        w = _to_descend(weigh(log_w))
+        pulled, pull, (log_w, state) = vjp(lambda z: draw.weigh(theta, z), draw.seen.z, has_aux=True)
+        w = _to_descend(weigh(pulled, draw.seen))
         with torch.no_grad():  # the result is not differentiated again
-            (z_grads,) = pull(w.path, retain_graph=True)
-        return log_w, (w, z_grads, state)
+            if w.path.ndim == 2:
+                (z_grads,) = pull(w.path, retain_graph=True)
+            else:
+                z_grads = w.path * pull(torch.ones_like(pulled), retain_graph=True)[0]
+        return pulled, (w, z_grads, log_w, state)
 
-    log_w, pull, (w, z_grads, state) = vjp(along_z, drawn.theta, has_aux=True)
+    pulled, pull, (w, z_grads, log_w, state) = vjp(along_z, draw.theta, has_aux=True)
     (theta_grads,) = pull(w.theta, retain_graph=False)
-    (phi_grads,) = drawn.pull((z_grads, w.score), retain_graph=False)
-    return {"encoder": phi_grads, **theta_grads}, log_w, state
+    (phi_grads,) = draw.pull((z_grads, w.score), retain_graph=False)
+    passed = Pass(pulled, log_w, state, draw.pull, pull, draw.seen, draw.closed)
+    return _gradient(phi_grads, theta_grads, draw.closed), passed
+
+
+def _gradient(phi_grads: Params, theta_grads: Params, closed: Closed | None) -> Params:
+    if closed is not None:
+        theta_grads = {**theta_grads, "prior": add_trees(theta_grads["prior"], closed.prior_grads)}
+    return {"encoder": phi_grads, **theta_grads}
+
+
+def _for_latents(weight: Tensor) -> Tensor:
+    """Weights [M, B] or [M, B, Z] as factors of z [M, B, Z]."""
+    return weight if weight.ndim == 3 else rearrange(weight, "m b -> m b 1")
 
 
 def _to_descend(w: Weights) -> Weights:

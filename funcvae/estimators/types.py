@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -11,15 +11,16 @@ from funcvae._support import checks
 from funcvae._support.autograd import Pull
 from funcvae._support.checks import Floats
 from funcvae._support.pickling import by_call
-from funcvae.distributions import Posterior
+from funcvae.distributions import Distribution, Posterior
 from funcvae.errors import BadType, BadValue
 from funcvae.model import VAE, check_trained, noise_dtype, unchanged
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, is_independent, name_of
 
 __all__ = [
-    "Claims", "Estimate", "Estimator", "FromPass", "GradientEstimator", "PartialBound", "PartialLogWeights", "Parts",
-    "Pass", "Share", "Weights", "check_arguments", "check_estimator", "check_noise", "check_posterior",
+    "SAMPLES", "Claims", "Closed", "ClosedForm", "Estimate", "Estimator", "FromPass", "GradientEstimator",
+    "PartialBound", "PartialLogWeights", "Parts", "Pass", "Points", "Sample", "Seen", "Share", "Weights",
+    "check_arguments", "check_estimator", "check_noise", "check_posterior",
     "with_posterior_of",
 ]  # fmt: skip
 
@@ -27,12 +28,60 @@ __all__ = [
 class Weights(NamedTuple):
     """The three weight arrays of an estimator, each [N, B].
 
+    With `from_points` they are [M, B], and path and score may be [M, B, Z].
+
     `path` must be zero wherever `theta` is, and path/theta must not be large; otherwise `weighted` needs `two_pulls`.
     """
 
     path: Tensor
     score: Tensor
     theta: Tensor
+
+
+class Seen(NamedTuple):
+    """What weights may depend on besides the log-weights."""
+
+    q: Posterior
+    z: Tensor
+    """The points [M, B, Z]."""
+    eps: Tensor
+    """The noise [N, B, Z]."""
+
+
+Sample = Callable[[Posterior, Tensor], Tensor]
+"""Maps (q, eps [N, B, Z]) to points z [M, B, Z]; the m = M/N points of each noise are adjacent."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """The points at which an estimator evaluates the model."""
+
+    sample: Sample
+    draws: int = 1
+    """The number of the first points of each noise that are draws from q, from which the bound is computed."""
+    breaks: Callable[[Posterior], Tensor] | None = None
+    """If the points are steps in the uniform numbers u = Φ(eps): the u [S, B, Z] of the steps, for exact moments."""
+
+
+def _sample(q: Posterior, eps: Tensor) -> Tensor:
+    return q.sample(eps)
+
+
+SAMPLES = Points(_sample)
+"""One draw from q for each noise: `q.sample(eps)`."""
+
+ClosedForm = Callable[[Posterior, Distribution], Tensor]
+"""Maps q(z|x) and p(z) to a term [B] of a bound, in nats."""
+
+
+class Closed(NamedTuple):
+    """A term of a bound in closed form, and its gradients to descend."""
+
+    value: Tensor
+    """[B], in nats."""
+    q_grads: Any
+    """Like q."""
+    prior_grads: Params
 
 
 class Claims(NamedTuple):
@@ -53,10 +102,11 @@ class Claims(NamedTuple):
     """What the claims require of the samples of one datum. "independent": they are independent standard normals.
     "normal": each is standard normal, and they may depend on one another. "any": they may have any distribution, but
     the target's expectation is then the one under that distribution."""
-    posterior: Literal["reparameterised", "any"] = "reparameterised"
+    posterior: Literal["reparameterised", "factorised", "discrete", "any"] = "reparameterised"
     """What the claims require of q(z|x). "reparameterised": samples have derivatives in the fields of q, which a path
-    weight multiplies. "any": the estimator does not use them. Training and the lab compare the derivatives of a
-    posterior that does not say what its samples are; a direct call trusts it."""
+    weight multiplies. "factorised": `log_prob` is elementwise. "discrete": factorised, with finitely many `values`.
+    "any": no more than a `log_prob`. Training and the lab compare the derivatives of a posterior that does not say what
+    its samples are; a direct call trusts it."""
     note: str = ""
     """Further properties, in a few words."""
 
@@ -69,7 +119,8 @@ class Estimate(NamedTuple):
     bound: Tensor
     """The value of the target bound [B], in nats; never a surrogate."""
     log_w: Tensor
-    """The log-weights log p(x, z_k) - log q(z_k|x) [N, B], in nats; log p(x|z_k) if q is a Delta (no density)."""
+    """The log-weights log p(x, z_k) - log q(z_k|x) [N, B], in nats; log p(x|z_k) if q is a Delta (no density). Of
+    several points for each noise, those of the first."""
     state: State
     """The new state."""
 
@@ -88,15 +139,15 @@ class Share(Protocol):
     def __call__(
         self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, samples: int, *w: Tensor
     ) -> Estimate:
-        """The share of eps [n, B, Z]; `samples` is N, and each w [n, B] holds weights of these samples."""
+        """The share of eps [n, B, Z]; `samples` is N, and each w [m·n, B, ...] holds weights of their points."""
         ...
 
 
 class PartialLogWeights(Protocol):
-    """The log-weights of some samples."""
+    """What is pulled back, usually the log-weights, of some samples."""
 
     def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Tensor:
-        """The log-weights [n, B] of eps [n, B, Z]."""
+        """The log-weights [m·n, B] of eps [n, B, Z]."""
         ...
 
 
@@ -114,8 +165,11 @@ class Parts(NamedTuple):
     share: Share
     log_w: PartialLogWeights | None = None
     """The log-weights, if the weights of a share depend on those of all samples."""
-    weigh: Callable[[Tensor], tuple[Weights, Tensor]] | None = None
-    """Maps log w [N, B] of all samples to their weights, and to the bound [B] to add to the bounds of the shares."""
+    weigh: Callable[..., tuple[Weights, Tensor]] | None = None
+    """Maps log w [M, B] of all points, and what `see` returns, to the weights and the bound [B] to add to the bounds of
+    the shares."""
+    see: Callable[[VAE, Params, State, Tensor, Tensor, bool], Seen] | None = None
+    """What the weights depend on besides the log-weights, if anything, from the noise of all samples."""
     bound: PartialBound | None = None
     """The bound, if there is no `weigh`."""
 
@@ -123,13 +177,18 @@ class Parts(NamedTuple):
 class Pass(NamedTuple):
     """One forward pass, which can be pulled back with the weights of several estimators."""
 
+    pulled: Tensor
+    """What is pulled back [M, B]: the log-weights, or log p(x|z)."""
     log_w: Tensor
-    """The log-weights [N, B]."""
+    """The log-weights [M, B]."""
     state: State
+    """The new state."""
     pull_draw: Pull
     """Maps cotangents of z, and of log q(z|x) at fixed z, to the encoder's gradient."""
     pull_weight: Pull
-    """Maps a cotangent of log w to (the gradient of decoder and prior, the gradient along z)."""
+    """Maps a cotangent of `pulled` to (the gradient of decoder and prior, the gradient along z)."""
+    seen: Seen
+    closed: Closed | None
 
 
 class FromPass(Protocol):
@@ -155,13 +214,15 @@ class Estimator:
     name: str
     claims: Claims
     weights: Callable[[Tensor], Weights] | None
-    """Maps log-weights [N, B] to weights; None for estimators with an analytic KL."""
+    """Maps log-weights [N, B] to weights; None unless they determine the weights and the estimator is `weighted`."""
     estimate: Callable[[VAE, Params, State, Tensor, Tensor, bool], Estimate]
     """The estimate of (model, params, state, x, eps, train), without checks."""
     evaluate: Callable[[VAE, Params, State, Tensor, Tensor], Tensor]
     """The target bound [B] of (model, params, state, x, eps), without checks."""
+    points: Points = SAMPLES
+    """Where the model is evaluated."""
     from_pass: FromPass | None = None
-    """The estimate of a forward pass; None for estimators that need more than a `Pass` holds."""
+    """The estimate of a forward pass at these points; None for estimators that need more than a `Pass` holds."""
     _parts: Parts | None = None
 
     def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Estimate:

@@ -172,7 +172,7 @@ def _compiled_sampler(model: VAE, batch: int, dtype: torch.dtype, device: torch.
 
 def _sampler(model: VAE, batch: int, dtype: torch.dtype) -> Sampler:
     def weigh(params: Params, state: State, x: Tensor, q: Posterior, eps: Tensor) -> Tensor:
-        return log_weight(model, params, state, x, q, q.sample(eps), False)[0]
+        return log_weight(model, params, state, x, q, q.sample(eps), False)[0].log_w
 
     return Sampler(partial(checks.unchecked(noise.numbered), shape=(batch, model.latent), dtype=dtype), weigh)
 
