@@ -7,18 +7,31 @@ leading axes of z.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from funcvae._support import checks
-from funcvae._support.checks import Positive
-from funcvae.distributions import Bernoulli, Delta, Distribution, Normal, SignedNormal
+from funcvae._support.checks import Positive, at_least
+from funcvae.distributions import (
+    Bernoulli,
+    Categorical,
+    Delta,
+    Distribution,
+    Normal,
+    RelaxedBernoulli,
+    RelaxedCategorical,
+    SignedNormal,
+)
 from funcvae.errors import BadValue
 
-__all__ = ["Head", "Output", "bernoulli", "delta", "normal_fixed", "normal_logsigma", "normal_logvar", "signed_normal"]
+__all__ = [
+    "Head", "Output", "bernoulli", "categorical", "concrete", "delta", "normal_fixed", "normal_logsigma",
+    "normal_logvar", "signed_normal",
+]  # fmt: skip
 
+Classes = Annotated[int, at_least(2)]
 Output = Tensor | tuple[Tensor, Tensor]
 Head = Callable[[Any], Distribution]
 
@@ -69,6 +82,51 @@ def _normal_fixed(sigma: float, out: Tensor) -> Normal:
 def bernoulli(out: Tensor) -> Bernoulli:
     """Bernoulli(out), where the network's output is the logits."""
     return Bernoulli(_one(out))
+
+
+@checks.arguments
+def categorical(classes: Classes) -> Head:
+    """Makes the head Categorical(logits) of variables with this number of classes; z is one-hot.
+
+    The network's output is [..., V·classes], and so is z.
+
+    Raises:
+        BadValue: classes is below two; or, from the head, it does not divide the output's last axis.
+    """
+    return partial(_categorical, classes)
+
+
+def _categorical(classes: int, out: Tensor) -> Categorical:
+    return Categorical(_by_class(classes, out))
+
+
+@checks.arguments
+def concrete(temperature: Positive, classes: Classes | None = None) -> Head:
+    """Makes the head of a relaxed Bernoulli, or of relaxed categorical variables if `classes` is given.
+
+    The output is that of `bernoulli` or `categorical`. A posterior needs a prior with a density, as `priors.concrete`.
+
+    Raises:
+        BadValue: temperature is not positive, or classes is below two; or, from the head, it does not divide the
+            output's last axis.
+
+    Reference: Maddison, Mnih & Teh (2017), arXiv:1611.00712.
+    """
+    return partial(_concrete, temperature, classes)
+
+
+def _concrete(temperature: float, classes: int | None, out: Tensor) -> RelaxedBernoulli | RelaxedCategorical:
+    heat = _one(out).new_full((), temperature)
+    return RelaxedBernoulli(out, heat) if classes is None else RelaxedCategorical(_by_class(classes, out), heat)
+
+
+def _by_class(classes: int, out: Tensor) -> Tensor:
+    """The logits [..., V, C] from an output [..., V·C]."""
+    if _one(out).shape[-1] % classes:
+        raise BadValue(
+            f"{_OUT} has {out.shape[-1]} logits, which {classes} classes do not divide: use a multiple of {classes}"
+        )
+    return out.unflatten(-1, (-1, classes))
 
 
 def delta(out: Tensor) -> Delta:

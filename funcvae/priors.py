@@ -4,12 +4,20 @@ A learned prior is a module with parameters. They are in `params["prior"]`, and 
 decoder's weights.
 """
 
+from collections.abc import Callable
+from functools import partial
+
+import torch
 from torch import Tensor, nn
 
 from funcvae._support import checks
-from funcvae.distributions import Normal
+from funcvae._support.checks import Count, Positive
+from funcvae.distributions import Bernoulli, Categorical, Distribution, Normal
+from funcvae.heads import Classes
+from funcvae.heads import categorical as categorical_head
+from funcvae.heads import concrete as concrete_head
 
-__all__ = ["standard_normal"]
+__all__ = ["bernoulli", "categorical", "concrete", "learned_bernoulli", "learned_categorical", "standard_normal"]
 
 
 def standard_normal() -> nn.Module:
@@ -21,3 +29,54 @@ class _StandardNormal(nn.Module):
     def forward(self, z: Tensor) -> Normal:
         checks.floats("z", z)
         return Normal(z.new_zeros(()), z.new_ones(()))
+
+
+def bernoulli() -> nn.Module:
+    """Fair Bernoullis, without parameters."""
+    return _Uniform(Bernoulli)
+
+
+@checks.arguments
+def learned_bernoulli(latent: Count) -> Callable[[], nn.Module]:
+    """Bernoullis with learned logits [latent], which are 0 at first."""
+    return partial(_Learned, Bernoulli, (latent,))
+
+
+@checks.arguments
+def categorical(classes: Classes) -> Callable[[], nn.Module]:
+    """Uniform categorical variables, one-hot, without parameters."""
+    return partial(_Uniform, categorical_head(classes))
+
+
+@checks.arguments
+def learned_categorical(classes: Classes, variables: Count) -> Callable[[], nn.Module]:
+    """Categorical variables, one-hot, with learned logits [variables, classes], which are 0 at first."""
+    return partial(_Learned, Categorical, (variables, classes))
+
+
+@checks.arguments
+def concrete(temperature: Positive, classes: Classes | None = None) -> Callable[[], nn.Module]:
+    """The relaxation of `bernoulli`, or of `categorical` if `classes` is given, without parameters."""
+    return partial(_Uniform, concrete_head(temperature, classes))
+
+
+class _Uniform(nn.Module):
+    """A head of logits 0."""
+
+    def __init__(self, head: Callable[[Tensor], Distribution]) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, z: Tensor) -> Distribution:
+        return self.head(z.new_zeros(z.shape[-1]))
+
+
+class _Learned(nn.Module):
+    """A distribution with learned logits."""
+
+    def __init__(self, kind: Callable[[Tensor], Distribution], shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.kind, self.logits = kind, nn.Parameter(torch.zeros(shape))
+
+    def forward(self, z: Tensor) -> Distribution:
+        return self.kind(self.logits)

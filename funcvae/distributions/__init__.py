@@ -5,11 +5,13 @@ a function of standard normal noise.
 """
 
 from funcvae.distributions.derivatives import is_reparameterised
-from funcvae.distributions.discrete import Bernoulli
+from funcvae.distributions.discrete import Bernoulli, Categorical
 from funcvae.distributions.divergence import kl
 from funcvae.distributions.normal import Delta, Normal, SignedNormal
-from funcvae.distributions.types import Distribution, Posterior
+from funcvae.distributions.relaxed import RelaxedBernoulli, RelaxedCategorical
+from funcvae.distributions.types import Distribution, FinitePosterior, Posterior
 
 __all__ = [
-    "Bernoulli", "Delta", "Distribution", "Normal", "Posterior", "SignedNormal", "is_reparameterised", "kl",
+    "Bernoulli", "Categorical", "Delta", "Distribution", "FinitePosterior", "Normal", "Posterior", "RelaxedBernoulli",
+    "RelaxedCategorical", "SignedNormal", "is_reparameterised", "kl",
 ]  # fmt: skip

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.special import ndtr
 
-__all__ = ["Bernoulli"]
+__all__ = ["Bernoulli", "Categorical", "gumbel", "minus_log_u"]
 
 
 class Bernoulli(NamedTuple):
@@ -32,6 +33,20 @@ class Bernoulli(NamedTuple):
         """p(x = 1) = sigmoid(logits)."""
         return self.logits.sigmoid()
 
+    @property
+    def loc(self) -> Tensor:
+        """The mean."""
+        return self.mean
+
+    def values(self) -> Tensor:
+        """The values of one latent: 0 and 1, as [2, 1]."""
+        return torch.eye(2, dtype=self.logits.dtype, device=self.logits.device)[:, 1:]
+
+    @classmethod
+    def of_mean(cls, mean: Tensor) -> "Bernoulli":
+        """The Bernoulli with this mean."""
+        return cls(mean.logit())
+
     def log_prob(self, x: Tensor) -> Tensor:
         """x log p + (1 - x) log(1 - p) = x · logits - log(1 + exp(logits)), elementwise, in nats."""
         a = self.logits
@@ -45,7 +60,7 @@ class Bernoulli(NamedTuple):
 
     def sample(self, eps: Tensor) -> Tensor:
         """1 where the uniform number Φ(eps) is below the mean, else 0."""
-        return (torch.special.ndtr(eps) < self.mean).to(self.logits.dtype)
+        return (ndtr(eps) < self.mean).to(self.logits.dtype)
 
 
 class _BernoulliLogProb(torch.autograd.Function):
@@ -79,3 +94,56 @@ class _BernoulliLogProb(torch.autograd.Function):
         a, x = ctx.saved_tensors
         along_x = (g * a).sum_to_size(x.shape) if ctx.needs_input_grad[1] else None
         return ((x - a.sigmoid()) * g).sum_to_size(a.shape), along_x
+
+
+class Categorical(NamedTuple):
+    """Independent variables of C classes each, as one-hot vectors: x has V·C elements, those of a variable adjacent."""
+
+    logits: Tensor
+    """[..., V, C]: unnormalised log-probabilities."""
+
+    @property
+    def reparameterised(self) -> bool:
+        """Samples are one-hot: their derivatives are not those of their values."""
+        return False
+
+    @property
+    def mean(self) -> Tensor:
+        """The probabilities [..., V·C]: the softmax of the logits of each variable."""
+        return self.logits.softmax(-1).flatten(-2)
+
+    @property
+    def loc(self) -> Tensor:
+        """The mean."""
+        return self.mean
+
+    def values(self) -> Tensor:
+        """The values of one variable: the one-hot vectors, as [C, C]."""
+        return torch.eye(self.logits.shape[-1], dtype=self.logits.dtype, device=self.logits.device)
+
+    def of_mean(self, mean: Tensor) -> "Categorical":
+        """The Categorical with this mean."""
+        return Categorical(mean.unflatten(-1, self.logits.shape[-2:]).log())
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """x log p of each element, in nats; their sum over a variable is the log-probability of its class."""
+        return x * self.logits.log_softmax(-1).flatten(-2)
+
+    def sample(self, eps: Tensor) -> Tensor:
+        """One-hot vectors of argmax_c (logits_c + g_c), with Gumbel noise g_c = -log(-log u_c) from u_c = Φ(eps_c).
+
+        Each class has its own noise. Reference: Maddison, Tarlow & Minka (2014), "A* sampling".
+        """
+        scores = self.logits + gumbel(eps).unflatten(-1, self.logits.shape[-2:])
+        classes = torch.arange(scores.shape[-1], device=scores.device)
+        return (classes == scores.argmax(-1, keepdim=True)).to(scores.dtype).flatten(-2)
+
+
+def gumbel(eps: Tensor) -> Tensor:
+    """Gumbel noise -log(-log u), with u = Φ(eps)."""
+    return -minus_log_u(eps).log()
+
+
+def minus_log_u(eps: Tensor) -> Tensor:
+    """-log u with u = Φ(eps), accurate where u rounds to 1. (`torch.special.log_ndtr` has no rule for `vmap`.)"""
+    return torch.where(eps > 0, -torch.log1p(-ndtr(-eps)), -ndtr(eps).log())

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-__all__ = ["Distribution", "Posterior"]
+__all__ = ["Distribution", "FinitePosterior", "Posterior"]
 
 
 class Distribution(Protocol):
@@ -35,3 +35,13 @@ class Posterior(Distribution, Protocol):
     @property
     def loc(self) -> Tensor:
         """The centre [B, Z]."""
+
+
+class FinitePosterior(Posterior, Protocol):
+    """A posterior of independent variables of W adjacent latents each, with finitely many values.
+
+    `log_prob` is elementwise. It must be summed over the latents of a variable.
+    """
+
+    def values(self) -> Tensor:
+        """The values of a variable [S, W]."""

@@ -2,7 +2,16 @@
 
 from funcvae.estimators.chunks import in_chunks
 from funcvae.estimators.compose import surrogate, together
-from funcvae.estimators.engine import weighted
+from funcvae.estimators.discrete import (
+    arm,
+    disarm,
+    disarm_local,
+    local_expectation,
+    rebar,
+    reinmax,
+    straight_through,
+)
+from funcvae.estimators.engine import from_points, log_p_x, log_w, weighted
 from funcvae.estimators.leave_one_out import others_logsumexp, others_mean
 from funcvae.estimators.registry import EXAMPLES, TABLE, parse, weights_of
 from funcvae.estimators.table import (
@@ -19,17 +28,21 @@ from funcvae.estimators.table import (
     renyi,
     rloo,
     rws,
+    rws_dreg,
     score,
     stl,
     tvo,
     vimco,
+    vimco_am,
+    vimco_star,
     vr_iwae_dreg,
 )
-from funcvae.estimators.types import Claims, Estimate, Estimator, GradientEstimator, Weights
+from funcvae.estimators.types import Claims, Estimate, Estimator, GradientEstimator, Points, Seen, Weights
 
 __all__ = [
-    "EXAMPLES", "TABLE", "Claims", "Estimate", "Estimator", "GradientEstimator", "Weights", "beta_elbo", "ciwae",
-    "dreg", "elbo", "elbo_mc", "in_chunks", "iwae", "iwae_stl", "miwae", "others_logsumexp", "others_mean", "ovis",
-    "parse", "piwae", "renyi", "rloo", "rws", "score", "stl", "surrogate", "together", "tvo", "vimco", "vr_iwae_dreg",
-    "weighted", "weights_of",
+    "EXAMPLES", "TABLE", "Claims", "Estimate", "Estimator", "GradientEstimator", "Points", "Seen", "Weights", "arm",
+    "beta_elbo", "ciwae", "disarm", "disarm_local", "dreg", "elbo", "elbo_mc", "from_points", "in_chunks", "iwae",
+    "iwae_stl", "local_expectation", "log_p_x", "log_w", "miwae", "others_logsumexp", "others_mean", "ovis", "parse",
+    "piwae", "rebar", "reinmax", "renyi", "rloo", "rws", "rws_dreg", "score", "stl", "straight_through", "surrogate",
+    "together", "tvo", "vimco", "vimco_am", "vimco_star", "vr_iwae_dreg", "weighted", "weights_of",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from typing import get_type_hints
 
 from funcvae._support import checks
 from funcvae.errors import BadValue
-from funcvae.estimators import table
+from funcvae.estimators import discrete, table
 from funcvae.estimators.types import Estimator
 
 __all__ = ["EXAMPLES", "TABLE", "parse", "weights_of"]
@@ -14,8 +14,9 @@ TABLE: dict[str, Callable[..., Estimator]] = {
     factory.__name__: factory
     for factory in (
         table.elbo, table.beta_elbo, table.elbo_mc, table.stl, table.iwae, table.iwae_stl, table.dreg, table.renyi,
-        table.vr_iwae_dreg, table.score, table.rloo, table.vimco, table.ovis, table.rws, table.miwae, table.ciwae,
-        table.piwae, table.tvo,
+        table.vr_iwae_dreg, table.score, table.rloo, table.vimco, table.vimco_am, table.vimco_star, table.ovis,
+        table.rws, table.rws_dreg, table.miwae, table.ciwae, table.piwae, table.tvo, discrete.arm, discrete.disarm,
+        discrete.disarm_local, discrete.rebar, discrete.straight_through, discrete.reinmax, discrete.local_expectation,
     )
 }  # fmt: skip
 """The factories by name."""
@@ -29,6 +30,7 @@ EXAMPLES: dict[str, str] = dict(zip(TABLE, TABLE, strict=True)) | {
     "ciwae": "ciwae:0.5",
     "piwae": "piwae:2",
     "tvo": "tvo:0:0.5:1",
+    "rebar": "rebar:0.7:0.6",
 }
 """An example of each, in the form that `parse` reads."""
 
@@ -50,16 +52,15 @@ def parse(spec: str) -> Estimator:
     name, *arguments = spec.split(":")
     factory = TABLE[checks.known("estimator", name, TABLE)]
     wanted = {key: kind for key, kind in get_type_hints(factory).items() if key != "return"}
-    kind = next(iter(wanted.values()), None)
-    several = kind not in (None, int, float)
-    if bool(wanted) != bool(arguments) or (len(arguments) > 1 and not several):
-        form = f"{name}:{next(iter(wanted)).upper()}, as in {EXAMPLES[name]}" if wanted else name
+    sequence = any(kind not in (int, float) for kind in wanted.values())
+    if bool(wanted) != bool(arguments) or (len(arguments) != len(wanted) and not sequence):
+        form = f"{':'.join([name, *map(str.upper, wanted)])}, as in {EXAMPLES[name]}" if wanted else name
         raise BadValue(f"estimator {checks.describe(spec)}: write {form}")
-    number = int if kind is int else float
+    number = int if int in wanted.values() else float
     try:
         values = [number(argument) for argument in arguments]
     except ValueError:
         what = "whole number" if number is int else "number"
         given = checks.describe(":".join(arguments))
         raise BadValue(f"estimator {checks.describe(spec)}: {given} is not a {what}") from None
-    return factory(values) if several else factory(*values)
+    return factory(values) if sequence else factory(*values)

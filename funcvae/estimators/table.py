@@ -37,7 +37,7 @@ from funcvae.estimators.types import Claims, Estimator, Weights
 
 __all__ = [
     "beta_elbo", "ciwae", "dreg", "elbo", "elbo_mc", "iwae", "iwae_stl", "miwae", "ovis", "piwae", "renyi", "rloo",
-    "rws", "score", "stl", "tvo", "vimco", "vr_iwae_dreg",
+    "rws", "rws_dreg", "score", "stl", "tvo", "vimco", "vimco_am", "vimco_star", "vr_iwae_dreg",
 ]  # fmt: skip
 
 
@@ -268,6 +268,45 @@ def vimco() -> Estimator:
 
 
 @remembered
+def vimco_am() -> Estimator:
+    """`vimco` with the arithmetic mean of the other weights as the replacement of w_k.
+
+        path 0, score -log(1-v) - v + log(1-1/K), theta v
+
+    Unbiased. K >= 2.
+
+    Reference: Mnih & Rezende (2016), arXiv:1602.06725.
+    """
+
+    def vimco_am(log_w: Tensor) -> Weights:
+        v, score = _without_own_weight("vimco_am", log_w)
+        return Weights(path=torch.zeros_like(v), score=score + math.log1p(-1 / len(v)), theta=v)
+
+    claims = Claims("L_K", True, True, ("arXiv:1602.06725",), posterior="any", note="K >= 2")
+    return weighted(vimco_am, bound=bounds.iwae, claims=claims)
+
+
+@remembered
+def vimco_star() -> Estimator:
+    """VIMCO-★ for L_K: `vimco` with 0 as the replacement of w_k.
+
+        path 0, score -log(1-v) - v, theta v
+
+    The score weight is O(v²), so the signal-to-noise ratio of the encoder's gradient increases as K^½, and that of
+    `vimco` and `vimco_am` decreases as K^-½. It is `ovis` at γ = 0. Unbiased. K >= 2.
+
+    Reference: Daudel et al. (2026), arXiv:2602.01412.
+    """
+
+    def vimco_star(log_w: Tensor) -> Weights:
+        v, score = _without_own_weight("vimco_star", log_w)
+        return Weights(path=torch.zeros_like(v), score=score, theta=v)
+
+    claims = Claims("L_K", True, True, ("arXiv:2602.01412",), posterior="any", note="K >= 2")
+    return weighted(vimco_star, bound=bounds.iwae, claims=claims)
+
+
+@remembered
 @checks.arguments
 def ovis(gamma: Fraction) -> Estimator:
     """The score-function gradient of L_K with a baseline that is optimal for many samples.
@@ -281,11 +320,8 @@ def ovis(gamma: Fraction) -> Estimator:
     """
 
     def ovis(log_w: Tensor) -> Weights:
-        f = _from_the_top(_two_or_more("ovis", log_w))
-        v = _softmax(f)
-        # -log(1 - v) - v: log1p(-v) is -inf where v rounds to 1, and the log-sums lose digits where v is small.
-        by_sums = f.logsumexp(0) - _others_logsumexp(f) - v
-        score = torch.where(v < 0.5, -_log1p_minus(-v), by_sums) + gamma * (v + math.log1p(-1 / len(f)))
+        v, score = _without_own_weight("ovis", log_w)
+        score = score + gamma * (v + math.log1p(-1 / len(v)))
         return Weights(path=torch.zeros_like(v), score=score, theta=v)
 
     note = "K >= 2; unbiased only at γ = 0" if gamma else "K >= 2"
@@ -311,6 +347,25 @@ def rws() -> Estimator:
 
     claims = Claims("L_K", False, True, ("arXiv:1406.2751",), "any", "any", "encoder: wake-phi, KL(p‖q)")
     return weighted(rws, bound=bounds.iwae, claims=claims)
+
+
+@remembered
+def rws_dreg() -> Estimator:
+    """The doubly reparameterised gradient of the wake update of q in `rws`, with less variance.
+
+        path v - v², score 0, theta v
+
+    Its mean is that of `rws`, whose score term it reparameterises.
+
+    Reference: Tucker, Lawson, Gu & Maddison (2019), arXiv:1810.04152.
+    """
+
+    def rws_dreg(log_w: Tensor) -> Weights:
+        v = _softmax(log_w)
+        return Weights(path=v - v**2, score=torch.zeros_like(v), theta=v)
+
+    claims = Claims("L_K", False, True, ("arXiv:1810.04152",), note="encoder: wake-phi, KL(p‖q)")
+    return weighted(rws_dreg, bound=bounds.iwae, claims=claims)
 
 
 @remembered
@@ -426,6 +481,15 @@ def _grouped_softmax(log_w: Tensor, m: int) -> Tensor:
 def _log1p_minus(x: Tensor) -> Tensor:
     """log(1 + x) - x, in float64 because the terms cancel for small x."""
     return (x.double().log1p() - x).to(x.dtype)
+
+
+def _without_own_weight(name: str, log_w: Tensor) -> tuple[Tensor, Tensor]:
+    """v, and L_K - v minus its baseline with w_k replaced by 0, which is -log(1 - v) - v."""
+    f = _from_the_top(_two_or_more(name, log_w))
+    v = _softmax(f)
+    # log1p(-v) is -inf where v rounds to 1, and the log-sums lose digits where v is small.
+    by_sums = f.logsumexp(0) - _others_logsumexp(f) - v
+    return v, torch.where(v < 0.5, -_log1p_minus(-v), by_sums)
 
 
 def _two_or_more(name: str, log_w: Tensor) -> Tensor:

@@ -270,7 +270,7 @@ MODEL = "a distribution of the model"
 def check_estimator(name: str, estimator: GradientEstimator) -> None:
     """Raises BadType for an object that is not an estimator, such as the factory of one."""
     checks.function(name, estimator)
-    if getattr(estimator, "__module__", "") == "funcvae.estimators.table":
+    if getattr(estimator, "__module__", "") in ("funcvae.estimators.table", "funcvae.estimators.discrete"):
         factory = estimator.__name__  # type: ignore[attr-defined]
         raise BadType(f"{name} is the factory {factory}: call it, as in estimators.{factory}()")
 
@@ -278,14 +278,26 @@ def check_estimator(name: str, estimator: GradientEstimator) -> None:
 def check_posterior(
     estimator: GradientEstimator, q: Posterior, is_reparameterised: Callable[[Posterior], bool]
 ) -> None:
-    """Raises BadValue if an estimator does not allow the posterior q: its claims require reparameterised samples."""
+    """Raises BadValue if the claims of an estimator do not hold for the posterior q."""
     claims = getattr(estimator, "claims", None)
-    if isinstance(claims, Claims) and claims.posterior == "reparameterised" and not is_reparameterised(q):
-        name = getattr(estimator, "name", "the estimator")
+    name, kind = getattr(estimator, "name", "the estimator"), type(q).__name__
+    if not isinstance(claims, Claims):
+        return
+    if claims.posterior == "reparameterised" and not is_reparameterised(q):
         raise BadValue(
-            f"{name} requires a posterior with reparameterised samples; those of the {type(q).__name__} posterior do "
-            "not have the derivatives of their values, so its gradient would be wrong; use rloo or score for the ELBO, "
+            f"{name} requires a posterior with reparameterised samples; those of the {kind} posterior do not have the "
+            "derivatives of their values, so its gradient would be wrong; use rloo, disarm or score for the ELBO, "
             "vimco or ovis:0 for L_K, rws or tvo (or set the posterior's attribute reparameterised, if they do)"
+        )
+    if claims.posterior == "discrete" and not hasattr(q, "values"):
+        raise BadValue(
+            f"{name} requires a posterior that lists its values(), such as a Bernoulli, and this is a {kind}: use rloo "
+            "or score for the ELBO, vimco for L_K, or elbo or dreg if its samples are reparameterised"
+        )
+    if claims.posterior == "factorised" and q.log_prob(q.loc.unsqueeze(0)).ndim != 3:
+        raise BadValue(
+            f"{name} requires a posterior of independent latents, whose log_prob is elementwise, and this is a {kind}: "
+            "use rloo, elbo_mc or dreg"
         )
 
 
