@@ -1,21 +1,25 @@
 """The exact moments of a gradient estimator, for small models."""
 
 import math
-from typing import Annotated, NamedTuple
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Annotated, Any, NamedTuple
 
 import torch
-from einops import rearrange, reduce
+from einops import rearrange
 from torch import Tensor
 
-from funcvae import tree
+from funcvae import random, tree
 from funcvae._support import checks
 from funcvae._support.checks import Count
-from funcvae.distributions import is_reparameterised
+from funcvae.distributions import Posterior, is_reparameterised
 from funcvae.errors import BadValue, NonFinite
-from funcvae.estimators.types import GradientEstimator, check_estimator
-from funcvae.model import VAE, check_data, noise_dtype
+from funcvae.estimators.types import SAMPLES, GradientEstimator, check_estimator, check_posterior
+from funcvae.model import CHECK_SEED, VAE, check_data, log_prob_terms, noise_dtype
 from funcvae.modules import Params, State
-from funcvae.variance.problem import gradients
+from funcvae.variance import grids
+from funcvae.variance.grids import Grid
+from funcvae.variance.problem import Gradients, gradients
 
 __all__ = ["Errors", "Exact", "exact"]
 
@@ -54,26 +58,32 @@ def exact(
     x: Annotated[Tensor, "B ..."],
     *,
     samples: Count,
-    nodes: Count,
+    nodes: Count | None = None,
     tolerance: Annotated[float, checks.at_least(0)] = 1e-4,
 ) -> Exact:
-    """Mean and covariance of `estimator(...).grads` over independent noise, by the trapezoidal rule.
+    """Mean and covariance of `estimator(...).grads` over independent noise, without sampling.
+
+    The posterior decides how. If it has finitely many `values()`, they are enumerated: all joint values of the draws z,
+    with their probabilities. An estimator that depends on the noise beyond z, as by an antithetic pair, names the steps
+    of its points in u = Φ(eps) (`Points.breaks`). Then the cells between them are enumerated, by a Gauss-Legendre rule
+    in each cell; one node is enough if the gradient is constant there. Other posteriors take the trapezoidal rule
 
         E[g(eps)] ≈ sum_i w_i g(eps_i) / sum_i w_i,    w_i = exp(-|eps_i|²/2)
 
-    eps_i are the points of a grid, with `nodes` equal steps along each of the K·Z axes of one datum. The rule converges
-    exponentially for smooth functions, and faster than Gauss–Hermite quadrature. The data of a batch have independent
+    where eps_i are the points of a grid, with `nodes` equal steps along each of the K·Z axes of one datum. It converges
+    exponentially for smooth functions, and faster than Gauss-Hermite quadrature. The data of a batch have independent
     noise, and in evaluation mode the gradient of a datum does not depend on other data, so
 
         E[g] = mean_b E[g_b],    Cov g = (1/B²) sum_b Cov g_b.
 
-    The mean of the results over all shifts of the grid is the integral. So the results of shifted grids lie on both
-    sides of it, and `error` is three times the largest difference from the results of six shifted grids, or 256 times
-    the machine epsilon, relative as in `tolerance`, if that is more. One of the six is longer, because a gradient may
-    grow exponentially with eps, as with a decoder of log σ, and then have a part beyond the ends. This holds for smooth
-    networks and for those with kinks, such as ReLU, where the error only decreases as 1/nodes. Measured in float64 with
-    Tanh, Softplus, ELU, ReLU, LeakyReLU, hard tanh and |·|, 20 to 150 nodes and K·Z = 1, `error` is 1.6 to 36 times the
-    true error (with 12 nodes up to 196 times).
+    The mean of the trapezoidal results over all shifts of the grid is the integral. So the results of shifted grids lie
+    on both sides of it, and `error` is three times the largest difference from the results of six shifted grids, or 256
+    times the machine epsilon, relative as in `tolerance`, if that is more. One of the six is longer, because a gradient
+    may grow exponentially with eps, as with a decoder of log σ, and then have a part beyond the ends. This holds for
+    smooth networks and for those with kinks, such as ReLU, where the error only decreases as 1/nodes. Measured in
+    float64 with Tanh, Softplus, ELU, ReLU, LeakyReLU, hard tanh and |·|, 20 to 150 nodes and K·Z = 1, `error` is 1.6 to
+    36 times the true error (with 12 nodes up to 196 times). In cells it is three times the difference from half the
+    nodes, and for enumerated values the rounding.
 
     On the linear-Gaussian toy in float64, 60 nodes at K·Z = 2 and 40 at K·Z = 3 give ten digits; 22 nodes at K·Z = 4
     give nine for the mean and seven for the variance. The seven grids have nodes^(K·Z) points each, so more axes allow
@@ -82,14 +92,16 @@ def exact(
     Args:
         estimator: an Estimator, or any function of the same arguments that returns an Estimate.
         x: data [B, ...].
-        samples: K.
-        nodes: number of steps along each axis.
+        samples: the number K of noises.
+        nodes: number of steps along each axis, or of nodes in each cell; by default it is doubled until the errors are
+            within the tolerance. Values are enumerated without nodes.
         tolerance: the largest estimated error to accept. It is relative: for the mean, to the largest root mean square
             of a coordinate of the gradient; for variance and covariance, to its square; for the bound, to the largest.
 
     Raises:
-        BadValue: an estimated error exceeds the tolerance; samples or nodes is below one, a grid has more than 2^24
-            points, the model has more than 5,000 parameters, or the posterior's samples are not reparameterised.
+        BadValue: an estimated error exceeds the tolerance; there are more than 2^20 joint values or 2^24 points; the
+            model has more than 5,000 parameters; the estimator does not allow the posterior, or depends on the noise
+            beyond z; or samples or nodes is below one.
         BadData: the model cannot take the data, or they are not finite.
         NonFinite: a gradient or bound is not finite; the message names the datum.
 
@@ -97,73 +109,28 @@ def exact(
     """
     check_estimator("estimator", estimator)
     check_data(model, params, state, x)
-    q, _ = model.encode(params, state, x[:2])
-    if not is_reparameterised(q):
-        raise BadValue(
-            f"the samples of the {type(q).__name__} posterior are not reparameterised: quadrature over normal noise "
-            "is wrong for a function with steps; use moments"
-        )
-    axes = samples * model.latent
-    if axes * math.log2(nodes) > math.log2(_MOST_POINTS):
-        many = f"{nodes**axes:.1g}" if axes < 100 else f"about 2^{axes * math.log2(nodes):.3g}"
-        raise BadValue(f"{nodes} nodes along each of samples · latent = {axes} axes make {many} points: use fewer")
-    checks.fits("samples", (samples, model.latent, nodes**axes))
     size = sum(leaf.numel() for leaf in tree.leaves(params))
     if not size:
         raise BadValue("params has no leaves: there is no gradient")
     if size > _MOST_PARAMETERS:
         raise BadValue(f"the model has {size:,} parameters: exact needs at most {_MOST_PARAMETERS:,}; use moments")
-
-    chunk = max(1, min(_POINTS_AT_ONCE, _NUMBERS_AT_ONCE // size))
-    axis = torch.arange(axes, device=x.device)
-    step = 2 * min(math.sqrt(math.pi * nodes), _END) / nodes  # balances the errors of the step and of the ends
-    number_of_step = torch.arange(nodes, dtype=noise_dtype(params), device=x.device) - (nodes - 1) / 2
-    gradient = gradients((estimator,), model.unchecked(), tuple(tree.named_leaves(params)), train=False)
-
-    def integrate(point: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The mean, variance [P], covariance [P, P] and bounds [B] on the grid with these points [K·Z, nodes]."""
-        weight = (-point.square() / 2).softmax(1)
-        mean, covariance, bounds = weight.new_zeros(size), weight.new_zeros(size, size), []
-        for item, datum in enumerate(x.split(1)):
-            first, second, bound = torch.zeros_like(mean), torch.zeros_like(covariance), weight.new_zeros(1)
-            for i in range(0, nodes**axes, chunk):
-                number = torch.arange(i, min(i + chunk, nodes**axes), device=x.device)
-                # The digits of the number of a point are its nodes, one for each axis.
-                node = rearrange(number, "i -> i 1") // nodes**axis % nodes
-                w = reduce(weight[axis, node], "i a -> i", "prod")
-                eps = rearrange(point[axis, node], "i (n z) -> i n 1 z", n=samples)
-                (leaves,), _, (b,) = gradient(params, state, datum, eps)
-                g = torch.cat(leaves, 1)  # [i, P]
-                first += w @ g
-                second.addmm_((w * g.T), g)
-                bound += w @ rearrange(b, "i -> i 1")
-            if not (first.isfinite().all() and bound.isfinite().all()):
-                raise NonFinite(f"the gradient or bound of item {item} is not finite: check the parameters")
-            mean += first / len(x)
-            covariance += second.addr_(first, first, alpha=-1) / len(x) ** 2
-            bounds.append(bound)
-        return mean, covariance.diagonal(), covariance, torch.cat(bounds)
-
-    # In grid s, axis a moves by 3^(a mod 3) s^(1 + a//3) sevenths of a step: sums and differences of axes move, too.
-    s = rearrange(torch.arange(_GRIDS, device=x.device), "s -> s 1")
-    shifts = 3 ** (axis % 3) * s ** (1 + axis // 3) % _GRIDS / _GRIDS
-    shifts = rearrange((shifts - shifts.round()).to(number_of_step), "s a -> s a 1")
-    grids = step * (number_of_step + shifts)
-    grids[-1] *= _LONGER
-    mean, variance, covariance, bound = found = integrate(grids[0])
-    square = float((mean.square() + variance).max())
-    scales = Errors(math.sqrt(square), square, square, float(bound.abs().max()))
-    eps = torch.finfo(mean.dtype).eps
-    error = Errors(*(_ROUNDING * eps * scale for scale in scales))
-    for grid in grids[1:]:
-        apart = (_SAFETY * float((a - b).abs().max()) for a, b in zip(found, integrate(grid), strict=True))
-        error = Errors(*map(max, error, apart))
-    for name, estimate, scale in zip(Errors._fields, error, scales, strict=True):
-        if estimate > (allowed := tolerance * max(scale, eps)):
-            raise BadValue(
-                f"the error of the {name} is about {estimate:.1g} with {nodes} nodes, and tolerance allows "
-                f"{allowed:.1g}: use more nodes, float64 or a larger tolerance, or moments"
-            )
+    model = model.unchecked()
+    q, _ = model.encode(params, state, x)
+    check_posterior(estimator, q, is_reparameterised)
+    if not (hasattr(q, "values") or is_reparameterised(q)):
+        raise BadValue(
+            f"the samples of the {type(q).__name__} posterior are not reparameterised: quadrature over normal noise "
+            "is wrong for a function with steps; list its values(), or use moments"
+        )
+    problem = _Problem(estimator, model, params, state, x, samples)
+    points = getattr(estimator, "points", SAMPLES)
+    if not hasattr(q, "values"):
+        rule: Any = _trapezoidal
+    elif points.breaks is None:
+        rule = _by_values
+    else:
+        rule = _in_cells
+    mean, variance, covariance, bound, error = rule(problem, q, nodes, tolerance)
 
     def like(flat: Tensor) -> Params:
         return tree.like(flat.split([leaf.numel() for leaf in tree.leaves(params)]), params)
@@ -171,10 +138,195 @@ def exact(
     return Exact(like(mean), like(variance), covariance, bound, error)
 
 
-_MOST_POINTS, _MOST_PARAMETERS = 2**24, 5000
+class _Problem(NamedTuple):
+    estimator: GradientEstimator
+    model: VAE
+    params: Params
+    state: State
+    x: Tensor
+    samples: int
+
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor of the noise's dtype and device."""
+        return self.x.new_empty(0, dtype=noise_dtype(self.params))
+
+    def gradient(self, model: VAE) -> Gradients:
+        """The gradients of the estimator for a model."""
+        return gradients((self.estimator,), model, tuple(tree.named_leaves(self.params)), train=False)
+
+
+Found = tuple[Tensor, Tensor, Tensor, Tensor]
+"""The mean, variance [P], covariance [P, P] and bounds [B]."""
+
+
+def _by_values(problem: _Problem, q: Any, nodes: int | None, tolerance: float) -> tuple[Any, ...]:
+    """The sum over all joint values of the draws, which take the place of the noise: the posterior returns it as z."""
+    of_variable, latent = q.values(), problem.model.latent
+    variables = latent // of_variable.shape[-1]
+    if (number := problem.samples * variables * math.log2(len(of_variable))) > math.log2(_MOST_VALUES):
+        raise BadValue(
+            f"{problem.samples} draws of {variables} variables with {len(of_variable)} values each have about "
+            f"2^{number:.3g} joint values: exact enumerates at most 2^20; use fewer samples or latents, or moments"
+        )
+
+    def encode(params: Params, state: State, x: Tensor, train: bool = False) -> tuple[Posterior, State]:
+        q, state = problem.model.encode(params, state, x, train)
+        return _given(type(q))(*tree.leaves(q)), state
+
+    def grid_of(datum: Tensor) -> Grid:
+        q, _ = problem.model.encode(problem.params, problem.state, datum)
+        log_q = log_prob_terms(q, rearrange(of_variable.repeat(1, variables), "s z -> s 1 z"))
+        log_q = log_q.reshape(len(of_variable), variables, -1).sum(-1)
+        if ((log_q.exp().sum(0) - 1).abs() > _TOTAL).any():
+            raise BadValue(
+                f"the probabilities of the {type(q).__name__}'s values() do not add up to 1: list all values"
+            )
+        return grids.values(of_variable, log_q.T, problem.samples)
+
+    model = problem.model._replace(encode=encode)
+    _check_z_decides(problem, model)
+    found = _integrate(problem, model, grid_of)
+    return *found, _errors(found, [])
+
+
+@lru_cache
+def _given(kind: Any) -> Any:
+    """The same distribution, except that `sample(z)` returns z."""
+    return type(kind.__name__, (kind,), {"sample": lambda self, z: z})
+
+
+def _check_z_decides(problem: _Problem, given: VAE) -> None:
+    """Raises BadValue if the gradient depends on the noise beyond the z that it makes, for one noise."""
+    datum = problem.x[:1]
+    key = random.key(CHECK_SEED, device=datum.device)
+    eps = random.normal(key, (1, problem.samples, 1, problem.model.latent), problem.like.dtype)
+    q, _ = problem.model.encode(problem.params, problem.state, datum)
+    pairs = [(problem.model, eps), (given, q.sample(eps))]
+    own, enumerated = (
+        torch.cat(problem.gradient(model)(problem.params, problem.state, datum, noise)[0][0], 1)
+        for model, noise in pairs
+    )
+    if not torch.allclose(own, enumerated, rtol=1e-3, atol=1e-3 * float(own.abs().max())):
+        raise BadValue(
+            "the gradient depends on the noise beyond z, so the values of z do not determine it: make the estimator by "
+            "from_points with Points(..., breaks=...)"
+        )
+
+
+def _in_cells(problem: _Problem, q: Posterior, nodes: int | None, tolerance: float) -> tuple[Any, ...]:
+    """Gauss-Legendre rules in the cells of u in which the points of an estimator are constant."""
+    breaks_of = problem.estimator.points.breaks  # type: ignore[attr-defined]
+    cells = len(breaks_of(q)) + 1
+
+    def integrate(nodes: int, middle: float = 0.5) -> Found:
+        def grid_of(datum: Tensor) -> Grid:
+            q, _ = problem.model.encode(problem.params, problem.state, datum)
+            return grids.cells(rearrange(breaks_of(q), "s 1 z -> s z"), problem.samples, nodes, middle)
+
+        return _integrate(problem, problem.model, grid_of)
+
+    def refined(n: int) -> tuple[Found, Errors]:
+        found = integrate(n)
+        return found, _errors(found, [integrate(n // 2) if n > 1 else integrate(1, _OFF_MIDDLE)])
+
+    return _until(refined, problem, nodes, 1, cells, tolerance)
+
+
+def _trapezoidal(problem: _Problem, q: Posterior, nodes: int | None, tolerance: float) -> tuple[Any, ...]:
+    """The trapezoidal rule over normal noise, on seven shifted grids."""
+    axes = problem.samples * problem.model.latent
+
+    def integrate(n: int, number: int) -> Found:
+        rule = grids.shifted(axes, n, number, problem.like)
+        return _integrate(problem, problem.model, lambda datum: rule)
+
+    def refined(n: int) -> tuple[Found, Errors]:
+        found, *others = (integrate(n, number) for number in range(grids.GRIDS))
+        return found, _errors(found, others)
+
+    return _until(refined, problem, nodes, _FIRST, 1, tolerance)
+
+
+def _until(
+    refined: Callable[[int], tuple[Found, Errors]], problem: _Problem, nodes: int | None, first: int, cells: int,
+    tolerance: float,
+) -> tuple[Any, ...]:  # fmt: skip
+    """The result with the given nodes; or with twice as many until the errors are within the tolerance."""
+    axes, n = problem.samples * problem.model.latent, nodes or first
+    if axes * math.log2(cells * n) > math.log2(_MOST_POINTS):
+        many = f"{(cells * n) ** axes:.1g}" if axes < 100 else f"about 2^{axes * math.log2(cells * n):.3g}"
+        raise BadValue(f"{cells * n} nodes along each of samples · latent = {axes} axes make {many} points: use fewer")
+    found, error = refined(n)
+    while nodes is None and _beyond(found, error, tolerance) and axes * math.log2(2 * cells * n) <= _MOST_BY_DEFAULT:
+        n *= 2
+        found, error = refined(n)
+    if beyond := _beyond(found, error, tolerance):
+        name, estimate, allowed = beyond
+        raise BadValue(
+            f"the error of the {name} is about {estimate:.1g} with {n} nodes, and tolerance allows {allowed:.1g}: use "
+            "more nodes, float64 or a larger tolerance, or moments"
+        )
+    return *found, error
+
+
+def _integrate(problem: _Problem, model: VAE, grid_of: Callable[[Tensor], Grid]) -> Found:
+    """The moments of the gradient over a grid for each datum."""
+    params, state, x = problem.params, problem.state, problem.x
+    gradient = problem.gradient(model)
+    size = sum(leaf.numel() for leaf in tree.leaves(params))
+    chunk = max(1, min(_POINTS_AT_ONCE, _NUMBERS_AT_ONCE // size))
+    mean, bounds = problem.like.new_zeros(size), []
+    covariance = mean.new_zeros(size, size)
+    for item, datum in enumerate(x.split(1)):
+        grid = grid_of(datum)
+        first, second, bound = torch.zeros_like(mean), torch.zeros_like(covariance), mean.new_zeros(1)
+        for i in range(0, grid.size, chunk):
+            at, w = grid.points(i, i + chunk)
+            (leaves,), _, (b,) = gradient(params, state, datum, rearrange(at, "i (n z) -> i n 1 z", n=problem.samples))
+            g = torch.cat(leaves, 1)  # [i, P]
+            first += w @ g
+            second.addmm_((w * g.T), g)
+            bound += w @ rearrange(b, "i -> i 1")
+        if not (first.isfinite().all() and bound.isfinite().all()):
+            raise NonFinite(f"the gradient or bound of item {item} is not finite: check the parameters")
+        mean += first / len(x)
+        covariance += second.addr_(first, first, alpha=-1) / len(x) ** 2
+        bounds.append(bound)
+    return mean, covariance.diagonal(), covariance, torch.cat(bounds)
+
+
+def _errors(found: Found, others: list[Found]) -> Errors:
+    """The errors, from the differences of other results and the rounding of numbers."""
+    eps = torch.finfo(found[0].dtype).eps
+    error = Errors(*(_ROUNDING * eps * scale for scale in _scales(found)))
+    for other in others:
+        apart = (_SAFETY * float((a - b).abs().max()) for a, b in zip(found, other, strict=True))
+        error = Errors(*map(max, error, apart))
+    return error
+
+
+def _beyond(found: Found, error: Errors, tolerance: float) -> tuple[str, float, float] | None:
+    """The first field whose error is not within the tolerance: (name, error, allowed error)."""
+    eps = torch.finfo(found[0].dtype).eps
+    for name, estimate, scale in zip(Errors._fields, error, _scales(found), strict=True):
+        if estimate > (allowed := tolerance * max(scale, eps)):
+            return name, estimate, allowed
+    return None
+
+
+def _scales(found: Found) -> Errors:
+    """What errors are relative to."""
+    mean, variance, _, bound = found
+    square = float((mean.square() + variance).max())
+    return Errors(math.sqrt(square), square, square, float(bound.abs().max()))
+
+
+_MOST_VALUES, _MOST_POINTS, _MOST_PARAMETERS = 2**20, 2**24, 5000
+_MOST_BY_DEFAULT = 20  # nodes are doubled up to 2^20 points
+_FIRST = 12  # nodes along an axis
 _POINTS_AT_ONCE, _NUMBERS_AT_ONCE = 8192, 2**23
-_GRIDS = 7
-_END = 9.0  # where the normal density, times powers of eps, is below rounding
-_LONGER = 1.05  # a grid that is longer by this factor shows what lies beyond the ends of the others
+_OFF_MIDDLE = 0.3  # the place of a second node, which shows whether one is enough
 _SAFETY = 3  # grids can lie on one side of the integral, as where several kinks cancel
 _ROUNDING = 256  # multiples of the machine epsilon
+_TOTAL = 1e-3
