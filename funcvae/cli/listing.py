@@ -33,8 +33,9 @@ _ESTIMATORS_HEAD = """\
 Ascent direction   encoder: sum_k path_k d_k + score_k s_k   decoder, prior: sum_k theta_k ∇ log w_k
 with f = log w, v = softmax_k(f), d_k the derivative of log w_k through z_k alone, s_k = ∇ log q(z_k|x) at fixed z_k;
 u = softmax_k((1-α) f), v_g = softmax_k(f) within one of M groups, r = β/K + (1-β)v. The second line of each estimator
-has its target, whether its gradients are unbiased for the target, remarks, and its papers. An estimator without the
-remark "any posterior" needs reparameterised samples, as of a normal posterior.
+has its target, whether its gradients are unbiased for the target, remarks, and its papers. An estimator without a
+remark on the posterior needs reparameterised samples, as of a normal posterior. Those for discrete posteriors evaluate
+the model at further points: z~ is the antithetic value of z, a a logit, u the uniform noise, s(z) = ∇ log q(z|x).
 """
 
 
@@ -48,7 +49,7 @@ def _estimator_rows(name: str) -> list[tuple[str, str]]:
         f"encoder {bias[claims.unbiased_encoder]}, decoder {bias[claims.unbiased_decoder]}",
         *([claims.note] if claims.note else []),
         *(["needs independent noise"] if claims.noise == "independent" else []),
-        *(["any posterior"] if claims.posterior == "any" else []),
+        *([f"{claims.posterior} posterior"] if claims.posterior != "reparameterised" else []),
         ", ".join(claims.papers),
     ]
     return [(example, estimators.weights_of(name)), ("", "; ".join(parts))]

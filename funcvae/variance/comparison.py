@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -117,6 +118,7 @@ def compare(
     members_of = problem.parameter_groups()
 
     done, last = 0, replicates
+    problem = replace(problem, decodes=max(lane.decodes for lane in lanes))
     step = _Step(lanes, problem)
     accumulator = Accumulator(lanes, problem, step, step.centers(), order=1, processes=processes)
     while True:
@@ -223,6 +225,7 @@ def _compared(found: LaneStatistics, reference: LaneStatistics, members_of: dict
         estimator=estimator_name(lane.estimator, lane.name),
         noise=name_of(lane.scheme),
         target=lane.target,
+        decodes=lane.decodes,
         groups=groups,
         ratio={
             name: _ratio(found.series, reference.series, members, groups[name], base[name])

@@ -1,6 +1,7 @@
 """The moments of one estimator's gradient, coordinate by coordinate."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Annotated, Any, NamedTuple
 
@@ -118,6 +119,7 @@ def moments(
     settings = ReplicateSettings(samples, replicates, chunk, noise, groups, train, compile)
     problem = make_problem(model, params, state, x, key, settings)
     lane = make_lane(problem, estimator_name(estimator, "estimator"), estimator, noise)
+    problem = replace(problem, decodes=lane.decodes)
     members_of = problem.parameter_groups()
     gradient = gradients((estimator,), problem.model, problem.names, train)
     ((_, eps),) = noise_chunks(problem, noise, range(1), compile=False)

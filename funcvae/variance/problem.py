@@ -20,7 +20,14 @@ from funcvae.batching import vmap_or_loop
 from funcvae.distributions import is_reparameterised
 from funcvae.errors import BadData, BadValue, NonFinite
 from funcvae.estimators.compose import together
-from funcvae.estimators.types import Estimator, GradientEstimator, check_estimator, check_noise, check_posterior
+from funcvae.estimators.types import (
+    SAMPLES,
+    Estimator,
+    GradientEstimator,
+    check_estimator,
+    check_noise,
+    check_posterior,
+)
 from funcvae.model import VAE, Observe, as_is, check_data, noise_dtype
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid, numbered
@@ -74,6 +81,8 @@ class Problem:
     x: Tensor
     key: random.Key
     settings: ReplicateSettings
+    decodes: int = 0
+    """The largest number M of decodes of a datum in one gradient, if that is more than K."""
 
     @property
     def samples(self) -> int:
@@ -99,7 +108,7 @@ class Problem:
         """
         if self.settings.chunk is not None:
             return self.settings.chunk
-        largest = max(sum(self.sizes), self.samples * self.x.numel())
+        largest = max(sum(self.sizes), max(self.decodes, self.samples) * self.x.numel())
         return _power_of_two(min(_MAX_CHUNK, _CHUNK_NUMBERS // largest))
 
     def parameter_groups(self) -> dict[str, list[int]]:
@@ -141,6 +150,8 @@ class Lane(NamedTuple):
     estimator: GradientEstimator
     scheme: Noise
     target: str
+    decodes: int
+    """The number M of points at which the model is evaluated, for each datum and gradient."""
 
     def is_compared_with(self, reference: "Lane") -> bool:
         """Whether its mean gradient is compared with that of another lane: they have the same target."""
@@ -170,7 +181,8 @@ def make_lane(problem: Problem, name: str, estimator: GradientEstimator, scheme:
     check_posterior(estimator, q, is_reparameterised)
     eps = problem.draw(scheme, _fold_in(problem.key, 0))
     check_noise(problem.model, problem.params, problem.x, eps, problem.samples)
-    return Lane(name, estimator, scheme, target)
+    points = getattr(estimator, "points", SAMPLES).sample(q, eps[:1, : len(q.loc)])
+    return Lane(name, estimator, scheme, target, len(points) * problem.samples)
 
 
 class Gradients(Protocol):

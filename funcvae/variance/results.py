@@ -51,6 +51,8 @@ class Compared(NamedTuple):
     noise: str
     target: str
     """The bound whose gradient is estimated."""
+    decodes: int
+    """The number M of points at which the model is evaluated, for each datum and gradient; K for most estimators."""
     groups: dict[str, Group]
     ratio: dict[str, Measured]
     """The estimator's total variance over the reference's, from paired replicates."""
@@ -125,8 +127,10 @@ _DETECTED = 4  # standard errors
 
 def table(found: Comparison) -> str:
     """A comparison as aligned text, with one line for each network and arm."""
-    head = f"K = {found.samples}, batch of {found.batch}, {found.replicates:,} replicates; ratios and bias against "
-    lines = [head + found.reference]
+    lines = [
+        f"K = {found.samples}, batch of {found.batch}, {found.replicates:,} replicates; ratios and bias against "
+        f"{found.reference}; M decodes of each datum"
+    ]
     cells = [[name, *_cells(row, group)] for group in found.networks for name, row in found.rows.items()]
     titles, *rows = tables.table(cells, _TITLES).splitlines()
     for i, group in enumerate(found.networks):
@@ -157,7 +161,7 @@ def table(found: Comparison) -> str:
 
 
 _TITLES = (
-    "estimator", "variance", "95% interval ", "ratio", "95% interval ", "SNR", "DSNR ", "bias z", "of norm",
+    "estimator", "M", "variance", "95% interval ", "ratio", "95% interval ", "SNR", "DSNR ", "bias z", "of norm",
     "at most", "ms", "var × ms",
 )  # fmt: skip
 
@@ -166,7 +170,7 @@ def _cells(row: Compared, group: str) -> list[str]:
     what, ratio, bias = row.groups[group], row.ratio[group], row.bias.get(group)
     timed = math.isfinite(row.seconds)
     return [
-        _short(what.variance.value), _span(what.variance), _short(ratio.value), _span(ratio),
+        str(row.decodes), _short(what.variance.value), _span(what.variance), _short(ratio.value), _span(ratio),
         _short(what.snr.value), f"{_short(what.dsnr.value)}{' ' if what.dsnr.trusted else '*'}",
         f"{bias.z:.1f}" if bias else "", f"{bias.relative:.1%}" if bias and bias.detected else "",
         f"{bias.relative_limit:.1%}" if bias else "",
