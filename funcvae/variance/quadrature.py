@@ -179,9 +179,8 @@ def _by_values(problem: _Problem, q: Any, nodes: int | None, tolerance: float) -
         log_q = log_prob_terms(q, rearrange(of_variable.repeat(1, variables), "s z -> s 1 z"))
         log_q = log_q.reshape(len(of_variable), variables, -1).sum(-1)
         if ((log_q.exp().sum(0) - 1).abs() > _TOTAL).any():
-            raise BadValue(
-                f"the probabilities of the {type(q).__name__}'s values() do not add up to 1: list all values"
-            )
+            kind = type(q).__name__
+            raise BadValue(f"the probabilities of the values() of the {kind} do not add up to 1: list all values")
         return grids.values(of_variable, log_q.T, problem.samples)
 
     model = problem.model._replace(encode=encode)

@@ -14,12 +14,13 @@ import funcvae as fv
 from funcvae import distributed, tree
 from funcvae.distributed import Processes, sharding, split_evenly
 from funcvae.errors import BadData, BadType, BadValue
-from funcvae.estimators import EXAMPLES, parse
+from funcvae.estimators import parse
 from funcvae.estimators.engine import share_of_state
 from funcvae.models.recipe import binarize
 from funcvae.train.settings import StepSettings
 from funcvae.train.task import Task, check_shards
 from tests.support.oracles import assert_close, double, tiny
+from tests.support.specs import CONTINUOUS
 
 SPLITS = {"rows": distributed.by_rows, "samples": distributed.by_samples}
 every_split = pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
@@ -98,7 +99,7 @@ def close(a, b, rtol=1e-10):
 
 @every_split
 @pytest.mark.parametrize(
-    "spec", [spec if spec in PATHS else pytest.param(spec, marks=pytest.mark.slow) for spec in EXAMPLES.values()]
+    "spec", [spec if spec in PATHS else pytest.param(spec, marks=pytest.mark.slow) for spec in CONTINUOUS]
 )
 def test_a_step_in_shards_equals_the_step(spec, split):
     estimator = parse(spec)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from funcvae.estimators import EXAMPLES
+from funcvae.estimators import EXAMPLES, parse
 
 X = torch.tensor([[1.0]], dtype=torch.float64)
 SPECS = [*EXAMPLES.values(), "ovis:1", "tvo:0:1"]
@@ -22,3 +22,9 @@ def of_samples(*counts):
         for spec in SPECS
     }
     return [(spec, n) for spec, ns in takes.items() for n in ns]
+
+
+CONTINUOUS = [spec for spec in EXAMPLES.values() if parse(spec).claims.posterior != "discrete"]
+"""The estimators that allow a Normal posterior."""
+DISCRETE = [spec for spec in EXAMPLES.values() if parse(spec).claims.posterior != "reparameterised"]
+"""The estimators that allow a Bernoulli posterior."""

@@ -6,6 +6,7 @@ import torch
 import funcvae as fv
 from funcvae._support import checks
 from funcvae.errors import BadType, BadValue
+from tests.support.specs import CONTINUOUS
 from tests.support.training import small
 
 
@@ -48,7 +49,7 @@ def test_a_scale_that_is_not_one_number_is_an_error(points, scale):
         step(ts, fv.random.split(fv.random.key(1)), points)
 
 
-@pytest.mark.parametrize("spec", fv.estimators.EXAMPLES.values())
+@pytest.mark.parametrize("spec", CONTINUOUS)
 def test_a_step_does_not_check_arguments_again(points, spec, monkeypatch):
     def fail(*args):
         raise AssertionError("a check inside of a step")

@@ -9,10 +9,11 @@ import torch
 import funcvae as fv
 from funcvae import tree
 from funcvae.errors import BadData, BadValue, NonFinite
-from funcvae.estimators import EXAMPLES, parse
+from funcvae.estimators import parse
 from funcvae.variance import exact, moments
 from tests.support.models import MODELS, batch_norm_vae, generators, same_bits
 from tests.support.oracles import assert_close, gradient_means, gradient_variances, log_weights, tiny, toy
+from tests.support.specs import CONTINUOUS
 
 X = torch.tensor([[1.0]], dtype=torch.float64)
 KEY = fv.random.key(11)
@@ -222,7 +223,7 @@ def test_the_resnet():
     assert found.rows["elbo_mc"].groups["all"].variance.value > 0
 
 
-@pytest.mark.parametrize("spec", EXAMPLES.values())
+@pytest.mark.parametrize("spec", CONTINUOUS)
 def test_every_estimator(spec):
     found = moments(parse(spec), *tiny(), KEY, samples=4, replicates=5)
     assert found.groups["encoder"].variance.value > 0

@@ -9,8 +9,11 @@ from torch import nn
 import funcvae as fv
 from funcvae import tree
 from funcvae.errors import BadData, BadValue, NonFinite
+from funcvae.estimators import discrete as discrete_estimators
 from funcvae.estimators import parse
 from funcvae.variance import exact
+from tests.support import discrete
+from tests.support.discrete import bernoulli_model, categorical_model, exact_gradient
 from tests.support.oracles import (
     assert_close,
     elbo,
@@ -249,3 +252,101 @@ def test_moments_on_cuda_equal_those_on_the_cpu():
     there = exact(parse("dreg"), model, *tree.map(torch.Tensor.cuda, (params, state, x)), **options)
     assert there.covariance.is_cuda
     assert_close(tree.map(torch.Tensor.cpu, tuple(there)[:4]), tuple(here)[:4], atol=1e-10)
+
+
+# Finite posteriors.
+
+UNBIASED = ("score", "rloo", "vimco", "vimco_am", "vimco_star", "ovis:0", "disarm", "disarm_local", "local_expectation")
+
+
+def flat(grads):
+    return torch.cat([leaf.flatten() for leaf in tree.leaves(grads)])
+
+
+@pytest.mark.parametrize("model", [bernoulli_model, categorical_model])
+@pytest.mark.parametrize("spec", UNBIASED)
+def test_unbiased_estimators_of_a_finite_posterior_have_the_gradient_of_the_bound(spec, model):
+    trained, estimator = model(), parse(spec)
+    found = exact(estimator, *trained, discrete.X, samples=2)
+    bound, grads = exact_gradient(*trained, discrete.X, estimator.claims.target, 2)
+    assert found.bound.item() == pytest.approx(bound.item(), abs=1e-12)
+    assert_close(found.mean, grads, atol=1e-12)
+    assert max(found.error) < 1e-9
+
+
+@pytest.mark.parametrize("spec", ["arm", "rebar:0.7:0.6", "rebar:-1:2"])
+def test_gradients_that_depend_on_the_uniform_number_are_integrated(spec):
+    trained = bernoulli_model()
+    found = exact(parse(spec), *trained, discrete.X, samples=1, tolerance=1e-8)
+    assert_close(found.mean, exact_gradient(*trained, discrete.X, "ELBO", 1)[1], atol=1e-9)
+
+
+@pytest.mark.parametrize("spec", ["ovis:1", "rws", "tvo:0:0.5:1", "straight_through", "reinmax"])
+def test_biased_estimators_of_a_finite_posterior_are_biased(spec):
+    trained, estimator = bernoulli_model(), parse(spec)
+    assert not estimator.claims.unbiased_encoder
+    found = exact(estimator, *trained, discrete.X, samples=2)
+    target = "ELBO" if estimator.claims.target == "ELBO" else "L_K"
+    grads = exact_gradient(*trained, discrete.X, target, 2)[1]
+    assert (flat(found.mean["encoder"]) - flat(grads["encoder"])).norm() > 0.01 * flat(grads["encoder"]).norm()
+
+
+@pytest.mark.parametrize(("spec", "samples"), [("rloo", 2), ("disarm", 2), ("arm", 1), ("rebar:0.7:0.6", 1)])
+def test_sampled_moments_of_a_finite_posterior_agree_within_their_standard_errors(spec, samples):
+    trained, estimator = bernoulli_model(), parse(spec)
+    found = exact(estimator, *trained, discrete.X, samples=samples)
+    sampled = fv.variance.moments(
+        estimator, *trained, discrete.X, fv.random.key(5), samples=samples, replicates=20_000, chunk=1000
+    )
+    mean, se = flat(sampled.mean), flat(sampled.mean_se)
+    assert ((mean - flat(found.mean)).abs() <= 4 * se + 1e-12).all()
+    total = sampled.groups["all"].variance
+    assert abs(total.value - flat(found.variance).sum().item()) < 4 * total.se
+
+
+def test_the_variance_of_disarm_is_at_most_that_of_arm():
+    trained = bernoulli_model()
+    arm, disarm = (exact(parse(spec), *trained, discrete.X, samples=1) for spec in ("arm", "disarm"))
+    assert (flat(disarm.variance) <= flat(arm.variance) + 1e-12).all()
+    assert flat(disarm.variance).sum() < 0.95 * flat(arm.variance).sum()
+
+
+def test_an_estimator_that_hides_its_use_of_the_noise_is_an_error():
+    points = fv.estimators.Points(discrete_estimators.ANTITHETIC.sample, 2)  # without breaks
+
+    def hidden(f, seen):
+        return fv.Weights(torch.zeros_like(f), f / len(f), torch.full_like(f, 1 / len(f)))
+
+    estimator = fv.estimators.from_points(points, hidden, bound=fv.bounds.elbo, claims=parse("disarm").claims)
+    with pytest.raises(BadValue, match="the gradient depends on the noise beyond z"):
+        exact(estimator, *bernoulli_model(), discrete.X, samples=1)
+
+
+def test_a_support_too_large_to_enumerate_is_an_error():
+    with pytest.raises(BadValue, match=r"3 draws of 8 variables with 2 values each have about 2\^24 joint values"):
+        exact(parse("rloo"), *bernoulli_model(8), discrete.X, samples=3)
+
+
+def test_values_that_are_not_all_values_are_an_error():
+    class Half(fv.distributions.Bernoulli):
+        def values(self):
+            return super().values()[1:]
+
+    model, params, state = bernoulli_model()
+
+    def encode(*args, **kwargs):
+        q, state = model.encode(*args, **kwargs)
+        return Half(*q), state
+
+    with pytest.raises(BadValue, match=r"the probabilities of the values\(\) of the Half do not add up to 1"):
+        exact(parse("score"), model._replace(encode=encode), params, state, discrete.X, samples=1)
+
+
+def test_nodes_are_doubled_until_the_error_is_within_the_tolerance():
+    found = exact(parse("elbo_mc"), *toy(0.9, 0.5, 0.2), X, samples=1, tolerance=1e-10)
+    assert -found.mean["encoder"]["m"].item() == pytest.approx(gradient_means(0.9, 0.5, 1.0, 0.2)[0], abs=1e-10)
+
+
+def test_too_many_points_by_default_are_an_error():
+    with pytest.raises(BadValue, match=r"12 nodes along each of samples · latent = 16 axes make .* points"):
+        exact(parse("elbo_mc"), *tiny(), samples=8)

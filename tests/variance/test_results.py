@@ -11,13 +11,13 @@ from tests.support.comparisons import SPECS, on_the_toy
 def test_a_comparison_prints_as_an_aligned_table():
     found = on_the_toy()
     lines = str(found).splitlines()
-    assert lines[0] == "K = 2, batch of 1, 20,000 replicates; ratios and bias against dreg"
+    assert lines[0] == "K = 2, batch of 1, 20,000 replicates; ratios and bias against dreg; M decodes of each datum"
     (begin,) = (i for i, line in enumerate(lines) if line.startswith("encoder: total variance"))
     title, *rows = lines[begin + 1 : begin + 2 + len(SPECS)]
     assert [row.split()[0] for row in rows] == list(SPECS)
     end = title.index("variance") + len("variance")
     for row, spec in zip(rows, SPECS, strict=True):
-        assert row[:end].split()[1] == f"{found.rows[spec].groups['encoder'].variance.value:.3g}"
+        assert row[:end].split()[1:] == ["2", f"{found.rows[spec].groups['encoder'].variance.value:.3g}"]
         assert row[end : end + 1] == " "
 
 
