@@ -18,6 +18,7 @@ cannot read values, so the estimators return non-finite numbers unchecked: calle
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -89,7 +90,8 @@ def weighted(
         BadType, BadValue: (from the estimator) `weights` or `bound` returns a wrong type or shape.
     """
     called = str(name or getattr(weights, "__name__", "weighted"))
-    return _estimator(SAMPLES, weights, None, _Target(bound), claims, called, two_pulls)
+    estimator = _estimator(SAMPLES, weights, False, _Target(bound), claims, called, two_pulls)
+    return replace(estimator, weights=weights)
 
 
 @remembered
@@ -128,7 +130,7 @@ def from_points(
     """
     points = points if isinstance(points, Points) else Points(points)
     called = str(name or getattr(weights, "__name__", "from_points"))
-    return _estimator(points, None, weights, _Target(bound, pulls, closed), claims, called, two_pulls)
+    return _estimator(points, weights, True, _Target(bound, pulls, closed), claims, called, two_pulls)
 
 
 class _Target(NamedTuple):
@@ -141,8 +143,8 @@ class _Target(NamedTuple):
 
 def _estimator(
     points: Points,
-    of_log_w: Callable[[Tensor], Weights] | None,
-    of_seen: Callable[[Tensor, Seen], Weights] | None,
+    weights: Callable[..., Weights],
+    sees: bool,
     target: _Target,
     claims: Claims,
     name: str,
@@ -152,11 +154,11 @@ def _estimator(
 
     # What the user's functions return is checked here, because other shapes might broadcast.
     def weigh(f: Tensor, seen: Seen | None) -> Weights:
-        given: Any = of_seen(f.detach(), seen) if of_seen and seen else of_log_w(f.detach()) if of_log_w else None
+        given = weights(f.detach(), seen) if sees else weights(f.detach())
         if not (isinstance(given, tuple) and len(given) == 3 and all(isinstance(weight, Tensor) for weight in given)):
             raise BadType(f"the weights are {checks.describe(given)}: they must be a Weights of three tensors")
         path, score, theta = shapes = [weight.shape for weight in given]
-        allowed = [f.shape] if seen is None or of_log_w else [f.shape, seen.z.shape]
+        allowed = [f.shape, seen.z.shape] if sees and seen else [f.shape]
         if theta != f.shape or path not in allowed or score not in allowed:
             must = " or ".join(str(list(shape)) for shape in allowed)
             raise BadValue(f"the weights have shapes {[list(shape) for shape in shapes]}: each must be {must}")
@@ -215,9 +217,9 @@ def _estimator(
     def weigh_all(f: Tensor, seen: Seen | None = None) -> tuple[Weights, Tensor]:
         return weigh(f, seen), bound_of(f, len(f) if seen is None else len(seen.eps))
 
-    parts = Parts(share, terms, weigh_all, see if of_seen else None)
+    parts = Parts(share, terms, weigh_all, see if sees else None)
     can_share = not two_pulls and target.closed is None and target.pulls is log_w
-    return Estimator(name, claims, of_log_w, estimate, evaluate, points, from_pass if can_share else None, parts)
+    return Estimator(name, claims, None, estimate, evaluate, points, from_pass if can_share else None, parts)
 
 
 def _draws(values: Tensor, n: int, points: Points) -> Tensor:

@@ -16,6 +16,7 @@ from timing import interleaved, marked
 import funcvae as fv
 from funcvae.estimators import EXAMPLES, parse
 
+CONTINUOUS = [spec for spec in EXAMPLES.values() if parse(spec).claims.posterior != "discrete"]
 LIMIT, LIMITS = 1.3, {"dreg": 1.15}
 
 
@@ -50,7 +51,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--samples", type=int, nargs="+", default=[8, 32])
-    parser.add_argument("--names", nargs="+", default=list(EXAMPLES.values()), help="only these")
+    parser.add_argument("--names", nargs="+", default=CONTINUOUS, help="only these")
     parser.add_argument("--compiled", action="store_true", help="also time compiled steps")
     parser.add_argument("--precision", choices=fv.compilation.PRECISIONS, default="highest")
     main(**vars(parser.parse_args()))
