@@ -1,6 +1,6 @@
 """The time of a step with each estimator for discrete latents, against `rloo`: python tests/benchmarks/discrete.py
 
-A whole training step of `sbn_vae` (200 Bernoulli latents) at batch 50: noise from a key, gradient, Adam, the norm of the
+A training step of `sbn_vae` (200 Bernoulli latents) at batch 50: noise from a key, gradient, Adam, the norm of the
 gradient. Estimators with two decodes for each noise have half as many noises as `rloo`, so that the number of decodes
 is equal. Steps take turns; eager, then with --compiled compiled. The limit for `disarm` is 1.15 times the time of
 `rloo`; ratios above it are marked.
