@@ -4,12 +4,18 @@ A learned prior is a module with parameters. They are in `params["prior"]`, and 
 decoder's weights.
 """
 
+from collections.abc import Callable
+from functools import partial
+
+import torch
 from torch import Tensor, nn
 
 from funcvae._support import checks
-from funcvae.distributions import Normal
+from funcvae._support.checks import Count
+from funcvae.distributions import Mixture, Normal
+from funcvae.errors import BadValue
 
-__all__ = ["standard_normal"]
+__all__ = ["mixture", "standard_normal"]
 
 
 def standard_normal() -> nn.Module:
@@ -21,3 +27,35 @@ class _StandardNormal(nn.Module):
     def forward(self, z: Tensor) -> Normal:
         checks.floats("z", z)
         return Normal(z.new_zeros(()), z.new_ones(()))
+
+
+@checks.arguments
+def mixture(components: Count, latent: Count) -> Callable[[], nn.Module]:
+    """Makes a learned mixture of normals over z [Z], for the argument `prior` of `vae`.
+
+        p(z) = sum_c π_c N(z; loc_c, diag(exp(log_sigma_c)²)),    π = softmax(logits)
+
+    The weights start equal and sigma at 1. The means start at draws from N(0, I), so that the components differ.
+
+    Args:
+        components: C.
+        latent: Z.
+
+    Raises:
+        BadValue: components or latent is below one or too large; or, from the model, Z is not that of the model.
+    """
+    checks.fits("components", (components, latent))
+    return partial(_Mixture, components, latent)
+
+
+class _Mixture(nn.Module):
+    def __init__(self, components: int, latent: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.loc = nn.Parameter(nn.init.normal_(torch.empty(components, latent)))
+        self.log_sigma = nn.Parameter(torch.zeros(components, latent))
+
+    def forward(self, z: Tensor) -> Mixture:
+        if checks.floats("z", z, "... Z").shape[-1] != self.loc.shape[1]:  # it might broadcast
+            raise BadValue(f"the mixture has latent {self.loc.shape[1]}: the model has latent {z.shape[-1]}")
+        return Mixture(self.logits, self.loc, self.log_sigma.exp())

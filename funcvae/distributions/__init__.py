@@ -7,9 +7,12 @@ a function of standard normal noise.
 from funcvae.distributions.derivatives import is_reparameterised
 from funcvae.distributions.discrete import Bernoulli
 from funcvae.distributions.divergence import kl
-from funcvae.distributions.normal import Delta, Normal, SignedNormal
+from funcvae.distributions.layered import CouplingFlow, Layers, TopDown, TwoLayers, layers_of
+from funcvae.distributions.mixture import Mixture
+from funcvae.distributions.normal import Delta, FullNormal, Normal, SignedNormal
 from funcvae.distributions.types import Distribution, Posterior
 
 __all__ = [
-    "Bernoulli", "Delta", "Distribution", "Normal", "Posterior", "SignedNormal", "is_reparameterised", "kl",
+    "Bernoulli", "CouplingFlow", "Delta", "Distribution", "FullNormal", "Layers", "Mixture", "Normal", "Posterior",
+    "SignedNormal", "TopDown", "TwoLayers", "is_reparameterised", "kl", "layers_of",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from funcvae.distributions.normal import Delta, Normal, SignedNormal
+from funcvae.distributions.normal import Delta, FullNormal, Normal, SignedNormal
 from funcvae.distributions.types import Distribution
 from funcvae.errors import BadType
 
@@ -17,6 +17,9 @@ def kl(q: Distribution, p: Distribution) -> Tensor:
     logarithm uses the variance σ_q² + 1e-8: ½ (r² + d² - 1 - log((σ_q² + 1e-8)/σ_p²)), which is not exactly zero at
     r = 1. For a Delta q it is zero, because an autoencoder's loss has no such term.
 
+    If q or p is a FullNormal, element i is the mean over q of KL(q(z_i|z_<i) ‖ p(z_i|z_<i)). By the chain rule they sum
+    to KL(q ‖ p). With M = L_p⁻¹ L_q and d = L_p⁻¹ (μ_q - μ_p), it is ½ (sum_j M_ij² + d_i² - 1) - log M_ii.
+
     Raises:
         BadType: no closed form is known for this pair.
     """
@@ -27,8 +30,23 @@ def kl(q: Distribution, p: Distribution) -> Tensor:
         case SignedNormal(), Normal():
             r, d = q.sigma / p.sigma, (q.loc - p.loc) / p.sigma
             return 0.5 * (r * r + d * d - 1 - (q.variance / p.sigma**2).log())
+        case Normal() | FullNormal(), Normal() | FullNormal():
+            m, d = _whitened(p, _scale(q)), _whitened(p, (q.loc - p.loc).unsqueeze(-1)).squeeze(-1)
+            return 0.5 * (m.square().sum(-1) + d * d - 1) - m.diagonal(dim1=-2, dim2=-1).log()
         case Delta(), _:
             return torch.zeros_like(q.loc)
         case _:
             pair = f"{type(q).__name__} and {type(p).__name__}"
             raise BadType(f"no closed-form KL for {pair}: use an estimator that samples it, such as elbo_mc")
+
+
+def _scale(q: Normal | FullNormal) -> Tensor:
+    """The Cholesky factor of the covariance of q."""
+    return q.scale_tril if isinstance(q, FullNormal) else q.sigma.expand_as(q.loc).diag_embed()
+
+
+def _whitened(p: Normal | FullNormal, columns: Tensor) -> Tensor:
+    """L_p⁻¹ times columns [..., Z, n]."""
+    if isinstance(p, Normal):
+        return columns / p.sigma.unsqueeze(-1)
+    return torch.linalg.solve_triangular(p.scale_tril, columns, upper=False)
