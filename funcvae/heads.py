@@ -101,10 +101,11 @@ def full_normal(out: Output) -> FullNormal:
         BadValue: the output is not of these widths.
     """
     loc, triangle = _loc_and_triangle(out)
-    row = torch.arange(loc.shape[-1], device=loc.device)
-    # Where the column exceeds the row, the index is that of another element, which `tril` replaces by zero.
-    filled = triangle[..., (row * (row + 1) // 2).unsqueeze(-1) + row]
-    return FullNormal(loc, filled.tril(-1) + filled.diagonal(dim1=-2, dim2=-1).exp().diag_embed())
+    i = torch.arange(loc.shape[-1], device=loc.device)
+    start = i * (i + 1) // 2  # of row i in the triangle
+    rows, diagonal = triangle[..., start.unsqueeze(-1) + i], triangle[..., start + i].exp()
+    # Above the diagonal, the rows hold elements of other rows, which `tril` replaces by zero.
+    return FullNormal(loc, torch.where(i == i.unsqueeze(-1), diagonal.unsqueeze(-1), rows).tril())
 
 
 def _loc_and_triangle(out: Output) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,8 @@ def kl(q: Distribution, p: Distribution) -> Tensor:
             return 0.5 * (r * r + d * d - 1 - (q.variance / p.sigma**2).log())
         case Normal() | FullNormal(), Normal() | FullNormal():
             m, d = _whitened(p, _scale(q)), _whitened(p, (q.loc - p.loc).unsqueeze(-1)).squeeze(-1)
-            return 0.5 * (m.square().sum(-1) + d * d - 1) - m.diagonal(dim1=-2, dim2=-1).log()
+            i = torch.arange(m.shape[-1], device=m.device)  # under torch.compile, Tensor.diagonal warns
+            return 0.5 * (m.square().sum(-1) + d * d - 1) - m[..., i, i].log()
         case Delta(), _:
             return torch.zeros_like(q.loc)
         case _:
@@ -42,7 +43,9 @@ def kl(q: Distribution, p: Distribution) -> Tensor:
 
 def _scale(q: Normal | FullNormal) -> Tensor:
     """The Cholesky factor of the covariance of q."""
-    return q.scale_tril if isinstance(q, FullNormal) else q.sigma.expand_as(q.loc).diag_embed()
+    if isinstance(q, FullNormal):
+        return q.scale_tril
+    return q.sigma.unsqueeze(-1) * torch.eye(q.loc.shape[-1], dtype=q.loc.dtype, device=q.loc.device)
 
 
 def _whitened(p: Normal | FullNormal, columns: Tensor) -> Tensor:

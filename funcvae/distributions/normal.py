@@ -67,7 +67,8 @@ class FullNormal(NamedTuple):
         columns = off.reshape(-1, *self.loc.shape).movedim(0, -1)
         eps = torch.linalg.solve_triangular(self.scale_tril, columns, upper=False)
         squares = eps.square().sum(-2).movedim(-1, 0).reshape(off.shape[:-1])
-        log_det = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        i = torch.arange(z.shape[-1], device=z.device)  # under torch.compile, Tensor.diagonal warns
+        log_det = self.scale_tril[..., i, i].log().sum(-1)
         return -0.5 * squares - log_det - 0.5 * z.shape[-1] * math.log(2 * math.pi)
 
     def sample(self, eps: Tensor) -> Tensor:

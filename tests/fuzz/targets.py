@@ -532,13 +532,9 @@ target(
 LATENT = Kind(one_of(1, 2), one_of(0, -1, 1.5, True, "2", 10**400), junk=False)
 target("models.gaussian2d_vae", models.gaussian2d_vae, weight=0.2, latent=LATENT, hidden=LATENT)
 target("models.linear_vae", models.linear_vae, weight=0.2, inputs=LATENT, latent=LATENT, sigma2=SIGMA2)
-target(
-    "models.burda_vae",
-    models.burda_vae,
-    weight=0.1,
-    latent=LATENT,
-    mean=Kind(one_of(None, torch.ones(1, 28, 28)), strange_tensor),
-)
+PIXEL_MEAN = Kind(one_of(None, torch.ones(1, 28, 28)), strange_tensor)
+target("models.burda_vae", models.burda_vae, weight=0.1, latent=LATENT, mean=PIXEL_MEAN)
+target("models.burda2_vae", models.burda2_vae, weight=0.1, first=LATENT, second=LATENT, mean=PIXEL_MEAN)
 target("models.mnist_ae", models.mnist_ae, weight=0.05, latent=LATENT)
 target("models.mnist_vae", models.mnist_vae, weight=0.05, latent=LATENT)
 target("models.mnist_bn_vae", models.mnist_bn_vae, weight=0.05, latent=LATENT, alpha=POSITIVE)
