@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 from funcvae._support import checks
 from funcvae._support.checks import Count, Positive
-from funcvae.distributions import Bernoulli, Categorical, Distribution, Normal
+from funcvae.distributions import Bernoulli, Categorical, Distribution, Mixture, Normal
+from funcvae.errors import BadValue
 from funcvae.heads import Classes
 from funcvae.heads import categorical as categorical_head
 from funcvae.heads import concrete as concrete_head
 
-__all__ = ["bernoulli", "categorical", "concrete", "learned_bernoulli", "learned_categorical", "standard_normal"]
+__all__ = [
+    "bernoulli", "categorical", "concrete", "learned_bernoulli", "learned_categorical", "mixture", "standard_normal",
+]  # fmt: skip
 
 
 def standard_normal() -> nn.Module:
@@ -80,3 +83,35 @@ class _Learned(nn.Module):
 
     def forward(self, z: Tensor) -> Distribution:
         return self.kind(self.logits)
+
+
+@checks.arguments
+def mixture(components: Count, latent: Count) -> Callable[[], nn.Module]:
+    """Makes a learned mixture of normals over z [Z], for the argument `prior` of `vae`.
+
+        p(z) = sum_c π_c N(z; loc_c, diag(exp(log_sigma_c)²)),    π = softmax(logits)
+
+    The weights start equal and sigma at 1. The means start at draws from N(0, I), so that the components differ.
+
+    Args:
+        components: C.
+        latent: Z.
+
+    Raises:
+        BadValue: components or latent is below one or too large; or, from the model, Z is not that of the model.
+    """
+    checks.fits("components", (components, latent))
+    return partial(_Mixture, components, latent)
+
+
+class _Mixture(nn.Module):
+    def __init__(self, components: int, latent: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.loc = nn.Parameter(nn.init.normal_(torch.empty(components, latent)))
+        self.log_sigma = nn.Parameter(torch.zeros(components, latent))
+
+    def forward(self, z: Tensor) -> Mixture:
+        if checks.floats("z", z, "... Z").shape[-1] != self.loc.shape[1]:  # it might broadcast
+            raise BadValue(f"the mixture has latent {self.loc.shape[1]}: the model has latent {z.shape[-1]}")
+        return Mixture(self.logits, self.loc, self.log_sigma.exp())

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from funcvae import heads
-from funcvae.distributions import Bernoulli, Delta, Normal, SignedNormal
-from funcvae.errors import BadValue
+from funcvae.distributions import Bernoulli, Delta, FullNormal, Normal, SignedNormal
+from funcvae.errors import BadType, BadValue
+from tests.support.posteriors import weights
 
 OUT = torch.linspace(-3, 3, 24, dtype=torch.float64).reshape(2, 3, 4)
 A, B = OUT[..., :2], OUT[..., 2:]
@@ -71,3 +72,70 @@ def test_bernoulli_and_delta_do_not_transform_the_output():
     assert isinstance(p, Bernoulli)
     assert isinstance(q, Delta)
     assert p.logits is q.loc is OUT
+
+
+def test_full_normal_fills_the_triangle_by_rows_with_an_exponential_diagonal():
+    out = torch.arange(18, dtype=torch.float64).reshape(2, 9) / 10
+    q = heads.full_normal(out)
+    assert isinstance(q, FullNormal)
+    assert torch.equal(q.loc, out[:, :3])
+    a, b, c, d, e, f = out[:, 3:].unbind(1)
+    zero = torch.zeros(2).double()
+    rows = [[a.exp(), zero, zero], [b, c.exp(), zero], [d, e, f.exp()]]
+    torch.testing.assert_close(q.scale_tril, torch.stack([torch.stack(row, -1) for row in rows], -2))
+    torch.testing.assert_close(heads.full_normal((out[:, :3], out[:, 3:])), q)
+    assert heads.full_normal(torch.ones(4, 2)).scale_tril.shape == (4, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        (torch.zeros(3, 7), r"has 7 numbers for each datum: .* such as 5 for Z = 2 or 9 for Z = 3"),
+        (torch.zeros(3, 1), r"has 1 numbers .* such as 2 for Z = 1 or 5 for Z = 2"),
+        ((torch.zeros(3, 2), torch.zeros(3, 4)), r"has 6 numbers .* such as 5 for Z = 2"),
+        ((torch.zeros(3, 3), torch.zeros(3, 2)), r"has 5 numbers .* such as 9 for Z = 3"),
+    ],
+)
+def test_full_normal_refuses_other_widths_and_names_the_right_ones(out, message):
+    with pytest.raises(BadValue, match=message):
+        heads.full_normal(out)
+
+
+def test_two_layers_and_coupling_flow_exponentiate_log_sigma_and_keep_the_weights():
+    layers, couplings = weights(0, 2, 3, 2), (weights(1, 1, 3, 2), weights(2, 1, 2))
+    q, flow = heads.two_layers((A, B, layers)), heads.coupling_flow((A, B, couplings))
+    for normal in (q.first, flow.base):
+        assert torch.equal(normal.loc, A)
+        assert torch.equal(normal.sigma, B.exp())
+    assert q.layers == layers
+    assert flow.couplings == couplings
+
+
+PAIR = torch.zeros(4, 2), torch.zeros(4, 2)
+
+
+@pytest.mark.parametrize(
+    ("head", "out", "message"),
+    [
+        (heads.two_layers, PAIR, r"has 2 parts: this head takes \(loc, log_sigma, layers\)"),
+        (heads.two_layers, (*PAIR, ()), "layers map 2 numbers to 2: .* an even number, in at least one layer"),
+        (heads.two_layers, (*PAIR, weights(0, 2, 3)), "layers map 2 numbers to 3: .* to an even number"),
+        (heads.two_layers, (*PAIR, weights(0, 3, 2)), r"shapes \[2, 3\] and \[2\]: it must be \[n, 2\] and \[n\]"),
+        (heads.two_layers, (*PAIR, (PAIR[:1],)), r"has 1 tensors: it must be \(weight, bias\)"),
+        (heads.coupling_flow, PAIR, r"has 2 parts: this head takes \(loc, log_sigma, couplings\)"),
+        (heads.coupling_flow, (*PAIR, (weights(0, 1, 4),)), "coupling 1 map 1 numbers to 4: they must map them to 2"),
+        (heads.coupling_flow, (PAIR[0][:, :1], PAIR[1][:, :1], ()), "needs two halves"),
+        (
+            heads.coupling_flow, (torch.zeros(4, 3), torch.zeros(4, 3), (weights(0, 1, 4), weights(0, 1, 4))),
+            r"coupling 2 has shapes \[4, 1\] and \[4\]: it must be \[n, 2\]",
+        ),
+    ],
+)  # fmt: skip
+def test_heads_with_networks_refuse_weights_that_do_not_fit(head, out, message):
+    with pytest.raises(BadValue, match=message):
+        head(out)
+
+
+def test_a_layer_without_a_bias_is_refused():
+    with pytest.raises(BadType, match="a bias of layers is None"):
+        heads.two_layers((*PAIR, ((torch.zeros(2, 2), None),)))

@@ -7,11 +7,14 @@ a function of standard normal noise.
 from funcvae.distributions.derivatives import is_reparameterised
 from funcvae.distributions.discrete import Bernoulli, Categorical
 from funcvae.distributions.divergence import kl
-from funcvae.distributions.normal import Delta, Normal, SignedNormal
+from funcvae.distributions.layered import CouplingFlow, Layers, TopDown, TwoLayers, layers_of
+from funcvae.distributions.mixture import Mixture
+from funcvae.distributions.normal import Delta, FullNormal, Normal, SignedNormal
 from funcvae.distributions.relaxed import RelaxedBernoulli, RelaxedCategorical
 from funcvae.distributions.types import Distribution, FinitePosterior, Posterior
 
 __all__ = [
-    "Bernoulli", "Categorical", "Delta", "Distribution", "FinitePosterior", "Normal", "Posterior", "RelaxedBernoulli",
-    "RelaxedCategorical", "SignedNormal", "is_reparameterised", "kl",
+    "Bernoulli", "Categorical", "CouplingFlow", "Delta", "Distribution", "FinitePosterior", "FullNormal", "Layers",
+    "Mixture", "Normal", "Posterior", "RelaxedBernoulli", "RelaxedCategorical", "SignedNormal", "TopDown", "TwoLayers",
+    "is_reparameterised", "kl", "layers_of",
 ]  # fmt: skip

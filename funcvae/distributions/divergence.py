@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from funcvae.distributions.discrete import Bernoulli, Categorical
-from funcvae.distributions.normal import Delta, Normal, SignedNormal
+from funcvae.distributions.normal import Delta, FullNormal, Normal, SignedNormal
 from funcvae.distributions.types import Distribution
 from funcvae.errors import BadType
 
@@ -20,6 +20,9 @@ def kl(q: Distribution, p: Distribution) -> Tensor:
     r = 1. For Bernoullis with logits a and c it is sigmoid(a) (a - c) + softplus(c) - softplus(a). For categorical
     variables it is π_q (log π_q - log π_p) of each class. For a Delta q it is zero, because an autoencoder's loss has
     no such term.
+
+    If q or p is a FullNormal, element i is the mean over q of KL(q(z_i|z_<i) ‖ p(z_i|z_<i)). By the chain rule they sum
+    to KL(q ‖ p). With M = L_p⁻¹ L_q and d = L_p⁻¹ (μ_q - μ_p), it is ½ (sum_j M_ij² + d_i² - 1) - log M_ii.
 
     Raises:
         BadType: no closed form is known for this pair.
@@ -37,8 +40,26 @@ def kl(q: Distribution, p: Distribution) -> Tensor:
         case Categorical(), Categorical():
             log_q = q.logits.log_softmax(-1)
             return (log_q.exp() * (log_q - p.logits.log_softmax(-1))).flatten(-2)
+        case Normal() | FullNormal(), Normal() | FullNormal():
+            m, d = _whitened(p, _scale(q)), _whitened(p, (q.loc - p.loc).unsqueeze(-1)).squeeze(-1)
+            i = torch.arange(m.shape[-1], device=m.device)  # under torch.compile, Tensor.diagonal warns
+            return 0.5 * (m.square().sum(-1) + d * d - 1) - m[..., i, i].log()
         case Delta(), _:
             return torch.zeros_like(q.loc)
         case _:
             pair = f"{type(q).__name__} and {type(p).__name__}"
             raise BadType(f"no closed-form KL for {pair}: use an estimator that samples it, such as elbo_mc")
+
+
+def _scale(q: Normal | FullNormal) -> Tensor:
+    """The Cholesky factor of the covariance of q."""
+    if isinstance(q, FullNormal):
+        return q.scale_tril
+    return q.sigma.unsqueeze(-1) * torch.eye(q.loc.shape[-1], dtype=q.loc.dtype, device=q.loc.device)
+
+
+def _whitened(p: Normal | FullNormal, columns: Tensor) -> Tensor:
+    """L_p⁻¹ times columns [..., Z, n]."""
+    if isinstance(p, Normal):
+        return columns / p.sigma.unsqueeze(-1)
+    return torch.linalg.solve_triangular(p.scale_tril, columns, upper=False)

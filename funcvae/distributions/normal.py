@@ -3,11 +3,12 @@
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from funcvae.errors import BadType
 
-__all__ = ["Delta", "Normal", "SignedNormal"]
+__all__ = ["Delta", "FullNormal", "Normal", "SignedNormal"]
 
 
 class Normal(NamedTuple):
@@ -38,6 +39,42 @@ class Normal(NamedTuple):
     def sample(self, eps: Tensor) -> Tensor:
         """loc + sigma · eps."""
         return self.loc + self.sigma * eps
+
+
+class FullNormal(NamedTuple):
+    """The normal N(loc, L Lᵀ) of Z dependent variables, L = scale_tril.
+
+    loc is [..., Z], and L [..., Z, Z] is lower triangular with a positive diagonal.
+    """
+
+    loc: Tensor
+    scale_tril: Tensor
+
+    @property
+    def reparameterised(self) -> bool:
+        """Samples have the derivatives of their values."""
+        return True
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean: loc."""
+        return self.loc
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log N(z; loc, L Lᵀ) = -½ |L⁻¹ (z - loc)|² - sum_i log L_ii - ½ Z log 2π: one number for each z, in nats."""
+        off = z - self.loc
+        # All samples of one datum are columns of one equation, so that L is not copied for each of them.
+        columns = off.reshape(-1, *self.loc.shape).movedim(0, -1)
+        eps = torch.linalg.solve_triangular(self.scale_tril, columns, upper=False)
+        squares = eps.square().sum(-2).movedim(-1, 0).reshape(off.shape[:-1])
+        i = torch.arange(z.shape[-1], device=z.device)  # under torch.compile, Tensor.diagonal warns
+        log_det = self.scale_tril[..., i, i].log().sum(-1)
+        return -0.5 * squares - log_det - 0.5 * z.shape[-1] * math.log(2 * math.pi)
+
+    def sample(self, eps: Tensor) -> Tensor:
+        """loc + L eps."""
+        columns = eps.reshape(-1, *self.loc.shape).movedim(0, -1)
+        return self.loc + (self.scale_tril @ columns).movedim(-1, 0).reshape(eps.shape)
 
 
 class SignedNormal(NamedTuple):

@@ -90,7 +90,7 @@ def weighted(
         BadType, BadValue: (from the estimator) `weights` or `bound` returns a wrong type or shape.
     """
     called = str(name or getattr(weights, "__name__", "weighted"))
-    estimator = _estimator(SAMPLES, weights, False, _Target(bound), claims, called, two_pulls)
+    estimator = _estimator(_Target(SAMPLES, bound), weights, False, claims, called, two_pulls)
     return replace(estimator, weights=weights)
 
 
@@ -130,27 +130,22 @@ def from_points(
     """
     points = points if isinstance(points, Points) else Points(points)
     called = str(name or getattr(weights, "__name__", "from_points"))
-    return _estimator(points, weights, True, _Target(bound, pulls, closed), claims, called, two_pulls)
+    return _estimator(_Target(points, bound, pulls, closed), weights, True, claims, called, two_pulls)
 
 
 class _Target(NamedTuple):
-    """The bound: bound(pulls(terms)) + closed(q, p)."""
+    """The bound at points of the posterior: bound(pulls(terms)) + closed(q, p)."""
 
+    points: Points
     bound: bounds.Bound
     pulls: Callable[[LogWeight], Tensor] = log_w
     closed: ClosedForm | None = None
 
 
 def _estimator(
-    points: Points,
-    weights: Callable[..., Weights],
-    sees: bool,
-    target: _Target,
-    claims: Claims,
-    name: str,
-    two_pulls: bool,
+    target: _Target, weights: Callable[..., Weights], sees: bool, claims: Claims, name: str, two_pulls: bool
 ) -> Estimator:
-    bound = checks.unchecked(target.bound)
+    points, bound = target.points, checks.unchecked(target.bound)
 
     # What the user's functions return is checked here, because other shapes might broadcast.
     def weigh(f: Tensor, seen: Seen | None) -> Weights:
@@ -172,7 +167,7 @@ def _estimator(
         return values[0] if len(values) == 1 else torch.stack(values).mean(0)
 
     def drawn(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, share: float = 1) -> Draw:
-        return _draw(model, params, state, x, eps, train, points, target, share)
+        return _draw(model, params, state, x, eps, train, target, share)
 
     def pulled(draw: Draw, weigh: Weigh) -> Pulled:
         return _pull_twice(draw, weigh) if two_pulls else _pull_once(_weigh(draw), weigh, retain_graph=False)
@@ -254,16 +249,15 @@ def forward(
     model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, points: Points = SAMPLES
 ) -> Pass:
     """The forward pass, which several estimators can share."""
-    return _weigh(_draw(model, params, state, x, eps, train, points, _Target(bounds.elbo), 1))
+    return _weigh(_draw(model, params, state, x, eps, train, _Target(points, bounds.elbo), 1))
 
 
 def _draw(
-    model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, points: Points, target: _Target,
-    share: float,
-) -> Draw:  # fmt: skip
+    model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, target: _Target, share: float
+) -> Draw:
     def draw(phi: Params) -> Any:  # the compiler cannot evaluate a more precise annotation
         q, new = model.encode({**params, "encoder": phi}, state, x, train)
-        z = points.sample(q, eps)
+        z = target.points.sample(q, eps)
         return (z, log_prob_terms(q, z.detach()), () if target.closed is None else q), (q, z, new)
 
     def weigh(theta: Params, z: Tensor) -> Any:

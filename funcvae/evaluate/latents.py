@@ -66,6 +66,9 @@ def active_units(
 def kl_per_dimension(model: VAE, params: Params, state: State, x: Tensor, *, batch: Count = 500) -> Tensor:
     """KL(q(z_u|x) ‖ p(z_u)) of each latent u in closed form, averaged over the data: [Z], in nats.
 
+    For a FullNormal posterior or prior, these are the terms of the chain rule, KL(q(z_u|x, z_<u) ‖ p(z_u|z_<u)), which
+    depend on the order of the latents. In each case they sum to KL(q(z|x) ‖ p(z)).
+
     Raises:
         BadType: no closed form is known for this posterior and prior, or the posterior has no density.
     """

@@ -4,7 +4,7 @@ import copyreg
 from typing import Any
 
 from funcvae.models import burda, cifar, gaussian2d, mnist
-from funcvae.models.burda import burda_vae
+from funcvae.models.burda import burda2_vae, burda_vae
 from funcvae.models.cifar import cifar_resnet_vae
 from funcvae.models.gaussian2d import gaussian2d_vae
 from funcvae.models.linear import linear_vae
@@ -29,6 +29,6 @@ def _reduced(recipe: Recipe) -> Any:
 copyreg.pickle(Recipe, _reduced)
 
 __all__ = [
-    "RECIPES", "Recipe", "burda_vae", "cifar_resnet_vae", "gaussian2d_vae", "linear_vae", "mnist_ae", "mnist_bn_vae",
-    "mnist_sigma_vae", "mnist_vae",
+    "RECIPES", "Recipe", "burda2_vae", "burda_vae", "cifar_resnet_vae", "gaussian2d_vae", "linear_vae", "mnist_ae",
+    "mnist_bn_vae", "mnist_sigma_vae", "mnist_vae",
 ]  # fmt: skip

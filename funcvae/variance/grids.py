@@ -8,10 +8,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-__all__ = ["GRIDS", "Grid", "cells", "shifted", "values"]
+__all__ = ["GRIDS", "ProductGrid", "cells", "shifted", "values"]
 
 
-class Grid(NamedTuple):
+class ProductGrid(NamedTuple):
     """All combinations of one node of each axis, with the products of their weights."""
 
     nodes: list[Tensor]
@@ -39,7 +39,7 @@ class Grid(NamedTuple):
 GRIDS = 7
 
 
-def shifted(axes: int, nodes: int, number: int, like: Tensor) -> Grid:
+def shifted(axes: int, nodes: int, number: int, like: Tensor) -> ProductGrid:
     """Grid 0 to 6 of the trapezoidal rule for normal noise, with equal steps; each is shifted, and the last is longer.
 
     In grid s, axis a moves by 3^(a mod 3) s^(1 + a//3) sevenths of a step: sums and differences of axes move, too.
@@ -49,14 +49,14 @@ def shifted(axes: int, nodes: int, number: int, like: Tensor) -> Grid:
     shifts = [3 ** (a % 3) * number ** (1 + a // 3) % GRIDS / GRIDS for a in range(axes)]
     longer = _LONGER if number == GRIDS - 1 else 1.0
     points = [longer * step * (at + (shift - round(shift))) for shift in shifts]
-    return Grid([rearrange(p, "n -> n 1") for p in points], [(-p.square() / 2).softmax(0) for p in points])
+    return ProductGrid([rearrange(p, "n -> n 1") for p in points], [(-p.square() / 2).softmax(0) for p in points])
 
 
 _END = 9.0  # where the normal density, times powers of eps, is below rounding
 _LONGER = 1.05  # a grid that is longer by this factor shows what lies beyond the ends of the others
 
 
-def cells(breaks: Tensor, samples: int, nodes: int, middle: float = 0.5) -> Grid:
+def cells(breaks: Tensor, samples: int, nodes: int, middle: float = 0.5) -> ProductGrid:
     """Gauss-Legendre nodes in the uniform numbers u = Φ(eps) of each latent, between the u at which the points change.
 
     In a cell, u = lo + (hi - lo) t³(10 - 15t + 6t²), which makes integrands smooth that are singular at its ends.
@@ -79,10 +79,10 @@ def cells(breaks: Tensor, samples: int, nodes: int, middle: float = 0.5) -> Grid
         u = rearrange(low + torch.outer(share, width), "t cell -> (t cell) 1")
         axes.append((torch.special.ndtri(u), torch.outer(weight / weight.sum(), width).flatten()))
     points, weights = zip(*axes * samples, strict=True)
-    return Grid(list(points), list(weights))
+    return ProductGrid(list(points), list(weights))
 
 
-def values(of_variable: Tensor, log_q: Tensor, samples: int) -> Grid:
+def values(of_variable: Tensor, log_q: Tensor, samples: int) -> ProductGrid:
     """All joint values of N independent draws of z, with their probabilities.
 
     Args:
@@ -90,4 +90,4 @@ def values(of_variable: Tensor, log_q: Tensor, samples: int) -> Grid:
         log_q: their log-probabilities [V, S] for each variable.
         samples: the number N of draws.
     """
-    return Grid([of_variable] * (samples * len(log_q)), list(log_q.exp()) * samples)
+    return ProductGrid([of_variable] * (samples * len(log_q)), list(log_q.exp()) * samples)

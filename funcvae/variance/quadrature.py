@@ -18,7 +18,7 @@ from funcvae.estimators.types import SAMPLES, GradientEstimator, check_estimator
 from funcvae.model import CHECK_SEED, VAE, check_data, log_prob_terms, noise_dtype
 from funcvae.modules import Params, State
 from funcvae.variance import grids
-from funcvae.variance.grids import Grid
+from funcvae.variance.grids import ProductGrid
 from funcvae.variance.problem import Gradients, gradients
 
 __all__ = ["Errors", "Exact", "exact"]
@@ -174,7 +174,7 @@ def _by_values(problem: _Problem, q: Any, nodes: int | None, tolerance: float) -
         q, state = problem.model.encode(params, state, x, train)
         return _given(type(q))(*tree.leaves(q)), state
 
-    def grid_of(datum: Tensor) -> Grid:
+    def grid_of(datum: Tensor) -> ProductGrid:
         q, _ = problem.model.encode(problem.params, problem.state, datum)
         log_q = log_prob_terms(q, rearrange(of_variable.repeat(1, variables), "s z -> s 1 z"))
         log_q = log_q.reshape(len(of_variable), variables, -1).sum(-1)
@@ -219,7 +219,7 @@ def _in_cells(problem: _Problem, q: Posterior, nodes: int | None, tolerance: flo
     cells = len(breaks_of(q)) + 1
 
     def integrate(nodes: int, middle: float = 0.5) -> Found:
-        def grid_of(datum: Tensor) -> Grid:
+        def grid_of(datum: Tensor) -> ProductGrid:
             q, _ = problem.model.encode(problem.params, problem.state, datum)
             return grids.cells(rearrange(breaks_of(q), "s 1 z -> s z"), problem.samples, nodes, middle)
 
@@ -269,7 +269,7 @@ def _until(
     return *found, error
 
 
-def _integrate(problem: _Problem, model: VAE, grid_of: Callable[[Tensor], Grid]) -> Found:
+def _integrate(problem: _Problem, model: VAE, grid_of: Callable[[Tensor], ProductGrid]) -> Found:
     """The moments of the gradient over a grid for each datum."""
     params, state, x = problem.params, problem.state, problem.x
     gradient = problem.gradient(model)

@@ -47,11 +47,13 @@ ESTIMATORS = {name: fv.estimators.parse(spec) for name, spec in fv.estimators.EX
 MODELS = {
     "gaussian2d_vae": fv.models.gaussian2d_vae,
     "burda_vae": partial(fv.models.burda_vae, 3, mean=torch.linspace(0, 1, 784)),
+    "burda2_vae": partial(fv.models.burda2_vae, 3, 2),
     "mnist_ae": fv.models.mnist_ae,
     "mnist_vae": fv.models.mnist_vae,
     "mnist_bn_vae": partial(fv.models.mnist_bn_vae, alpha=784),
     "mnist_sigma_vae": partial(fv.models.mnist_sigma_vae, 5, activation=nn.Tanh),
     "linear_vae": partial(fv.models.linear_vae, 4, 2, sigma2=0.5),
+    "mixture": partial(small, likelihood=fv.heads.normal_fixed(0.1), prior=fv.priors.mixture(3, 2)),
     "top-level functions": partial(small, decoder=partial(decoder, 2), likelihood=fv.heads.normal_fixed(0.1)),
 }
 

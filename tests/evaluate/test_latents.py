@@ -8,8 +8,9 @@ from torch import nn
 
 import funcvae as fv
 from funcvae import evaluate, tree
-from funcvae.errors import BadData
+from funcvae.errors import BadData, BadType
 from tests.support.oracles import toy
+from tests.support.posteriors import flow_vae, full_normal_vae, two_layers_vae
 
 X = torch.tensor([[1.0]], dtype=torch.float64)
 KEY = fv.random.key(0)
@@ -64,3 +65,25 @@ def test_active_units_need_two_data():
     with pytest.raises(BadData, match="at least two"):
         evaluate.active_units(*toy(), X)
     assert evaluate.likelihood(torch.zeros(3, 1)).log_p.sampling_se == math.inf
+
+
+def test_the_kl_of_a_full_normal_is_split_by_the_chain_rule_and_sums_to_torchs():
+    model = full_normal_vae()
+    params, state = model.init(KEY)
+    x = fv.random.normal(KEY, (5, 3), torch.float64)
+    params = tree.map(torch.Tensor.double, params)
+    found = evaluate.kl_per_dimension(model, params, state, x, batch=2)
+    q, _ = model.encode(params, state, x)
+    known = torch.distributions.MultivariateNormal(q.loc, scale_tril=q.scale_tril)
+    standard = torch.distributions.MultivariateNormal(torch.zeros(2).double(), torch.eye(2).double())
+    torch.testing.assert_close(found.sum(), torch.distributions.kl_divergence(known, standard).mean())
+
+
+def test_flows_and_two_layers_have_active_units_and_no_closed_form_kl():
+    for make in (flow_vae, two_layers_vae):
+        model = make()
+        params, state = model.init(KEY)
+        x = fv.random.normal(KEY, (5, 3))
+        assert evaluate.active_units(model, params, state, x, threshold=0.0).number == 2
+        with pytest.raises(BadType, match="no closed-form KL"):
+            evaluate.kl_per_dimension(model, params, state, x)

@@ -169,8 +169,19 @@ OUT = Kind(lambda rng, w: rng.choice([torch.ones(3, 4), (torch.ones(3, 2), torch
                                       torch.ones(3), strange(rng, torch.ones(3, 4))]))  # fmt: skip
 for head in (heads.normal_logvar, heads.normal_logsigma, heads.signed_normal, heads.bernoulli, heads.delta):
     target(f"heads.{head.__name__}", head, out=OUT)
+target("heads.full_normal", heads.full_normal,
+       out=Kind(one_of(torch.ones(3, 5), (torch.ones(3, 2), torch.ones(3, 3))), OUT.bad))  # fmt: skip
+_LAYERS = ((torch.ones(2, 1), torch.ones(2)),)
+_NETWORKS = [_LAYERS, (_LAYERS,), (), (torch.ones(2, 1),), ((torch.ones(2), torch.ones(2)),), None, ((None, None),)]
+for head, good in ((heads.two_layers, _LAYERS), (heads.coupling_flow, (_LAYERS, _LAYERS))):
+    size = 1 if head is heads.two_layers else 2
+    target(f"heads.{head.__name__}", lambda loc, log_sigma, nets, head=head: head((loc, log_sigma, nets)),
+           loc=of_tensor(one_of(torch.ones(3, size))), log_sigma=of_tensor(one_of(torch.ones(3, size))),
+           nets=Kind(one_of(good), one_of(*(each for each in _NETWORKS if each is not good))))  # fmt: skip
 target("heads.normal_fixed", lambda sigma, out: heads.normal_fixed(sigma)(out), sigma=POSITIVE, out=OUT)
 target("priors.standard_normal", lambda z: priors.standard_normal()(z), z=Z)
+target("priors.mixture", lambda components, latent, z: priors.mixture(components, latent)()(z), components=COUNT_2,
+       latent=Kind(one_of(2), COUNT.bad), z=Z)  # fmt: skip
 
 
 def _adam(grads: Any, params: Any, first: Any, **options: Any) -> Any:
@@ -521,13 +532,9 @@ target(
 LATENT = Kind(one_of(1, 2), one_of(0, -1, 1.5, True, "2", 10**400), junk=False)
 target("models.gaussian2d_vae", models.gaussian2d_vae, weight=0.2, latent=LATENT, hidden=LATENT)
 target("models.linear_vae", models.linear_vae, weight=0.2, inputs=LATENT, latent=LATENT, sigma2=SIGMA2)
-target(
-    "models.burda_vae",
-    models.burda_vae,
-    weight=0.1,
-    latent=LATENT,
-    mean=Kind(one_of(None, torch.ones(1, 28, 28)), strange_tensor),
-)
+PIXEL_MEAN = Kind(one_of(None, torch.ones(1, 28, 28)), strange_tensor)
+target("models.burda_vae", models.burda_vae, weight=0.1, latent=LATENT, mean=PIXEL_MEAN)
+target("models.burda2_vae", models.burda2_vae, weight=0.1, first=LATENT, second=LATENT, mean=PIXEL_MEAN)
 target("models.mnist_ae", models.mnist_ae, weight=0.05, latent=LATENT)
 target("models.mnist_vae", models.mnist_vae, weight=0.05, latent=LATENT)
 target("models.mnist_bn_vae", models.mnist_bn_vae, weight=0.05, latent=LATENT, alpha=POSITIVE)
@@ -564,6 +571,7 @@ LEFT_OUT = {
     "batching.vmap_or_loop": "the part of the lab that repeats a gradient",
     "distributions.is_reparameterised": "takes the posterior of a checked model",
     "distributions.kl": "trusts its arguments, as part of a step",
+    "distributions.layers_of": "part of an encoder, so it does not check its argument",
     "distributed.by_rows": "takes settings that train.fit checks",
     "distributed.by_samples": "see distributed.by_rows",
     "distributed.process_group": "connects processes: see test_rendezvous.py and test_torchrun.py",

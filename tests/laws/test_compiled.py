@@ -30,7 +30,10 @@ def steps(name, spec, how):
     return ts, torch.stack(reports)
 
 
-SPEC = {"mnist_ae": "elbo", "mnist_bn_vae": "dreg", "burda_vae": "iwae", "batch_norm": "vimco", "mnist_vae": "stl"}
+SPEC = {
+    "mnist_ae": "elbo", "mnist_bn_vae": "dreg", "burda_vae": "iwae", "batch_norm": "vimco", "mnist_vae": "stl",
+    "full_normal": "elbo",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(

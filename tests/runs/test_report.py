@@ -95,6 +95,15 @@ def test_burda_vae_is_evaluated_on_binarized_digits(run_of, capsys):
     assert "warning: the standard error of L_100 is not reliable for" in out
 
 
+def test_two_layers_have_no_closed_form_kl_and_the_rest_is_reported(run_of, capsys):
+    out = evaluated(capsys, run_of("burda2_vae"), "--samples", 100)
+    assert "log p(x) >= L_100" in out
+    assert "of 150" in out
+    report = json.loads((run_of("burda2_vae") / "evaluation.json").read_text())
+    assert report["kl_to_prior"] is None
+    assert not (run_of("burda2_vae") / "figures" / "latent_use.png").exists()
+
+
 @pytest.mark.parametrize(
     ("system", "why"),
     [

@@ -11,6 +11,7 @@ import funcvae as fv
 from funcvae import tree
 from funcvae.estimators import EXAMPLES
 from tests.support.oracles import LearnedPrior
+from tests.support.posteriors import flow_vae, full_normal_vae, two_layers_vae
 
 SPECS = list(EXAMPLES.values())
 B, N = 3, 4  # two groups of two
@@ -43,7 +44,11 @@ MODELS = {
     "mnist_sigma_vae": (fv.models.mnist_sigma_vae, (1, 28, 28)),
     "batch_norm": (batch_norm_vae, (3,)),
     "learned_prior": (learned_prior_vae, (3,)),
+    "full_normal": (full_normal_vae, (3,)),
+    "flow_mixture": (flow_vae, (3,)),
+    "two_layers": (two_layers_vae, (3,)),
 }
+NO_CLOSED_FORM_KL = ("flow_mixture", "two_layers")
 
 
 @cache

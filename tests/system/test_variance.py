@@ -119,7 +119,7 @@ def test_several_noise_schemes(points, capsys):
     assert "left out: dreg requires independent samples; mirrored noise is not independent" in out
 
 
-@pytest.mark.parametrize("system", ["burda_vae", "mnist_bn_vae", "mnist_sigma_vae", "mnist_vae"])
+@pytest.mark.parametrize("system", ["burda_vae", "burda2_vae", "mnist_bn_vae", "mnist_sigma_vae", "mnist_vae"])
 def test_systems_of_digits(run_of, capsys, system):
     out = compared(capsys, run_of(system), "--replicates", 4, "--samples", 2, "--batch", 5)
     assert "stl" in out
