@@ -73,10 +73,7 @@ def normal_fixed(sigma: Positive) -> Head:
 
 
 def _normal_fixed(sigma: float, out: Tensor) -> Normal:
-    range_ = torch.finfo(_one(out).dtype)
-    if not range_.tiny <= sigma <= range_.max:  # it would be 0 or infinite
-        raise BadValue(f"sigma is {sigma}: it is out of the range of {out.dtype}, the dtype of the network")
-    return Normal(out, out.new_full((), sigma))
+    return Normal(out, _constant("sigma", sigma, _one(out)))
 
 
 def bernoulli(out: Tensor) -> Bernoulli:
@@ -104,11 +101,12 @@ def _categorical(classes: int, out: Tensor) -> Categorical:
 def concrete(temperature: Positive, classes: Classes | None = None) -> Head:
     """Makes the head of a relaxed Bernoulli, or of relaxed categorical variables if `classes` is given.
 
-    The output is that of `bernoulli` or `categorical`. A posterior needs a prior with a density, as `priors.concrete`.
+    The output is that of `bernoulli` or `categorical`. A posterior needs a prior with a density, such as
+    `priors.concrete`.
 
     Raises:
-        BadValue: temperature is not positive, or classes is below two; or, from the head, it does not divide the
-            output's last axis.
+        BadValue: temperature is not positive, or classes is below two; or, from the head, temperature is out of the
+            range of the network's dtype, or classes does not divide the output's last axis.
 
     Reference: Maddison, Mnih & Teh (2017), arXiv:1611.00712.
     """
@@ -116,17 +114,18 @@ def concrete(temperature: Positive, classes: Classes | None = None) -> Head:
 
 
 def _concrete(temperature: float, classes: int | None, out: Tensor) -> RelaxedBernoulli | RelaxedCategorical:
-    heat = _one(out).new_full((), temperature)
+    heat = _constant("temperature", temperature, _one(out))
     return RelaxedBernoulli(out, heat) if classes is None else RelaxedCategorical(_by_class(classes, out), heat)
 
 
 def _by_class(classes: int, out: Tensor) -> Tensor:
     """The logits [..., V, C] from an output [..., V·C]."""
-    if _one(out).shape[-1] % classes:
+    variables, rest = divmod(checks.floats(_OUT, out, "... V·C").shape[-1], classes)
+    if rest:
         raise BadValue(
-            f"{_OUT} has {out.shape[-1]} logits, which {classes} classes do not divide: use a multiple of {classes}"
+            f"{out.shape[-1]} logits cannot be divided into variables of {classes} classes: use a multiple of {classes}"
         )
-    return out.unflatten(-1, (-1, classes))
+    return out.unflatten(-1, (variables, classes))
 
 
 def delta(out: Tensor) -> Delta:
@@ -144,6 +143,14 @@ def _pair(out: Output) -> tuple[Tensor, Tensor]:
         raise BadValue(f"{_OUT} has a last axis of odd length {out.shape[-1]}: this head splits it into two halves")
     first, second = out.chunk(2, dim=-1)
     return first, second
+
+
+def _constant(name: str, value: float, out: Tensor) -> Tensor:
+    """A number as a tensor of the output's dtype, where it must not be 0 or infinite."""
+    range_ = torch.finfo(out.dtype)
+    if not range_.tiny <= value <= range_.max:
+        raise BadValue(f"{name} is {value}: it is out of the range of {out.dtype}, the dtype of the network")
+    return out.new_full((), value)
 
 
 def _one(out: Tensor) -> Tensor:

@@ -43,6 +43,9 @@ def active_units(
 
         A_u = Var_x( E_q(z|x)[z_u] ) > 0.01
 
+    The mean of a discrete latent is its probability of being 1, so the variance is at most 1/4. A relaxed posterior
+    approximates its mean.
+
     Args:
         x: data [n, ...] as the model sees them, n >= 2.
         batch: number of data encoded at a time.
@@ -65,6 +68,8 @@ def active_units(
 @torch.no_grad()
 def kl_per_dimension(model: VAE, params: Params, state: State, x: Tensor, *, batch: Count = 500) -> Tensor:
     """KL(q(z_u|x) ‖ p(z_u)) of each latent u in closed form, averaged over the data: [Z], in nats.
+
+    The latents of a categorical variable share its KL as in `distributions.kl`; their sum is the KL of the variable.
 
     Raises:
         BadType: no closed form is known for this posterior and prior, or the posterior has no density.
