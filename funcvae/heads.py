@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
-import torch
 from torch import Tensor
 
 from funcvae._support import checks
@@ -73,7 +72,7 @@ def normal_fixed(sigma: Positive) -> Head:
 
 
 def _normal_fixed(sigma: float, out: Tensor) -> Normal:
-    return Normal(out, _constant("sigma", sigma, _one(out)))
+    return Normal(out, checks.constant("sigma", sigma, _one(out)))
 
 
 def bernoulli(out: Tensor) -> Bernoulli:
@@ -114,7 +113,7 @@ def concrete(temperature: Positive, classes: Classes | None = None) -> Head:
 
 
 def _concrete(temperature: float, classes: int | None, out: Tensor) -> RelaxedBernoulli | RelaxedCategorical:
-    heat = _constant("temperature", temperature, _one(out))
+    heat = checks.constant("temperature", temperature, _one(out))
     return RelaxedBernoulli(out, heat) if classes is None else RelaxedCategorical(_by_class(classes, out), heat)
 
 
@@ -143,14 +142,6 @@ def _pair(out: Output) -> tuple[Tensor, Tensor]:
         raise BadValue(f"{_OUT} has a last axis of odd length {out.shape[-1]}: this head splits it into two halves")
     first, second = out.chunk(2, dim=-1)
     return first, second
-
-
-def _constant(name: str, value: float, out: Tensor) -> Tensor:
-    """A number as a tensor of the output's dtype, where it must not be 0 or infinite."""
-    range_ = torch.finfo(out.dtype)
-    if not range_.tiny <= value <= range_.max:
-        raise BadValue(f"{name} is {value}: it is out of the range of {out.dtype}, the dtype of the network")
-    return out.new_full((), value)
 
 
 def _one(out: Tensor) -> Tensor:

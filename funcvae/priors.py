@@ -44,7 +44,7 @@ def learned_bernoulli(latent: Count) -> Callable[[], nn.Module]:
     Raises:
         BadValue: latent is below one; or, from the prior, it is not that of z.
     """
-    return partial(_Learned, Bernoulli, (latent,))
+    return _learned(Bernoulli, latent)
 
 
 @checks.arguments
@@ -65,7 +65,7 @@ def learned_categorical(classes: Classes, variables: Count) -> Callable[[], nn.M
         BadValue: classes is below two, or variables below one; or, from the prior, their product is not the number of
             latents.
     """
-    return partial(_Learned, Categorical, (variables, classes))
+    return _learned(Categorical, variables, classes)
 
 
 @checks.arguments
@@ -89,7 +89,13 @@ class _Uniform(nn.Module):
         self.head = head
 
     def forward(self, z: Tensor) -> Distribution:
-        return self.head(z.new_zeros(checks.floats("z", z, "... Z").shape[-1]))
+        latent = checks.floats("z", z, "... Z").shape[-1]
+        return self.head(z.new_zeros(latent))
+
+
+def _learned(kind: Callable[[Tensor], Distribution], *shape: int) -> Callable[[], nn.Module]:
+    checks.fits("the prior", shape)
+    return partial(_Learned, kind, shape)
 
 
 class _Learned(nn.Module):

@@ -250,7 +250,8 @@ def _relaxed_pair(temperature: float, q: Posterior, eps: Tensor) -> Tensor:
     p, b = q.mean, q.sample(eps)
     r = torch.where(b > 0, (1 - p) / uniform(-eps), p / uniform(eps)).detach()
     constant = q.logits.detach()
-    relaxed = RelaxedBernoulli(constant + r * (q.logits - constant), constant.new_full((), temperature))
+    heat = checks.constant("temperature", temperature, constant)
+    relaxed = RelaxedBernoulli(constant + r * (q.logits - constant), heat)
     return _joined(b, relaxed.sample(eps))
 
 
