@@ -66,7 +66,8 @@ class Points:
         """The points for noise [N, B, Z]. Their shape is checked, because another one might broadcast."""
         z, (n, *rest) = checks.floats("the result of points", self.sample(q, eps)), eps.shape
         if list(z.shape[1:]) != rest or len(z) % n or len(z) < n * self.draws:
-            raise BadValue(f"the points have shape {list(z.shape)}: it must be {['M', *rest]}, M a multiple of N = {n}")
+            must = f"[M, {', '.join(map(str, rest))}], M a multiple of N = {n}"
+            raise BadValue(f"the points have shape {list(z.shape)}: it must be {must}")
         return z
 
 
