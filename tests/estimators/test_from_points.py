@@ -111,6 +111,15 @@ def test_a_users_disarm_is_that_of_the_library():
     assert torch.equal(ours.log_w, known.log_w)
 
 
+def test_a_users_disarm_with_the_kl_in_closed_form_is_unbiased():
+    model, params, state = bernoulli_model()
+    bound, gradient = exact_gradient(model, params, state, X, "ELBO", 1)
+    mine = made(my_disarm, estimators.Points(pairs, draws=2, breaks=lambda q: torch.stack([q.mean, 1 - q.mean])))
+    found = fv.variance.exact(mine, model, params, state, X, samples=1)
+    assert_close(found.mean, gradient, atol=1e-10)
+    torch.testing.assert_close(found.bound, bound.expand(1))
+
+
 def test_weights_see_the_posterior_the_points_and_the_noise():
     model, params, state = bernoulli_model()
     eps, shapes = noise(3, 1, 2), []
