@@ -79,10 +79,7 @@ def normal_fixed(sigma: Positive) -> Head:
 
 
 def _normal_fixed(sigma: float, out: Tensor) -> Normal:
-    range_ = torch.finfo(_one(out).dtype)
-    if not range_.tiny <= sigma <= range_.max:  # it would be 0 or infinite
-        raise BadValue(f"sigma is {sigma}: it is out of the range of {out.dtype}, the dtype of the network")
-    return Normal(out, out.new_full((), sigma))
+    return Normal(out, checks.constant("sigma", sigma, _one(out)))
 
 
 def bernoulli(out: Tensor) -> Bernoulli:
@@ -110,11 +107,12 @@ def _categorical(classes: int, out: Tensor) -> Categorical:
 def concrete(temperature: Positive, classes: Classes | None = None) -> Head:
     """Makes the head of a relaxed Bernoulli, or of relaxed categorical variables if `classes` is given.
 
-    The output is that of `bernoulli` or `categorical`. A posterior needs a prior with a density, as `priors.concrete`.
+    The output is that of `bernoulli` or `categorical`. A posterior needs a prior with a density, such as
+    `priors.concrete`.
 
     Raises:
-        BadValue: temperature is not positive, or classes is below two; or, from the head, it does not divide the
-            output's last axis.
+        BadValue: temperature is not positive, or classes is below two; or, from the head, temperature is out of the
+            range of the network's dtype, or classes does not divide the output's last axis.
 
     Reference: Maddison, Mnih & Teh (2017), arXiv:1611.00712.
     """
@@ -122,17 +120,18 @@ def concrete(temperature: Positive, classes: Classes | None = None) -> Head:
 
 
 def _concrete(temperature: float, classes: int | None, out: Tensor) -> RelaxedBernoulli | RelaxedCategorical:
-    heat = _one(out).new_full((), temperature)
+    heat = checks.constant("temperature", temperature, _one(out))
     return RelaxedBernoulli(out, heat) if classes is None else RelaxedCategorical(_by_class(classes, out), heat)
 
 
 def _by_class(classes: int, out: Tensor) -> Tensor:
     """The logits [..., V, C] from an output [..., V·C]."""
-    if _one(out).shape[-1] % classes:
+    variables, rest = divmod(checks.floats(_OUT, out, "... V·C").shape[-1], classes)
+    if rest:
         raise BadValue(
-            f"{_OUT} has {out.shape[-1]} logits, which {classes} classes do not divide: use a multiple of {classes}"
+            f"{out.shape[-1]} logits cannot be divided into variables of {classes} classes: use a multiple of {classes}"
         )
-    return out.unflatten(-1, (-1, classes))
+    return out.unflatten(-1, (variables, classes))
 
 
 def delta(out: Tensor) -> Delta:

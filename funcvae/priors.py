@@ -41,25 +41,45 @@ def bernoulli() -> nn.Module:
 
 @checks.arguments
 def learned_bernoulli(latent: Count) -> Callable[[], nn.Module]:
-    """Bernoullis with learned logits [latent], which are 0 at first."""
-    return partial(_Learned, Bernoulli, (latent,))
+    """Makes the factory of Bernoullis with learned logits [latent], which are 0 at first.
+
+    Raises:
+        BadValue: latent is below one; or, from the prior, it is not that of z.
+    """
+    return _learned(Bernoulli, latent)
 
 
 @checks.arguments
 def categorical(classes: Classes) -> Callable[[], nn.Module]:
-    """Uniform categorical variables, one-hot, without parameters."""
+    """Makes the factory of uniform categorical variables, one-hot, without parameters.
+
+    Raises:
+        BadValue: classes is below two; or, from the prior, it does not divide the latents.
+    """
     return partial(_Uniform, categorical_head(classes))
 
 
 @checks.arguments
 def learned_categorical(classes: Classes, variables: Count) -> Callable[[], nn.Module]:
-    """Categorical variables, one-hot, with learned logits [variables, classes], which are 0 at first."""
-    return partial(_Learned, Categorical, (variables, classes))
+    """Makes the factory of one-hot variables with learned logits [variables, classes], which are 0 at first.
+
+    Raises:
+        BadValue: classes is below two, or variables below one; or, from the prior, their product is not the number of
+            latents.
+    """
+    return _learned(Categorical, variables, classes)
 
 
 @checks.arguments
 def concrete(temperature: Positive, classes: Classes | None = None) -> Callable[[], nn.Module]:
-    """The relaxation of `bernoulli`, or of `categorical` if `classes` is given, without parameters."""
+    """Makes the factory of the relaxation of `bernoulli`, or of `categorical` if `classes` is given.
+
+    Raises:
+        BadValue: temperature is not positive, or classes is below two; or, from the prior, classes does not divide the
+            latents.
+
+    Reference: Maddison, Mnih & Teh (2017), arXiv:1611.00712.
+    """
     return partial(_Uniform, concrete_head(temperature, classes))
 
 
@@ -71,7 +91,13 @@ class _Uniform(nn.Module):
         self.head = head
 
     def forward(self, z: Tensor) -> Distribution:
-        return self.head(z.new_zeros(z.shape[-1]))
+        latent = checks.floats("z", z, "... Z").shape[-1]
+        return self.head(z.new_zeros(latent))
+
+
+def _learned(kind: Callable[[Tensor], Distribution], *shape: int) -> Callable[[], nn.Module]:
+    checks.fits("the prior", shape)
+    return partial(_Learned, kind, shape)
 
 
 class _Learned(nn.Module):
@@ -82,6 +108,10 @@ class _Learned(nn.Module):
         self.kind, self.logits = kind, nn.Parameter(torch.zeros(shape))
 
     def forward(self, z: Tensor) -> Distribution:
+        latent = checks.floats("z", z, "... Z").shape[-1]
+        if latent != self.logits.numel():  # a single logit would broadcast
+            shape = list(self.logits.shape)
+            raise BadValue(f"the prior has logits {shape} for {self.logits.numel()} latents, and z has {latent}")
         return self.kind(self.logits)
 
 

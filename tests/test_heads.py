@@ -2,9 +2,19 @@
 
 import pytest
 import torch
+from torch import nn
 
-from funcvae import heads
-from funcvae.distributions import Bernoulli, Delta, FullNormal, Normal, SignedNormal
+from funcvae import heads, random, vae
+from funcvae.distributions import (
+    Bernoulli,
+    Categorical,
+    Delta,
+    FullNormal,
+    Normal,
+    RelaxedBernoulli,
+    RelaxedCategorical,
+    SignedNormal,
+)
 from funcvae.errors import BadType, BadValue
 from tests.support.posteriors import weights
 
@@ -139,3 +149,50 @@ def test_heads_with_networks_refuse_weights_that_do_not_fit(head, out, message):
 def test_a_layer_without_a_bias_is_refused():
     with pytest.raises(BadType, match="a bias of layers is None"):
         heads.two_layers((*PAIR, ((torch.zeros(2, 2), None),)))
+
+
+def test_categorical_has_the_logits_of_each_variable_in_a_row():
+    q = heads.categorical(2)(OUT)
+    assert isinstance(q, Categorical)
+    assert q.logits.shape == (2, 3, 2, 2)
+    assert torch.equal(q.logits.flatten(-2), OUT)
+    assert q.mean.shape == OUT.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_concrete_has_the_logits_of_bernoulli_or_categorical_and_the_temperature(dtype):
+    out = OUT.to(dtype)
+    one, many = heads.concrete(0.6)(out), heads.concrete(0.6, classes=4)(out)
+    assert isinstance(one, RelaxedBernoulli)
+    assert isinstance(many, RelaxedCategorical)
+    assert one.logits is out
+    assert torch.equal(many.logits, out.unsqueeze(-2))
+    for q in (one, many):
+        assert q.temperature.dtype == dtype
+        assert q.temperature.item() == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf"), 1e39, 1e-39])
+def test_a_temperature_must_be_positive_and_in_the_range_of_the_output(temperature):
+    with pytest.raises(BadValue, match="temperature is"):
+        heads.concrete(temperature)(torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("head", [heads.categorical, lambda classes: heads.concrete(0.5, classes)])
+def test_a_categorical_variable_has_two_classes_or_more_and_they_divide_the_output(head):
+    for classes in (1, 0, -2):
+        with pytest.raises(BadValue, match=f"classes is {classes}: it must be at least 2"):
+            head(classes)
+    with pytest.raises(BadValue, match="4 logits cannot be divided into variables of 3 classes: use a multiple of 3"):
+        head(3)(OUT)
+    with pytest.raises(BadType, match=r"classes is 2\.5"):
+        head(2.5)
+    with pytest.raises(BadValue, match=r"the network's output has shape \[\]"):
+        head(2)(torch.zeros(()))
+
+
+def test_a_categorical_posterior_of_another_width_than_latent_is_an_error():
+    model = vae(encoder=lambda: nn.Linear(3, 6), decoder=lambda: nn.Linear(4, 3), latent=4,
+                posterior=heads.categorical(3))  # fmt: skip
+    with pytest.raises(BadValue, match=r"the posterior over z has shape \[2, 6\]: latent is 4, so \[2, 4\]"):
+        model.encode(*model.init(random.key(0)), torch.zeros(2, 3))

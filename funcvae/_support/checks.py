@@ -102,6 +102,14 @@ def floats(name: str, value: Any, axes: str = "") -> Tensor:
     return floating(name, tensor(name, value, axes))
 
 
+def constant(name: str, value: float, like: Tensor) -> Tensor:
+    """Makes a number a tensor of another's dtype and device, and checks that this does not make it 0 or infinite."""
+    range_ = torch.finfo(like.dtype)
+    if not range_.tiny <= value <= range_.max:
+        raise BadValue(f"{name} is {value}: it is out of the range of {like.dtype}, the dtype of the network")
+    return like.new_full((), value)
+
+
 def whole(name: str, value: int) -> int:
     """Checks that an object is a whole number."""
     try:

@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.special import ndtr
 
-__all__ = ["Bernoulli", "Categorical", "gumbel", "minus_log_u"]
+__all__ = ["Bernoulli", "Categorical", "gumbel", "minus_log_u", "uniform"]
 
 
 class Bernoulli(NamedTuple):
@@ -40,7 +39,7 @@ class Bernoulli(NamedTuple):
 
     def values(self) -> Tensor:
         """The values of one latent: 0 and 1, as [2, 1]."""
-        return torch.eye(2, dtype=self.logits.dtype, device=self.logits.device)[:, 1:]
+        return torch.arange(2, dtype=self.logits.dtype, device=self.logits.device).unsqueeze(1)
 
     @classmethod
     def of_mean(cls, mean: Tensor) -> "Bernoulli":
@@ -59,8 +58,9 @@ class Bernoulli(NamedTuple):
         return _BernoulliLogProb.apply(a, x)
 
     def sample(self, eps: Tensor) -> Tensor:
-        """1 where the uniform number Φ(eps) is below the mean, else 0."""
-        return (ndtr(eps) < self.mean).to(self.logits.dtype)
+        """1 where the uniform number u = Φ(eps) is below the mean, else 0."""
+        # The odds u/(1 - u) are compared with exp(logits), because the mean and u may round to 1.
+        return (uniform(eps) < self.logits.exp() * uniform(-eps)).to(self.logits.dtype)
 
 
 class _BernoulliLogProb(torch.autograd.Function):
@@ -139,11 +139,17 @@ class Categorical(NamedTuple):
         return (classes == scores.argmax(-1, keepdim=True)).to(scores.dtype).flatten(-2)
 
 
-def gumbel(eps: Tensor) -> Tensor:
-    """Gumbel noise -log(-log u), with u = Φ(eps)."""
-    return -minus_log_u(eps).log()
+def uniform(eps: Tensor) -> Tensor:
+    """The uniform number u = Φ(eps) = erfc(-eps/√2)/2. (`torch.special.ndtr` is not accurate near 0.)"""
+    return 0.5 * torch.erfc(eps * -math.sqrt(0.5))
 
 
 def minus_log_u(eps: Tensor) -> Tensor:
-    """-log u with u = Φ(eps), accurate where u rounds to 1. (`torch.special.log_ndtr` has no rule for `vmap`.)"""
-    return torch.where(eps > 0, -torch.log1p(-ndtr(-eps)), -ndtr(eps).log())
+    """-log u, accurate where u rounds to 1. (`torch.special.log_ndtr` has no rule for `vmap`.)"""
+    tail = uniform(-eps.abs())
+    return -torch.where(eps > 0, torch.log1p(-tail), tail.log())
+
+
+def gumbel(eps: Tensor) -> Tensor:
+    """Gumbel noise -log(-log u)."""
+    return -minus_log_u(eps).log()

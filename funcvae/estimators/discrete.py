@@ -21,6 +21,7 @@ from funcvae._support import checks
 from funcvae._support.checks import Finite, Positive
 from funcvae._support.pickling import remembered
 from funcvae.distributions import Bernoulli, Categorical, FinitePosterior, Posterior, RelaxedBernoulli
+from funcvae.distributions.discrete import uniform
 from funcvae.errors import BadValue
 from funcvae.estimators.engine import from_points
 from funcvae.estimators.leave_one_out import others_logsumexp
@@ -246,11 +247,12 @@ def _broken(order: Tensor, logits: Tensor, eps: Tensor) -> Tensor:
 def _relaxed_pair(temperature: float, q: Posterior, eps: Tensor) -> Tensor:
     """The pairs (b, ζ); the derivative of ζ in the logits is r times that of the relaxed sample."""
     q = _bernoulli("rebar", q)
-    p, u, b = q.mean, ndtr(eps), q.sample(eps)
-    r = torch.where(b > 0, (1 - p) / (1 - u), p / u).detach()
+    p, b = q.mean, q.sample(eps)
+    r = torch.where(b > 0, (1 - p) / uniform(-eps), p / uniform(eps)).detach()
     constant = q.logits.detach()
-    relaxed = RelaxedBernoulli(constant + r * (q.logits - constant), constant.new_full((), temperature))
-    return _joined(b, relaxed.sample(-eps))
+    heat = checks.constant("temperature", temperature, constant)
+    relaxed = RelaxedBernoulli(constant + r * (q.logits - constant), heat)
+    return _joined(b, relaxed.sample(eps))
 
 
 def _straight_through(q: Posterior, eps: Tensor) -> Tensor:

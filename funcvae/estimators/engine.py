@@ -29,6 +29,7 @@ from funcvae import bounds, tree
 from funcvae._support import checks
 from funcvae._support.autograd import Pull, vjp
 from funcvae._support.pickling import remembered
+from funcvae.distributions import Distribution, Posterior
 from funcvae.errors import BadType, BadValue
 from funcvae.estimators.types import (
     SAMPLES,
@@ -128,7 +129,7 @@ def from_points(
     Raises:
         BadType, BadValue: (from the estimator) a function returns a wrong type or shape.
     """
-    points = points if isinstance(points, Points) else Points(points)
+    points = points if isinstance(points, Points) else Points(checks.function("points", points))
     called = str(name or getattr(weights, "__name__", "from_points"))
     return _estimator(_Target(points, bound, pulls, closed), weights, True, claims, called, two_pulls)
 
@@ -140,6 +141,20 @@ class _Target(NamedTuple):
     bound: bounds.Bound
     pulls: Callable[[LogWeight], Tensor] = log_w
     closed: ClosedForm | None = None
+
+    def pulled(self, terms: LogWeight) -> Tensor:
+        """What is pulled back [M, B]."""
+        f = checks.floats("the result of pulls", self.pulls(terms))
+        if f.shape != terms.log_p_x.shape:
+            raise BadValue(f"the result of pulls has shape {list(f.shape)}: it must be {list(terms.log_p_x.shape)}")
+        return f
+
+    def closed_form(self, q: Posterior, p: Distribution) -> Tensor:
+        """The term in closed form [B]."""
+        value = checks.floats("the closed form", self.closed(q, p) if self.closed else None)
+        if value.shape != q.loc.shape[:1]:
+            raise BadValue(f"the closed form has shape {list(value.shape)}: it must be [B], here [{len(q.loc)}]")
+        return value
 
 
 def _estimator(
@@ -186,19 +201,19 @@ def _estimator(
 
     def see(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Seen:
         q, _ = model.encode(params, state, x, train)
-        return Seen(q, points.sample(q, eps), eps)
+        return Seen(q, points.at(q, eps), eps)
 
     def terms(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Tensor:
         q, state = model.encode(params, state, x, train)
-        return target.pulls(log_weight(model, params, state, x, q, points.sample(q, eps), train)[0])
+        return target.pulled(log_weight(model, params, state, x, q, points.at(q, eps), train)[0])
 
     def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
         q, state = model.encode(params, state, x)
-        z = points.sample(q, eps)
+        z = points.at(q, eps)
         z = z if len(z) == len(eps) else _draws(z, len(eps), points).flatten(0, 1)
-        f = target.pulls(log_weight(model, params, state, x, q, z, False)[0])
+        f = target.pulled(log_weight(model, params, state, x, q, z, False)[0])
         value = bound_of(f, len(eps))
-        return value if target.closed is None else value + target.closed(q, model.prior(params, state, q.loc)[0])
+        return value if target.closed is None else value + target.closed_form(q, model.prior(params, state, q.loc)[0])
 
     def share(
         model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, samples: int, *w: Tensor
@@ -257,16 +272,16 @@ def _draw(
 ) -> Draw:
     def draw(phi: Params) -> Any:  # the compiler cannot evaluate a more precise annotation
         q, new = model.encode({**params, "encoder": phi}, state, x, train)
-        z = target.points.sample(q, eps)
+        z = target.points.at(q, eps)
         return (z, log_prob_terms(q, z.detach()), () if target.closed is None else q), (q, z, new)
 
     def weigh(theta: Params, z: Tensor) -> Any:
         terms, new = log_weight(model, {**params, **theta}, encoded, x, q, z, train)
-        pulled = target.pulls(terms)
+        pulled = target.pulled(terms)
         return pulled, (pulled if target.pulls is log_w else terms.log_w, new)
 
     (_, log_q, _), pull, (q, z, encoded) = vjp(draw, params["encoder"], has_aux=True)
-    closed = None if target.closed is None else _closed(target.closed, model, params, encoded, q, train, share)
+    closed = None if target.closed is None else _closed(target, model, params, encoded, q, train, share)
 
     def pull_draw(cotangent: Any, retain_graph: bool = True) -> Any:  # see draw
         z_grads, score = cotangent
@@ -282,16 +297,14 @@ def _draw(
     return Draw(Seen(q, z, eps), pull_draw, theta, weigh, closed)
 
 
-def _closed(f: ClosedForm, model: VAE, params: Params, state: State, q: Any, train: bool, share: float) -> Closed:
-    """The term f(q, p) [B] of the bound, and its gradients to descend, times a share."""
+def _closed(target: _Target, model: VAE, params: Params, state: State, q: Any, train: bool, share: float) -> Closed:
+    """The closed-form term [B] of the bound, and its gradients to descend, times a share."""
 
     def value_of(q: Any, prior: Params) -> Any:
         p, _ = model.prior({**params, "prior": prior}, state, q.loc, train)
-        return f(q, p)
+        return target.closed_form(q, p)
 
     value, pull = vjp(value_of, q, params["prior"])
-    if checks.tensor("the closed form", value).shape != q.loc.shape[:1]:
-        raise BadValue(f"the closed form has shape {list(value.shape)}: it must be [B], here [{len(q.loc)}]")
     q_grads, prior_grads = pull(torch.full_like(value, -share / len(value)), retain_graph=False)
     return Closed(value, q_grads, prior_grads)
 

@@ -62,6 +62,14 @@ class Points:
     breaks: Callable[[Posterior], Tensor] | None = None
     """If the points are steps in the uniform numbers u = Φ(eps): the u [S, B, Z] of the steps, for exact moments."""
 
+    def at(self, q: Posterior, eps: Tensor) -> Tensor:
+        """The points for noise [N, B, Z]. Their shape is checked, because another one might broadcast."""
+        z, (n, *rest) = checks.floats("the result of points", self.sample(q, eps)), eps.shape
+        if list(z.shape[1:]) != rest or len(z) % n or len(z) < n * self.draws:
+            must = f"[M, {', '.join(map(str, rest))}], M a multiple of N = {n}"
+            raise BadValue(f"the points have shape {list(z.shape)}: it must be {must}")
+        return z
+
 
 def _sample(q: Posterior, eps: Tensor) -> Tensor:
     return q.sample(eps)
@@ -238,7 +246,10 @@ class Estimator:
         if torch.compiler.is_compiling():
             return self.evaluate(model, params, state, x, eps)
         check_arguments(model, params, state, x, eps)
-        return unchanged(MODEL, lambda x, eps: self.evaluate(model.unchecked(), params, state, x, eps), x, eps)
+        model = model.unchecked()
+        if self.claims.posterior == "discrete":  # the points of others do not depend on the posterior's kind
+            model = with_posterior_of(model, self)
+        return unchanged(MODEL, lambda x, eps: self.evaluate(model, params, state, x, eps), x, eps)
 
     @property
     def parts(self) -> Parts:

@@ -43,6 +43,9 @@ def active_units(
 
         A_u = Var_x( E_q(z|x)[z_u] ) > 0.01
 
+    The mean of a discrete latent is its probability of being 1, so the variance is at most 1/4. A relaxed posterior
+    approximates its mean.
+
     Args:
         x: data [n, ...] as the model sees them, n >= 2.
         batch: number of data encoded at a time.
@@ -67,7 +70,8 @@ def kl_per_dimension(model: VAE, params: Params, state: State, x: Tensor, *, bat
     """KL(q(z_u|x) ‖ p(z_u)) of each latent u in closed form, averaged over the data: [Z], in nats.
 
     For a FullNormal posterior or prior, these are the terms of the chain rule, KL(q(z_u|x, z_<u) ‖ p(z_u|z_<u)), which
-    depend on the order of the latents. In each case they sum to KL(q(z|x) ‖ p(z)).
+    depend on the order of the latents. The latents of a categorical variable share its KL as in `distributions.kl`. In
+    each case the terms sum to KL(q(z|x) ‖ p(z)).
 
     Raises:
         BadType: no closed form is known for this posterior and prior, or the posterior has no density.

@@ -24,6 +24,10 @@ def encoder():
     return nn.Linear(4, 4)
 
 
+def half_encoder():
+    return nn.Linear(4, 2)
+
+
 def decoder(inputs=2):
     return nn.Sequential(nn.Linear(inputs, 8), nn.Tanh(), nn.Linear(8, 4))
 
@@ -54,6 +58,15 @@ MODELS = {
     "mnist_sigma_vae": partial(fv.models.mnist_sigma_vae, 5, activation=nn.Tanh),
     "linear_vae": partial(fv.models.linear_vae, 4, 2, sigma2=0.5),
     "mixture": partial(small, likelihood=fv.heads.normal_fixed(0.1), prior=fv.priors.mixture(3, 2)),
+    "learned_bernoulli": partial(
+        small, encoder=half_encoder, posterior=fv.heads.bernoulli, prior=fv.priors.learned_bernoulli(2)
+    ),
+    "categorical": partial(
+        small, encoder=half_encoder, posterior=fv.heads.categorical(2), prior=fv.priors.learned_categorical(2, 1)
+    ),
+    "concrete": partial(
+        small, encoder=half_encoder, posterior=fv.heads.concrete(0.5, 2), prior=fv.priors.concrete(0.7, 2)
+    ),
     "top-level functions": partial(small, decoder=partial(decoder, 2), likelihood=fv.heads.normal_fixed(0.1)),
 }
 
@@ -71,6 +84,7 @@ def test_a_model_has_the_same_bits(copied, name):
     assert same_bits((params, state), again.init(KEY))
     z = fv.random.normal(KEY, (2, 3, model.latent))
     assert same_bits(model.decode(params, state, z)[0], again.decode(params, state, z)[0])
+    assert same_bits(model.prior(params, state, z)[0], again.prior(params, state, z)[0])
     assert again.latent == model.latent
     with pytest.raises(fv.errors.FuncvaeError, match="params lacks"):
         again.decode({}, state, z)
@@ -84,6 +98,8 @@ def test_arguments_are_part_of_a_pickle():
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_an_estimator_has_the_same_bits(name):
     estimator, model = ESTIMATORS[name], small(likelihood=fv.heads.normal_fixed(1.0))
+    if estimator.claims.posterior == "discrete":
+        model = MODELS["learned_bernoulli"]()
     again = pickled(estimator)
     eps = fv.noise.iid(KEY, 4, (3, 2))
     params, state = model.init(KEY)
@@ -111,7 +127,7 @@ def test_a_noise_scheme_has_the_same_bits(scheme):
 
 
 def test_heads_have_the_same_bits():
-    for head in (fv.heads.normal_fixed(0.3), fv.heads.bernoulli, fv.heads.normal_logvar):
+    for head in (fv.heads.normal_fixed(0.3), fv.heads.normal_logvar, fv.heads.categorical(2), fv.heads.concrete(0.5)):
         assert same_bits(head(X), pickled(head)(X))
 
 

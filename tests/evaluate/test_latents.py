@@ -87,3 +87,55 @@ def test_flows_and_two_layers_have_active_units_and_no_closed_form_kl():
         assert evaluate.active_units(model, params, state, x, threshold=0.0).number == 2
         with pytest.raises(BadType, match="no closed-form KL"):
             evaluate.kl_per_dimension(model, params, state, x)
+
+
+class Probabilities(nn.Module):
+    """An encoder whose logits are the data, and a constant for each."""
+
+    def forward(self, x):
+        return torch.cat([x, 0 * x + 0.5], 1)
+
+
+def discrete(posterior, prior):
+    model = fv.vae(
+        encoder=Probabilities,
+        decoder=lambda: nn.Linear(6, 3),
+        latent=6,
+        likelihood=fv.heads.normal_fixed(1.0),
+        posterior=posterior,
+        prior=prior,
+    )
+    params, state = model.init(KEY)
+    return model, tree.map(torch.Tensor.double, params), state
+
+
+@pytest.mark.parametrize("batch", [3, 500])
+def test_a_bernoulli_latent_is_active_if_its_probability_varies_and_its_kl_is_torchs(batch):
+    x = 3 * fv.random.normal(KEY, (50, 3), torch.float64)
+    trained = discrete(fv.heads.bernoulli, fv.priors.bernoulli)
+    units = evaluate.active_units(*trained, x, batch=batch)
+    torch.testing.assert_close(units.variance, torch.cat([x.sigmoid().var(0), torch.zeros(3).double()]))
+    assert units.active.tolist() == [True] * 3 + [False] * 3
+    q = torch.distributions.Bernoulli(logits=torch.cat([x, torch.full_like(x, 0.5)], 1))
+    known = torch.distributions.kl_divergence(q, torch.distributions.Bernoulli(torch.tensor(0.5).double())).mean(0)
+    torch.testing.assert_close(evaluate.kl_per_dimension(*trained, x, batch=batch), known)
+
+
+def test_the_kl_of_a_categorical_variable_is_shared_by_its_latents():
+    x = 3 * fv.random.normal(KEY, (50, 3), torch.float64)
+    trained = discrete(fv.heads.categorical(3), fv.priors.categorical(3))
+    found = evaluate.kl_per_dimension(*trained, x)
+    assert found.shape == (6,)
+    assert (found > -1e-15).all()
+    q = torch.distributions.Categorical(logits=torch.stack([x, torch.full_like(x, 0.5)], 1))
+    known = torch.distributions.kl_divergence(q, torch.distributions.Categorical(torch.ones(3).double())).mean(0)
+    torch.testing.assert_close(found.view(2, 3).sum(1), known)
+    assert evaluate.active_units(*trained, x).active.tolist() == [True] * 3 + [False] * 3
+
+
+def test_a_relaxed_posterior_has_active_units_and_no_kl_in_closed_form():
+    x = 3 * fv.random.normal(KEY, (50, 3), torch.float64)
+    trained = discrete(fv.heads.concrete(0.5), fv.priors.concrete(0.5))
+    assert evaluate.active_units(*trained, x).number == 3
+    with pytest.raises(BadType, match=r"no closed-form KL for RelaxedBernoulli and RelaxedBernoulli"):
+        evaluate.kl_per_dimension(*trained, x)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import funcvae as fv
-from funcvae import bounds, estimators, heads, models, noise, random, tree
+from funcvae import bounds, estimators, heads, models, noise, priors, random, tree
 
 HUGE = (10**12, 2**62, 2**63, 10**30, 10**400)
 
@@ -42,7 +42,7 @@ class _Digits(nn.Module):
 
 @cache
 def world(kind: str) -> World:
-    """One of five small models. It is cached: do not modify it."""
+    """One of six small models. It is cached: do not modify it."""
     if kind == "plane":
         model, x = models.gaussian2d_vae(2, 3), random.normal(random.key(1), (3, 2))
     elif kind == "linear":
@@ -50,6 +50,10 @@ def world(kind: str) -> World:
     elif kind == "images":
         encoder = lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 4))  # noqa: E731
         model, x = fv.vae(encoder=encoder, decoder=_Digits, latent=2), torch.ones(3, 1, 2, 2)
+    elif kind == "bits":
+        model = fv.vae(encoder=lambda: nn.Linear(3, 2), decoder=lambda: nn.Linear(2, 3), latent=2,
+                       posterior=heads.bernoulli, prior=priors.learned_bernoulli(2))  # fmt: skip
+        x = torch.ones(3, 3)
     elif kind == "delta":
         model = fv.vae(encoder=lambda: nn.Linear(2, 2), decoder=lambda: nn.Linear(2, 2), latent=2,
                         posterior=heads.delta, likelihood=heads.normal_fixed(1.0))  # fmt: skip
@@ -64,7 +68,7 @@ def world(kind: str) -> World:
     return World(model, params, state, x)
 
 
-WORLDS = ("plane", "linear", "images", "delta", "batchnorm")
+WORLDS = ("plane", "linear", "images", "delta", "batchnorm", "bits")
 
 Rng = pyrandom.Random
 Maker = Callable[[Rng, World], Any]

@@ -179,9 +179,23 @@ for head, good in ((heads.two_layers, _LAYERS), (heads.coupling_flow, (_LAYERS, 
            loc=of_tensor(one_of(torch.ones(3, size))), log_sigma=of_tensor(one_of(torch.ones(3, size))),
            nets=Kind(one_of(good), one_of(*(each for each in _NETWORKS if each is not good))))  # fmt: skip
 target("heads.normal_fixed", lambda sigma, out: heads.normal_fixed(sigma)(out), sigma=POSITIVE, out=OUT)
+LOGITS = Kind(one_of(torch.ones(3, 4), torch.ones(2, 3, 6), torch.ones(2)), OUT.bad)
+CLASSES = Kind(one_of(2, np.int64(2)), one_of(0, 1, -1, 3, 2.0, True, 10**12, 2**63, 10**400))
+MAYBE_CLASSES = Kind(one_of(None, 2), CLASSES.bad)
+VARIABLES = Kind(one_of(1, 2), one_of(0, -1, 3, 10**7, 2**63))
+target("heads.categorical", lambda classes, out: heads.categorical(classes)(out), classes=CLASSES, out=LOGITS)
+target("heads.concrete", lambda temperature, classes, out: heads.concrete(temperature, classes)(out),
+       temperature=POSITIVE, classes=MAYBE_CLASSES, out=LOGITS)  # fmt: skip
 target("priors.standard_normal", lambda z: priors.standard_normal()(z), z=Z)
 target("priors.mixture", lambda components, latent, z: priors.mixture(components, latent)()(z), components=COUNT_2,
        latent=Kind(one_of(2), COUNT.bad), z=Z)  # fmt: skip
+target("priors.bernoulli", lambda z: priors.bernoulli()(z), z=Z)
+target("priors.learned_bernoulli", lambda latent, z: priors.learned_bernoulli(latent)()(z), latent=VARIABLES, z=Z)
+target("priors.categorical", lambda classes, z: priors.categorical(classes)()(z), classes=CLASSES, z=Z)
+target("priors.learned_categorical", lambda classes, variables, z: priors.learned_categorical(classes, variables)()(z),
+       classes=CLASSES, variables=VARIABLES, z=Z)  # fmt: skip
+target("priors.concrete", lambda temperature, classes, z: priors.concrete(temperature, classes)()(z),
+       temperature=POSITIVE, classes=MAYBE_CLASSES, z=Z)  # fmt: skip
 
 
 def _adam(grads: Any, params: Any, first: Any, **options: Any) -> Any:
@@ -393,7 +407,10 @@ for factory in (
     estimators.score,
     estimators.rloo,
     estimators.vimco,
+    estimators.vimco_am,
+    estimators.vimco_star,
     estimators.rws,
+    estimators.rws_dreg,
 ):
     target(f"estimators.{factory.__name__}", lambda factory=factory, **call: factory()(**call), weight=0.2,
            **CALL, train=FLAG)  # fmt: skip
@@ -403,6 +420,49 @@ for name, kind in ARGUMENT.items():
     factory = estimators.TABLE[name]
     target(f"estimators.{name}", lambda argument, call, factory=factory: factory(argument)(*call, train=True),
            weight=0.5, argument=kind, call=GOOD_CALL)  # fmt: skip
+for factory in (
+    estimators.arm, estimators.disarm, estimators.disarm_local, estimators.straight_through, estimators.reinmax,
+    estimators.local_expectation,
+):  # fmt: skip
+    target(f"estimators.{factory.__name__}", lambda factory=factory, **call: factory()(**call), weight=0.2,
+           worlds=("bits",), **CALL, train=FLAG)  # fmt: skip
+target("estimators.rebar",
+       lambda eta, temperature, call: estimators.rebar(eta, temperature)(*call, train=True), weight=0.5,
+       worlds=("bits",), eta=NUMBER, temperature=POSITIVE, call=GOOD_CALL)  # fmt: skip
+
+
+def _path_and_score(f: torch.Tensor, like: torch.Tensor | None = None) -> fv.Weights:
+    weight = torch.ones_like(f if like is None else like)
+    return fv.Weights(weight, weight, torch.ones_like(f))
+
+
+def _from_points(call: Any, evaluate: bool, **made: Any) -> Any:
+    mine = estimators.from_points(**made)
+    return mine.bound(*call) if evaluate else mine(*call, train=True)
+
+
+def _twice(q: Any, eps: torch.Tensor) -> torch.Tensor:
+    return torch.stack([q.sample(eps), q.sample(-eps)], 1).flatten(0, 1)
+
+
+target(
+    "estimators.from_points",
+    _from_points,
+    worlds=("plane", "bits"),
+    points=Kind(one_of(lambda q, eps: q.sample(eps), _twice), one_of(broken, lambda q, eps: eps[0], lambda q, eps: 3)),
+    weights=Kind(
+        one_of(lambda f, seen: _path_and_score(f), lambda f, seen: _path_and_score(f, seen.z)),
+        one_of(broken, lambda f, seen: (f, f), lambda f, seen: fv.Weights(f, f, seen.z)),
+    ),
+    bound=BOUND,
+    claims=CLAIMS,
+    name=Kind(one_of("mine", None)),
+    two_pulls=FLAG,
+    closed=Kind(one_of(None, lambda q, p: -distributions.kl(q, p).sum(-1)), one_of(broken, lambda q, p: q.loc)),
+    pulls=Kind(one_of(estimators.log_w, estimators.log_p_x), one_of(broken, lambda terms: 3)),
+    call=GOOD_CALL,
+    evaluate=Kind(one_of(True, False), junk=False),
+)
 target("estimators.parse", estimators.parse, spec=SPEC)
 target("estimators.weights_of", estimators.weights_of, name=Kind(one_of(*estimators.TABLE), NAME.bad))
 target("estimators.others_mean", estimators.others_mean, f=LOG_W)
@@ -572,6 +632,8 @@ LEFT_OUT = {
     "distributions.is_reparameterised": "takes the posterior of a checked model",
     "distributions.kl": "trusts its arguments, as part of a step",
     "distributions.layers_of": "part of an encoder, so it does not check its argument",
+    "estimators.log_p_x": "part of a step, so it does not check its argument",
+    "estimators.log_w": "see estimators.log_p_x",
     "distributed.by_rows": "takes settings that train.fit checks",
     "distributed.by_samples": "see distributed.by_rows",
     "distributed.process_group": "connects processes: see test_rendezvous.py and test_torchrun.py",
@@ -586,6 +648,7 @@ LEFT_OUT = {
     "model.from_bytes": "see model.as_floats",
     "model.log_p_x_given_z": "part of a step, so it does not check its arguments",
     "model.log_prob": "see model.log_p_x_given_z",
+    "model.log_prob_terms": "see model.log_p_x_given_z",
     "model.log_weight": "see model.log_p_x_given_z",
     "model.noise_dtype": "part of a step, so it does not check its argument",
     "model.running": "part of a step, so it does not check its arguments",
