@@ -467,7 +467,13 @@ def test_a_baseline_with_its_own_sample_in_it_is_biased():
     assert off(wrong, published_model(), 2)["encoder"] > 0.01
 
 
-def test_a_path_through_detached_points_is_biased():
+@pytest.mark.parametrize("spec", ["elbo_mc", "stl", "iwae", "dreg", "rws_dreg"])
+def test_estimators_with_a_path_are_biased_if_points_do_not_have_derivatives(spec):
+    assert parse(spec).claims.posterior == "reparameterised"
+    assert off(parse(spec), bernoulli_model(), 2)["encoder"] > 0.01
+
+
+def test_a_relaxed_point_without_derivatives_biases_rebar():
     points = Points(lambda q, eps: discrete._relaxed_pair(0.6, q, eps).detach(), breaks=discrete._steps_of_one)
 
     def weights(f, seen):
