@@ -86,7 +86,7 @@ def disarm_local() -> Estimator:
     L_K at the points z, and L(z; z~_k) that with z~_k in place of z_k. The last term is the derivative of L_K at fixed
     points. Unbiased. Two decodes for each noise.
 
-    Reference: Dong, Mnih & Tucker (2020), arXiv:2006.10680, section 3.3.
+    Reference: Dong, Mnih & Tucker (2020), arXiv:2006.10680.
     """
 
     def disarm_local(f: Tensor, seen: Seen) -> Weights:
@@ -250,7 +250,7 @@ def _relaxed_pair(temperature: float, q: Posterior, eps: Tensor) -> Tensor:
     p, u, b = q.mean, ndtr(eps), q.sample(eps)
     r = torch.where(b > 0, (1 - p) / (1 - u), p / u).detach()
     constant = q.logits.detach()
-    relaxed = RelaxedBernoulli(constant + r * (q.logits - constant), constant.new_full((), temperature))
+    relaxed = RelaxedBernoulli(constant + r * (q.logits - constant), temperature * constant.new_ones(()))
     return _joined(b, relaxed.sample(-eps))
 
 

@@ -338,7 +338,7 @@ def test_the_claims_name_every_posterior_that_an_estimator_refuses():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_variance_of_disarm_is_at_most_that_of_arm(seed):
-    model, params, state = bernoulli_model(3)
+    model, _, state = bernoulli_model(3)
     init = model.init(fv.random.key(seed))[0]
     trained = model, tree.map(lambda t: (1 + 2 * seed) * t.double(), init), state
     disarm, arm = (moments(parse(spec), trained)[1] for spec in ("disarm", "arm"))
