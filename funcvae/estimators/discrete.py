@@ -81,12 +81,13 @@ def disarm() -> Estimator:
 def disarm_local() -> Estimator:
     """`disarm` for L_K: each latent of each sample is flipped alone. K is the number N of noises.
 
-        Σ_k ¼ (L(z) - L(z: z_k=z~_k) - L(z~) + L(z~: z~_k=z_k)) c_k (s(z_k) - s(z~_k)) - ½ (v_k s(z_k) + v~_k s(z~_k))
+        Σ_k ¼ (L(z) - L(z; z~_k) - L(z~) + L(z~; z_k)) c_k (s(z_k) - s(z~_k)) - ½ (v_k s(z_k) + v~_k s(z~_k))
 
-    z holds the first draws and z~ the second draws of all noises, and v and v~ are their normalised weights. The last
-    term is the derivative of L_K at fixed points. Unbiased. Two decodes for each noise.
+    z holds the first draws and z~ the second draws of all noises, and v and v~ are their normalised weights. L(z) is
+    L_K at the points z, and L(z; z~_k) that with z~_k in place of z_k. The last term is the derivative of L_K at fixed
+    points. Unbiased. Two decodes for each noise.
 
-    Reference: Dong, Mnih & Tucker (2020), arXiv:2006.10680, section 3.3.
+    Reference: Dong, Mnih & Tucker (2020), arXiv:2006.10680.
     """
 
     def disarm_local(f: Tensor, seen: Seen) -> Weights:
@@ -145,7 +146,7 @@ def straight_through() -> Estimator:
 def reinmax() -> Estimator:
     """`straight_through` of second order: Heun's method in place of Euler's.
 
-        Σ_n f'(z) (2 ∂m'/∂phi - ½ ∂E[z]/∂phi) / N, where m' is the mean at the logits for which it is (z + E[z])/2
+        Σ_n f'(z) (2 ∂m/∂phi - ½ ∂E[z]/∂phi) / N, m = (z + E[z])/2 as a mean whose logits move with those of q
 
     Biased, unless f is quadratic in each variable.
 
@@ -159,7 +160,7 @@ def reinmax() -> Estimator:
 def local_expectation() -> Estimator:
     """The gradient of the ELBO with the sum over the values of each variable, given a sample of the others.
 
-        Σ_n Σ_c q(c) f(z: z_v = c) s(c) / N, for each variable v
+        Σ_n Σ_c q(z_v = c) f(z; z_v = c) s(c) / N, for each variable z_v
 
     Unbiased: the score-function gradient, with the expectation over the variable itself exact. Each noise takes
     1 + V (S - 1) decodes for V variables of S values.
@@ -175,7 +176,7 @@ def local_expectation() -> Estimator:
         width = values.shape[-1]
         log_q = rearrange(log_q, "(n m) b (v w) -> n m b v w", n=n, w=width).sum(-1)[:, 1:]
         # q(c) (f(c) - f(z)) on the latents of the variable that takes the value c; Σ_c q(c) s(c) = 0
-        own = _own_variable(log_q.shape[-1], len(values)).to(log_q.device)
+        own = _own_variable(log_q.shape[-1], values)
         score = log_q.exp() * rearrange((f[:, 1:] - f[:, :1]) / n, "n m b -> n m b 1") * rearrange(own, "m v -> m 1 v")
         score = repeat(torch.cat([torch.zeros_like(score[:, :1]), score], 1), "n m b v -> (n m) b (v w)", w=width)
         theta = torch.cat([torch.full_like(f[:, :1], 1 / n), torch.zeros_like(f[:, 1:])], 1).flatten(0, 1)
@@ -274,16 +275,16 @@ def _flipped(q: Posterior, eps: Tensor) -> Tensor:
     z = rearrange(q.sample(eps), "n b (v w) -> n b v w", w=values.shape[-1])
     index = (z.unsqueeze(-2) == values).all(-1).int().argmax(-1)
     others = torch.stack([values[(index + i) % len(values)] for i in range(1, len(values))], 1)
-    own = _own_variable(z.shape[2], len(values)).to(z.device).bool()
+    own = _own_variable(z.shape[2], values).bool()
     flipped = torch.where(
         rearrange(own, "(v c) u -> 1 v c 1 u 1", c=len(values) - 1), others.unsqueeze(1), z[:, None, None]
     )
     return torch.cat([z.unsqueeze(1), flipped.flatten(1, 2)], 1).flatten(0, 1).flatten(-2)
 
 
-def _own_variable(variables: int, values: int) -> Tensor:
+def _own_variable(variables: int, values: Tensor) -> Tensor:
     """1 where a flipped point changes a variable, else 0: [V (S - 1), V]."""
-    return torch.eye(variables).repeat_interleave(values - 1, 0)
+    return torch.eye(variables, dtype=values.dtype, device=values.device).repeat_interleave(len(values) - 1, 0)
 
 
 ANTITHETIC = Points(_antithetic, draws=2, breaks=_antithetic_steps)

@@ -5,7 +5,7 @@ from typing import get_type_hints
 
 from funcvae._support import checks
 from funcvae.errors import BadValue
-from funcvae.estimators import discrete, table
+from funcvae.estimators import discrete, quadratic, table
 from funcvae.estimators.types import Estimator
 
 __all__ = ["EXAMPLES", "TABLE", "parse", "weights_of"]
@@ -15,8 +15,9 @@ TABLE: dict[str, Callable[..., Estimator]] = {
     for factory in (
         table.elbo, table.beta_elbo, table.elbo_mc, table.stl, table.iwae, table.iwae_stl, table.dreg, table.renyi,
         table.vr_iwae_dreg, table.score, table.rloo, table.vimco, table.vimco_am, table.vimco_star, table.ovis,
-        table.rws, table.rws_dreg, table.miwae, table.ciwae, table.piwae, table.tvo, discrete.arm, discrete.disarm,
-        discrete.disarm_local, discrete.rebar, discrete.straight_through, discrete.reinmax, discrete.local_expectation,
+        table.rws, table.rws_dreg, table.miwae, table.ciwae, table.piwae, table.tvo, quadratic.quadratic_cv,
+        discrete.arm, discrete.disarm, discrete.disarm_local, discrete.rebar, discrete.straight_through,
+        discrete.reinmax, discrete.local_expectation,
     )
 }  # fmt: skip
 """The factories by name."""
@@ -30,6 +31,7 @@ EXAMPLES: dict[str, str] = dict(zip(TABLE, TABLE, strict=True)) | {
     "ciwae": "ciwae:0.5",
     "piwae": "piwae:2",
     "tvo": "tvo:0:0.5:1",
+    "quadratic_cv": "quadratic_cv:1",
     "rebar": "rebar:0.7:0.6",
 }
 """An example of each, in the form that `parse` reads."""

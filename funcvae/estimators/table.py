@@ -288,14 +288,15 @@ def vimco_am() -> Estimator:
 
 @remembered
 def vimco_star() -> Estimator:
-    """VIMCO-★ for L_K: `vimco` with 0 as the replacement of w_k.
+    """VIMCO-★ for L_K: `vimco` with 0 as the replacement of w_k. The same as `ovis(0)`.
 
         path 0, score -log(1-v) - v, theta v
 
-    The score weight is O(v²), so the signal-to-noise ratio of the encoder's gradient increases as K^½, and that of
-    `vimco` and `vimco_am` decreases as K^-½. It is `ovis` at γ = 0. Unbiased. K >= 2.
+    Unbiased. The score weight is of order v², so the signal-to-noise ratio of the encoder's gradient increases as K^½.
+    Those of `vimco` and `vimco_am` decrease as K^-½. K >= 2.
 
-    Reference: Daudel et al. (2026), arXiv:2602.01412.
+    Reference: Daudel (2026), "Importance Weighted Variational Inference without the Reparameterization Trick",
+    arXiv:2602.01412.
     """
 
     def vimco_star(log_w: Tensor) -> Weights:
@@ -361,8 +362,9 @@ def rws_dreg() -> Estimator:
     """
 
     def rws_dreg(log_w: Tensor) -> Weights:
-        v = _softmax(log_w)
-        return Weights(path=v - v**2, score=torch.zeros_like(v), theta=v)
+        f = _from_the_top(log_w)
+        v, rest = _softmax(f), (_others_logsumexp(f) - f.logsumexp(0)).exp()  # 1 - v, also where v rounds to 1
+        return Weights(path=v * rest, score=torch.zeros_like(v), theta=v)
 
     claims = Claims("L_K", False, True, ("arXiv:1810.04152",), note="encoder: wake-phi, KL(p‖q)")
     return weighted(rws_dreg, bound=bounds.iwae, claims=claims)

@@ -281,7 +281,7 @@ MODEL = "a distribution of the model"
 def check_estimator(name: str, estimator: GradientEstimator) -> None:
     """Raises BadType for an object that is not an estimator, such as the factory of one."""
     checks.function(name, estimator)
-    if getattr(estimator, "__module__", "") in ("funcvae.estimators.table", "funcvae.estimators.discrete"):
+    if getattr(estimator, "__module__", "").removeprefix("funcvae.estimators.") in ("table", "quadratic", "discrete"):
         factory = estimator.__name__  # type: ignore[attr-defined]
         raise BadType(f"{name} is the factory {factory}: call it, as in estimators.{factory}()")
 

@@ -20,14 +20,15 @@ from funcvae.models.recipe import binarize
 from funcvae.train.settings import StepSettings
 from funcvae.train.task import Task, check_shards
 from tests.support.oracles import assert_close, double, tiny
-from tests.support.specs import CONTINUOUS
+from tests.support.specs import SPECS
 
 SPLITS = {"rows": distributed.by_rows, "samples": distributed.by_samples}
 every_split = pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
 
 
 BATCH, SAMPLES = 11, 8
-PATHS = ("elbo", "iwae", "dreg", "vimco", "piwae:2")  # a closed-form KL; one pull-back; two pull-backs
+# A closed-form KL; one pull-back; two pull-backs; points that an estimator chooses, with one pull-back or two.
+PATHS = ("elbo", "iwae", "dreg", "vimco", "piwae:2", "disarm_local", "rebar:0.7:0.6")
 COUNTS = (1, 2, 3, 5, 7)  # only the first divides the batch
 
 
@@ -84,9 +85,16 @@ def begun(opt, **options):
     return ts, model, fv.random.normal(fv.random.key(7), (BATCH, 2), torch.float64)
 
 
+BERNOULLI = {
+    "encoder": lambda: nn.Linear(2, 2),
+    "posterior": fv.heads.bernoulli,
+    "prior": fv.priors.learned_bernoulli(2),
+}
+
+
 def one_step(estimator, opt, **options):
     """An epoch of one step: the new TrainState, the history, and what `replay` returns for the step."""
-    ts, model, x = begun(opt)
+    ts, model, x = begun(opt, **(BERNOULLI if estimator.claims.posterior == "discrete" else {}))
     options = {"batch": BATCH, "samples": SAMPLES, "compile": False, "observe": jittered, **options}
     after, history = fv.train.fit(ts, model, estimator, opt, x, epochs=1, **options)
     return after, history, fv.train.replay(ts, 0, model, estimator, opt, x, **options)
@@ -99,7 +107,7 @@ def close(a, b, rtol=1e-10):
 
 @every_split
 @pytest.mark.parametrize(
-    "spec", [spec if spec in PATHS else pytest.param(spec, marks=pytest.mark.slow) for spec in CONTINUOUS]
+    "spec", [spec if spec in PATHS else pytest.param(spec, marks=pytest.mark.slow) for spec in SPECS]
 )
 def test_a_step_in_shards_equals_the_step(spec, split):
     estimator = parse(spec)

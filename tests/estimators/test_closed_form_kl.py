@@ -86,4 +86,4 @@ def test_without_a_closed_form_kl_the_error_of_elbo_names_another_estimator():
     with pytest.raises(BadType, match="elbo_mc"):
         parse("elbo")(model, *model.init(fv.random.key(0)), torch.zeros(2, 2), torch.zeros(1, 2, 2), train=False)
     with pytest.raises(BadType):
-        kl(fv.distributions.Bernoulli(torch.zeros(2)), fv.distributions.Bernoulli(torch.zeros(2)))
+        kl(fv.distributions.Bernoulli(torch.zeros(2)), fv.distributions.Normal(torch.zeros(2), torch.ones(2)))

@@ -8,12 +8,9 @@ from torch.func import grad
 import funcvae as fv
 from funcvae import tree
 from funcvae.errors import BadValue
-from funcvae.estimators import EXAMPLES, parse, together
+from funcvae.estimators import parse, together
 from tests.support.oracles import assert_close, double, noise, tiny
-
-SPECS = list(EXAMPLES.values())
-every_estimator = pytest.mark.parametrize("spec", SPECS)
-
+from tests.support.specs import CONTINUOUS, every_continuous
 
 # Several estimators in one forward pass.
 
@@ -22,7 +19,7 @@ every_estimator = pytest.mark.parametrize("spec", SPECS)
 def test_estimators_together_equal_each_estimator_alone(train):
     model, params, state, x = tiny(encoder=lambda: nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Tanh()))
     state, eps = double(state), noise(4, 2, 2)
-    estimators = [parse(spec) for spec in (*SPECS, "iwae")]
+    estimators = [parse(spec) for spec in (*CONTINUOUS, "iwae")]
     found = together(estimators, model, params, state, x, eps, train=train)
     for estimator, out in zip(estimators, found, strict=True):
         alone = estimator(model, params, state, x, eps, train=train)
@@ -55,7 +52,7 @@ def test_estimators_together_check_the_noise():
         together([parse("iwae")], *tiny(), torch.zeros(2, 3, 2, dtype=torch.float64), train=False)
 
 
-@every_estimator
+@every_continuous
 def test_surrogate_has_the_estimators_gradient_and_value(spec):
     model, params, state, x = tiny()
     eps = noise(4, 2, 2)

@@ -11,7 +11,7 @@ from tests.support.specs import every_estimator
     ("spec", "message"),
     [
         ("iwea", "unknown estimator 'iwea': did you mean 'iwae'"),
-        ("zzzz", "choose from: beta_elbo, ciwae, dreg, elbo"),
+        ("zzzz", "choose from: arm, beta_elbo, ciwae, disarm"),
         ("beta_elbo", "write beta_elbo:BETA, as in beta_elbo:4$"),
         ("miwae", "write miwae:M, as in miwae:2$"),
         ("tvo", "write tvo:PARTITION, as in tvo:0:0.5:1$"),
@@ -30,6 +30,12 @@ from tests.support.specs import every_estimator
         ("tvo:0.5:1", "it must rise from 0 to 1"),
         ("tvo:0:0.5", "it must rise from 0 to 1"),
         ("tvo:0", "it must rise from 0 to 1"),
+        ("rebar:0.7", "write rebar:ETA:TEMPERATURE, as in rebar:0.7:0.6"),
+        ("rebar:0.7:0", "temperature is 0.0: it must be positive"),
+        ("rebar:nan:1", "eta is nan: it must be finite"),
+        ("quadratic_cv", "write quadratic_cv:GAMMA, as in quadratic_cv:1"),
+        ("quadratic_cv:inf", "gamma is inf: it must be finite"),
+        ("disarm:2", "write disarm$"),
         ("beta_elbo:", "'' is not a number"),
         ("beta_elbo:x", "'x' is not a number"),
         ("beta_elbo:-1", "beta is -1.0: it must be at least 0"),
@@ -52,8 +58,9 @@ def test_parsing_the_name_of_an_estimator_gives_the_same_estimator(spec):
 
 
 def test_every_estimator_has_one_line_of_weights_and_a_paper():
-    for name in EXAMPLES:
+    for name, spec in EXAMPLES.items():
         line = weights_of(name)
         assert "\n" not in line
-        assert line.startswith("mean_k log p" if name in ("elbo", "beta_elbo") else "path ")
-        assert parse(EXAMPLES[name]).claims.papers
+        assert len(line) <= 112
+        assert line.startswith("path " if parse(spec).weights else ("mean_k ", "Σ_n ", "Σ_k "))
+        assert parse(spec).claims.papers

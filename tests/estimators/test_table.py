@@ -37,7 +37,7 @@ from tests.support.oracles import (
     toy,
     under_mirrored_noise,
 )
-from tests.support.specs import SPECS, X, every_estimator, of_samples
+from tests.support.specs import CONTINUOUS, WEIGHTED, X, every_continuous, of_samples
 
 
 def weighted(weights, bound=fv.bounds.iwae):
@@ -116,6 +116,19 @@ def vimco_by_hand(f):
     return 0 * f, np.stack(rows), softmax(f)
 
 
+def vimco_with(replacement):
+    """VIMCO with a function of the other weights as the replacement of w_k."""
+
+    def weights(f):
+        rows = []
+        for k in range(len(f)):
+            total = np.exp(others(f, k)).sum(0) + replacement(np.exp(others(f, k)))
+            rows.append(l_k(f) - np.log(total / len(f)) - softmax(f)[k])
+        return 0 * f, np.stack(rows), softmax(f)
+
+    return weights
+
+
 def ovis_by_hand(gamma):
     def weights(f):
         v, k = softmax(f), len(f)
@@ -161,9 +174,12 @@ BY_HAND = {  # the table of weights in numpy: log-weights [K, G] to (path, score
         0 * f + 1 / len(f),
     ),
     "vimco": vimco_by_hand,
+    "vimco_am": vimco_with(lambda w: w.mean(0)),
+    "vimco_star": vimco_with(lambda w: 0),
     "ovis:0": ovis_by_hand(0.0),
     "ovis:1": ovis_by_hand(1.0),
     "rws": lambda f: (0 * f, softmax(f), softmax(f)),
+    "rws_dreg": lambda f: (softmax(f) - softmax(f) ** 2, 0 * f, softmax(f)),
     "miwae:2": lambda f: (grouped(f, 2), -grouped(f, 2), grouped(f, 2)),
     "ciwae:0.5": lambda f: (
         0.5 / len(f) + 0.5 * softmax(f),
@@ -187,7 +203,7 @@ def test_mean_and_variance_on_the_toy_equal_those_of_the_numpy_weights(spec, sam
 
 
 def test_the_numpy_weights_cover_every_estimator():
-    assert set(SPECS) == {*BY_HAND, "elbo", "beta_elbo:4"}
+    assert set(WEIGHTED) == set(BY_HAND)
 
 
 @pytest.mark.parametrize("samples", [2, 3])
@@ -268,7 +284,7 @@ def test_claims_hold_on_the_toy(spec, samples):
     assert_claims(estimator.claims, toy_moments(spec, samples)[0], ascent, least=0.01)
 
 
-@every_estimator
+@every_continuous
 def test_claims_hold_on_a_nonlinear_model(spec):
     mean, _ = quadrature(parse(spec), *tiny(), 2, 18)
     _, ascent = quadrature_bound(parse(spec).bound, *tiny(), 2, 18)
@@ -337,7 +353,7 @@ def test_tvo_approaches_its_target_with_many_samples():
 # Noise schemes.
 
 
-@every_estimator
+@every_continuous
 def test_under_mirrored_noise_the_claims_hold_or_are_an_error(spec):
     estimator = parse(spec)
     call, bound = under_mirrored_noise(estimator)
@@ -380,7 +396,7 @@ def test_estimators_that_need_only_normal_samples_are_unbiased_under_every_schem
     assert off[:, ~noisy].abs().max() < 1e-12 if (~noisy).any() else True
 
 
-@pytest.mark.parametrize("spec", [s for s in SPECS if parse(s).claims.noise == "any"])
+@pytest.mark.parametrize("spec", [s for s in CONTINUOUS if parse(s).claims.noise == "any"])
 def test_unbiased_parts_under_any_noise_equal_the_derivative_of_the_bound_for_every_eps(spec):
     estimator = parse(spec)
     model, params, state, x = tiny()
@@ -394,7 +410,7 @@ def test_unbiased_parts_under_any_noise_equal_the_derivative_of_the_bound_for_ev
         assert (off < 1e-12) == unbiased
 
 
-@every_estimator
+@every_continuous
 def test_independent_noise_does_not_change_the_claims(spec):
     estimator = parse(spec)
 
@@ -516,6 +532,36 @@ def test_general_estimators_equal_their_special_cases_for_every_eps(general, spe
     atol = 1e-6 if "0.99999999" in general else 1e-12  # a limit
     assert_close(a.grads, b.grads, atol=atol)
     torch.testing.assert_close(a.bound, b.bound, atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_vimco_star_is_ovis_0(seed):
+    log_w = 3 * fv.random.normal(fv.random.key(seed), (5, 4), torch.float64)
+    for a, b in zip(parse("vimco_star").weights(log_w), parse("ovis:0").weights(log_w), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3])
+def test_rws_dreg_has_the_mean_of_rws_with_less_variance(samples):
+    (mean, variance), (known, of_rws) = (toy_moments(spec, samples) for spec in ("rws_dreg", "rws"))
+    assert_close(mean["encoder"], known["encoder"], atol=1e-8)
+    assert samples == 1 or 15 * variance["encoder"]["m"] < of_rws["encoder"]["m"]
+
+
+def test_rws_dreg_has_50_times_less_variance_near_the_optimum():
+    moments = [quadrature(parse(spec), *toy(0.6, 0.6), 1.2 * X, 3, 40) for spec in ("rws_dreg", "rws")]
+    assert_close(moments[0][0]["encoder"], moments[1][0]["encoder"], atol=1e-8)
+    low, high = (sum(v.item() for v in variance["encoder"].values()) for _, variance in moments)
+    assert 40 * low < high < 70 * low
+
+
+def test_rws_dreg_with_the_sign_of_dreg_has_another_mean():
+    def wrong(log_w):
+        v = log_w.softmax(0)
+        return fv.Weights(path=v**2 - v, score=torch.zeros_like(v), theta=v)
+
+    mean, _ = quadrature(weighted(wrong), *toy(), X, 2, 60)
+    assert abs(mean["encoder"]["m"] - toy_moments("rws", 2)[0]["encoder"]["m"]) > 0.1
 
 
 @pytest.mark.parametrize("samples", [2, 3])

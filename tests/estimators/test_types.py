@@ -1,7 +1,5 @@
-"""What the claims require of the posterior: by enumeration, and refused where a call comes in."""
+"""What the claims require of the posterior is refused where a call comes in."""
 
-import itertools
-import math
 from typing import NamedTuple
 
 import pytest
@@ -9,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 import funcvae as fv
-from funcvae import tree
 from funcvae.errors import BadValue
 from funcvae.estimators import parse
+from tests.support import discrete
 from tests.support.oracles import double
-from tests.support.specs import SPECS
+from tests.support.specs import DISCRETE, allowing, every_continuous
 
-Z, K, X = 2, 2, torch.tensor([[1.0, 0.0, 1.0, 1.0]], dtype=torch.float64)
+Z = 2
 
 
 class BernoulliQ(NamedTuple):
@@ -40,81 +38,17 @@ class SaysSo(BernoulliQ):
     reparameterised = False
 
 
-class Prior(nn.Module):
-    """Bernoullis with learned logits."""
-
-    def __init__(self):
-        super().__init__()
-        self.a = nn.Parameter(torch.linspace(-0.5, 0.4, Z))
-
-    def forward(self, z):
-        return fv.distributions.Bernoulli(self.a)
-
-
 def bernoulli_model(posterior=BernoulliQ):
-    model = fv.vae(
-        encoder=lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, Z)),
-        decoder=lambda: nn.Sequential(nn.Linear(Z, 5), nn.Tanh(), nn.Linear(5, 4)),
-        latent=Z, posterior=posterior, prior=Prior,
-    )  # fmt: skip
-    params, state = model.init(fv.random.key(4))
-    return model, tree.map(lambda t: 2.5 * t.double(), params), state
+    model, params, state = discrete.bernoulli_model(Z)
+
+    def encode(params, state, x, train=False):
+        q, state = model.encode(params, state, x, train)
+        return posterior(q.logits), state
+
+    return model._replace(encode=encode), params, state
 
 
-def flat(grads):
-    return {name: torch.cat([t.flatten() for t in tree.leaves(part)]) for name, part in grads.items()}
-
-
-def exact_gradient(model, params, state, target):
-    """The gradient to descend, of the ELBO or of E L_2, summed over all latents (or pairs of them)."""
-
-    def loss(params):
-        z = torch.tensor(list(itertools.product((0.0, 1.0), repeat=Z)), dtype=torch.float64)[:, None]  # [2^Z, 1, Z]
-        q, _ = model.encode(params, state, X)
-        log_q = q.log_prob(z).sum((1, 2))
-        p_x, p_z = model.decode(params, state, z)[0], model.prior(params, state, z)[0]
-        f = p_x.log_prob(X).sum((1, 2)) + p_z.log_prob(z).sum((1, 2)) - log_q
-        if target == "ELBO":
-            return -(log_q.exp() * f).sum()
-        pairs = torch.tensor(list(itertools.product(range(len(z)), repeat=K)))
-        return -(log_q[pairs].sum(1).exp() * (f[pairs].logsumexp(1) - math.log(K))).sum()
-
-    return flat(torch.func.grad(loss)(params))
-
-
-def expected_gradient(estimator, model, params, state):
-    """The expectation of the estimator over all outcomes of K samples."""
-    z = torch.tensor(list(itertools.product((0.0, 1.0), repeat=K * Z)), dtype=torch.float64).reshape(-1, K, 1, Z)
-    q, _ = model.encode(params, state, X)
-    p = q.log_prob(z).sum((1, 2, 3)).exp()
-    eps = torch.where(z > 0, -8.0, 8.0).double()  # Φ(eps) is below or above every mean
-    grads = [flat(estimator.estimate(model.unchecked(), params, state, X, e, False).grads) for e in eps]
-    return {name: sum(w * g[name] for w, g in zip(p, grads, strict=True)) for name in grads[0]}
-
-
-def off(estimator, target):
-    """The largest error of the expected gradient for each network."""
-    model, params, state = bernoulli_model()
-    found, true = expected_gradient(estimator, model, params, state), exact_gradient(model, params, state, target)
-    return {name: float((found[name] - true[name]).abs().max()) for name in true}
-
-
-@pytest.mark.parametrize("spec", [s for s in SPECS if parse(s).claims.posterior == "any" and not s.startswith("tvo")])
-def test_estimators_for_any_posterior_keep_their_claims_for_bernoulli_latents(spec):
-    estimator = parse(spec)
-    error = off(estimator, estimator.claims.target)
-    assert max(error["decoder"], error["prior"]) < 1e-12
-    assert (error["encoder"] < 1e-12) == estimator.claims.unbiased_encoder
-
-
-@pytest.mark.parametrize("spec", ["iwae", "dreg", "stl", "elbo_mc"])
-def test_estimators_with_a_path_are_wrong_for_bernoulli_latents(spec):
-    estimator = parse(spec)
-    assert estimator.claims.posterior == "reparameterised"
-    assert off(estimator, estimator.claims.target)["encoder"] > 0.05
-
-
-@pytest.mark.parametrize("spec", SPECS)
+@every_continuous
 def test_an_estimator_allows_any_posterior_if_it_has_no_path(spec):
     estimator = parse(spec)
     log_w = fv.random.normal(fv.random.key(1), (4, 3))
@@ -164,7 +98,9 @@ def noise():
 @pytest.mark.parametrize("use", [fit, moments, compare, sources])
 def test_training_and_the_lab_refuse_samples_without_derivatives(use):
     use(parse("rloo"), *bernoulli_model())
-    with pytest.raises(BadValue, match=r"iwae requires .* BernoulliQ .* use rloo or score for the ELBO, vimco or ovis"):
+    with pytest.raises(
+        BadValue, match=r"iwae requires .* BernoulliQ .* use rloo, disarm or score for the ELBO, vimco or ovis"
+    ):
         use(parse("iwae"), *bernoulli_model())
 
 
@@ -173,6 +109,14 @@ def test_a_posterior_that_says_that_it_is_not_reparameterised_is_refused_everywh
     use(parse("vimco"), *bernoulli_model(SaysSo))
     with pytest.raises(BadValue, match="dreg requires a posterior with reparameterised samples"):
         use(parse("dreg"), *bernoulli_model(SaysSo))
+
+
+@pytest.mark.parametrize("use", [call, together, surrogate, fit, moments])
+@pytest.mark.parametrize("spec", allowing("discrete"))
+def test_a_posterior_that_does_not_list_its_values_is_refused_by_estimators_for_discrete_posteriors(spec, use):
+    use(parse(spec), *discrete.bernoulli_model(Z))
+    with pytest.raises(BadValue, match=rf"{spec} requires a posterior that lists its values\(\), .* use rloo or score"):
+        use(parse(spec), *bernoulli_model())
 
 
 @pytest.mark.parametrize("use", [fit, moments])
@@ -185,14 +129,14 @@ def test_samples_are_not_compared_for_estimators_that_allow_any_posterior(use, m
     use(parse("vimco"), *bernoulli_model())
 
 
-def test_the_estimators_that_the_refusal_names_allow_any_posterior():
-    for spec in ("rloo", "score", "vimco", "ovis:0", "rws", "tvo:0:0.5:1"):
-        assert parse(spec).claims.posterior == "any"
+def test_the_estimators_that_the_refusal_names_allow_a_bernoulli_posterior():
+    for spec in ("rloo", "disarm", "score", "vimco", "ovis:0", "rws", "tvo:0:0.5:1"):
+        assert spec in DISCRETE
 
 
 def test_quadrature_is_refused_for_samples_with_steps():
     with pytest.raises(BadValue, match=r"BernoulliQ posterior are not reparameterised: .* use moments"):
-        fv.variance.exact(parse("rloo"), *bernoulli_model(), X, samples=2, nodes=8)
+        fv.variance.exact(parse("rloo"), *bernoulli_model(), discrete.X, samples=2, nodes=8)
 
 
 def test_a_users_own_estimator_may_allow_any_posterior():

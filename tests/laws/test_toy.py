@@ -53,6 +53,22 @@ def test_gradients_scale_with_k_as_published(points, replicates, tolerance):
     assert slopes == pytest.approx([-0.5, 0.5, -0.5], abs=tolerance)
 
 
+def test_the_signal_to_noise_ratio_of_vimco_star_rises_with_k_and_those_of_vimco_and_vimco_am_fall():
+    x_key, m_key, noise_key = fv.random.split(fv.random.key(3), 3)
+    x = fv.random.normal(x_key, (D,), torch.float64)
+    args = (*near_the_optimum(m_key, x), x.expand(4, D), noise_key)
+    ks, rows = [30, 100, 300], []
+    for k in ks:
+        signal = gradients(fv.estimators.dreg(), *args, k, 100)[0].mean(0).norm()  # the mean of all
+        stds = [
+            gradients(factory(), *args, k, 100)[0].std(0).norm()
+            for factory in (fv.estimators.vimco_star, fv.estimators.vimco, fv.estimators.vimco_am)
+        ]
+        rows.append([float(signal / std) for std in stds])
+    slopes = np.polyfit(np.log(ks), np.log(rows), 1)[0]
+    assert slopes == pytest.approx([0.5, -0.5, -0.5], abs=0.12)
+
+
 def test_the_gap_at_twenty_dimensions_equals_the_published_value():
     x = 1.0
     assert D * (log_evidence(x) - elbo(x / 2, 2 / 3, x)) == pytest.approx(0.456513, abs=5e-7)

@@ -1,7 +1,6 @@
 """Small models with discrete posteriors, and sums over all values of their latents."""
 
 import itertools
-import math
 
 import torch
 from torch import nn
@@ -46,17 +45,18 @@ def joint_values(q, latent):
 
 
 def exact_gradient(model, params, state, x, target, samples):
-    """The bound (ELBO or L_K) of one datum and its gradient to descend, by autograd of the sum over all values."""
+    """The bound of one datum and its gradient to descend, by autograd of the sum over all values.
+
+    The target is "ELBO", "L_K" or a function log_w [K, B] -> [B].
+    """
+    target = {"ELBO": fv.bounds.elbo, "L_K": fv.bounds.iwae}.get(target, target)
     params = tree.map(lambda t: t.clone().requires_grad_(), params)
     q, _ = model.encode(params, state, x)
     z = joint_values(q, model.latent)
     log_q = q.log_prob(z).sum(-1)[:, 0]
     log_p = model.decode(params, state, z)[0].log_prob(x).sum(-1) + model.prior(params, state, z)[0].log_prob(z).sum(-1)
     f = log_p[:, 0] - log_q
-    if target == "ELBO":
-        bound = (log_q.exp() * f).sum()
-    else:
-        draws = torch.cartesian_prod(*[torch.arange(len(z))] * samples).view(-1, samples)
-        bound = (log_q[draws].sum(1).exp() * (f[draws].logsumexp(1) - math.log(samples))).sum()
+    draws = torch.cartesian_prod(*[torch.arange(len(z))] * samples).view(-1, samples).T
+    bound = (log_q[draws].sum(0).exp() * target(f[draws])).sum()
     grads = torch.autograd.grad(-bound, tree.leaves(params))
     return bound.detach(), tree.like(list(grads), params)

@@ -64,9 +64,8 @@ def tiny(encoder=lambda: nn.Sequential(nn.Linear(2, 4), nn.Tanh()), **kwargs):
     model = fv.vae(
         encoder=encoder,
         decoder=lambda: nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)),
-        prior=lambda: LearnedPrior(0.3, 2),
         latent=2,
-        **{"likelihood": fv.heads.normal_fixed(1.0), **kwargs},
+        **{"likelihood": fv.heads.normal_fixed(1.0), "prior": lambda: LearnedPrior(0.3, 2), **kwargs},
     )
     params, state = model.init(fv.random.key(1))
     x = torch.tensor([[0.5, -0.3], [-0.2, 0.8]], dtype=torch.float64)

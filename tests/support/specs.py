@@ -1,30 +1,36 @@
-"""The estimators by name, and the numbers of samples that each accepts."""
+"""The estimators by name, the posteriors that they allow, and the numbers of samples that each accepts."""
 
 import pytest
 import torch
 
+from funcvae.errors import BadValue
 from funcvae.estimators import EXAMPLES, parse
 
 X = torch.tensor([[1.0]], dtype=torch.float64)
 SPECS = [*EXAMPLES.values(), "ovis:1", "tvo:0:1"]
+
+
+def allowing(*posteriors):
+    """The estimators whose claims require one of these kinds of posterior."""
+    return [spec for spec in SPECS if parse(spec).claims.posterior in posteriors]
+
+
+CONTINUOUS = allowing("reparameterised", "any")  # a normal posterior
+DISCRETE = allowing("discrete", "any")  # a Bernoulli posterior
+WEIGHTED = [spec for spec in SPECS if parse(spec).weights]  # a function of the log-weights alone
 every_estimator = pytest.mark.parametrize("spec", SPECS)
+every_continuous = pytest.mark.parametrize("spec", CONTINUOUS)
 
 
-def of_samples(*counts):
-    """Every estimator with each of these numbers of samples that it accepts."""
-    more = {"rloo": 2, "vimco": 2, "ovis": 2, "miwae": 2, "piwae": 2}
-    takes = {
-        spec: [
-            n
-            for n in counts
-            if n >= (least := more.get(spec.split(":")[0], 1)) and (":2" not in spec or n % least == 0)
-        ]
-        for spec in SPECS
-    }
-    return [(spec, n) for spec, ns in takes.items() for n in ns]
+def accepts(spec, samples):
+    """Whether the weights of an estimator allow this number of samples."""
+    estimator = parse(spec)
+    try:
+        return estimator.weights is None or bool(estimator.parts.weigh(torch.zeros(samples, 1)))
+    except BadValue:
+        return False
 
 
-CONTINUOUS = [spec for spec in EXAMPLES.values() if parse(spec).claims.posterior != "discrete"]
-"""The estimators that allow a Normal posterior."""
-DISCRETE = [spec for spec in EXAMPLES.values() if parse(spec).claims.posterior != "reparameterised"]
-"""The estimators that allow a Bernoulli posterior."""
+def of_samples(*counts, specs=CONTINUOUS):
+    """Each of these estimators with each number of samples that it accepts."""
+    return [(spec, n) for spec in specs for n in counts if accepts(spec, n)]
