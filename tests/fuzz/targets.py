@@ -640,8 +640,6 @@ LEFT_OUT = {
     "distributed.rank": "has no arguments",
     "distributed.world_size": "has no arguments",
     "estimators.in_chunks": "returns an estimator; tests/laws calls it",
-    "estimators.log_p_x": "part of a step, so it does not check its argument",
-    "estimators.log_w": "see estimators.log_p_x",
     "figures.of_model.as_is": "the identity",
     "model.as_floats": "part of a step, so it does not check its arguments",
     "model.as_is": "the identity",
