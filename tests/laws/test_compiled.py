@@ -32,7 +32,7 @@ def steps(name, spec, how):
 
 SPEC = {
     "mnist_ae": "elbo", "mnist_bn_vae": "dreg", "burda_vae": "iwae", "batch_norm": "vimco", "mnist_vae": "stl",
-    "full_normal": "elbo",
+    "full_normal": "elbo", "bernoulli": "disarm",
 }  # fmt: skip
 
 

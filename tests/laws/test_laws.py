@@ -2,8 +2,8 @@
 
 A gradient is computed in one of three ways: with one pull-back, with two pull-backs, or with a closed-form KL. An
 estimator adds a function of the log-weights, which does not depend on the model. So every model is tested with one
-estimator of each way (PATHS), and every estimator with one small model with BatchNorm. Only the agreement of float32
-with float64 depends on both; its other pairs are marked slow.
+estimator of each way (PATHS), and every estimator with one small model: with BatchNorm, or with Bernoulli latents if
+its claims require them. Only the agreement of float32 with float64 depends on both; its other pairs are marked slow.
 """
 
 import pytest
@@ -12,21 +12,24 @@ import torch
 import funcvae as fv
 from funcvae import tree
 from funcvae.estimators import parse
-from tests.support.models import MODELS, NO_CLOSED_FORM_KL, SPECS, B, N, generators, layout, made, same_bits
+from tests.support.models import MODELS, NO_CLOSED_FORM_KL, B, N, generators, layout, made, same_bits
 from tests.support.oracles import assert_close, double
+from tests.support.specs import CONTINUOUS, DISCRETE
 
 CLOSED_FORM_KL = ("elbo", "beta_elbo")
 PATHS = ("iwae", "piwae:2", "elbo")  # one pull-back, two pull-backs, closed-form KL
-SMALL = "batch_norm"
+SMALL = {spec: "batch_norm" if spec in CONTINUOUS else "bernoulli" for spec in dict.fromkeys(CONTINUOUS + DISCRETE)}
 
 
 def has_what_it_needs(name, spec):
     """A Delta posterior has no density; the KL of a flow or of two layers has no closed form."""
-    return name not in (NO_CLOSED_FORM_KL if spec.split(":")[0] in CLOSED_FORM_KL else ("mnist_ae",))
+    allowed = DISCRETE if name == "bernoulli" else CONTINUOUS
+    without = NO_CLOSED_FORM_KL if spec.split(":")[0] in CLOSED_FORM_KL else ("mnist_ae",)
+    return spec in allowed and name not in without
 
 
-PAIRS = [(name, spec) for name in MODELS for spec in SPECS if has_what_it_needs(name, spec)]
-LEAST = [(name, spec) for name, spec in PAIRS if name == SMALL or spec in PATHS]
+PAIRS = [(name, spec) for name in MODELS for spec in SMALL if has_what_it_needs(name, spec)]
+LEAST = [(name, spec) for name, spec in PAIRS if name == SMALL[spec] or spec in PATHS]
 
 
 @pytest.fixture
@@ -52,7 +55,7 @@ def pairs(*values):
 
 every_path = pairs(*LEAST)
 every_pair = pairs(*(pair if pair in LEAST else pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS))
-every_estimator = pytest.mark.parametrize("spec", SPECS)
+every_estimator = pytest.mark.parametrize("spec", SMALL)
 both_modes = pytest.mark.parametrize("train", [True, False])
 
 
@@ -151,7 +154,7 @@ def test_batch_norm_updates_its_statistics_once_a_call_with_the_mean_over_sample
 
 @every_estimator
 def test_inference_mode_gives_the_same_result(spec):
-    model, *tensors = made("gaussian2d_vae")
+    model, *tensors = made("gaussian2d_vae" if spec in CONTINUOUS else SMALL[spec])
     with torch.inference_mode():
         out = parse(spec)(model, *tensors, train=True)
     assert_close(tuple(out), tuple(parse(spec)(model, *tensors, train=True)), atol=1e-6, rtol=1e-5)
@@ -171,11 +174,11 @@ def test_chunks_give_the_same_result_to_rounding(inputs, spec, chunk):
 
 @pytest.mark.parametrize(
     ("spec", "backend"),
-    [(spec, "aot_eager") for spec in ("elbo", "dreg", "piwae:2")]  # one of each way
-    + [pytest.param(spec, "inductor", marks=pytest.mark.slow) for spec in SPECS],
+    [(spec, "aot_eager") for spec in ("elbo", "dreg", "piwae:2", "disarm")]  # one of each way
+    + [pytest.param(spec, "inductor", marks=pytest.mark.slow) for spec in SMALL],
 )
 def test_compiled_equals_eager(spec, backend):
-    model, *tensors = made(SMALL)
+    model, *tensors = made(SMALL[spec])
     estimator = parse(spec)
 
     def call(*tensors):
@@ -189,7 +192,7 @@ def test_compiled_equals_eager(spec, backend):
     assert_close(compiled, call(*tensors), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("spec", [spec for spec in SPECS if spec.split(":")[0] not in CLOSED_FORM_KL])
+@pytest.mark.parametrize("spec", [spec for spec in SMALL if parse(spec).weights])
 def test_weights_and_bound_compile_as_one_graph(spec):
     """Together with `test_compiled_equals_eager` this covers the whole estimator."""
     estimator = parse(spec)

@@ -9,11 +9,9 @@ from torch import nn
 
 import funcvae as fv
 from funcvae import tree
-from funcvae.estimators import EXAMPLES
 from tests.support.oracles import LearnedPrior
 from tests.support.posteriors import flow_vae, full_normal_vae, two_layers_vae
 
-SPECS = list(EXAMPLES.values())
 B, N = 3, 4  # two groups of two
 
 
@@ -35,6 +33,16 @@ def learned_prior_vae():
     )
 
 
+def bernoulli_vae():
+    return fv.vae(
+        encoder=lambda: nn.Linear(3, 4),
+        decoder=lambda: nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)),
+        posterior=fv.heads.bernoulli,
+        prior=fv.priors.learned_bernoulli(4),
+        latent=4,
+    )
+
+
 MODELS = {
     "gaussian2d_vae": (lambda: fv.models.gaussian2d_vae(hidden=4), (2,)),
     "mnist_vae": (fv.models.mnist_vae, (1, 28, 28)),
@@ -47,6 +55,7 @@ MODELS = {
     "full_normal": (full_normal_vae, (3,)),
     "flow_mixture": (flow_vae, (3,)),
     "two_layers": (two_layers_vae, (3,)),
+    "bernoulli": (bernoulli_vae, (3,)),
 }
 NO_CLOSED_FORM_KL = ("flow_mixture", "two_layers")
 
