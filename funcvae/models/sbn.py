@@ -12,8 +12,8 @@ from funcvae import heads, priors
 from funcvae._support import checks
 from funcvae._support.checks import Count
 from funcvae._support.pickling import remembered
-from funcvae.errors import BadValue
 from funcvae.model import VAE, from_bytes, vae
+from funcvae.models._layers import Mean, glorot, pixels
 from funcvae.models.recipe import Recipe, binarize
 
 __all__ = ["RECIPES", "SbnDecoder", "SbnEncoder", "sbn_vae"]
@@ -28,7 +28,7 @@ class SbnEncoder(nn.Module):
 
     def __init__(self, latent: int, hidden: Sequence[int], mean: Tensor) -> None:
         super().__init__()
-        self.mean = nn.Parameter(mean, requires_grad=False)
+        self.mean = nn.Parameter(torch.empty(784).copy_(mean), requires_grad=False)
         self.layers = _dense(784, *hidden, latent)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class SbnDecoder(nn.Module):
 def sbn_vae(
     latent: Count = 200,
     hidden: Sizes = (),
-    mean: Annotated[Tensor, checks.floating, checks.concrete] | None = None,
+    mean: Mean | None = None,
 ) -> VAE:
     """A VAE with Bernoulli latents, a learned Bernoulli prior and a Bernoulli likelihood.
 
@@ -80,14 +80,10 @@ def sbn_vae(
 
     Reference: Dong, Mnih & Tucker (2020), arXiv:2006.10680, section 6.2.
     """
-    if mean is not None and mean.numel() != 784:
-        raise BadValue(f"mean has shape {list(mean.shape)}: it must be [1, 28, 28]")
-    pixels = torch.full((784,), 0.5)
-    if mean is not None:
-        pixels.copy_(mean.flatten())
+    start = pixels(mean)
     return vae(
-        encoder=lambda: SbnEncoder(latent, hidden, pixels),
-        decoder=lambda: SbnDecoder(latent, hidden[::-1], pixels),
+        encoder=lambda: SbnEncoder(latent, hidden, start),
+        decoder=lambda: SbnDecoder(latent, hidden[::-1], start),
         prior=priors.learned_bernoulli(latent),
         posterior=heads.bernoulli,
         likelihood=heads.bernoulli,
@@ -99,10 +95,7 @@ def _dense(*sizes: int) -> nn.Sequential:
     """Linear layers between these sizes, with LeakyReLU between them."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
-        layer = nn.Linear(inputs, outputs)
-        nn.init.xavier_uniform_(layer.weight)
-        nn.init.zeros_(layer.bias)
-        layers += [layer, nn.LeakyReLU(0.3)]
+        layers += [glorot(inputs, outputs), nn.LeakyReLU(0.3)]
     return nn.Sequential(*layers[:-1])
 
 
