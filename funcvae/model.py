@@ -13,7 +13,7 @@ from funcvae._support import checks
 from funcvae._support.checks import Count, concrete
 from funcvae._support.pickling import by_call, remembered
 from funcvae.batching import over_samples
-from funcvae.distributions import Delta, Distribution, Posterior
+from funcvae.distributions import Delta, Distribution, Posterior, RelaxedCategorical
 from funcvae.errors import BadData, BadType, BadValue, FuncvaeError
 from funcvae.modules import Params, State, network
 
@@ -272,7 +272,11 @@ def check_data(
     model: VAE, params: Params, state: State, data: Annotated[Tensor, concrete], observe: Observe = as_is, *,
     name: str = "data",
 ) -> None:  # fmt: skip
-    """Raises BadData unless the model can be trained on these data [n, ...]. Encodes and decodes a few of them."""
+    """Raises BadData unless the model can be trained on these data [n, ...]. Encodes and decodes a few of them.
+
+    Raises BadValue if the latents of posterior and prior take different values, as with a Bernoulli posterior and a
+    normal prior.
+    """
     checks.unchecked(check_trained)(model, params, state)
     check_items(model.unchecked(), params, state, data, observe, name=name)
 
@@ -310,16 +314,39 @@ def check_items(
         unchanged("log_prob of the likelihood", lambda x: log_p_x_given_z(p, x), x)
         if not isinstance(q, Delta):
             unchanged("log_prob of the posterior", q.log_prob, z)
-        unchanged("log_prob of the prior", model.prior(params, state, z)[0].log_prob, z)
+        prior, _ = model.prior(params, state, z)
+        unchanged("log_prob of the prior", prior.log_prob, z)
     except (RuntimeError, BadValue) as error:
         reason = checks.one_line(str(error).split("\n")[0])
         reason += "; to train on bytes, set observe to model.as_floats" if x.dtype == torch.uint8 else ""
         raise BadData(f"the model cannot take {name} with items of shape {list(data.shape[1:])}: {reason}") from None
+    _check_prior(q, prior)
     low, high = getattr(p, "support", (-np.inf, np.inf))
     for what, values in {**ranges, f"observed {name}": x}.items():
         if values.numel() and (values.min() < low or values.max() > high):
             got = f"{float(values.min()):g} to {float(values.max()):g}"
             raise BadData(f"{what} ranges from {got}: a {type(p).__name__} likelihood requires [{low:g}, {high:g}]")
+
+
+def _check_prior(q: Posterior, p: Distribution) -> None:
+    """Raises BadValue if log p(z) - log q(z|x) compares a density with a probability, or is over different values."""
+
+    def values(of: Any) -> Any:
+        return of.values().tolist() if hasattr(of, "values") else isinstance(of, RelaxedCategorical)
+
+    if not isinstance(q, Delta) and values(q) != values(p):
+        density, listed = "a prior with a density, such as priors.standard_normal", "a prior with the same values()"
+        fit = _PRIORS.get(type(q).__name__, listed if hasattr(q, "values") else density)
+        both = f"the posterior is a {type(q).__name__} and the prior a {type(p).__name__}"
+        raise BadValue(f"{both}, so their latents take different values: use {fit}")
+
+
+_PRIORS = {
+    "Bernoulli": "priors.bernoulli or priors.learned_bernoulli",
+    "Categorical": "priors.categorical or priors.learned_categorical, with as many classes",
+    "RelaxedBernoulli": "priors.concrete",
+    "RelaxedCategorical": "priors.concrete, with as many classes",
+}
 
 
 def unchanged(name: str, f: Callable[..., T], *args: Tensor) -> T:

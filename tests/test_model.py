@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch import distributions as td
 
 import funcvae as fv
-from funcvae import heads, random, tree
+from funcvae import heads, priors, random, tree
 from funcvae.distributions import Bernoulli, Delta, Normal
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.model import as_floats, as_is, check_data, log_p_x_given_z, log_prob, vae
@@ -411,6 +411,69 @@ def test_a_model_is_checked_in_inference_mode_too():
     model = vae(encoder=lambda: nn.Linear(6, 4), decoder=lambda: nn.Linear(2, 6), latent=2)
     with torch.inference_mode():
         check_data(model, *model.init(KEY), random.bernoulli(KEY, 0.4, (8, 6)).float())
+
+
+def with_prior(posterior, prior):
+    return vae(
+        encoder=lambda: nn.Linear(6, 12 if posterior is heads.normal_logvar else 6),
+        decoder=lambda: nn.Linear(6, 6),
+        posterior=posterior,
+        prior=prior,
+        latent=6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("posterior", "prior", "message"),
+    [
+        (heads.bernoulli, priors.standard_normal, "Bernoulli and the prior a Normal.*: use priors.bernoulli or"),
+        (
+            heads.categorical(3),
+            priors.categorical(2),
+            "Categorical and the prior a Categorical.*: use priors.categ",
+        ),
+        (heads.categorical(2), priors.bernoulli, "Categorical and the prior a Bernoulli.* with as many classes"),
+        (heads.concrete(0.5), priors.bernoulli, "RelaxedBernoulli and the prior a Bernoulli.*: use priors.concrete"),
+        (heads.concrete(0.5, 3), priors.standard_normal, "RelaxedCategorical and the prior a Normal.*priors.concrete,"),
+        (heads.normal_logvar, priors.learned_bernoulli(6), "Normal and the prior a Bernoulli.*priors.standard_normal"),
+        (lambda out: Signs(out), priors.bernoulli, "Signs and the prior a Bernoulli.*a prior with the same values"),
+    ],
+)
+def test_a_prior_over_other_values_than_the_posteriors_is_refused(posterior, prior, message):
+    model, x = with_prior(posterior, prior), random.bernoulli(KEY, 0.4, (8, 6)).float()
+    with pytest.raises(BadValue, match=f"the posterior is a {message}"):
+        check_data(model, *model.init(KEY), x)
+
+
+@pytest.mark.parametrize(
+    ("posterior", "prior"),
+    [
+        (heads.bernoulli, priors.learned_bernoulli(6)),
+        (heads.categorical(3), priors.learned_categorical(3, 2)),
+        (heads.concrete(0.5), priors.concrete(1.0)),
+        (heads.concrete(0.5, 3), priors.concrete(1.0, 3)),
+        (heads.delta, priors.bernoulli),  # it has no density
+    ],
+)
+def test_a_prior_over_the_posteriors_values_is_allowed(posterior, prior):
+    model = with_prior(posterior, prior)
+    check_data(model, *model.init(KEY), random.bernoulli(KEY, 0.4, (8, 6)).float())
+
+
+class Signs(NamedTuple):
+    """A posterior over -1 and 1."""
+
+    logits: Tensor
+    loc = mean = property(lambda self: self.logits.tanh())
+
+    def values(self):
+        return torch.tensor([[-1.0], [1.0]])
+
+    def log_prob(self, z):
+        return (2 * z * self.logits).sigmoid().log()
+
+    def sample(self, eps):
+        return 2 * (torch.special.ndtr(eps) < (2 * self.logits).sigmoid()).float() - 1
 
 
 def test_a_model_with_frozen_parameters_alone_can_be_evaluated():

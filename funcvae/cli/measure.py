@@ -78,7 +78,7 @@ def variance(
     Args:
         run: The run folder, or the name of a system to measure untrained.
         estimators: Names separated by commas, such as iwae,dreg,renyi:0.5; the first is the reference. None: the
-            run's own, elbo_mc, stl, iwae and dreg.
+            run's own, elbo_mc, stl, iwae and dreg, or, for discrete latents, score, arm and disarm.
         noise: Noise schemes separated by commas; each estimator is measured under all schemes that it allows.
         samples: Monte-Carlo samples K for each datum. None: the run's own.
         replicates: Independent draws of the noise.

@@ -36,7 +36,7 @@ def latent_scatter(
     figure tells this, or that all points coincide.
 
     Args:
-        z: latent means [n, 2], in units of the prior's standard deviation.
+        z: latent means [n, 2], which are probabilities if the latents are 0 or 1.
         labels: a class or a quantity for each datum [n].
         axes: names of the two axes, such as "1st principal component".
         title: the figure's title.

@@ -16,6 +16,7 @@ from funcvae._support import checks
 from funcvae._support.checks import Count
 from funcvae.data.dataset import Dataset
 from funcvae.data.named_sets import GAUSSIAN2D_COV, GAUSSIAN2D_MEAN
+from funcvae.distributions import Bernoulli, Categorical
 from funcvae.errors import BadValue
 from funcvae.figures import images, latent, points
 from funcvae.figures.decoding import decoded_grid, interpolated, latent_plane, latents, reconstructed, samples
@@ -47,12 +48,18 @@ def _images(name: str, x: Tensor) -> Tensor:
 def latent_scatter(
     model: VAE, params: Params, state: State, x: Tensor, labels: Tensor | None = None, *, name: str
 ) -> Figure:
-    """The latent mean of each datum, by class, in the latent plane or the plane of the first two components."""
+    """The latent mean of each datum, by class, in the latent plane or the plane of the first two components.
+
+    The means of Bernoulli or one-hot latents are probabilities.
+    """
     z = latents(model, params, state, x)
     origin, directions = latent_plane(z)
-    axes = ("z1", "z2") if model.latent <= 2 else ("1st principal component of z", "2nd principal component of z")
+    z_name, what = ("q(z = 1|x)", "probabilities") if _are_probabilities(model, params, state, x) else ("z", "means")
+    axes = z_name.replace("z", "z1"), z_name.replace("z", "z2")
+    if model.latent > 2:
+        axes = f"1st principal component of {z_name}", f"2nd principal component of {z_name}"
     plane = (z - origin) @ directions.T
-    return latent.latent_scatter(plane, labels, axes=axes, title=f"{name}: latent means of {len(x):,} test items")
+    return latent.latent_scatter(plane, labels, axes=axes, title=f"{name}: latent {what} of {len(x):,} test items")
 
 
 @checks.arguments
@@ -61,13 +68,17 @@ def latent_grid(
 ) -> Figure:
     """Images decoded on a grid over the part of the latent plane where the data x are encoded.
 
+    For Bernoulli or one-hot latents the plane is that of their probabilities.
+
     Raises:
         BadValue: the latent space is not a plane, or the data are not images.
     """
     if model.latent != 2:
         raise BadValue(f"the model has Z = {model.latent}: a grid needs Z = 2; draw a scatter instead")
     cells, extent = decoded_grid(model, params, state, latents(model, params, state, x))
-    return images.image_grid(pixels(cells), extent=extent, title=f"{name}: images decoded from the latent plane")
+    axes = ("q(z1 = 1|x)", "q(z2 = 1|x)") if _are_probabilities(model, params, state, x) else ("z1", "z2")
+    title = f"{name}: images decoded from the latent plane"
+    return images.image_grid(pixels(cells), extent=extent, axes=axes, title=title)
 
 
 @checks.arguments
@@ -92,11 +103,14 @@ def interpolation(
 ) -> Figure:  # fmt: skip
     """A strip of images decoded between two items, with the items themselves at its ends.
 
+    For Bernoulli or one-hot latents the line joins their probabilities, which are decoded like values of z.
+
     Raises:
         BadValue: the items are not images or differ in shape, or steps is below 2.
     """
     strip = interpolated(model, params, state, first, second, steps)
-    title = f"{name}: interpolation between the latents of two test images"
+    what = "latent probabilities" if _are_probabilities(model, params, state, first.unsqueeze(0)) else "latents"
+    title = f"{name}: interpolation between the {what} of two test images"
     return images.interpolation(pixels(strip), ends=pixels(torch.stack([first, second])), title=title)
 
 
@@ -121,6 +135,11 @@ def point_samples(
     names = ("data", "model" if drawn else "model, means of p(x|z)")
     train = dataset.decode(dataset.train)
     return points.densities(train, x, *contours, names=names, title=f"{name}: points {_HOW[drawn]}")
+
+
+def _are_probabilities(model: VAE, params: Params, state: State, x: Tensor) -> bool:
+    """Whether the posterior means are probabilities, because each latent is 0 or 1."""
+    return isinstance(model.encode(params, state, x[:1])[0], Bernoulli | Categorical)
 
 
 _HOW = {True: "sampled from the model", False: "decoded from samples of the prior"}

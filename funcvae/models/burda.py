@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from itertools import accumulate
-from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +11,8 @@ from funcvae._support import checks
 from funcvae._support.checks import Count
 from funcvae._support.pickling import remembered
 from funcvae.distributions import Layers, Normal, TopDown, layers_of
-from funcvae.errors import BadValue
 from funcvae.model import VAE, from_bytes, vae
+from funcvae.models._layers import Mean, glorot, pixels
 from funcvae.models.recipe import Recipe, binarize
 from funcvae.optim import Schedule
 
@@ -28,9 +27,9 @@ class BurdaEncoder(nn.Module):
 
     def __init__(self, latent: int, inputs: int = 784, units: int = 200) -> None:
         super().__init__()
-        self.hidden = nn.Sequential(_glorot(inputs, units), nn.Tanh(), _glorot(units, units), nn.Tanh())
-        self.mu = _glorot(units, latent)
-        self.log_sigma = _glorot(units, latent)
+        self.hidden = nn.Sequential(glorot(inputs, units), nn.Tanh(), glorot(units, units), nn.Tanh())
+        self.mu = glorot(units, latent)
+        self.log_sigma = glorot(units, latent)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Maps x [B, ...] to (mu, log sigma)."""
@@ -76,17 +75,14 @@ class BurdaDecoder(nn.Module):
     def __init__(self, latent: int, mean: Tensor) -> None:
         super().__init__()
         self.latent = latent
-        self.hidden = nn.Sequential(_glorot(latent, 200), nn.Tanh(), _glorot(200, 200), nn.Tanh())
-        self.output = _glorot(200, 784)
+        self.hidden = nn.Sequential(glorot(latent, 200), nn.Tanh(), glorot(200, 200), nn.Tanh())
+        self.output = glorot(200, 784)
         with torch.no_grad():
             self.output.bias.copy_(mean.flatten().clamp(0.001, 0.999).logit())
 
     def forward(self, z: Tensor) -> Tensor:
         """Maps z to logits."""
         return self.output(self.hidden(z[..., : self.latent])).unflatten(-1, (1, 28, 28))
-
-
-Mean = Annotated[Tensor, checks.floating, checks.concrete]
 
 
 @remembered
@@ -108,7 +104,7 @@ def burda_vae(latent: Count = 50, mean: Mean | None = None) -> VAE:
 
     Reference: Burda, Grosse & Salakhutdinov (2016), arXiv:1509.00519.
     """
-    start = _pixels(mean)
+    start = pixels(mean)
     return vae(
         encoder=lambda: BurdaEncoder(latent),
         decoder=lambda: BurdaDecoder(latent, start),
@@ -140,7 +136,7 @@ def burda2_vae(first: Count = 100, second: Count = 50, mean: Mean | None = None)
 
     Reference: Burda, Grosse & Salakhutdinov (2016), arXiv:1509.00519.
     """
-    start = _pixels(mean)
+    start = pixels(mean)
     return vae(
         encoder=lambda: Burda2Encoder(first, second),
         decoder=lambda: BurdaDecoder(first, start),
@@ -149,13 +145,6 @@ def burda2_vae(first: Count = 100, second: Count = 50, mean: Mean | None = None)
         likelihood=heads.bernoulli,
         latent=first + second,
     )
-
-
-def _pixels(mean: Tensor | None) -> Tensor:
-    """The mean of the images that sets the output's bias."""
-    if mean is not None and mean.numel() != 784:
-        raise BadValue(f"mean has shape {list(mean.shape)}: it must be [1, 28, 28]")
-    return torch.full((784,), 0.5) if mean is None else mean.cpu()
 
 
 @remembered
@@ -172,13 +161,6 @@ def burda_schedule(steps_per_epoch: Count) -> Schedule:
         return rate
 
     return lr
-
-
-def _glorot(inputs: int, outputs: int) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs)
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 _ONE_LAYER = Recipe(

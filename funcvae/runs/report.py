@@ -153,8 +153,8 @@ def evaluation_figures(report: Report) -> dict[str, Figure]:
     return made
 
 
-ESTIMATORS = ("elbo_mc", "stl", "iwae", "dreg")
-"""Estimators to compare with the run's own by default."""
+ESTIMATORS = {False: ("elbo_mc", "stl", "iwae", "dreg"), True: ("score", "arm", "disarm")}
+"""Estimators to compare with the run's own by default, for a continuous posterior and for a discrete one."""
 
 
 @checks.arguments
@@ -249,7 +249,9 @@ def _arms(
     run: Run, x: Tensor, names: Sequence[str] | None, schemes: Sequence[str]
 ) -> tuple[dict[str, tuple[Estimator, noise.Noise]], list[str]]:
     """The estimators under all schemes that they allow, and the reasons for leaving out others."""
-    names_once = dict.fromkeys(names if names is not None else (run.config.estimator, *ESTIMATORS))
+    q, _ = run.model.encode(run.params, run.state, x[:1])
+    defaults = run.config.estimator, *ESTIMATORS[hasattr(q, "values")]
+    names_once = dict.fromkeys(defaults if names is None else names)
     found: dict[str, tuple[Estimator, noise.Noise]] = {}
     left_out: list[str] = []
     for scheme in map(noise.parse, dict.fromkeys(schemes)):

@@ -52,6 +52,7 @@ MODELS = {
     "gaussian2d_vae": fv.models.gaussian2d_vae,
     "burda_vae": partial(fv.models.burda_vae, 3, mean=torch.linspace(0, 1, 784)),
     "burda2_vae": partial(fv.models.burda2_vae, 3, 2),
+    "sbn_vae": partial(fv.models.sbn_vae, 3, (4,), torch.linspace(0, 1, 784)),
     "mnist_ae": fv.models.mnist_ae,
     "mnist_vae": fv.models.mnist_vae,
     "mnist_bn_vae": partial(fv.models.mnist_bn_vae, alpha=784),

@@ -29,3 +29,32 @@ def test_images_outside_the_unit_range_are_mapped_into_it(monkeypatch):
     )
     torch.testing.assert_close(shown["x"], x)
     assert 0 <= shown["x_hat"].min() < shown["x_hat"].max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("latent", "scatter"),
+    [
+        (2, ("q(z1 = 1|x)", "q(z2 = 1|x)")),
+        (3, ("1st principal component of q(z = 1|x)", "2nd principal component of q(z = 1|x)")),
+    ],
+)
+def test_figures_of_discrete_latents_name_probabilities(latent, scatter):
+    model = fv.models.sbn_vae(latent=latent)
+    trained = model, *model.init(fv.random.key(0))
+    x = fv.random.bernoulli(fv.random.key(1), 0.5, (9, 1, 28, 28)).float()
+    (ax,) = of_model.latent_scatter(*trained, x, name="sbn").axes
+    assert (ax.get_xlabel(), ax.get_ylabel()) == scatter
+    assert ax.get_title() == "sbn: latent probabilities of 9 test items"
+    strip = of_model.interpolation(*trained, x[0], x[1], 3, name="sbn")
+    assert strip.get_suptitle() == "sbn: interpolation between the latent probabilities of two test images"
+    if latent == 2:
+        (ax,) = of_model.latent_grid(*trained, x, name="sbn").axes
+        assert (ax.get_xlabel(), ax.get_ylabel()) == scatter
+        assert all(0 <= limit <= 1 for limit in (*ax.get_xlim(), *ax.get_ylim()))
+
+
+def test_figures_of_other_latents_name_means():
+    model = fv.models.burda_vae(latent=3)
+    x = fv.random.bernoulli(fv.random.key(1), 0.5, (9, 1, 28, 28)).float()
+    (ax,) = of_model.latent_scatter(model, *model.init(fv.random.key(0)), x, name="burda").axes
+    assert (ax.get_xlabel(), ax.get_title()) == ("1st principal component of z", "burda: latent means of 9 test items")

@@ -595,6 +595,8 @@ target("models.linear_vae", models.linear_vae, weight=0.2, inputs=LATENT, latent
 PIXEL_MEAN = Kind(one_of(None, torch.ones(1, 28, 28)), strange_tensor)
 target("models.burda_vae", models.burda_vae, weight=0.1, latent=LATENT, mean=PIXEL_MEAN)
 target("models.burda2_vae", models.burda2_vae, weight=0.1, first=LATENT, second=LATENT, mean=PIXEL_MEAN)
+UNITS = Kind(one_of((), (2,), [1, 2]), one_of((0,), (-1,), 2, None, (1.5,), "2"))
+target("models.sbn_vae", models.sbn_vae, weight=0.1, latent=LATENT, hidden=UNITS, mean=PIXEL_MEAN)
 target("models.mnist_ae", models.mnist_ae, weight=0.05, latent=LATENT)
 target("models.mnist_vae", models.mnist_vae, weight=0.05, latent=LATENT)
 target("models.mnist_bn_vae", models.mnist_bn_vae, weight=0.05, latent=LATENT, alpha=POSITIVE)

@@ -15,10 +15,11 @@ from funcvae.models.recipe import binarize, from_tanh_range, to_tanh_range
 from tests.support.networks import KEY
 from tests.support.oracles import assert_zero_mean
 
-BURDA = ("burda_vae", "burda2_vae")
+FROM_PAPERS = ("burda_vae", "burda2_vae", "sbn_vae", "sbn_nonlinear_vae")
+NAMED = {name: models.sbn_vae if name == "sbn_nonlinear_vae" else getattr(models, name) for name in RECIPES}
 
 
-@pytest.mark.parametrize("factory", [getattr(models, name) for name in RECIPES if name != "burda2_vae"])
+@pytest.mark.parametrize("factory", [factory for name, factory in NAMED.items() if name != "burda2_vae"])
 def test_a_latent_space_has_at_least_one_dimension(factory):
     assert factory(latent=1).latent == 1
     with pytest.raises(BadValue, match="latent is 0"):
@@ -53,12 +54,12 @@ def test_bytes_are_observed_as_their_floats(recipe: Recipe):
 def test_recipes_have_the_names_of_their_models():
     assert set(RECIPES) == {
         "gaussian2d_vae", "mnist_ae", "mnist_vae", "mnist_bn_vae", "mnist_sigma_vae", "cifar_resnet_vae", "burda_vae",
-        "burda2_vae",
+        "burda2_vae", "sbn_vae", "sbn_nonlinear_vae",
     }  # fmt: skip
     for name, recipe in RECIPES.items():
         assert recipe.name == name
-        assert callable(getattr(models, name))
-        assert name in models.__all__
+        assert callable(NAMED[name])
+        assert name in models.__all__ or name == "sbn_nonlinear_vae"
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
@@ -71,7 +72,7 @@ def test_a_recipe_makes_a_step(recipe: Recipe):
     step = fv.train.make_step(model, estimator, opt.update, samples=recipe.samples, observe=recipe.observe)
     after, metrics = step(ts, fv.random.split(fv.random.key(1)), x)
     assert metrics.bound.isfinite()
-    first = {"cifar_resnet_vae": 1e-4}.get(recipe.name, 1e-3)
+    first = 1e-4 if recipe.name in ("cifar_resnet_vae", "sbn_vae", "sbn_nonlinear_vae") else 1e-3
     moved = max(
         (new - old).abs().max().item()
         for part in ("encoder", "decoder")
@@ -101,7 +102,7 @@ def test_recipes_match_their_sources():
     trained_with = {
         name: (r.data, r.batch, r.epochs, r.samples, r.estimator, float(r.lr(1)(0) if callable(r.lr(1)) else r.lr(1)))
         for name, r in RECIPES.items()
-        if name not in BURDA
+        if name not in FROM_PAPERS
     }
     assert trained_with == {
         "gaussian2d_vae": ("gaussian2d", 1000, 200, 4, "elbo", 1e-3),
@@ -113,7 +114,7 @@ def test_recipes_match_their_sources():
     }
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in BURDA])
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in FROM_PAPERS])
 def test_layers_have_torchs_default_initialization(name):
     """Weights and biases are uniform on ±1/√(fan-in), since the posts set none; BatchNorm has 1 and 0."""
     recipe = RECIPES[name]

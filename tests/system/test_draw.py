@@ -52,7 +52,7 @@ def test_a_gif_runs_back_and_forth(digits, finished):
     assert np.array_equal(frames[0], frames[-1]) or np.array_equal(frames[1], frames[-1])
 
 
-@pytest.mark.parametrize("system", ["mnist_bn_vae", "burda_vae", "burda2_vae", "mnist_ae"])
+@pytest.mark.parametrize("system", ["mnist_bn_vae", "burda_vae", "burda2_vae", "sbn_vae", "mnist_ae"])
 def test_other_systems_are_drawn(digits, finished, system):
     run = finished(system)
     for command in (["sample"], ["reconstruct", "--n", "2"], ["latent"]):

@@ -126,6 +126,14 @@ def test_systems_of_digits(run_of, capsys, system):
     assert "; 5 of its training data" in out
 
 
+def test_discrete_latents_have_estimators_of_their_own(run_of, capsys):
+    out = compared(capsys, run_of("sbn_vae"), "--replicates", 4, "--batch", 5)
+    assert re.findall(r"^(\w+) +(\d) ", out, re.MULTILINE)[:3] == [("disarm", "2"), ("score", "1"), ("arm", "2")]
+    with pytest.raises(SystemExit):
+        compared(capsys, run_of("sbn_vae"), "--estimators", "iwae")
+    assert "iwae requires a posterior with reparameterised samples" in capsys.readouterr().err
+
+
 def test_an_autoencoder_has_no_noise(run_of, capsys):
     out = compared(capsys, run_of("mnist_ae"), "--replicates", 40, "--samples", 2)
     assert "a Delta posterior has no density" in out

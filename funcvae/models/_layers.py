@@ -1,0 +1,29 @@
+"""Parts of the models of binarized digits."""
+
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from funcvae._support import checks
+from funcvae.errors import BadValue
+
+__all__ = ["Mean", "glorot", "pixels"]
+
+Mean = Annotated[Tensor, checks.floating, checks.concrete]
+"""The mean of the training images [1, 28, 28]."""
+
+
+def pixels(mean: Tensor | None) -> Tensor:
+    """The pixels [784] of a mean image, by default one half."""
+    if mean is not None and mean.numel() != 784:
+        raise BadValue(f"mean has shape {list(mean.shape)}: it must be [1, 28, 28]")
+    return torch.full((784,), 0.5) if mean is None else mean.cpu().flatten()
+
+
+def glorot(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer with Glorot-uniform weights and biases of zero."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
