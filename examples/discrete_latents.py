@@ -108,7 +108,7 @@ def main(
     for i, name in enumerate(ARMS):
         for ax, values in ((left, bound[i]), (right, variance[i])):
             colour = fv.figures.PALETTE[i]
-            ax.plot(step, values.mean(0), color=colour, label=name)
+            ax.plot(step, values.mean(0), "o-", markersize=4, color=colour, label=name)
             ax.fill_between(step, values.min(0), values.max(0), color=colour, alpha=0.25, linewidth=0)
     left.set(xlabel="training step", ylabel="test ELBO [nats per example]")
     right.set(xlabel="training step", ylabel="variance of the encoder's gradient,\nat the same parameters")
