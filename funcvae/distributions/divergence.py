@@ -58,10 +58,8 @@ def kl(q: Distribution, p: Distribution) -> Tensor:
             )
         case _:
             pair = f"{type(q).__name__} and {type(p).__name__}"
-            raise BadType(
-                f"no closed-form KL for {pair}: use an estimator that samples it, such as elbo_mc, or rloo for a "
-                "discrete posterior"
-            )
+            such = "elbo_mc" if getattr(q, "reparameterised", True) else "rloo or disarm"
+            raise BadType(f"no closed-form KL for {pair}: use an estimator that samples it, such as {such}")
 
 
 def _scale(q: Normal | FullNormal) -> Tensor:
