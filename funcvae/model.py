@@ -13,7 +13,16 @@ from funcvae._support import checks
 from funcvae._support.checks import Count, concrete
 from funcvae._support.pickling import by_call, remembered
 from funcvae.batching import over_samples
-from funcvae.distributions import Delta, Distribution, Posterior, RelaxedCategorical
+from funcvae.distributions import (
+    CouplingFlow,
+    Delta,
+    Distribution,
+    Posterior,
+    RelaxedBernoulli,
+    RelaxedCategorical,
+    TopDown,
+    TwoLayers,
+)
 from funcvae.errors import BadData, BadType, BadValue, FuncvaeError
 from funcvae.modules import Params, State, network
 
@@ -330,15 +339,25 @@ def check_items(
 
 def _check_prior(q: Posterior, p: Distribution) -> None:
     """Raises BadValue if log p(z) - log q(z|x) compares a density with a probability, or is over different values."""
+    of_q, of_p = _values(q), _values(p)
+    if of_q == of_p or None in (of_q, of_p) or (of_q, of_p) == ("(0, 1)", "numbers"):
+        return
+    density, listed = "a prior with a density, such as priors.standard_normal", "a prior with the same values()"
+    fit = _PRIORS.get(type(q).__name__, listed if hasattr(q, "values") else density)
+    both = f"the posterior is a {type(q).__name__} and the prior a {type(p).__name__}"
+    raise BadValue(f"{both}, so their latents take different values: use {fit}")
 
-    def values(of: Any) -> Any:
-        return of.values().tolist() if hasattr(of, "values") else isinstance(of, RelaxedCategorical)
 
-    if not isinstance(q, Delta) and values(q) != values(p):
-        density, listed = "a prior with a density, such as priors.standard_normal", "a prior with the same values()"
-        fit = _PRIORS.get(type(q).__name__, listed if hasattr(q, "values") else density)
-        both = f"the posterior is a {type(q).__name__} and the prior a {type(p).__name__}"
-        raise BadValue(f"{both}, so their latents take different values: use {fit}")
+def _values(of: Distribution) -> Any:
+    """The values of latents: a list, or the name of a set of numbers; None if they are not known."""
+    if hasattr(of, "values"):
+        return of.values().tolist()
+    if isinstance(of, RelaxedCategorical):
+        return f"simplex of {of.logits.shape[-1]} classes"
+    if isinstance(of, RelaxedBernoulli):
+        return "(0, 1)"
+    known = isinstance(of, distributions.Normal | distributions.FullNormal | distributions.Mixture)
+    return "numbers" if known or isinstance(of, TwoLayers | TopDown | CouplingFlow) else None
 
 
 _PRIORS = {

@@ -38,6 +38,7 @@ def in_chunks(estimator: Estimator, chunk: Count, wrap: Wrap = unchanged) -> Est
     parts = estimator.parts
     share_of = wrap(parts.share)
     log_w_of = None if parts.log_w is None else wrap(parts.log_w)
+    at_draws = None if parts.at_draws is None else wrap(parts.at_draws)
     bound_of = None if parts.bound is None else wrap(parts.bound)
 
     def weighed(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Any:
@@ -62,8 +63,10 @@ def in_chunks(estimator: Estimator, chunk: Count, wrap: Wrap = unchanged) -> Est
         return Estimate(grads, bound, torch.cat(log_w), state_of_shares(shares, state))
 
     def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
-        if bound_of is None:
-            return weighed(model, params, state, x, eps, False)[1]
+        if at_draws is not None and parts.of_draws is not None:
+            f = torch.cat([at_draws(model, params, state, x, part) for part in eps.split(chunk)])
+            return parts.of_draws(f, model, params, state, x, len(eps))
+        assert bound_of is not None
         return torch.stack([bound_of(model, params, state, x, part, len(eps)) for part in eps.split(chunk)]).sum(0)
 
     return Estimator(estimator.name, estimator.claims, estimator.weights, estimate, evaluate, estimator.points)

@@ -46,7 +46,7 @@ def arm() -> Estimator:
         along_logits = (f_other - f_b).unsqueeze(-1) * (ndtr(seen.eps) - 0.5) / len(b)
         # The score weight times s = b - p. Where p rounds to b, the mean over u is 0 to rounding.
         s = b - _bernoulli("arm", seen.q).mean
-        score = torch.where(s == 0, 0, along_logits / s)
+        score = torch.where(s.abs() < torch.finfo(s.dtype).eps ** 2, 0, along_logits / s)
         return Weights(torch.zeros_like(f), _joined(score, torch.zeros_like(score)), _mean(f))
 
     claims = Claims("ELBO", True, True, ("arXiv:1807.11143",), "normal", "discrete", "Bernoulli")
@@ -194,7 +194,7 @@ def _antithetic(q: Posterior, eps: Tensor) -> Tensor:
     if isinstance(q, Categorical):
         order, logits = _sticks(q)
         return _joined(*(_broken(order, logits, each) for each in (eps, -eps)))
-    q = _bernoulli("an antithetic estimator", q)
+    q = _bernoulli("an antithetic pair", q)
     return _joined(q.sample(eps), q.sample(-eps))
 
 
@@ -225,7 +225,7 @@ def _coupling(q: Posterior, z: Tensor, other: Tensor) -> Tensor:
         ratio = torch.where(stopped, 1, both).prod(-1) * (here * (1 - p)).sum(-1)
         ratio = torch.where((z != other).view(shape).any(-1), ratio, 0)
         return repeat(ratio, "n b v -> n b (v c)", c=shape[-1])
-    logits = _bernoulli("an antithetic estimator", q).logits
+    logits = _bernoulli("an antithetic pair", q).logits
     return torch.where(z != other, logits.abs().sigmoid(), 0)
 
 
@@ -326,7 +326,10 @@ def _with_derivative(value: Tensor, of: Tensor) -> Tensor:
 
 def _bernoulli(name: str, q: Posterior) -> Bernoulli:
     if not isinstance(q, Bernoulli):
-        raise BadValue(f"{name} requires a Bernoulli posterior, and this is a {type(q).__name__}: use rloo or score")
+        raise BadValue(
+            f"{name} requires a Bernoulli posterior, and this is a {type(q).__name__}: use rloo, score or "
+            "local_expectation, or disarm for a Categorical"
+        )
     return q
 
 

@@ -207,13 +207,21 @@ def _estimator(
         q, state = model.encode(params, state, x, train)
         return target.pulled(log_weight(model, params, state, x, q, points.at(q, eps), train)[0])
 
-    def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
+    def at_draws(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
         q, state = model.encode(params, state, x)
         z = points.at(q, eps)
         z = z if len(z) == len(eps) else _draws(z, len(eps), points).flatten(0, 1)
-        f = target.pulled(log_weight(model, params, state, x, q, z, False)[0])
-        value = bound_of(f, len(eps))
-        return value if target.closed is None else value + target.closed_form(q, model.prior(params, state, q.loc)[0])
+        return target.pulled(log_weight(model, params, state, x, q, z, False)[0])
+
+    def of_draws(f: Tensor, model: VAE, params: Params, state: State, x: Tensor, n: int) -> Tensor:
+        value = bound_of(f, n)
+        if target.closed is None:
+            return value
+        q, state = model.encode(params, state, x)
+        return value + target.closed_form(q, model.prior(params, state, q.loc)[0])
+
+    def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
+        return of_draws(at_draws(model, params, state, x, eps), model, params, state, x, len(eps))
 
     def share(
         model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, samples: int, *w: Tensor
@@ -227,7 +235,7 @@ def _estimator(
     def weigh_all(f: Tensor, seen: Seen | None = None) -> tuple[Weights, Tensor]:
         return weigh(f, seen), bound_of(f, len(f) if seen is None else len(seen.eps))
 
-    parts = Parts(share, terms, weigh_all, see if sees else None)
+    parts = Parts(share, terms, weigh_all, see if sees else None, at_draws=at_draws, of_draws=of_draws)
     can_share = not two_pulls and target.closed is None and target.pulls is log_w
     return Estimator(name, claims, None, estimate, evaluate, points, from_pass if can_share else None, parts)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from funcvae._support import checks
 from funcvae._support.autograd import Pull
-from funcvae._support.checks import Floats
+from funcvae._support.checks import Count, Floats
 from funcvae._support.pickling import by_call
 from funcvae.distributions import Distribution, Posterior
 from funcvae.errors import BadType, BadValue
@@ -54,19 +54,26 @@ Sample = Callable[[Posterior, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Points:
-    """The points at which an estimator evaluates the model."""
+    """The points at which an estimator evaluates the model.
+
+    Raises:
+        BadType, BadValue: a field has another type, or draws is below one.
+    """
 
     sample: Sample
-    draws: int = 1
+    draws: Count = 1
     """The number of the first points of each noise that are draws from q, from which the bound is computed."""
     breaks: Callable[[Posterior], Tensor] | None = None
     """If the points are steps in the uniform numbers u = Φ(eps): the u [S, B, Z] of the steps, for exact moments."""
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
 
     def at(self, q: Posterior, eps: Tensor) -> Tensor:
         """The points for noise [N, B, Z]. Their shape is checked, because another one might broadcast."""
         z, (n, *rest) = checks.floats("the result of points", self.sample(q, eps)), eps.shape
         if list(z.shape[1:]) != rest or len(z) % n or len(z) < n * self.draws:
-            must = f"[M, {', '.join(map(str, rest))}], M a multiple of N = {n}"
+            must = f"[m·{n}, {', '.join(map(str, rest))}], with m at least {self.draws}"
             raise BadValue(f"the points have shape {list(z.shape)}: it must be {must}")
         return z
 
@@ -178,6 +185,10 @@ class Parts(NamedTuple):
     the shares."""
     see: Callable[[VAE, Params, State, Tensor, Tensor, bool], Seen] | None = None
     """What the weights depend on besides the log-weights, if anything, from the noise of all samples."""
+    at_draws: Callable[[VAE, Params, State, Tensor, Tensor], Tensor] | None = None
+    """What is pulled back [d·n, B] at the draws from q of eps [n, B, Z], in evaluation mode; None without `weigh`."""
+    of_draws: Callable[[Tensor, VAE, Params, State, Tensor, int], Tensor] | None = None
+    """The bound [B] from all of it [d·N, B], (model, params, state, x) and N."""
     bound: PartialBound | None = None
     """The bound, if there is no `weigh`."""
 
@@ -295,17 +306,18 @@ def check_posterior(
     if not isinstance(claims, Claims):
         return
     if claims.posterior == "reparameterised" and not is_reparameterised(q):
+        of_elbo = "rloo, disarm or score" if hasattr(q, "values") else "rloo or score"
         raise BadValue(
             f"{name} requires a posterior with reparameterised samples; those of the {kind} posterior do not have the "
-            "derivatives of their values, so its gradient would be wrong; use rloo, disarm or score for the ELBO, "
-            "vimco or ovis:0 for L_K, rws or tvo (or set the posterior's attribute reparameterised, if they do)"
+            f"derivatives of their values, so its gradient would be wrong; use {of_elbo} for the ELBO, vimco or ovis:0 "
+            "for L_K, rws or tvo (or set the posterior's attribute reparameterised, if they do)"
         )
     if claims.posterior == "discrete" and not hasattr(q, "values"):
         raise BadValue(
             f"{name} requires a posterior that lists its values(), such as a Bernoulli, and this is a {kind}: use rloo "
             "or score for the ELBO, vimco for L_K, or elbo or dreg if its samples are reparameterised"
         )
-    if claims.posterior == "factorised" and q.log_prob(q.loc.unsqueeze(0)).ndim != 3:
+    if claims.posterior in ("factorised", "discrete") and q.log_prob(q.loc.unsqueeze(0)).ndim != 3:
         raise BadValue(
             f"{name} requires a posterior of independent latents, whose log_prob is elementwise, and this is a {kind}: "
             "use rloo, elbo_mc or dreg"
@@ -318,7 +330,7 @@ def with_posterior_of(model: VAE, *estimators: GradientEstimator) -> VAE:
     def encode(params: Params, state: State, x: Tensor, train: bool = False) -> tuple[Posterior, State]:
         q, state = model.encode(params, state, x, train)
         for estimator in estimators:
-            check_posterior(estimator, q, lambda q: getattr(q, "reparameterised", True))
+            check_posterior(estimator, q, lambda q: getattr(q, "reparameterised", not hasattr(q, "values")))
         return q, state
 
     return model._replace(encode=encode)

@@ -77,6 +77,7 @@ def cells(breaks: Tensor, samples: int, nodes: int, middle: float = 0.5) -> Prod
         low, width = ends[:-1], ends.diff()
         low, width = low[width > 0], width[width > 0]
         u = rearrange(low + torch.outer(share, width), "t cell -> (t cell) 1")
+        u = u.clamp(torch.finfo(u.dtype).tiny, 1 - torch.finfo(u.dtype).eps / 2)  # where Φ⁻¹ is finite
         axes.append((torch.special.ndtri(u), torch.outer(weight / weight.sum(), width).flatten()))
     points, weights = zip(*axes * samples, strict=True)
     return ProductGrid(list(points), list(weights))

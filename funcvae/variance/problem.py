@@ -181,7 +181,7 @@ def make_lane(problem: Problem, name: str, estimator: GradientEstimator, scheme:
     check_posterior(estimator, q, is_reparameterised)
     eps = problem.draw(scheme, _fold_in(problem.key, 0))
     check_noise(problem.model, problem.params, problem.x, eps, problem.samples)
-    points = getattr(estimator, "points", SAMPLES).sample(q, eps[:1, : len(q.loc)])
+    points = getattr(estimator, "points", SAMPLES).at(q, eps[:1, : len(q.loc)])
     return Lane(name, estimator, scheme, target, len(points) * problem.samples)
 
 

@@ -160,7 +160,7 @@ Found = tuple[Tensor, Tensor, Tensor, Tensor]
 """The mean, variance [P], covariance [P, P] and bounds [B]."""
 
 
-def _by_values(problem: _Problem, q: Any, nodes: int | None, tolerance: float) -> tuple[Any, ...]:
+def _by_values(problem: _Problem, q: Any, *unused: Any) -> tuple[Any, ...]:
     """The sum over all joint values of the draws, which take the place of the noise: the posterior returns it as z."""
     of_variable, latent = q.values(), problem.model.latent
     variables = latent // of_variable.shape[-1]
@@ -172,11 +172,17 @@ def _by_values(problem: _Problem, q: Any, nodes: int | None, tolerance: float) -
 
     def encode(params: Params, state: State, x: Tensor, train: bool = False) -> tuple[Posterior, State]:
         q, state = problem.model.encode(params, state, x, train)
-        return _given(type(q))(*tree.leaves(q)), state
+        fields: Any = q
+        return _given(type(q))(*fields), state
 
     def grid_of(datum: Tensor) -> ProductGrid:
         q, _ = problem.model.encode(problem.params, problem.state, datum)
         log_q = log_prob_terms(q, rearrange(of_variable.repeat(1, variables), "s z -> s 1 z"))
+        if log_q.ndim != 3 and variables > 1:
+            raise BadValue(
+                f"log_prob of the {type(q).__name__} sums over its {variables} variables: it must be elementwise, or "
+                "values() must list all joint values"
+            )
         log_q = log_q.reshape(len(of_variable), variables, -1).sum(-1)
         if ((log_q.exp().sum(0) - 1).abs() > _TOTAL).any():
             kind = type(q).__name__
@@ -201,7 +207,7 @@ def _check_z_decides(problem: _Problem, given: VAE) -> None:
     key = random.key(CHECK_SEED, device=datum.device)
     eps = random.normal(key, (1, problem.samples, 1, problem.model.latent), problem.like.dtype)
     q, _ = problem.model.encode(problem.params, problem.state, datum)
-    pairs = [(problem.model, eps), (given, q.sample(eps))]
+    pairs = [(problem.model, eps), (given, q.sample(eps[0]).unsqueeze(0))]
     own, enumerated = (
         torch.cat(problem.gradient(model)(problem.params, problem.state, datum, noise)[0][0], 1)
         for model, noise in pairs
@@ -216,7 +222,10 @@ def _check_z_decides(problem: _Problem, given: VAE) -> None:
 def _in_cells(problem: _Problem, q: Posterior, nodes: int | None, tolerance: float) -> tuple[Any, ...]:
     """Gauss-Legendre rules in the cells of u in which the points of an estimator are constant."""
     breaks_of = problem.estimator.points.breaks  # type: ignore[attr-defined]
-    cells = len(breaks_of(q)) + 1
+    breaks = checks.floats("the breaks", breaks_of(q), "S B Z")
+    if breaks.shape[1:] != q.loc.shape:
+        raise BadValue(f"the breaks have shape {list(breaks.shape)}: it must be {['S', *q.loc.shape]}")
+    cells = len(breaks) + 1
 
     def integrate(nodes: int, middle: float = 0.5) -> Found:
         def grid_of(datum: Tensor) -> ProductGrid:
@@ -255,9 +264,19 @@ def _until(
     axes, n = problem.samples * problem.model.latent, nodes or first
     if axes * math.log2(cells * n) > math.log2(_MOST_POINTS):
         many = f"{(cells * n) ** axes:.1g}" if axes < 100 else f"about 2^{axes * math.log2(cells * n):.3g}"
-        raise BadValue(f"{cells * n} nodes along each of samples · latent = {axes} axes make {many} points: use fewer")
+        raise BadValue(
+            f"{cells * n} nodes along each of samples · latent = {axes} axes make {many} points: use fewer nodes, "
+            "samples or latents, or moments"
+        )
+    if cells > 1 and n > _MOST_IN_CELL:
+        raise BadValue(f"nodes is {n}: it must be at most {_MOST_IN_CELL} in each cell")
     found, error = refined(n)
-    while nodes is None and _beyond(found, error, tolerance) and axes * math.log2(2 * cells * n) <= _MOST_BY_DEFAULT:
+    while (
+        nodes is None
+        and _beyond(found, error, tolerance)
+        and axes * math.log2(2 * cells * n) <= _MOST_BY_DEFAULT
+        and 2 * n <= _MOST_IN_CELL
+    ):
         n *= 2
         found, error = refined(n)
     if beyond := _beyond(found, error, tolerance):
@@ -323,6 +342,7 @@ def _scales(found: Found) -> Errors:
 
 _MOST_VALUES, _MOST_POINTS, _MOST_PARAMETERS = 2**20, 2**24, 5000
 _MOST_BY_DEFAULT = 20  # nodes are doubled up to 2^20 points
+_MOST_IN_CELL = 1024
 _FIRST = 12  # nodes along an axis
 _POINTS_AT_ONCE, _NUMBERS_AT_ONCE = 8192, 2**23
 _OFF_MIDDLE = 0.3  # the place of a second node, which shows whether one is enough

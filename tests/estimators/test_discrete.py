@@ -527,3 +527,22 @@ def test_extreme_logits_and_log_weights_thousands_of_nats_apart_give_finite_numb
     out = parse(spec)(model, params, state, x, eps, train=False)
     assert (out.log_w.max(0).values - out.log_w.min(0).values).min() > 1e3
     assert all(bool(leaf.isfinite().all()) for leaf in [*tree.leaves(out.grads), out.bound, out.log_w])
+
+
+@pytest.mark.parametrize("spec", ["arm", "disarm", "rebar:0.7:0.6"])
+def test_gradients_are_finite_in_float32_for_every_logit(spec):
+    model = fv.vae(
+        encoder=lambda: nn.Linear(1, 1),
+        decoder=lambda: nn.Linear(1, 1),
+        posterior=fv.heads.bernoulli,
+        prior=fv.priors.bernoulli,
+        likelihood=fv.heads.normal_fixed(1.0),
+        latent=1,
+    )
+    params, state = model.init(fv.random.key(0))
+    params["decoder"]["weight"] = torch.tensor([[200.0]])  # log-weights 20,000 nats apart
+    eps = torch.tensor([-8.0, -5.0, -0.3, 0.3, 5.0, 8.0]).view(6, 1, 1)
+    for logit in range(-110, 111):
+        params["encoder"]["bias"] = torch.tensor([float(logit)])
+        out = parse(spec)(model, params, state, torch.zeros(1, 1), eps, train=False)
+        assert all(leaf.isfinite().all() for leaf in tree.leaves(out.grads)), logit

@@ -144,6 +144,9 @@ def test_a_closed_form_works_under_vmap_in_chunks_and_with_other_estimators():
     assert_close(torch.vmap(gradient)(eps), tree.map(lambda *g: torch.stack(g), *singly), atol=1e-14)
     chunked = estimators.in_chunks(estimator, 3)(model, params, state, X, eps[0], train=True)
     assert_close(chunked.grads, singly[0], atol=1e-14)
+    bounds = [each.bound(model, params, state, X, eps[0]) for each in (estimator, estimators.in_chunks(estimator, 3))]
+    assert_close(*bounds, atol=1e-14)
+    assert_close(chunked.bound, bounds[0], atol=1e-14)
     both = estimators.together([estimator, estimators.rloo()], model, params, state, X, eps[0], train=True)
     rloo = estimators.rloo()(model, params, state, X, eps[0], train=True)
     for found, known in zip(both, (singly[0], rloo.grads), strict=True):
@@ -154,9 +157,9 @@ def test_a_closed_form_works_under_vmap_in_chunks_and_with_other_estimators():
     ("wrong", "error", "message"),
     [
         ({"points": lambda q, eps: None}, BadType, "the result of points is None"),
-        ({"points": lambda q, eps: q.sample(eps)[0]}, BadValue, r"points have shape \[1, 2\]: it must be \[M, 1, 2\]"),
-        ({"points": lambda q, eps: q.sample(eps)[:3]}, BadValue, "M a multiple of N = 4"),
-        ({"points": estimators.Points(lambda q, eps: q.sample(eps), draws=2)}, BadValue, "M a multiple of N = 4"),
+        ({"points": lambda q, eps: q.sample(eps)[0]}, BadValue, r"have shape \[1, 2\]: it must be \[m·4, 1, 2\]"),
+        ({"points": lambda q, eps: q.sample(eps)[:3]}, BadValue, "with m at least"),
+        ({"points": estimators.Points(lambda q, eps: q.sample(eps), draws=2)}, BadValue, "with m at least"),
         ({"pulls": lambda terms: 3}, BadType, "the result of pulls is 3"),
         ({"pulls": lambda terms: terms.log_p_x[0]}, BadValue, r"the result of pulls has shape \[1\]"),
         ({"closed": lambda q, p: None}, BadType, "the closed form is None"),
@@ -188,3 +191,16 @@ def test_weights_for_each_latent_require_an_elementwise_log_prob():
     each = made(lambda f, seen: leave_one_out(f, seen)._replace(score=torch.zeros_like(seen.z)), closed=None)
     with pytest.raises(BadValue, match="log_prob of the Summed posterior sums over the latents"):
         each(model, params, state, X.float(), noise(4, 1, 2).float(), train=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"sample": 3}, BadType, "sample is 3"),
+        ({"sample": lambda q, eps: q.sample(eps), "draws": 0}, BadValue, "draws is 0"),
+        ({"sample": lambda q, eps: q.sample(eps), "draws": "a"}, BadType, "draws is 'a'"),
+    ],
+)
+def test_points_of_wrong_fields_are_an_error(fields, error, message):
+    with pytest.raises(error, match=message):
+        estimators.Points(**fields)

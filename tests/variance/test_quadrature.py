@@ -1,6 +1,7 @@
 """Exact moments of a gradient against closed forms and sampling, and errors."""
 
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -334,12 +335,61 @@ def test_values_that_are_not_all_values_are_an_error():
 
     model, params, state = bernoulli_model()
 
+    def half(network):
+        def apply(*args, **kwargs):
+            p, state = network(*args, **kwargs)
+            return Half(*p), state
+
+        return apply
+
+    model = model._replace(encode=half(model.encode), prior=half(model.prior))
+    with pytest.raises(BadValue, match=r"the probabilities of the values\(\) of the Half do not add up to 1"):
+        exact(parse("score"), model, params, state, discrete.X, samples=1)
+
+
+def test_gradients_in_float32_are_integrated():
+    model, params, state = bernoulli_model()
+    single = tree.map(torch.Tensor.float, params)
+    found = exact(parse("rebar:0.7:0.6"), model, single, state, discrete.X.float(), samples=1, tolerance=1e-3)
+    known = exact_gradient(model, params, state, discrete.X, "ELBO", 1)[1]
+    assert_close(tree.map(torch.Tensor.double, found.mean), known, atol=1e-4)
+
+
+def test_a_finite_posterior_may_hold_other_distributions_and_take_noise_of_three_axes_only():
+    class Nested(NamedTuple):
+        of: fv.distributions.Bernoulli
+        loc = mean = property(lambda self: self.of.mean)
+        reparameterised = property(lambda self: False)
+
+        def values(self):
+            return self.of.values()
+
+        def log_prob(self, z):
+            return self.of.log_prob(z)
+
+        def sample(self, eps):
+            assert eps.ndim == 3
+            return self.of.sample(eps)
+
+    model, params, state = bernoulli_model()
+
     def encode(*args, **kwargs):
         q, state = model.encode(*args, **kwargs)
-        return Half(*q), state
+        return Nested(q), state
 
-    with pytest.raises(BadValue, match=r"the probabilities of the values\(\) of the Half do not add up to 1"):
-        exact(parse("score"), model._replace(encode=encode), params, state, discrete.X, samples=1)
+    found = exact(parse("rloo"), model._replace(encode=encode), params, state, discrete.X, samples=2)
+    assert_close(found.mean, exact(parse("rloo"), model, params, state, discrete.X, samples=2).mean, atol=1e-14)
+
+
+def test_too_many_nodes_in_a_cell_and_breaks_of_another_shape_are_errors():
+    with pytest.raises(BadValue, match="nodes is 2000: it must be at most 1024 in each cell"):
+        exact(parse("arm"), *bernoulli_model(1), discrete.X, samples=1, nodes=2000)
+    points = fv.estimators.Points(lambda q, eps: q.sample(eps), breaks=lambda q: q.mean)
+    wrong = fv.estimators.from_points(
+        points, lambda f, seen: fv.Weights(0 * f, f, 0 * f + 1), bound=fv.bounds.elbo, claims=parse("arm").claims
+    )
+    with pytest.raises(BadValue, match="the breaks"):
+        exact(wrong, *bernoulli_model(), discrete.X, samples=1)
 
 
 def test_nodes_are_doubled_until_the_error_is_within_the_tolerance():
