@@ -2,8 +2,8 @@
 
 The output is a tensor or a tuple of two tensors. A head of two tensors splits a single tensor into halves along its
 last axis. (The posteriors of `distributions.layered` also take the weights of their networks.) Any such function is a
-head. The distribution of a likelihood head must have the shape of the data, after any
-leading axes of z.
+head. The distribution of a likelihood head must have the shape of the data, after any leading axes of z. So the heads
+of `categorical` and `concrete(…, classes)`, whose logits have an axis of classes, are for posteriors and priors only.
 """
 
 import math

@@ -25,7 +25,7 @@ from funcvae.distributions.discrete import uniform
 from funcvae.errors import BadValue
 from funcvae.estimators.engine import from_points
 from funcvae.estimators.leave_one_out import others_logsumexp
-from funcvae.estimators.types import Claims, Estimator, Points, Seen, Weights
+from funcvae.estimators.types import Claims, Estimator, Points, Seen, Weights, spell
 
 __all__ = ["arm", "disarm", "disarm_local", "local_expectation", "rebar", "reinmax", "straight_through"]
 
@@ -124,7 +124,7 @@ def rebar(eta: Finite, temperature: Positive) -> Estimator:
 
     points = Points(partial(_relaxed_pair, temperature), breaks=_steps_of_one)
     claims = Claims("ELBO", True, True, ("arXiv:1703.07370",), "normal", "discrete", "Bernoulli")
-    name = f"rebar:{_digits(eta)}:{_digits(temperature)}"
+    name = spell("rebar", eta, temperature)
     return from_points(points, rebar, bound=bounds.elbo, claims=claims, name=name, two_pulls=True)
 
 
@@ -163,7 +163,7 @@ def local_expectation() -> Estimator:
         Σ_n Σ_c q(z_v = c) f(z; z_v = c) s(c) / N, for each variable z_v
 
     Unbiased: the score-function gradient, with the expectation over the variable itself exact. Each noise takes
-    1 + V (S - 1) decodes for V variables of S values.
+    1 + V (S - 1) decodes for V variables of S values, at once even in chunks of one noise.
 
     Reference: Titsias & Lázaro-Gredilla (2015), "Local expectation gradients for black box variational inference".
     """
@@ -331,10 +331,6 @@ def _bernoulli(name: str, q: Posterior) -> Bernoulli:
             "local_expectation, or disarm for a Categorical"
         )
     return q
-
-
-def _digits(number: float) -> str:
-    return str(number).removesuffix(".0")
 
 
 _softmax, _others_logsumexp = checks.unchecked(bounds.softmax), checks.unchecked(others_logsumexp)

@@ -14,7 +14,7 @@ from funcvae.distributions import FullNormal, Normal
 from funcvae.errors import BadValue
 from funcvae.estimators.engine import add_trees
 from funcvae.estimators.table import elbo_mc
-from funcvae.estimators.types import Claims, Estimate, Estimator
+from funcvae.estimators.types import Claims, Estimate, Estimator, spell
 from funcvae.model import VAE, log_p_x_given_z, log_prob
 from funcvae.modules import Params, State
 
@@ -81,9 +81,10 @@ def quadratic_cv(gamma: Finite) -> Estimator:
         args = (model, params, state, x, eps, train)
         return controlled(base.parts.share(*args, samples, *w), len(eps) / samples, *args)
 
-    name = f"quadratic_cv:{str(gamma).removesuffix('.0')}"
     claims = Claims("ELBO", True, True, ("arXiv:1705.07880", "arXiv:2007.14634"), "normal", note="normal posterior")
-    return Estimator(name, claims, None, estimate, base.evaluate, _parts=base.parts._replace(share=share))
+    return Estimator(
+        spell("quadratic_cv", gamma), claims, None, estimate, base.evaluate, _parts=base.parts._replace(share=share)
+    )
 
 
 def _derivatives(model: VAE, params: Params, state: State, x: Tensor, z: Tensor, train: bool) -> tuple[Tensor, Tensor]:

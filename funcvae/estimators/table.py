@@ -33,7 +33,7 @@ from funcvae.errors import BadValue
 from funcvae.estimators.closed_form_kl import analytic_kl
 from funcvae.estimators.engine import weighted
 from funcvae.estimators.leave_one_out import others_logsumexp, others_mean
-from funcvae.estimators.types import Claims, Estimator, Weights
+from funcvae.estimators.types import Claims, Estimator, Weights, digits, spell
 
 __all__ = [
     "beta_elbo", "ciwae", "dreg", "elbo", "elbo_mc", "iwae", "iwae_stl", "miwae", "ovis", "piwae", "renyi", "rloo",
@@ -66,8 +66,8 @@ def beta_elbo(beta: Annotated[Finite, at_least(0)]) -> Estimator:
 
     Reference: Higgins et al. (2017), "beta-VAE".
     """
-    claims = Claims(f"ELBO with {_digits(beta)} KL", True, True, ("Higgins et al. 2017",), "normal")
-    return analytic_kl(_spell("beta_elbo", beta), beta, claims)
+    claims = Claims(f"ELBO with {digits(beta)} KL", True, True, ("Higgins et al. 2017",), "normal")
+    return analytic_kl(spell("beta_elbo", beta), beta, claims)
 
 
 @remembered
@@ -178,8 +178,8 @@ def renyi(alpha: float) -> Estimator:
         u, _ = _tempered_mean(log_w, 1 - alpha)
         return Weights(path=u, score=-u, theta=u)
 
-    claims = Claims(f"Rényi({_digits(alpha)})", True, True, ("arXiv:1602.02311",), "any")
-    return weighted(renyi, bound=bounds.renyi(alpha), claims=claims, name=_spell("renyi", alpha))
+    claims = Claims(f"Rényi({digits(alpha)})", True, True, ("arXiv:1602.02311",), "any")
+    return weighted(renyi, bound=bounds.renyi(alpha), claims=claims, name=spell("renyi", alpha))
 
 
 @remembered
@@ -200,8 +200,8 @@ def vr_iwae_dreg(alpha: float) -> Estimator:
         u, _ = _tempered_mean(log_w, 1 - alpha)
         return Weights(path=alpha * u + (1 - alpha) * u**2, score=torch.zeros_like(u), theta=u)
 
-    claims = Claims(f"Rényi({_digits(alpha)})", True, True, ("arXiv:2210.06226",))
-    return weighted(vr_iwae_dreg, bound=bounds.renyi(alpha), claims=claims, name=_spell("vr_iwae_dreg", alpha))
+    claims = Claims(f"Rényi({digits(alpha)})", True, True, ("arXiv:2210.06226",))
+    return weighted(vr_iwae_dreg, bound=bounds.renyi(alpha), claims=claims, name=spell("vr_iwae_dreg", alpha))
 
 
 @remembered
@@ -327,7 +327,7 @@ def ovis(gamma: Fraction) -> Estimator:
 
     note = "K >= 2; unbiased only at γ = 0" if gamma else "K >= 2"
     claims = Claims("L_K", gamma == 0, True, ("arXiv:2008.01998",), posterior="any", note=note)
-    return weighted(ovis, bound=bounds.iwae, claims=claims, name=_spell("ovis", gamma))
+    return weighted(ovis, bound=bounds.iwae, claims=claims, name=spell("ovis", gamma))
 
 
 @remembered
@@ -387,7 +387,7 @@ def miwae(m: Count) -> Estimator:
         return Weights(path=v, score=-v, theta=v)
 
     claims = Claims(f"mean of {m} bounds L_(K/{m})", True, True, ("arXiv:1802.04537",), "any", note=f"{m} divides K")
-    return weighted(miwae, bound=bounds.miwae(m), claims=claims, name=_spell("miwae", m))
+    return weighted(miwae, bound=bounds.miwae(m), claims=claims, name=spell("miwae", m))
 
 
 @remembered
@@ -406,8 +406,8 @@ def ciwae(beta: Fraction) -> Estimator:
         r = beta * _mean(log_w) + (1 - beta) * _softmax(log_w)
         return Weights(path=r, score=-r, theta=r)
 
-    claims = Claims(f"{_digits(beta)} ELBO + {1 - beta:g} L_K", True, True, ("arXiv:1802.04537",), "any")
-    return weighted(ciwae, bound=bounds.ciwae(beta), claims=claims, name=_spell("ciwae", beta))
+    claims = Claims(f"{digits(beta)} ELBO + {1 - beta:g} L_K", True, True, ("arXiv:1802.04537",), "any")
+    return weighted(ciwae, bound=bounds.ciwae(beta), claims=claims, name=spell("ciwae", beta))
 
 
 @remembered
@@ -430,7 +430,7 @@ def piwae(m: Count) -> Estimator:
     # With one group this is `iwae`.
     note = f"encoder: unbiased for the mean of {m} bounds L_(K/{m}); {m} divides K" if m > 1 else ""
     claims = Claims("L_K", m == 1, True, ("arXiv:1802.04537",), "any", note=note)
-    return weighted(piwae, bound=bounds.iwae, claims=claims, name=_spell("piwae", m), two_pulls=True)
+    return weighted(piwae, bound=bounds.iwae, claims=claims, name=spell("piwae", m), two_pulls=True)
 
 
 @remembered
@@ -464,7 +464,7 @@ def tvo(partition: Partition) -> Estimator:
 
     note = "for the TVO itself, both are biased and consistent"
     claims = Claims("TVO, self-normalised", False, True, ("arXiv:1907.00031",), "any", "any", note)
-    return weighted(tvo, bound=bounds.tvo(partition), claims=claims, name=_spell("tvo", *partition))
+    return weighted(tvo, bound=bounds.tvo(partition), claims=claims, name=spell("tvo", *partition))
 
 
 def _from_the_top(log_w: Tensor) -> Tensor:
@@ -498,15 +498,6 @@ def _two_or_more(name: str, log_w: Tensor) -> Tensor:
     if len(log_w) < 2:
         raise BadValue(f"samples is {len(log_w)}: {name} compares the samples of a datum, so it must be at least 2")
     return log_w
-
-
-def _spell(name: str, *arguments: float) -> str:
-    """The name from which `parse` makes the same estimator."""
-    return ":".join([name, *map(_digits, arguments)])
-
-
-def _digits(number: float) -> str:
-    return str(number).removesuffix(".0")
 
 
 _softmax, _groups = checks.unchecked(bounds.softmax), checks.unchecked(bounds.groups)

@@ -20,7 +20,7 @@ from funcvae.noise import Noise, is_independent, name_of
 __all__ = [
     "SAMPLES", "Claims", "Closed", "ClosedForm", "Estimate", "Estimator", "FromPass", "GradientEstimator",
     "PartialBound", "PartialLogWeights", "Parts", "Pass", "Points", "Sample", "Seen", "Share", "Weights",
-    "check_arguments", "check_estimator", "check_noise", "check_posterior",
+    "check_arguments", "check_estimator", "check_noise", "check_posterior", "digits", "spell",
     "with_posterior_of",
 ]  # fmt: skip
 
@@ -287,6 +287,16 @@ class Estimator:
 
 
 MODEL = "a distribution of the model"
+
+
+def spell(name: str, *arguments: float) -> str:
+    """The name from which `parse` makes the same estimator."""
+    return ":".join([name, *map(digits, arguments)])
+
+
+def digits(number: float) -> str:
+    """A number without a decimal point if it is whole."""
+    return str(number).removesuffix(".0")
 
 
 def check_estimator(name: str, estimator: GradientEstimator) -> None:
