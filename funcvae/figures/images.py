@@ -83,10 +83,7 @@ def sample_grid(images: ArrayLike, *, title: str = "Images decoded from samples 
 
 @checks.arguments
 def reconstructions(
-    originals: ArrayLike,
-    reconstructed: ArrayLike,
-    *,
-    title: str = "Originals and their reconstructions",
+    originals: ArrayLike, reconstructed: ArrayLike, *, title: str = "Originals and their reconstructions"
 ) -> Figure:
     """Images above their reconstructions, ten to a row.
 
@@ -115,10 +112,7 @@ def reconstructions(
 
 @checks.arguments
 def interpolation(
-    images: ArrayLike,
-    *,
-    ends: ArrayLike | None = None,
-    title: str = "Images decoded between two items",
+    images: ArrayLike, *, ends: ArrayLike | None = None, title: str = "Images decoded between two items"
 ) -> Figure:
     """A strip of images from one item to another; the i-th of n belongs to t = i / (n - 1).
 

@@ -86,11 +86,7 @@ def densities(
 
 @checks.arguments
 def evolution(
-    step: ArrayLike,
-    samples: ArrayLike,
-    true: ArrayLike,
-    *,
-    title: str = "Samples of the model during training",
+    step: ArrayLike, samples: ArrayLike, true: ArrayLike, *, title: str = "Samples of the model during training"
 ) -> Figure:
     """The data, and samples of the model after different numbers of training steps.
 

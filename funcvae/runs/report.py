@@ -269,13 +269,7 @@ def _arms(
 
 
 def _log_weight_results(
-    run: Run,
-    x: Tensor,
-    items: Tensor,
-    key: random.Key,
-    samples: int,
-    chunk: int,
-    progress: Progress,
+    run: Run, x: Tensor, items: Tensor, key: random.Key, samples: int, chunk: int, progress: Progress
 ) -> Report:
     """The results that follow from the log-weights. Each slab of the data has its own key."""
     likelihoods, ladders, gaps, done = [], [], [], 0

@@ -15,13 +15,7 @@ from funcvae._support.checks import Count
 from funcvae.errors import BadData, BadValue, NonFinite
 from funcvae.runs import environment
 from funcvae.runs.config import Config, check_available
-from funcvae.runs.folder import (
-    CHECKPOINTS,
-    METRICS,
-    check_same_data,
-    load_data,
-    read_run,
-)
+from funcvae.runs.folder import CHECKPOINTS, METRICS, check_same_data, load_data, read_run
 from funcvae.runs.prepare import Setup, newest_checkpoint, prepare
 from funcvae.tracking.metrics_file import LINE_LIMIT
 from funcvae.train import checkpoint, loop

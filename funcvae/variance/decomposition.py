@@ -21,14 +21,7 @@ from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid
 from funcvae.variance import intervals, online_moments, snr
 from funcvae.variance.intervals import Measured
-from funcvae.variance.problem import (
-    ReplicateSettings,
-    check_finite,
-    gradients,
-    make_lane,
-    make_problem,
-    noise_chunks,
-)
+from funcvae.variance.problem import ReplicateSettings, check_finite, gradients, make_lane, make_problem, noise_chunks
 from funcvae.variance.snr import Series
 
 __all__ = ["Decomposition", "Sources", "sources"]
