@@ -180,9 +180,7 @@ def configure(system: str, **options: Any) -> Config:
         BadValue: a system or option is unknown, out is missing, or a value is not allowed.
         BadType: an option has the wrong type.
     """
-    known = [field.name for field in fields(Options)]
-    if strange := sorted(options.keys() - set(known)):
-        raise unknown("field", strange[0], known)
+    _check_names(options, Options)
     return with_defaults(Options(system=system, **options))
 
 
@@ -202,11 +200,7 @@ def with_defaults(options: Options) -> Config:
 
 
 def resumed(config: Config, options: Options, run: Path) -> Config:
-    """The configuration of the run in a folder when it is resumed with these options.
-
-    Raises:
-        BadValue: options that must stay the same differ; the message names them.
-    """
+    """The configuration of a run that is resumed with these options. Raises BadValue if others than may change do."""
     values = options.specified()
     if pairs := differences(config, values, MAY_CHANGE):
         raise BadValue(f"{run} cannot be resumed with other settings: {pairs}; leave them out, or start another run")
@@ -221,17 +215,17 @@ def differences(config: Config, values: Mapping[str, Any], may_change: Collectio
 
 
 def parse_config(content: Mapping[str, Any]) -> Config:
-    """The configuration in a JSON object.
-
-    Raises:
-        BadType, BadValue: a field is unknown or missing, or has the wrong type or value.
-    """
-    known = [field.name for field in fields(Config)]
-    if strange := sorted(content.keys() - set(known)):
-        raise unknown("field", strange[0], known)
+    """The configuration in a JSON object. Raises BadType or BadValue if a field is unknown, missing or wrong."""
+    _check_names(content, Config)
     if isinstance(content.get("lr"), int):  # a run writes 1.0
         raise BadType(f"lr is {content['lr']}: it must be a float or None")
     return files.typed(content, Config)
+
+
+def _check_names(given: Mapping[str, Any], kind: type[Options | Config]) -> None:
+    known = [field.name for field in fields(kind)]
+    if strange := sorted(given.keys() - set(known)):
+        raise unknown("field", strange[0], known)
 
 
 def _check_fields(value: Options | Config) -> None:

@@ -12,6 +12,7 @@
 has a cell for each system, estimator, number of samples and seed. Only the systems are required.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from funcvae import compilation, estimators
+from funcvae import compilation, estimators, noise
 from funcvae._support import checks, files
 from funcvae.errors import BadData, BadType, BadValue, unknown
 from funcvae.runs.config import Config, Options, configure, recipe
@@ -88,9 +89,8 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
     specs = grid.estimators and tuple(estimators.parse(spec).name for spec in grid.estimators)
     grid = replace(grid, systems=tuple(recipe(name).name for name in grid.systems), estimators=specs)
     for name in ("systems", "estimators", "samples", "seeds"):
-        values = getattr(grid, name) or ()
-        for i, value in enumerate(values):
-            if value in values[:i]:
+        for value, count in Counter(getattr(grid, name)).items():
+            if count > 1:
                 raise BadValue(f"{name} has {value!r} twice")
     return grid
 
@@ -127,11 +127,7 @@ def cell_name(cell: Config) -> str:
 
 
 def read_result(cell: Config) -> CellResult | None:
-    """The result of a cell; None before it is finished.
-
-    Raises:
-        BadData: the file is damaged, or belongs to another cell.
-    """
+    """The result of a cell; None before it is finished. Raises BadData if the file is damaged or of another cell."""
     path = Path(cell.out, RESULT)
     if not path.is_file():
         return None
@@ -146,6 +142,11 @@ def read_result(cell: Config) -> CellResult | None:
 def cell_id(cell: Config) -> dict[str, Any]:
     """The fields of a result that identify its cell."""
     return {name: getattr(cell, name) for name in ("system", "estimator", "samples", "seed")}
+
+
+def target_of(cell: Config) -> str:
+    """The bound that the estimator of a cell ascends."""
+    return estimators.parse(cell.estimator).claims_under(noise.parse(cell.noise)).target
 
 
 _NOT_SETTINGS = {

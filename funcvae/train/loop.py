@@ -36,6 +36,9 @@ class History(NamedTuple):
     test_bound: np.ndarray  # [epochs], nats per example; empty without a test set
 
 
+NO_HISTORY = History(*np.zeros((4, 0)))
+
+
 def fit(
     ts: TrainState,
     model: VAE,
@@ -145,7 +148,7 @@ def fit_task(
     history: History | None = None,
 ) -> tuple[TrainState, History]:
     """Trains a task. Like `fit`, but takes its settings as value objects."""
-    record = _Record(history)
+    record = _Record(history or NO_HISTORY)
     task = checked_task(ts, task)
     if test is not None:
         check_items(task.model, ts.params, ts.state, test, task.settings.observe, name="test")
@@ -239,9 +242,7 @@ def _test_bound(
 class _Record:
     """A growing `History`, in arrays, so that a long run takes little memory."""
 
-    def __init__(self, past: History | None) -> None:
-        if past is None:
-            past = History(*np.zeros((4, 0)))
+    def __init__(self, past: History) -> None:
         _check_history(past)
         self.metrics = array("d", np.stack(past[:3], axis=1).astype(float).tobytes())  # [steps, 3]
         self.test_bounds = array("d", past.test_bound.astype(float).tobytes())
