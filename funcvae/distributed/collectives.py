@@ -116,7 +116,6 @@ class Processes:
         return part if self.size == 1 else torch.cat(self._all_gather_uneven(part, lengths))
 
     def _all_gather_uneven(self, part: Tensor, lengths: list[int] | None = None) -> list[Tensor]:
-        """All processes' tensors [n_r, ...], as a list."""
         lengths = self.all_gather(torch.tensor(len(part))).tolist() if lengths is None else lengths
         padded = part.new_zeros(max(lengths), *part.shape[1:])
         padded[: len(part)] = part
@@ -136,14 +135,14 @@ class Processes:
         """Raises BadValue with the names that differ, unless these values are equal in all processes."""
         main, *others = self.all_gather_object(facts)
         for rank, theirs in enumerate(others, 1):
-            differing = [name for name in facts if theirs[name] != main[name]]
-            if differing:
-                pairs = ", ".join(
-                    f"{name.replace('_', ' ')} is {_one_line(main[name])} in process 0 and {_one_line(theirs[name])} "
-                    f"in process {rank}"
-                    for name in differing
-                )
-                raise BadValue(f"{pairs}: start all processes with the same command, code and settings")
+            pairs = [
+                f"{name.replace('_', ' ')} is {checks.one_line(repr(main[name]), 80)} in process 0 and "
+                f"{checks.one_line(repr(theirs[name]), 80)} in process {rank}"
+                for name in facts
+                if theirs[name] != main[name]
+            ]
+            if pairs:
+                raise BadValue(f"{', '.join(pairs)}: start all processes with the same command, code and settings")
 
     def _count(self, messages: int, size: int) -> None:
         self.sent = replace(self.sent, messages=self.sent.messages + messages, bytes=self.sent.bytes + size)
@@ -181,8 +180,9 @@ class Processes:
             return ProcessLost(f"process 0, which holds the common store, has exited or cannot be reached: {reason}")
         which = ", ".join(map(str, gone or silent))
         if gone:
-            plural = "es" * (len(gone) > 1)
-            return ProcessLost(f"process{plural} {which} exited unexpectedly (possibly killed): {reason}")
+            return ProcessLost(
+                f"process{'es' * (len(gone) > 1)} {which} exited unexpectedly (possibly killed): {reason}"
+            )
         if silent:
             return ProcessLost(f"process {which} has not responded for {_ROLL_CALL:g} s and may have exited: {reason}")
         return ProcessLost(f"the processes cannot reach one another: {reason}")
@@ -219,10 +219,6 @@ def short_reason(error: str) -> str:
     sentences = lines[0].rpartition("] ")[2].split(". ")
     # gloo writes "[enforce fail at FILE] CONDITION. REASON".
     return checks.one_line(sentences[-1 if "[enforce fail" in lines[0] else 0], 120)
-
-
-def _one_line(value: Any) -> str:
-    return checks.one_line(repr(value), 80)
 
 
 _ROLL_CALL = 25.0  # seconds for the remaining processes to register; one of them may still compute a step

@@ -27,13 +27,9 @@ Span = tuple[int, int]
 def ordered_sum(
     count: int, summand: Callable[[int], Tensor], processes: Processes, zeros: Callable[[], Tensor]
 ) -> Tensor:
-    """The sum of vectors [p] along the tree. Each process computes its own summands; all of them return the sum.
+    """The sum of S = `count` vectors [p] along the tree. Each process computes its own; all of them return the sum.
 
-    Args:
-        count: the number S of summands, 1 or more.
-        summand: maps an index to a vector. At most log S vectors are in memory at a time.
-        processes: the processes that share the work.
-        zeros: makes a vector of zeros [p].
+    `summand` maps an index to a vector; at most log S vectors are in memory at a time. `zeros` makes a zero vector.
     """
     return combine_sums(local_sums(count, summand, processes, zeros), count, processes)
 

@@ -14,18 +14,9 @@ from funcvae._support import checks
 from funcvae._support.checks import Count
 from funcvae.distributions import Delta, Posterior, SignedNormal
 from funcvae.errors import BadType
+from funcvae.evaluate import weights
 from funcvae.evaluate.reconstruction import check_binary
-from funcvae.evaluate.weights import (
-    Estimated,
-    Likelihood,
-    Untrusted,
-    check_item_values,
-    check_items,
-    ladder,
-    likelihood,
-    rungs,
-    untrusted_message,
-)
+from funcvae.evaluate.weights import Estimated, Likelihood, Untrusted
 from funcvae.model import VAE, check_data, log_weight, noise_dtype
 from funcvae.modules import Params, State
 
@@ -64,9 +55,9 @@ def log_likelihood(
     Reference: Burda, Grosse & Salakhutdinov (2016), arXiv:1509.00519, section 5.
     """
     log_w = log_weights(model, params, state, x, key, samples=samples, chunk=chunk, compile=compile, progress=progress)
-    found = likelihood(log_w)
+    found = weights.likelihood(log_w)
     if found.untrusted.any():
-        warnings.warn(untrusted_message(found), Untrusted, stacklevel=2)
+        warnings.warn(weights.untrusted_message(found), Untrusted, stacklevel=2)
     return found
 
 
@@ -82,8 +73,10 @@ def bound_ladder(
     compile: bool = False,
 ) -> dict[int, Estimated]:
     """L_K for each K of `samples`, on common noise; L_1 is the ELBO. See `ladder` and `log_weights`."""
-    most = rungs(samples)[-1]
-    return ladder(log_weights(model, params, state, x, key, samples=most, chunk=chunk, compile=compile), samples)
+    most = weights.rungs(samples)[-1]
+    return weights.ladder(
+        log_weights(model, params, state, x, key, samples=most, chunk=chunk, compile=compile), samples
+    )
 
 
 @checks.arguments
@@ -123,7 +116,7 @@ def log_weights(
     check_data(model, params, state, x)
     checks.same_device(key=key, x=x)
     model = model.unchecked()
-    check_items(items, len(x))
+    weights.check_items(items, len(x))
     checks.fits("samples", (samples, len(x)), 8)
     dtype = noise_dtype(params)
     checks.fits("chunk", (min(chunk, samples), len(x), model.latent), dtype.itemsize)
@@ -148,7 +141,7 @@ def log_weights(
         log_w[first:last] = torch.cat(found, 1)
         first = last
         progress(last, samples)
-    check_item_values("log-weights", (log_w < math.inf).all(0) & (log_w > -math.inf).any(0), items)
+    weights.check_item_values("log-weights", (log_w < math.inf).all(0) & (log_w > -math.inf).any(0), items)
     return log_w
 
 

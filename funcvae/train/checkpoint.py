@@ -92,13 +92,7 @@ def prune(folder: Path, keep: int) -> None:
 
 @checks.arguments
 def save_params(path: Path, params: Params, state: State) -> None:
-    """Writes params and state with their SHA-256. Equal trees give equal bytes.
-
-    The path of a tensor is its name, as in "params/encoder/linear1.weight".
-
-    Raises:
-        NotWritten: the file cannot be written.
-    """
+    """Writes params and state with their SHA-256, named as by `save`. Equal trees give equal bytes."""
     tree_ = {"params": params, "state": state}
     files.write(path, _safetensors(tree_, {"sha256": tree.sha256(_named_tensors(tree_))}))
 

@@ -154,11 +154,11 @@ def fit_task(
         check_items(task.model, ts.params, ts.state, test, task.settings.observe, name="test")
         test = test.to(task.train.device)
     run = run_step(task, callbacks.stop)
-    step, watch, save_every = run.step, callbacks.watch, callbacks.save_every
+    step, watch, save_every, batch = run.step, callbacks.watch, callbacks.save_every, task.settings.batch
     ts = tree.map(torch.clone, ts)  # steps overwrite these copies
     frozen = [leaf for path, leaf in tree.named_leaves(ts.state).items() if path in task.model.frozen]
     compilation.mark_static((ts.params, ts.opt_state, frozen))
-    batches, test_key = batches_from(ts, len(task.train), task.settings.batch), run_keys(ts.key).test
+    batches, test_key = batches_from(ts, len(task.train), batch), run_keys(ts.key).test
     made, per_epoch, stopped = int(ts.step), task.steps_per_epoch, False
     last = (made // per_epoch + epochs) * per_epoch
 
@@ -186,9 +186,8 @@ def fit_task(
             if saving or epoch_ended:
                 _check_finite("the parameters' norm", float(tree.norm(ts.params)), row)
             if epoch_ended:
-                row["bound"] = record.mean_bound(len(task.train), task.settings.batch)
+                row["bound"] = record.mean_bound(len(task.train), batch)
                 if test is not None:
-                    batch = task.settings.batch
                     row["test_bound"] = _test_bound(ts, test, test_key, run.evaluation, batch, task.processes)
                     _check_finite("test_bound", row["test_bound"], row)
                     record.test_bounds.append(row["test_bound"])
@@ -266,10 +265,9 @@ class _Record:
 def _check_history(history: History) -> None:
     if not all(isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind in "fiu" for x in history):
         raise BadType("history must be a History of arrays of numbers, such as fit returns")
-    if len({len(x) for x in history[:3]}) > 1:
-        raise BadValue(
-            f"history has loss, bound and grad_norm of lengths {[len(x) for x in history[:3]]}: they must be equal"
-        )
+    lengths = [len(x) for x in history[:3]]
+    if len(set(lengths)) > 1:
+        raise BadValue(f"history has loss, bound and grad_norm of lengths {lengths}: they must be equal")
 
 
 def _burst_length(made: int, per_epoch: int, save_every: int) -> int:

@@ -11,16 +11,8 @@ from funcvae import compilation, noise, tree
 from funcvae._support import checks
 from funcvae._support.checks import Count
 from funcvae.compilation import Wrap, unchanged
-from funcvae.distributed.sharding import (  # fmt: skip
-    Batch,
-    GradientSettings,
-    StepDetails,
-    draw_noise,
-    nonempty_pieces,
-    share_like,
-    sum_shares,
-    unpack,
-)
+from funcvae.distributed import sharding
+from funcvae.distributed.sharding import Batch, GradientSettings, StepDetails, draw_noise, nonempty_pieces
 from funcvae.errors import BadType, BadValue
 from funcvae.estimators.chunks import in_chunks
 from funcvae.estimators.types import Estimator
@@ -178,8 +170,8 @@ def _sharded_step(
     requests = torch.zeros((), device=train.device)
 
     def descend(ts: TrainState, flat: Tensor, c: float) -> tuple[TrainState, Metrics]:
-        like = share_like(gradient.model, ts.params, ts.state)
-        return _descended(ts, update, *unpack(flat, like, ts.state), c, offset)
+        like = sharding.share_like(gradient.model, ts.params, ts.state)
+        return _descended(ts, update, *sharding.unpack(flat, like, ts.state), c, offset)
 
     descend = wrap(descend)
 
@@ -188,8 +180,8 @@ def _sharded_step(
         pieces = nonempty_pieces(work.length(len(rows)), task.shards)
         share_of = work.shares(ts.params, ts.state, Batch(keys, train, rows), pieces, processes)
         stopping = several and bool(stop())
-        like = share_like(gradient.model, ts.params, ts.state)
-        flat = sum_shares(pieces, share_of, processes, like, stop=stopping, ordered=ordered)
+        like = sharding.share_like(gradient.model, ts.params, ts.state)
+        flat = sharding.sum_shares(pieces, share_of, processes, like, stop=stopping, ordered=ordered)
         requests.add_(flat[-1])
         return descend(ts, flat, scale(len(rows)))
 

@@ -88,11 +88,9 @@ def check_task(task: Task, params: Params, state: State) -> None:
 
 
 def check_shards(task: Task, state: State) -> None:
-    """Raises BadValue unless a step can be split into its shards.
+    """Raises BadValue if there are more shards than rows or samples, or more processes than shards.
 
-    Raises:
-        BadValue: there are more shards than rows or samples, or more processes than shards; or the number of shards is
-            not given, and the model has running statistics, which depend on it.
+    It is also raised if the number of shards is not given, and the model has running statistics, which depend on it.
     """
     settings, processes, shards = task.settings, task.processes, task.shards
     length, items = min(settings.batch, len(task.train)), "each batch has only {} rows"

@@ -60,12 +60,10 @@ def mean_interval(values: Floats, value: float | None = None, flag: str = "", ex
 
     Reference: Hall (1992), "On the removal of skewness by transformation".
     """
+    center = value if value is not None else float(values.mean()) if len(values) else math.nan
     if len(values) < 2:
-        center = value if value is not None else float(values.mean()) if len(values) else math.nan
         return Measured(center, math.inf, math.nan, math.nan, flag or "too few replicates")
-    center = float(values.mean()) if value is None else value
-    spread = float(values.std(ddof=1))
-    se = spread / math.sqrt(len(values))
+    se = se_of_mean(values, len(values))
     if not se > 0:
         return Measured(center, se, center, center, flag)
     below, above = hall_quantiles(values)
@@ -75,9 +73,8 @@ def mean_interval(values: Floats, value: float | None = None, flag: str = "", ex
 
 def hall_quantiles(values: Floats) -> tuple[float, float]:
     """The 2.5% and 97.5% quantiles of √n (x̄ - μ)/s, by Hall's transformation: see `mean_interval`."""
-    n = len(values)
     deviation = values - values.mean()
-    skew = float((deviation**3).mean() / (deviation**2).mean() ** 1.5) / math.sqrt(n)
+    skew = float((deviation**3).mean() / (deviation**2).mean() ** 1.5) / math.sqrt(len(values))
     if abs(skew) < 1e-6:
         return -Z95, Z95
     low, high = (3 / skew * (float(np.cbrt(1 + skew * (z - skew / 6))) - 1) for z in (-Z95, Z95))

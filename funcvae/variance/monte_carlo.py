@@ -140,15 +140,11 @@ def _step(lane: Lane, problem: Problem, gradient: Gradients) -> ChunkStep:
     if problem.settings.compile:
         model, names, train = problem.model, problem.names, problem.settings.train
         whole = _compiled_chunk_sums((lane.estimator,), model, names, train, problem.x.device)
-    chunk = problem.chunk
+    given, chunk = (problem.params, problem.state, problem.x), problem.chunk
 
-    def step(
-        eps: list[Tensor], centers: list[Leaves], powers: list[list[Leaves]]
-    ) -> tuple[list[LaneRows], list[Tensor]]:
+    def step(eps: list[Tensor], centers: list[Leaves], powers: list[list[Leaves]]) -> Any:
         chunk_sums = whole if len(eps[0]) == chunk else eager
-        square, along, log_w, bound = chunk_sums(
-            problem.params, problem.state, problem.x, eps[0], centers[0], powers[0]
-        )
+        square, along, log_w, bound = chunk_sums(*given, eps[0], centers[0], powers[0])
         bounds = rearrange(bound.double().cpu(), "c -> c 1")
         return [LaneRows(square, along, bounds, square.new_zeros(len(square), 0))], [log_w]
 

@@ -39,11 +39,7 @@ def merge(
 ) -> Block:
     """All blocks merged into one. Each process computes some of them, and all return the result.
 
-    Args:
-        ranges: the replicates of each block.
-        compute: from the replicates of a block to the block.
-        processes: the processes over which the blocks are distributed.
-        empty: makes the block of no replicates.
+    `compute` maps the replicates of a block to the block; `empty` makes the block of no replicates.
     """
     computed = [empty()._replace(sums=torch.empty(0))]
 

@@ -46,15 +46,9 @@ class ChunkStep(Protocol):
     def __call__(
         self, eps: list[Tensor], centers: list[Leaves], powers: list[list[Leaves]]
     ) -> tuple[list[LaneRows], list[Tensor]]:
-        """Adds the lanes' gradients to their sums of powers, in place.
+        """Adds the lanes' gradients to their sums of powers (as `Sums.powers`), in place.
 
-        Args:
-            eps: the noise [c, N, B, Z] of each scheme.
-            centers: the centre of each lane.
-            powers: the sums of powers of each lane, as `Sums.powers`.
-
-        Returns:
-            The rows of each lane, and the log-weights [c, N, B] of each scheme.
+        Maps the noise [c, N, B, Z] of each scheme to the rows of each lane, and each scheme's log-weights [c, N, B].
         """
         ...
 
@@ -82,15 +76,9 @@ def schemes_of(lanes: Sequence[Lane]) -> list[Noise]:
 
 
 class Accumulator:
-    """The sums and rows of all lanes' replicates so far.
+    """The sums and rows of all lanes' replicates so far; the first lane is the reference of `LaneRows.difference`.
 
-    Args:
-        lanes: the first is the reference of `LaneRows.difference`.
-        problem: model, batch, key and settings of the gradients.
-        step: computes a chunk.
-        centers: each lane's gradient of replicate 0.
-        order: the highest power that is summed.
-        processes: the processes over which the blocks are distributed.
+    `centers` are the lanes' gradients of replicate 0, and `order` is the highest power that is summed.
     """
 
     def __init__(
@@ -180,6 +168,5 @@ class Accumulator:
             row = LaneRows(*(next(columns) for _ in LaneRows._fields))
             self.sums[i] = online_moments.add_powers_(self.sums[i], flat, row.square)
             self.rows[i].append(row)
-        self.weights = [
-            weight_diagnostics.add(*each) for each in zip(self.weights, columns, block.first_rows, strict=True)
-        ]
+        pairs = zip(self.weights, columns, block.first_rows, strict=True)
+        self.weights = [weight_diagnostics.add(*each) for each in pairs]
