@@ -128,16 +128,14 @@ def interpolation(
     n, channels, height, width = images.shape
     if n < 2:
         raise BadValue("images has one image: an interpolation must have at least two")
-    originals = None if ends is None else as_images("ends", ends, f"2 {channels} {height} {width}")
-
-    cells = n if originals is None else n + 2
+    cells = n if ends is None else n + 2
     cell = np.clip(12 / cells, 0.4, 0.9)  # inches
-    wide, tall = cell * cells + 0.6, cell * height / width + 1.0
-    figure = titled(wide, tall, title)
-    if originals is not None:
+    figure = titled(cell * cells + 0.6, cell * height / width + 1.0, title)
+    if ends is not None:
+        originals = as_images("ends", ends, f"2 {channels} {height} {width}")
         first, strip, second = figure.subplots(1, 3, width_ratios=[1, n, 1])
-        for ax, original in (first, originals[0]), (second, originals[1]):
-            _show_cells(ax, original[None, None])
+        _show_cells(first, originals[:1, None])
+        _show_cells(second, originals[1:, None])
         # Labels start at the outer edges, since they may be wider than a small image.
         first.set_xlabel("first\noriginal", loc="left")
         second.set_xlabel("second\noriginal", loc="right")

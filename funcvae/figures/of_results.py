@@ -55,15 +55,8 @@ def training(history: History, *, name: str, title: str) -> Figure:
     """The bound at every training step and on the test set after every epoch."""
     steps, epochs = len(history.bound), len(history.test_bound)
     ends = [steps * (epoch + 1) // epochs for epoch in range(epochs)]
-    return curves.training_curves(
-        range(1, steps + 1),
-        history.bound,
-        ends,
-        history.test_bound,
-        grad_norm=history.grad_norm,
-        name=name,
-        title=title,
-    )
+    arrays = range(1, steps + 1), history.bound, ends, history.test_bound
+    return curves.training_curves(*arrays, grad_norm=history.grad_norm, name=name, title=title)
 
 
 @checks.arguments
