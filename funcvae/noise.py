@@ -24,7 +24,7 @@ from funcvae._support.checks import Count, Dtype, Indices
 from funcvae.errors import BadType, BadValue
 
 __all__ = [
-    "TABLE", "Noise", "PartialNoise", "accepts", "iid", "in_parts", "independent", "is_independent", "mirrored",
+    "TABLE", "Noise", "accepts", "iid", "in_parts", "independent", "is_independent", "mirrored",
     "moment_matched", "name_of", "numbered", "parse", "sobol",
 ]  # fmt: skip
 
@@ -34,23 +34,6 @@ class Noise(Protocol):
 
     def __call__(self, key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = ...) -> Tensor:
         """The noise eps [n, *shape] of a key."""
-        ...
-
-
-class PartialNoise(Protocol):
-    """A noise scheme that can draw a part."""
-
-    def __call__(
-        self,
-        key: random.Key,
-        n: int,
-        shape: random.Shape,
-        *,
-        dtype: torch.dtype = ...,
-        samples: Tensor | None = None,
-        rows: Tensor | None = None,
-    ) -> Tensor:
-        """The noise eps [n, *shape][samples][:, rows] of a key; None selects all."""
         ...
 
 
@@ -99,23 +82,16 @@ def iid(
     return _normal(key, whole, dtype, at=_flat_indices(whole, *picked, device=key.device))
 
 
-def in_parts(scheme: Noise) -> PartialNoise:
+def in_parts(scheme: Noise) -> Noise:
     """Turns a scheme into one that can draw a part: (key, n, shape, dtype=, samples=, rows=) -> eps.
 
-    The part equals scheme(key, n, shape)[samples][:, rows] to rounding; `samples` or `rows` of None select all.
+    The part equals scheme(key, n, shape)[samples][:, rows] to rounding; without `samples` or `rows`, it has all.
     """
     own = [name for name in ("samples", "rows") if accepts(scheme, name)]  # here, because the part may be compiled
 
     def part(
-        key: random.Key,
-        n: int,
-        shape: random.Shape,
-        *,
-        dtype: torch.dtype = torch.float32,
-        samples: Tensor | None = None,
-        rows: Tensor | None = None,
+        key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = torch.float32, **wanted: Tensor
     ) -> Tensor:
-        wanted = {name: at for name, at in {"samples": samples, "rows": rows}.items() if at is not None}
         eps = scheme(key, n, shape, dtype=dtype, **{name: at for name, at in wanted.items() if name in own})
         for axis, name in enumerate(("samples", "rows")):
             if name in wanted and name not in own:

@@ -46,13 +46,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     try:
         with _main_process_prints(sys.argv[1:] if args is None else args):
-            tyro.extras.subcommand_cli_from_dict(
-                COMMANDS,
-                prog="funcvae",
-                description=f"funcvae {__version__}",
-                args=args,
-                config=(tyro.conf.FlagCreatePairsOff,),
-            )
+            about, config = f"funcvae {__version__}", (tyro.conf.FlagCreatePairsOff,)
+            tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="funcvae", description=about, args=args, config=config)
     except KeyboardInterrupt:
         print("funcvae: stopped", file=sys.stderr)
         sys.exit(130)

@@ -85,7 +85,7 @@ def load(source: str, *, root: str | Path = "data", download: bool = False, size
         if name or path.is_file():
             raise BadValue(f"size is {size}: only a folder of images can be resized, and {source} is not one")
     if name:
-        return _from_arrays(source, NAMED[name](root=root, download=download))
+        return _from_arrays(source, NAMED[name](root, download))
     if not source or not os.path.exists(path):  # False for a name that no file can have
         if os.path.basename(source) == source and not path.suffix:
             raise unknown("data", source, NAMED)

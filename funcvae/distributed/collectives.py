@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -70,8 +70,7 @@ class Processes:
         """The sum of all processes' tensors of one shape, in place. torch.distributed chooses the order of the sum."""
         if self.size == 1:
             return flat
-        self._count(2 * (self.size - 1), 2 * flat.nbytes * (self.size - 1) // self.size)
-        with self._failures_explained():
+        with self._sending(2 * (self.size - 1), 2 * flat.nbytes * (self.size - 1) // self.size):
             dist.all_reduce(flat)
         return flat
 
@@ -79,9 +78,8 @@ class Processes:
         """All processes' tensors of one shape, stacked: [size, ...]."""
         if self.size == 1:
             return part.unsqueeze(0)
-        self._count(self.size - 1, part.nbytes * (self.size - 1))
         out = part.new_empty(self.size, *part.shape)
-        with self._failures_explained():
+        with self._sending(self.size - 1, part.nbytes * (self.size - 1)):
             dist.all_gather([*out], part.contiguous())
         return out
 
@@ -89,9 +87,8 @@ class Processes:
         """Sends part r of [size, ...] to process r, and returns [size, ...] with part r from process r."""
         if self.size == 1:
             return parts
-        self._count(self.size - 1, parts.nbytes * (self.size - 1) // self.size)
         out = torch.empty_like(parts)
-        with self._failures_explained():
+        with self._sending(self.size - 1, parts.nbytes * (self.size - 1) // self.size):
             dist.all_to_all_single(out, parts.contiguous())
         return out
 
@@ -126,7 +123,7 @@ class Processes:
         if self.size == 1:
             return tree_
         out = tree.map(torch.clone, tree_)
-        with self._failures_explained():
+        with self._sending(0, 0):
             for leaf in tree.leaves(out):
                 dist.broadcast(leaf, 0)
         return out
@@ -144,12 +141,10 @@ class Processes:
             if pairs:
                 raise BadValue(f"{', '.join(pairs)}: start all processes with the same command, code and settings")
 
-    def _count(self, messages: int, size: int) -> None:
-        self.sent = replace(self.sent, messages=self.sent.messages + messages, bytes=self.sent.bytes + size)
-
     @contextmanager
-    def _failures_explained(self) -> Iterator[None]:
-        """Turns an error of torch.distributed into one that names the lost process."""
+    def _sending(self, messages: int, size: int) -> Iterator[None]:
+        """Counts what is sent, and turns an error of torch.distributed into one that names the lost process."""
+        self.sent = Traffic(self.sent.messages + messages, self.sent.bytes + size)
         try:
             yield
         except RuntimeError as error:

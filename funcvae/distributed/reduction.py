@@ -91,7 +91,6 @@ def spans_within(count: int, own: range) -> list[Span]:
 
 
 def _spans_of_each(count: int, processes: Processes) -> list[list[Span]]:
-    """For each process, the largest spans that contain only its summands."""
     return [spans_within(count, piece) for piece in _split_evenly(count, processes.size)]
 
 

@@ -16,7 +16,7 @@ BatchNorm takes its statistics from each shard separately; the running statistic
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ from funcvae.modules import Params, State
 from funcvae.noise import Noise, accepts, in_parts
 
 __all__ = [
-    "Batch", "GradientSettings", "PartialObserve", "ShardedGradient", "Split", "StepDetails", "by_rows", "by_samples",
+    "Batch", "GradientSettings", "ShardedGradient", "Split", "StepDetails", "by_rows", "by_samples",
     "draw_noise",
 ]  # fmt: skip
 
@@ -50,14 +50,6 @@ class GradientSettings(NamedTuple):
     """The largest number of samples that are decoded at a time."""
     observe: Observe
     noise: Noise
-
-
-class PartialObserve(Protocol):
-    """An `Observe` that can compute a part of the batch."""
-
-    def __call__(self, key: random.Key, x: Tensor, *, rows: Tensor) -> Tensor:
-        """The input of the model for x [n, ...], which holds the given rows of the batch."""
-        ...
 
 
 class Batch(NamedTuple):
@@ -103,11 +95,12 @@ class Split(Protocol):
 def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
     """Splits the rows of a batch: each shard estimates the gradient of its rows' mean bound.
 
-    An `observe` that takes `rows` gets only the shard's rows. Any other `observe` gets the whole batch.
+    An `observe` that takes `rows`, as observe(key, x, rows=rows), gets x of the shard's rows only. Any other `observe`
+    gets the whole batch.
     """
     model, estimator, samples, chunk, observe, noise = settings
     draw, chunked = in_parts(noise), samples > chunk
-    observe_rows = cast(PartialObserve, observe) if accepts(observe, "rows") else None
+    observe_rows: Any = observe if accepts(observe, "rows") else None
     if chunked:  # a loop over chunks, which the compiler would unroll: compile its parts instead
         estimator, draw = in_chunks(estimator, chunk, wrap), wrap(draw)
 

@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,12 +23,8 @@ from funcvae.modules import Params, State
 __all__ = ["Progress", "bound_ladder", "log_likelihood", "log_weights"]
 
 
-class Progress(Protocol):
-    """Reports the progress of a long computation."""
-
-    def __call__(self, done: int, total: int, /) -> None:
-        """Called after each part with the amount done and the total amount."""
-        ...
+Progress = Callable[[int, int], None]
+"""Called after each part of a long computation with the amount done and the total amount."""
 
 
 def log_likelihood(

@@ -80,7 +80,6 @@ class Likelihood(NamedTuple):
 
 
 def _is_log_weights(name: str, value: Tensor) -> Tensor:
-    """Checks that a tensor holds floating-point values, at least one for each datum."""
     if not len(checks.floating(name, checks.concrete(name, value))):
         raise BadValue(f"{name} has shape {list(value.shape)}: it must be [K, B], with K >= 1")
     return value

@@ -312,6 +312,5 @@ def _digits(value: float, n: int) -> str:
 
 
 def _luminance(colour: tuple[float, ...]) -> float:
-    """The relative luminance of a colour, from 0 to 1."""
     rgb = np.array(colour[:3])
     return float(np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])

@@ -86,7 +86,6 @@ def save_gif(
 
 
 def _ending(path: str | os.PathLike[str], ending: str) -> Path:
-    """Checks that a path has this ending, and returns it."""
     path = checks.path("path", path)
     if path.suffix.lower() != ending:
         raise BadValue(f"path is {str(path)!r}: it must end in {ending}")

@@ -115,7 +115,6 @@ def _by_samples(ax: Axes, lines: Mapping[str, OverSeeds], labels: Sequence[str],
 
 
 def _by_estimator(ax: Axes, lines: Mapping[str, OverSeeds], labels: Sequence[str]) -> None:
-    """Draws the estimators side by side."""
     for j, (label, line) in enumerate(lines.items()):
         _points(ax, np.array([float(j)]), np.array([j + 0.15]), line, _look(labels, label))
     tilted: Look = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if len(lines) > 3 else {}
@@ -160,7 +159,6 @@ def _look(labels: Sequence[str], label: str) -> Look:
 
 
 def _as_floats(name: str, lines: Mapping[str, OverSeeds], yscale: str) -> dict[str, OverSeeds]:
-    """A panel's results as arrays of matching shapes."""
     if not checks.mapping(f"the panel {name!r}", lines):
         raise BadValue(f"the panel {name!r} is empty: it must have at least one estimator")
     found = {}

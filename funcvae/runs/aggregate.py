@@ -143,7 +143,6 @@ _GROUP = ("system", "estimator", "target", "samples")
 
 
 def _row(cell: Config) -> TableRow:
-    """The row of a cell; None for missing numbers."""
     row = dict.fromkeys(COLUMNS) | cell_id(cell) | {"folder": cell.out}
     row["target"] = target_of(cell)
     result = read_result(cell)
@@ -165,7 +164,6 @@ def _row(cell: Config) -> TableRow:
 
 
 def _group(key: TableRow, rows: Sequence[TableRow]) -> TableRow:
-    """Means over the seeds of one system, estimator and number of samples."""
     done = [row for row in rows if row["status"] == "finished"]
     group = {**key, "seeds": len(done)}
     group |= {name: mean_interval([row[name] for row in done]) for name in ("bound", "test_bound") if done}
@@ -203,7 +201,6 @@ def _line_of(results: SweepResults, name: str, groups: Sequence[TableRow]) -> Ov
 
 
 def _line(group: TableRow, networks: Sequence[str]) -> list[str]:
-    """The cells of a line of the table."""
     bound = group.get("test_bound") or dict.fromkeys(("mean", "se", "low", "high"))
     interval = "" if bound["low"] is None else f"[{bound['low']:.4f}, {bound['high']:.4f}]"
     cells = [group["system"], group["estimator"], group["target"], str(group["samples"]), str(group["seeds"])]

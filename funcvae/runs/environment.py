@@ -174,7 +174,6 @@ def _revision() -> str | None:
 
 
 def _cpu() -> str:
-    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -196,7 +196,6 @@ def _train(
 
 
 def _train_without_writing(out: Path, setup: Setup, ts: TrainState, stop: MakeStop) -> None:
-    """Trains without writing files, in every process except the first."""
     # `save_every` decides when to check the parameters; all processes must check at the same steps.
     _fit(out, setup, ts, Callbacks(save_every=setup.config.checkpoint_every), stop, loop.NO_HISTORY)
 
@@ -204,7 +203,6 @@ def _train_without_writing(out: Path, setup: Setup, ts: TrainState, stop: MakeSt
 def _fit(
     out: Path, setup: Setup, ts: TrainState, callbacks: Callbacks, stop_context: MakeStop, history: History
 ) -> tuple[TrainState, History]:
-    """Trains from a TrainState to the end of the run, or until it stops."""
     if int(ts.step) == setup.steps:
         return ts, history
     epochs = setup.config.epochs - int(ts.step) // setup.task.steps_per_epoch
@@ -246,5 +244,4 @@ def _is_finished(path: Path, config: Config, manifest: environment.Manifest) -> 
 
 
 def _print_notice(line: str) -> None:
-    """Prints a line to stderr, above a progress bar."""
     tqdm.write(f"funcvae: {line}", file=sys.stderr)

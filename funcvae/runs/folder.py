@@ -218,7 +218,6 @@ def _print_once(line: str) -> None:
 
 
 def _has_shape(recipe: Recipe, shape: Sequence[int]) -> bool:
-    """Whether the system takes items of this shape."""
     return len(shape) == len(recipe.shape) and all(a in (None, b) for a, b in zip(recipe.shape, shape, strict=True))
 
 

@@ -159,7 +159,6 @@ _NOT_SETTINGS = {
 
 
 def _check_names(kind: str, names: Iterable[Any], known: Iterable[Field[Any]]) -> None:
-    """Raises BadValue for a name that no field has."""
     allowed = [field.name for field in known]
     for name in names:
         if kind == "setting" and name in _NOT_SETTINGS:

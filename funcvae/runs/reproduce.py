@@ -159,11 +159,9 @@ class _Comparison:
 
     @property
     def first(self) -> str | None:
-        """Describes the earliest difference."""
         return min(self.differences)[1] if self.differences else None
 
     def row(self, now: Row) -> None:
-        """Compares a row with the next row of the run."""
         step, then = now["step"], next(self._rows, None)
         if then is None:
             self.ended = True
@@ -185,7 +183,6 @@ class _Comparison:
             self.differences.append((error.step or 0, f"{error}, but the run continued"))
 
     def states(self, step: int, now: TrainState, then: TrainState) -> None:
-        """Compares a state with the state in a checkpoint."""
         self.parameter_checks += 1
         if not all(torch.equal(a, b) for a, b in zip(tree.leaves(then), tree.leaves(now), strict=True)):
             self.differences.append((step - 0.5, f"the checkpoint after {step:,} steps"))

@@ -207,7 +207,6 @@ def _train_cell(
 
 
 def _last_epoch(path: Path) -> CellResult:
-    """The numbers of the last epoch."""
     last = None
     for row in tracking.MetricsReader(path / METRICS):
         last = row if "test_bound" in row else last

@@ -126,7 +126,6 @@ _HEADER_BYTES = 2**20  # an upper bound for the names, shapes and metadata of a 
 
 
 def _named_tensors(tree_: Tree) -> dict[str, torch.Tensor]:
-    """The tree's tensors by path."""
     named = tree.named_leaves(tree_)
     for name, leaf in named.items():
         checks.concrete(checks.one_line(name, 100), leaf)
@@ -148,7 +147,6 @@ def _structure(tree_: Tree) -> Any:
 
 
 def _safetensors(tree_: Tree, metadata: dict[str, str]) -> bytes:
-    """The bytes of a safetensors file that holds a tree."""
     tensors = {name: leaf.detach().cpu().contiguous() for name, leaf in _named_tensors(tree_).items()}
     return as_safetensors(tensors, metadata=metadata)
 

@@ -247,7 +247,6 @@ class _Record:
         self.test_bounds = array("d", past.test_bound.astype(float).tobytes())
 
     def add(self, metrics: np.ndarray) -> None:
-        """Adds the metrics [steps, 3] of some steps."""
         self.metrics.extend(metrics.flat)
 
     def mean_bound(self, n: int, batch: int) -> float:
@@ -257,7 +256,6 @@ class _Record:
         return float(np.average(bound, weights=items[-len(bound) :]))
 
     def history(self) -> History:
-        """The complete history."""
         loss, bound, grad_norm = np.array(self.metrics).reshape(-1, 3).T
         return History(loss, bound, grad_norm, np.array(self.test_bounds))
 

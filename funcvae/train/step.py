@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,20 +25,10 @@ from funcvae.train.task import Task
 __all__ = ["Step", "Update", "make_step"]
 
 
-class Step(Protocol):
-    """A training step."""
-
-    def __call__(self, ts: TrainState, keys: Tensor, x: Tensor, /) -> tuple[TrainState, Metrics]:
-        """One step on a batch x [B, ...]; `keys` [2, 2], from `step_keys`, holds the noise key and the observe key."""
-        ...
-
-
-class Update(Protocol):
-    """The update of an optimizer."""
-
-    def __call__(self, grads: Params, opt_state: Any, params: Params, /) -> tuple[Params, Any]:
-        """The new parameters and optimizer state; `grads` is the gradient of the loss."""
-        ...
+Step = Callable[[TrainState, Tensor, Tensor], tuple[TrainState, Metrics]]
+"""Takes (ts, keys [2, 2], a batch x [B, ...]); the keys, from `step_keys`, are the noise key and the observe key."""
+Update = Callable[[Params, Any, Params], tuple[Params, Any]]
+"""Maps (the gradient of the loss, opt_state, params) to the new (params, opt_state)."""
 
 
 @checks.arguments
@@ -80,7 +70,6 @@ def make_step(
 
 
 def _step(gradient: GradientSettings, update: Update, settings: StepSettings) -> Step:
-    """Makes the step of `make_step` from checked arguments."""
     model, estimator, scale, offset = gradient.model, gradient.estimator, settings.scale, settings.offset
 
     def step(ts: TrainState, keys: Tensor, x: Tensor) -> tuple[TrainState, Metrics]:
@@ -118,7 +107,7 @@ def _descended(
 class RunStep(NamedTuple):
     """The step of a run, and how to evaluate and stop the run."""
 
-    step: Callable[[TrainState, Tensor, Tensor], tuple[TrainState, Metrics]]
+    step: Step
     """Takes (ts, keys, rows of the training data [B]), and overwrites this ts."""
     evaluation: GradientSettings
     """The settings of the test bound; its estimator is in chunks if not all samples are decoded at once."""

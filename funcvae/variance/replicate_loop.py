@@ -132,7 +132,6 @@ class Accumulator:
         report(segment.stop)
 
     def _compute(self, replicates: range) -> Block:
-        """The sums and rows of successive replicates."""
         block, rows, kept = self._empty(), [], []
         centers = [sums.center for sums in self.sums]
         flat = block.sums.chunk(len(self.lanes))
@@ -157,7 +156,6 @@ class Accumulator:
         return widths + [len(self.problem.x)] * len(self.schemes)
 
     def _empty(self) -> Block:
-        """The block of no replicates."""
         sums = torch.cat([online_moments.zero_powers(sums) for sums in self.sums])
         rows = torch.zeros(0, sum(self._widths()), dtype=torch.float64)
         return Block(sums, rows, [weight_diagnostics.no_log_weights(self.problem)] * len(self.schemes))
