@@ -18,11 +18,9 @@ __all__ = ["AdamState", "Optimizer", "Schedule", "adam"]
 
 Schedule = Callable[[Tensor], Tensor | float]
 """Maps the number of updates made to the learning rate of the next one."""
-Rows = list[tuple[Tensor, ...]]
-"""Each parameter with its gradient, m and v."""
+Rows = list[tuple[Tensor, ...]]  # each parameter with its gradient, m and v
 
-Decay = Annotated[float, that(lambda rate: 0 <= rate < 1, "in [0, 1), as a decay rate")]
-"""A decay rate, in [0, 1)."""
+Decay = Annotated[float, that(lambda rate: 0 <= rate < 1, "in [0, 1), as a decay rate")]  # a decay rate, in [0, 1)
 
 
 @by_call

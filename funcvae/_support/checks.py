@@ -35,8 +35,7 @@ from funcvae.errors import BadType, BadValue, FuncvaeError, Missing, unknown
 P = ParamSpec("P")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
-Check = Callable[[str, Any], Any]
-"""Takes an argument's name and value; returns the value or raises."""
+Check = Callable[[str, Any], Any]  # takes an argument's name and value; returns the value or raises
 
 
 class Only(NamedTuple):
@@ -153,26 +152,18 @@ _BY_KIND: dict[Any, Check | None] = {
 }  # fmt: skip
 
 
-Count = Annotated[int, at_least(1)]
-"""A whole number, 1 or more."""
-Natural = Annotated[int, at_least(0)]
-"""A whole number, 0 or more."""
-Positive = Annotated[float, is_positive]
-"""A positive, finite number."""
-Finite = Annotated[float, is_finite]
-"""A finite number."""
-Fraction = Annotated[float, within(0, 1)]
-"""A number between 0 and 1."""
-Floats = Annotated[Tensor, floating]
-"""A tensor of a floating-point dtype."""
+Count = Annotated[int, at_least(1)]  # a whole number, 1 or more
+Natural = Annotated[int, at_least(0)]  # a whole number, 0 or more
+Positive = Annotated[float, is_positive]  # a positive, finite number
+Finite = Annotated[float, is_finite]  # a finite number
+Fraction = Annotated[float, within(0, 1)]  # a number between 0 and 1
+Floats = Annotated[Tensor, floating]  # a tensor of a floating-point dtype
 FloatsOrBytes = Annotated[
     Tensor, that(lambda t: t.is_floating_point() or t.dtype == torch.uint8, "floating-point or uint8", BadType)
 ]
 """A tensor of a floating-point dtype, or of bytes."""
-Indices = Annotated[Tensor, int32_or_int64]
-"""A tensor of indices, int32 or int64."""
-Dtype = Annotated[torch.dtype, Only(float32_or_float64)]
-"""torch.float32 or torch.float64."""
+Indices = Annotated[Tensor, int32_or_int64]  # a tensor of indices, int32 or int64
+Dtype = Annotated[torch.dtype, Only(float32_or_float64)]  # torch.float32 or torch.float64
 
 
 def arguments(function: Callable[P, T]) -> Callable[P, T]:

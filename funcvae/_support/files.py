@@ -17,8 +17,7 @@ from funcvae.errors import BadData, BadType, BadValue, FuncvaeError, InUse, Miss
 
 T = TypeVar("T")
 
-JSON_LIMIT = 2**20
-"""The largest number of bytes of a JSON file; the files of a run are far smaller."""
+JSON_LIMIT = 2**20  # the largest number of bytes of a JSON file; the files of a run are far smaller
 
 
 def write(path: Path, content: bytes) -> Path:

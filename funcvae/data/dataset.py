@@ -134,5 +134,4 @@ def _items(where: str, x: Tensor) -> Tensor:
     return items
 
 
-_HASHED_AT_ONCE = 1000
-"""The number of items to decode at a time for their hash."""
+_HASHED_AT_ONCE = 1000  # the number of items to decode at a time for their hash

@@ -20,8 +20,7 @@ from funcvae.distributed.collectives import Processes, split_evenly
 
 __all__ = ["combine_sums", "local_sums", "ordered_sum"]
 
-Span = tuple[int, int]
-"""Summands first … last-1."""
+Span = tuple[int, int]  # summands first … last-1
 
 
 def ordered_sum(

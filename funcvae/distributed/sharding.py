@@ -246,8 +246,7 @@ def nonempty_pieces(length: int, shards: int) -> list[range]:
     return [piece for piece in _split_evenly(length, shards) if len(piece)]
 
 
-ShareTree = tuple[Params, Tensor, StateShare]
-"""A share before it is packed: gradient, bound and state."""
+ShareTree = tuple[Params, Tensor, StateShare]  # a share before it is packed: gradient, bound and state
 
 
 def share_like(model: VAE, params: Params, state: State) -> ShareTree:

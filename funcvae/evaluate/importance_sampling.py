@@ -147,8 +147,7 @@ _ROWS = 4000  # number of latents decoded at a time
 class Sampler(NamedTuple):
     """Importance sampling from a model's posterior."""
 
-    draw: Callable[[random.Key, Tensor], Tensor]
-    """(key, the samples' numbers [c]) -> their noise [c, B, Z]."""
+    draw: Callable[[random.Key, Tensor], Tensor]  # (key, the samples' numbers [c]) -> their noise [c, B, Z]
     weigh: Callable[[Params, State, Tensor, Posterior, Tensor], Tensor]
     """(params, state, x [B, ...], q(z|x), eps [c, B, Z]) -> log w [c, B]."""
 

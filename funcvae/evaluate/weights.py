@@ -85,8 +85,7 @@ def _is_log_weights(name: str, value: Tensor) -> Tensor:
     return value
 
 
-LogW = Annotated[Tensor, "K B", _is_log_weights]
-"""Log-weights of K samples for each of B data, K >= 1."""
+LogW = Annotated[Tensor, "K B", _is_log_weights]  # log-weights of K samples for each of B data, K >= 1
 
 
 @checks.arguments

@@ -33,15 +33,11 @@ class Setup(NamedTuple):
     dataset: data.Dataset
     task: Task
     start: TrainState
-    test: Tensor
-    """The test data, on the run's device."""
-    test_observed: Tensor
-    """The first test items, as the model observes them."""
-    monitor: Monitor | None
-    """Measures the gradient's variance during training; None if that is not requested."""
+    test: Tensor  # the test data, on the run's device
+    test_observed: Tensor  # the first test items, as the model observes them
+    monitor: Monitor | None  # measures the gradient's variance during training; None if that is not requested
     figure_key: random.Key
-    draw_key: random.Key
-    """Key of the draws from the model during training."""
+    draw_key: random.Key  # key of the draws from the model during training
 
     @property
     def steps(self) -> int:

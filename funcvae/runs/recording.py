@@ -25,8 +25,7 @@ from funcvae.train.state import TrainState
 __all__ = ["LAST_FIGURE", "read_history", "recorder", "write_results"]
 
 
-LAST_FIGURE = f"{FIGURES}/training.png"
-"""Written last: a folder with this file is complete."""
+LAST_FIGURE = f"{FIGURES}/training.png"  # written last: a folder with this file is complete
 
 
 @contextmanager
@@ -129,8 +128,7 @@ def read_history(path: Path, size: int, steps: int, epochs: int) -> History:
     return History(loss, bound, grad_norm, np.array(test_bounds))
 
 
-POINTS_A_STEP, TRACKED = 1000, 32
-"""The number of points to sample after each step, and of test images for the trackers."""
+POINTS_A_STEP, TRACKED = 1000, 32  # the number of points to sample after each step, and of test images for the trackers
 
 _POINTS = (POINTS_A_STEP, 2)
 _RAW = ".samples.f32"  # the samples of all steps, until the run is complete

@@ -148,8 +148,7 @@ def evaluation_figures(report: Report) -> dict[str, Figure]:
     return made
 
 
-ESTIMATORS = ("elbo_mc", "stl", "iwae", "dreg")
-"""Estimators to compare with the run's own by default."""
+ESTIMATORS = ("elbo_mc", "stl", "iwae", "dreg")  # estimators to compare with the run's own by default
 
 
 @checks.arguments

@@ -12,8 +12,7 @@ from funcvae.train.settings import Row
 
 __all__ = ["LINE_LIMIT", "MetricsReader", "MetricsWriter", "Tracker", "is_step"]
 
-LINE_LIMIT = 2**20
-"""Maximum number of bytes in a row."""
+LINE_LIMIT = 2**20  # maximum number of bytes in a row
 
 Tracker = Callable[[Row], None]
 """Takes each row of metrics during training."""

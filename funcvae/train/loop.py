@@ -295,5 +295,4 @@ def _check_finite(name: str, value: float, row: Row) -> None:
         raise error
 
 
-_READ_EVERY = 50
-"""The number of steps between two reads of the metrics, which wait for the device."""
+_READ_EVERY = 50  # the number of steps between two reads of the metrics, which wait for the device

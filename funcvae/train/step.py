@@ -107,12 +107,10 @@ def _descended(
 class RunStep(NamedTuple):
     """The step of a run, and how to evaluate and stop the run."""
 
-    step: Step
-    """Takes (ts, keys, rows of the training data [B]), and overwrites this ts."""
+    step: Step  # takes (ts, keys, rows of the training data [B]), and overwrites this ts
     evaluation: GradientSettings
     """The settings of the test bound; its estimator is in chunks if not all samples are decoded at once."""
-    stop_requested: Callable[[], bool]
-    """Whether any process has requested a stop by the end of the last step."""
+    stop_requested: Callable[[], bool]  # whether any process has requested a stop by the end of the last step
     polls_each_step: bool
     """Whether to call `stop_requested` after every step; False for several processes on GPUs, which it would delay."""
 

@@ -26,8 +26,7 @@ from funcvae.variance.snr import Series
 
 __all__ = ["Decomposition", "Sources", "sources"]
 
-AtLeastTwo = Annotated[int, checks.at_least(2)]
-"""A number of values: at least two, so that they have a variance."""
+AtLeastTwo = Annotated[int, checks.at_least(2)]  # a number of values: at least two, so that they have a variance
 
 
 class Decomposition(NamedTuple):

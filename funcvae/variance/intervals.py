@@ -17,10 +17,8 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
-MIN_REPLICATES = 30
-"""An interval for a variance is unreliable with fewer replicates than this."""
-MAX_TAIL_SHAPE = 0.9
-"""The largest Pareto shape that `tail_excess` assumes. A tail of shape 1 has no mean."""
+MIN_REPLICATES = 30  # an interval for a variance is unreliable with fewer replicates than this
+MAX_TAIL_SHAPE = 0.9  # the largest Pareto shape that `tail_excess` assumes. A tail of shape 1 has no mean.
 
 
 class Measured(NamedTuple):
@@ -199,5 +197,4 @@ def se_of_mean(values: Floats, replicates: int) -> float:
 
 
 _LEAST_TAIL = 5  # fewest values to fit, as in `psis.k_hat`
-_BOTH_ENDS = 1 - 0.025 / 2
-"""The level of `tail_excess` at each end of an interval with a tail at both."""
+_BOTH_ENDS = 1 - 0.025 / 2  # the level of `tail_excess` at each end of an interval with a tail at both

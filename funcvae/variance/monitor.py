@@ -22,10 +22,8 @@ __all__ = ["Monitor", "MonitorSettings", "make_monitor"]
 class MonitorSettings(NamedTuple):
     """How the gradient's variance is monitored: on one batch of training data, with the networks in training mode."""
 
-    every: int
-    """Steps between two measurements; 0 to measure nothing."""
-    estimators: tuple[str, ...]
-    """The estimator that trains, and others to measure on the same noise."""
+    every: int  # steps between two measurements; 0 to measure nothing
+    estimators: tuple[str, ...]  # the estimator that trains, and others to measure on the same noise
     replicates: int
     samples: int
     batch: int

@@ -34,16 +34,11 @@ Leaves = list[Tensor]
 class Sums(NamedTuple):
     """The sums over the replicates so far, for L leaves of P coordinates each."""
 
-    n: int
-    """Number of replicates."""
-    center: Leaves
-    """c [P] of each leaf, in the gradient's dtype."""
-    powers: list[Leaves]
-    """powers[j - 1]: sum_r (g_r - c)^j [P] of each leaf, in float64, for j = 1 … order."""
-    total: Tensor
-    """sum_r ‖g_r - c‖² [L], in float64."""
-    norms: list[Tensor]
-    """‖c‖² [L] of every centre after the renewals at replicates 1, 2, 4, 8, …"""
+    n: int  # number of replicates
+    center: Leaves  # c [P] of each leaf, in the gradient's dtype
+    powers: list[Leaves]  # powers[j - 1]: sum_r (g_r - c)^j [P] of each leaf, in float64, for j = 1 … order
+    total: Tensor  # sum_r ‖g_r - c‖² [L], in float64
+    norms: list[Tensor]  # ‖c‖² [L] of every centre after the renewals at replicates 1, 2, 4, 8, …
 
 
 def empty_sums(first: Leaves, order: int) -> Sums:

@@ -20,12 +20,9 @@ __all__ = ["Block", "block_ranges", "merge"]
 class Block(NamedTuple):
     """The result of r successive replicates."""
 
-    sums: Tensor
-    """One vector, in float64."""
-    rows: Tensor
-    """[r, M], in float64 on the CPU: the numbers kept of each replicate."""
-    first_rows: list[Tensor]
-    """Further rows [r' <= r, ...], of the first replicates only."""
+    sums: Tensor  # one vector, in float64
+    rows: Tensor  # [r, M], in float64 on the CPU: the numbers kept of each replicate
+    first_rows: list[Tensor]  # further rows [r' <= r, ...], of the first replicates only
 
 
 def block_ranges(segment: range, chunk: int) -> list[range]:

@@ -29,12 +29,9 @@ __all__ = ["Accumulator", "ChunkStep", "LaneRows", "LaneStatistics", "schemes_of
 class LaneRows(NamedTuple):
     """The numbers that are kept for each of c replicates of a lane, for L leaves, in float64 on the CPU."""
 
-    square: Tensor
-    """‖g_r - c‖² [c, L]."""
-    along: Tensor
-    """(g_r - c)·c [c, L]."""
-    bound: Tensor
-    """The batch's mean bound [c, 1]."""
+    square: Tensor  # ‖g_r - c‖² [c, L]
+    along: Tensor  # (g_r - c)·c [c, L]
+    bound: Tensor  # the batch's mean bound [c, 1]
     difference: Tensor
     """(g_r - g_ref,r)·(c - c_ref) [c, L], with the first lane as the reference; [c, 0] for the reference itself, and if
     the targets differ."""
@@ -61,8 +58,7 @@ class LaneStatistics(NamedTuple):
     series: Series
     groups: dict[str, Group]
     bound: Measured
-    difference: Tensor
-    """`LaneRows.difference` of all replicates."""
+    difference: Tensor  # `LaneRows.difference` of all replicates
     importance: Importance
 
 

@@ -49,18 +49,12 @@ class Group(NamedTuple):
 class Series(NamedTuple):
     """Numbers of each replicate and leaf of the parameters: arrays [R, L] unless stated otherwise."""
 
-    square: Floats
-    """‖g_r - c‖²."""
-    along: Floats
-    """(g_r - c)·c."""
-    total: Floats
-    """The unbiased total variance of each leaf [L]."""
-    mean: Floats
-    """‖ḡ‖² of each leaf [L]."""
-    center: Floats
-    """‖c‖² of each leaf, after the renewals of the centre c at replicates 1, 2, 4, 8, …: [log R, L]."""
-    rounding: Floats
-    """The variance [L] that rounding alone may cause: see `zero_to_rounding`."""
+    square: Floats  # ‖g_r - c‖²
+    along: Floats  # (g_r - c)·c
+    total: Floats  # the unbiased total variance of each leaf [L]
+    mean: Floats  # ‖ḡ‖² of each leaf [L]
+    center: Floats  # ‖c‖² of each leaf, after the renewals of the centre c at replicates 1, 2, 4, 8, …: [log R, L]
+    rounding: Floats  # the variance [L] that rounding alone may cause: see `zero_to_rounding`
 
 
 def series_of(sums: online_moments.Sums, square: torch.Tensor, along: torch.Tensor) -> Series:

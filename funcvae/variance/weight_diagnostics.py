@@ -30,8 +30,7 @@ class Importance(NamedTuple):
 class WeightSums(NamedTuple):
     """Sums over the weights so far, and some log-weights."""
 
-    ess: Tensor
-    """[B]: the sum of the effective sample sizes."""
+    ess: Tensor  # [B]: the sum of the effective sample sizes
     replicates: int
     log_w: list[Tensor]
     """Log-weights [c, N, B'] of the first replicates, and of the first data only if there are very many samples."""
