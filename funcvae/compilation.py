@@ -112,10 +112,6 @@ def compiled(f: F, *, device: torch.device | str = "cpu") -> F:
     module must not change afterwards: a call guards only its arguments and torch's global state, because guards on the
     rest take a seventh of a small step's time. On CUDA, f is recorded as a CUDA graph.
 
-    Args:
-        f: a function of trees of tensors.
-        device: the device of these tensors.
-
     Warns:
         Uncompiled: there is no compiler, or (when the result is called) it cannot compile f.
     """

@@ -68,10 +68,7 @@ def iid(
     """n independent standard normal samples [n, *shape], on the device of the key.
 
     Args:
-        key: the key, which this call consumes.
-        n: the number of samples of each datum.
         shape: the shape of one sample, with the data along its first axis.
-        dtype: float32 or float64.
         samples: indices of the samples to draw; all unless given.
         rows: indices of the data to draw; all unless given.
     """

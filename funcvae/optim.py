@@ -69,7 +69,6 @@ def adam(
     Args:
         lr: a number, or a schedule `step -> lr`, where step is the number of updates already made (0 at the first), an
             int64 tensor without axes. (`0.9**step` is float32: write `0.9 ** step.double()`.)
-        b1, b2: decay rates, in [0, 1).
         eps: added to the square root, after the bias correction.
 
     >>> opt = adam(lr=0.1)
@@ -148,10 +147,8 @@ def _fusible(rows: Rows, step: Tensor, rate: Tensor | float) -> bool:
         return False
     wants_graph = torch.is_grad_enabled()
     try:
-        return all(
-            (t.shape, t.dtype) == (row[0].shape, row[0].dtype)
-            and t.device == step.device
-            and t.device.type in ("cpu", "cuda")
+        return step.device.type in ("cpu", "cuda") and all(
+            (t.shape, t.dtype, t.device) == (row[0].shape, row[0].dtype, step.device)
             and t.is_contiguous()
             and not (t.requires_grad and wants_graph)
             and t.data_ptr()

@@ -96,8 +96,6 @@ def bits(key: Key, shape: Shape = (), *, at: Indices | None = None) -> Tensor:
     """Random 32-bit words: int32 of the given shape (`.view(torch.uint32)` for JAX's unsigned ones).
 
     Args:
-        key: the key, which this call consumes.
-        shape: the shape of the draw.
         at: flat indices into the draw, from `flat_indices`. Only these numbers are drawn; the result has the shape of
             `at`. Indices outside of `shape` are not detected.
     """
@@ -115,7 +113,6 @@ def flat_indices(shape: Shape, *picked: Tensor | None, device: torch.device | st
     Args:
         shape: the shape of the whole array.
         picked: for each of the first axes, the indices [n], or None for all.
-        device: the device of the result.
     """
     if len(picked) > len(shape):
         raise BadValue(f"picked has indices for {len(picked)} axes: shape {list(shape)} has {len(shape)}")

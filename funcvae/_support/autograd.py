@@ -23,13 +23,8 @@ def vjp(f: Callable[..., Any], *primals: Tree, has_aux: bool = False) -> tuple[A
     Under `torch.no_grad`, outside of transforms and compiled code (as in an eager training step), it uses plain
     autograd with the same formulas: a small operation then takes half the time.
 
-    Args:
-        f: maps trees of tensors to a tree of tensors; with `has_aux`, to (that tree, aux).
-        primals: the arguments to differentiate with respect to.
-        has_aux: whether f also returns aux, a tree that is not differentiated.
-
-    Returns:
-        (value, pull), or (value, pull, aux); `pull(cotangent, retain_graph=True)` is a tuple of trees like the primals.
+    Returns (value, pull), or (value, pull, aux) if f also returns aux, a tree that is not differentiated;
+    `pull(cotangent, retain_graph=True)` is a tuple of trees like the primals.
     """
     leaves, kind = tree.flatten(primals)
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_inference_mode_enabled() or not leaves:

@@ -21,13 +21,10 @@ JSON_LIMIT = 2**20  # the largest number of bytes of a JSON file; the files of a
 
 
 def write(path: Path, content: bytes) -> Path:
-    """Writes a file atomically, and creates its folder if necessary.
+    """Writes a file atomically, and creates its folder if necessary; raises NotWritten if that fails.
 
     The content goes to a temporary file in the same folder, which is synced and then renamed. Even after a power
     failure the file has either the old content or the new.
-
-    Raises:
-        NotWritten: the file cannot be written; the old content stays.
     """
     if not path.name:  # "." or "/"
         raise NotWritten(f"{path} cannot be written: it is a folder")

@@ -3,8 +3,7 @@
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -60,21 +59,13 @@ def sweep(
     if compiles and not compilation.available():
         print(f"funcvae: {compilation.NO_COMPILER}; training without torch.compile", file=sys.stderr)
     caught: list[int] = []
+    stop_context = partial(stop_on_signal, caught, alone=distributed.world_size() == 1)
     try:
-        with ExitStack() as stack:
-            bar: tqdm | None = None
-
-            @contextmanager
-            def stop_context() -> Iterator[Callable[[], bool]]:
-                nonlocal bar
-                with stop_on_signal(caught, alone=distributed.world_size() == 1) as stop:
-                    bar = stack.enter_context(tqdm(total=len(cells), unit="cell", dynamic_ncols=True))
-                    yield stop
+        with tqdm(total=len(cells), unit="cell", dynamic_ncols=True) as bar:
 
             def log(name: str, result: runs.CellResult) -> None:
                 tqdm.write(f"{name}: {_summary(result)}", file=sys.stdout)
-                if bar is not None:
-                    bar.update()
+                bar.update()
 
             results = runs.train_grid(
                 requested, folder, measure=runs.variance_report, share=share, device=resolved, download=download,

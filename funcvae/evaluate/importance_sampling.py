@@ -97,7 +97,6 @@ def log_weights(
 
     Args:
         x: data [B, ...] as the model sees them; a Bernoulli likelihood needs binarized data.
-        chunk: number of samples computed at a time.
         compile: run under `torch.compile`. Compilation takes about ten seconds: use it from a million log-weights.
         progress: called with the number of samples done and the total number.
         items: the numbers [B] of the data in error messages; 0 … B-1 unless given.

@@ -41,9 +41,6 @@ def training_curves(
         test_step: steps after which the test set was evaluated [m]; m may be 0.
         test_bound: the bound on the test set [m], in `unit`.
         grad_norm: Euclidean norm of the gradient of each step's loss [n], drawn in a second panel with a log axis.
-        unit: the unit of the bound.
-        name: the name of the bound.
-        title: the figure's title.
 
     Raises:
         BadValue: the arrays are not [n], [n], [m] and [m], or no training bound is finite.

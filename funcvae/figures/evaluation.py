@@ -24,7 +24,6 @@ def bound_ladder(
         samples: numbers of samples K [n], ascending.
         bound: L_K [n], in nats per example.
         se: standard errors of L_K [n]; a bar is left out where one is not finite.
-        title: the figure's title.
 
     Raises:
         BadValue: the arrays are not [n], a number of samples is below 1, or a standard error is negative.
@@ -59,7 +58,6 @@ def latent_use(kl: ArrayLike, active: ArrayLike, *, title: str = "KL divergence 
     Args:
         kl: the KL divergence's mean over the data [Z], in nats.
         active: whether the posterior's mean varies with the data [Z].
-        title: the figure's title.
 
     Raises:
         BadValue: the arrays are not [Z].

@@ -54,7 +54,6 @@ def variance_bars(
         high: upper ends of the intervals [E], which may be infinite.
         trusted: whether each interval is reliable [E]; if not, its dot is hollow and the interval pale.
         unit: label of the horizontal axis.
-        title: the figure's title.
 
     Raises:
         BadValue: an array is not [E], or a variance is negative.
@@ -111,7 +110,6 @@ def variance_by_layer(
         layers: names of the layers [L], from top to bottom.
         variance: variance of each estimator in each layer [E, L].
         reference: the index in `names` of the estimator to divide by.
-        title: the figure's title.
 
     Raises:
         BadValue: variance is not [E, L] or has a negative entry, or reference is not an index of names.
@@ -198,7 +196,6 @@ def variance_cost(
         low: lower ends of the 95% intervals [E], which may be 0 or less; no interval is drawn where an end is NaN.
         high: upper ends of the intervals [E], which may be infinite.
         trusted: whether each interval is reliable [E]; if not, its marker is hollow.
-        title: the figure's title.
 
     Raises:
         BadValue: an array is not [E], a time is not positive, or a variance is negative.

@@ -34,7 +34,6 @@ def image_grid(
         extent: latent values (left, right, bottom, top) at the grid's outer edges, so that column j is centred on
             `left + (j + 1/2) (right - left) / cols`. Without it, the axes have no numbers.
         axes: names of the horizontal and the vertical latent dimension.
-        title: the figure's title.
 
     Raises:
         BadValue: images have another shape, or the extent is not (left < right, bottom < top).
@@ -65,7 +64,6 @@ def sample_grid(images: ArrayLike, *, title: str = "Images decoded from samples 
 
     Args:
         images: [n, C, H, W] in [0, 1], with C = 1 (grey) or 3 (RGB); values outside are clipped.
-        title: the figure's title.
 
     Raises:
         BadValue: images have another shape.
@@ -90,7 +88,6 @@ def reconstructions(
     Args:
         originals: [n, C, H, W] in [0, 1], with C = 1 (grey) or 3 (RGB); values outside are clipped.
         reconstructed: the decoder's means for the same images, of the same shape.
-        title: the figure's title.
 
     Raises:
         BadValue: originals have another shape, or reconstructed do not have the shape of originals.
@@ -119,7 +116,6 @@ def interpolation(
     Args:
         images: [n, C, H, W] in [0, 1], n >= 2, with C = 1 (grey) or 3 (RGB); values outside are clipped.
         ends: the two items [2, C, H, W], drawn to the left and to the right of the strip.
-        title: the figure's title.
 
     Raises:
         BadValue: images have another shape, or ends do not have two items of the images' shape.

@@ -37,7 +37,6 @@ def densities(
         mean: the Gaussian's mean [2]; no contours are drawn unless given.
         cov: its covariance [2, 2], symmetric and positive definite; required with `mean`.
         names: titles of the two panels.
-        title: the figure's title.
 
     Raises:
         BadValue: an array has another shape, or cov is not symmetric and positive definite.
@@ -97,7 +96,6 @@ def evolution(
         step: numbers of training steps [s]; 0 is the model before training.
         samples: samples of the model after each of them [s, n, 2], in the data's units.
         true: samples of the data [m, 2].
-        title: the figure's title.
 
     Raises:
         BadValue: the arrays are not [s], [s, n, 2] and [m, 2].

@@ -65,7 +65,6 @@ def over_seeds(
         panels: {title of the panel: {label: results}}; a label has the same colour in all panels.
         ylabel: the measured quantity and its unit.
         yscale: "linear" or "log".
-        title: the figure's title.
 
     Raises:
         BadValue: there is no panel or an empty one, arrays have the wrong shapes, K is below 1 or does not ascend, or a

@@ -170,17 +170,13 @@ def recipe(system: str) -> Recipe:
 
 
 def configure(system: str, **options: Any) -> Config:
-    """The configuration of a named system. Its recipe decides the options that are missing or None.
-
-    Args:
-        system: its name.
-        options: fields of `Options`.
+    """The configuration of a named system with fields of `Options`. Its recipe decides those that are missing or None.
 
     Raises:
         BadValue: a system or option is unknown, out is missing, or a value is not allowed.
         BadType: an option has the wrong type.
     """
-    _check_names(options, Options)
+    check_names("field", options, Options)
     return with_defaults(Options(system=system, **options))
 
 
@@ -216,16 +212,18 @@ def differences(config: Config, values: Mapping[str, Any], may_change: Collectio
 
 def parse_config(content: Mapping[str, Any]) -> Config:
     """The configuration in a JSON object. Raises BadType or BadValue if a field is unknown, missing or wrong."""
-    _check_names(content, Config)
+    check_names("field", content, Config)
     if isinstance(content.get("lr"), int):  # a run writes 1.0
         raise BadType(f"lr is {content['lr']}: it must be a float or None")
     return files.typed(content, Config)
 
 
-def _check_names(given: Mapping[str, Any], kind: type[Options | Config]) -> None:
-    known = [field.name for field in fields(kind)]
-    if strange := sorted(given.keys() - set(known)):
-        raise unknown("field", strange[0], known)
+def check_names(kind: str, given: Mapping[str, Any], type_: Any, but: Collection[str] = ()) -> None:
+    """Raises BadType or BadValue for a name that is not a field of a dataclass, or that is in `but`."""
+    known = [field.name for field in fields(type_) if field.name not in but]
+    for name in given:
+        if checks.text(f"a {kind}", name) not in known:
+            raise unknown(kind, name, known)
 
 
 def _check_fields(value: Options | Config) -> None:

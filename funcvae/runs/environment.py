@@ -126,9 +126,8 @@ def difference_text(differing: Mapping[str, tuple[Any, Any]]) -> str:
 def numerics(config: Config, threads: int | None = None) -> Iterator[None]:
     """Sets torch's settings as a configuration requires, and restores them at the end.
 
-    Raises:
-        BadValue: `deterministic` is set, and an operation inside has no deterministic algorithm; or `compile` is set,
-            and the step cannot be compiled.
+    Raises BadValue if `deterministic` is set and an operation inside has no deterministic algorithm, or if `compile` is
+    set and the step cannot be compiled.
     """
     deterministic = torch.are_deterministic_algorithms_enabled()
     before = torch.get_num_threads()

@@ -53,7 +53,6 @@ def run(
     tracks and prints.
 
     Args:
-        config: what to train.
         download: whether to download a named data set that is missing.
         trackers: see `MakeTracker`. Trackers receive every row and, if the data are images, `x` and `x_hat` after every
             epoch.
@@ -110,7 +109,6 @@ def resume(
     A finished run is left unchanged unless `options` requests more epochs. Missing figures are drawn.
 
     Args:
-        path: the folder.
         options: requested options; those that decide the result must be equal to the run's.
         trackers, stop_context, processes: see `run`. The number of processes may change.
 

@@ -84,8 +84,6 @@ def load(
     """Loads a finished run from its folder.
 
     Args:
-        path: the folder.
-        device: where to put the parameters.
         data: file or folder of the data, if they have moved.
         data_dir: folder of the named data sets, if they have moved.
 
@@ -147,9 +145,6 @@ def initial_run(
     """A named system with the initial parameters of this seed, as a run without a folder.
 
     Args:
-        system: its name.
-        seed: of the key for the parameters.
-        device: where to put the parameters.
         data, data_dir, size: see `Options`.
 
     Raises:

@@ -13,8 +13,8 @@ has a cell for each system, estimator, number of samples and seed. Only the syst
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Set
-from dataclasses import Field, dataclass, field, fields, replace
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -23,8 +23,8 @@ from msgspec import Meta
 
 from funcvae import compilation, estimators, noise
 from funcvae._support import checks, files
-from funcvae.errors import BadData, BadType, BadValue, unknown
-from funcvae.runs.config import Config, Options, configure, recipe
+from funcvae.errors import BadData, BadType, BadValue
+from funcvae.runs.config import Config, Options, check_names, configure, recipe
 
 __all__ = ["CellResult", "Grid", "expand_grid", "parse_grid", "read_grid"]
 
@@ -80,12 +80,14 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
         BadType, BadValue: a key, system or estimator is unknown; a list is empty or has a duplicate; a value has the
             wrong type or is out of range; or a setting is decided by a list of the grid.
     """
-    _check_names("key", content, fields(Grid))
+    check_names("key", content, Grid)
     for name, value in content.items():
         if isinstance(value, Set):  # its order is arbitrary
             raise BadType(f"{name} is a set: it must be a list")
     grid = files.typed(content, Grid)
-    _check_names("setting", grid.settings, [each for each in fields(Options) if each.name not in _NOT_SETTINGS])
+    for name in _NOT_SETTINGS.keys() & grid.settings:
+        raise BadValue(f"settings has {name}, but {_NOT_SETTINGS[name]}: remove it from settings")
+    check_names("setting", grid.settings, Options, but=_NOT_SETTINGS)
     specs = grid.estimators and tuple(estimators.parse(spec).name for spec in grid.estimators)
     grid = replace(grid, systems=tuple(recipe(name).name for name in grid.systems), estimators=specs)
     for name in ("systems", "estimators", "samples", "seeds"):
@@ -100,8 +102,6 @@ def expand_grid(grid: Grid, folder: str | Path, *, device: str = "cpu") -> list[
     """The configurations of the cells of a grid, each with its own folder FOLDER/cells/NAME.
 
     Args:
-        grid: from `read_grid` or `parse_grid`.
-        folder: the folder of the sweep.
         device: where to train, "cpu" or "cuda"; the grid's settings have priority.
 
     Raises:
@@ -156,12 +156,3 @@ _NOT_SETTINGS = {
     "seed": "the grid's `seeds` determine it",
     "out": "each cell has its own folder",
 }
-
-
-def _check_names(kind: str, names: Iterable[Any], known: Iterable[Field[Any]]) -> None:
-    allowed = [field.name for field in known]
-    for name in names:
-        if kind == "setting" and name in _NOT_SETTINGS:
-            raise BadValue(f"settings has {name}, but {_NOT_SETTINGS[name]}: remove it from settings")
-        if name not in allowed:
-            raise unknown(kind, checks.text(f"a {kind}", name), allowed)

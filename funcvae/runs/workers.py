@@ -54,7 +54,6 @@ def train_grid(
     before the first file is written.
 
     Args:
-        grid: what to train.
         folder: the folder of the sweep: a new one, or that of an earlier call, whose grid may have been smaller.
         measure: reports the gradient variance of a finished run from a number of replicates, like `variance_report`;
             called if the grid has `replicates`.

@@ -32,7 +32,6 @@ def save(path: Path, tree_: Tree, about: dict[str, Any]) -> Path:
     """Writes a tree of tensors, such as a TrainState. Equal trees give equal bytes.
 
     Args:
-        path: the file.
         tree_: dicts, lists, tuples and NamedTuples of tensors. The path of a tensor in the tree is its name, as in
             "params/encoder/linear1.weight".
         about: JSON to store with the tree.

@@ -86,7 +86,6 @@ def fit(
     Args:
         train: data [n, ...], which are all moved to the device of `ts`.
         test: data [m, ...] for the test bound.
-        epochs: the number of epochs.
         batch: the batch size B.
         samples: the number N of Monte-Carlo samples for each datum, in training and test.
         chunk: the number of samples to decode at a time (`estimators.in_chunks`), which bounds the memory. By default,
@@ -95,11 +94,8 @@ def fit(
             same for every number of processes. By default, each process has one shard, and torch.distributed chooses
             the fastest order. See `distributed.sharding`.
         split: how to divide a step, `distributed.by_rows` or `distributed.by_samples`.
-        processes: the processes that share the work.
         observe: maps (key, x) to the input of the model, for instance by a new random binarization in each step.
-        noise: the noise scheme.
-        scale: the loss is scale(B) · (-bound - offset): see `make_step`.
-        offset: see `make_step`.
+        scale, offset: the loss is scale(B) · (-bound - offset): see `make_step`.
         compile: run the step under `torch.compile` if possible. The numbers are equal to rounding. The first step of a
             call takes several seconds, or about two if this process has compiled the same step before.
         precision: the precision of float32 matrix products: see `compilation.precision`.
@@ -110,7 +106,6 @@ def fit(
             its buffers, so copy what you keep.
         save: called with the TrainState after every `save_every` steps of the run (never for 0), after the last step,
             and after a stop. Before that, all parameters are checked to be finite, and all earlier rows are logged.
-        save_every: see `save`.
         stop: called after every step; if it returns True, `fit` returns early.
 
     Raises:

@@ -53,11 +53,8 @@ class Task(NamedTuple):
 def checked_task(ts: TrainState, task: Task) -> Task:
     """Checks a task. Returns it with its data on the device of `ts`, and with the unchecked model.
 
-    Raises:
-        BadType, BadValue: `ts` is not of this model; the step cannot be split into its shards; the estimator
-            requires independent samples, and those of the noise scheme are not; or it requires reparameterised samples,
-            and those of the posterior are not.
-        BadData: the model cannot take the data, or a batch or shard of a single item.
+    Raises BadType or BadValue if `ts` is not of this model, if the step cannot be split into its shards, or if the
+    estimator does not suit noise or posterior; BadData if the model cannot take the data, or a shard of a single item.
     """
     for name, kind in get_type_hints(Task).items():  # a NamedTuple does not check its own fields
         checks.instance(name, getattr(task, name), kind)

@@ -94,8 +94,7 @@ def moments(
     Args:
         estimator: an Estimator, or any function of the same arguments that returns an Estimate.
         x: data [B, ...]: the batch whose gradient is computed.
-        samples: K.
-        replicates: R.
+        samples, replicates: K and R.
         chunk: number of replicates computed at a time; by default it depends on model and batch and is at most 16.
         noise: the noise scheme; it is `vmap`ped over keys.
         groups: further groups of parameters, as patterns such as "encoder/*.bias".

@@ -1,8 +1,11 @@
 """The loop over replicates that `moments` and `compare` share: it sums the gradients of several lanes.
 
 A lane is one estimator under one noise scheme. Replicates are divided into segments between two renewals of the centres
-(`online_moments.segments`), a segment into blocks that are distributed over processes (`replicate_blocks`), and a block
-into chunks that are computed together. `moments` and `compare` each define the `ChunkStep` that computes a chunk.
+(`online_moments.segments`), a segment into blocks that are distributed over processes, and a block into chunks that are
+computed together. `moments` and `compare` each define the `ChunkStep` that computes a chunk.
+
+The blocks depend on the replicates' numbers only. Their sums are added along one tree (`distributed.reduction`), and
+the rows of the replicates are concatenated in order, so the bits do not depend on the number of processes.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,19 +14,19 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from funcvae.distributed import reduction
 from funcvae.distributed.collectives import Processes
 from funcvae.evaluate.importance_sampling import Progress
 from funcvae.model import noise_dtype
 from funcvae.noise import Noise
-from funcvae.variance import intervals, online_moments, replicate_blocks, snr, weight_diagnostics
+from funcvae.variance import intervals, online_moments, snr, weight_diagnostics
 from funcvae.variance.intervals import Measured
 from funcvae.variance.online_moments import Leaves, Sums
 from funcvae.variance.problem import Lane, Problem, check_finite, noise_chunks
-from funcvae.variance.replicate_blocks import Block
 from funcvae.variance.snr import Group, Series
 from funcvae.variance.weight_diagnostics import Importance
 
-__all__ = ["Accumulator", "ChunkStep", "LaneRows", "LaneStatistics", "schemes_of"]
+__all__ = ["Accumulator", "Block", "ChunkStep", "LaneRows", "LaneStatistics", "block_ranges", "merge", "schemes_of"]
 
 
 class LaneRows(NamedTuple):
@@ -69,6 +72,43 @@ def schemes_of(lanes: Sequence[Lane]) -> list[Noise]:
         if lane.scheme not in schemes:
             schemes.append(lane.scheme)
     return schemes
+
+
+class Block(NamedTuple):
+    """The result of r successive replicates."""
+
+    sums: Tensor  # one vector, in float64
+    rows: Tensor  # [r, M], in float64 on the CPU: the numbers kept of each replicate
+    first_rows: list[Tensor]  # further rows [r' <= r, ...], of the first replicates only
+
+
+def block_ranges(segment: range, chunk: int) -> list[range]:
+    """The blocks of a segment's replicates; all but the last consist of whole chunks."""
+    size = chunk * -(-max(_MIN_REPLICATES, -(-len(segment) // _MAX_BLOCKS)) // chunk)
+    return [range(start, min(start + size, segment.stop)) for start in range(segment.start, segment.stop, size)]
+
+
+def merge(
+    ranges: list[range], compute: Callable[[range], Block], processes: Processes, empty: Callable[[], Block]
+) -> Block:
+    """All blocks merged into one. Each process computes some of them, and all return the result.
+
+    `compute` maps the replicates of a block to the block; `empty` makes the block of no replicates.
+    """
+    computed = [empty()._replace(sums=torch.empty(0))]
+
+    def sums(i: int) -> Tensor:
+        block = compute(ranges[i])
+        computed.append(block._replace(sums=torch.empty(0)))  # ordered_sum keeps the sums
+        return block.sums
+
+    total = reduction.ordered_sum(len(ranges), sums, processes, lambda: empty().sums)
+    rows = processes.all_gather_rows(torch.cat([block.rows for block in computed]))
+    columns = zip(*(block.first_rows for block in computed), strict=True)
+    return Block(total, rows, [processes.all_gather_rows(torch.cat(column)) for column in columns])
+
+
+_MIN_REPLICATES, _MAX_BLOCKS = 64, 1024  # fewest replicates in a block, most blocks in a segment
 
 
 class Accumulator:
@@ -123,8 +163,8 @@ class Accumulator:
                 report(done)
             return block
 
-        pieces = replicate_blocks.block_ranges(segment, self.problem.chunk)
-        self._add_block(replicate_blocks.merge(pieces, compute, self.processes, self._empty))
+        pieces = block_ranges(segment, self.problem.chunk)
+        self._add_block(merge(pieces, compute, self.processes, self._empty))
         report(segment.stop)
 
     def _compute(self, replicates: range) -> Block:

@@ -84,10 +84,8 @@ def sweep(
     the training step, with the parameters of that step.
 
     Args:
-        measure: see `Measure`.
         values: the values of the axis, all different.
         key: value i is measured with `fold_in(key, i)`, so errors are independent.
-        over: the name of the axis.
         progress: called with the number of values done and the total number.
 
     Raises:
