@@ -23,20 +23,10 @@ from funcvae.errors import BadValue, FuncvaeError, ProcessLost, ReportedElsewher
 
 __all__ = ["COMMANDS", "SHARED_COMMANDS", "main"]
 
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "train": train,
-    "verify": verify,
-    "replay": replay,
-    "evaluate": evaluate,
-    "variance": variance,
-    "sweep": sweep,
-    "collect": collect,
-    "sample": sample,
-    "reconstruct": reconstruct,
-    "interpolate": interpolate,
-    "latent": latent,
-    "list": list_,
-}
+_FUNCTIONS = (
+    train, verify, replay, evaluate, variance, sweep, collect, sample, reconstruct, interpolate, latent, list_,
+)  # fmt: skip
+COMMANDS: dict[str, Callable[..., Any]] = {command.__name__.rstrip("_"): command for command in _FUNCTIONS}
 
 SHARED_COMMANDS = {"train", "variance", "sweep"}
 """Commands that several processes can share."""

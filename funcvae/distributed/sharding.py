@@ -16,7 +16,7 @@ BatchNorm takes its statistics from each shard separately; the running statistic
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -84,12 +84,8 @@ class ShardedGradient(NamedTuple):
     """Takes a step and its pieces; returns the details of the whole step, computed in one process."""
 
 
-class Split(Protocol):
-    """A way to split a step's gradient: `by_rows` or `by_samples`."""
-
-    def __call__(self, settings: GradientSettings, wrap: Wrap, /) -> ShardedGradient:
-        """The sharded gradient; `wrap`, such as `compilation.compiled`, is applied to its functions of tensors."""
-        ...
+Split = Callable[[GradientSettings, Wrap], ShardedGradient]
+"""A way to split a step's gradient, `by_rows` or `by_samples`; it wraps its functions of tensors by the `Wrap`."""
 
 
 def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:

@@ -21,7 +21,6 @@ __all__ = ["OverSeeds", "over_seeds"]
 
 Look = dict[str, Any]
 
-_SCALES = ("linear", "log")
 _ACROSS = 3  # panels in a row
 _TICKS = 8  # numbers of samples that fit as tick labels
 _SPREAD = 0.6  # fraction of the distance between two numbers of samples over which estimators are spread
@@ -70,7 +69,7 @@ def over_seeds(
         BadValue: there is no panel or an empty one, arrays have the wrong shapes, K is below 1 or does not ascend, or a
             number on a log axis is not positive.
     """
-    checks.known("yscale", yscale, _SCALES)
+    checks.known("yscale", yscale, ("linear", "log"))
     shown = {name: _as_floats(name, lines, yscale) for name, lines in panels.items()}
     if not shown:
         raise BadValue("panels is empty: it must have at least one panel")

@@ -88,14 +88,12 @@ class SweepResults(NamedTuple):
         """The figures of the available numbers, by file name; variances as geometric means."""
         diverged = sum(cell["status"] == "diverged" for cell in self.cells)
         omitted = f"\n(left out: {diverged} diverged)" if diverged else ""
-        bounds = _panels(self, "test_bound")
         variances: dict[str, dict[str, OverSeeds]] = {}
         for network in NETWORKS:
             for system, lines in _panels(self, f"log_variance_{network}").items():
-                exp = {label: line.map(np.exp) for label, line in lines.items()}
-                variances[f"{system}, {network}"] = exp
+                variances[f"{system}, {network}"] = {label: line.map(np.exp) for label, line in lines.items()}
         made = {}
-        if bounds:
+        if bounds := _panels(self, "test_bound"):
             title = f"Each estimator's own bound on the test data, at the end of training{omitted}"
             made["sweep_bound"] = figures.over_seeds(bounds, title=title)
         if variances:

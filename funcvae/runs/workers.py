@@ -89,14 +89,15 @@ def train_grid(
     with stop_context() as stop:
         while remaining:
             for cell in remaining:
-                if stop():
-                    raise _stopped(results, cells)
                 try:
+                    if stop():
+                        raise Stopped
                     result = _finished_result(cell, grid) or _train_cell(cell, grid, measure, stop)
                 except InUse:
                     continue
                 except Stopped:
-                    raise _stopped(results, cells) from None
+                    done = f"stopped with {len(results)} of {len(cells)} cells finished"
+                    raise Stopped(f"{done}; start the sweep again to continue") from None
                 results[cell_name(cell)] = result
                 log(cell_name(cell), result)
             remaining = [cell for cell in remaining if cell_name(cell) not in results]
@@ -213,7 +214,3 @@ def _last_epoch(path: Path) -> CellResult:
     if last is None or not last.keys() >= set(fields.values()):
         raise BadData(f"{path / METRICS} has no row of a complete epoch")
     return {name: last[field] for name, field in fields.items()}
-
-
-def _stopped(results: dict[str, CellResult], cells: Sequence[Config]) -> Stopped:
-    return Stopped(f"stopped with {len(results)} of {len(cells)} cells finished; start the sweep again to continue")

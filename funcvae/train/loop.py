@@ -237,7 +237,11 @@ class _Record:
     """A growing `History`, in arrays, so that a long run takes little memory."""
 
     def __init__(self, past: History) -> None:
-        _check_history(past)
+        if not all(isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind in "fiu" for x in past):
+            raise BadType("history must be a History of arrays of numbers, such as fit returns")
+        lengths = [len(x) for x in past[:3]]
+        if len(set(lengths)) > 1:
+            raise BadValue(f"history has loss, bound and grad_norm of lengths {lengths}: they must be equal")
         self.metrics = array("d", np.stack(past[:3], axis=1).astype(float).tobytes())  # [steps, 3]
         self.test_bounds = array("d", past.test_bound.astype(float).tobytes())
 
@@ -253,14 +257,6 @@ class _Record:
     def history(self) -> History:
         loss, bound, grad_norm = np.array(self.metrics).reshape(-1, 3).T
         return History(loss, bound, grad_norm, np.array(self.test_bounds))
-
-
-def _check_history(history: History) -> None:
-    if not all(isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind in "fiu" for x in history):
-        raise BadType("history must be a History of arrays of numbers, such as fit returns")
-    lengths = [len(x) for x in history[:3]]
-    if len(set(lengths)) > 1:
-        raise BadValue(f"history has loss, bound and grad_norm of lengths {lengths}: they must be equal")
 
 
 def _burst_length(made: int, per_epoch: int, save_every: int) -> int:

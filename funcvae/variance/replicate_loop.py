@@ -9,7 +9,7 @@ the rows of the replicates are concatenated in order, so the bits do not depend 
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,17 +40,11 @@ class LaneRows(NamedTuple):
     the targets differ."""
 
 
-class ChunkStep(Protocol):
-    """Computes a chunk of replicates of all lanes."""
+ChunkStep = Callable[[list[Tensor], list[Leaves], list[list[Leaves]]], tuple[list[LaneRows], list[Tensor]]]
+"""Takes each scheme's noise [c, N, B, Z], and each lane's centre and sums of powers, to which it adds in place.
 
-    def __call__(
-        self, eps: list[Tensor], centers: list[Leaves], powers: list[list[Leaves]]
-    ) -> tuple[list[LaneRows], list[Tensor]]:
-        """Adds the lanes' gradients to their sums of powers (as `Sums.powers`), in place.
-
-        Maps the noise [c, N, B, Z] of each scheme to the rows of each lane, and each scheme's log-weights [c, N, B].
-        """
-        ...
+Returns the rows of each lane, and each scheme's log-weights [c, N, B].
+"""
 
 
 class LaneStatistics(NamedTuple):
