@@ -129,9 +129,6 @@ def mirrored(
     The mean over a pair has no variance for an odd function of eps, and twice the variance of the mean over two
     independent samples for an even one. For `rows` see `iid`.
 
-    Raises:
-        BadValue: n is odd or below 2.
-
     Reference: Hammersley & Morton (1956), "A new Monte Carlo technique: antithetic variates".
     """
     half = _iid(key, _half(n), shape, dtype=dtype, rows=rows)
@@ -148,9 +145,6 @@ def moment_matched(
 
     where P(χ² <= t') = P(χ² >= t), and χ² has n/2 - 1 degrees of freedom. Mean, variance and direction of a normal
     sample are independent, so each half is jointly standard normal. At n = 2 this is `mirrored`. For `rows` see `iid`.
-
-    Raises:
-        BadValue: n is odd or below 2.
 
     Reference: Wu, Goodman & Ermon (2019), arXiv:1810.02555, where the second half has a new direction.
     """

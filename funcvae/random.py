@@ -56,7 +56,6 @@ def key(seed: Annotated[int, checks.Only(_is_seed)], *, device: torch.device | s
     """The key of a seed: the seed's high and low 32-bit words, int32 [2].
 
     Raises:
-        BadValue: the seed does not lie between 0 and 2**64 - 1.
         Missing: the device is not available.
     """
     if device is not None:

@@ -102,7 +102,6 @@ def log_weights(
         items: the numbers [B] of the data in error messages; 0 … B-1 unless given.
 
     Raises:
-        BadValue: samples or chunk is below one, or items are not B whole numbers.
         BadData: the model cannot take the data, they are not finite, or the likelihood is Bernoulli and they are not
             binary.
         BadType: the posterior has no density (Delta), or one that is not that of its samples (SignedNormal).

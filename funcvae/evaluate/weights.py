@@ -136,9 +136,6 @@ def ladder(log_w: LogW, samples: Sequence[int]) -> dict[int, Estimated]:
 
     The S samples make S//K groups of K. The value is the mean of the groups' bounds, and the standard error is that of
     this mean; if there is only one group, it is the delta method's. In expectation L_K increases with K.
-
-    Raises:
-        BadValue: `samples` is empty, or a K is below one or above S.
     """
     ks, found = rungs(samples), {}
     if ks[-1] > len(log_w):

@@ -24,9 +24,6 @@ def bound_ladder(
         samples: numbers of samples K [n], ascending.
         bound: L_K [n], in nats per example.
         se: standard errors of L_K [n]; a bar is left out where one is not finite.
-
-    Raises:
-        BadValue: the arrays are not [n], a number of samples is below 1, or a standard error is negative.
     """
     k = as_array("samples", samples, "n")
     value, error = as_array("bound", bound, f"{len(k)}"), as_array("se", se, f"{len(k)}", finite=False)
@@ -58,9 +55,6 @@ def latent_use(kl: ArrayLike, active: ArrayLike, *, title: str = "KL divergence 
     Args:
         kl: the KL divergence's mean over the data [Z], in nats.
         active: whether the posterior's mean varies with the data [Z].
-
-    Raises:
-        BadValue: the arrays are not [Z].
     """
     height = as_array("kl", kl, "Z")
     dark = as_array("active", active, f"{len(height)}") != 0

@@ -54,9 +54,6 @@ def variance_bars(
         high: upper ends of the intervals [E], which may be infinite.
         trusted: whether each interval is reliable [E]; if not, its dot is hollow and the interval pale.
         unit: label of the horizontal axis.
-
-    Raises:
-        BadValue: an array is not [E], or a variance is negative.
     """
     value, low, high, firm = _of_estimators(names, variance, low, high, trusted)
     figure = titled(5.8 + 0.08 * max(map(len, names)), 1.9 + 0.34 * len(value), title)
@@ -110,9 +107,6 @@ def variance_by_layer(
         layers: names of the layers [L], from top to bottom.
         variance: variance of each estimator in each layer [E, L].
         reference: the index in `names` of the estimator to divide by.
-
-    Raises:
-        BadValue: variance is not [E, L] or has a negative entry, or reference is not an index of names.
     """
     names, layers = words("names", names), words("layers", layers)
     value = _variances(variance, f"{len(names)} {len(layers)}")
@@ -196,9 +190,6 @@ def variance_cost(
         low: lower ends of the 95% intervals [E], which may be 0 or less; no interval is drawn where an end is NaN.
         high: upper ends of the intervals [E], which may be infinite.
         trusted: whether each interval is reliable [E]; if not, its marker is hollow.
-
-    Raises:
-        BadValue: an array is not [E], a time is not positive, or a variance is negative.
     """
     value, low, high, firm = _of_estimators(names, variance, low, high, trusted)
     seconds = as_array("seconds", seconds, f"{len(names)}", finite=False)

@@ -64,9 +64,6 @@ def sample_grid(images: ArrayLike, *, title: str = "Images decoded from samples 
 
     Args:
         images: [n, C, H, W] in [0, 1], with C = 1 (grey) or 3 (RGB); values outside are clipped.
-
-    Raises:
-        BadValue: images have another shape.
     """
     images = as_images("images", images, "n C H W")
     cols = int(np.ceil(np.sqrt(len(images))))
@@ -88,9 +85,6 @@ def reconstructions(
     Args:
         originals: [n, C, H, W] in [0, 1], with C = 1 (grey) or 3 (RGB); values outside are clipped.
         reconstructed: the decoder's means for the same images, of the same shape.
-
-    Raises:
-        BadValue: originals have another shape, or reconstructed do not have the shape of originals.
     """
     originals = as_images("originals", originals, "n C H W")
     reconstructed = as_images("reconstructed", reconstructed, " ".join(map(str, originals.shape)))
@@ -116,9 +110,6 @@ def interpolation(
     Args:
         images: [n, C, H, W] in [0, 1], n >= 2, with C = 1 (grey) or 3 (RGB); values outside are clipped.
         ends: the two items [2, C, H, W], drawn to the left and to the right of the strip.
-
-    Raises:
-        BadValue: images have another shape, or ends do not have two items of the images' shape.
     """
     images = as_images("images", images, "n C H W")
     n, channels, height, width = images.shape

@@ -37,9 +37,6 @@ def densities(
         mean: the Gaussian's mean [2]; no contours are drawn unless given.
         cov: its covariance [2, 2], symmetric and positive definite; required with `mean`.
         names: titles of the two panels.
-
-    Raises:
-        BadValue: an array has another shape, or cov is not symmetric and positive definite.
     """
     words("names", names, 2)
     samples = [as_array("true", true, "n 2"), as_array("learned", learned, "m 2")]
@@ -96,9 +93,6 @@ def evolution(
         step: numbers of training steps [s]; 0 is the model before training.
         samples: samples of the model after each of them [s, n, 2], in the data's units.
         true: samples of the data [m, 2].
-
-    Raises:
-        BadValue: the arrays are not [s], [s, n, 2] and [m, 2].
     """
     step, true = as_array("step", step, "s"), as_array("true", true, "m 2")
     samples = as_array("samples", samples, f"{len(step)} n 2")

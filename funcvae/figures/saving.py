@@ -66,9 +66,6 @@ def save_gif(
         path: the file, which must end in .gif.
         size: the longer side in pixels, at most 16,384; images are scaled to it by bicubic interpolation.
         seconds: the duration of the forward part, at most 300.
-
-    Raises:
-        BadValue: images have another shape, the path does not end in .gif, or size or seconds are out of range.
     """
     images = as_images("images", images, "n C H W")
     path = _ending(path, ".gif")

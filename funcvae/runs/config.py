@@ -97,9 +97,6 @@ class Config:
     """Run configuration: everything that decides the result of a run, and where and how it is stored.
 
     `Options` describes the fields. A `chunk`, `shards` or `variance_every` of 0 means that it is not used.
-
-    Raises:
-        BadType, BadValue: a field has the wrong type, or a value that is not allowed.
     """
 
     system: str

@@ -103,9 +103,6 @@ def expand_grid(grid: Grid, folder: str | Path, *, device: str = "cpu") -> list[
 
     Args:
         device: where to train, "cpu" or "cuda"; the grid's settings have priority.
-
-    Raises:
-        BadType, BadValue: a setting has the wrong type, or a value that is not allowed.
     """
     cells = []
     for system in grid.systems:

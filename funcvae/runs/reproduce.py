@@ -83,7 +83,6 @@ def verify(
         data, data_dir: see `load`.
 
     Raises:
-        BadValue: steps is below 1, or the tolerance is negative.
         Missing, BadData: see `load`; or the run has no steps.
     """
     path = Path(path)

@@ -42,12 +42,7 @@ def summed(batch: int) -> float:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """The settings of a training step. `fit` documents each field.
-
-    Raises:
-        BadValue: batch, samples, chunk or shards is below one; offset is not finite; or the precision is unknown.
-        BadType: a field has the wrong type.
-    """
+    """The settings of a training step. `fit` documents each field."""
 
     batch: Count = 128
     samples: Count = 1
@@ -68,12 +63,7 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """The functions that a run calls. `fit` documents when.
-
-    Raises:
-        BadValue: save_every is below zero.
-        BadType: another field is not a function.
-    """
+    """The functions that a run calls. `fit` documents when."""
 
     log: Log = lambda row: None
     watch: Watch = lambda step, ts: None
