@@ -331,8 +331,7 @@ class _KeyedDraws(TorchDispatchMode):
     def __init__(self, key: random.Key) -> None:
         super().__init__()
         self.key, self.count = key, 0
-        self.generator_states: list[Tensor] = []
-        """The state of the generator before each draw that names one."""
+        self.generator_states: list[Tensor] = []  # the state of the generator before each draw that names one
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

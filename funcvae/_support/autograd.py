@@ -1,20 +1,15 @@
 """The vector-Jacobian product, by plain autograd where no transform is needed."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from funcvae import tree
 from funcvae.tree import Tree
 
-
-class Pull(Protocol):
-    """Pulls back a cotangent of a function's value to its arguments."""
-
-    def __call__(self, cotangent: Tree, retain_graph: bool = True) -> tuple[Tree, ...]:
-        """Returns one tree for each argument; set `retain_graph` to pull back another cotangent."""
-        ...
+Pull = Callable[..., tuple[Tree, ...]]
+"""Maps (cotangent, retain_graph=True) to one tree for each argument; the graph serves for another cotangent."""
 
 
 def vjp(f: Callable[..., Any], *primals: Tree, has_aux: bool = False) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ reproduced or a cell of a sweep diverged.
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any
 
 import tyro
@@ -44,17 +44,12 @@ def main(args: Sequence[str] | None = None) -> None:
     except ReportedElsewhere:
         sys.exit(2)
     except (FuncvaeError, OSError) as error:  # an OSError: a full disk, an unreadable folder
-        print(f"funcvae: error: {_process_prefix(error)}{error}", file=sys.stderr)
+        rank = 0
+        with suppress(BadValue):  # wrong variables in the environment
+            rank = distributed.rank()
+        process = f"process {rank}: " if rank and not isinstance(error, ProcessLost) else ""
+        print(f"funcvae: error: {process}{error}", file=sys.stderr)
         sys.exit(2)
-
-
-def _process_prefix(error: Exception) -> str:
-    """Names the process of an error, if it is not the first."""
-    try:
-        rank = distributed.rank()
-    except BadValue:  # wrong variables in the environment
-        return ""
-    return f"process {rank}: " if rank and not isinstance(error, ProcessLost) else ""
 
 
 @contextmanager

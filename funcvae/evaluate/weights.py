@@ -165,9 +165,8 @@ def rungs(samples: Sequence[int]) -> list[int]:
     """The numbers of samples of a ladder in increasing order; raises BadType or BadValue if they are not counts."""
     if not checks.sequence("samples", samples):
         raise BadValue("samples is empty: give numbers of samples, such as (1, 10)")
-    return sorted(
-        {checks.at_least(1)("a number in samples", checks.integer("a number in samples", k)) for k in samples}
-    )
+    what = "a number in samples"
+    return sorted({checks.at_least(1)(what, checks.integer(what, k)) for k in samples})
 
 
 def check_item_values(name: str, finite: Tensor, items: Tensor | None = None) -> None:

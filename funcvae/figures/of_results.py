@@ -89,8 +89,8 @@ def of_comparison(found: variance.Comparison, *, name: str = "") -> dict[str, Fi
     made["variance_layers"] = gradient_variance.variance_by_layer(
         list(found.rows), layers, table, reference=reference, title=title
     )
-    if np.isfinite([row.seconds for row in rows]).all() and "encoder" in found.networks:
-        seconds = [row.seconds for row in rows]
+    seconds = [row.seconds for row in rows]
+    if np.isfinite(seconds).all() and "encoder" in found.networks:
         title = f"{of}variance of the encoder's gradient against its cost\n{where}"
         trusted = [row.groups["encoder"].variance.trusted for row in rows]
         made["variance_cost"] = gradient_variance.variance_cost(

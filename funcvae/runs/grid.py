@@ -90,7 +90,7 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
     check_names("setting", grid.settings, Options, but=_NOT_SETTINGS)
     specs = grid.estimators and tuple(estimators.parse(spec).name for spec in grid.estimators)
     grid = replace(grid, systems=tuple(recipe(name).name for name in grid.systems), estimators=specs)
-    for name in ("systems", "estimators", "samples", "seeds"):
+    for name in _AXES.values():
         for value, count in Counter(getattr(grid, name)).items():
             if count > 1:
                 raise BadValue(f"{name} has {value!r} twice")
@@ -112,9 +112,8 @@ def expand_grid(grid: Grid, folder: str | Path, *, device: str = "cpu") -> list[
             for samples in grid.samples or [defaults.samples]:
                 for seed in grid.seeds:
                     out = Path(folder, CELLS) / f"{system}-{estimator}-k{samples}-s{seed}".replace(":", "_")
-                    cells.append(
-                        configure(system, **settings, estimator=estimator, samples=samples, seed=seed, out=str(out))
-                    )
+                    axes = {"estimator": estimator, "samples": samples, "seed": seed, "out": str(out)}
+                    cells.append(configure(system, **settings, **axes))
     return cells
 
 
@@ -138,7 +137,7 @@ def read_result(cell: Config) -> CellResult | None:
 
 def cell_id(cell: Config) -> dict[str, Any]:
     """The fields of a result that identify its cell."""
-    return {name: getattr(cell, name) for name in ("system", "estimator", "samples", "seed")}
+    return {name: getattr(cell, name) for name in _AXES}
 
 
 def target_of(cell: Config) -> str:
@@ -146,10 +145,6 @@ def target_of(cell: Config) -> str:
     return estimators.parse(cell.estimator).claims_under(noise.parse(cell.noise)).target
 
 
-_NOT_SETTINGS = {
-    "system": "the grid's `systems` determine it",
-    "estimator": "the grid's `estimators` determine it",
-    "samples": "the grid's `samples` determine it",
-    "seed": "the grid's `seeds` determine it",
-    "out": "each cell has its own folder",
-}
+_AXES = {"system": "systems", "estimator": "estimators", "samples": "samples", "seed": "seeds"}
+_NOT_SETTINGS = {name: f"the grid's `{axis}` determine it" for name, axis in _AXES.items()}
+_NOT_SETTINGS["out"] = "each cell has its own folder"

@@ -218,9 +218,7 @@ def comparison_report(
 def variance_report(run: Run, replicates: int) -> Report:
     """The gradient variance of a run's estimator under its noise, as a sweep records it for each cell.
 
-    Args:
-        run: from `runs.load`.
-        replicates: draws of the noise. The run's seed decides their key and the choice of the batch.
+    The run's seed decides the key of the `replicates` draws of the noise, and the choice of the batch.
 
     Returns:
         For each network, as in {"encoder": {...}}: the total "variance" with its 95% interval from "low" to "high",

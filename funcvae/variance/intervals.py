@@ -50,11 +50,8 @@ def mean_interval(values: Floats, value: float | None = None, flag: str = "", ex
 
         h(t) = t + γ t²/(3√n) + γ² t³/(27 n) + γ/(6√n)
 
-    Args:
-        values: [n].
-        value: the estimate, if it is not the mean of the values.
-        flag: why the interval is unreliable, if that is known.
-        excess: widens the interval upwards; from `tail_excess`.
+    `value` is the estimate, if it is not the mean of the values [n]; `flag` is why the interval is unreliable, if that
+    is known; `excess`, from `tail_excess`, widens the interval upwards.
 
     Reference: Hall (1992), "On the removal of skewness by transformation".
     """
@@ -131,9 +128,7 @@ def tail_excess(terms: Floats, level: float = 0.975) -> float:
     and 79 to 96%. The excess cannot cover what leaves no trace in the sample: the variance of t with 2.2 degrees of
     freedom is held in 83%, and that of a mixture with three large values expected among the replicates in 82%.
 
-    Args:
-        terms: [n, L], of n independent sums of L terms.
-        level: the probability that the tail is not heavier than assumed.
+    `terms` [n, L] are those of n sums; `level` is the probability that the tail is not heavier than assumed.
     """
     columns = [terms.sum(1), *terms.T] if terms.shape[1] > 1 else [*terms.T]
     return max(_excess(column, level) for column in columns)

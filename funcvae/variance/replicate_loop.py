@@ -118,8 +118,7 @@ class Accumulator:
         self.lanes, self.problem, self.step, self.processes = lanes, problem, step, processes
         self.schemes = schemes_of(lanes)
         self.sums = [online_moments.empty_sums(center, order) for center in centers]
-        self.rows: list[list[LaneRows]] = [[] for _ in lanes]
-        """The rows of each lane and segment."""
+        self.rows: list[list[LaneRows]] = [[] for _ in lanes]  # of each lane and segment
         self.weights = [weight_diagnostics.empty_sums(problem) for _ in self.schemes]
 
     def add(self, replicates: range, progress: Progress) -> None:
