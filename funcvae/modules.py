@@ -56,10 +56,8 @@ class Network(NamedTuple):
 
     init: Callable[[random.Key], tuple[Params, State]]
     apply: Apply
-    check: Callable[..., None]
-    """Raises BadType or BadValue for params or state that `apply` cannot take."""
-    frozen: frozenset[str]
-    """The names in the state of the frozen parameters."""
+    check: Callable[..., None]  # raises BadType or BadValue for params or state that `apply` cannot take
+    frozen: frozenset[str]  # the names in the state of the frozen parameters
 
 
 @remembered

@@ -177,9 +177,8 @@ def sobol(
     if n > 2**_DIGITS:
         raise BadValue(f"n is {n}: a Sobol sequence of {_DIGITS} digits has at most {2**_DIGITS} points")
     if not shape or not 1 <= shape[-1] <= SobolEngine.MAXDIM:
-        raise BadValue(
-            f"shape is {shape}: its last axis must have 1 to {SobolEngine.MAXDIM} dimensions for sobol noise"
-        )
+        must = f"its last axis must have 1 to {SobolEngine.MAXDIM} dimensions for sobol noise"
+        raise BadValue(f"shape is {shape}: {must}")
     points = _sobol_points(n, shape[-1]).to(key.device).reshape(n, *[1] * (len(shape) - 1), shape[-1])
     at = None if rows is None else _flat_indices((_DIGITS + 1, *shape), None, rows, device=key.device)
     shift, *columns = _bits(key, (_DIGITS + 1, *shape), at=at) & (2**_DIGITS - 1)
@@ -236,13 +235,10 @@ def _opposite_chi2(t: Tensor, dof: int) -> Tensor:
     lower = above < below
     root = 2 * (1 - 2 / (9 * dof)) - (t / dof) ** (1 / 3)
     y = dof / 2 * root.clamp(min=0.1) ** 3  # the approximation fails far down the lower tail
-    for _ in range(_NEWTON_STEPS):
+    for _ in range(8):
         log_density = (a - 1) * y.log() - y - torch.lgamma(a)
         p, q = torch.special.gammainc(a, y), torch.special.gammaincc(a, y)
         left = y * ((above / p).log() * p / (y * log_density.exp())).exp()
         right = y + (q / below).log() * q / log_density.exp()
         y = torch.where(lower, left, right)
     return 2 * y
-
-
-_NEWTON_STEPS = 8

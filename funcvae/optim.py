@@ -128,9 +128,8 @@ def adam(
         def copy(old: Tensor, grad: Tensor) -> Tensor:
             checks.same_device(gradient=checks.tensor("a gradient", grad), parameter=old)
             if old.shape != grad.shape:  # they might broadcast
-                raise BadValue(
-                    f"a gradient has shape {list(grad.shape)}: its parameter or moment has {list(old.shape)}"
-                )
+                shapes = list(grad.shape), list(old.shape)
+                raise BadValue("a gradient has shape {}: its parameter or moment has {}".format(*shapes))
             return old + grad.new_zeros(())  # a copy that is batched if a `vmap` has batched the gradient
 
         m, v, params = (tree.map(copy, old, grads) for old in (state.m, state.v, params))

@@ -32,9 +32,8 @@ def _is_key(name: str, value: Tensor) -> Tensor:
     if not isinstance(value, Tensor) or value.dtype != torch.int32 or value.layout != torch.strided:
         raise BadType(f"{name} is {checks.describe(value)}: it must be an int32 tensor [2], from random.key(seed)")
     if value.shape != (2,):
-        raise BadValue(
-            f"{name} has shape {list(value.shape)}: it must be [2]; use torch.func.vmap over a batch of keys"
-        )
+        advice = "use torch.func.vmap over a batch of keys"
+        raise BadValue(f"{name} has shape {list(value.shape)}: it must be [2]; {advice}")
     return value
 
 

@@ -22,7 +22,6 @@ __all__ = ["ARCHIVE_RATIO", "IDX_LIMIT", "IMAGE_RATIO", "PARTS", "PIXEL_LIMIT", 
 Arrays = dict[str, Tensor]  # arrays by name: "train" and, if they exist, "test", "train_labels", "test_labels"
 
 PARTS = ("train", "test", "train_labels", "test_labels")
-
 IDX_LIMIT = 3 * 2**24  # largest number of bytes of an unpacked IDX file. (MNIST's largest has 47 million.)
 
 PIXEL_LIMIT = 2**24  # largest number of pixels of an image

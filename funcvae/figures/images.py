@@ -70,8 +70,7 @@ def sample_grid(images: ArrayLike, *, title: str = "Images decoded from samples 
     cells = _rows(images, cols)
     rows, _, _, height, width = cells.shape
     cell = min(0.9, 6.4 / cols)  # inches
-    wide, tall = cell * cols, cell * rows * height / width
-    figure = titled(wide + 0.2, tall + 0.5, title)
+    figure = titled(cell * cols + 0.2, cell * rows * height / width + 0.5, title)
     _show_cells(figure.add_subplot(), cells)
     return figure
 
@@ -93,8 +92,7 @@ def reconstructions(
     blocks, _, _, _, height, width = pairs.shape
 
     cell = 0.72  # inches
-    tall = blocks * (2 * cell * height / width + 0.2) + 0.5
-    figure = titled(cell * cols + 1.2, tall, title)
+    figure = titled(cell * cols + 1.2, blocks * (2 * cell * height / width + 0.2) + 0.5, title)
     for ax, pair in zip(figure.subplots(blocks, squeeze=False)[:, 0], pairs, strict=True):
         _show_cells(ax, pair)
         ax.set_yticks([height / 2 - 0.5, height * 1.5 - 0.5], ["original", "reconstruction"])

@@ -23,8 +23,6 @@ from funcvae.variance.monitor import MonitorSettings
 
 __all__ = ["SPLITS", "Config", "Options", "configure", "recipe", "resolve_device", "split_names", "with_defaults"]
 
-Rate = Annotated[float, lambda name, value: float(value)]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -111,7 +109,7 @@ class Config:
     chunk: Natural = 0
     shards: Natural = 0
     split: str = "rows"
-    lr: Rate | None = None
+    lr: Annotated[float, lambda name, value: float(value)] | None = None
     seed: int = 0
     device: str = "cpu"
     precision: str = "highest"

@@ -129,8 +129,7 @@ def numerics(config: Config, threads: int | None = None) -> Iterator[None]:
     Raises BadValue if `deterministic` is set and an operation inside has no deterministic algorithm, or if `compile` is
     set and the step cannot be compiled.
     """
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    before = torch.get_num_threads()
+    deterministic, before = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     torch.set_num_threads(threads or before)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts

@@ -28,7 +28,6 @@ from funcvae.runs.config import Config, Options, check_names, configure, recipe
 
 __all__ = ["CellResult", "Grid", "expand_grid", "parse_grid", "read_grid"]
 
-CELLS = "cells"
 GRID = "grid.json"
 RESULT = "result.json"
 
@@ -111,7 +110,7 @@ def expand_grid(grid: Grid, folder: str | Path, *, device: str = "cpu") -> list[
         for estimator in grid.estimators or [estimators.parse(defaults.estimator).name]:
             for samples in grid.samples or [defaults.samples]:
                 for seed in grid.seeds:
-                    out = Path(folder, CELLS) / f"{system}-{estimator}-k{samples}-s{seed}".replace(":", "_")
+                    out = Path(folder, "cells") / f"{system}-{estimator}-k{samples}-s{seed}".replace(":", "_")
                     axes = {"estimator": estimator, "samples": samples, "seed": seed, "out": str(out)}
                     cells.append(configure(system, **settings, **axes))
     return cells

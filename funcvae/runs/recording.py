@@ -24,7 +24,6 @@ from funcvae.train.state import TrainState
 
 __all__ = ["LAST_FIGURE", "read_history", "recorder", "write_results"]
 
-
 LAST_FIGURE = f"{FIGURES}/training.png"  # written last: a folder with this file is complete
 
 

@@ -231,9 +231,9 @@ def variance_report(run: Run, replicates: int) -> Report:
     (row,) = found.rows.values()
     report: Report = {}
     for network in found.networks:
-        variance, snr = row.groups[network].variance, row.groups[network].snr
-        report[network] = {"variance": variance.value, "low": variance.low, "high": variance.high}
-        report[network] |= {"trusted": variance.trusted, "snr": snr.value}
+        total, snr = row.groups[network].variance, row.groups[network].snr
+        ends = {"variance": total.value, "low": total.low, "high": total.high}
+        report[network] = ends | {"trusted": total.trusted, "snr": snr.value}
     return report
 
 

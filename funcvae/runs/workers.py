@@ -166,9 +166,8 @@ def check_cells(grid: Grid, folder: str | Path, *, device: str = "cpu", download
 def _check_same_run(cell: Config, may_change: Collection[str] = _MAY_CHANGE) -> None:
     """Raises BadValue if the run in a cell's folder has another configuration."""
     if has_run(cell.out) and (pairs := differences(read_config(Path(cell.out)), asdict(cell), may_change)):
-        raise BadValue(
-            f"{cell.out} has a run with other settings: {pairs}; restore them, or choose another folder for the sweep"
-        )
+        advice = "restore them, or choose another folder for the sweep"
+        raise BadValue(f"{cell.out} has a run with other settings: {pairs}; {advice}")
 
 
 def _finished_result(cell: Config, grid: Grid) -> CellResult | None:

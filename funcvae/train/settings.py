@@ -16,16 +16,12 @@ __all__ = ["Callbacks", "Log", "Row", "Save", "Scale", "StepSettings", "Watch", 
 
 Row = dict[str, Any]
 """A row of the log: numbers by name, with their `step` and `epoch`."""
-
 Log = Callable[[Row], object]
 """Called with each row that a run logs."""
-
 Watch = Callable[[int, TrainState], object]
 """Called with the number of steps made and the new TrainState, whose buffers the next step overwrites."""
-
 Save = Callable[[TrainState], object]
 """Called with the TrainState to save."""
-
 Scale = Callable[[int], float]
 """Maps the size of a batch to the factor that multiplies its loss and gradient."""
 

@@ -145,11 +145,10 @@ def sources(
     (series,) = snr.zero_to_rounding([series], whole.names, torch.finfo(noise_dtype(whole.params)).eps)
     noise_variance = torch.stack(within).numpy()
     noise_variance = np.where(noise_variance < series.rounding, 0.0, noise_variance)
-    decompositions = {
-        name: _decomposition(series, noise_variance[:, members].sum(1), members, replicates)
-        for name, members in members_of.items()
-    }
-    return Sources(decompositions, batch, batches, replicates)
+    found = {}
+    for name, members in members_of.items():
+        found[name] = _decomposition(series, noise_variance[:, members].sum(1), members, replicates)
+    return Sources(found, batch, batches, replicates)
 
 
 def _decomposition(series: Series, within: intervals.Floats, members: list[int], replicates: int) -> Decomposition:

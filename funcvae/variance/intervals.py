@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from funcvae.evaluate import psis
+from funcvae.evaluate.psis import Floats
 from funcvae.variance import online_moments
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "root_interval", "se_of_mean", "tail_excess", "tail_shape", "unreliable_because",
 ]  # fmt: skip
 
-Floats = NDArray[np.float64]
 Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
 MIN_REPLICATES = 30  # an interval for a variance is unreliable with fewer replicates than this
 MAX_TAIL_SHAPE = 0.9  # the largest Pareto shape that `tail_excess` assumes. A tail of shape 1 has no mean.

@@ -123,14 +123,12 @@ def moments(
     gradient = gradients((estimator,), problem.model, problem.names, train)
     ((_, eps),) = noise_chunks(problem, noise, range(1), compile=False)
     center = [leaf[0] for leaf in gradient(params, state, x, eps)[0][0]]
-    accumulator = Accumulator([lane], problem, _step(lane, problem, gradient), [center], _ORDER, processes)
+    step = _step(lane, problem, gradient)
+    accumulator = Accumulator([lane], problem, step, [center], order=4, processes=processes)
     accumulator.add(range(replicates), progress)
     (found,) = accumulator.statistics(members_of)
     trees = _by_coordinate(found.sums, params)
     return Moments(**trees, groups=found.groups, bound=found.bound, replicates=replicates)
-
-
-_ORDER = 4  # the highest power that is summed
 
 
 def _step(lane: Lane, problem: Problem, gradient: Gradients) -> ChunkStep:
