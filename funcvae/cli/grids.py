@@ -64,7 +64,9 @@ def sweep(
         with tqdm(total=len(cells), unit="cell", dynamic_ncols=True) as bar:
 
             def log(name: str, result: runs.CellResult) -> None:
-                tqdm.write(f"{name}: {_summary(result)}", file=sys.stdout)
+                finished = "test bound {test_bound:.4f} nats per example after {steps:,} steps"
+                text = "diverged: {diverged}" if "diverged" in result else finished
+                tqdm.write(f"{name}: {text.format(**result)}", file=sys.stdout)
                 bar.update()
 
             results = runs.train_grid(
@@ -100,10 +102,3 @@ def collect(sweep: SweepFolder, /, *, out: str | None = None) -> None:
     print(files.write(path.with_suffix(".json"), files.as_json(results.as_dict())))
     for name, figure in results.figures().items():
         print(figures.save(figure, path.parent / "figures" / f"{name}.png"))
-
-
-def _summary(result: runs.CellResult) -> str:
-    """Describes the result of a cell."""
-    if "diverged" in result:
-        return f"diverged: {result['diverged']}"
-    return f"test bound {result['test_bound']:.4f} nats per example after {result['steps']:,} steps"
