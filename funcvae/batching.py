@@ -29,7 +29,6 @@ def over_samples(network: Apply, frozen: Collection[str] = ()) -> Callable[..., 
     norm, but not with BatchNorm in training mode). Otherwise they run one after another.
 
     Args:
-        network: a network of z [B, Z].
         frozen: the names in the state of what the network does not change.
 
     Warns:
@@ -160,7 +159,6 @@ def vmap_or_loop(f: Callable[..., Tree], what: str) -> Callable[..., Tree]:
     """Maps f over the first axis of its last argument: by `vmap`, or in a loop from the first call where that fails.
 
     Args:
-        f: a function of trees of tensors.
         what: names, in the warning, what is computed one after another.
 
     Warns:

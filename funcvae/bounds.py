@@ -114,9 +114,6 @@ def miwae(m: Count) -> Bound:
 def ciwae(beta: Fraction) -> Bound:
     """A combination of two bounds: beta ELBO + (1-beta) L_K.
 
-    Raises:
-        BadValue: beta is not in [0, 1].
-
     Reference: Rainforth et al. (2018), arXiv:1802.04537.
     """
     if beta == 0:  # 0 · ELBO is NaN where a weight is 0
@@ -138,9 +135,6 @@ def tvo(partition: Partition) -> Bound:
 
     `partition` is β_0 = 0 < … < β_P = 1; (0, 1) gives the ELBO. The inner means are self-normalised: this is a lower
     bound in the limit of many samples, and biased for few.
-
-    Raises:
-        BadValue: the partition does not rise from 0 to 1.
 
     Reference: Masrani, Le & Wood (2019), arXiv:1907.00031.
     """

@@ -79,11 +79,10 @@ def keep_freed() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(_M_MMAP_MAX, 0)
+        trim_threshold, mmap_max = -1, -4  # of malloc.h
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_max, 0)
 
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 NO_COMPILER = "no C++ compiler was found (install one, or set CXX)"
 
@@ -111,10 +110,6 @@ def compiled(f: F, *, device: torch.device | str = "cpu") -> F:
     Each call of `compiled` makes new graphs, one for each set of shapes. f's closure and the globals of its
     module must not change afterwards: a call guards only its arguments and torch's global state, because guards on the
     rest take a seventh of a small step's time. On CUDA, f is recorded as a CUDA graph.
-
-    Args:
-        f: a function of trees of tensors.
-        device: the device of these tensors.
 
     Warns:
         Uncompiled: there is no compiler, or (when the result is called) it cannot compile f.

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from funcvae import random, tree
 from funcvae._support import checks
 from funcvae._support.pickling import by_call, remembered
-from funcvae.errors import BadType, BadValue, FuncvaeError
+from funcvae.errors import BadType, BadValue
 
 __all__ = ["Apply", "Functional", "Network", "Params", "State", "functional", "network"]
 
@@ -56,10 +56,8 @@ class Network(NamedTuple):
 
     init: Callable[[random.Key], tuple[Params, State]]
     apply: Apply
-    check: Callable[..., None]
-    """Raises BadType or BadValue for params or state that `apply` cannot take."""
-    frozen: frozenset[str]
-    """The names in the state of the frozen parameters."""
+    check: Callable[..., None]  # raises BadType or BadValue for params or state that `apply` cannot take
+    frozen: frozenset[str]  # the names in the state of the frozen parameters
 
 
 @remembered
@@ -109,7 +107,7 @@ def network(factory: Callable[[], nn.Module]) -> Network:
             "the factory"
         )
     aliases = _aliases(module)
-    shapes = {what: _shapes(tensors) for what, tensors in zip(("params", "state"), _split(module), strict=True)}
+    shapes = [_shapes(tensors) for tensors in _split(module)]  # of params and state
     frozen = frozenset(name for name, p in module.named_parameters() if not p.requires_grad)
     skeletons = {True: module.to("meta").train(), False: other.to("meta").eval()}
     dropout = _dropout_layer(module)
@@ -118,8 +116,8 @@ def network(factory: Callable[[], nn.Module]) -> Network:
 
     def check(params: Params, state: State, *inputs: Any, train: bool = False) -> None:
         checks.flag("train", train)
-        _check("params", params, shapes["params"])
-        _check("state", state, shapes["state"])
+        _check("params", params, shapes[0])
+        _check("state", state, shapes[1])
         held = [*params.values(), *state.values()]
         for value in inputs:
             if isinstance(value, Tensor) and held:
@@ -133,7 +131,7 @@ def network(factory: Callable[[], nn.Module]) -> Network:
     @checks.arguments
     def init(key: random.Key) -> tuple[Params, State]:
         tensors = iter(_PerKey.apply(made, checks.concrete("key", key)))
-        params, state = ({name: next(tensors) for name in names} for names in shapes.values())
+        params, state = ({name: next(tensors) for name in names} for names in shapes)
         return params, state
 
     def apply(params: Params, state: State, *inputs: Any, train: bool) -> tuple[Any, State]:
@@ -146,12 +144,12 @@ def network(factory: Callable[[], nn.Module]) -> Network:
 
     def run(params: Params, state: State, inputs: tuple[Any, ...], train: bool) -> tuple[Any, State]:
         if train and dropout:
-            raise BadValue(f"{dropout} draws random numbers in training mode: funcvae gives no keys to layers yet")
+            raise BadValue(f"{dropout} draws random numbers in training mode: {_NO_KEYS}")
         held = {name: v if name in frozen else _copy_for(inputs, v) for name, v in state.items()}
         tensors = {**params, **held}
         tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
         # The module may change its inputs in place. (A tree of one tensor would take longer.)
-        inputs = tuple(x.clone() if isinstance(x, Tensor) else tree.map(_copy, x) for x in inputs)
+        inputs = tuple(_copy(x) if isinstance(x, Tensor) else tree.map(_copy, x) for x in inputs)
         with _attention_for_transforms() if attention else nullcontext(), _no_draws(inputs):
             out = functional_call(skeletons[train], tensors, inputs, tie_weights=False, strict=True)
         return out, {name: v if name in frozen else tensors[name] for name, v in state.items()}
@@ -181,7 +179,7 @@ def _build(factory: Callable[[], nn.Module], draws: "_KeyedDraws") -> nn.Module:
     try:
         with draws:
             module = factory()
-    except FuncvaeError:
+    except BadType:
         raise
     except TypeError as error:
         reason, called = checks.one_line(str(error)), error.__traceback__
@@ -245,10 +243,8 @@ def _copy_for(inputs: tuple[Any, ...], buffer: Tensor) -> Tensor:
 
     A zero made from the input is added to a float buffer, so that `vmap` batches the copy exactly when the input is.
     """
-    x = next((x for x in inputs if isinstance(x, Tensor)), None)
-    if x is None or not buffer.is_floating_point():
-        return buffer.clone()
-    return buffer + x.new_zeros((), dtype=buffer.dtype)
+    x = next((x for x in inputs if isinstance(x, Tensor)), buffer)
+    return buffer + x.new_zeros((), dtype=buffer.dtype) if buffer.is_floating_point() else buffer.clone()
 
 
 def _dropout_layer(module: nn.Module) -> str:
@@ -287,6 +283,9 @@ def _check_forward(module: nn.Module, run: Callable[[Params, State], Any], param
         )
 
 
+_NO_KEYS = "funcvae gives no keys to layers yet"
+
+
 @contextmanager
 def _attention_for_transforms() -> Iterator[None]:
     """Restricts attention to operators with batching rules and derivatives, which its fused kernels lack."""
@@ -308,8 +307,7 @@ def _no_draws(inputs: tuple[Any, ...]) -> Iterator[None]:
     on_cuda = {x.device.index for x in inputs if isinstance(x, Tensor) and x.is_cuda}
     generators = [torch.default_generator, *(torch.cuda.default_generators[i] for i in on_cuda)]
     before = [generator.get_state() for generator in generators]
-    message = "the module draws random numbers in forward: funcvae gives no keys to layers yet"
-    drawn = False
+    message, drawn = f"the module draws random numbers in forward: {_NO_KEYS}", False
     try:
         yield
     except RuntimeError as error:  # raised by `vmap` itself
@@ -331,8 +329,7 @@ class _KeyedDraws(TorchDispatchMode):
     def __init__(self, key: random.Key) -> None:
         super().__init__()
         self.key, self.count = key, 0
-        self.generator_states: list[Tensor] = []
-        """The state of the generator before each draw that names one."""
+        self.generator_states: list[Tensor] = []  # the state of the generator before each draw that names one
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -351,13 +348,13 @@ class _KeyedDraws(TorchDispatchMode):
             )
         key = random.fold_in(self.key, self.count)
         self.count += 1
-        return draw(key, args, kwargs)
+        return draw(key, args, {name: value for name, value in kwargs.items() if name != "generator"})
 
 
-def _is_global(generator: torch.Generator) -> bool:
+def _is_global(generator: Any) -> bool:
     """Whether a generator is one of torch's own. (They are compared by address, because each call wraps them anew.)"""
     own: list[Any] = [torch.default_generator, *torch.cuda.default_generators]
-    return any(generator._cdata == each._cdata for each in own)  # type: ignore[attr-defined]
+    return any(generator._cdata == each._cdata for each in own)
 
 
 # The functions below replace random operators of torch by draws from a key. In-place operators fill an argument.
@@ -380,11 +377,7 @@ def _fill_bernoulli(key: random.Key, args: Any, kwargs: Any) -> Tensor:
 
 
 def _make(zeros: Callable[..., Tensor], fill: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def draw(key: random.Key, args: Any, kwargs: Any) -> Tensor:
-        kwargs = {name: value for name, value in kwargs.items() if name != "generator"}
-        return fill(key, (zeros(*args, **kwargs),), {})
-
-    return draw
+    return lambda key, args, kwargs: fill(key, (zeros(*args, **kwargs),), {})
 
 
 def _normal(key: random.Key, args: Any, kwargs: Any) -> Tensor:
@@ -407,8 +400,7 @@ def _fill_integers(key: random.Key, args: Any, kwargs: Any) -> Tensor:
 
 def _integers(key: random.Key, args: Any, kwargs: Any) -> Tensor:
     *bounds, size = args
-    kwargs = {"dtype": torch.int64, **{name: value for name, value in kwargs.items() if name != "generator"}}
-    return _fill_integers(key, (torch.zeros(size, **kwargs), *bounds), {})
+    return _fill_integers(key, (torch.zeros(size, **{"dtype": torch.int64, **kwargs}), *bounds), {})
 
 
 def _bind(args: tuple[Any, ...], kwargs: dict[str, Any], *rest: tuple[str, float]) -> list[Any]:

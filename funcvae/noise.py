@@ -24,7 +24,7 @@ from funcvae._support.checks import Count, Dtype, Indices
 from funcvae.errors import BadType, BadValue
 
 __all__ = [
-    "TABLE", "Noise", "PartialNoise", "accepts", "iid", "in_parts", "independent", "is_independent", "mirrored",
+    "TABLE", "Noise", "accepts", "iid", "in_parts", "independent", "is_independent", "mirrored",
     "moment_matched", "name_of", "numbered", "parse", "sobol",
 ]  # fmt: skip
 
@@ -34,23 +34,6 @@ class Noise(Protocol):
 
     def __call__(self, key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = ...) -> Tensor:
         """The noise eps [n, *shape] of a key."""
-        ...
-
-
-class PartialNoise(Protocol):
-    """A noise scheme that can draw a part."""
-
-    def __call__(
-        self,
-        key: random.Key,
-        n: int,
-        shape: random.Shape,
-        *,
-        dtype: torch.dtype = ...,
-        samples: Tensor | None = None,
-        rows: Tensor | None = None,
-    ) -> Tensor:
-        """The noise eps [n, *shape][samples][:, rows] of a key; None selects all."""
         ...
 
 
@@ -85,10 +68,7 @@ def iid(
     """n independent standard normal samples [n, *shape], on the device of the key.
 
     Args:
-        key: the key, which this call consumes.
-        n: the number of samples of each datum.
         shape: the shape of one sample, with the data along its first axis.
-        dtype: float32 or float64.
         samples: indices of the samples to draw; all unless given.
         rows: indices of the data to draw; all unless given.
     """
@@ -99,23 +79,16 @@ def iid(
     return _normal(key, whole, dtype, at=_flat_indices(whole, *picked, device=key.device))
 
 
-def in_parts(scheme: Noise) -> PartialNoise:
+def in_parts(scheme: Noise) -> Noise:
     """Turns a scheme into one that can draw a part: (key, n, shape, dtype=, samples=, rows=) -> eps.
 
-    The part equals scheme(key, n, shape)[samples][:, rows] to rounding; `samples` or `rows` of None select all.
+    The part equals scheme(key, n, shape)[samples][:, rows] to rounding; without `samples` or `rows`, it has all.
     """
     own = [name for name in ("samples", "rows") if accepts(scheme, name)]  # here, because the part may be compiled
 
     def part(
-        key: random.Key,
-        n: int,
-        shape: random.Shape,
-        *,
-        dtype: torch.dtype = torch.float32,
-        samples: Tensor | None = None,
-        rows: Tensor | None = None,
+        key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = torch.float32, **wanted: Tensor
     ) -> Tensor:
-        wanted = {name: at for name, at in {"samples": samples, "rows": rows}.items() if at is not None}
         eps = scheme(key, n, shape, dtype=dtype, **{name: at for name, at in wanted.items() if name in own})
         for axis, name in enumerate(("samples", "rows")):
             if name in wanted and name not in own:
@@ -156,9 +129,6 @@ def mirrored(
     The mean over a pair has no variance for an odd function of eps, and twice the variance of the mean over two
     independent samples for an even one. For `rows` see `iid`.
 
-    Raises:
-        BadValue: n is odd or below 2.
-
     Reference: Hammersley & Morton (1956), "A new Monte Carlo technique: antithetic variates".
     """
     half = _iid(key, _half(n), shape, dtype=dtype, rows=rows)
@@ -175,9 +145,6 @@ def moment_matched(
 
     where P(χ² <= t') = P(χ² >= t), and χ² has n/2 - 1 degrees of freedom. Mean, variance and direction of a normal
     sample are independent, so each half is jointly standard normal. At n = 2 this is `mirrored`. For `rows` see `iid`.
-
-    Raises:
-        BadValue: n is odd or below 2.
 
     Reference: Wu, Goodman & Ermon (2019), arXiv:1810.02555, where the second half has a new direction.
     """
@@ -210,9 +177,8 @@ def sobol(
     if n > 2**_DIGITS:
         raise BadValue(f"n is {n}: a Sobol sequence of {_DIGITS} digits has at most {2**_DIGITS} points")
     if not shape or not 1 <= shape[-1] <= SobolEngine.MAXDIM:
-        raise BadValue(
-            f"shape is {shape}: its last axis must have 1 to {SobolEngine.MAXDIM} dimensions for sobol noise"
-        )
+        must = f"its last axis must have 1 to {SobolEngine.MAXDIM} dimensions for sobol noise"
+        raise BadValue(f"shape is {shape}: {must}")
     points = _sobol_points(n, shape[-1]).to(key.device).reshape(n, *[1] * (len(shape) - 1), shape[-1])
     at = None if rows is None else _flat_indices((_DIGITS + 1, *shape), None, rows, device=key.device)
     shift, *columns = _bits(key, (_DIGITS + 1, *shape), at=at) & (2**_DIGITS - 1)
@@ -269,13 +235,10 @@ def _opposite_chi2(t: Tensor, dof: int) -> Tensor:
     lower = above < below
     root = 2 * (1 - 2 / (9 * dof)) - (t / dof) ** (1 / 3)
     y = dof / 2 * root.clamp(min=0.1) ** 3  # the approximation fails far down the lower tail
-    for _ in range(_NEWTON_STEPS):
+    for _ in range(8):
         log_density = (a - 1) * y.log() - y - torch.lgamma(a)
         p, q = torch.special.gammainc(a, y), torch.special.gammaincc(a, y)
         left = y * ((above / p).log() * p / (y * log_density.exp())).exp()
         right = y + (q / below).log() * q / log_density.exp()
         y = torch.where(lower, left, right)
     return 2 * y
-
-
-_NEWTON_STEPS = 8

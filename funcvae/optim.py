@@ -18,11 +18,9 @@ __all__ = ["AdamState", "Optimizer", "Schedule", "adam"]
 
 Schedule = Callable[[Tensor], Tensor | float]
 """Maps the number of updates made to the learning rate of the next one."""
-Rows = list[tuple[Tensor, ...]]
-"""Each parameter with its gradient, m and v."""
+Rows = list[tuple[Tensor, ...]]  # each parameter with its gradient, m and v
 
-Decay = Annotated[float, that(lambda rate: 0 <= rate < 1, "in [0, 1), as a decay rate")]
-"""A decay rate, in [0, 1)."""
+Decay = Annotated[float, that(lambda rate: 0 <= rate < 1, "in [0, 1), as a decay rate")]  # a decay rate, in [0, 1)
 
 
 @by_call
@@ -71,7 +69,6 @@ def adam(
     Args:
         lr: a number, or a schedule `step -> lr`, where step is the number of updates already made (0 at the first), an
             int64 tensor without axes. (`0.9**step` is float32: write `0.9 ** step.double()`.)
-        b1, b2: decay rates, in [0, 1).
         eps: added to the square root, after the bias correction.
 
     >>> opt = adam(lr=0.1)
@@ -131,9 +128,8 @@ def adam(
         def copy(old: Tensor, grad: Tensor) -> Tensor:
             checks.same_device(gradient=checks.tensor("a gradient", grad), parameter=old)
             if old.shape != grad.shape:  # they might broadcast
-                raise BadValue(
-                    f"a gradient has shape {list(grad.shape)}: its parameter or moment has {list(old.shape)}"
-                )
+                shapes = list(grad.shape), list(old.shape)
+                raise BadValue("a gradient has shape {}: its parameter or moment has {}".format(*shapes))
             return old + grad.new_zeros(())  # a copy that is batched if a `vmap` has batched the gradient
 
         m, v, params = (tree.map(copy, old, grads) for old in (state.m, state.v, params))
@@ -150,10 +146,8 @@ def _fusible(rows: Rows, step: Tensor, rate: Tensor | float) -> bool:
         return False
     wants_graph = torch.is_grad_enabled()
     try:
-        return all(
-            (t.shape, t.dtype) == (row[0].shape, row[0].dtype)
-            and t.device == step.device
-            and t.device.type in ("cpu", "cuda")
+        return step.device.type in ("cpu", "cuda") and all(
+            (t.shape, t.dtype, t.device) == (row[0].shape, row[0].dtype, step.device)
             and t.is_contiguous()
             and not (t.requires_grad and wants_graph)
             and t.data_ptr()

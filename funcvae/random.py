@@ -32,9 +32,8 @@ def _is_key(name: str, value: Tensor) -> Tensor:
     if not isinstance(value, Tensor) or value.dtype != torch.int32 or value.layout != torch.strided:
         raise BadType(f"{name} is {checks.describe(value)}: it must be an int32 tensor [2], from random.key(seed)")
     if value.shape != (2,):
-        raise BadValue(
-            f"{name} has shape {list(value.shape)}: it must be [2]; use torch.func.vmap over a batch of keys"
-        )
+        advice = "use torch.func.vmap over a batch of keys"
+        raise BadValue(f"{name} has shape {list(value.shape)}: it must be [2]; {advice}")
     return value
 
 
@@ -56,7 +55,6 @@ def key(seed: Annotated[int, checks.Only(_is_seed)], *, device: torch.device | s
     """The key of a seed: the seed's high and low 32-bit words, int32 [2].
 
     Raises:
-        BadValue: the seed does not lie between 0 and 2**64 - 1.
         Missing: the device is not available.
     """
     if device is not None:
@@ -96,8 +94,6 @@ def bits(key: Key, shape: Shape = (), *, at: Indices | None = None) -> Tensor:
     """Random 32-bit words: int32 of the given shape (`.view(torch.uint32)` for JAX's unsigned ones).
 
     Args:
-        key: the key, which this call consumes.
-        shape: the shape of the draw.
         at: flat indices into the draw, from `flat_indices`. Only these numbers are drawn; the result has the shape of
             `at`. Indices outside of `shape` are not detected.
     """
@@ -115,7 +111,6 @@ def flat_indices(shape: Shape, *picked: Tensor | None, device: torch.device | st
     Args:
         shape: the shape of the whole array.
         picked: for each of the first axes, the indices [n], or None for all.
-        device: the device of the result.
     """
     if len(picked) > len(shape):
         raise BadValue(f"picked has indices for {len(picked)} axes: shape {list(shape)} has {len(shape)}")

@@ -18,23 +18,20 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _has_tensors(name: str, tree: Any) -> Any:
-    for leaf in leaves(tree):
-        checks.tensor(f"a leaf of {name}", leaf)
-    return tree
+def _leaves_are(check: checks.Check) -> checks.Only:
+    def all_are(name: str, tree: Any) -> Any:
+        for leaf in leaves(tree):
+            check(f"a leaf of {name}", leaf)
+        return tree
 
-
-def _has_floats(name: str, tree: Any) -> Any:
-    for leaf in leaves(_has_tensors(name, tree)):
-        checks.floating(f"a leaf of {name}", leaf)
-    return tree
+    return checks.Only(all_are)
 
 
 Tree = Any
 """A tree of anything."""
-Tensors = Annotated[Any, checks.Only(_has_tensors)]
+Tensors = Annotated[Any, _leaves_are(checks.tensor)]
 """A tree of tensors."""
-FloatTensors = Annotated[Any, checks.Only(_has_floats)]
+FloatTensors = Annotated[Any, _leaves_are(checks.floats)]
 """A tree of floating-point tensors."""
 
 

@@ -1,20 +1,15 @@
 """The vector-Jacobian product, by plain autograd where no transform is needed."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from funcvae import tree
 from funcvae.tree import Tree
 
-
-class Pull(Protocol):
-    """Pulls back a cotangent of a function's value to its arguments."""
-
-    def __call__(self, cotangent: Tree, retain_graph: bool = True) -> tuple[Tree, ...]:
-        """Returns one tree for each argument; set `retain_graph` to pull back another cotangent."""
-        ...
+Pull = Callable[..., tuple[Tree, ...]]
+"""Maps (cotangent, retain_graph=True) to one tree for each argument; the graph serves for another cotangent."""
 
 
 def vjp(f: Callable[..., Any], *primals: Tree, has_aux: bool = False) -> tuple[Any, ...]:
@@ -23,13 +18,8 @@ def vjp(f: Callable[..., Any], *primals: Tree, has_aux: bool = False) -> tuple[A
     Under `torch.no_grad`, outside of transforms and compiled code (as in an eager training step), it uses plain
     autograd with the same formulas: a small operation then takes half the time.
 
-    Args:
-        f: maps trees of tensors to a tree of tensors; with `has_aux`, to (that tree, aux).
-        primals: the arguments to differentiate with respect to.
-        has_aux: whether f also returns aux, a tree that is not differentiated.
-
-    Returns:
-        (value, pull), or (value, pull, aux); `pull(cotangent, retain_graph=True)` is a tuple of trees like the primals.
+    Returns (value, pull), or (value, pull, aux) if f also returns aux, a tree that is not differentiated;
+    `pull(cotangent, retain_graph=True)` is a tuple of trees like the primals.
     """
     leaves, kind = tree.flatten(primals)
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_inference_mode_enabled() or not leaves:

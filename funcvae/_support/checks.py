@@ -24,19 +24,7 @@ from dataclasses import fields as dataclass_fields
 from functools import cache, partial, wraps
 from numbers import Real
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    NamedTuple,
-    ParamSpec,
-    TypeVar,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -47,8 +35,7 @@ from funcvae.errors import BadType, BadValue, FuncvaeError, Missing, unknown
 P = ParamSpec("P")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
-Check = Callable[[str, Any], Any]
-"""Takes an argument's name and value; returns the value or raises."""
+Check = Callable[[str, Any], Any]  # takes an argument's name and value; returns the value or raises
 
 
 class Only(NamedTuple):
@@ -92,9 +79,7 @@ def tensor(name: str, value: Any, axes: str = "") -> Tensor:
 
 def concrete(name: str, value: Any) -> Tensor:
     """Checks that an object is a tensor that is not on the `meta` device, which holds no values."""
-    return that(lambda t: not t.is_meta, "on another device than meta, which holds no values")(
-        name, tensor(name, value)
-    )
+    return not_on_meta(name, tensor(name, value))
 
 
 def floats(name: str, value: Any, axes: str = "") -> Tensor:
@@ -164,6 +149,7 @@ sequence = that(lambda v: isinstance(v, Sequence) and not isinstance(v, str | by
 function = that(callable, "a function", BadType)
 is_positive = that(lambda value: 0 < value < math.inf, "positive and finite")
 is_finite = that(math.isfinite, "finite")
+not_on_meta = that(lambda t: not t.is_meta, "on another device than meta, which holds no values")
 floating = that(torch.is_floating_point, "floating-point", BadType)
 int32_or_int64 = that(lambda t: t.dtype in (torch.int32, torch.int64), "int32 or int64", BadType)
 float32_or_float64 = that(lambda v: v is torch.float32 or v is torch.float64, "torch.float32 or torch.float64", BadType)
@@ -174,26 +160,18 @@ _BY_KIND: dict[Any, Check | None] = {
 }  # fmt: skip
 
 
-Count = Annotated[int, at_least(1)]
-"""A whole number, 1 or more."""
-Natural = Annotated[int, at_least(0)]
-"""A whole number, 0 or more."""
-Positive = Annotated[float, is_positive]
-"""A positive, finite number."""
-Finite = Annotated[float, is_finite]
-"""A finite number."""
-Fraction = Annotated[float, within(0, 1)]
-"""A number between 0 and 1."""
-Floats = Annotated[Tensor, floating]
-"""A tensor of a floating-point dtype."""
+Count = Annotated[int, at_least(1)]  # a whole number, 1 or more
+Natural = Annotated[int, at_least(0)]  # a whole number, 0 or more
+Positive = Annotated[float, is_positive]  # a positive, finite number
+Finite = Annotated[float, is_finite]  # a finite number
+Fraction = Annotated[float, within(0, 1)]  # a number between 0 and 1
+Floats = Annotated[Tensor, floating]  # a tensor of a floating-point dtype
 FloatsOrBytes = Annotated[
     Tensor, that(lambda t: t.is_floating_point() or t.dtype == torch.uint8, "floating-point or uint8", BadType)
 ]
 """A tensor of a floating-point dtype, or of bytes."""
-Indices = Annotated[Tensor, int32_or_int64]
-"""A tensor of indices, int32 or int64."""
-Dtype = Annotated[torch.dtype, Only(float32_or_float64)]
-"""torch.float32 or torch.float64."""
+Indices = Annotated[Tensor, int32_or_int64]  # a tensor of indices, int32 or int64
+Dtype = Annotated[torch.dtype, Only(float32_or_float64)]  # torch.float32 or torch.float64
 
 
 def arguments(function: Callable[P, T]) -> Callable[P, T]:
@@ -209,7 +187,6 @@ def arguments(function: Callable[P, T]) -> Callable[P, T]:
     """
     parameters = inspect.signature(function).parameters.values()
     names = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
-
     checks = cache(partial(_checks_of, function))  # at the first call; it lives as long as the function
 
     @wraps(function)
@@ -233,7 +210,7 @@ def after(check: Callable[..., None]) -> Callable[[F], F]:
                 check(*args, **kwargs)
             return function(*args, **kwargs)
 
-        return cast(F, _with_original(checked, function))
+        return _with_original(checked, function)
 
     return decorate
 
@@ -241,12 +218,12 @@ def after(check: Callable[..., None]) -> Callable[[F], F]:
 def unchecked(function: F) -> F:
     """Returns a function without the check of its arguments, or the function itself if it has no check."""
     checked, original = getattr(function, "unchecked", (None, None))
-    return cast(F, original) if checked is function else function
+    return original if checked is function else function  # type: ignore[return-value]
 
 
-def _with_original(checked: F, original: Any) -> F:
+def _with_original(checked: Any, original: Any) -> Any:
     # With its owner: `functools.wraps` copies the attribute to a user's own function around this one.
-    checked.unchecked = (checked, original)  # type: ignore[attr-defined]
+    checked.unchecked = (checked, original)
     return checked
 
 
@@ -281,7 +258,7 @@ def _check_of(hint: Any) -> Check | None:
             return further[0].check
         axes = " ".join(mark for mark in further if isinstance(mark, str))
         first = (lambda name, value: tensor(name, value, axes)) if axes else _check_of(kind)
-        return _in_turn([first, *(mark for mark in further if callable(mark))])
+        return _in_turn([each for each in (first, *further) if callable(each)])
     if origin in (Union, types.UnionType):
         kinds = set(inner) - {type(None)}
         check = path if kinds == {str, Path} else _check_of(kinds.pop()) if len(kinds) == 1 else None
@@ -298,12 +275,12 @@ def _check_of(hint: Any) -> Check | None:
     return (lambda name, value: instance(name, value, kind)) if isinstance(kind, type) else None
 
 
-def _in_turn(checks: Sequence[Check | None]) -> Check:
+def _in_turn(checks: Sequence[Check]) -> Check:
     """Makes one check from several, each of which gets the result of the one before."""
 
     def check(name: str, value: Any) -> Any:
         for each in checks:
-            value = value if each is None else each(name, value)
+            value = each(name, value)
         return value
 
     return check

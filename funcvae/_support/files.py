@@ -17,18 +17,14 @@ from funcvae.errors import BadData, BadType, BadValue, FuncvaeError, InUse, Miss
 
 T = TypeVar("T")
 
-JSON_LIMIT = 2**20
-"""The largest number of bytes of a JSON file; the files of a run are far smaller."""
+JSON_LIMIT = 2**20  # the largest number of bytes of a JSON file; the files of a run are far smaller
 
 
 def write(path: Path, content: bytes) -> Path:
-    """Writes a file atomically, and creates its folder if necessary.
+    """Writes a file atomically, and creates its folder if necessary; raises NotWritten if that fails.
 
     The content goes to a temporary file in the same folder, which is synced and then renamed. Even after a power
     failure the file has either the old content or the new.
-
-    Raises:
-        NotWritten: the file cannot be written; the old content stays.
     """
     if not path.name:  # "." or "/"
         raise NotWritten(f"{path} cannot be written: it is a folder")
@@ -76,13 +72,12 @@ def sync(descriptor: int) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Flushes a folder's entries to the disk, if the system supports it."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        sync(descriptor)
-    finally:
-        os.close(descriptor)
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            sync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def remove_partial(folder: Path) -> None:
@@ -92,21 +87,20 @@ def remove_partial(folder: Path) -> None:
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, timeout: float = 0) -> Iterator[None]:
     """Locks a folder for one writing process, and creates it if necessary. The system frees the lock of a dead process.
 
     Raises:
-        InUse: another process holds the lock.
+        InUse: another process has held the lock for `timeout` seconds; -1 waits without end.
         BadValue: the folder cannot be created, or cannot be written in.
     """
-    held = FileLock(folder / LOCK, timeout=0)
+    held = FileLock(folder / LOCK, timeout=timeout)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held.acquire()
     except Timeout:
-        raise InUse(
-            f"{folder} is in use: another process writes there; wait for it, or choose another folder"
-        ) from None
+        advice = "wait for it, or choose another folder"
+        raise InUse(f"{folder} is in use: another process writes there; {advice}") from None
     except OSError as error:
         raise BadValue(f"{folder} cannot be created or written in: {error.strerror}") from None
     try:
@@ -116,21 +110,16 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def read(path: Path, *, limit: int) -> bytes:
-    """A file's content.
-
-    Raises:
-        Missing: no such file.
-        BadData: the file is longer than `limit` bytes, or cannot be read.
-    """
+    """A file's content. Raises Missing, or BadData if it is longer than `limit` bytes or cannot be read."""
     try:
-        content = None
-        if path.is_file():  # reading a pipe would block
-            with path.open("rb") as file:
-                content = file.read(limit + 1)
+        if not path.is_file():  # reading a pipe would block
+            raise Missing(f"{path} is missing: no such file")
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except Missing:
+        raise
     except OSError as error:
         raise BadData(f"{path} cannot be read: {error.strerror}") from None
-    if content is None:
-        raise Missing(f"{path} is missing: no such file")
     if len(content) > limit:
         raise BadData(f"{path} exceeds the limit of {limit:,} bytes")
     return content
@@ -144,12 +133,7 @@ def tail(path: Path, size: int) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        Missing: no such file.
-        BadData: the file does not hold a JSON object.
-    """
+    """The object in a JSON file. Raises Missing, or BadData if it does not hold one."""
     return parse_json(read(path, limit=JSON_LIMIT), str(path))
 
 
@@ -167,11 +151,7 @@ def parse_json(content: bytes, where: str) -> dict[str, Any]:
 
 
 def typed(content: Any, kind: type[T]) -> T:
-    """Converts a JSON object to a dataclass or TypedDict, and checks every field against its annotation.
-
-    Raises:
-        BadType, BadValue: a field is missing, or has the wrong type or value.
-    """
+    """Converts a JSON object to a dataclass or TypedDict. Raises BadType or BadValue for a missing or wrong field."""
     try:
         return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
@@ -221,8 +201,7 @@ def _finite(value: Any) -> Any:
             return value
 
 
-LOCK = ".lock"
-_PARTIAL = ".partial"
+LOCK, _PARTIAL = ".lock", ".partial"
 
 
 def _between(stage: str, path: Path) -> None:

@@ -6,12 +6,9 @@ __all__ = ["table"]
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str] = (), align: str = "<>") -> str:
-    """Formats cells as lines of text with aligned columns, two spaces apart.
+    """Formats cells as lines of text with aligned columns, two spaces apart, under the header if there is one.
 
-    Args:
-        rows: the cells of each line.
-        header: the names of the columns; empty for a table without a header.
-        align: "<" (left) or ">" (right) for each column; the last one applies to all further columns.
+    `align` has "<" (left) or ">" (right) for each column; the last one applies to all further columns.
     """
     lines = [header, *rows] if header else rows
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -7,7 +7,7 @@ reproduced or a cell of a sweep diverged.
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any
 
 import tyro
@@ -23,20 +23,10 @@ from funcvae.errors import BadValue, FuncvaeError, ProcessLost, ReportedElsewher
 
 __all__ = ["COMMANDS", "SHARED_COMMANDS", "main"]
 
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "train": train,
-    "verify": verify,
-    "replay": replay,
-    "evaluate": evaluate,
-    "variance": variance,
-    "sweep": sweep,
-    "collect": collect,
-    "sample": sample,
-    "reconstruct": reconstruct,
-    "interpolate": interpolate,
-    "latent": latent,
-    "list": list_,
-}
+_FUNCTIONS = (
+    train, verify, replay, evaluate, variance, sweep, collect, sample, reconstruct, interpolate, latent, list_,
+)  # fmt: skip
+COMMANDS: dict[str, Callable[..., Any]] = {command.__name__.rstrip("_"): command for command in _FUNCTIONS}
 
 SHARED_COMMANDS = {"train", "variance", "sweep"}
 """Commands that several processes can share."""
@@ -46,30 +36,20 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     try:
         with _main_process_prints(sys.argv[1:] if args is None else args):
-            tyro.extras.subcommand_cli_from_dict(
-                COMMANDS,
-                prog="funcvae",
-                description=f"funcvae {__version__}",
-                args=args,
-                config=(tyro.conf.FlagCreatePairsOff,),
-            )
+            about, config = f"funcvae {__version__}", (tyro.conf.FlagCreatePairsOff,)
+            tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="funcvae", description=about, args=args, config=config)
     except KeyboardInterrupt:
         print("funcvae: stopped", file=sys.stderr)
         sys.exit(130)
     except ReportedElsewhere:
         sys.exit(2)
     except (FuncvaeError, OSError) as error:  # an OSError: a full disk, an unreadable folder
-        print(f"funcvae: error: {_process_prefix(error)}{error}", file=sys.stderr)
+        rank = 0
+        with suppress(BadValue):  # wrong variables in the environment
+            rank = distributed.rank()
+        process = f"process {rank}: " if rank and not isinstance(error, ProcessLost) else ""
+        print(f"funcvae: error: {process}{error}", file=sys.stderr)
         sys.exit(2)
-
-
-def _process_prefix(error: Exception) -> str:
-    """Names the process of an error, if it is not the first."""
-    try:
-        rank = distributed.rank()
-    except BadValue:  # wrong variables in the environment
-        return ""
-    return f"process {rank}: " if rank and not isinstance(error, ProcessLost) else ""
 
 
 @contextmanager

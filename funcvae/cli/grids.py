@@ -3,8 +3,7 @@
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -60,21 +59,15 @@ def sweep(
     if compiles and not compilation.available():
         print(f"funcvae: {compilation.NO_COMPILER}; training without torch.compile", file=sys.stderr)
     caught: list[int] = []
+    stop_context = partial(stop_on_signal, caught, alone=distributed.world_size() == 1)
     try:
-        with ExitStack() as stack:
-            bar: tqdm | None = None
-
-            @contextmanager
-            def stop_context() -> Iterator[Callable[[], bool]]:
-                nonlocal bar
-                with stop_on_signal(caught, alone=distributed.world_size() == 1) as stop:
-                    bar = stack.enter_context(tqdm(total=len(cells), unit="cell", dynamic_ncols=True))
-                    yield stop
+        with tqdm(total=len(cells), unit="cell", dynamic_ncols=True) as bar:
 
             def log(name: str, result: runs.CellResult) -> None:
-                tqdm.write(f"{name}: {_summary(result)}", file=sys.stdout)
-                if bar is not None:
-                    bar.update()
+                finished = "test bound {test_bound:.4f} nats per example after {steps:,} steps"
+                text = "diverged: {diverged}" if "diverged" in result else finished
+                tqdm.write(f"{name}: {text.format(**result)}", file=sys.stdout)
+                bar.update()
 
             results = runs.train_grid(
                 requested, folder, measure=runs.variance_report, share=share, device=resolved, download=download,
@@ -109,10 +102,3 @@ def collect(sweep: SweepFolder, /, *, out: str | None = None) -> None:
     print(files.write(path.with_suffix(".json"), files.as_json(results.as_dict())))
     for name, figure in results.figures().items():
         print(figures.save(figure, path.parent / "figures" / f"{name}.png"))
-
-
-def _summary(result: runs.CellResult) -> str:
-    """Describes the result of a cell."""
-    if "diverged" in result:
-        return f"diverged: {result['diverged']}"
-    return f"test bound {result['test_bound']:.4f} nats per example after {result['steps']:,} steps"

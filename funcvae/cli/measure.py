@@ -106,9 +106,7 @@ def variance(
     state = "untrained" if measured.path.name.startswith(f"{run}-untrained") else f"as in {measured.path}"
     batch_text = f"{found.batch:,} of its training data, seed {seed}"
     print(f"{system}, {state}; {batch_text}; gradients of nats per example")
-    print(found)
-    for reason in report["left_out"]:
-        print(f"left out: {reason}")
+    print(found, *(f"left out: {reason}" for reason in report["left_out"]), sep="\n")
     _write_report(measured, "variance", report, lambda: of_results.of_comparison(found, name=system), out)
 
 

@@ -98,7 +98,6 @@ def _nonfinite_rows(name: str, array: Tensor, rows: Tensor) -> str:
 
 
 def _first_rows(rows: Tensor) -> str:
-    """The first few row numbers."""
     return ", ".join(map(str, rows[:_MAX_ROWS].tolist())) + ", …" * (len(rows) > _MAX_ROWS)
 
 

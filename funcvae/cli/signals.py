@@ -20,9 +20,7 @@ def stop_on_signal(caught: list[int], *, alone: bool) -> Iterator[Callable[[], b
     A terminal and some schedulers signal the whole process group. Programs that this process starts in the context,
     such as the compiler of a step, run in sessions of their own and finish.
 
-    Args:
-        caught: collects the numbers of the signals.
-        alone: whether this process trains alone.
+    `caught` collects the numbers of the signals; `alone` is whether this process trains alone.
     """
 
     def handle(number: int, frame: object) -> None:

@@ -41,7 +41,7 @@ class Dataset(NamedTuple):
         digest = hashlib.sha256()
         for items in (self.train, self.test):
             digest.update(f"{self.decode(items[:0]).dtype}{list(items.shape)}".encode())
-            for part in items.split(_HASHED_AT_ONCE):
+            for part in items.split(1000):
                 digest.update(self.decode(part).cpu().numpy().reshape(-1).data)
         return digest.hexdigest()
 
@@ -85,7 +85,7 @@ def load(source: str, *, root: str | Path = "data", download: bool = False, size
         if name or path.is_file():
             raise BadValue(f"size is {size}: only a folder of images can be resized, and {source} is not one")
     if name:
-        return _from_arrays(source, NAMED[name](root=root, download=download))
+        return _from_arrays(source, NAMED[name](root, download))
     if not source or not os.path.exists(path):  # False for a name that no file can have
         if os.path.basename(source) == source and not path.suffix:
             raise unknown("data", source, NAMED)
@@ -132,7 +132,3 @@ def _items(where: str, x: Tensor) -> Tensor:
         finite = items.isfinite().reshape(len(items), -1).all(1)
         raise BadData(f"{where} item {finite.int().argmin()} is NaN or infinite: all numbers must be finite in float32")
     return items
-
-
-_HASHED_AT_ONCE = 1000
-"""The number of items to decode at a time for their hash."""

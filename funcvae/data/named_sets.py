@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -35,12 +34,8 @@ _IDX_FILES = {
 }
 
 
-class Loader(Protocol):
-    """Reads a named data set; its docstring describes the data."""
-
-    def __call__(self, root: Path, download: bool) -> Arrays:
-        """The arrays of the data set in `root`. If they are missing and `download` is true, downloads them first."""
-        ...
+Loader = Callable[[Path, bool], Arrays]
+"""Maps (root, download) to the arrays of a named data set, whose missing files it may download to `root` first."""
 
 
 @checks.arguments

@@ -19,16 +19,12 @@ from funcvae.errors import BadData, FuncvaeError, Missing
 
 __all__ = ["ARCHIVE_RATIO", "IDX_LIMIT", "IMAGE_RATIO", "PARTS", "PIXEL_LIMIT", "UNPACKED_LIMIT", "Arrays"]
 
-Arrays = dict[str, Tensor]
-"""Arrays by name: "train" and, if they exist, "test", "train_labels", "test_labels"."""
+Arrays = dict[str, Tensor]  # arrays by name: "train" and, if they exist, "test", "train_labels", "test_labels"
 
 PARTS = ("train", "test", "train_labels", "test_labels")
+IDX_LIMIT = 3 * 2**24  # largest number of bytes of an unpacked IDX file. (MNIST's largest has 47 million.)
 
-IDX_LIMIT = 3 * 2**24
-"""Largest number of bytes of an unpacked IDX file. (MNIST's largest has 47 million.)"""
-
-PIXEL_LIMIT = 2**24
-"""Largest number of pixels of an image."""
+PIXEL_LIMIT = 2**24  # largest number of pixels of an image
 
 UNPACKED_LIMIT, ARCHIVE_RATIO, IMAGE_RATIO = 2**26, 80, 100
 """An archive or a folder of images may take this many bytes of memory, or this ratio of them to its bytes on disk."""

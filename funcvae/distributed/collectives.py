@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -70,8 +70,7 @@ class Processes:
         """The sum of all processes' tensors of one shape, in place. torch.distributed chooses the order of the sum."""
         if self.size == 1:
             return flat
-        self._count(2 * (self.size - 1), 2 * flat.nbytes * (self.size - 1) // self.size)
-        with self._failures_explained():
+        with self._sending(2 * (self.size - 1), 2 * flat.nbytes * (self.size - 1) // self.size):
             dist.all_reduce(flat)
         return flat
 
@@ -79,9 +78,8 @@ class Processes:
         """All processes' tensors of one shape, stacked: [size, ...]."""
         if self.size == 1:
             return part.unsqueeze(0)
-        self._count(self.size - 1, part.nbytes * (self.size - 1))
         out = part.new_empty(self.size, *part.shape)
-        with self._failures_explained():
+        with self._sending(self.size - 1, part.nbytes * (self.size - 1)):
             dist.all_gather([*out], part.contiguous())
         return out
 
@@ -89,9 +87,8 @@ class Processes:
         """Sends part r of [size, ...] to process r, and returns [size, ...] with part r from process r."""
         if self.size == 1:
             return parts
-        self._count(self.size - 1, parts.nbytes * (self.size - 1) // self.size)
         out = torch.empty_like(parts)
-        with self._failures_explained():
+        with self._sending(self.size - 1, parts.nbytes * (self.size - 1) // self.size):
             dist.all_to_all_single(out, parts.contiguous())
         return out
 
@@ -116,7 +113,6 @@ class Processes:
         return part if self.size == 1 else torch.cat(self._all_gather_uneven(part, lengths))
 
     def _all_gather_uneven(self, part: Tensor, lengths: list[int] | None = None) -> list[Tensor]:
-        """All processes' tensors [n_r, ...], as a list."""
         lengths = self.all_gather(torch.tensor(len(part))).tolist() if lengths is None else lengths
         padded = part.new_zeros(max(lengths), *part.shape[1:])
         padded[: len(part)] = part
@@ -127,7 +123,7 @@ class Processes:
         if self.size == 1:
             return tree_
         out = tree.map(torch.clone, tree_)
-        with self._failures_explained():
+        with self._sending(0, 0):
             for leaf in tree.leaves(out):
                 dist.broadcast(leaf, 0)
         return out
@@ -136,21 +132,19 @@ class Processes:
         """Raises BadValue with the names that differ, unless these values are equal in all processes."""
         main, *others = self.all_gather_object(facts)
         for rank, theirs in enumerate(others, 1):
-            differing = [name for name in facts if theirs[name] != main[name]]
-            if differing:
-                pairs = ", ".join(
-                    f"{name.replace('_', ' ')} is {_one_line(main[name])} in process 0 and {_one_line(theirs[name])} "
-                    f"in process {rank}"
-                    for name in differing
-                )
-                raise BadValue(f"{pairs}: start all processes with the same command, code and settings")
-
-    def _count(self, messages: int, size: int) -> None:
-        self.sent = replace(self.sent, messages=self.sent.messages + messages, bytes=self.sent.bytes + size)
+            pairs = [
+                f"{name.replace('_', ' ')} is {checks.one_line(repr(main[name]), 80)} in process 0 and "
+                f"{checks.one_line(repr(theirs[name]), 80)} in process {rank}"
+                for name in facts
+                if theirs[name] != main[name]
+            ]
+            if pairs:
+                raise BadValue(f"{', '.join(pairs)}: start all processes with the same command, code and settings")
 
     @contextmanager
-    def _failures_explained(self) -> Iterator[None]:
-        """Turns an error of torch.distributed into one that names the lost process."""
+    def _sending(self, messages: int, size: int) -> Iterator[None]:
+        """Counts what is sent, and turns an error of torch.distributed into one that names the lost process."""
+        self.sent = Traffic(self.sent.messages + messages, self.sent.bytes + size)
         try:
             yield
         except RuntimeError as error:
@@ -181,8 +175,9 @@ class Processes:
             return ProcessLost(f"process 0, which holds the common store, has exited or cannot be reached: {reason}")
         which = ", ".join(map(str, gone or silent))
         if gone:
-            plural = "es" * (len(gone) > 1)
-            return ProcessLost(f"process{plural} {which} exited unexpectedly (possibly killed): {reason}")
+            return ProcessLost(
+                f"process{'es' * (len(gone) > 1)} {which} exited unexpectedly (possibly killed): {reason}"
+            )
         if silent:
             return ProcessLost(f"process {which} has not responded for {_ROLL_CALL:g} s and may have exited: {reason}")
         return ProcessLost(f"the processes cannot reach one another: {reason}")
@@ -219,10 +214,6 @@ def short_reason(error: str) -> str:
     sentences = lines[0].rpartition("] ")[2].split(". ")
     # gloo writes "[enforce fail at FILE] CONDITION. REASON".
     return checks.one_line(sentences[-1 if "[enforce fail" in lines[0] else 0], 120)
-
-
-def _one_line(value: Any) -> str:
-    return checks.one_line(repr(value), 80)
 
 
 _ROLL_CALL = 25.0  # seconds for the remaining processes to register; one of them may still compute a step

@@ -20,20 +20,15 @@ from funcvae.distributed.collectives import Processes, split_evenly
 
 __all__ = ["combine_sums", "local_sums", "ordered_sum"]
 
-Span = tuple[int, int]
-"""Summands first … last-1."""
+Span = tuple[int, int]  # summands first … last-1
 
 
 def ordered_sum(
     count: int, summand: Callable[[int], Tensor], processes: Processes, zeros: Callable[[], Tensor]
 ) -> Tensor:
-    """The sum of vectors [p] along the tree. Each process computes its own summands; all of them return the sum.
+    """The sum of S = `count` vectors [p] along the tree. Each process computes its own; all of them return the sum.
 
-    Args:
-        count: the number S of summands, 1 or more.
-        summand: maps an index to a vector. At most log S vectors are in memory at a time.
-        processes: the processes that share the work.
-        zeros: makes a vector of zeros [p].
+    `summand` maps an index to a vector; at most log S vectors are in memory at a time. `zeros` makes a zero vector.
     """
     return combine_sums(local_sums(count, summand, processes, zeros), count, processes)
 
@@ -95,7 +90,6 @@ def spans_within(count: int, own: range) -> list[Span]:
 
 
 def _spans_of_each(count: int, processes: Processes) -> list[list[Span]]:
-    """For each process, the largest spans that contain only its summands."""
     return [spans_within(count, piece) for piece in _split_evenly(count, processes.size)]
 
 

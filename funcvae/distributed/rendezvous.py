@@ -110,7 +110,10 @@ def _connect(patience: float, backend: str) -> dist.Store:
         dist.init_process_group(backend, store=dist.PrefixStore("engine", store), rank=this, world_size=size,
                                 timeout=timedelta(seconds=_TIMEOUT))  # fmt: skip
     except (RuntimeError, ValueError, OSError) as error:
-        missing = None if store is None else _missing(store, size)
+        missing: list[str] | None = None
+        if store is not None:
+            with suppress(RuntimeError):  # the store may be gone
+                missing = [str(rank) for rank in range(size) if not store.check([f"here/{rank}"])]
         where, reason = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}", short_reason(str(error))
         if missing == []:
             raise Missing(
@@ -124,14 +127,6 @@ def _connect(patience: float, backend: str) -> dist.Store:
             "reach this address, and that nothing else uses the port, or increase patience"
         ) from None
     return store
-
-
-def _missing(store: dist.Store, size: int) -> list[str] | None:
-    """The ranks of the processes that have not connected; None if the store is gone."""
-    try:
-        return [str(rank) for rank in range(size) if not store.check([f"here/{rank}"])]
-    except RuntimeError:
-        return None
 
 
 def _wait_for_port(address: str, port: int, patience: float) -> None:

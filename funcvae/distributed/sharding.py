@@ -16,7 +16,7 @@ BatchNorm takes its statistics from each shard separately; the running statistic
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ from funcvae.modules import Params, State
 from funcvae.noise import Noise, accepts, in_parts
 
 __all__ = [
-    "Batch", "GradientSettings", "PartialObserve", "ShardedGradient", "Split", "StepDetails", "by_rows", "by_samples",
+    "Batch", "GradientSettings", "ShardedGradient", "Split", "StepDetails", "by_rows", "by_samples",
     "draw_noise",
 ]  # fmt: skip
 
@@ -50,14 +50,6 @@ class GradientSettings(NamedTuple):
     """The largest number of samples that are decoded at a time."""
     observe: Observe
     noise: Noise
-
-
-class PartialObserve(Protocol):
-    """An `Observe` that can compute a part of the batch."""
-
-    def __call__(self, key: random.Key, x: Tensor, *, rows: Tensor) -> Tensor:
-        """The input of the model for x [n, ...], which holds the given rows of the batch."""
-        ...
 
 
 class Batch(NamedTuple):
@@ -92,22 +84,19 @@ class ShardedGradient(NamedTuple):
     """Takes a step and its pieces; returns the details of the whole step, computed in one process."""
 
 
-class Split(Protocol):
-    """A way to split a step's gradient: `by_rows` or `by_samples`."""
-
-    def __call__(self, settings: GradientSettings, wrap: Wrap, /) -> ShardedGradient:
-        """The sharded gradient; `wrap`, such as `compilation.compiled`, is applied to its functions of tensors."""
-        ...
+Split = Callable[[GradientSettings, Wrap], ShardedGradient]
+"""A way to split a step's gradient, `by_rows` or `by_samples`; it wraps its functions of tensors by the `Wrap`."""
 
 
 def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
     """Splits the rows of a batch: each shard estimates the gradient of its rows' mean bound.
 
-    An `observe` that takes `rows` gets only the shard's rows. Any other `observe` gets the whole batch.
+    An `observe` that takes `rows`, as observe(key, x, rows=rows), gets x of the shard's rows only. Any other `observe`
+    gets the whole batch.
     """
     model, estimator, samples, chunk, observe, noise = settings
     draw, chunked = in_parts(noise), samples > chunk
-    observe_rows = cast(PartialObserve, observe) if accepts(observe, "rows") else None
+    observe_rows: Any = observe if accepts(observe, "rows") else None
     if chunked:  # a loop over chunks, which the compiler would unroll: compile its parts instead
         estimator, draw = in_chunks(estimator, chunk, wrap), wrap(draw)
 
@@ -129,9 +118,7 @@ def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
         x = data.index_select(0, rows[piece.start : piece.stop] if observe_rows else rows)
         return keys, x, torch.arange(piece.start, piece.stop, device=data.device), len(rows)
 
-    def shares(
-        params: Params, state: State, batch: Batch, pieces: list[range], processes: Processes
-    ) -> Callable[[range], Tensor]:
+    def shares(params: Params, state: State, batch: Batch, *_: Any) -> Callable[[range], Tensor]:
         return lambda piece: share_of(params, state, *inputs(batch, piece))
 
     def details(params: Params, state: State, batch: Batch, pieces: list[range]) -> StepDetails:
@@ -142,10 +129,10 @@ def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
             new = share_of_state(model, out.state, state, weight)
             total = add_trees(total, (scale_tree(out.grads, weight), new))
         grads, new = total
-        bound = torch.cat([each.estimate.bound for each in found])
-        log_w = torch.cat([each.estimate.log_w for each in found], 1)
-        x, eps = torch.cat([each.x for each in found]), torch.cat([each.eps for each in found], 1)
-        return StepDetails(x, eps, Estimate(grads, bound, log_w, state_of_shares(new, state)))
+        xs, noises, outs = zip(*found, strict=True)
+        bound, log_w = torch.cat([out.bound for out in outs]), torch.cat([out.log_w for out in outs], 1)
+        estimate = Estimate(grads, bound, log_w, state_of_shares(new, state))
+        return StepDetails(torch.cat(xs), torch.cat(noises, 1), estimate)
 
     return ShardedGradient(lambda size: size, shares, details)
 
@@ -239,20 +226,10 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
 def draw_noise(
     scheme: Noise, key: random.Key, n: int, size: int, model: VAE, params: Params, x: Tensor, **part: Tensor
 ) -> Tensor:
-    """The noise [n, B, Z] of a step for observed data x [B, ...].
+    """The noise [n, B, Z] of a step for observed data x [B, ...], in the dtype of the parameters.
 
-    Args:
-        scheme: the noise scheme.
-        key: the key, which this call consumes.
-        n: the number of samples of each datum.
-        size: the number of data in the batch.
-        model: the model.
-        params: its parameters, whose dtype is that of the noise: float32 or float64.
-        x: the observed data.
-        part: `rows` or `samples`, to draw only this part of the batch's noise: see `noise.in_parts`.
-
-    Raises:
-        BadType, BadValue: the parameters have another dtype, or the noise has another shape or dtype than it should.
+    `size` is the number of data in the batch; `part` is `rows` or `samples`, to draw only a part: see `noise.in_parts`.
+    Raises BadType or BadValue unless the parameters are float32 or float64 and the noise has their dtype and its shape.
     """
     dtype = checks.float32_or_float64("the dtype of the parameters", noise_dtype(params))
     eps = scheme(key, n, (size, model.latent), dtype=dtype, **part)
@@ -265,8 +242,7 @@ def nonempty_pieces(length: int, shards: int) -> list[range]:
     return [piece for piece in _split_evenly(length, shards) if len(piece)]
 
 
-ShareTree = tuple[Params, Tensor, StateShare]
-"""A share before it is packed: gradient, bound and state."""
+ShareTree = tuple[Params, Tensor, StateShare]  # a share before it is packed: gradient, bound and state
 
 
 def share_like(model: VAE, params: Params, state: State) -> ShareTree:
@@ -276,27 +252,19 @@ def share_like(model: VAE, params: Params, state: State) -> ShareTree:
 
 
 def sum_shares(
-    pieces: list[range],
-    share_of: Callable[[range], Tensor],
-    processes: Processes,
-    like: ShareTree,
-    *,
-    stop: bool,
+    pieces: list[range], share_of: Callable[[range], Tensor], processes: Processes, like: ShareTree, *, stop: bool,
     ordered: bool,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Sums the shares of all pieces; the last element of the sum is the number of processes that request a stop.
 
-    Args:
-        pieces: the pieces of the step, none of them empty.
-        share_of: maps a piece to its share.
-        processes: each process computes the shares of its own pieces.
-        like: defines the length of a share, from `share_like`.
-        stop: whether this process requests a stop.
-        ordered: whether to add along the fixed tree. Otherwise torch.distributed chooses the order, which is faster.
+    Each process computes the shares of its own pieces. `like` is from `share_like`; `stop` is whether this process
+    requests a stop. Unless `ordered`, torch.distributed chooses the order of the sum, which is faster.
     """
-    sums = reduction.local_sums(
-        len(pieces), lambda s: share_of(pieces[s]), processes, lambda: pack(*tree.zeros_like(like))
-    )
+
+    def zeros() -> Tensor:
+        return pack(*tree.zeros_like(like))
+
+    sums = reduction.local_sums(len(pieces), lambda s: share_of(pieces[s]), processes, zeros)
     sums[0][-1] += stop
     if ordered:
         return reduction.combine_sums(sums, len(pieces), processes)

@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,30 +14,17 @@ from funcvae._support import checks
 from funcvae._support.checks import Count
 from funcvae.distributions import Delta, Posterior, SignedNormal
 from funcvae.errors import BadType
+from funcvae.evaluate import weights
 from funcvae.evaluate.reconstruction import check_binary
-from funcvae.evaluate.weights import (
-    Estimated,
-    Likelihood,
-    Untrusted,
-    check_item_values,
-    check_items,
-    ladder,
-    likelihood,
-    rungs,
-    untrusted_message,
-)
+from funcvae.evaluate.weights import Estimated, Likelihood, Untrusted
 from funcvae.model import VAE, check_data, log_weight, noise_dtype
 from funcvae.modules import Params, State
 
 __all__ = ["Progress", "bound_ladder", "log_likelihood", "log_weights"]
 
 
-class Progress(Protocol):
-    """Reports the progress of a long computation."""
-
-    def __call__(self, done: int, total: int, /) -> None:
-        """Called after each part with the amount done and the total amount."""
-        ...
+Progress = Callable[[int, int], None]
+"""Called after each part of a long computation with the amount done and the total amount."""
 
 
 def log_likelihood(
@@ -64,9 +51,9 @@ def log_likelihood(
     Reference: Burda, Grosse & Salakhutdinov (2016), arXiv:1509.00519, section 5.
     """
     log_w = log_weights(model, params, state, x, key, samples=samples, chunk=chunk, compile=compile, progress=progress)
-    found = likelihood(log_w)
+    found = weights.likelihood(log_w)
     if found.untrusted.any():
-        warnings.warn(untrusted_message(found), Untrusted, stacklevel=2)
+        warnings.warn(weights.untrusted_message(found), Untrusted, stacklevel=2)
     return found
 
 
@@ -82,8 +69,10 @@ def bound_ladder(
     compile: bool = False,
 ) -> dict[int, Estimated]:
     """L_K for each K of `samples`, on common noise; L_1 is the ELBO. See `ladder` and `log_weights`."""
-    most = rungs(samples)[-1]
-    return ladder(log_weights(model, params, state, x, key, samples=most, chunk=chunk, compile=compile), samples)
+    most = weights.rungs(samples)[-1]
+    return weights.ladder(
+        log_weights(model, params, state, x, key, samples=most, chunk=chunk, compile=compile), samples
+    )
 
 
 @checks.arguments
@@ -108,13 +97,11 @@ def log_weights(
 
     Args:
         x: data [B, ...] as the model sees them; a Bernoulli likelihood needs binarized data.
-        chunk: number of samples computed at a time.
         compile: run under `torch.compile`. Compilation takes about ten seconds: use it from a million log-weights.
         progress: called with the number of samples done and the total number.
         items: the numbers [B] of the data in error messages; 0 … B-1 unless given.
 
     Raises:
-        BadValue: samples or chunk is below one, or items are not B whole numbers.
         BadData: the model cannot take the data, they are not finite, or the likelihood is Bernoulli and they are not
             binary.
         BadType: the posterior has no density (Delta), or one that is not that of its samples (SignedNormal).
@@ -123,7 +110,7 @@ def log_weights(
     check_data(model, params, state, x)
     checks.same_device(key=key, x=x)
     model = model.unchecked()
-    check_items(items, len(x))
+    weights.check_items(items, len(x))
     checks.fits("samples", (samples, len(x)), 8)
     dtype = noise_dtype(params)
     checks.fits("chunk", (min(chunk, samples), len(x), model.latent), dtype.itemsize)
@@ -148,7 +135,7 @@ def log_weights(
         log_w[first:last] = torch.cat(found, 1)
         first = last
         progress(last, samples)
-    check_item_values("log-weights", (log_w < math.inf).all(0) & (log_w > -math.inf).any(0), items)
+    weights.check_item_values("log-weights", (log_w < math.inf).all(0) & (log_w > -math.inf).any(0), items)
     return log_w
 
 
@@ -158,8 +145,7 @@ _ROWS = 4000  # number of latents decoded at a time
 class Sampler(NamedTuple):
     """Importance sampling from a model's posterior."""
 
-    draw: Callable[[random.Key, Tensor], Tensor]
-    """(key, the samples' numbers [c]) -> their noise [c, B, Z]."""
+    draw: Callable[[random.Key, Tensor], Tensor]  # (key, the samples' numbers [c]) -> their noise [c, B, Z]
     weigh: Callable[[Params, State, Tensor, Posterior, Tensor], Tensor]
     """(params, state, x [B, ...], q(z|x), eps [c, B, Z]) -> log w [c, B]."""
 

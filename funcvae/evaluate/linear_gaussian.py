@@ -1,10 +1,10 @@
 """Probabilistic principal component analysis: the linear VAE's likelihood, posterior and optimum in closed form."""
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import LowRankMultivariateNormal
 
 from funcvae._support import checks
 from funcvae._support.checks import Count, Positive
@@ -28,22 +28,16 @@ class PPCA(NamedTuple):
 
     @checks.arguments
     def log_likelihood(self, x: Tensor) -> Tensor:
-        """log p(x) = log N(x; mu, W Wᵀ + sigma² I) [B], in nats.
-
-        It uses M = WᵀW + sigma² I [Z, Z]: |W Wᵀ + sigma² I| = sigma^(2(D-Z)) |M|, and
-        sigma² (W Wᵀ + sigma² I)⁻¹ = I - W M⁻¹ Wᵀ.
-        """
-        (features, latent), centred = self.weight.shape, self._centred(x)
-        chol = torch.linalg.cholesky(self._m())
-        log_det = (features - latent) * self.sigma2.log() + 2 * chol.diagonal().log().sum()
-        projected = torch.linalg.solve_triangular(chol, (centred @ self.weight).T, upper=False).square().sum(0)
-        distance = (centred.square().sum(1) - projected) / self.sigma2
-        return -0.5 * (features * math.log(2 * math.pi) + log_det + distance)
+        """log p(x) = log N(x; mu, W Wᵀ + sigma² I) [B], in nats."""
+        x = self._centred(x)
+        p = LowRankMultivariateNormal(torch.zeros_like(self.mean), self.weight, self.sigma2.expand_as(self.mean))
+        return p.log_prob(x)
 
     @checks.arguments
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """p(z|x) = N(M⁻¹ Wᵀ (x - mu), sigma² M⁻¹): the means [B, Z], and the covariance [Z, Z] that all x share."""
-        inverse = torch.linalg.inv(self._m())
+        """p(z|x) = N(M⁻¹ Wᵀ (x - mu), sigma² M⁻¹) with M = WᵀW + sigma² I: means [B, Z] and one covariance [Z, Z]."""
+        gram = self.weight.T @ self.weight
+        inverse = torch.linalg.inv(gram + self.sigma2 * torch.eye(len(gram)).to(gram))
         return self._centred(x) @ self.weight @ inverse, self.sigma2 * inverse
 
     def _centred(self, x: Tensor) -> Tensor:
@@ -52,11 +46,6 @@ class PPCA(NamedTuple):
         if x.ndim != 2 or x.shape[1] != len(self.mean) or x.is_complex():
             raise BadData(f"x is {checks.describe(x)}: it must be real [n, {len(self.mean)}]")
         return x.to(self.mean.dtype) - self.mean
-
-    def _m(self) -> Tensor:
-        return self.weight.T @ self.weight + self.sigma2 * torch.eye(
-            self.weight.shape[1], dtype=self.weight.dtype, device=self.weight.device
-        )
 
 
 @checks.arguments

@@ -77,26 +77,20 @@ def pareto_fits(x: Floats) -> tuple[Floats, Floats, Floats]:
     return b, k, np.exp(log_likelihood - log_likelihood.max())
 
 
-_LEAST = math.log(np.finfo(float).tiny)
-
-
 def _k_hat(f: Floats) -> float:
-    """k̂ of sorted log-weights [K] whose maximum is 0."""
+    """k̂ of sorted log-weights [K] whose maximum is 0.
+
+    It is k at the posterior mean of b = -k/sigma over a grid of profile likelihoods, shrunk towards ½ by a weak prior.
+    """
     if f[0] > -1e-3 and len(f) > 1:
         return -math.inf
     tail = tail_length(len(f))
     if len(f) <= tail:
         return math.inf
-    cut = max(f[-tail - 1], _LEAST)
-    above = f[f > cut]
-    return _pareto_shape(np.exp(above) - math.exp(cut)) if len(above) >= 5 else math.inf
-
-
-def _pareto_shape(x: Floats) -> float:
-    """The shape of the generalised Pareto distribution of x [n], sorted and positive.
-
-    It is k at the posterior mean of b = -k/sigma over a grid of profile likelihoods, shrunk towards ½ by a weak prior.
-    """
-    n, (b, _, weight) = len(x), pareto_fits(x)
+    cut = max(f[-tail - 1], math.log(np.finfo(float).tiny))
+    x = np.exp(f[f > cut]) - math.exp(cut)
+    if (n := len(x)) < 5:
+        return math.inf
+    b, _, weight = pareto_fits(x)
     mean_b = (weight * b).sum() / weight.sum()
     return float((n * np.log1p(-mean_b * x).mean() + 10 * 0.5) / (n + 10))

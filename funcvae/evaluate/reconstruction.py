@@ -63,7 +63,6 @@ def check_binary(p: object, x: Tensor, items: Tensor | None = None) -> None:
     if isinstance(p, Bernoulli):
         grey = reduce((x != 0) & (x != 1), "b ... -> b", "any")
         if grey.any():
-            raise BadData(
-                f"item {first_bad_item(grey, items)} has values other than 0 and 1, which have no density under a "
-                "Bernoulli likelihood: binarize the data, or use another likelihood"
-            )
+            what = f"item {first_bad_item(grey, items)} has values other than 0 and 1"
+            advice = "binarize the data, or use another likelihood"
+            raise BadData(f"{what}, which have no density under a Bernoulli likelihood: {advice}")

@@ -80,14 +80,12 @@ class Likelihood(NamedTuple):
 
 
 def _is_log_weights(name: str, value: Tensor) -> Tensor:
-    """Checks that a tensor holds floating-point values, at least one for each datum."""
     if not len(checks.floating(name, checks.concrete(name, value))):
         raise BadValue(f"{name} has shape {list(value.shape)}: it must be [K, B], with K >= 1")
     return value
 
 
-LogW = Annotated[Tensor, "K B", _is_log_weights]
-"""Log-weights of K samples for each of B data, K >= 1."""
+LogW = Annotated[Tensor, "K B", _is_log_weights]  # log-weights of K samples for each of B data, K >= 1
 
 
 @checks.arguments
@@ -138,9 +136,6 @@ def ladder(log_w: LogW, samples: Sequence[int]) -> dict[int, Estimated]:
 
     The S samples make S//K groups of K. The value is the mean of the groups' bounds, and the standard error is that of
     this mean; if there is only one group, it is the delta method's. In expectation L_K increases with K.
-
-    Raises:
-        BadValue: `samples` is empty, or a K is below one or above S.
     """
     ks, found = rungs(samples), {}
     if ks[-1] > len(log_w):
@@ -170,9 +165,8 @@ def rungs(samples: Sequence[int]) -> list[int]:
     """The numbers of samples of a ladder in increasing order; raises BadType or BadValue if they are not counts."""
     if not checks.sequence("samples", samples):
         raise BadValue("samples is empty: give numbers of samples, such as (1, 10)")
-    return sorted(
-        {checks.at_least(1)("a number in samples", checks.integer("a number in samples", k)) for k in samples}
-    )
+    what = "a number in samples"
+    return sorted({checks.at_least(1)(what, checks.integer(what, k)) for k in samples})
 
 
 def check_item_values(name: str, finite: Tensor, items: Tensor | None = None) -> None:

@@ -16,9 +16,7 @@ Floats = NDArray[np.float64]
 def as_array(name: str, value: Any, axes: str, finite: bool = True) -> Floats:
     """The value as a non-empty float array with one axis for each word of `axes`; a number fixes that axis's size.
 
-    Raises:
-        BadType: the value does not hold real numbers.
-        BadValue: it has another shape or is empty or, if `finite`, it holds NaN or infinite values.
+    Raises BadType or BadValue for another type or shape and, if `finite`, for NaN and infinite values.
     """
     array, sizes = as_numbers(name, value).astype(float), axes.split()
     fixed = [str(n) if size.isdigit() else size for n, size in zip(array.shape, sizes, strict=False)]
@@ -26,19 +24,13 @@ def as_array(name: str, value: Any, axes: str, finite: bool = True) -> Floats:
         must = f"[{', '.join(sizes)}]" + " and not empty" * (array.size == 0)
         raise BadValue(f"{name} has shape {list(array.shape)}: it must be {must}")
     if finite and not np.isfinite(array).all():
-        raise BadValue(
-            f"{name} holds {np.sum(~np.isfinite(array))} values that are NaN or infinite: all must be finite"
-        )
+        bad = np.sum(~np.isfinite(array))
+        raise BadValue(f"{name} holds {bad} values that are NaN or infinite: all must be finite")
     return array
 
 
 def as_numbers(name: str, value: Any, kinds: str = "biuf") -> NDArray[Any]:
-    """The value as an array of any shape, of one of numpy's kinds of dtype: real numbers unless given.
-
-    Raises:
-        BadType: the value has another dtype or is not an array.
-        BadValue: the value is a list whose parts have different shapes.
-    """
+    """The value as an array of any shape, of one of numpy's kinds of dtype: real numbers unless given."""
     try:
         if isinstance(value, torch.Tensor):
             value = value.detach().cpu()

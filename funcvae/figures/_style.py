@@ -1,5 +1,7 @@
 """The look that all figures share: colours, notes, grids, and sizes with room for the title."""
 
+from typing import Any
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -26,17 +28,9 @@ def room(width: float, title: str) -> float:
 
 def note(ax: Axes, text: str) -> None:
     """Writes a small note in the upper left corner."""
-    ax.annotate(
-        text,
-        xy=(0, 1),
-        xycoords="axes fraction",
-        xytext=(5, -5),
-        textcoords="offset points",
-        va="top",
-        size="small",
-        style="italic",
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2},
-    )
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2}
+    text_style: Any = {"va": "top", "size": "small", "style": "italic", "bbox": box}
+    ax.annotate(text, (0, 1), (5, -5), "axes fraction", "offset points", **text_style)
 
 
 def finish(ax: Axes) -> None:

@@ -1,5 +1,7 @@
 """Training curves."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -39,9 +41,6 @@ def training_curves(
         test_step: steps after which the test set was evaluated [m]; m may be 0.
         test_bound: the bound on the test set [m], in `unit`.
         grad_norm: Euclidean norm of the gradient of each step's loss [n], drawn in a second panel with a log axis.
-        unit: the unit of the bound.
-        name: the name of the bound.
-        title: the figure's title.
 
     Raises:
         BadValue: the arrays are not [n], [n], [m] and [m], or no training bound is finite.
@@ -98,13 +97,8 @@ def _noisy(ax: Axes, step: Floats, value: Floats) -> None:
     width = max(1, len(step) // 50)
     value = np.where(np.isfinite(value), value, np.nan)
     faint = width > 1
-    ax.plot(
-        *_outline(step, value),
-        color=LIGHT if faint else DARK,
-        linewidth=0.7 if faint else 1.2,
-        marker="" if faint else ".",
-        label="training batch",
-    )
+    look: Any = {"color": LIGHT, "linewidth": 0.7} if faint else {"color": DARK, "linewidth": 1.2, "marker": "."}
+    ax.plot(*_outline(step, value), label="training batch", **look)
     if faint:
         # Steps and values are averaged over the same windows, so the mean does not lag behind.
         windows = np.lib.stride_tricks.sliding_window_view(np.stack([step, value]), width, axis=1)

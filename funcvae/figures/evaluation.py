@@ -24,10 +24,6 @@ def bound_ladder(
         samples: numbers of samples K [n], ascending.
         bound: L_K [n], in nats per example.
         se: standard errors of L_K [n]; a bar is left out where one is not finite.
-        title: the figure's title.
-
-    Raises:
-        BadValue: the arrays are not [n], a number of samples is below 1, or a standard error is negative.
     """
     k = as_array("samples", samples, "n")
     value, error = as_array("bound", bound, f"{len(k)}"), as_array("se", se, f"{len(k)}", finite=False)
@@ -40,9 +36,8 @@ def bound_ladder(
     span = np.ptp(value)
     decimals = max(2, 1 - math.floor(math.log10(span))) if span > 0 else 2  # enough to tell the values apart
     for x, y in zip(k, value, strict=True):
-        ax.annotate(
-            f"{y:.{decimals}f}".replace("-", "−"), (x, y), xytext=(6, -12), textcoords="offset points", size="small"
-        )
+        text = f"{y:.{decimals}f}".replace("-", "−")
+        ax.annotate(text, (x, y), (6, -12), textcoords="offset points", size="small")
     ax.set_xscale("log")
     ax.set_xticks(k, [f"{int(n):,}" for n in k], minor=False)
     ax.minorticks_off()
@@ -60,10 +55,6 @@ def latent_use(kl: ArrayLike, active: ArrayLike, *, title: str = "KL divergence 
     Args:
         kl: the KL divergence's mean over the data [Z], in nats.
         active: whether the posterior's mean varies with the data [Z].
-        title: the figure's title.
-
-    Raises:
-        BadValue: the arrays are not [Z].
     """
     height = as_array("kl", kl, "Z")
     dark = as_array("active", active, f"{len(height)}") != 0
@@ -71,10 +62,9 @@ def latent_use(kl: ArrayLike, active: ArrayLike, *, title: str = "KL divergence 
     figure = Figure(figsize=(max(6.4, min(12.0, 0.16 * len(height))), 3.8), layout="constrained")
     ax = figure.add_subplot()
     place = np.arange(1, len(height) + 1)
-    kinds = (True, DARK, "active (mean of q(z|x) varies with x)"), (False, LIGHT, "inactive")
+    kinds = (dark, DARK, "active (mean of q(z|x) varies with x)"), (~dark, LIGHT, "inactive")
     for shown, colour, name in kinds:
-        here = dark[order] == shown
-        if here.any():
+        if (here := shown[order]).any():
             ax.bar(place[here], height[order][here], color=colour, label=f"{name}: {int(here.sum())}")
     ax.set(xlabel="latent dimension, in descending order of KL", ylabel="KL(q(z|x) ‖ p(z)) [nats]")
     ax.set_title(title, pad=26)

@@ -54,10 +54,6 @@ def variance_bars(
         high: upper ends of the intervals [E], which may be infinite.
         trusted: whether each interval is reliable [E]; if not, its dot is hollow and the interval pale.
         unit: label of the horizontal axis.
-        title: the figure's title.
-
-    Raises:
-        BadValue: an array is not [E], or a variance is negative.
     """
     value, low, high, firm = _of_estimators(names, variance, low, high, trusted)
     figure = titled(5.8 + 0.08 * max(map(len, names)), 1.9 + 0.34 * len(value), title)
@@ -111,10 +107,6 @@ def variance_by_layer(
         layers: names of the layers [L], from top to bottom.
         variance: variance of each estimator in each layer [E, L].
         reference: the index in `names` of the estimator to divide by.
-        title: the figure's title.
-
-    Raises:
-        BadValue: variance is not [E, L] or has a negative entry, or reference is not an index of names.
     """
     names, layers = words("names", names), words("layers", layers)
     value = _variances(variance, f"{len(names)} {len(layers)}")
@@ -156,22 +148,16 @@ def variance_by_layer(
     ax.spines[:].set_visible(False)
     colours = matplotlib.colormaps[cmap]
     for (e, r), v in np.ndenumerate(value):
-        black = True
-        if np.isfinite(v) and v > 0:
+        number, ink = "–" if np.isnan(v) else "∞" if v else "0", "black"
+        if 0 < v < np.inf:
             number = sign + _digits(v, 3 if v >= 0.995 else small)
-            black = _luminance(colours(norm(v))) > 0.18  # for colours this light, black has more contrast than white
-        else:
-            number = "–" if np.isnan(v) else "∞" if v else "0"
-        ax.text(e + 0.5, r + 0.5, number, size="small", ha="center", va="center", color="black" if black else "white")
+            if _luminance(colours(norm(v))) <= 0.18:  # white has more contrast than black
+                ink = "white"
+        ax.text(e + 0.5, r + 0.5, number, size="small", ha="center", va="center", color=ink)
     below, above = (shown < bottom * (1 - 1e-9)).any(), (shown > top * (1 + 1e-9)).any()
+    extend = "both" if below and above else "min" if below else "max" if above else "neither"
     bar = figure.colorbar(
-        mesh,
-        label=label,
-        extend="both" if below and above else "min" if below else "max" if above else "neither",
-        shrink=min(1.0, 4 / tall),
-        aspect=18,
-        anchor=(0, 1),
-        panchor=(0, 1),
+        mesh, label=label, extend=extend, shrink=min(1.0, 4 / tall), aspect=18, anchor=(0, 1), panchor=(0, 1)
     )
     ticks(bar.ax.yaxis, sign)
     odd = {"0 (zero to rounding)": value == 0, "– (undefined)": np.isnan(value), "∞ (infinite)": np.isinf(value)}
@@ -204,10 +190,6 @@ def variance_cost(
         low: lower ends of the 95% intervals [E], which may be 0 or less; no interval is drawn where an end is NaN.
         high: upper ends of the intervals [E], which may be infinite.
         trusted: whether each interval is reliable [E]; if not, its marker is hollow.
-        title: the figure's title.
-
-    Raises:
-        BadValue: an array is not [E], a time is not positive, or a variance is negative.
     """
     value, low, high, firm = _of_estimators(names, variance, low, high, trusted)
     seconds = as_array("seconds", seconds, f"{len(names)}", finite=False)
@@ -222,12 +204,10 @@ def variance_cost(
     ax.set(xlim=across, ylim=up)
     notes = []
     if len(x):
-        decades = math.log10(across[1] * up[1] / (across[0] * up[0]))
-        factor = 10 if decades > 2.5 else 2
         least = (x * y).min()
-        first = math.ceil(math.log(across[0] * up[0] / least, factor))
-        last = math.floor(math.log(across[1] * up[1] / least, factor))
-        for k in range(first, last + 1):
+        first, last = (np.log10(a * b / least) for a, b in zip(across, up, strict=True))  # at the corners
+        factor = 10 if last - first > 2.5 else 2
+        for k in range(math.ceil(first / math.log10(factor)), math.floor(last / math.log10(factor)) + 1):
             c = least * float(factor) ** k
             ax.plot(across, [c / end for end in across], "--", color="0.8", linewidth=0.9, zorder=0, scalex=False)
         notes.append("dashed lines: equal variance × time; lower left is better")
@@ -237,12 +217,10 @@ def variance_cost(
         intervals(ax, [place], [down], [upper], colour, vertical=True)
         filled = {"color": colour, "mec": "white"} if firm[shown][k] else {"color": "white", "mec": colour, "mew": 1.6}
         ax.plot(place, y[k], MARKERS[k % len(MARKERS)], markersize=9, **filled)
-    gone = [
-        f"{name} ({_word(v) if v else 'variance 0'})" for name, v in zip(names, value, strict=True) if not positive(v)
-    ]
     if not firm[shown].all():
         notes.append(_UNRELIABLE)
-    if gone:
+    words_for = [_word(v) if v else "variance 0" for v in value]
+    if gone := [f"{name} ({word})" for name, word, here in zip(names, words_for, shown, strict=True) if not here]:
         notes.append(textwrap.fill("not shown: " + ", ".join(gone), 95))
     ax.set_title("\n".join(notes), loc="left", size="small", style="italic")  # above the axes, where it hides nothing
     ticks(ax.xaxis)
@@ -322,6 +300,5 @@ def _digits(value: float, n: int) -> str:
 
 
 def _luminance(colour: tuple[float, ...]) -> float:
-    """The relative luminance of a colour, from 0 to 1."""
     rgb = np.array(colour[:3])
     return float(np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])

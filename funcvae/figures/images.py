@@ -34,7 +34,6 @@ def image_grid(
         extent: latent values (left, right, bottom, top) at the grid's outer edges, so that column j is centred on
             `left + (j + 1/2) (right - left) / cols`. Without it, the axes have no numbers.
         axes: names of the horizontal and the vertical latent dimension.
-        title: the figure's title.
 
     Raises:
         BadValue: images have another shape, or the extent is not (left < right, bottom < top).
@@ -65,38 +64,26 @@ def sample_grid(images: ArrayLike, *, title: str = "Images decoded from samples 
 
     Args:
         images: [n, C, H, W] in [0, 1], with C = 1 (grey) or 3 (RGB); values outside are clipped.
-        title: the figure's title.
-
-    Raises:
-        BadValue: images have another shape.
     """
     images = as_images("images", images, "n C H W")
     cols = int(np.ceil(np.sqrt(len(images))))
     cells = _rows(images, cols)
     rows, _, _, height, width = cells.shape
     cell = min(0.9, 6.4 / cols)  # inches
-    wide, tall = cell * cols, cell * rows * height / width
-    figure = titled(wide + 0.2, tall + 0.5, title)
+    figure = titled(cell * cols + 0.2, cell * rows * height / width + 0.5, title)
     _show_cells(figure.add_subplot(), cells)
     return figure
 
 
 @checks.arguments
 def reconstructions(
-    originals: ArrayLike,
-    reconstructed: ArrayLike,
-    *,
-    title: str = "Originals and their reconstructions",
+    originals: ArrayLike, reconstructed: ArrayLike, *, title: str = "Originals and their reconstructions"
 ) -> Figure:
     """Images above their reconstructions, ten to a row.
 
     Args:
         originals: [n, C, H, W] in [0, 1], with C = 1 (grey) or 3 (RGB); values outside are clipped.
         reconstructed: the decoder's means for the same images, of the same shape.
-        title: the figure's title.
-
-    Raises:
-        BadValue: originals have another shape, or reconstructed do not have the shape of originals.
     """
     originals = as_images("originals", originals, "n C H W")
     reconstructed = as_images("reconstructed", reconstructed, " ".join(map(str, originals.shape)))
@@ -105,8 +92,7 @@ def reconstructions(
     blocks, _, _, _, height, width = pairs.shape
 
     cell = 0.72  # inches
-    tall = blocks * (2 * cell * height / width + 0.2) + 0.5
-    figure = titled(cell * cols + 1.2, tall, title)
+    figure = titled(cell * cols + 1.2, blocks * (2 * cell * height / width + 0.2) + 0.5, title)
     for ax, pair in zip(figure.subplots(blocks, squeeze=False)[:, 0], pairs, strict=True):
         _show_cells(ax, pair)
         ax.set_yticks([height / 2 - 0.5, height * 1.5 - 0.5], ["original", "reconstruction"])
@@ -115,35 +101,26 @@ def reconstructions(
 
 @checks.arguments
 def interpolation(
-    images: ArrayLike,
-    *,
-    ends: ArrayLike | None = None,
-    title: str = "Images decoded between two items",
+    images: ArrayLike, *, ends: ArrayLike | None = None, title: str = "Images decoded between two items"
 ) -> Figure:
     """A strip of images from one item to another; the i-th of n belongs to t = i / (n - 1).
 
     Args:
         images: [n, C, H, W] in [0, 1], n >= 2, with C = 1 (grey) or 3 (RGB); values outside are clipped.
         ends: the two items [2, C, H, W], drawn to the left and to the right of the strip.
-        title: the figure's title.
-
-    Raises:
-        BadValue: images have another shape, or ends do not have two items of the images' shape.
     """
     images = as_images("images", images, "n C H W")
     n, channels, height, width = images.shape
     if n < 2:
         raise BadValue("images has one image: an interpolation must have at least two")
-    originals = None if ends is None else as_images("ends", ends, f"2 {channels} {height} {width}")
-
-    cells = n if originals is None else n + 2
+    cells = n if ends is None else n + 2
     cell = np.clip(12 / cells, 0.4, 0.9)  # inches
-    wide, tall = cell * cells + 0.6, cell * height / width + 1.0
-    figure = titled(wide, tall, title)
-    if originals is not None:
+    figure = titled(cell * cells + 0.6, cell * height / width + 1.0, title)
+    if ends is not None:
+        originals = as_images("ends", ends, f"2 {channels} {height} {width}")
         first, strip, second = figure.subplots(1, 3, width_ratios=[1, n, 1])
-        for ax, original in (first, originals[0]), (second, originals[1]):
-            _show_cells(ax, original[None, None])
+        _show_cells(first, originals[:1, None])
+        _show_cells(second, originals[1:, None])
         # Labels start at the outer edges, since they may be wider than a small image.
         first.set_xlabel("first\noriginal", loc="left")
         second.set_xlabel("second\noriginal", loc="right")

@@ -55,15 +55,8 @@ def training(history: History, *, name: str, title: str) -> Figure:
     """The bound at every training step and on the test set after every epoch."""
     steps, epochs = len(history.bound), len(history.test_bound)
     ends = [steps * (epoch + 1) // epochs for epoch in range(epochs)]
-    return curves.training_curves(
-        range(1, steps + 1),
-        history.bound,
-        ends,
-        history.test_bound,
-        grad_norm=history.grad_norm,
-        name=name,
-        title=title,
-    )
+    arrays = range(1, steps + 1), history.bound, ends, history.test_bound
+    return curves.training_curves(*arrays, grad_norm=history.grad_norm, name=name, title=title)
 
 
 @checks.arguments
@@ -96,8 +89,8 @@ def of_comparison(found: variance.Comparison, *, name: str = "") -> dict[str, Fi
     made["variance_layers"] = gradient_variance.variance_by_layer(
         list(found.rows), layers, table, reference=reference, title=title
     )
-    if np.isfinite([row.seconds for row in rows]).all() and "encoder" in found.networks:
-        seconds = [row.seconds for row in rows]
+    seconds = [row.seconds for row in rows]
+    if np.isfinite(seconds).all() and "encoder" in found.networks:
         title = f"{of}variance of the encoder's gradient against its cost\n{where}"
         trusted = [row.groups["encoder"].variance.trusted for row in rows]
         made["variance_cost"] = gradient_variance.variance_cost(

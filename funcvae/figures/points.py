@@ -37,10 +37,6 @@ def densities(
         mean: the Gaussian's mean [2]; no contours are drawn unless given.
         cov: its covariance [2, 2], symmetric and positive definite; required with `mean`.
         names: titles of the two panels.
-        title: the figure's title.
-
-    Raises:
-        BadValue: an array has another shape, or cov is not symmetric and positive definite.
     """
     words("names", names, 2)
     samples = [as_array("true", true, "n 2"), as_array("learned", learned, "m 2")]
@@ -86,11 +82,7 @@ def densities(
 
 @checks.arguments
 def evolution(
-    step: ArrayLike,
-    samples: ArrayLike,
-    true: ArrayLike,
-    *,
-    title: str = "Samples of the model during training",
+    step: ArrayLike, samples: ArrayLike, true: ArrayLike, *, title: str = "Samples of the model during training"
 ) -> Figure:
     """The data, and samples of the model after different numbers of training steps.
 
@@ -101,10 +93,6 @@ def evolution(
         step: numbers of training steps [s]; 0 is the model before training.
         samples: samples of the model after each of them [s, n, 2], in the data's units.
         true: samples of the data [m, 2].
-        title: the figure's title.
-
-    Raises:
-        BadValue: the arrays are not [s], [s, n, 2] and [m, 2].
     """
     step, true = as_array("step", step, "s"), as_array("true", true, "m 2")
     samples = as_array("samples", samples, f"{len(step)} n 2")

@@ -66,9 +66,6 @@ def save_gif(
         path: the file, which must end in .gif.
         size: the longer side in pixels, at most 16,384; images are scaled to it by bicubic interpolation.
         seconds: the duration of the forward part, at most 300.
-
-    Raises:
-        BadValue: images have another shape, the path does not end in .gif, or size or seconds are out of range.
     """
     images = as_images("images", images, "n C H W")
     path = _ending(path, ".gif")
@@ -86,7 +83,6 @@ def save_gif(
 
 
 def _ending(path: str | os.PathLike[str], ending: str) -> Path:
-    """Checks that a path has this ending, and returns it."""
     path = checks.path("path", path)
     if path.suffix.lower() != ending:
         raise BadValue(f"path is {str(path)!r}: it must end in {ending}")

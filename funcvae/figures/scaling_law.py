@@ -40,9 +40,6 @@ def scaling(
         values: the swept quantity [V], positive and ascending.
         series: {label: (values [V], their standard errors [V])}; a bar is left out where its error is not finite.
         slopes: {label: (slope, its standard error)} for some of the series, written in the legend.
-        xlabel: label of the swept quantity.
-        ylabel: label of the measured quantity.
-        title: the figure's title.
 
     Raises:
         BadValue: values are not positive and ascending, series is empty, an entry is not ([V], [V]), or a slope's label

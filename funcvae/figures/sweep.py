@@ -8,20 +8,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike
 
 from funcvae._support import checks
 from funcvae.errors import BadValue
 from funcvae.figures._arrays import Floats, as_array
-from funcvae.figures._log_axes import plain
+from funcvae.figures._log_axes import ticks
 from funcvae.figures._style import MARKERS, PALETTE, finish, titled
 
 __all__ = ["OverSeeds", "over_seeds"]
 
 Look = dict[str, Any]
 
-_SCALES = ("linear", "log")
 _ACROSS = 3  # panels in a row
 _TICKS = 8  # numbers of samples that fit as tick labels
 _SPREAD = 0.6  # fraction of the distance between two numbers of samples over which estimators are spread
@@ -65,13 +64,12 @@ def over_seeds(
         panels: {title of the panel: {label: results}}; a label has the same colour in all panels.
         ylabel: the measured quantity and its unit.
         yscale: "linear" or "log".
-        title: the figure's title.
 
     Raises:
         BadValue: there is no panel or an empty one, arrays have the wrong shapes, K is below 1 or does not ascend, or a
             number on a log axis is not positive.
     """
-    checks.known("yscale", yscale, _SCALES)
+    checks.known("yscale", yscale, ("linear", "log"))
     shown = {name: _as_floats(name, lines, yscale) for name, lines in panels.items()}
     if not shown:
         raise BadValue("panels is empty: it must have at least one panel")
@@ -94,7 +92,7 @@ def over_seeds(
             _by_estimator(ax, lines, labels)
             ax.set_title(f"{name}, K = {every_k[0]:,.0f}")
         if yscale == "log":
-            _log_ticks(ax)
+            ticks(ax.yaxis)
         finish(ax)
     _legend(figure, labels if by_samples else [], shown)
     return figure
@@ -108,14 +106,13 @@ def _by_samples(ax: Axes, lines: Mapping[str, OverSeeds], labels: Sequence[str],
         k = np.asarray(line.samples) * 2 ** (step * (j - (len(lines) - 1) / 2))
         ax.plot(k, line.mean, color=_look(labels, label)["color"], linewidth=1.2, alpha=0.7)
         _points(ax, k, k * 2 ** (step * _BESIDE), line, _look(labels, label))
-    ticks = every_k if len(every_k) <= _TICKS else [k for k in every_k if np.log2(k).is_integer()]
-    ax.set_xticks(ticks, [f"{k:,.0f}" for k in ticks])
+    shown = every_k if len(every_k) <= _TICKS else [k for k in every_k if np.log2(k).is_integer()]
+    ax.set_xticks(shown, [f"{k:,.0f}" for k in shown])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set(xlim=(every_k[0] / 2, every_k[-1] * 2), xlabel="samples K")
 
 
 def _by_estimator(ax: Axes, lines: Mapping[str, OverSeeds], labels: Sequence[str]) -> None:
-    """Draws the estimators side by side."""
     for j, (label, line) in enumerate(lines.items()):
         _points(ax, np.array([float(j)]), np.array([j + 0.15]), line, _look(labels, label))
     tilted: Look = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if len(lines) > 3 else {}
@@ -135,26 +132,18 @@ def _points(ax: Axes, x: Floats, beside: Floats, line: OverSeeds, look: Look) ->
         ax.plot(beside, each, linestyle="", markersize=4, alpha=0.5, markeredgecolor="none", **{**look, "marker": "o"})
 
 
-def _log_ticks(ax: Axes) -> None:
-    """Labels a vertical log axis with plain numbers."""
-    low, high = ax.get_ylim()
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if np.log10(high / low) < 2 else (1,), numticks=8))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: plain(f"{v:,g}")))
-    ax.yaxis.set_minor_formatter(NullFormatter())
-
-
 def _legend(figure: Figure, labels: Sequence[str], panels: Mapping[str, Mapping[str, OverSeeds]]) -> None:
     """Draws the legend: the estimators' colours, and the markers of means, intervals and seeds."""
     handles = [
         Line2D([], [], markersize=7.5, label=textwrap.fill(label, 40), **_look(labels, label)) for label in labels
     ]
     if any(np.asarray(line.each).shape[1] > 1 for lines in panels.values() for line in lines.values()):
-        grey: Look = {"color": "0.4", "linestyle": "", "marker": "o"}
-        handles.append(Line2D([], [], markersize=7.5, label="mean over seeds", **grey))
-        handles.append(
-            Line2D([], [], markersize=11, label="95% interval of the mean", **{**grey, "marker": "|"}, mew=1.8)
-        )
-        handles.append(Line2D([], [], markersize=4, alpha=0.5, label="single seed", **grey))
+        grey: Look = {"color": "0.4", "linestyle": ""}
+        handles += [
+            Line2D([], [], marker="o", markersize=7.5, label="mean over seeds", **grey),
+            Line2D([], [], marker="|", markersize=11, label="95% interval of the mean", mew=1.8, **grey),
+            Line2D([], [], marker="o", markersize=4, alpha=0.5, label="single seed", **grey),
+        ]
     if handles:
         cols = min(len(handles), max(2, int(figure.get_figwidth() / 2.1)))
         figure.legend(handles=handles, loc="outside lower center", ncols=cols, frameon=False, fontsize="small",
@@ -168,7 +157,6 @@ def _look(labels: Sequence[str], label: str) -> Look:
 
 
 def _as_floats(name: str, lines: Mapping[str, OverSeeds], yscale: str) -> dict[str, OverSeeds]:
-    """A panel's results as arrays of matching shapes."""
     if not checks.mapping(f"the panel {name!r}", lines):
         raise BadValue(f"the panel {name!r} is empty: it must have at least one estimator")
     found = {}

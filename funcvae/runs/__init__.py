@@ -14,16 +14,7 @@ A file is either complete or missing. Only the last line of metrics.jsonl may be
 """
 
 from funcvae.runs.aggregate import SweepResults, collect
-from funcvae.runs.config import (
-    SPLITS,
-    Config,
-    Options,
-    configure,
-    recipe,
-    resolve_device,
-    split_names,
-    with_defaults,
-)
+from funcvae.runs.config import SPLITS, Config, Options, configure, recipe, resolve_device, split_names, with_defaults
 from funcvae.runs.execute import MakeTracker, StopContext, never_stop, resume, run
 from funcvae.runs.folder import Run, has_run, initial_run, load, load_data
 from funcvae.runs.grid import CellResult, Grid, expand_grid, parse_grid, read_grid

@@ -4,20 +4,21 @@ import csv
 import math
 from collections.abc import Sequence
 from io import StringIO
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from funcvae import estimators, figures, noise
+from funcvae import figures
 from funcvae._support import checks
 from funcvae._support.tables import table
 from funcvae.errors import BadData, Missing
 from funcvae.figures.sweep import OverSeeds
 from funcvae.runs.config import Config
 from funcvae.runs.folder import has_run
-from funcvae.runs.grid import GRID, RESULT, cell_id, expand_grid, read_grid, read_result
+from funcvae.runs.grid import GRID, RESULT, cell_id, expand_grid, read_grid, read_result, target_of
 
 __all__ = ["SweepResults", "TableRow", "collect"]
 
@@ -87,16 +88,14 @@ class SweepResults(NamedTuple):
         """The figures of the available numbers, by file name; variances as geometric means."""
         diverged = sum(cell["status"] == "diverged" for cell in self.cells)
         omitted = f"\n(left out: {diverged} diverged)" if diverged else ""
-        bounds = _panels(self, "test_bound")
         variances: dict[str, dict[str, OverSeeds]] = {}
         for network in NETWORKS:
             for system, lines in _panels(self, f"log_variance_{network}").items():
-                exp = {label: line.map(np.exp) for label, line in lines.items()}
-                variances[f"{system}, {network}"] = exp
+                variances[f"{system}, {network}"] = {label: line.map(np.exp) for label, line in lines.items()}
         made = {}
-        if bounds:
+        if bounds := _panels(self, "test_bound"):
             title = f"Each estimator's own bound on the test data, at the end of training{omitted}"
-            made["sweep_bound"] = figures.over_seeds(bounds, ylabel="test bound [nats per example]", title=title)
+            made["sweep_bound"] = figures.over_seeds(bounds, title=title)
         if variances:
             title = f"Variance of the gradient at the end of training, geometric means over the seeds{omitted}"
             made["sweep_variance"] = figures.over_seeds(variances, ylabel="total variance", yscale="log", title=title)
@@ -126,8 +125,7 @@ def mean_interval(values: Sequence[float]) -> dict[str, float | None]:
 
         mean ± t_{0.975, n-1} s / n^½,    s² = sum_i (x_i - mean)² / (n - 1)
 
-    Args:
-        values: independent values [n], n >= 1; for n = 1 the error and the interval are None.
+    For a single value the error and the interval are None.
     """
     from scipy import stats  # slow to import, and rarely used
 
@@ -135,7 +133,7 @@ def mean_interval(values: Sequence[float]) -> dict[str, float | None]:
     if n < 2:
         return {"mean": mean, "se": None, "low": None, "high": None}
     se = float(np.std(values, ddof=1)) / math.sqrt(n)
-    low, high = (mean + se * float(t) for t in stats.t.interval(0.95, n - 1))
+    low, high = map(float, stats.t.interval(0.95, n - 1, mean, se))
     return {"mean": mean, "se": se, "low": low, "high": high}
 
 
@@ -143,9 +141,8 @@ _GROUP = ("system", "estimator", "target", "samples")
 
 
 def _row(cell: Config) -> TableRow:
-    """The row of a cell; None for missing numbers."""
     row = dict.fromkeys(COLUMNS) | cell_id(cell) | {"folder": cell.out}
-    row["target"] = estimators.parse(cell.estimator).claims_under(noise.parse(cell.noise)).target
+    row["target"] = target_of(cell)
     result = read_result(cell)
     if result is None:
         return row | {"status": "begun" if has_run(cell.out) else "missing"}
@@ -165,13 +162,9 @@ def _row(cell: Config) -> TableRow:
 
 
 def _group(key: TableRow, rows: Sequence[TableRow]) -> TableRow:
-    """Means over the seeds of one system, estimator and number of samples."""
     done = [row for row in rows if row["status"] == "finished"]
-    group = {
-        **key,
-        "seeds": len(done),
-        **{name: mean_interval([row[name] for row in done]) for name in ("bound", "test_bound") if done},
-    }
+    group = {**key, "seeds": len(done)}
+    group |= {name: mean_interval([row[name] for row in done]) for name in ("bound", "test_bound") if done}
     for network in NETWORKS:
         values = [row[f"variance_{network}"] for row in done]
         if values and all(value is not None and 0 < value < math.inf for value in values):
@@ -194,26 +187,18 @@ def _panels(results: SweepResults, name: str) -> dict[str, dict[str, OverSeeds]]
 
 def _line_of(results: SweepResults, name: str, groups: Sequence[TableRow]) -> OverSeeds:
     groups = sorted(groups, key=lambda group: group["samples"])
+    column, scale = name.removeprefix("log_"), np.log if name.startswith("log_") else np.asarray
     each = []
     for group in groups:
         rows = [row for row in results.cells if row["status"] == "finished" and all(row[n] == group[n] for n in _GROUP)]
-        each.append([_value(row, name) for row in rows])
-    most = max(map(len, each))
-    padded = [values + [math.nan] * (most - len(values)) for values in each]
-    ends = {
-        end: [math.nan if group[name][end] is None else group[name][end] for group in groups]
-        for end in ("mean", "low", "high")
-    }
-    return OverSeeds([group["samples"] for group in groups], **ends, each=padded)
-
-
-def _value(row: TableRow, name: str) -> float:
-    logged = name.removeprefix("log_")
-    return float(row[name] if logged == name else math.log(row[logged]))
+        each.append(scale([row[column] for row in rows]))
+    padded = np.array(list(zip_longest(*each, fillvalue=math.nan))).T
+    ends = [[group[name][end] for group in groups] for end in ("mean", "low", "high")]
+    mean, low, high = np.array(ends, float)  # NaN for None
+    return OverSeeds([group["samples"] for group in groups], mean, low, high, padded)
 
 
 def _line(group: TableRow, networks: Sequence[str]) -> list[str]:
-    """The cells of a line of the table."""
     bound = group.get("test_bound") or dict.fromkeys(("mean", "se", "low", "high"))
     interval = "" if bound["low"] is None else f"[{bound['low']:.4f}, {bound['high']:.4f}]"
     cells = [group["system"], group["estimator"], group["target"], str(group["samples"]), str(group["seeds"])]

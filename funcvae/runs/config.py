@@ -23,8 +23,6 @@ from funcvae.variance.monitor import MonitorSettings
 
 __all__ = ["SPLITS", "Config", "Options", "configure", "recipe", "resolve_device", "split_names", "with_defaults"]
 
-Rate = Annotated[float, lambda name, value: float(value)]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -97,9 +95,6 @@ class Config:
     """Run configuration: everything that decides the result of a run, and where and how it is stored.
 
     `Options` describes the fields. A `chunk`, `shards` or `variance_every` of 0 means that it is not used.
-
-    Raises:
-        BadType, BadValue: a field has the wrong type, or a value that is not allowed.
     """
 
     system: str
@@ -114,7 +109,7 @@ class Config:
     chunk: Natural = 0
     shards: Natural = 0
     split: str = "rows"
-    lr: Rate | None = None
+    lr: Annotated[float, lambda name, value: float(value)] | None = None
     seed: int = 0
     device: str = "cpu"
     precision: str = "highest"
@@ -170,19 +165,13 @@ def recipe(system: str) -> Recipe:
 
 
 def configure(system: str, **options: Any) -> Config:
-    """The configuration of a named system. Its recipe decides the options that are missing or None.
-
-    Args:
-        system: its name.
-        options: fields of `Options`.
+    """The configuration of a named system with fields of `Options`. Its recipe decides those that are missing or None.
 
     Raises:
         BadValue: a system or option is unknown, out is missing, or a value is not allowed.
         BadType: an option has the wrong type.
     """
-    known = [field.name for field in fields(Options)]
-    if strange := sorted(options.keys() - set(known)):
-        raise unknown("field", strange[0], known)
+    check_names("field", options, Options)
     return with_defaults(Options(system=system, **options))
 
 
@@ -202,11 +191,7 @@ def with_defaults(options: Options) -> Config:
 
 
 def resumed(config: Config, options: Options, run: Path) -> Config:
-    """The configuration of the run in a folder when it is resumed with these options.
-
-    Raises:
-        BadValue: options that must stay the same differ; the message names them.
-    """
+    """The configuration of a run that is resumed with these options. Raises BadValue if others than may change do."""
     values = options.specified()
     if pairs := differences(config, values, MAY_CHANGE):
         raise BadValue(f"{run} cannot be resumed with other settings: {pairs}; leave them out, or start another run")
@@ -221,17 +206,19 @@ def differences(config: Config, values: Mapping[str, Any], may_change: Collectio
 
 
 def parse_config(content: Mapping[str, Any]) -> Config:
-    """The configuration in a JSON object.
-
-    Raises:
-        BadType, BadValue: a field is unknown or missing, or has the wrong type or value.
-    """
-    known = [field.name for field in fields(Config)]
-    if strange := sorted(content.keys() - set(known)):
-        raise unknown("field", strange[0], known)
+    """The configuration in a JSON object. Raises BadType or BadValue if a field is unknown, missing or wrong."""
+    check_names("field", content, Config)
     if isinstance(content.get("lr"), int):  # a run writes 1.0
         raise BadType(f"lr is {content['lr']}: it must be a float or None")
     return files.typed(content, Config)
+
+
+def check_names(kind: str, given: Mapping[str, Any], type_: Any, but: Collection[str] = ()) -> None:
+    """Raises BadType or BadValue for a name that is not a field of a dataclass, or that is in `but`."""
+    known = [field.name for field in fields(type_) if field.name not in but]
+    for name in given:
+        if checks.text(f"a {kind}", name) not in known:
+            raise unknown(kind, name, known)
 
 
 def _check_fields(value: Options | Config) -> None:

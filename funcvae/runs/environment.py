@@ -85,8 +85,8 @@ def manifest(config: Config, dataset: data.Dataset, processes: int = 1) -> Manif
 
 def shared_facts(config: Config, dataset: data.Dataset) -> dict[str, Any]:
     """The values that must be equal in all processes that train one model."""
-    local = {"out", "data", "data_dir"}  # paths may differ between machines
-    fixed = {name: value for name, value in asdict(config).items() if name not in local}
+    paths = {"out", "data", "data_dir"}  # may differ between machines
+    fixed = {name: value for name, value in asdict(config).items() if name not in paths}
     return {**fixed, **bit_settings(config), "the data's sha256": dataset.sha256()}
 
 
@@ -98,11 +98,7 @@ def bit_settings(config: Config) -> dict[str, Any]:
 
 
 def parse_manifest(content: dict[str, Any], path: Path) -> Manifest:
-    """The manifest in the JSON object of a file.
-
-    Raises:
-        BadData: a field is missing or wrong, or another version of funcvae made the run.
-    """
+    """The manifest in the JSON object of a file. Raises BadData if a field is wrong, or another version made it."""
     try:
         made_by = files.typed(content, _Versioned)["versions"]["funcvae"]
         if made_by.split(".")[:2] != __version__.split(".")[:2]:  # a minor version may change the content of a run
@@ -117,16 +113,12 @@ def parse_manifest(content: dict[str, Any], path: Path) -> Manifest:
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The fields that may change bits and differ between two environments, each as (then, now)."""
 
-    def flat(content: Mapping[str, Any]) -> dict[str, Any]:
-        versions = content.get("versions")
-        return {**content, **(versions if isinstance(versions, Mapping) else {})}
-
-    then, now = flat(then), flat(now)
+    then, now = ({**content, **content.get("versions", {})} for content in (then, now))
     return {name: (then.get(name), now.get(name)) for name in _BIT_FIELDS if then.get(name) != now.get(name)}
 
 
 def difference_text(differing: Mapping[str, tuple[Any, Any]]) -> str:
-    """Describes differences between two environments."""
+    """Describes the result of `differences`."""
     return ", ".join(f"{name} was {then} and is {now} now" for name, (then, now) in differing.items())
 
 
@@ -134,12 +126,10 @@ def difference_text(differing: Mapping[str, tuple[Any, Any]]) -> str:
 def numerics(config: Config, threads: int | None = None) -> Iterator[None]:
     """Sets torch's settings as a configuration requires, and restores them at the end.
 
-    Raises:
-        BadValue: `deterministic` is set, and an operation inside has no deterministic algorithm; or `compile` is set,
-            and the step cannot be compiled.
+    Raises BadValue if `deterministic` is set and an operation inside has no deterministic algorithm, or if `compile` is
+    set and the step cannot be compiled.
     """
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    before = torch.get_num_threads()
+    deterministic, before = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     torch.set_num_threads(threads or before)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
@@ -182,7 +172,6 @@ def _revision() -> str | None:
 
 
 def _cpu() -> str:
-    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

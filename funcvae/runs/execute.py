@@ -14,20 +14,9 @@ from funcvae import compilation, data, tracking
 from funcvae._support import checks, files
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadValue, Missing, NonFinite, Stopped
-from funcvae.runs import environment
+from funcvae.runs import environment, folder
 from funcvae.runs.config import Config, Options, check_available, resumed
-from funcvae.runs.folder import (
-    CHECKPOINTS,
-    CONFIG,
-    MANIFEST,
-    METRICS,
-    PARAMS,
-    check_same_config,
-    check_same_data,
-    load_data,
-    read_config,
-    read_manifest,
-)
+from funcvae.runs.folder import CHECKPOINTS, CONFIG, MANIFEST, METRICS, PARAMS, load_data, read_config, read_manifest
 from funcvae.runs.prepare import Setup, newest_checkpoint, prepare
 from funcvae.runs.recording import LAST_FIGURE, read_history, recorder, write_results
 from funcvae.train import checkpoint, loop
@@ -41,6 +30,7 @@ MakeTracker = Callable[[Path, dict[str, Any], Iterable[Row]], AbstractContextMan
 """(folder, configuration, rows so far) -> the context manager of a tracker."""
 StopContext = AbstractContextManager[Callable[[], bool]]
 """The context manager of a function that returns whether to stop."""
+MakeStop = Callable[[], StopContext]
 
 
 def never_stop() -> StopContext:
@@ -54,7 +44,7 @@ def run(
     *,
     download: bool = False,
     trackers: Sequence[MakeTracker] = (),
-    stop_context: Callable[[], StopContext] = never_stop,
+    stop_context: MakeStop = never_stop,
     processes: Processes = SINGLE,
 ) -> Path:
     """Trains a configuration into its run folder, and returns the path of the folder.
@@ -63,7 +53,6 @@ def run(
     tracks and prints.
 
     Args:
-        config: what to train.
         download: whether to download a named data set that is missing.
         trackers: see `MakeTracker`. Trackers receive every row and, if the data are images, `x` and `x_hat` after every
             epoch.
@@ -112,7 +101,7 @@ def resume(
     options: Options | None = None,
     *,
     trackers: Sequence[MakeTracker] = (),
-    stop_context: Callable[[], StopContext] = never_stop,
+    stop_context: MakeStop = never_stop,
     processes: Processes = SINGLE,
 ) -> Path:
     """Resumes the run in a folder from its newest checkpoint. The result has the same bits as an uninterrupted run.
@@ -120,7 +109,6 @@ def resume(
     A finished run is left unchanged unless `options` requests more epochs. Missing figures are drawn.
 
     Args:
-        path: the folder.
         options: requested options; those that decide the result must be equal to the run's.
         trackers, stop_context, processes: see `run`. The number of processes may change.
 
@@ -137,7 +125,7 @@ def resume(
     finished = False
     if processes.is_main and (path / MANIFEST).is_file():
         manifest = read_manifest(path)
-        check_same_config(before, manifest, path)
+        folder.check_same_config(before, manifest, path)
         finished = _is_finished(path, config, manifest)
     if processes.all_gather_object(finished)[0]:
         _print_notice(f"{path} is finished; to continue it, request more epochs")
@@ -154,7 +142,7 @@ def resume(
         manifest = environment.manifest(config, setup.dataset, processes.size)
         if has_manifest := (path / MANIFEST).is_file():  # without one, the run was killed before its first step
             manifest = read_manifest(path)
-            check_same_data(setup.dataset, manifest["data_sha256"], path)
+            folder.check_same_data(setup.dataset, manifest["data_sha256"], path)
         ts, size, damaged = newest_checkpoint(setup, path)
         step = int(ts.step)
         if damaged and step == 0:
@@ -181,7 +169,7 @@ def resume(
 
 
 def _load(config: Config, download: bool, processes: Processes) -> data.Dataset:
-    """Loads the data of a configuration. If requested, the first process downloads them before the others load."""
+    """Loads the data of a configuration. The first process downloads them before the others load."""
     if processes.is_main:
         dataset = data.load(config.data, root=config.data_dir, download=download, size=config.size)
     processes.barrier()
@@ -195,53 +183,44 @@ def _check_agreement(setup: Setup) -> None:
 
 
 def _train(
-    out: Path,
-    setup: Setup,
-    ts: TrainState,
-    metrics_bytes: int,
-    trackers: Sequence[tracking.Tracker],
-    stop_context: Callable[[], StopContext],
+    out: Path, setup: Setup, ts: TrainState, metrics_bytes: int, trackers: Sequence[tracking.Tracker], stop: MakeStop
 ) -> None:
     """Trains from a TrainState to the end of the run and writes the results. Keeps `metrics_bytes` bytes of metrics."""
-    steps, stopped = int(ts.step), False
+    steps = int(ts.step)
     history = read_history(out / METRICS, metrics_bytes, steps, steps // setup.task.steps_per_epoch)
-    with ExitStack() as stack:
-        callbacks = stack.enter_context(recorder(out, setup, steps, metrics_bytes, trackers))
-        if steps < setup.steps:
-            stop = stack.enter_context(stop_context())
-            ts, history = _fit(out, setup, ts, replace(callbacks, stop=stop), history)
-            # A single process may stop after its last step. Several would have to agree on that, so they do not.
-            stopped = int(ts.step) < setup.steps or (setup.task.processes.size == 1 and stop())
-    if stopped:
-        raise _stopped(out, setup, ts)
+    with recorder(out, setup, steps, metrics_bytes, trackers) as callbacks:
+        ts, history = _fit(out, setup, ts, callbacks, stop, history)
     write_results(out, setup, ts, history)
 
 
-def _train_without_writing(out: Path, setup: Setup, ts: TrainState, stop_context: Callable[[], StopContext]) -> None:
-    """Trains without writing files, in every process except the first."""
-    if int(ts.step) < setup.steps:
-        with stop_context() as stop:
-            # `save_every` decides when to check the parameters; all processes must check at the same steps.
-            ts, _ = _fit(out, setup, ts, Callbacks(stop=stop, save_every=setup.config.checkpoint_every))
-    if int(ts.step) < setup.steps:
-        raise _stopped(out, setup, ts)
+def _train_without_writing(out: Path, setup: Setup, ts: TrainState, stop: MakeStop) -> None:
+    # `save_every` decides when to check the parameters; all processes must check at the same steps.
+    _fit(out, setup, ts, Callbacks(save_every=setup.config.checkpoint_every), stop, loop.NO_HISTORY)
 
 
 def _fit(
-    out: Path, setup: Setup, ts: TrainState, callbacks: Callbacks, history: History | None = None
+    out: Path, setup: Setup, ts: TrainState, callbacks: Callbacks, stop_context: MakeStop, history: History
 ) -> tuple[TrainState, History]:
-    """Trains from a TrainState to the end of the run, or until it stops."""
+    if int(ts.step) == setup.steps:
+        return ts, history
     epochs = setup.config.epochs - int(ts.step) // setup.task.steps_per_epoch
-    try:
-        return loop.fit_task(ts, setup.task, test=setup.test, epochs=epochs, callbacks=callbacks, history=history)
-    except NonFinite as error:
-        with_command = NonFinite(f"{error}; to see that step: funcvae replay {shlex.quote(str(out))} {error.step}")
-        with_command.step = error.step
-        raise with_command from None
-    except compilation.Uncompiled:
-        if callbacks.stop():  # a signal that ended this run's processes one by one ended the compiler, too
-            raise _stopped(out, setup, ts) from None
-        raise
+    with stop_context() as stop:
+        try:
+            ts, history = loop.fit_task(
+                ts, setup.task, test=setup.test, epochs=epochs, callbacks=replace(callbacks, stop=stop), history=history
+            )
+        except NonFinite as error:
+            with_command = NonFinite(f"{error}; to see that step: funcvae replay {shlex.quote(str(out))} {error.step}")
+            with_command.step = error.step
+            raise with_command from None
+        except compilation.Uncompiled:
+            if stop():  # a signal that ended this run's processes one by one ended the compiler, too
+                raise _stopped(out, setup, ts) from None
+            raise
+        # A single process may stop after its last step. Several would have to agree on that, so they do not.
+        if int(ts.step) < setup.steps or (setup.task.processes.size == 1 and stop()):
+            raise _stopped(out, setup, ts)
+    return ts, history
 
 
 def _stopped(out: Path, setup: Setup, ts: TrainState) -> Stopped:
@@ -263,5 +242,4 @@ def _is_finished(path: Path, config: Config, manifest: environment.Manifest) -> 
 
 
 def _print_notice(line: str) -> None:
-    """Prints a line to stderr, above a progress bar."""
     tqdm.write(f"funcvae: {line}", file=sys.stderr)

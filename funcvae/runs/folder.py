@@ -62,12 +62,9 @@ class Run(NamedTuple):
         """The values that must be equal in all processes that measure the run together."""
         here = replace(self.config, device=self.device)
         params = tree.sha256({"params": self.params, "state": self.state})
-        names = ("system", "precision", "device")
-        return (
-            {name: getattr(here, name) for name in names}
-            | environment.bit_settings(here)
-            | {"the parameters' sha256": params, "the data's sha256": self.data_sha256}
-        )
+        facts = {name: getattr(here, name) for name in ("system", "precision", "device")}
+        facts |= {"the parameters' sha256": params, "the data's sha256": self.data_sha256}
+        return facts | environment.bit_settings(here)
 
     @property
     def trained(self) -> Trained:
@@ -87,8 +84,6 @@ def load(
     """Loads a finished run from its folder.
 
     Args:
-        path: the folder.
-        device: where to put the parameters.
         data: file or folder of the data, if they have moved.
         data_dir: folder of the named data sets, if they have moved.
 
@@ -104,10 +99,8 @@ def load(
         raise BadData(f"{path / MANIFEST} is not the manifest of a run of {config.system}: data.shape is {shape}")
     model = recipe.model(torch.zeros(1, *shape, device=device))
     if not (path / PARAMS).is_file():
-        raise Missing(
-            f"{path / PARAMS} is missing: the run is not finished, or lost the file; to continue it: "
-            f"funcvae train --resume {path}"
-        )
+        lost = f"{path / PARAMS} is missing: the run is not finished, or lost the file"
+        raise Missing(f"{lost}; to continue it: funcvae train --resume {path}")
     like = model.init(random.key(0, device=device))
     params, state = checkpoint.load_params(path / PARAMS, *like)
     return Run(path, config, recipe, model, params, state, device, manifest["data_sha256"])
@@ -127,12 +120,7 @@ def read_run(path: Path, data: str | Path | None, data_dir: str | Path | None) -
 
 
 def read_config(path: Path) -> Config:
-    """The configuration of the run in a folder.
-
-    Raises:
-        Missing: the folder does not exist, or is not a run folder.
-        BadData: the file is damaged.
-    """
+    """The configuration of the run in a folder. Raises Missing if there is no run, BadData if the file is damaged."""
     if not path.is_dir():
         raise Missing(f"{path}: no such run folder")
     if not (path / CONFIG).is_file():
@@ -145,12 +133,7 @@ def read_config(path: Path) -> Config:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of the run in a folder.
-
-    Raises:
-        Missing: the file does not exist.
-        BadData: the file is damaged, or another version of funcvae made the run.
-    """
+    """The manifest of the run in a folder; raises as `files.read_json` and `environment.parse_manifest` do."""
     return environment.parse_manifest(files.read_json(path / MANIFEST), path / MANIFEST)
 
 
@@ -162,9 +145,6 @@ def initial_run(
     """A named system with the initial parameters of this seed, as a run without a folder.
 
     Args:
-        system: its name.
-        seed: of the key for the parameters.
-        device: where to put the parameters.
         data, data_dir, size: see `Options`.
 
     Raises:
@@ -202,9 +182,7 @@ def check_same_config(config: Config, manifest: Manifest, path: Path) -> None:
 def fitted(recipe: Recipe, dataset: data.Dataset) -> data.Dataset:
     """The data set with items of the system's shape; images [H, W] or [H, W, C] become [C, H, W], with a notice.
 
-    Raises:
-        BadData: the items do not have the system's shape, or may be read in two ways; or images have pixels outside
-            [0, 1].
+    Raises BadData if the shape is another or may be read in two ways, or if pixels lie outside [0, 1].
     """
     got = list(dataset.train.shape[1:])
     readings: dict[str, Callable[[Tensor], Tensor]] = {"[C, H, W]": lambda x: x}
@@ -235,7 +213,6 @@ def _print_once(line: str) -> None:
 
 
 def _has_shape(recipe: Recipe, shape: Sequence[int]) -> bool:
-    """Whether the system takes items of this shape."""
     return len(shape) == len(recipe.shape) and all(a in (None, b) for a, b in zip(recipe.shape, shape, strict=True))
 
 

@@ -12,22 +12,22 @@
 has a cell for each system, estimator, number of samples and seed. Only the systems are required.
 """
 
-from collections.abc import Iterable, Mapping, Set
-from dataclasses import Field, dataclass, field, fields, replace
+from collections import Counter
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
 
-from funcvae import compilation, estimators
+from funcvae import compilation, estimators, noise
 from funcvae._support import checks, files
-from funcvae.errors import BadData, BadType, BadValue, unknown
-from funcvae.runs.config import Config, Options, configure, recipe
+from funcvae.errors import BadData, BadType, BadValue
+from funcvae.runs.config import Config, Options, check_names, configure, recipe
 
 __all__ = ["CellResult", "Grid", "expand_grid", "parse_grid", "read_grid"]
 
-CELLS = "cells"
 GRID = "grid.json"
 RESULT = "result.json"
 
@@ -79,18 +79,19 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
         BadType, BadValue: a key, system or estimator is unknown; a list is empty or has a duplicate; a value has the
             wrong type or is out of range; or a setting is decided by a list of the grid.
     """
-    _check_names("key", content, fields(Grid))
+    check_names("key", content, Grid)
     for name, value in content.items():
         if isinstance(value, Set):  # its order is arbitrary
             raise BadType(f"{name} is a set: it must be a list")
     grid = files.typed(content, Grid)
-    _check_names("setting", grid.settings, [each for each in fields(Options) if each.name not in _NOT_SETTINGS])
+    for name in _NOT_SETTINGS.keys() & grid.settings:
+        raise BadValue(f"settings has {name}, but {_NOT_SETTINGS[name]}: remove it from settings")
+    check_names("setting", grid.settings, Options, but=_NOT_SETTINGS)
     specs = grid.estimators and tuple(estimators.parse(spec).name for spec in grid.estimators)
     grid = replace(grid, systems=tuple(recipe(name).name for name in grid.systems), estimators=specs)
-    for name in ("systems", "estimators", "samples", "seeds"):
-        values = getattr(grid, name) or ()
-        for i, value in enumerate(values):
-            if value in values[:i]:
+    for name in _AXES.values():
+        for value, count in Counter(getattr(grid, name)).items():
+            if count > 1:
                 raise BadValue(f"{name} has {value!r} twice")
     return grid
 
@@ -100,12 +101,7 @@ def expand_grid(grid: Grid, folder: str | Path, *, device: str = "cpu") -> list[
     """The configurations of the cells of a grid, each with its own folder FOLDER/cells/NAME.
 
     Args:
-        grid: from `read_grid` or `parse_grid`.
-        folder: the folder of the sweep.
         device: where to train, "cpu" or "cuda"; the grid's settings have priority.
-
-    Raises:
-        BadType, BadValue: a setting has the wrong type, or a value that is not allowed.
     """
     cells = []
     for system in grid.systems:
@@ -114,10 +110,9 @@ def expand_grid(grid: Grid, folder: str | Path, *, device: str = "cpu") -> list[
         for estimator in grid.estimators or [estimators.parse(defaults.estimator).name]:
             for samples in grid.samples or [defaults.samples]:
                 for seed in grid.seeds:
-                    out = Path(folder, CELLS) / f"{system}-{estimator}-k{samples}-s{seed}".replace(":", "_")
-                    cells.append(
-                        configure(system, **settings, estimator=estimator, samples=samples, seed=seed, out=str(out))
-                    )
+                    out = Path(folder, "cells") / f"{system}-{estimator}-k{samples}-s{seed}".replace(":", "_")
+                    axes = {"estimator": estimator, "samples": samples, "seed": seed, "out": str(out)}
+                    cells.append(configure(system, **settings, **axes))
     return cells
 
 
@@ -127,11 +122,7 @@ def cell_name(cell: Config) -> str:
 
 
 def read_result(cell: Config) -> CellResult | None:
-    """The result of a cell; None before it is finished.
-
-    Raises:
-        BadData: the file is damaged, or belongs to another cell.
-    """
+    """The result of a cell; None before it is finished. Raises BadData if the file is damaged or of another cell."""
     path = Path(cell.out, RESULT)
     if not path.is_file():
         return None
@@ -145,23 +136,14 @@ def read_result(cell: Config) -> CellResult | None:
 
 def cell_id(cell: Config) -> dict[str, Any]:
     """The fields of a result that identify its cell."""
-    return {name: getattr(cell, name) for name in ("system", "estimator", "samples", "seed")}
+    return {name: getattr(cell, name) for name in _AXES}
 
 
-_NOT_SETTINGS = {
-    "system": "the grid's `systems` determine it",
-    "estimator": "the grid's `estimators` determine it",
-    "samples": "the grid's `samples` determine it",
-    "seed": "the grid's `seeds` determine it",
-    "out": "each cell has its own folder",
-}
+def target_of(cell: Config) -> str:
+    """The bound that the estimator of a cell ascends."""
+    return estimators.parse(cell.estimator).claims_under(noise.parse(cell.noise)).target
 
 
-def _check_names(kind: str, names: Iterable[Any], known: Iterable[Field[Any]]) -> None:
-    """Raises BadValue for a name that no field has."""
-    allowed = [field.name for field in known]
-    for name in names:
-        if kind == "setting" and name in _NOT_SETTINGS:
-            raise BadValue(f"settings has {name}, but {_NOT_SETTINGS[name]}: remove it from settings")
-        if name not in allowed:
-            raise unknown(kind, checks.text(f"a {kind}", name), allowed)
+_AXES = {"system": "systems", "estimator": "estimators", "samples": "samples", "seed": "seeds"}
+_NOT_SETTINGS = {name: f"the grid's `{axis}` determine it" for name, axis in _AXES.items()}
+_NOT_SETTINGS["out"] = "each cell has its own folder"

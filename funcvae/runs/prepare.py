@@ -13,7 +13,6 @@ from funcvae.errors import BadData
 from funcvae.figures import of_results
 from funcvae.model import check_data
 from funcvae.models.recipe import Recipe
-from funcvae.noise import Noise
 from funcvae.runs.config import SPLITS, Config
 from funcvae.runs.config import recipe as recipe_of
 from funcvae.runs.folder import CHECKPOINTS, fitted
@@ -34,15 +33,11 @@ class Setup(NamedTuple):
     dataset: data.Dataset
     task: Task
     start: TrainState
-    test: Tensor
-    """The test data, on the run's device."""
-    test_observed: Tensor
-    """The first test items, as the model observes them."""
-    monitor: Monitor | None
-    """Measures the gradient's variance during training; None if that is not requested."""
+    test: Tensor  # the test data, on the run's device
+    test_observed: Tensor  # the first test items, as the model observes them
+    monitor: Monitor | None  # measures the gradient's variance during training; None if that is not requested
     figure_key: random.Key
-    draw_key: random.Key
-    """Key of the draws from the model during training."""
+    draw_key: random.Key  # key of the draws from the model during training
 
     @property
     def steps(self) -> int:
@@ -51,16 +46,9 @@ class Setup(NamedTuple):
 
 
 def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: Processes = SINGLE) -> Setup:
-    """Builds everything that a run needs, and checks that its parts fit together. Writes nothing.
+    """Builds everything that a run needs; `load` loads the data of a configuration. Writes nothing.
 
-    Args:
-        config: what to train.
-        load: loads the data of a configuration.
-        processes: the processes that train.
-
-    Raises:
-        BadType, BadValue: the parts do not fit together.
-        BadData: the system cannot take the data.
+    Raises BadType or BadValue if the parts do not fit together, BadData if the system cannot take the data.
     """
     recipe = recipe_of(config.system)
     estimator, scheme = estimators.parse(config.estimator), noise.parse(config.noise)
@@ -73,7 +61,12 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     x_train, x_test = dataset.train.to(config.device), dataset.test.to(config.device)
     for name, x in {"train": x_train, "test": x_test}.items():
         check_data(model, ts.params, ts.state, x, recipe.observe, name=f"{config.data}: {name}")
-    task = Task(model, estimator, opt, x_train, _step_settings(config, recipe, scheme), processes)
+    settings = StepSettings(
+        batch=config.batch, samples=config.samples, chunk=config.chunk or None, shards=config.shards or None,
+        split=SPLITS[config.split], observe=recipe.observe, noise=scheme, scale=recipe.scale, offset=recipe.offset,
+        compile=config.compile, precision=config.precision,
+    )  # fmt: skip
+    task = Task(model, estimator, opt, x_train, settings, processes)
     check_task(task, ts.params, ts.state)
     observe_key, figure_key, draw_key, monitor_key = random.split(train.run_keys(ts.key).pictures, 4)
     observed = recipe.observe(observe_key, x_test[: of_results.POINTS])
@@ -85,26 +78,11 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     return Setup(config, recipe, dataset, task, ts, x_test, observed, monitor, figure_key, draw_key)
 
 
-def _step_settings(config: Config, recipe: Recipe, scheme: Noise) -> StepSettings:
-    """The settings of a step of the run."""
-    return StepSettings(
-        batch=config.batch, samples=config.samples, chunk=config.chunk or None, shards=config.shards or None,
-        split=SPLITS[config.split], observe=recipe.observe, noise=scheme, scale=recipe.scale, offset=recipe.offset,
-        compile=config.compile, precision=config.precision,
-    )  # fmt: skip
-
-
 def newest_checkpoint(setup: Setup, path: Path, step: int | None = None) -> tuple[TrainState, int, list[BadData]]:
-    """Loads the newest intact checkpoint in a run folder.
+    """Loads the newest intact checkpoint in a run folder, or the newest that is not after a step.
 
-    Args:
-        setup: the run.
-        path: its folder.
-        step: if given, ignores checkpoints after this step.
-
-    Returns:
-        The state, its number of bytes of metrics, and the errors of damaged newer checkpoints; the initial state and 0
-        bytes if there is no checkpoint.
+    Returns the state, its number of bytes of metrics, and the errors of damaged newer checkpoints; the initial state
+    and 0 bytes if there is no checkpoint.
     """
     errors: list[BadData] = []
     for made, file in reversed(checkpoint.in_folder(path / CHECKPOINTS).items()):

@@ -24,9 +24,7 @@ from funcvae.train.state import TrainState
 
 __all__ = ["LAST_FIGURE", "read_history", "recorder", "write_results"]
 
-
-LAST_FIGURE = f"{FIGURES}/training.png"
-"""Written last: a folder with this file is complete."""
+LAST_FIGURE = f"{FIGURES}/training.png"  # written last: a folder with this file is complete
 
 
 @contextmanager
@@ -35,12 +33,8 @@ def recorder(
 ) -> Iterator[Callbacks]:
     """Callbacks that write metrics, samples and checkpoints, and pass rows and images to trackers.
 
-    Args:
-        folder: the run folder.
-        setup: the run.
-        steps: number of steps already trained.
-        metrics_bytes: bytes of their metrics; the rest of the file is cut off.
-        trackers: receive every row and, if the data are images, "x" and "x_hat" after every epoch.
+    `steps` were trained before; their metrics have `metrics_bytes` bytes, and the rest of the file is cut off. Trackers
+    receive every row and, if the data are images, "x" and "x_hat" after every epoch.
     """
     config, model, per_epoch = setup.config, setup.task.model, setup.task.steps_per_epoch
     measured: dict[int, Row] = {}
@@ -90,9 +84,7 @@ def recorder(
 def write_results(folder: Path, setup: Setup, ts: TrainState, history: History) -> None:
     """Writes the parameters, the samples and then the figures. The figure of the training is the last file.
 
-    Raises:
-        OSError: a file cannot be written. If the parameters were written, the message has the command that draws the
-            figures.
+    If only figures cannot be written, the message of the OSError has the command that draws them.
     """
     config, task = setup.config, setup.task
     trained = task.model, ts.params, ts.state
@@ -118,11 +110,7 @@ def write_results(folder: Path, setup: Setup, ts: TrainState, history: History) 
 
 
 def read_history(path: Path, size: int, steps: int, epochs: int) -> History:
-    """The history of steps and epochs in the first `size` bytes of a file of metrics.
-
-    Raises:
-        BadData: a row is damaged, or the numbers of steps and epochs are wrong.
-    """
+    """The history in the first `size` bytes of metrics. Raises BadData for another number of steps or epochs."""
     numbers: list[tuple[float, float, float]] = []
     test_bounds: list[float] = []
     for row in tracking.MetricsReader(path, size) if size else ():
@@ -139,8 +127,7 @@ def read_history(path: Path, size: int, steps: int, epochs: int) -> History:
     return History(loss, bound, grad_norm, np.array(test_bounds))
 
 
-POINTS_A_STEP, TRACKED = 1000, 32
-"""The number of points to sample after each step, and of test images for the trackers."""
+POINTS_A_STEP, TRACKED = 1000, 32  # the number of points to sample after each step, and of test images for the trackers
 
 _POINTS = (POINTS_A_STEP, 2)
 _RAW = ".samples.f32"  # the samples of all steps, until the run is complete

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from funcvae import compilation, estimators, evaluate, figures, noise, random, variance
+from funcvae import compilation, estimators, evaluate, figures, noise, random, tree, variance
 from funcvae._support import checks
 from funcvae._support.checks import Count, Positive
 from funcvae._support.tables import table
@@ -79,27 +79,22 @@ def evaluation_report(
     report |= {"posterior_gap": None, "ess": None, "pareto_k": None}
     try:
         report |= _log_weight_results(run, x, chosen, weight_key, samples, chunk, progress)
-    except (BadType, BadData) as error:
-        report["why_not"] = str(error)
+    except (BadType, BadData) as reason:
+        report["why_not"] = str(reason)
     try:
         kl = evaluate.kl_per_dimension(*run.trained, x)
         report["kl_to_prior"] = {"total": float(kl.sum()), "per_dimension": kl.tolist()}
     except BadType:
         report["kl_to_prior"] = None
     try:
-        report["reconstruction_error"] = _summary(
-            evaluate.reconstruction_error(*run.trained, x, error_key, samples=100)
-        )
+        error = evaluate.reconstruction_error(*run.trained, x, error_key, samples=100)
+        report["reconstruction_error"] = _summary(error)
     except BadData:
         report["reconstruction_error"] = None
     report["squared_error"] = float(evaluate.squared_error(*run.trained, x).mean())
     units = evaluate.active_units(*run.trained, x)
-    report["active_units"] = {
-        "number": units.number,
-        "of": run.model.latent,
-        "threshold": units.threshold,
-        "variance": units.variance.tolist(),
-    }
+    report["active_units"] = {"number": units.number, "of": run.model.latent, "threshold": units.threshold}
+    report["active_units"]["variance"] = units.variance.tolist()
     return report
 
 
@@ -224,9 +219,7 @@ def comparison_report(
 def variance_report(run: Run, replicates: int) -> Report:
     """The gradient variance of a run's estimator under its noise, as a sweep records it for each cell.
 
-    Args:
-        run: from `runs.load`.
-        replicates: draws of the noise. The run's seed decides their key and the choice of the batch.
+    The run's seed decides the key of the `replicates` draws of the noise, and the choice of the batch.
 
     Returns:
         For each network, as in {"encoder": {...}}: the total "variance" with its 95% interval from "low" to "high",
@@ -239,9 +232,9 @@ def variance_report(run: Run, replicates: int) -> Report:
     (row,) = found.rows.values()
     report: Report = {}
     for network in found.networks:
-        variance, snr = row.groups[network].variance, row.groups[network].snr
-        report[network] = {"variance": variance.value, "low": variance.low, "high": variance.high}
-        report[network] |= {"trusted": variance.trusted, "snr": snr.value}
+        total, snr = row.groups[network].variance, row.groups[network].snr
+        ends = {"variance": total.value, "low": total.low, "high": total.high}
+        report[network] = ends | {"trusted": total.trusted, "snr": snr.value}
     return report
 
 
@@ -271,50 +264,37 @@ def _arms(
 
 
 def _log_weight_results(
-    run: Run,
-    x: Tensor,
-    items: Tensor,
-    key: random.Key,
-    samples: int,
-    chunk: int,
-    progress: Progress,
+    run: Run, x: Tensor, items: Tensor, key: random.Key, samples: int, chunk: int, progress: Progress
 ) -> Report:
     """The results that follow from the log-weights. Each slab of the data has its own key."""
-    likelihoods, ladders, gaps, done = [], [], [], 0
-    for i, slab in enumerate(x.split(_SLAB)):
+    found: list[Any] = []
+    for i, (slab, numbers) in enumerate(zip(x.split(_SLAB), items.split(_SLAB), strict=True)):
 
-        def report_progress(k: int, _: int, size: int = len(slab), before: int = done) -> None:
-            progress(before + k * size, samples * len(x))
+        def report_progress(k: int, _: int, size: int = len(slab), before: int = i * _SLAB) -> None:
+            progress(before * samples + k * size, samples * len(x))
 
         compiled = compilation.available() and samples * len(slab) >= _WORTH_COMPILING
         log_w = evaluate.log_weights(
             *run.trained, slab, random.fold_in(key, i), samples=samples, chunk=chunk, compile=compiled,
-            progress=report_progress, items=items[i * _SLAB :][: len(slab)],
+            progress=report_progress, items=numbers,
         )  # fmt: skip
-        done += samples * len(slab)
-        likelihoods.append(evaluate.likelihood(log_w))
-        ladders.append(evaluate.ladder(log_w, bound_samples(samples)))
-        gaps.append(evaluate.posterior_gap(log_w))
-    log_p = _concatenated([found.log_p for found in likelihoods])
-    ess, k_hat = (torch.cat([getattr(found, name) for found in likelihoods]) for name in ("ess", "k_hat"))
+        log_p, ess, k_hat, _ = evaluate.likelihood(log_w)
+        ladder = evaluate.ladder(log_w, bound_samples(samples))
+        found.append((log_p, ess, k_hat, ladder, evaluate.posterior_gap(log_w)))
+    log_p, ess, k_hat, ladder, gap = tree.map(lambda *parts: torch.cat(parts), *found)
     whole = evaluate.Likelihood(log_p, ess, k_hat, samples)
-    above = int(whole.untrusted.sum())
-    limit = psis.threshold(samples)
+    above, limit = int(whole.untrusted.sum()), psis.threshold(samples)
     return {
         "log_likelihood": _summary(log_p) | {"per_item": log_p.value.tolist(), "per_item_se": log_p.se.tolist()},
         "shortfall": float(whole.shortfall.mean()),
-        "ladder": {str(k): _summary(_concatenated([ladder[k] for ladder in ladders])) for k in bound_samples(samples)},
-        "posterior_gap": _summary(_concatenated(gaps)),
+        "ladder": {str(k): _summary(bound) for k, bound in ladder.items()},
+        "posterior_gap": _summary(gap),
         "ess": {"median": float(ess.median()), "least": float(ess.min()), "per_item": ess.tolist()},
         "pareto_k": {
             "median": float(k_hat.median()), "threshold": limit, "above": above, "per_item": k_hat.tolist(),
         },
         "warning": evaluate.untrusted_message(whole, items) if above else None,
     }  # fmt: skip
-
-
-def _concatenated(parts: Sequence[Estimated]) -> Estimated:
-    return Estimated(torch.cat([part.value for part in parts]), torch.cat([part.se for part in parts]))
 
 
 def _summary(found: Estimated) -> dict[str, float]:

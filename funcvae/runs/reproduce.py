@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -15,13 +16,7 @@ from funcvae._support.checks import Count
 from funcvae.errors import BadData, BadValue, NonFinite
 from funcvae.runs import environment
 from funcvae.runs.config import Config, check_available
-from funcvae.runs.folder import (
-    CHECKPOINTS,
-    METRICS,
-    check_same_data,
-    load_data,
-    read_run,
-)
+from funcvae.runs.folder import CHECKPOINTS, METRICS, check_same_data, load_data, read_run
 from funcvae.runs.prepare import Setup, newest_checkpoint, prepare
 from funcvae.tracking.metrics_file import LINE_LIMIT
 from funcvae.train import checkpoint, loop
@@ -88,18 +83,13 @@ def verify(
         data, data_dir: see `load`.
 
     Raises:
-        BadValue: steps is below 1, or the tolerance is negative.
         Missing, BadData: see `load`; or the run has no steps.
     """
     path = Path(path)
-    config, manifest = read_run(path, data, data_dir)
-    check_available(config)
-    with environment.numerics(config, threads=manifest["threads"]):
-        setup = _prepare(config, manifest, path)
+    with _prepared(path, data, data_dir) as (setup, manifest):
         compare = _Comparison(_read_rows(path / METRICS))
         per_epoch = setup.task.steps_per_epoch
-        wanted = min(setup.steps, per_epoch if steps is None else steps)
-        made = 0
+        wanted, made = min(setup.steps, per_epoch if steps is None else steps), 0
         stored = checkpoint.in_folder(path / CHECKPOINTS)
 
         def watch(step: int, ts: TrainState) -> None:
@@ -122,7 +112,7 @@ def verify(
                 loop.fit_task(setup.start, setup.task, test=setup.test, epochs=epochs, callbacks=callbacks)
             except NonFinite as error:
                 compare.stopped(error)
-        differing = environment.differences(manifest, environment.describe(config))
+        differing = environment.differences(manifest, environment.describe(setup.config))
     if not compare.steps:
         raise BadData(f"{path / METRICS} has no steps to compare with")
     return Verdict(compare.steps, differing, compare.first, compare.largest, compare.parameter_checks, tolerance)
@@ -147,16 +137,13 @@ def replay(
         Missing, BadData: see `load`.
     """
     path = Path(path)
-    config, manifest = read_run(path, data, data_dir)
-    check_available(config)
-    with environment.numerics(config, threads=manifest["threads"]):
-        setup = _prepare(config, manifest, path)
+    with _prepared(path, data, data_dir) as (setup, _):
         if not 0 <= step < setup.steps:
             raise BadValue(f"{path} has no step {step}: its steps are 0 to {setup.steps - 1}")
         ts, _, damaged = newest_checkpoint(setup, path, step)
         for error in damaged:
             tqdm.write(f"funcvae: {error}; starting from step {int(ts.step)}", file=sys.stderr)
-        return config, replay_task(ts, step, setup.task)
+        return setup.config, replay_task(ts, step, setup.task)
 
 
 class _Comparison:
@@ -171,16 +158,13 @@ class _Comparison:
 
     @property
     def first(self) -> str | None:
-        """Describes the earliest difference."""
         return min(self.differences)[1] if self.differences else None
 
     def row(self, now: Row) -> None:
-        """Compares a row with the next row of the run."""
-        then = next(self._rows, None)
+        step, then = now["step"], next(self._rows, None)
         if then is None:
             self.ended = True
             return
-        step = now["step"]
         if tracking.is_step(then) != tracking.is_step(now) or then["step"] != step:
             raise BadData(f"metrics.jsonl has a row of step {then['step']} in place of step {step}")
         self.steps += tracking.is_step(now)
@@ -198,7 +182,6 @@ class _Comparison:
             self.differences.append((error.step or 0, f"{error}, but the run continued"))
 
     def states(self, step: int, now: TrainState, then: TrainState) -> None:
-        """Compares a state with the state in a checkpoint."""
         self.parameter_checks += 1
         if not all(torch.equal(a, b) for a, b in zip(tree.leaves(then), tree.leaves(now), strict=True)):
             self.differences.append((step - 0.5, f"the checkpoint after {step:,} steps"))
@@ -215,10 +198,17 @@ class _Comparison:
         self.largest = max(self.largest, gap if math.isfinite(gap) else math.inf)
 
 
-def _prepare(config: Config, manifest: environment.Manifest, path: Path) -> Setup:
-    setup = prepare(config, load_data)
-    check_same_data(setup.dataset, manifest["data_sha256"], path)
-    return setup
+@contextmanager
+def _prepared(
+    path: Path, data: str | Path | None, data_dir: str | Path | None
+) -> Iterator[tuple[Setup, environment.Manifest]]:
+    """The run in a folder before its first step, and its manifest; within the context its settings apply."""
+    config, manifest = read_run(path, data, data_dir)
+    check_available(config)
+    with environment.numerics(config, threads=manifest["threads"]):
+        setup = prepare(config, load_data)
+        check_same_data(setup.dataset, manifest["data_sha256"], path)
+        yield setup, manifest
 
 
 def _read_rows(path: Path) -> Iterator[Row]:

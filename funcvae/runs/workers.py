@@ -10,19 +10,19 @@ continues the cell of a dead one, and workers need not communicate.
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-from funcvae import data, estimators, noise, tracking
+from funcvae import data, tracking
 from funcvae._support import checks, files
 from funcvae.distributed import rendezvous
 from funcvae.errors import BadData, BadType, BadValue, InUse, NonFinite, Stopped
 from funcvae.runs import environment, execute
 from funcvae.runs.config import Config, check_available, differences
 from funcvae.runs.folder import METRICS, PARAMS, Run, has_run, load, read_config
-from funcvae.runs.grid import GRID, RESULT, CellResult, Grid, cell_id, cell_name, expand_grid, read_result
+from funcvae.runs.grid import GRID, RESULT, CellResult, Grid, cell_id, cell_name, expand_grid, read_result, target_of
 from funcvae.runs.prepare import prepare
 from funcvae.runs.recording import LAST_FIGURE
 
@@ -54,7 +54,6 @@ def train_grid(
     before the first file is written.
 
     Args:
-        grid: what to train.
         folder: the folder of the sweep: a new one, or that of an earlier call, whose grid may have been smaller.
         measure: reports the gradient variance of a finished run from a number of replicates, like `variance_report`;
             called if the grid has `replicates`.
@@ -82,20 +81,23 @@ def train_grid(
     if not 0 <= i < n:
         raise BadValue(f"share is ({i}, {n}): worker i of n needs 0 <= i < n")
     cells = check_cells(grid, folder, device=device, download=download) if cells is None else cells
-    _write_grid(grid, Path(folder, GRID))
+    path, content = Path(folder, GRID), files.as_json(grid.as_json())
+    if not path.is_file() or path.read_bytes() != content:  # all workers write the same bytes
+        files.write(path, content)
     first = i * len(cells) // n
     remaining, results = [*cells[first:], *cells[:first]], dict[str, CellResult]()
     with stop_context() as stop:
         while remaining:
             for cell in remaining:
-                if stop():
-                    raise _stopped(results, cells)
                 try:
+                    if stop():
+                        raise Stopped
                     result = _finished_result(cell, grid) or _train_cell(cell, grid, measure, stop)
                 except InUse:
                     continue
                 except Stopped:
-                    raise _stopped(results, cells) from None
+                    done = f"stopped with {len(results)} of {len(cells)} cells finished"
+                    raise Stopped(f"{done}; start the sweep again to continue") from None
                 results[cell_name(cell)] = result
                 log(cell_name(cell), result)
             remaining = [cell for cell in remaining if cell_name(cell) not in results]
@@ -126,9 +128,8 @@ def worker_share() -> tuple[int, int]:
 def _slurm_number(name: str) -> int:
     value = os.environ.get(name, "")
     if not value.isdecimal():
-        raise BadValue(
-            f"environment variable {name} is {checks.describe(value)}: it must be a number, as sbatch sets it"
-        )
+        got = f"environment variable {name} is {checks.describe(value)}"
+        raise BadValue(f"{got}: it must be a number, as sbatch sets it")
     return int(value)
 
 
@@ -145,7 +146,7 @@ def check_cells(grid: Grid, folder: str | Path, *, device: str = "cpu", download
     def load_once(cell: Config) -> data.Dataset:
         source = cell.data, cell.data_dir, cell.size
         if source not in loaded:
-            with _download_lock(Path(cell.data_dir)) if download else nullcontext():
+            with files.lock(Path(cell.data_dir), timeout=-1) if download else nullcontext():
                 loaded[source] = data.load(cell.data, root=cell.data_dir, download=download, size=cell.size)
         return loaded[source]
 
@@ -162,59 +163,33 @@ def check_cells(grid: Grid, folder: str | Path, *, device: str = "cpu", download
     return cells
 
 
-@contextmanager
-def _download_lock(folder: Path) -> Iterator[None]:
-    """Locks a folder for downloads; waits for the lock."""
-    while True:
-        try:
-            with files.lock(folder):
-                yield
-                return
-        except InUse:
-            time.sleep(POLL)
-
-
 def _check_same_run(cell: Config, may_change: Collection[str] = _MAY_CHANGE) -> None:
     """Raises BadValue if the run in a cell's folder has another configuration."""
-    if not has_run(cell.out):
-        return
-    if pairs := differences(read_config(Path(cell.out)), asdict(cell), may_change):
-        raise BadValue(
-            f"{cell.out} has a run with other settings: {pairs}; restore them, or choose another folder for the sweep"
-        )
-
-
-def _write_grid(grid: Grid, path: Path) -> None:
-    """Writes the grid unless the file has it already; all workers write the same bytes."""
-    content = files.as_json(grid.as_json())
-    if not path.is_file() or path.read_bytes() != content:
-        files.write(path, content)
+    if has_run(cell.out) and (pairs := differences(read_config(Path(cell.out)), asdict(cell), may_change)):
+        advice = "restore them, or choose another folder for the sweep"
+        raise BadValue(f"{cell.out} has a run with other settings: {pairs}; {advice}")
 
 
 def _finished_result(cell: Config, grid: Grid) -> CellResult | None:
     """The result of a cell; None unless it is finished and has the grid's number of replicates."""
     result = read_result(cell)
-    if result is None:
-        return None
-    _check_same_run(cell, {*_MAY_CHANGE, "device", "compile"})  # another machine may have trained it
-    return result if "diverged" in result or grid.replicates in (None, result.get("replicates")) else None
+    if result is not None:
+        _check_same_run(cell, {*_MAY_CHANGE, "device", "compile"})  # another machine may have trained it
+        if "diverged" in result or grid.replicates in (None, result.get("replicates")):
+            return result
+    return None
 
 
 def _train_cell(
     cell: Config, grid: Grid, measure: Callable[[Run, int], CellResult], stop: Callable[[], bool]
 ) -> CellResult:
-    """Trains a cell to its end, measures it, and writes its result.
-
-    Raises:
-        InUse: another worker holds the cell.
-    """
+    """Trains a cell to its end, measures it, and writes its result. Raises InUse if another worker holds the cell."""
     path = Path(cell.out)
     with files.lock(path / CLAIM):
         if (result := _finished_result(cell, grid)) is not None:  # another worker has just finished it
             return result
         _check_same_run(cell)
-        claims = estimators.parse(cell.estimator).claims_under(noise.parse(cell.noise))
-        result = {**cell_id(cell), "target": claims.target}
+        result = {**cell_id(cell), "target": target_of(cell)}
         try:
             if not has_run(path):
                 execute.run(cell, stop_context=lambda: nullcontext(stop))
@@ -231,7 +206,6 @@ def _train_cell(
 
 
 def _last_epoch(path: Path) -> CellResult:
-    """The numbers of the last epoch."""
     last = None
     for row in tracking.MetricsReader(path / METRICS):
         last = row if "test_bound" in row else last
@@ -239,7 +213,3 @@ def _last_epoch(path: Path) -> CellResult:
     if last is None or not last.keys() >= set(fields.values()):
         raise BadData(f"{path / METRICS} has no row of a complete epoch")
     return {name: last[field] for name, field in fields.items()}
-
-
-def _stopped(results: dict[str, CellResult], cells: Sequence[Config]) -> Stopped:
-    return Stopped(f"stopped with {len(results)} of {len(cells)} cells finished; start the sweep again to continue")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Self
 
@@ -12,8 +13,7 @@ from funcvae.train.settings import Row
 
 __all__ = ["LINE_LIMIT", "MetricsReader", "MetricsWriter", "Tracker", "is_step"]
 
-LINE_LIMIT = 2**20
-"""Maximum number of bytes in a row."""
+LINE_LIMIT = 2**20  # maximum number of bytes in a row
 
 Tracker = Callable[[Row], None]
 """Takes each row of metrics during training."""
@@ -71,15 +71,11 @@ class MetricsReader:
         if actual < size:
             raise BadData(f"{self.path} has lost rows: it has {actual:,} bytes, but its checkpoint records {size:,}")
         with self.path.open("rb") as file:
-            number = 0
-            while file.tell() < size:
-                number += 1
-                line = file.readline(LINE_LIMIT)
-                row = files.parse_json(line, f"{self.path}, line {number},")
+            for number in takewhile(lambda _: file.tell() < size, count(1)):
+                line, where = file.readline(LINE_LIMIT), f"{self.path}, line {number},"
+                row = files.parse_json(line, where)
                 if type(row.get("step")) is not int or not line.endswith(b"\n"):
-                    raise BadData(
-                        f"{self.path}, line {number}, is not a complete row: it must be an object with an integer step"
-                    )
+                    raise BadData(f"{where} is not a complete row: it must be an object with an integer step")
                 yield row
 
 

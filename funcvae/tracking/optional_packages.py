@@ -27,11 +27,7 @@ def row_pictures(row: Row) -> dict[str, np.ndarray]:
 
 
 def import_package(name: str, *, extra: str) -> Any:
-    """Imports an optional package.
-
-    Raises:
-        Missing: the package is not installed; the message has the command that installs it.
-    """
+    """Imports an optional package, or raises Missing with the command that installs it."""
     try:
         return import_module(name)
     except ImportError as error:

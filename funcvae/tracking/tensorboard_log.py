@@ -64,11 +64,8 @@ def tensorboard(folder: Path, config: dict[str, Any], past: Iterable[Row] = ()) 
             show(row)
 
         def show(row: Row) -> None:
-            tags = _STEP_TAGS if is_step(row) else _EPOCH_TAGS
-            tags = {
-                **tags,
-                **{name: name for name in row if "/" in name},
-            }  # names such as variance/elbo/encoder are tags
+            tags = {name: name for name in row if "/" in name}  # such as variance/elbo/encoder
+            tags |= _STEP_TAGS if is_step(row) else _EPOCH_TAGS
             values = [summary_pb2.Summary.Value(tag=tags[name], simple_value=row[name]) for name in tags if name in row]
             for name, x in row_pictures(row).items():
                 framed = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=1)

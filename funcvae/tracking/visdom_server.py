@@ -109,14 +109,9 @@ def _connect(server: str, env: str, config: dict[str, Any]) -> Any:
     table = f"<table><tr>{'</tr><tr>'.join(cells)}</tr></table>"
     try:
         url = urlsplit(server if "://" in server else f"http://{server}")
-        client = package.Visdom(
-            server=f"{url.scheme}://{url.netloc.removesuffix(f':{url.port}')}",
-            port=url.port or 8097,
-            base_url=url.path.rstrip("/") or "/",
-            env=env,
-            send=False,  # until `post` is set
-            use_incoming_socket=False,
-        )
+        host, port = f"{url.scheme}://{url.netloc.removesuffix(f':{url.port}')}", url.port or 8097
+        at = {"server": host, "port": port, "base_url": url.path.rstrip("/") or "/"}
+        client = package.Visdom(**at, env=env, send=False, use_incoming_socket=False)  # sends once `post` is set
         client._handle_post, client.send = post, True  # visdom allows overriding this method
         if client.text(table, win="config", opts={"title": "config"}) != "config":
             raise OSError("not a visdom server")
@@ -133,13 +128,13 @@ def _draw_lines(client: Any, window: str, lines: dict[str, list[_Point]]) -> Non
     xy = np.full((max(map(len, thinned.values())), len(thinned), 2), np.nan)  # NaN: no point
     for i, points in enumerate(thinned.values()):
         xy[: len(points), i] = points
-    opts = {
+    opts: dict[str, Any] = {
         "title": window,
         "xlabel": "training step",
         "ylabel": _UNITS[window],
         "legend": list(thinned),
-        "traceopts": {"plotly": {"test": {"mode": "lines+markers", "marker": {"size": 6}}}},
     }
+    opts["traceopts"] = {"plotly": {"test": {"mode": "lines+markers", "marker": {"size": 6}}}}
     client.line(X=xy[..., 0], Y=xy[..., 1], win=window, opts=opts)
 
 

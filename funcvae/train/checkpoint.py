@@ -32,7 +32,6 @@ def save(path: Path, tree_: Tree, about: dict[str, Any]) -> Path:
     """Writes a tree of tensors, such as a TrainState. Equal trees give equal bytes.
 
     Args:
-        path: the file.
         tree_: dicts, lists, tuples and NamedTuples of tensors. The path of a tensor in the tree is its name, as in
             "params/encoder/linear1.weight".
         about: JSON to store with the tree.
@@ -92,13 +91,7 @@ def prune(folder: Path, keep: int) -> None:
 
 @checks.arguments
 def save_params(path: Path, params: Params, state: State) -> None:
-    """Writes params and state with their SHA-256. Equal trees give equal bytes.
-
-    The path of a tensor is its name, as in "params/encoder/linear1.weight".
-
-    Raises:
-        NotWritten: the file cannot be written.
-    """
+    """Writes params and state with their SHA-256, named as by `save`. Equal trees give equal bytes."""
     tree_ = {"params": params, "state": state}
     files.write(path, _safetensors(tree_, {"sha256": tree.sha256(_named_tensors(tree_))}))
 
@@ -132,7 +125,6 @@ _HEADER_BYTES = 2**20  # an upper bound for the names, shapes and metadata of a 
 
 
 def _named_tensors(tree_: Tree) -> dict[str, torch.Tensor]:
-    """The tree's tensors by path."""
     named = tree.named_leaves(tree_)
     for name, leaf in named.items():
         checks.concrete(checks.one_line(name, 100), leaf)
@@ -154,7 +146,6 @@ def _structure(tree_: Tree) -> Any:
 
 
 def _safetensors(tree_: Tree, metadata: dict[str, str]) -> bytes:
-    """The bytes of a safetensors file that holds a tree."""
     tensors = {name: leaf.detach().cpu().contiguous() for name, leaf in _named_tensors(tree_).items()}
     return as_safetensors(tensors, metadata=metadata)
 

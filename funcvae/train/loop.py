@@ -36,6 +36,9 @@ class History(NamedTuple):
     test_bound: np.ndarray  # [epochs], nats per example; empty without a test set
 
 
+NO_HISTORY = History(*np.zeros((4, 0)))
+
+
 def fit(
     ts: TrainState,
     model: VAE,
@@ -83,7 +86,6 @@ def fit(
     Args:
         train: data [n, ...], which are all moved to the device of `ts`.
         test: data [m, ...] for the test bound.
-        epochs: the number of epochs.
         batch: the batch size B.
         samples: the number N of Monte-Carlo samples for each datum, in training and test.
         chunk: the number of samples to decode at a time (`estimators.in_chunks`), which bounds the memory. By default,
@@ -92,11 +94,8 @@ def fit(
             same for every number of processes. By default, each process has one shard, and torch.distributed chooses
             the fastest order. See `distributed.sharding`.
         split: how to divide a step, `distributed.by_rows` or `distributed.by_samples`.
-        processes: the processes that share the work.
         observe: maps (key, x) to the input of the model, for instance by a new random binarization in each step.
-        noise: the noise scheme.
-        scale: the loss is scale(B) · (-bound - offset): see `make_step`.
-        offset: see `make_step`.
+        scale, offset: the loss is scale(B) · (-bound - offset): see `make_step`.
         compile: run the step under `torch.compile` if possible. The numbers are equal to rounding. The first step of a
             call takes several seconds, or about two if this process has compiled the same step before.
         precision: the precision of float32 matrix products: see `compilation.precision`.
@@ -107,7 +106,6 @@ def fit(
             its buffers, so copy what you keep.
         save: called with the TrainState after every `save_every` steps of the run (never for 0), after the last step,
             and after a stop. Before that, all parameters are checked to be finite, and all earlier rows are logged.
-        save_every: see `save`.
         stop: called after every step; if it returns True, `fit` returns early.
 
     Raises:
@@ -145,17 +143,17 @@ def fit_task(
     history: History | None = None,
 ) -> tuple[TrainState, History]:
     """Trains a task. Like `fit`, but takes its settings as value objects."""
-    record = _Record(history)
+    record = _Record(history or NO_HISTORY)
     task = checked_task(ts, task)
     if test is not None:
         check_items(task.model, ts.params, ts.state, test, task.settings.observe, name="test")
         test = test.to(task.train.device)
     run = run_step(task, callbacks.stop)
-    step, watch, save_every = run.step, callbacks.watch, callbacks.save_every
+    step, watch, save_every, batch = run.step, callbacks.watch, callbacks.save_every, task.settings.batch
     ts = tree.map(torch.clone, ts)  # steps overwrite these copies
     frozen = [leaf for path, leaf in tree.named_leaves(ts.state).items() if path in task.model.frozen]
     compilation.mark_static((ts.params, ts.opt_state, frozen))
-    batches, test_key = batches_from(ts, len(task.train), task.settings.batch), run_keys(ts.key).test
+    batches, test_key = batches_from(ts, len(task.train), batch), run_keys(ts.key).test
     made, per_epoch, stopped = int(ts.step), task.steps_per_epoch, False
     last = (made // per_epoch + epochs) * per_epoch
 
@@ -183,9 +181,8 @@ def fit_task(
             if saving or epoch_ended:
                 _check_finite("the parameters' norm", float(tree.norm(ts.params)), row)
             if epoch_ended:
-                row["bound"] = record.mean_bound(len(task.train), task.settings.batch)
+                row["bound"] = record.mean_bound(len(task.train), batch)
                 if test is not None:
-                    batch = task.settings.batch
                     row["test_bound"] = _test_bound(ts, test, test_key, run.evaluation, batch, task.processes)
                     _check_finite("test_bound", row["test_bound"], row)
                     record.test_bounds.append(row["test_bound"])
@@ -239,15 +236,16 @@ def _test_bound(
 class _Record:
     """A growing `History`, in arrays, so that a long run takes little memory."""
 
-    def __init__(self, past: History | None) -> None:
-        if past is None:
-            past = History(*np.zeros((4, 0)))
-        _check_history(past)
+    def __init__(self, past: History) -> None:
+        if not all(isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind in "fiu" for x in past):
+            raise BadType("history must be a History of arrays of numbers, such as fit returns")
+        lengths = [len(x) for x in past[:3]]
+        if len(set(lengths)) > 1:
+            raise BadValue(f"history has loss, bound and grad_norm of lengths {lengths}: they must be equal")
         self.metrics = array("d", np.stack(past[:3], axis=1).astype(float).tobytes())  # [steps, 3]
         self.test_bounds = array("d", past.test_bound.astype(float).tobytes())
 
     def add(self, metrics: np.ndarray) -> None:
-        """Adds the metrics [steps, 3] of some steps."""
         self.metrics.extend(metrics.flat)
 
     def mean_bound(self, n: int, batch: int) -> float:
@@ -257,18 +255,8 @@ class _Record:
         return float(np.average(bound, weights=items[-len(bound) :]))
 
     def history(self) -> History:
-        """The complete history."""
         loss, bound, grad_norm = np.array(self.metrics).reshape(-1, 3).T
         return History(loss, bound, grad_norm, np.array(self.test_bounds))
-
-
-def _check_history(history: History) -> None:
-    if not all(isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind in "fiu" for x in history):
-        raise BadType("history must be a History of arrays of numbers, such as fit returns")
-    if len({len(x) for x in history[:3]}) > 1:
-        raise BadValue(
-            f"history has loss, bound and grad_norm of lengths {[len(x) for x in history[:3]]}: they must be equal"
-        )
 
 
 def _burst_length(made: int, per_epoch: int, save_every: int) -> int:
@@ -298,5 +286,4 @@ def _check_finite(name: str, value: float, row: Row) -> None:
         raise error
 
 
-_READ_EVERY = 50
-"""The number of steps between two reads of the metrics, which wait for the device."""
+_READ_EVERY = 50  # the number of steps between two reads of the metrics, which wait for the device

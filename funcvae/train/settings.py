@@ -16,16 +16,12 @@ __all__ = ["Callbacks", "Log", "Row", "Save", "Scale", "StepSettings", "Watch", 
 
 Row = dict[str, Any]
 """A row of the log: numbers by name, with their `step` and `epoch`."""
-
 Log = Callable[[Row], object]
 """Called with each row that a run logs."""
-
 Watch = Callable[[int, TrainState], object]
 """Called with the number of steps made and the new TrainState, whose buffers the next step overwrites."""
-
 Save = Callable[[TrainState], object]
 """Called with the TrainState to save."""
-
 Scale = Callable[[int], float]
 """Maps the size of a batch to the factor that multiplies its loss and gradient."""
 
@@ -42,12 +38,7 @@ def summed(batch: int) -> float:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """The settings of a training step. `fit` documents each field.
-
-    Raises:
-        BadValue: batch, samples, chunk or shards is below one; offset is not finite; or the precision is unknown.
-        BadType: a field has the wrong type.
-    """
+    """The settings of a training step. `fit` documents each field."""
 
     batch: Count = 128
     samples: Count = 1
@@ -68,12 +59,7 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """The functions that a run calls. `fit` documents when.
-
-    Raises:
-        BadValue: save_every is below zero.
-        BadType: another field is not a function.
-    """
+    """The functions that a run calls. `fit` documents when."""
 
     log: Log = lambda row: None
     watch: Watch = lambda step, ts: None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,16 +11,8 @@ from funcvae import compilation, noise, tree
 from funcvae._support import checks
 from funcvae._support.checks import Count
 from funcvae.compilation import Wrap, unchanged
-from funcvae.distributed.sharding import (  # fmt: skip
-    Batch,
-    GradientSettings,
-    StepDetails,
-    draw_noise,
-    nonempty_pieces,
-    share_like,
-    sum_shares,
-    unpack,
-)
+from funcvae.distributed import sharding
+from funcvae.distributed.sharding import Batch, GradientSettings, StepDetails, draw_noise, nonempty_pieces
 from funcvae.errors import BadType, BadValue
 from funcvae.estimators.chunks import in_chunks
 from funcvae.estimators.types import Estimator
@@ -33,20 +25,10 @@ from funcvae.train.task import Task
 __all__ = ["Step", "Update", "make_step"]
 
 
-class Step(Protocol):
-    """A training step."""
-
-    def __call__(self, ts: TrainState, keys: Tensor, x: Tensor, /) -> tuple[TrainState, Metrics]:
-        """One step on a batch x [B, ...]; `keys` [2, 2], from `step_keys`, holds the noise key and the observe key."""
-        ...
-
-
-class Update(Protocol):
-    """The update of an optimizer."""
-
-    def __call__(self, grads: Params, opt_state: Any, params: Params, /) -> tuple[Params, Any]:
-        """The new parameters and optimizer state; `grads` is the gradient of the loss."""
-        ...
+Step = Callable[[TrainState, Tensor, Tensor], tuple[TrainState, Metrics]]
+"""Takes (ts, keys [2, 2], a batch x [B, ...]); the keys, from `step_keys`, are the noise key and the observe key."""
+Update = Callable[[Params, Any, Params], tuple[Params, Any]]
+"""Maps (the gradient of the loss, opt_state, params) to the new (params, opt_state)."""
 
 
 @checks.arguments
@@ -88,7 +70,6 @@ def make_step(
 
 
 def _step(gradient: GradientSettings, update: Update, settings: StepSettings) -> Step:
-    """Makes the step of `make_step` from checked arguments."""
     model, estimator, scale, offset = gradient.model, gradient.estimator, settings.scale, settings.offset
 
     def step(ts: TrainState, keys: Tensor, x: Tensor) -> tuple[TrainState, Metrics]:
@@ -126,12 +107,10 @@ def _descended(
 class RunStep(NamedTuple):
     """The step of a run, and how to evaluate and stop the run."""
 
-    step: Callable[[TrainState, Tensor, Tensor], tuple[TrainState, Metrics]]
-    """Takes (ts, keys, rows of the training data [B]), and overwrites this ts."""
+    step: Step  # takes (ts, keys, rows of the training data [B]), and overwrites this ts
     evaluation: GradientSettings
     """The settings of the test bound; its estimator is in chunks if not all samples are decoded at once."""
-    stop_requested: Callable[[], bool]
-    """Whether any process has requested a stop by the end of the last step."""
+    stop_requested: Callable[[], bool]  # whether any process has requested a stop by the end of the last step
     polls_each_step: bool
     """Whether to call `stop_requested` after every step; False for several processes on GPUs, which it would delay."""
 
@@ -178,8 +157,8 @@ def _sharded_step(
     requests = torch.zeros((), device=train.device)
 
     def descend(ts: TrainState, flat: Tensor, c: float) -> tuple[TrainState, Metrics]:
-        like = share_like(gradient.model, ts.params, ts.state)
-        return _descended(ts, update, *unpack(flat, like, ts.state), c, offset)
+        like = sharding.share_like(gradient.model, ts.params, ts.state)
+        return _descended(ts, update, *sharding.unpack(flat, like, ts.state), c, offset)
 
     descend = wrap(descend)
 
@@ -188,8 +167,8 @@ def _sharded_step(
         pieces = nonempty_pieces(work.length(len(rows)), task.shards)
         share_of = work.shares(ts.params, ts.state, Batch(keys, train, rows), pieces, processes)
         stopping = several and bool(stop())
-        like = share_like(gradient.model, ts.params, ts.state)
-        flat = sum_shares(pieces, share_of, processes, like, stop=stopping, ordered=ordered)
+        like = sharding.share_like(gradient.model, ts.params, ts.state)
+        flat = sharding.sum_shares(pieces, share_of, processes, like, stop=stopping, ordered=ordered)
         requests.add_(flat[-1])
         return descend(ts, flat, scale(len(rows)))
 

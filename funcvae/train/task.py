@@ -53,11 +53,8 @@ class Task(NamedTuple):
 def checked_task(ts: TrainState, task: Task) -> Task:
     """Checks a task. Returns it with its data on the device of `ts`, and with the unchecked model.
 
-    Raises:
-        BadType, BadValue: `ts` is not of this model; the step cannot be split into its shards; the estimator
-            requires independent samples, and those of the noise scheme are not; or it requires reparameterised samples,
-            and those of the posterior are not.
-        BadData: the model cannot take the data, or a batch or shard of a single item.
+    Raises BadType or BadValue if `ts` is not of this model, if the step cannot be split into its shards, or if the
+    estimator does not suit noise or posterior; BadData if the model cannot take the data, or a shard of a single item.
     """
     for name, kind in get_type_hints(Task).items():  # a NamedTuple does not check its own fields
         checks.instance(name, getattr(task, name), kind)
@@ -88,11 +85,9 @@ def check_task(task: Task, params: Params, state: State) -> None:
 
 
 def check_shards(task: Task, state: State) -> None:
-    """Raises BadValue unless a step can be split into its shards.
+    """Raises BadValue if there are more shards than rows or samples, or more processes than shards.
 
-    Raises:
-        BadValue: there are more shards than rows or samples, or more processes than shards; or the number of shards is
-            not given, and the model has running statistics, which depend on it.
+    It is also raised if the number of shards is not given, and the model has running statistics, which depend on it.
     """
     settings, processes, shards = task.settings, task.processes, task.shards
     length, items = min(settings.batch, len(task.train)), "each batch has only {} rows"

@@ -21,20 +21,12 @@ from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid
 from funcvae.variance import intervals, online_moments, snr
 from funcvae.variance.intervals import Measured
-from funcvae.variance.problem import (
-    ReplicateSettings,
-    check_finite,
-    gradients,
-    make_lane,
-    make_problem,
-    noise_chunks,
-)
+from funcvae.variance.problem import ReplicateSettings, check_finite, gradients, make_lane, make_problem, noise_chunks
 from funcvae.variance.snr import Series
 
 __all__ = ["Decomposition", "Sources", "sources"]
 
-AtLeastTwo = Annotated[int, checks.at_least(2)]
-"""A number of values: at least two, so that they have a variance."""
+AtLeastTwo = Annotated[int, checks.at_least(2)]  # a number of values: at least two, so that they have a variance
 
 
 class Decomposition(NamedTuple):
@@ -153,11 +145,10 @@ def sources(
     (series,) = snr.zero_to_rounding([series], whole.names, torch.finfo(noise_dtype(whole.params)).eps)
     noise_variance = torch.stack(within).numpy()
     noise_variance = np.where(noise_variance < series.rounding, 0.0, noise_variance)
-    decompositions = {
-        name: _decomposition(series, noise_variance[:, members].sum(1), members, replicates)
-        for name, members in members_of.items()
-    }
-    return Sources(decompositions, batch, batches, replicates)
+    found = {}
+    for name, members in members_of.items():
+        found[name] = _decomposition(series, noise_variance[:, members].sum(1), members, replicates)
+    return Sources(found, batch, batches, replicates)
 
 
 def _decomposition(series: Series, within: intervals.Floats, members: list[int], replicates: int) -> Decomposition:

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from funcvae.evaluate import psis
+from funcvae.evaluate.psis import Floats
 from funcvae.variance import online_moments
 
 __all__ = [
@@ -15,12 +15,9 @@ __all__ = [
     "root_interval", "se_of_mean", "tail_excess", "tail_shape", "unreliable_because",
 ]  # fmt: skip
 
-Floats = NDArray[np.float64]
 Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
-MIN_REPLICATES = 30
-"""An interval for a variance is unreliable with fewer replicates than this."""
-MAX_TAIL_SHAPE = 0.9
-"""The largest Pareto shape that `tail_excess` assumes. A tail of shape 1 has no mean."""
+MIN_REPLICATES = 30  # an interval for a variance is unreliable with fewer replicates than this
+MAX_TAIL_SHAPE = 0.9  # the largest Pareto shape that `tail_excess` assumes. A tail of shape 1 has no mean.
 
 
 class Measured(NamedTuple):
@@ -52,20 +49,15 @@ def mean_interval(values: Floats, value: float | None = None, flag: str = "", ex
 
         h(t) = t + γ t²/(3√n) + γ² t³/(27 n) + γ/(6√n)
 
-    Args:
-        values: [n].
-        value: the estimate, if it is not the mean of the values.
-        flag: why the interval is unreliable, if that is known.
-        excess: widens the interval upwards; from `tail_excess`.
+    `value` is the estimate, if it is not the mean of the values [n]; `flag` is why the interval is unreliable, if that
+    is known; `excess`, from `tail_excess`, widens the interval upwards.
 
     Reference: Hall (1992), "On the removal of skewness by transformation".
     """
+    center = value if value is not None else float(values.mean()) if len(values) else math.nan
     if len(values) < 2:
-        center = value if value is not None else float(values.mean()) if len(values) else math.nan
         return Measured(center, math.inf, math.nan, math.nan, flag or "too few replicates")
-    center = float(values.mean()) if value is None else value
-    spread = float(values.std(ddof=1))
-    se = spread / math.sqrt(len(values))
+    se = se_of_mean(values, len(values))
     if not se > 0:
         return Measured(center, se, center, center, flag)
     below, above = hall_quantiles(values)
@@ -75,9 +67,8 @@ def mean_interval(values: Floats, value: float | None = None, flag: str = "", ex
 
 def hall_quantiles(values: Floats) -> tuple[float, float]:
     """The 2.5% and 97.5% quantiles of √n (x̄ - μ)/s, by Hall's transformation: see `mean_interval`."""
-    n = len(values)
     deviation = values - values.mean()
-    skew = float((deviation**3).mean() / (deviation**2).mean() ** 1.5) / math.sqrt(n)
+    skew = float((deviation**3).mean() / (deviation**2).mean() ** 1.5) / math.sqrt(len(values))
     if abs(skew) < 1e-6:
         return -Z95, Z95
     low, high = (3 / skew * (float(np.cbrt(1 + skew * (z - skew / 6))) - 1) for z in (-Z95, Z95))
@@ -136,9 +127,7 @@ def tail_excess(terms: Floats, level: float = 0.975) -> float:
     and 79 to 96%. The excess cannot cover what leaves no trace in the sample: the variance of t with 2.2 degrees of
     freedom is held in 83%, and that of a mixture with three large values expected among the replicates in 82%.
 
-    Args:
-        terms: [n, L], of n independent sums of L terms.
-        level: the probability that the tail is not heavier than assumed.
+    `terms` [n, L] are those of n sums; `level` is the probability that the tail is not heavier than assumed.
     """
     columns = [terms.sum(1), *terms.T] if terms.shape[1] > 1 else [*terms.T]
     return max(_excess(column, level) for column in columns)
@@ -202,5 +191,4 @@ def se_of_mean(values: Floats, replicates: int) -> float:
 
 
 _LEAST_TAIL = 5  # fewest values to fit, as in `psis.k_hat`
-_BOTH_ENDS = 1 - 0.025 / 2
-"""The level of `tail_excess` at each end of an interval with a tail at both."""
+_BOTH_ENDS = 1 - 0.025 / 2  # the level of `tail_excess` at each end of an interval with a tail at both

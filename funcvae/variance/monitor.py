@@ -22,16 +22,11 @@ __all__ = ["Monitor", "MonitorSettings", "make_monitor"]
 class MonitorSettings(NamedTuple):
     """How the gradient's variance is monitored: on one batch of training data, with the networks in training mode."""
 
-    every: int
-    """Steps between two measurements; 0 to measure nothing."""
-    estimators: tuple[str, ...]
-    """The estimator that trains, and others to measure on the same noise."""
+    every: int  # steps between two measurements; 0 to measure nothing
+    estimators: tuple[str, ...]  # the estimator that trains, and others to measure on the same noise
     replicates: int
-    """Number of replicates of the noise."""
     samples: int
-    """The number K of samples."""
     batch: int
-    """Number of data in the batch."""
 
 
 class Monitor(NamedTuple):
@@ -69,22 +64,14 @@ class Monitor(NamedTuple):
 def make_monitor(
     settings: MonitorSettings, scheme: Noise, data: Tensor, observe: Observe, key: random.Key
 ) -> Monitor | None:
-    """The monitor of a training run, or None if `every` is 0.
+    """The monitor of a training run, or None if `every` is 0. The key decides the batch, its observation and noise.
 
-    Args:
-        settings: see `MonitorSettings`.
-        scheme: the noise scheme of the estimator that trains.
-        data: the training data [n, ...].
-        observe: (key, x) -> what the model sees of a batch.
-        key: decides the choice of the batch, its observation and the noise.
-
-    Raises:
-        BadValue: `every` is 0 although there are estimators to measure; or an estimator is unknown, or requires
-            independent samples and those of the noise scheme are not.
+    Raises BadValue if `every` is 0 although there are estimators to measure; or if an estimator is unknown, or requires
+    independent samples and those of the noise scheme are not.
     """
-    if settings.every == 0 and len(settings.estimators) > 1:
-        raise BadValue("variance_of needs variance_every: give the number of steps between two measurements")
     if settings.every == 0:
+        if len(settings.estimators) > 1:
+            raise BadValue("variance_of needs variance_every: give the number of steps between two measurements")
         return None
     arms = {spec: estimators.parse(spec) for spec in settings.estimators}
     for arm in arms.values():

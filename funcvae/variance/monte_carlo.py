@@ -94,8 +94,7 @@ def moments(
     Args:
         estimator: an Estimator, or any function of the same arguments that returns an Estimate.
         x: data [B, ...]: the batch whose gradient is computed.
-        samples: K.
-        replicates: R.
+        samples, replicates: K and R.
         chunk: number of replicates computed at a time; by default it depends on model and batch and is at most 16.
         noise: the noise scheme; it is `vmap`ped over keys.
         groups: further groups of parameters, as patterns such as "encoder/*.bias".
@@ -124,14 +123,12 @@ def moments(
     gradient = gradients((estimator,), problem.model, problem.names, train)
     ((_, eps),) = noise_chunks(problem, noise, range(1), compile=False)
     center = [leaf[0] for leaf in gradient(params, state, x, eps)[0][0]]
-    accumulator = Accumulator([lane], problem, _step(lane, problem, gradient), [center], _ORDER, processes)
+    step = _step(lane, problem, gradient)
+    accumulator = Accumulator([lane], problem, step, [center], order=4, processes=processes)
     accumulator.add(range(replicates), progress)
     (found,) = accumulator.statistics(members_of)
     trees = _by_coordinate(found.sums, params)
     return Moments(**trees, groups=found.groups, bound=found.bound, replicates=replicates)
-
-
-_ORDER = 4  # the highest power that is summed
 
 
 def _step(lane: Lane, problem: Problem, gradient: Gradients) -> ChunkStep:
@@ -140,15 +137,11 @@ def _step(lane: Lane, problem: Problem, gradient: Gradients) -> ChunkStep:
     if problem.settings.compile:
         model, names, train = problem.model, problem.names, problem.settings.train
         whole = _compiled_chunk_sums((lane.estimator,), model, names, train, problem.x.device)
-    chunk = problem.chunk
+    given, chunk = (problem.params, problem.state, problem.x), problem.chunk
 
-    def step(
-        eps: list[Tensor], centers: list[Leaves], powers: list[list[Leaves]]
-    ) -> tuple[list[LaneRows], list[Tensor]]:
+    def step(eps: list[Tensor], centers: list[Leaves], powers: list[list[Leaves]]) -> Any:
         chunk_sums = whole if len(eps[0]) == chunk else eager
-        square, along, log_w, bound = chunk_sums(
-            problem.params, problem.state, problem.x, eps[0], centers[0], powers[0]
-        )
+        square, along, log_w, bound = chunk_sums(*given, eps[0], centers[0], powers[0])
         bounds = rearrange(bound.double().cpu(), "c -> c 1")
         return [LaneRows(square, along, bounds, square.new_zeros(len(square), 0))], [log_w]
 

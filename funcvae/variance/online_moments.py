@@ -34,16 +34,11 @@ Leaves = list[Tensor]
 class Sums(NamedTuple):
     """The sums over the replicates so far, for L leaves of P coordinates each."""
 
-    n: int
-    """Number of replicates."""
-    center: Leaves
-    """c [P] of each leaf, in the gradient's dtype."""
-    powers: list[Leaves]
-    """powers[j - 1]: sum_r (g_r - c)^j [P] of each leaf, in float64, for j = 1 … order."""
-    total: Tensor
-    """sum_r ‖g_r - c‖² [L], in float64."""
-    norms: list[Tensor]
-    """‖c‖² [L] of every centre after the renewals at replicates 1, 2, 4, 8, …"""
+    n: int  # number of replicates
+    center: Leaves  # c [P] of each leaf, in the gradient's dtype
+    powers: list[Leaves]  # powers[j - 1]: sum_r (g_r - c)^j [P] of each leaf, in float64, for j = 1 … order
+    total: Tensor  # sum_r ‖g_r - c‖² [L], in float64
+    norms: list[Tensor]  # ‖c‖² [L] of every centre after the renewals at replicates 1, 2, 4, 8, …
 
 
 def empty_sums(first: Leaves, order: int) -> Sums:
@@ -125,16 +120,13 @@ def _with_squares(sums: Sums, squares: Tensor) -> Sums:
 def sum_powers_(center: Leaves, powers: list[Leaves], grads: Leaves) -> tuple[Tensor, Tensor]:
     """Adds the powers of g - c to sums of powers, in place; each leaf of the gradients g has one row per replicate.
 
-    Returns:
-        ‖g_r - c‖² and (g_r - c)·c of each replicate and leaf, [c, L], on the CPU and in float64.
+    Also returns ‖g_r - c‖² and (g_r - c)·c of each replicate and leaf, [c, L], on the CPU and in float64.
     """
     rows = []
     for leaf, g in enumerate(grads):
         square = along = torch.zeros(len(g), dtype=torch.float64, device=g.device)
-        parts = (
-            [...] if torch.compiler.is_compiling() else [slice(i, i + _COLUMNS) for i in range(0, g.shape[1], _COLUMNS)]
-        )
-        for part in parts:
+        columns = [slice(i, i + _COLUMNS) for i in range(0, g.shape[1], _COLUMNS)]
+        for part in [...] if torch.compiler.is_compiling() else columns:
             c = center[leaf][part]
             deviation = (g[:, part] - c).double()  # squares of small numbers would underflow in float32
             square = square + reduce(deviation.square(), "c p -> c", "sum")

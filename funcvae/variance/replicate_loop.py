@@ -1,62 +1,50 @@
 """The loop over replicates that `moments` and `compare` share: it sums the gradients of several lanes.
 
 A lane is one estimator under one noise scheme. Replicates are divided into segments between two renewals of the centres
-(`online_moments.segments`), a segment into blocks that are distributed over processes (`replicate_blocks`), and a block
-into chunks that are computed together. `moments` and `compare` each define the `ChunkStep` that computes a chunk.
+(`online_moments.segments`), a segment into blocks that are distributed over processes, and a block into chunks that are
+computed together. `moments` and `compare` each define the `ChunkStep` that computes a chunk.
+
+The blocks depend on the replicates' numbers only. Their sums are added along one tree (`distributed.reduction`), and
+the rows of the replicates are concatenated in order, so the bits do not depend on the number of processes.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from funcvae.distributed import reduction
 from funcvae.distributed.collectives import Processes
 from funcvae.evaluate.importance_sampling import Progress
 from funcvae.model import noise_dtype
 from funcvae.noise import Noise
-from funcvae.variance import intervals, online_moments, replicate_blocks, snr, weight_diagnostics
+from funcvae.variance import intervals, online_moments, snr, weight_diagnostics
 from funcvae.variance.intervals import Measured
 from funcvae.variance.online_moments import Leaves, Sums
 from funcvae.variance.problem import Lane, Problem, check_finite, noise_chunks
-from funcvae.variance.replicate_blocks import Block
 from funcvae.variance.snr import Group, Series
 from funcvae.variance.weight_diagnostics import Importance
 
-__all__ = ["Accumulator", "ChunkStep", "LaneRows", "LaneStatistics", "schemes_of"]
+__all__ = ["Accumulator", "Block", "ChunkStep", "LaneRows", "LaneStatistics", "block_ranges", "merge", "schemes_of"]
 
 
 class LaneRows(NamedTuple):
     """The numbers that are kept for each of c replicates of a lane, for L leaves, in float64 on the CPU."""
 
-    square: Tensor
-    """‖g_r - c‖² [c, L]."""
-    along: Tensor
-    """(g_r - c)·c [c, L]."""
-    bound: Tensor
-    """The batch's mean bound [c, 1]."""
+    square: Tensor  # ‖g_r - c‖² [c, L]
+    along: Tensor  # (g_r - c)·c [c, L]
+    bound: Tensor  # the batch's mean bound [c, 1]
     difference: Tensor
     """(g_r - g_ref,r)·(c - c_ref) [c, L], with the first lane as the reference; [c, 0] for the reference itself, and if
     the targets differ."""
 
 
-class ChunkStep(Protocol):
-    """Computes a chunk of replicates of all lanes."""
+ChunkStep = Callable[[list[Tensor], list[Leaves], list[list[Leaves]]], tuple[list[LaneRows], list[Tensor]]]
+"""Takes each scheme's noise [c, N, B, Z], and each lane's centre and sums of powers, to which it adds in place.
 
-    def __call__(
-        self, eps: list[Tensor], centers: list[Leaves], powers: list[list[Leaves]]
-    ) -> tuple[list[LaneRows], list[Tensor]]:
-        """Adds the lanes' gradients to their sums of powers, in place.
-
-        Args:
-            eps: the noise [c, N, B, Z] of each scheme.
-            centers: the centre of each lane.
-            powers: the sums of powers of each lane, as `Sums.powers`.
-
-        Returns:
-            The rows of each lane, and the log-weights [c, N, B] of each scheme.
-        """
-        ...
+Returns the rows of each lane, and each scheme's log-weights [c, N, B].
+"""
 
 
 class LaneStatistics(NamedTuple):
@@ -67,8 +55,7 @@ class LaneStatistics(NamedTuple):
     series: Series
     groups: dict[str, Group]
     bound: Measured
-    difference: Tensor
-    """`LaneRows.difference` of all replicates."""
+    difference: Tensor  # `LaneRows.difference` of all replicates
     importance: Importance
 
 
@@ -81,16 +68,47 @@ def schemes_of(lanes: Sequence[Lane]) -> list[Noise]:
     return schemes
 
 
-class Accumulator:
-    """The sums and rows of all lanes' replicates so far.
+class Block(NamedTuple):
+    """The result of r successive replicates."""
 
-    Args:
-        lanes: the first is the reference of `LaneRows.difference`.
-        problem: model, batch, key and settings of the gradients.
-        step: computes a chunk.
-        centers: each lane's gradient of replicate 0.
-        order: the highest power that is summed.
-        processes: the processes over which the blocks are distributed.
+    sums: Tensor  # one vector, in float64
+    rows: Tensor  # [r, M], in float64 on the CPU: the numbers kept of each replicate
+    first_rows: list[Tensor]  # further rows [r' <= r, ...], of the first replicates only
+
+
+def block_ranges(segment: range, chunk: int) -> list[range]:
+    """The blocks of a segment's replicates; all but the last consist of whole chunks."""
+    size = chunk * -(-max(_MIN_REPLICATES, -(-len(segment) // _MAX_BLOCKS)) // chunk)
+    return [range(start, min(start + size, segment.stop)) for start in range(segment.start, segment.stop, size)]
+
+
+def merge(
+    ranges: list[range], compute: Callable[[range], Block], processes: Processes, empty: Callable[[], Block]
+) -> Block:
+    """All blocks merged into one. Each process computes some of them, and all return the result.
+
+    `compute` maps the replicates of a block to the block; `empty` makes the block of no replicates.
+    """
+    computed = [empty()._replace(sums=torch.empty(0))]
+
+    def sums(i: int) -> Tensor:
+        block = compute(ranges[i])
+        computed.append(block._replace(sums=torch.empty(0)))  # ordered_sum keeps the sums
+        return block.sums
+
+    total = reduction.ordered_sum(len(ranges), sums, processes, lambda: empty().sums)
+    rows = processes.all_gather_rows(torch.cat([block.rows for block in computed]))
+    columns = zip(*(block.first_rows for block in computed), strict=True)
+    return Block(total, rows, [processes.all_gather_rows(torch.cat(column)) for column in columns])
+
+
+_MIN_REPLICATES, _MAX_BLOCKS = 64, 1024  # fewest replicates in a block, most blocks in a segment
+
+
+class Accumulator:
+    """The sums and rows of all lanes' replicates so far; the first lane is the reference of `LaneRows.difference`.
+
+    `centers` are the lanes' gradients of replicate 0, and `order` is the highest power that is summed.
     """
 
     def __init__(
@@ -100,8 +118,7 @@ class Accumulator:
         self.lanes, self.problem, self.step, self.processes = lanes, problem, step, processes
         self.schemes = schemes_of(lanes)
         self.sums = [online_moments.empty_sums(center, order) for center in centers]
-        self.rows: list[list[LaneRows]] = [[] for _ in lanes]
-        """The rows of each lane and segment."""
+        self.rows: list[list[LaneRows]] = [[] for _ in lanes]  # of each lane and segment
         self.weights = [weight_diagnostics.empty_sums(problem) for _ in self.schemes]
 
     def add(self, replicates: range, progress: Progress) -> None:
@@ -139,12 +156,11 @@ class Accumulator:
                 report(done)
             return block
 
-        pieces = replicate_blocks.block_ranges(segment, self.problem.chunk)
-        self._add_block(replicate_blocks.merge(pieces, compute, self.processes, self._empty))
+        pieces = block_ranges(segment, self.problem.chunk)
+        self._add_block(merge(pieces, compute, self.processes, self._empty))
         report(segment.stop)
 
     def _compute(self, replicates: range) -> Block:
-        """The sums and rows of successive replicates."""
         block, rows, kept = self._empty(), [], []
         centers = [sums.center for sums in self.sums]
         flat = block.sums.chunk(len(self.lanes))
@@ -169,7 +185,6 @@ class Accumulator:
         return widths + [len(self.problem.x)] * len(self.schemes)
 
     def _empty(self) -> Block:
-        """The block of no replicates."""
         sums = torch.cat([online_moments.zero_powers(sums) for sums in self.sums])
         rows = torch.zeros(0, sum(self._widths()), dtype=torch.float64)
         return Block(sums, rows, [weight_diagnostics.no_log_weights(self.problem)] * len(self.schemes))
@@ -180,6 +195,5 @@ class Accumulator:
             row = LaneRows(*(next(columns) for _ in LaneRows._fields))
             self.sums[i] = online_moments.add_powers_(self.sums[i], flat, row.square)
             self.rows[i].append(row)
-        self.weights = [
-            weight_diagnostics.add(*each) for each in zip(self.weights, columns, block.first_rows, strict=True)
-        ]
+        pairs = zip(self.weights, columns, block.first_rows, strict=True)
+        self.weights = [weight_diagnostics.add(*each) for each in pairs]

@@ -1,8 +1,8 @@
 """Measurements against K, the batch size or the training step, and the power laws fitted to them."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,12 +59,8 @@ class Sweep(NamedTuple):
         return plain(self)
 
 
-class Measure(Protocol):
-    """Measures a quantity at a value of an axis."""
-
-    def __call__(self, value: Any, key: random.Key, /) -> Mapping[str, Measured]:
-        """Estimates with standard errors, by name; the same names at every value."""
-        ...
+Measure = Callable[[Any, random.Key], Mapping[str, Measured]]
+"""Maps (a value of the axis, key) to estimates with standard errors, by name; the same names at every value."""
 
 
 @checks.arguments
@@ -88,10 +84,8 @@ def sweep(
     the training step, with the parameters of that step.
 
     Args:
-        measure: see `Measure`.
         values: the values of the axis, all different.
         key: value i is measured with `fold_in(key, i)`, so errors are independent.
-        over: the name of the axis.
         progress: called with the number of values done and the total number.
 
     Raises:
@@ -136,7 +130,6 @@ def slope(values: Iterable[float], measured: Sequence[Measured]) -> Slope | None
 
 
 def _fit(values: list[float], measured: Sequence[Measured]) -> Slope | None:
-    """`slope` without checks."""
     pairs = [(v, float(m.value), float(m.se)) for v, m in zip(values, measured, strict=True)]
     points = np.array([(v, value, se / value) for v, value, se in pairs if v > 0 and value > 0]).reshape(-1, 3)
     at, value, error = points[np.isfinite(points).all(1)].T

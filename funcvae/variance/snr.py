@@ -16,20 +16,8 @@ import numpy as np
 import torch
 
 from funcvae.errors import unknown
-from funcvae.variance import online_moments
-from funcvae.variance.intervals import (
-    Z95,
-    Floats,
-    Measured,
-    kurtosis_of,
-    later_replicates,
-    mean_interval,
-    root_interval,
-    se_of_mean,
-    tail_excess,
-    tail_shape,
-    unreliable_because,
-)
+from funcvae.variance import intervals, online_moments
+from funcvae.variance.intervals import Z95, Floats, Measured, later_replicates, root_interval, se_of_mean
 
 __all__ = [
     "Group", "Series", "directional_snr", "group_estimates", "parameter_groups", "scaled_squares", "series_of",
@@ -61,18 +49,12 @@ class Group(NamedTuple):
 class Series(NamedTuple):
     """Numbers of each replicate and leaf of the parameters: arrays [R, L] unless stated otherwise."""
 
-    square: Floats
-    """‖g_r - c‖²."""
-    along: Floats
-    """(g_r - c)·c."""
-    total: Floats
-    """The unbiased total variance of each leaf [L]."""
-    mean: Floats
-    """‖ḡ‖² of each leaf [L]."""
-    center: Floats
-    """‖c‖² of each leaf, after the renewals of the centre c at replicates 1, 2, 4, 8, …: [log R, L]."""
-    rounding: Floats
-    """The variance [L] that rounding alone may cause: see `zero_to_rounding`."""
+    square: Floats  # ‖g_r - c‖²
+    along: Floats  # (g_r - c)·c
+    total: Floats  # the unbiased total variance of each leaf [L]
+    mean: Floats  # ‖ḡ‖² of each leaf [L]
+    center: Floats  # ‖c‖² of each leaf, after the renewals of the centre c at replicates 1, 2, 4, 8, …: [log R, L]
+    rounding: Floats  # the variance [L] that rounding alone may cause: see `zero_to_rounding`
 
 
 def series_of(sums: online_moments.Sums, square: torch.Tensor, along: torch.Tensor) -> Series:
@@ -87,13 +69,8 @@ def zero_to_rounding(series: Sequence[Series], names: Sequence[str], eps: float)
     """Sets variances and squared means to zero that may be rounding errors only.
 
     These are below (8 eps · G)², with G the largest root-mean-square norm, among the series, of the gradient of the
-    leaf's network. On the toy with q = p(z|x), the variance of `stl` was at most (4 eps · G)². Rounding errors are not
-    recognised if those are all that every series has in a network.
-
-    Args:
-        series: the series of several estimators of gradients of the same model.
-        names: names of the leaves.
-        eps: the machine epsilon of the gradients.
+    leaf's network; eps is the machine epsilon of the gradients. On the toy with q = p(z|x), the variance of `stl` was
+    at most (4 eps · G)². Rounding errors are not recognised if those are all that every series has in a network.
     """
     networks = np.array([name.split("/")[0] for name in names])
     square = np.array([np.nan_to_num(s.total) + s.mean for s in series])  # [estimator, L]
@@ -108,13 +85,7 @@ def zero_to_rounding(series: Sequence[Series], names: Sequence[str], eps: float)
 def parameter_groups(names: Sequence[str], sizes: Sequence[int], patterns: Sequence[str] = ()) -> dict[str, list[int]]:
     """The groups of parameters, as indices of leaves: "all", each non-empty network, each parameter, and the patterns.
 
-    Args:
-        names: names of the leaves, such as "encoder/hidden.0.weight".
-        sizes: sizes of the leaves.
-        patterns: further groups, such as "encoder/*.bias".
-
-    Raises:
-        BadValue: a pattern matches no parameter.
+    Raises BadValue if a pattern, such as "encoder/*.bias", matches no parameter.
     """
     found = {"all": [i for i, size in enumerate(sizes) if size]}
     for network in dict.fromkeys(name.split("/")[0] for name in names):
@@ -142,15 +113,15 @@ def group_estimates(s: Series, members: Sequence[int], size: int) -> Group:
     if total == 0 < terms.max():
         terms, flag = np.zeros_like(terms), "a variance of zero to rounding"
     u = terms.sum(1)
-    k_hat = tail_shape(u)
-    flag = flag or unreliable_because(u, k_hat)
-    variance = mean_interval(u, total, flag, tail_excess(terms))
+    k_hat = intervals.tail_shape(u)
+    flag = flag or intervals.unreliable_because(u, k_hat)
+    variance = intervals.mean_interval(u, total, flag, intervals.tail_excess(terms))
     along = s.along[later][:, members].sum(1)
     mean_square = float(s.mean[members].sum()) - (total / replicates if replicates > 1 else 0.0)
     norm = root_interval(mean_square, se_of_mean(2 * along, replicates), flag)
     snr = signal_to_noise(s, s, members, flag)
     dsnr = directional_snr(s, members, size, norm)
-    return Group(size, variance, norm, snr, dsnr, kurtosis_of(u), k_hat)
+    return Group(size, variance, norm, snr, dsnr, intervals.kurtosis_of(u), k_hat)
 
 
 def directional_snr(s: Series, members: Sequence[int], size: int, norm: Measured) -> Measured:
@@ -182,7 +153,7 @@ def directional_snr(s: Series, members: Sequence[int], size: int, norm: Measured
     reasons = [norm.flag, "DSNR: fewer than five parameters" * (size < 5)]
     if not (changes < _SIGN_CHANGES and norm.value > 0):
         reasons.append("DSNR: gradients often point against their mean, whose direction has an error" * (len(y) > 0))
-        return mean_interval(ratio, flag="; ".join(filter(None, reasons)))
+        return intervals.mean_interval(ratio, flag="; ".join(filter(None, reasons)))
     value = norm.value * float(ratio.mean() / y.mean())
     se = value * math.hypot(norm.se / norm.value, se_of_mean(ratio / ratio.mean() - y / y.mean(), len(y)))
     low = max(value * (1 - changes) - Z95 * se, 0.0)
@@ -208,7 +179,7 @@ def signal_to_noise(signal: Series, noise: Series, members: Sequence[int], flag:
     terms, along = scaled_squares(noise, members), signal.along[later][:, members].sum(1)
     influence = (2 * along - ratio * terms[later.start - 1 :].sum(1)) / total
     found = root_interval(ratio, se_of_mean(influence, replicates), flag)
-    return found._replace(low=found.low / math.sqrt(1 + tail_excess(terms) / total))
+    return found._replace(low=found.low / math.sqrt(1 + intervals.tail_excess(terms) / total))
 
 
 _SIGN_CHANGES = 0.005  # for N(3, 1) along μ, 1,000 parameters and 1,000 replicates the share is about 0.001

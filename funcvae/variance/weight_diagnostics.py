@@ -30,8 +30,7 @@ class Importance(NamedTuple):
 class WeightSums(NamedTuple):
     """Sums over the weights so far, and some log-weights."""
 
-    ess: Tensor
-    """[B]: the sum of the effective sample sizes."""
+    ess: Tensor  # [B]: the sum of the effective sample sizes
     replicates: int
     log_w: list[Tensor]
     """Log-weights [c, N, B'] of the first replicates, and of the first data only if there are very many samples."""
@@ -44,8 +43,7 @@ def empty_sums(problem: Problem) -> WeightSums:
 
 def no_log_weights(problem: Problem) -> Tensor:
     """The kept log-weights before the first replicate: an empty tensor [0, N, B']."""
-    shape = 1, problem.samples, len(problem.x)
-    return summarize(torch.zeros(shape, dtype=torch.float64), 0)[1][:0]
+    return summarize(torch.zeros(1, problem.samples, len(problem.x)), 0)[1][:0]
 
 
 def summarize(log_w: Tensor, first: int) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,8 @@ import torch
 from funcvae import random
 from funcvae.distributed.collectives import SINGLE
 from funcvae.estimators import parse
-from funcvae.variance import compare, moments, online_moments, replicate_blocks
-from funcvae.variance.replicate_blocks import Block
+from funcvae.variance import compare, moments, online_moments, replicate_loop
+from funcvae.variance.replicate_loop import Block
 from tests.support.oracles import tiny
 
 KEY = random.key(0)
@@ -22,7 +22,7 @@ KEY = random.key(0)
 @pytest.mark.parametrize("chunk", [1, 5, 16, 100])
 @pytest.mark.parametrize("ends", [(0, 1), (1, 2), (64, 128), (512, 1000), (65536, 100_000)])
 def test_blocks_are_successive_whole_chunks_and_at_most_1024(ends, chunk):
-    pieces = replicate_blocks.block_ranges(range(*ends), chunk)
+    pieces = replicate_loop.block_ranges(range(*ends), chunk)
     assert [r for piece in pieces for r in piece] == list(range(*ends))
     assert len(pieces) <= 1024
     assert all(len(piece) % chunk == 0 and len(piece) >= 64 for piece in pieces[:-1])
@@ -38,7 +38,7 @@ def test_merged_blocks_have_the_sum_and_all_rows_in_order():
     def empty():
         return Block(torch.zeros(3, dtype=torch.float64), values[:0], [values[:0, :1]])
 
-    found = replicate_blocks.merge(replicate_blocks.block_ranges(range(300), 7), compute, SINGLE, empty)
+    found = replicate_loop.merge(replicate_loop.block_ranges(range(300), 7), compute, SINGLE, empty)
     torch.testing.assert_close(found.sums, values.sum(0))
     assert torch.equal(found.rows, values)
     assert torch.equal(found.first_rows[0], values[:100, :1])
@@ -105,7 +105,7 @@ def test_blocks_of_another_size_agree_to_rounding(monkeypatch):
         compare(arms, *tiny(), KEY, timings=0, **settings),
         moments(parse("dreg"), *tiny(), KEY, **settings),
     )
-    monkeypatch.setattr(replicate_blocks, "_MIN_REPLICATES", 1)
+    monkeypatch.setattr(replicate_loop, "_MIN_REPLICATES", 1)
     again, other = compare(arms, *tiny(), KEY, timings=0, **settings), moments(parse("dreg"), *tiny(), KEY, **settings)
     for name in arms:
         a, b = found.row(name), again.row(name)
