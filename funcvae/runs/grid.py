@@ -84,7 +84,7 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
         if isinstance(value, Set):  # its order is arbitrary
             raise BadType(f"{name} is a set: it must be a list")
     grid = files.typed(content, Grid)
-    for name in _NOT_SETTINGS.keys() & grid.settings:
+    for name in filter(_NOT_SETTINGS.get, grid.settings):
         raise BadValue(f"settings has {name}, but {_NOT_SETTINGS[name]}: remove it from settings")
     check_names("setting", grid.settings, Options, but=_NOT_SETTINGS)
     specs = grid.estimators and tuple(estimators.parse(spec).name for spec in grid.estimators)
