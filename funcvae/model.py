@@ -28,8 +28,8 @@ from funcvae.modules import Params, State, network
 
 __all__ = [
     "CHECK_SEED", "VAE", "Decode", "Encode", "LogWeight", "Observe", "Trained", "as_floats", "as_is", "check_data",
-    "check_items", "check_trained", "from_bytes", "log_p_x_given_z", "log_prob", "log_prob_terms", "log_weight",
-    "noise_dtype", "running", "unchanged", "vae",
+    "check_items", "check_prior", "check_trained", "from_bytes", "log_p_x_given_z", "log_prob", "log_prob_terms",
+    "log_weight", "noise_dtype", "running", "unchanged", "vae",
 ]  # fmt: skip
 
 
@@ -329,7 +329,7 @@ def check_items(
         reason = checks.one_line(str(error).split("\n")[0])
         reason += "; to train on bytes, set observe to model.as_floats" if x.dtype == torch.uint8 else ""
         raise BadData(f"the model cannot take {name} with items of shape {list(data.shape[1:])}: {reason}") from None
-    _check_prior(q, prior)
+    check_prior(q, prior)
     low, high = getattr(p, "support", (-np.inf, np.inf))
     for what, values in {**ranges, f"observed {name}": x}.items():
         if values.numel() and (values.min() < low or values.max() > high):
@@ -337,7 +337,7 @@ def check_items(
             raise BadData(f"{what} ranges from {got}: a {type(p).__name__} likelihood requires [{low:g}, {high:g}]")
 
 
-def _check_prior(q: Posterior, p: Distribution) -> None:
+def check_prior(q: Posterior, p: Distribution) -> None:
     """Raises BadValue if log p(z) - log q(z|x) compares a density with a probability, or is over different values."""
     of_q, of_p = _values(q), _values(p)
     if of_q == of_p or None in (of_q, of_p) or (of_q, of_p) == ("(0, 1)", "numbers"):

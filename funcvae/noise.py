@@ -82,13 +82,14 @@ def iid(
 def in_parts(scheme: Noise) -> Noise:
     """Turns a scheme into one that can draw a part: (key, n, shape, dtype=, samples=, rows=) -> eps.
 
-    The part equals scheme(key, n, shape)[samples][:, rows] to rounding; without `samples` or `rows`, it has all.
+    The part equals scheme(key, n, shape)[samples][:, rows] to rounding; `samples` or `rows` of None select all.
     """
     own = [name for name in ("samples", "rows") if accepts(scheme, name)]  # here, because the part may be compiled
 
     def part(
-        key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = torch.float32, **wanted: Tensor
+        key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = torch.float32, **parts: Tensor | None
     ) -> Tensor:
+        wanted = {name: at for name, at in parts.items() if at is not None}
         eps = scheme(key, n, shape, dtype=dtype, **{name: at for name, at in wanted.items() if name in own})
         for axis, name in enumerate(("samples", "rows")):
             if name in wanted and name not in own:

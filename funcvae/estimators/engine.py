@@ -44,6 +44,7 @@ from funcvae.estimators.types import (
     Sample,
     Seen,
     Weights,
+    check_claims,
 )
 from funcvae.model import VAE, LogWeight, log_prob_terms, log_weight, running
 from funcvae.modules import Params, State
@@ -160,6 +161,7 @@ class _Target(NamedTuple):
 def _estimator(
     target: _Target, weights: Callable[..., Weights], sees: bool, claims: Claims, name: str, two_pulls: bool
 ) -> Estimator:
+    check_claims(claims)
     points, bound = target.points, checks.unchecked(target.bound)
 
     # What the user's functions return is checked here, because other shapes might broadcast.

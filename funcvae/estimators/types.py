@@ -13,14 +13,14 @@ from funcvae._support.checks import Count, Floats
 from funcvae._support.pickling import by_call
 from funcvae.distributions import Distribution, Posterior
 from funcvae.errors import BadType, BadValue
-from funcvae.model import VAE, check_trained, noise_dtype, unchanged
+from funcvae.model import VAE, check_prior, check_trained, noise_dtype, unchanged
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, is_independent, name_of
 
 __all__ = [
     "SAMPLES", "Claims", "Closed", "ClosedForm", "Estimate", "Estimator", "FromPass", "GradientEstimator",
     "PartialBound", "PartialLogWeights", "Parts", "Pass", "Points", "Sample", "Seen", "Share", "Weights",
-    "check_arguments", "check_estimator", "check_noise", "check_posterior", "digits", "spell",
+    "check_arguments", "check_claims", "check_estimator", "check_noise", "check_posterior", "digits", "spell",
     "with_posterior_of",
 ]  # fmt: skip
 
@@ -289,6 +289,12 @@ class Estimator:
 MODEL = "a distribution of the model"
 
 
+def check_claims(claims: Claims) -> None:
+    """Raises BadValue if the claims name an unknown requirement on noise or posterior."""
+    checks.known("noise of claims", claims.noise, ("independent", "normal", "any"))
+    checks.known("posterior of claims", claims.posterior, ("reparameterised", "factorised", "discrete", "any"))
+
+
 def spell(name: str, *arguments: float) -> str:
     """The name from which `parse` makes the same estimator."""
     return ":".join([name, *map(digits, arguments)])
@@ -320,12 +326,13 @@ def check_posterior(
         raise BadValue(
             f"{name} requires a posterior with reparameterised samples; those of the {kind} posterior do not have the "
             f"derivatives of their values, so its gradient would be wrong; use {of_elbo} for the ELBO, vimco or ovis:0 "
-            "for L_K, rws or tvo (or set the posterior's attribute reparameterised, if they do)"
+            "for L_K, rws or tvo (or set the posterior's attribute reparameterised if they do, or posterior='any' in "
+            "the claims of an estimator of your own without path weights)"
         )
     if claims.posterior == "discrete" and not hasattr(q, "values"):
         raise BadValue(
             f"{name} requires a posterior that lists its values(), such as a Bernoulli, and this is a {kind}: use rloo "
-            "or score for the ELBO, vimco for L_K, or elbo or dreg if its samples are reparameterised"
+            "or score for the ELBO, vimco for L_K, or elbo_mc or dreg if its samples are reparameterised"
         )
     if claims.posterior in ("factorised", "discrete") and q.log_prob(q.loc.unsqueeze(0)).ndim != 3:
         raise BadValue(
@@ -335,15 +342,24 @@ def check_posterior(
 
 
 def with_posterior_of(model: VAE, *estimators: GradientEstimator) -> VAE:
-    """The same model, whose posterior is refused if it says that these estimators do not allow it."""
+    """The same model, whose posterior is refused if it says that these estimators do not allow it, and whose prior is
+    refused if its latents take other values."""
+    drawn: list[Posterior] = []
 
     def encode(params: Params, state: State, x: Tensor, train: bool = False) -> tuple[Posterior, State]:
         q, state = model.encode(params, state, x, train)
         for estimator in estimators:
             check_posterior(estimator, q, lambda q: getattr(q, "reparameterised", not hasattr(q, "values")))
+        drawn[:] = [q]
         return q, state
 
-    return model._replace(encode=encode)
+    def prior(params: Params, state: State, z: Tensor, train: bool = False) -> tuple[Distribution, State]:
+        p, state = model.prior(params, state, z, train)
+        if drawn and not torch.compiler.is_compiling():
+            check_prior(drawn[0], p)
+        return p, state
+
+    return model._replace(encode=encode, prior=prior)
 
 
 def check_noise(model: VAE, params: Params, x: Tensor, eps: Tensor, samples: int | None = None) -> None:
