@@ -651,6 +651,7 @@ LEFT_OUT = {
     "model.log_p_x_given_z": "part of a step, so it does not check its arguments",
     "model.log_prob": "see model.log_p_x_given_z",
     "model.log_prob_terms": "see model.log_p_x_given_z",
+    "model.check_prior": "takes the distributions of a checked model",
     "model.log_weight": "see model.log_p_x_given_z",
     "model.noise_dtype": "part of a step, so it does not check its argument",
     "model.running": "part of a step, so it does not check its arguments",
