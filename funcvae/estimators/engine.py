@@ -144,7 +144,9 @@ class _Target(NamedTuple):
     closed: ClosedForm | None = None
 
     def pulled(self, terms: LogWeight) -> Tensor:
-        """What is pulled back [M, B]."""
+        """What is pulled back [M, B]; the shape of a function of the user's is checked."""
+        if self.pulls is log_w:
+            return terms.log_w
         f = checks.floats("the result of pulls", self.pulls(terms))
         if f.shape != terms.log_p_x.shape:
             raise BadValue(f"the result of pulls has shape {list(f.shape)}: it must be {list(terms.log_p_x.shape)}")

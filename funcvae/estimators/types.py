@@ -71,6 +71,8 @@ class Points:
 
     def at(self, q: Posterior, eps: Tensor) -> Tensor:
         """The points for noise [N, B, Z]. Their shape is checked, because another one might broadcast."""
+        if self.sample is _sample:
+            return q.sample(eps)
         z, (n, *rest) = checks.floats("the result of points", self.sample(q, eps)), eps.shape
         if list(z.shape[1:]) != rest or len(z) % n or len(z) < n * self.draws:
             must = f"[m·{n}, {', '.join(map(str, rest))}], with m at least {self.draws}"
