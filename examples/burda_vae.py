@@ -18,8 +18,9 @@ def main(
     steps: int = 3000, layers: Literal[1, 2] = 1, source: str = "mnist", root: str = "data", out: str = "figures"
 ) -> list[Path]:
     digits = fv.data.load(source, root=root)
-    name, make = {1: ("burda_vae", fv.models.burda_vae), 2: ("burda2_vae", fv.models.burda2_vae)}[layers]
-    model, opt = make(mean=digits.decode(digits.train).mean(0)), fv.optim.adam(1e-3, eps=1e-4)
+    name, mean = {1: "burda_vae", 2: "burda2_vae"}[layers], digits.decode(digits.train).mean(0)
+    model = fv.models.burda_vae(mean=mean) if layers == 1 else fv.models.burda2_vae(mean=mean)
+    opt = fv.optim.adam(1e-3, eps=1e-4)
     ts = fv.train.init(model, opt, fv.random.key(0))
     train = digits.train[: 100 * steps]
     per_epoch = -(-len(train) // 100)
