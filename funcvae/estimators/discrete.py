@@ -14,7 +14,6 @@ from typing import cast
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
-from torch.special import ndtr
 
 from funcvae import bounds
 from funcvae._support import checks
@@ -43,8 +42,8 @@ def arm() -> Estimator:
 
     def arm(f: Tensor, seen: Seen) -> Weights:
         (f_b, f_other), (b, _) = _pairs(f), _pairs(seen.z)
-        along_logits = (f_other - f_b).unsqueeze(-1) * (ndtr(seen.eps) - 0.5) / len(b)
-        # The score weight times s = b - p. Where p rounds to b, the mean over u is 0 to rounding.
+        along_logits = (f_other - f_b).unsqueeze(-1) * (uniform(seen.eps) - 0.5) / len(b)
+        # The score weight times s = b - p. Where s is too small to divide by, the mean over u is 0 to rounding.
         s = b - _bernoulli("arm", seen.q).mean
         score = torch.where(s.abs() < torch.finfo(s.dtype).eps ** 2, 0, along_logits / s)
         return Weights(torch.zeros_like(f), _joined(score, torch.zeros_like(score)), _mean(f))
@@ -239,7 +238,7 @@ def _sticks(q: Categorical) -> tuple[Tensor, Tensor]:
 
 def _broken(order: Tensor, logits: Tensor, eps: Tensor) -> Tensor:
     """The one-hot vectors [N, B, V·C] of the first class in order whose u is below its probability."""
-    u = ndtr(eps).unflatten(-1, order.shape[-2:])
+    u = uniform(eps).unflatten(-1, order.shape[-2:])
     taken = torch.nn.functional.pad(u[..., :-1] < logits.sigmoid(), (0, 1), value=True)
     first = taken & (taken.cumsum(-1) == 1)
     return first.to(eps.dtype).gather(-1, order.argsort(-1).expand(first.shape)).flatten(-2)

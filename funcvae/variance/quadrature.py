@@ -125,12 +125,12 @@ def exact(
     problem = _Problem(estimator, model, params, state, x, samples)
     points = getattr(estimator, "points", SAMPLES)
     if not hasattr(q, "values"):
-        rule: Any = _trapezoidal
+        found, error = _trapezoidal(problem, nodes, tolerance)
     elif points.breaks is None:
-        rule = _by_values
+        found, error = _by_values(problem, q.values())
     else:
-        rule = _in_cells
-    mean, variance, covariance, bound, error = rule(problem, q, nodes, tolerance)
+        found, error = _in_cells(problem, q, points.breaks, nodes, tolerance)
+    mean, variance, covariance, bound = found
 
     def like(flat: Tensor) -> Params:
         return tree.like(flat.split([leaf.numel() for leaf in tree.leaves(params)]), params)
@@ -160,10 +160,9 @@ Found = tuple[Tensor, Tensor, Tensor, Tensor]
 """The mean, variance [P], covariance [P, P] and bounds [B]."""
 
 
-def _by_values(problem: _Problem, q: Any, *unused: Any) -> tuple[Any, ...]:
+def _by_values(problem: _Problem, of_variable: Tensor) -> tuple[Found, Errors]:
     """The sum over all joint values of the draws, which take the place of the noise: the posterior returns it as z."""
-    of_variable, latent = q.values(), problem.model.latent
-    variables = latent // of_variable.shape[-1]
+    variables = problem.model.latent // of_variable.shape[-1]
     if (number := problem.samples * variables * math.log2(len(of_variable))) > math.log2(_MOST_VALUES):
         raise BadValue(
             f"{problem.samples} draws of {variables} variables with {len(of_variable)} values each have about "
@@ -192,7 +191,7 @@ def _by_values(problem: _Problem, q: Any, *unused: Any) -> tuple[Any, ...]:
     model = problem.model._replace(encode=encode)
     _check_z_decides(problem, model)
     found = _integrate(problem, model, grid_of)
-    return *found, _errors(found, [])
+    return found, _errors(found, [])
 
 
 @lru_cache
@@ -219,14 +218,16 @@ def _check_z_decides(problem: _Problem, given: VAE) -> None:
         )
 
 
-def _in_cells(problem: _Problem, q: Posterior, nodes: int | None, tolerance: float) -> tuple[Any, ...]:
+def _in_cells(
+    problem: _Problem, q: Posterior, breaks_of: Callable[[Posterior], Tensor], nodes: int | None, tolerance: float
+) -> tuple[Found, Errors]:
     """Gauss-Legendre rules in the cells of u in which the points of an estimator are constant."""
-    breaks_of = problem.estimator.points.breaks  # type: ignore[attr-defined]
     breaks = checks.floats("the breaks", breaks_of(q), "S B Z")
     if breaks.shape[1:] != q.loc.shape:
         raise BadValue(f"the breaks have shape {list(breaks.shape)}: it must be {['S', *q.loc.shape]}")
     cells = len(breaks) + 1
 
+    @lru_cache(maxsize=3)  # the rule of n nodes is compared with that of n/2, which came before
     def integrate(nodes: int, middle: float = 0.5) -> Found:
         def grid_of(datum: Tensor) -> ProductGrid:
             q, _ = problem.model.encode(problem.params, problem.state, datum)
@@ -241,7 +242,7 @@ def _in_cells(problem: _Problem, q: Posterior, nodes: int | None, tolerance: flo
     return _until(refined, problem, nodes, 1, cells, tolerance)
 
 
-def _trapezoidal(problem: _Problem, q: Posterior, nodes: int | None, tolerance: float) -> tuple[Any, ...]:
+def _trapezoidal(problem: _Problem, nodes: int | None, tolerance: float) -> tuple[Found, Errors]:
     """The trapezoidal rule over normal noise, on seven shifted grids."""
     axes = problem.samples * problem.model.latent
 
@@ -259,7 +260,7 @@ def _trapezoidal(problem: _Problem, q: Posterior, nodes: int | None, tolerance: 
 def _until(
     refined: Callable[[int], tuple[Found, Errors]], problem: _Problem, nodes: int | None, first: int, cells: int,
     tolerance: float,
-) -> tuple[Any, ...]:  # fmt: skip
+) -> tuple[Found, Errors]:  # fmt: skip
     """The result with the given nodes; or with twice as many until the errors are within the tolerance."""
     axes, n = problem.samples * problem.model.latent, nodes or first
     if axes * math.log2(cells * n) > math.log2(_MOST_POINTS):
@@ -285,7 +286,7 @@ def _until(
             f"the error of the {name} is about {estimate:.1g} with {n} nodes, and tolerance allows {allowed:.1g}: use "
             "more nodes, float64 or a larger tolerance, or moments"
         )
-    return *found, error
+    return found, error
 
 
 def _integrate(problem: _Problem, model: VAE, grid_of: Callable[[Tensor], ProductGrid]) -> Found:
