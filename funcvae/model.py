@@ -17,6 +17,9 @@ from funcvae.distributions import (
     CouplingFlow,
     Delta,
     Distribution,
+    FullNormal,
+    Mixture,
+    Normal,
     Posterior,
     RelaxedBernoulli,
     RelaxedCategorical,
@@ -356,8 +359,7 @@ def _values(of: Distribution) -> Any:
         return f"simplex of {of.logits.shape[-1]} classes"
     if isinstance(of, RelaxedBernoulli):
         return "(0, 1)"
-    known = isinstance(of, distributions.Normal | distributions.FullNormal | distributions.Mixture)
-    return "numbers" if known or isinstance(of, TwoLayers | TopDown | CouplingFlow) else None
+    return "numbers" if isinstance(of, Normal | FullNormal | Mixture | TwoLayers | TopDown | CouplingFlow) else None
 
 
 _PRIORS = {
