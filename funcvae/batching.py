@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -23,6 +23,8 @@ class Unbatched(UserWarning):
 def over_samples(network: Apply, frozen: Collection[str] = ()) -> Callable[..., tuple[Any, State]]:
     """Makes a network of z [B, Z] one of z [N, B, Z]. Buffers that it changes are averaged over the samples.
 
+    Further inputs [B, ...], such as a condition, are the same for all samples.
+
     The first choice is `vmap`, which lacks rules for some operators, such as recurrent layers and boolean masks. A
     trial on a few rows of the first z decides for both modes, once. If `vmap` fails, all samples run in one call on
     [N·B, Z] if each row of the output depends only on the same row of z, and the new state on no row (as with spectral
@@ -40,17 +42,17 @@ def over_samples(network: Apply, frozen: Collection[str] = ()) -> Callable[..., 
         out, new = network(params, state, *inputs, train=train)
         return out, {name: v for name, v in new.items() if name not in frozen}
 
-    def sampled(params: Params, state: State, z: Tensor, *, train: bool) -> tuple[Any, State]:
+    def sampled(params: Params, state: State, z: Tensor, *shared: Tree, train: bool) -> tuple[Any, State]:
         if not (ways or torch.compiler.is_compiling()):
-            decide(params, state, z)
+            decide(params, state, z, shared)
         if len(z) == 1:  # the same in each way, without its overhead
-            out, new = apply(params, state, z[0], train=train)
+            out, new = apply(params, state, z[0], *shared, train=train)
             return tree.map(lambda t: t.unsqueeze(0), out), {**state, **new}
-        out, new = ways.get(train, _vmapped)(apply, params, state, z, train)
+        out, new = ways.get(train, _vmapped)(_Call(apply, params, state, train), z, shared)
         return out, {**state, **new}
 
-    def decide(params: Params, state: State, z: Tensor) -> None:
-        found = {train: _trial(apply, params, state, z, train) for train in _MODES}
+    def decide(params: Params, state: State, z: Tensor, shared: Shared) -> None:
+        found = {train: _trial(_Call(apply, params, state, train), z, shared) for train in _MODES}
         if any(way for way, _ in found.values()):  # otherwise the call itself reports what is wrong with z
             ways.update({train: way or _vmapped for train, (way, _) in found.items()})
         if reasons := [reason for _, reason in found.values() if reason]:
@@ -61,24 +63,38 @@ def over_samples(network: Apply, frozen: Collection[str] = ()) -> Callable[..., 
     return sampled
 
 
-Way = Callable[[Apply, Params, State, Tensor, bool], tuple[Any, State]]
-"""A way to apply a network to z [N, B, Z]: (apply, params, state, z, train) -> (output, new state)."""
+class _Call(NamedTuple):
+    """A network with its parameters, its state and its mode."""
+
+    network: Apply
+    params: Params
+    state: State
+    train: bool
+
+    def __call__(self, *inputs: Tree) -> tuple[Any, State]:
+        return self.network(self.params, self.state, *inputs, train=self.train)
 
 
-def _vmapped(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -> tuple[Any, State]:
-    out, new = torch.vmap(lambda z_n: apply(params, state, z_n, train=train))(z)
-    return out, _averaged(new, state)
+Shared = tuple[Tree, ...]
+"""Inputs [B, ...] that are the same for all samples."""
+Way = Callable[[_Call, Tensor, Shared], tuple[Any, State]]
+"""A way to apply a network to z [N, B, Z]: (call, z, shared) -> (output, new state)."""
 
 
-def _in_rows(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -> tuple[Any, State]:
+def _vmapped(call: _Call, z: Tensor, shared: Shared) -> tuple[Any, State]:
+    out, new = torch.vmap(lambda z_n: call(z_n, *shared))(z)
+    return out, _averaged(new, call.state)
+
+
+def _in_rows(call: _Call, z: Tensor, shared: Shared) -> tuple[Any, State]:
     n = len(z)
-    out, new = apply(params, state, rearrange(z, "n b z -> (n b) z"), train=train)
+    out, new = call(rearrange(z, "n b z -> (n b) z"), *tree.map(lambda t: torch.cat([t] * n), shared))
     return tree.map(lambda t: rearrange(t, "(n b) ... -> n b ...", n=n), out), new
 
 
-def _in_turn(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -> tuple[Any, State]:
-    out, new = _stacked([apply(params, state, z_n, train=train) for z_n in z])
-    return out, _averaged(new, state)
+def _in_turn(call: _Call, z: Tensor, shared: Shared) -> tuple[Any, State]:
+    out, new = _stacked([call(z_n, *shared) for z_n in z])
+    return out, _averaged(new, call.state)
 
 
 def _averaged(states: State, old: State) -> State:
@@ -103,14 +119,16 @@ _FAILURES = (RuntimeError, ValueError, IndexError, TypeError)  # torch raises th
 
 
 @torch.no_grad()
-def _trial(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -> tuple[Way | None, str]:
+def _trial(call: _Call, z: Tensor, shared: Shared) -> tuple[Way | None, str]:
     """The way to apply a network, and why it is not `vmap`; no way if the network fails without `vmap` too."""
     n, b = 3, 2
     rows = rearrange(z, "n b z -> (n b) z")
     rows = rows[torch.arange(n * b, device=z.device) % len(rows)]
-    given = apply, params, state, rearrange(rows, "(n b) z -> n b z", n=n), train
+    shared = tree.map(lambda t: t[torch.arange(b, device=z.device) % len(t)], shared)
+    repeated = tree.map(lambda t: torch.cat([t] * n), shared)
+    given = call, rearrange(rows, "(n b) z -> n b z", n=n), shared
     try:
-        apply(params, state, rows, train=train)
+        call(rows, *repeated)
     except _FAILURES:
         return None, ""
     try:
@@ -120,22 +138,22 @@ def _trial(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -
         reason = checks.one_line(str(error).split(". ")[0], 120)
     try:
         as_in_turn = _all_close(_in_rows(*given), _in_turn(*given))
-        one_call = as_in_turn and _has_separate_rows(apply, params, state, rows, train)
+        one_call = as_in_turn and _has_separate_rows(call, rows, repeated)
     except _FAILURES:
         one_call = False
     return _in_rows if one_call else _in_turn, reason
 
 
-def _has_separate_rows(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -> bool:
+def _has_separate_rows(call: _Call, z: Tensor, shared: Shared) -> bool:
     """Whether no row of z [M, Z] changes the output's other rows or the new state.
 
     NaN in a row shows couplings whose factor happens to be zero; finite numbers show those by comparisons.
     """
-    out, new = apply(params, state, z, train=train)
+    out, new = call(z, *shared)
     row = torch.arange(len(z), device=z.device)
     for i in range(len(z)):
         for value in (torch.nan, 1e3, -1e3):
-            other_out, other_new = apply(params, state, torch.where((row == i).unsqueeze(1), value, z), train=train)
+            other_out, other_new = call(torch.where((row == i).unsqueeze(1), value, z), *shared)
             pairs = [(a[row != i], b[row != i]) for a, b in tree.rows(out, other_out)] + tree.rows(new, other_new)
             if not all(torch.equal(a, b) for a, b in pairs):
                 return False

@@ -1,7 +1,7 @@
 """The VAE: three networks and two heads as pure functions over parameter pytrees."""
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -9,8 +9,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from funcvae import distributions, heads, priors, random, tree
-from funcvae._support import checks
-from funcvae._support.checks import Count, concrete
+from funcvae._support import checks, examples
+from funcvae._support.checks import Count
+from funcvae._support.examples import ConcreteData, Data
 from funcvae._support.pickling import by_call, remembered
 from funcvae.batching import over_samples
 from funcvae.distributions import (
@@ -31,8 +32,8 @@ from funcvae.modules import Params, State, network
 
 __all__ = [
     "CHECK_SEED", "VAE", "Decode", "Encode", "LogWeight", "Observe", "Trained", "as_floats", "as_is", "check_data",
-    "check_items", "check_prior", "check_trained", "from_bytes", "log_p_x_given_z", "log_prob", "log_prob_terms",
-    "log_weight", "noise_dtype", "running", "unchanged", "vae",
+    "check_items", "check_prior", "check_trained", "from_bytes", "joint", "log_p_x_given_z", "log_prob",
+    "log_prob_terms", "log_weight", "noise_dtype", "running", "unchanged", "vae",
 ]  # fmt: skip
 
 
@@ -42,7 +43,7 @@ T = TypeVar("T")
 class Encode(Protocol):
     """The recognition network."""
 
-    def __call__(self, params: Params, state: State, x: Tensor, train: bool = False) -> tuple[Posterior, State]:
+    def __call__(self, params: Params, state: State, x: Data, train: bool = False) -> tuple[Posterior, State]:
         """The posterior q(z|x) of data x [B, ...], and the new state."""
         ...
 
@@ -50,9 +51,21 @@ class Encode(Protocol):
 class Decode(Protocol):
     """The decoder, or the prior."""
 
-    def __call__(self, params: Params, state: State, z: Tensor, train: bool = False) -> tuple[Distribution, State]:
-        """The distribution p(x|z), or p(z), at latents z [B, Z] or [N, B, Z], and the new state."""
+    def __call__(
+        self, params: Params, state: State, z: Tensor, train: bool = False, condition: Data | None = None
+    ) -> tuple[Distribution, State]:
+        """The distribution p(x|z), or p(z), at latents z [B, Z] or [N, B, Z], and the new state.
+
+        A conditional model also takes the condition c [B, ...]: the distributions are p(x|z, c) and p(z|c).
+        """
         ...
+
+
+def _whole(x: Data) -> Tensor:
+    """The default of `modelled`: the likelihood is of the whole datum."""
+    if not isinstance(x, Tensor):
+        raise BadType("the data are a dict: give vae the function modelled, the part that the likelihood is of")
+    return x
 
 
 @by_call
@@ -71,6 +84,14 @@ class VAE(NamedTuple):
     """Raises BadType or BadValue unless params and state are of this model."""
     frozen: frozenset[str] = frozenset()
     """The paths in the state of frozen parameters, such as "encoder/embed.weight". They are constants."""
+    modelled: Callable[[Data], Tensor] = _whole
+    """The part [B, ...] of the data that the likelihood is of."""
+    condition: Callable[[Data], Data] | None = None
+    """The part of the data that decoder and prior see beside z; None for a model that is not conditional."""
+
+    def given(self, x: Data) -> dict[str, Any]:
+        """The keyword arguments of `decode` and `prior` for data x: their condition, if the model has one."""
+        return {"condition": self.condition(x)} if self.condition else {}
 
     def unchecked(self) -> "VAE":
         """The same model without checks of arguments, for a caller that has called `check_trained`."""
@@ -99,19 +120,29 @@ def vae(
     posterior: Callable[[Any], Posterior] = heads.normal_logvar,
     likelihood: heads.Head = heads.bernoulli,
     prior: Callable[[], nn.Module] = priors.standard_normal,
+    modelled: Callable[[Data], Tensor] = _whole,
+    condition: Callable[[Data], Data] | None = None,
 ) -> VAE:
     """Makes a VAE from factories of its networks.
 
+    Data x are a tensor [B, ...], or a dict of tensors with one batch axis. With `condition=g`, c = g(x), the model is
+
+        p(x|z, c) p(z|c),    q(z|x).
+
     Args:
-        encoder: makes the module that maps x [B, ...] to the argument of `posterior`.
-        decoder: makes the module that maps z [B, Z] to the argument of `likelihood`. It is `vmap`ped over the
-            Monte-Carlo axis of z [N, B, Z], so the module does not see N (`batching.over_samples`, also for modules
+        encoder: makes the module that maps x [B, ...], the whole datum, to the argument of `posterior`.
+        decoder: makes the module that maps z [B, Z], or (z, c), to the argument of `likelihood`. It is `vmap`ped over
+            the Monte-Carlo axis of z [N, B, Z], so the module does not see N (`batching.over_samples`, also for modules
             that `vmap` cannot batch). In training mode BatchNorm normalises the batch of each sample separately, and
             its running statistics are averaged over N.
         latent: Z, the number of latent dimensions.
         posterior: the head that makes q(z|x).
         likelihood: the head that makes p(x|z).
-        prior: makes the module that maps z to the distribution p(z); standard normal unless given.
+        prior: makes the module that maps z to the distribution p(z); standard normal unless given. A module whose
+            `forward` takes two arguments maps (z, c) to p(z|c).
+        modelled: the part [B, ...] of the data that the likelihood is of; all of it unless given. A likelihood that
+            ignores missing pixels gets their mask as a part of it.
+        condition: the part c of the data that decoder and prior see beside z: a tensor or a dict of tensors.
 
     Raises:
         BadType: a network is not given as a factory, or a head is not a function; or, from the functions of the model,
@@ -121,20 +152,28 @@ def vae(
     """
     networks = {"encoder": network(encoder), "decoder": network(decoder), "prior": network(prior)}
     frozen = frozenset(f"{name}/{path}" for name, net in networks.items() for path in net.frozen)
+    conditional = {"decoder": condition is not None, "prior": condition is not None and networks["prior"].inputs > 1}
     decode_samples = over_samples(networks["decoder"].apply, networks["decoder"].frozen)
 
     def check(params: Params, state: State, names: Iterable[str] = ("encoder", "decoder", "prior")) -> None:
         for name in names:
             networks[name].check(_part("params", params, name), _part("state", state, name))
 
-    def check_x(params: Params, state: State, x: Tensor, train: bool = False) -> None:
+    @checks.arguments
+    def check_x(params: Params, state: State, x: Data, train: bool = False) -> None:
         check(params, state, ("encoder",))
-        checks.flag("train", train)
-        checks.tensor("x", x, "B ...")
 
-    def check_z(params: Params, state: State, z: Tensor, train: bool = False) -> None:
+    @checks.arguments
+    def check_z(params: Params, state: State, z: Tensor, train: bool = False, condition: Data | None = None) -> None:
         check(params, state, ("decoder", "prior"))
-        checks.flag("train", train)
+        if (condition is not None) != conditional["decoder"]:
+            raise BadValue(
+                "the model is conditional: give condition=, such as **model.given(x)"
+                if condition is None
+                else "the model takes no condition: leave it out, or give vae the function condition"
+            )
+        if condition is not None and examples.count(condition) != z.shape[-2]:
+            raise BadValue(f"the condition has {examples.count(condition)} items: z has a batch of {z.shape[-2]}")
         if checks.tensor("z", z).ndim not in (2, 3) or z.shape[-1] != latent or (z.ndim == 3 and not len(z)):
             raise BadValue(f"z has shape {list(z.shape)}: it must be [B, {latent}] or [N, B, {latent}], with N >= 1")
 
@@ -145,41 +184,45 @@ def vae(
         return {name: params for name, (params, _) in made.items()}, {name: state for name, (_, state) in made.items()}
 
     @checks.after(check_x)
-    def encode(params: Params, state: State, x: Tensor, train: bool = False) -> tuple[Posterior, State]:
-        out, new = run("encoder", params, state, x, train)
+    def encode(params: Params, state: State, x: Data, train: bool = False) -> tuple[Posterior, State]:
+        out, new = run("encoder", params, state, train, x)
         q = posterior(out)
         if not isinstance(getattr(_distribution("the posterior head returned", q), "loc", None), Tensor):
             raise BadType(f"the posterior head returned {checks.describe(q)}: it must be a distribution with a loc")
-        if q.loc.shape != (len(x), latent):  # another shape might broadcast
-            raise BadValue(
-                f"the posterior over z has shape {list(q.loc.shape)}: latent is {latent}, so [{len(x)}, {latent}]"
-            )
+        must = [examples.count(x), latent]
+        if list(q.loc.shape) != must:  # another shape might broadcast
+            raise BadValue(f"the posterior over z has shape {list(q.loc.shape)}: latent is {latent}, so {must}")
         return q, {**state, "encoder": new}
 
     @checks.after(check_z)
-    def decode(params: Params, state: State, z: Tensor, train: bool = False) -> tuple[Distribution, State]:
-        out, new = run("decoder", params, state, z, train)
+    def decode(
+        params: Params, state: State, z: Tensor, train: bool = False, condition: Data | None = None
+    ) -> tuple[Distribution, State]:
+        out, new = run("decoder", params, state, train, z, condition)
         return _distribution("the likelihood head returned", likelihood(out)), {**state, "decoder": new}
 
     @checks.after(check_z)
-    def prior_(params: Params, state: State, z: Tensor, train: bool = False) -> tuple[Distribution, State]:
-        p, new = run("prior", params, state, z, train)
+    def prior_(
+        params: Params, state: State, z: Tensor, train: bool = False, condition: Data | None = None
+    ) -> tuple[Distribution, State]:
+        p, new = run("prior", params, state, train, z, condition)
         return _distribution("the prior returned", p), {**state, "prior": new}
 
-    def run(name: str, params: Params, state: State, to: Tensor, train: bool) -> tuple[Any, State]:
-        apply = decode_samples if name == "decoder" and to.ndim == 3 else networks[name].apply
-        given = params[name], state[name], to
+    def run(name: str, params: Params, state: State, train: bool, to: Data, c: Data | None = None) -> tuple[Any, State]:
+        sampled = name == "decoder" and isinstance(to, Tensor) and to.ndim == 3
+        apply = decode_samples if sampled else networks[name].apply
+        inputs = (to, c) if conditional.get(name) else (to,)
         if torch.compiler.is_compiling():
-            return apply(*given, train=train)
+            return apply(params[name], state[name], *inputs, train=train)
         try:
-            return apply(*given, train=train)
+            return apply(params[name], state[name], *inputs, train=train)
         except (FuncvaeError, torch.OutOfMemoryError):
             raise
         except (RuntimeError, IndexError, ValueError) as error:  # torch raises these for a wrong input
-            what = f"{checks.describe(to)} on {to.device}"
+            what = " and ".join(f"{checks.describe(t)} on {t.device}" for t in tree.leaves(inputs))
             raise BadValue(f"the {name} cannot take {what}: {checks.one_line(str(error))}") from error
 
-    return VAE(init, encode, decode, prior_, latent, check, frozen)
+    return VAE(init, encode, decode, prior_, latent, check, frozen, modelled, condition)
 
 
 def log_prob(p: Distribution, z: Tensor) -> Tensor:
@@ -229,13 +272,22 @@ class LogWeight(NamedTuple):
         return self.log_p_x + self.log_p_z - self.log_q
 
 
+def joint(
+    model: VAE, params: Params, state: State, x: Data, z: Tensor, train: bool
+) -> tuple[Tensor, Distribution, State]:
+    """log p(x|z) [N, B] of z [N, B, Z], the prior p(z), and the new state."""
+    given = model.given(x)
+    p_x, state = model.decode(params, state, z, train, **given)
+    p_z, state = model.prior(params, state, z, train, **given)
+    return log_p_x_given_z(p_x, model.modelled(x)), p_z, state
+
+
 def log_weight(
-    model: VAE, params: Params, state: State, x: Tensor, q: Distribution, z: Tensor, train: bool
+    model: VAE, params: Params, state: State, x: Data, q: Distribution, z: Tensor, train: bool
 ) -> tuple[LogWeight, State]:
     """The log-weights of z [N, B, Z] from q(z|x), and the new state."""
-    p_x, state = model.decode(params, state, z, train)
-    p_z, state = model.prior(params, state, z, train)
-    return LogWeight(log_p_x_given_z(p_x, x), log_prob(p_z, z), log_prob(q, z)), state
+    log_p_x, p_z, state = joint(model, params, state, x, z, train)
+    return LogWeight(log_p_x, log_prob(p_z, z), log_prob(q, z)), state
 
 
 class Observe(Protocol):
@@ -244,19 +296,19 @@ class Observe(Protocol):
     A function that also takes `rows`, the indices [n] of a part of the batch, can return that part alone.
     """
 
-    def __call__(self, key: random.Key, x: Tensor) -> Tensor:
-        """The observation of x [B, ...], of the same length."""
+    def __call__(self, key: random.Key, x: Any) -> Any:
+        """The observation of data x [B, ...], of the same length."""
         ...
 
 
-def as_is(key: random.Key, x: Tensor, rows: Tensor | None = None) -> Tensor:
+def as_is(key: random.Key, x: Data, rows: Tensor | None = None) -> Data:
     """Returns the data unchanged: the default `observe`."""
     return x
 
 
-def as_floats(key: random.Key, x: Tensor, rows: Tensor | None = None) -> Tensor:
-    """Returns `from_bytes(x)`: an `observe` for images that are stored as bytes."""
-    return from_bytes(x)
+def as_floats(key: random.Key, x: Data, rows: Tensor | None = None) -> Data:
+    """Returns `from_bytes` of each tensor: an `observe` for images that are stored as bytes."""
+    return examples.each(from_bytes, x)
 
 
 def from_bytes(x: Tensor) -> Tensor:
@@ -281,9 +333,8 @@ def check_trained(model: VAE, params: Params, state: State) -> None:
 
 @checks.arguments
 def check_data(
-    model: VAE, params: Params, state: State, data: Annotated[Tensor, concrete], observe: Observe = as_is, *,
-    name: str = "data",
-) -> None:  # fmt: skip
+    model: VAE, params: Params, state: State, data: ConcreteData, observe: Observe = as_is, *, name: str = "data"
+) -> None:
     """Raises BadData unless the model can be trained on these data [n, ...]. Encodes and decodes a few of them.
 
     Raises BadValue if the latents of posterior and prior take different values, as with a Bernoulli posterior and a
@@ -295,49 +346,73 @@ def check_data(
 
 @checks.arguments
 def check_items(
-    model: VAE, params: Params, state: State, data: Annotated[Tensor, concrete], observe: Observe = as_is, *,
-    name: str = "data",
-) -> None:  # fmt: skip
+    model: VAE, params: Params, state: State, data: ConcreteData, observe: Observe = as_is, *, name: str = "data"
+) -> None:
     """`check_data` for a model with checked params and state."""
-    if data.is_complex():
-        raise BadData(f"{name} is {data.dtype}: the data must be real numbers")
-    if data.ndim == 0 or len(data) == 0:
+    if not examples.count(data):
         raise BadData(f"{name} is empty: it must be [n, ...] with n >= 1")
-    few, ranges = data[:2], {}
-    if data.is_floating_point():
-        finite = data.isfinite().flatten(1).all(1) if data.ndim > 1 else data.isfinite()
-        if not finite.all():
-            raise BadData(f"{name} has NaN or infinite values, first in item {int(finite.logical_not().nonzero()[0])}")
+    few, ranges = examples.head(data, 2), dict[str, Tensor]()
+    for part, x in examples.tensors(data).items():
+        of = f"{name}[{part!r}]" if part else name
+        if x.is_complex():
+            raise BadData(f"{of} is {x.dtype}: the data must be real numbers")
+        if x.is_floating_point():
+            finite = x.isfinite().flatten(1).all(1) if x.ndim > 1 else x.isfinite()
+            if not finite.all():
+                first = int(finite.logical_not().nonzero()[0])
+                raise BadData(f"{of} has NaN or infinite values, first in item {first}")
+    if isinstance(data, Tensor) and data.is_floating_point() and model.modelled is _whole:
         ranges[name] = data
-    elif data.numel():  # observe may decode whole numbers: only what it makes of them must be in the likelihood's range
-        items = data.reshape(len(data), -1)
-        few = torch.cat([few, data[[int(items.amin(1).long().argmin()), int(items.amax(1).long().argmax())]]])
+    elif isinstance(data, Tensor) and data.numel():
+        # observe may decode whole numbers: only what it makes of them must be in the likelihood's range
+        each = data.reshape(len(data), -1)
+        few = torch.cat([data[:2], data[[int(each.amin(1).long().argmin()), int(each.amax(1).long().argmax())]]])
     leaves = tree.leaves((params, state))  # a frozen model's parameters are in the state
     if not leaves:
         raise BadValue("params and state have no leaves: use those that init returns")
     key = random.key(CHECK_SEED, device=checks.concrete("a leaf of params", leaves[0]).device)
-    x = unchanged("observe", lambda x: observe(key, x), few.to(key.device))
-    if len(checks.tensor("the result of observe", x, "B ...")) != len(few):
-        raise BadValue(f"observe returned {len(x)} items for {len(few)}: it must keep their number")
+    x = unchanged("observe", lambda x: observe(key, x), examples.each(lambda t: t.to(key.device), few))
+    got, n = examples.count(examples.checked("the result of observe", x)), examples.count(few)
+    if got != n:
+        raise BadValue(f"observe returned {got} items for {n}: it must keep their number")
+    given, modelled = _parts_of(model, x)
+    if observe is as_is and model.modelled is not _whole:
+        ranges[name] = model.modelled(data)
     try:
         q, _ = model.encode(params, state, x)
         z = unchanged("sample of the posterior", q.sample, torch.ones_like(q.loc).unsqueeze(0))
-        p, _ = model.decode(params, state, z)
-        unchanged("log_prob of the likelihood", lambda x: log_p_x_given_z(p, x), x)
+        p, _ = model.decode(params, state, z, **given)
+        unchanged("log_prob of the likelihood", lambda x: log_p_x_given_z(p, x), modelled)
         if not isinstance(q, Delta):
             unchanged("log_prob of the posterior", q.log_prob, z)
-        prior, _ = model.prior(params, state, z)
+        prior, _ = model.prior(params, state, z, **given)
         unchanged("log_prob of the prior", prior.log_prob, z)
     except (RuntimeError, BadValue) as error:
+        shapes = examples.each(lambda part: list(part.shape[1:]), data)
         reason = checks.one_line(str(error).split("\n")[0])
-        reason += "; to train on bytes, set observe to model.as_floats" if x.dtype == torch.uint8 else ""
-        raise BadData(f"the model cannot take {name} with items of shape {list(data.shape[1:])}: {reason}") from None
+        reason += "; to train on bytes, set observe to model.as_floats" if modelled.dtype == torch.uint8 else ""
+        raise BadData(f"the model cannot take {name} with items of shape {shapes}: {reason}") from None
     check_prior(q, prior)
     low, high = getattr(p, "support", (-np.inf, np.inf))
-    for what, values in {**ranges, f"observed {name}": x}.items():
+    for what, values in {**ranges, f"observed {name}": modelled}.items():
         if values.numel() and (values.min() < low or values.max() > high):
-            got = f"{float(values.min()):g} to {float(values.max()):g}"
-            raise BadData(f"{what} ranges from {got}: a {type(p).__name__} likelihood requires [{low:g}, {high:g}]")
+            span = f"{float(values.min()):g} to {float(values.max()):g}"
+            raise BadData(f"{what} ranges from {span}: a {type(p).__name__} likelihood requires [{low:g}, {high:g}]")
+
+
+def _parts_of(model: VAE, x: Data) -> tuple[dict[str, Any], Tensor]:
+    """The condition and the modelled part of observed data; raises BadType or BadValue for other than those data."""
+    n = examples.count(x)
+    try:
+        given, modelled = model.given(x), model.modelled(x)
+    except FuncvaeError:
+        raise
+    except (KeyError, IndexError, TypeError) as error:
+        raise BadValue(f"modelled or condition cannot take the data: {checks.one_line(repr(error))}") from None
+    for what, part in {"modelled": modelled, **given}.items():
+        if examples.count(examples.checked(f"the result of {what}", part)) != n:
+            raise BadValue(f"{what} returned {examples.count(part)} items for {n} data: it must keep their number")
+    return given, checks.tensor("the result of modelled", modelled)
 
 
 def check_prior(q: Posterior, p: Distribution) -> None:
@@ -370,13 +445,13 @@ _PRIORS = {
 }
 
 
-def unchanged(name: str, f: Callable[..., T], *args: Tensor) -> T:
+def unchanged(name: str, f: Callable[..., T], *args: Data) -> T:
     """f of copies; raises BadValue if f changes its arguments in place, which would change the caller's tensors."""
     if torch.compiler.is_compiling():
         return f(*args)
     with torch.inference_mode(False):  # where tensors count their changes
-        copies = [x.clone() for x in args]
-    before = [copy._version for copy in copies]
+        copies = [examples.each(torch.clone, x) for x in args]
+    before = _versions(copies)
     error = BadValue(f"{name} changes its argument in place: write it without operators such as sub_ or +=")
     try:
         return f(*copies)
@@ -385,8 +460,12 @@ def unchanged(name: str, f: Callable[..., T], *args: Tensor) -> T:
             raise error from None
         raise
     finally:
-        if [copy._version for copy in copies] != before:
+        if _versions(copies) != before:
             raise error
+
+
+def _versions(copies: list[Data]) -> list[int]:
+    return [part._version for copy in copies for part in examples.tensors(copy).values()]
 
 
 CHECK_SEED = 2**63 + 2

@@ -5,6 +5,8 @@ params, state = net.init(key)
 out, state = net.apply(params, state, x, train=True)
 """
 
+import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
@@ -58,6 +60,7 @@ class Network(NamedTuple):
     apply: Apply
     check: Callable[..., None]  # raises BadType or BadValue for params or state that `apply` cannot take
     frozen: frozenset[str]  # the names in the state of the frozen parameters
+    inputs: int  # the number of inputs that the module takes
 
 
 @remembered
@@ -119,7 +122,7 @@ def network(factory: Callable[[], nn.Module]) -> Network:
         _check("params", params, shapes[0])
         _check("state", state, shapes[1])
         held = [*params.values(), *state.values()]
-        for value in inputs:
+        for value in tree.leaves(inputs):
             if isinstance(value, Tensor) and held:
                 checks.same_device(input=checks.tensor("an input", value), params=held[0])
 
@@ -136,7 +139,7 @@ def network(factory: Callable[[], nn.Module]) -> Network:
 
     def apply(params: Params, state: State, *inputs: Any, train: bool) -> tuple[Any, State]:
         if not torch.compiler.is_compiling() and not tried:
-            rows = tuple(x[:2] if isinstance(x, Tensor) and x.ndim else x for x in inputs)  # they take little memory
+            rows = tree.map(lambda x: x[:2] if isinstance(x, Tensor) and x.ndim else x, inputs)  # take little memory
             for mode in skeletons:
                 _check_forward(module, partial(run, inputs=rows, train=mode), params, state)
             tried.append(True)
@@ -154,7 +157,15 @@ def network(factory: Callable[[], nn.Module]) -> Network:
             out = functional_call(skeletons[train], tensors, inputs, tie_weights=False, strict=True)
         return out, {name: v if name in frozen else tensors[name] for name, v in state.items()}
 
-    return Network(init, apply, check, frozen)
+    return Network(init, apply, check, frozen, _inputs(module.forward))
+
+
+def _inputs(forward: Callable[..., Any]) -> int:
+    """The number of inputs that a function takes by position."""
+    kinds = [each.kind for each in inspect.signature(forward).parameters.values()]
+    several = inspect.Parameter.VAR_POSITIONAL in kinds
+    positional = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return sys.maxsize if several else sum(kind in positional for kind in kinds)
 
 
 class _PerKey(torch.autograd.Function):
@@ -243,7 +254,7 @@ def _copy_for(inputs: tuple[Any, ...], buffer: Tensor) -> Tensor:
 
     A zero made from the input is added to a float buffer, so that `vmap` batches the copy exactly when the input is.
     """
-    x = next((x for x in inputs if isinstance(x, Tensor)), buffer)
+    x = next((x for x in tree.leaves(inputs) if isinstance(x, Tensor)), buffer)
     return buffer + x.new_zeros((), dtype=buffer.dtype) if buffer.is_floating_point() else buffer.clone()
 
 
@@ -304,7 +315,7 @@ def _no_draws(inputs: tuple[Any, ...]) -> Iterator[None]:
     if torch.compiler.is_compiling():
         yield
         return
-    on_cuda = {x.device.index for x in inputs if isinstance(x, Tensor) and x.is_cuda}
+    on_cuda = {x.device.index for x in tree.leaves(inputs) if isinstance(x, Tensor) and x.is_cuda}
     generators = [torch.default_generator, *(torch.cuda.default_generators[i] for i in on_cuda)]
     before = [generator.get_state() for generator in generators]
     message, drawn = f"the module draws random numbers in forward: {_NO_KEYS}", False

@@ -229,7 +229,7 @@ def _with_original(checked: Any, original: Any) -> Any:
 
 def fields(value: Any) -> None:
     """Checks the fields of a frozen dataclass against their annotations, and converts numbers to Python numbers."""
-    checks = _checks_of_class(type(value))  # type: ignore[arg-type]
+    checks = checks_of_class(type(value))  # type: ignore[arg-type]
     for field in dataclass_fields(value):
         object.__setattr__(value, field.name, _checked(checks, field.name, getattr(value, field.name)))
 
@@ -242,7 +242,7 @@ def _checks_of(annotated: Any) -> dict[str, Check]:
     return {name: check for name, check in found.items() if check is not None}
 
 
-_checks_of_class = cache(_checks_of)
+checks_of_class = cache(_checks_of)
 
 
 def _checked(checks: dict[str, Check], name: str, value: Any) -> Any:

@@ -8,6 +8,7 @@ import tyro
 from torch import Tensor
 
 from funcvae import runs, tree
+from funcvae._support import examples
 from funcvae._support.tables import table
 from funcvae.cli.options import DataOptions, Flat, RunPath
 from funcvae.errors import BadValue
@@ -71,7 +72,8 @@ def replay(
 
 def _describe(found: Replay) -> str:
     """The metrics of a replay, and for each array its norm, its range, and its number of non-finite values."""
-    arrays = {"x": found.x, "eps": found.eps, "log_w": found.log_w, "bound": found.bound}
+    arrays = {f"x {name}".strip(): x for name, x in examples.tensors(found.x).items()}
+    arrays |= {"eps": found.eps, "log_w": found.log_w, "bound": found.bound}
     arrays |= {f"grads/{name}": leaf for name, leaf in tree.named_leaves(found.grads).items()}
     after = tree.named_leaves(found.after.params).items()
     arrays |= {f"after/{name}": leaf for name, leaf in after if not leaf.isfinite().all()}

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from funcvae import random, tree
-from funcvae._support import checks
+from funcvae._support import checks, examples
+from funcvae._support.examples import Data
 from funcvae.compilation import Wrap
 from funcvae.distributed import reduction
 from funcvae.distributed.collectives import SINGLE, Processes, split_evenly
@@ -57,16 +58,14 @@ class Batch(NamedTuple):
 
     keys: Tensor
     """[2, 2]: the key of the noise and the key for `observe`."""
-    data: Tensor
-    """[n, ...]: all training data."""
-    rows: Tensor
-    """int64 [B]: the rows of this step."""
+    x: Data
+    """[B, ...]: the data."""
 
 
 class StepDetails(NamedTuple):
     """The inputs of a step's gradient, and the estimate."""
 
-    x: Tensor
+    x: Data
     """[B, ...]: the observed data, which the model gets."""
     eps: Tensor
     """[N, B, Z]: the noise."""
@@ -100,23 +99,23 @@ def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
     if chunked:  # a loop over chunks, which the compiler would unroll: compile its parts instead
         estimator, draw = in_chunks(estimator, chunk, wrap), wrap(draw)
 
-    def estimated(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, size: int) -> StepDetails:
+    def estimated(params: Params, state: State, keys: Tensor, x: Data, at: Tensor, size: int) -> StepDetails:
         noise_key, observe_key = keys
-        x = observe_rows(observe_key, x, rows=at) if observe_rows else observe(observe_key, x).index_select(0, at)
+        x = observe_rows(observe_key, x, rows=at) if observe_rows else examples.take(observe(observe_key, x), at)
         eps = draw_noise(draw, noise_key, samples, size, model, params, x, rows=at)
         return StepDetails(x, eps, estimator.estimate(model, params, state, x, eps, True))
 
-    def share(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, size: int) -> Tensor:
+    def share(params: Params, state: State, keys: Tensor, x: Data, at: Tensor, size: int) -> Tensor:
         out, weight = estimated(params, state, keys, x, at, size).estimate, len(at) / size
         grads, bound = scale_tree((out.grads, out.bound.mean()), weight)
         return pack(grads, bound, share_of_state(model, out.state, state, weight))
 
     share_of = share if chunked else wrap(share)
 
-    def inputs(batch: Batch, piece: range) -> tuple[Tensor, Tensor, Tensor, int]:
-        keys, data, rows = batch
-        x = data.index_select(0, rows[piece.start : piece.stop] if observe_rows else rows)
-        return keys, x, torch.arange(piece.start, piece.stop, device=data.device), len(rows)
+    def inputs(batch: Batch, piece: range) -> tuple[Tensor, Data, Tensor, int]:
+        keys, x = batch
+        at = torch.arange(piece.start, piece.stop, device=examples.device(x))
+        return keys, examples.take(x, at) if observe_rows else x, at, examples.count(x)
 
     def shares(params: Params, state: State, batch: Batch, *_: Any) -> Callable[[range], Tensor]:
         return lambda piece: share_of(params, state, *inputs(batch, piece))
@@ -125,14 +124,14 @@ def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
         found = [estimated(params, state, *inputs(batch, piece)) for piece in pieces]
         total: Any = None
         for piece, (_, _, out) in zip(pieces, found, strict=True):
-            weight = len(piece) / len(batch.rows)
+            weight = len(piece) / examples.count(batch.x)
             new = share_of_state(model, out.state, state, weight)
             total = add_trees(total, (scale_tree(out.grads, weight), new))
         grads, new = total
         xs, noises, outs = zip(*found, strict=True)
         bound, log_w = torch.cat([out.bound for out in outs]), torch.cat([out.log_w for out in outs], 1)
         estimate = Estimate(grads, bound, log_w, state_of_shares(new, state))
-        return StepDetails(torch.cat(xs), torch.cat(noises, 1), estimate)
+        return StepDetails(examples.joined(xs), torch.cat(noises, 1), estimate)
 
     return ShardedGradient(lambda size: size, shares, details)
 
@@ -145,20 +144,20 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
     model, estimator, samples, chunk, observe, noise = settings
     draw, parts = in_parts(noise), estimator.parts
 
-    def inputs(params: Params, keys: Tensor, x: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    def inputs(params: Params, keys: Tensor, x: Data, at: Tensor) -> tuple[Data, Tensor]:
         noise_key, observe_key = keys
         x = observe(observe_key, x)
-        return x, draw_noise(draw, noise_key, samples, len(x), model, params, x, samples=at)
+        return x, draw_noise(draw, noise_key, samples, examples.count(x), model, params, x, samples=at)
 
-    def log_weights(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor) -> Tensor:
+    def log_weights(params: Params, state: State, keys: Tensor, x: Data, at: Tensor) -> Tensor:
         assert parts.log_w is not None
         return parts.log_w(model, params, state, *inputs(params, keys, x, at), True)
 
-    def share(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, bound: Tensor, *w: Tensor) -> Tensor:
+    def share(params: Params, state: State, keys: Tensor, x: Data, at: Tensor, bound: Tensor, *w: Tensor) -> Tensor:
         out = parts.share(model, params, state, *inputs(params, keys, x, at), True, samples, *w)
         return pack(out.grads, (out.bound + bound).mean(), out.state)
 
-    def seen(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor) -> Seen:
+    def seen(params: Params, state: State, keys: Tensor, x: Data, at: Tensor) -> Seen:
         assert parts.see is not None
         return parts.see(model, params, state, *inputs(params, keys, x, at), True)
 
@@ -175,28 +174,29 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
         return [at for p in pieces for at in torch.arange(p.start, p.stop, device=device).split(chunk)]
 
     def weights(
-        params: Params, state: State, keys: Tensor, x: Tensor, pieces: list[range], processes: Processes
+        params: Params, state: State, keys: Tensor, x: Data, pieces: list[range], processes: Processes
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """The weights [M, B, ...] of all samples, if the shares take any, and the bound [B] to add to their bounds."""
+        device = examples.device(x)
         if weigh is None:
-            return (), x.new_zeros(len(x))
+            return (), torch.zeros(examples.count(x), dtype=noise_dtype(params), device=device)
         of_each = [pieces[own.start : own.stop] for own in _split_evenly(len(pieces), processes.size)]
         sizes = [sum(map(len, own)) for own in of_each]
-        log_w = torch.cat([log_w_of(params, state, keys, x, at) for at in chunks(of_each[processes.rank], x.device)])
+        log_w = torch.cat([log_w_of(params, state, keys, x, at) for at in chunks(of_each[processes.rank], device)])
         m = len(log_w) // sizes[processes.rank]
         gathered = processes.all_gather_rows(log_w, [m * size for size in sizes])
-        return weigh(gathered, *([see(params, state, keys, x, torch.arange(samples, device=x.device))] if see else []))
+        return weigh(gathered, *([see(params, state, keys, x, torch.arange(samples, device=device))] if see else []))
 
     def shares(
         params: Params, state: State, batch: Batch, pieces: list[range], processes: Processes
     ) -> Callable[[range], Tensor]:
-        keys, x = batch.keys, batch.data.index_select(0, batch.rows)
+        keys, x = batch
         w, bound = weights(params, state, keys, x, pieces, processes)
         zero = torch.zeros_like(bound)
 
         def summed(piece: range) -> Tensor:
             total: Any = None
-            for i, at in enumerate(chunks([piece], x.device)):
+            for i, at in enumerate(chunks([piece], examples.device(x))):
                 once = bound if piece.start + i == 0 else zero  # the bound of all samples counts once
                 own = [points_at(each, at) for each in w]
                 total = add_trees(total, share_of(params, state, keys, x, at, once, *own))
@@ -205,11 +205,11 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
         return summed
 
     def details(params: Params, state: State, batch: Batch, pieces: list[range]) -> StepDetails:
-        x = batch.data.index_select(0, batch.rows)
+        x = batch.x
         w, bound = weights(params, state, batch.keys, x, pieces, SINGLE)
         total: Any = None
         eps, log_w = [], []
-        for at in chunks(pieces, x.device):
+        for at in chunks(pieces, examples.device(x)):
             observed, drawn = inputs(params, batch.keys, x, at)
             own = [points_at(each, at) for each in w]
             out = parts.share(model, params, state, observed, drawn, True, samples, *own)
@@ -224,7 +224,7 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
 
 
 def draw_noise(
-    scheme: Noise, key: random.Key, n: int, size: int, model: VAE, params: Params, x: Tensor, **part: Tensor
+    scheme: Noise, key: random.Key, n: int, size: int, model: VAE, params: Params, x: Data, **part: Tensor
 ) -> Tensor:
     """The noise [n, B, Z] of a step for observed data x [B, ...], in the dtype of the parameters.
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from funcvae._support import checks
 from funcvae._support.checks import Count
+from funcvae._support.examples import Data
 from funcvae._support.pickling import remembered
 from funcvae.compilation import Wrap, unchanged
 from funcvae.estimators.engine import add_trees, state_of_shares
@@ -41,7 +42,7 @@ def in_chunks(estimator: Estimator, chunk: Count, wrap: Wrap = unchanged) -> Est
     at_draws = None if parts.at_draws is None else wrap(parts.at_draws)
     bound_of = None if parts.bound is None else wrap(parts.bound)
 
-    def weighed(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Any:
+    def weighed(model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool) -> Any:
         """The weights [M, B, ...], if they depend on all samples, and the bound that they add."""
         if log_w_of is None or parts.weigh is None:
             return (), None
@@ -49,7 +50,7 @@ def in_chunks(estimator: Estimator, chunk: Count, wrap: Wrap = unchanged) -> Est
         return parts.weigh(log_w, *([parts.see(model, params, state, x, eps, train)] if parts.see else []))
 
     @torch.no_grad()
-    def estimate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:
+    def estimate(model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool) -> Estimate:
         w, bound = weighed(model, params, state, x, eps, train)
         total, log_w = None, []
         points_of_chunk = [each.split(chunk * (len(each) // len(eps))) for each in w]
@@ -62,7 +63,7 @@ def in_chunks(estimator: Estimator, chunk: Count, wrap: Wrap = unchanged) -> Est
         bound = more if bound is None else bound + more
         return Estimate(grads, bound, torch.cat(log_w), state_of_shares(shares, state))
 
-    def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
+    def evaluate(model: VAE, params: Params, state: State, x: Data, eps: Tensor) -> Tensor:
         if at_draws is not None and parts.of_draws is not None:
             f = torch.cat([at_draws(model, params, state, x, part) for part in eps.split(chunk)])
             return parts.of_draws(f, model, params, state, x, len(eps))

@@ -9,10 +9,11 @@ from torch import Tensor
 from funcvae import bounds
 from funcvae._support import checks
 from funcvae._support.autograd import vjp
+from funcvae._support.examples import Data
 from funcvae.distributions import Delta, kl
 from funcvae.estimators.engine import scale_tree, share_of_state
 from funcvae.estimators.types import Claims, Estimate, Estimator, Parts
-from funcvae.model import VAE, log_p_x_given_z, log_prob
+from funcvae.model import VAE, joint, log_prob
 from funcvae.modules import Params, State
 
 __all__ = ["analytic_kl"]
@@ -21,16 +22,14 @@ __all__ = ["analytic_kl"]
 def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
     """The total derivative of mean_k log p(x|z_k) - beta KL(q(z|x) ‖ p(z))."""
 
-    def forward(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> tuple[Any, ...]:
+    def forward(model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool) -> tuple[Any, ...]:
         q, state = model.encode(params, state, x, train)
         z = q.sample(eps)
-        p_x, state = model.decode(params, state, z, train)
-        p_z, state = model.prior(params, state, z, train)
-        log_p_x = log_p_x_given_z(p_x, x)
+        log_p_x, p_z, state = joint(model, params, state, x, z, train)
         kl_q_p = reduce(kl(q, p_z), "... b z -> ... b", "sum")
         return log_p_x - beta * kl_q_p, log_p_x, q, p_z, z, state
 
-    def estimate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:
+    def estimate(model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool) -> Estimate:
         def loss(params: Params) -> Any:
             each, *rest = forward(model, params, state, x, eps, train)
             return -reduce(each, "n b -> b", "mean").mean(), (_elbo(each), *rest)
@@ -40,18 +39,18 @@ def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
         log_w = log_p_x if isinstance(q, Delta) else log_p_x + log_prob(p_z, z) - log_prob(q, z)
         return Estimate(grads, bound, log_w, new_state)
 
-    def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
+    def evaluate(model: VAE, params: Params, state: State, x: Data, eps: Tensor) -> Tensor:
         return _elbo(forward(model, params, state, x, eps, False)[0])
 
     def share(
-        model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, samples: int, *w: Tensor
+        model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool, samples: int, *w: Tensor
     ) -> Estimate:
         out = estimate(model, params, state, x, eps, train)
         weight = len(eps) / samples
         grads, bound = scale_tree((out.grads, out.bound), weight)
         return Estimate(grads, bound, out.log_w, share_of_state(model, out.state, state, weight))
 
-    def bound(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, samples: int) -> Tensor:
+    def bound(model: VAE, params: Params, state: State, x: Data, eps: Tensor, samples: int) -> Tensor:
         return evaluate(model, params, state, x, eps) * (len(eps) / samples)
 
     return Estimator(name, claims, None, estimate, evaluate, _parts=Parts(share, bound=bound))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from funcvae import tree
 from funcvae._support import checks
+from funcvae._support.examples import Data
 from funcvae.estimators.engine import forward
 from funcvae.estimators.types import (
     MODEL,
@@ -26,7 +27,7 @@ __all__ = ["Loss", "surrogate", "together"]
 
 
 def _check_together(
-    estimators: Sequence[GradientEstimator], model: VAE, params: Params, state: State, x: Tensor, eps: Tensor,
+    estimators: Sequence[GradientEstimator], model: VAE, params: Params, state: State, x: Data, eps: Tensor,
     *, train: bool,
 ) -> None:  # fmt: skip
     check_arguments(model, params, state, x, eps, train=train)
@@ -36,7 +37,7 @@ def _check_together(
 
 @checks.after(_check_together)
 def together(
-    estimators: Sequence[GradientEstimator], model: VAE, params: Params, state: State, x: Tensor, eps: Tensor,
+    estimators: Sequence[GradientEstimator], model: VAE, params: Params, state: State, x: Data, eps: Tensor,
     *, train: bool,
 ) -> list[Estimate]:  # fmt: skip
     """Calls several estimators on the same noise, with one forward pass for all that can share it.
@@ -61,7 +62,7 @@ def together(
 
 
 def _estimate(
-    estimator: GradientEstimator, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool
+    estimator: GradientEstimator, model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool
 ) -> Estimate:
     if isinstance(estimator, Estimator):
         return estimator.estimate(model, params, state, x, eps, train)
@@ -73,7 +74,7 @@ def _estimate(
 class Loss(Protocol):
     """A scalar loss of an estimator's arguments."""
 
-    def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Tensor:
+    def __call__(self, model: VAE, params: Params, state: State, x: Data, eps: Tensor, *, train: bool) -> Tensor:
         """The loss: minus the batch mean of the target bound, in nats."""
         ...
 
@@ -88,7 +89,7 @@ def surrogate(estimator: GradientEstimator) -> Loss:
     check_estimator("estimator", estimator)
 
     @checks.after(check_arguments)
-    def loss(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Tensor:
+    def loss(model: VAE, params: Params, state: State, x: Data, eps: Tensor, *, train: bool) -> Tensor:
         here = tree.map(torch.Tensor.detach, params)
         model = with_posterior_of(model.unchecked(), estimator)
         out = unchanged(MODEL, lambda x, eps: _estimate(estimator, model, here, state, x, eps, train), x, eps)

@@ -28,6 +28,7 @@ from torch import Tensor
 from funcvae import bounds, tree
 from funcvae._support import checks
 from funcvae._support.autograd import Pull, vjp
+from funcvae._support.examples import Data
 from funcvae._support.pickling import remembered
 from funcvae.distributions import Distribution, Posterior
 from funcvae.errors import BadType, BadValue
@@ -185,7 +186,7 @@ def _estimator(
             raise BadValue(f"the bound has shape {list(values[0].shape)}: it must be [B], here [{f.shape[1]}]")
         return values[0] if len(values) == 1 else torch.stack(values).mean(0)
 
-    def drawn(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, share: float = 1) -> Draw:
+    def drawn(model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool, share: float = 1) -> Draw:
         return _draw(model, params, state, x, eps, train, target, share)
 
     def pulled(draw: Draw, weigh: Weigh) -> Pulled:
@@ -197,38 +198,38 @@ def _estimator(
         value = value if passed.closed is None else value + passed.closed.value
         return Estimate(grads, value, _first(passed.log_w, n), passed.state)
 
-    def estimate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:
+    def estimate(model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool) -> Estimate:
         return finished(*pulled(drawn(model, params, state, x, eps, train), weigh))
 
     def from_pass(passed: Pass, *, retain_graph: bool) -> Estimate:
         return finished(*_pull_once(passed, weigh, retain_graph=retain_graph))
 
-    def see(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Seen:
+    def see(model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool) -> Seen:
         q, _ = model.encode(params, state, x, train)
         return Seen(q, points.at(q, eps), eps)
 
-    def terms(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Tensor:
+    def terms(model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool) -> Tensor:
         q, state = model.encode(params, state, x, train)
         return target.pulled(log_weight(model, params, state, x, q, points.at(q, eps), train)[0])
 
-    def at_draws(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
+    def at_draws(model: VAE, params: Params, state: State, x: Data, eps: Tensor) -> Tensor:
         q, state = model.encode(params, state, x)
         z = points.at(q, eps)
         z = z if len(z) == len(eps) else _draws(z, len(eps), points).flatten(0, 1)
         return target.pulled(log_weight(model, params, state, x, q, z, False)[0])
 
-    def of_draws(f: Tensor, model: VAE, params: Params, state: State, x: Tensor, n: int) -> Tensor:
+    def of_draws(f: Tensor, model: VAE, params: Params, state: State, x: Data, n: int) -> Tensor:
         value = bound_of(f, n)
         if target.closed is None:
             return value
         q, state = model.encode(params, state, x)
-        return value + target.closed_form(q, model.prior(params, state, q.loc)[0])
+        return value + target.closed_form(q, model.prior(params, state, q.loc, **model.given(x))[0])
 
-    def evaluate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
+    def evaluate(model: VAE, params: Params, state: State, x: Data, eps: Tensor) -> Tensor:
         return of_draws(at_draws(model, params, state, x, eps), model, params, state, x, len(eps))
 
     def share(
-        model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, samples: int, *w: Tensor
+        model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool, samples: int, *w: Tensor
     ) -> Estimate:
         part = len(eps) / samples
         grads, passed = pulled(drawn(model, params, state, x, eps, train, part), lambda f, seen: Weights(*w))
@@ -273,14 +274,14 @@ Pulled = tuple[Params, Pass]
 
 
 def forward(
-    model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, points: Points = SAMPLES
+    model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool, points: Points = SAMPLES
 ) -> Pass:
     """The forward pass, which several estimators can share."""
     return _weigh(_draw(model, params, state, x, eps, train, _Target(points, bounds.elbo), 1))
 
 
 def _draw(
-    model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, target: _Target, share: float
+    model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool, target: _Target, share: float
 ) -> Draw:
     def draw(phi: Params) -> Any:  # the compiler cannot evaluate a more precise annotation
         q, new = model.encode({**params, "encoder": phi}, state, x, train)
@@ -293,7 +294,7 @@ def _draw(
         return pulled, (pulled if target.pulls is log_w else terms.log_w, new)
 
     (_, log_q, _), pull, (q, z, encoded) = vjp(draw, params["encoder"], has_aux=True)
-    closed = None if target.closed is None else _closed(target, model, params, encoded, q, train, share)
+    closed = None if target.closed is None else _closed(target, model, params, encoded, x, q, train, share)
 
     def pull_draw(cotangent: Any, retain_graph: bool = True) -> Any:  # see draw
         z_grads, score = cotangent
@@ -309,11 +310,13 @@ def _draw(
     return Draw(Seen(q, z, eps), pull_draw, theta, weigh, closed)
 
 
-def _closed(target: _Target, model: VAE, params: Params, state: State, q: Any, train: bool, share: float) -> Closed:
+def _closed(
+    target: _Target, model: VAE, params: Params, state: State, x: Data, q: Any, train: bool, share: float
+) -> Closed:
     """The closed-form term [B] of the bound, and its gradients to descend, times a share."""
 
     def value_of(q: Any, prior: Params) -> Any:
-        p, _ = model.prior({**params, "prior": prior}, state, q.loc, train)
+        p, _ = model.prior({**params, "prior": prior}, state, q.loc, train, **model.given(x))
         return target.closed_form(q, p)
 
     value, pull = vjp(value_of, q, params["prior"])

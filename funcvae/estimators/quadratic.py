@@ -9,13 +9,14 @@ from funcvae import tree
 from funcvae._support import checks
 from funcvae._support.autograd import vjp
 from funcvae._support.checks import Finite
+from funcvae._support.examples import Data
 from funcvae._support.pickling import remembered
 from funcvae.distributions import FullNormal, Normal
 from funcvae.errors import BadValue
 from funcvae.estimators.engine import add_trees
 from funcvae.estimators.table import elbo_mc
 from funcvae.estimators.types import Claims, Estimate, Estimator, spell
-from funcvae.model import VAE, log_p_x_given_z, log_prob
+from funcvae.model import VAE, joint, log_prob
 from funcvae.modules import Params, State
 
 __all__ = ["quadratic_cv"]
@@ -41,7 +42,7 @@ def quadratic_cv(gamma: Finite) -> Estimator:
     """
     base = elbo_mc()
 
-    def control(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Params:
+    def control(model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool) -> Params:
         """The gradient of mean_k b(z_k) - E_q b in the encoder's parameters."""
 
         def mean(phi: Params) -> Any:
@@ -76,7 +77,7 @@ def quadratic_cv(gamma: Finite) -> Estimator:
         return controlled(base.estimate(*args), 1, *args)
 
     def share(
-        model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, samples: int, *w: Tensor
+        model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool, samples: int, *w: Tensor
     ) -> Estimate:
         args = (model, params, state, x, eps, train)
         return controlled(base.parts.share(*args, samples, *w), len(eps) / samples, *args)
@@ -87,13 +88,12 @@ def quadratic_cv(gamma: Finite) -> Estimator:
     )
 
 
-def _derivatives(model: VAE, params: Params, state: State, x: Tensor, z: Tensor, train: bool) -> tuple[Tensor, Tensor]:
+def _derivatives(model: VAE, params: Params, state: State, x: Data, z: Tensor, train: bool) -> tuple[Tensor, Tensor]:
     """Gradient [B, Z] and Hessians [Z, B, Z] of log p(x, z) at z [B, Z]; examples must not depend on one another."""
 
     def log_joint(z: Tensor) -> Tensor:
-        p_x, new = model.decode(params, state, z, train)
-        p_z, _ = model.prior(params, new, z, train)
-        return (log_p_x_given_z(p_x, x) + log_prob(p_z, z)).sum()
+        log_p_x, p_z, _ = joint(model, params, state, x, z, train)
+        return (log_p_x + log_prob(p_z, z)).sum()
 
     each_axis = _each_axis(z)
     gradients, pull = vjp(torch.func.grad(log_joint), z.expand_as(each_axis))

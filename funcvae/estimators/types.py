@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from funcvae._support import checks
+from funcvae._support import checks, examples
 from funcvae._support.autograd import Pull
 from funcvae._support.checks import Count, Floats
+from funcvae._support.examples import Data
 from funcvae._support.pickling import by_call
 from funcvae.distributions import Distribution, Posterior
 from funcvae.errors import BadType, BadValue
@@ -145,7 +146,7 @@ class Estimate(NamedTuple):
 class GradientEstimator(Protocol):
     """An `Estimator`, or any function of the same arguments that returns an `Estimate`."""
 
-    def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Estimate:
+    def __call__(self, model: VAE, params: Params, state: State, x: Data, eps: Tensor, *, train: bool) -> Estimate:
         """The estimate for x [B, ...] from noise eps [N, B, Z]."""
         ...
 
@@ -154,7 +155,7 @@ class Share(Protocol):
     """The contribution of n of the N samples to gradient, bound and state; its `state` is a `StateShare`."""
 
     def __call__(
-        self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool, samples: int, *w: Tensor
+        self, model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool, samples: int, *w: Tensor
     ) -> Estimate:
         """The share of eps [n, B, Z]; `samples` is N, and each w [m·n, B, ...] holds weights of their points."""
         ...
@@ -163,7 +164,7 @@ class Share(Protocol):
 class PartialLogWeights(Protocol):
     """What is pulled back, usually the log-weights, of some samples."""
 
-    def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Tensor:
+    def __call__(self, model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool) -> Tensor:
         """The log-weights [m·n, B] of eps [n, B, Z]."""
         ...
 
@@ -171,7 +172,7 @@ class PartialLogWeights(Protocol):
 class PartialBound(Protocol):
     """The contribution of some samples to the bound, in evaluation mode."""
 
-    def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, samples: int) -> Tensor:
+    def __call__(self, model: VAE, params: Params, state: State, x: Data, eps: Tensor, samples: int) -> Tensor:
         """The contribution [B] of eps [n, B, Z]; `samples` is N."""
         ...
 
@@ -185,11 +186,11 @@ class Parts(NamedTuple):
     weigh: Callable[..., tuple[Weights, Tensor]] | None = None
     """Maps log w [M, B] of all points, and what `see` returns, to the weights and the bound [B] to add to the bounds of
     the shares."""
-    see: Callable[[VAE, Params, State, Tensor, Tensor, bool], Seen] | None = None
+    see: Callable[[VAE, Params, State, Data, Tensor, bool], Seen] | None = None
     """What the weights depend on besides the log-weights, if anything, from the noise of all samples."""
-    at_draws: Callable[[VAE, Params, State, Tensor, Tensor], Tensor] | None = None
+    at_draws: Callable[[VAE, Params, State, Data, Tensor], Tensor] | None = None
     """What is pulled back [d·n, B] at the draws from q of eps [n, B, Z], in evaluation mode; None without `weigh`."""
-    of_draws: Callable[[Tensor, VAE, Params, State, Tensor, int], Tensor] | None = None
+    of_draws: Callable[[Tensor, VAE, Params, State, Data, int], Tensor] | None = None
     """The bound [B] from all of it [d·N, B], (model, params, state, x) and N."""
     bound: PartialBound | None = None
     """The bound, if there is no `weigh`."""
@@ -236,9 +237,9 @@ class Estimator:
     claims: Claims
     weights: Callable[[Tensor], Weights] | None
     """Maps log-weights [N, B] to weights; None unless they determine the weights and the estimator is `weighted`."""
-    estimate: Callable[[VAE, Params, State, Tensor, Tensor, bool], Estimate]
+    estimate: Callable[[VAE, Params, State, Data, Tensor, bool], Estimate]
     """The estimate of (model, params, state, x, eps, train), without checks."""
-    evaluate: Callable[[VAE, Params, State, Tensor, Tensor], Tensor]
+    evaluate: Callable[[VAE, Params, State, Data, Tensor], Tensor]
     """The target bound [B] of (model, params, state, x, eps), without checks."""
     points: Points = SAMPLES
     """Where the model is evaluated."""
@@ -246,7 +247,7 @@ class Estimator:
     """The estimate of a forward pass at these points; None for estimators that need more than a `Pass` holds."""
     _parts: Parts | None = None
 
-    def __call__(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, *, train: bool) -> Estimate:
+    def __call__(self, model: VAE, params: Params, state: State, x: Data, eps: Tensor, *, train: bool) -> Estimate:
         """The estimate for x [B, ...] from noise eps [N, B, Z]."""
         if torch.compiler.is_compiling():
             return self.estimate(model, params, state, x, eps, train)
@@ -254,7 +255,7 @@ class Estimator:
         model = with_posterior_of(model.unchecked(), self)
         return unchanged(MODEL, lambda x, eps: self.estimate(model, params, state, x, eps, train), x, eps)
 
-    def bound(self, model: VAE, params: Params, state: State, x: Tensor, eps: Tensor) -> Tensor:
+    def bound(self, model: VAE, params: Params, state: State, x: Data, eps: Tensor) -> Tensor:
         """The value of the target bound [B] in nats, in evaluation mode, at half the cost of a call."""
         if torch.compiler.is_compiling():
             return self.evaluate(model, params, state, x, eps)
@@ -348,15 +349,17 @@ def with_posterior_of(model: VAE, *estimators: GradientEstimator) -> VAE:
     refused if its latents take other values."""
     drawn: list[Posterior] = []
 
-    def encode(params: Params, state: State, x: Tensor, train: bool = False) -> tuple[Posterior, State]:
+    def encode(params: Params, state: State, x: Data, train: bool = False) -> tuple[Posterior, State]:
         q, state = model.encode(params, state, x, train)
         for estimator in estimators:
             check_posterior(estimator, q, lambda q: getattr(q, "reparameterised", not hasattr(q, "values")))
         drawn[:] = [q]
         return q, state
 
-    def prior(params: Params, state: State, z: Tensor, train: bool = False) -> tuple[Distribution, State]:
-        p, state = model.prior(params, state, z, train)
+    def prior(
+        params: Params, state: State, z: Tensor, train: bool = False, condition: Data | None = None
+    ) -> tuple[Distribution, State]:
+        p, state = model.prior(params, state, z, train, *(() if condition is None else (condition,)))
         if drawn and not torch.compiler.is_compiling():
             check_prior(drawn[0], p)
         return p, state
@@ -364,21 +367,19 @@ def with_posterior_of(model: VAE, *estimators: GradientEstimator) -> VAE:
     return model._replace(encode=encode, prior=prior)
 
 
-def check_noise(model: VAE, params: Params, x: Tensor, eps: Tensor, samples: int | None = None) -> None:
+def check_noise(model: VAE, params: Params, x: Data, eps: Tensor, samples: int | None = None) -> None:
     """Raises unless eps is [N, B, Z] and of the dtype of the parameters; others might broadcast or be promoted."""
     shape = checks.floats("eps", eps).shape
-    if len(shape) != 3 or shape != (samples or len(eps), len(x), model.latent) or eps.numel() == 0:
-        want = f"[{samples or 'N'}, {len(x)}, {model.latent}]" + ", with N >= 1" * (samples is None)
+    if len(shape) != 3 or shape != (samples or len(eps), examples.count(x), model.latent) or eps.numel() == 0:
+        want = f"[{samples or 'N'}, {examples.count(x)}, {model.latent}]" + ", with N >= 1" * (samples is None)
         raise BadValue(f"eps has shape {list(shape)}: it must be {want}")
     if eps.dtype != (dtype := noise_dtype(params)):
         raise BadValue(f"eps is {eps.dtype} and the parameters are {dtype}: draw eps with dtype={dtype}")
 
 
 @checks.arguments
-def check_arguments(
-    model: VAE, params: Params, state: State, x: Annotated[Tensor, "B ..."], eps: Floats, *, train: bool = False
-) -> None:
+def check_arguments(model: VAE, params: Params, state: State, x: Data, eps: Floats, *, train: bool = False) -> None:
     """Raises BadType or BadValue unless an estimator can be called with these."""
     checks.unchecked(check_trained)(model, params, state)
     check_noise(model, params, x, eps)
-    checks.same_device(eps=eps, x=x)
+    examples.same_device(x, eps=eps)

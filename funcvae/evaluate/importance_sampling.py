@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from funcvae import compilation, noise, random
-from funcvae._support import checks
+from funcvae._support import checks, examples
 from funcvae._support.checks import Count
+from funcvae._support.examples import Data
 from funcvae.distributions import Delta, Posterior, SignedNormal
 from funcvae.errors import BadType
 from funcvae.evaluate import weights
@@ -31,7 +32,7 @@ def log_likelihood(
     model: VAE,
     params: Params,
     state: State,
-    x: Tensor,
+    x: Data,
     key: random.Key,
     *,
     samples: int = 5000,
@@ -61,7 +62,7 @@ def bound_ladder(
     model: VAE,
     params: Params,
     state: State,
-    x: Tensor,
+    x: Data,
     key: random.Key,
     *,
     samples: Sequence[int] = (1, 10, 100, 1000, 5000),
@@ -81,7 +82,7 @@ def log_weights(
     model: VAE,
     params: Params,
     state: State,
-    x: Tensor,
+    x: Data,
     key: random.Key,
     *,
     samples: Count,
@@ -108,28 +109,28 @@ def log_weights(
         NonFinite: a log-weight is NaN or +inf, or all log-weights of a datum are -inf; the message names the datum.
     """
     check_data(model, params, state, x)
-    checks.same_device(key=key, x=x)
-    model = model.unchecked()
-    weights.check_items(items, len(x))
-    checks.fits("samples", (samples, len(x)), 8)
+    examples.same_device(x, key=key)
+    model, n, device = model.unchecked(), examples.count(x), examples.device(x)
+    weights.check_items(items, n)
+    checks.fits("samples", (samples, n), 8)
     dtype = noise_dtype(params)
-    checks.fits("chunk", (min(chunk, samples), len(x), model.latent), dtype.itemsize)
+    checks.fits("chunk", (min(chunk, samples), n, model.latent), dtype.itemsize)
     compilation.keep_freed()
     chunk = min(chunk, samples)
-    rows = min(len(x), max(1, _ROWS // chunk))  # few enough to stay in the processor's cache
-    parts = x.split(rows)
+    rows = min(n, max(1, _ROWS // chunk))  # few enough to stay in the processor's cache
+    parts = list(examples.split(x, rows))
     posteriors = [model.encode(params, state, part)[0] for part in parts]
     _check_density(model, params, state, x, posteriors[0], items)
-    eager = _sampler(model, len(x), dtype)
-    whole = _compiled_sampler(model, len(x), dtype, x.device) if compile else eager
+    eager = _sampler(model, n, dtype)
+    whole = _compiled_sampler(model, n, dtype, device) if compile else eager
 
-    log_w = torch.empty(samples, len(x), dtype=torch.float64, device=x.device)
+    log_w = torch.empty(samples, n, dtype=torch.float64, device=device)
     first = 0
-    for ks in torch.arange(samples, device=x.device).split(chunk):
+    for ks in torch.arange(samples, device=device).split(chunk):
         draw = (whole if len(ks) == chunk else eager).draw
         eps, found = draw(key, ks), []  # [chunk, B, Z]
         for part, q, eps_part in zip(parts, posteriors, eps.split(rows, 1), strict=True):
-            weigh = (whole if len(ks) == chunk and len(part) == rows else eager).weigh  # the last parts may be smaller
+            weigh = (whole if len(ks) == chunk and len(q.loc) == rows else eager).weigh  # the last parts may be smaller
             found.append(weigh(params, state, part, q, eps_part))
         last = first + len(ks)
         log_w[first:last] = torch.cat(found, 1)
@@ -146,7 +147,7 @@ class Sampler(NamedTuple):
     """Importance sampling from a model's posterior."""
 
     draw: Callable[[random.Key, Tensor], Tensor]  # (key, the samples' numbers [c]) -> their noise [c, B, Z]
-    weigh: Callable[[Params, State, Tensor, Posterior, Tensor], Tensor]
+    weigh: Callable[[Params, State, Data, Posterior, Tensor], Tensor]
     """(params, state, x [B, ...], q(z|x), eps [c, B, Z]) -> log w [c, B]."""
 
 
@@ -157,13 +158,13 @@ def _compiled_sampler(model: VAE, batch: int, dtype: torch.dtype, device: torch.
 
 
 def _sampler(model: VAE, batch: int, dtype: torch.dtype) -> Sampler:
-    def weigh(params: Params, state: State, x: Tensor, q: Posterior, eps: Tensor) -> Tensor:
+    def weigh(params: Params, state: State, x: Data, q: Posterior, eps: Tensor) -> Tensor:
         return log_weight(model, params, state, x, q, q.sample(eps), False)[0].log_w
 
     return Sampler(partial(checks.unchecked(noise.numbered), shape=(batch, model.latent), dtype=dtype), weigh)
 
 
-def _check_density(model: VAE, params: Params, state: State, x: Tensor, q: Posterior, items: Tensor | None) -> None:
+def _check_density(model: VAE, params: Params, state: State, x: Data, q: Posterior, items: Tensor | None) -> None:
     """Raises BadType or BadData unless p(x|z) and q(z|x) are densities at x; q is the posterior of the first data."""
     if isinstance(q, Delta):
         raise BadType("the posterior is a Delta, which has no density: importance sampling cannot estimate log p(x)")
@@ -172,5 +173,5 @@ def _check_density(model: VAE, params: Params, state: State, x: Tensor, q: Poste
             "the posterior is a SignedNormal, whose density is not that of its samples: importance sampling cannot "
             "estimate log p(x); use heads.normal_logsigma"
         )
-    p, _ = model.decode(params, state, q.loc[:1])
-    check_binary(p, x, items)
+    p, _ = model.decode(params, state, q.loc[:1], **model.given(examples.head(x, 1)))
+    check_binary(p, model.modelled(x), items)

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from funcvae._support import checks
+from funcvae._support import checks, examples
 from funcvae._support.checks import Count, Finite
+from funcvae._support.examples import Data
 from funcvae.distributions import Delta, kl
 from funcvae.errors import BadData, BadType
 from funcvae.evaluate.weights import check_item_values
@@ -37,7 +38,7 @@ class ActiveUnits(NamedTuple):
 @checks.arguments
 @torch.no_grad()
 def active_units(
-    model: VAE, params: Params, state: State, x: Tensor, *, threshold: Finite = 0.01, batch: Count = 500
+    model: VAE, params: Params, state: State, x: Data, *, threshold: Finite = 0.01, batch: Count = 500
 ) -> ActiveUnits:
     """The latents that the model uses: the variance of their posterior mean over the data is above the threshold.
 
@@ -57,16 +58,16 @@ def active_units(
     """
     check_data(model, params, state, x)
     model = model.unchecked()
-    if len(x) < 2:
+    if examples.count(x) < 2:
         raise BadData("x has one item: a variance needs at least two")
-    means = torch.cat([model.encode(params, state, part)[0].mean for part in x.split(batch)])
+    means = torch.cat([model.encode(params, state, part)[0].mean for part in examples.split(x, batch)])
     check_item_values("latents", means.isfinite().all(1))
     return ActiveUnits(means.double().var(0), threshold)
 
 
 @checks.arguments
 @torch.no_grad()
-def kl_per_dimension(model: VAE, params: Params, state: State, x: Tensor, *, batch: Count = 500) -> Tensor:
+def kl_per_dimension(model: VAE, params: Params, state: State, x: Data, *, batch: Count = 500) -> Tensor:
     """KL(q(z_u|x) ‖ p(z_u)) of each latent u in closed form, averaged over the data: [Z], in nats.
 
     For a FullNormal posterior or prior, these are the terms of the chain rule, KL(q(z_u|x, z_<u) ‖ p(z_u|z_<u)), which
@@ -79,11 +80,11 @@ def kl_per_dimension(model: VAE, params: Params, state: State, x: Tensor, *, bat
     check_data(model, params, state, x)
     model = model.unchecked()
     rows = []
-    for part in x.split(batch):
+    for part in examples.split(x, batch):
         q, _ = model.encode(params, state, part)
         if isinstance(q, Delta):
             raise BadType("the posterior is a Delta, which has no density: its KL is not defined")
-        rows.append(kl(q, model.prior(params, state, q.loc)[0]).double())
+        rows.append(kl(q, model.prior(params, state, q.loc, **model.given(part))[0]).double())
     each = torch.cat(rows)
     check_item_values("KLs", each.isfinite().all(1))
     return each.mean(0)

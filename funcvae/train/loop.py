@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from funcvae import compilation, noise, random, tree
-from funcvae._support import checks
+from funcvae._support import checks, examples
 from funcvae._support.checks import Count
+from funcvae._support.examples import Data
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.distributed.sharding import GradientSettings, Split, by_rows
 from funcvae.errors import BadType, BadValue, NonFinite
@@ -44,9 +44,9 @@ def fit(
     model: VAE,
     estimator: Estimator,
     opt: Optimizer,
-    train: Tensor,
+    train: Data,
     *,
-    test: Tensor | None = None,
+    test: Data | None = None,
     epochs: int = 1,
     batch: int = 128,
     samples: int = 1,
@@ -137,7 +137,7 @@ def fit_task(
     ts: TrainState,
     task: Task,
     *,
-    test: Tensor | None = None,
+    test: Data | None = None,
     epochs: Count = 1,
     callbacks: Callbacks = NO_CALLBACKS,
     history: History | None = None,
@@ -147,13 +147,14 @@ def fit_task(
     task = checked_task(ts, task)
     if test is not None:
         check_items(task.model, ts.params, ts.state, test, task.settings.observe, name="test")
-        test = test.to(task.train.device)
+        test = examples.each(lambda x: x.to(ts.step.device), test)
     run = run_step(task, callbacks.stop)
     step, watch, save_every, batch = run.step, callbacks.watch, callbacks.save_every, task.settings.batch
     ts = tree.map(torch.clone, ts)  # steps overwrite these copies
     frozen = [leaf for path, leaf in tree.named_leaves(ts.state).items() if path in task.model.frozen]
     compilation.mark_static((ts.params, ts.opt_state, frozen))
-    batches, test_key = batches_from(ts, len(task.train), batch), run_keys(ts.key).test
+    n = examples.count(task.train)
+    batches, test_key = batches_from(ts, n, batch), run_keys(ts.key).test
     made, per_epoch, stopped = int(ts.step), task.steps_per_epoch, False
     last = (made // per_epoch + epochs) * per_epoch
 
@@ -163,7 +164,7 @@ def fit_task(
             # Make a group of steps, whose metrics stay on the device.
             epoch, reports = made // per_epoch, list[Metrics]()
             for rows, keys in islice(batches, _burst_length(made, per_epoch, save_every)):
-                ts, metrics = step(ts, keys, rows)
+                ts, metrics = step(ts, keys, examples.take(task.train, rows))
                 reports.append(metrics)
                 watch(made + len(reports), ts)
                 if run.polls_each_step and (stopped := run.stop_requested()):
@@ -181,7 +182,7 @@ def fit_task(
             if saving or epoch_ended:
                 _check_finite("the parameters' norm", float(tree.norm(ts.params)), row)
             if epoch_ended:
-                row["bound"] = record.mean_bound(len(task.train), batch)
+                row["bound"] = record.mean_bound(n, batch)
                 if test is not None:
                     row["test_bound"] = _test_bound(ts, test, test_key, run.evaluation, batch, task.processes)
                     _check_finite("test_bound", row["test_bound"], row)
@@ -197,7 +198,7 @@ def test_bound(
     model: VAE,
     estimator: Estimator,
     ts: TrainState,
-    test: Tensor,
+    test: Data,
     key: random.Key,
     *,
     batch: Count = 128,
@@ -214,23 +215,23 @@ def test_bound(
     check_train_state(ts, model)
     estimator.claims_under(noise)
     check_items(model.unchecked(), ts.params, ts.state, test, observe, name="test")
-    checks.same_device(key=key, test=test)
+    examples.same_device(test, key=key)
     gradient = GradientSettings(model.unchecked(), estimator, samples, samples, observe, checks.unchecked(noise))
     return _test_bound(ts, test, key, gradient, batch, SINGLE)
 
 
 @torch.no_grad()
 def _test_bound(
-    ts: TrainState, test: Tensor, key: random.Key, gradient: GradientSettings, batch: int, processes: Processes
+    ts: TrainState, test: Data, key: random.Key, gradient: GradientSettings, batch: int, processes: Processes
 ) -> float:
     """The mean over `test`, summed in the order of the batches; each process computes its own batches."""
-    model, estimator, batches = gradient.model, gradient.estimator, test.split(batch)
+    model, estimator, batches = gradient.model, gradient.estimator, list(examples.split(test, batch))
     own = processes.share_of(len(batches))
-    sums = torch.zeros(len(own), dtype=torch.float64, device=test.device)
-    for i, keys in enumerate(step_keys(key, torch.tensor(own, dtype=torch.int64, device=test.device))):
+    sums = torch.zeros(len(own), dtype=torch.float64, device=key.device)
+    for i, keys in enumerate(step_keys(key, torch.tensor(own, dtype=torch.int64, device=key.device))):
         x, eps = step_inputs(ts.params, keys, batches[own[i]], gradient)
         sums[i] = estimator.evaluate(model, ts.params, ts.state, x, eps).sum()
-    return sum(processes.all_gather_rows(sums).tolist()) / len(test)
+    return sum(processes.all_gather_rows(sums).tolist()) / examples.count(test)
 
 
 class _Record:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from funcvae import compilation, noise, tree
-from funcvae._support import checks
+from funcvae._support import checks, examples
+from funcvae._support.examples import Data
 from funcvae.distributed.collectives import SINGLE
 from funcvae.distributed.sharding import Split, by_rows
 from funcvae.errors import BadValue
@@ -29,7 +30,7 @@ class Replay(NamedTuple):
     before: TrainState
     rows: Tensor
     """The rows of the training data, int64 [B]."""
-    x: Tensor
+    x: Data
     """The data [B, ...] as the model sees them."""
     eps: Tensor
     """The noise [N, B, Z]."""
@@ -50,7 +51,7 @@ def replay(
     model: VAE,
     estimator: Estimator,
     opt: Optimizer,
-    train: Tensor,
+    train: Data,
     *,
     batch: int = 128,
     samples: int = 1,
@@ -95,11 +96,12 @@ def replay_task(ts: TrainState, step: int, task: Task) -> Replay:
         raise BadValue(f"step is {step}: ts has made {made} steps, so give {made} or more, or an earlier TrainState")
     ts = tree.map(torch.clone, ts)
     run = run_step(task, lambda: False)
-    batches = batches_from(ts, len(task.train), task.settings.batch)
+    batches = batches_from(ts, examples.count(task.train), task.settings.batch)
     with torch.no_grad(), compilation.precision(task.settings.precision):
         for rows, keys in islice(batches, step - made):
-            ts, _ = run.step(ts, keys, rows)
+            ts, _ = run.step(ts, keys, examples.take(task.train, rows))
         rows, keys = next(batches)
-        x, eps, out = step_details(task, ts, keys, rows)
-        after, metrics = run.step(tree.map(torch.clone, ts), keys, rows)
+        batch = examples.take(task.train, rows)
+        x, eps, out = step_details(task, ts, keys, batch)
+        after, metrics = run.step(tree.map(torch.clone, ts), keys, batch)
     return Replay(ts, rows, x, eps, out.log_w, out.bound, out.grads, metrics, after)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from funcvae import compilation, noise, tree
-from funcvae._support import checks
+from funcvae._support import checks, examples
 from funcvae._support.checks import Count
+from funcvae._support.examples import Data
 from funcvae.compilation import Wrap, unchanged
 from funcvae.distributed import sharding
 from funcvae.distributed.sharding import Batch, GradientSettings, StepDetails, draw_noise, nonempty_pieces
@@ -25,7 +26,7 @@ from funcvae.train.task import Task
 __all__ = ["Step", "Update", "make_step"]
 
 
-Step = Callable[[TrainState, Tensor, Tensor], tuple[TrainState, Metrics]]
+Step = Callable[[TrainState, Tensor, Data], tuple[TrainState, Metrics]]
 """Takes (ts, keys [2, 2], a batch x [B, ...]); the keys, from `step_keys`, are the noise key and the observe key."""
 Update = Callable[[Params, Any, Params], tuple[Params, Any]]
 """Maps (the gradient of the loss, opt_state, params) to the new (params, opt_state)."""
@@ -72,21 +73,21 @@ def make_step(
 def _step(gradient: GradientSettings, update: Update, settings: StepSettings) -> Step:
     model, estimator, scale, offset = gradient.model, gradient.estimator, settings.scale, settings.offset
 
-    def step(ts: TrainState, keys: Tensor, x: Tensor) -> tuple[TrainState, Metrics]:
+    def step(ts: TrainState, keys: Tensor, x: Data) -> tuple[TrainState, Metrics]:
         x, eps = step_inputs(ts.params, keys, x, gradient)
         out = estimator.estimate(model, ts.params, ts.state, x, eps, True)
-        return _descended(ts, update, out.grads, out.bound.mean(), out.state, scale(len(x)), offset)
+        return _descended(ts, update, out.grads, out.bound.mean(), out.state, scale(examples.count(x)), offset)
 
     return step
 
 
-def step_inputs(params: Params, keys: Tensor, x: Tensor, gradient: GradientSettings) -> tuple[Tensor, Tensor]:
+def step_inputs(params: Params, keys: Tensor, x: Data, gradient: GradientSettings) -> tuple[Data, Tensor]:
     """The observation of x [B, ...], and its noise [N, B, Z], from the two keys of a step."""
     if checks.tensor("keys", keys).shape != (2, 2) or keys.dtype != torch.int32:
         raise BadValue(f"keys is {checks.describe(keys)}: it must be int32 [2, 2], a noise key and an observe key")
     noise_key, observe_key = keys
     x = gradient.observe(observe_key, x)
-    return x, draw_noise(gradient.noise, noise_key, gradient.samples, len(x), gradient.model, params, x)
+    return x, draw_noise(gradient.noise, noise_key, gradient.samples, examples.count(x), gradient.model, params, x)
 
 
 def _descended(
@@ -107,7 +108,7 @@ def _descended(
 class RunStep(NamedTuple):
     """The step of a run, and how to evaluate and stop the run."""
 
-    step: Step  # takes (ts, keys, rows of the training data [B]), and overwrites this ts
+    step: Step  # overwrites its ts
     evaluation: GradientSettings
     """The settings of the test bound; its estimator is in chunks if not all samples are decoded at once."""
     stop_requested: Callable[[], bool]  # whether any process has requested a stop by the end of the last step
@@ -117,11 +118,11 @@ class RunStep(NamedTuple):
 
 def run_step(task: Task, stop: Callable[[], bool]) -> RunStep:
     """The step of a task from `checked_task`."""
-    settings, train = task.settings, task.train
-    wrap: Wrap = partial(compilation.compiled, device=train.device) if settings.compile else unchanged
+    settings, device = task.settings, examples.device(task.train)
+    wrap: Wrap = partial(compilation.compiled, device=device) if settings.compile else unchanged
     gradient, update = _gradient_settings(task), task.opt.update_ or checks.unchecked(task.opt.update)
     evaluation = _chunked(gradient, wrap)
-    polls_each_step = task.processes.size == 1 or train.device.type == "cpu"
+    polls_each_step = task.processes.size == 1 or device.type == "cpu"
     if task.is_sharded:
         sharded, stop_requested = _sharded_step(task, gradient, update, wrap, stop)
         return RunStep(sharded, evaluation, stop_requested, polls_each_step)
@@ -130,20 +131,18 @@ def run_step(task: Task, stop: Callable[[], bool]) -> RunStep:
         step = torch.no_grad()(wrap(_step(gradient, update, settings)))
     else:  # the compiler would unroll the loop over chunks: compile its parts instead
         step = torch.no_grad()(_step(evaluation._replace(noise=wrap(gradient.noise)), wrap(update), settings))
-    return RunStep(
-        lambda ts, keys, rows: step(ts, keys, train.index_select(0, rows)), evaluation, stop, polls_each_step
-    )
+    return RunStep(step, evaluation, stop, polls_each_step)
 
 
-def step_details(task: Task, ts: TrainState, keys: Tensor, rows: Tensor) -> StepDetails:
-    """The inputs and the estimate of a step on these rows of the training data, computed without the compiler."""
+def step_details(task: Task, ts: TrainState, keys: Tensor, x: Data) -> StepDetails:
+    """The inputs and the estimate of a step on a batch of the training data, computed without the compiler."""
     gradient = _gradient_settings(task)
     if task.is_sharded:
         work = task.settings.split(gradient, unchanged)
-        pieces = nonempty_pieces(work.length(len(rows)), task.shards)
-        return work.details(ts.params, ts.state, Batch(keys, task.train, rows), pieces)
+        pieces = nonempty_pieces(work.length(examples.count(x)), task.shards)
+        return work.details(ts.params, ts.state, Batch(keys, x), pieces)
     gradient = _chunked(gradient, unchanged)
-    x, eps = step_inputs(ts.params, keys, task.train.index_select(0, rows), gradient)
+    x, eps = step_inputs(ts.params, keys, x, gradient)
     return StepDetails(x, eps, gradient.estimator.estimate(gradient.model, ts.params, ts.state, x, eps, True))
 
 
@@ -151,10 +150,10 @@ def _sharded_step(
     task: Task, gradient: GradientSettings, update: Update, wrap: Wrap, stop: Callable[[], bool]
 ) -> tuple[Step, Callable[[], bool]]:
     """Makes the step in shards, for one process or several, and the function `stop_requested` of a `RunStep`."""
-    settings, processes, train = task.settings, task.processes, task.train
+    settings, processes = task.settings, task.processes
     work, scale, offset = settings.split(gradient, wrap), settings.scale, settings.offset
     ordered, several = settings.shards is not None, processes.size > 1
-    requests = torch.zeros((), device=train.device)
+    requests = torch.zeros((), device=examples.device(task.train))
 
     def descend(ts: TrainState, flat: Tensor, c: float) -> tuple[TrainState, Metrics]:
         like = sharding.share_like(gradient.model, ts.params, ts.state)
@@ -163,14 +162,15 @@ def _sharded_step(
     descend = wrap(descend)
 
     @torch.no_grad()
-    def step(ts: TrainState, keys: Tensor, rows: Tensor) -> tuple[TrainState, Metrics]:
-        pieces = nonempty_pieces(work.length(len(rows)), task.shards)
-        share_of = work.shares(ts.params, ts.state, Batch(keys, train, rows), pieces, processes)
+    def step(ts: TrainState, keys: Tensor, x: Data) -> tuple[TrainState, Metrics]:
+        size = examples.count(x)
+        pieces = nonempty_pieces(work.length(size), task.shards)
+        share_of = work.shares(ts.params, ts.state, Batch(keys, x), pieces, processes)
         stopping = several and bool(stop())
         like = sharding.share_like(gradient.model, ts.params, ts.state)
         flat = sharding.sum_shares(pieces, share_of, processes, like, stop=stopping, ordered=ordered)
         requests.add_(flat[-1])
-        return descend(ts, flat, scale(len(rows)))
+        return descend(ts, flat, scale(size))
 
     return step, (lambda: bool(requests > 0)) if several else stop
 
@@ -179,7 +179,7 @@ def _gradient_settings(task: Task) -> GradientSettings:
     """The gradient settings of a task, with a `chunk`, and without the checks of the noise scheme."""
     settings, chunk = task.settings, task.settings.chunk
     if chunk is None:
-        chunk = max(1, _DECODED_AT_ONCE // max(1, settings.batch * task.train[0].numel()))
+        chunk = max(1, _DECODED_AT_ONCE // max(1, settings.batch * examples.numel(examples.head(task.train, 1))))
     noise = checks.unchecked(settings.noise)
     return GradientSettings(task.model, task.estimator, settings.samples, chunk, settings.observe, noise)
 

@@ -1,12 +1,12 @@
 """A training task (model, data and settings), and the checks that its parts fit together."""
 
-from typing import NamedTuple, get_type_hints
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from funcvae import random, tree
-from funcvae._support import checks
+from funcvae._support import checks, examples
+from funcvae._support.examples import Data
 from funcvae.distributed.collectives import SINGLE, Processes, split_evenly
 from funcvae.distributed.sharding import by_samples, draw_noise
 from funcvae.distributions import is_reparameterised
@@ -27,7 +27,7 @@ class Task(NamedTuple):
     model: VAE
     estimator: Estimator
     opt: Optimizer
-    train: Tensor
+    train: Data
     """The training data [n, ...]."""
     settings: StepSettings = StepSettings()
     processes: Processes = SINGLE
@@ -36,7 +36,7 @@ class Task(NamedTuple):
     @property
     def steps_per_epoch(self) -> int:
         """The number of batches in the data, including a last short one."""
-        return -(-len(self.train) // self.settings.batch)
+        return -(-examples.count(self.train) // self.settings.batch)
 
     @property
     def is_sharded(self) -> bool:
@@ -56,13 +56,13 @@ def checked_task(ts: TrainState, task: Task) -> Task:
     Raises BadType or BadValue if `ts` is not of this model, if the step cannot be split into its shards, or if the
     estimator does not suit noise or posterior; BadData if the model cannot take the data, or a shard of a single item.
     """
-    for name, kind in get_type_hints(Task).items():  # a NamedTuple does not check its own fields
-        checks.instance(name, getattr(task, name), kind)
+    for name, check in checks.checks_of_class(Task).items():  # a NamedTuple does not check its own fields
+        check(name, getattr(task, name))
     check_train_state(ts, task.model)
     check_items(task.model.unchecked(), ts.params, ts.state, task.train, task.settings.observe, name="train")
     if _shapes(ts.opt_state) != _shapes(task.opt.init(ts.params)):
         raise BadValue("ts.opt_state is not of this optimizer and these params: make ts by train.init")
-    task = task._replace(model=task.model.unchecked(), train=task.train.to(ts.step.device))
+    task = task._replace(model=task.model.unchecked(), train=examples.each(lambda x: x.to(ts.step.device), task.train))
     check_task(task, ts.params, ts.state)
     return task
 
@@ -73,14 +73,14 @@ def _shapes(state: tree.Tree) -> dict[str, torch.Size | None]:
 
 def check_task(task: Task, params: Params, state: State) -> None:
     """Raises what `checked_task` raises, for a valid TrainState and valid data on its device."""
-    settings, data = task.settings, task.train[:2]
+    settings, data = task.settings, examples.head(task.train, 2)
     task.estimator.claims_under(settings.noise)
     check_shards(task, state)
-    key = random.key(CHECK_SEED, device=data.device)
+    key = random.key(CHECK_SEED, device=examples.device(data))
     x = settings.observe(key, data)
     q, _ = task.model.encode(params, state, x)
     check_posterior(task.estimator, q, is_reparameterised)
-    draw_noise(settings.noise, key, settings.samples, len(x), task.model, params, x)
+    draw_noise(settings.noise, key, settings.samples, len(q.loc), task.model, params, x)
     check_batches(task, params, state)
 
 
@@ -90,7 +90,7 @@ def check_shards(task: Task, state: State) -> None:
     It is also raised if the number of shards is not given, and the model has running statistics, which depend on it.
     """
     settings, processes, shards = task.settings, task.processes, task.shards
-    length, items = min(settings.batch, len(task.train)), "each batch has only {} rows"
+    length, items = min(settings.batch, examples.count(task.train)), "each batch has only {} rows"
     if settings.split is by_samples:
         length, items = settings.samples, "each datum has only {} samples"
     if length < shards:
@@ -107,15 +107,16 @@ def check_shards(task: Task, state: State) -> None:
 
 def check_batches(task: Task, params: Params, state: State) -> None:
     """Raises BadData if a batch or shard has a single item, and the model needs more (as with BatchNorm)."""
-    n, batch = len(task.train), task.settings.batch
+    n, batch = examples.count(task.train), task.settings.batch
     shards = 1 if task.settings.split is by_samples else task.shards
     sizes = {size for size in (min(n, batch), n % batch) if size}
     if all(len(piece) != 1 for size in sizes for piece in split_evenly(size, shards)):
         return
     try:
-        x = task.settings.observe(random.key(CHECK_SEED, device=task.train.device), task.train[:1])
+        key = random.key(CHECK_SEED, device=examples.device(task.train))
+        x = task.settings.observe(key, examples.head(task.train, 1))
         q, _ = task.model.encode(params, state, x, True)
-        task.model.decode(params, state, q.loc, True)
+        task.model.decode(params, state, q.loc, True, **task.model.given(x))
     except ValueError as error:
         cut, part = (f" and {shards} shards", "shard") if shards > 1 else ("", "batch")
         raise BadData(

@@ -11,8 +11,9 @@ from einops import rearrange
 from torch import Tensor
 
 from funcvae import random
-from funcvae._support import checks
+from funcvae._support import checks, examples
 from funcvae._support.checks import Positive
+from funcvae._support.examples import Data
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadType, BadValue
 from funcvae.estimators.compose import together
@@ -51,7 +52,7 @@ def compare(
     model: VAE,
     params: Params,
     state: State,
-    x: Annotated[Tensor, "B ..."],
+    x: Data,
     key: random.Key,
     *,
     samples: int,
@@ -141,7 +142,7 @@ def compare(
             found[lane.name] = found[lane.name]._replace(seconds=seconds)
     words = problem.key.cpu().view(torch.uint32).tolist()
     rows = {name: found[name] for name in arms}
-    return Comparison(rows, reference, samples, done, len(x), (words[0], words[1]), target_se, reached)
+    return Comparison(rows, reference, samples, done, examples.count(x), (words[0], words[1]), target_se, reached)
 
 
 _DOUBLINGS = 7
@@ -169,7 +170,7 @@ class _Step:
         estimators = [tuple(lanes[i].estimator for i in members) for members in self.members]
         self.eager = self.whole = [gradients(each, model, names, train) for each in estimators]
         if compile:
-            self.whole = [compiled_gradients(each, model, names, train, problem.x.device) for each in estimators]
+            self.whole = [compiled_gradients(each, model, names, train, problem.device) for each in estimators]
 
     def centers(self) -> list[Leaves]:
         """The gradient of replicate 0 of each lane."""
@@ -253,17 +254,17 @@ def _seconds_per_gradient(
         pairs = list(zip(estimators, seconds, strict=True))
         start = turn % len(pairs)  # the order rotates: other programs may run at regular intervals
         for estimator, times in pairs[start:] + pairs[:start]:
-            begin = _now(x)
+            begin = _now(problem.device)
             with torch.no_grad():
                 _together((estimator,), model, params, state, x, eps, train=train)
             if turn:  # turn 0 is the warm-up
-                times.append(_now(x) - begin)
+                times.append(_now(problem.device) - begin)
     return [min(times) for times in seconds]
 
 
-def _now(x: Tensor) -> float:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter()
 
 

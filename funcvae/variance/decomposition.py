@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from funcvae import random, tree
-from funcvae._support import checks
+from funcvae._support import checks, examples
 from funcvae._support.checks import Count
 from funcvae._support.tables import table
 from funcvae.errors import BadValue
@@ -118,14 +118,14 @@ def sources(
     whole = make_problem(model, params, state, data, key, settings, observe, batch)
     checks.fits("batches", (batches, len(tree.leaves(params))), 8)
     choice_key, observe_key, noise_key = random.split(whole.key, 3)
-    x = observe(random.fold_in(observe_key, batches), data[:batch])
+    x = observe(random.fold_in(observe_key, batches), examples.head(data, batch))
     make_lane(replace(whole, x=x, key=noise_key), "estimator", estimator, noise)  # checks estimator and noise
     members_of, gradient = whole.parameter_groups(), gradients((estimator,), model, whole.names, train)
 
     between, within, squares, alongs = None, [], [], []
     for m in range(batches):
         rows = random.permutation(random.fold_in(choice_key, m), len(data))[:batch]
-        x = observe(random.fold_in(observe_key, m), data[rows])
+        x = observe(random.fold_in(observe_key, m), examples.take(data, rows))
         problem, sums = replace(whole, x=x, key=random.fold_in(noise_key, m)), None
         for first, eps in noise_chunks(problem, noise, range(replicates), False):
             ((grads,), _, _) = gradient(params, state, x, eps)

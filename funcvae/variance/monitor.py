@@ -4,10 +4,11 @@ import math
 import sys
 from typing import NamedTuple
 
-from torch import Tensor
 from tqdm import tqdm
 
 from funcvae import estimators, random
+from funcvae._support import examples
+from funcvae._support.examples import Data
 from funcvae.errors import BadValue, NonFinite
 from funcvae.estimators.types import Estimator
 from funcvae.model import VAE, Observe
@@ -34,7 +35,7 @@ class Monitor(NamedTuple):
 
     settings: MonitorSettings
     arms: dict[str, Estimator]
-    x: Tensor
+    x: Data
     key: random.Key
     scheme: Noise
 
@@ -62,7 +63,7 @@ class Monitor(NamedTuple):
 
 
 def make_monitor(
-    settings: MonitorSettings, scheme: Noise, data: Tensor, observe: Observe, key: random.Key
+    settings: MonitorSettings, scheme: Noise, data: Data, observe: Observe, key: random.Key
 ) -> Monitor | None:
     """The monitor of a training run, or None if `every` is 0. The key decides the batch, its observation and noise.
 
@@ -77,5 +78,5 @@ def make_monitor(
     for arm in arms.values():
         arm.claims_under(scheme)
     choice_key, observe_key, noise_key = random.split(key, 3)
-    rows = random.permutation(choice_key, len(data))[: settings.batch]
-    return Monitor(settings, arms, observe(observe_key, data[rows]), noise_key, scheme)
+    rows = random.permutation(choice_key, examples.count(data))[: settings.batch]
+    return Monitor(settings, arms, observe(observe_key, examples.take(data, rows)), noise_key, scheme)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from funcvae import compilation, random, tree
 from funcvae._support import checks
+from funcvae._support.examples import Data
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.estimators.types import GradientEstimator
 from funcvae.evaluate.importance_sampling import Progress
@@ -71,7 +72,7 @@ def moments(
     model: VAE,
     params: Params,
     state: State,
-    x: Annotated[Tensor, "B ..."],
+    x: Data,
     key: random.Key,
     *,
     samples: int,
@@ -136,7 +137,7 @@ def _step(lane: Lane, problem: Problem, gradient: Gradients) -> ChunkStep:
     eager = whole = _chunk_sums(gradient)
     if problem.settings.compile:
         model, names, train = problem.model, problem.names, problem.settings.train
-        whole = _compiled_chunk_sums((lane.estimator,), model, names, train, problem.x.device)
+        whole = _compiled_chunk_sums((lane.estimator,), model, names, train, problem.device)
     given, chunk = (problem.params, problem.state, problem.x), problem.chunk
 
     def step(eps: list[Tensor], centers: list[Leaves], powers: list[list[Leaves]]) -> Any:
@@ -148,7 +149,7 @@ def _step(lane: Lane, problem: Problem, gradient: Gradients) -> ChunkStep:
     return step
 
 
-ChunkSums = Callable[[Params, State, Tensor, Tensor, Leaves, list[Leaves]], tuple[Tensor, Tensor, Tensor, Tensor]]
+ChunkSums = Callable[[Params, State, Data, Tensor, Leaves, list[Leaves]], tuple[Tensor, Tensor, Tensor, Tensor]]
 """Adds the powers of a chunk's gradients to sums of powers, in place.
 
 (params, state, x, eps [c, N, B, Z], center, powers) -> (‖g_r - c‖² [c, L], (g_r - c)·c [c, L], log w [c, N, B], the
@@ -157,7 +158,7 @@ mean bounds of the batch [c])
 
 
 def _chunk_sums(gradient: Gradients) -> ChunkSums:
-    def chunk_sums(params: Params, state: State, x: Tensor, eps: Tensor, center: Leaves, powers: list[Leaves]) -> Any:
+    def chunk_sums(params: Params, state: State, x: Data, eps: Tensor, center: Leaves, powers: list[Leaves]) -> Any:
         (grads,), log_w, (bound,) = gradient(params, state, x, eps)
         return *online_moments.sum_powers_(center, powers, grads), log_w, bound
 

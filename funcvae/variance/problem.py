@@ -14,8 +14,9 @@ from einops import rearrange
 from torch import Tensor
 
 from funcvae import compilation, random, tree
-from funcvae._support import checks
+from funcvae._support import checks, examples
 from funcvae._support.checks import Count
+from funcvae._support.examples import Data
 from funcvae.batching import vmap_or_loop
 from funcvae.distributions import is_reparameterised
 from funcvae.errors import BadData, BadValue, NonFinite
@@ -78,11 +79,16 @@ class Problem:
     model: VAE
     params: Params
     state: State
-    x: Tensor
+    x: Data
     key: random.Key
     settings: ReplicateSettings
     decodes: int = 0
     """The largest number M of decodes of a datum in one gradient, if that is more than K."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the data."""
+        return examples.device(self.x)
 
     @property
     def samples(self) -> int:
@@ -108,7 +114,7 @@ class Problem:
         """
         if self.settings.chunk is not None:
             return self.settings.chunk
-        largest = max(sum(self.sizes), max(self.decodes, self.samples) * self.x.numel())
+        largest = max(sum(self.sizes), max(self.decodes, self.samples) * examples.numel(self.x))
         return _power_of_two(min(_MAX_CHUNK, _CHUNK_NUMBERS // largest))
 
     def parameter_groups(self) -> dict[str, list[int]]:
@@ -117,12 +123,12 @@ class Problem:
 
     def draw(self, scheme: Noise, key: random.Key) -> Tensor:
         """Noise [N, B, Z] from a key."""
-        shape, dtype = (len(self.x), self.model.latent), noise_dtype(self.params)
+        shape, dtype = (examples.count(self.x), self.model.latent), noise_dtype(self.params)
         return checks.unchecked(scheme)(key, self.samples, shape, dtype=dtype)
 
 
 def make_problem(
-    model: VAE, params: Params, state: State, data: Tensor, key: random.Key, settings: ReplicateSettings,
+    model: VAE, params: Params, state: State, data: Data, key: random.Key, settings: ReplicateSettings,
     observe: Observe = as_is, batch: int | None = None,
 ) -> Problem:  # fmt: skip
     """A checked `Problem`; `batch` is the number of data [n, ...] in a gradient, all unless given.
@@ -131,16 +137,19 @@ def make_problem(
         BadValue: the replicates do not fit in memory, params is empty, or model, params and state do not match.
         BadData: the model cannot take the data.
     """
-    checks.fits("samples", (settings.samples, min(len(data), batch or len(data)), model.latent))
+    n = examples.count(data)
+    checks.fits("samples", (settings.samples, min(n, batch or n), model.latent))
     checks.fits("replicates", (settings.replicates, len(tree.leaves(params))), 8)
     dtypes = {leaf.dtype for leaf in tree.leaves(params) if isinstance(leaf, Tensor)}
     if not dtypes:
         raise BadValue("params has no leaves: there is no gradient")
-    if data.is_floating_point() and data.dtype not in dtypes:
+    wrong = [x.dtype for x in examples.tensors(data).values() if x.is_floating_point() and x.dtype not in dtypes]
+    if wrong:
         like = " or ".join(sorted(map(str, dtypes)))
-        raise BadData(f"the data are {data.dtype} and the parameters {like}: convert the data, as with data.to({like})")
+        raise BadData(f"the data are {wrong[0]} and the parameters {like}: convert the data, as with data.to({like})")
     check_data(model, params, state, data, observe)
-    return Problem(model.unchecked(), params, state, data, checks.concrete("key", key).to(data.device), settings)
+    key = checks.concrete("key", key).to(examples.device(data))
+    return Problem(model.unchecked(), params, state, data, key, settings)
 
 
 class Lane(NamedTuple):
@@ -177,7 +186,7 @@ def make_lane(problem: Problem, name: str, estimator: GradientEstimator, scheme:
         target = estimator.claims_under(scheme).target
     else:
         target = estimator.claims.target if hasattr(estimator, "claims") else name
-    q, _ = problem.model.encode(problem.params, problem.state, problem.x[:2])
+    q, _ = problem.model.encode(problem.params, problem.state, examples.head(problem.x, 2))
     check_posterior(estimator, q, is_reparameterised)
     eps = problem.draw(scheme, _fold_in(problem.key, 0))
     check_noise(problem.model, problem.params, problem.x, eps, problem.samples)
@@ -188,9 +197,7 @@ def make_lane(problem: Problem, name: str, estimator: GradientEstimator, scheme:
 class Gradients(Protocol):
     """The gradients of several estimators under one noise scheme, for a chunk of c replicates."""
 
-    def __call__(
-        self, params: Params, state: State, x: Tensor, eps: Tensor
-    ) -> tuple[list[Leaves], Tensor, list[Tensor]]:
+    def __call__(self, params: Params, state: State, x: Data, eps: Tensor) -> tuple[list[Leaves], Tensor, list[Tensor]]:
         """Maps eps [c, N, B, Z] to the gradient of each estimator, as leaves [c, P] in the order of the parameters; the
         log-weights [c, N, B]; and the mean bound of the batch for each estimator [c]."""
         ...
@@ -204,7 +211,7 @@ def gradients(estimators: tuple[GradientEstimator, ...], model: VAE, names: tupl
         train: whether networks are in training mode.
     """
 
-    def replicate(params: Params, state: State, x: Tensor, eps: Tensor) -> Any:
+    def replicate(params: Params, state: State, x: Data, eps: Tensor) -> Any:
         estimates = _together(estimators, model, params, state, x, eps, train=train)
         grads = [tree.named_leaves(estimate.grads) for estimate in estimates]
         leaves = [[g[name].flatten() for name in names] for g in grads]
@@ -228,7 +235,7 @@ def noise_chunks(problem: Problem, scheme: Noise, replicates: range, compile: bo
     the position of a number in a vector register. With `compile`, i.i.d. noise is drawn by a compiled function.
     """
     compilation.keep_freed()
-    key, chunk, shape = problem.key, problem.chunk, (problem.samples, len(problem.x), problem.model.latent)
+    key, chunk, shape = problem.key, problem.chunk, (problem.samples, examples.count(problem.x), problem.model.latent)
     size = _power_of_two(min(_MAX_NOISE_BLOCK, _NOISE_BLOCK_NUMBERS // (shape[0] * shape[1] * shape[2])))
     compiled = _compiled_noise(shape, noise_dtype(problem.params), key.device) if compile and scheme is iid else None
     drawn: dict[int, Tensor] = {}

@@ -10,8 +10,9 @@ from einops import rearrange
 from torch import Tensor
 
 from funcvae import random, tree
-from funcvae._support import checks
+from funcvae._support import checks, examples
 from funcvae._support.checks import Count
+from funcvae._support.examples import Data
 from funcvae.distributions import Posterior, is_reparameterised
 from funcvae.errors import BadValue, NonFinite
 from funcvae.estimators.types import SAMPLES, GradientEstimator, check_estimator, check_posterior
@@ -55,7 +56,7 @@ def exact(
     model: VAE,
     params: Params,
     state: State,
-    x: Annotated[Tensor, "B ..."],
+    x: Data,
     *,
     samples: Count,
     nodes: Count | None = None,
@@ -143,13 +144,13 @@ class _Problem(NamedTuple):
     model: VAE
     params: Params
     state: State
-    x: Tensor
+    x: Data
     samples: int
 
     @property
     def like(self) -> Tensor:
         """An empty tensor of the noise's dtype and device."""
-        return self.x.new_empty(0, dtype=noise_dtype(self.params))
+        return torch.empty(0, dtype=noise_dtype(self.params), device=examples.device(self.x))
 
     def gradient(self, model: VAE) -> Gradients:
         """The gradients of the estimator for a model."""
@@ -169,12 +170,12 @@ def _by_values(problem: _Problem, of_variable: Tensor) -> tuple[Found, Errors]:
             f"2^{number:.3g} joint values: exact enumerates at most 2^20; use fewer samples or latents, or moments"
         )
 
-    def encode(params: Params, state: State, x: Tensor, train: bool = False) -> tuple[Posterior, State]:
+    def encode(params: Params, state: State, x: Data, train: bool = False) -> tuple[Posterior, State]:
         q, state = problem.model.encode(params, state, x, train)
         fields: Any = q
         return _given(type(q))(*fields), state
 
-    def grid_of(datum: Tensor) -> ProductGrid:
+    def grid_of(datum: Data) -> ProductGrid:
         q, _ = problem.model.encode(problem.params, problem.state, datum)
         log_q = log_prob_terms(q, rearrange(of_variable.repeat(1, variables), "s z -> s 1 z"))
         if log_q.ndim != 3 and variables > 1:
@@ -202,8 +203,8 @@ def _given(kind: Any) -> Any:
 
 def _check_z_decides(problem: _Problem, given: VAE) -> None:
     """Raises BadValue if the gradient depends on the noise beyond the z that it makes, for one noise."""
-    datum = problem.x[:1]
-    key = random.key(CHECK_SEED, device=datum.device)
+    datum = examples.head(problem.x, 1)
+    key = random.key(CHECK_SEED, device=examples.device(datum))
     eps = random.normal(key, (1, problem.samples, 1, problem.model.latent), problem.like.dtype)
     q, _ = problem.model.encode(problem.params, problem.state, datum)
     pairs = [(problem.model, eps), (given, q.sample(eps[0]).unsqueeze(0))]
@@ -229,7 +230,7 @@ def _in_cells(
 
     @lru_cache(maxsize=3)  # the rule of n nodes is compared with that of n/2, which came before
     def integrate(nodes: int, middle: float = 0.5) -> Found:
-        def grid_of(datum: Tensor) -> ProductGrid:
+        def grid_of(datum: Data) -> ProductGrid:
             q, _ = problem.model.encode(problem.params, problem.state, datum)
             return grids.cells(rearrange(breaks_of(q), "s 1 z -> s z"), problem.samples, nodes, middle)
 
@@ -289,15 +290,15 @@ def _until(
     return found, error
 
 
-def _integrate(problem: _Problem, model: VAE, grid_of: Callable[[Tensor], ProductGrid]) -> Found:
+def _integrate(problem: _Problem, model: VAE, grid_of: Callable[[Data], ProductGrid]) -> Found:
     """The moments of the gradient over a grid for each datum."""
-    params, state, x = problem.params, problem.state, problem.x
+    params, state, x, n = problem.params, problem.state, problem.x, examples.count(problem.x)
     gradient = problem.gradient(model)
     size = sum(leaf.numel() for leaf in tree.leaves(params))
     chunk = max(1, min(_POINTS_AT_ONCE, _NUMBERS_AT_ONCE // size))
     mean, bounds = problem.like.new_zeros(size), []
     covariance = mean.new_zeros(size, size)
-    for item, datum in enumerate(x.split(1)):
+    for item, datum in enumerate(examples.split(x, 1)):
         grid = grid_of(datum)
         first, second, bound = torch.zeros_like(mean), torch.zeros_like(covariance), mean.new_zeros(1)
         for i in range(0, grid.size, chunk):
@@ -309,8 +310,8 @@ def _integrate(problem: _Problem, model: VAE, grid_of: Callable[[Tensor], Produc
             bound += w @ rearrange(b, "i -> i 1")
         if not (first.isfinite().all() and bound.isfinite().all()):
             raise NonFinite(f"the gradient or bound of item {item} is not finite: check the parameters")
-        mean += first / len(x)
-        covariance += second.addr_(first, first, alpha=-1) / len(x) ** 2
+        mean += first / n
+        covariance += second.addr_(first, first, alpha=-1) / n**2
         bounds.append(bound)
     return mean, covariance.diagonal(), covariance, torch.cat(bounds)
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from funcvae._support import examples
 from funcvae.distributed import reduction
 from funcvae.distributed.collectives import Processes
 from funcvae.evaluate.importance_sampling import Progress
@@ -182,7 +183,7 @@ class Accumulator:
         leaves, widths = len(self.problem.names), list[int]()
         for lane in self.lanes:
             widths += [leaves, leaves, 1, leaves * lane.is_compared_with(self.lanes[0])]
-        return widths + [len(self.problem.x)] * len(self.schemes)
+        return widths + [examples.count(self.problem.x)] * len(self.schemes)
 
     def _empty(self) -> Block:
         sums = torch.cat([online_moments.zero_powers(sums) for sums in self.sums])

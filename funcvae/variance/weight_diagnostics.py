@@ -8,6 +8,7 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from funcvae import bounds
+from funcvae._support import examples
 from funcvae.evaluate import psis
 from funcvae.variance.problem import Problem
 
@@ -38,12 +39,12 @@ class WeightSums(NamedTuple):
 
 def empty_sums(problem: Problem) -> WeightSums:
     """Sums over no weights."""
-    return WeightSums(torch.zeros(len(problem.x), dtype=torch.float64), 0, [])
+    return WeightSums(torch.zeros(examples.count(problem.x), dtype=torch.float64), 0, [])
 
 
 def no_log_weights(problem: Problem) -> Tensor:
     """The kept log-weights before the first replicate: an empty tensor [0, N, B']."""
-    return summarize(torch.zeros(1, problem.samples, len(problem.x)), 0)[1][:0]
+    return summarize(torch.zeros(1, problem.samples, examples.count(problem.x)), 0)[1][:0]
 
 
 def summarize(log_w: Tensor, first: int) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ import funcvae
 
 ROOT = Path(funcvae.__file__).parent
 ORDER = [
-    "errors", "_support.checks", "_support.tables", "_support.files", "_support.pickling", "tree",
+    "errors", "_support.checks", "_support.examples", "_support.tables", "_support.files", "_support.pickling", "tree",
     "_support.autograd", "compilation", "random", "distributions", "heads", "priors", "bounds", "noise", "optim",
     "modules", "batching", "model", "estimators", "distributed", "train", "evaluate", "variance", "models", "data",
     "figures", "tracking", "runs", "cli", "__main__",

@@ -185,7 +185,7 @@ def test_parameters_that_are_not_finite_after_the_last_update_are_an_error(point
 
 
 def test_data_that_are_not_a_tensor_are_an_error(points):
-    with pytest.raises(BadType, match="train is of type ndarray: it must be a Tensor"):
+    with pytest.raises(BadType, match="train is of type ndarray: it must be a tensor"):
         fit(points.numpy())
 
 
