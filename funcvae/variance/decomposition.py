@@ -7,7 +7,6 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from funcvae import random, tree
 from funcvae._support import checks, examples
@@ -69,7 +68,7 @@ def sources(
     model: VAE,
     params: Params,
     state: State,
-    data: Annotated[Tensor, "n ..."],
+    data: Data,
     key: random.Key,
     *,
     batch: Count,
@@ -112,8 +111,9 @@ def sources(
         BadData: the model cannot take the data, or they are not finite.
         NonFinite: a gradient is not finite.
     """
-    if batch > len(data):
-        raise BadValue(f"batch is {batch}: it must lie between 1 and {len(data)}, the number of data")
+    n = examples.count(data)
+    if batch > n:
+        raise BadValue(f"batch is {batch}: it must lie between 1 and {n}, the number of data")
     settings = ReplicateSettings(samples, replicates, noise=noise, groups=groups, train=train)
     whole = make_problem(model, params, state, data, key, settings, observe, batch)
     checks.fits("batches", (batches, len(tree.leaves(params))), 8)
@@ -124,7 +124,7 @@ def sources(
 
     between, within, squares, alongs = None, [], [], []
     for m in range(batches):
-        rows = random.permutation(random.fold_in(choice_key, m), len(data))[:batch]
+        rows = random.permutation(random.fold_in(choice_key, m), n)[:batch]
         x = observe(random.fold_in(observe_key, m), examples.take(data, rows))
         problem, sums = replace(whole, x=x, key=random.fold_in(noise_key, m)), None
         for first, eps in noise_chunks(problem, noise, range(replicates), False):
