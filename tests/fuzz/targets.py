@@ -562,8 +562,8 @@ target(
     offset=NUMBER,
     save_every=Kind(one_of(0, 1)),
     history=Kind(
-        one_of(None, train.History(*np.zeros((4, 0)))),
-        one_of(train.History(1, 2, 3, 4), train.History([], [], [], []), train.History(*np.zeros((4, 2, 2)))),
+        one_of(None, train.History(*np.zeros((6, 0)))),
+        one_of(train.History(1, 2, 3, 4, 5, 6), train.History(*[[]] * 6), train.History(*np.zeros((6, 2, 2)))),
     ),
     log=PROGRESS,
     watch=PROGRESS,
