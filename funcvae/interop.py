@@ -293,6 +293,9 @@ def _part(net: nn.Module, use: _Use, call: Call) -> "_Part":
 class _Part(nn.Module):
     """A function of a module as a module. Its tensors have the names that they have in that module."""
 
+    net: nn.Module
+    call: Call
+
     def __init__(self, net: nn.Module, call: Call) -> None:
         super().__init__()
         vars(self).update(_parameters=net._parameters, _buffers=net._buffers, _modules=net._modules)
@@ -309,6 +312,8 @@ class _Part(nn.Module):
 
 class _Hidden(nn.Module):
     """A submodule that is not used. Nothing finds its layers, such as dropout, but it can be looked at."""
+
+    module: nn.Module
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
