@@ -21,6 +21,7 @@ from funcvae.errors import BadType, BadValue
 from tests.laws import test_posts as posts
 
 KEY = fv.random.key(3)
+B = 2
 SQUARED = fv.heads.normal_fixed(math.sqrt(0.5))
 
 
@@ -206,76 +207,93 @@ def hidden_to_both(net, x):
     return net.hidden2mu(hidden), net.hidden2log_var(hidden)
 
 
+class ResNetVAE(nn.Module):
+    """As in the second post, with torchvision's ResNet-18 and a small decoder in the place of a library's."""
+
+    def __init__(self, latent_dim):
+        super().__init__()
+        self.encoder = resnet18()
+        self.encoder.fc = nn.Identity()
+        self.fc_mu, self.fc_var = nn.Linear(512, latent_dim), nn.Linear(512, latent_dim)
+        self.decoder = nn.Sequential(nn.Linear(latent_dim, 768), nn.Unflatten(1, (3, 16, 16)), nn.BatchNorm2d(3))
+        self.log_scale = nn.Parameter(torch.Tensor([0.0]))
+
+    def loss(self, x, noise):
+        mu, log_var = encoded_resnet(self, x)
+        q = torch.distributions.Normal(mu, torch.exp(log_var / 2))
+        z = mu + q.stddev * noise[0]
+        recon = torch.distributions.Normal(self.decoder(z), torch.exp(self.log_scale)).log_prob(x).sum(dim=(1, 2, 3))
+        p = torch.distributions.Normal(torch.zeros_like(mu), torch.ones_like(mu))
+        kl = (q.log_prob(z) - p.log_prob(z)).sum(-1)
+        return (kl - recon).mean()
+
+
 def encoded_resnet(net, x):
     h = net.encoder(x)
     return net.fc_mu(h), net.fc_var(h)
 
 
-POSTS = {  # what a reader writes for each post; the log-normaliser of a squared error, and a datum's share of the loss
-    "mnist_vae": ({"encode": mu_and_log_sigma, "posterior": fv.heads.normal_logsigma, "likelihood": SQUARED}, 392 * math.log(math.pi), 1),
-    "mnist_bn_vae": ({"encode": hidden_to_both, "decode": "decoder", "likelihood": fv.heads.normal_fixed(math.sqrt(392))}, 392 * math.log(784 * math.pi), 1 / 6),
-    "mnist_sigma_vae": ({"encode": "encoder", "decode": "decoder", "posterior": fv.heads.signed_normal, "likelihood": SQUARED}, 392 * math.log(math.pi), 1 / (6 * 784)),
-    "gaussian2d_vae": ({"encode": "encoder", "decode": "decoder", "likelihood": fv.heads.normal_logvar}, 0, 1 / 6),
-    "cifar_resnet_vae": (
-        {
-            "encode": encoded_resnet,
-            "decode": lambda net, z: (net.decode(z), net.log_scale.expand(len(z), 1, 1, 1)),
-            "likelihood": fv.heads.normal_logsigma,
-        },
-        0, 1 / 6,
+def decoded_with_log_scale(net, z):
+    return net.decoder(z), net.log_scale.expand(len(z), 1, 1, 1)
+
+
+LOG_PI = math.log(math.pi)
+POSTS = {  # latent; what a reader writes; the log-normaliser of a squared error; what the loss is divided by
+    "mnist_vae": (2, {"encode": mu_and_log_sigma, "posterior": fv.heads.normal_logsigma}, 392 * LOG_PI, 1),
+    "mnist_bn_vae": (28, {"encode": hidden_to_both, "decode": "decoder"}, 392 * (math.log(784) + LOG_PI), B),
+    "mnist_sigma_vae": (
+        10,
+        {"encode": "encoder", "decode": "decoder", "posterior": fv.heads.signed_normal},
+        392 * LOG_PI,
+        784 * B,
     ),
-}  # fmt: skip
-LATENT = {"mnist_vae": 2, "mnist_bn_vae": 28, "mnist_sigma_vae": 10, "gaussian2d_vae": 2, "cifar_resnet_vae": 8}
+    "gaussian2d_vae": (2, {"encode": "encoder", "decode": "decoder"}, 0, B),
+    "cifar_resnet_vae": (8, {"encode": encoded_resnet, "decode": decoded_with_log_scale}, 0, B),
+}
+LIKELIHOODS = {
+    "mnist_bn_vae": fv.heads.normal_fixed(math.sqrt(392)),
+    "gaussian2d_vae": fv.heads.normal_logvar,
+    "cifar_resnet_vae": fv.heads.normal_logsigma,
+}
 
 
 @pytest.mark.parametrize("name", POSTS)
 def test_bound_and_gradient_of_a_posts_module_equal_its_loss(name):
-    given, constant, share = POSTS[name]
-    latent = LATENT[name]
-    net = (partial(posts.ResNetVAE, latent) if name == "cifar_resnet_vae" else posts.POSTS[name])().double()
-    x = posts.data_for(fv.models.RECIPES[name], 6)
+    latent, given, constant, divisor = POSTS[name]
+    net = ResNetVAE(latent) if name == "cifar_resnet_vae" else posts.POSTS[name]()
+    net = net.double()
+    x = pixels(B, 3, 16, 16) if name == "cifar_resnet_vae" else posts.data_for(fv.models.RECIPES[name], B)
     ours = x.flatten(1) if name in ("mnist_bn_vae", "mnist_sigma_vae") else x  # these decoders return 784 pixels
-    if name == "mnist_bn_vae":
-        ours = 2 * ours - 1  # the loss does this itself
-    if name == "cifar_resnet_vae":
-        ours = posts.normalize(x, (0.4914, 0.4824, 0.4467), (0.2471, 0.2435, 0.2616))
+    if name == "mnist_bn_vae":  # the loss does this itself
+        ours = 2 * ours - 1
     estimator = fv.estimators.elbo_mc() if name == "cifar_resnet_vae" else fv.estimators.elbo()
-    eps = draws(3 if name == "gaussian2d_vae" else 1, 6, latent)
-    trained = fv.from_module(net, latent=latent, **given)
+    eps = draws(3 if name == "gaussian2d_vae" else 1, B, latent)
+    trained = fv.from_module(net, latent=latent, likelihood=LIKELIHOODS.get(name, SQUARED), **given)
     out = estimator(*trained, ours, eps, train=True)
     loss = net.train().loss(x, eps)
-    torch.testing.assert_close((-out.bound - constant).sum() * share, loss)
-    assert_gradients_equal(net, out.grads, loss, scale=6 * share)
+    torch.testing.assert_close((-out.bound - constant).sum() / divisor, loss)
+    assert_gradients_equal(net, out.grads, loss, scale=B / divisor)
 
 
 # Other architectures
 
 
-class ResNetEncoder(nn.Module):
-    def __init__(self, latent):
-        super().__init__()
-        self.backbone = resnet18(num_classes=2 * latent)
-        self.upsample = nn.Sequential(nn.Linear(latent, 3 * 16 * 16), nn.Unflatten(1, (3, 16, 16)))
-
-    def forward(self, x):
-        return self.upsample(self.backbone(x).chunk(2, -1)[0])
-
-
 def test_a_torchvision_resnet_is_trained_a_step_and_handed_back():
-    net, x = ResNetEncoder(2).double(), pixels(4, 3, 16, 16)
-    trained = fv.from_module(net, encode="backbone", decode="upsample", latent=2, likelihood=SQUARED)
+    net, x = ResNetVAE(8).double(), pixels(4, 3, 16, 16)
+    _, given, *_ = POSTS["cifar_resnet_vae"]
+    trained = fv.from_module(net, latent=8, likelihood=fv.heads.normal_logsigma, **given)
     model, params, state = trained
-    assert {f"backbone.{name}" for name, _ in net.backbone.named_buffers()} == state["encoder"].keys()
-    out = fv.estimators.elbo()(*trained, x, draws(1, 4, 2), train=True)
+    assert {f"encoder.{name}" for name, _ in net.encoder.named_buffers()} == state["encoder"].keys()
+    out = fv.estimators.elbo()(*trained, x, draws(1, 4, 8), train=True)
     params = tree.map(lambda p, g: p - 1e-3 * g, params, out.grads)
     made = fv.to_module(net, params, out.state)
     net.load_state_dict(made.state_dict(), strict=True)
     with torch.no_grad():
-        mean, logvar = net.eval().backbone(x).chunk(2, -1)
+        mu, logvar = encoded_resnet(net.eval(), x)
     q, _ = model.encode(params, out.state, x)
-    torch.testing.assert_close(q.loc, mean, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(q.loc, mu, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(q.sigma, (logvar / 2).exp(), rtol=1e-12, atol=1e-12)
-    assert int(made.backbone.bn1.num_batches_tracked) == 1
+    assert int(made.encoder.bn1.num_batches_tracked) == 1
 
 
 class ModelOutput(OrderedDict):
@@ -358,7 +376,7 @@ def test_torchs_distributions_may_be_the_outputs():
         net, latent=3,
         encode=lambda net, x: torch.distributions.Normal(net.encode(x)[0], (net.encode(x)[1] / 2).exp()),
         decode=lambda net, z: torch.distributions.Bernoulli(logits=net.decode(z)),
-        posterior=lambda q: Normal(q.loc, q.sigma), likelihood=lambda p: Bernoulli(p.logits),
+        posterior=lambda q: Normal(q.loc, q.scale), likelihood=lambda p: Bernoulli(p.logits),
     )  # fmt: skip
     bounds = [fv.estimators.iwae()(*t, x, draws(4, 5, 3), train=False).bound for t in (plain, wrapped)]
     torch.testing.assert_close(*bounds)
@@ -376,7 +394,7 @@ class Recurrent(nn.Module):
 
 @pytest.mark.filterwarnings("ignore:vmap cannot batch the decoder")
 def test_a_recurrent_decoder_and_slices_of_layers():
-    net, x, eps = Recurrent().double(), pixels(5, 12), draws(2, 5, 3)
+    net, eps = Recurrent().double(), draws(2, 5, 3)
     trained = fv.from_module(net, encode=lambda net, x: net.layers[:1](x), latent=3)
     assert trained.params["encoder"].keys() == {"layers.0.weight", "layers.0.bias"}
     p, _ = trained.model.decode(trained.params, trained.state, eps)
@@ -396,7 +414,7 @@ def test_an_unused_recurrent_layer_survives_copies():
 def test_frozen_parameters_are_in_the_state_and_survive_training():
     net, x = small(), pixels(8, 12)
     net.fc1.weight.requires_grad_(False)
-    model, params, state = fv.from_module(net, latent=3)
+    model, _, state = fv.from_module(net, latent=3)
     assert "fc1.weight" in state["encoder"]
     assert "encoder/fc1.weight" in model.frozen
     ts = fv.train.init(model, fv.optim.adam(0.1), KEY)
@@ -442,10 +460,10 @@ def test_weights_tied_within_a_network_are_one_parameter():
     assert_gradients_equal(net, out.grads, loss, scale=5)
     untied = copy.deepcopy(net)
     untied.second.weight = nn.Parameter(untied.second.weight.detach().clone())
+    wrong = fv.estimators.elbo_mc()(*fv.from_module(untied, latent=12), x, eps, train=True).grads
+    del wrong["decoder"]["second.weight"]
     with pytest.raises(AssertionError):  # the comparison sees a tie that is ignored
-        out = fv.estimators.elbo_mc()(*fv.from_module(untied, latent=12), x, eps, train=True)
-        del out.grads["decoder"]["second.weight"]
-        assert_gradients_equal(net, out.grads, net.loss(x, eps), scale=5)
+        assert_gradients_equal(net, wrong, net.loss(x, eps), scale=5)
     doubled = tree.map(lambda p: 2 * p, trained.params)
     made = fv.to_module(net, doubled, trained.state)
     assert made.second.weight is made.first.weight
@@ -472,7 +490,7 @@ class SharedNorm(Small):
 
 def test_what_both_networks_use_is_refused_unless_it_is_constant():
     with pytest.raises(
-        BadValue, match="both use the parameter 'fc1.weight', but each parameter must belong to"
+        BadValue, match=r"both use the parameter 'fc1\.weight', but each parameter must belong to"
     ) as found:
         fv.from_module(small(), decode=decoded_by_the_encoders_weight, latent=3)
     assert "\n" not in str(found.value)
@@ -529,36 +547,27 @@ def train_step(model, params, state, x, eps):
 
 
 def test_the_compiled_step_equals_the_eager_one():
-    model, params, state = fv.from_module(small(), latent=3)
+    trained = fv.from_module(
+        small(), decode=lambda net, z: {"logits": net.decode(z)}, latent=3, likelihood=lambda out: Bernoulli(out.logits)
+    )
     x, eps = pixels(5, 12), draws(1, 5, 3)
-    eager = train_step(model, params, state, x, eps)
-    compiled = torch.compile(partial(train_step, model), fullgraph=True, backend="aot_eager")(params, state, x, eps)
-    for a, b in zip(tree.leaves(eager[:3]), tree.leaves(compiled[:3]), strict=True):
+    eager = train_step(*trained, x, eps)
+    compiled = torch.compile(partial(train_step, trained.model), fullgraph=True, backend="aot_eager")
+    for a, b in zip(tree.leaves(eager), tree.leaves(compiled(*trained[1:], x, eps)), strict=True):
         torch.testing.assert_close(a, b)
-
-
-def test_outputs_by_name_compile():
-    model, params, state = fv.from_module(
-        PythaeVAE(dict).double(), encode="encoder", decode="decoder", latent=3,
-        posterior=of_embedding, likelihood=lambda out: Bernoulli(out.reconstruction),
-    )  # fmt: skip
-    x, eps = pixels(5, 12), draws(1, 5, 3)
-    eager = train_step(model, params, state, x, eps)
-    compiled = torch.compile(partial(train_step, model), fullgraph=True, backend="aot_eager")(params, state, x, eps)
-    torch.testing.assert_close(compiled.bound, eager.bound)
 
 
 def test_training_measuring_and_evaluating_then_handing_back():
     net, x = small().float(), pixels(16, 12).float()
-    model, params, state = fv.from_module(net, latent=3)
+    model, params, _ = fv.from_module(net, latent=3)
     opt = fv.optim.adam(3e-2)
     ts = fv.train.init(model, opt, KEY)
     assert tree.sha256(ts.params) == tree.sha256(params)
     ts, history = fv.train.fit(ts, model, fv.estimators.dreg(), opt, x, epochs=20, batch=16, samples=3, compile=False)
-    assert history.loss[-1] < history.loss[0] - 1
+    assert history.loss[-1] < history.loss[0]
     arms = {"iwae": fv.estimators.iwae(), "dreg": fv.estimators.dreg()}
     found = fv.variance.compare(arms, model, ts.params, ts.state, x[:4], KEY, samples=3, replicates=64)
-    assert found.row("dreg").variance["encoder"].value < found.row("iwae").variance["encoder"].value
+    assert found.row("iwae").ratio["encoder"].low > 1
     log_p = fv.evaluate.log_likelihood(model, ts.params, ts.state, x, KEY, samples=50)
     made = fv.to_module(net, ts.params, ts.state)
     net.load_state_dict(made.state_dict(), strict=True)
@@ -622,42 +631,63 @@ def test_parameters_that_depend_on_the_data_are_an_error_when_they_are_met():
 
 
 BOUND = small()
-WRONG = [
-    ({"encode": "encod"}, BadValue, "unknown method or submodule for encode 'encod': did you mean 'encode'?"),
-    ({"decode": "fc2.forwards"}, BadValue, "unknown method or submodule for decode 'forwards': did you mean 'forward'?"),
-    ({"encode": "gain"}, BadType, "gain of net is a torch.float32 tensor []: it must be a function"),
-    ({"encode": BOUND.encode}, BadType, "encode is bound to one module: give its name, such as encode='encode'"),
-    ({"decode": BOUND.fc2}, BadType, "decode is bound to one module: give its name"),
-    ({"encode": 3}, BadType, "encode is 3: it must be a function"),
-    ({"encode": lambda net, x: x.double()[:, :6].float()}, BadValue, "encode uses no parameter or buffer"),
-    ({"encode": lambda net: net}, BadValue, "encode cannot take data of the shape that the likelihood describes (a torch.float32 tensor [2, 12]): TypeError"),
-    ({"encode": lambda net, x: net.fc1(x)[:, :5]}, BadValue, "the network's output has a last axis of odd length 5"),
-    ({"encode": lambda net, x: {"mu": net.fc1(x)}}, BadType, "the network's output is of type dict"),
-    ({"encode": lambda net, x: net.fc1(x.flatten())}, BadValue, "encode cannot take data of the shape"),
-    ({"encode": lambda net, x: str(net.fc1(x).shape)}, BadType, "the network's output is '"),
-    ({"posterior": lambda out: Normal(out["mu"], out["mu"])}, BadValue, "posterior cannot take the output of encode for data (a torch.float32 tensor [2, 12]): TypeError"),
-    ({"posterior": lambda out: out[0]}, BadType, "the posterior head returned"),
-    ({"likelihood": lambda out: Bernoulli(out.logits)}, BadValue, "likelihood cannot take the output of decode (a torch.float32 tensor [2, 12]): AttributeError"),
-    ({"likelihood": lambda out: 1}, BadType, "the first parameter of the likelihood is 1: it must be a tensor"),
-    ({"likelihood": lambda out: torch.distributions.Bernoulli(logits=out)}, BadType, "the first parameter of the likelihood is of type Bernoulli"),
-    ({"decode": lambda net, z: (net.decode(z), net.gain.reshape(1)), "likelihood": fv.heads.normal_logsigma}, BadValue, "each tensor that decode returns must start with the axis B"),
-    ({"decode": lambda net, z: 3.0 * float(net.gain.detach())}, BadValue, "decode cannot take latents (a torch.float32 tensor [2, 3]): TypeError"),
-    ({"latent": 4}, BadValue, "decode cannot take latents (a torch.float32 tensor [2, 4]): RuntimeError"),
-    ({"latent": 2, "decode": lambda net, z: net.fc3(z.repeat(1, 4))}, BadValue, "the posterior over z has shape [2, 3]: latent is 2"),
-    ({"latent": 0}, BadValue, "latent is 0"),
-    ({"posterior": fv.heads.bernoulli, "encode": lambda net, x: net.encode(x)[0]}, BadValue, "so their latents take different values"),
-    ({"net": Small}, BadType, "net is the class Small: it must be a module"),
-    ({"net": lambda: Small()}, BadType, "net is the function <lambda>: it must be a module"),
-    ({"net": 3}, BadType, "net is 3: it must be a Module"),
-    ({"net": nn.Sequential(nn.LazyLinear(3))}, BadValue, "0.weight of net has no shape before a forward pass"),
-    ({"net": Small().to("meta")}, BadValue, "on another device than meta"),
-]  # fmt: skip
+DECODED, SHAPE = (
+    "likelihood cannot take the output of decode",
+    "encode cannot take data of the shape that the likelihood",
+)
+WRONG = {
+    "unknown method or submodule for encode 'encod': did you mean 'encode'?": {"encode": "encod"},
+    "unknown method or submodule for decode 'forwards': did you mean 'forward'?": {"decode": "fc2.forwards"},
+    "gain of net is a torch.float32 tensor []: it must be a function": {"encode": "gain"},
+    "encode is bound to one module: give its name, such as encode='encode'": {"encode": BOUND.encode},
+    "decode is bound to one module: give its name": {"decode": BOUND.fc2},
+    "encode is 3: it must be a function": {"encode": 3},
+    "encode uses no parameter or buffer": {"encode": lambda net, x: x[:, :6]},
+    f"{SHAPE} describes (a torch.float32 tensor [2, 12]): TypeError: ": {"encode": lambda net: net},
+    f"{SHAPE} describes (a torch.float32 tensor [2, 12]): RuntimeError: ": {"encode": lambda net, x: net.fc2(x)},
+    "the network's output has a last axis of odd length 5": {"encode": lambda net, x: net.fc1(x)[:, :5]},
+    "the network's output is of type dict": {"encode": lambda net, x: {"mu": net.fc1(x)}},
+    "the network's output is '": {"encode": lambda net, x: str(net.fc1(x).shape)},
+    "posterior cannot take the output of encode for data (a torch.float32 tensor [2, 12]): TypeError": {
+        "posterior": lambda out: out["mu"]
+    },
+    "the posterior head returned": {"posterior": lambda out: out[0]},
+    f"{DECODED} (a torch.float32 tensor [2, 12]): AttributeError": {"likelihood": lambda out: Bernoulli(out.logits)},
+    f"{DECODED} (of type dict): AttributeError: no 'logit', only logits": {
+        "decode": lambda net, z: {"logits": net.decode(z)},
+        "likelihood": lambda out: Bernoulli(out.logit),
+    },
+    "the first parameter of the likelihood is 1: it must be a tensor": {"likelihood": lambda out: 1},
+    "the first parameter of the likelihood is of type Bernoulli": {
+        "likelihood": lambda out: torch.distributions.Bernoulli(logits=out)
+    },
+    "each tensor that decode returns must start with the axis B": {
+        "decode": lambda net, z: (net.decode(z), net.gain.reshape(1)),
+        "likelihood": fv.heads.normal_logsigma,
+    },
+    "decode cannot take latents (a torch.float32 tensor [2, 3]): TypeError": {"decode": lambda net, z: net.gain.item()},
+    "decode cannot take latents (a torch.float32 tensor [2, 4]): RuntimeError": {"latent": 4},
+    "the posterior over z has shape [2, 3]: latent is 2": {
+        "latent": 2,
+        "decode": lambda net, z: net.fc3(z.repeat(1, 4)),
+    },
+    "latent is 0": {"latent": 0},
+    "so their latents take different values": {
+        "encode": lambda net, x: net.encode(x)[0],
+        "posterior": fv.heads.bernoulli,
+    },
+    "net is the class Small: it must be a module": {"net": Small},
+    "net is the function <lambda>: it must be a module": {"net": lambda: Small()},
+    "net is 3: it must be a Module": {"net": 3},
+    "0.weight of net has no shape before a forward pass": {"net": nn.Sequential(nn.LazyLinear(3))},
+    "on another device than meta": {"net": Small().to("meta")},
+}
 
 
-@pytest.mark.parametrize(("wrong", "error", "message"), WRONG, ids=[message[:40] for _, _, message in WRONG])
-def test_wrong_arguments_are_one_line(wrong, error, message):
-    with pytest.raises(error) as found:
-        fv.from_module(**{"net": Small(), "latent": 3, **wrong})
+@pytest.mark.parametrize("message", WRONG)
+def test_wrong_arguments_are_one_line(message):
+    with pytest.raises((BadType, BadValue)) as found:
+        fv.from_module(**{"net": Small(), "latent": 3, **WRONG[message]})
     assert message in str(found.value)
     assert "\n" not in str(found.value)
 
