@@ -207,6 +207,42 @@ def hidden_to_both(net, x):
     return net.hidden2mu(hidden), net.hidden2log_var(hidden)
 
 
+LOG_PI = math.log(math.pi)
+POSTS = {  # latent; what a reader writes; the log-normaliser of a squared error; what the loss is divided by
+    "mnist_vae": (2, {"encode": mu_and_log_sigma, "posterior": fv.heads.normal_logsigma}, 392 * LOG_PI, 1),
+    "mnist_bn_vae": (28, {"encode": hidden_to_both, "decode": "decoder"}, 392 * (math.log(784) + LOG_PI), B),
+    "mnist_sigma_vae": (
+        10,
+        {"encode": "encoder", "decode": "decoder", "posterior": fv.heads.signed_normal},
+        392 * LOG_PI,
+        784 * B,
+    ),
+    "gaussian2d_vae": (2, {"encode": "encoder", "decode": "decoder"}, 0, B),
+}
+LIKELIHOODS = {
+    "mnist_bn_vae": fv.heads.normal_fixed(math.sqrt(392)),
+    "gaussian2d_vae": fv.heads.normal_logvar,
+}
+
+
+@pytest.mark.parametrize("name", POSTS)
+def test_bound_and_gradient_of_a_posts_module_equal_its_loss(name):
+    latent, given, constant, divisor = POSTS[name]
+    net, x = posts.POSTS[name]().double(), posts.data_for(fv.models.RECIPES[name], B)
+    ours = x.flatten(1) if name in ("mnist_bn_vae", "mnist_sigma_vae") else x  # these decoders return 784 pixels
+    if name == "mnist_bn_vae":  # the loss does this itself
+        ours = 2 * ours - 1
+    eps = draws(3 if name == "gaussian2d_vae" else 1, B, latent)
+    trained = fv.from_module(net, latent=latent, likelihood=LIKELIHOODS.get(name, SQUARED), **given)
+    out = fv.estimators.elbo()(*trained, ours, eps, train=True)
+    loss = net.train().loss(x, eps)
+    torch.testing.assert_close((-out.bound - constant).sum() / divisor, loss)
+    assert_gradients_equal(net, out.grads, loss, scale=B / divisor)
+
+
+# Other architectures
+
+
 class ResNetVAE(nn.Module):
     """As in the second post, with torchvision's ResNet-18 and a small decoder in the place of a library's."""
 
@@ -237,63 +273,28 @@ def decoded_with_log_scale(net, z):
     return net.decoder(z), net.log_scale.expand(len(z), 1, 1, 1)
 
 
-LOG_PI = math.log(math.pi)
-POSTS = {  # latent; what a reader writes; the log-normaliser of a squared error; what the loss is divided by
-    "mnist_vae": (2, {"encode": mu_and_log_sigma, "posterior": fv.heads.normal_logsigma}, 392 * LOG_PI, 1),
-    "mnist_bn_vae": (28, {"encode": hidden_to_both, "decode": "decoder"}, 392 * (math.log(784) + LOG_PI), B),
-    "mnist_sigma_vae": (
-        10,
-        {"encode": "encoder", "decode": "decoder", "posterior": fv.heads.signed_normal},
-        392 * LOG_PI,
-        784 * B,
-    ),
-    "gaussian2d_vae": (2, {"encode": "encoder", "decode": "decoder"}, 0, B),
-    "cifar_resnet_vae": (8, {"encode": encoded_resnet, "decode": decoded_with_log_scale}, 0, B),
-}
-LIKELIHOODS = {
-    "mnist_bn_vae": fv.heads.normal_fixed(math.sqrt(392)),
-    "gaussian2d_vae": fv.heads.normal_logvar,
-    "cifar_resnet_vae": fv.heads.normal_logsigma,
-}
-
-
-@pytest.mark.parametrize("name", POSTS)
-def test_bound_and_gradient_of_a_posts_module_equal_its_loss(name):
-    latent, given, constant, divisor = POSTS[name]
-    net = ResNetVAE(latent) if name == "cifar_resnet_vae" else posts.POSTS[name]()
-    net = net.double()
-    x = pixels(B, 3, 16, 16) if name == "cifar_resnet_vae" else posts.data_for(fv.models.RECIPES[name], B)
-    ours = x.flatten(1) if name in ("mnist_bn_vae", "mnist_sigma_vae") else x  # these decoders return 784 pixels
-    if name == "mnist_bn_vae":  # the loss does this itself
-        ours = 2 * ours - 1
-    estimator = fv.estimators.elbo_mc() if name == "cifar_resnet_vae" else fv.estimators.elbo()
-    eps = draws(3 if name == "gaussian2d_vae" else 1, B, latent)
-    trained = fv.from_module(net, latent=latent, likelihood=LIKELIHOODS.get(name, SQUARED), **given)
-    out = estimator(*trained, ours, eps, train=True)
-    loss = net.train().loss(x, eps)
-    torch.testing.assert_close((-out.bound - constant).sum() / divisor, loss)
-    assert_gradients_equal(net, out.grads, loss, scale=B / divisor)
-
-
-# Other architectures
-
-
-def test_a_torchvision_resnet_is_trained_a_step_and_handed_back():
-    net, x = ResNetVAE(8).double(), pixels(4, 3, 16, 16)
-    _, given, *_ = POSTS["cifar_resnet_vae"]
-    trained = fv.from_module(net, latent=8, likelihood=fv.heads.normal_logsigma, **given)
+def test_a_torchvision_resnet_equals_the_plain_module_and_is_handed_back_after_a_step():
+    net, x, eps = ResNetVAE(8).double(), pixels(B, 3, 16, 16), draws(1, B, 8)
+    trained = fv.from_module(
+        net, encode=encoded_resnet, decode=decoded_with_log_scale, latent=8, likelihood=fv.heads.normal_logsigma
+    )
     model, params, state = trained
     assert {f"encoder.{name}" for name, _ in net.encoder.named_buffers()} == state["encoder"].keys()
-    out = fv.estimators.elbo()(*trained, x, draws(1, 4, 8), train=True)
+    out = fv.estimators.elbo_mc()(*trained, x, eps, train=True)
+    plain = copy.deepcopy(net).train()
+    loss = plain.loss(x, eps)
+    torch.testing.assert_close(-out.bound.mean(), loss)
+    assert_gradients_equal(plain, out.grads, loss)
     params = tree.map(lambda p, g: p - 1e-3 * g, params, out.grads)
     made = fv.to_module(net, params, out.state)
     net.load_state_dict(made.state_dict(), strict=True)
+    for name, buffer in plain.named_buffers():
+        torch.testing.assert_close(made.get_buffer(name), buffer)
     with torch.no_grad():
         mu, logvar = encoded_resnet(net.eval(), x)
     q, _ = model.encode(params, out.state, x)
     torch.testing.assert_close(q.loc, mu, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(q.sigma, (logvar / 2).exp(), rtol=1e-12, atol=1e-12)
-    assert int(made.encoder.bn1.num_batches_tracked) == 1
 
 
 class ModelOutput(OrderedDict):
@@ -542,23 +543,25 @@ def test_looking_at_a_parameter_is_no_use_of_it():
 # With the rest of the library
 
 
-def train_step(model, params, state, x, eps):
-    return fv.estimators.iwae()(model.unchecked(), params, state, x, eps, train=True)
+def forward(model, params, state, x, eps):
+    q, state = model.unchecked().encode(params, state, x, True)
+    p, state = model.unchecked().decode(params, state, q.sample(eps)[0], True)
+    return p, state
 
 
-def test_the_compiled_step_equals_the_eager_one():
+def test_the_compiled_model_equals_the_eager_one():
     trained = fv.from_module(
         small(), decode=lambda net, z: {"logits": net.decode(z)}, latent=3, likelihood=lambda out: Bernoulli(out.logits)
     )
     x, eps = pixels(5, 12), draws(1, 5, 3)
-    eager = train_step(*trained, x, eps)
-    compiled = torch.compile(partial(train_step, trained.model), fullgraph=True, backend="aot_eager")
+    eager = forward(*trained, x, eps)
+    compiled = torch.compile(partial(forward, trained.model), fullgraph=True, backend="aot_eager")
     for a, b in zip(tree.leaves(eager), tree.leaves(compiled(*trained[1:], x, eps)), strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_training_measuring_and_evaluating_then_handing_back():
-    net, x = small().float(), pixels(16, 12).float()
+    net, x = small().float(), pixels(16, 12).float().round()
     model, params, _ = fv.from_module(net, latent=3)
     opt = fv.optim.adam(3e-2)
     ts = fv.train.init(model, opt, KEY)
@@ -567,7 +570,7 @@ def test_training_measuring_and_evaluating_then_handing_back():
     assert history.loss[-1] < history.loss[0]
     arms = {"iwae": fv.estimators.iwae(), "dreg": fv.estimators.dreg()}
     found = fv.variance.compare(arms, model, ts.params, ts.state, x[:4], KEY, samples=3, replicates=64)
-    assert found.row("iwae").ratio["encoder"].low > 1
+    assert found.row("dreg").ratio["encoder"].high < 1
     log_p = fv.evaluate.log_likelihood(model, ts.params, ts.state, x, KEY, samples=50)
     made = fv.to_module(net, ts.params, ts.state)
     net.load_state_dict(made.state_dict(), strict=True)
