@@ -11,8 +11,7 @@ class PlainVAE(Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = Sequential(Linear(2, 32), Tanh(), Linear(32, 4))
-        self.decoder = Sequential(Linear(2, 32), Tanh(), Linear(32, 4))
+        self.encoder, self.decoder = (Sequential(Linear(2, 32), Tanh(), Linear(32, 4)) for _ in range(2))
 
     def loss(self, x: torch.Tensor) -> torch.Tensor:
         mu, logvar = self.encoder(x).chunk(2, -1)

@@ -38,6 +38,8 @@ def _a_net(name: str, value: Any) -> nn.Module:
         if nn.parameter.is_lazy(tensor):
             raise BadValue(f"{path} of {name} has no shape before a forward pass: call {name} on a few data first")
         checks.not_on_meta(f"{path} of {name}", tensor)
+    if any(isinstance(module, torch.jit.ScriptModule) for module in value.modules()):
+        raise BadType(f"{name} has a ScriptModule, whose weights cannot be replaced: give the module it was made from")
     return value
 
 
@@ -69,8 +71,8 @@ def from_module(
     two latents, and `encode` on two data of zeros of the shape that the likelihood describes. `net` does not change,
     nor does the model when `net` does.
 
-    `model.init` returns the weights of `net` for every key; only a learned prior is drawn from the key (here,
-    `random.key(0)`). To start from fresh weights, take over a new module.
+    `model.init` returns the weights of `net` for every key; only what `net` does not have, such as a learned prior, is
+    drawn from the key (here, `random.key(0)`). To start from fresh weights, take over a new module.
 
     Args:
         net: the module, trained or not.
@@ -83,8 +85,8 @@ def from_module(
         posterior, likelihood, prior: as in `vae`.
 
     Raises:
-        BadType: net is a class or a factory; encode or decode is bound to a module; a head does not return a
-            distribution.
+        BadType: net is a class or a factory, or has a ScriptModule; encode or decode is bound to a module; a head does
+            not return a distribution.
         BadValue: net has no such method or submodule; a parameter is used by both encode and decode, or so is a buffer
             that they change; encode, decode or a head fails, or their shapes do not fit; net has a lazy parameter, is
             on the `meta` device or cannot be copied.

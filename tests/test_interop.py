@@ -409,6 +409,20 @@ def test_an_unused_recurrent_layer_survives_copies():
     assert bits(fv.to_module(net, trained.params, trained.state)) == bits(net)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.parametrize(
+    "normed", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm]
+)
+def test_normalised_weights_are_taken_over_after_a_backward_pass(normed):
+    net, x = small(), pixels(5, 12)
+    net.fc1 = normed(net.fc1)
+    net.loss(x, draws(1, 5, 3)).backward()
+    model, params, state = fv.from_module(net, latent=3)
+    q, _ = model.encode(params, state, x)
+    assert torch.equal(q.loc, net.eval().encode(x)[0])
+    net.load_state_dict(fv.to_module(net, params, state).state_dict(), strict=True)
+
+
 # Frozen parameters, ties and buffers
 
 
@@ -693,6 +707,13 @@ def test_wrong_arguments_are_one_line(message):
         fv.from_module(**{"net": Small(), "latent": 3, **WRONG[message]})
     assert message in str(found.value)
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is")
+def test_a_scripted_module_is_an_error():
+    net = nn.Sequential(torch.jit.script(nn.Linear(3, 3)))
+    with pytest.raises(BadType, match="net has a ScriptModule"):
+        fv.from_module(net, latent=3)
 
 
 def test_a_module_that_cannot_be_copied_is_an_error():
