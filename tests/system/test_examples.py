@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import funcvae as fv
@@ -43,6 +44,14 @@ def test_own_estimator_is_exact_to_ten_digits():
     assert found["with its own sample"][0] > 0.1
     assert found["100% baseline"][1] < found["50% baseline"][1] < found["0% baseline"][1]
     assert found["100% baseline"] == pytest.approx(found["vimco"])  # at K = 2 the geometric mean is the mean
+
+
+def test_a_pytorch_vae_is_measured_trained_and_handed_back():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found, net = main("from_pytorch")(steps=100)
+    assert found.row("dreg").ratio["encoder"].high < found.row("iwae").ratio["encoder"].low
+    assert net.training
 
 
 @pytest.mark.parametrize("steps", [30, pytest.param(4000, marks=pytest.mark.slow)])
@@ -171,7 +180,7 @@ def test_the_python_of_a_guide_runs_as_written_block_after_block(path):
 
 def test_every_example_is_tested():
     tested = {"quickstart", "own_model", "own_estimator", "posterior_collapse", "burda_table", *fv.models.RECIPES}
-    tested |= {"rainforth", "compare_estimators", "discrete_latents"}
+    tested |= {"rainforth", "compare_estimators", "discrete_latents", "from_pytorch"}
     elsewhere = {"burda2_vae", "sbn_vae", "sbn_nonlinear_vae"}  # in burda_vae.py and discrete_latents.py
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested - elsewhere
     assert set(DIGITS) | {"gaussian2d_vae", "cifar_resnet_vae"} | elsewhere == set(fv.models.RECIPES)
