@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from funcvae._support import checks
+from funcvae._support.checks import Count
 from funcvae.errors import BadValue
 from funcvae.figures._arrays import Floats, as_array, as_images, words
 from funcvae.figures._style import room, titled
@@ -59,14 +60,16 @@ def image_grid(
 
 
 @checks.arguments
-def sample_grid(images: ArrayLike, *, title: str = "Images decoded from samples of the prior") -> Figure:
-    """Images row by row in a nearly square grid; the last row may be incomplete.
+def sample_grid(
+    images: ArrayLike, *, columns: Count | None = None, title: str = "Images decoded from samples of the prior"
+) -> Figure:
+    """Images row by row; the last row may be incomplete. The grid is nearly square unless the columns are given.
 
     Args:
         images: [n, C, H, W] in [0, 1], with C = 1 (grey) or 3 (RGB); values outside are clipped.
     """
     images = as_images("images", images, "n C H W")
-    cols = int(np.ceil(np.sqrt(len(images))))
+    cols = min(columns or int(np.ceil(np.sqrt(len(images)))), len(images))
     cells = _rows(images, cols)
     rows, _, _, height, width = cells.shape
     cell = min(0.9, 6.4 / cols)  # inches

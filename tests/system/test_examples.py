@@ -54,6 +54,24 @@ def test_a_pytorch_vae_is_measured_trained_and_handed_back():
     assert net.training
 
 
+@pytest.fixture
+def labelled(tmp_path):
+    """A file of 60 images of noise with labels."""
+    images = (fv.random.uniform(fv.random.key(0), (60, 1, 28, 28)) * 256).to(torch.uint8)
+    np.savez(tmp_path / "digits.npz", train=images.numpy(), train_labels=np.arange(60) % 10)
+    return str(tmp_path / "digits.npz")
+
+
+def test_a_conditional_vae_draws_a_row_for_each_class(labelled, tmp_path):
+    assert is_a_picture(Path(main("conditional_vae")(data=labelled, epochs=1, out=str(tmp_path / "a.png"))))
+
+
+@pytest.mark.filterwarnings("ignore::funcvae.evaluate.weights.Untrusted")
+def test_missing_pixels_do_not_count(labelled):
+    half, none = (main("missing_pixels")(data=labelled, epochs=1, missing=missing) for missing in (0.5, 0.99))
+    assert half.log_p.mean < none.log_p.mean < 0
+
+
 @pytest.mark.parametrize("steps", [30, pytest.param(4000, marks=pytest.mark.slow)])
 def test_the_vae_uses_as_many_latents_as_maximum_likelihood(tmp_path, steps):
     found, picture = main("posterior_collapse")(steps=steps, out=str(tmp_path))
@@ -179,7 +197,16 @@ def test_the_python_of_a_guide_runs_as_written_block_after_block(path):
 
 
 def test_every_example_is_tested():
-    tested = {"quickstart", "own_model", "own_estimator", "posterior_collapse", "burda_table", *fv.models.RECIPES}
+    tested = {
+        "quickstart",
+        "own_model",
+        "own_estimator",
+        "posterior_collapse",
+        "burda_table",
+        "conditional_vae",
+        "missing_pixels",
+        *fv.models.RECIPES,
+    }
     tested |= {"rainforth", "compare_estimators", "discrete_latents", "from_pytorch"}
     elsewhere = {"burda2_vae", "sbn_vae", "sbn_nonlinear_vae"}  # in burda_vae.py and discrete_latents.py
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested - elsewhere
