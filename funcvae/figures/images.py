@@ -1,5 +1,6 @@
 """Grids of images: decoded from the latent plane, sampled, reconstructed, or interpolated."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,6 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from funcvae._support import checks
-from funcvae._support.checks import Count
 from funcvae.errors import BadValue
 from funcvae.figures._arrays import Floats, as_array, as_images, words
 from funcvae.figures._style import room, titled
@@ -61,20 +61,26 @@ def image_grid(
 
 @checks.arguments
 def sample_grid(
-    images: ArrayLike, *, columns: Count | None = None, title: str = "Images decoded from samples of the prior"
+    images: ArrayLike, *, rows: Sequence[str] = (), title: str = "Images decoded from samples of the prior"
 ) -> Figure:
-    """Images row by row; the last row may be incomplete. The grid is nearly square unless the columns are given.
+    """Images row by row in a nearly square grid, whose last row may be incomplete.
 
     Args:
         images: [n, C, H, W] in [0, 1], with C = 1 (grey) or 3 (RGB); values outside are clipped.
+        rows: names of the rows, which then have equal lengths.
     """
     images = as_images("images", images, "n C H W")
-    cols = min(columns or int(np.ceil(np.sqrt(len(images)))), len(images))
+    if rows and len(images) % len(rows):
+        raise BadValue(f"{len(images)} images do not divide into {len(rows)} rows of equal length")
+    cols = len(images) // len(rows) if rows else int(np.ceil(np.sqrt(len(images))))
     cells = _rows(images, cols)
-    rows, _, _, height, width = cells.shape
+    height, width = cells.shape[3:]
     cell = min(0.9, 6.4 / cols)  # inches
-    figure = titled(cell * cols + 0.2, cell * rows * height / width + 0.5, title)
-    _show_cells(figure.add_subplot(), cells)
+    figure = titled(cell * cols + 0.2 + 0.7 * bool(rows), cell * len(cells) * height / width + 0.5, title)
+    ax = figure.add_subplot()
+    _show_cells(ax, cells)
+    if rows:
+        ax.set_yticks([height * (i + 0.5) - 0.5 for i in range(len(rows))], words("rows", rows, len(rows)))
     return figure
 
 

@@ -4,7 +4,7 @@ Functions take (model, params, state), the data x [n, ...] as the model sees the
 Those that draw images also take `pixels`, which maps x and decoded images to pixels in [0, 1].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -121,15 +121,14 @@ def interpolation(
 @checks.arguments
 def image_samples(
     model: VAE, params: Params, state: State, key: random.Key, n: Count, *, drawn: bool = False,
-    condition: Data | None = None, columns: Count | None = None, pixels: Pixels = as_is, name: str,
+    condition: Data | None = None, rows: Sequence[str] = (), pixels: Pixels = as_is, name: str,
 ) -> Figure:  # fmt: skip
     """n images of the model in a grid: means of p(x|z) for z sampled from the prior, or samples of p(x|z).
 
-    A conditional model takes the conditions [n, ...] of the images, row by row. The grid is nearly square unless the
-    number of columns is given.
+    A conditional model takes the conditions [n, ...] of the images, row by row; `rows` are names of the rows.
     """
     x = samples(model, params, state, key, n, drawn=drawn, condition=condition)
-    return images.sample_grid(pixels(x), columns=columns, title=f"{name}: images {_HOW[drawn]}")
+    return images.sample_grid(pixels(x), rows=rows, title=f"{name}: images {_HOW[drawn]}")
 
 
 @checks.arguments

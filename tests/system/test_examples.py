@@ -66,10 +66,9 @@ def test_a_conditional_vae_draws_a_row_for_each_class(labelled, tmp_path):
     assert is_a_picture(Path(main("conditional_vae")(data=labelled, epochs=1, out=str(tmp_path / "a.png"))))
 
 
-@pytest.mark.filterwarnings("ignore::funcvae.evaluate.weights.Untrusted")
 def test_missing_pixels_do_not_count(labelled):
-    half, none = (main("missing_pixels")(data=labelled, epochs=1, missing=missing) for missing in (0.5, 0.99))
-    assert half.log_p.mean < none.log_p.mean < 0
+    half, none = (main("missing_pixels")(data=labelled, epochs=1, missing=missing)[0] for missing in (0.5, 0.99))
+    assert half < 10 * none < 0
 
 
 @pytest.mark.parametrize("steps", [30, pytest.param(4000, marks=pytest.mark.slow)])
