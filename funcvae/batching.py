@@ -10,10 +10,13 @@ from torch import Tensor
 
 from funcvae import tree
 from funcvae._support import checks
-from funcvae.modules import Apply, Params, State
+from funcvae.modules import KEY, Apply, Params, State, advance, for_part
 from funcvae.tree import Tree
 
-__all__ = ["Unbatched", "over_samples", "vmap_or_loop"]
+__all__ = ["Unbatched", "from_sample", "of_points", "over_samples", "vmap_or_loop"]
+
+FIRST = "first sample"
+"""The name in a decoder's state, beside its key, of the number of its first sample; `over_samples` takes it out."""
 
 
 class Unbatched(UserWarning):
@@ -28,6 +31,10 @@ def over_samples(network: Apply, frozen: Collection[str] = ()) -> Callable[..., 
     [N·B, Z] if each row of the output depends only on the same row of z, and the new state on no row (as with spectral
     norm, but not with BatchNorm in training mode). Otherwise they run one after another.
 
+    If the network has a key, sample k draws from one of its own in training mode, from `modules.for_part` with k: the
+    same in each way, and whether the samples come together or in parts (`from_sample`). The new key is that of one
+    call.
+
     Args:
         frozen: the names in the state of what the network does not change.
 
@@ -38,16 +45,19 @@ def over_samples(network: Apply, frozen: Collection[str] = ()) -> Callable[..., 
 
     def apply(params: Params, state: State, *inputs: Any, train: bool) -> tuple[Any, State]:
         out, new = network(params, state, *inputs, train=train)
-        return out, {name: v for name, v in new.items() if name not in frozen}
+        return out, {name: v for name, v in new.items() if name not in frozen and name != KEY}
 
     def sampled(params: Params, state: State, z: Tensor, *, train: bool) -> tuple[Any, State]:
+        state, own = _own_keys(state, len(z), train)
         if not (ways or torch.compiler.is_compiling()):
             decide(params, state, z)
         if len(z) == 1:  # the same in each way, without its overhead
-            out, new = apply(params, state, z[0], train=train)
-            return tree.map(lambda t: t.unsqueeze(0), out), {**state, **new}
-        out, new = ways.get(train, _vmapped)(apply, params, state, z, train)
-        return out, {**state, **new}
+            out, new = apply(params, {**state, **_of(own, 0)}, z[0], train=train)
+            out = tree.map(lambda t: t.unsqueeze(0), out)
+        else:
+            out, new = ways.get(train, _vmapped)(apply, params, state, own, z, train)
+        new = {**state, **new}
+        return out, advance(new) if train else new
 
     def decide(params: Params, state: State, z: Tensor) -> None:
         found = {train: _trial(apply, params, state, z, train) for train in _MODES}
@@ -61,23 +71,56 @@ def over_samples(network: Apply, frozen: Collection[str] = ()) -> Callable[..., 
     return sampled
 
 
-Way = Callable[[Apply, Params, State, Tensor, bool], tuple[Any, State]]
-"""A way to apply a network to z [N, B, Z]: (apply, params, state, z, train) -> (output, new state)."""
+def from_sample(state: State, first: int | Tensor) -> State:
+    """The state of a model for a part of the samples: the number of the first of them decides what its decoder draws.
+
+    The state that the model returns has no such number.
+    """
+    decoder = state.get("decoder", {})
+    if KEY not in decoder:
+        return state
+    first = first if isinstance(first, Tensor) else torch.full((), first, device=decoder[KEY].device)
+    return {**state, "decoder": {**decoder, FIRST: first}}
 
 
-def _vmapped(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -> tuple[Any, State]:
-    out, new = torch.vmap(lambda z_n: apply(params, state, z_n, train=train))(z)
+def of_points(state: State, m: int) -> State:
+    """The state from `from_sample` for a decoder of the m points of each sample."""
+    decoder = state.get("decoder", {})
+    return from_sample(state, decoder[FIRST] * m) if FIRST in decoder else state
+
+
+def _own_keys(state: State, n: int, train: bool) -> tuple[State, State]:
+    """The state that n samples share, and what each has of its own: in training mode, its key [n, 2]."""
+    first = state.get(FIRST, 0)
+    state = {name: v for name, v in state.items() if name != FIRST}
+    if not (train and KEY in state):
+        return state, {}
+    key = {KEY: state[KEY]}
+    return state, torch.vmap(lambda k: for_part(key, k))(first + torch.arange(n, device=state[KEY].device))
+
+
+def _of(own: State, i: int) -> State:
+    return {name: each[i] for name, each in own.items()}
+
+
+Way = Callable[[Apply, Params, State, State, Tensor, bool], tuple[Any, State]]
+"""A way to apply a network to z [N, B, Z]: (apply, params, state, each sample's own state, z, train) -> (output, new
+state)."""
+
+
+def _vmapped(apply: Apply, params: Params, state: State, own: State, z: Tensor, train: bool) -> tuple[Any, State]:
+    out, new = torch.vmap(lambda z_n, own_n: apply(params, {**state, **own_n}, z_n, train=train))(z, own)
     return out, _averaged(new, state)
 
 
-def _in_rows(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -> tuple[Any, State]:
+def _in_rows(apply: Apply, params: Params, state: State, own: State, z: Tensor, train: bool) -> tuple[Any, State]:
     n = len(z)
     out, new = apply(params, state, rearrange(z, "n b z -> (n b) z"), train=train)
     return tree.map(lambda t: rearrange(t, "(n b) ... -> n b ...", n=n), out), new
 
 
-def _in_turn(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -> tuple[Any, State]:
-    out, new = _stacked([apply(params, state, z_n, train=train) for z_n in z])
+def _in_turn(apply: Apply, params: Params, state: State, own: State, z: Tensor, train: bool) -> tuple[Any, State]:
+    out, new = _stacked([apply(params, {**state, **_of(own, i)}, z_n, train=train) for i, z_n in enumerate(z)])
     return out, _averaged(new, state)
 
 
@@ -108,7 +151,8 @@ def _trial(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -
     n, b = 3, 2
     rows = rearrange(z, "n b z -> (n b) z")
     rows = rows[torch.arange(n * b, device=z.device) % len(rows)]
-    given = apply, params, state, rearrange(rows, "(n b) z -> n b z", n=n), train
+    own = _own_keys(state, n, train)[1]
+    given = apply, params, state, own, rearrange(rows, "(n b) z -> n b z", n=n), train
     try:
         apply(params, state, rows, train=train)
     except _FAILURES:
@@ -119,7 +163,7 @@ def _trial(apply: Apply, params: Params, state: State, z: Tensor, train: bool) -
     except _FAILURES as error:
         reason = checks.one_line(str(error).split(". ")[0], 120)
     try:
-        as_in_turn = _all_close(_in_rows(*given), _in_turn(*given))
+        as_in_turn = not own and _all_close(_in_rows(*given), _in_turn(*given))
         one_call = as_in_turn and _has_separate_rows(apply, params, state, rows, train)
     except _FAILURES:
         one_call = False

@@ -27,7 +27,7 @@ from funcvae.distributions import (
     TwoLayers,
 )
 from funcvae.errors import BadData, BadType, BadValue, FuncvaeError
-from funcvae.modules import Params, State, network
+from funcvae.modules import KEY, Params, State, network
 
 __all__ = [
     "CHECK_SEED", "VAE", "Decode", "Encode", "LogWeight", "Observe", "Trained", "as_floats", "as_is", "check_data",
@@ -419,8 +419,9 @@ def _distribution(what: str, p: Any) -> Any:
 
 
 def running(model: VAE, state: State) -> dict[str, Tensor]:
-    """The buffers of a state by path: the part that a forward pass can change."""
-    return {path: leaf for path, leaf in tree.named_leaves(state).items() if path not in model.frozen}
+    """The buffers of a state by path: the part that a forward pass can change, except for the keys of networks."""
+    leaves = tree.named_leaves(state).items()
+    return {path: leaf for path, leaf in leaves if path not in model.frozen and path.split("/")[-1] != KEY}
 
 
 def _checked(p: Distribution, log_densities: Tensor, shape: tuple[int, ...]) -> Tensor:

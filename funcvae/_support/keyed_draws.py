@@ -180,7 +180,8 @@ def _permutation(key: random.Key, args: Any, kwargs: Any) -> Tensor:
 
 
 def _integers_of_size(key: random.Key, args: Any, kwargs: Any) -> Tensor:
-    *bounds, size = *args, *(kwargs[name] for name in ("low", "high", "size") if name in kwargs)
+    bounds = [*args, *(kwargs[name] for name in ("low", "high", "size") if name in kwargs)]
+    size = bounds.pop()
     like = {name: value for name, value in kwargs.items() if name in ("dtype", "device")}
     zeros = torch.zeros(size, **{"dtype": torch.int64, **like})
     return _integers(key, (zeros, *bounds), {}).to(zeros)
@@ -289,7 +290,7 @@ _REFUSED = (
     "binomial", "cauchy_", "geometric_", "log_normal_", "multinomial", "native_dropout", "poisson", "randint_like",
     "_sample_dirichlet", "_standard_gamma",
 )  # fmt: skip
-_IN_FORWARD = {
+_IN_FORWARD: dict[str, Draw] = {
     **{name: _refuse(name) for name in _REFUSED},
     **_DRAWS,
     **_DROPOUTS,
