@@ -95,8 +95,7 @@ def _own_keys(state: State, n: int, train: bool) -> tuple[State, State]:
     state = {name: v for name, v in state.items() if name != FIRST}
     if not (train and KEY in state):
         return state, {}
-    key = {KEY: state[KEY]}
-    return state, torch.vmap(lambda k: for_part(key, k))(first + torch.arange(n, device=state[KEY].device))
+    return state, for_part({KEY: state[KEY]}, first + torch.arange(n, device=state[KEY].device))
 
 
 def _of(own: State, i: int) -> State:
@@ -200,7 +199,8 @@ _ROUNDING = 1e-4
 
 
 def vmap_or_loop(f: Callable[..., Tree], what: str) -> Callable[..., Tree]:
-    """Maps f over the first axis of its last argument: by `vmap`, or in a loop from the first call where that fails.
+    """Maps f over the first axis of its last argument, a tree: by `vmap`, or in a loop from the first call where that
+    fails.
 
     Args:
         what: names, in the warning, what is computed one after another.
@@ -224,7 +224,9 @@ def vmap_or_loop(f: Callable[..., Tree], what: str) -> Callable[..., Tree]:
                 raise
             except _FAILURES as error:
                 reason = error
-        found = _stacked([f(*fixed, each) for each in batch])  # if this fails too, its error is more helpful
+        n = len(tree.leaves(batch)[0])
+        each = [tree.map(lambda t, i=i: t[i], batch) for i in range(n)]
+        found = _stacked([f(*fixed, own) for own in each])  # if this fails too, its error is more helpful
         if reason:
             loops = True
             warnings.warn(f"vmap cannot batch {what}", Unbatched, stacklevel=2)

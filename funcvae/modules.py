@@ -185,8 +185,18 @@ def advance(state: State) -> State:
 
 
 def for_part(state: State, number: int | Tensor) -> State:
-    """The state of a network or of a model for one of several parts that draw independently, such as shards."""
-    return _with_keys(state, lambda key: _fold_in(_split_key(key)[0], number))
+    """The state of a network or of a model for one of several parts that draw independently, such as shards.
+
+    Numbers [n] yield a batch of keys [n, 2].
+    """
+
+    def new(key: random.Key) -> random.Key:
+        use, _ = _split_key(key)
+        if isinstance(number, Tensor) and number.ndim:
+            return torch.vmap(_fold_in, (None, 0))(use, number)
+        return _fold_in(use, number)
+
+    return _with_keys(state, new)
 
 
 def _with_keys(state: State, new: Callable[[random.Key], random.Key]) -> State:

@@ -38,7 +38,8 @@ class InFactory(TorchDispatchMode):
         kwargs = kwargs or {}
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)
-        if named := _own_generators(args, kwargs):
+        named = [g for g in (*args, *kwargs.values()) if isinstance(g, torch.Generator) and not _is_global(g)]
+        if named:
             self.generator_states.append(named[0].get_state())
             return func(*args, **kwargs)
         draw = _DRAWS.get(func.overloadpacket.__name__)
@@ -65,8 +66,8 @@ class InForward(TorchFunctionMode):
         if inner is not None:
             with self:  # torch has left the mode
                 return inner(*args, **kwargs)
-        draw = _OF_FUNCTION.get(func)
-        if draw is None or _own_generators(args, kwargs):
+        draw, generator = _OF_FUNCTION.get(func), kwargs.get("generator")
+        if draw is None or (generator is not None and not _is_global(generator)):
             return func(*args, **kwargs)
         key = _fold_in(self.key, self.count)
         self.count += 1
@@ -84,11 +85,6 @@ def let_compiler_dispatch() -> bool:
         return False
     traced.get_overridable_functions().update(f for f in _OF_FUNCTION if f in torch.overrides.get_ignored_functions())
     return True
-
-
-def _own_generators(args: Any, kwargs: Any) -> list[torch.Generator]:
-    """The generators among the arguments that are not torch's own."""
-    return [g for g in (*args, *kwargs.values()) if isinstance(g, torch.Generator) and not _is_global(g)]
 
 
 def _is_global(generator: Any) -> bool:
