@@ -346,7 +346,9 @@ def _no_draws(inputs: tuple[Any, ...], train: bool, keyed: bool) -> Iterator[Non
     advice = "draw only if self.training"
     if train:
         advice = (
-            "use functions of torch such as randn_like and dropout" if keyed else "set draws_in_forward = True in it"
+            "use functions of torch such as randn_like and dropout"
+            if keyed
+            else "set draws_in_forward = True in its class"
         )
     message, drawn = f"the module draws random numbers in forward without a key: {advice}", False
     try:
