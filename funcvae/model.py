@@ -107,7 +107,8 @@ def vae(
         decoder: makes the module that maps z [B, Z] to the argument of `likelihood`. It is `vmap`ped over the
             Monte-Carlo axis of z [N, B, Z], so the module does not see N (`batching.over_samples`, also for modules
             that `vmap` cannot batch). In training mode BatchNorm normalises the batch of each sample separately, and
-            its running statistics are averaged over N.
+            its running statistics are averaged over N. In training mode, random layers, such as dropout, draw anew for
+            each sample, from a key in the state; those of the encoder draw once for each datum.
         latent: Z, the number of latent dimensions.
         posterior: the head that makes q(z|x).
         likelihood: the head that makes p(x|z).

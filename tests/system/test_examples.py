@@ -45,6 +45,12 @@ def test_own_estimator_is_exact_to_ten_digits():
     assert found["100% baseline"] == pytest.approx(found["vimco"])  # at K = 2 the geometric mean is the mean
 
 
+def test_random_layers_repeat_their_bits_and_their_share_of_the_variance_is_measured():
+    hashes, values, share = main("random_layers")(epochs=5, replicates=200)
+    assert len(hashes) == len(values) == 1
+    assert 0.2 < share < 0.9
+
+
 @pytest.mark.parametrize("steps", [30, pytest.param(4000, marks=pytest.mark.slow)])
 def test_the_vae_uses_as_many_latents_as_maximum_likelihood(tmp_path, steps):
     found, picture = main("posterior_collapse")(steps=steps, out=str(tmp_path))
