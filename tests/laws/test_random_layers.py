@@ -13,6 +13,8 @@ from funcvae.distributed.collectives import SINGLE
 from funcvae.distributed.sharding import Batch, GradientSettings
 from funcvae.errors import BadValue
 
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop", "ignore::funcvae.evaluate.Untrusted")
+
 KEY = random.key(0)
 X = random.bernoulli(KEY, 0.4, (8, 6)).float()
 

@@ -48,7 +48,7 @@ def test_own_estimator_is_exact_to_ten_digits():
 def test_random_layers_repeat_their_bits_and_their_share_of_the_variance_is_measured():
     hashes, values, share = main("random_layers")(epochs=5, replicates=200)
     assert len(hashes) == len(values) == 1
-    assert 0.2 < share < 0.9
+    assert 0.05 < share < 0.4
 
 
 @pytest.mark.parametrize("steps", [30, pytest.param(4000, marks=pytest.mark.slow)])
