@@ -10,10 +10,13 @@ from torch import Tensor
 
 from funcvae import tree
 from funcvae._support import checks
-from funcvae.modules import Apply, Params, State
+from funcvae.modules import KEY, Apply, Params, State, advance, for_part
 from funcvae.tree import Tree
 
-__all__ = ["Unbatched", "over_samples", "vmap_or_loop"]
+__all__ = ["Unbatched", "from_sample", "of_points", "over_samples", "vmap_or_loop"]
+
+FIRST = "first sample"
+"""The name in a decoder's state, beside its key, of the number of its first sample; `over_samples` takes it out."""
 
 
 class Unbatched(UserWarning):
@@ -30,6 +33,10 @@ def over_samples(network: Apply, frozen: Collection[str] = ()) -> Callable[..., 
     [N·B, Z] if each row of the output depends only on the same row of z, and the new state on no row (as with spectral
     norm, but not with BatchNorm in training mode). Otherwise they run one after another.
 
+    If the network has a key, sample k draws from one of its own in training mode, from `modules.for_part` with k: the
+    same in each way, and whether the samples come together or in parts (`from_sample`). The new key is that of one
+    call.
+
     Args:
         frozen: the names in the state of what the network does not change.
 
@@ -40,19 +47,22 @@ def over_samples(network: Apply, frozen: Collection[str] = ()) -> Callable[..., 
 
     def apply(params: Params, state: State, *inputs: Any, train: bool) -> tuple[Any, State]:
         out, new = network(params, state, *inputs, train=train)
-        return out, {name: v for name, v in new.items() if name not in frozen}
+        return out, {name: v for name, v in new.items() if name not in frozen and name != KEY}
 
     def sampled(params: Params, state: State, z: Tensor, *shared: Tree, train: bool) -> tuple[Any, State]:
+        state, own = _own_keys(state, len(z), train)
         if not (ways or torch.compiler.is_compiling()):
             decide(params, state, z, shared)
         if len(z) == 1:  # the same in each way, without its overhead
-            out, new = apply(params, state, z[0], *shared, train=train)
-            return tree.map(lambda t: t.unsqueeze(0), out), {**state, **new}
-        out, new = ways.get(train, _vmapped)(_Call(apply, params, state, train), z, shared)
-        return out, {**state, **new}
+            out, new = apply(params, {**state, **_of(own, 0)}, z[0], *shared, train=train)
+            out = tree.map(lambda t: t.unsqueeze(0), out)
+        else:
+            out, new = ways.get(train, _vmapped)(_Call(apply, params, state, own, train), z, shared)
+        new = {**state, **new}
+        return out, advance(new) if train else new
 
     def decide(params: Params, state: State, z: Tensor, shared: Shared) -> None:
-        found = {train: _trial(_Call(apply, params, state, train), z, shared) for train in _MODES}
+        found = {train: _trial(_Call(apply, params, state, {}, train), z, shared) for train in _MODES}
         if any(way for way, _ in found.values()):  # otherwise the call itself reports what is wrong with z
             ways.update({train: way or _vmapped for train, (way, _) in found.items()})
         if reasons := [reason for _, reason in found.values() if reason]:
@@ -63,16 +73,49 @@ def over_samples(network: Apply, frozen: Collection[str] = ()) -> Callable[..., 
     return sampled
 
 
+def from_sample(state: State, first: int | Tensor) -> State:
+    """The state of a model for a part of the samples: the number of the first of them decides what its decoder draws.
+
+    The state that the model returns has no such number.
+    """
+    decoder = state.get("decoder", {})
+    if KEY not in decoder:
+        return state
+    first = first if isinstance(first, Tensor) else torch.full((), first, device=decoder[KEY].device)
+    return {**state, "decoder": {**decoder, FIRST: first}}
+
+
+def of_points(state: State, m: int) -> State:
+    """The state from `from_sample` for a decoder of the m points of each sample."""
+    decoder = state.get("decoder", {})
+    return from_sample(state, decoder[FIRST] * m) if FIRST in decoder else state
+
+
+def _own_keys(state: State, n: int, train: bool) -> tuple[State, State]:
+    """The state that n samples share, and what each has of its own: in training mode, its key [n, 2]."""
+    first = state.get(FIRST, 0)
+    state = {name: v for name, v in state.items() if name != FIRST}
+    if not (train and KEY in state):
+        return state, {}
+    return state, for_part({KEY: state[KEY]}, first + torch.arange(n, device=state[KEY].device))
+
+
+def _of(own: State, i: int) -> State:
+    return {name: each[i] for name, each in own.items()}
+
+
 class _Call(NamedTuple):
     """A network with its parameters, its state and its mode."""
 
     network: Apply
     params: Params
     state: State
+    own: State
+    """What each sample has of its own [n, ...]: in training mode, its key."""
     train: bool
 
-    def __call__(self, *inputs: Tree) -> tuple[Any, State]:
-        return self.network(self.params, self.state, *inputs, train=self.train)
+    def __call__(self, *inputs: Tree, own: State | None = None) -> tuple[Any, State]:
+        return self.network(self.params, {**self.state, **(own or {})}, *inputs, train=self.train)
 
 
 Shared = tuple[Tree, ...]
@@ -82,7 +125,7 @@ Way = Callable[[_Call, Tensor, Shared], tuple[Any, State]]
 
 
 def _vmapped(call: _Call, z: Tensor, shared: Shared) -> tuple[Any, State]:
-    out, new = torch.vmap(lambda z_n: call(z_n, *shared))(z)
+    out, new = torch.vmap(lambda z_n, own: call(z_n, *shared, own=own))(z, call.own)
     return out, _averaged(new, call.state)
 
 
@@ -93,7 +136,7 @@ def _in_rows(call: _Call, z: Tensor, shared: Shared) -> tuple[Any, State]:
 
 
 def _in_turn(call: _Call, z: Tensor, shared: Shared) -> tuple[Any, State]:
-    out, new = _stacked([call(z_n, *shared) for z_n in z])
+    out, new = _stacked([call(z_n, *shared, own=_of(call.own, i)) for i, z_n in enumerate(z)])
     return out, _averaged(new, call.state)
 
 
@@ -126,6 +169,7 @@ def _trial(call: _Call, z: Tensor, shared: Shared) -> tuple[Way | None, str]:
     rows = rows[torch.arange(n * b, device=z.device) % len(rows)]
     shared = tree.map(lambda t: t[torch.arange(b, device=z.device) % len(t)], shared)
     repeated = tree.map(lambda t: torch.cat([t] * n), shared)
+    call = call._replace(own=_own_keys(call.state, n, call.train)[1])
     given = call, rearrange(rows, "(n b) z -> n b z", n=n), shared
     try:
         call(rows, *repeated)
@@ -137,7 +181,7 @@ def _trial(call: _Call, z: Tensor, shared: Shared) -> tuple[Way | None, str]:
     except _FAILURES as error:
         reason = checks.one_line(str(error).split(". ")[0], 120)
     try:
-        as_in_turn = _all_close(_in_rows(*given), _in_turn(*given))
+        as_in_turn = not call.own and _all_close(_in_rows(*given), _in_turn(*given))
         one_call = as_in_turn and _has_separate_rows(call, rows, repeated)
     except _FAILURES:
         one_call = False
@@ -174,7 +218,8 @@ _ROUNDING = 1e-4
 
 
 def vmap_or_loop(f: Callable[..., Tree], what: str) -> Callable[..., Tree]:
-    """Maps f over the first axis of its last argument: by `vmap`, or in a loop from the first call where that fails.
+    """Maps f over the first axis of its last argument, a tree: by `vmap`, or in a loop from the first call where that
+    fails.
 
     Args:
         what: names, in the warning, what is computed one after another.
@@ -198,7 +243,9 @@ def vmap_or_loop(f: Callable[..., Tree], what: str) -> Callable[..., Tree]:
                 raise
             except _FAILURES as error:
                 reason = error
-        found = _stacked([f(*fixed, each) for each in batch])  # if this fails too, its error is more helpful
+        n = len(tree.leaves(batch)[0])
+        each = [tree.map(lambda t, i=i: t[i], batch) for i in range(n)]
+        found = _stacked([f(*fixed, own) for own in each])  # if this fails too, its error is more helpful
         if reason:
             loops = True
             warnings.warn(f"vmap cannot batch {what}", Unbatched, stacklevel=2)

@@ -28,7 +28,7 @@ from funcvae.distributions import (
     TwoLayers,
 )
 from funcvae.errors import BadData, BadType, BadValue, FuncvaeError
-from funcvae.modules import Params, State, network
+from funcvae.modules import KEY, Params, State, network
 
 __all__ = [
     "CHECK_SEED", "VAE", "Decode", "Encode", "LogWeight", "Observe", "Trained", "as_floats", "as_is", "check_data",
@@ -134,7 +134,8 @@ def vae(
         decoder: makes the module that maps z [B, Z], or (z, c), to the argument of `likelihood`. It is `vmap`ped over
             the Monte-Carlo axis of z [N, B, Z], so the module does not see N (`batching.over_samples`, also for modules
             that `vmap` cannot batch). In training mode BatchNorm normalises the batch of each sample separately, and
-            its running statistics are averaged over N.
+            its running statistics are averaged over N. In training mode, random layers, such as dropout, draw anew for
+            each sample, from a key in the state; those of the encoder draw once for each datum.
         latent: Z, the number of latent dimensions.
         posterior: the head that makes q(z|x).
         likelihood: the head that makes p(x|z).
@@ -498,8 +499,9 @@ def _distribution(what: str, p: Any) -> Any:
 
 
 def running(model: VAE, state: State) -> dict[str, Tensor]:
-    """The buffers of a state by path: the part that a forward pass can change."""
-    return {path: leaf for path, leaf in tree.named_leaves(state).items() if path not in model.frozen}
+    """The buffers of a state by path: the part that a forward pass can change, except for the keys of networks."""
+    leaves = tree.named_leaves(state).items()
+    return {path: leaf for path, leaf in leaves if path not in model.frozen and path.split("/")[-1] != KEY}
 
 
 def _checked(p: Distribution, log_densities: Tensor, shape: tuple[int, ...]) -> Tensor:

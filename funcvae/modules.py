@@ -19,17 +19,22 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import checkpoint
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from funcvae import random, tree
-from funcvae._support import checks
+from funcvae._support import checks, finding_draws
+from funcvae._support.keyed_draws import InFactory, InForward, let_compiler_dispatch
 from funcvae._support.pickling import by_call, remembered
 from funcvae.errors import BadType, BadValue
 
-__all__ = ["Apply", "Functional", "Network", "Params", "State", "functional", "network"]
+__all__ = [
+    "KEY", "Apply", "Functional", "Network", "Params", "State", "advance", "for_part", "functional", "network",
+]  # fmt: skip
 
 Params = dict[str, Any]
 State = dict[str, Any]
+
+KEY = "random_key"
+"""The name in the state of a network's key, from which its random layers draw. Other networks have no key."""
 
 
 class Apply(Protocol):
@@ -45,8 +50,8 @@ class Functional(NamedTuple):
     """A pure network.
 
     `init(key)` returns (params, state): flat dicts of tensors with the names that the module gives them. `state` holds
-    the buffers and the frozen parameters. `apply(params, state, *inputs, train=...)` returns (output, new state) and
-    does not modify its arguments.
+    the buffers and the frozen parameters, and "random_key" if the module has random layers. `apply(params, state,
+    *inputs, train=...)` returns (output, new state) and does not modify its arguments.
     """
 
     init: Callable[[random.Key], tuple[Params, State]]
@@ -80,13 +85,20 @@ def functional(factory: Callable[[], nn.Module]) -> Functional:
     which it may change in place, and of its buffers, which are returned as the new state. So BatchNorm in training mode
     also works under an outer `vmap`: each mapped slice has its own statistics.
 
+    Random layers, such as dropout or noise in `forward`, draw from the key "random_key" in the state. In training mode,
+    `apply` splits it in two: draw i of the call uses `fold_in` of the first with i, and the second is the key of the
+    new state. In evaluation mode nothing may be drawn. A module gets a key if it has layers of torch that draw (dropout
+    with p > 0, RReLU, recurrent and attention layers with dropout), or if the code of its `forward` calls a random
+    function of torch. For code in which this is not found, set `draws_in_forward = True` in the class of the layer.
+
     Raises:
         BadType: the argument is not a factory of a new `nn.Module`; the factory draws with an operator that cannot be
             drawn from a key, or with a generator that starts in another state at each call; or (from `apply`) the
             module uses activation checkpointing.
-        BadValue: (from `apply`) params or state has other names or shapes than `init` returns; the module changes a
-            parameter in `forward`; or it draws random numbers there, as dropout does. (Under `torch.compile` only
-            dropout layers of torch are detected: call your own module once without it.)
+        BadValue: a tensor of the module is named "random_key"; or (from `apply`) params or state has other names or
+            shapes than `init` returns; the module changes a parameter in `forward`; or it draws random numbers there
+            without a key, in evaluation mode, or by a function that cannot draw from a key. (Draws without a key are
+            not detected under `torch.compile`: call your own module once without it.)
     """
     net = network(factory)
     return Functional(net.init, checks.after(net.check)(net.apply))
@@ -101,7 +113,7 @@ def network(factory: Callable[[], nn.Module]) -> Network:
 
     # One skeleton for each mode, so that calls do not interfere. Their values are never used, so they are moved to
     # `meta`, where they need no memory. (A module with plain tensor attributes cannot be built on `meta`.)
-    draws, others = _KeyedDraws(random.key(0)), _KeyedDraws(random.key(0))
+    draws, others = InFactory(random.key(0)), InFactory(random.key(0))
     module, other = _build(factory, draws), _build(factory, others)
     _check_independent(module, other)
     if not all(map(torch.equal, draws.generator_states, others.generator_states)):
@@ -111,9 +123,14 @@ def network(factory: Callable[[], nn.Module]) -> Network:
         )
     aliases = _aliases(module)
     shapes = [_shapes(tensors) for tensors in _split(module)]  # of params and state
+    if KEY in shapes[0] | shapes[1]:
+        raise BadValue(f"{type(module).__name__} has a tensor named {KEY!r}, the name of a network's key: rename it")
     frozen = frozenset(name for name, p in module.named_parameters() if not p.requires_grad)
     skeletons = {True: module.to("meta").train(), False: other.to("meta").eval()}
-    dropout = _dropout_layer(module)
+    keyed = any(map(finding_draws.draws, module.modules()))
+    if keyed:
+        shapes[1][KEY] = torch.Size([2])
+    compilable = not keyed or let_compiler_dispatch()
     attention = any(isinstance(layer, nn.MultiheadAttention) for layer in module.modules())
     tried: list[bool] = []
 
@@ -128,8 +145,9 @@ def network(factory: Callable[[], nn.Module]) -> Network:
 
     @torch.enable_grad()  # autograd disables it in a Function
     def made(key: random.Key) -> list[Tensor]:
-        params, state = _split(_build(factory, _KeyedDraws(key.cpu())).to(key.device))
-        return [t.detach() for t in (*params.values(), *state.values())]
+        params, state = _split(_build(factory, InFactory(key.cpu())).to(key.device))
+        own = [random.fold_in(key, _KEY_NUMBER)] if keyed else []
+        return [t.detach() for t in (*params.values(), *state.values(), *own)]
 
     @checks.arguments
     def init(key: random.Key) -> tuple[Params, State]:
@@ -146,16 +164,20 @@ def network(factory: Callable[[], nn.Module]) -> Network:
         return run(params, state, inputs, train)
 
     def run(params: Params, state: State, inputs: tuple[Any, ...], train: bool) -> tuple[Any, State]:
-        if train and dropout:
-            raise BadValue(f"{dropout} draws random numbers in training mode: {_NO_KEYS}")
-        held = {name: v if name in frozen else _copy_for(inputs, v) for name, v in state.items()}
+        if not compilable and torch.compiler.is_compiling():
+            raise BadValue("this torch cannot compile random layers")
+        rest = {name: v for name, v in state.items() if name != KEY}
+        held = {name: v if name in frozen else _copy_for(inputs, v) for name, v in rest.items()}
         tensors = {**params, **held}
         tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
         # The module may change its inputs in place. (A tree of one tensor would take longer.)
         inputs = tuple(_copy(x) if isinstance(x, Tensor) else tree.map(_copy, x) for x in inputs)
-        with _attention_for_transforms() if attention else nullcontext(), _no_draws(inputs):
+        key, next_key = _split_key(state[KEY]) if train and keyed else (None, state.get(KEY))
+        draws = nullcontext() if key is None else InForward(key)
+        with _attention_for_transforms() if attention else nullcontext(), _no_draws(inputs, train, keyed), draws:
             out = functional_call(skeletons[train], tensors, inputs, tie_weights=False, strict=True)
-        return out, {name: v if name in frozen else tensors[name] for name, v in state.items()}
+        new = {name: v if name in frozen else tensors[name] for name, v in rest.items()}
+        return out, {**new, KEY: next_key} if keyed else new
 
     return Network(init, apply, check, frozen, _inputs(module.forward))
 
@@ -166,6 +188,32 @@ def _inputs(forward: Callable[..., Any]) -> int:
     several = inspect.Parameter.VAR_POSITIONAL in kinds
     positional = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
     return sys.maxsize if several else sum(kind in positional for kind in kinds)
+
+
+def advance(state: State) -> State:
+    """The state of a network or of a model with the keys that a call in training mode returns."""
+    return _with_keys(state, lambda key: _split_key(key)[1])
+
+
+def for_part(state: State, number: int | Tensor) -> State:
+    """The state of a network or of a model for one of several parts that draw independently, such as shards.
+
+    Numbers [n] yield a batch of keys [n, 2].
+    """
+
+    def new(key: random.Key) -> random.Key:
+        use, _ = _split_key(key)
+        if isinstance(number, Tensor) and number.ndim:
+            return torch.vmap(_fold_in, (None, 0))(use, number)
+        return _fold_in(use, number)
+
+    return _with_keys(state, new)
+
+
+def _with_keys(state: State, new: Callable[[random.Key], random.Key]) -> State:
+    return {
+        name: new(v) if name == KEY else _with_keys(v, new) if isinstance(v, dict) else v for name, v in state.items()
+    }
 
 
 class _PerKey(torch.autograd.Function):
@@ -186,7 +234,7 @@ class _PerKey(torch.autograd.Function):
         return stacked, (0,) * len(stacked)
 
 
-def _build(factory: Callable[[], nn.Module], draws: "_KeyedDraws") -> nn.Module:
+def _build(factory: Callable[[], nn.Module], draws: InFactory) -> nn.Module:
     try:
         with draws:
             module = factory()
@@ -258,15 +306,6 @@ def _copy_for(inputs: tuple[Any, ...], buffer: Tensor) -> Tensor:
     return buffer + x.new_zeros((), dtype=buffer.dtype) if buffer.is_floating_point() else buffer.clone()
 
 
-def _dropout_layer(module: nn.Module) -> str:
-    """The name and type of a layer that draws random numbers in training mode; "" if there is no such layer."""
-    for name, layer in module.named_modules():
-        dropout = layer.p if isinstance(layer, nn.modules.dropout._DropoutNd) else getattr(layer, "dropout", 0)
-        if isinstance(layer, nn.RReLU) or (isinstance(dropout, float) and dropout > 0):
-            return f"layer {name!r} ({type(layer).__name__})"
-    return ""
-
-
 def _check_forward(module: nn.Module, run: Callable[[Params, State], Any], params: Params, state: State) -> None:
     """Raises BadType if a module uses `torch.utils.checkpoint`, BadValue if it changes a parameter.
 
@@ -294,9 +333,6 @@ def _check_forward(module: nn.Module, run: Callable[[Params, State], Any], param
         )
 
 
-_NO_KEYS = "funcvae gives no keys to layers yet"
-
-
 @contextmanager
 def _attention_for_transforms() -> Iterator[None]:
     """Restricts attention to operators with batching rules and derivatives, which its fused kernels lack."""
@@ -310,7 +346,7 @@ def _attention_for_transforms() -> Iterator[None]:
 
 
 @contextmanager
-def _no_draws(inputs: tuple[Any, ...]) -> Iterator[None]:
+def _no_draws(inputs: tuple[Any, ...], train: bool, keyed: bool) -> Iterator[None]:
     """Raises BadValue for a draw from a global generator of torch, and restores its state. Inactive while compiling."""
     if torch.compiler.is_compiling():
         yield
@@ -318,7 +354,14 @@ def _no_draws(inputs: tuple[Any, ...]) -> Iterator[None]:
     on_cuda = {x.device.index for x in tree.leaves(inputs) if isinstance(x, Tensor) and x.is_cuda}
     generators = [torch.default_generator, *(torch.cuda.default_generators[i] for i in on_cuda)]
     before = [generator.get_state() for generator in generators]
-    message, drawn = f"the module draws random numbers in forward: {_NO_KEYS}", False
+    advice = "draw only if self.training"
+    if train:
+        advice = (
+            "use functions of torch such as randn_like and dropout"
+            if keyed
+            else "set draws_in_forward = True in its class"
+        )
+    message, drawn = f"the module draws random numbers in forward without a key: {advice}", False
     try:
         yield
     except RuntimeError as error:  # raised by `vmap` itself
@@ -334,108 +377,5 @@ def _no_draws(inputs: tuple[Any, ...]) -> Iterator[None]:
         raise BadValue(message)
 
 
-class _KeyedDraws(TorchDispatchMode):
-    """Makes every random draw from a key, unless it names a generator: draw i uses `fold_in(key, i)`."""
-
-    def __init__(self, key: random.Key) -> None:
-        super().__init__()
-        self.key, self.count = key, 0
-        self.generator_states: list[Tensor] = []  # the state of the generator before each draw that names one
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if torch.Tag.nondeterministic_seeded not in func.tags:
-            return func(*args, **kwargs)
-        named = [g for g in (*args, *kwargs.values()) if isinstance(g, torch.Generator) and not _is_global(g)]
-        if named:
-            self.generator_states.append(named[0].get_state())
-            return func(*args, **kwargs)
-        draw = _KEYED.get(func, _KEYED.get(func.overloadpacket))
-        if draw is None:
-            known = ", ".join(sorted(str(each).removeprefix("aten.") for each in _KEYED))
-            raise BadType(
-                f"the factory calls {func}, which cannot be drawn from a key: give it generator=torch.Generator()."
-                f"manual_seed(0), made in the factory, or use {known}"
-            )
-        key = random.fold_in(self.key, self.count)
-        self.count += 1
-        return draw(key, args, {name: value for name, value in kwargs.items() if name != "generator"})
-
-
-def _is_global(generator: Any) -> bool:
-    """Whether a generator is one of torch's own. (They are compared by address, because each call wraps them anew.)"""
-    own: list[Any] = [torch.default_generator, *torch.cuda.default_generators]
-    return any(generator._cdata == each._cdata for each in own)
-
-
-# The functions below replace random operators of torch by draws from a key. In-place operators fill an argument.
-# The others first make a tensor of zeros by the corresponding operator, with the requested dtype, device and layout.
-
-
-def _fill_uniform(key: random.Key, args: Any, kwargs: Any) -> Tensor:
-    x, low, high = _bind(args, kwargs, ("from", 0.0), ("to", 1.0))
-    return x.copy_(random.uniform(key, tuple(x.shape), _draw_dtype(x), low, high))
-
-
-def _fill_normal(key: random.Key, args: Any, kwargs: Any) -> Tensor:
-    x, mean, std = _bind(args, kwargs, ("mean", 0.0), ("std", 1.0))
-    return x.copy_(mean + std * random.normal(key, tuple(x.shape), _draw_dtype(x)))
-
-
-def _fill_bernoulli(key: random.Key, args: Any, kwargs: Any) -> Tensor:
-    x, p = _bind(args, kwargs, ("p", 0.5))
-    return x.copy_(random.bernoulli(key, p, tuple(x.shape)))
-
-
-def _make(zeros: Callable[..., Tensor], fill: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return lambda key, args, kwargs: fill(key, (zeros(*args, **kwargs),), {})
-
-
-def _normal(key: random.Key, args: Any, kwargs: Any) -> Tensor:
-    mean, std = (*args, 1.0)[:2]
-    like = torch.zeros(args[2], dtype=kwargs.get("dtype")) if len(args) > 2 else torch.zeros_like(mean + std)
-    return like.copy_(mean + std * random.normal(key, tuple(like.shape), _draw_dtype(like)))
-
-
-def _permutation(key: random.Key, args: Any, kwargs: Any) -> Tensor:
-    return random.permutation(key, args[0]).to(kwargs.get("dtype") or torch.int64)
-
-
-def _fill_integers(key: random.Key, args: Any, kwargs: Any) -> Tensor:
-    """Fills x with integers below `to`, or from `from` on: the remainders of 63-bit words, almost equally likely."""
-    x, low, high = args if len(args) == 3 else (args[0], 0, args[1])
-    first, second = random.bits(key, (2, x.numel())).long()
-    word = (first & 0x7FFFFFFF) << 32 | second & 0xFFFFFFFF
-    return x.copy_((low + word % (high - low)).view(x.shape))
-
-
-def _integers(key: random.Key, args: Any, kwargs: Any) -> Tensor:
-    *bounds, size = args
-    return _fill_integers(key, (torch.zeros(size, **{"dtype": torch.int64, **kwargs}), *bounds), {})
-
-
-def _bind(args: tuple[Any, ...], kwargs: dict[str, Any], *rest: tuple[str, float]) -> list[Any]:
-    """The leading arguments of an operator, by position or by name, with their defaults."""
-    values = list(args[: 1 + len(rest)])
-    return values + [kwargs.get(name, default) for name, default in rest[len(values) - 1 :]]
-
-
-def _draw_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-_aten = torch.ops.aten
-_KEYED: dict[Any, Callable[..., Tensor]] = {
-    _aten.uniform_: _fill_uniform,
-    _aten.normal_: _fill_normal,
-    _aten.bernoulli_: _fill_bernoulli,
-    _aten.rand: _make(torch.zeros, _fill_uniform),
-    _aten.randn: _make(torch.zeros, _fill_normal),
-    _aten.rand_like: _make(torch.zeros_like, _fill_uniform),
-    _aten.randn_like: _make(torch.zeros_like, _fill_normal),
-    _aten.normal: _normal,
-    _aten.randperm: _permutation,
-    _aten.randint: _integers,
-    _aten.random_.to: _fill_integers,
-    getattr(_aten.random_, "from"): _fill_integers,
-}
+_KEY_NUMBER = 2**31 - 1  # no draw of an initialiser has it
+_fold_in, _split_key = checks.unchecked(random.fold_in), checks.unchecked(random.split)

@@ -9,7 +9,6 @@ import pytest
 import torch
 import torchvision
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import funcvae as fv
@@ -555,54 +554,135 @@ def test_init_under_vmap_equals_a_loop_over_the_keys_bit_for_bit(factory):
 # Random numbers in forward
 
 
-class OwnDropout(nn.Module):
-    def forward(self, x):
-        return F.dropout(x, 0.5, training=True)
-
-
 class OwnNoise(nn.Module):
     def forward(self, x):
-        return x + torch.randn_like(x)
+        return x + torch.randn_like(x) if self.training else x
 
 
-DROPPING = {
+class Hidden(nn.Module):
+    """Draws in a way that is not found in its code."""
+
+    def forward(self, x):
+        return x + getattr(torch, "randn_" + "like")(x)
+
+
+class Declared(Hidden):
+    draws_in_forward = True
+
+
+DRAWING = {
     "dropout": (lambda: nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), (5, 3)),
+    "dropout in place": (lambda: nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5, inplace=True)), (5, 3)),
     "dropout2d": (lambda: nn.Dropout2d(0.5), (2, 3, 4, 4)),
     "alpha": (lambda: nn.AlphaDropout(0.2), (5, 3)),
     "rrelu": (nn.RReLU, (5, 3)),
     "lstm": (lambda: nn.LSTM(3, 3, 2, dropout=0.1), (5, 3)),
+    "bidirectional gru": (lambda: nn.GRU(3, 3, 2, dropout=0.3, bidirectional=True, batch_first=True), (2, 5, 3)),
     "transformer": (lambda: nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True), (2, 4, 8)),
+    "own": (OwnNoise, (5, 3)),
 }
 
 
-@pytest.mark.parametrize("name", DROPPING)
-def test_a_layer_that_draws_random_numbers_raises_in_training_mode_and_works_in_eval(name):
-    factory, shape = DROPPING[name]
-    net = functional(factory)
+@pytest.mark.parametrize("name", DRAWING)
+def test_a_random_layer_draws_from_its_key_in_training_mode_and_nothing_in_eval(name):
+    factory, shape = DRAWING[name]
+    net, x = functional(factory), draws(*shape)
     params, state = net.init(KEY)
-    x = draws(*shape)
-    with pytest.raises(BadValue, match="random numbers"):
-        net.apply(params, state, x, train=True)
-    assert_trees_close(net.apply(params, state, x, train=False)[0], bound(factory, params, state, False)(x))
+    plain = {name: v for name, v in state.items() if name != "random_key"}
+    module = bound(factory, params, plain, False)
+    before = torch.get_rng_state()
+    out, same = net.apply(params, state, x, train=False)
+    assert_trees_close(out, module(x))
+    assert_trees_close(same, state, 0)
+    first, new = net.apply(params, state, x, train=True)
+    assert_trees_close(net.apply(params, state, x, train=True)[0], first, 0)
+    assert torch.equal(new["random_key"], random.split(state["random_key"])[1])
+    second, _ = net.apply(params, new, x, train=True)
+    assert not torch.equal(tree.leaves(first)[0], tree.leaves(second)[0])
+    assert not torch.equal(tree.leaves(first)[0], tree.leaves(out)[0])
+    assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_attention_with_dropout_raises_in_training_mode_and_works_in_eval():
-    net = functional(lambda: nn.MultiheadAttention(8, 2, dropout=0.1, batch_first=True))
+def test_attention_with_dropout_draws_with_and_without_weights():
+    for weights in (True, False):
+        net = functional(lambda: nn.MultiheadAttention(8, 2, dropout=0.4, batch_first=True))
+        params, state = net.init(KEY)
+        x = (draws(2, 4, 8),) * 3
+
+        def output(state, train, net=net, params=params, x=x, weights=weights):
+            return net.apply(params, state, *x, None, weights, train=train)[0][0]
+
+        drawn = torch.stack([output({"random_key": key}, True) for key in random.split(KEY, 400)])
+        error = (drawn.mean(0) - output(state, False)) / (drawn.std(0) / 400**0.5)
+        assert error.abs().max() < 4.5
+        assert drawn.std(0).min() > 0
+
+
+def test_networks_that_draw_nothing_have_no_key():
+    for factory in (lambda: nn.Dropout(0.0), lambda: nn.Linear(3, 2), partial(nn.MultiheadAttention, 8, 2)):
+        assert "random_key" not in functional(factory).init(KEY)[1]
+
+
+def test_the_key_differs_between_seeds_and_is_none_of_the_initialisers_keys():
+    net = functional(lambda: nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)))
+    (_, a), (_, b) = net.init(KEY), net.init(random.key(1))
+    assert not torch.equal(a["random_key"], b["random_key"])
+    assert not any(torch.equal(a["random_key"], random.fold_in(KEY, i)) for i in range(10))
+    together = torch.vmap(net.init)(random.split(KEY, 3))[1]["random_key"]
+    assert torch.equal(together, torch.stack([net.init(k)[1]["random_key"] for k in random.split(KEY, 3)]))
+
+
+@pytest.mark.parametrize("name", ["dropout", "own", "alpha", "transformer"])
+def test_random_layers_under_vmap_over_keys_and_inputs_equal_a_loop_and_compile(name):
+    factory, shape = DRAWING[name]
+    net, keys, xs = functional(factory), random.split(KEY, 3), draws(3, *shape)
     params, state = net.init(KEY)
-    x = (draws(2, 4, 8),) * 3
-    with pytest.raises(BadValue, match="MultiheadAttention"):
-        net.apply(params, state, *x, train=True)
-    assert net.apply(params, state, *x, train=False)[0][0].shape == (2, 4, 8)
+
+    def apply(key, x):
+        return net.apply(params, {**state, "random_key": key}, x, train=True)
+
+    assert_trees_close(
+        torch.vmap(apply)(keys, xs), tree.map(lambda *each: torch.stack(each), *map(apply, keys, xs)), 1e-5
+    )
+    if name != "transformer":  # the compiler cannot trace the setting of attention's fast path
+        assert_trees_close(
+            torch.compile(apply, fullgraph=True, backend="eager")(keys[0], xs[0]), apply(keys[0], xs[0]), 1e-5
+        )
 
 
-@pytest.mark.parametrize("factory", [OwnDropout, OwnNoise])
-@pytest.mark.parametrize("randomness", ["error", "same", "different"])
-def test_random_numbers_in_a_users_forward_are_an_error_with_and_without_vmap(factory, randomness):
-    net = functional(factory)
-    with pytest.raises(BadValue, match="draws random numbers in forward"):
-        net.apply({}, {}, draws(5, 3), train=True)
-    with pytest.raises(BadValue, match="draws random numbers in forward"):
-        torch.vmap(lambda x: net.apply({}, {}, x, train=True)[0], randomness=randomness)(draws(2, 5, 3))
+def test_a_draw_without_a_key_is_an_error_that_says_what_to_do():
+    net = functional(Hidden)
+    for train, advice in ((True, "set draws_in_forward = True in its class"), (False, r"draw only if self\.training")):
+        with pytest.raises(BadValue, match=f"draws random numbers in forward without a key: {advice}"):
+            net.apply({}, {}, draws(5, 3), train=train)
+        for randomness in ("error", "same", "different"):
+            apply = torch.vmap(lambda x, train=train: net.apply({}, {}, x, train=train)[0], randomness=randomness)
+            with pytest.raises(BadValue, match=advice):
+                apply(draws(2, 5, 3))
+    net = functional(Declared)
+    net.apply(*net.init(KEY), draws(5, 3), train=True)
+    with pytest.raises(BadValue, match=r"draw only if self\.training"):
+        net.apply(*net.init(KEY), draws(5, 3), train=False)
+
+
+def test_a_function_that_cannot_draw_from_a_key_is_an_error():
+    class Counts(nn.Module):
+        def forward(self, x):
+            return torch.poisson(x.exp())
+
+    net = functional(Counts)
+    with pytest.raises(BadValue, match="calls poisson in forward, which cannot be drawn from a key: use alpha_dropout"):
+        net.apply(*net.init(KEY), draws(5, 3), train=True)
+
+
+def test_a_tensor_with_the_name_of_the_key_is_an_error():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("random_key", torch.zeros(2))
+
+    with pytest.raises(BadValue, match="Named has a tensor named 'random_key'"):
+        functional(Named)
 
 
 class Checkpointed(nn.Module):
@@ -722,13 +802,13 @@ def test_the_first_call_keeps_no_graph_of_the_whole_input():
 
 
 def test_the_error_for_an_unsupported_initialiser_names_it():
-    class Exponential(nn.Module):
+    class Cauchy(nn.Module):
         def __init__(self):
             super().__init__()
-            self.p = nn.Parameter(torch.empty(3).exponential_())
+            self.p = nn.Parameter(torch.empty(3).cauchy_())
 
-    with pytest.raises(BadType, match=r"exponential_.*, which cannot be drawn from a key: give it generator="):
-        functional(Exponential).init(KEY)
+    with pytest.raises(BadType, match=r"cauchy_.*, which cannot be drawn from a key: give it generator="):
+        functional(Cauchy).init(KEY)
 
 
 def test_an_error_in_the_factory_is_not_taken_for_a_wrong_call_of_it():

@@ -12,7 +12,9 @@ processes.
 An estimator's weights depend on all samples. So `by_samples` first exchanges the N·B log-weights, and every process
 computes the same weights from them.
 
-BatchNorm takes its statistics from each shard separately; the running statistics are the shards' average.
+BatchNorm takes its statistics from each shard separately; the running statistics are the shards' average. Random
+layers: shard s `by_rows` draws from `modules.for_part` of each network's key with s. `by_samples`, the shards share
+what the encoder draws, and the decoder draws for each sample by its number among all, as without shards.
 """
 
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from torch import Tensor
 from funcvae import random, tree
 from funcvae._support import checks, examples
 from funcvae._support.examples import Data
+from funcvae.batching import from_sample
 from funcvae.compilation import Wrap
 from funcvae.distributed import reduction
 from funcvae.distributed.collectives import SINGLE, Processes, split_evenly
@@ -31,7 +34,7 @@ from funcvae.estimators.chunks import in_chunks
 from funcvae.estimators.engine import StateShare, add_trees, scale_tree, share_of_state, state_of_shares
 from funcvae.estimators.types import Estimate, Estimator, Seen, check_noise
 from funcvae.model import VAE, Observe, noise_dtype, running
-from funcvae.modules import Params, State
+from funcvae.modules import Params, State, for_part
 from funcvae.noise import Noise, accepts, in_parts
 
 __all__ = [
@@ -117,11 +120,13 @@ def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
         at = torch.arange(piece.start, piece.stop, device=examples.device(x))
         return keys, examples.take(x, at) if observe_rows else x, at, examples.count(x)
 
-    def shares(params: Params, state: State, batch: Batch, *_: Any) -> Callable[[range], Tensor]:
-        return lambda piece: share_of(params, state, *inputs(batch, piece))
+    def shares(
+        params: Params, state: State, batch: Batch, pieces: list[range], processes: Processes
+    ) -> Callable[[range], Tensor]:
+        return lambda piece: share_of(params, for_part(state, pieces.index(piece)), *inputs(batch, piece))
 
     def details(params: Params, state: State, batch: Batch, pieces: list[range]) -> StepDetails:
-        found = [estimated(params, state, *inputs(batch, piece)) for piece in pieces]
+        found = [estimated(params, for_part(state, s), *inputs(batch, piece)) for s, piece in enumerate(pieces)]
         total: Any = None
         for piece, (_, _, out) in zip(pieces, found, strict=True):
             weight = len(piece) / examples.count(batch.x)
@@ -154,10 +159,11 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
 
     def log_weights(params: Params, state: State, keys: Tensor, x: Data, at: Tensor) -> Tensor:
         assert parts.log_w is not None
-        return parts.log_w(model, params, state, *inputs(params, keys, x, at), True)
+        return parts.log_w(model, params, from_sample(state, at[0]), *inputs(params, keys, x, at), True)
 
     def share(params: Params, state: State, keys: Tensor, x: Data, at: Tensor, bound: Tensor, *w: Tensor) -> Tensor:
-        out = parts.share(model, params, state, *inputs(params, keys, x, at), True, samples, *w)
+        own = from_sample(state, at[0])
+        out = parts.share(model, params, own, *inputs(params, keys, x, at), True, samples, *w)
         return pack(out.grads, out._replace(bound=out.bound + bound).means(), out.state)
 
     def seen(params: Params, state: State, keys: Tensor, x: Data, at: Tensor) -> Seen:
@@ -215,7 +221,7 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
         for at in chunks(pieces, examples.device(x)):
             observed, drawn = inputs(params, batch.keys, x, at)
             own = [points_at(each, at) for each in w]
-            out = parts.share(model, params, state, observed, drawn, True, samples, *own)
+            out = parts.share(model, params, from_sample(state, at[0]), observed, drawn, True, samples, *own)
             total = add_trees(total, (out.grads, out.bound, out.state, out.reconstruction, out.kl))
             eps.append(drawn)
             log_w.append(out.log_w)

@@ -9,6 +9,7 @@ from funcvae._support import checks
 from funcvae._support.checks import Count
 from funcvae._support.examples import Data
 from funcvae._support.pickling import remembered
+from funcvae.batching import from_sample
 from funcvae.compilation import Wrap, unchanged
 from funcvae.estimators.engine import add_trees, state_of_shares
 from funcvae.estimators.types import Estimate, Estimator
@@ -42,11 +43,15 @@ def in_chunks(estimator: Estimator, chunk: Count, wrap: Wrap = unchanged) -> Est
     at_draws = None if parts.at_draws is None else wrap(parts.at_draws)
     bound_of = None if parts.bound is None else wrap(parts.bound)
 
+    def split(state: State, eps: Tensor) -> list[tuple[State, Tensor]]:
+        """The state and the noise of each chunk."""
+        return [(from_sample(state, i * chunk), part) for i, part in enumerate(eps.split(chunk))]
+
     def weighed(model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool) -> Any:
         """The weights [M, B, ...], if they depend on all samples, and the bound that they add."""
         if log_w_of is None or parts.weigh is None:
             return (), None
-        log_w = torch.cat([log_w_of(model, params, state, x, part, train) for part in eps.split(chunk)])
+        log_w = torch.cat([log_w_of(model, params, own, x, part, train) for own, part in split(state, eps)])
         return parts.weigh(log_w, *([parts.see(model, params, state, x, eps, train)] if parts.see else []))
 
     @torch.no_grad()
@@ -54,8 +59,8 @@ def in_chunks(estimator: Estimator, chunk: Count, wrap: Wrap = unchanged) -> Est
         w, bound = weighed(model, params, state, x, eps, train)
         total, log_w = None, []
         points_of_chunk = [each.split(chunk * (len(each) // len(eps))) for each in w]
-        for part, *weights in zip(eps.split(chunk), *points_of_chunk, strict=True):
-            out = share_of(model, params, state, x, part, train, len(eps), *weights)
+        for (own, part), *weights in zip(split(state, eps), *points_of_chunk, strict=True):
+            out = share_of(model, params, own, x, part, train, len(eps), *weights)
             log_w.append(out.log_w)
             total = add_trees(total, (out.grads, out.bound, out.state, out.reconstruction, out.kl))
         assert total is not None

@@ -30,6 +30,7 @@ from funcvae._support import checks
 from funcvae._support.autograd import Pull, vjp
 from funcvae._support.examples import Data
 from funcvae._support.pickling import remembered
+from funcvae.batching import of_points
 from funcvae.distributions import Distribution, Posterior
 from funcvae.errors import BadType, BadValue
 from funcvae.estimators.types import (
@@ -48,7 +49,7 @@ from funcvae.estimators.types import (
     check_claims,
 )
 from funcvae.model import VAE, LogWeight, log_prob_terms, log_weight, running
-from funcvae.modules import Params, State
+from funcvae.modules import Params, State, advance
 
 __all__ = [
     "StateShare", "add_trees", "forward", "from_points", "log_p_x", "log_w", "scale_tree", "share_of_state",
@@ -210,7 +211,8 @@ def _estimator(
 
     def terms(model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool) -> Tensor:
         q, state = model.encode(params, state, x, train)
-        return target.pulled(log_weight(model, params, state, x, q, points.at(q, eps), train)[0])
+        z = points.at(q, eps)
+        return target.pulled(log_weight(model, params, of_points(state, len(z) // len(eps)), x, q, z, train)[0])
 
     def at_draws(model: VAE, params: Params, state: State, x: Data, eps: Tensor) -> Tensor:
         q, state = model.encode(params, state, x)
@@ -298,7 +300,8 @@ def _draw(
         return (z, log_prob_terms(q, z.detach()), () if target.closed is None else q), (q, z, new)
 
     def weigh(theta: Params, z: Tensor) -> Any:
-        terms, new = log_weight(model, {**params, **theta}, encoded, x, q, z, train)
+        at_z = of_points(encoded, len(z) // len(eps))
+        terms, new = log_weight(model, {**params, **theta}, at_z, x, q, z, train)
         pulled = target.pulled(terms)
         return pulled, (pulled if target.pulls is log_w else terms.log_w, terms, new)
 
@@ -401,7 +404,7 @@ an integer, such as BatchNorm's count of batches, the increase takes the place o
 
 
 def share_of_state(model: VAE, new: State, old: State, weight: float) -> StateShare:
-    """The share of a new state in a weighted mean. Frozen parameters have no share."""
+    """The share of a new state in a weighted mean. Frozen parameters and keys have no share."""
     before, shares = running(model, old), {}
     for path, n in running(model, new).items():
         value = n if n.is_floating_point() else n.long() - before[path].long()
@@ -410,8 +413,8 @@ def share_of_state(model: VAE, new: State, old: State, weight: float) -> StateSh
 
 
 def state_of_shares(total: StateShare, old: State) -> State:
-    """The mean state from the sum of all shares. A buffer that no share has changed keeps its bits."""
-    named = tree.named_leaves(old)
+    """The mean state from the sum of all shares. A buffer that no share has changed keeps its bits; keys advance."""
+    named = tree.named_leaves(advance(old))
     for path, (value, changed) in total.items():
         before = named[path]
         mean = value if before.is_floating_point() else before + value.round().long()

@@ -64,6 +64,7 @@ def compare(
     target_se: Positive | None = None,
     train: bool = False,
     compile: bool = False,
+    fresh_layers: bool = False,
     timings: Annotated[int, checks.within(0, 10**6)] = 7,
     processes: Processes = SINGLE,
     progress: Progress = lambda done, total: None,
@@ -95,6 +96,8 @@ def compare(
         train: whether networks are in training mode.
         compile: run under `torch.compile`. Compilation takes about half a minute, so it pays for tens of thousands of
             replicates.
+        fresh_layers: whether random layers, such as dropout, draw anew in each replicate, which then counts what they
+            draw as noise; needs `train`. Otherwise all replicates share what they draw, from the keys in `state`.
         timings: number of times each estimator's eager gradient is timed, after one warm-up; 0 to skip timing.
         processes: from `process_group()`. Each process computes some of the replicates, and all return the result. Its
             bits do not depend on the number of processes. Only the main process measures times; in others they are NaN.
@@ -108,7 +111,7 @@ def compare(
         NonFinite: a gradient or bound is not finite; the message names the arm, the replicate and the key of its noise.
         ProcessLost, ReportedElsewhere: another process has ended, or has reported an error.
     """
-    settings = ReplicateSettings(samples, replicates, chunk, noise, groups, train, compile)
+    settings = ReplicateSettings(samples, replicates, chunk, noise, groups, train, compile, fresh_layers)
     problem = make_problem(model, params, state, x, key, settings)
     if not arms:
         raise BadValue("arms is empty: give estimators by name")
@@ -175,15 +178,16 @@ class _Step:
     def centers(self) -> list[Leaves]:
         """The gradient of replicate 0 of each lane."""
         drawn = [noise_chunks(self.problem, scheme, range(1), self.problem.settings.compile) for scheme in self.schemes]
-        grads, _, _ = self.gradients([next(chunks)[1] for chunks in drawn])
+        grads, _, _ = self.gradients(0, [next(chunks)[1] for chunks in drawn])
         return [[leaf[0] for leaf in each] for each in grads]
 
-    def gradients(self, eps: list[Tensor]) -> tuple[list[Leaves], list[Tensor], list[Tensor]]:
+    def gradients(self, first: int, eps: list[Tensor]) -> tuple[list[Leaves], list[Tensor], list[Tensor]]:
         """The gradients and bounds [c] of each lane, and the log-weights of each scheme."""
+        state = self.problem.state_of(range(first, first + len(eps[0])))
         chunk_gradients = self.whole if len(eps[0]) == self.chunk else self.eager
         grads, bounds, log_w = dict[int, Leaves](), dict[int, Tensor](), list[Tensor]()
         for members, gradient, noise in zip(self.members, chunk_gradients, eps, strict=True):
-            found = gradient(self.problem.params, self.problem.state, self.problem.x, noise)
+            found = gradient(self.problem.params, state, self.problem.x, noise)
             grads |= zip(members, found[0], strict=True)
             log_w.append(found[1])
             bounds |= zip(members, found[2], strict=True)
@@ -191,9 +195,9 @@ class _Step:
         return [grads[i] for i in lanes], [bounds[i] for i in lanes], log_w
 
     def __call__(
-        self, eps: list[Tensor], centers: list[Leaves], powers: list[list[Leaves]]
+        self, first: int, eps: list[Tensor], centers: list[Leaves], powers: list[list[Leaves]]
     ) -> tuple[list[LaneRows], list[Tensor]]:
-        grads, bounds, log_w = self.gradients(eps)
+        grads, bounds, log_w = self.gradients(first, eps)
         rows = []
         for lane, g, center, power, bound in zip(self.lanes, grads, centers, powers, bounds, strict=True):
             square, along = online_moments.sum_powers_(center, power, g)

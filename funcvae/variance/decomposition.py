@@ -17,7 +17,7 @@ from funcvae.errors import BadValue
 from funcvae.estimators.types import GradientEstimator
 from funcvae.evaluate.importance_sampling import Progress
 from funcvae.model import VAE, Observe, as_is, noise_dtype
-from funcvae.modules import Params, State
+from funcvae.modules import Params, State, for_part
 from funcvae.noise import Noise, iid
 from funcvae.variance import intervals, online_moments, snr
 from funcvae.variance.intervals import Measured
@@ -80,6 +80,7 @@ def sources(
     observe: Observe = as_is,
     groups: str | Sequence[str] = (),
     train: bool = False,
+    fresh_layers: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Sources:
     """The variance of a mini-batch gradient, split by the law of total variance.
@@ -104,6 +105,8 @@ def sources(
         observe: (key, x) -> what the model sees of a batch. The variance of a random binarization is part of `data`.
         groups: further groups of parameters, as patterns such as "encoder/*.bias".
         train: whether networks are in training mode.
+        fresh_layers: whether random layers draw anew in each batch and replicate, as noise; needs `train`. Otherwise
+            all share what they draw.
         progress: called with the number of batches done and the total number.
 
     Raises:
@@ -115,7 +118,9 @@ def sources(
     n = examples.count(data)
     if batch > n:
         raise BadValue(f"batch is {batch}: it must lie between 1 and {n}, the number of data")
-    settings = ReplicateSettings(samples, replicates, noise=noise, groups=groups, train=train)
+    settings = ReplicateSettings(
+        samples, replicates, noise=noise, groups=groups, train=train, fresh_layers=fresh_layers
+    )
     whole = make_problem(model, params, state, data, key, settings, observe, batch)
     checks.fits("batches", (batches, len(tree.leaves(params))), 8)
     choice_key, observe_key, noise_key = random.split(whole.key, 3)
@@ -127,9 +132,10 @@ def sources(
     for m in range(batches):
         rows = random.permutation(random.fold_in(choice_key, m), n)[:batch]
         x = observe(random.fold_in(observe_key, m), examples.take(data, rows))
-        problem, sums = replace(whole, x=x, key=random.fold_in(noise_key, m)), None
+        own = for_part(state, m) if fresh_layers else state
+        problem, sums = replace(whole, x=x, key=random.fold_in(noise_key, m), state=own), None
         for first, eps in noise_chunks(problem, noise, range(replicates), False):
-            ((grads,), _, _) = gradient(params, state, x, eps)
+            ((grads,), _, _) = gradient(params, problem.state_of(range(first, first + len(eps))), x, eps)
             sums = sums or online_moments.empty_sums([leaf[0] for leaf in grads], order=1)
             sums, square, along = online_moments.add_chunk_(sums, first, grads)
             check_finite(f"batch {m}", problem.key, first, square, along)

@@ -82,6 +82,7 @@ def moments(
     groups: str | Sequence[str] = (),
     train: bool = False,
     compile: bool = False,
+    fresh_layers: bool = False,
     processes: Processes = SINGLE,
     progress: Progress = lambda done, total: None,
 ) -> Moments:
@@ -102,6 +103,8 @@ def moments(
         train: whether networks are in training mode. BatchNorm normalises by the batch only in training mode.
         compile: run under `torch.compile`. Compilation takes about half a minute, so it pays for tens of thousands of
             replicates.
+        fresh_layers: whether random layers, such as dropout, draw anew in each replicate, which then counts what they
+            draw as noise; needs `train`. Otherwise all replicates share what they draw, from the keys in `state`.
         processes: from `process_group()`. Each process computes some of the replicates, and all return the result. Its
             bits do not depend on the number of processes.
         progress: called with the number of replicates done and the total number.
@@ -116,14 +119,14 @@ def moments(
     References: Rainforth et al. (2018), arXiv:1802.04537, for the signal-to-noise ratios. `intervals.mean_interval`
     and `online_moments` describe the intervals and the sums.
     """
-    settings = ReplicateSettings(samples, replicates, chunk, noise, groups, train, compile)
+    settings = ReplicateSettings(samples, replicates, chunk, noise, groups, train, compile, fresh_layers)
     problem = make_problem(model, params, state, x, key, settings)
     lane = make_lane(problem, estimator_name(estimator, "estimator"), estimator, noise)
     problem = replace(problem, decodes=lane.decodes)
     members_of = problem.parameter_groups()
     gradient = gradients((estimator,), problem.model, problem.names, train)
     ((_, eps),) = noise_chunks(problem, noise, range(1), compile=False)
-    center = [leaf[0] for leaf in gradient(params, state, x, eps)[0][0]]
+    center = [leaf[0] for leaf in gradient(params, problem.state_of(range(1)), x, eps)[0][0]]
     step = _step(lane, problem, gradient)
     accumulator = Accumulator([lane], problem, step, [center], order=4, processes=processes)
     accumulator.add(range(replicates), progress)
@@ -138,11 +141,12 @@ def _step(lane: Lane, problem: Problem, gradient: Gradients) -> ChunkStep:
     if problem.settings.compile:
         model, names, train = problem.model, problem.names, problem.settings.train
         whole = _compiled_chunk_sums((lane.estimator,), model, names, train, problem.device)
-    given, chunk = (problem.params, problem.state, problem.x), problem.chunk
+    params, x, chunk = problem.params, problem.x, problem.chunk
 
-    def step(eps: list[Tensor], centers: list[Leaves], powers: list[list[Leaves]]) -> Any:
+    def step(first: int, eps: list[Tensor], centers: list[Leaves], powers: list[list[Leaves]]) -> Any:
         chunk_sums = whole if len(eps[0]) == chunk else eager
-        square, along, log_w, bound = chunk_sums(*given, eps[0], centers[0], powers[0])
+        state = problem.state_of(range(first, first + len(eps[0])))
+        square, along, log_w, bound = chunk_sums(params, state, x, eps[0], centers[0], powers[0])
         bounds = rearrange(bound.double().cpu(), "c -> c 1")
         return [LaneRows(square, along, bounds, square.new_zeros(len(square), 0))], [log_w]
 

@@ -30,7 +30,7 @@ from funcvae.estimators.types import (
     check_posterior,
 )
 from funcvae.model import VAE, Observe, as_is, check_data, noise_dtype
-from funcvae.modules import Params, State
+from funcvae.modules import KEY, Params, State, for_part
 from funcvae.noise import Noise, iid, numbered
 from funcvae.variance import snr
 from funcvae.variance.online_moments import Leaves
@@ -46,7 +46,7 @@ class ReplicateSettings:
     """How a gradient is replicated.
 
     Raises:
-        BadValue: samples, replicates or chunk is below one.
+        BadValue: samples, replicates or chunk is below one, or `fresh_layers` comes without `train`.
         BadType: a field has another type.
     """
 
@@ -64,11 +64,15 @@ class ReplicateSettings:
     """Whether networks are in training mode."""
     compile: bool = False
     """Whether chunks run under `torch.compile`."""
+    fresh_layers: bool = False
+    """Whether random layers draw anew in each replicate. Otherwise all replicates share what they draw."""
 
     def __post_init__(self) -> None:
         if isinstance(self.groups, str):
             object.__setattr__(self, "groups", (self.groups,))
         checks.fields(self)
+        if self.fresh_layers and not self.train:
+            raise BadValue("fresh_layers is True and train is False: random layers draw in training mode only")
         object.__setattr__(self, "groups", tuple(checks.text("a pattern in groups", each) for each in self.groups))
 
 
@@ -120,6 +124,12 @@ class Problem:
     def parameter_groups(self) -> dict[str, list[int]]:
         """The groups of parameters, as indices of leaves; raises BadValue if a pattern matches no parameter."""
         return snr.parameter_groups(self.names, self.sizes, self.settings.groups)
+
+    def state_of(self, replicates: range) -> State:
+        """The state for some replicates: with fresh layers, it has a key for each of them [c, 2]."""
+        if not self.settings.fresh_layers:
+            return self.state
+        return for_part(self.state, torch.arange(replicates.start, replicates.stop, device=self.device))
 
     def draw(self, scheme: Noise, key: random.Key) -> Tensor:
         """Noise [N, B, Z] from a key."""
@@ -199,7 +209,8 @@ class Gradients(Protocol):
 
     def __call__(self, params: Params, state: State, x: Data, eps: Tensor) -> tuple[list[Leaves], Tensor, list[Tensor]]:
         """Maps eps [c, N, B, Z] to the gradient of each estimator, as leaves [c, P] in the order of the parameters; the
-        log-weights [c, N, B]; and the mean bound of the batch for each estimator [c]."""
+        log-weights [c, N, B]; and the mean bound of the batch for each estimator [c]. The state may be that of
+        `Problem.state_of`."""
         ...
 
 
@@ -211,13 +222,22 @@ def gradients(estimators: tuple[GradientEstimator, ...], model: VAE, names: tupl
         train: whether networks are in training mode.
     """
 
-    def replicate(params: Params, state: State, x: Data, eps: Tensor) -> Any:
+    def replicate(params: Params, state: State, x: Data, own: tuple[Tensor, dict[str, Tensor]]) -> Any:
+        eps, keys = own
+        state = {name: {**part, KEY: keys[name]} if name in keys else part for name, part in state.items()}
         estimates = _together(estimators, model, params, state, x, eps, train=train)
         grads = [tree.named_leaves(estimate.grads) for estimate in estimates]
         leaves = [[g[name].flatten() for name in names] for g in grads]
         return leaves, estimates[0].log_w, [estimate.bound.mean() for estimate in estimates]
 
-    return vmap_or_loop(replicate, "this gradient: its replicates are computed one after another")
+    mapped = vmap_or_loop(replicate, "this gradient: its replicates are computed one after another")
+
+    def of_chunk(params: Params, state: State, x: Data, eps: Tensor) -> Any:
+        keys = {name: part[KEY] for name, part in state.items() if isinstance(part, dict) and KEY in part}
+        batched = {name: key for name, key in keys.items() if key.ndim == 2}
+        return mapped(params, state, x, (eps, batched))
+
+    return of_chunk
 
 
 @lru_cache(maxsize=8)  # further calls on the same model do not compile again

@@ -41,8 +41,9 @@ class LaneRows(NamedTuple):
     the targets differ."""
 
 
-ChunkStep = Callable[[list[Tensor], list[Leaves], list[list[Leaves]]], tuple[list[LaneRows], list[Tensor]]]
-"""Takes each scheme's noise [c, N, B, Z], and each lane's centre and sums of powers, to which it adds in place.
+ChunkStep = Callable[[int, list[Tensor], list[Leaves], list[list[Leaves]]], tuple[list[LaneRows], list[Tensor]]]
+"""Takes the number of the first of c replicates, each scheme's noise [c, N, B, Z], and each lane's centre and sums of
+powers, to which it adds in place.
 
 Returns the rows of each lane, and each scheme's log-weights [c, N, B].
 """
@@ -170,7 +171,7 @@ class Accumulator:
         streams = [noise_chunks(self.problem, scheme, replicates, compile) for scheme in self.schemes]
         for drawn in zip(*streams, strict=True):
             first = drawn[0][0]
-            lanes, log_w = self.step([eps for _, eps in drawn], centers, powers)
+            lanes, log_w = self.step(first, [eps for _, eps in drawn], centers, powers)
             for lane, row in zip(self.lanes, lanes, strict=True):
                 check_finite(lane.name, self.problem.key, first, row.bound, row.square, row.along)
             weights = [weight_diagnostics.summarize(each, first) for each in log_w]

@@ -629,6 +629,8 @@ target(
 
 # Functions left out, and why ------------------------------------------------------------------------------------------
 LEFT_OUT = {
+    "batching.from_sample": "the part of estimators.in_chunks that numbers the samples of a chunk",
+    "batching.of_points": "the part of the engine that numbers the points of a chunk",
     "batching.over_samples": "the part of model.vae that applies the decoder",
     "batching.vmap_or_loop": "the part of the lab that repeats a gradient",
     "distributions.is_reparameterised": "takes the posterior of a checked model",
@@ -658,6 +660,8 @@ LEFT_OUT = {
     "model.noise_dtype": "part of a step, so it does not check its argument",
     "model.running": "part of a step, so it does not check its arguments",
     "model.unchanged": "a check that other functions call",
+    "modules.advance": "the part of batching and sharding that replaces keys",
+    "modules.for_part": "the part of batching and sharding that derives keys",
     "modules.network": "the part of functional that model.vae uses",
     "tree.like": "does not check its arguments, which come from the lab",
     "train.fit_task": "train.fit calls it",

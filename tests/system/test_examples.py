@@ -71,6 +71,12 @@ def test_missing_pixels_do_not_count(labelled):
     assert half < 10 * none < 0
 
 
+def test_random_layers_repeat_their_bits_and_their_share_of_the_variance_is_measured():
+    hashes, values, share = main("random_layers")(epochs=5, replicates=200)
+    assert len(hashes) == len(values) == 1
+    assert 0.05 < share < 0.4
+
+
 @pytest.mark.parametrize("steps", [30, pytest.param(4000, marks=pytest.mark.slow)])
 def test_the_vae_uses_as_many_latents_as_maximum_likelihood(tmp_path, steps):
     found, picture = main("posterior_collapse")(steps=steps, out=str(tmp_path))
@@ -206,7 +212,7 @@ def test_every_example_is_tested():
         "missing_pixels",
         *fv.models.RECIPES,
     }
-    tested |= {"rainforth", "compare_estimators", "discrete_latents", "from_pytorch"}
+    tested |= {"rainforth", "compare_estimators", "discrete_latents", "from_pytorch", "random_layers"}
     elsewhere = {"burda2_vae", "sbn_vae", "sbn_nonlinear_vae"}  # in burda_vae.py and discrete_latents.py
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested - elsewhere
     assert set(DIGITS) | {"gaussian2d_vae", "cifar_resnet_vae"} | elsewhere == set(fv.models.RECIPES)
