@@ -14,7 +14,7 @@ from funcvae.figures import decoding
 
 def main(steps: int = 9375, source: str = "mnist", root: str = "data", out: str = "figures") -> list[Path]:
     digits = fv.data.load(source, root=root)
-    recipe, model, opt = fv.models.RECIPES["mnist_sigma_vae"], fv.models.mnist_sigma_vae(), fv.optim.adam(1e-3)
+    recipe, model, opt = fv.models.SYSTEMS["mnist_sigma_vae"].recipe, fv.models.mnist_sigma_vae(), fv.optim.adam(1e-3)
     ts = fv.train.init(model, opt, fv.random.key(0))
     train, test = digits.train[: 32 * steps], digits.decode(digits.test)
     per_epoch = -(-len(train) // 32)

@@ -21,10 +21,11 @@ from funcvae._support.checks import Positive
 from funcvae._support.pickling import remembered
 from funcvae.model import VAE, vae
 from funcvae.models.recipe import Recipe, from_tanh_range, to_tanh_range
+from funcvae.models.system import System
 from funcvae.train.settings import summed
 
 __all__ = [
-    "RECIPES", "BatchNormEncoder", "Decoder", "Encoder", "VariationalEncoder", "mnist_ae", "mnist_bn_vae",
+    "SYSTEMS", "BatchNormEncoder", "Decoder", "Encoder", "VariationalEncoder", "mnist_ae", "mnist_bn_vae",
     "mnist_sigma_vae", "mnist_vae",
 ]  # fmt: skip
 
@@ -220,47 +221,55 @@ def _log_normaliser(sigma: float) -> float:
     return 0.5 * PIXELS * math.log(2 * math.pi * sigma**2)
 
 
-RECIPES = (
-    Recipe(
-        name="mnist_ae",
-        about="plain autoencoder 784-512-2 of digits; loss: summed squared error",
-        model=lambda train: mnist_ae(),
-        shape=(1, 28, 28),
-        data="mnist",
-        epochs=20,
-        scale=summed,
-        offset=_log_normaliser(SIGMA),
+SYSTEMS = (
+    System(
+        "mnist_ae",
+        "plain autoencoder 784-512-2 of digits; loss: summed squared error",
+        mnist_ae,
+        Recipe(
+            shape=(1, 28, 28),
+            data="mnist",
+            epochs=20,
+            scale=summed,
+            offset=_log_normaliser(SIGMA),
+        ),
     ),
-    Recipe(
-        name="mnist_vae",
-        about="VAE 784-512-2 of digits with a latent plane; loss: summed squared error + KL",
-        model=lambda train: mnist_vae(),
-        shape=(1, 28, 28),
-        data="mnist",
-        epochs=20,
-        scale=summed,
-        offset=_log_normaliser(SIGMA),
+    System(
+        "mnist_vae",
+        "VAE 784-512-2 of digits with a latent plane; loss: summed squared error + KL",
+        mnist_vae,
+        Recipe(
+            shape=(1, 28, 28),
+            data="mnist",
+            epochs=20,
+            scale=summed,
+            offset=_log_normaliser(SIGMA),
+        ),
     ),
-    Recipe(
-        name="mnist_bn_vae",
-        about="VAE 784-196-49-28 of digits with BatchNorm and Tanh; loss: mean squared error + KL",
-        model=lambda train: mnist_bn_vae(),
-        shape=(1, 28, 28),
-        data="mnist",
-        epochs=20,
-        observe=to_tanh_range,
-        pixels=from_tanh_range,
-        offset=_log_normaliser(math.sqrt(PIXELS / 2)),
+    System(
+        "mnist_bn_vae",
+        "VAE 784-196-49-28 of digits with BatchNorm and Tanh; loss: mean squared error + KL",
+        mnist_bn_vae,
+        Recipe(
+            shape=(1, 28, 28),
+            data="mnist",
+            epochs=20,
+            observe=to_tanh_range,
+            pixels=from_tanh_range,
+            offset=_log_normaliser(math.sqrt(PIXELS / 2)),
+        ),
     ),
-    Recipe(
-        name="mnist_sigma_vae",
-        about="VAE 784-256-64-20 of digits with a sigma of any sign; loss: mean squared error + KL/784",
-        model=lambda train: mnist_sigma_vae(),
-        shape=(1, 28, 28),
-        data="mnist",
-        epochs=50,
-        batch=32,
-        scale=lambda batch: 1 / PIXELS,
-        offset=_log_normaliser(SIGMA),
+    System(
+        "mnist_sigma_vae",
+        "VAE 784-256-64-20 of digits with a sigma of any sign; loss: mean squared error + KL/784",
+        mnist_sigma_vae,
+        Recipe(
+            shape=(1, 28, 28),
+            data="mnist",
+            epochs=50,
+            batch=32,
+            scale=lambda batch: 1 / PIXELS,
+            offset=_log_normaliser(SIGMA),
+        ),
     ),
 )

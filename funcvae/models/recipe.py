@@ -1,4 +1,4 @@
-"""Recipes: the default training settings of the named systems."""
+"""Recipes: the default training settings of systems."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import Tensor
 from funcvae import random
 from funcvae._support import checks
 from funcvae._support.checks import Count, Floats, FloatsOrBytes
-from funcvae.model import VAE, Observe, as_floats, from_bytes
+from funcvae.model import Observe, as_floats, from_bytes
 from funcvae.optim import Optimizer, Schedule, adam
 from funcvae.train.settings import Scale, per_example
 
@@ -17,19 +17,15 @@ __all__ = ["Recipe", "binarize", "from_tanh_range", "to_tanh_range"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named system: its model, and default settings for its training."""
+    """The default settings for the training of a system."""
 
-    name: str
-    about: str
-    """A description of one line, for `funcvae list systems`."""
-    model: Callable[[Tensor], VAE]
-    """Makes the model for a training set of floats or bytes, whose mean may set the initial output bias."""
     shape: tuple[int | None, ...]
     """Shape of one datum, None for a size that may vary; images have pixels in [0, 1]."""
-    data: str
-    epochs: int
-    batch: int = 128
-    samples: int = 1
+    epochs: Count
+    data: str | None = None
+    """A name or path; None if each run must name its data."""
+    batch: Count = 128
+    samples: Count = 1
     estimator: str = "elbo"
     observe: Observe = as_floats
     """Takes floats or bytes."""
@@ -42,6 +38,9 @@ class Recipe:
     eps: float = 1e-8
     compile: bool = True
     """Whether the command line compiles the step. False if compilation takes longer than a run or saves no time."""
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
 
     @checks.arguments
     def optimizer(self, steps_per_epoch: Count, lr: float | None = None) -> Optimizer:

@@ -96,7 +96,7 @@ target(
 target("train.checkpoint.in_folder", checkpoint.in_folder, weight=0.1, folder=FOLDER_PATH)
 target("train.checkpoint.prune", checkpoint.prune, weight=0.1, folder=FOLDER_PATH, keep=COUNT)
 
-SYSTEM = Kind(one_of(*models.RECIPES), NAME.bad)
+SYSTEM = Kind(one_of(*models.SYSTEMS), NAME.bad)
 
 
 def configured(**given: object) -> None:

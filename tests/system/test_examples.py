@@ -170,11 +170,11 @@ def test_the_python_of_a_guide_runs_as_written_block_after_block(path):
 
 
 def test_every_example_is_tested():
-    tested = {"quickstart", "own_model", "own_estimator", "posterior_collapse", "burda_table", *fv.models.RECIPES}
+    tested = {"quickstart", "own_model", "own_estimator", "posterior_collapse", "burda_table", *fv.models.SYSTEMS}
     tested |= {"rainforth", "compare_estimators", "discrete_latents"}
     elsewhere = {"burda2_vae", "sbn_vae", "sbn_nonlinear_vae"}  # in burda_vae.py and discrete_latents.py
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested - elsewhere
-    assert set(DIGITS) | {"gaussian2d_vae", "cifar_resnet_vae"} | elsewhere == set(fv.models.RECIPES)
+    assert set(DIGITS) | {"gaussian2d_vae", "cifar_resnet_vae"} | elsewhere == set(fv.models.SYSTEMS)
 
 
 def test_the_readmes_pictures_exist():

@@ -20,7 +20,7 @@ from funcvae.errors import BadData, BadValue, InUse, Missing, NonFinite, Stopped
 from funcvae.train import checkpoint
 from tests.support.faults import wait_for_rows
 
-SYSTEMS = list(fv.models.RECIPES)
+SYSTEMS = list(fv.models.SYSTEMS)
 TRAIN, BATCH = 12, 5  # three steps an epoch, the last one short
 GIVEN = {"epochs": 2, "batch": BATCH, "samples": 2}
 
@@ -31,7 +31,7 @@ def data_of(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
 
     def file(system: str) -> str:
-        shape = [16 if n is None else n for n in fv.models.RECIPES[system].shape]
+        shape = [16 if n is None else n for n in fv.models.SYSTEMS[system].shape]
         path = folder / f"{'x'.join(map(str, shape))}.npz"
         if not path.exists():
             x = fv.random.uniform(fv.random.key(0), (TRAIN + 5, *shape)).numpy()
