@@ -61,10 +61,19 @@ def model_help(args: Sequence[str]) -> str:
     for word in args[1:]:
         with suppress(FuncvaeError):
             system = runs.find_system(word)
-            shown = {name: _as_text(value) for name, value in system.defaults.items()}
-            rows = [(f"  --model.{name.replace('_', '-')}", f"(default: {text})") for name, text in shown.items()]
+            rows = [
+                (f"  --model.{name.replace('_', '-')} {_metavar(value)}", f"(default: {_as_text(value)})")
+                for name, value in system.defaults.items()
+            ]
             return f"model options of {system.name}:\n{table(rows, align='<') if rows else '  none'}"
     return ""
+
+
+def _metavar(value: Any) -> str:
+    """How help shows the type of a model option with this default."""
+    if isinstance(value, tuple):
+        return f"{_metavar(value[0]) if value else 'VALUE'},..."
+    return "VALUE" if value is None else type(value).__name__.upper()
 
 
 def _as_text(value: Any) -> str:

@@ -256,7 +256,7 @@ SYSTEMS = (
             epochs=20,
             observe=to_tanh_range,
             pixels=from_tanh_range,
-            offset=_log_normaliser(math.sqrt(PIXELS / 2)),
+            offset=lambda latent, alpha: _log_normaliser(math.sqrt(PIXELS / (2 * alpha))),
         ),
     ),
     System(

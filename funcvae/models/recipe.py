@@ -15,6 +15,14 @@ from funcvae.train.settings import Scale, per_example
 __all__ = ["Recipe", "binarize", "from_tanh_range", "to_tanh_range"]
 
 
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
+def _thousandth(steps_per_epoch: int) -> float:
+    return 1e-3
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The default settings for the training of a system."""
@@ -29,12 +37,13 @@ class Recipe:
     estimator: str = "elbo"
     observe: Observe = as_floats
     """Takes floats or bytes."""
-    pixels: Callable[[Tensor], Tensor] = lambda x: x
+    pixels: Callable[[Tensor], Tensor] = _unchanged
     """Maps what the model sees or decodes back to pixels in [0, 1], if `observe` maps to another range."""
     scale: Scale = per_example
-    offset: float = 0.0
-    """With `scale`, makes the reported loss, scale(B) · (-bound - offset), equal to the one that the source prints."""
-    lr: Callable[[int], float | Schedule] = lambda steps_per_epoch: 1e-3
+    offset: float | Callable[..., float] = 0.0
+    """With `scale`, makes the reported loss, scale(B) · (-bound - offset), equal to the one that the source prints. A
+    function gets the options of the model."""
+    lr: Callable[[int], float | Schedule] = _thousandth
     eps: float = 1e-8
     compile: bool = True
     """Whether the command line compiles the step. False if compilation takes longer than a run or saves no time."""

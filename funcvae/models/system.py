@@ -47,6 +47,11 @@ class System:
         takes_train = "train" in inspect.signature(self.model).parameters
         return self.model(**{"train": train} if takes_train else {}, **options)
 
+    def offset(self, **options: Any) -> float:
+        """The offset of the recipe, for a model with these options."""
+        offset = self.recipe.offset
+        return offset(**self.options(options)) if callable(offset) else offset
+
     @property
     def defaults(self) -> dict[str, Any]:
         """The options of the model, with their defaults."""
@@ -79,7 +84,7 @@ class System:
     def _options(self, given: Mapping[str, Any], *, strict: bool = True) -> dict[str, Any]:
         kinds = _kinds(self)
         for name in given:
-            if name not in kinds:
+            if checks.text("a model option", name) not in kinds:
                 raise unknown("model option", name, kinds) if kinds else BadValue(f"{self.name} has no model options")
         values = {name: default for name, (_, default) in kinds.items()} | dict(given)
         values = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}

@@ -66,8 +66,8 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
         check_data(model, ts.params, ts.state, x, recipe.observe, name=f"{config.data}: {name}")
     settings = StepSettings(
         batch=config.batch, samples=config.samples, chunk=config.chunk or None, shards=config.shards or None,
-        split=SPLITS[config.split], observe=recipe.observe, noise=scheme, scale=recipe.scale, offset=recipe.offset,
-        compile=config.compile, precision=config.precision,
+        split=SPLITS[config.split], observe=recipe.observe, noise=scheme, scale=recipe.scale,
+        offset=config.system.offset(**config.model), compile=config.compile, precision=config.precision,
     )  # fmt: skip
     task = Task(model, estimator, opt, x_train, settings, processes)
     check_task(task, ts.params, ts.state)

@@ -55,7 +55,7 @@ def find_system(system: System | str) -> System:
         return found[name]
     if hasattr(module, name) and not isinstance(getattr(module, name), System):
         raise BadType(f"{system} is {checks.describe(getattr(module, name))}: it must be a funcvae.System")
-    raise BadValue(f"{where}: {unknown('system', name, found)}" if found else f"{where} has no funcvae.System")
+    raise BadValue(f"{where}: {unknown('system', name, found)}")
 
 
 @checks.arguments
@@ -118,6 +118,8 @@ def _systems_of(module: ModuleType, where: str) -> dict[str, System]:
     for system in vars(module).values():
         if isinstance(system, System) and found.setdefault(system.name, _distinct(system, f"{where}: ")) != system:
             raise BadValue(f"{where} has two systems of the name {system.name!r}: give one another name")
+    if not found:
+        raise BadValue(f"{where} has no funcvae.System at its top level")
     return found
 
 
@@ -173,9 +175,9 @@ def _importing(folder: Path, where: str, file: str) -> Iterator[None]:
         message = str(error)
         if isinstance(error, SyntaxError):
             lines, message = [*lines, (error.filename or "", error.lineno)], error.msg
-        own = [f", line {line}" for name, line in lines if name.endswith(file)]
-        reason = f"{type(error).__name__}: {checks.one_line(message)}"
-        raise BadData(f"{where}{own[-1] if own else ''} cannot be imported: {reason}") from None
+        place = [f" in line {line}" for name, line in lines if name.endswith(file)][-1:]
+        kind = "".join([type(error).__name__, *place])
+        raise BadData(f"{where} cannot be imported: {kind}: {checks.one_line(message)}") from None
     finally:
         sys.path.remove(str(folder))
 

@@ -111,7 +111,7 @@ def test_cifar_resnet_vae_normalises_the_batch_of_each_sample_separately(photos)
 
 @pytest.mark.slow
 def test_cifar_resnet_vae_steps_as_one_graph():
-    recipe = SYSTEMS["cifar_resnet_vae"]
+    recipe = SYSTEMS["cifar_resnet_vae"].recipe
     model, opt = models.cifar_resnet_vae(latent=6), recipe.optimizer(1)
     ts, keys = fv.train.init(model, opt, KEY), fv.random.split(fv.random.key(1))
     step = torch.no_grad()(fv.train.make_step(model, fv.estimators.elbo_mc(), opt.update, samples=2))

@@ -31,7 +31,7 @@ def data_of(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
 
     def file(system: str) -> str:
-        shape = [16 if n is None else n for n in fv.models.SYSTEMS[system].shape]
+        shape = [16 if n is None else n for n in fv.models.SYSTEMS[system].recipe.shape]
         path = folder / f"{'x'.join(map(str, shape))}.npz"
         if not path.exists():
             x = fv.random.uniform(fv.random.key(0), (TRAIN + 5, *shape)).numpy()
