@@ -11,6 +11,7 @@ the ELBO to the loss that the post prints.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -216,9 +217,13 @@ def mnist_sigma_vae(
     )
 
 
-def _log_normaliser(sigma: float) -> float:
+def _log_normaliser(sigma2: float) -> float:
     """½ D log 2π sigma², the part of -log N(x; x̂, sigma² I) that a squared error omits."""
-    return 0.5 * PIXELS * math.log(2 * math.pi * sigma**2)
+    return 0.5 * PIXELS * math.log(2 * math.pi * sigma2)
+
+
+def _offset(**options: Any) -> float:
+    return _log_normaliser(SIGMA**2)
 
 
 SYSTEMS = (
@@ -231,7 +236,7 @@ SYSTEMS = (
             data="mnist",
             epochs=20,
             scale=summed,
-            offset=_log_normaliser(SIGMA),
+            offset=_offset,
         ),
     ),
     System(
@@ -243,7 +248,7 @@ SYSTEMS = (
             data="mnist",
             epochs=20,
             scale=summed,
-            offset=_log_normaliser(SIGMA),
+            offset=_offset,
         ),
     ),
     System(
@@ -256,7 +261,7 @@ SYSTEMS = (
             epochs=20,
             observe=to_tanh_range,
             pixels=from_tanh_range,
-            offset=lambda latent, alpha: _log_normaliser(math.sqrt(PIXELS / (2 * alpha))),
+            offset=lambda latent, alpha: _log_normaliser(PIXELS / (2 * alpha)),
         ),
     ),
     System(
@@ -269,7 +274,7 @@ SYSTEMS = (
             epochs=50,
             batch=32,
             scale=lambda batch: 1 / PIXELS,
-            offset=_log_normaliser(SIGMA),
+            offset=_offset,
         ),
     ),
 )

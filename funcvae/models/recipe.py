@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -17,6 +18,10 @@ __all__ = ["Recipe", "binarize", "from_tanh_range", "to_tanh_range"]
 
 def _unchanged(x: Tensor) -> Tensor:
     return x
+
+
+def _no_offset(**options: Any) -> float:
+    return 0.0
 
 
 def _thousandth(steps_per_epoch: int) -> float:
@@ -40,9 +45,9 @@ class Recipe:
     pixels: Callable[[Tensor], Tensor] = _unchanged
     """Maps what the model sees or decodes back to pixels in [0, 1], if `observe` maps to another range."""
     scale: Scale = per_example
-    offset: float | Callable[..., float] = 0.0
-    """With `scale`, makes the reported loss, scale(B) · (-bound - offset), equal to the one that the source prints. A
-    function gets the options of the model."""
+    offset: Callable[..., float] = _no_offset
+    """Maps the options of the model to the number that, with `scale`, makes the reported loss,
+    scale(B) · (-bound - offset), equal to the one that the source prints."""
     lr: Callable[[int], float | Schedule] = _thousandth
     eps: float = 1e-8
     compile: bool = True

@@ -49,8 +49,7 @@ class System:
 
     def offset(self, **options: Any) -> float:
         """The offset of the recipe, for a model with these options."""
-        offset = self.recipe.offset
-        return offset(**self.options(options)) if callable(offset) else offset
+        return self.recipe.offset(**self.options(options))
 
     @property
     def defaults(self) -> dict[str, Any]:

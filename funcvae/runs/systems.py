@@ -54,7 +54,8 @@ def find_system(system: System | str) -> System:
     if name in found:
         return found[name]
     if hasattr(module, name) and not isinstance(getattr(module, name), System):
-        raise BadType(f"{system} is {checks.describe(getattr(module, name))}: it must be a funcvae.System")
+        what, known = checks.describe(getattr(module, name)), ", ".join(sorted(found))
+        raise BadType(f"{system} is {what}: it must be the name of a funcvae.System, which are: {known}")
     raise BadValue(f"{where}: {unknown('system', name, found)}")
 
 
@@ -134,13 +135,13 @@ def _module(where: str) -> ModuleType:
             return importlib.import_module(where)
     path = Path(where).resolve()
     content = files.read(Path(where), limit=files.JSON_LIMIT)
-    module = sys.modules.get(path.stem)
-    if module is not None and getattr(module, "__file__", None) == str(path):
-        if vars(module).get(_CONTENT, content) == content:
-            return module
-    elif module is not None:  # another module has this name
-        return _run(f"{path.stem}_{hashlib.sha256(content).hexdigest()[:8]}", path, where, content)
-    return _run(path.stem, path, where, content)
+    name, module = path.stem, sys.modules.get(path.stem)
+    if module is not None and getattr(module, "__file__", None) != str(path):  # another module has this name
+        name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+        module = sys.modules.get(name)
+    if module is not None and vars(module).get(_CONTENT, content) == content:
+        return module
+    return _run(name, path, where, content)
 
 
 def _run(name: str, path: Path, where: str, content: bytes) -> ModuleType:

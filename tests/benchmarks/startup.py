@@ -46,7 +46,8 @@ def first_step(system: str, compile: bool) -> None:
     times.append(time.time())
     fv.train.fit(
         ts, model, parse(recipe.estimator), opt, train, batch=recipe.batch, observe=recipe.observe, scale=recipe.scale,
-        compile=compile, offset=SYSTEMS[system].offset(), watch=lambda step, ts: times.append(time.time()), stop=lambda: True,
+        compile=compile, offset=SYSTEMS[system].offset(),
+        watch=lambda step, ts: times.append(time.time()), stop=lambda: True,
     )  # fmt: skip
     print(*times)
 
