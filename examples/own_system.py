@@ -18,13 +18,11 @@ import funcvae as fv
 def bird_vae(train: Tensor | None = None, latent: int = 10, hidden: int = 128) -> fv.VAE:
     """`latent` and `hidden` are options; `train` is the training data, floats or bytes [n, 3, H, W]."""
     shape = (3, 32, 32) if train is None else train.shape[1:]
-    pixels = math.prod(shape)
+    size = math.prod(shape)
     return fv.vae(
-        encoder=lambda: nn.Sequential(
-            nn.Flatten(), nn.Linear(pixels, hidden), nn.ReLU(), nn.Linear(hidden, 2 * latent)
-        ),
+        encoder=lambda: nn.Sequential(nn.Flatten(), nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, 2 * latent)),
         decoder=lambda: nn.Sequential(
-            nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, pixels), nn.Sigmoid(), nn.Unflatten(1, shape)
+            nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, size), nn.Sigmoid(), nn.Unflatten(1, shape)
         ),
         posterior=fv.heads.normal_logvar, likelihood=fv.heads.normal_fixed(0.1), latent=latent,
     )  # fmt: skip
