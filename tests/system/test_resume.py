@@ -197,7 +197,7 @@ def test_the_error_names_options_that_may_not_change(config_of, given, message):
     with pytest.raises(Stopped):
         runs.run(config, stop_context=after(2))
     before = {path: path.read_bytes() for path in Path(config.out).rglob("*") if path.is_file()}
-    with pytest.raises(BadValue, match="cannot be resumed with other settings|is a run of") as raised:
+    with pytest.raises(BadValue, match=r"cannot be resumed with other settings|is a run of") as raised:
         runs.resume(config.out, runs.Options(**given))
     assert message in str(raised.value)
     assert {path: path.read_bytes() for path in Path(config.out).rglob("*") if path.is_file()} == before
