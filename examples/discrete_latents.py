@@ -18,7 +18,8 @@ import funcvae as fv
 from funcvae.errors import BadValue
 from funcvae.models.recipe import binarize
 
-RECIPE, PAPER_STEPS = fv.models.RECIPES["sbn_vae"], 1_000_000
+SYSTEM, PAPER_STEPS = fv.models.SYSTEMS["sbn_vae"], 1_000_000
+RECIPE = SYSTEM.recipe
 ARMS = {
     "rloo": (fv.estimators.rloo(), 2),
     "arm": (fv.estimators.arm(), 1),
@@ -32,7 +33,7 @@ def trained(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The test ELBO [epochs] of a run, and the variance [epochs, 3] of every estimator at the run's parameters."""
     init_key, observe_key, noise_key = fv.random.split(fv.random.key(seed), 3)
-    model, (estimator, samples) = RECIPE.model(digits.train), ARMS[name]
+    model, (estimator, samples) = SYSTEM.build(digits.train), ARMS[name]
     per_epoch = -(-len(digits.train) // RECIPE.batch)
     opt = RECIPE.optimizer(per_epoch)
     x = binarize(observe_key, digits.train[: RECIPE.batch])

@@ -23,7 +23,7 @@ def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str 
             ts, model, fv.estimators.elbo(), opt, train,
             epochs=epochs, observe=fv.model.as_floats, scale=fv.train.summed, log=bar,
         )  # fmt: skip
-    print(f"squared error of a digit: {-history.bound[-20:].mean() - fv.models.RECIPES['mnist_ae'].offset:.1f}")
+    print(f"squared error of a digit: {-history.bound[-20:].mean() - fv.models.SYSTEMS['mnist_ae'].offset():.1f}")
 
     trained = fv.Trained(model, ts.params, ts.state)
     drawn = {

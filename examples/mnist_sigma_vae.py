@@ -14,7 +14,7 @@ from funcvae.figures import decoding
 
 def main(steps: int = 9375, source: str = "mnist", root: str = "data", out: str = "figures") -> list[Path]:
     digits = fv.data.load(source, root=root)
-    recipe, model, opt = fv.models.RECIPES["mnist_sigma_vae"], fv.models.mnist_sigma_vae(), fv.optim.adam(1e-3)
+    system, model, opt = fv.models.SYSTEMS["mnist_sigma_vae"], fv.models.mnist_sigma_vae(), fv.optim.adam(1e-3)
     ts = fv.train.init(model, opt, fv.random.key(0))
     train, test = digits.train[: 32 * steps], digits.decode(digits.test)
     per_epoch = -(-len(train) // 32)
@@ -22,7 +22,7 @@ def main(steps: int = 9375, source: str = "mnist", root: str = "data", out: str 
     with fv.tracking.progress_bar(epochs * per_epoch) as bar:
         ts, history = fv.train.fit(
             ts, model, fv.estimators.elbo(), opt, train, epochs=epochs, batch=32, observe=fv.model.as_floats, log=bar,
-            scale=recipe.scale, offset=recipe.offset,  # the loss of the post
+            scale=system.recipe.scale, offset=system.offset(),  # the loss of the post
         )  # fmt: skip
 
     trained, key = fv.Trained(model, ts.params, ts.state), fv.random.key(1)

@@ -38,15 +38,16 @@ if TYPE_CHECKING:
     from funcvae.estimators import Claims, Estimate, Estimator, Weights, surrogate
     from funcvae.interop import from_module, to_module
     from funcvae.model import VAE, Trained, vae
+    from funcvae.models import System
     from funcvae.modules import Functional, functional
 
-__version__ = "0.7.0"
+__version__ = "0.8.0"
 
 __all__ = [
-    "VAE", "Claims", "Estimate", "Estimator", "Functional", "Trained", "Weights", "batching", "bounds", "compilation",
-    "data", "distributed", "distributions", "errors", "estimators", "evaluate", "figures", "from_module", "functional",
-    "heads", "interop", "model", "models", "modules", "noise", "optim", "priors", "random", "runs", "surrogate",
-    "to_module", "tracking", "train", "tree", "vae", "variance",
+    "VAE", "Claims", "Estimate", "Estimator", "Functional", "System", "Trained", "Weights", "batching", "bounds",
+    "compilation", "data", "distributed", "distributions", "errors", "estimators", "evaluate", "figures", "from_module",
+    "functional", "heads", "interop", "model", "models", "modules", "noise", "optim", "priors", "random", "runs",
+    "surrogate", "to_module", "tracking", "train", "tree", "vae", "variance",
 ]  # fmt: skip
 
 _DEFINED_IN = {
@@ -61,6 +62,7 @@ _DEFINED_IN = {
     "Estimate": "estimators",
     "Estimator": "estimators",
     "Weights": "estimators",
+    "System": "models",
     "surrogate": "estimators",
 }
 """The module that defines each name, for names that are not modules."""

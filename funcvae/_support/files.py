@@ -150,10 +150,13 @@ def parse_json(content: bytes, where: str) -> dict[str, Any]:
     return parsed
 
 
-def typed(content: Any, kind: type[T]) -> T:
-    """Converts a JSON object to a dataclass or TypedDict. Raises BadType or BadValue for a missing or wrong field."""
+def typed(content: Any, kind: type[T], *, strict: bool = True) -> T:
+    """Converts a JSON object to a dataclass or TypedDict. If not `strict`, also converts text, such as "3" to 3.
+
+    Raises BadType or BadValue for a missing or wrong field.
+    """
     try:
-        return msgspec.convert(content, kind)
+        return msgspec.convert(content, kind, strict=strict)
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, FuncvaeError):  # from __post_init__
             raise error.__cause__ from None

@@ -17,6 +17,7 @@ from funcvae.cli.draw import interpolate, latent, reconstruct, sample
 from funcvae.cli.grids import collect, sweep
 from funcvae.cli.listing import list_
 from funcvae.cli.measure import evaluate, variance
+from funcvae.cli.options import join_model_options, model_help
 from funcvae.cli.reproduce import replay, verify
 from funcvae.cli.training import train
 from funcvae.errors import BadValue, FuncvaeError, ProcessLost, ReportedElsewhere
@@ -35,9 +36,19 @@ SHARED_COMMANDS = {"train", "variance", "sweep"}
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     try:
-        with _main_process_prints(sys.argv[1:] if args is None else args):
+        args = sys.argv[1:] if args is None else args
+        with _main_process_prints(args):
+            if takes_model := bool(args) and args[0] in ("train", "variance"):
+                args = join_model_options(args)
             about, config = f"funcvae {__version__}", (tyro.conf.FlagCreatePairsOff,)
-            tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="funcvae", description=about, args=args, config=config)
+            try:
+                tyro.extras.subcommand_cli_from_dict(
+                    COMMANDS, prog="funcvae", description=about, args=args, config=config
+                )
+            except SystemExit:
+                if takes_model and {"-h", "--help"} & set(args):
+                    print(model_help(args))
+                raise
     except KeyboardInterrupt:
         print("funcvae: stopped", file=sys.stderr)
         sys.exit(130)

@@ -54,7 +54,7 @@ def sample(
     if loaded.recipe.shape == (2,):
         dataset = loaded.dataset()
         n = len(dataset.train) if n is None else n
-        figure = of_model.point_samples(*loaded.trained, key, n, dataset, drawn=drawn, name=loaded.recipe.name)
+        figure = of_model.point_samples(*loaded.trained, key, n, dataset, drawn=drawn, name=loaded.config.system.name)
     else:
         n = of_results.SAMPLES if n is None else n
         figure = of_model.image_samples(*loaded.trained, key, n, drawn=drawn, **loaded.image_arguments)
@@ -137,5 +137,5 @@ def latent(
         figure = of_model.latent_grid(*loaded.trained, x, **loaded.image_arguments)
     else:
         labels = None if dataset.test_labels is None else dataset.test_labels[: len(x)]
-        figure = of_model.latent_scatter(*loaded.trained, x, labels, name=loaded.recipe.name)
+        figure = of_model.latent_scatter(*loaded.trained, x, labels, name=loaded.config.system.name)
     options.save(figure, loaded, f"latent_{what}")

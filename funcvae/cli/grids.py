@@ -33,7 +33,8 @@ def sweep(
 ) -> None:
     """Train every cell of a grid: each system with each estimator, number of samples and seed.
 
-    The grid is a JSON object with lists "systems", "estimators", "samples" and "seeds"; an object "settings" of options
+    The grid is a JSON object with lists "systems" (names, or FILE.py:NAME or package.module:NAME for your own),
+    "estimators", "samples" and "seeds"; an object "settings" of options
     of `funcvae train` (with _ for -) for all cells; and "replicates", the number of draws to measure the gradient
     variance of each finished cell. Only the systems are required.
 
@@ -55,7 +56,7 @@ def sweep(
         processes.require_equal(grid=requested.as_json(), out=str(folder), device=resolved)
         cells = runs.check_cells(requested, folder, device=resolved, download=download)
         processes.barrier()  # an error in one process ends all
-    compiles = "compile" not in requested.settings and any(runs.recipe(name).compile for name in requested.systems)
+    compiles = "compile" not in requested.settings and any(cell.system.recipe.compile for cell in cells)
     if compiles and not compilation.available():
         print(f"funcvae: {compilation.NO_COMPILER}; training without torch.compile", file=sys.stderr)
     caught: list[int] = []
@@ -83,7 +84,9 @@ def sweep(
         sys.exit(1)
 
 
-def collect(sweep: SweepFolder, /, *, out: str | None = None) -> None:
+def collect(
+    sweep: SweepFolder, /, *, system: tyro.conf.UseAppendAction[tuple[str, ...]] = (), out: str | None = None
+) -> None:
     """Collect the results of a sweep so far: a row for each cell, and means and intervals over the seeds.
 
     Prints a table, and writes table.csv (a row for each cell, also unfinished ones), table.json (with the means over
@@ -91,12 +94,13 @@ def collect(sweep: SweepFolder, /, *, out: str | None = None) -> None:
 
     Args:
         sweep: Folder of the sweep, finished or not.
+        system: An own system of the sweep, as FILE.py:NAME or package.module:NAME; may be repeated.
         out: CSV file NAME.csv, with NAME.json and figures next to it. None: SWEEP/table.csv.
     """
     path = Path(out) if out is not None else Path(sweep, "table.csv")
     if path.suffix != ".csv" or path.is_dir():
         raise BadValue(f"--out is {path}: it must be the name of a CSV file, NAME.csv")
-    results = runs.collect(sweep)
+    results = runs.collect(sweep, systems=system)
     print(results)
     print(files.write(path, results.as_csv().encode()))
     print(files.write(path.with_suffix(".json"), files.as_json(results.as_dict())))

@@ -1,28 +1,38 @@
 """The command that lists the named systems, estimators, noise schemes and data sets: `list`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from funcvae import data, estimators, noise
+from funcvae import data, estimators, noise, runs
 from funcvae._support.tables import table
-from funcvae.models import RECIPES
+from funcvae.errors import BadValue
+from funcvae.models import SYSTEMS
 
 __all__ = ["list_"]
 
 
-def list_(what: tyro.conf.Positional[Literal["systems", "estimators", "noise", "data"]] = "systems", /) -> None:
+def list_(
+    what: tyro.conf.Positional[Literal["systems", "estimators", "noise", "data"]] = "systems",
+    /,
+    *,
+    from_: Annotated[str | None, tyro.conf.arg(name="from")] = None,
+) -> None:
     """List the named systems, estimators, noise schemes or data sets.
 
     Args:
         what: What to list.
+        from_: Also list the systems in this file, FILE.py, or module, whose code is run.
     """
+    if from_ is not None and what != "systems":
+        raise BadValue(f"--from is {from_}: it is for systems, not for {what}")
+    own = {} if from_ is None else {f"{from_}:{name}": system for name, system in runs.systems_in(from_).items()}
     if what == "estimators":
         print(_ESTIMATORS_HEAD)
         print(table([row for name in estimators.TABLE for row in _estimator_rows(name)], align="<"))
         return
     rows = {
-        "systems": {name: recipe.about for name, recipe in RECIPES.items()},
+        "systems": {name: system.about for name, system in (SYSTEMS | own).items()},
         "noise": {name: (scheme.__doc__ or "").splitlines()[0] for name, scheme in noise.TABLE.items()},
         "data": {name: loader.__doc__ or "" for name, loader in data.NAMED.items()},
     }[what]

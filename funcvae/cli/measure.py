@@ -1,6 +1,6 @@
 """Commands that measure a run and write a report: `evaluate` and `variance`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from funcvae import distributed, figures, runs
 from funcvae._support import checks, files
-from funcvae.cli.options import Flat, LoadOptions, RunPath, new_run_folder
+from funcvae.cli.options import Flat, LoadOptions, ModelOptions, RunPath, parse_model_options
 from funcvae.errors import BadValue
 from funcvae.evaluate import Progress
 from funcvae.figures import of_results
-from funcvae.models import RECIPES
+from funcvae.models import SYSTEMS
 
 __all__ = ["evaluate", "variance"]
 
@@ -65,6 +65,7 @@ def variance(
     seed: int = 0,
     batch: int | None = None,
     size: int | None = None,
+    model: ModelOptions = (),
     target_se: float | None = None,
     loading: Annotated[LoadOptions, Flat] = DEFAULTS,
     out: str | None = None,
@@ -76,7 +77,7 @@ def variance(
     started by torchrun share the replicates; the bits stay the same.
 
     Args:
-        run: The run folder, or the name of a system to measure untrained.
+        run: The run folder, or a system to measure untrained: its name, FILE.py:NAME or package.module:NAME.
         estimators: Names separated by commas, such as iwae,dreg,renyi:0.5; the first is the reference. None: the
             run's own, elbo_mc, stl, iwae and dreg, or, for discrete latents, score, arm and disarm.
         noise: Noise schemes separated by commas; each estimator is measured under all schemes that it allows.
@@ -86,6 +87,7 @@ def variance(
         seed: Seed of the key for the batch, its observation, the noise and the parameters of an untrained system.
         batch: Number of training data in the gradient. None: the run's batch size.
         size: For an untrained system: size to which the images of a folder are resized, as in `funcvae train`.
+        model: For an untrained system: an option of its model, as in `funcvae train`; may be repeated.
         target_se: Add replicates, in stages, until the relative standard error of every ratio is below this.
         loading: How to load the run.
         out: JSON file. None: variance.json in the run folder (variance-2.json if its content would change).
@@ -93,7 +95,7 @@ def variance(
     """
     with distributed.process_group(loading.device, patience=patience) as processes:
         _check_out(out)
-        measured = _run_or_system(run, loading, seed, size)
+        measured = _run_or_system(run, loading, seed, size, model)
         with _progress_bar("replicate") as progress:
             found, report = runs.comparison_report(
                 measured, names=None if estimators is None else runs.split_names(estimators),
@@ -102,24 +104,32 @@ def variance(
             )  # fmt: skip
     if not processes.is_main:
         return
-    system = measured.config.system
-    state = "untrained" if measured.path.name.startswith(f"{run}-untrained") else f"as in {measured.path}"
+    system = measured.config.system.name
+    state = "untrained" if measured.path.name.startswith(f"{system}-untrained") else f"as in {measured.path}"
     batch_text = f"{found.batch:,} of its training data, seed {seed}"
     print(f"{system}, {state}; {batch_text}; gradients of nats per example")
     print(found, *(f"left out: {reason}" for reason in report["left_out"]), sep="\n")
     _write_report(measured, "variance", report, lambda: of_results.of_comparison(found, name=system), out)
 
 
-def _run_or_system(name: str, loading: LoadOptions, seed: int, size: int | None) -> runs.Run:
-    """The run in a folder, or a named system with the initial parameters of this seed."""
-    if Path(name).exists() or "/" in name:
+def _run_or_system(
+    name: str, loading: LoadOptions, seed: int, size: int | None, model: Sequence[str]
+) -> runs.Run:  # fmt: skip
+    """The run in a folder, or a system with the initial parameters of this seed."""
+    if Path(name).exists() or ("/" in name and ":" not in name):
         if size is not None:
             raise BadValue(f"--size is {size}: the images of a run keep the size of its training; leave --size out")
+        if model:
+            raise BadValue("--model: the model of a run keeps the options of its training; leave --model out")
         return loading.load(name)
-    checks.known("system or run folder", name, RECIPES)
+    if ":" not in name:
+        checks.known("system or run folder", name, SYSTEMS)
     device, data_dir = runs.resolve_device(loading.device), loading.data_dir or "data"
-    run = runs.initial_run(name, seed=seed, device=device, data=loading.data, data_dir=data_dir, size=size)
-    return run._replace(path=Path(new_run_folder(f"{name}-untrained")))
+    options = parse_model_options(name, model) if model else None
+    run = runs.initial_run(
+        name, model=options, seed=seed, device=device, data=loading.data, data_dir=data_dir, size=size
+    )
+    return run._replace(path=Path(runs.new_run_folder(f"{run.path}-untrained")))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from funcvae.train.replaying import Replay
 
 __all__ = ["replay", "verify"]
 
-MOVED = DataOptions()
+LACKING = DataOptions()
 
 
 def verify(
@@ -26,7 +26,7 @@ def verify(
     *,
     steps: int | None = None,
     tolerance: float = runs.TOLERANCE,
-    moved: Annotated[DataOptions, Flat] = MOVED,
+    lacking: Annotated[DataOptions, Flat] = LACKING,
 ) -> None:
     """Reproduce the first steps of a run, and compare losses and parameters bit by bit.
 
@@ -36,9 +36,9 @@ def verify(
         run: The run folder; nothing is written to it.
         steps: Number of steps. None: those of the first epoch.
         tolerance: Largest relative difference allowed if versions, machine or device differ.
-        moved: Where the data are now.
+        lacking: What the folder of the run lacks.
     """
-    verdict = runs.verify(run, steps, tolerance=tolerance, data=moved.data, data_dir=moved.data_dir)
+    verdict = runs.verify(run, steps, tolerance=tolerance, **vars(lacking))
     print(f"{run}: {verdict}")
     if not verdict.holds:
         sys.exit(1)
@@ -50,7 +50,7 @@ def replay(
     /,
     *,
     out: str | None = None,
-    moved: Annotated[DataOptions, Flat] = MOVED,
+    lacking: Annotated[DataOptions, Flat] = LACKING,
 ) -> None:
     """Reproduce one step of a run from the nearest checkpoint before it, and describe its inputs and results.
 
@@ -58,11 +58,11 @@ def replay(
         run: The run folder; nothing is written to it.
         step: The step, counted from 0 as in metrics.jsonl.
         out: Safetensors file for rows, x, eps, log_w, bound and grads.
-        moved: Where the data are now.
+        lacking: What the folder of the run lacks.
     """
     if out is not None and Path(out).suffix != ".safetensors":
         raise BadValue(f"--out is {out}: it must be the name of a safetensors file, NAME.safetensors")
-    config, found = runs.replay(run, step, data=moved.data, data_dir=moved.data_dir)
+    config, found = runs.replay(run, step, **vars(lacking))
     print(f"{run}: step {step} of {config.estimator} with {config.samples} samples, a batch of {len(found.rows)}")
     print(_describe(found))
     if out is not None:

@@ -3,17 +3,20 @@
 import logging
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from funcvae import compilation, distributed, runs, tracking
-from funcvae.cli.options import Device, Flat, new_run_folder
+from funcvae.cli.options import Device, Flat, ModelOptions, parse_model_options
 from funcvae.cli.signals import stop_on_signal
 from funcvae.errors import BadValue, Stopped
+from funcvae.runs.folder import read_config
 
 __all__ = ["TrainOptions", "train"]
 
@@ -34,7 +37,9 @@ class TrainOptions(runs.Options):
     """The options of a run on the command line."""
 
     system: tyro.conf.Positional[Annotated[str | None, tyro.conf.arg(metavar="SYSTEM")]] = None
-    """One of `funcvae list systems`. None: gaussian2d_vae."""
+    """One of `funcvae list systems`, or FILE.py:NAME or package.module:NAME for one of your own. None:
+    gaussian2d_vae."""
+    model: tyro.conf.Suppress[Mapping[str, Any] | None] = None
     out: str | None = None
     """Run folder, new or empty. None: a new one in runs/."""
     split: Annotated[str | None, tyro.conf.arg(metavar=f"{{{','.join(runs.SPLITS)}}}")] = None
@@ -48,25 +53,28 @@ class TrainOptions(runs.Options):
     sample_each_step: Annotated[bool | None, _flag(True)] = None
 
 
-DEFAULTS = TrainOptions()
+DEFAULTS, DEFAULT_SYSTEM = TrainOptions(), "gaussian2d_vae"
 
 
 def train(
     *,
     options: Annotated[TrainOptions, Flat] = DEFAULTS,
+    model: ModelOptions = (),
     download: bool = False,
     resume: str | None = None,
     track: tyro.conf.UseAppendAction[tuple[Literal["tensorboard", "visdom"], ...]] = (),
     visdom_server: str = "http://localhost:8097",
     patience: float = distributed.PATIENCE,
 ) -> None:
-    """Train a named system, by default with its own recipe, into a run folder; or resume a run.
+    """Train a system, by default with its own recipe, into a run folder; or resume a run.
 
     Ctrl-C and SIGTERM stop it after the current step, with a checkpoint; a second signal stops it at once. Processes
     started by torchrun train one model together.
 
     Args:
         options: What to train, and where to store it.
+        model: An option of the system's model, such as --model.latent 10; may be repeated. Items of a tuple are
+            separated by commas. `funcvae train SYSTEM --help` lists them.
         download: Download a named data set that is missing.
         resume: Resume the run in this folder from its newest checkpoint. The bits are those of an uninterrupted run.
             Only --epochs and options of storage and display may change. "auto" resumes the run in --out if it exists,
@@ -86,14 +94,18 @@ def train(
         with distributed.process_group(options.device or "auto", patience=patience) as processes:
             stop_context = partial(stop_on_signal, caught, alone=processes.size == 1)
             folder = _folder_to_resume(resume, options.out, download, processes)
+            if model:
+                resumed = None if folder is None else read_config(Path(folder), options.system).system
+                named = resumed or options.system or DEFAULT_SYSTEM
+                options = replace(options, model=parse_model_options(named, model))
             if folder is not None:
                 path = runs.resume(
                     folder, _resolved(options), trackers=trackers, stop_context=stop_context, processes=processes
                 )
             else:
-                path = runs.run(
-                    _configured(options, processes), download=download, trackers=trackers, stop_context=stop_context,
-                    processes=processes,
+                path = runs.train(
+                    **{"system": DEFAULT_SYSTEM} | options.specified(), download=download, trackers=trackers,
+                    stop_context=stop_context, processes=processes,
                 )  # fmt: skip
     except Stopped as error:
         print(f"funcvae: {error}", file=sys.stderr)
@@ -117,15 +129,3 @@ def _folder_to_resume(
 def _resolved(options: runs.Options) -> runs.Options:
     """The options with the device that they stand for on this machine."""
     return options if options.device is None else replace(options, device=runs.resolve_device(options.device))
-
-
-def _configured(options: runs.Options, processes: distributed.Processes) -> runs.Config:
-    """The configuration of a new run. Compiles the step if the recipe does and a compiler is available."""
-    recipe = runs.recipe(options.system or "gaussian2d_vae")
-    wanted = recipe.compile if options.compile is None else options.compile
-    if wanted and not compilation.available():
-        print(f"funcvae: {compilation.NO_COMPILER}; training without torch.compile", file=sys.stderr)
-        wanted = False
-    device = runs.resolve_device(options.device or "auto")
-    out = processes.all_gather_object(options.out or new_run_folder(recipe.name))[0]
-    return runs.with_defaults(replace(options, system=recipe.name, device=device, out=out, compile=wanted))

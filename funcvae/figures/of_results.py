@@ -12,7 +12,7 @@ from funcvae.figures import curves, gradient_variance, points, scaling_law
 from funcvae.figures._arrays import as_array
 from funcvae.figures.of_model import image_samples, latent_grid, latent_scatter, point_samples, reconstructions
 from funcvae.model import VAE
-from funcvae.models.recipe import Recipe
+from funcvae.models import System
 from funcvae.modules import Params, State
 from funcvae.train.loop import History
 
@@ -33,10 +33,10 @@ def evolution(kept: ArrayLike, dataset: Dataset, *, name: str) -> Figure:
 
 @checks.arguments
 def of_run(
-    model: VAE, params: Params, state: State, recipe: Recipe, dataset: Dataset, x: Data, key: random.Key
+    model: VAE, params: Params, state: State, system: System, dataset: Dataset, x: Data, key: random.Key
 ) -> dict[str, Figure]:
     """All figures that apply to a trained model and its test data x, as the model sees them, by file name."""
-    trained, pixels, name = (model, params, state), recipe.pixels, recipe.name
+    trained, pixels, name = (model, params, state), system.recipe.pixels, system.name
     pairs_key, samples_key = random.split(key)
     n = examples.count(x)
     labels = None if dataset.test_labels is None else dataset.test_labels[:n]

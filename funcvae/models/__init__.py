@@ -1,4 +1,4 @@
-"""The named systems: a function that makes each model, and a recipe for its training."""
+"""The named systems: a function that makes each model, and a recipe for its training; and `System`, for your own."""
 
 import copyreg
 from typing import Any
@@ -11,25 +11,26 @@ from funcvae.models.linear import linear_vae
 from funcvae.models.mnist import mnist_ae, mnist_bn_vae, mnist_sigma_vae, mnist_vae
 from funcvae.models.recipe import Recipe
 from funcvae.models.sbn import sbn_vae
+from funcvae.models.system import System
 
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for family in (gaussian2d, mnist, cifar, burda, sbn) for recipe in family.RECIPES
+SYSTEMS: dict[str, System] = {
+    system.name: system for family in (gaussian2d, mnist, cifar, burda, sbn) for system in family.SYSTEMS
 }
-"""The recipes by name."""
+"""The named systems by name."""
 
 
-def _by_name(name: str) -> Recipe:
-    return RECIPES[name]
+def _by_name(name: str) -> System:
+    return SYSTEMS[name]
 
 
-def _reduced(recipe: Recipe) -> Any:
-    """Pickles a recipe of `RECIPES` by its name, because its functions are lambdas."""
-    return (_by_name, (recipe.name,)) if RECIPES.get(recipe.name) is recipe else recipe.__reduce_ex__(4)
+def _reduced(system: System) -> Any:
+    """Pickles a system of `SYSTEMS` by its name, because its recipe has lambdas."""
+    return (_by_name, (system.name,)) if SYSTEMS.get(system.name) is system else system.__reduce_ex__(4)
 
 
-copyreg.pickle(Recipe, _reduced)
+copyreg.pickle(System, _reduced)
 
 __all__ = [
-    "RECIPES", "Recipe", "burda2_vae", "burda_vae", "cifar_resnet_vae", "gaussian2d_vae", "linear_vae", "mnist_ae",
-    "mnist_bn_vae", "mnist_sigma_vae", "mnist_vae", "sbn_vae",
+    "SYSTEMS", "Recipe", "System", "burda2_vae", "burda_vae", "cifar_resnet_vae", "gaussian2d_vae", "linear_vae",
+    "mnist_ae", "mnist_bn_vae", "mnist_sigma_vae", "mnist_vae", "sbn_vae",
 ]  # fmt: skip

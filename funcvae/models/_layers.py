@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from funcvae._support import checks
 from funcvae.errors import BadValue
+from funcvae.model import from_bytes
 
-__all__ = ["Mean", "glorot", "pixels"]
+__all__ = ["Mean", "glorot", "mean_of", "pixels"]
 
 Mean = Annotated[Tensor, checks.floating, checks.concrete]
 """The mean of the training images [1, 28, 28]."""
@@ -19,6 +20,11 @@ def pixels(mean: Tensor | None) -> Tensor:
     if mean is not None and mean.numel() != 784:
         raise BadValue(f"mean has shape {list(mean.shape)}: it must be [1, 28, 28]")
     return torch.full((784,), 0.5) if mean is None else mean.cpu().flatten()
+
+
+def mean_of(train: Tensor | None) -> Tensor | None:
+    """The mean of training images of floats or bytes."""
+    return None if train is None else from_bytes(train).mean(0)
 
 
 def glorot(inputs: int, outputs: int) -> nn.Linear:

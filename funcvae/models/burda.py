@@ -11,13 +11,14 @@ from funcvae._support import checks
 from funcvae._support.checks import Count
 from funcvae._support.pickling import remembered
 from funcvae.distributions import Layers, Normal, TopDown, layers_of
-from funcvae.model import VAE, from_bytes, vae
-from funcvae.models._layers import Mean, glorot, pixels
+from funcvae.model import VAE, vae
+from funcvae.models._layers import Mean, glorot, mean_of, pixels
 from funcvae.models.recipe import Recipe, binarize
+from funcvae.models.system import System
 from funcvae.optim import Schedule
 
 __all__ = [
-    "RECIPES", "Burda2Encoder", "Burda2Prior", "BurdaDecoder", "BurdaEncoder", "burda2_vae", "burda_schedule",
+    "SYSTEMS", "Burda2Encoder", "Burda2Prior", "BurdaDecoder", "BurdaEncoder", "burda2_vae", "burda_schedule",
     "burda_vae",
 ]  # fmt: skip
 
@@ -163,10 +164,15 @@ def burda_schedule(steps_per_epoch: Count) -> Schedule:
     return lr
 
 
-_ONE_LAYER = Recipe(
-    name="burda_vae",
-    about="VAE 784-200-200-50 of dynamically binarized digits with a Bernoulli likelihood: a published benchmark",
-    model=lambda train: burda_vae(mean=from_bytes(train).mean(0)),
+def _burda(train: Tensor | None = None, latent: Count = 50) -> VAE:
+    return burda_vae(latent, mean_of(train))
+
+
+def _burda2(train: Tensor | None = None, first: Count = 100, second: Count = 50) -> VAE:
+    return burda2_vae(first, second, mean_of(train))
+
+
+_RECIPE = Recipe(
     shape=(1, 28, 28),
     data="mnist",
     observe=binarize,
@@ -175,11 +181,17 @@ _ONE_LAYER = Recipe(
     epochs=3280,
     batch=20,
 )
-_TWO_LAYERS = replace(
-    _ONE_LAYER,
-    name="burda2_vae",
-    about="VAE of the same digits with two stochastic layers, of 100 and 50 units; sampled KL",
-    model=lambda train: burda2_vae(mean=from_bytes(train).mean(0)),
-    estimator="elbo_mc",
+SYSTEMS = (
+    System(
+        "burda_vae",
+        "VAE 784-200-200-50 of dynamically binarized digits with a Bernoulli likelihood: a published benchmark",
+        _burda,
+        _RECIPE,
+    ),
+    System(
+        "burda2_vae",
+        "VAE of the same digits with two stochastic layers, of 100 and 50 units; sampled KL",
+        _burda2,
+        replace(_RECIPE, estimator="elbo_mc"),
+    ),
 )
-RECIPES = (_ONE_LAYER, _TWO_LAYERS)

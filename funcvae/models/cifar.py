@@ -13,8 +13,9 @@ from funcvae._support.pickling import remembered
 from funcvae.errors import BadValue
 from funcvae.model import VAE, from_bytes, vae
 from funcvae.models.recipe import Recipe
+from funcvae.models.system import System
 
-__all__ = ["MEAN", "RECIPES", "STD", "ResNetDecoder", "ResNetEncoder", "cifar_resnet_vae", "standardize", "to_pixels"]
+__all__ = ["MEAN", "STD", "SYSTEMS", "ResNetDecoder", "ResNetEncoder", "cifar_resnet_vae", "standardize", "to_pixels"]
 
 MEAN, STD = (0.4914, 0.4824, 0.4467), (0.2471, 0.2435, 0.2616)  # of CIFAR-10's channels
 
@@ -135,19 +136,26 @@ def _stage(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(BasicBlock(inputs, outputs, stride, shortcut), BasicBlock(outputs, outputs))
 
 
-RECIPES = (
-    Recipe(
-        name="cifar_resnet_vae",
-        about="VAE of small photographs: ResNet-18 encoder and decoder, learned likelihood scale, sampled KL",
-        model=lambda train: cifar_resnet_vae(height=train.shape[-2], width=train.shape[-1]),
-        shape=(3, None, None),
-        data="cifar10",
-        epochs=30,
-        batch=32,
-        estimator="elbo_mc",
-        observe=standardize,  # gives the data the scale at which log_scale starts
-        pixels=to_pixels,
-        lr=lambda steps_per_epoch: 1e-4,
-        compile=False,  # compilation takes minutes and makes no step faster on a CPU
+def _photos(train: Tensor | None = None, latent: Count = 256) -> VAE:
+    height, width = (32, 32) if train is None else train.shape[-2:]
+    return cifar_resnet_vae(latent, height, width)
+
+
+SYSTEMS = (
+    System(
+        "cifar_resnet_vae",
+        "VAE of small photographs: ResNet-18 encoder and decoder, learned likelihood scale, sampled KL",
+        _photos,
+        Recipe(
+            shape=(3, None, None),
+            data="cifar10",
+            epochs=30,
+            batch=32,
+            estimator="elbo_mc",
+            observe=standardize,  # gives the data the scale at which log_scale starts
+            pixels=to_pixels,
+            lr=lambda steps_per_epoch: 1e-4,
+            compile=False,  # compilation takes minutes and makes no step faster on a CPU
+        ),
     ),
 )

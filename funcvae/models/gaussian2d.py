@@ -8,8 +8,9 @@ from funcvae._support.checks import Count
 from funcvae._support.pickling import remembered
 from funcvae.model import VAE, vae
 from funcvae.models.recipe import Recipe
+from funcvae.models.system import System
 
-__all__ = ["RECIPES", "GaussianMLP", "gaussian2d_vae"]
+__all__ = ["SYSTEMS", "GaussianMLP", "gaussian2d_vae"]
 
 
 class GaussianMLP(nn.Module):
@@ -45,16 +46,18 @@ def gaussian2d_vae(latent: Count = 2, hidden: Count = 64) -> VAE:
     )
 
 
-RECIPES = (
-    Recipe(
-        name="gaussian2d_vae",
-        about="VAE of points in the plane: tanh networks, and a decoder with a learned variance",
-        model=lambda train: gaussian2d_vae(),
-        shape=(2,),
-        data="gaussian2d",
-        epochs=200,
-        batch=1000,  # with 100, single steps of Adam at 1e-3 move the learned mean by about 5%
-        samples=4,
-        compile=False,
+SYSTEMS = (
+    System(
+        "gaussian2d_vae",
+        "VAE of points in the plane: tanh networks, and a decoder with a learned variance",
+        gaussian2d_vae,
+        Recipe(
+            shape=(2,),
+            data="gaussian2d",
+            epochs=200,
+            batch=1000,  # with 100, single steps of Adam at 1e-3 move the learned mean by about 5%
+            samples=4,
+            compile=False,
+        ),
     ),
 )

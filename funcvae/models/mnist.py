@@ -11,6 +11,7 @@ the ELBO to the loss that the post prints.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,10 +22,11 @@ from funcvae._support.checks import Positive
 from funcvae._support.pickling import remembered
 from funcvae.model import VAE, vae
 from funcvae.models.recipe import Recipe, from_tanh_range, to_tanh_range
+from funcvae.models.system import System
 from funcvae.train.settings import summed
 
 __all__ = [
-    "RECIPES", "BatchNormEncoder", "Decoder", "Encoder", "VariationalEncoder", "mnist_ae", "mnist_bn_vae",
+    "SYSTEMS", "BatchNormEncoder", "Decoder", "Encoder", "VariationalEncoder", "mnist_ae", "mnist_bn_vae",
     "mnist_sigma_vae", "mnist_vae",
 ]  # fmt: skip
 
@@ -215,52 +217,64 @@ def mnist_sigma_vae(
     )
 
 
-def _log_normaliser(sigma: float) -> float:
+def _log_normaliser(sigma2: float) -> float:
     """½ D log 2π sigma², the part of -log N(x; x̂, sigma² I) that a squared error omits."""
-    return 0.5 * PIXELS * math.log(2 * math.pi * sigma**2)
+    return 0.5 * PIXELS * math.log(2 * math.pi * sigma2)
 
 
-RECIPES = (
-    Recipe(
-        name="mnist_ae",
-        about="plain autoencoder 784-512-2 of digits; loss: summed squared error",
-        model=lambda train: mnist_ae(),
-        shape=(1, 28, 28),
-        data="mnist",
-        epochs=20,
-        scale=summed,
-        offset=_log_normaliser(SIGMA),
+def _offset(**options: Any) -> float:
+    return _log_normaliser(SIGMA**2)
+
+
+SYSTEMS = (
+    System(
+        "mnist_ae",
+        "plain autoencoder 784-512-2 of digits; loss: summed squared error",
+        mnist_ae,
+        Recipe(
+            shape=(1, 28, 28),
+            data="mnist",
+            epochs=20,
+            scale=summed,
+            offset=_offset,
+        ),
     ),
-    Recipe(
-        name="mnist_vae",
-        about="VAE 784-512-2 of digits with a latent plane; loss: summed squared error + KL",
-        model=lambda train: mnist_vae(),
-        shape=(1, 28, 28),
-        data="mnist",
-        epochs=20,
-        scale=summed,
-        offset=_log_normaliser(SIGMA),
+    System(
+        "mnist_vae",
+        "VAE 784-512-2 of digits with a latent plane; loss: summed squared error + KL",
+        mnist_vae,
+        Recipe(
+            shape=(1, 28, 28),
+            data="mnist",
+            epochs=20,
+            scale=summed,
+            offset=_offset,
+        ),
     ),
-    Recipe(
-        name="mnist_bn_vae",
-        about="VAE 784-196-49-28 of digits with BatchNorm and Tanh; loss: mean squared error + KL",
-        model=lambda train: mnist_bn_vae(),
-        shape=(1, 28, 28),
-        data="mnist",
-        epochs=20,
-        observe=to_tanh_range,
-        pixels=from_tanh_range,
-        offset=_log_normaliser(math.sqrt(PIXELS / 2)),
+    System(
+        "mnist_bn_vae",
+        "VAE 784-196-49-28 of digits with BatchNorm and Tanh; loss: mean squared error + KL",
+        mnist_bn_vae,
+        Recipe(
+            shape=(1, 28, 28),
+            data="mnist",
+            epochs=20,
+            observe=to_tanh_range,
+            pixels=from_tanh_range,
+            offset=lambda latent, alpha: _log_normaliser(PIXELS / (2 * alpha)),
+        ),
     ),
-    Recipe(
-        name="mnist_sigma_vae",
-        about="VAE 784-256-64-20 of digits with a sigma of any sign; loss: mean squared error + KL/784",
-        model=lambda train: mnist_sigma_vae(),
-        shape=(1, 28, 28),
-        data="mnist",
-        epochs=50,
-        batch=32,
-        scale=lambda batch: 1 / PIXELS,
-        offset=_log_normaliser(SIGMA),
+    System(
+        "mnist_sigma_vae",
+        "VAE 784-256-64-20 of digits with a sigma of any sign; loss: mean squared error + KL/784",
+        mnist_sigma_vae,
+        Recipe(
+            shape=(1, 28, 28),
+            data="mnist",
+            epochs=50,
+            batch=32,
+            scale=lambda batch: 1 / PIXELS,
+            offset=_offset,
+        ),
     ),
 )

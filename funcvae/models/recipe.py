@@ -1,47 +1,60 @@
-"""Recipes: the default training settings of the named systems."""
+"""Recipes: the default training settings of systems."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from funcvae import random
 from funcvae._support import checks
 from funcvae._support.checks import Count, Floats, FloatsOrBytes
-from funcvae.model import VAE, Observe, as_floats, from_bytes
+from funcvae.model import Observe, as_floats, from_bytes
 from funcvae.optim import Optimizer, Schedule, adam
 from funcvae.train.settings import Scale, per_example
 
 __all__ = ["Recipe", "binarize", "from_tanh_range", "to_tanh_range"]
 
 
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
+def _no_offset(**options: Any) -> float:
+    return 0.0
+
+
+def _thousandth(steps_per_epoch: int) -> float:
+    return 1e-3
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """A named system: its model, and default settings for its training."""
+    """The default settings for the training of a system."""
 
-    name: str
-    about: str
-    """A description of one line, for `funcvae list systems`."""
-    model: Callable[[Tensor], VAE]
-    """Makes the model for a training set of floats or bytes, whose mean may set the initial output bias."""
     shape: tuple[int | None, ...]
     """Shape of one datum, None for a size that may vary; images have pixels in [0, 1]."""
-    data: str
-    epochs: int
-    batch: int = 128
-    samples: int = 1
+    epochs: Count
+    data: str | None = None
+    """A name or path; None if each run must name its data."""
+    batch: Count = 128
+    samples: Count = 1
     estimator: str = "elbo"
     observe: Observe = as_floats
     """Takes floats or bytes."""
-    pixels: Callable[[Tensor], Tensor] = lambda x: x
+    pixels: Callable[[Tensor], Tensor] = _unchanged
     """Maps what the model sees or decodes back to pixels in [0, 1], if `observe` maps to another range."""
     scale: Scale = per_example
-    offset: float = 0.0
-    """With `scale`, makes the reported loss, scale(B) · (-bound - offset), equal to the one that the source prints."""
-    lr: Callable[[int], float | Schedule] = lambda steps_per_epoch: 1e-3
+    offset: Callable[..., float] = _no_offset
+    """Maps the options of the model to the number that, with `scale`, makes the reported loss,
+    scale(B) · (-bound - offset), equal to the one that the source prints."""
+    lr: Callable[[int], float | Schedule] = _thousandth
     eps: float = 1e-8
     compile: bool = True
     """Whether the command line compiles the step. False if compilation takes longer than a run or saves no time."""
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
 
     @checks.arguments
     def optimizer(self, steps_per_epoch: Count, lr: float | None = None) -> Optimizer:

@@ -1,7 +1,6 @@
 """The sigmoid belief nets on which ARM, DisARM and RELAX were compared: Bernoulli latents, binarized MNIST."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated
 
@@ -12,11 +11,12 @@ from funcvae import heads, priors
 from funcvae._support import checks
 from funcvae._support.checks import Count
 from funcvae._support.pickling import remembered
-from funcvae.model import VAE, from_bytes, vae
-from funcvae.models._layers import Mean, glorot, pixels
+from funcvae.model import VAE, vae
+from funcvae.models._layers import Mean, glorot, mean_of, pixels
 from funcvae.models.recipe import Recipe, binarize
+from funcvae.models.system import System
 
-__all__ = ["RECIPES", "SbnDecoder", "SbnEncoder", "sbn_vae"]
+__all__ = ["SYSTEMS", "SbnDecoder", "SbnEncoder", "sbn_vae"]
 
 Sizes = Annotated[
     Sequence[int], checks.sizes, checks.that(lambda sizes: min(sizes, default=1) >= 1, "numbers of at least 1")
@@ -99,10 +99,15 @@ def _dense(*sizes: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-_LINEAR = Recipe(
-    name="sbn_vae",
-    about="VAE of binarized digits with 200 Bernoulli latents and linear networks: a published benchmark",
-    model=lambda train: sbn_vae(mean=from_bytes(train).mean(0)),
+def _linear(train: Tensor | None = None, latent: Count = 200, hidden: Sizes = ()) -> VAE:
+    return sbn_vae(latent, hidden, mean_of(train))
+
+
+def _nonlinear(train: Tensor | None = None, latent: Count = 200, hidden: Sizes = (200, 200)) -> VAE:
+    return sbn_vae(latent, hidden, mean_of(train))
+
+
+_RECIPE = Recipe(
     shape=(1, 28, 28),
     data="mnist",
     observe=binarize,
@@ -111,10 +116,17 @@ _LINEAR = Recipe(
     epochs=834,  # 1e6 steps
     batch=50,
 )
-_NONLINEAR = replace(
-    _LINEAR,
-    name="sbn_nonlinear_vae",
-    about="VAE of binarized digits with 200 Bernoulli latents and LeakyReLU networks: a published benchmark",
-    model=lambda train: sbn_vae(hidden=(200, 200), mean=from_bytes(train).mean(0)),
+SYSTEMS = (
+    System(
+        "sbn_vae",
+        "VAE of binarized digits with 200 Bernoulli latents and linear networks: a published benchmark",
+        _linear,
+        _RECIPE,
+    ),
+    System(
+        "sbn_nonlinear_vae",
+        "VAE of binarized digits with 200 Bernoulli latents and LeakyReLU networks: a published benchmark",
+        _nonlinear,
+        _RECIPE,
+    ),
 )
-RECIPES = (_LINEAR, _NONLINEAR)

@@ -1,7 +1,8 @@
 """Runs on disk: trains configurations into run folders; loads, reproduces and evaluates them.
 
 config.json         the configuration, every default filled in
-manifest.json       the environment: versions, machine, settings, hash of the data; and where the run was resumed
+manifest.json       the environment: versions, machine, settings, hashes of the data and of an own system's code; and
+                    where the run was resumed
 metrics.jsonl       a row for every step, every epoch, and every requested measurement of the variance
 checkpoints/        the newest states of the training, from which it can be resumed
 figures/*.png
@@ -14,8 +15,17 @@ A file is either complete or missing. Only the last line of metrics.jsonl may be
 """
 
 from funcvae.runs.aggregate import SweepResults, collect
-from funcvae.runs.config import SPLITS, Config, Options, configure, recipe, resolve_device, split_names, with_defaults
-from funcvae.runs.execute import MakeTracker, StopContext, never_stop, resume, run
+from funcvae.runs.config import (
+    SPLITS,
+    Config,
+    Options,
+    configure,
+    new_run_folder,
+    resolve_device,
+    split_names,
+    with_defaults,
+)
+from funcvae.runs.execute import MakeTracker, StopContext, never_stop, resume, run, train
 from funcvae.runs.folder import Run, has_run, initial_run, load, load_data
 from funcvae.runs.grid import CellResult, Grid, expand_grid, parse_grid, read_grid
 from funcvae.runs.report import (
@@ -27,12 +37,13 @@ from funcvae.runs.report import (
     variance_report,
 )
 from funcvae.runs.reproduce import TOLERANCE, Verdict, replay, verify
+from funcvae.runs.systems import find_system, systems_in
 from funcvae.runs.workers import check_cells, train_grid, worker_share
 
 __all__ = [
     "SPLITS", "TOLERANCE", "CellResult", "Config", "Grid", "MakeTracker", "Options", "Report", "Run", "StopContext",
     "SweepResults", "Verdict", "check_cells", "collect", "comparison_report", "configure", "evaluation_figures",
-    "evaluation_report", "evaluation_table", "expand_grid", "has_run", "initial_run", "load", "load_data", "never_stop",
-    "parse_grid", "read_grid", "recipe", "replay", "resolve_device", "resume", "run", "split_names", "train_grid",
-    "variance_report", "verify", "with_defaults", "worker_share",
+    "evaluation_report", "evaluation_table", "expand_grid", "find_system", "has_run", "initial_run", "load",
+    "load_data", "never_stop", "new_run_folder", "parse_grid", "read_grid", "replay", "resolve_device", "resume", "run",
+    "split_names", "systems_in", "train", "train_grid", "variance_report", "verify", "with_defaults", "worker_share",
 ]  # fmt: skip

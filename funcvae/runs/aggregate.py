@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shlex
 from collections.abc import Sequence
 from io import StringIO
 from itertools import zip_longest
@@ -14,11 +15,13 @@ from matplotlib.figure import Figure
 from funcvae import figures
 from funcvae._support import checks
 from funcvae._support.tables import table
-from funcvae.errors import BadData, Missing
+from funcvae.errors import BadData, BadValue, Missing
 from funcvae.figures.sweep import OverSeeds
+from funcvae.models import SYSTEMS, System
 from funcvae.runs.config import Config
 from funcvae.runs.folder import has_run
 from funcvae.runs.grid import GRID, RESULT, cell_id, expand_grid, read_grid, read_result, target_of
+from funcvae.runs.systems import find_system
 
 __all__ = ["SweepResults", "TableRow", "collect"]
 
@@ -103,17 +106,25 @@ class SweepResults(NamedTuple):
 
 
 @checks.arguments
-def collect(folder: str | Path) -> SweepResults:
+def collect(folder: str | Path, *, systems: Sequence[System | str] = ()) -> SweepResults:
     """Reads the results of a sweep so far. Writes nothing.
 
+    Args:
+        systems: the own systems of the sweep, or their FILE.py:NAME or package.module:NAME.
+
     Raises:
+        BadValue: an own system of the sweep is missing in `systems`.
         Missing: the folder has no sweep.
         BadData: a file of the sweep is damaged.
     """
     path = Path(folder, GRID)
     if not path.is_file():
         raise Missing(f"{folder} is not the folder of a sweep: it has no {GRID}")
-    rows = [_row(cell) for cell in expand_grid(read_grid(path), folder)]
+    grid, known = read_grid(path), SYSTEMS | {system.name: system for system in map(find_system, systems)}
+    if missing := [spec for spec in grid.systems if spec.rpartition(":")[2] not in known]:
+        options = " ".join(f"--system {shlex.quote(spec)}" for spec in missing)
+        raise BadValue(f"{folder} has runs of your own systems, whose code is not in the folder: give {options}")
+    rows = [_row(cell) for cell in expand_grid(grid, folder, systems=known)]
     groups: dict[tuple[Any, ...], list[TableRow]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in _GROUP), []).append(row)

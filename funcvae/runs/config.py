@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,19 +18,23 @@ from funcvae._support.checks import Count, Natural
 from funcvae.compilation import PRECISIONS
 from funcvae.distributed import sharding
 from funcvae.errors import BadType, BadValue, Missing, unknown
-from funcvae.models import RECIPES
-from funcvae.models.recipe import Recipe
+from funcvae.models import SYSTEMS, System
+from funcvae.runs.systems import find_system
 from funcvae.variance.monitor import MonitorSettings
 
-__all__ = ["SPLITS", "Config", "Options", "configure", "recipe", "resolve_device", "split_names", "with_defaults"]
+__all__ = [
+    "SPLITS", "Config", "Options", "configure", "new_run_folder", "resolve_device", "split_names", "with_defaults",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Requested fields of a `Config`. The recipe or the default decides each field that is None."""
 
-    system: str | None = None
-    """One of `funcvae list systems`."""
+    system: System | str | None = None
+    """One of `funcvae list systems`, or FILE.py:NAME or package.module:NAME for one of your own."""
+    model: Mapping[str, Any] | None = None
+    """Options of the system's model, by name. None: its defaults."""
     data: str | None = None
     """A name in `funcvae list data`, a folder of images, FILE.npy or FILE.npz. None: the recipe's."""
     data_dir: str | None = None
@@ -94,10 +99,11 @@ class Options:
 class Config:
     """Run configuration: everything that decides the result of a run, and where and how it is stored.
 
-    `Options` describes the fields. A `chunk`, `shards` or `variance_every` of 0 means that it is not used.
+    `Options` describes the fields. A `chunk`, `shards` or `variance_every` of 0 means that it is not used. `model` has
+    all options of the model.
     """
 
-    system: str
+    system: System
     data: str
     epochs: Count
     batch: Count
@@ -122,17 +128,19 @@ class Config:
     checkpoint_every: Natural = 1000
     keep: Count = 2
     size: Count | None = None
+    model: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         _check_fields(self)
         for name, known in {"precision": PRECISIONS, "device": ("cpu", "cuda"), "split": SPLITS}.items():
             checks.known(name, getattr(self, name), known)
-        if recipe(self.system).shape != (2,) and self.sample_each_step:
-            raise BadValue(f"sample_each_step needs data in the plane: {self.system} has images")
+        object.__setattr__(self, "model", self.system.options(self.model))
+        if self.system.recipe.shape != (2,) and self.sample_each_step:
+            raise BadValue(f"sample_each_step needs data in the plane: {self.system.name} has images")
 
     def content(self) -> dict[str, Any]:
-        """The content of config.json: all fields, but `size` only if it is set, because earlier versions lack it."""
-        return {name: value for name, value in asdict(self).items() if name != "size" or value is not None}
+        """The content of config.json: all fields, with the name of the system."""
+        return {**vars(self), "system": self.system.name}
 
     @property
     def monitor(self) -> MonitorSettings:
@@ -154,22 +162,13 @@ def split_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-@checks.arguments
-def recipe(system: str) -> Recipe:
-    """The recipe of a named system.
+def configure(system: System | str, **options: Any) -> Config:
+    """The configuration of a system with fields of `Options`. Its recipe decides those that are missing or None.
 
     Raises:
-        BadValue: no such system; the message has the nearest name.
-    """
-    return RECIPES[checks.known("system", system, RECIPES)]
-
-
-def configure(system: str, **options: Any) -> Config:
-    """The configuration of a named system with fields of `Options`. Its recipe decides those that are missing or None.
-
-    Raises:
-        BadValue: a system or option is unknown, out is missing, or a value is not allowed.
+        BadValue: an option is unknown, out or data is missing, or a value is not allowed.
         BadType: an option has the wrong type.
+        BadValue, BadType, Missing, BadData: the system is not found: see `find_system`.
     """
     check_names("field", options, Options)
     return with_defaults(Options(system=system, **options))
@@ -185,32 +184,57 @@ def with_defaults(options: Options) -> Config:
         raise BadValue("system is missing: give one of `funcvae list systems`")
     if options.out is None:
         raise BadValue("out is missing: give the run folder")
-    defaults = recipe(options.system)
-    recipe_values = {name: getattr(defaults, name) for name in ("data", "epochs", "batch", "samples", "estimator")}
-    return Config(**recipe_values | options.specified())
+    system = find_system(options.system)
+    given = options.specified() | {"system": system}
+    recipe_values = {name: getattr(system.recipe, name) for name in ("data", "epochs", "batch", "samples", "estimator")}
+    if options.data is None and system.recipe.data is None:
+        raise BadValue(f"data is missing: {system.name} has no data of its own")
+    return Config(**recipe_values | given)
+
+
+def new_run_folder(system: str) -> str:
+    """The path of a new folder: runs/SYSTEM-DATE-TIME, with a number if it exists already."""
+    stem = Path("runs", f"{system}-{datetime.now():%Y%m%d-%H%M%S}")
+    path, count = stem, 1
+    while path.exists():
+        count += 1
+        path = stem.with_name(f"{stem.name}-{count}")
+    return str(path)
 
 
 def resumed(config: Config, options: Options, run: Path) -> Config:
     """The configuration of a run that is resumed with these options. Raises BadValue if others than may change do."""
     values = options.specified()
-    if pairs := differences(config, values, MAY_CHANGE):
+    if options.system is not None:
+        values["system"] = find_system(options.system)
+    if options.model is not None:
+        values["model"] = {**config.model, **options.model}
+    now = replace(config, **values | {"out": str(run)})
+    if pairs := differences(config, now, MAY_CHANGE):
         raise BadValue(f"{run} cannot be resumed with other settings: {pairs}; leave them out, or start another run")
-    return replace(config, **values | {"out": str(run)})
+    return now
 
 
-def differences(config: Config, values: Mapping[str, Any], may_change: Collection[str]) -> str:
-    """Describes the values that differ from the configuration's fields and may not; empty if none differ."""
-    differing = {name: value for name, value in values.items() if value != getattr(config, name)}
-    wrong = [name for name in differing if name not in may_change]
-    return ", ".join(f"{name} was {getattr(config, name)!r} and is {values[name]!r} now" for name in wrong)
+def differences(then: Config, now: Config, may_change: Collection[str]) -> str:
+    """Describes the fields that differ between two configurations and may not; empty if none differ."""
+    before, after = then.content(), now.content()
+    for content in (before, after):
+        content |= {f"model.{name}": value for name, value in content.pop("model").items()}
+    wrong = [name for name in before if name not in may_change and before[name] != after.get(name)]
+    return ", ".join(f"{name} was {before[name]!r} and is {after[name]!r} now" for name in wrong)
 
 
-def parse_config(content: Mapping[str, Any]) -> Config:
-    """The configuration in a JSON object. Raises BadType or BadValue if a field is unknown, missing or wrong."""
+def parse_config(content: Mapping[str, Any], system: System | None = None) -> Config:
+    """The configuration in a JSON object. Raises BadType or BadValue if a field is unknown, missing or wrong.
+
+    `system` has the name in the object; without it, it must be the name of a named system.
+    """
     check_names("field", content, Config)
     if isinstance(content.get("lr"), int):  # a run writes 1.0
         raise BadType(f"lr is {content['lr']}: it must be a float or None")
-    return files.typed(content, Config)
+    if system is None and "system" in content:
+        system = SYSTEMS[checks.known("system", content["system"], SYSTEMS)]
+    return files.typed(content if system is None else {**content, "system": system}, Config)
 
 
 def check_names(kind: str, given: Mapping[str, Any], type_: Any, but: Collection[str] = ()) -> None:

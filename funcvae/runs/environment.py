@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict, cast
 
@@ -20,6 +19,7 @@ from funcvae import __version__, compilation, data
 from funcvae._support import files
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.runs.config import Config, config_sha256
+from funcvae.runs.systems import SystemSource, source_of
 
 __all__ = ["Manifest", "describe", "difference_text", "differences", "manifest", "numerics", "parse_manifest"]
 
@@ -47,6 +47,7 @@ class Manifest(_Versioned):
     config_sha256: str
     data: _Data
     data_sha256: str
+    system: NotRequired[SystemSource]
     resumed: NotRequired[list[dict[str, Any]]]
 
 
@@ -80,13 +81,15 @@ def manifest(config: Config, dataset: data.Dataset, processes: int = 1) -> Manif
         "data": {"source": config.data, "train": len(dataset.train), "test": len(dataset.test), "shape": shape},
         "data_sha256": dataset.sha256(),
     }
+    if source := source_of(config.system):
+        content["system"] = source
     return cast(Manifest, content)
 
 
 def shared_facts(config: Config, dataset: data.Dataset) -> dict[str, Any]:
     """The values that must be equal in all processes that train one model."""
     paths = {"out", "data", "data_dir"}  # may differ between machines
-    fixed = {name: value for name, value in asdict(config).items() if name not in paths}
+    fixed = {name: value for name, value in config.content().items() if name not in paths}
     return {**fixed, **bit_settings(config), "the data's sha256": dataset.sha256()}
 
 
@@ -94,7 +97,9 @@ def bit_settings(config: Config) -> dict[str, Any]:
     """The code, versions and settings of this process that may change bits."""
     now = describe(config)
     code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parents[1].rglob("*.py"))))
-    return {name: {**now, **now["versions"]}[name] for name in _BIT_FIELDS} | {"the code's sha256": code.hexdigest()}
+    facts = {name: {**now, **now["versions"]}[name] for name in _BIT_FIELDS} | {"the code's sha256": code.hexdigest()}
+    source = source_of(config.system)
+    return facts | ({"the system's sha256": source["sha256"]} if source else {})
 
 
 def parse_manifest(content: dict[str, Any], path: Path) -> Manifest:

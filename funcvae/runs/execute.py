@@ -1,10 +1,9 @@
 """Trains into a run folder, from the start or from the newest checkpoint."""
 
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,28 @@ from funcvae import compilation, data, tracking
 from funcvae._support import checks, files
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadValue, Missing, NonFinite, Stopped
+from funcvae.models import System
 from funcvae.runs import environment, folder
-from funcvae.runs.config import Config, Options, check_available, resumed
+from funcvae.runs.config import (
+    Config,
+    Options,
+    check_available,
+    check_names,
+    new_run_folder,
+    resolve_device,
+    resumed,
+    with_defaults,
+)
 from funcvae.runs.folder import CHECKPOINTS, CONFIG, MANIFEST, METRICS, PARAMS, load_data, read_config, read_manifest
 from funcvae.runs.prepare import Setup, newest_checkpoint, prepare
 from funcvae.runs.recording import LAST_FIGURE, read_history, recorder, write_results
+from funcvae.runs.systems import find_system, replay_command, resume_command
 from funcvae.train import checkpoint, loop
 from funcvae.train.loop import History
 from funcvae.train.settings import Callbacks, Row
 from funcvae.train.state import TrainState
 
-__all__ = ["MakeTracker", "StopContext", "never_stop", "resume", "run"]
+__all__ = ["MakeTracker", "StopContext", "never_stop", "resume", "run", "train"]
 
 MakeTracker = Callable[[Path, dict[str, Any], Iterable[Row]], AbstractContextManager[tracking.Tracker]]
 """(folder, configuration, rows so far) -> the context manager of a tracker."""
@@ -36,6 +46,38 @@ MakeStop = Callable[[], StopContext]
 def never_stop() -> StopContext:
     """A `stop_context` that never stops the run."""
     return nullcontext(lambda: False)
+
+
+def train(
+    system: System | str,
+    *,
+    download: bool = False,
+    trackers: Sequence[MakeTracker] = (),
+    stop_context: MakeStop = never_stop,
+    processes: Processes = SINGLE,
+    **options: Any,
+) -> Path:
+    """Trains a system into a new run folder, as `funcvae train` does, and returns the path of the folder.
+
+    Args:
+        system: see `find_system`.
+        download, trackers, stop_context, processes: see `run`.
+        options: fields of `Options`. By default `out` is a new folder in runs/, `device` is CUDA if available, and the
+            step is compiled if the recipe does so and a compiler is available.
+
+    Raises: see `configure` and `run`.
+    """
+    check_names("option", options, Options)
+    requested = Options(system=system, **options)
+    system = find_system(system)
+    if (wanted := requested.compile) is None:
+        wanted = system.recipe.compile and compilation.available()
+        if wanted != system.recipe.compile and processes.is_main:
+            _print_notice(f"{compilation.NO_COMPILER}; training without torch.compile")
+    device = resolve_device(requested.device or "auto")
+    out = processes.all_gather_object(requested.out or new_run_folder(system.name))[0]
+    config = with_defaults(replace(requested, system=system, device=device, out=out, compile=wanted))
+    return run(config, download=download, trackers=trackers, stop_context=stop_context, processes=processes)
 
 
 @checks.arguments
@@ -79,7 +121,7 @@ def run(
         if not processes.is_main:
             _train_without_writing(out, setup, setup.start, stop_context)
             return out
-        tracks = [stack.enter_context(tracker(out, asdict(config), ())) for tracker in trackers]
+        tracks = [stack.enter_context(tracker(out, config.content(), ())) for tracker in trackers]
         stack.enter_context(files.lock(out))
         _check_new_folder(out)  # again, because another process may have started here
         files.remove_partial(out)
@@ -100,6 +142,7 @@ def resume(
     path: str | Path,
     options: Options | None = None,
     *,
+    system: System | str | None = None,
     trackers: Sequence[MakeTracker] = (),
     stop_context: MakeStop = never_stop,
     processes: Processes = SINGLE,
@@ -110,22 +153,26 @@ def resume(
 
     Args:
         options: requested options; those that decide the result must be equal to the run's.
+        system: the own system of the run, if `options` does not have it: see `load`. Its code must not have changed.
         trackers, stop_context, processes: see `run`. The number of processes may change.
 
     Raises:
         BadValue: an option that must stay the same differs, or the run has more epochs than requested.
-        BadData: the data have changed, or the files of the folder are damaged or do not match each other.
+        BadData: the data or the code of the system have changed, or the files of the folder are damaged or do not match
+            each other.
         InUse: another process writes in the folder.
         Missing, Stopped, NonFinite, ProcessLost, ReportedElsewhere: see `run` and `load`.
     """
-    path = Path(path)
-    before = read_config(path)
-    config = resumed(before, Options() if options is None else options, path)
+    path, options = Path(path), Options() if options is None else options
+    system = options.system if system is None else system
+    before = read_config(path, system)
+    config = resumed(before, replace(options, system=system), path)
     check_available(config)
     finished = False
     if processes.is_main and (path / MANIFEST).is_file():
         manifest = read_manifest(path)
         folder.check_same_config(before, manifest, path)
+        folder.check_same_system(before.system, manifest, path)
         finished = _is_finished(path, config, manifest)
     if processes.all_gather_object(finished)[0]:
         _print_notice(f"{path} is finished; to continue it, request more epochs")
@@ -152,7 +199,7 @@ def resume(
         if step > setup.steps:
             raise BadValue(f"{path} has {step:,} steps, more than the {setup.steps:,} steps of {config.epochs} epochs")
         past: Iterable[Row] = tracking.MetricsReader(path / METRICS, size) if size else ()
-        tracks = [stack.enter_context(tracker(path, asdict(config), past)) for tracker in trackers]
+        tracks = [stack.enter_context(tracker(path, config.content(), past)) for tracker in trackers]
         now = environment.describe(config, processes.size)
         for error in damaged:
             _print_notice(f"{error}; resuming from step {step}")
@@ -210,7 +257,8 @@ def _fit(
                 ts, setup.task, test=setup.test, epochs=epochs, callbacks=replace(callbacks, stop=stop), history=history
             )
         except NonFinite as error:
-            with_command = NonFinite(f"{error}; to see that step: funcvae replay {shlex.quote(str(out))} {error.step}")
+            command = replay_command(out, setup.config.system, error.step)
+            with_command = NonFinite(f"{error}; to see that step: {command}")
             with_command.step = error.step
             raise with_command from None
         except compilation.Uncompiled:
@@ -224,7 +272,7 @@ def _fit(
 
 
 def _stopped(out: Path, setup: Setup, ts: TrainState) -> Stopped:
-    command = f"funcvae train --resume {shlex.quote(str(out))}"
+    command = resume_command(out, setup.config.system)
     return Stopped(f"stopped after {int(ts.step):,} of {setup.steps:,} steps; to continue: {command}")
 
 

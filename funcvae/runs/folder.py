@@ -1,8 +1,9 @@
 """Loads run folders."""
 
 import math
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -16,12 +17,12 @@ from funcvae import data, random, train, tree
 from funcvae._support import checks, files
 from funcvae.errors import BadData, BadType, BadValue, Missing
 from funcvae.model import VAE, Trained
-from funcvae.models.recipe import Recipe
+from funcvae.models import SYSTEMS, Recipe, System
 from funcvae.modules import Params, State
 from funcvae.runs import environment
 from funcvae.runs.config import Config, config_sha256, configure, parse_config
-from funcvae.runs.config import recipe as recipe_of
 from funcvae.runs.environment import Manifest
+from funcvae.runs.systems import differs_from, find_system, resume_command
 from funcvae.train import checkpoint
 
 __all__ = ["Run", "has_run", "initial_run", "load", "load_data"]
@@ -40,12 +41,16 @@ class Run(NamedTuple):
 
     path: Path
     config: Config
-    recipe: Recipe
     model: VAE
     params: Params
     state: State
     device: str
     data_sha256: str
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the run's system."""
+        return self.config.system.recipe
 
     def dataset(self) -> data.Dataset:
         """The data the run was trained on.
@@ -54,7 +59,7 @@ class Run(NamedTuple):
             Missing: the data are not found.
             BadData: the data have changed.
         """
-        dataset = fitted(self.recipe, load_data(self.config))
+        dataset = fitted(self.config.system, load_data(self.config))
         check_same_data(dataset, self.data_sha256, self.path)
         return dataset
 
@@ -62,7 +67,7 @@ class Run(NamedTuple):
         """The values that must be equal in all processes that measure the run together."""
         here = replace(self.config, device=self.device)
         params = tree.sha256({"params": self.params, "state": self.state})
-        facts = {name: getattr(here, name) for name in ("system", "precision", "device")}
+        facts = {name: here.content()[name] for name in ("system", "model", "precision", "device")}
         facts |= {"the parameters' sha256": params, "the data's sha256": self.data_sha256}
         return facts | environment.bit_settings(here)
 
@@ -74,36 +79,43 @@ class Run(NamedTuple):
     @property
     def image_arguments(self) -> dict[str, Any]:
         """Arguments of the figures of images: how to show pixels, and the name for the title."""
-        return {"pixels": self.recipe.pixels, "name": self.recipe.name}
+        return {"pixels": self.recipe.pixels, "name": self.config.system.name}
 
 
 @checks.arguments
 def load(
-    path: str | Path, *, device: str = "cpu", data: str | Path | None = None, data_dir: str | Path | None = None
-) -> Run:
+    path: str | Path, *, system: System | str | None = None, device: str = "cpu", data: str | Path | None = None,
+    data_dir: str | Path | None = None,
+) -> Run:  # fmt: skip
     """Loads a finished run from its folder.
 
+    A folder runs no code, so the run of an own system needs the system. A line on stderr says if its code has changed.
+
     Args:
+        system: the own system of the run, or its FILE.py:NAME or package.module:NAME.
         data: file or folder of the data, if they have moved.
         data_dir: folder of the named data sets, if they have moved.
 
     Raises:
         Missing: the folder or one of its files does not exist, or the device is not available.
         BadData: a file is damaged, or another version of funcvae made the run.
+        BadValue: the run is of an own system, and `system` is missing or another one.
     """
     path = Path(path)
     checks.device(device)
-    config, manifest = read_run(path, data, data_dir)
-    recipe, shape = recipe_of(config.system), manifest["data"]["shape"]
-    if not _has_shape(recipe, shape) or math.prod(shape) > _MOST_NUMBERS:
-        raise BadData(f"{path / MANIFEST} is not the manifest of a run of {config.system}: data.shape is {shape}")
-    model = recipe.model(torch.zeros(1, *shape, device=device))
+    config, manifest = read_run(path, system, data, data_dir)
+    shape = manifest["data"]["shape"]
+    if not _has_shape(config.system.recipe, shape) or math.prod(shape) > _MOST_NUMBERS:
+        raise BadData(f"{path / MANIFEST} is not the manifest of a run of {config.system.name}: data.shape is {shape}")
+    if changed := differs_from(config.system, manifest.get("system")):
+        _print_once(f"{changed} was changed after the run in {path} started")
+    model = config.system.build(torch.zeros(1, *shape, device=device), **config.model)
     if not (path / PARAMS).is_file():
         lost = f"{path / PARAMS} is missing: the run is not finished, or lost the file"
-        raise Missing(f"{lost}; to continue it: funcvae train --resume {path}")
+        raise Missing(f"{lost}; to continue it: {resume_command(path, config.system)}")
     like = model.init(random.key(0, device=device))
     params, state = checkpoint.load_params(path / PARAMS, *like)
-    return Run(path, config, recipe, model, params, state, device, manifest["data_sha256"])
+    return Run(path, config, model, params, state, device, manifest["data_sha256"])
 
 
 @checks.arguments
@@ -112,22 +124,37 @@ def has_run(path: str | Path) -> bool:
     return Path(path, CONFIG).is_file()
 
 
-def read_run(path: Path, data: str | Path | None, data_dir: str | Path | None) -> tuple[Config, Manifest]:
+def read_run(
+    path: Path, system: System | str | None, data: str | Path | None, data_dir: str | Path | None
+) -> tuple[Config, Manifest]:
     """The configuration and manifest of the run in a folder; `data` and `data_dir`, if given, replace the locations."""
-    config, manifest = read_config(path), read_manifest(path)
+    config, manifest = read_config(path, system), read_manifest(path)
     check_same_config(config, manifest, path)
     return replace(config, data=str(data or config.data), data_dir=str(data_dir or config.data_dir)), manifest
 
 
-def read_config(path: Path) -> Config:
-    """The configuration of the run in a folder. Raises Missing if there is no run, BadData if the file is damaged."""
+def read_config(path: Path, system: System | str | None = None) -> Config:
+    """The configuration of the run in a folder.
+
+    Raises Missing if there is no run, BadData if the file is damaged, BadValue unless `system` is the run's own system.
+    """
     if not path.is_dir():
         raise Missing(f"{path}: no such run folder")
     if not (path / CONFIG).is_file():
         raise Missing(f"{path} is not a run folder: it has no config.json")
     content = files.read_json(path / CONFIG)
+    name, own = content.get("system"), None if system is None else find_system(system)
+    if own is None and name not in SYSTEMS and (path / MANIFEST).is_file() and "system" in read_manifest(path):
+        source = read_manifest(path)["system"]["source"]
+        advice = "give system=SYSTEM in Python"
+        if source:
+            command = shlex.join(["funcvae", "train", source, "--resume", str(path)])
+            advice = f"give --system {shlex.quote(source)}, or resume it by: {command}"
+        raise BadValue(f"{path} is a run of your own system {name!r}, whose code is not in the folder: {advice}")
+    if own is not None and name != own.name:
+        raise BadValue(f"{path} is a run of {name}, not of {own.name}")
     try:
-        return parse_config(content)
+        return parse_config(content, own)
     except (BadType, BadValue) as error:
         raise BadData(f"{path / CONFIG} is not the configuration of a run: {error}") from None
 
@@ -139,24 +166,26 @@ def read_manifest(path: Path) -> Manifest:
 
 @checks.arguments
 def initial_run(
-    system: str, *, seed: int = 0, device: str = "cpu", data: str | Path | None = None, data_dir: str | Path = "data",
-    size: int | None = None,
+    system: System | str, *, model: Mapping[str, Any] | None = None, seed: int = 0, device: str = "cpu",
+    data: str | Path | None = None, data_dir: str | Path = "data", size: int | None = None,
 ) -> Run:  # fmt: skip
-    """A named system with the initial parameters of this seed, as a run without a folder.
+    """A system with the initial parameters of this seed, as a run without a folder.
 
     Args:
-        data, data_dir, size: see `Options`.
+        system: see `find_system`.
+        model, data, data_dir, size: see `Options`.
 
     Raises:
-        BadValue: no such system.
-        Missing, BadData: the data are not found, or the system cannot take them.
+        BadValue, BadType: see `configure`.
+        Missing, BadData: system or data are not found, or the system cannot take the data.
     """
-    config = configure(system, data=data, data_dir=data_dir, seed=seed, device=device, size=size, out="")
-    recipe = recipe_of(system)
-    dataset = fitted(recipe, load_data(config))
-    model = recipe.model(dataset.train.to(device))
-    ts = train.init(model, recipe.optimizer(1), random.key(seed, device=device))
-    return Run(Path(system), config, recipe, model, ts.params, ts.state, device, dataset.sha256())
+    config = configure(
+        system, model=model, data=data, data_dir=data_dir, seed=seed, device=device, size=size, out=""
+    )  # fmt: skip
+    dataset = fitted(config.system, load_data(config))
+    vae = config.system.build(dataset.train.to(device), **config.model)
+    ts = train.init(vae, config.system.recipe.optimizer(1), random.key(seed, device=device))
+    return Run(Path(config.system.name), config, vae, ts.params, ts.state, device, dataset.sha256())
 
 
 def load_data(config: Config) -> data.Dataset:
@@ -173,25 +202,31 @@ def check_same_data(dataset: data.Dataset, sha256: str, path: Path) -> None:
         raise BadData(f"{dataset.name} is not the data that {path} was trained on")
 
 
+def check_same_system(system: System, manifest: Manifest, path: Path) -> None:
+    """Raises BadData if the code of an own system has changed since the run in a folder started."""
+    if changed := differs_from(system, manifest.get("system")):
+        raise BadData(f"{changed} was changed after the run in {path} started: restore it, or start another run")
+
+
 def check_same_config(config: Config, manifest: Manifest, path: Path) -> None:
     """Raises BadData unless the run in a folder started with this configuration."""
     if manifest["config_sha256"] != config_sha256(config):
         raise BadData(f"{path / CONFIG} was changed after the run started: restore it, or start another run")
 
 
-def fitted(recipe: Recipe, dataset: data.Dataset) -> data.Dataset:
+def fitted(system: System, dataset: data.Dataset) -> data.Dataset:
     """The data set with items of the system's shape; images [H, W] or [H, W, C] become [C, H, W], with a notice.
 
     Raises BadData if the shape is another or may be read in two ways, or if pixels lie outside [0, 1].
     """
-    got = list(dataset.train.shape[1:])
+    recipe, got = system.recipe, list(dataset.train.shape[1:])
     readings: dict[str, Callable[[Tensor], Tensor]] = {"[C, H, W]": lambda x: x}
     if len(recipe.shape) == 3:
         readings |= {"[H, W]": lambda x: x.unsqueeze(1), "[H, W, C]": lambda x: x.movedim(-1, 1).contiguous()}
     fitting = {name: read for name, read in readings.items() if _has_shape(recipe, read(dataset.train[:1]).shape[1:])}
     if not fitting:
         want = ", ".join("any" if n is None else str(n) for n in recipe.shape)
-        raise BadData(f"{recipe.name} takes items of shape [{want}]: {dataset.name} has {got}")
+        raise BadData(f"{system.name} takes items of shape [{want}]: {dataset.name} has {got}")
     if len(fitting) > 1:
         ways = " or ".join(fitting)
         raise BadData(f"{dataset.name} has items of shape {got}, which may be {ways}: save images of another size")

@@ -24,7 +24,9 @@ from msgspec import Meta
 from funcvae import compilation, estimators, noise
 from funcvae._support import checks, files
 from funcvae.errors import BadData, BadType, BadValue
-from funcvae.runs.config import Config, Options, check_names, configure, recipe
+from funcvae.models import SYSTEMS, System
+from funcvae.runs.config import Config, Options, check_names, configure
+from funcvae.runs.systems import find_system
 
 __all__ = ["CellResult", "Grid", "expand_grid", "parse_grid", "read_grid"]
 
@@ -41,6 +43,7 @@ class Grid:
     """A grid of runs: one for each combination of the first four fields."""
 
     systems: Axis[str]
+    """Named systems, or FILE.py:NAME or package.module:NAME."""
     estimators: Axis[str] | None = None
     """None: each system's own."""
     samples: Axis[Annotated[int, Meta(ge=1, le=2**63 - 1)]] | None = None
@@ -88,29 +91,36 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
         raise BadValue(f"settings has {name}, but {_NOT_SETTINGS[name]}: remove it from settings")
     check_names("setting", grid.settings, Options, but=_NOT_SETTINGS)
     specs = grid.estimators and tuple(estimators.parse(spec).name for spec in grid.estimators)
-    grid = replace(grid, systems=tuple(recipe(name).name for name in grid.systems), estimators=specs)
-    for name in _AXES.values():
-        for value, count in Counter(getattr(grid, name)).items():
+    grid = replace(grid, estimators=specs)
+    names = [checks.known("system", name, SYSTEMS) if ":" not in name else name for name in grid.systems]
+    axes = {name: getattr(grid, name) for name in _AXES.values()}
+    axes["systems"] = [name.rpartition(":")[2] for name in names]
+    for name, values in axes.items():
+        for value, count in Counter(values).items():
             if count > 1:
                 raise BadValue(f"{name} has {value!r} twice")
     return grid
 
 
 @checks.arguments
-def expand_grid(grid: Grid, folder: str | Path, *, device: str = "cpu") -> list[Config]:
+def expand_grid(
+    grid: Grid, folder: str | Path, *, systems: Mapping[str, System] | None = None, device: str = "cpu"
+) -> list[Config]:
     """The configurations of the cells of a grid, each with its own folder FOLDER/cells/NAME.
 
     Args:
+        systems: the grid's systems by name; by default `find_system` finds them, which runs the code of own ones.
         device: where to train, "cpu" or "cuda"; the grid's settings have priority.
     """
     cells = []
-    for system in grid.systems:
-        defaults = recipe(system)
+    for spec in grid.systems:
+        system = find_system(spec) if systems is None else systems[spec.rpartition(":")[2]]
+        defaults = system.recipe
         settings = {"device": device, "compile": defaults.compile and compilation.available(), **grid.settings}
         for estimator in grid.estimators or [estimators.parse(defaults.estimator).name]:
             for samples in grid.samples or [defaults.samples]:
                 for seed in grid.seeds:
-                    out = Path(folder, "cells") / f"{system}-{estimator}-k{samples}-s{seed}".replace(":", "_")
+                    out = Path(folder, "cells") / f"{system.name}-{estimator}-k{samples}-s{seed}".replace(":", "_")
                     axes = {"estimator": estimator, "samples": samples, "seed": seed, "out": str(out)}
                     cells.append(configure(system, **settings, **axes))
     return cells
@@ -136,7 +146,7 @@ def read_result(cell: Config) -> CellResult | None:
 
 def cell_id(cell: Config) -> dict[str, Any]:
     """The fields of a result that identify its cell."""
-    return {name: getattr(cell, name) for name in _AXES}
+    return {name: cell.content()[name] for name in _AXES}
 
 
 def target_of(cell: Config) -> str:

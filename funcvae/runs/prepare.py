@@ -12,9 +12,8 @@ from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadData
 from funcvae.figures import of_results
 from funcvae.model import check_data
-from funcvae.models.recipe import Recipe
+from funcvae.models import Recipe
 from funcvae.runs.config import SPLITS, Config
-from funcvae.runs.config import recipe as recipe_of
 from funcvae.runs.folder import CHECKPOINTS, fitted
 from funcvae.train import checkpoint
 from funcvae.train.settings import StepSettings
@@ -29,7 +28,6 @@ class Setup(NamedTuple):
     """A run before its first step."""
 
     config: Config
-    recipe: Recipe
     dataset: data.Dataset
     task: Task
     start: TrainState
@@ -38,6 +36,11 @@ class Setup(NamedTuple):
     monitor: Monitor | None  # measures the gradient's variance during training; None if that is not requested
     figure_key: random.Key
     draw_key: random.Key  # key of the draws from the model during training
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the run's system."""
+        return self.config.system.recipe
 
     @property
     def steps(self) -> int:
@@ -50,12 +53,12 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
 
     Raises BadType or BadValue if the parts do not fit together, BadData if the system cannot take the data.
     """
-    recipe = recipe_of(config.system)
+    recipe = config.system.recipe
     estimator, scheme = estimators.parse(config.estimator), noise.parse(config.noise)
     estimator.claims_under(scheme)
     key = random.key(config.seed, device=config.device)
-    dataset = fitted(recipe, load(config))
-    model = recipe.model(dataset.train)
+    dataset = fitted(config.system, load(config))
+    model = config.system.build(dataset.train, **config.model)
     opt = recipe.optimizer(-(-len(dataset.train) // config.batch), config.lr)
     ts = train.init(model, opt, key)
     x_train, x_test = dataset.train.to(config.device), dataset.test.to(config.device)
@@ -63,8 +66,8 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
         check_data(model, ts.params, ts.state, x, recipe.observe, name=f"{config.data}: {name}")
     settings = StepSettings(
         batch=config.batch, samples=config.samples, chunk=config.chunk or None, shards=config.shards or None,
-        split=SPLITS[config.split], observe=recipe.observe, noise=scheme, scale=recipe.scale, offset=recipe.offset,
-        compile=config.compile, precision=config.precision,
+        split=SPLITS[config.split], observe=recipe.observe, noise=scheme, scale=recipe.scale,
+        offset=config.system.offset(**config.model), compile=config.compile, precision=config.precision,
     )  # fmt: skip
     task = Task(model, estimator, opt, x_train, settings, processes)
     check_task(task, ts.params, ts.state)
@@ -75,7 +78,7 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     monitor = make_monitor(config.monitor, scheme, x_train, recipe.observe, monitor_key)
     for each in [estimator, *(monitor.arms.values() if monitor else ())]:
         each(model, ts.params, ts.state, observed[:1], eps, train=False)
-    return Setup(config, recipe, dataset, task, ts, x_test, observed, monitor, figure_key, draw_key)
+    return Setup(config, dataset, task, ts, x_test, observed, monitor, figure_key, draw_key)
 
 
 def newest_checkpoint(setup: Setup, path: Path, step: int | None = None) -> tuple[TrainState, int, list[BadData]]:

@@ -1,7 +1,6 @@
 """Writes the files of a run: metrics, samples and checkpoints during training, parameters and figures at the end."""
 
 import math
-import shlex
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +17,7 @@ from funcvae.errors import BadData
 from funcvae.figures import decoding, of_results
 from funcvae.runs.folder import CHECKPOINTS, FIGURES, METRICS, PARAMS, SAMPLES
 from funcvae.runs.prepare import Setup
+from funcvae.runs.systems import resume_command
 from funcvae.train import checkpoint
 from funcvae.train.loop import History
 from funcvae.train.settings import Callbacks, Row
@@ -99,14 +99,14 @@ def write_results(folder: Path, setup: Setup, ts: TrainState, history: History) 
             np.save(content, points)
             files.write(folder / SAMPLES, content.getvalue())
             (folder / _RAW).unlink()
-            made["evolution"] = of_results.evolution(points, setup.dataset, name=config.system)
-        made |= of_results.of_run(*trained, setup.recipe, setup.dataset, setup.test_observed, setup.figure_key)
+            made["evolution"] = of_results.evolution(points, setup.dataset, name=config.system.name)
+        made |= of_results.of_run(*trained, config.system, setup.dataset, setup.test_observed, setup.figure_key)
         target = task.estimator.claims_under(task.settings.noise).target
-        made["training"] = of_results.training(history, name=target, title=f"Training of {config.system}")
+        made["training"] = of_results.training(history, name=target, title=f"Training of {config.system.name}")
         for name, figure in made.items():
             figures.save(figure, folder / FIGURES / f"{name}.png")
     except OSError as error:
-        command = f"funcvae train --resume {shlex.quote(str(folder))}"
+        command = resume_command(folder, setup.config.system)
         raise OSError(f"{error}: the run is finished, but figures are missing; to draw them: {command}") from None
 
 

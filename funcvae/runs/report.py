@@ -73,7 +73,7 @@ def evaluation_report(
     chosen = random.permutation(choice_key, len(test))[:n]
     x = run.recipe.observe(observe_key, test.to(run.device)[chosen])
 
-    report: Report = {"system": run.config.system, "estimator": run.config.estimator, "data": run.config.data}
+    report: Report = {"system": run.config.system.name, "estimator": run.config.estimator, "data": run.config.data}
     report |= {"items": n, "of": len(test), "item_numbers": chosen.tolist(), "samples": samples, "seed": seed}
     report |= {"unit": "nats per example", "log_likelihood": None, "ladder": None, "shortfall": None}
     report |= {"posterior_gap": None, "ess": None, "pareto_k": None}
@@ -209,7 +209,7 @@ def comparison_report(
         arms, *run.trained, x, noise_key, samples=samples, replicates=replicates, chunk=chunk, target_se=target_se,
         processes=processes, progress=progress,
     )  # fmt: skip
-    report: Report = {"system": run.config.system, "trained_with": run.config.estimator, "data": run.config.data}
+    report: Report = {"system": run.config.system.name, "trained_with": run.config.estimator, "data": run.config.data}
     report |= {"seed": seed, "item_numbers": chosen.tolist(), "left_out": left_out}
     report |= {"unit": "gradients of nats per example, summed over squared coordinates", **found.as_dict()}
     return found, report

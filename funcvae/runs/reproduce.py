@@ -14,9 +14,10 @@ from funcvae import tracking, tree
 from funcvae._support import checks, files
 from funcvae._support.checks import Count
 from funcvae.errors import BadData, BadValue, NonFinite
+from funcvae.models import System
 from funcvae.runs import environment
 from funcvae.runs.config import Config, check_available
-from funcvae.runs.folder import CHECKPOINTS, METRICS, check_same_data, load_data, read_run
+from funcvae.runs.folder import CHECKPOINTS, METRICS, check_same_data, check_same_system, load_data, read_run
 from funcvae.runs.prepare import Setup, newest_checkpoint, prepare
 from funcvae.tracking.metrics_file import LINE_LIMIT
 from funcvae.train import checkpoint, loop
@@ -69,6 +70,7 @@ def verify(
     steps: Count | None = None,
     *,
     tolerance: Annotated[float, checks.at_least(0)] = TOLERANCE,
+    system: System | str | None = None,
     data: str | Path | None = None,
     data_dir: str | Path | None = None,
 ) -> Verdict:
@@ -80,13 +82,13 @@ def verify(
         path: the run folder; nothing is written to it.
         steps: number of steps; by default those of the first epoch.
         tolerance: relative; applies if the environment differs.
-        data, data_dir: see `load`.
+        system, data, data_dir: see `load`. The code of an own system must not have changed.
 
     Raises:
-        Missing, BadData: see `load`; or the run has no steps.
+        Missing, BadData, BadValue: see `load`; or the run has no steps.
     """
     path = Path(path)
-    with _prepared(path, data, data_dir) as (setup, manifest):
+    with _prepared(path, system, data, data_dir) as (setup, manifest):
         compare = _Comparison(_read_rows(path / METRICS))
         per_epoch = setup.task.steps_per_epoch
         wanted, made = min(setup.steps, per_epoch if steps is None else steps), 0
@@ -120,14 +122,15 @@ def verify(
 
 @checks.arguments
 def replay(
-    path: str | Path, step: int, *, data: str | Path | None = None, data_dir: str | Path | None = None
-) -> tuple[Config, Replay]:
+    path: str | Path, step: int, *, system: System | str | None = None, data: str | Path | None = None,
+    data_dir: str | Path | None = None,
+) -> tuple[Config, Replay]:  # fmt: skip
     """Reproduces one step of a run from the nearest checkpoint before it.
 
     Args:
         path: the run folder; nothing is written to it.
         step: counted from 0.
-        data, data_dir: see `load`.
+        system, data, data_dir: see `verify`.
 
     Returns:
         The configuration of the run, and the replay.
@@ -137,7 +140,7 @@ def replay(
         Missing, BadData: see `load`.
     """
     path = Path(path)
-    with _prepared(path, data, data_dir) as (setup, _):
+    with _prepared(path, system, data, data_dir) as (setup, _):
         if not 0 <= step < setup.steps:
             raise BadValue(f"{path} has no step {step}: its steps are 0 to {setup.steps - 1}")
         ts, _, damaged = newest_checkpoint(setup, path, step)
@@ -200,10 +203,11 @@ class _Comparison:
 
 @contextmanager
 def _prepared(
-    path: Path, data: str | Path | None, data_dir: str | Path | None
+    path: Path, system: System | str | None, data: str | Path | None, data_dir: str | Path | None
 ) -> Iterator[tuple[Setup, environment.Manifest]]:
     """The run in a folder before its first step, and its manifest; within the context its settings apply."""
-    config, manifest = read_run(path, data, data_dir)
+    config, manifest = read_run(path, system, data, data_dir)
+    check_same_system(config.system, manifest, path)
     check_available(config)
     with environment.numerics(config, threads=manifest["threads"]):
         setup = prepare(config, load_data)

@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 
 from funcvae import data, tracking
@@ -21,7 +20,17 @@ from funcvae.distributed import rendezvous
 from funcvae.errors import BadData, BadType, BadValue, InUse, NonFinite, Stopped
 from funcvae.runs import environment, execute
 from funcvae.runs.config import Config, check_available, differences
-from funcvae.runs.folder import METRICS, PARAMS, Run, has_run, load, read_config
+from funcvae.runs.folder import (
+    MANIFEST,
+    METRICS,
+    PARAMS,
+    Run,
+    check_same_system,
+    has_run,
+    load,
+    read_config,
+    read_manifest,
+)
 from funcvae.runs.grid import GRID, RESULT, CellResult, Grid, cell_id, cell_name, expand_grid, read_result, target_of
 from funcvae.runs.prepare import prepare
 from funcvae.runs.recording import LAST_FIGURE
@@ -153,7 +162,7 @@ def check_cells(grid: Grid, folder: str | Path, *, device: str = "cpu", download
     for cell in unfinished:
         _check_same_run(cell)
     # The checks do not depend on the seed, so one seed of each combination is enough.
-    for cell in {(cell.system, cell.estimator, cell.samples): cell for cell in reversed(unfinished)}.values():
+    for cell in {(cell.system.name, cell.estimator, cell.samples): cell for cell in reversed(unfinished)}.values():
         try:
             check_available(cell)
             with environment.numerics(cell):
@@ -164,10 +173,13 @@ def check_cells(grid: Grid, folder: str | Path, *, device: str = "cpu", download
 
 
 def _check_same_run(cell: Config, may_change: Collection[str] = _MAY_CHANGE) -> None:
-    """Raises BadValue if the run in a cell's folder has another configuration."""
-    if has_run(cell.out) and (pairs := differences(read_config(Path(cell.out)), asdict(cell), may_change)):
+    """Raises BadValue if the run in a cell's folder has another configuration, BadData if its system's code changed."""
+    path = Path(cell.out)
+    if has_run(path) and (pairs := differences(read_config(path, cell.system), cell, may_change)):
         advice = "restore them, or choose another folder for the sweep"
         raise BadValue(f"{cell.out} has a run with other settings: {pairs}; {advice}")
+    if (path / MANIFEST).is_file():
+        check_same_system(cell.system, read_manifest(path), path)
 
 
 def _finished_result(cell: Config, grid: Grid) -> CellResult | None:
@@ -194,11 +206,11 @@ def _train_cell(
             if not has_run(path):
                 execute.run(cell, stop_context=lambda: nullcontext(stop))
             elif not ((path / PARAMS).is_file() and (path / LAST_FIGURE).is_file()):
-                execute.resume(path, stop_context=lambda: nullcontext(stop))
+                execute.resume(path, system=cell.system, stop_context=lambda: nullcontext(stop))
             result |= _last_epoch(path)
             if grid.replicates is not None:
                 result["replicates"] = grid.replicates
-                result["variance"] = measure(load(path, device=cell.device), grid.replicates)
+                result["variance"] = measure(load(path, system=cell.system, device=cell.device), grid.replicates)
         except NonFinite as error:
             result["diverged"] = str(error)
         files.write(path / RESULT, files.as_json(result))

@@ -12,7 +12,7 @@ from torch import nn
 
 import funcvae as fv
 from funcvae.errors import BadType
-from funcvae.models import RECIPES
+from funcvae.models import SYSTEMS
 from funcvae.models.burda import burda_schedule
 from tests.support.models import same_bits
 
@@ -132,13 +132,12 @@ def test_heads_have_the_same_bits():
         assert same_bits(head(X), pickled(head)(X))
 
 
-def test_recipes_pickle_by_name():
-    for recipe in RECIPES.values():
-        assert pickled(recipe) is recipe
-        assert copy.deepcopy(recipe) is recipe
-    own = fv.models.Recipe("burda_vae", "mine", small, (4,), "x.npy", 1, pixels=torch.sin, lr=float)
+def test_systems_pickle_by_name():
+    for system in SYSTEMS.values():
+        assert pickled(system) is system
+        assert copy.deepcopy(system) is system
+    own = fv.System("mine", "of small vectors", small, fv.models.Recipe((4,), 1))
     assert pickled(own) == own
-    assert pickled(own) is not RECIPES["burda_vae"]
 
 
 def test_a_trained_model_pickles_with_its_parameters():

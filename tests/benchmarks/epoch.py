@@ -50,12 +50,12 @@ def posts_epoch(root: str) -> Callable[[], None]:
 
 def fit(system: str, train: Tensor, epochs: int, log: fv.train.Log, **options: Any) -> None:
     """Trains by the system's recipe, from a key."""
-    recipe = fv.models.RECIPES[system]
-    model, opt = recipe.model(train), recipe.optimizer(-(-len(train) // recipe.batch))
+    recipe = fv.models.SYSTEMS[system].recipe
+    model, opt = fv.models.SYSTEMS[system].build(train), recipe.optimizer(-(-len(train) // recipe.batch))
     fv.train.fit(
         fv.train.init(model, opt, fv.random.key(0)), model, fv.estimators.parse(recipe.estimator), opt, train,
-        epochs=epochs, batch=recipe.batch, observe=recipe.observe, scale=recipe.scale, offset=recipe.offset, log=log,
-        **options,
+        epochs=epochs, batch=recipe.batch, observe=recipe.observe, scale=recipe.scale, log=log,
+        offset=fv.models.SYSTEMS[system].offset(), **options,
     )  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def outside_the_step(system: str, train: Tensor, epochs: int, **options: Any) ->
 
         return call
 
-    steps = epochs * -(-len(train) // fv.models.RECIPES[system].batch)
+    steps = epochs * -(-len(train) // fv.models.SYSTEMS[system].recipe.batch)
     with (
         tempfile.TemporaryDirectory() as folder,
         fv.tracking.MetricsWriter(Path(folder, "metrics.jsonl")) as lines,

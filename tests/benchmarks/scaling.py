@@ -26,10 +26,10 @@ import torch
 
 import funcvae as fv
 from funcvae.distributed import SINGLE, Processes
-from funcvae.models import RECIPES
+from funcvae.models import SYSTEMS
 
 LEAST = 0.85  # efficiency
-RECIPE = RECIPES["burda_vae"]
+SYSTEM = SYSTEMS["burda_vae"]
 SAMPLES, LAB_SAMPLES, BATCH = 50, 8, 20
 
 GPU_FLOPS, GPU_ROWS = 30e12, 256  # half of an H100's float32 peak; rows of a batch on each GPU
@@ -40,10 +40,11 @@ LINKS = {8: (300e9, 3e-6), 64: (40e9, 5e-6), 512: (40e9, 5e-6)}  # bytes/s and s
 def steps_of(batch: int, steps: int, shards: int | None, who: Processes) -> float:
     """Median milliseconds of a step."""
     x = fv.random.uniform(fv.random.key(1), (batch * steps, 1, 28, 28))
-    model, opt = RECIPE.model(x), RECIPE.optimizer(steps)
+    recipe = SYSTEM.recipe
+    model, opt = SYSTEM.build(x), recipe.optimizer(steps)
     ts, marks = fv.train.init(model, opt, fv.random.key(0)), [0.0]
     fv.train.fit(
-        ts, model, fv.estimators.iwae(), opt, x, batch=batch, samples=SAMPLES, observe=RECIPE.observe, shards=shards,
+        ts, model, fv.estimators.iwae(), opt, x, batch=batch, samples=SAMPLES, observe=recipe.observe, shards=shards,
         processes=who, watch=lambda step, ts: marks.append(time.perf_counter()),
     )  # fmt: skip
     spent = [after - before for before, after in pairwise(marks[1:])]
@@ -53,7 +54,7 @@ def steps_of(batch: int, steps: int, shards: int | None, who: Processes) -> floa
 def lab(replicates: int, who: Processes) -> float:
     """Milliseconds of a comparison."""
     x = fv.random.bernoulli(fv.random.key(1), 0.3, (BATCH, 1, 28, 28)).float()
-    model = RECIPE.model(x)
+    model = SYSTEM.build(x)
     arms = {"iwae": fv.estimators.iwae(), "dreg": fv.estimators.dreg()}
     settings = {"samples": LAB_SAMPLES, "replicates": replicates, "timings": 0, "processes": who}
     start = time.perf_counter()
@@ -106,7 +107,7 @@ def _line(one: float, two: float, parts: int) -> str:
 
 def estimate() -> None:
     """Estimates the efficiency of many GPUs with equally many rows from the stated speeds."""
-    params, _ = RECIPE.model(torch.zeros(1, 1, 28, 28)).init(fv.random.key(0))
+    params, _ = SYSTEM.build(torch.zeros(1, 1, 28, 28)).init(fv.random.key(0))
     decoder, encoder = (sum(leaf.numel() for leaf in fv.tree.leaves(params[name])) for name in ("decoder", "encoder"))
     size, leaves = decoder + encoder, len(fv.tree.leaves(params))
     flop = 6 * GPU_ROWS * (SAMPLES * decoder + encoder)  # one product forward and two backward, 2 flop each

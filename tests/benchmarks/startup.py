@@ -33,20 +33,21 @@ def first_step(system: str, compile: bool) -> None:
     """Prints the clock times at which each of PARTS ends. Called first in a new process."""
     import funcvae as fv
     from funcvae.estimators import parse
-    from funcvae.models import RECIPES
+    from funcvae.models import SYSTEMS
 
     times = [time.time()]
-    recipe = RECIPES[system]
+    recipe = SYSTEMS[system].recipe
     shape = [32 if n is None else n for n in recipe.shape]
     few = fv.random.uniform(fv.random.key(0), (500, *shape))  # repeated below, because drawing all takes longer
     train = few.repeat(ITEMS[system] // len(few), *[1] * len(shape))
     times.append(time.time())
-    model, opt = recipe.model(train), recipe.optimizer(len(train) // recipe.batch)
+    model, opt = SYSTEMS[system].build(train), recipe.optimizer(len(train) // recipe.batch)
     ts = fv.train.init(model, opt, fv.random.key(1))
     times.append(time.time())
     fv.train.fit(
         ts, model, parse(recipe.estimator), opt, train, batch=recipe.batch, observe=recipe.observe, scale=recipe.scale,
-        offset=recipe.offset, compile=compile, watch=lambda step, ts: times.append(time.time()), stop=lambda: True,
+        compile=compile, offset=SYSTEMS[system].offset(),
+        watch=lambda step, ts: times.append(time.time()), stop=lambda: True,
     )  # fmt: skip
     print(*times)
 

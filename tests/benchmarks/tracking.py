@@ -60,8 +60,9 @@ def alone(server: str | None, epochs: int, x: Tensor) -> None:
 
 
 def in_training(server: str | None, epochs: int, digits: fv.data.Dataset, compile: bool) -> None:
-    recipe = fv.models.RECIPES["mnist_vae"]
-    model, opt = recipe.model(digits.train), recipe.optimizer(STEPS)
+    system = fv.models.SYSTEMS["mnist_vae"]
+    recipe = system.recipe
+    model, opt = system.build(digits.train), recipe.optimizer(STEPS)
     seconds: list[float] = []
     calls = [0.0]  # seconds of the trackers' calls in each tracked epoch
     began = time.perf_counter()
@@ -104,7 +105,7 @@ def in_training(server: str | None, epochs: int, digits: fv.data.Dataset, compil
 
     began, key = time.perf_counter(), fv.random.key(1)
     drawn = fv.figures.of_results.of_run(
-        model, ts.params, ts.state, recipe, digits, digits.test[: fv.figures.of_results.POINTS], key
+        model, ts.params, ts.state, system, digits, digits.test[: fv.figures.of_results.POINTS], key
     )
     drawn["training"] = fv.figures.of_results.training(history, name="ELBO", title="Training")
     with tempfile.TemporaryDirectory() as folder:

@@ -22,7 +22,7 @@ def test_images_outside_the_unit_range_are_mapped_into_it(monkeypatch):
         "funcvae.figures.images.reconstructions", lambda x, x_hat, title: shown.update(x=x, x_hat=x_hat)
     )
     x = fv.random.uniform(fv.random.key(1), (3, 1, 28, 28))
-    recipe, model = fv.models.RECIPES["mnist_bn_vae"], fv.models.mnist_bn_vae()
+    recipe, model = fv.models.SYSTEMS["mnist_bn_vae"].recipe, fv.models.mnist_bn_vae()
     seen = recipe.observe(fv.random.key(0), x)
     of_model.reconstructions(
         model, *model.init(fv.random.key(0)), seen, fv.random.key(1), pixels=recipe.pixels, name="bn"

@@ -618,11 +618,11 @@ target("models.cifar.standardize", models.cifar.standardize, weight=0.3, key=KEY
 target("models.cifar.to_pixels", models.cifar.to_pixels, weight=0.3, x=IMAGES)
 target("models.burda.burda_schedule", lambda n: models.burda.burda_schedule(n)(torch.tensor(3)), weight=0.3,
        n=Kind(COUNT.good, one_of(0, -1, True, torch.tensor(2)), junk=False))  # fmt: skip
-RECIPES = one_of(*models.RECIPES.values())
+SYSTEMS = one_of(*models.SYSTEMS.values())
 target(
     "models.Recipe.optimizer",
-    lambda which, n, lr: which.optimizer(n, lr),
-    which=Kind(RECIPES, junk=False),
+    lambda which, n, lr: which.recipe.optimizer(n, lr),
+    which=Kind(SYSTEMS, junk=False),
     n=COUNT,
     lr=RATE,
 )
@@ -677,6 +677,8 @@ LEFT_OUT = {
     "runs.load_data": "takes a result of runs.configure",
     "runs.replay": "see runs.verify",
     "runs.resume": "see runs.verify",
+    "runs.new_run_folder": "has no wrong arguments",
+    "runs.train": "see runs.configure",
     "runs.run": "trains with a result of runs.configure",
     "runs.train_grid": "trains with a result of runs.parse_grid",
     "runs.variance_report": "takes a result of variance.compare",

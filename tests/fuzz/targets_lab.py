@@ -35,7 +35,7 @@ from arguments import (
     world,
 )
 from matplotlib.figure import Figure
-from targets import BATCH, NAME, OBSERVE, ON, RECIPES, target
+from targets import BATCH, NAME, OBSERVE, ON, SYSTEMS, target
 
 from funcvae import estimators, figures, noise, random, train, variance
 from funcvae.data import Dataset
@@ -494,7 +494,7 @@ target(
     weight=0.003,
     worlds=("images", "plane"),
     **SEES,
-    recipe=Kind(RECIPES),
+    system=Kind(SYSTEMS),
     dataset=DATASET,
     x=X,
     key=KEY,

@@ -27,7 +27,7 @@ from arguments import (
     of_tensor,
     one_of,
 )  # fmt: skip
-from targets import BATCH, ESTIMATOR, NAME, OBSERVE, OPT, SCALE, SCHEME, TRAIN_STATE, target
+from targets import BATCH, ESTIMATOR, NAME, OBSERVE, OPT, SCALE, SCHEME, SYSTEMS, TRAIN_STATE, target
 
 from funcvae import data, models, runs, train
 from funcvae.runs import config
@@ -96,7 +96,11 @@ target(
 target("train.checkpoint.in_folder", checkpoint.in_folder, weight=0.1, folder=FOLDER_PATH)
 target("train.checkpoint.prune", checkpoint.prune, weight=0.1, folder=FOLDER_PATH, keep=COUNT)
 
-SYSTEM = Kind(one_of(*models.RECIPES), NAME.bad)
+SYSTEM = Kind(one_of(*models.SYSTEMS), NAME.bad)
+OWN = Path(FOLDER.name, "own_systems.py")
+OWN.write_text(
+    "import funcvae as fv\nmine = fv.System('mine', '', fv.models.mnist_vae, fv.models.Recipe((1, 28, 28), 1))\n"
+)
 
 
 def configured(**given: object) -> None:
@@ -110,7 +114,14 @@ target(
     keep=COUNT, checkpoint_every=COUNT, lr=Kind(one_of(None, 1e-3), one_of(-1.0, math.nan)), compile=FLAG, out=TEXT,
 )  # fmt: skip
 target("runs.has_run", runs.has_run, weight=0.1, path=FOLDER_PATH)
-target("runs.recipe", runs.recipe, weight=0.1, system=SYSTEM)
+WHERE = Kind(one_of(str(OWN)), one_of("", "a.py", "no.such.module", "3", "..", "a:b"))
+target("runs.find_system", runs.find_system, weight=0.1, system=Kind(one_of(*models.SYSTEMS, f"{OWN}:mine"), NAME.bad))
+target("runs.systems_in", runs.systems_in, weight=0.1, where=WHERE)
+OPTIONS = Kind(one_of({}, {"latent": 3}), one_of({"latnt": 3}, {"latent": math.nan}, {"latent": [[]]}, {3: 4}, 3))
+target(
+    "models.System.options", lambda which, given: which.options(given), weight=0.3, which=Kind(SYSTEMS, junk=False),
+    given=OPTIONS,
+)  # fmt: skip
 target("runs.split_names", runs.split_names, weight=0.1, text=TEXT)
 target(
     "runs.resolve_device", runs.resolve_device, weight=0.1, name=Kind(one_of("cpu", "auto"), one_of("cuda", "meta", ""))

@@ -24,18 +24,18 @@ BATCH_NORM = ("mnist_bn_vae", "cifar_resnet_vae")
 
 def losses(system: str) -> list[float]:
     """Losses of ten steps by the recipe on data from a key, with two samples a datum; the last batch is short."""
-    recipe = fv.models.RECIPES[system]
+    recipe = fv.models.SYSTEMS[system].recipe
     init_key, x_key = fv.random.split(fv.random.key(2026))
     shape = [16 if n is None else n for n in recipe.shape]
     x = fv.random.uniform(x_key, (STEPS_AN_EPOCH * BATCH - 2, *shape))
-    model, opt = recipe.model(x), recipe.optimizer(STEPS_AN_EPOCH)
+    model, opt = fv.models.SYSTEMS[system].build(x), recipe.optimizer(STEPS_AN_EPOCH)
     ts = fv.train.init(model, opt, init_key)
     if system in BATCH_NORM:
         x, (params, state) = x.double(), fv.tree.map(double, (ts.params, ts.state))
         ts = ts._replace(params=params, state=state, opt_state=opt.init(params))
     _, history = fv.train.fit(
         ts, model, fv.estimators.parse(recipe.estimator), opt, x, epochs=EPOCHS,
-        batch=BATCH, samples=2, observe=recipe.observe, scale=recipe.scale, offset=recipe.offset,
+        batch=BATCH, samples=2, observe=recipe.observe, scale=recipe.scale, offset=fv.models.SYSTEMS[system].offset(),
         compile=False,
     )  # fmt: skip
     return history.loss.tolist()
@@ -47,11 +47,11 @@ def double(t: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "system",
-    [s if s != "cifar_resnet_vae" else pytest.param(s, marks=pytest.mark.slow) for s in fv.models.RECIPES],
+    [s if s != "cifar_resnet_vae" else pytest.param(s, marks=pytest.mark.slow) for s in fv.models.SYSTEMS],
 )
 def test_a_short_run_has_the_recorded_losses(system):
     np.testing.assert_allclose(losses(system), json.loads(FILE.read_text())[system], rtol=1e-5)
 
 
 if __name__ == "__main__":
-    FILE.write_text(json.dumps({system: losses(system) for system in fv.models.RECIPES}, indent=1) + "\n")
+    FILE.write_text(json.dumps({system: losses(system) for system in fv.models.SYSTEMS}, indent=1) + "\n")

@@ -17,7 +17,7 @@ from torchvision.transforms.functional import normalize
 
 import funcvae as fv
 from funcvae import data, models, tree
-from funcvae.models import RECIPES
+from funcvae.models import SYSTEMS
 from tests.support.oracles import double
 
 SIZES = {"mnist_bn_vae": (50, 8), "gaussian2d_vae": (46, 10), "cifar_resnet_vae": (10, 3)}  # (items, batch)
@@ -202,18 +202,19 @@ POSTS = {
 }
 
 
-def data_for(recipe, n):
-    """Items of the recipe's shape: smooth blobs as images, or normal points."""
-    if recipe.shape == (2,):
+def data_for(system, n):
+    """Items of the system's shape: smooth blobs as images, or normal points."""
+    shape = system.recipe.shape
+    if shape == (2,):
         return fv.random.normal(fv.random.key(1), (n, 2), torch.float64) + 1
-    coarse = fv.random.uniform(fv.random.key(1), (n, recipe.shape[0], 7, 7))
-    return F.interpolate(coarse, size=[size or 32 for size in recipe.shape[1:]], mode="bilinear").double()
+    coarse = fv.random.uniform(fv.random.key(1), (n, shape[0], 7, 7))
+    return F.interpolate(coarse, size=[size or 32 for size in shape[1:]], mode="bilinear").double()
 
 
-def started(recipe, x, key, model=None):
+def started(system, x, key, model=None):
     """The model, its optimizer and the initial TrainState in x's precision."""
-    model = model or recipe.model(x)
-    opt = recipe.optimizer(steps_per_epoch=1)
+    model = model or system.build(x)
+    opt = system.recipe.optimizer(steps_per_epoch=1)
     ts = fv.train.init(model, opt, key)
     if x.dtype == torch.float64:
         params, state = double(ts.params), double(ts.state)
@@ -252,8 +253,8 @@ def losses_of(post, ts, x, *, batch, samples, latent, lr, steps):
 
 def ours_and_the_posts(name, post, x, *, batch, steps, model=None, **changes):
     """Our losses, the post's losses, our last TrainState and the post's module after whole epochs, `steps` or more."""
-    recipe = dataclasses.replace(RECIPES[name], **changes)
-    model, opt, ts = started(recipe, x, fv.random.key(7), model)
+    recipe = dataclasses.replace(SYSTEMS[name].recipe, **changes)
+    model, opt, ts = started(SYSTEMS[name], x, fv.random.key(7), model)
     epochs = -(-steps // -(-len(x) // batch))
     after, history = fv.train.fit(
         ts,
@@ -266,7 +267,7 @@ def ours_and_the_posts(name, post, x, *, batch, steps, model=None, **changes):
         samples=recipe.samples,
         observe=recipe.observe,
         scale=recipe.scale,
-        offset=recipe.offset,
+        offset=SYSTEMS[name].offset(),
         compile=False,
     )
     post = post().to(x.dtype)
@@ -279,7 +280,7 @@ def ours_and_the_posts(name, post, x, *, batch, steps, model=None, **changes):
 @pytest.mark.parametrize("name", POSTS)
 def test_training_equals_the_posts_loop_step_by_step_in_float64(name):
     n, batch = SIZES.get(name, (60, 16))  # epochs end with a short batch, as in the posts
-    x = data_for(RECIPES[name], n)
+    x = data_for(SYSTEMS[name], n)
     steps = 8 if name == "cifar_resnet_vae" else 20  # two epochs
     ours, theirs, after, post = ours_and_the_posts(name, POSTS[name], x, batch=batch, steps=steps)
     assert len(ours) >= steps
@@ -291,7 +292,7 @@ def test_training_equals_the_posts_loop_step_by_step_in_float64(name):
 
 
 def test_losses_of_the_sigma_vae_equal_the_posts_to_float32_rounding_for_fifty_steps():
-    x = data_for(RECIPES["mnist_sigma_vae"], 1600).float()
+    x = data_for(SYSTEMS["mnist_sigma_vae"], 1600).float()
     ours, theirs, *_ = ours_and_the_posts("mnist_sigma_vae", SigmaVAE, x, batch=32, steps=50)
     np.testing.assert_allclose(ours, theirs, rtol=2e-5)
 
@@ -303,11 +304,11 @@ def test_the_form_without_activations_deviates_from_the_post_no_more_than_the_po
     So the post's loop, started one unit in the last place away, soon has other losses. Ours must not deviate more.
     """
     x, model = (
-        data_for(RECIPES["mnist_sigma_vae"], 1600).to(dtype),
+        data_for(SYSTEMS["mnist_sigma_vae"], 1600).to(dtype),
         models.mnist_sigma_vae(10, nn.Identity, nn.Identity),
     )
     ours, theirs, *_ = ours_and_the_posts("mnist_sigma_vae", without_activations, x, batch=32, steps=50, model=model)
-    _, _, ts = started(RECIPES["mnist_sigma_vae"], x, fv.random.key(7), model)
+    _, _, ts = started(SYSTEMS["mnist_sigma_vae"], x, fv.random.key(7), model)
     nearby = ts._replace(params=tree.map(lambda p: p * (1 + torch.finfo(dtype).eps), ts.params))
     settings = {"batch": 32, "samples": 1, "latent": 10, "lr": 1e-3, "steps": 50}
     itself = losses_of(without_activations().to(dtype), nearby, x, **settings)
@@ -354,14 +355,14 @@ def test_twenty_epochs_of_the_sigma_vae_end_with_the_posts_losses(mnist_root, po
 )
 def test_a_wrong_variant_does_not_equal_the_post(name, post, changes):
     n, batch = SIZES.get(name, (60, 16))
-    x = data_for(RECIPES[name], n)
+    x = data_for(SYSTEMS[name], n)
     ours, theirs, *_ = ours_and_the_posts(name, post, x, batch=batch, steps=20, **changes)
     assert not np.allclose(ours, theirs, rtol=1e-4)
 
 
 def test_the_scale_of_the_loss_changes_adams_steps():
     """Without `scale` the reported loss could be corrected, but not the steps, because of Adam's epsilon."""
-    x = data_for(RECIPES["mnist_sigma_vae"], 64)
+    x = data_for(SYSTEMS["mnist_sigma_vae"], 64)
     ours, theirs, *_ = ours_and_the_posts("mnist_sigma_vae", SigmaVAE, x, batch=32, steps=40)
     plain, *_ = ours_and_the_posts("mnist_sigma_vae", SigmaVAE, x, batch=32, steps=40, scale=fv.train.per_example)
     np.testing.assert_allclose(ours, theirs, rtol=1e-9)

@@ -9,7 +9,7 @@ import funcvae as fv
 from funcvae import models
 from funcvae.distributions import Normal
 from funcvae.errors import BadValue
-from funcvae.models import RECIPES
+from funcvae.models import SYSTEMS
 from funcvae.models.burda import burda_schedule
 from tests.support.networks import IMAGES, KEY, described, known, layers, linear
 from tests.support.oracles import assert_zero_mean
@@ -121,14 +121,14 @@ def test_burda_schedule_matches_the_paper():
 
 @pytest.mark.parametrize("name", ["burda_vae", "burda2_vae"])
 def test_burda_recipe_sets_the_output_bias_from_the_training_mean(name):
-    model = RECIPES[name].model(IMAGES)
+    model = SYSTEMS[name].build(IMAGES)
     params, _ = model.init(KEY)
     torch.testing.assert_close(params["decoder"]["output.bias"].sigmoid(), IMAGES.mean(0).flatten())
 
 
 @pytest.mark.parametrize("name", ["burda_vae", "burda2_vae"])
 def test_burda_recipe_has_the_papers_adam_and_batches(name):
-    recipe = RECIPES[name]
+    recipe = SYSTEMS[name].recipe
     assert (recipe.eps, recipe.batch, recipe.epochs, recipe.data) == (1e-4, 20, 3280, "mnist")
     params, grads = {"w": torch.zeros(1)}, {"w": torch.full((1,), 1e-4)}
     opt = recipe.optimizer(10)

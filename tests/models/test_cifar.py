@@ -10,7 +10,7 @@ from torchvision.transforms.functional import normalize
 
 import funcvae as fv
 from funcvae import models
-from funcvae.models import RECIPES
+from funcvae.models import SYSTEMS
 from funcvae.models.cifar import standardize, to_pixels
 from tests.support.networks import KEY
 from tests.support.oracles import assert_close
@@ -111,7 +111,7 @@ def test_cifar_resnet_vae_normalises_the_batch_of_each_sample_separately(photos)
 
 @pytest.mark.slow
 def test_cifar_resnet_vae_steps_as_one_graph():
-    recipe = RECIPES["cifar_resnet_vae"]
+    recipe = SYSTEMS["cifar_resnet_vae"].recipe
     model, opt = models.cifar_resnet_vae(latent=6), recipe.optimizer(1)
     ts, keys = fv.train.init(model, opt, KEY), fv.random.split(fv.random.key(1))
     step = torch.no_grad()(fv.train.make_step(model, fv.estimators.elbo_mc(), opt.update, samples=2))

@@ -6,7 +6,7 @@ import torch
 import funcvae as fv
 from funcvae import data, models
 from funcvae.figures import decoding
-from funcvae.models import RECIPES
+from funcvae.models import SYSTEMS
 from tests.support.networks import KEY, described, known, layers, linear
 
 
@@ -25,8 +25,8 @@ def test_gaussian2d_vae_is_the_network_described():
 @pytest.mark.slow
 def test_gaussian2d_vae_learns_the_true_mean_and_covariance_within_five_percent():
     """Trained by its recipe. Samples without the decoder's noise are too narrow."""
-    recipe, dataset = RECIPES["gaussian2d_vae"], data.load("gaussian2d")
-    model, opt = recipe.model(dataset.train), recipe.optimizer(10)
+    recipe, dataset = SYSTEMS["gaussian2d_vae"].recipe, data.load("gaussian2d")
+    model, opt = models.gaussian2d_vae(), recipe.optimizer(10)
     ts = fv.train.init(model, opt, fv.random.key(0))
     ts, _ = fv.train.fit(
         ts,

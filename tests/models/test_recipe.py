@@ -10,13 +10,13 @@ import funcvae as fv
 from funcvae import models
 from funcvae.errors import BadValue
 from funcvae.model import from_bytes
-from funcvae.models import RECIPES, Recipe
+from funcvae.models import SYSTEMS, System
 from funcvae.models.recipe import binarize, from_tanh_range, to_tanh_range
 from tests.support.networks import KEY
 from tests.support.oracles import assert_zero_mean
 
 FROM_PAPERS = ("burda_vae", "burda2_vae", "sbn_vae", "sbn_nonlinear_vae")
-NAMED = {name: models.sbn_vae if name == "sbn_nonlinear_vae" else getattr(models, name) for name in RECIPES}
+NAMED = {name: models.sbn_vae if name == "sbn_nonlinear_vae" else getattr(models, name) for name in SYSTEMS}
 
 
 @pytest.mark.parametrize("factory", [factory for name, factory in NAMED.items() if name != "burda2_vae"])
@@ -42,8 +42,9 @@ def test_the_tanh_range_and_back():
     assert torch.equal(from_tanh_range(to_tanh_range(KEY, x)), x)
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_bytes_are_observed_as_their_floats(recipe: Recipe):
+@pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
+def test_bytes_are_observed_as_their_floats(system: System):
+    recipe = system.recipe
     x = torch.arange(256, dtype=torch.uint8).repeat(24).reshape(2, 3, 32, 32)
     floats = x.float() / 255  # of every byte
     assert torch.equal(recipe.observe(KEY, x), recipe.observe(KEY, floats))
@@ -52,27 +53,28 @@ def test_bytes_are_observed_as_their_floats(recipe: Recipe):
 
 
 def test_recipes_have_the_names_of_their_models():
-    assert set(RECIPES) == {
+    assert set(SYSTEMS) == {
         "gaussian2d_vae", "mnist_ae", "mnist_vae", "mnist_bn_vae", "mnist_sigma_vae", "cifar_resnet_vae", "burda_vae",
         "burda2_vae", "sbn_vae", "sbn_nonlinear_vae",
     }  # fmt: skip
-    for name, recipe in RECIPES.items():
-        assert recipe.name == name
+    for name, system in SYSTEMS.items():
+        assert system.name == name
         assert callable(NAMED[name])
         assert name in models.__all__ or name == "sbn_nonlinear_vae"
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_a_recipe_makes_a_step(recipe: Recipe):
+@pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
+def test_a_recipe_makes_a_step(system: System):
+    recipe = system.recipe
     x = fv.random.uniform(KEY, (4, *(size or 32 for size in recipe.shape)))
-    model = recipe.model(x)
+    model = system.build(x)
     opt = recipe.optimizer(steps_per_epoch=10)
     ts = fv.train.init(model, opt, fv.random.key(0))
     estimator = fv.estimators.parse(recipe.estimator)
     step = fv.train.make_step(model, estimator, opt.update, samples=recipe.samples, observe=recipe.observe)
     after, metrics = step(ts, fv.random.split(fv.random.key(1)), x)
     assert metrics.bound.isfinite()
-    first = 1e-4 if recipe.name in ("cifar_resnet_vae", "sbn_vae", "sbn_nonlinear_vae") else 1e-3
+    first = 1e-4 if system.name in ("cifar_resnet_vae", "sbn_vae", "sbn_nonlinear_vae") else 1e-3
     moved = max(
         (new - old).abs().max().item()
         for part in ("encoder", "decoder")
@@ -83,10 +85,11 @@ def test_a_recipe_makes_a_step(recipe: Recipe):
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_a_recipes_step_on_cuda_matches_the_cpu(recipe: Recipe):
+@pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
+def test_a_recipes_step_on_cuda_matches_the_cpu(system: System):
+    recipe = system.recipe
     x = fv.random.uniform(KEY, (4, *(size or 32 for size in recipe.shape)))
-    model, opt, bounds = recipe.model(x), recipe.optimizer(10), []
+    model, opt, bounds = system.build(x), recipe.optimizer(10), []
     estimator = fv.estimators.parse(recipe.estimator)
     step = fv.train.make_step(model, estimator, opt.update, samples=2, observe=recipe.observe, scale=recipe.scale)
     for device in ("cpu", "cuda"):
@@ -101,7 +104,7 @@ def test_recipes_match_their_sources():
     """(data, batch, epochs, samples, estimator, learning rate); values that a post does not state are our own."""
     trained_with = {
         name: (r.data, r.batch, r.epochs, r.samples, r.estimator, float(r.lr(1)(0) if callable(r.lr(1)) else r.lr(1)))
-        for name, r in RECIPES.items()
+        for name, r in ((name, system.recipe) for name, system in SYSTEMS.items())
         if name not in FROM_PAPERS
     }
     assert trained_with == {
@@ -114,11 +117,11 @@ def test_recipes_match_their_sources():
     }
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in FROM_PAPERS])
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if name not in FROM_PAPERS])
 def test_layers_have_torchs_default_initialization(name):
     """Weights and biases are uniform on ±1/√(fan-in), since the posts set none; BatchNorm has 1 and 0."""
-    recipe = RECIPES[name]
-    params, _ = recipe.model(torch.zeros(1, *(size or 32 for size in recipe.shape))).init(KEY)
+    system = SYSTEMS[name]
+    params, _ = system.build(torch.zeros(1, *(size or 32 for size in system.recipe.shape))).init(KEY)
     for part in ("encoder", "decoder"):
         for path, p in params[part].items():
             if p.ndim > 1:
@@ -134,10 +137,10 @@ def test_layers_have_torchs_default_initialization(name):
         assert len(ones) == 8
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_a_given_learning_rate_replaces_the_recipes(recipe):
+@pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
+def test_a_given_learning_rate_replaces_the_recipes(system):
     params, grads = {"w": torch.zeros(3)}, {"w": torch.full((3,), 1e6)}
-    opt = recipe.optimizer(10, lr=0.25)
+    opt = system.recipe.optimizer(10, lr=0.25)
     moved, _ = opt.update(grads, opt.init(params), params)
     torch.testing.assert_close(moved["w"], torch.full((3,), -0.25))
 

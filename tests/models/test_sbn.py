@@ -8,7 +8,7 @@ import torch
 import funcvae as fv
 from funcvae import models
 from funcvae.errors import BadValue
-from funcvae.models import RECIPES
+from funcvae.models import SYSTEMS
 from tests.support.networks import IMAGES, KEY, described, known, layers, linear
 from tests.support.oracles import assert_zero_mean
 
@@ -100,10 +100,10 @@ def test_wrong_sizes_are_refused(wrong, message):
 
 @pytest.mark.parametrize(("name", "layers_of_weights"), [("sbn_vae", 1), ("sbn_nonlinear_vae", 3)])
 def test_the_recipes_have_the_papers_settings(name, layers_of_weights):
-    recipe = RECIPES[name]
+    system, recipe = SYSTEMS[name], SYSTEMS[name].recipe
     assert (recipe.estimator, recipe.samples, recipe.batch, recipe.data) == ("disarm", 1, 50, "mnist")
     assert 0 <= recipe.epochs * 60_000 // recipe.batch - 10**6 < 1200  # 1e6 steps, to an epoch
-    params, state = recipe.model(IMAGES).init(KEY)
+    params, state = system.build(IMAGES).init(KEY)
     torch.testing.assert_close(state["encoder"]["mean"], IMAGES.mean(0).flatten())
     assert len(layers(params["encoder"])) == len(layers(params["decoder"])) == layers_of_weights
     opt = recipe.optimizer(1200)
@@ -112,7 +112,7 @@ def test_the_recipes_have_the_papers_settings(name, layers_of_weights):
 
 
 def test_a_few_steps_of_disarm_raise_the_bound():
-    recipe, train = RECIPES["sbn_vae"], (IMAGES[:1] * torch.linspace(0, 1, 28)).round().expand(50, 1, 28, 28)
+    recipe, train = SYSTEMS["sbn_vae"].recipe, (IMAGES[:1] * torch.linspace(0, 1, 28)).round().expand(50, 1, 28, 28)
     model, opt = models.sbn_vae(latent=20), recipe.optimizer(1, lr=1e-2)
     ts = fv.train.init(model, opt, KEY)
     _, history = fv.train.fit(ts, model, fv.estimators.disarm(), opt, train, epochs=20, batch=50, compile=False)

@@ -5,7 +5,7 @@ import torch
 
 from funcvae.data import Dataset
 from funcvae.errors import BadData
-from funcvae.models import RECIPES
+from funcvae.models import SYSTEMS
 from funcvae.runs.folder import fitted
 
 
@@ -17,18 +17,18 @@ def dataset(*shape, dtype=torch.uint8):
 @pytest.mark.parametrize("axes", [(28, 28), (28, 28, 1), (1, 28, 28)])
 def test_grey_images_get_their_channel(axes):
     given = dataset(*axes)
-    found = fitted(RECIPES["mnist_vae"], given)
+    found = fitted(SYSTEMS["mnist_vae"], given)
     assert torch.equal(found.train, given.train.reshape(4, 1, 28, 28))
     assert torch.equal(found.test, found.train[:2])
 
 
 def test_channels_may_be_last():
     given = dataset(5, 6, 3)
-    found = fitted(RECIPES["cifar_resnet_vae"], given)
+    found = fitted(SYSTEMS["cifar_resnet_vae"], given)
     assert torch.equal(found.train, given.train.permute(0, 3, 1, 2))
     assert found.train.is_contiguous()
     channels_first = dataset(3, 5, 6)
-    assert fitted(RECIPES["cifar_resnet_vae"], channels_first).train.equal(channels_first.train)
+    assert fitted(SYSTEMS["cifar_resnet_vae"], channels_first).train.equal(channels_first.train)
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,9 @@ def test_channels_may_be_last():
 )
 def test_items_of_another_shape_are_an_error(system, axes, message):
     with pytest.raises(BadData, match=message):
-        fitted(RECIPES[system], dataset(*axes))
+        fitted(SYSTEMS[system], dataset(*axes))
 
 
 def test_floats_outside_the_range_of_pixels_are_an_error():
     with pytest.raises(BadData, match="pixels from 0 to 3135: they must lie in"):
-        fitted(RECIPES["mnist_vae"], dataset(28, 28, dtype=torch.float32))
+        fitted(SYSTEMS["mnist_vae"], dataset(28, 28, dtype=torch.float32))

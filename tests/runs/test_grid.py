@@ -31,9 +31,9 @@ def test_a_grid_has_a_cell_for_each_combination():
 
 def test_the_system_decides_the_axes_that_are_missing():
     grid = runs.parse_grid({"systems": ["gaussian2d_vae", "burda_vae"], "settings": {"compile": False}})
-    found = [(cell.system, cell.estimator, cell.samples, cell.seed) for cell in runs.expand_grid(grid, "sweep")]
-    own = [fv.models.RECIPES[system] for system in ("gaussian2d_vae", "burda_vae")]
-    assert found == [(recipe.name, recipe.estimator, recipe.samples, 0) for recipe in own]
+    found = [(cell.system.name, cell.estimator, cell.samples, cell.seed) for cell in runs.expand_grid(grid, "sweep")]
+    own = [fv.models.SYSTEMS[system] for system in ("gaussian2d_vae", "burda_vae")]
+    assert found == [(system.name, system.recipe.estimator, system.recipe.samples, 0) for system in own]
     assert grid.replicates is None
 
 

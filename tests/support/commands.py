@@ -24,7 +24,7 @@ def refused(capsys, *args: str) -> str:
     return error
 
 
-DIGITS = [name for name, recipe in fv.models.RECIPES.items() if recipe.shape == (1, 28, 28)]
+DIGITS = [name for name, system in fv.models.SYSTEMS.items() if system.recipe.shape == (1, 28, 28)]
 
 
 def write_digits() -> None:

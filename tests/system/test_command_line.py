@@ -11,7 +11,7 @@ from funcvae import cli, data
 
 
 def test_list_prints_all_names(capsys):
-    for what, names in {"systems": fv.models.RECIPES, "noise": fv.noise.TABLE, "data": data.NAMED}.items():
+    for what, names in {"systems": fv.models.SYSTEMS, "noise": fv.noise.TABLE, "data": data.NAMED}.items():
         cli.main(["list", what])
         listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
         assert listed == list(names)

@@ -147,7 +147,7 @@ def test_a_damaged_run_is_an_error_of_one_line(digits, finished, capsys, spoil, 
 def test_a_run_of_another_patch_version_is_read(digits, finished):
     run = finished()
     spoiled(run, "manifest.json", lambda text: text.replace(fv.__version__, fv.__version__.rpartition(".")[0] + ".99"))
-    assert runs.load(run).config.system == "mnist_vae"
+    assert runs.load(run).config.system.name == "mnist_vae"
 
 
 def test_data_may_move_but_not_change(digits, finished, capsys):

@@ -183,6 +183,16 @@ def test_folders_of_pictures_are_trained_on(tmp_path, name, size):
     assert all(is_a_picture(path) for path in written)
 
 
+def test_an_own_system_has_a_run_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("funcvae.compilation.available", lambda: False)
+    x = fv.random.uniform(fv.random.key(0), (30, 3, 8, 6)).numpy()
+    np.savez(tmp_path / "birds.npz", train=x[:20], test=x[20:])
+    run = main("own_system")(str(tmp_path / "birds.npz"), epochs=1, out=str(tmp_path / "run"))
+    loaded = fv.runs.load(run, system=f"{EXAMPLES / 'own_system.py'}:bird_vae")
+    assert loaded.config.model == {"latent": 10, "hidden": 128}
+    assert is_a_picture(run / "figures" / "samples.png")
+
+
 def python_blocks(path):
     blocks = re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
     assert blocks
@@ -195,7 +205,8 @@ def test_the_readmes_python_runs_as_written():
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("guide/*.md")), ids=lambda path: path.stem)
-def test_the_python_of_a_guide_runs_as_written_block_after_block(path):
+def test_the_python_of_a_guide_runs_as_written_block_after_block(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a page may write files in another folder
     names = {}
     for block in python_blocks(path):
         exec(block, names)
@@ -205,17 +216,18 @@ def test_every_example_is_tested():
     tested = {
         "quickstart",
         "own_model",
+        "own_system",
         "own_estimator",
         "posterior_collapse",
         "burda_table",
         "conditional_vae",
         "missing_pixels",
-        *fv.models.RECIPES,
+        *fv.models.SYSTEMS,
     }
     tested |= {"rainforth", "compare_estimators", "discrete_latents", "from_pytorch", "random_layers"}
     elsewhere = {"burda2_vae", "sbn_vae", "sbn_nonlinear_vae"}  # in burda_vae.py and discrete_latents.py
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested - elsewhere
-    assert set(DIGITS) | {"gaussian2d_vae", "cifar_resnet_vae"} | elsewhere == set(fv.models.RECIPES)
+    assert set(DIGITS) | {"gaussian2d_vae", "cifar_resnet_vae"} | elsewhere == set(fv.models.SYSTEMS)
 
 
 def test_the_readmes_pictures_exist():

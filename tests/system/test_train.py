@@ -101,6 +101,8 @@ def test_config_and_manifest(here):
         "variance_replicates": 100,
         "checkpoint_every": 1000,
         "keep": 2,
+        "size": None,
+        "model": {"latent": 2, "hidden": 64},
     }
     manifest = json.loads(Path("run/manifest.json").read_text())
     assert manifest["versions"]["torch"] == torch.__version__
