@@ -4,10 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import tyro
 from matplotlib.figure import Figure
 
 from funcvae import figures, random, runs
+from funcvae._support import examples
+from funcvae._support.examples import Data
 from funcvae.cli.options import Flat, LoadOptions, RunPath
 from funcvae.errors import BadValue
 from funcvae.figures import decoding, of_model, of_results
@@ -57,8 +60,19 @@ def sample(
         figure = of_model.point_samples(*loaded.trained, key, n, dataset, drawn=drawn, name=loaded.config.system.name)
     else:
         n = of_results.SAMPLES if n is None else n
-        figure = of_model.image_samples(*loaded.trained, key, n, drawn=drawn, **loaded.image_arguments)
+        figure = of_model.image_samples(
+            *loaded.trained, key, n, drawn=drawn, condition=_conditions(loaded, n), **loaded.image_arguments
+        )
     options.save(figure, loaded, "samples_drawn" if drawn else "samples")
+
+
+def _conditions(loaded: runs.Run, n: int) -> Data | None:
+    """The conditions of the first n test items, from the start again if there are fewer; None if there is none."""
+    if loaded.model.condition is None:
+        return None
+    test = loaded.dataset().test
+    x = loaded.observed(random.key(0, device=loaded.device), test, torch.arange(n) % examples.count(test))
+    return loaded.model.condition(x)
 
 
 def reconstruct(run: RunPath, /, *, n: int | None = None, options: Annotated[FigureOptions, Flat] = DEFAULTS) -> None:
@@ -71,11 +85,12 @@ def reconstruct(run: RunPath, /, *, n: int | None = None, options: Annotated[Fig
     """
     loaded = options.load(run)
     test = loaded.dataset().test
-    n = min(of_results.PAIRS, len(test)) if n is None else n
-    if not 1 <= n <= len(test):
-        raise BadValue(f"--n is {n}: it must lie between 1 and {len(test)}, the number of test items")
+    most = examples.count(test)
+    n = min(of_results.PAIRS, most) if n is None else n
+    if not 1 <= n <= most:
+        raise BadValue(f"--n is {n}: it must lie between 1 and {most}, the number of test items")
     observe_key, key = options.keys()
-    x = loaded.recipe.observe(observe_key, test[:n].to(loaded.device))
+    x = loaded.observed(observe_key, test, torch.arange(n))
     options.save(of_model.reconstructions(*loaded.trained, x, key, **loaded.image_arguments), loaded, "reconstructions")
 
 
@@ -105,10 +120,11 @@ def interpolate(
     loaded = options.load(run)
     test = loaded.dataset().test
     for index in (first, second):
-        if not 0 <= index < len(test):
-            raise BadValue(f"no test item {index}: it must lie between 0 and {len(test) - 1}")
+        if not 0 <= index < examples.count(test):
+            raise BadValue(f"no test item {index}: it must lie between 0 and {examples.count(test) - 1}")
     observe_key, _ = options.keys()
-    start, end = loaded.recipe.observe(observe_key, test[[first, second]].to(loaded.device))
+    x = loaded.observed(observe_key, test, torch.tensor([first, second]))
+    start, end = examples.each(lambda part: part[0], x), examples.each(lambda part: part[1], x)
     strip = of_model.interpolation(*loaded.trained, start, end, steps, **loaded.image_arguments)
     images = loaded.recipe.pixels(decoding.interpolated(*loaded.trained, start, end, frames)).cpu()
     path = options.save(strip, loaded, f"interpolation_{first}_{second}")
@@ -132,10 +148,11 @@ def latent(
     loaded = options.load(run)
     dataset = loaded.dataset()
     observe_key, _ = options.keys()
-    x = loaded.recipe.observe(observe_key, dataset.test[: of_results.POINTS].to(loaded.device))
+    n = min(of_results.POINTS, examples.count(dataset.test))
+    x = loaded.observed(observe_key, dataset.test, torch.arange(n))
     if what == "grid":
         figure = of_model.latent_grid(*loaded.trained, x, **loaded.image_arguments)
     else:
-        labels = None if dataset.test_labels is None else dataset.test_labels[: len(x)]
+        labels = None if dataset.test_labels is None else dataset.test_labels[:n]
         figure = of_model.latent_scatter(*loaded.trained, x, labels, name=loaded.config.system.name)
     options.save(figure, loaded, f"latent_{what}")

@@ -16,7 +16,7 @@ from funcvae.train.settings import Scale, per_example
 __all__ = ["Recipe", "binarize", "from_tanh_range", "to_tanh_range"]
 
 
-def _unchanged(x: Tensor) -> Tensor:
+def _unchanged(x: Any) -> Any:
     return x
 
 
@@ -32,14 +32,18 @@ def _thousandth(steps_per_epoch: int) -> float:
 class Recipe:
     """The default settings for the training of a system."""
 
-    shape: tuple[int | None, ...]
-    """Shape of one datum, None for a size that may vary; images have pixels in [0, 1]."""
+    shape: tuple[int | None, ...] | dict[str, tuple[int | None, ...]]
+    """Shape of one datum, None for a size that may vary; images have pixels in [0, 1]. Of data that are a dict of
+    tensors, the shape of each."""
     epochs: Count
     data: str | None = None
     """A name or path; None if each run must name its data."""
     batch: Count = 128
     samples: Count = 1
     estimator: str = "elbo"
+    prepare: Callable[[Any], Any] = _unchanged
+    """Maps the loaded data set to the one to train on. `Dataset.labelled` makes {"x": items, "y": labels} the data, for
+    a conditional model."""
     observe: Observe = as_floats
     """Takes floats or bytes."""
     pixels: Callable[[Tensor], Tensor] = _unchanged

@@ -9,9 +9,9 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypedDict, Union, get_args, get_origin
 
 import numpy as np
-from torch import Tensor
 
 from funcvae._support import checks, files
+from funcvae._support.examples import Data
 from funcvae.errors import BadType, BadValue, unknown
 from funcvae.model import VAE
 from funcvae.models.recipe import Recipe
@@ -42,7 +42,7 @@ class System:
     def __post_init__(self) -> None:
         checks.fields(self)
 
-    def build(self, train: Tensor | None = None, **options: Any) -> VAE:
+    def build(self, train: Data | None = None, **options: Any) -> VAE:
         """Makes the model for these training data, with these options."""
         takes_train = "train" in inspect.signature(self.model).parameters
         return self.model(**{"train": train} if takes_train else {}, **options)

@@ -16,7 +16,7 @@ import torch
 from msgspec import Meta
 
 from funcvae import __version__, compilation, data
-from funcvae._support import files
+from funcvae._support import examples, files
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.runs.config import Config, config_sha256
 from funcvae.runs.systems import SystemSource, source_of
@@ -33,7 +33,7 @@ class _Versions(TypedDict):
 class _Data(TypedDict):
     train: Size
     test: Size
-    shape: list[Size]
+    shape: list[Size] | dict[str, list[Size]]
 
 
 class _Versioned(TypedDict):
@@ -72,13 +72,14 @@ def describe(config: Config, processes: int = 1) -> dict[str, Any]:
 
 def manifest(config: Config, dataset: data.Dataset, processes: int = 1) -> Manifest:
     """The content of `manifest.json` for a new run."""
-    shape = list(dataset.train.shape[1:])
+    shape = examples.each(lambda x: list(x.shape[1:]), dataset.train)
+    sizes = {"train": examples.count(dataset.train), "test": examples.count(dataset.test)}
     content = {
         "command": sys.argv,
         **describe(config, processes),
         "seed": config.seed,
         "config_sha256": config_sha256(config),
-        "data": {"source": config.data, "train": len(dataset.train), "test": len(dataset.test), "shape": shape},
+        "data": {"source": config.data, **sizes, "shape": shape},
         "data_sha256": dataset.sha256(),
     }
     if source := source_of(config.system):

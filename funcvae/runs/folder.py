@@ -14,7 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from funcvae import data, random, train, tree
-from funcvae._support import checks, files
+from funcvae._support import checks, examples, files
+from funcvae._support.examples import Data
 from funcvae.errors import BadData, BadType, BadValue, Missing
 from funcvae.model import VAE, Trained
 from funcvae.models import SYSTEMS, Recipe, System
@@ -63,6 +64,10 @@ class Run(NamedTuple):
         check_same_data(dataset, self.data_sha256, self.path)
         return dataset
 
+    def observed(self, key: random.Key, x: Data, rows: Tensor) -> Data:
+        """The given rows of data [n, ...], as the model sees them."""
+        return self.recipe.observe(key, examples.each(lambda part: part.to(self.device), examples.take(x, rows.cpu())))
+
     def shared_facts(self) -> dict[str, Any]:
         """The values that must be equal in all processes that measure the run together."""
         here = replace(self.config, device=self.device)
@@ -105,11 +110,15 @@ def load(
     checks.device(device)
     config, manifest = read_run(path, system, data, data_dir)
     shape = manifest["data"]["shape"]
-    if not _has_shape(config.system.recipe, shape) or math.prod(shape) > _MOST_NUMBERS:
+    shapes = shape if isinstance(shape, dict) else {"": shape}
+    prepared = config.system.recipe.prepare is not Recipe.prepare
+    fits = prepared or _shapes_fit(config.system.recipe, shapes)
+    if not fits or sum(map(math.prod, shapes.values())) > _MOST_NUMBERS:
         raise BadData(f"{path / MANIFEST} is not the manifest of a run of {config.system.name}: data.shape is {shape}")
     if changed := differs_from(config.system, manifest.get("system")):
         _print_once(f"{changed} was changed after the run in {path} started")
-    model = config.system.build(torch.zeros(1, *shape, device=device), **config.model)
+    zeros = {name: torch.zeros(1, *each, device=device) for name, each in shapes.items()}
+    model = config.system.build(zeros if isinstance(shape, dict) else zeros[""], **config.model)
     if not (path / PARAMS).is_file():
         lost = f"{path / PARAMS} is missing: the run is not finished, or lost the file"
         raise Missing(f"{lost}; to continue it: {resume_command(path, config.system)}")
@@ -215,18 +224,23 @@ def check_same_config(config: Config, manifest: Manifest, path: Path) -> None:
 
 
 def fitted(system: System, dataset: data.Dataset) -> data.Dataset:
-    """The data set with items of the system's shape; images [H, W] or [H, W, C] become [C, H, W], with a notice.
+    """The data set as the recipe prepares it, with items of the system's shape.
+
+    Images [H, W] or [H, W, C] become [C, H, W], with a notice.
 
     Raises BadData if the shape is another or may be read in two ways, or if pixels lie outside [0, 1].
     """
-    recipe, got = system.recipe, list(dataset.train.shape[1:])
+    recipe = system.recipe
+    if isinstance(recipe.shape, dict) or isinstance(dataset.train, dict):
+        _check_shapes(system, dataset)
+        return recipe.prepare(dataset)
+    got = list(dataset.train.shape[1:])
     readings: dict[str, Callable[[Tensor], Tensor]] = {"[C, H, W]": lambda x: x}
     if len(recipe.shape) == 3:
         readings |= {"[H, W]": lambda x: x.unsqueeze(1), "[H, W, C]": lambda x: x.movedim(-1, 1).contiguous()}
-    fitting = {name: read for name, read in readings.items() if _has_shape(recipe, read(dataset.train[:1]).shape[1:])}
+    fitting = {name: read for name, read in readings.items() if _fits(recipe.shape, read(dataset.train[:1]).shape[1:])}
     if not fitting:
-        want = ", ".join("any" if n is None else str(n) for n in recipe.shape)
-        raise BadData(f"{system.name} takes items of shape [{want}]: {dataset.name} has {got}")
+        _check_shapes(system, dataset)
     if len(fitting) > 1:
         ways = " or ".join(fitting)
         raise BadData(f"{dataset.name} has items of shape {got}, which may be {ways}: save images of another size")
@@ -239,7 +253,28 @@ def fitted(system: System, dataset: data.Dataset) -> data.Dataset:
         if x.dtype != torch.uint8 and len(recipe.shape) == 3 and not (x.min() >= 0 and x.max() <= 1):
             span = f"{float(x.min()):g} to {float(x.max()):g}"
             raise BadData(f"{dataset.name} has pixels from {span}: they must lie in [0, 1], or be uint8")
-    return dataset
+    return recipe.prepare(dataset)
+
+
+def _check_shapes(system: System, dataset: data.Dataset) -> None:
+    """Raises BadData unless the items of a data set, which may be dicts, have the shapes of a system."""
+    got = {name: list(x.shape[1:]) for name, x in examples.tensors(dataset.train).items()}
+    if not _shapes_fit(system.recipe, got):
+        want = _shape_text(system.recipe.shape)
+        has = _shape_text(got if isinstance(dataset.train, dict) else got[""])
+        raise BadData(f"{system.name} takes items of shape {want}: {dataset.name} has {has}")
+
+
+def _shape_text(shape: Any) -> str:
+    if isinstance(shape, Mapping):
+        return "{" + ", ".join(f"{name}: {_shape_text(each)}" for name, each in shape.items()) + "}"
+    return f"[{', '.join('any' if n is None else str(n) for n in shape)}]"
+
+
+def _shapes_fit(recipe: Recipe, shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Whether tensors by name have the shapes of a recipe; a single tensor has the name ""."""
+    wanted = recipe.shape if isinstance(recipe.shape, dict) else {"": recipe.shape}
+    return wanted.keys() == shapes.keys() and all(_fits(wanted[name], shape) for name, shape in shapes.items())
 
 
 @cache  # once for each process, because a sweep reads the same data for each cell
@@ -247,8 +282,8 @@ def _print_once(line: str) -> None:
     tqdm.write(f"funcvae: {line}", file=sys.stderr)
 
 
-def _has_shape(recipe: Recipe, shape: Sequence[int]) -> bool:
-    return len(shape) == len(recipe.shape) and all(a in (None, b) for a, b in zip(recipe.shape, shape, strict=True))
+def _fits(wanted: Sequence[int | None], shape: Sequence[int]) -> bool:
+    return len(shape) == len(wanted) and all(a in (None, b) for a, b in zip(wanted, shape, strict=True))
 
 
 _MOST_NUMBERS = 2**24  # numbers in one item

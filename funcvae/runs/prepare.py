@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from funcvae import data, estimators, noise, random, train
+from funcvae._support import examples
+from funcvae._support.examples import Data
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadData
 from funcvae.figures import of_results
@@ -31,8 +32,8 @@ class Setup(NamedTuple):
     dataset: data.Dataset
     task: Task
     start: TrainState
-    test: Tensor  # the test data, on the run's device
-    test_observed: Tensor  # the first test items, as the model observes them
+    test: Data  # the test data, on the run's device
+    test_observed: Data  # the first test items, as the model observes them
     monitor: Monitor | None  # measures the gradient's variance during training; None if that is not requested
     figure_key: random.Key
     draw_key: random.Key  # key of the draws from the model during training
@@ -59,9 +60,9 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     key = random.key(config.seed, device=config.device)
     dataset = fitted(config.system, load(config))
     model = config.system.build(dataset.train, **config.model)
-    opt = recipe.optimizer(-(-len(dataset.train) // config.batch), config.lr)
+    opt = recipe.optimizer(-(-examples.count(dataset.train) // config.batch), config.lr)
     ts = train.init(model, opt, key)
-    x_train, x_test = dataset.train.to(config.device), dataset.test.to(config.device)
+    x_train, x_test = (examples.each(lambda x: x.to(config.device), x) for x in (dataset.train, dataset.test))
     for name, x in {"train": x_train, "test": x_test}.items():
         check_data(model, ts.params, ts.state, x, recipe.observe, name=f"{config.data}: {name}")
     settings = StepSettings(
@@ -72,12 +73,12 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     task = Task(model, estimator, opt, x_train, settings, processes)
     check_task(task, ts.params, ts.state)
     observe_key, figure_key, draw_key, monitor_key = random.split(train.run_keys(ts.key).pictures, 4)
-    observed = recipe.observe(observe_key, x_test[: of_results.POINTS])
+    observed = recipe.observe(observe_key, examples.head(x_test, of_results.POINTS))
     # Raises if an estimator or the noise does not suit the model or the number of samples; the values do not matter.
     eps = torch.zeros_like(scheme(observe_key, config.samples, (1, model.latent)))
     monitor = make_monitor(config.monitor, scheme, x_train, recipe.observe, monitor_key)
     for each in [estimator, *(monitor.arms.values() if monitor else ())]:
-        each(model, ts.params, ts.state, observed[:1], eps, train=False)
+        each(model, ts.params, ts.state, examples.head(observed, 1), eps, train=False)
     return Setup(config, dataset, task, ts, x_test, observed, monitor, figure_key, draw_key)
 
 

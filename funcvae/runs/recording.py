@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from funcvae import figures, random, tracking, tree
-from funcvae._support import files
+from funcvae._support import examples, files
 from funcvae.errors import BadData
 from funcvae.figures import decoding, of_results
 from funcvae.runs.folder import CHECKPOINTS, FIGURES, METRICS, PARAMS, SAMPLES
@@ -64,10 +64,13 @@ def recorder(
                 samples.write(decoding.samples(*trained, key, POINTS_A_STEP).cpu().numpy().tobytes())
             if step % per_epoch == 0:
                 digests[step] = tree.sha256({"params": ts.params, "state": ts.state})
-                if trackers and setup.test_observed.ndim == 4:
-                    key, x = random.fold_in(setup.draw_key, step), setup.test_observed[:TRACKED]
+                if trackers and model.modelled(setup.test_observed).ndim == 4:
+                    key, x = random.fold_in(setup.draw_key, step), examples.head(setup.test_observed, TRACKED)
                     x_hat = decoding.reconstructed(*trained, x, key)
-                    images = {"x": setup.recipe.pixels(x).cpu(), "x_hat": setup.recipe.pixels(x_hat).cpu()}
+                    images = {
+                        "x": setup.recipe.pixels(model.modelled(x)).cpu(),
+                        "x_hat": setup.recipe.pixels(x_hat).cpu(),
+                    }
                     for track in trackers:
                         track({"epoch": step // per_epoch - 1, "step": step, **images})
 

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from funcvae import compilation, estimators, evaluate, figures, noise, random, tree, variance
-from funcvae._support import checks
+from funcvae._support import checks, examples
 from funcvae._support.checks import Count, Positive
+from funcvae._support.examples import Data
 from funcvae._support.tables import table
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadData, BadType, BadValue
@@ -66,15 +67,16 @@ def evaluation_report(
         NonFinite: a result is not finite; the message names the item.
     """
     test = run.dataset().test
-    n = min(_MAX_ITEMS, len(test)) if n is None else n
-    if not 2 <= n <= len(test):
-        raise BadValue(f"n is {n}: it must lie between 2 and {len(test)}, the number of test items")
+    most = examples.count(test)
+    n = min(_MAX_ITEMS, most) if n is None else n
+    if not 2 <= n <= most:
+        raise BadValue(f"n is {n}: it must lie between 2 and {most}, the number of test items")
     choice_key, observe_key, weight_key, error_key = random.split(random.key(seed, device=run.device), 4)
-    chosen = random.permutation(choice_key, len(test))[:n]
-    x = run.recipe.observe(observe_key, test.to(run.device)[chosen])
+    chosen = random.permutation(choice_key, most)[:n]
+    x = run.observed(observe_key, test, chosen)
 
     report: Report = {"system": run.config.system.name, "estimator": run.config.estimator, "data": run.config.data}
-    report |= {"items": n, "of": len(test), "item_numbers": chosen.tolist(), "samples": samples, "seed": seed}
+    report |= {"items": n, "of": most, "item_numbers": chosen.tolist(), "samples": samples, "seed": seed}
     report |= {"unit": "nats per example", "log_likelihood": None, "ladder": None, "shortfall": None}
     report |= {"posterior_gap": None, "ess": None, "pareto_k": None}
     try:
@@ -198,12 +200,13 @@ def comparison_report(
             batch=batch, seed=seed, target_se=target_se,
         )  # fmt: skip
     train = run.dataset().train
-    batch = min(run.config.batch, len(train)) if batch is None else batch
-    if not 1 <= batch <= len(train):
-        raise BadValue(f"batch is {batch}: it must lie between 1 and {len(train):,}, the number of training data")
+    most = examples.count(train)
+    batch = min(run.config.batch, most) if batch is None else batch
+    if not 1 <= batch <= most:
+        raise BadValue(f"batch is {batch}: it must lie between 1 and {most:,}, the number of training data")
     choice_key, observe_key, noise_key = random.split(random.key(seed, device=run.device), 3)
-    chosen = random.permutation(choice_key, len(train))[:batch]
-    x = run.recipe.observe(observe_key, train.to(run.device)[chosen])
+    chosen = random.permutation(choice_key, most)[:batch]
+    x = run.observed(observe_key, train, chosen)
     arms, left_out = _arms(run, x, names, schemes)
     found = variance.compare(
         arms, *run.trained, x, noise_key, samples=samples, replicates=replicates, chunk=chunk, target_se=target_se,
@@ -239,10 +242,11 @@ def variance_report(run: Run, replicates: int) -> Report:
 
 
 def _arms(
-    run: Run, x: Tensor, names: Sequence[str] | None, schemes: Sequence[str]
+    run: Run, x: Data, names: Sequence[str] | None, schemes: Sequence[str]
 ) -> tuple[dict[str, tuple[Estimator, noise.Noise]], list[str]]:
     """The estimators under all schemes that they allow, and the reasons for leaving out others."""
-    q, _ = run.model.encode(run.params, run.state, x[:1])
+    first = examples.head(x, 1)
+    q, _ = run.model.encode(run.params, run.state, first)
     defaults = run.config.estimator, *ESTIMATORS[hasattr(q, "values")]
     names_once = dict.fromkeys(defaults if names is None else names)
     found: dict[str, tuple[Estimator, noise.Noise]] = {}
@@ -252,7 +256,7 @@ def _arms(
             try:
                 estimator.claims_under(scheme)
                 if names is None:  # some systems have no density, which some defaults need
-                    estimator(*run.trained, x[:1], x.new_zeros(2, 1, run.model.latent), train=False)
+                    estimator(*run.trained, first, torch.zeros_like(q.loc).expand(2, 1, -1), train=False)
             except (BadValue, BadType) as error:
                 left_out.append(str(error))
                 continue
@@ -264,16 +268,17 @@ def _arms(
 
 
 def _log_weight_results(
-    run: Run, x: Tensor, items: Tensor, key: random.Key, samples: int, chunk: int, progress: Progress
+    run: Run, x: Data, items: Tensor, key: random.Key, samples: int, chunk: int, progress: Progress
 ) -> Report:
     """The results that follow from the log-weights. Each slab of the data has its own key."""
     found: list[Any] = []
-    for i, (slab, numbers) in enumerate(zip(x.split(_SLAB), items.split(_SLAB), strict=True)):
+    n = len(items)
+    for i, (slab, numbers) in enumerate(zip(examples.split(x, _SLAB), items.split(_SLAB), strict=True)):
 
-        def report_progress(k: int, _: int, size: int = len(slab), before: int = i * _SLAB) -> None:
-            progress(before * samples + k * size, samples * len(x))
+        def report_progress(k: int, _: int, size: int = len(numbers), before: int = i * _SLAB) -> None:
+            progress(before * samples + k * size, samples * n)
 
-        compiled = compilation.available() and samples * len(slab) >= _WORTH_COMPILING
+        compiled = compilation.available() and samples * len(numbers) >= _WORTH_COMPILING
         log_w = evaluate.log_weights(
             *run.trained, slab, random.fold_in(key, i), samples=samples, chunk=chunk, compile=compiled,
             progress=report_progress, items=numbers,
