@@ -22,7 +22,7 @@ def main(epochs: int = 20, replicates: int = 500, compile: bool = False) -> tupl
     x = fv.random.bernoulli(data_key, 0.3, (64, 9)).float()
     model = fv.vae(
         encoder=lambda: Linear(9, 4),
-        decoder=lambda: Decoder(Linear(2, 32), Tanh(), Dropout(0.3), Linear(32, 9)),
+        decoder=lambda: Decoder(Linear(2, 8), Tanh(), Dropout(0.3), Linear(8, 9)),
         latent=2,
     )
     iwae, opt = fv.estimators.iwae(), fv.optim.adam()
