@@ -21,9 +21,7 @@ def main(epochs: int = 20, replicates: int = 500, compile: bool = False) -> tupl
     init_key, data_key, key = fv.random.split(fv.random.key(0), 3)
     x = fv.random.bernoulli(data_key, 0.3, (64, 9)).float()
     model = fv.vae(
-        encoder=lambda: Linear(9, 4),
-        decoder=lambda: Decoder(Linear(2, 8), Tanh(), Dropout(0.3), Linear(8, 9)),
-        latent=2,
+        encoder=lambda: Linear(9, 4), decoder=lambda: Decoder(Linear(2, 8), Tanh(), Dropout(), Linear(8, 9)), latent=2
     )
     iwae, opt = fv.estimators.iwae(), fv.optim.adam()
     ts = fv.train.init(model, opt, init_key)
