@@ -3,28 +3,26 @@
 from functools import partial
 
 import torch
-from torch import nn
+from torch.nn import Dropout, Linear, Sequential, Tanh
 
 import funcvae as fv
 
 
-class Decoder(nn.Module):
-    """Adds noise in training mode alone. Its dropout and its noise draw from a key in the state."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Dropout(0.3), nn.Linear(32, 16))
+class Decoder(Sequential):
+    """Adds noise in training mode alone. Its noise, and dropout among its layers, draw from a key in the state."""
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.net(z)
+        out: torch.Tensor = super().forward(z)
         return out + 0.1 * torch.randn_like(out) if self.training else out
 
 
 def main(epochs: int = 20, replicates: int = 500, compile: bool = False) -> tuple[set[str], set[float], float]:
     """Returns the hashes of two runs, the bounds of two evaluations, and the share of the random layers."""
     init_key, data_key, key = fv.random.split(fv.random.key(0), 3)
-    x = fv.random.bernoulli(data_key, 0.3, (64, 16)).float()
-    model = fv.vae(encoder=lambda: nn.Linear(16, 4), decoder=Decoder, latent=2)
+    x = fv.random.bernoulli(data_key, 0.3, (64, 9)).float()
+    model = fv.vae(
+        encoder=lambda: Linear(9, 4), decoder=lambda: Decoder(Linear(2, 8), Tanh(), Dropout(), Linear(8, 9)), latent=2
+    )
     iwae, opt = fv.estimators.iwae(), fv.optim.adam()
     ts = fv.train.init(model, opt, init_key)
     fit = partial(fv.train.fit, ts, model, iwae, opt, x, epochs=epochs, batch=16, samples=4, compile=compile)

@@ -72,6 +72,10 @@ def frozen():
     return net
 
 
+def dropping():
+    return nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Dropout(0.3), nn.Linear(4, 4))
+
+
 def sending(processes):
     r, n = processes.rank, processes.size
     found = {}
@@ -104,12 +108,13 @@ def training(processes):
         "plain": (fv.models.gaussian2d_vae(hidden=4), 11, 8),  # a last batch of three rows, for four shards
         "normed": (fv.vae(encoder=normed, decoder=normed, likelihood=fv.heads.normal_logvar, latent=2), 20, 12),
         "frozen": (fv.vae(encoder=frozen, decoder=frozen, likelihood=fv.heads.normal_logvar, latent=2), 11, 8),
+        "random": (fv.vae(encoder=dropping, decoder=dropping, likelihood=fv.heads.normal_logvar, latent=2), 11, 8),
     }
     if compiled:  # few steps and shards of one size, because compiling is slow
         systems = {"plain": (systems["plain"][0], 12, 12)}
     for system, (model, n, batch) in systems.items():
         for split in (distributed.by_rows, distributed.by_samples):
-            for count in (4,) if system == "normed" or compiled else (4, None):
+            for count in (4,) if system in ("normed", "random") or compiled else (4, None):
                 opt, x = fv.optim.adam(1e-2), fv.random.normal(fv.random.key(7), (n, 2))
                 ts = fv.train.init(model, opt, fv.random.key(0))
                 fit = partial(fv.train.fit, ts, model, fv.estimators.iwae(), opt, x, test=x, epochs=3, batch=batch,
