@@ -16,10 +16,12 @@ from funcvae.train.settings import (
 )
 from funcvae.train.state import Metrics, RunKeys, TrainState, batches, init, run_keys, step_keys
 from funcvae.train.step import Step, Update, make_step
+from funcvae.train.streaming import Source, mapped
 from funcvae.train.task import Task
 
 __all__ = [
-    "NO_CALLBACKS", "Callbacks", "History", "Log", "Metrics", "Replay", "Row", "RunKeys", "Save", "Scale", "Step",
-    "StepSettings", "Task", "TrainState", "Update", "Watch", "batches", "fit", "fit_task", "init", "make_step",
-    "per_example", "replay", "replay_task", "run_keys", "step_keys", "summed", "test_bound",
+    "NO_CALLBACKS", "Callbacks", "History", "Log", "Metrics", "Replay", "Row", "RunKeys", "Save", "Scale",
+    "Source", "Step", "StepSettings", "Task", "TrainState", "Update", "Watch", "batches", "fit", "fit_task",
+    "init", "make_step", "mapped", "per_example", "replay", "replay_task", "run_keys", "step_keys", "summed",
+    "test_bound",
 ]  # fmt: skip
