@@ -14,7 +14,8 @@ from funcvae.data.readers import Arrays, failing_as, read_idx
 from funcvae.errors import BadData, Missing
 
 __all__ = [
-    "CLASSES", "DEBIAN_FASHION", "GAUSSIAN2D_COV", "GAUSSIAN2D_MEAN", "NAMED", "Loader", "folder_in", "gaussian2d", "name_at",
+    "CLASSES", "DEBIAN_FASHION", "GAUSSIAN2D_COV", "GAUSSIAN2D_MEAN", "NAMED", "Loader", "folder_in", "gaussian2d",
+    "name_at",
 ]  # fmt: skip
 
 GAUSSIAN2D_MEAN = (1.0, 0.5)

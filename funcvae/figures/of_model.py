@@ -4,7 +4,7 @@ Functions take (model, params, state), the data x [n, ...] as the model sees the
 Those that draw images also take `pixels`, which maps x and decoded images to pixels in [0, 1].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import torch
@@ -46,8 +46,9 @@ def _images(name: str, x: Tensor) -> Tensor:
 
 @checks.arguments
 def latent_scatter(
-    model: VAE, params: Params, state: State, x: Tensor, labels: Tensor | None = None, *, name: str
-) -> Figure:
+    model: VAE, params: Params, state: State, x: Tensor, labels: Tensor | None = None, *,
+    classes: Sequence[str] = (), name: str,
+) -> Figure:  # fmt: skip
     """The latent mean of each datum, by class, in the latent plane or the plane of the first two components.
 
     The means of Bernoulli or one-hot latents are probabilities.
@@ -59,7 +60,8 @@ def latent_scatter(
     if model.latent > 2:
         axes = f"1st principal component of {z_name}", f"2nd principal component of {z_name}"
     plane = (z - origin) @ directions.T
-    return latent.latent_scatter(plane, labels, axes=axes, title=f"{name}: latent {what} of {len(x):,} test items")
+    title = f"{name}: latent {what} of {len(x):,} test items"
+    return latent.latent_scatter(plane, labels, classes=classes, axes=axes, title=title)
 
 
 @checks.arguments

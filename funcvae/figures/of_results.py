@@ -39,7 +39,7 @@ def of_run(
     trained, pixels, name = (model, params, state), recipe.pixels, recipe.name
     pairs_key, samples_key = random.split(key)
     labels = None if dataset.test_labels is None else dataset.test_labels[: len(x)]
-    figures = {"latent_scatter": latent_scatter(*trained, x, labels, name=name)}
+    figures = {"latent_scatter": latent_scatter(*trained, x, labels, classes=dataset.classes, name=name)}
     if x.ndim == 4:
         figures["reconstructions"] = reconstructions(*trained, x[:PAIRS], pairs_key, pixels=pixels, name=name)
         figures["samples"] = image_samples(*trained, samples_key, SAMPLES, pixels=pixels, name=name)

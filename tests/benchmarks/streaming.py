@@ -2,15 +2,14 @@
 
 python tests/benchmarks/streaming.py [--gib 4] [--dtype uint8] [--steps 400] [--rounds 3]
 
-Writes a temporary `.npy` of pictures, and trains `mnist_vae` on them (batch 128, compiled). "process" is the peak memory
-of the whole process (ru_maxrss), including libraries, compiler and pages of mapped files. "data" is the part of it that
-came after a first compiled step: the peak from then on (VmHWM, which is reset) minus the memory at that time (VmRSS).
-"steps/s" is measured after that step. The system's cache holds the file if there is room. Values of the stream above a
-quarter of the data, and a loss of speed above 10%, are marked. Medians; Linux only.
+Writes a temporary `.npy` of pictures, and trains `mnist_vae` on them (batch 128, compiled). "process" is the peak
+memory of the whole process (VmHWM), including libraries, compiler and pages of mapped files. "data" is the part of it
+that came after a first compiled step: the peak from then on (VmHWM is reset) minus the memory at that time (VmRSS).
+"steps/s" is measured after that step. The system's cache holds the file if there is room. Values of the stream above
+a quarter of the data, and a loss of speed above 10%, are marked. Medians; Linux only.
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -58,12 +57,13 @@ def measure(side: str, path: str, steps: int) -> None:
 
     small = torch.from_numpy(np.load(path, mmap_mode="r")[:BATCH].copy())
     fit(small, stop=lambda: True)
+    (first,) = held("VmHWM")
     settle()
     (before,) = held("VmRSS")
     x = np.load(path, mmap_mode="r" if side == "stream" else None)
     fit(torch.from_numpy(x) if side == "memory" else x, watch=watch, stop=stop)
-    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(process, held("VmHWM")[0] - before, (ends[1] - ends[0]) / steps)
+    (peak,) = held("VmHWM")
+    print(max(first, peak), peak - before, (ends[1] - ends[0]) / steps)
 
 
 def measured(side: str, path: Path, steps: int) -> list[float]:

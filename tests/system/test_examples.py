@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import funcvae as fv
@@ -151,6 +152,13 @@ def test_folders_of_pictures_are_trained_on(tmp_path, name, size):
     assert all(is_a_picture(path) for path in written)
 
 
+def test_a_file_of_pictures_is_trained_on_without_loading_it(tmp_path):
+    x = fv.random.uniform(fv.random.key(0), (300, 1, 8, 8))
+    np.save(tmp_path / "x.npy", (255 * x).to(torch.uint8).numpy())
+    first, second = (main("big_data")(str(tmp_path / "x.npy"), epochs=epochs, batch=16) for epochs in (1, 8))
+    assert second > first
+
+
 def python_blocks(path):
     blocks = re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
     assert blocks
@@ -163,7 +171,8 @@ def test_the_readmes_python_runs_as_written():
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("guide/*.md")), ids=lambda path: path.stem)
-def test_the_python_of_a_guide_runs_as_written_block_after_block(path):
+def test_the_python_of_a_guide_runs_as_written_block_after_block(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names = {}
     for block in python_blocks(path):
         exec(block, names)
@@ -171,7 +180,7 @@ def test_the_python_of_a_guide_runs_as_written_block_after_block(path):
 
 def test_every_example_is_tested():
     tested = {"quickstart", "own_model", "own_estimator", "posterior_collapse", "burda_table", *fv.models.RECIPES}
-    tested |= {"rainforth", "compare_estimators", "discrete_latents"}
+    tested |= {"rainforth", "compare_estimators", "discrete_latents", "big_data"}
     elsewhere = {"burda2_vae", "sbn_vae", "sbn_nonlinear_vae"}  # in burda_vae.py and discrete_latents.py
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested - elsewhere
     assert set(DIGITS) | {"gaussian2d_vae", "cifar_resnet_vae"} | elsewhere == set(fv.models.RECIPES)
