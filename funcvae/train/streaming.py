@@ -1,6 +1,7 @@
 """Data that do not fit in memory: sources, of which training reads one batch at a time."""
 
 import mmap
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -214,17 +215,26 @@ class _Mapped(Dataset[Any]):
 def read_rows(source: Any, rows: np.ndarray) -> Any:
     """The data of increasing rows of a source that takes arrays of indices.
 
-    Pages of a mapped file count as memory of the process, so they are released after each read. (The system keeps them
-    in its cache while it has room.)
+    A file that is mapped for reading is read without the map: mapped pages, of which a row may bring a megabyte, count
+    as memory of the process, and one beyond the end of a file that became shorter would kill it.
     """
-    file: mmap.mmap | None = getattr(source, "_mmap", None)
-    if not isinstance(source, np.memmap) or file is None:
+    mapped: mmap.mmap | None = getattr(source, "_mmap", None)
+    if not (isinstance(source, np.memmap) and mapped and source.filename and source.mode == "r"):
         return source[rows]
-    if file.size() < source.offset - source.offset % mmap.ALLOCATIONGRANULARITY + len(file):
-        raise BadData(f"{source.filename} has become shorter")  # reading beyond its end would kill the process
-    found = np.take(source, rows, axis=0)
-    if source.mode == "r" and hasattr(file, "madvise"):
-        file.madvise(mmap.MADV_DONTNEED)
+    if not (source.flags.c_contiguous and hasattr(os, "preadv")):
+        return source[rows]
+    # The offset of a part of a mapped array is that of the whole.
+    begin = source.offset - source.offset % mmap.ALLOCATIONGRANULARITY
+    begin += source.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data
+    found = np.empty((len(rows), *source.shape[1:]), source.dtype)
+    items = found.reshape(len(rows), -1).view(np.uint8)
+    size = items.shape[1]
+    with open(source.filename, "rb") as file:
+        if file.seek(0, os.SEEK_END) != mapped.size():
+            raise BadData(f"{source.filename} is another file now, or has another size")
+        for row, item in zip(rows.tolist(), items, strict=True):
+            if os.preadv(file.fileno(), [item.data], begin + row * size) != size:
+                raise BadData(f"{source.filename} has become shorter")
     return found
 
 

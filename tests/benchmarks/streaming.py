@@ -1,6 +1,6 @@
 """A run whose data stay on disk against the same run with its data in memory, each side in a separate process.
 
-python tests/benchmarks/streaming.py [--gib 4] [--dtype uint8] [--steps 400] [--rounds 3]
+python tests/benchmarks/streaming.py [--gib 4] [--dtype float32] [--steps 400] [--rounds 3]
 
 Writes a temporary `.npy` of pictures, and trains `mnist_vae` on them (batch 128, compiled). "process" is the peak
 memory of the whole process (VmHWM), including libraries, compiler and pages of mapped files. "data" is the part of it
@@ -91,7 +91,7 @@ def main(gib: float, dtype: str, steps: int, rounds: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gib", type=float, default=4)
-    parser.add_argument("--dtype", choices=("uint8", "float32"), default="uint8")
+    parser.add_argument("--dtype", choices=("uint8", "float32"), default="float32")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--side", choices=SIDES, help="measure one side in this process")

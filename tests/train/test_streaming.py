@@ -274,6 +274,16 @@ def test_a_mapped_file_that_becomes_shorter(tmp_path, points):
         fit(x)
 
 
+def test_a_mapped_file_that_is_replaced_or_deleted(tmp_path, points):
+    x = mapped_file(tmp_path, points)
+    (tmp_path / "50.npy").unlink()
+    with pytest.raises(BadData, match="train: items 0 to 31 cannot be read: FileNotFoundError"):
+        fit(x)
+    np.save(tmp_path / "50.npy", np.zeros((99, 2)))
+    with pytest.raises(BadData, match=r"50.npy is another file now"):
+        fit(x)
+
+
 def test_an_interrupt_ends_the_thread(points):
     def interrupt(step, ts):
         if step == 2:
