@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         evaluate,
         figures,
         heads,
+        interop,
         model,
         models,
         modules,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         variance,
     )
     from funcvae.estimators import Claims, Estimate, Estimator, Weights, surrogate
+    from funcvae.interop import from_module, to_module
     from funcvae.model import VAE, Trained, vae
     from funcvae.modules import Functional, functional
 
@@ -42,15 +44,17 @@ __version__ = "0.7.0"
 
 __all__ = [
     "VAE", "Claims", "Estimate", "Estimator", "Functional", "Trained", "Weights", "batching", "bounds", "compilation",
-    "data", "distributed", "distributions", "errors", "estimators", "evaluate", "figures", "functional", "heads",
-    "model", "models", "modules", "noise", "optim", "priors", "random", "runs", "surrogate", "tracking", "train",
-    "tree", "vae", "variance",
+    "data", "distributed", "distributions", "errors", "estimators", "evaluate", "figures", "from_module", "functional",
+    "heads", "interop", "model", "models", "modules", "noise", "optim", "priors", "random", "runs", "surrogate",
+    "to_module", "tracking", "train", "tree", "vae", "variance",
 ]  # fmt: skip
 
 _DEFINED_IN = {
     "VAE": "model",
     "Trained": "model",
     "vae": "model",
+    "from_module": "interop",
+    "to_module": "interop",
     "Functional": "modules",
     "functional": "modules",
     "Claims": "estimators",

@@ -84,9 +84,9 @@ class VAE(NamedTuple):
     """Raises BadType or BadValue unless params and state are of this model."""
     frozen: frozenset[str] = frozenset()
     """The paths in the state of frozen parameters, such as "encoder/embed.weight". They are constants."""
-    modelled: Callable[[Data], Tensor] = _whole
+    modelled: Callable[[Any], Tensor] = _whole
     """The part [B, ...] of the data that the likelihood is of."""
-    condition: Callable[[Data], Data] | None = None
+    condition: Callable[[Any], Data] | None = None
     """The part of the data that decoder and prior see beside z; None for a model that is not conditional."""
 
     def given(self, x: Data) -> dict[str, Any]:
@@ -120,8 +120,8 @@ def vae(
     posterior: Callable[[Any], Posterior] = heads.normal_logvar,
     likelihood: heads.Head = heads.bernoulli,
     prior: Callable[[], nn.Module] = priors.standard_normal,
-    modelled: Callable[[Data], Tensor] = _whole,
-    condition: Callable[[Data], Data] | None = None,
+    modelled: Callable[[Any], Tensor] = _whole,
+    condition: Callable[[Any], Data] | None = None,
 ) -> VAE:
     """Makes a VAE from factories of its networks.
 

@@ -72,6 +72,13 @@ class Dataset(NamedTuple):
         """Items of this data set as floats: see `model.from_bytes`."""
         return examples.each(from_bytes, items)
 
+    def labelled(self) -> "Dataset":
+        """The same data as dicts {"x": items, "y": labels}. Raises BadData if there are no labels."""
+        if self.train_labels is None or self.test_labels is None:
+            raise BadData(f"{self.name} has no labels for train and test: give class folders, or train_labels")
+        train, test = {"x": self.train, "y": self.train_labels}, {"x": self.test, "y": self.test_labels}
+        return self._replace(train=train, test=test)
+
     def sha256(self) -> str:
         """The SHA-256 of dtype, shape and bytes of train and test, decoded, in hexadecimal.
 

@@ -107,8 +107,8 @@ def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
 
     def share(params: Params, state: State, keys: Tensor, x: Data, at: Tensor, size: int) -> Tensor:
         out, weight = estimated(params, state, keys, x, at, size).estimate, len(at) / size
-        grads, bound = scale_tree((out.grads, out.bound.mean()), weight)
-        return pack(grads, bound, share_of_state(model, out.state, state, weight))
+        grads, means = scale_tree((out.grads, out.means()), weight)
+        return pack(grads, means, share_of_state(model, out.state, state, weight))
 
     share_of = share if chunked else wrap(share)
 
@@ -129,8 +129,11 @@ def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
             total = add_trees(total, (scale_tree(out.grads, weight), new))
         grads, new = total
         xs, noises, outs = zip(*found, strict=True)
-        bound, log_w = torch.cat([out.bound for out in outs]), torch.cat([out.log_w for out in outs], 1)
-        estimate = Estimate(grads, bound, log_w, state_of_shares(new, state))
+        bound, reconstruction, kl = [
+            torch.cat([getattr(out, name) for out in outs]) for name in ("bound", "reconstruction", "kl")
+        ]
+        log_w = torch.cat([out.log_w for out in outs], 1)
+        estimate = Estimate(grads, bound, log_w, state_of_shares(new, state), reconstruction, kl)
         return StepDetails(examples.joined(xs), torch.cat(noises, 1), estimate)
 
     return ShardedGradient(lambda size: size, shares, details)
@@ -155,7 +158,7 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
 
     def share(params: Params, state: State, keys: Tensor, x: Data, at: Tensor, bound: Tensor, *w: Tensor) -> Tensor:
         out = parts.share(model, params, state, *inputs(params, keys, x, at), True, samples, *w)
-        return pack(out.grads, (out.bound + bound).mean(), out.state)
+        return pack(out.grads, out._replace(bound=out.bound + bound).means(), out.state)
 
     def seen(params: Params, state: State, keys: Tensor, x: Data, at: Tensor) -> Seen:
         assert parts.see is not None
@@ -213,11 +216,11 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
             observed, drawn = inputs(params, batch.keys, x, at)
             own = [points_at(each, at) for each in w]
             out = parts.share(model, params, state, observed, drawn, True, samples, *own)
-            total = add_trees(total, (out.grads, out.bound, out.state))
+            total = add_trees(total, (out.grads, out.bound, out.state, out.reconstruction, out.kl))
             eps.append(drawn)
             log_w.append(out.log_w)
-        grads, more, new = total
-        estimate = Estimate(grads, bound + more if w else more, torch.cat(log_w), state_of_shares(new, state))
+        grads, more, new, *split = total
+        estimate = Estimate(grads, bound + more if w else more, torch.cat(log_w), state_of_shares(new, state), *split)
         return StepDetails(observed, torch.cat(eps), estimate)
 
     return ShardedGradient(lambda size: samples, shares, details)
@@ -242,13 +245,13 @@ def nonempty_pieces(length: int, shards: int) -> list[range]:
     return [piece for piece in _split_evenly(length, shards) if len(piece)]
 
 
-ShareTree = tuple[Params, Tensor, StateShare]  # a share before it is packed: gradient, bound and state
+ShareTree = tuple[Params, Tensor, StateShare]  # a share before it is packed: gradient, means [3] and state
 
 
 def share_like(model: VAE, params: Params, state: State) -> ShareTree:
     """Tensors of the structure and shapes of a share."""
     zero = tree.leaves(params)[0].new_zeros(())
-    return params, zero, {path: (buffer, zero) for path, buffer in running(model, state).items()}
+    return params, zero.expand(3), {path: (buffer, zero) for path, buffer in running(model, state).items()}
 
 
 def sum_shares(
@@ -271,20 +274,20 @@ def sum_shares(
     return processes.all_reduce(sums[0] if len(sums) == 1 else torch.stack(sums).sum(0))
 
 
-def pack(grads: Params, bound: Tensor, state: StateShare) -> Tensor:
+def pack(grads: Params, means: Tensor, state: StateShare) -> Tensor:
     """Packs a share into one flat vector, with a zero at the end where `sum_shares` counts stop requests."""
-    leaves = [*tree.leaves((grads, bound, state)), torch.zeros_like(bound)]
+    leaves = [*tree.leaves((grads, means, state)), torch.zeros_like(means[:1])]
     dtype = max((leaf.dtype for leaf in tree.leaves(grads)), key=lambda each: each.itemsize)
     return torch.cat([leaf.flatten().to(dtype) for leaf in leaves])
 
 
 def unpack(flat: Tensor, like: ShareTree, state: State) -> tuple[Params, Tensor, State]:
-    """Unpacks the sum of all shares: gradient, bound, and the new state that follows the given one."""
+    """Unpacks the sum of all shares: gradient, means [3], and the new state that follows the given one."""
     leaves, structure = tree.flatten(like)
     sizes = [leaf.numel() for leaf in leaves]
     parts = [part.view(leaf.shape) for part, leaf in zip(flat[:-1].split(sizes), leaves, strict=True)]
-    grads, bound, shares = structure.unflatten(parts)
-    return tree.map(lambda g, p: g.to(p.dtype), grads, like[0]), bound, state_of_shares(shares, state)
+    grads, means, shares = structure.unflatten(parts)
+    return tree.map(lambda g, p: g.to(p.dtype), grads, like[0]), means, state_of_shares(shares, state)
 
 
 _split_evenly = checks.unchecked(split_evenly)

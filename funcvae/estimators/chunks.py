@@ -57,11 +57,11 @@ def in_chunks(estimator: Estimator, chunk: Count, wrap: Wrap = unchanged) -> Est
         for part, *weights in zip(eps.split(chunk), *points_of_chunk, strict=True):
             out = share_of(model, params, state, x, part, train, len(eps), *weights)
             log_w.append(out.log_w)
-            total = add_trees(total, (out.grads, out.bound, out.state))
+            total = add_trees(total, (out.grads, out.bound, out.state, out.reconstruction, out.kl))
         assert total is not None
-        grads, more, shares = total
+        grads, more, shares, reconstruction, kl = total
         bound = more if bound is None else bound + more
-        return Estimate(grads, bound, torch.cat(log_w), state_of_shares(shares, state))
+        return Estimate(grads, bound, torch.cat(log_w), state_of_shares(shares, state), reconstruction, kl)
 
     def evaluate(model: VAE, params: Params, state: State, x: Data, eps: Tensor) -> Tensor:
         if at_draws is not None and parts.of_draws is not None:

@@ -27,17 +27,17 @@ def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
         z = q.sample(eps)
         log_p_x, p_z, state = joint(model, params, state, x, z, train)
         kl_q_p = reduce(kl(q, p_z), "... b z -> ... b", "sum")
-        return log_p_x - beta * kl_q_p, log_p_x, q, p_z, z, state
+        return log_p_x - beta * kl_q_p, log_p_x, kl_q_p, q, p_z, z, state
 
     def estimate(model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool) -> Estimate:
         def loss(params: Params) -> Any:
             each, *rest = forward(model, params, state, x, eps, train)
             return -reduce(each, "n b -> b", "mean").mean(), (_elbo(each), *rest)
 
-        value, pull, (bound, log_p_x, q, p_z, z, new_state) = vjp(loss, params, has_aux=True)
+        value, pull, (bound, log_p_x, kl_q_p, q, p_z, z, new_state) = vjp(loss, params, has_aux=True)
         (grads,) = pull(torch.ones_like(value), retain_graph=False)
         log_w = log_p_x if isinstance(q, Delta) else log_p_x + log_prob(p_z, z) - log_prob(q, z)
-        return Estimate(grads, bound, log_w, new_state)
+        return Estimate(grads, bound, log_w, new_state, log_p_x.mean(0), kl_q_p.expand_as(log_p_x).mean(0))
 
     def evaluate(model: VAE, params: Params, state: State, x: Data, eps: Tensor) -> Tensor:
         return _elbo(forward(model, params, state, x, eps, False)[0])
@@ -47,8 +47,8 @@ def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
     ) -> Estimate:
         out = estimate(model, params, state, x, eps, train)
         weight = len(eps) / samples
-        grads, bound = scale_tree((out.grads, out.bound), weight)
-        return Estimate(grads, bound, out.log_w, share_of_state(model, out.state, state, weight))
+        grads, *values = scale_tree((out.grads, out.bound, out.reconstruction, out.kl), weight)
+        return Estimate(grads, values[0], out.log_w, share_of_state(model, out.state, state, weight), *values[1:])
 
     def bound(model: VAE, params: Params, state: State, x: Data, eps: Tensor, samples: int) -> Tensor:
         return evaluate(model, params, state, x, eps) * (len(eps) / samples)

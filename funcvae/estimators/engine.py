@@ -196,7 +196,7 @@ def _estimator(
         n = len(passed.seen.eps)
         value = bound_of(passed.pulled, n)
         value = value if passed.closed is None else value + passed.closed.value
-        return Estimate(grads, value, _first(passed.log_w, n), passed.state)
+        return Estimate(grads, value, _first(passed.log_w, n), passed.state, *_split(passed))
 
     def estimate(model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool) -> Estimate:
         return finished(*pulled(drawn(model, params, state, x, eps, train), weigh))
@@ -235,7 +235,8 @@ def _estimator(
         grads, passed = pulled(drawn(model, params, state, x, eps, train, part), lambda f, seen: Weights(*w))
         value = torch.zeros_like(passed.log_w[0]) if passed.closed is None else passed.closed.value * part
         new = share_of_state(model, passed.state, state, part)
-        return Estimate(grads, value, _first(passed.log_w, len(eps)), new)
+        reconstruction, kl = _split(passed)
+        return Estimate(grads, value, _first(passed.log_w, len(eps)), new, reconstruction * part, kl * part)
 
     def weigh_all(f: Tensor, seen: Seen | None = None) -> tuple[Weights, Tensor]:
         return weigh(f, seen), bound_of(f, len(f) if seen is None else len(seen.eps))
@@ -255,6 +256,13 @@ def _first(values: Tensor, n: int) -> Tensor:
     return values if len(values) == n else values.unflatten(0, (n, -1))[:, 0]
 
 
+def _split(passed: Pass) -> tuple[Tensor, Tensor]:
+    """mean_k log p(x|z_k) and the KL, each [B]: minus the closed form, or mean_k log q(z_k|x) - log p(z_k)."""
+    log_p_x, log_p_z, log_q = [_first(each, len(passed.seen.eps)) for each in passed.terms]
+    kl = (log_q - log_p_z).mean(0) if passed.closed is None else -passed.closed.value
+    return log_p_x.mean(0), kl
+
+
 class Draw(NamedTuple):
     """Points drawn from the posterior, and the functions for the rest of the pass."""
 
@@ -263,8 +271,9 @@ class Draw(NamedTuple):
     """Maps cotangents of z, and of log q(z|x) at fixed z, to the encoder's gradient."""
     theta: Params
     """The parameters of decoder and prior."""
-    weigh: Callable[[Params, Tensor], tuple[Tensor, tuple[Tensor, State]]]
-    """Maps (theta, z) to what is pulled back [M, B] and (log w [M, B], state), with the parameters of q constant."""
+    weigh: Callable[[Params, Tensor], tuple[Tensor, tuple[Tensor, LogWeight, State]]]
+    """Maps (theta, z) to what is pulled back [M, B] and (log w [M, B], its terms, state), with the parameters of q
+    constant."""
     closed: Closed | None
 
 
@@ -291,7 +300,7 @@ def _draw(
     def weigh(theta: Params, z: Tensor) -> Any:
         terms, new = log_weight(model, {**params, **theta}, encoded, x, q, z, train)
         pulled = target.pulled(terms)
-        return pulled, (pulled if target.pulls is log_w else terms.log_w, new)
+        return pulled, (pulled if target.pulls is log_w else terms.log_w, terms, new)
 
     (_, log_q, _), pull, (q, z, encoded) = vjp(draw, params["encoder"], has_aux=True)
     closed = None if target.closed is None else _closed(target, model, params, encoded, x, q, train, share)
@@ -325,8 +334,8 @@ def _closed(
 
 
 def _weigh(draw: Draw) -> Pass:
-    pulled, pull_weight, (log_w, state) = vjp(draw.weigh, draw.theta, draw.seen.z, has_aux=True)
-    return Pass(pulled, log_w, state, draw.pull, pull_weight, draw.seen, draw.closed)
+    pulled, pull_weight, (log_w, terms, state) = vjp(draw.weigh, draw.theta, draw.seen.z, has_aux=True)
+    return Pass(pulled, log_w, terms, state, draw.pull, pull_weight, draw.seen, draw.closed)
 
 
 def _pull_once(passed: Pass, weigh: Weigh, *, retain_graph: bool) -> Pulled:
@@ -343,19 +352,20 @@ def _pull_twice(draw: Draw, weigh: Weigh) -> Pulled:
     """Pulls back twice: with theta to the parameters of decoder and prior, and with path to z."""
 
     def along_z(theta: Params) -> Any:
-        pulled, pull, (log_w, state) = vjp(lambda z: draw.weigh(theta, z), draw.seen.z, has_aux=True)
+        pulled, pull, rest = vjp(lambda z: draw.weigh(theta, z), draw.seen.z, has_aux=True)
         w = _to_descend(weigh(pulled, draw.seen))
         with torch.no_grad():  # the result is not differentiated again
             if w.path.ndim == 2:
                 (z_grads,) = pull(w.path, retain_graph=True)
             else:
                 z_grads = w.path * pull(torch.ones_like(pulled), retain_graph=True)[0]
-        return pulled, (w, z_grads, log_w, state)
+        return pulled, (w, z_grads, rest)
 
-    pulled, pull, (w, z_grads, log_w, state) = vjp(along_z, draw.theta, has_aux=True)
+    pulled, pull, (w, z_grads, rest) = vjp(along_z, draw.theta, has_aux=True)
     (theta_grads,) = pull(w.theta, retain_graph=False)
     (phi_grads,) = draw.pull((z_grads, w.score), retain_graph=False)
-    passed = Pass(pulled, log_w, state, draw.pull, pull, draw.seen, draw.closed)
+    log_w, terms, state = rest
+    passed = Pass(pulled, log_w, terms, state, draw.pull, pull, draw.seen, draw.closed)
     return _gradient(phi_grads, theta_grads, draw.closed), passed
 
 

@@ -14,7 +14,7 @@ from funcvae._support.examples import Data
 from funcvae._support.pickling import by_call
 from funcvae.distributions import Distribution, Posterior
 from funcvae.errors import BadType, BadValue
-from funcvae.model import VAE, check_prior, check_trained, noise_dtype, unchanged
+from funcvae.model import VAE, LogWeight, check_prior, check_trained, noise_dtype, unchanged
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, is_independent, name_of
 
@@ -141,6 +141,16 @@ class Estimate(NamedTuple):
     several points for each noise, those of the first."""
     state: State
     """The new state."""
+    reconstruction: Tensor | None = None
+    """mean_k log p(x|z_k) [B], in nats; None if an estimator does not report it."""
+    kl: Tensor | None = None
+    """mean_k log q(z_k|x) - log p(z_k) [B], in nats, or KL(q ‖ p) in closed form if the estimator uses that."""
+
+    def means(self) -> Tensor:
+        """The batch means [3] of bound, reconstruction and KL; NaN for what is not reported."""
+        nan = torch.full_like(self.bound, torch.nan)
+        values = [self.bound, *(nan if value is None else value for value in (self.reconstruction, self.kl))]
+        return torch.stack([value.mean() for value in values])
 
 
 class GradientEstimator(Protocol):
@@ -203,6 +213,8 @@ class Pass(NamedTuple):
     """What is pulled back [M, B]: the log-weights, or log p(x|z)."""
     log_w: Tensor
     """The log-weights [M, B]."""
+    terms: LogWeight
+    """Their terms."""
     state: State
     """The new state."""
     pull_draw: Pull

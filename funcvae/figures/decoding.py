@@ -3,20 +3,27 @@
 Functions take (model, params, state) and tensors [n, ...], and run the model in evaluation mode.
 """
 
-from typing import Annotated
+from collections.abc import Iterator
+from itertools import repeat
+from typing import Annotated, Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from funcvae import random
-from funcvae._support import checks
+from funcvae._support import checks, examples
 from funcvae._support.checks import Count
+from funcvae._support.examples import Data
+from funcvae.distributions import Distribution
 from funcvae.errors import BadData, BadValue
 from funcvae.model import VAE, check_trained, noise_dtype
 from funcvae.modules import Params, State
 
-__all__ = ["decoded", "decoded_grid", "interpolated", "latent_plane", "latents", "reconstructed", "samples"]
+__all__ = [
+    "check_condition", "decoded", "decoded_grid", "interpolated", "latent_plane", "latents", "pair", "reconstructed",
+    "samples",
+]  # fmt: skip
 _CELLS = 20  # rows and columns of a latent grid
 _CHUNK = 500  # items in one call of a network
 
@@ -30,25 +37,47 @@ def _points(name: str, z: Tensor) -> Tensor:
 
 @checks.arguments
 @torch.no_grad()
-def latents(model: VAE, params: Params, state: State, x: Annotated[Tensor, "n ..."]) -> Tensor:
+def latents(model: VAE, params: Params, state: State, x: Data) -> Tensor:
     """The posterior's location [n, Z] for each datum."""
     check_trained(model, params, state)
     model = model.unchecked()
-    return torch.cat([model.encode(params, state, part)[0].loc for part in x.split(_CHUNK)])
+    return torch.cat([model.encode(params, state, part)[0].loc for part in examples.split(x, _CHUNK)])
 
 
 @checks.arguments
 @torch.no_grad()
-def decoded(model: VAE, params: Params, state: State, z: Annotated[Tensor, "n Z"]) -> Tensor:
-    """The mean of p(x|z) for each latent of z [n, Z]."""
+def decoded(
+    model: VAE, params: Params, state: State, z: Annotated[Tensor, "n Z"], condition: Data | None = None
+) -> Tensor:
+    """The mean of p(x|z) for each latent of z [n, Z]; a conditional model also takes the conditions [n, ...]."""
     check_trained(model, params, state)
-    model = model.unchecked()
-    return torch.cat([model.decode(params, state, part)[0].mean for part in z.split(_CHUNK)])
+    check_condition(model, condition, len(z))
+    return torch.cat([p.mean for p in _decoded(model.unchecked(), params, state, z, condition)])
+
+
+def _decoded(model: VAE, params: Params, state: State, z: Tensor, condition: Data | None) -> Iterator[Distribution]:
+    """p(x|z) for successive parts of z [n, Z]."""
+    conditions = repeat(None) if condition is None else examples.split(condition, _CHUNK)
+    for part, c in zip(z.split(_CHUNK), conditions, strict=False):
+        yield model.decode(params, state, part, **_given(c))[0]
+
+
+def _given(condition: Data | None) -> dict[str, Any]:
+    return {} if condition is None else {"condition": condition}
+
+
+def check_condition(model: VAE, condition: Data | None, n: int) -> None:
+    """Raises BadValue unless there is a condition for each of n data exactly if the model is conditional."""
+    if (condition is None) != (model.condition is None):
+        has = "is conditional: give the conditions [n, ...]" if condition is None else "takes no condition"
+        raise BadValue(f"the model {has}")
+    if condition is not None and examples.count(condition) != n:
+        raise BadValue(f"the condition has {examples.count(condition)} items: it must have {n}")
 
 
 @checks.arguments
 @torch.no_grad()
-def reconstructed(model: VAE, params: Params, state: State, x: Annotated[Tensor, "n ..."], key: random.Key) -> Tensor:
+def reconstructed(model: VAE, params: Params, state: State, x: Data, key: random.Key) -> Tensor:
     """Reconstructions of x [n, ...]: the mean of p(x|z), with z sampled from q(z|x) as in training.
 
     z is sampled because the posterior's location may be far from all its samples, and then its image is not
@@ -56,29 +85,33 @@ def reconstructed(model: VAE, params: Params, state: State, x: Annotated[Tensor,
     """
     check_trained(model, params, state)
     model = model.unchecked()
-    checks.same_device(key=key, x=x)
-    eps = random.normal(key, (len(x), model.latent), noise_dtype(params))
-    parts = zip(x.split(_CHUNK), eps.split(_CHUNK), strict=True)
+    examples.same_device(x, key=key)
+    eps = random.normal(key, (examples.count(x), model.latent), noise_dtype(params))
+    parts = zip(examples.split(x, _CHUNK), eps.split(_CHUNK), strict=True)
     z = torch.cat([model.encode(params, state, x_n)[0].sample(eps_n) for x_n, eps_n in parts])
-    return checks.unchecked(decoded)(model, params, state, z)
+    return checks.unchecked(decoded)(model, params, state, z, **model.given(x))
 
 
 @checks.arguments
 @torch.no_grad()
-def samples(model: VAE, params: Params, state: State, key: random.Key, n: Count, *, drawn: bool = True) -> Tensor:
+def samples(
+    model: VAE, params: Params, state: State, key: random.Key, n: Count, *, drawn: bool = True,
+    condition: Data | None = None,
+) -> Tensor:  # fmt: skip
     """n samples of the model: z from the prior, and x sampled from p(x|z), or the mean of p(x|z) if not `drawn`.
 
-    Both options use the same latents for the same key.
+    Both options use the same latents for the same key. A conditional model takes the conditions [n, ...].
     """
     check_trained(model, params, state)
     model = model.unchecked()
     z_key, x_key = random.split(key)
     dtype = noise_dtype(params)
     eps = random.normal(z_key, (n, model.latent), dtype)
-    z = model.prior(params, state, eps)[0].sample(eps)
+    check_condition(model, condition, n)
+    z = model.prior(params, state, eps, **_given(condition))[0].sample(eps)
+    parts = list(_decoded(model, params, state, z, condition))
     if not drawn:
-        return decoded(model, params, state, z)
-    parts = [model.decode(params, state, part)[0] for part in z.split(_CHUNK)]
+        return torch.cat([p.mean for p in parts])
     noise = random.normal(x_key, (n, *parts[0].mean.shape[1:]), dtype)
     return torch.cat([p.sample(eps_n) for p, eps_n in zip(parts, noise.split(_CHUNK), strict=True)])
 
@@ -88,22 +121,35 @@ def interpolated(
     model: VAE,
     params: Params,
     state: State,
-    first: Tensor,
-    second: Tensor,
+    first: Any,
+    second: Any,
     steps: Annotated[int, checks.at_least(2)],
 ) -> Tensor:
     """Means [steps, ...] decoded on the straight line between the latents of two items, from the first to the second.
 
+    An item is a tensor [...], or a dict of such tensors. A conditional model keeps the condition of the first.
+
     Raises:
         BadValue: the two items differ in shape, dtype or device.
     """
-    if (first.shape, first.dtype, first.device) != (second.shape, second.dtype, second.device):
-        both = f"first is {checks.describe(first)} and second {checks.describe(second)}"
-        raise BadValue(f"{both}: they must have the same shape, dtype and device")
     checks.fits("steps", (steps, model.latent))
-    start, end = latents(model, params, state, torch.stack([first, second]))
+    ends = pair(first, second)
+    start, end = latents(model, params, state, ends)
     t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device).unsqueeze(1)
-    return decoded(model, params, state, start + (end - start) * t)
+    of_first = examples.each(lambda x: x[:1].expand(steps, *x.shape[1:]), ends)
+    return decoded(model, params, state, start + (end - start) * t, **model.given(of_first))
+
+
+def pair(first: Any, second: Any) -> Data:
+    """Two items as data [2, ...]; raises BadType or BadValue if they differ in shape, dtype or device."""
+    a, b = examples.tensors(first), examples.tensors(second)
+    for name in [*a, *b]:
+        x, y = (checks.tensor("an item", item.get(name)) for item in (a, b))
+        if (x.shape, x.dtype, x.device) != (y.shape, y.dtype, y.device):
+            both = f"first is {checks.describe(x)} and second {checks.describe(y)}"
+            raise BadValue(f"{both}: they must have the same shape, dtype and device")
+    both_ends = {name: torch.stack([a[name], b[name]]) for name in a}
+    return both_ends if isinstance(first, dict) else both_ends[""]
 
 
 @checks.arguments

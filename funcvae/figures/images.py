@@ -1,5 +1,6 @@
 """Grids of images: decoded from the latent plane, sampled, reconstructed, or interpolated."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,19 +60,27 @@ def image_grid(
 
 
 @checks.arguments
-def sample_grid(images: ArrayLike, *, title: str = "Images decoded from samples of the prior") -> Figure:
-    """Images row by row in a nearly square grid; the last row may be incomplete.
+def sample_grid(
+    images: ArrayLike, *, rows: Sequence[str] = (), title: str = "Images decoded from samples of the prior"
+) -> Figure:
+    """Images row by row in a nearly square grid, whose last row may be incomplete.
 
     Args:
         images: [n, C, H, W] in [0, 1], with C = 1 (grey) or 3 (RGB); values outside are clipped.
+        rows: names of the rows, which then have equal lengths.
     """
     images = as_images("images", images, "n C H W")
-    cols = int(np.ceil(np.sqrt(len(images))))
+    if rows and len(images) % len(rows):
+        raise BadValue(f"{len(images)} images do not divide into {len(rows)} rows of equal length")
+    cols = len(images) // len(rows) if rows else int(np.ceil(np.sqrt(len(images))))
     cells = _rows(images, cols)
-    rows, _, _, height, width = cells.shape
+    height, width = cells.shape[3:]
     cell = min(0.9, 6.4 / cols)  # inches
-    figure = titled(cell * cols + 0.2, cell * rows * height / width + 0.5, title)
-    _show_cells(figure.add_subplot(), cells)
+    figure = titled(cell * cols + 0.2 + 0.7 * bool(rows), cell * len(cells) * height / width + 0.5, title)
+    ax = figure.add_subplot()
+    _show_cells(ax, cells)
+    if rows:
+        ax.set_yticks([height * (i + 0.5) - 0.5 for i in range(len(rows))], words("rows", rows, len(rows)))
     return figure
 
 

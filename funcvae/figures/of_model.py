@@ -5,20 +5,20 @@ Those that draw images also take `pixels`, which maps x and decoded images to pi
 """
 
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from funcvae import random
-from funcvae._support import checks
+from funcvae._support import checks, examples
 from funcvae._support.checks import Count
+from funcvae._support.examples import Data
 from funcvae.data.dataset import Dataset
 from funcvae.data.named_sets import GAUSSIAN2D_COV, GAUSSIAN2D_MEAN
 from funcvae.distributions import Bernoulli, Categorical
 from funcvae.errors import BadValue
-from funcvae.figures import images, latent, points
+from funcvae.figures import decoding, images, latent, points
 from funcvae.figures.decoding import decoded_grid, interpolated, latent_plane, latents, reconstructed, samples
 from funcvae.model import VAE
 from funcvae.modules import Params, State
@@ -37,16 +37,16 @@ def as_is(x: Tensor) -> Tensor:
     return x
 
 
-def _images(name: str, x: Tensor) -> Tensor:
-    """Checks that data are images."""
-    if x.ndim < 3:
-        raise BadValue(f"{name} has shape {list(x.shape)}: this figure needs images [C, H, W]")
+def _images(x: Tensor) -> Tensor:
+    """Checks that the modelled part of the data is images [n, C, H, W]."""
+    if x.ndim < 4:
+        raise BadValue(f"the items have shape {list(x.shape[1:])}: this figure needs images [C, H, W]")
     return x
 
 
 @checks.arguments
 def latent_scatter(
-    model: VAE, params: Params, state: State, x: Tensor, labels: Tensor | None = None, *,
+    model: VAE, params: Params, state: State, x: Data, labels: Tensor | None = None, *,
     classes: Sequence[str] = (), name: str,
 ) -> Figure:  # fmt: skip
     """The latent mean of each datum, by class, in the latent plane or the plane of the first two components.
@@ -60,14 +60,12 @@ def latent_scatter(
     if model.latent > 2:
         axes = f"1st principal component of {z_name}", f"2nd principal component of {z_name}"
     plane = (z - origin) @ directions.T
-    title = f"{name}: latent {what} of {len(x):,} test items"
+    title = f"{name}: latent {what} of {len(z):,} test items"
     return latent.latent_scatter(plane, labels, classes=classes, axes=axes, title=title)
 
 
 @checks.arguments
-def latent_grid(
-    model: VAE, params: Params, state: State, x: Annotated[Tensor, _images], *, pixels: Pixels = as_is, name: str
-) -> Figure:
+def latent_grid(model: VAE, params: Params, state: State, x: Data, *, pixels: Pixels = as_is, name: str) -> Figure:
     """Images decoded on a grid over the part of the latent plane where the data x are encoded.
 
     For Bernoulli or one-hot latents the plane is that of their probabilities.
@@ -75,6 +73,9 @@ def latent_grid(
     Raises:
         BadValue: the latent space is not a plane, or the data are not images.
     """
+    _images(model.modelled(x))
+    if model.condition:
+        raise BadValue("the model is conditional: an image depends on more than its latent, so there is no grid")
     if model.latent != 2:
         raise BadValue(f"the model has Z = {model.latent}: a grid needs Z = 2; draw a scatter instead")
     cells, extent = decoded_grid(model, params, state, latents(model, params, state, x))
@@ -85,7 +86,7 @@ def latent_grid(
 
 @checks.arguments
 def reconstructions(
-    model: VAE, params: Params, state: State, x: Annotated[Tensor, _images], key: random.Key, *,
+    model: VAE, params: Params, state: State, x: Data, key: random.Key, *,
     pixels: Pixels = as_is, name: str,
 ) -> Figure:  # fmt: skip
     """Images above their reconstructions, each decoded from a sample of the posterior.
@@ -93,14 +94,15 @@ def reconstructions(
     Raises:
         BadValue: the data are not images.
     """
+    images_of_x = _images(model.modelled(x))
     x_hat = reconstructed(model, params, state, x, key)
     title = f"{name}: test images and their reconstructions from samples of q(z|x)"
-    return images.reconstructions(pixels(x), pixels(x_hat), title=title)
+    return images.reconstructions(pixels(images_of_x), pixels(x_hat), title=title)
 
 
 @checks.arguments
 def interpolation(
-    model: VAE, params: Params, state: State, first: Annotated[Tensor, _images], second: Tensor, steps: int, *,
+    model: VAE, params: Params, state: State, first: Any, second: Any, steps: int, *,
     pixels: Pixels = as_is, name: str,
 ) -> Figure:  # fmt: skip
     """A strip of images decoded between two items, with the items themselves at its ends.
@@ -110,20 +112,25 @@ def interpolation(
     Raises:
         BadValue: the items are not images or differ in shape, or steps is below 2.
     """
+    ends = decoding.pair(first, second)
+    images_of_ends = _images(model.modelled(ends))
     strip = interpolated(model, params, state, first, second, steps)
-    what = "latent probabilities" if _are_probabilities(model, params, state, first.unsqueeze(0)) else "latents"
+    what = "latent probabilities" if _are_probabilities(model, params, state, ends) else "latents"
     title = f"{name}: interpolation between the {what} of two test images"
-    return images.interpolation(pixels(strip), ends=pixels(torch.stack([first, second])), title=title)
+    return images.interpolation(pixels(strip), ends=pixels(images_of_ends), title=title)
 
 
 @checks.arguments
 def image_samples(
     model: VAE, params: Params, state: State, key: random.Key, n: Count, *, drawn: bool = False,
-    pixels: Pixels = as_is, name: str,
+    condition: Data | None = None, rows: Sequence[str] = (), pixels: Pixels = as_is, name: str,
 ) -> Figure:  # fmt: skip
-    """n images of the model in a grid: means of p(x|z) for z sampled from the prior, or samples of p(x|z)."""
-    x = samples(model, params, state, key, n, drawn=drawn)
-    return images.sample_grid(pixels(x), title=f"{name}: images {_HOW[drawn]}")
+    """n images of the model in a grid: means of p(x|z) for z sampled from the prior, or samples of p(x|z).
+
+    A conditional model takes the conditions [n, ...] of the images, row by row; `rows` are names of the rows.
+    """
+    x = samples(model, params, state, key, n, drawn=drawn, condition=condition)
+    return images.sample_grid(pixels(x), rows=rows, title=f"{name}: images {_HOW[drawn]}")
 
 
 @checks.arguments
@@ -139,9 +146,9 @@ def point_samples(
     return points.densities(train, x, *contours, names=names, title=f"{name}: points {_HOW[drawn]}")
 
 
-def _are_probabilities(model: VAE, params: Params, state: State, x: Tensor) -> bool:
+def _are_probabilities(model: VAE, params: Params, state: State, x: Data) -> bool:
     """Whether the posterior means are probabilities, because each latent is 0 or 1."""
-    return isinstance(model.encode(params, state, x[:1])[0], Bernoulli | Categorical)
+    return isinstance(model.encode(params, state, examples.head(x, 1))[0], Bernoulli | Categorical)
 
 
 _HOW = {True: "sampled from the model", False: "decoded from samples of the prior"}

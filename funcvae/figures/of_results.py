@@ -3,10 +3,10 @@
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from funcvae import random, variance
-from funcvae._support import checks
+from funcvae._support import checks, examples
+from funcvae._support.examples import Data
 from funcvae.data.dataset import Dataset
 from funcvae.figures import curves, gradient_variance, points, scaling_law
 from funcvae.figures._arrays import as_array
@@ -33,17 +33,21 @@ def evolution(kept: ArrayLike, dataset: Dataset, *, name: str) -> Figure:
 
 @checks.arguments
 def of_run(
-    model: VAE, params: Params, state: State, recipe: Recipe, dataset: Dataset, x: Tensor, key: random.Key
+    model: VAE, params: Params, state: State, recipe: Recipe, dataset: Dataset, x: Data, key: random.Key
 ) -> dict[str, Figure]:
     """All figures that apply to a trained model and its test data x, as the model sees them, by file name."""
     trained, pixels, name = (model, params, state), recipe.pixels, recipe.name
     pairs_key, samples_key = random.split(key)
-    labels = None if dataset.test_labels is None else dataset.test_labels[: len(x)]
+    n = examples.count(x)
+    labels = None if dataset.test_labels is None else dataset.test_labels[:n]
     figures = {"latent_scatter": latent_scatter(*trained, x, labels, classes=dataset.classes, name=name)}
-    if x.ndim == 4:
-        figures["reconstructions"] = reconstructions(*trained, x[:PAIRS], pairs_key, pixels=pixels, name=name)
-        figures["samples"] = image_samples(*trained, samples_key, SAMPLES, pixels=pixels, name=name)
-        if model.latent == 2:
+    if model.modelled(x).ndim == 4:
+        pairs = examples.head(x, PAIRS)
+        figures["reconstructions"] = reconstructions(*trained, pairs, pairs_key, pixels=pixels, name=name)
+        number = min(SAMPLES, n) if model.condition else SAMPLES  # with the conditions of the first test items
+        given = model.given(examples.head(x, number))
+        figures["samples"] = image_samples(*trained, samples_key, number, **given, pixels=pixels, name=name)
+        if model.latent == 2 and not model.condition:
             figures["latent_grid"] = latent_grid(*trained, x, pixels=pixels, name=name)
     else:
         figures["densities"] = point_samples(*trained, samples_key, len(dataset.train), dataset, name=name)

@@ -1,5 +1,6 @@
 """Writes the files of a run: metrics, samples and checkpoints during training, parameters and figures at the end."""
 
+import math
 import shlex
 import warnings
 from collections.abc import Iterator, Sequence
@@ -111,20 +112,21 @@ def write_results(folder: Path, setup: Setup, ts: TrainState, history: History) 
 
 def read_history(path: Path, size: int, steps: int, epochs: int) -> History:
     """The history in the first `size` bytes of metrics. Raises BadData for another number of steps or epochs."""
-    numbers: list[tuple[float, float, float]] = []
+    numbers: list[list[float]] = []
     test_bounds: list[float] = []
     for row in tracking.MetricsReader(path, size) if size else ():
         try:
             if tracking.is_step(row):
-                numbers.append((float(row["loss"]), float(row["bound"]), float(row["grad_norm"])))
+                numbers.append([float(row[name]) for name in ("loss", "bound", "grad_norm")])
+                numbers[-1] += [float(row.get(name, math.nan)) for name in ("reconstruction", "kl")]
             elif "test_bound" in row:
                 test_bounds.append(float(row["test_bound"]))
         except (KeyError, TypeError, ValueError, OverflowError):
             raise BadData(f"{path} has a damaged row at step {row['step']}") from None
     if (len(numbers), len(test_bounds)) != (steps, epochs):
         raise BadData(f"{path} has {len(numbers):,} steps, but its checkpoint has {steps:,}: the files do not match")
-    loss, bound, grad_norm = np.array(numbers, np.float64).reshape(-1, 3).T
-    return History(loss, bound, grad_norm, np.array(test_bounds))
+    columns = [*np.array(numbers, np.float64).reshape(-1, 5).T, np.array(test_bounds)]
+    return History(*columns)
 
 
 POINTS_A_STEP, TRACKED = 1000, 32  # the number of points to sample after each step, and of test images for the trackers

@@ -3,7 +3,7 @@
 import math
 from array import array
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from itertools import islice
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from funcvae.train import streaming
 from funcvae.train.settings import NO_CALLBACKS, Callbacks, Log, Row, Save, Scale, StepSettings, Watch, per_example
 from funcvae.train.state import Metrics, TrainState, check_train_state, run_keys, step_keys
 from funcvae.train.step import run_step, step_inputs
+from funcvae.train.stopping import Interrupt, Until
 from funcvae.train.streaming import Readable, Source, Stream, training_batches
 from funcvae.train.task import Task, checked_task
 
@@ -36,10 +37,12 @@ class History(NamedTuple):
     loss: np.ndarray  # [steps]
     bound: np.ndarray  # [steps], nats per example
     grad_norm: np.ndarray  # [steps]
+    reconstruction: np.ndarray  # [steps], nats per example: mean_k log p(x|z_k)
+    kl: np.ndarray  # [steps], nats per example: see `Estimate.kl`
     test_bound: np.ndarray  # [epochs], nats per example; empty without a test set
 
 
-NO_HISTORY = History(*np.zeros((4, 0)))
+NO_HISTORY = History(*np.zeros((6, 0)))
 
 
 def fit(
@@ -69,6 +72,8 @@ def fit(
     save: Save = lambda ts: None,
     save_every: int = 0,
     stop: Callable[[], bool] = lambda: False,
+    until: Until | None = None,
+    best: Save | None = None,
 ) -> tuple[TrainState, History]:
     """Trains for `epochs` epochs, from the step of `ts`. Returns the new TrainState and the history; `ts` is unchanged.
 
@@ -110,7 +115,12 @@ def fit(
             its buffers, so copy what you keep.
         save: called with the TrainState after every `save_every` steps of the run (never for 0), after the last step,
             and after a stop. Before that, all parameters are checked to be finite, and all earlier rows are logged.
-        stop: called after every step; if it returns True, `fit` returns early.
+        stop: called after every step; if it returns True, `fit` returns early. `interrupt()` returns when the user
+            interrupts.
+        until: called after every epoch with the test bounds of all epochs so far; if it returns True, `fit` returns.
+            `early_stopping(patience)` makes one.
+        best: called with the TrainState after every epoch whose test bound is the highest so far. `keep_best()` makes
+            one that keeps a copy.
 
     Raises:
         BadValue: epochs, batch, samples, chunk or shards is below one, or save_every is below zero; the precision is
@@ -132,7 +142,7 @@ def fit(
         scale=scale, offset=offset, compile=compile, precision=precision,
     )  # fmt: skip
     task = Task(model, estimator, opt, train, settings, processes)
-    callbacks = Callbacks(log, watch, save, save_every, stop)
+    callbacks = Callbacks(log, watch, save, save_every, stop, until, best)
     return fit_task(ts, task, test=test, epochs=epochs, callbacks=callbacks, history=history)
 
 
@@ -152,18 +162,23 @@ def fit_task(
     if test is not None:
         check_items(task.model, ts.params, ts.state, streaming.first(test), task.settings.observe, name="test")
         test = streaming.on_device(test, ts.step.device)
+    elif callbacks.until or callbacks.best:
+        raise BadValue("until and best depend on the test bound: give test, too")
     run = run_step(task, callbacks.stop)
     step, watch, save_every, batch = run.step, callbacks.watch, callbacks.save_every, task.settings.batch
     ts = tree.map(torch.clone, ts)  # steps overwrite these copies
     frozen = [leaf for path, leaf in tree.named_leaves(ts.state).items() if path in task.model.frozen]
     compilation.mark_static((ts.params, ts.opt_state, frozen))
     n, test_key = streaming.count(task.train), run_keys(ts.key).test
-    made, per_epoch, stopped = int(ts.step), task.steps_per_epoch, False
+    made, per_epoch = int(ts.step), task.steps_per_epoch
+    ended = made % per_epoch == 0 and len(record.test_bounds) > 0  # a history may end training at once
+    stopped = ended and _ends(callbacks.until, record.test_bounds)
     last = (made // per_epoch + epochs) * per_epoch
     batches = training_batches(ts, task.train, batch, last - made)
 
     compilation.keep_freed()
-    with compilation.precision(task.settings.precision), closing(batches):
+    handled = callbacks.stop if isinstance(callbacks.stop, Interrupt) else nullcontext()
+    with compilation.precision(task.settings.precision), handled, closing(batches):
         while made < last and not stopped:
             # Make a group of steps, whose metrics stay on the device.
             epoch, reports, unreadable = made // per_epoch, list[Metrics](), None
@@ -186,9 +201,8 @@ def fit_task(
 
             # End the epoch and save, if due.
             epoch_ended = made % per_epoch == 0
-            saving = stopped or made == last or (save_every and made % save_every == 0)
             row: Row = {"epoch": epoch, "step": made}
-            if saving or epoch_ended:
+            if epoch_ended or _saving(stopped, made, last, save_every):
                 _check_finite("the parameters' norm", float(tree.norm(ts.params)), row)
             if epoch_ended:
                 row["bound"] = record.mean_bound(n, batch)
@@ -197,7 +211,11 @@ def fit_task(
                     _check_finite("test_bound", row["test_bound"], row)
                     record.test_bounds.append(row["test_bound"])
                 callbacks.log(row)
-            if saving:
+                if test is not None:
+                    if callbacks.best and np.argmax(record.test_bounds) == len(record.test_bounds) - 1:
+                        callbacks.best(ts)
+                    stopped = stopped or _ends(callbacks.until, record.test_bounds)
+            if _saving(stopped, made, last, save_every):
                 callbacks.save(ts)
     return ts, record.history()
 
@@ -254,10 +272,10 @@ class _Record:
     def __init__(self, past: History) -> None:
         if not all(isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind in "fiu" for x in past):
             raise BadType("history must be a History of arrays of numbers, such as fit returns")
-        lengths = [len(x) for x in past[:3]]
+        lengths = [len(x) for x in past[:_WIDTH]]
         if len(set(lengths)) > 1:
-            raise BadValue(f"history has loss, bound and grad_norm of lengths {lengths}: they must be equal")
-        self.metrics = array("d", np.stack(past[:3], axis=1).astype(float).tobytes())  # [steps, 3]
+            raise BadValue(f"history has {', '.join(Metrics._fields)} of lengths {lengths}: they must be equal")
+        self.metrics = array("d", np.stack(past[:_WIDTH], axis=1).astype(float).tobytes())  # [steps, metrics]
         self.test_bounds = array("d", past.test_bound.astype(float).tobytes())
 
     def add(self, metrics: np.ndarray) -> None:
@@ -266,18 +284,26 @@ class _Record:
     def mean_bound(self, n: int, batch: int) -> float:
         """The mean training bound over the n items of the last epoch, or over those of the recorded steps of it."""
         items = np.diff([*range(0, n, batch), n]) / min(n, batch)  # of each step, relative to the first
-        bound = self.metrics[-3 * len(items) :][1::3]
+        bound = self.metrics[-_WIDTH * len(items) :][1::_WIDTH]
         return float(np.average(bound, weights=items[-len(bound) :]))
 
     def history(self) -> History:
-        loss, bound, grad_norm = np.array(self.metrics).reshape(-1, 3).T
-        return History(loss, bound, grad_norm, np.array(self.test_bounds))
+        columns = [*np.array(self.metrics).reshape(-1, _WIDTH).T, np.array(self.test_bounds)]
+        return History(*columns)
 
 
 def _burst_length(made: int, per_epoch: int, save_every: int) -> int:
     """The number of steps until the metrics are read: at the end of the epoch, before saving, or every few steps."""
     ends = [_READ_EVERY, per_epoch - made % per_epoch]
     return min([*ends, save_every - made % save_every] if save_every else ends)
+
+
+def _ends(until: Until | None, test_bounds: "array[float]") -> bool:
+    return until is not None and bool(until(np.array(test_bounds)))
+
+
+def _saving(stopped: bool, made: int, last: int, save_every: int) -> bool:
+    return stopped or made == last or (save_every > 0 and made % save_every == 0)
 
 
 def _read_and_log(reports: list[Metrics], epoch: int, first_step: int, log: Log) -> np.ndarray:
@@ -287,9 +313,9 @@ def _read_and_log(reports: list[Metrics], epoch: int, first_step: int, log: Log)
     read = torch.stack([number for report in reports for number in report]).view(-1, len(Metrics._fields)).tolist()
     for step, values in enumerate(read, first_step):
         row = {"epoch": epoch, "step": step, **Metrics(*values)._asdict()}
-        for name, value in zip(Metrics._fields, values, strict=True):
-            _check_finite(name, value, row)
-        log(row)
+        for name in ("loss", "bound", "grad_norm"):
+            _check_finite(name, row[name], row)
+        log({name: value for name, value in row.items() if math.isfinite(value)})
     return np.array(read)
 
 
@@ -303,4 +329,5 @@ def _check_finite(name: str, value: float, row: Row) -> None:
         raise error
 
 
+_WIDTH = len(Metrics._fields)
 _READ_EVERY = 50  # the number of steps between two reads of the metrics, which wait for the device

@@ -11,6 +11,7 @@ from funcvae.distributed.sharding import Split, by_rows
 from funcvae.model import Observe, as_is
 from funcvae.noise import Noise, iid
 from funcvae.train.state import TrainState
+from funcvae.train.stopping import Until
 
 __all__ = ["Callbacks", "Log", "Row", "Save", "Scale", "StepSettings", "Watch", "per_example", "summed"]
 
@@ -66,6 +67,8 @@ class Callbacks:
     save: Save = lambda ts: None
     save_every: Natural = 0
     stop: Callable[[], bool] = lambda: False
+    until: Until | None = None
+    best: Save | None = None
 
     def __post_init__(self) -> None:
         checks.fields(self)

@@ -43,6 +43,10 @@ class Metrics(NamedTuple):
     """The mean over the batch, in nats per example."""
     grad_norm: Tensor
     """The Euclidean norm of the whole gradient of the loss."""
+    reconstruction: Tensor
+    """The batch mean of mean_k log p(x|z_k), in nats per example: see `Estimate`."""
+    kl: Tensor
+    """The batch mean of the KL divergence, in nats per example: see `Estimate`."""
 
 
 class RunKeys(NamedTuple):

@@ -77,7 +77,7 @@ def _step(gradient: GradientSettings, update: Update, settings: StepSettings) ->
     def step(ts: TrainState, keys: Tensor, x: Data) -> tuple[TrainState, Metrics]:
         x, eps = step_inputs(ts.params, keys, x, gradient)
         out = estimator.estimate(model, ts.params, ts.state, x, eps, True)
-        return _descended(ts, update, out.grads, out.bound.mean(), out.state, scale(examples.count(x)), offset)
+        return _descended(ts, update, out.grads, out.means(), out.state, scale(examples.count(x)), offset)
 
     return step
 
@@ -92,9 +92,9 @@ def step_inputs(params: Params, keys: Tensor, x: Data, gradient: GradientSetting
 
 
 def _descended(
-    ts: TrainState, update: Update, grads: Params, bound: Tensor, state: State, scale: float, offset: float
+    ts: TrainState, update: Update, grads: Params, means: Tensor, state: State, scale: float, offset: float
 ) -> tuple[TrainState, Metrics]:
-    """Updates the TrainState from the gradient of a batch's mean bound, that bound, and the new state."""
+    """Updates the TrainState from the gradient of a batch's mean bound, `Estimate.means`, and the new state."""
     if not isinstance(scale, Tensor) or scale.ndim:  # an array might broadcast
         scale = checks.number("the result of scale", scale)
     grads = grads if scale == 1 else tree.map(lambda g: scale * g, grads)
@@ -103,7 +103,8 @@ def _descended(
         raise BadType(f"update returned {checks.describe(updated)}: it must return (params, opt_state)")
     params, opt_state = updated
     new = TrainState(ts.step + 1, ts.key, params, state, opt_state)
-    return new, Metrics(scale * (-bound - offset), bound, _norm(grads))
+    bound, reconstruction, kl = means.unbind()
+    return new, Metrics(scale * (-bound - offset), bound, _norm(grads), reconstruction, kl)
 
 
 class RunStep(NamedTuple):

@@ -92,6 +92,17 @@ def test_dicts_that_do_not_match(tmp_path, arrays, message):
     refused(BadData, tmp_path / "x.npz", message)
 
 
+def test_labelled_data_are_dicts_of_items_and_labels():
+    x, y = torch.arange(10.0).reshape(5, 2), torch.arange(5)
+    dataset = data.Dataset("x", x, x[:2], y, y[:2])
+    found = dataset.labelled()
+    assert found.train == {"x": x, "y": y}
+    assert list(found.test) == ["x", "y"]
+    assert found.sha256() != dataset.sha256()
+    with pytest.raises(BadData, match="gaussian2d has no labels"):
+        data.load("gaussian2d").labelled()
+
+
 # Names of classes
 
 

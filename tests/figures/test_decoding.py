@@ -100,3 +100,36 @@ class Corner(torch.nn.Module):
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         return z.unflatten(-1, (1, 1, 2))
+
+
+class _OfLabels(torch.nn.Module):
+    """Decodes (z, c) to z with c in place of its first number, which shows the condition."""
+
+    def forward(self, z, c):
+        return torch.cat([c.unsqueeze(1).to(z), z[:, 1:]], 1)
+
+
+def test_figures_of_a_conditional_model_use_the_condition_of_each_item():
+    model = fv.vae(
+        encoder=lambda: Labelled(), decoder=_OfLabels, latent=2, likelihood=fv.heads.normal_fixed(1.0),
+        modelled=lambda data: data["x"], condition=lambda data: data["y"],
+    )  # fmt: skip
+    trained = (model, *model.init(fv.random.key(0)))
+    data = {"x": fv.random.normal(fv.random.key(1), (7, 2)), "y": torch.arange(7)}
+    assert decoding.reconstructed(*trained, data, fv.random.key(2))[:, 0].tolist() == list(range(7))
+    drawn = decoding.samples(*trained, fv.random.key(2), 7, drawn=False, condition=data["y"])
+    assert drawn[:, 0].tolist() == list(range(7))
+    first, second = ({name: x[i] for name, x in data.items()} for i in (3, 5))
+    assert decoding.interpolated(*trained, first, second, 4)[:, 0].tolist() == [3] * 4
+    with pytest.raises(BadValue, match="the model is conditional: give the conditions"):
+        decoding.samples(*trained, fv.random.key(2), 7)
+    with pytest.raises(BadValue, match="the condition has 7 items: it must have 5"):
+        decoding.samples(*trained, fv.random.key(2), 5, condition=data["y"])
+
+
+class Labelled(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(2, 4)
+
+    def forward(self, data):
+        return super().forward(data["x"]).chunk(2, -1)

@@ -12,7 +12,7 @@ def test_a_grid_needs_a_plane_and_images():
     with pytest.raises(BadValue, match="has Z = 50: a grid needs Z = 2"):
         of_model.latent_grid(burda, *burda.init(fv.random.key(0)), x, name="burda")
     points = fv.models.gaussian2d_vae()
-    with pytest.raises(BadValue, match=r"x has shape \[9, 2\]: this figure needs images \[C, H, W\]"):
+    with pytest.raises(BadValue, match=r"the items have shape \[2\]: this figure needs images \[C, H, W\]"):
         of_model.latent_grid(points, *points.init(fv.random.key(0)), torch.zeros(9, 2), name="points")
 
 

@@ -471,8 +471,8 @@ figure(
 figure(
     "figures.of_results.evolution", of_results.evolution, weight=0.01, kept=array(2, 3, 2), dataset=DATASET, name=TITLE
 )
-HISTORY = Kind(one_of(train.History(np.ones(4), np.ones(4), np.ones(4), np.ones(2))),
-               one_of(train.History(*np.ones((4, 0))), train.History(*np.ones((4, 2, 2)))))  # fmt: skip
+HISTORY = Kind(one_of(train.History(*np.ones((5, 4)), np.ones(2))),
+               one_of(train.History(*np.ones((6, 0))), train.History(*np.ones((6, 2, 2)))))  # fmt: skip
 figure("figures.of_results.training", of_results.training, history=HISTORY, name=TITLE, title=TITLE)
 target(
     "figures.of_results.of_comparison",

@@ -18,8 +18,8 @@ ROOT = Path(funcvae.__file__).parent
 ORDER = [
     "errors", "_support.checks", "_support.examples", "_support.tables", "_support.files", "_support.pickling", "tree",
     "_support.autograd", "compilation", "random", "distributions", "heads", "priors", "bounds", "noise", "optim",
-    "modules", "batching", "model", "estimators", "distributed", "train", "evaluate", "variance", "models", "data",
-    "figures", "tracking", "runs", "cli", "__main__",
+    "modules", "batching", "model", "interop", "estimators", "distributed", "train", "evaluate", "variance", "models",
+    "data", "figures", "tracking", "runs", "cli", "__main__",
 ]  # fmt: skip
 MOST_PARAMETERS = 8
 DRAWS = {

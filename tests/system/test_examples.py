@@ -46,6 +46,31 @@ def test_own_estimator_is_exact_to_ten_digits():
     assert found["100% baseline"] == pytest.approx(found["vimco"])  # at K = 2 the geometric mean is the mean
 
 
+def test_a_pytorch_vae_is_measured_trained_and_handed_back():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found, net = main("from_pytorch")(steps=100)
+    assert found.row("dreg").ratio["encoder"].high < found.row("iwae").ratio["encoder"].low
+    assert net.training
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """A file of 60 images of noise with labels."""
+    images = (fv.random.uniform(fv.random.key(0), (60, 1, 28, 28)) * 256).to(torch.uint8)
+    np.savez(tmp_path / "digits.npz", train=images.numpy(), train_labels=np.arange(60) % 10)
+    return str(tmp_path / "digits.npz")
+
+
+def test_a_conditional_vae_draws_a_row_for_each_class(labelled, tmp_path):
+    assert is_a_picture(Path(main("conditional_vae")(data=labelled, epochs=1, out=str(tmp_path / "a.png"))))
+
+
+def test_missing_pixels_do_not_count(labelled):
+    half, none = (main("missing_pixels")(data=labelled, epochs=1, missing=missing)[0] for missing in (0.5, 0.99))
+    assert half < 10 * none < 0
+
+
 @pytest.mark.parametrize("steps", [30, pytest.param(4000, marks=pytest.mark.slow)])
 def test_the_vae_uses_as_many_latents_as_maximum_likelihood(tmp_path, steps):
     found, picture = main("posterior_collapse")(steps=steps, out=str(tmp_path))
@@ -179,8 +204,17 @@ def test_the_python_of_a_guide_runs_as_written_block_after_block(path, tmp_path,
 
 
 def test_every_example_is_tested():
-    tested = {"quickstart", "own_model", "own_estimator", "posterior_collapse", "burda_table", *fv.models.RECIPES}
-    tested |= {"rainforth", "compare_estimators", "discrete_latents", "big_data"}
+    tested = {
+        "quickstart",
+        "own_model",
+        "own_estimator",
+        "posterior_collapse",
+        "burda_table",
+        "conditional_vae",
+        "missing_pixels",
+        *fv.models.RECIPES,
+    }
+    tested |= {"rainforth", "compare_estimators", "discrete_latents", "from_pytorch", "big_data"}
     elsewhere = {"burda2_vae", "sbn_vae", "sbn_nonlinear_vae"}  # in burda_vae.py and discrete_latents.py
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested - elsewhere
     assert set(DIGITS) | {"gaussian2d_vae", "cifar_resnet_vae"} | elsewhere == set(fv.models.RECIPES)

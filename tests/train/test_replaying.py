@@ -24,7 +24,7 @@ def test_a_replayed_step_equals_the_step_of_the_run_bit_for_bit(points, made, st
     assert same(found.before, states[step])
     assert same(found.after, states[step + 1])
     row = next(row for row in rows if "loss" in row and row["step"] == step)
-    assert [float(value) for value in found.metrics] == [row["loss"], row["bound"], row["grad_norm"]]
+    assert found.metrics._asdict() == {name: row[name] for name in found.metrics._fields}
     assert float(found.bound.mean()) == row["bound"]
     visited, keys = fv.train.batches(start.key, 50, 16, step // 4)
     assert torch.equal(found.rows, visited[step % 4])
