@@ -1,8 +1,9 @@
 """The errors that funcvae raises on purpose. Each message is one line: what is wrong, and what is allowed.
 
-All derive from `FuncvaeError` and from the built-in error that fits. Every public function raises BadType for an
-argument of the wrong type, and BadValue for a number out of range, for shapes, dtypes or devices that do not match, and
-for a request that exceeds the memory. The section "Raises" of a function lists its further errors.
+Only the error for a DataLoader also shows the lines of code to write instead. All derive from `FuncvaeError` and from
+the built-in error that fits. Every public function raises BadType for an argument of the wrong type, and BadValue for a
+number out of range, for shapes, dtypes or devices that do not match, and for a request that exceeds the memory. The
+section "Raises" of a function lists its further errors.
 """
 
 from collections.abc import Iterable

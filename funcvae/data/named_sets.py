@@ -14,7 +14,8 @@ from funcvae.data.readers import Arrays, failing_as, read_idx
 from funcvae.errors import BadData, Missing
 
 __all__ = [
-    "DEBIAN_FASHION", "GAUSSIAN2D_COV", "GAUSSIAN2D_MEAN", "NAMED", "Loader", "folder_in", "gaussian2d", "name_at",
+    "CLASSES", "DEBIAN_FASHION", "GAUSSIAN2D_COV", "GAUSSIAN2D_MEAN", "NAMED", "Loader", "folder_in", "gaussian2d",
+    "name_at",
 ]  # fmt: skip
 
 GAUSSIAN2D_MEAN = (1.0, 0.5)
@@ -112,6 +113,14 @@ NAMED: dict[str, Loader] = {
     "gaussian2d": _gaussian2d,
 }
 """The named data sets and the function that reads each."""
+
+CLASSES: dict[str, tuple[str, ...]] = {
+    "fashion-mnist": (
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    ),
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+}  # fmt: skip
+"""The names of the classes of the data sets that name them."""
 
 
 def folder_in(root: Path, name: str) -> Path:

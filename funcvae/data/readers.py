@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,8 @@ from funcvae.errors import BadData, FuncvaeError, Missing
 
 __all__ = ["ARCHIVE_RATIO", "IDX_LIMIT", "IMAGE_RATIO", "PARTS", "PIXEL_LIMIT", "UNPACKED_LIMIT", "Arrays"]
 
-Arrays = dict[str, Tensor]  # arrays by name: "train" and, if they exist, "test", "train_labels", "test_labels"
+Arrays = dict[str, Tensor]
+"""Arrays by name: "train" and, if they exist, "test", "train_labels", "test_labels". "train/x" is a part of "train"."""
 
 PARTS = ("train", "test", "train_labels", "test_labels")
 IDX_LIMIT = 3 * 2**24  # largest number of bytes of an unpacked IDX file. (MNIST's largest has 47 million.)
@@ -34,17 +36,33 @@ _IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # PIL's other fo
 
 def read_numpy(path: Path) -> Arrays:
     """The arrays of an .npy or .npz file."""
-    import numpy as np
-
     if path.suffix not in (".npy", ".npz"):
         raise BadData(f"{path} cannot be read: give a folder of images, an .npy or an .npz file")
     with _reading(path, "file of numbers"), path.open("rb") as file:
         _check_numpy(file)
         loaded = np.load(file, allow_pickle=False)
         arrays = {"train": loaded} if isinstance(loaded, np.ndarray) else loaded
-        found = {part: arrays[part] for part in PARTS if part in arrays}
+        found = {part: arrays[part] for part in arrays if _is_read(part)}
         # torch takes arrays in native byte order only
         return {part: torch.from_numpy(x.astype(x.dtype.newbyteorder("="), copy=False)) for part, x in found.items()}
+
+
+def map_numpy(path: Path) -> np.memmap:
+    """The array of an .npy file, mapped to memory: only its header is read."""
+    if path.suffix != ".npy":
+        unpack = f': write np.save("{path.stem}.npy", np.load("{path.name}")["train"])' if path.suffix == ".npz" else ""
+        raise BadData(f"{path} cannot be read batch by batch, only an .npy file can{unpack}")
+    with _reading(path, "file of numbers"):
+        with path.open("rb") as file:
+            _claimed(file, path.stat().st_size)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not array.flags.c_contiguous:
+        raise BadData(f"{path} is in Fortran order, item beside item: write np.save(path, np.ascontiguousarray(x))")
+    return array
+
+
+def _is_read(name: str) -> bool:
+    return name in PARTS or name.startswith(("train/", "test/"))
 
 
 def _check_numpy(file: IO[bytes]) -> None:
@@ -58,17 +76,20 @@ def _check_numpy(file: IO[bytes]) -> None:
         with zipfile.ZipFile(file) as archive:
             unpacked = 0
             for member in archive.infolist():
-                if member.filename.removesuffix(".npy") in PARTS:  # np.load takes either name
+                if _is_read(name := member.filename.removesuffix(".npy")):  # np.load takes either name
                     with archive.open(member) as array:
-                        unpacked += _claimed(array, member.file_size)
+                        unpacked += _claimed(array, member.file_size, whole=8 if "/" in name else 4)
         if unpacked > max(UNPACKED_LIMIT, ARCHIVE_RATIO * size):
             raise ValueError(f"unpacked it takes {unpacked:,} bytes, far more than on disk: save it with np.savez")
         _check_room(unpacked)
     file.seek(0)
 
 
-def _claimed(file: IO[bytes], size: int) -> int:
-    """The bytes that an array takes in memory (float32, unless it is of bytes); ValueError if the file is shorter."""
+def _claimed(file: IO[bytes], size: int, whole: int = 4) -> int:
+    """The bytes that an array takes in memory; ValueError if the file is shorter.
+
+    Numbers take four bytes or more, integers `whole` bytes or more, and those of uint8 one.
+    """
     from numpy.lib import format
 
     read = {(1, 0): format.read_array_header_1_0, (2, 0): format.read_array_header_2_0}[format.read_magic(file)]
@@ -76,7 +97,7 @@ def _claimed(file: IO[bytes], size: int) -> int:
     count, left = math.prod(shape), size - file.tell()
     if count * dtype.itemsize > left:
         raise ValueError(f"its header claims {count:,} items of {dtype.itemsize} bytes, but {left:,} bytes follow")
-    return count * (1 if dtype == "uint8" else max(4, dtype.itemsize))
+    return count * (1 if dtype == "uint8" else max(whole if dtype.kind in "iu" else 4, dtype.itemsize))
 
 
 def _check_room(size: int) -> None:
@@ -86,8 +107,11 @@ def _check_room(size: int) -> None:
         raise ValueError(f"loading takes {needed} GiB, and this machine has {available}")
 
 
-def read_folder(folder: Path, size: int | None = None) -> Arrays:
-    """The images of a folder, or of its subfolders train and test, uint8 [n, C, H, W]; `load` describes `size`."""
+def read_folder(folder: Path, size: int | None = None) -> tuple[Arrays, tuple[str, ...]]:
+    """The images of a folder, or of its subfolders train and test, uint8 [n, C, H, W], and the names of its classes.
+
+    `load` describes `size`.
+    """
     folders = {part: folder / part for part in ("train", "test")}
     if not all(path.is_dir() for path in folders.values()):
         folders = {"train": folder}
@@ -96,9 +120,9 @@ def read_folder(folder: Path, size: int | None = None) -> Arrays:
     files = {part: _image_files(path) for part, path in folders.items()}
     images = _read_images([path for found in files.values() for path, _ in found], size)
     arrays = dict(zip(files, images.split([len(found) for found in files.values()]), strict=True))
-    if _subfolders(folders["train"]):
+    if classes := _subfolders(folders["train"]):
         arrays |= {f"{part}_labels": torch.tensor([label for _, label in found]) for part, found in files.items()}
-    return arrays
+    return arrays, tuple(classes)
 
 
 def _subfolders(folder: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """Scatter plots of latent means."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from funcvae.figures._arrays import Floats, as_array, as_numbers, words
 from funcvae.figures._style import DARK, PALETTE, note
 
 __all__ = ["latent_scatter"]
+_NAMES_IN_BAR = 20
 _GOLDEN = 0.6180339887498949  # its multiples modulo 1 fill [0, 1) evenly, in mixed order
 
 
@@ -23,13 +25,14 @@ def latent_scatter(
     z: ArrayLike,
     labels: ArrayLike | None = None,
     *,
+    classes: Sequence[str] = (),
     axes: tuple[str, str] = ("z1", "z2"),
     title: str = "Latent means of the data",
 ) -> Figure:
     """The latent mean of each datum, in a two-dimensional latent space or in a plane through a larger one.
 
     Up to ten classes have a colour each, and a name at their median, so colour is never the only cue. More classes, and
-    labels that are not whole numbers, are drawn as a quantity with a colour bar.
+    labels that are not whole numbers, are drawn as a quantity with a colour bar, which shows up to 20 names.
 
     Both axes have the same scale, unless the spread of the data along one is less than a twentieth of that along the
     other, for example because a latent dimension has collapsed. Then each axis has its own scale. A note under the
@@ -38,14 +41,17 @@ def latent_scatter(
     Args:
         z: latent means [n, 2], which are probabilities if the latents are 0 or 1.
         labels: a class or a quantity for each datum [n].
+        classes: the names of the classes 0, 1, 2, …, for labels that are their numbers.
         axes: names of the two axes, such as "1st principal component".
         title: the figure's title.
 
     Raises:
-        BadType: labels are neither real numbers nor strings.
-        BadValue: z is not [n, 2], labels are not [n], or they are more than ten different strings.
+        BadType: labels are neither real numbers nor strings, or classes are not strings.
+        BadValue: z is not [n, 2], labels are not [n], they are more than ten different strings, or classes are given
+            and labels are not their numbers.
     """
     xlabel, ylabel = words("axes", axes, 2)
+    classes = [checks.text("a name in classes", name) for name in classes]
     z = as_array("z", z, "n 2")
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     ax = figure.add_subplot()
@@ -70,20 +76,25 @@ def latent_scatter(
             labels = as_array("labels", labels, f"{len(z)}")
         elif labels.shape != (len(z),):
             raise BadValue(f"labels has shape {list(labels.shape)}: it must be [{len(z)}], one for each row of z")
-        classes, index = np.unique(labels, return_inverse=True)
-        if len(classes) <= len(PALETTE) and (not numeric or np.all(labels == np.round(labels))):
+        found, index = np.unique(labels, return_inverse=True)
+        if classes and not (numeric and np.isin(found, np.arange(len(classes))).all()):
+            raise BadValue(f"classes has {len(classes)} names: labels must be numbers from 0 to {len(classes) - 1}")
+        if len(found) <= len(PALETTE) and (not numeric or np.all(labels == np.round(labels))):
             ax.scatter(x, y, c=np.array(PALETTE)[index[order]], **dots)
-            names = [f"{c:.0f}" if numeric else str(c) for c in classes]
+            names = [classes[int(k)] if classes else f"{k:.0f}" if numeric else str(k) for k in found]
             _name_classes(ax, z, index, names, one_scale)
             _legend(figure, names)
         elif numeric:
             points = ax.scatter(x, y, c=labels[order], cmap="viridis", **dots)
-            bar = figure.colorbar(points, label="label", shrink=0.8)
+            bar = figure.colorbar(points, label="class" if classes else "label", shrink=0.8)
+            if classes:
+                shown = range(int(found[0]), int(found[-1]) + 1, -(-len(classes) // _NAMES_IN_BAR))
+                bar.set_ticks(shown, labels=[classes[k] for k in shown])
             if bar.solids is not None:
                 # With the points' transparency, the bar would be paler than overlapping points.
                 bar.solids.set_alpha(1)
         else:
-            raise BadValue(f"labels has {len(classes)} different strings: it must have at most {len(PALETTE)}")
+            raise BadValue(f"labels has {len(found)} different strings: it must have at most {len(PALETTE)}")
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
     return figure
 
@@ -94,8 +105,11 @@ def _name_classes(ax: Axes, z: Floats, index: NDArray[np.intp], names: list[str]
     view = np.ptp([ax.get_xlim(), ax.get_ylim()], axis=1)
     unit = view.max() if one_scale else view
     outline = [withStroke(linewidth=3, foreground="white")]
+    longest = max(map(len, names))
+    unit = unit * np.array([max(1, 0.5 * longest), 1])  # long names need more room beside each other
+    size = "large" if longest < 4 else "small"
     for (x, y), name in zip(_apart(medians / unit, 0.041) * unit, names, strict=True):
-        ax.text(x, y, name, size="large", weight="bold", ha="center", va="center", path_effects=outline)
+        ax.text(x, y, name, size=size, weight="bold", ha="center", va="center", path_effects=outline)
 
 
 def _legend(figure: Figure, names: list[str]) -> None:

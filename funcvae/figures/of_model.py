@@ -46,8 +46,9 @@ def _images(x: Tensor) -> Tensor:
 
 @checks.arguments
 def latent_scatter(
-    model: VAE, params: Params, state: State, x: Data, labels: Tensor | None = None, *, name: str
-) -> Figure:
+    model: VAE, params: Params, state: State, x: Data, labels: Tensor | None = None, *,
+    classes: Sequence[str] = (), name: str,
+) -> Figure:  # fmt: skip
     """The latent mean of each datum, by class, in the latent plane or the plane of the first two components.
 
     The means of Bernoulli or one-hot latents are probabilities.
@@ -59,7 +60,8 @@ def latent_scatter(
     if model.latent > 2:
         axes = f"1st principal component of {z_name}", f"2nd principal component of {z_name}"
     plane = (z - origin) @ directions.T
-    return latent.latent_scatter(plane, labels, axes=axes, title=f"{name}: latent {what} of {len(z):,} test items")
+    title = f"{name}: latent {what} of {len(z):,} test items"
+    return latent.latent_scatter(plane, labels, classes=classes, axes=axes, title=title)
 
 
 @checks.arguments

@@ -40,7 +40,7 @@ def of_run(
     pairs_key, samples_key = random.split(key)
     n = examples.count(x)
     labels = None if dataset.test_labels is None else dataset.test_labels[:n]
-    figures = {"latent_scatter": latent_scatter(*trained, x, labels, name=name)}
+    figures = {"latent_scatter": latent_scatter(*trained, x, labels, classes=dataset.classes, name=name)}
     if model.modelled(x).ndim == 4:
         pairs = examples.head(x, PAIRS)
         figures["reconstructions"] = reconstructions(*trained, pairs, pairs_key, pixels=pixels, name=name)

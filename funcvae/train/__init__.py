@@ -17,11 +17,12 @@ from funcvae.train.settings import (
 from funcvae.train.state import Metrics, RunKeys, TrainState, batches, init, run_keys, step_keys
 from funcvae.train.step import Step, Update, make_step
 from funcvae.train.stopping import Interrupt, KeepBest, Until, early_stopping, interrupt, keep_best
+from funcvae.train.streaming import Source, mapped
 from funcvae.train.task import Task
 
 __all__ = [
-    "NO_CALLBACKS", "Callbacks", "History", "Interrupt", "KeepBest", "Log", "Metrics", "Replay", "Row", "RunKeys",
-    "Save", "Scale", "Step", "StepSettings", "Task", "TrainState", "Until", "Update", "Watch", "batches",
-    "early_stopping", "fit", "fit_task", "init", "interrupt", "keep_best", "make_step", "per_example", "replay",
-    "replay_task", "run_keys", "step_keys", "summed", "test_bound",
+    "NO_CALLBACKS", "Callbacks", "History", "Interrupt", "KeepBest", "Log", "Metrics", "Replay", "Row",
+    "RunKeys", "Save", "Scale", "Source", "Step", "StepSettings", "Task", "TrainState", "Until", "Update",
+    "Watch", "batches", "early_stopping", "fit", "fit_task", "init", "interrupt", "keep_best", "make_step",
+    "mapped", "per_example", "replay", "replay_task", "run_keys", "step_keys", "summed", "test_bound",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 import math
 from array import array
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from itertools import islice
 from typing import NamedTuple
 
@@ -16,14 +16,16 @@ from funcvae._support.checks import Count
 from funcvae._support.examples import Data
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.distributed.sharding import GradientSettings, Split, by_rows
-from funcvae.errors import BadType, BadValue, NonFinite
+from funcvae.errors import BadData, BadType, BadValue, NonFinite
 from funcvae.estimators.types import Estimator
 from funcvae.model import VAE, Observe, as_is, check_items
 from funcvae.optim import Optimizer
+from funcvae.train import streaming
 from funcvae.train.settings import NO_CALLBACKS, Callbacks, Log, Row, Save, Scale, StepSettings, Watch, per_example
-from funcvae.train.state import Metrics, TrainState, batches_from, check_train_state, run_keys, step_keys
+from funcvae.train.state import Metrics, TrainState, check_train_state, run_keys, step_keys
 from funcvae.train.step import run_step, step_inputs
 from funcvae.train.stopping import Interrupt, Until
+from funcvae.train.streaming import Readable, Source, Stream, training_batches
 from funcvae.train.task import Task, checked_task
 
 __all__ = ["History", "fit", "fit_task", "test_bound"]
@@ -48,9 +50,9 @@ def fit(
     model: VAE,
     estimator: Estimator,
     opt: Optimizer,
-    train: Data,
+    train: Data | Source,
     *,
-    test: Data | None = None,
+    test: Data | Source | None = None,
     epochs: int = 1,
     batch: int = 128,
     samples: int = 1,
@@ -90,8 +92,9 @@ def fit(
     The process keeps freed memory from then on: see `compilation.keep_freed`.
 
     Args:
-        train: data [n, ...], which are all moved to the device of `ts`.
-        test: data [m, ...] for the test bound.
+        train: data [n, ...], which are all moved to the device of `ts`, or a `Source` of them, which is read batch by
+            batch, ahead of the steps. The bits are the same as with all data in memory.
+        test: data [m, ...] for the test bound, or a source of them.
         batch: the batch size B.
         samples: the number N of Monte-Carlo samples for each datum, in training and test.
         chunk: the number of samples to decode at a time (`estimators.in_chunks`), which bounds the memory. By default,
@@ -148,7 +151,7 @@ def fit_task(
     ts: TrainState,
     task: Task,
     *,
-    test: Data | None = None,
+    test: Readable | None = None,
     epochs: Count = 1,
     callbacks: Callbacks = NO_CALLBACKS,
     history: History | None = None,
@@ -157,8 +160,8 @@ def fit_task(
     record = _Record(history or NO_HISTORY)
     task = checked_task(ts, task)
     if test is not None:
-        check_items(task.model, ts.params, ts.state, test, task.settings.observe, name="test")
-        test = examples.each(lambda x: x.to(ts.step.device), test)
+        check_items(task.model, ts.params, ts.state, streaming.first(test), task.settings.observe, name="test")
+        test = streaming.on_device(test, ts.step.device)
     elif callbacks.until or callbacks.best:
         raise BadValue("until and best depend on the test bound: give test, too")
     run = run_step(task, callbacks.stop)
@@ -166,30 +169,35 @@ def fit_task(
     ts = tree.map(torch.clone, ts)  # steps overwrite these copies
     frozen = [leaf for path, leaf in tree.named_leaves(ts.state).items() if path in task.model.frozen]
     compilation.mark_static((ts.params, ts.opt_state, frozen))
-    n = examples.count(task.train)
-    batches, test_key = batches_from(ts, n, batch), run_keys(ts.key).test
+    n, test_key = streaming.count(task.train), run_keys(ts.key).test
     made, per_epoch = int(ts.step), task.steps_per_epoch
     ended = made % per_epoch == 0 and len(record.test_bounds) > 0  # a history may end training at once
     stopped = ended and _ends(callbacks.until, record.test_bounds)
     last = (made // per_epoch + epochs) * per_epoch
+    batches = training_batches(ts, task.train, batch, last - made)
 
     compilation.keep_freed()
     handled = callbacks.stop if isinstance(callbacks.stop, Interrupt) else nullcontext()
-    with compilation.precision(task.settings.precision), handled:
+    with compilation.precision(task.settings.precision), handled, closing(batches):
         while made < last and not stopped:
             # Make a group of steps, whose metrics stay on the device.
-            epoch, reports = made // per_epoch, list[Metrics]()
-            for rows, keys in islice(batches, _burst_length(made, per_epoch, save_every)):
-                ts, metrics = step(ts, keys, examples.take(task.train, rows))
-                reports.append(metrics)
-                watch(made + len(reports), ts)
-                if run.polls_each_step and (stopped := run.stop_requested()):
-                    break
+            epoch, reports, unreadable = made // per_epoch, list[Metrics](), None
+            try:
+                for _, keys, x in islice(batches, _burst_length(made, per_epoch, save_every)):
+                    ts, metrics = step(ts, keys, x)
+                    reports.append(metrics)
+                    watch(made + len(reports), ts)
+                    if run.polls_each_step and (stopped := run.stop_requested()):
+                        break
+            except BadData as error:
+                unreadable = error
             stopped = stopped or (not run.polls_each_step and run.stop_requested())
 
             # Read the metrics, log and keep them.
             record.add(_read_and_log(reports, epoch, made, callbacks.log))
             made += len(reports)
+            if unreadable:
+                raise unreadable
 
             # End the epoch and save, if due.
             epoch_ended = made % per_epoch == 0
@@ -217,7 +225,7 @@ def test_bound(
     model: VAE,
     estimator: Estimator,
     ts: TrainState,
-    test: Data,
+    test: Readable,
     key: random.Key,
     *,
     batch: Count = 128,
@@ -233,24 +241,29 @@ def test_bound(
     """
     check_train_state(ts, model)
     estimator.claims_under(noise)
-    check_items(model.unchecked(), ts.params, ts.state, test, observe, name="test")
-    examples.same_device(test, key=key)
+    check_items(model.unchecked(), ts.params, ts.state, streaming.first(test), observe, name="test")
+    if isinstance(test, Stream):
+        test = streaming.on_device(test, key.device)
+    examples.same_device(streaming.first(test), key=key)
     gradient = GradientSettings(model.unchecked(), estimator, samples, samples, observe, checks.unchecked(noise))
     return _test_bound(ts, test, key, gradient, batch, SINGLE)
 
 
 @torch.no_grad()
 def _test_bound(
-    ts: TrainState, test: Data, key: random.Key, gradient: GradientSettings, batch: int, processes: Processes
+    ts: TrainState, test: Data | Stream, key: random.Key, gradient: GradientSettings, batch: int, processes: Processes
 ) -> float:
     """The mean over `test`, summed in the order of the batches; each process computes its own batches."""
-    model, estimator, batches = gradient.model, gradient.estimator, list(examples.split(test, batch))
-    own = processes.share_of(len(batches))
+    model, estimator, n = gradient.model, gradient.estimator, streaming.count(test)
+    rows = torch.arange(n, device="cpu" if isinstance(test, Stream) else key.device).split(batch)
+    own = processes.share_of(len(rows))
     sums = torch.zeros(len(own), dtype=torch.float64, device=key.device)
-    for i, keys in enumerate(step_keys(key, torch.tensor(own, dtype=torch.int64, device=key.device))):
-        x, eps = step_inputs(ts.params, keys, batches[own[i]], gradient)
-        sums[i] = estimator.evaluate(model, ts.params, ts.state, x, eps).sum()
-    return sum(processes.all_gather_rows(sums).tolist()) / examples.count(test)
+    keys = step_keys(key, torch.tensor(own, dtype=torch.int64, device=key.device))
+    with closing(streaming.read(test, zip([rows[i] for i in own], keys, strict=True))) as batches:
+        for i, (_, keys_i, x) in enumerate(batches):
+            x, eps = step_inputs(ts.params, keys_i, x, gradient)
+            sums[i] = estimator.evaluate(model, ts.params, ts.state, x, eps).sum()
+    return sum(processes.all_gather_rows(sums).tolist()) / n
 
 
 class _Record:
@@ -295,6 +308,8 @@ def _saving(stopped: bool, made: int, last: int, save_every: int) -> bool:
 
 def _read_and_log(reports: list[Metrics], epoch: int, first_step: int, log: Log) -> np.ndarray:
     """Reads the reports as numbers [steps, 3] in one transfer, and logs them up to the first that is not finite."""
+    if not reports:
+        return np.empty(0)
     read = torch.stack([number for report in reports for number in report]).view(-1, len(Metrics._fields)).tolist()
     for step, values in enumerate(read, first_step):
         row = {"epoch": epoch, "step": step, **Metrics(*values)._asdict()}

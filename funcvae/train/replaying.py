@@ -1,5 +1,6 @@
 """Replays a single step of a run, with its inputs and its results."""
 
+from contextlib import closing
 from itertools import islice
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from funcvae import compilation, noise, tree
-from funcvae._support import checks, examples
+from funcvae._support import checks
 from funcvae._support.examples import Data
 from funcvae.distributed.collectives import SINGLE
 from funcvae.distributed.sharding import Split, by_rows
@@ -17,8 +18,9 @@ from funcvae.model import VAE, Observe, as_is
 from funcvae.modules import Params
 from funcvae.optim import Optimizer
 from funcvae.train.settings import Scale, StepSettings, per_example
-from funcvae.train.state import Metrics, TrainState, batches_from
+from funcvae.train.state import Metrics, TrainState
 from funcvae.train.step import run_step, step_details
+from funcvae.train.streaming import Source, training_batches
 from funcvae.train.task import Task, checked_task
 
 __all__ = ["Replay", "replay", "replay_task"]
@@ -51,7 +53,7 @@ def replay(
     model: VAE,
     estimator: Estimator,
     opt: Optimizer,
-    train: Data,
+    train: Data | Source,
     *,
     batch: int = 128,
     samples: int = 1,
@@ -96,12 +98,11 @@ def replay_task(ts: TrainState, step: int, task: Task) -> Replay:
         raise BadValue(f"step is {step}: ts has made {made} steps, so give {made} or more, or an earlier TrainState")
     ts = tree.map(torch.clone, ts)
     run = run_step(task, lambda: False)
-    batches = batches_from(ts, examples.count(task.train), task.settings.batch)
-    with torch.no_grad(), compilation.precision(task.settings.precision):
-        for rows, keys in islice(batches, step - made):
-            ts, _ = run.step(ts, keys, examples.take(task.train, rows))
-        rows, keys = next(batches)
-        batch = examples.take(task.train, rows)
+    batches = training_batches(ts, task.train, task.settings.batch, step - made + 1)
+    with torch.no_grad(), compilation.precision(task.settings.precision), closing(batches):
+        for _, keys, batch in islice(batches, step - made):
+            ts, _ = run.step(ts, keys, batch)
+        rows, keys, batch = next(batches)
         x, eps, out = step_details(task, ts, keys, batch)
         after, metrics = run.step(tree.map(torch.clone, ts), keys, batch)
     return Replay(ts, rows, x, eps, out.log_w, out.bound, out.grads, metrics, after)

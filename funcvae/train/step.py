@@ -19,6 +19,7 @@ from funcvae.estimators.chunks import in_chunks
 from funcvae.estimators.types import Estimator
 from funcvae.model import VAE, Observe, as_is
 from funcvae.modules import Params, State
+from funcvae.train import streaming
 from funcvae.train.settings import Scale, StepSettings, per_example
 from funcvae.train.state import Metrics, TrainState
 from funcvae.train.task import Task
@@ -119,7 +120,7 @@ class RunStep(NamedTuple):
 
 def run_step(task: Task, stop: Callable[[], bool]) -> RunStep:
     """The step of a task from `checked_task`."""
-    settings, device = task.settings, examples.device(task.train)
+    settings, device = task.settings, examples.device(streaming.first(task.train))
     wrap: Wrap = partial(compilation.compiled, device=device) if settings.compile else unchanged
     gradient, update = _gradient_settings(task), task.opt.update_ or checks.unchecked(task.opt.update)
     evaluation = _chunked(gradient, wrap)
@@ -154,7 +155,7 @@ def _sharded_step(
     settings, processes = task.settings, task.processes
     work, scale, offset = settings.split(gradient, wrap), settings.scale, settings.offset
     ordered, several = settings.shards is not None, processes.size > 1
-    requests = torch.zeros((), device=examples.device(task.train))
+    requests = torch.zeros((), device=examples.device(streaming.first(task.train)))
 
     def descend(ts: TrainState, flat: Tensor, c: float) -> tuple[TrainState, Metrics]:
         like = sharding.share_like(gradient.model, ts.params, ts.state)
@@ -180,7 +181,8 @@ def _gradient_settings(task: Task) -> GradientSettings:
     """The gradient settings of a task, with a `chunk`, and without the checks of the noise scheme."""
     settings, chunk = task.settings, task.settings.chunk
     if chunk is None:
-        chunk = max(1, _DECODED_AT_ONCE // max(1, settings.batch * examples.numel(examples.head(task.train, 1))))
+        datum = examples.head(streaming.first(task.train), 1)
+        chunk = max(1, _DECODED_AT_ONCE // max(1, settings.batch * examples.numel(datum)))
     noise = checks.unchecked(settings.noise)
     return GradientSettings(task.model, task.estimator, settings.samples, chunk, settings.observe, noise)
 

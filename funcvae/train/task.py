@@ -6,7 +6,6 @@ import torch
 
 from funcvae import random, tree
 from funcvae._support import checks, examples
-from funcvae._support.examples import Data
 from funcvae.distributed.collectives import SINGLE, Processes, split_evenly
 from funcvae.distributed.sharding import by_samples, draw_noise
 from funcvae.distributions import is_reparameterised
@@ -15,8 +14,10 @@ from funcvae.estimators.types import Estimator, check_posterior
 from funcvae.model import CHECK_SEED, VAE, check_items, running
 from funcvae.modules import Params, State
 from funcvae.optim import Optimizer
+from funcvae.train import streaming
 from funcvae.train.settings import StepSettings
 from funcvae.train.state import TrainState, check_train_state
+from funcvae.train.streaming import Readable
 
 __all__ = ["Task", "check_batches", "check_shards", "check_task", "checked_task"]
 
@@ -27,8 +28,8 @@ class Task(NamedTuple):
     model: VAE
     estimator: Estimator
     opt: Optimizer
-    train: Data
-    """The training data [n, ...]."""
+    train: Readable
+    """The training data [n, ...], or a source of them (`train.Source`)."""
     settings: StepSettings = StepSettings()
     processes: Processes = SINGLE
     """The processes that share the work."""
@@ -36,7 +37,7 @@ class Task(NamedTuple):
     @property
     def steps_per_epoch(self) -> int:
         """The number of batches in the data, including a last short one."""
-        return -(-examples.count(self.train) // self.settings.batch)
+        return -(-streaming.count(self.train) // self.settings.batch)
 
     @property
     def is_sharded(self) -> bool:
@@ -51,18 +52,19 @@ class Task(NamedTuple):
 
 @checks.arguments
 def checked_task(ts: TrainState, task: Task) -> Task:
-    """Checks a task. Returns it with its data on the device of `ts`, and with the unchecked model.
+    """Checks a task. Returns it with its data on the device of `ts`, or a `Stream`, and with the unchecked model.
 
     Raises BadType or BadValue if `ts` is not of this model, if the step cannot be split into its shards, or if the
     estimator does not suit noise or posterior; BadData if the model cannot take the data, or a shard of a single item.
     """
     for name, check in checks.checks_of_class(Task).items():  # a NamedTuple does not check its own fields
-        check(name, getattr(task, name))
+        task = task._replace(**{name: check(name, getattr(task, name))})
     check_train_state(ts, task.model)
-    check_items(task.model.unchecked(), ts.params, ts.state, task.train, task.settings.observe, name="train")
+    model, x = task.model.unchecked(), streaming.first(task.train)
+    check_items(model, ts.params, ts.state, x, task.settings.observe, name="train")
     if _shapes(ts.opt_state) != _shapes(task.opt.init(ts.params)):
         raise BadValue("ts.opt_state is not of this optimizer and these params: make ts by train.init")
-    task = task._replace(model=task.model.unchecked(), train=examples.each(lambda x: x.to(ts.step.device), task.train))
+    task = task._replace(model=model, train=streaming.on_device(task.train, ts.step.device))
     check_task(task, ts.params, ts.state)
     return task
 
@@ -73,7 +75,7 @@ def _shapes(state: tree.Tree) -> dict[str, torch.Size | None]:
 
 def check_task(task: Task, params: Params, state: State) -> None:
     """Raises what `checked_task` raises, for a valid TrainState and valid data on its device."""
-    settings, data = task.settings, examples.head(task.train, 2)
+    settings, data = task.settings, examples.head(streaming.first(task.train), 2)
     task.estimator.claims_under(settings.noise)
     check_shards(task, state)
     key = random.key(CHECK_SEED, device=examples.device(data))
@@ -90,7 +92,7 @@ def check_shards(task: Task, state: State) -> None:
     It is also raised if the number of shards is not given, and the model has running statistics, which depend on it.
     """
     settings, processes, shards = task.settings, task.processes, task.shards
-    length, items = min(settings.batch, examples.count(task.train)), "each batch has only {} rows"
+    length, items = min(settings.batch, streaming.count(task.train)), "each batch has only {} rows"
     if settings.split is by_samples:
         length, items = settings.samples, "each datum has only {} samples"
     if length < shards:
@@ -107,14 +109,13 @@ def check_shards(task: Task, state: State) -> None:
 
 def check_batches(task: Task, params: Params, state: State) -> None:
     """Raises BadData if a batch or shard has a single item, and the model needs more (as with BatchNorm)."""
-    n, batch = examples.count(task.train), task.settings.batch
+    n, batch, x = streaming.count(task.train), task.settings.batch, examples.head(streaming.first(task.train), 1)
     shards = 1 if task.settings.split is by_samples else task.shards
     sizes = {size for size in (min(n, batch), n % batch) if size}
     if all(len(piece) != 1 for size in sizes for piece in split_evenly(size, shards)):
         return
     try:
-        key = random.key(CHECK_SEED, device=examples.device(task.train))
-        x = task.settings.observe(key, examples.head(task.train, 1))
+        x = task.settings.observe(random.key(CHECK_SEED, device=examples.device(x)), x)
         q, _ = task.model.encode(params, state, x, True)
         task.model.decode(params, state, q.loc, True, **task.model.given(x))
     except ValueError as error:

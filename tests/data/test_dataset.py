@@ -29,6 +29,102 @@ def test_file_of_an_unknown_type(tmp_path):
     refused(BadData, path, path, ".npy")
 
 
+# Dicts
+
+
+def parts(n):
+    return {"x": np.arange(3.0 * n).reshape(n, 3), "y": np.arange(n, dtype=np.int8), "b": np.arange(n, dtype=np.uint8)}
+
+
+def named(**dicts):
+    return {f"{part}/{name}": x for part, arrays in dicts.items() for name, x in arrays.items()}
+
+
+def test_an_npz_with_parts_is_a_dict(tmp_path):
+    np.savez(tmp_path / "x.npz", **named(train=parts(6), test=parts(4)))
+    dataset = data.load(str(tmp_path / "x.npz"))
+    assert {name: x.dtype for name, x in dataset.train.items()} == {
+        "x": torch.float32, "y": torch.int64, "b": torch.uint8,
+    }  # fmt: skip
+    assert dataset.test["y"].tolist() == [0, 1, 2, 3]
+    decoded = dataset.decode(dataset.train)
+    assert torch.equal(decoded["b"], torch.arange(6) / 255)
+    assert decoded["y"].dtype == torch.int64
+
+
+def test_parts_are_held_out_together(tmp_path):
+    np.savez(tmp_path / "x.npz", **named(train=parts(25)), train_labels=np.arange(25))
+    dataset = data.load(str(tmp_path / "x.npz"))
+    order = random.permutation(random.key(2**63), 25)
+    assert dataset.test["y"].tolist() == dataset.test_labels.tolist() == order[:2].tolist()
+    assert torch.equal(dataset.train["x"][:, 0], 3.0 * order[2:])
+
+
+def test_the_hash_of_a_dict(tmp_path):
+    np.savez(tmp_path / "x.npz", **named(train=parts(6), test=parts(4)))
+    dataset = data.load(str(tmp_path / "x.npz"))
+    for name in ("x", "y", "b"):
+        changed = {**dataset.train, name: dataset.train[name].flip(0)}
+        assert dataset._replace(train=changed).sha256() != dataset.sha256()
+    in_order = {name: dataset.train[name] for name in ("y", "b", "x")}
+    assert dataset._replace(train=in_order).sha256() == dataset.sha256()
+    assert dataset._replace(train={**in_order, "z": in_order["y"]}).sha256() != dataset.sha256()
+    mapped = {name: x.numpy() for name, x in in_order.items()}  # sources
+    assert dataset._replace(train=mapped).sha256() == dataset.sha256()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"train": np.zeros((3, 2)), "train/y": np.zeros(3)}, "has arrays 'train' and 'train/y'"),
+        ({"train/x": np.zeros((3, 2)), "train/y": np.zeros(4)}, "differ in length: 'x' has 3, 'y' has 4"),
+        ({"train/x": np.zeros((3, 2)), "test/z": np.zeros((3, 2))}, "train and test items have shapes"),
+        ({"train/x": np.zeros((3, 2)), "test/x": np.zeros((3, 1))}, "train and test items have shapes"),
+        ({"train/x": np.zeros((3, 2)), "test": np.zeros((3, 2))}, "train and test items have shapes"),
+        ({"train/x": np.full((3, 2), np.nan)}, "train/x item 0 is NaN"),
+        ({"train/x": np.array(1.0)}, "train/x has shape"),
+        ({"test/x": np.zeros((3, 2))}, "no array 'train'"),
+        ({"train/x": np.zeros((1, 2))}, "has one item"),
+    ],
+)
+def test_dicts_that_do_not_match(tmp_path, arrays, message):
+    np.savez(tmp_path / "x.npz", **arrays)
+    refused(BadData, tmp_path / "x.npz", message)
+
+
+def test_labelled_data_are_dicts_of_items_and_labels():
+    x, y = torch.arange(10.0).reshape(5, 2), torch.arange(5)
+    dataset = data.Dataset("x", x, x[:2], y, y[:2])
+    found = dataset.labelled()
+    assert found.train == {"x": x, "y": y}
+    assert list(found.test) == ["x", "y"]
+    assert found.sha256() != dataset.sha256()
+    with pytest.raises(BadData, match="gaussian2d has no labels"):
+        data.load("gaussian2d").labelled()
+
+
+# Names of classes
+
+
+def test_classes_are_named_by_their_folders(tmp_path):
+    for i, name in enumerate(("wren", "robin", "owl", "owl")):
+        write_image(tmp_path / name / f"{i}.png", (2, 2), value=i)
+    dataset = data.load(str(tmp_path))
+    assert dataset.classes == ("owl", "robin", "wren")
+    labels = torch.cat([dataset.train_labels, dataset.test_labels]).tolist()
+    values = torch.cat([dataset.train, dataset.test])[:, 0, 0, 0].tolist()
+    assert {v: dataset.classes[k] for v, k in zip(values, labels, strict=True)} == {
+        0: "wren", 1: "robin", 2: "owl", 3: "owl",
+    }  # fmt: skip
+
+
+def test_classes_of_named_data_are_those_of_torchvision():
+    from torchvision.datasets import FashionMNIST
+
+    assert list(data.named_sets.CLASSES["fashion-mnist"]) == FashionMNIST.classes
+    assert data.load("gaussian2d").classes == ()
+
+
 # Missing paths
 
 

@@ -3,6 +3,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from funcvae import figures
+from funcvae.errors import BadValue
 
 RNG = np.random.default_rng(0)
 classes = np.repeat(np.arange(10), 50)
@@ -36,6 +37,31 @@ def test_scatter_draws_a_quantity_with_a_colour_bar(labels):
     (points,) = figure.axes[0].collections
     value = {tuple(z): v for z, v in zip(points.get_offsets(), points.get_array(), strict=True)}
     assert all(value[tuple(z)] == v for z, v in zip(Z, labels, strict=True))
+
+
+NAMES = [f"kind {k}" for k in range(10)]
+
+
+def test_scatter_shows_the_names_of_classes():
+    figure = figures.latent_scatter(Z[classes > 2], classes[classes > 2], classes=NAMES)
+    (legend,) = figure.legends
+    assert [t.get_text() for t in legend.get_texts()] == NAMES[3:]
+    placed = {t.get_text(): t.get_position() for t in figure.axes[0].texts}
+    assert placed["kind 4"] == pytest.approx(np.median(Z[classes == 4], axis=0))
+
+
+def test_the_colour_bar_shows_names_of_many_classes():
+    labels = np.arange(500) % 40
+    figure = figures.latent_scatter(Z, labels, classes=[f"kind {k}" for k in range(40)])
+    (bar,) = [ax for ax in figure.axes if ax.get_ylabel() == "class"]
+    assert [t.get_text() for t in bar.get_yticklabels()] == [f"kind {k}" for k in range(0, 40, 2)]
+    assert bar.get_yticks().tolist() == list(range(0, 40, 2))
+
+
+@pytest.mark.parametrize("labels", [classes + 1, classes + 0.5, np.array(list("abcdefghij"))[classes], -classes])
+def test_classes_that_do_not_name_the_labels_are_an_error(labels):
+    with pytest.raises(BadValue, match="classes has 10 names: labels must be numbers from 0 to 9"):
+        figures.latent_scatter(Z, labels, classes=NAMES)
 
 
 def test_names_of_classes_with_one_median_are_pushed_apart():

@@ -58,3 +58,14 @@ def test_figures_of_other_latents_name_means():
     x = fv.random.bernoulli(fv.random.key(1), 0.5, (9, 1, 28, 28)).float()
     (ax,) = of_model.latent_scatter(model, *model.init(fv.random.key(0)), x, name="burda").axes
     assert (ax.get_xlabel(), ax.get_title()) == ("1st principal component of z", "burda: latent means of 9 test items")
+
+
+def test_the_figures_of_a_run_show_the_names_of_its_classes():
+    recipe, model = fv.models.RECIPES["burda_vae"], fv.models.burda_vae(latent=3)
+    x = fv.random.bernoulli(fv.random.key(1), 0.5, (9, 1, 28, 28)).float()
+    labels = torch.arange(9) % 2
+    dataset = fv.data.Dataset("birds", x, x, labels, labels, ("owl", "wren"))
+    trained = (model, *model.init(fv.random.key(0)))
+    figures = fv.figures.of_results.of_run(*trained, recipe, dataset, x, fv.random.key(2))
+    (legend,) = figures["latent_scatter"].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["owl", "wren"]

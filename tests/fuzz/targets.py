@@ -665,6 +665,7 @@ LEFT_OUT = {
     "modules.network": "the part of functional that model.vae uses",
     "tree.like": "does not check its arguments, which come from the lab",
     "train.fit_task": "train.fit calls it",
+    "train.mapped": "applies a function to the items of a Dataset",
     "train.per_example": "a constant",
     "train.replay_task": "train.replay calls it",
     "train.summed": "converts an int to a float",

@@ -67,6 +67,7 @@ target(
     root=FOLDER_PATH,
     download=Kind(one_of(False), one_of(0, None), junk=False),
 )
+target("data.stream", data.stream, weight=0.1, source=SOURCE)
 target("data.gaussian2d", data.gaussian2d, weight=0.3, key=KEY, n=COUNT)
 
 ABOUT = Kind(one_of({}, {"step": 3}, {"a": [1.5, None]}))

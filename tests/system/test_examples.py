@@ -193,6 +193,13 @@ def test_an_own_system_has_a_run_folder(tmp_path, monkeypatch):
     assert is_a_picture(run / "figures" / "samples.png")
 
 
+def test_a_file_of_pictures_is_trained_on_without_loading_it(tmp_path):
+    x = fv.random.uniform(fv.random.key(0), (300, 1, 8, 8))
+    np.save(tmp_path / "x.npy", (255 * x).to(torch.uint8).numpy())
+    first, second = (main("big_data")(str(tmp_path / "x.npy"), epochs=epochs, batch=16) for epochs in (1, 8))
+    assert second > first
+
+
 def python_blocks(path):
     blocks = re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
     assert blocks
@@ -224,7 +231,7 @@ def test_every_example_is_tested():
         "missing_pixels",
         *fv.models.SYSTEMS,
     }
-    tested |= {"rainforth", "compare_estimators", "discrete_latents", "from_pytorch", "random_layers"}
+    tested |= {"rainforth", "compare_estimators", "discrete_latents", "from_pytorch", "random_layers", "big_data"}
     elsewhere = {"burda2_vae", "sbn_vae", "sbn_nonlinear_vae"}  # in burda_vae.py and discrete_latents.py
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested - elsewhere
     assert set(DIGITS) | {"gaussian2d_vae", "cifar_resnet_vae"} | elsewhere == set(fv.models.SYSTEMS)

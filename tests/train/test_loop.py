@@ -185,8 +185,10 @@ def test_parameters_that_are_not_finite_after_the_last_update_are_an_error(point
 
 
 def test_data_that_are_not_a_tensor_are_an_error(points):
-    with pytest.raises(BadType, match="train is of type ndarray: it must be a tensor"):
-        fit(points.numpy())
+    with pytest.raises(
+        BadType, match=r"train is list .*: it must be a tensor \[n, ...\], a dict of such tensors, or a source"
+    ):
+        fit([points])
 
 
 def test_a_loss_that_is_not_finite_is_an_error_and_earlier_steps_are_logged(points):
