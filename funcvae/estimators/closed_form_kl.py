@@ -11,7 +11,7 @@ from funcvae._support import checks
 from funcvae._support.autograd import vjp
 from funcvae.distributions import Delta, kl
 from funcvae.estimators.engine import scale_tree, share_of_state
-from funcvae.estimators.types import Claims, Estimate, Estimator, Parts
+from funcvae.estimators.types import SAMPLES, Claims, Estimate, Estimator, Parts
 from funcvae.model import VAE, log_p_x_given_z, log_prob
 from funcvae.modules import Params, State
 
@@ -54,7 +54,7 @@ def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
     def bound(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, samples: int) -> Tensor:
         return evaluate(model, params, state, x, eps) * (len(eps) / samples)
 
-    return Estimator(name, claims, None, estimate, evaluate, _parts=Parts(share, bound=bound))
+    return Estimator(name, claims, None, estimate, evaluate, SAMPLES, _parts=Parts(share, bound=bound))
 
 
 _elbo = checks.unchecked(bounds.elbo)
