@@ -26,9 +26,9 @@ from funcvae._support import checks
 from funcvae.compilation import Wrap
 from funcvae.distributed import reduction
 from funcvae.distributed.collectives import SINGLE, Processes, split_evenly
-from funcvae.estimators.chunks import in_chunks
+from funcvae.estimators.chunks import in_chunks_at
 from funcvae.estimators.engine import StateShare, add_trees, scale_tree, share_of_state, state_of_shares
-from funcvae.estimators.types import Estimate, Estimator, Seen, check_noise
+from funcvae.estimators.types import Estimate, EstimatorAt, Seen, Weights, check_noise
 from funcvae.model import VAE, Observe, noise_dtype, running
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, accepts, in_parts
@@ -43,7 +43,7 @@ class GradientSettings(NamedTuple):
     """How a step estimates its gradient."""
 
     model: VAE
-    estimator: Estimator
+    estimator_at: EstimatorAt
     samples: int
     """The number N of samples."""
     chunk: int
@@ -55,6 +55,8 @@ class GradientSettings(NamedTuple):
 class Batch(NamedTuple):
     """The data and the keys of one step."""
 
+    step: Tensor
+    """The number of steps made."""
     keys: Tensor
     """[2, 2]: the key of the noise and the key for `observe`."""
     data: Tensor
@@ -94,29 +96,31 @@ def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
     An `observe` that takes `rows`, as observe(key, x, rows=rows), gets x of the shard's rows only. Any other `observe`
     gets the whole batch.
     """
-    model, estimator, samples, chunk, observe, noise = settings
+    model, estimator_at, samples, chunk, observe, noise = settings
     draw, chunked = in_parts(noise), samples > chunk
     observe_rows: Any = observe if accepts(observe, "rows") else None
     if chunked:  # a loop over chunks, which the compiler would unroll: compile its parts instead
-        estimator, draw = in_chunks(estimator, chunk, wrap), wrap(draw)
+        estimator_at, draw = in_chunks_at(estimator_at, chunk, wrap), wrap(draw)
 
-    def estimated(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, size: int) -> StepDetails:
+    def estimated(
+        params: Params, state: State, step: Tensor, keys: Tensor, x: Tensor, at: Tensor, size: int
+    ) -> StepDetails:
         noise_key, observe_key = keys
         x = observe_rows(observe_key, x, rows=at) if observe_rows else observe(observe_key, x).index_select(0, at)
         eps = draw_noise(draw, noise_key, samples, size, model, params, x, rows=at)
-        return StepDetails(x, eps, estimator.estimate(model, params, state, x, eps, True))
+        return StepDetails(x, eps, estimator_at(step).estimate(model, params, state, x, eps, True))
 
-    def share(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, size: int) -> Tensor:
-        out, weight = estimated(params, state, keys, x, at, size).estimate, len(at) / size
+    def share(params: Params, state: State, step: Tensor, keys: Tensor, x: Tensor, at: Tensor, size: int) -> Tensor:
+        out, weight = estimated(params, state, step, keys, x, at, size).estimate, len(at) / size
         grads, bound = scale_tree((out.grads, out.bound.mean()), weight)
         return pack(grads, bound, share_of_state(model, out.state, state, weight))
 
     share_of = share if chunked else wrap(share)
 
-    def inputs(batch: Batch, piece: range) -> tuple[Tensor, Tensor, Tensor, int]:
-        keys, data, rows = batch
+    def inputs(batch: Batch, piece: range) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+        step, keys, data, rows = batch
         x = data.index_select(0, rows[piece.start : piece.stop] if observe_rows else rows)
-        return keys, x, torch.arange(piece.start, piece.stop, device=data.device), len(rows)
+        return step, keys, x, torch.arange(piece.start, piece.stop, device=data.device), len(rows)
 
     def shares(params: Params, state: State, batch: Batch, *_: Any) -> Callable[[range], Tensor]:
         return lambda piece: share_of(params, state, *inputs(batch, piece))
@@ -142,29 +146,34 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
 
     Except with an analytic KL, the weights need an additional forward pass over all samples.
     """
-    model, estimator, samples, chunk, observe, noise = settings
-    draw, parts = in_parts(noise), estimator.parts
+    model, estimator_at, samples, chunk, observe, noise = settings
+    draw = in_parts(noise)
 
     def inputs(params: Params, keys: Tensor, x: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         noise_key, observe_key = keys
         x = observe(observe_key, x)
         return x, draw_noise(draw, noise_key, samples, len(x), model, params, x, samples=at)
 
-    def log_weights(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor) -> Tensor:
-        assert parts.log_w is not None
-        return parts.log_w(model, params, state, *inputs(params, keys, x, at), True)
+    def log_weights(step: Tensor, params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor) -> Tensor:
+        log_w: Any = estimator_at(step).parts.log_w
+        return log_w(model, params, state, *inputs(params, keys, x, at), True)
 
-    def share(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, bound: Tensor, *w: Tensor) -> Tensor:
+    def share(
+        step: Tensor, params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor, bound: Tensor, *w: Tensor
+    ) -> Tensor:
+        parts = estimator_at(step).parts
         out = parts.share(model, params, state, *inputs(params, keys, x, at), True, samples, *w)
         return pack(out.grads, (out.bound + bound).mean(), out.state)
 
-    def seen(params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor) -> Seen:
-        assert parts.see is not None
-        return parts.see(model, params, state, *inputs(params, keys, x, at), True)
+    def seen(step: Tensor, params: Params, state: State, keys: Tensor, x: Tensor, at: Tensor) -> Seen:
+        see: Any = estimator_at(step).parts.see
+        return see(model, params, state, *inputs(params, keys, x, at), True)
 
-    share_of, log_w_of = wrap(share), wrap(log_weights)
-    weigh = None if parts.weigh is None else wrap(parts.weigh)
-    see = None if parts.see is None else wrap(seen)
+    def weighed(step: Tensor, log_w: Tensor, *seen: Seen) -> tuple[Weights, Tensor]:
+        weigh: Any = estimator_at(step).parts.weigh
+        return weigh(log_w, *seen)
+
+    share_of, log_w_of, weigh, see = wrap(share), wrap(log_weights), wrap(weighed), wrap(seen)
 
     def points_at(weights: Tensor, at: Tensor) -> Tensor:
         """Those of the weights [M, B, ...] that belong to the points of some samples."""
@@ -175,23 +184,25 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
         return [at for p in pieces for at in torch.arange(p.start, p.stop, device=device).split(chunk)]
 
     def weights(
-        params: Params, state: State, keys: Tensor, x: Tensor, pieces: list[range], processes: Processes
+        params: Params, state: State, batch: Batch, x: Tensor, pieces: list[range], processes: Processes
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """The weights [M, B, ...] of all samples, if the shares take any, and the bound [B] to add to their bounds."""
-        if weigh is None:
+        step, keys, parts = batch.step, batch.keys, estimator_at(batch.step).parts
+        if parts.weigh is None:
             return (), x.new_zeros(len(x))
+        given = step, params, state, keys, x
         of_each = [pieces[own.start : own.stop] for own in _split_evenly(len(pieces), processes.size)]
         sizes = [sum(map(len, own)) for own in of_each]
-        log_w = torch.cat([log_w_of(params, state, keys, x, at) for at in chunks(of_each[processes.rank], x.device)])
+        log_w = torch.cat([log_w_of(*given, at) for at in chunks(of_each[processes.rank], x.device)])
         m = len(log_w) // sizes[processes.rank]
         gathered = processes.all_gather_rows(log_w, [m * size for size in sizes])
-        return weigh(gathered, *([see(params, state, keys, x, torch.arange(samples, device=x.device))] if see else []))
+        return weigh(step, gathered, *([see(*given, torch.arange(samples, device=x.device))] if parts.see else []))
 
     def shares(
         params: Params, state: State, batch: Batch, pieces: list[range], processes: Processes
     ) -> Callable[[range], Tensor]:
-        keys, x = batch.keys, batch.data.index_select(0, batch.rows)
-        w, bound = weights(params, state, keys, x, pieces, processes)
+        x = batch.data.index_select(0, batch.rows)
+        w, bound = weights(params, state, batch, x, pieces, processes)
         zero = torch.zeros_like(bound)
 
         def summed(piece: range) -> Tensor:
@@ -199,14 +210,15 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
             for i, at in enumerate(chunks([piece], x.device)):
                 once = bound if piece.start + i == 0 else zero  # the bound of all samples counts once
                 own = [points_at(each, at) for each in w]
-                total = add_trees(total, share_of(params, state, keys, x, at, once, *own))
+                total = add_trees(total, share_of(batch.step, params, state, batch.keys, x, at, once, *own))
             return total
 
         return summed
 
     def details(params: Params, state: State, batch: Batch, pieces: list[range]) -> StepDetails:
         x = batch.data.index_select(0, batch.rows)
-        w, bound = weights(params, state, batch.keys, x, pieces, SINGLE)
+        w, bound = weights(params, state, batch, x, pieces, SINGLE)
+        parts = estimator_at(batch.step).parts
         total: Any = None
         eps, log_w = [], []
         for at in chunks(pieces, x.device):

@@ -1,5 +1,6 @@
 """Estimators of the ELBO with the KL divergence in closed form."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,11 +16,15 @@ from funcvae.estimators.types import SAMPLES, Claims, Estimate, Estimator, Parts
 from funcvae.model import VAE, log_p_x_given_z, log_prob
 from funcvae.modules import Params, State
 
-__all__ = ["analytic_kl"]
+__all__ = ["Penalty", "analytic_kl", "floored", "scaled"]
 
 
-def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
-    """The total derivative of mean_k log p(x|z_k) - beta KL(q(z|x) ‖ p(z))."""
+Penalty = Callable[[Tensor], Tensor]
+"""Maps the KL [..., B, Z] of each latent, in nats, to the term [..., B] to subtract from the bound."""
+
+
+def analytic_kl(name: str, penalty: Penalty, claims: Claims) -> Estimator:
+    """The total derivative of mean_k log p(x|z_k) - penalty(KL(q(z|x) ‖ p(z)))."""
 
     def forward(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> tuple[Any, ...]:
         q, state = model.encode(params, state, x, train)
@@ -27,8 +32,7 @@ def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
         p_x, state = model.decode(params, state, z, train)
         p_z, state = model.prior(params, state, z, train)
         log_p_x = log_p_x_given_z(p_x, x)
-        kl_q_p = reduce(kl(q, p_z), "... b z -> ... b", "sum")
-        return log_p_x - beta * kl_q_p, log_p_x, q, p_z, z, state
+        return log_p_x - penalty(kl(q, p_z)), log_p_x, q, p_z, z, state
 
     def estimate(model: VAE, params: Params, state: State, x: Tensor, eps: Tensor, train: bool) -> Estimate:
         def loss(params: Params) -> Any:
@@ -55,6 +59,21 @@ def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
         return evaluate(model, params, state, x, eps) * (len(eps) / samples)
 
     return Estimator(name, claims, None, estimate, evaluate, SAMPLES, _parts=Parts(share, bound=bound))
+
+
+def scaled(beta: float | Tensor) -> Penalty:
+    """beta times the KL."""
+    return lambda kl: beta * reduce(kl, "... b z -> ... b", "sum")
+
+
+def floored(least: float | Tensor) -> Penalty:
+    """The KL, with `least` in place of that of each latent whose mean over the batch is below `least`."""
+
+    def penalty(kl: Tensor) -> Tensor:
+        mean = reduce(kl, "... b z -> ... () z", "mean")
+        return reduce(torch.where(mean > least, kl, least), "... b z -> ... b", "sum")
+
+    return penalty
 
 
 _elbo = checks.unchecked(bounds.elbo)

@@ -13,11 +13,12 @@ from funcvae.optim.schedules import (
     repeat,
     warmup_cosine,
 )
+from funcvae.optim.specs import EXAMPLES, SCHEDULES, needs_steps, parse, parse_schedule
 from funcvae.optim.torch_classes import TorchState, from_torch
 from funcvae.optim.transforms import Transform, add_decayed_weights, chain, clip_by_global_norm
 
 __all__ = [
-    "AdamState", "Mask", "Optimizer", "SGDState", "Schedule", "TorchState", "Transform", "adam", "adamw",
-    "add_decayed_weights", "chain", "clip_by_global_norm", "constant", "cosine", "exponential", "from_torch", "linear",
-    "piecewise", "repeat", "sgd", "warmup_cosine",
+    "EXAMPLES", "SCHEDULES", "AdamState", "Mask", "Optimizer", "SGDState", "Schedule", "TorchState", "Transform",
+    "adam", "adamw", "add_decayed_weights", "chain", "clip_by_global_norm", "constant", "cosine", "exponential",
+    "from_torch", "linear", "needs_steps", "parse", "parse_schedule", "piecewise", "repeat", "sgd", "warmup_cosine",
 ]  # fmt: skip

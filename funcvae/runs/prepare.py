@@ -67,7 +67,7 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
         compile=config.compile, precision=config.precision,
     )  # fmt: skip
     task = Task(model, estimator, opt, x_train, settings, processes)
-    check_task(task, ts.params, ts.state)
+    check_task(task, ts)
     observe_key, figure_key, draw_key, monitor_key = random.split(train.run_keys(ts.key).pictures, 4)
     observed = recipe.observe(observe_key, x_test[: of_results.POINTS])
     # Raises if an estimator or the noise does not suit the model or the number of samples; the values do not matter.

@@ -16,7 +16,7 @@ from funcvae._support.checks import Count
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.distributed.sharding import GradientSettings, Split, by_rows
 from funcvae.errors import BadType, BadValue, NonFinite
-from funcvae.estimators.types import Estimator
+from funcvae.estimators.types import Estimator, EstimatorAt, by_step
 from funcvae.model import VAE, Observe, as_is, check_items
 from funcvae.optim import Optimizer
 from funcvae.train.settings import NO_CALLBACKS, Callbacks, Log, Row, Save, Scale, StepSettings, Watch, per_example
@@ -42,7 +42,7 @@ NO_HISTORY = History(*np.zeros((4, 0)))
 def fit(
     ts: TrainState,
     model: VAE,
-    estimator: Estimator,
+    estimator: Estimator | EstimatorAt,
     opt: Optimizer,
     train: Tensor,
     *,
@@ -84,6 +84,9 @@ def fit(
     The process keeps freed memory from then on: see `compilation.keep_freed`.
 
     Args:
+        estimator: an Estimator, or a function of the number of steps made, an int64 tensor without axes, that returns
+            one, as in `lambda step: estimators.beta_elbo(optim.linear(0, 1, 10_000)(step))`. It is part of the compiled
+            step, so it must not read the value of the tensor. The test bound is that of the step that was reached.
         train: data [n, ...], which are all moved to the device of `ts`.
         test: data [m, ...] for the test bound.
         batch: the batch size B.
@@ -113,7 +116,7 @@ def fit(
             unknown; there are more shards than rows or samples, or more processes than shards; `shards` is None for
             several processes and a model with running statistics; or the estimator requires independent samples, and
             those of the noise scheme are not.
-        BadType: an argument has the wrong type.
+        BadType: an argument has the wrong type, or the function of the step does not return an Estimator.
         BadData: the model cannot take the data: they have a wrong shape, values outside the range of the likelihood,
             or non-finite values; or a model with BatchNorm would get a batch or shard of a single item.
         ProcessLost, ReportedElsewhere: another process exited, or reported an error.
@@ -195,7 +198,7 @@ def fit_task(
 @checks.arguments
 def test_bound(
     model: VAE,
-    estimator: Estimator,
+    estimator: Estimator | EstimatorAt,
     ts: TrainState,
     test: Tensor,
     key: random.Key,
@@ -205,17 +208,18 @@ def test_bound(
     observe: Observe = as_is,
     noise: noise.Noise = noise.iid,
 ) -> float:
-    """The target bound of the estimator, averaged over `test`, in nats per example.
+    """The target bound of the estimator (of the step that `ts` has reached), averaged over `test`, in nats per example.
 
     Raises:
         BadValue: the estimator requires independent samples, and those of the noise scheme are not.
         BadData: the model cannot take the data.
     """
     check_train_state(ts, model)
-    estimator.claims_under(noise)
+    estimator_at = by_step(estimator)
+    estimator_at(ts.step).claims_under(noise)
     check_items(model.unchecked(), ts.params, ts.state, test, observe, name="test")
     checks.same_device(key=key, test=test)
-    gradient = GradientSettings(model.unchecked(), estimator, samples, samples, observe, checks.unchecked(noise))
+    gradient = GradientSettings(model.unchecked(), estimator_at, samples, samples, observe, checks.unchecked(noise))
     return _test_bound(ts, test, key, gradient, batch, SINGLE)
 
 
@@ -224,7 +228,7 @@ def _test_bound(
     ts: TrainState, test: Tensor, key: random.Key, gradient: GradientSettings, batch: int, processes: Processes
 ) -> float:
     """The mean over `test`, summed in the order of the batches; each process computes its own batches."""
-    model, estimator, batches = gradient.model, gradient.estimator, test.split(batch)
+    model, estimator, batches = gradient.model, gradient.estimator_at(ts.step), test.split(batch)
     own = processes.share_of(len(batches))
     sums = torch.zeros(len(own), dtype=torch.float64, device=test.device)
     for i, keys in enumerate(step_keys(key, torch.tensor(own, dtype=torch.int64, device=test.device))):

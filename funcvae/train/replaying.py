@@ -11,7 +11,7 @@ from funcvae._support import checks
 from funcvae.distributed.collectives import SINGLE
 from funcvae.distributed.sharding import Split, by_rows
 from funcvae.errors import BadValue
-from funcvae.estimators.types import Estimator
+from funcvae.estimators.types import Estimator, EstimatorAt
 from funcvae.model import VAE, Observe, as_is
 from funcvae.modules import Params
 from funcvae.optim import Optimizer
@@ -48,7 +48,7 @@ def replay(
     ts: TrainState,
     step: int,
     model: VAE,
-    estimator: Estimator,
+    estimator: Estimator | EstimatorAt,
     opt: Optimizer,
     train: Tensor,
     *,

@@ -42,7 +42,7 @@ class Metrics(NamedTuple):
     bound: Tensor
     """The mean over the batch, in nats per example."""
     grad_norm: Tensor
-    """The Euclidean norm of the whole gradient of the loss."""
+    """The Euclidean norm of the whole gradient of the loss, before a transform of the optimizer clips it."""
 
 
 class RunKeys(NamedTuple):
