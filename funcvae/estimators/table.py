@@ -58,7 +58,8 @@ def elbo() -> Estimator:
 def _weight(name: str, value: Any) -> float | Tensor:
     if isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point():  # its value is not read
         return value
-    return at_least(0)(name, checks.is_finite(name, checks.number(name, value)))
+    in_float32 = checks.that(lambda value: value <= torch.finfo(torch.float32).max, "finite in float32")
+    return at_least(0)(name, in_float32(name, checks.number(name, value)))
 
 
 Weight = Annotated[float | Tensor, Only(_weight)]  # a number, 0 or more, or a floating-point tensor without axes

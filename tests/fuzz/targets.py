@@ -238,9 +238,22 @@ target("optim.warmup_cosine", lambda **of: optim.warmup_cosine(**of)(STEPS), pea
        steps=Kind(one_of(50), COUNT.bad), start=NUMBER, end=NUMBER)  # fmt: skip
 target("optim.exponential", lambda **of: optim.exponential(**of)(STEPS), start=NUMBER, decay=NOT_NEGATIVE, steps=COUNT)
 target("optim.piecewise", lambda values: optim.piecewise(values)(STEPS), values=Kind(one_of({0: 1, 5: 0.1}, {0: 0.1}),
-       one_of({}, {1: 1}, {0: math.nan}, {0: "a"}, {0: 1, -1: 1}, {0: 1, 2**70: 1}, {0: 1, 0.5: 1}, [0.1])))  # fmt: skip
+       one_of({}, {1: 1}, {0: math.nan}, {0: "a"}, {0: 1, -1: 1}, {2**70: 1}, {0: 1, 0.5: 1}, [0.1])))  # fmt: skip
 target("optim.repeat", lambda schedule, period: optim.repeat(schedule, period)(STEPS), period=COUNT,
        schedule=Kind(one_of(optim.constant(1), optim.linear(0, 1, 3)), one_of(0.1, None)))  # fmt: skip
+OPT_SPEC = Kind(
+    one_of(*optim.EXAMPLES.values(), "sgd"), one_of("adam:1", "sgd:-1", "sgd:a", "adamw:nan", "sgd:1:2", "", ":")
+)
+target("optim.parse", optim.parse, spec=OPT_SPEC, lr=RATE, eps=NOT_NEGATIVE)
+SCHEDULE_SPEC = Kind(
+    one_of("1e-3", "cosine:1e-3", *(form.split(" as in ")[1] for form in optim.SCHEDULES.values())),
+    one_of("", ":", "nan", "linear", "linear:1", "linear:1:2:3:4", "linear:a:1", "cosine:1:0.5", "piecewise:0",
+           "repeat", "repeat:a:1", "repeat:5", "repeat:0:1", "repeat:1:linear", "piecewise:1:1", "piecewise:0.5:1",
+           "cosin:1", "exponential:1:-1", "repeat:5:" * 99 + "1", "constant:1e999", "a" * 3000, "a\nb"),
+)  # fmt: skip
+MAYBE_STEPS = Kind(one_of(None, 10**6), COUNT.bad)
+target("optim.parse_schedule", optim.parse_schedule, spec=SCHEDULE_SPEC, steps=MAYBE_STEPS)
+target("optim.needs_steps", optim.needs_steps, spec=SCHEDULE_SPEC)
 
 target(
     "tree.map",
@@ -447,8 +460,8 @@ for factory in (
 ):
     target(f"estimators.{factory.__name__}", lambda factory=factory, **call: factory()(**call), weight=0.2,
            **CALL, train=FLAG)  # fmt: skip
-ARGUMENT = {"beta_elbo": NUMBER, "renyi": NUMBER, "vr_iwae_dreg": UNIT, "ovis": UNIT, "miwae": COUNT, "ciwae": UNIT,
-            "piwae": COUNT, "tvo": PARTITION, "quadratic_cv": NUMBER}  # fmt: skip
+ARGUMENT = {"beta_elbo": NUMBER, "free_bits": NUMBER, "renyi": NUMBER, "vr_iwae_dreg": UNIT, "ovis": UNIT,
+            "miwae": COUNT, "ciwae": UNIT, "piwae": COUNT, "tvo": PARTITION, "quadratic_cv": NUMBER}  # fmt: skip
 for name, kind in ARGUMENT.items():
     factory = estimators.TABLE[name]
     target(f"estimators.{name}", lambda argument, call, factory=factory: factory(argument)(*call, train=True),
@@ -497,6 +510,9 @@ target(
     evaluate=Kind(one_of(True, False), junk=False),
 )
 target("estimators.parse", estimators.parse, spec=SPEC)
+SCHEDULED = Kind(calls(SPEC.good, one_of("beta_elbo:linear:0:1:9", "free_bits:linear:1:0")), SPEC.bad)
+target("estimators.parse_scheduled", estimators.parse_scheduled, spec=SCHEDULED, steps=MAYBE_STEPS)
+target("estimators.needs_steps", estimators.needs_steps, spec=SCHEDULED)
 target("estimators.weights_of", estimators.weights_of, name=Kind(one_of(*estimators.TABLE), NAME.bad))
 target("estimators.others_mean", estimators.others_mean, f=LOG_W)
 target("estimators.others_logsumexp", estimators.others_logsumexp, f=LOG_W)
