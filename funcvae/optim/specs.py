@@ -97,7 +97,7 @@ def _schedule(spec: str, total: Callable[[], int]) -> float | Schedule:
     wrong = BadValue(f"schedule {checks.describe(spec)}: write {SCHEDULES[checks.known('schedule', name, SCHEDULES)]}")
     if name == "repeat":
         period = _numbers(words[:1])
-        if not period or len(words) < 2:
+        if not period or words[1:2] in ([], ["repeat"]):
             raise wrong
         inner = _schedule(":".join(words[1:]), total)
         return schedules.repeat(inner if callable(inner) else schedules.constant(inner), period[0])

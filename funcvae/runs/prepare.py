@@ -73,7 +73,7 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     # Raises if an estimator or the noise does not suit the model or the number of samples; the values do not matter.
     eps = torch.zeros_like(scheme(observe_key, config.samples, (1, model.latent)))
     monitor = make_monitor(config.monitor, scheme, x_train, recipe.observe, monitor_key)
-    for each in [estimator, *(monitor.arms.values() if monitor else ())]:
+    for each in [estimator, *(monitor.at(0).values() if monitor else ())]:
         each(model, ts.params, ts.state, observed[:1], eps, train=False)
     return Setup(config, recipe, dataset, task, ts, x_test, observed, monitor, figure_key, draw_key)
 

@@ -98,6 +98,7 @@ def test_the_error_for_a_wrong_optimizer_says_what_to_write(spec, message):
         ("piecewise:5:1", "0 must be among them"),
         ("repeat:5", "write repeat:PERIOD:SCHEDULE, as in repeat:5000:linear:0:1:2500$"),
         ("repeat:x:1", "write repeat:PERIOD"),
+        ("repeat:5:" * 5000 + "1", "write repeat:PERIOD"),
         ("repeat:5:cosine", "write cosine:START"),
     ],
 )
