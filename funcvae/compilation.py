@@ -199,5 +199,5 @@ def _reason(error: Exception) -> str:
     return checks.one_line(first) + (" ({}, line {}, in {})".format(*places[-1]) if places else "")
 
 
-_RAISED = re.compile(r"got \w+\(['\"](.*?)['\"]\)")
+_RAISED = re.compile(r"(?:got|raised exception) \w+\(['\"](.*?)['\"]\)")
 _PLACE = re.compile(r'File "(.*)", line (\d+), in (.*)')

@@ -13,8 +13,8 @@ from funcvae._support import checks
 from funcvae.errors import BadValue
 
 __all__ = [
-    "FloatTensors", "Tensors", "Tree", "flatten", "from_named", "leaves", "like", "map", "named_leaves", "norm", "rows",
-    "sha256", "structure", "zeros_like",
+    "FloatTensors", "Tensors", "Tree", "flatten", "from_named", "leaves", "like", "map", "named_leaves", "norm",
+    "paths", "rows", "sha256", "structure", "zeros_like",
 ]  # fmt: skip
 
 
@@ -69,13 +69,18 @@ def structure(tree: Tree) -> Any:
     return _pytree.tree_structure(tree)
 
 
-def named_leaves(tree: Tree) -> dict[str, Tensor]:
-    """The tensors of a tree by their paths, such as "encoder/linear1.weight"."""
+def paths(tree: Tree) -> list[str]:
+    """The paths of the leaves, such as "encoder/linear1.weight", in the order of `leaves`."""
 
     def name(step: Any) -> str:  # the key of a dict, the index of a tuple or the field of a NamedTuple
         return str(*astuple(step))
 
-    return {"/".join(name(step) for step in path): leaf for path, leaf in _pytree.tree_flatten_with_path(tree)[0]}
+    return ["/".join([name(step) for step in path]) for path, _ in _pytree.tree_flatten_with_path(tree)[0]]
+
+
+def named_leaves(tree: Tree) -> dict[str, Tensor]:
+    """The tensors of a tree by their paths."""
+    return dict(zip(paths(tree), leaves(tree), strict=True))
 
 
 @checks.arguments

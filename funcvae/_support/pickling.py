@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+import torch
+
 from funcvae.errors import BadType
 
 P = ParamSpec("P")
@@ -32,6 +34,8 @@ def remembered(factory: Callable[P, T]) -> Callable[P, T]:
     @wraps(factory)
     def make(*args: P.args, **kwargs: P.kwargs) -> T:
         result = factory(*args, **kwargs)
+        if torch.compiler.is_compiling():  # it is never pickled
+            return result
         _closure(result).made = _Call(make, args, kwargs, result)
         return result
 

@@ -30,9 +30,9 @@ from funcvae.batching import from_sample
 from funcvae.compilation import Wrap
 from funcvae.distributed import reduction
 from funcvae.distributed.collectives import SINGLE, Processes, split_evenly
-from funcvae.estimators.chunks import in_chunks
+from funcvae.estimators.chunks import in_chunks_at
 from funcvae.estimators.engine import StateShare, add_trees, scale_tree, share_of_state, state_of_shares
-from funcvae.estimators.types import Estimate, Estimator, Seen, check_noise
+from funcvae.estimators.types import Estimate, EstimatorAt, Seen, Weights, check_noise
 from funcvae.model import VAE, Observe, noise_dtype, running
 from funcvae.modules import Params, State, for_part
 from funcvae.noise import Noise, accepts, in_parts
@@ -47,7 +47,7 @@ class GradientSettings(NamedTuple):
     """How a step estimates its gradient."""
 
     model: VAE
-    estimator: Estimator
+    estimator_at: EstimatorAt
     samples: int
     """The number N of samples."""
     chunk: int
@@ -59,6 +59,8 @@ class GradientSettings(NamedTuple):
 class Batch(NamedTuple):
     """The data and the keys of one step."""
 
+    step: Tensor
+    """The number of steps made."""
     keys: Tensor
     """[2, 2]: the key of the noise and the key for `observe`."""
     x: Data
@@ -96,29 +98,31 @@ def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
     An `observe` that takes `rows`, as observe(key, x, rows=rows), gets x of the shard's rows only. Any other `observe`
     gets the whole batch.
     """
-    model, estimator, samples, chunk, observe, noise = settings
+    model, estimator_at, samples, chunk, observe, noise = settings
     draw, chunked = in_parts(noise), samples > chunk
     observe_rows: Any = observe if accepts(observe, "rows") else None
     if chunked:  # a loop over chunks, which the compiler would unroll: compile its parts instead
-        estimator, draw = in_chunks(estimator, chunk, wrap), wrap(draw)
+        estimator_at, draw = in_chunks_at(estimator_at, chunk, wrap), wrap(draw)
 
-    def estimated(params: Params, state: State, keys: Tensor, x: Data, at: Tensor, size: int) -> StepDetails:
+    def estimated(
+        params: Params, state: State, step: Tensor, keys: Tensor, x: Data, at: Tensor, size: int
+    ) -> StepDetails:
         noise_key, observe_key = keys
         x = observe_rows(observe_key, x, rows=at) if observe_rows else examples.take(observe(observe_key, x), at)
         eps = draw_noise(draw, noise_key, samples, size, model, params, x, rows=at)
-        return StepDetails(x, eps, estimator.estimate(model, params, state, x, eps, True))
+        return StepDetails(x, eps, estimator_at(step).estimate(model, params, state, x, eps, True))
 
-    def share(params: Params, state: State, keys: Tensor, x: Data, at: Tensor, size: int) -> Tensor:
-        out, weight = estimated(params, state, keys, x, at, size).estimate, len(at) / size
+    def share(params: Params, state: State, step: Tensor, keys: Tensor, x: Data, at: Tensor, size: int) -> Tensor:
+        out, weight = estimated(params, state, step, keys, x, at, size).estimate, len(at) / size
         grads, means = scale_tree((out.grads, out.means()), weight)
         return pack(grads, means, share_of_state(model, out.state, state, weight))
 
     share_of = share if chunked else wrap(share)
 
-    def inputs(batch: Batch, piece: range) -> tuple[Tensor, Data, Tensor, int]:
-        keys, x = batch
+    def inputs(batch: Batch, piece: range) -> tuple[Tensor, Tensor, Data, Tensor, int]:
+        step, keys, x = batch
         at = torch.arange(piece.start, piece.stop, device=examples.device(x))
-        return keys, examples.take(x, at) if observe_rows else x, at, examples.count(x)
+        return step, keys, examples.take(x, at) if observe_rows else x, at, examples.count(x)
 
     def shares(
         params: Params, state: State, batch: Batch, pieces: list[range], processes: Processes
@@ -149,30 +153,34 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
 
     Except with an analytic KL, the weights need an additional forward pass over all samples.
     """
-    model, estimator, samples, chunk, observe, noise = settings
-    draw, parts = in_parts(noise), estimator.parts
+    model, estimator_at, samples, chunk, observe, noise = settings
+    draw = in_parts(noise)
 
     def inputs(params: Params, keys: Tensor, x: Data, at: Tensor) -> tuple[Data, Tensor]:
         noise_key, observe_key = keys
         x = observe(observe_key, x)
         return x, draw_noise(draw, noise_key, samples, examples.count(x), model, params, x, samples=at)
 
-    def log_weights(params: Params, state: State, keys: Tensor, x: Data, at: Tensor) -> Tensor:
-        assert parts.log_w is not None
-        return parts.log_w(model, params, from_sample(state, at[0]), *inputs(params, keys, x, at), True)
+    def log_weights(step: Tensor, params: Params, state: State, keys: Tensor, x: Data, at: Tensor) -> Tensor:
+        log_w: Any = estimator_at(step).parts.log_w
+        return log_w(model, params, from_sample(state, at[0]), *inputs(params, keys, x, at), True)
 
-    def share(params: Params, state: State, keys: Tensor, x: Data, at: Tensor, bound: Tensor, *w: Tensor) -> Tensor:
-        own = from_sample(state, at[0])
+    def share(
+        step: Tensor, params: Params, state: State, keys: Tensor, x: Data, at: Tensor, bound: Tensor, *w: Tensor
+    ) -> Tensor:
+        own, parts = from_sample(state, at[0]), estimator_at(step).parts
         out = parts.share(model, params, own, *inputs(params, keys, x, at), True, samples, *w)
         return pack(out.grads, out._replace(bound=out.bound + bound).means(), out.state)
 
-    def seen(params: Params, state: State, keys: Tensor, x: Data, at: Tensor) -> Seen:
-        assert parts.see is not None
-        return parts.see(model, params, state, *inputs(params, keys, x, at), True)
+    def seen(step: Tensor, params: Params, state: State, keys: Tensor, x: Data, at: Tensor) -> Seen:
+        see: Any = estimator_at(step).parts.see
+        return see(model, params, state, *inputs(params, keys, x, at), True)
 
-    share_of, log_w_of = wrap(share), wrap(log_weights)
-    weigh = None if parts.weigh is None else wrap(parts.weigh)
-    see = None if parts.see is None else wrap(seen)
+    def weighed(step: Tensor, log_w: Tensor, *seen: Seen) -> tuple[Weights, Tensor]:
+        weigh: Any = estimator_at(step).parts.weigh
+        return weigh(log_w, *seen)
+
+    share_of, log_w_of, weigh, see = wrap(share), wrap(log_weights), wrap(weighed), wrap(seen)
 
     def points_at(weights: Tensor, at: Tensor) -> Tensor:
         """Those of the weights [M, B, ...] that belong to the points of some samples."""
@@ -183,24 +191,26 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
         return [at for p in pieces for at in torch.arange(p.start, p.stop, device=device).split(chunk)]
 
     def weights(
-        params: Params, state: State, keys: Tensor, x: Data, pieces: list[range], processes: Processes
+        params: Params, state: State, batch: Batch, pieces: list[range], processes: Processes
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """The weights [M, B, ...] of all samples, if the shares take any, and the bound [B] to add to their bounds."""
+        (step, keys, x), parts = batch, estimator_at(batch.step).parts
         device = examples.device(x)
-        if weigh is None:
+        if parts.weigh is None:
             return (), torch.zeros(examples.count(x), dtype=noise_dtype(params), device=device)
+        given = step, params, state, keys, x
         of_each = [pieces[own.start : own.stop] for own in _split_evenly(len(pieces), processes.size)]
         sizes = [sum(map(len, own)) for own in of_each]
-        log_w = torch.cat([log_w_of(params, state, keys, x, at) for at in chunks(of_each[processes.rank], device)])
+        log_w = torch.cat([log_w_of(*given, at) for at in chunks(of_each[processes.rank], device)])
         m = len(log_w) // sizes[processes.rank]
         gathered = processes.all_gather_rows(log_w, [m * size for size in sizes])
-        return weigh(gathered, *([see(params, state, keys, x, torch.arange(samples, device=device))] if see else []))
+        return weigh(step, gathered, *([see(*given, torch.arange(samples, device=device))] if parts.see else []))
 
     def shares(
         params: Params, state: State, batch: Batch, pieces: list[range], processes: Processes
     ) -> Callable[[range], Tensor]:
-        keys, x = batch
-        w, bound = weights(params, state, keys, x, pieces, processes)
+        x = batch.x
+        w, bound = weights(params, state, batch, pieces, processes)
         zero = torch.zeros_like(bound)
 
         def summed(piece: range) -> Tensor:
@@ -208,14 +218,14 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
             for i, at in enumerate(chunks([piece], examples.device(x))):
                 once = bound if piece.start + i == 0 else zero  # the bound of all samples counts once
                 own = [points_at(each, at) for each in w]
-                total = add_trees(total, share_of(params, state, keys, x, at, once, *own))
+                total = add_trees(total, share_of(batch.step, params, state, batch.keys, x, at, once, *own))
             return total
 
         return summed
 
     def details(params: Params, state: State, batch: Batch, pieces: list[range]) -> StepDetails:
-        x = batch.x
-        w, bound = weights(params, state, batch.keys, x, pieces, SINGLE)
+        x, parts = batch.x, estimator_at(batch.step).parts
+        w, bound = weights(params, state, batch, pieces, SINGLE)
         total: Any = None
         eps, log_w = [], []
         for at in chunks(pieces, examples.device(x)):

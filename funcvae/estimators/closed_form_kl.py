@@ -1,5 +1,6 @@
 """Estimators of the ELBO with the KL divergence in closed form."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,22 +13,27 @@ from funcvae._support.autograd import vjp
 from funcvae._support.examples import Data
 from funcvae.distributions import Delta, kl
 from funcvae.estimators.engine import scale_tree, share_of_state
-from funcvae.estimators.types import Claims, Estimate, Estimator, Parts
+from funcvae.estimators.types import SAMPLES, Claims, Estimate, Estimator, Parts
 from funcvae.model import VAE, joint, log_prob
 from funcvae.modules import Params, State
 
-__all__ = ["analytic_kl"]
+__all__ = ["Penalty", "analytic_kl", "floored", "scaled"]
 
 
-def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
-    """The total derivative of mean_k log p(x|z_k) - beta KL(q(z|x) ‖ p(z))."""
+Penalty = Callable[[Tensor], Tensor]
+"""Maps the KL [..., B, Z] of each latent, in nats, to the term [..., B] to subtract from the bound."""
+
+
+def analytic_kl(name: str, penalty: Penalty, claims: Claims) -> Estimator:
+    """The total derivative of mean_k log p(x|z_k) - penalty(KL(q(z|x) ‖ p(z)))."""
 
     def forward(model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool) -> tuple[Any, ...]:
         q, state = model.encode(params, state, x, train)
         z = q.sample(eps)
         log_p_x, p_z, state = joint(model, params, state, x, z, train)
-        kl_q_p = reduce(kl(q, p_z), "... b z -> ... b", "sum")
-        return log_p_x - beta * kl_q_p, log_p_x, kl_q_p, q, p_z, z, state
+        each_kl = kl(q, p_z)
+        kl_q_p = reduce(each_kl, "... b z -> ... b", "sum")
+        return log_p_x - penalty(each_kl), log_p_x, kl_q_p, q, p_z, z, state
 
     def estimate(model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool) -> Estimate:
         def loss(params: Params) -> Any:
@@ -53,7 +59,22 @@ def analytic_kl(name: str, beta: float, claims: Claims) -> Estimator:
     def bound(model: VAE, params: Params, state: State, x: Data, eps: Tensor, samples: int) -> Tensor:
         return evaluate(model, params, state, x, eps) * (len(eps) / samples)
 
-    return Estimator(name, claims, None, estimate, evaluate, _parts=Parts(share, bound=bound))
+    return Estimator(name, claims, None, estimate, evaluate, SAMPLES, _parts=Parts(share, bound=bound))
+
+
+def scaled(beta: float | Tensor) -> Penalty:
+    """beta times the KL."""
+    return lambda kl: beta * reduce(kl, "... b z -> ... b", "sum")
+
+
+def floored(least: float | Tensor) -> Penalty:
+    """The KL, with `least` in place of that of each latent whose mean over the batch is below `least`."""
+
+    def penalty(kl: Tensor) -> Tensor:
+        mean = reduce(kl, "... b z -> ... () z", "mean")
+        return reduce(torch.where(mean > least, kl, least), "... b z -> ... b", "sum")
+
+    return penalty
 
 
 _elbo = checks.unchecked(bounds.elbo)

@@ -18,7 +18,7 @@ K = 2; of `renyi` for alpha > 1; of `miwae` and `piwae` in a group without anoth
 
 import math
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from einops import rearrange
@@ -26,18 +26,18 @@ from torch import Tensor
 
 from funcvae import bounds
 from funcvae._support import checks
-from funcvae._support.checks import Count, Finite, Fraction, at_least
+from funcvae._support.checks import Count, Fraction, Only, at_least
 from funcvae._support.pickling import remembered
 from funcvae.bounds import Partition
 from funcvae.errors import BadValue
-from funcvae.estimators.closed_form_kl import analytic_kl
+from funcvae.estimators.closed_form_kl import analytic_kl, floored, scaled
 from funcvae.estimators.engine import weighted
 from funcvae.estimators.leave_one_out import others_logsumexp, others_mean
 from funcvae.estimators.types import Claims, Estimator, Weights, digits, spell
 
 __all__ = [
-    "beta_elbo", "ciwae", "dreg", "elbo", "elbo_mc", "iwae", "iwae_stl", "miwae", "ovis", "piwae", "renyi", "rloo",
-    "rws", "rws_dreg", "score", "stl", "tvo", "vimco", "vimco_am", "vimco_star", "vr_iwae_dreg",
+    "beta_elbo", "ciwae", "dreg", "elbo", "elbo_mc", "free_bits", "iwae", "iwae_stl", "miwae", "ovis", "piwae",
+    "renyi", "rloo", "rws", "rws_dreg", "score", "stl", "tvo", "vimco", "vimco_am", "vimco_star", "vr_iwae_dreg",
 ]  # fmt: skip
 
 
@@ -52,22 +52,61 @@ def elbo() -> Estimator:
 
     Reference: Kingma & Welling (2014), arXiv:1312.6114.
     """
-    return analytic_kl("elbo", 1.0, Claims("ELBO", True, True, ("arXiv:1312.6114",), "normal"))
+    return analytic_kl("elbo", scaled(1.0), Claims("ELBO", True, True, ("arXiv:1312.6114",), "normal"))
+
+
+def _weight(name: str, value: Any) -> float | Tensor:
+    if isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point():  # its value is not read
+        return value
+    in_float32 = checks.that(lambda value: value <= torch.finfo(torch.float32).max, "finite in float32")
+    return at_least(0)(name, in_float32(name, checks.number(name, value)))
+
+
+Weight = Annotated[float | Tensor, Only(_weight)]  # a number, 0 or more, or a floating-point tensor without axes
 
 
 @remembered
 @checks.arguments
-def beta_elbo(beta: Annotated[Finite, at_least(0)]) -> Estimator:
+def beta_elbo(beta: Weight) -> Estimator:
     """The objective of the beta-VAE: the ELBO with beta times the KL in closed form.
 
         mean_k log p(x|z_k) - beta KL(q(z|x) ‖ p(z))
 
-    Unbiased. It is a bound on log p(x) only for beta >= 1.
+    Unbiased. It is a bound on log p(x) only for beta >= 1. For KL annealing, give `train.fit` a function of the step,
+    such as `lambda step: beta_elbo(optim.linear(0, 1, 10_000)(step))`.
+
+    Args:
+        beta: a number, or a floating-point tensor without axes, as a schedule returns it.
 
     Reference: Higgins et al. (2017), "beta-VAE".
     """
     claims = Claims(f"ELBO with {digits(beta)} KL", True, True, ("Higgins et al. 2017",), "normal")
-    return analytic_kl(spell("beta_elbo", beta), beta, claims)
+    return analytic_kl(spell("beta_elbo", beta), scaled(beta), claims)
+
+
+@remembered
+@checks.arguments
+def free_bits(least: Weight) -> Estimator:
+    """The ELBO with free bits: the KL of each latent counts as at least λ nats, on average over the batch.
+
+        mean_k log p(x|z_k) - Σ_j max(λ, batch mean of KL(q(z_j|x) ‖ p(z_j)))
+
+    A latent whose mean KL is below λ has no KL gradient, so the KL does not push it towards the prior.
+
+    In `bound` [B], the KL of such a latent is λ for each datum, and that of another is its own, so the batch mean of
+    `bound` is the objective. It depends on the batch: each shard of `by_rows`, and each batch of a test set, compares
+    the mean over its own data with λ. Unbiased, for the objective of the batch.
+
+    Args:
+        least: λ in nats for each latent; a number, or a floating-point tensor without axes, as a schedule returns it.
+
+    Reference: Kingma et al. (2016), arXiv:1606.04934, appendix C.8, with one latent in each group.
+    """
+    claims = Claims(
+        f"ELBO with {digits(least)} free nats", True, True, ("arXiv:1606.04934",), "normal",
+        note="the KL of each latent is compared with its free nats by its mean over the batch or shard",
+    )  # fmt: skip
+    return analytic_kl(spell("free_bits", least), floored(least), claims)
 
 
 @remembered

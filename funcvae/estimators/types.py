@@ -1,5 +1,6 @@
 """The types of estimators: weights, claims, results, and the parts that the work can be divided into."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
@@ -19,10 +20,10 @@ from funcvae.modules import Params, State
 from funcvae.noise import Noise, is_independent, name_of
 
 __all__ = [
-    "SAMPLES", "Claims", "Closed", "ClosedForm", "Estimate", "Estimator", "FromPass", "GradientEstimator",
-    "PartialBound", "PartialLogWeights", "Parts", "Pass", "Points", "Sample", "Seen", "Share", "Weights",
-    "check_arguments", "check_claims", "check_estimator", "check_noise", "check_posterior", "digits", "spell",
-    "with_posterior_of",
+    "SAMPLES", "Claims", "Closed", "ClosedForm", "Estimate", "Estimator", "EstimatorAt", "FromPass",
+    "GradientEstimator", "PartialBound", "PartialLogWeights", "Parts", "Pass", "Points", "Sample", "Seen", "Share",
+    "Weights", "by_step", "check_arguments", "check_claims", "check_estimator", "check_noise", "check_posterior",
+    "digits", "spell", "with_posterior_of",
 ]  # fmt: skip
 
 
@@ -301,6 +302,28 @@ class Estimator:
         )
 
 
+EstimatorAt = Callable[[Tensor], Estimator]
+"""Maps the number of steps made, an int64 tensor without axes, to the estimator of the next step."""
+
+
+def by_step(estimator: Estimator | EstimatorAt) -> EstimatorAt:
+    """The estimator as a function of the step: the given function, or a constant one.
+
+    Raises:
+        BadType: it is neither an Estimator nor a function of the step that returns one.
+    """
+    if isinstance(estimator, Estimator):
+        return lambda step: estimator
+    check_estimator("estimator", estimator)
+    try:
+        inspect.signature(estimator).bind(0)
+    except (TypeError, ValueError):
+        what = "an Estimator, or a function of the step that returns one"
+        raise BadType(f"estimator is {checks.describe(estimator)}: it must be {what}") from None
+    checks.instance("the result of estimator(step)", estimator(torch.zeros((), dtype=torch.int64)), Estimator)
+    return estimator
+
+
 MODEL = "a distribution of the model"
 
 
@@ -310,21 +333,21 @@ def check_claims(claims: Claims) -> None:
     checks.known("posterior of claims", claims.posterior, ("reparameterised", "factorised", "discrete", "any"))
 
 
-def spell(name: str, *arguments: float) -> str:
+def spell(name: str, *arguments: float | Tensor) -> str:
     """The name from which `parse` makes the same estimator."""
     return ":".join([name, *map(digits, arguments)])
 
 
-def digits(number: float) -> str:
-    """A number without a decimal point if it is whole."""
-    return str(number).removesuffix(".0")
+def digits(number: float | Tensor) -> str:
+    """A number without a decimal point if it is whole; "scheduled" for a tensor, which a schedule returns."""
+    return "scheduled" if isinstance(number, Tensor) else str(number).removesuffix(".0")
 
 
-def check_estimator(name: str, estimator: GradientEstimator) -> None:
+def check_estimator(name: str, estimator: Any) -> None:
     """Raises BadType for an object that is not an estimator, such as the factory of one."""
     checks.function(name, estimator)
     if getattr(estimator, "__module__", "").removeprefix("funcvae.estimators.") in ("table", "quadratic", "discrete"):
-        factory = estimator.__name__  # type: ignore[attr-defined]
+        factory = estimator.__name__
         raise BadType(f"{name} is the factory {factory}: call it, as in estimators.{factory}()")
 
 

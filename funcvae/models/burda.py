@@ -15,7 +15,7 @@ from funcvae.model import VAE, vae
 from funcvae.models._layers import Mean, glorot, mean_of, pixels
 from funcvae.models.recipe import Recipe, binarize
 from funcvae.models.system import System
-from funcvae.optim import Schedule
+from funcvae.optim import Schedule, piecewise
 
 __all__ = [
     "SYSTEMS", "Burda2Encoder", "Burda2Prior", "BurdaDecoder", "BurdaEncoder", "burda2_vae", "burda_schedule",
@@ -153,15 +153,8 @@ def burda2_vae(first: Count = 100, second: Count = 50, mean: Mean | None = None)
 def burda_schedule(steps_per_epoch: Count) -> Schedule:
     """The paper's learning rate: for i = 1 … 8, 3^(i-1) epochs at 1e-4 · round(10^(1 - (i-1)/7), 1); 3,280 in total."""
     rates = [1e-4 * round(10 ** (1 - i / 7), 1) for i in range(8)]
-    ends = list(accumulate(3**i for i in range(8)))  # 1, 4, 13, … 3280 epochs
-
-    def lr(step: Tensor) -> Tensor:
-        rate = torch.full((), rates[-1], dtype=torch.float64, device=step.device)
-        for end, earlier in reversed(list(zip(ends, rates, strict=True))):
-            rate = torch.where(step < end * steps_per_epoch, earlier, rate)
-        return rate
-
-    return lr
+    epochs = [0, *accumulate(3**i for i in range(7))]  # 0, 1, 4, 13, …
+    return piecewise({epoch * steps_per_epoch: rate for epoch, rate in zip(epochs, rates, strict=True)})
 
 
 def _burda(train: Tensor | None = None, latent: Count = 50) -> VAE:

@@ -71,13 +71,13 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
         offset=config.system.offset(**config.model), compile=config.compile, precision=config.precision,
     )  # fmt: skip
     task = Task(model, estimator, opt, x_train, settings, processes)
-    check_task(task, ts.params, ts.state)
+    check_task(task, ts)
     observe_key, figure_key, draw_key, monitor_key = random.split(train.run_keys(ts.key).pictures, 4)
     observed = recipe.observe(observe_key, examples.head(x_test, of_results.POINTS))
     # Raises if an estimator or the noise does not suit the model or the number of samples; the values do not matter.
     eps = torch.zeros_like(scheme(observe_key, config.samples, (1, model.latent)))
     monitor = make_monitor(config.monitor, scheme, x_train, recipe.observe, monitor_key)
-    for each in [estimator, *(monitor.arms.values() if monitor else ())]:
+    for each in [estimator, *(monitor.at(0).values() if monitor else ())]:
         each(model, ts.params, ts.state, examples.head(observed, 1), eps, train=False)
     return Setup(config, dataset, task, ts, x_test, observed, monitor, figure_key, draw_key)
 

@@ -104,7 +104,7 @@ def write_results(folder: Path, setup: Setup, ts: TrainState, history: History) 
             (folder / _RAW).unlink()
             made["evolution"] = of_results.evolution(points, setup.dataset, name=config.system.name)
         made |= of_results.of_run(*trained, config.system, setup.dataset, setup.test_observed, setup.figure_key)
-        target = task.estimator.claims_under(task.settings.noise).target
+        target = task.estimator_at(ts.step).claims_under(task.settings.noise).target
         made["training"] = of_results.training(history, name=target, title=f"Training of {config.system.name}")
         for name, figure in made.items():
             figures.save(figure, folder / FIGURES / f"{name}.png")

@@ -17,7 +17,7 @@ from funcvae._support.examples import Data
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.distributed.sharding import GradientSettings, Split, by_rows
 from funcvae.errors import BadData, BadType, BadValue, NonFinite
-from funcvae.estimators.types import Estimator
+from funcvae.estimators.types import Estimator, EstimatorAt, by_step
 from funcvae.model import VAE, Observe, as_is, check_items
 from funcvae.optim import Optimizer
 from funcvae.train import streaming
@@ -48,7 +48,7 @@ NO_HISTORY = History(*np.zeros((6, 0)))
 def fit(
     ts: TrainState,
     model: VAE,
-    estimator: Estimator,
+    estimator: Estimator | EstimatorAt,
     opt: Optimizer,
     train: Data | Source,
     *,
@@ -92,6 +92,9 @@ def fit(
     The process keeps freed memory from then on: see `compilation.keep_freed`.
 
     Args:
+        estimator: an Estimator, or a function of the number of steps made, an int64 tensor without axes, that returns
+            one, as in `lambda step: estimators.beta_elbo(optim.linear(0, 1, 10_000)(step))`. It is part of the compiled
+            step, so it must not read the value of the tensor. The test bound is that of the step that was reached.
         train: data [n, ...], which are all moved to the device of `ts`, or a `Source` of them, which is read batch by
             batch, ahead of the steps. The bits are the same as with all data in memory.
         test: data [m, ...] for the test bound, or a source of them.
@@ -127,7 +130,7 @@ def fit(
             unknown; there are more shards than rows or samples, or more processes than shards; `shards` is None for
             several processes and a model with running statistics; or the estimator requires independent samples, and
             those of the noise scheme are not.
-        BadType: an argument has the wrong type.
+        BadType: an argument has the wrong type, or the function of the step does not return an Estimator.
         BadData: the model cannot take the data: they have a wrong shape, values outside the range of the likelihood,
             or non-finite values; or a model with BatchNorm would get a batch or shard of a single item.
         ProcessLost, ReportedElsewhere: another process exited, or reported an error.
@@ -223,7 +226,7 @@ def fit_task(
 @checks.arguments
 def test_bound(
     model: VAE,
-    estimator: Estimator,
+    estimator: Estimator | EstimatorAt,
     ts: TrainState,
     test: Readable,
     key: random.Key,
@@ -233,19 +236,20 @@ def test_bound(
     observe: Observe = as_is,
     noise: noise.Noise = noise.iid,
 ) -> float:
-    """The target bound of the estimator, averaged over `test`, in nats per example.
+    """The target bound of the estimator (of the step that `ts` has reached), averaged over `test`, in nats per example.
 
     Raises:
         BadValue: the estimator requires independent samples, and those of the noise scheme are not.
         BadData: the model cannot take the data.
     """
     check_train_state(ts, model)
-    estimator.claims_under(noise)
+    estimator_at = by_step(estimator)
+    estimator_at(ts.step).claims_under(noise)
     check_items(model.unchecked(), ts.params, ts.state, streaming.first(test), observe, name="test")
     if isinstance(test, Stream):
         test = streaming.on_device(test, key.device)
     examples.same_device(streaming.first(test), key=key)
-    gradient = GradientSettings(model.unchecked(), estimator, samples, samples, observe, checks.unchecked(noise))
+    gradient = GradientSettings(model.unchecked(), estimator_at, samples, samples, observe, checks.unchecked(noise))
     return _test_bound(ts, test, key, gradient, batch, SINGLE)
 
 
@@ -254,7 +258,7 @@ def _test_bound(
     ts: TrainState, test: Data | Stream, key: random.Key, gradient: GradientSettings, batch: int, processes: Processes
 ) -> float:
     """The mean over `test`, summed in the order of the batches; each process computes its own batches."""
-    model, estimator, n = gradient.model, gradient.estimator, streaming.count(test)
+    model, estimator, n = gradient.model, gradient.estimator_at(ts.step), streaming.count(test)
     rows = torch.arange(n, device="cpu" if isinstance(test, Stream) else key.device).split(batch)
     own = processes.share_of(len(rows))
     sums = torch.zeros(len(own), dtype=torch.float64, device=key.device)

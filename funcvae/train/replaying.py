@@ -13,7 +13,7 @@ from funcvae._support.examples import Data
 from funcvae.distributed.collectives import SINGLE
 from funcvae.distributed.sharding import Split, by_rows
 from funcvae.errors import BadValue
-from funcvae.estimators.types import Estimator
+from funcvae.estimators.types import Estimator, EstimatorAt
 from funcvae.model import VAE, Observe, as_is
 from funcvae.modules import Params
 from funcvae.optim import Optimizer
@@ -51,7 +51,7 @@ def replay(
     ts: TrainState,
     step: int,
     model: VAE,
-    estimator: Estimator,
+    estimator: Estimator | EstimatorAt,
     opt: Optimizer,
     train: Data | Source,
     *,

@@ -42,7 +42,7 @@ class Metrics(NamedTuple):
     bound: Tensor
     """The mean over the batch, in nats per example."""
     grad_norm: Tensor
-    """The Euclidean norm of the whole gradient of the loss."""
+    """The Euclidean norm of the whole gradient of the loss, before a transform of the optimizer clips it."""
     reconstruction: Tensor
     """The batch mean of mean_k log p(x|z_k), in nats per example: see `Estimate`."""
     kl: Tensor

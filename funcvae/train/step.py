@@ -15,8 +15,8 @@ from funcvae.compilation import Wrap, unchanged
 from funcvae.distributed import sharding
 from funcvae.distributed.sharding import Batch, GradientSettings, StepDetails, draw_noise, nonempty_pieces
 from funcvae.errors import BadType, BadValue
-from funcvae.estimators.chunks import in_chunks
-from funcvae.estimators.types import Estimator
+from funcvae.estimators.chunks import in_chunks_at
+from funcvae.estimators.types import Estimator, EstimatorAt, by_step
 from funcvae.model import VAE, Observe, as_is
 from funcvae.modules import Params, State
 from funcvae.train import streaming
@@ -36,7 +36,7 @@ Update = Callable[[Params, Any, Params], tuple[Params, Any]]
 @checks.arguments
 def make_step(
     model: VAE,
-    estimator: Estimator,
+    estimator: Estimator | EstimatorAt,
     update: Update,
     *,
     samples: Count = 1,
@@ -55,6 +55,7 @@ def make_step(
     must be of this model.
 
     Args:
+        estimator: an Estimator, or a function of the number of steps made, `ts.step`, that returns one.
         update: the update of an optimizer. With `opt.update` the step is pure; with `opt.update_` it overwrites its
             `ts`.
         scale: from the size of the batch to the factor of loss and gradient, for losses that are summed over a batch or
@@ -62,21 +63,23 @@ def make_step(
         offset: nats per example to subtract from -bound, such as the log-normaliser of a fixed likelihood.
 
     Raises:
+        BadType: the function of the step does not return an Estimator.
         BadValue: the estimator requires independent samples, and those of the noise scheme are not; or, from the step,
             keys is not [2, 2], or the noise has a wrong shape.
     """
     settings = StepSettings(samples=samples, observe=observe, noise=noise, scale=scale, offset=offset)
-    estimator.claims_under(noise)
-    gradient = GradientSettings(model.unchecked(), estimator, samples, samples, observe, checks.unchecked(noise))
+    estimator_at = by_step(estimator)
+    estimator_at(torch.zeros((), dtype=torch.int64)).claims_under(noise)
+    gradient = GradientSettings(model.unchecked(), estimator_at, samples, samples, observe, checks.unchecked(noise))
     return _step(gradient, checks.unchecked(update), settings)
 
 
 def _step(gradient: GradientSettings, update: Update, settings: StepSettings) -> Step:
-    model, estimator, scale, offset = gradient.model, gradient.estimator, settings.scale, settings.offset
+    model, estimator_at, scale, offset = gradient.model, gradient.estimator_at, settings.scale, settings.offset
 
     def step(ts: TrainState, keys: Tensor, x: Data) -> tuple[TrainState, Metrics]:
         x, eps = step_inputs(ts.params, keys, x, gradient)
-        out = estimator.estimate(model, ts.params, ts.state, x, eps, True)
+        out = estimator_at(ts.step).estimate(model, ts.params, ts.state, x, eps, True)
         return _descended(ts, update, out.grads, out.means(), out.state, scale(examples.count(x)), offset)
 
     return step
@@ -142,10 +145,11 @@ def step_details(task: Task, ts: TrainState, keys: Tensor, x: Data) -> StepDetai
     if task.is_sharded:
         work = task.settings.split(gradient, unchanged)
         pieces = nonempty_pieces(work.length(examples.count(x)), task.shards)
-        return work.details(ts.params, ts.state, Batch(keys, x), pieces)
+        return work.details(ts.params, ts.state, Batch(ts.step, keys, x), pieces)
     gradient = _chunked(gradient, unchanged)
     x, eps = step_inputs(ts.params, keys, x, gradient)
-    return StepDetails(x, eps, gradient.estimator.estimate(gradient.model, ts.params, ts.state, x, eps, True))
+    estimator = gradient.estimator_at(ts.step)
+    return StepDetails(x, eps, estimator.estimate(gradient.model, ts.params, ts.state, x, eps, True))
 
 
 def _sharded_step(
@@ -167,7 +171,7 @@ def _sharded_step(
     def step(ts: TrainState, keys: Tensor, x: Data) -> tuple[TrainState, Metrics]:
         size = examples.count(x)
         pieces = nonempty_pieces(work.length(size), task.shards)
-        share_of = work.shares(ts.params, ts.state, Batch(keys, x), pieces, processes)
+        share_of = work.shares(ts.params, ts.state, Batch(ts.step, keys, x), pieces, processes)
         stopping = several and bool(stop())
         like = sharding.share_like(gradient.model, ts.params, ts.state)
         flat = sharding.sum_shares(pieces, share_of, processes, like, stop=stopping, ordered=ordered)
@@ -184,14 +188,14 @@ def _gradient_settings(task: Task) -> GradientSettings:
         datum = examples.head(streaming.first(task.train), 1)
         chunk = max(1, _DECODED_AT_ONCE // max(1, settings.batch * examples.numel(datum)))
     noise = checks.unchecked(settings.noise)
-    return GradientSettings(task.model, task.estimator, settings.samples, chunk, settings.observe, noise)
+    return GradientSettings(task.model, task.estimator_at, settings.samples, chunk, settings.observe, noise)
 
 
 def _chunked(gradient: GradientSettings, wrap: Wrap) -> GradientSettings:
     """The settings with the estimator in chunks, if there are more samples than are decoded at once."""
     if gradient.samples <= gradient.chunk:
         return gradient
-    return gradient._replace(estimator=in_chunks(gradient.estimator, gradient.chunk, wrap))
+    return gradient._replace(estimator_at=in_chunks_at(gradient.estimator_at, gradient.chunk, wrap))
 
 
 _DECODED_AT_ONCE = 2**25  # elements of x̂, over all samples of a batch

@@ -10,7 +10,7 @@ from funcvae.distributed.collectives import SINGLE, Processes, split_evenly
 from funcvae.distributed.sharding import by_samples, draw_noise
 from funcvae.distributions import is_reparameterised
 from funcvae.errors import BadData, BadValue
-from funcvae.estimators.types import Estimator, check_posterior
+from funcvae.estimators.types import Estimator, EstimatorAt, by_step, check_posterior
 from funcvae.model import CHECK_SEED, VAE, check_items, running
 from funcvae.modules import Params, State
 from funcvae.optim import Optimizer
@@ -26,7 +26,7 @@ class Task(NamedTuple):
     """The model to train, the data, and the settings."""
 
     model: VAE
-    estimator: Estimator
+    estimator: Estimator | EstimatorAt
     opt: Optimizer
     train: Readable
     """The training data [n, ...], or a source of them (`train.Source`)."""
@@ -38,6 +38,11 @@ class Task(NamedTuple):
     def steps_per_epoch(self) -> int:
         """The number of batches in the data, including a last short one."""
         return -(-streaming.count(self.train) // self.settings.batch)
+
+    @property
+    def estimator_at(self) -> EstimatorAt:
+        """The estimator of each step."""
+        return by_step(self.estimator)
 
     @property
     def is_sharded(self) -> bool:
@@ -65,7 +70,7 @@ def checked_task(ts: TrainState, task: Task) -> Task:
     if _shapes(ts.opt_state) != _shapes(task.opt.init(ts.params)):
         raise BadValue("ts.opt_state is not of this optimizer and these params: make ts by train.init")
     task = task._replace(model=model, train=streaming.on_device(task.train, ts.step.device))
-    check_task(task, ts.params, ts.state)
+    check_task(task, ts)
     return task
 
 
@@ -73,15 +78,16 @@ def _shapes(state: tree.Tree) -> dict[str, torch.Size | None]:
     return {name: getattr(leaf, "shape", None) for name, leaf in tree.named_leaves(state).items()}
 
 
-def check_task(task: Task, params: Params, state: State) -> None:
+def check_task(task: Task, ts: TrainState) -> None:
     """Raises what `checked_task` raises, for a valid TrainState and valid data on its device."""
     settings, data = task.settings, examples.head(streaming.first(task.train), 2)
-    task.estimator.claims_under(settings.noise)
+    params, state, estimator = ts.params, ts.state, task.estimator_at(ts.step)
+    estimator.claims_under(settings.noise)
     check_shards(task, state)
     key = random.key(CHECK_SEED, device=examples.device(data))
     x = settings.observe(key, data)
     q, _ = task.model.encode(params, state, x)
-    check_posterior(task.estimator, q, is_reparameterised)
+    check_posterior(estimator, q, is_reparameterised)
     draw_noise(settings.noise, key, settings.samples, len(q.loc), task.model, params, x)
     check_batches(task, params, state)
 

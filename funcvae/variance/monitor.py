@@ -4,13 +4,14 @@ import math
 import sys
 from typing import NamedTuple
 
+import torch
 from tqdm import tqdm
 
 from funcvae import estimators, random
 from funcvae._support import examples
 from funcvae._support.examples import Data
 from funcvae.errors import BadValue, NonFinite
-from funcvae.estimators.types import Estimator
+from funcvae.estimators.types import Estimator, EstimatorAt, by_step
 from funcvae.model import VAE, Observe
 from funcvae.modules import Params, State
 from funcvae.noise import Noise
@@ -34,19 +35,25 @@ class Monitor(NamedTuple):
     """Measures the variance of gradients during training."""
 
     settings: MonitorSettings
-    arms: dict[str, Estimator]
+    arms: dict[str, EstimatorAt]
+    """The estimators by name, each as a function of the step."""
     x: Data
     key: random.Key
     scheme: Noise
 
+    def at(self, step: int) -> dict[str, Estimator]:
+        """The estimators after this number of steps."""
+        return {name: at(torch.tensor(step, device=self.key.device)) for name, at in self.arms.items()}
+
     def __call__(self, model: VAE, params: Params, state: State, step: int) -> Row:
         """Measures after a step: a row with "variance/NAME/NETWORK", its standard error "variance_se/…", and "snr/…".
 
-        If a gradient is not finite, prints a line to stderr and returns an empty row.
+        `step` is the number of steps made, and the estimators are those of the next step. If a gradient is not finite,
+        prints a line to stderr and returns an empty row.
         """
         try:
             found = compare(
-                self.arms, model, params, state, self.x, random.fold_in(self.key, step), noise=self.scheme,
+                self.at(step), model, params, state, self.x, random.fold_in(self.key, step), noise=self.scheme,
                 samples=self.settings.samples, replicates=self.settings.replicates, train=True, timings=0,
             )  # fmt: skip
         except NonFinite as error:
@@ -63,9 +70,11 @@ class Monitor(NamedTuple):
 
 
 def make_monitor(
-    settings: MonitorSettings, scheme: Noise, data: Data, observe: Observe, key: random.Key
+    settings: MonitorSettings, scheme: Noise, data: Data, observe: Observe, key: random.Key, steps: int | None = None
 ) -> Monitor | None:
     """The monitor of a training run, or None if `every` is 0. The key decides the batch, its observation and noise.
+
+    `steps` is the number of steps of the run, for estimators with a schedule that depends on it.
 
     Raises BadValue if `every` is 0 although there are estimators to measure; or if an estimator is unknown, or requires
     independent samples and those of the noise scheme are not.
@@ -74,9 +83,10 @@ def make_monitor(
         if len(settings.estimators) > 1:
             raise BadValue("variance_of needs variance_every: give the number of steps between two measurements")
         return None
-    arms = {spec: estimators.parse(spec) for spec in settings.estimators}
-    for arm in arms.values():
-        arm.claims_under(scheme)
+    arms = {spec: by_step(estimators.parse_scheduled(spec, steps)) for spec in settings.estimators}
     choice_key, observe_key, noise_key = random.split(key, 3)
     rows = random.permutation(choice_key, examples.count(data))[: settings.batch]
-    return Monitor(settings, arms, observe(observe_key, examples.take(data, rows)), noise_key, scheme)
+    monitor = Monitor(settings, arms, observe(observe_key, examples.take(data, rows)), noise_key, scheme)
+    for estimator in monitor.at(0).values():
+        estimator.claims_under(scheme)
+    return monitor

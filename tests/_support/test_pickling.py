@@ -109,7 +109,16 @@ def test_an_estimator_has_the_same_bits(name):
     assert (again.name, again.claims) == (estimator.name, estimator.claims)
 
 
-@pytest.mark.parametrize("opt", [fv.optim.adam(0.1, b1=0.5), fv.optim.adam(burda_schedule(3)), fv.optim.adam()])
+@pytest.mark.parametrize(
+    "opt",
+    [
+        fv.optim.adam(0.1, betas=(0.5, 0.9)),
+        fv.optim.adam(burda_schedule(3)),
+        fv.optim.chain(fv.optim.clip_by_global_norm(0.1), fv.optim.adamw(fv.optim.cosine(0.1, 5), mask=str.isalpha)),
+        fv.optim.chain(fv.optim.add_decayed_weights(0.1), fv.optim.sgd(fv.optim.repeat(fv.optim.constant(0.1), 2))),
+        fv.optim.from_torch(torch.optim.RMSprop, fv.optim.warmup_cosine(0.1, 2, 5), momentum=0.9),
+    ],
+)
 def test_an_optimizer_has_the_same_bits(opt):
     params, grads = {"w": X}, {"w": X - 0.5}
     for again in (pickled(opt), copy.deepcopy(opt)):

@@ -20,7 +20,7 @@ from funcvae.models.recipe import binarize
 from funcvae.train.settings import StepSettings
 from funcvae.train.task import Task, check_shards
 from tests.support.oracles import assert_close, double, tiny
-from tests.support.specs import SPECS
+from tests.support.specs import SEPARATE
 
 SPLITS = {"rows": distributed.by_rows, "samples": distributed.by_samples}
 every_split = pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
@@ -108,7 +108,7 @@ def close(a, b, rtol=1e-10):
 
 @every_split
 @pytest.mark.parametrize(
-    "spec", [spec if spec in PATHS else pytest.param(spec, marks=pytest.mark.slow) for spec in SPECS]
+    "spec", [spec if spec in PATHS else pytest.param(spec, marks=pytest.mark.slow) for spec in SEPARATE]
 )
 def test_a_step_in_shards_equals_the_step(spec, split):
     estimator = parse(spec)

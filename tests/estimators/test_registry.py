@@ -1,9 +1,11 @@
 """Names of estimators: parsing, lines of weights, and papers."""
 
 import pytest
+import torch
 
 from funcvae.errors import BadValue
-from funcvae.estimators import EXAMPLES, parse, weights_of
+from funcvae.estimators import EXAMPLES, SCHEDULABLE, TABLE, Estimator, needs_steps, parse, parse_scheduled, weights_of
+from tests.support.oracles import noise, tiny
 from tests.support.specs import every_estimator
 
 
@@ -43,6 +45,11 @@ from tests.support.specs import every_estimator
         ("iwae:2", "write iwae$"),
         ("iwae:", "write iwae$"),
         ("", "unknown estimator ''"),
+        ("free_bits", "write free_bits:LEAST, as in free_bits:0.1"),
+        (
+            "beta_elbo:linear:0:1:10",
+            "changes with the training step, and here .*: give a number, as in ",
+        ),
     ],
 )
 def test_the_error_for_a_wrong_name_says_what_to_write(spec, message):
@@ -64,3 +71,41 @@ def test_every_estimator_has_one_line_of_weights_and_a_paper():
         assert len(line) <= 112
         assert line.startswith("path " if parse(spec).weights else ("mean_k ", "Σ_n ", "Σ_k "))
         assert parse(spec).claims.papers
+
+
+@pytest.mark.parametrize("name", SCHEDULABLE)
+@pytest.mark.parametrize(
+    ("spec", "steps", "step", "value"),
+    [("linear:0:1:10", None, 4, 0.4), ("linear:0:1", 20, 5, 0.25), ("repeat:10:linear:0:1:5", None, 13, 0.6)],
+)
+def test_an_argument_may_be_a_schedule(name, spec, steps, step, value):
+    at, x = parse_scheduled(f"{name}:{spec}", steps), (*tiny(), noise(3, 2, 2))
+    known = TABLE[name](value)
+    torch.testing.assert_close(at(torch.tensor(step))(*x, train=True).bound, known(*x, train=True).bound)
+    assert needs_steps(f"{name}:{spec}") == (steps is not None)
+
+
+def test_a_spec_without_a_schedule_is_its_estimator():
+    assert set(SCHEDULABLE) == {"beta_elbo", "free_bits"}
+    for spec in EXAMPLES.values():
+        found = parse_scheduled(spec)
+        assert isinstance(found, Estimator)
+        assert found.name == spec
+        assert not needs_steps(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("beta_elbo:linaer:0:1", "unknown schedule 'linaer': did you mean 'linear'"),
+        ("beta_elbo:linear:0", r"write linear:START:END\[:STEPS\], as in linear:"),
+        ("beta_elbo:linear:0:1", "schedule 'linear:0:1' needs a number of steps"),
+        ("iwae:linear:0:1:9", "estimator 'iwae:linear:0:1:9': write iwae$"),
+        ("renyi:linear:0:1:9", "estimator 'renyi:linear:0:1:9': write renyi:ALPHA"),
+        ("beta_elbo", "write beta_elbo:BETA"),
+        ("beta_elbo:-1", "beta is -1.0"),
+    ],
+)
+def test_the_error_for_a_wrong_schedule_says_what_to_write(spec, message):
+    with pytest.raises(BadValue, match=message):
+        parse_scheduled(spec)

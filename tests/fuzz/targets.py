@@ -198,18 +198,62 @@ target("priors.concrete", lambda temperature, classes, z: priors.concrete(temper
        temperature=POSITIVE, classes=MAYBE_CLASSES, z=Z)  # fmt: skip
 
 
-def _adam(grads: Any, params: Any, first: Any, **options: Any) -> Any:
-    opt = optim.adam(**options)
+def _updated(opt: optim.Optimizer, grads: Any, params: Any, first: Any) -> Any:
     return opt.update(grads, opt.init(first), params)
 
 
 RATE = Kind(one_of(1e-3, 1, 0, lambda step: 0.1, lambda step: step.double()), one_of(-1, math.nan, math.inf, 10**400,
             "a", broken, lambda step: "a", lambda step: torch.ones(2),
             lambda step: torch.ones((), device="meta")))  # fmt: skip
-DECAY = Kind(one_of(0, 0.9), one_of(1, 1.0, -0.1, math.nan, "0.9", 10**400))
-target("optim.adam", lambda params, **options: optim.adam(**options).init(params), lr=RATE, b1=DECAY, b2=DECAY,
-       eps=Kind(one_of(0, 1e-8), one_of(-1, math.nan, math.inf, "a")), params=PARAMS)  # fmt: skip
-target("optim.Optimizer.update", _adam, grads=PARAMS, params=PARAMS, first=PARAMS, lr=RATE)
+BETAS = Kind(one_of((0, 0.9), [0.9, 0.999]), one_of((1, 0), (0.9,), 0.9, (0.9, -0.1), (math.nan, 0), ("0.9", 0)))
+NOT_NEGATIVE = Kind(one_of(0, 1e-8), one_of(-1, math.nan, math.inf, "a"))
+MASK = Kind(one_of(None, lambda path: "w" in path), one_of("w", True))
+STEPS = torch.tensor([0, 1, 7])
+target("optim.adam", lambda params, **options: optim.adam(**options).init(params), lr=RATE, betas=BETAS,
+       eps=NOT_NEGATIVE, params=PARAMS)  # fmt: skip
+target("optim.adamw", lambda params, **options: optim.adamw(**options).init(params), lr=RATE, betas=BETAS,
+       eps=NOT_NEGATIVE, weight_decay=NOT_NEGATIVE, mask=MASK, params=PARAMS)  # fmt: skip
+target("optim.sgd", lambda params, **options: optim.sgd(**options).init(params), lr=RATE, momentum=NOT_NEGATIVE,
+       dampening=NUMBER, nesterov=FLAG, params=PARAMS)  # fmt: skip
+target("optim.Optimizer.update", lambda lr, **trees: _updated(optim.adam(lr), **trees), grads=PARAMS, params=PARAMS,
+       first=PARAMS, lr=RATE)  # fmt: skip
+_CLIP, _SGD = optim.clip_by_global_norm(1.0), optim.sgd(momentum=0.9)
+target("optim.chain", lambda parts, params: _updated(optim.chain(*parts), params, params, params), params=PARAMS,
+       parts=Kind(one_of([_SGD], [_CLIP, _SGD], (_CLIP, _CLIP, _SGD)), one_of([], [_CLIP], [_SGD, _SGD], [None, _SGD]),
+                  junk=False))  # fmt: skip
+target("optim.from_torch", lambda kind, lr, **trees: _updated(optim.from_torch(kind, lr), **trees), weight=0.3,
+       kind=Kind(one_of(torch.optim.RMSprop, torch.optim.SGD), one_of(torch.optim.LBFGS, torch.optim.Muon, dict)),
+       lr=RATE, grads=PARAMS, params=PARAMS, first=PARAMS)  # fmt: skip
+GOOD_PARAMS = Kind(PARAMS.good, junk=False)  # a transform does not check its trees
+target("optim.clip_by_global_norm",
+       lambda max_norm, params: optim.clip_by_global_norm(max_norm).update(params, {}, params),
+       max_norm=POSITIVE, params=GOOD_PARAMS)  # fmt: skip
+target("optim.add_decayed_weights",
+       lambda params, **options: optim.add_decayed_weights(**options).update(params, {}, params),
+       weight_decay=NOT_NEGATIVE, mask=MASK, params=GOOD_PARAMS)  # fmt: skip
+target("optim.constant", lambda value: optim.constant(value)(STEPS), value=NUMBER)
+target("optim.linear", lambda **of: optim.linear(**of)(STEPS), start=NUMBER, end=NUMBER, steps=COUNT)
+target("optim.cosine", lambda **of: optim.cosine(**of)(STEPS), start=NUMBER, end=NUMBER, steps=COUNT)
+target("optim.warmup_cosine", lambda **of: optim.warmup_cosine(**of)(STEPS), peak=NUMBER, warmup=COUNT,
+       steps=Kind(one_of(50), COUNT.bad), start=NUMBER, end=NUMBER)  # fmt: skip
+target("optim.exponential", lambda **of: optim.exponential(**of)(STEPS), start=NUMBER, decay=NOT_NEGATIVE, steps=COUNT)
+target("optim.piecewise", lambda values: optim.piecewise(values)(STEPS), values=Kind(one_of({0: 1, 5: 0.1}, {0: 0.1}),
+       one_of({}, {1: 1}, {0: math.nan}, {0: "a"}, {0: 1, -1: 1}, {2**70: 1}, {0: 1, 0.5: 1}, [0.1])))  # fmt: skip
+target("optim.repeat", lambda schedule, period: optim.repeat(schedule, period)(STEPS), period=COUNT,
+       schedule=Kind(one_of(optim.constant(1), optim.linear(0, 1, 3)), one_of(0.1, None)))  # fmt: skip
+OPT_SPEC = Kind(
+    one_of(*optim.EXAMPLES.values(), "sgd"), one_of("adam:1", "sgd:-1", "sgd:a", "adamw:nan", "sgd:1:2", "", ":")
+)
+target("optim.parse", optim.parse, spec=OPT_SPEC, lr=RATE, eps=NOT_NEGATIVE)
+SCHEDULE_SPEC = Kind(
+    one_of("1e-3", "cosine:1e-3", *(form.split(" as in ")[1] for form in optim.SCHEDULES.values())),
+    one_of("", ":", "nan", "linear", "linear:1", "linear:1:2:3:4", "linear:a:1", "cosine:1:0.5", "piecewise:0",
+           "repeat", "repeat:a:1", "repeat:5", "repeat:0:1", "repeat:1:linear", "piecewise:1:1", "piecewise:0.5:1",
+           "cosin:1", "exponential:1:-1", "repeat:5:" * 99 + "1", "constant:1e999", "a" * 3000, "a\nb"),
+)  # fmt: skip
+MAYBE_STEPS = Kind(one_of(None, 10**6), COUNT.bad)
+target("optim.parse_schedule", optim.parse_schedule, spec=SCHEDULE_SPEC, steps=MAYBE_STEPS)
+target("optim.needs_steps", optim.needs_steps, spec=SCHEDULE_SPEC)
 
 target(
     "tree.map",
@@ -229,7 +273,9 @@ target(
         junk=False,
     ),
 )
-for f in (tree.leaves, tree.flatten, tree.structure, tree.named_leaves, tree.zeros_like, tree.norm, tree.sha256):
+for f in (
+    tree.leaves, tree.flatten, tree.structure, tree.named_leaves, tree.paths, tree.zeros_like, tree.norm, tree.sha256,
+):  # fmt: skip
     target(f"tree.{f.__name__}", f, tree=TREE)
 target("tree.from_named", tree.from_named, named=Kind(lambda rng, w: tree.named_leaves(w.params),
        lambda rng, w: {k: v for k, v in tree.named_leaves(w.params).items() if rng.random() < 0.9}),
@@ -414,8 +460,8 @@ for factory in (
 ):
     target(f"estimators.{factory.__name__}", lambda factory=factory, **call: factory()(**call), weight=0.2,
            **CALL, train=FLAG)  # fmt: skip
-ARGUMENT = {"beta_elbo": NUMBER, "renyi": NUMBER, "vr_iwae_dreg": UNIT, "ovis": UNIT, "miwae": COUNT, "ciwae": UNIT,
-            "piwae": COUNT, "tvo": PARTITION, "quadratic_cv": NUMBER}  # fmt: skip
+ARGUMENT = {"beta_elbo": NUMBER, "free_bits": NUMBER, "renyi": NUMBER, "vr_iwae_dreg": UNIT, "ovis": UNIT,
+            "miwae": COUNT, "ciwae": UNIT, "piwae": COUNT, "tvo": PARTITION, "quadratic_cv": NUMBER}  # fmt: skip
 for name, kind in ARGUMENT.items():
     factory = estimators.TABLE[name]
     target(f"estimators.{name}", lambda argument, call, factory=factory: factory(argument)(*call, train=True),
@@ -464,6 +510,9 @@ target(
     evaluate=Kind(one_of(True, False), junk=False),
 )
 target("estimators.parse", estimators.parse, spec=SPEC)
+SCHEDULED = Kind(calls(SPEC.good, one_of("beta_elbo:linear:0:1:9", "free_bits:linear:1:0")), SPEC.bad)
+target("estimators.parse_scheduled", estimators.parse_scheduled, spec=SCHEDULED, steps=MAYBE_STEPS)
+target("estimators.needs_steps", estimators.needs_steps, spec=SCHEDULED)
 target("estimators.weights_of", estimators.weights_of, name=Kind(one_of(*estimators.TABLE), NAME.bad))
 target("estimators.others_mean", estimators.others_mean, f=LOG_W)
 target("estimators.others_logsumexp", estimators.others_logsumexp, f=LOG_W)

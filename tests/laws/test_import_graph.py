@@ -295,7 +295,7 @@ def test_packages_are_available_without_importing_them():
         ("heads", "import funcvae"),
         ("heads", "import funcvae as fv"),
         ("heads", "from funcvae import priors"),
-        ("optim", "from funcvae.modules import Params"),
+        ("optim.adaptive", "from funcvae.modules import Params"),
         ("data.readers", "from funcvae import figures"),
         ("estimators.table", "def f():\n    from funcvae.data import load"),
         ("_support.checks", "from funcvae._support import files"),

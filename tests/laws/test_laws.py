@@ -14,7 +14,7 @@ from funcvae import tree
 from funcvae.estimators import parse
 from tests.support.models import MODELS, B, N, allows, generators, layout, made, same_bits
 from tests.support.oracles import assert_close, double
-from tests.support.specs import CONTINUOUS, SPECS, WEIGHTED
+from tests.support.specs import CONTINUOUS, SEPARATE, SPECS, WEIGHTED
 
 PATHS = ("iwae", "piwae:2", "elbo")  # one pull-back, two pull-backs, closed-form KL
 SMALL = ("batch_norm", "bernoulli")
@@ -115,7 +115,7 @@ def test_float64_agrees_with_float32_to_rounding(inputs, spec, train):
     assert_close(double(tuple(single)), tuple(exact), atol=1e-3 * unit(spec, exact.log_w), rtol=1e-3)
 
 
-@every_path
+@pairs(*(pair for pair in LEAST if pair[1] in SEPARATE))
 def test_examples_are_independent_in_evaluation_mode(inputs, spec):
     model, params, state, x, eps = inputs
     together = parse(spec)(model, params, state, x, eps, train=False)

@@ -7,6 +7,7 @@ import pytest
 
 import funcvae as fv
 from funcvae import cli, runs
+from funcvae.variance.monitor import MonitorSettings, make_monitor
 from tests.support.commands import GAUSSIAN, refused
 
 
@@ -88,3 +89,17 @@ def test_tensorboard_shows_the_variance(here):
     events = EventAccumulator("run")
     events.Reload()
     assert [event.step for event in events.Scalars("variance/elbo/encoder")] == [5, 10]
+
+
+def test_the_estimator_of_the_step_that_was_reached_is_measured():
+    x, key = fv.random.normal(fv.random.key(1), (20, 2)), fv.random.key(2)
+    settings = MonitorSettings(1, ("beta_elbo:linear:0:1",), replicates=30, samples=2, batch=20)
+    given = fv.noise.iid, x, lambda key, x: x, key
+    monitor = make_monitor(settings, *given, steps=10)
+    model = fv.models.gaussian2d_vae(hidden=4)
+    params, state = model.init(fv.random.key(0))
+    for step in (0, 4):
+        known = make_monitor(settings._replace(estimators=(f"beta_elbo:{step / 10}",)), *given)
+        one, two = monitor(model, params, state, step), known(model, params, state, step)
+        assert list(one.values()) == pytest.approx(list(two.values()), rel=1e-6)
+        assert all(name.split("/")[1] == "beta_elbo:linear:0:1" for name in one)

@@ -1,50 +1,17 @@
-"""Adam against torch.optim.Adam, and pure updates that do not modify their arguments."""
+"""Adam and AdamW against those of torch.optim, and pure updates that do not modify their arguments."""
 
 import doctest
+from functools import partial
 
 import pytest
 import torch
 
 from funcvae import optim, tree
 from funcvae.errors import BadValue
+from funcvae.optim import adaptive
+from tests.support.optimizers import arguments_survive, gap, ours, params_and_grads, with_torch
 
-
-def params_and_grads(steps=100, dtype=torch.float64):
-    """Parameters, and gradients of many orders of magnitude, so that eps has an effect."""
-    g = torch.Generator().manual_seed(0)
-    shapes = {"w": (3, 4), "b": (4,), "scale": ()}
-
-    def draw():
-        return {name: torch.randn(shape, generator=g, dtype=dtype) for name, shape in shapes.items()}
-
-    sizes = torch.logspace(-9, 1, steps)
-    return draw(), [tree.map(lambda t, s=s: s.to(dtype) * t, draw()) for s in sizes]
-
-
-def torch_adam(params, grads, schedule=None, **settings):
-    params = {name: p.clone().requires_grad_() for name, p in params.items()}
-    opt = torch.optim.Adam(params.values(), **settings)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(opt, schedule) if schedule else None
-    for g in grads:
-        for name, p in params.items():
-            p.grad = g[name].clone()
-        opt.step()
-        if scheduler:
-            scheduler.step()
-    return {name: p.detach() for name, p in params.items()}
-
-
-def ours(opt, params, grads):
-    state = opt.init(params)
-    for g in grads:
-        params, state = opt.update(g, state, params)
-    return params
-
-
-def gap(a, b):
-    return max((x - y).abs().max().item() for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True))
-
-
+DECAYING = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.97)
 SETTINGS = [(1e-3, 0.9, 0.999, 1e-8), (0.1, 0.5, 0.9, 1e-4), (1e-2, 0.0, 0.99, 1e-8), (1e-4, 0.95, 0.9999, 1e-12)]
 
 
@@ -52,10 +19,10 @@ SETTINGS = [(1e-3, 0.9, 0.999, 1e-8), (0.1, 0.5, 0.9, 1e-4), (1e-2, 0.0, 0.99, 1
 def form(request, monkeypatch):
     """Both forms of the update: torch's kernel, and the formula that is used in compiled and transformed code."""
     calls = []
-    kernel = optim.torch_adam
-    monkeypatch.setattr(optim, "torch_adam", lambda *args, **options: (calls.append(1), kernel(*args, **options)))
+    kernel = adaptive.torch_adam
+    monkeypatch.setattr(adaptive, "torch_adam", lambda *args, **options: (calls.append(1), kernel(*args, **options)))
     if request.param == "formula":
-        monkeypatch.setattr(optim, "_fusible", lambda *args: False)
+        monkeypatch.setattr(adaptive, "_fusible", lambda *args: False)
     yield
     assert bool(calls) == (request.param == "kernel")
 
@@ -63,13 +30,13 @@ def form(request, monkeypatch):
 @pytest.mark.parametrize(("lr", "b1", "b2", "eps"), SETTINGS)
 def test_adam_equals_torchs_to_1e_12_over_100_steps(form, lr, b1, b2, eps):
     params, grads = params_and_grads()
-    want = torch_adam(params, grads, lr=lr, betas=(b1, b2), eps=eps)
-    assert gap(ours(optim.adam(lr, b1, b2, eps), params, grads), want) < 1e-12
+    want = with_torch(torch.optim.Adam, params, grads, lr=lr, betas=(b1, b2), eps=eps)
+    assert gap(ours(optim.adam(lr, (b1, b2), eps), params, grads), want) < 1e-12
 
 
 def test_a_schedule_equals_torchs_lambda_lr_to_1e_12(form):
     params, grads = params_and_grads()
-    want = torch_adam(params, grads, lambda step: 0.97**step, lr=0.05)
+    want = with_torch(torch.optim.Adam, params, grads, DECAYING, lr=0.05)
     assert gap(ours(optim.adam(lambda step: 0.05 * 0.97 ** step.double()), params, grads), want) < 1e-12
 
 
@@ -104,26 +71,38 @@ def test_the_tolerance_catches_wrong_adams(wrong):
         return (p - want["w"]).abs().max()
 
     params, grads = params_and_grads()
-    want = torch_adam(params, grads, lr=1e-2)
+    want = with_torch(torch.optim.Adam, params, grads, lr=1e-2)
     assert run() > 1e-9
     wrong = "none"
     assert run() < 1e-12
 
 
-def test_update_does_not_modify_its_arguments():
-    params, (g, *_) = params_and_grads(steps=2)
-    opt = optim.adam(0.1)
-    _, state = opt.update(g, opt.init(params), params)
-    arguments = (g, state, params)
-    before = tree.map(torch.clone, arguments)
-    opt.update(*arguments)
-    assert all(torch.equal(a, b) for a, b in zip(tree.leaves(arguments), tree.leaves(before), strict=True))
+@pytest.mark.parametrize("mask", [None, lambda path: path == "w"], ids=["all", "masked"])
+@pytest.mark.parametrize(("lr", "b1", "b2", "eps"), SETTINGS)
+def test_adamw_equals_torchs_to_1e_12_over_100_steps(form, lr, b1, b2, eps, mask):
+    params, grads = params_and_grads()
+    undecayed = ("b", "scale") if mask else ()
+    settings = {"betas": (b1, b2), "eps": eps, "weight_decay": 0.3}
+    want = with_torch(torch.optim.AdamW, params, grads, DECAYING, undecayed, lr=lr, **settings)
+    found = ours(optim.adamw(optim.exponential(lr, 0.97), **settings, mask=mask), params, grads)
+    assert gap(found, want) < 1e-12
+    assert gap(ours(optim.adam(lr, (b1, b2), eps), params, grads), want) > 1e-6
 
 
+def test_adamws_defaults_are_torchs(form):
+    params, grads = params_and_grads()
+    assert gap(ours(optim.adamw(), params, grads), with_torch(torch.optim.AdamW, params, grads)) < 1e-12
+
+
+@pytest.mark.parametrize("opt", [optim.adam(0.1), optim.adamw(0.1)])
+def test_update_does_not_modify_its_arguments(opt):
+    assert arguments_survive(opt)
+
+
+@pytest.mark.parametrize("opt", [optim.adam(0.1), optim.adamw(optim.constant(0.1), weight_decay=0.1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-def test_in_place_update_equals_update_bit_for_bit(dtype):
+def test_in_place_update_equals_update_bit_for_bit(dtype, opt):
     params, grads = params_and_grads(steps=10, dtype=dtype)
-    opt = optim.adam(0.1)
     mine, state_ = tree.map(torch.clone, params), opt.init(params)
     owned, state = mine, opt.init(params)
     for g in grads:
@@ -151,7 +130,7 @@ def test_gradients_of_another_layout_or_dtype_equal_plain_gradients(odd):
     one, _ = opt.update({**g, "w": w}, opt.init(params), params)
     other, _ = opt.update(plain, opt.init(params), params)
     assert gap(one, other) < (1e-8 if odd == "float32" else 1e-12)  # squared in float32
-    assert gap(other, torch_adam(params, [plain], lr=0.1)) < 1e-12
+    assert gap(other, with_torch(torch.optim.Adam, params, [plain], lr=0.1)) < 1e-12
 
 
 def test_update_of_a_tree_without_leaves_only_counts_the_step():
@@ -170,9 +149,9 @@ def test_a_schedule_on_cuda_equals_that_on_the_cpu():
     assert gap(tree.map(torch.Tensor.cpu, ours(opt, on_cuda[0], on_cuda[1:])), ours(opt, params, grads)) < 1e-12
 
 
-def test_update_under_vmap_over_gradients_equals_a_loop():
+@pytest.mark.parametrize("opt", [optim.adam(0.1), optim.adamw(optim.linear(0.1, 0.0, 4), weight_decay=0.1)])
+def test_update_under_vmap_over_gradients_equals_a_loop(opt):
     params, grads = params_and_grads(steps=4, dtype=torch.float32)
-    opt = optim.adam(0.1)
     _, state = opt.update(grads[0], opt.init(params), params)
     stacked = tree.map(lambda *g: torch.stack(g), *grads)
     new, new_state = torch.vmap(opt.update, in_dims=(0, None, None), out_dims=(0, optim.AdamState(None, 0, 0)))(
@@ -211,9 +190,9 @@ def test_the_example_of_the_docstring_runs():
     [
         ({"lr": -1e-3}, "lr"),
         ({"lr": float("nan")}, "lr"),
-        ({"b1": 1.0}, "b1"),
-        ({"b1": -0.1}, "b1"),
-        ({"b2": 1.0}, "b2"),
+        ({"betas": (1.0, 0.9)}, "betas"),
+        ({"betas": (-0.1, 0.9)}, "betas"),
+        ({"betas": (0.9, 1.0)}, "betas"),
         ({"eps": -1e-8}, "eps"),
     ],
 )
