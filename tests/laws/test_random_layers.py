@@ -166,9 +166,9 @@ def test_each_shard_of_rows_has_masks_of_its_own():
     """Two shards of the same data: with shared masks, both would have the same gradient and bound."""
     model = fv.vae(encoder=lambda: nn.Linear(6, 4), decoder=Noisy, latent=2)
     ts = fv.train.init(model, fv.optim.adam(), KEY)
-    settings = GradientSettings(model, ESTIMATORS["iwae"], 2, 2, fv.model.as_is, constant)
+    settings = GradientSettings(model, lambda step: ESTIMATORS["iwae"], 2, 2, fv.model.as_is, constant)
     work = by_rows(settings, lambda f: f)
-    batch = Batch(random.split(KEY), X[[0, 0, 0, 0]])
+    batch = Batch(torch.tensor(0), random.split(KEY), X[[0, 0, 0, 0]])
     pieces = [range(2), range(2, 4)]
     share = work.shares(ts.params, ts.state, batch, pieces, SINGLE)
     assert not torch.allclose(share(pieces[0]), share(pieces[1]))
