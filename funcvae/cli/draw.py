@@ -14,6 +14,7 @@ from funcvae._support.examples import Data
 from funcvae.cli.options import Flat, LoadOptions, RunPath
 from funcvae.errors import BadValue
 from funcvae.figures import decoding, of_model, of_results
+from funcvae.train import streaming
 
 __all__ = ["FigureOptions", "interpolate", "latent", "reconstruct", "sample"]
 
@@ -71,7 +72,7 @@ def _conditions(loaded: runs.Run, n: int) -> Data | None:
     if loaded.model.condition is None:
         return None
     test = loaded.dataset().test
-    x = loaded.observed(random.key(0, device=loaded.device), test, torch.arange(n) % examples.count(test))
+    x = loaded.observed(random.key(0, device=loaded.device), test, torch.arange(n) % streaming.count(test))
     return loaded.model.condition(x)
 
 
@@ -85,7 +86,7 @@ def reconstruct(run: RunPath, /, *, n: int | None = None, options: Annotated[Fig
     """
     loaded = options.load(run)
     test = loaded.dataset().test
-    most = examples.count(test)
+    most = streaming.count(test)
     n = min(of_results.PAIRS, most) if n is None else n
     if not 1 <= n <= most:
         raise BadValue(f"--n is {n}: it must lie between 1 and {most}, the number of test items")
@@ -120,8 +121,8 @@ def interpolate(
     loaded = options.load(run)
     test = loaded.dataset().test
     for index in (first, second):
-        if not 0 <= index < examples.count(test):
-            raise BadValue(f"no test item {index}: it must lie between 0 and {examples.count(test) - 1}")
+        if not 0 <= index < streaming.count(test):
+            raise BadValue(f"no test item {index}: it must lie between 0 and {streaming.count(test) - 1}")
     observe_key, _ = options.keys()
     x = loaded.observed(observe_key, test, torch.tensor([first, second]))
     start, end = examples.each(lambda part: part[0], x), examples.each(lambda part: part[1], x)
@@ -148,11 +149,13 @@ def latent(
     loaded = options.load(run)
     dataset = loaded.dataset()
     observe_key, _ = options.keys()
-    n = min(of_results.POINTS, examples.count(dataset.test))
+    n = min(of_results.POINTS, streaming.count(dataset.test))
     x = loaded.observed(observe_key, dataset.test, torch.arange(n))
     if what == "grid":
         figure = of_model.latent_grid(*loaded.trained, x, **loaded.image_arguments)
     else:
         labels = None if dataset.test_labels is None else dataset.test_labels[:n]
-        figure = of_model.latent_scatter(*loaded.trained, x, labels, name=loaded.config.system.name)
+        figure = of_model.latent_scatter(
+            *loaded.trained, x, labels, classes=dataset.classes, name=loaded.config.system.name
+        )
     options.save(figure, loaded, f"latent_{what}")

@@ -40,6 +40,7 @@ class TrainOptions(runs.Options):
     """One of `funcvae list systems`, or FILE.py:NAME or package.module:NAME for one of your own. None:
     gaussian2d_vae."""
     model: tyro.conf.Suppress[Mapping[str, Any] | None] = None
+    lr: str | None = None
     out: str | None = None
     """Run folder, new or empty. None: a new one in runs/."""
     split: Annotated[str | None, tyro.conf.arg(metavar=f"{{{','.join(runs.SPLITS)}}}")] = None
@@ -51,6 +52,8 @@ class TrainOptions(runs.Options):
     use it."""
     deterministic: Annotated[bool | None, _flag(True)] = None
     sample_each_step: Annotated[bool | None, _flag(True)] = None
+    keep_best: Annotated[bool | None, _flag(True)] = None
+    stream: Annotated[bool | None, _flag(True)] = None
 
 
 DEFAULTS, DEFAULT_SYSTEM = TrainOptions(), "gaussian2d_vae"

@@ -85,7 +85,7 @@ class Dataset(NamedTuple):
         The parts of a dict follow each other by name, 1000 items at a time. Data that are not in memory are read once;
         the result for files is kept.
         """
-        parts = self.train, self.test
+        parts = [x.source if isinstance(x, streaming.Stream) else x for x in (self.train, self.test)]
         return (_sha256_of_files if all(isinstance(x, FileRows) for x in parts) else _sha256)(*parts)
 
 

@@ -3,16 +3,17 @@
 from collections.abc import Callable
 from typing import Any, get_type_hints
 
+import torch
 from torch import Tensor
 
 from funcvae import optim
 from funcvae._support import checks
-from funcvae._support.checks import Count
+from funcvae._support.checks import Count, Natural
 from funcvae.errors import BadValue
 from funcvae.estimators import discrete, quadratic, table
-from funcvae.estimators.types import Estimator, EstimatorAt
+from funcvae.estimators.types import Estimator, EstimatorAt, by_step
 
-__all__ = ["EXAMPLES", "SCHEDULABLE", "TABLE", "needs_steps", "parse", "parse_scheduled", "weights_of"]
+__all__ = ["EXAMPLES", "SCHEDULABLE", "TABLE", "needs_steps", "parse", "parse_final", "parse_scheduled", "weights_of"]
 
 TABLE: dict[str, Callable[..., Estimator]] = {
     factory.__name__: factory
@@ -96,6 +97,16 @@ def parse_scheduled(spec: str, steps: Count | None = None) -> Estimator | Estima
         return parse(spec)
     factory = TABLE[name]
     return lambda step: factory(value(step))
+
+
+@checks.arguments
+def parse_final(spec: str, steps: Natural) -> Estimator:
+    """The estimator that a string names, as `parse_scheduled` reads it; of a schedule, that after all steps of a run.
+
+    Raises:
+        BadValue: as from `parse_scheduled`.
+    """
+    return by_step(parse_scheduled(spec, max(1, steps)))(torch.tensor(steps))
 
 
 @checks.arguments

@@ -346,9 +346,12 @@ def digits(number: float | Tensor) -> str:
 def check_estimator(name: str, estimator: Any) -> None:
     """Raises BadType for an object that is not an estimator, such as the factory of one."""
     checks.function(name, estimator)
-    if getattr(estimator, "__module__", "").removeprefix("funcvae.estimators.") in ("table", "quadratic", "discrete"):
+    if getattr(estimator, "__module__", None) in _OF_FACTORIES:
         factory = estimator.__name__
         raise BadType(f"{name} is the factory {factory}: call it, as in estimators.{factory}()")
+
+
+_OF_FACTORIES = tuple(f"funcvae.estimators.{name}" for name in ("table", "quadratic", "discrete"))
 
 
 def check_posterior(

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from funcvae import random
+from funcvae import optim, random
 from funcvae._support import checks
 from funcvae._support.checks import Count, Floats, FloatsOrBytes
 from funcvae.model import Observe, as_floats, from_bytes
-from funcvae.optim import Optimizer, Schedule, adam
+from funcvae.optim import Optimizer, Schedule
 from funcvae.train.settings import Scale, per_example
 
 __all__ = ["Recipe", "binarize", "from_tanh_range", "to_tanh_range"]
@@ -61,9 +61,17 @@ class Recipe:
         checks.fields(self)
 
     @checks.arguments
-    def optimizer(self, steps_per_epoch: Count, lr: float | None = None) -> Optimizer:
-        """The recipe's Adam, with the recipe's learning rate or schedule unless `lr` is given."""
-        return adam(self.lr(steps_per_epoch) if lr is None else lr, eps=self.eps)
+    def optimizer(
+        self, steps_per_epoch: Count, lr: float | Schedule | None = None, *, name: str = "adam", clip: float = 0.0
+    ) -> Optimizer:
+        """The optimizer, with the recipe's learning rate or schedule unless `lr` is given.
+
+        Args:
+            name: see `optim.parse`.
+            clip: the largest norm of the gradient, to which it is scaled; 0 for no limit.
+        """
+        opt = optim.parse(name, self.lr(steps_per_epoch) if lr is None else lr, self.eps)
+        return optim.chain(optim.clip_by_global_norm(clip), opt) if clip else opt
 
 
 @checks.arguments

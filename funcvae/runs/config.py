@@ -12,14 +12,16 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
-from funcvae import compilation
+from funcvae import compilation, optim
 from funcvae._support import checks, files
 from funcvae._support.checks import Count, Natural
 from funcvae.compilation import PRECISIONS
 from funcvae.distributed import sharding
-from funcvae.errors import BadType, BadValue, Missing, unknown
+from funcvae.errors import BadValue, Missing, unknown
+from funcvae.estimators import needs_steps
 from funcvae.models import SYSTEMS, System
 from funcvae.runs.systems import find_system
+from funcvae.train.stopping import Until, early_stopping
 from funcvae.variance.monitor import MonitorSettings
 
 __all__ = [
@@ -39,6 +41,8 @@ class Options:
     """A name in `funcvae list data`, a folder of images, FILE.npy or FILE.npz. None: the recipe's."""
     data_dir: str | None = None
     """Folder of named data sets. None: data/."""
+    stream: bool | None = None
+    """Read FILE.npy batch by batch during training, for data that do not fit in memory."""
     size: int | None = None
     """Resize the images of a folder: the shorter side to this many pixels, and keep the square in the centre. None: all
     images have one size."""
@@ -56,11 +60,21 @@ class Options:
     split: str | None = None
     """What the shards divide: the rows of the batch, or the samples of each datum. None: rows."""
     estimator: str | None = None
-    """NAME or NAME:ARGUMENT, one of `funcvae list estimators`. None: the recipe's."""
+    """NAME or NAME:ARGUMENT, one of `funcvae list estimators`; or with a schedule, as in
+    beta_elbo:linear:0:1:10000. None: the recipe's."""
     noise: str | None = None
     """Noise scheme, one of `funcvae list noise`. None: iid."""
-    lr: float | None = None
-    """Learning rate. None: the recipe's rate or schedule."""
+    optimizer: str | None = None
+    """adam, adamw, adamw:WEIGHT_DECAY, sgd or sgd:MOMENTUM. None: adam."""
+    lr: float | str | None = None
+    """Learning rate: a number, or a schedule such as cosine:1e-3 or linear:1e-3:0:10000. None: the recipe's rate or
+    schedule."""
+    clip: float | None = None
+    """Largest norm of the gradient, to which it is scaled. None or 0: no limit."""
+    early_stopping: int | None = None
+    """End when the test bound has not improved for this many epochs. None or 0: make all epochs."""
+    keep_best: bool | None = None
+    """Keep the parameters of the epoch with the highest test bound, not those of the last."""
     seed: int | None = None
     """Seed of the key; equal seeds give equal bits. None: 0."""
     out: str | None = None
@@ -115,7 +129,12 @@ class Config:
     chunk: Natural = 0
     shards: Natural = 0
     split: str = "rows"
-    lr: Annotated[float, lambda name, value: float(value)] | None = None
+    optimizer: str = "adam"
+    lr: str | None = None
+    clip: Annotated[float, checks.at_least(0)] = 0.0
+    early_stopping: Natural = 0
+    keep_best: bool = False
+    stream: bool = False
     seed: int = 0
     device: str = "cpu"
     precision: str = "highest"
@@ -131,7 +150,11 @@ class Config:
     model: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.lr, int | float | np.number) and not isinstance(self.lr, bool):
+            object.__setattr__(self, "lr", str(float(self.lr)))
         _check_fields(self)
+        optim.parse(self.optimizer, 1e-3)
+        self.depends_on_steps()
         for name, known in {"precision": PRECISIONS, "device": ("cpu", "cuda"), "split": SPLITS}.items():
             checks.known(name, getattr(self, name), known)
         object.__setattr__(self, "model", self.system.options(self.model))
@@ -141,6 +164,16 @@ class Config:
     def content(self) -> dict[str, Any]:
         """The content of config.json: all fields, with the name of the system."""
         return {**vars(self), "system": self.system.name}
+
+    def depends_on_steps(self) -> list[str]:
+        """The fields with a schedule that depends on the number of steps of the whole run."""
+        asks = {"lr": self.lr is not None and optim.needs_steps(self.lr), "estimator": needs_steps(self.estimator)}
+        return [name for name, depends in asks.items() if depends]
+
+    @property
+    def until(self) -> Until | None:
+        """Whether training ends after an epoch, if it may end early."""
+        return early_stopping(self.early_stopping) if self.early_stopping else None
 
     @property
     def monitor(self) -> MonitorSettings:
@@ -210,6 +243,9 @@ def resumed(config: Config, options: Options, run: Path) -> Config:
     if options.model is not None:
         values["model"] = {**config.model, **options.model}
     now = replace(config, **values | {"out": str(run)})
+    if now.epochs != config.epochs and (scheduled := config.depends_on_steps()):
+        what = " and ".join(f"{name} {getattr(config, name)}" for name in scheduled)
+        raise BadValue(f"{run} cannot have other epochs: {what} depends on their number; give the schedule its steps")
     if pairs := differences(config, now, MAY_CHANGE):
         raise BadValue(f"{run} cannot be resumed with other settings: {pairs}; leave them out, or start another run")
     return now
@@ -230,8 +266,6 @@ def parse_config(content: Mapping[str, Any], system: System | None = None) -> Co
     `system` has the name in the object; without it, it must be the name of a named system.
     """
     check_names("field", content, Config)
-    if isinstance(content.get("lr"), int):  # a run writes 1.0
-        raise BadType(f"lr is {content['lr']}: it must be a float or None")
     if system is None and "system" in content:
         system = SYSTEMS[checks.known("system", content["system"], SYSTEMS)]
     return files.typed(content if system is None else {**content, "system": system}, Config)

@@ -20,6 +20,7 @@ from funcvae._support import examples, files
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.runs.config import Config, config_sha256
 from funcvae.runs.systems import SystemSource, source_of
+from funcvae.train import streaming
 
 __all__ = ["Manifest", "describe", "difference_text", "differences", "manifest", "numerics", "parse_manifest"]
 
@@ -72,8 +73,8 @@ def describe(config: Config, processes: int = 1) -> dict[str, Any]:
 
 def manifest(config: Config, dataset: data.Dataset, processes: int = 1) -> Manifest:
     """The content of `manifest.json` for a new run."""
-    shape = examples.each(lambda x: list(x.shape[1:]), dataset.train)
-    sizes = {"train": examples.count(dataset.train), "test": examples.count(dataset.test)}
+    shape = examples.each(lambda x: list(x.shape[1:]), streaming.first(dataset.train))
+    sizes = {"train": streaming.count(dataset.train), "test": streaming.count(dataset.test)}
     content = {
         "command": sys.argv,
         **describe(config, processes),

@@ -27,7 +27,7 @@ from funcvae.runs.config import (
 )
 from funcvae.runs.folder import CHECKPOINTS, CONFIG, MANIFEST, METRICS, PARAMS, load_data, read_config, read_manifest
 from funcvae.runs.prepare import Setup, newest_checkpoint, prepare
-from funcvae.runs.recording import LAST_FIGURE, read_history, recorder, write_results
+from funcvae.runs.recording import BEST, LAST_FIGURE, read_history, recorder, write_results
 from funcvae.runs.systems import find_system, replay_command, resume_command
 from funcvae.train import checkpoint, loop
 from funcvae.train.loop import History
@@ -218,9 +218,9 @@ def resume(
 def _load(config: Config, download: bool, processes: Processes) -> data.Dataset:
     """Loads the data of a configuration. The first process downloads them before the others load."""
     if processes.is_main:
-        dataset = data.load(config.data, root=config.data_dir, download=download, size=config.size)
+        dataset = folder.read_data(config, download=download)
     processes.barrier()
-    return dataset if processes.is_main else data.load(config.data, root=config.data_dir, size=config.size)
+    return dataset if processes.is_main else folder.read_data(config)
 
 
 def _check_agreement(setup: Setup) -> None:
@@ -235,6 +235,7 @@ def _train(
     """Trains from a TrainState to the end of the run and writes the results. Keeps `metrics_bytes` bytes of metrics."""
     steps = int(ts.step)
     history = read_history(out / METRICS, metrics_bytes, steps, steps // setup.task.steps_per_epoch)
+    setup.task.processes.all_gather_object(history.test_bound)  # which may end training early in all processes
     with recorder(out, setup, steps, metrics_bytes, trackers) as callbacks:
         ts, history = _fit(out, setup, ts, callbacks, stop, history)
     write_results(out, setup, ts, history)
@@ -242,7 +243,9 @@ def _train(
 
 def _train_without_writing(out: Path, setup: Setup, ts: TrainState, stop: MakeStop) -> None:
     # `save_every` decides when to check the parameters; all processes must check at the same steps.
-    _fit(out, setup, ts, Callbacks(save_every=setup.config.checkpoint_every), stop, loop.NO_HISTORY)
+    test_bound = setup.task.processes.all_gather_object(None)[0]
+    callbacks = Callbacks(save_every=setup.config.checkpoint_every, until=setup.config.until)
+    _fit(out, setup, ts, callbacks, stop, loop.NO_HISTORY._replace(test_bound=test_bound))
 
 
 def _fit(
@@ -266,7 +269,8 @@ def _fit(
                 raise _stopped(out, setup, ts) from None
             raise
         # A single process may stop after its last step. Several would have to agree on that, so they do not.
-        if int(ts.step) < setup.steps or (setup.task.processes.size == 1 and stop()):
+        ended = setup.config.until is not None and setup.config.until(history.test_bound)
+        if (int(ts.step) < setup.steps and not ended) or (setup.task.processes.size == 1 and stop()):
             raise _stopped(out, setup, ts)
     return ts, history
 
@@ -283,10 +287,14 @@ def _check_new_folder(out: Path) -> None:
 
 
 def _is_finished(path: Path, config: Config, manifest: environment.Manifest) -> bool:
-    """Whether the run in a folder has all its steps, their parameters, and the figures."""
+    """Whether the run in a folder has all its steps, or ended early; its parameters; and the figures."""
     steps = config.epochs * -(-manifest["data"]["train"] // config.batch)
-    last = checkpoint.in_folder(path / CHECKPOINTS).get(steps)
-    return last is not None and checkpoint.has_params(last, path / PARAMS) and (path / LAST_FIGURE).is_file()
+    stored = checkpoint.in_folder(path / CHECKPOINTS)
+    made = max(stored, default=0)
+    ended = made == steps or (config.until is not None and config.until(folder.history_in(path / METRICS).test_bound))
+    source = path / BEST if config.keep_best else stored.get(made)
+    has_params = ended and source is not None and checkpoint.has_params(source, path / PARAMS)
+    return has_params and (path / LAST_FIGURE).is_file()
 
 
 def _print_notice(line: str) -> None:

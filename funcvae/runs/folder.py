@@ -9,11 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from funcvae import data, random, train, tree
+from funcvae import data, random, tracking, train, tree
 from funcvae._support import checks, examples, files
 from funcvae._support.examples import Data
 from funcvae.errors import BadData, BadType, BadValue, Missing
@@ -24,7 +25,9 @@ from funcvae.runs import environment
 from funcvae.runs.config import Config, config_sha256, configure, parse_config
 from funcvae.runs.environment import Manifest
 from funcvae.runs.systems import differs_from, find_system, resume_command
-from funcvae.train import checkpoint
+from funcvae.train import checkpoint, streaming
+from funcvae.train.loop import History
+from funcvae.train.streaming import Stream
 
 __all__ = ["Run", "has_run", "initial_run", "load", "load_data"]
 
@@ -47,6 +50,8 @@ class Run(NamedTuple):
     state: State
     device: str
     data_sha256: str
+    steps: int
+    """The number of steps of all epochs."""
 
     @property
     def recipe(self) -> Recipe:
@@ -64,9 +69,14 @@ class Run(NamedTuple):
         check_same_data(dataset, self.data_sha256, self.path)
         return dataset
 
-    def observed(self, key: random.Key, x: Data, rows: Tensor) -> Data:
+    def observed(self, key: random.Key, x: Data | Stream, rows: Tensor) -> Data:
         """The given rows of data [n, ...], as the model sees them."""
-        return self.recipe.observe(key, examples.each(lambda part: part.to(self.device), examples.take(x, rows.cpu())))
+        return self.recipe.observe(key, examples.each(lambda part: part.to(self.device), streaming.take(x, rows)))
+
+    @property
+    def history(self) -> History:
+        """The metrics of the training. Raises BadData if `metrics.jsonl` is damaged."""
+        return history_in(self.path / METRICS)
 
     def shared_facts(self) -> dict[str, Any]:
         """The values that must be equal in all processes that measure the run together."""
@@ -124,7 +134,8 @@ def load(
         raise Missing(f"{lost}; to continue it: {resume_command(path, config.system)}")
     like = model.init(random.key(0, device=device))
     params, state = checkpoint.load_params(path / PARAMS, *like)
-    return Run(path, config, model, params, state, device, manifest["data_sha256"])
+    steps = _steps(config, manifest["data"]["train"])
+    return Run(path, config, model, params, state, device, manifest["data_sha256"], steps)
 
 
 @checks.arguments
@@ -194,21 +205,49 @@ def initial_run(
     dataset = fitted(config.system, load_data(config))
     vae = config.system.build(dataset.train.to(device), **config.model)
     ts = train.init(vae, config.system.recipe.optimizer(1), random.key(seed, device=device))
-    return Run(Path(config.system.name), config, vae, ts.params, ts.state, device, dataset.sha256())
+    return Run(Path(config.system.name), config, vae, ts.params, ts.state, device, dataset.sha256(), 0)
 
 
 def load_data(config: Config) -> data.Dataset:
     """The data of a configuration."""
     try:
-        return data.load(config.data, root=config.data_dir, size=config.size)
+        return read_data(config)
     except Missing as error:
         raise Missing(f"{error}; if the data have moved, set data or data_dir") from None
+
+
+def history_in(path: Path, size: int | None = None) -> History:
+    """The history in a file of metrics, or in its first `size` bytes."""
+    numbers: list[list[float]] = []
+    test_bounds: list[float] = []
+    for row in tracking.MetricsReader(path, size):
+        try:
+            if tracking.is_step(row):
+                numbers.append([float(row[name]) for name in ("loss", "bound", "grad_norm")])
+                numbers[-1] += [float(row.get(name, math.nan)) for name in ("reconstruction", "kl")]
+            elif "test_bound" in row:
+                test_bounds.append(float(row["test_bound"]))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise BadData(f"{path} has a damaged row at step {row['step']}") from None
+    columns = [*np.array(numbers, np.float64).reshape(-1, 5).T, np.array(test_bounds)]
+    return History(*columns)
+
+
+def read_data(config: Config, *, download: bool = False) -> data.Dataset:
+    """The data of a configuration, in memory or as streams."""
+    if config.stream:
+        return data.stream(config.data)
+    return data.load(config.data, root=config.data_dir, download=download, size=config.size)
 
 
 def check_same_data(dataset: data.Dataset, sha256: str, path: Path) -> None:
     """Raises BadData unless these are the data of the run in a folder."""
     if dataset.sha256() != sha256:
         raise BadData(f"{dataset.name} is not the data that {path} was trained on")
+
+
+def _steps(config: Config, n: int) -> int:
+    return config.epochs * -(-n // config.batch)
 
 
 def check_same_system(system: System, manifest: Manifest, path: Path) -> None:
@@ -231,7 +270,10 @@ def fitted(system: System, dataset: data.Dataset) -> data.Dataset:
     Raises BadData if the shape is another or may be read in two ways, or if pixels lie outside [0, 1].
     """
     recipe = system.recipe
-    if isinstance(recipe.shape, dict) or isinstance(dataset.train, dict):
+    dataset = dataset._replace(
+        train=streaming.opened(dataset.name, dataset.train), test=streaming.opened(dataset.name, dataset.test)
+    )
+    if not (isinstance(recipe.shape, tuple) and isinstance(dataset.train, Tensor)):
         _check_shapes(system, dataset)
         return recipe.prepare(dataset)
     got = list(dataset.train.shape[1:])
@@ -258,10 +300,10 @@ def fitted(system: System, dataset: data.Dataset) -> data.Dataset:
 
 def _check_shapes(system: System, dataset: data.Dataset) -> None:
     """Raises BadData unless the items of a data set, which may be dicts, have the shapes of a system."""
-    got = {name: list(x.shape[1:]) for name, x in examples.tensors(dataset.train).items()}
+    got = {name: list(x.shape[1:]) for name, x in examples.tensors(streaming.first(dataset.train)).items()}
     if not _shapes_fit(system.recipe, got):
         want = _shape_text(system.recipe.shape)
-        has = _shape_text(got if isinstance(dataset.train, dict) else got[""])
+        has = _shape_text(got.get("", got))
         raise BadData(f"{system.name} takes items of shape {want}: {dataset.name} has {has}")
 
 

@@ -24,6 +24,7 @@ from msgspec import Meta
 from funcvae import compilation, estimators, noise
 from funcvae._support import checks, files
 from funcvae.errors import BadData, BadType, BadValue
+from funcvae.estimators import Estimator
 from funcvae.models import SYSTEMS, System
 from funcvae.runs.config import Config, Options, check_names, configure
 from funcvae.runs.systems import find_system
@@ -90,7 +91,7 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
     for name in filter(_NOT_SETTINGS.get, grid.settings):
         raise BadValue(f"settings has {name}, but {_NOT_SETTINGS[name]}: remove it from settings")
     check_names("setting", grid.settings, Options, but=_NOT_SETTINGS)
-    specs = grid.estimators and tuple(estimators.parse(spec).name for spec in grid.estimators)
+    specs = grid.estimators and tuple(_full_name(spec) for spec in grid.estimators)
     grid = replace(grid, estimators=specs)
     names = [checks.known("system", name, SYSTEMS) if ":" not in name else name for name in grid.systems]
     axes = {name: getattr(grid, name) for name in _AXES.values()}
@@ -117,7 +118,7 @@ def expand_grid(
         system = find_system(spec) if systems is None else systems[spec.rpartition(":")[2]]
         defaults = system.recipe
         settings = {"device": device, "compile": defaults.compile and compilation.available(), **grid.settings}
-        for estimator in grid.estimators or [estimators.parse(defaults.estimator).name]:
+        for estimator in grid.estimators or [_full_name(defaults.estimator)]:
             for samples in grid.samples or [defaults.samples]:
                 for seed in grid.seeds:
                     out = Path(folder, "cells") / f"{system.name}-{estimator}-k{samples}-s{seed}".replace(":", "_")
@@ -151,9 +152,16 @@ def cell_id(cell: Config) -> dict[str, Any]:
 
 def target_of(cell: Config) -> str:
     """The bound that the estimator of a cell ascends."""
-    return estimators.parse(cell.estimator).claims_under(noise.parse(cell.noise)).target
+    return estimators.parse_final(cell.estimator, _LATE).claims_under(noise.parse(cell.noise)).target
 
 
+def _full_name(spec: str) -> str:
+    """The name of an estimator with its arguments; with a schedule, the string itself."""
+    parsed = estimators.parse_scheduled(spec, _LATE)
+    return parsed.name if isinstance(parsed, Estimator) else spec
+
+
+_LATE = 2**53  # after the end of every schedule
 _AXES = {"system": "systems", "estimator": "estimators", "samples": "samples", "seed": "seeds"}
 _NOT_SETTINGS = {name: f"the grid's `{axis}` determine it" for name, axis in _AXES.items()}
 _NOT_SETTINGS["out"] = "each cell has its own folder"

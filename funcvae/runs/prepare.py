@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from funcvae import data, estimators, noise, random, train
+from funcvae import data, estimators, noise, optim, random, train
 from funcvae._support import examples
 from funcvae._support.examples import Data
 from funcvae.distributed.collectives import SINGLE, Processes
@@ -16,9 +16,10 @@ from funcvae.model import check_data
 from funcvae.models import Recipe
 from funcvae.runs.config import SPLITS, Config
 from funcvae.runs.folder import CHECKPOINTS, fitted
-from funcvae.train import checkpoint
+from funcvae.train import checkpoint, streaming
 from funcvae.train.settings import StepSettings
 from funcvae.train.state import TrainState
+from funcvae.train.streaming import Stream
 from funcvae.train.task import Task, check_task
 from funcvae.variance.monitor import Monitor, make_monitor
 
@@ -32,7 +33,7 @@ class Setup(NamedTuple):
     dataset: data.Dataset
     task: Task
     start: TrainState
-    test: Data  # the test data, on the run's device
+    test: Data | Stream  # the test data, on the run's device
     test_observed: Data  # the first test items, as the model observes them
     monitor: Monitor | None  # measures the gradient's variance during training; None if that is not requested
     figure_key: random.Key
@@ -55,16 +56,21 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     Raises BadType or BadValue if the parts do not fit together, BadData if the system cannot take the data.
     """
     recipe = config.system.recipe
-    estimator, scheme = estimators.parse(config.estimator), noise.parse(config.noise)
-    estimator.claims_under(scheme)
+    scheme = noise.parse(config.noise)
+    estimators.parse_final(config.estimator, 0).claims_under(scheme)
     key = random.key(config.seed, device=config.device)
     dataset = fitted(config.system, load(config))
-    model = config.system.build(dataset.train, **config.model)
-    opt = recipe.optimizer(-(-examples.count(dataset.train) // config.batch), config.lr)
+    model = config.system.build(streaming.first(dataset.train), **config.model)
+    per_epoch = -(-streaming.count(dataset.train) // config.batch)
+    steps = config.epochs * per_epoch
+    estimator = estimators.parse_scheduled(config.estimator, steps)
+    lr = None if config.lr is None else optim.parse_schedule(config.lr, steps)
+    opt = recipe.optimizer(per_epoch, lr, name=config.optimizer, clip=config.clip)
     ts = train.init(model, opt, key)
-    x_train, x_test = (examples.each(lambda x: x.to(config.device), x) for x in (dataset.train, dataset.test))
+    x_train, x_test = (streaming.on_device(x, ts.step.device) for x in (dataset.train, dataset.test))
     for name, x in {"train": x_train, "test": x_test}.items():
-        check_data(model, ts.params, ts.state, x, recipe.observe, name=f"{config.data}: {name}")
+        few = streaming.first(x)
+        check_data(model, ts.params, ts.state, few, recipe.observe, name=f"{config.data}: {name}")
     settings = StepSettings(
         batch=config.batch, samples=config.samples, chunk=config.chunk or None, shards=config.shards or None,
         split=SPLITS[config.split], observe=recipe.observe, noise=scheme, scale=recipe.scale,
@@ -73,11 +79,11 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     task = Task(model, estimator, opt, x_train, settings, processes)
     check_task(task, ts)
     observe_key, figure_key, draw_key, monitor_key = random.split(train.run_keys(ts.key).pictures, 4)
-    observed = recipe.observe(observe_key, examples.head(x_test, of_results.POINTS))
+    observed = recipe.observe(observe_key, streaming.head(x_test, of_results.POINTS))
     # Raises if an estimator or the noise does not suit the model or the number of samples; the values do not matter.
     eps = torch.zeros_like(scheme(observe_key, config.samples, (1, model.latent)))
-    monitor = make_monitor(config.monitor, scheme, x_train, recipe.observe, monitor_key)
-    for each in [estimator, *(monitor.at(0).values() if monitor else ())]:
+    monitor = make_monitor(config.monitor, scheme, x_train, recipe.observe, monitor_key, steps)
+    for each in [task.estimator_at(ts.step), *(monitor.at(0).values() if monitor else ())]:
         each(model, ts.params, ts.state, examples.head(observed, 1), eps, train=False)
     return Setup(config, dataset, task, ts, x_test, observed, monitor, figure_key, draw_key)
 

@@ -1,6 +1,5 @@
 """Writes the files of a run: metrics, samples and checkpoints during training, parameters and figures at the end."""
 
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,16 +14,17 @@ from funcvae import figures, random, tracking, tree
 from funcvae._support import examples, files
 from funcvae.errors import BadData
 from funcvae.figures import decoding, of_results
-from funcvae.runs.folder import CHECKPOINTS, FIGURES, METRICS, PARAMS, SAMPLES
+from funcvae.runs.folder import CHECKPOINTS, FIGURES, METRICS, PARAMS, SAMPLES, history_in
 from funcvae.runs.prepare import Setup
 from funcvae.runs.systems import resume_command
 from funcvae.train import checkpoint
-from funcvae.train.loop import History
+from funcvae.train.loop import NO_HISTORY, History
 from funcvae.train.settings import Callbacks, Row
 from funcvae.train.state import TrainState
 
 __all__ = ["LAST_FIGURE", "read_history", "recorder", "write_results"]
 
+BEST = f"{CHECKPOINTS}/best.safetensors"  # the TrainState with the highest test bound, if the run keeps it
 LAST_FIGURE = f"{FIGURES}/training.png"  # written last: a folder with this file is complete
 
 
@@ -82,7 +82,11 @@ def recorder(
             checkpoint.save(checkpoint.path_of(folder / CHECKPOINTS, int(ts.step)), ts, about)
             checkpoint.prune(folder / CHECKPOINTS, config.keep)
 
-        yield Callbacks(log=log, watch=watch, save=save, save_every=config.checkpoint_every)
+        def keep(ts: TrainState) -> None:
+            checkpoint.save(folder / BEST, ts, {})
+
+        best = keep if config.keep_best else None
+        yield Callbacks(log, watch, save, config.checkpoint_every, until=config.until, best=best)
 
 
 def write_results(folder: Path, setup: Setup, ts: TrainState, history: History) -> None:
@@ -91,6 +95,8 @@ def write_results(folder: Path, setup: Setup, ts: TrainState, history: History) 
     If only figures cannot be written, the message of the OSError has the command that draws them.
     """
     config, task = setup.config, setup.task
+    if config.keep_best:
+        ts = checkpoint.load(folder / BEST, ts)[0]
     trained = task.model, ts.params, ts.state
     (folder / LAST_FIGURE).unlink(missing_ok=True)  # of fewer epochs
     checkpoint.save_params(folder / PARAMS, ts.params, ts.state)
@@ -115,21 +121,11 @@ def write_results(folder: Path, setup: Setup, ts: TrainState, history: History) 
 
 def read_history(path: Path, size: int, steps: int, epochs: int) -> History:
     """The history in the first `size` bytes of metrics. Raises BadData for another number of steps or epochs."""
-    numbers: list[list[float]] = []
-    test_bounds: list[float] = []
-    for row in tracking.MetricsReader(path, size) if size else ():
-        try:
-            if tracking.is_step(row):
-                numbers.append([float(row[name]) for name in ("loss", "bound", "grad_norm")])
-                numbers[-1] += [float(row.get(name, math.nan)) for name in ("reconstruction", "kl")]
-            elif "test_bound" in row:
-                test_bounds.append(float(row["test_bound"]))
-        except (KeyError, TypeError, ValueError, OverflowError):
-            raise BadData(f"{path} has a damaged row at step {row['step']}") from None
-    if (len(numbers), len(test_bounds)) != (steps, epochs):
-        raise BadData(f"{path} has {len(numbers):,} steps, but its checkpoint has {steps:,}: the files do not match")
-    columns = [*np.array(numbers, np.float64).reshape(-1, 5).T, np.array(test_bounds)]
-    return History(*columns)
+    history = history_in(path, size) if size else NO_HISTORY
+    made, tested = len(history.loss), len(history.test_bound)
+    if (made, tested) != (steps, epochs):
+        raise BadData(f"{path} has {made:,} steps, but its checkpoint has {steps:,}: the files do not match")
+    return history
 
 
 POINTS_A_STEP, TRACKED = 1000, 32  # the number of points to sample after each step, and of test images for the trackers

@@ -20,6 +20,7 @@ from funcvae.evaluate import psis
 from funcvae.evaluate.importance_sampling import Progress
 from funcvae.evaluate.weights import Estimated
 from funcvae.runs.folder import Run
+from funcvae.train import streaming
 
 __all__ = [
     "Report", "comparison_report", "evaluation_figures", "evaluation_report", "evaluation_table", "variance_report",
@@ -67,7 +68,7 @@ def evaluation_report(
         NonFinite: a result is not finite; the message names the item.
     """
     test = run.dataset().test
-    most = examples.count(test)
+    most = streaming.count(test)
     n = min(_MAX_ITEMS, most) if n is None else n
     if not 2 <= n <= most:
         raise BadValue(f"n is {n}: it must lie between 2 and {most}, the number of test items")
@@ -200,7 +201,7 @@ def comparison_report(
             batch=batch, seed=seed, target_se=target_se,
         )  # fmt: skip
     train = run.dataset().train
-    most = examples.count(train)
+    most = streaming.count(train)
     batch = min(run.config.batch, most) if batch is None else batch
     if not 1 <= batch <= most:
         raise BadValue(f"batch is {batch}: it must lie between 1 and {most:,}, the number of training data")
@@ -252,7 +253,7 @@ def _arms(
     found: dict[str, tuple[Estimator, noise.Noise]] = {}
     left_out: list[str] = []
     for scheme in map(noise.parse, dict.fromkeys(schemes)):
-        for estimator in map(estimators.parse, names_once):
+        for estimator in (estimators.parse_final(name, run.steps) for name in names_once):
             try:
                 estimator.claims_under(scheme)
                 if names is None:  # some systems have no density, which some defaults need

@@ -29,6 +29,7 @@ from funcvae.runs.folder import (
     has_run,
     load,
     read_config,
+    read_data,
     read_manifest,
 )
 from funcvae.runs.grid import GRID, RESULT, CellResult, Grid, cell_id, cell_name, expand_grid, read_result, target_of
@@ -156,7 +157,7 @@ def check_cells(grid: Grid, folder: str | Path, *, device: str = "cpu", download
         source = cell.data, cell.data_dir, cell.size
         if source not in loaded:
             with files.lock(Path(cell.data_dir), timeout=-1) if download else nullcontext():
-                loaded[source] = data.load(cell.data, root=cell.data_dir, download=download, size=cell.size)
+                loaded[source] = read_data(cell, download=download)
         return loaded[source]
 
     for cell in unfinished:

@@ -21,8 +21,8 @@ from funcvae.errors import BadData, BadType, BadValue, FuncvaeError
 from funcvae.train.state import TrainState, batches_from
 
 __all__ = [
-    "Readable", "Source", "Stream", "blocks", "count", "first", "mapped", "on_device", "opened", "read",
-    "read_rows", "training_batches",
+    "Readable", "Source", "Stream", "blocks", "count", "first", "head", "mapped", "on_device", "opened", "read",
+    "read_rows", "take", "training_batches",
 ]  # fmt: skip
 
 
@@ -133,6 +133,18 @@ def count(x: Data | Stream) -> int:
 def first(x: Data | Stream) -> Data:
     """The first data of a stream, or all data that are in memory."""
     return x.first if isinstance(x, Stream) else x
+
+
+def take(x: Data | Stream, rows: Tensor) -> Data:
+    """The data of these rows, on the device of x."""
+    if not isinstance(x, Stream):
+        return examples.take(x, rows.to(examples.device(x)))
+    return examples.each(lambda part: part.to(examples.device(x.first)), x.gather(rows.cpu()))
+
+
+def head(x: Data | Stream, n: int) -> Data:
+    """The first n data, or all if there are fewer."""
+    return take(x, torch.arange(min(n, x.count))) if isinstance(x, Stream) else examples.head(x, n)
 
 
 def on_device(x: Data | Stream, device: torch.device) -> Data | Stream:

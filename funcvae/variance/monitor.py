@@ -8,14 +8,15 @@ import torch
 from tqdm import tqdm
 
 from funcvae import estimators, random
-from funcvae._support import examples
 from funcvae._support.examples import Data
 from funcvae.errors import BadValue, NonFinite
 from funcvae.estimators.types import Estimator, EstimatorAt, by_step
 from funcvae.model import VAE, Observe
 from funcvae.modules import Params, State
 from funcvae.noise import Noise
+from funcvae.train import streaming
 from funcvae.train.settings import Row
+from funcvae.train.streaming import Stream
 from funcvae.variance.comparison import compare
 
 __all__ = ["Monitor", "MonitorSettings", "make_monitor"]
@@ -70,7 +71,12 @@ class Monitor(NamedTuple):
 
 
 def make_monitor(
-    settings: MonitorSettings, scheme: Noise, data: Data, observe: Observe, key: random.Key, steps: int | None = None
+    settings: MonitorSettings,
+    scheme: Noise,
+    data: Data | Stream,
+    observe: Observe,
+    key: random.Key,
+    steps: int | None = None,
 ) -> Monitor | None:
     """The monitor of a training run, or None if `every` is 0. The key decides the batch, its observation and noise.
 
@@ -85,8 +91,8 @@ def make_monitor(
         return None
     arms = {spec: by_step(estimators.parse_scheduled(spec, steps)) for spec in settings.estimators}
     choice_key, observe_key, noise_key = random.split(key, 3)
-    rows = random.permutation(choice_key, examples.count(data))[: settings.batch]
-    monitor = Monitor(settings, arms, observe(observe_key, examples.take(data, rows)), noise_key, scheme)
+    rows = random.permutation(choice_key, streaming.count(data))[: settings.batch]
+    monitor = Monitor(settings, arms, observe(observe_key, streaming.take(data, rows)), noise_key, scheme)
     for estimator in monitor.at(0).values():
         estimator.claims_under(scheme)
     return monitor

@@ -121,6 +121,15 @@ def test_an_estimator_is_chosen_by_its_variance_and_bias(tmp_path):
     assert all(is_a_picture(path) for path in written)
 
 
+@pytest.mark.parametrize("epochs", [2, pytest.param(50, marks=pytest.mark.slow)])
+def test_kl_annealing_and_free_bits_keep_a_latent_that_the_elbo_loses(epochs):
+    found = main("kl_annealing")(epochs=epochs)
+    assert all(0 < kl < -bound for bound, kl, _ in found.values())
+    if epochs == 50:
+        assert [active for _, _, active in found.values()] == [7, 8, 8, 8]
+        assert found["ELBO"][0] < min(bound for name, (bound, _, _) in found.items() if name != "ELBO")
+
+
 def test_the_burda_table_trains_missing_runs_only(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("funcvae.compilation.available", lambda: False)
     x = fv.random.uniform(fv.random.key(0), (60, 1, 28, 28)).numpy()
@@ -220,18 +229,9 @@ def test_the_python_of_a_guide_runs_as_written_block_after_block(path, tmp_path,
 
 
 def test_every_example_is_tested():
-    tested = {
-        "quickstart",
-        "own_model",
-        "own_system",
-        "own_estimator",
-        "posterior_collapse",
-        "burda_table",
-        "conditional_vae",
-        "missing_pixels",
-        *fv.models.SYSTEMS,
-    }
-    tested |= {"rainforth", "compare_estimators", "discrete_latents", "from_pytorch", "random_layers", "big_data"}
+    tested = {"quickstart", "own_model", "own_system", "own_estimator", "posterior_collapse", "burda_table"}
+    tested |= {"conditional_vae", "missing_pixels", "rainforth", "compare_estimators", "discrete_latents"}
+    tested |= {"from_pytorch", "random_layers", "big_data", "kl_annealing", *fv.models.SYSTEMS}
     elsewhere = {"burda2_vae", "sbn_vae", "sbn_nonlinear_vae"}  # in burda_vae.py and discrete_latents.py
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested - elsewhere
     assert set(DIGITS) | {"gaussian2d_vae", "cifar_resnet_vae"} | elsewhere == set(fv.models.SYSTEMS)
