@@ -40,6 +40,7 @@ from arguments import (
     Kind,
     Odd,
     Rng,
+    Theirs,
     World,
     X,
     Z,
@@ -297,10 +298,6 @@ FACTORY = Kind(
         Odd,
     ),
 )
-
-
-class Theirs(Exception):
-    """An error in a user's network, which the library passes on."""
 
 
 class _Net(nn.Module):
