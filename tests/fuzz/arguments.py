@@ -305,7 +305,9 @@ def _strange_data(rng: Rng, w: World) -> Any:
 
 X = Kind(lambda rng, w: w.x, _strange_data)
 CONDITION = Kind(lambda rng, w: w.model.given(w.x).get("condition"), lambda rng, w: strange(rng, torch.ones(3).long()))
-EPS = of_tensor(lambda rng, w: random.normal(random.key(3), (rng.choice([1, 2, 4]), len(w.modelled), w.model.latent), w.dtype))
+EPS = of_tensor(
+    lambda rng, w: random.normal(random.key(3), (rng.choice([1, 2, 4]), len(w.modelled), w.model.latent), w.dtype)
+)
 Z = of_tensor(
     lambda rng, w: random.normal(random.key(3), (*rng.choice([(3,), (1, 3), (2, 3)]), w.model.latent), w.dtype)
 )
