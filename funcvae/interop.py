@@ -23,7 +23,7 @@ from funcvae._support.pickling import remembered
 from funcvae.distributions import Posterior
 from funcvae.errors import BadType, BadValue, FuncvaeError, unknown
 from funcvae.model import CHECK_SEED, VAE, Trained, check_prior, log_p_x_given_z, vae
-from funcvae.modules import Params, State
+from funcvae.modules import KEY, Params, State
 
 __all__ = ["from_module", "to_module"]
 
@@ -124,7 +124,7 @@ def to_module(net: Net, params: Params, state: State) -> nn.Module:
             if part not in whole:
                 raise BadValue(f"{what} lacks {part!r}: it must be of the model that from_module returned")
             for name, value in checks.mapping(f"{what}[{part!r}]", whole[part]).items():
-                if name == "random_key":  # of random layers, whose module holds no key
+                if name == KEY:  # of random layers, whose module holds no key
                     continue
                 into = tensors.get(name)
                 if into is None:

@@ -167,6 +167,8 @@ def vae(
     @checks.arguments
     def check_z(params: Params, state: State, z: Tensor, train: bool = False, condition: Data | None = None) -> None:
         check(params, state, ("decoder", "prior"))
+        if checks.tensor("z", z).ndim not in (2, 3) or z.shape[-1] != latent or (z.ndim == 3 and not len(z)):
+            raise BadValue(f"z has shape {list(z.shape)}: it must be [B, {latent}] or [N, B, {latent}], with N >= 1")
         if (condition is not None) != conditional["decoder"]:
             raise BadValue(
                 "the model is conditional: give condition=, such as **model.given(x)"
@@ -175,8 +177,6 @@ def vae(
             )
         if condition is not None and examples.count(condition) != z.shape[-2]:
             raise BadValue(f"the condition has {examples.count(condition)} items: z has a batch of {z.shape[-2]}")
-        if checks.tensor("z", z).ndim not in (2, 3) or z.shape[-1] != latent or (z.ndim == 3 and not len(z)):
-            raise BadValue(f"z has shape {list(z.shape)}: it must be [B, {latent}] or [N, B, {latent}], with N >= 1")
 
     @checks.arguments
     def init(key: random.Key) -> tuple[Params, State]:

@@ -270,6 +270,8 @@ def _reinmax(q: Posterior, eps: Tensor) -> Tensor:
 
 def _flipped(q: Posterior, eps: Tensor) -> Tensor:
     """A draw z, and z with one variable set to each of its other values: [N (1 + V (S - 1)), B, Z]."""
+    if not hasattr(q, "values"):
+        raise BadValue(f"local_expectation requires a posterior with finitely many values, not a {type(q).__name__}")
     values = cast(FinitePosterior, q).values()
     z = rearrange(q.sample(eps), "n b (v w) -> n b v w", w=values.shape[-1])
     index = (z.unsqueeze(-2) == values).all(-1).int().argmax(-1)

@@ -30,8 +30,8 @@ class PPCA(NamedTuple):
     def log_likelihood(self, x: Tensor) -> Tensor:
         """log p(x) = log N(x; mu, W Wᵀ + sigma² I) [B], in nats."""
         x = self._centred(x)
-        p = LowRankMultivariateNormal(torch.zeros_like(self.mean), self.weight, self.sigma2.expand_as(self.mean))
-        return p.log_prob(x)
+        parts = torch.zeros_like(self.mean), self.weight, self.sigma2.expand_as(self.mean)
+        return LowRankMultivariateNormal(*parts, validate_args=False).log_prob(x)
 
     @checks.arguments
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -142,6 +142,9 @@ def interpolated(
 
 def pair(first: Any, second: Any) -> Data:
     """Two items as data [2, ...]; raises BadType or BadValue if they differ in shape, dtype or device."""
+    for item in (first, second):
+        if not isinstance(item, dict):
+            checks.tensor("an item", item)
     a, b = examples.tensors(first), examples.tensors(second)
     for name in [*a, *b]:
         x, y = (checks.tensor("an item", item.get(name)) for item in (a, b))

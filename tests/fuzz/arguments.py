@@ -22,11 +22,16 @@ class World(NamedTuple):
     model: fv.VAE
     params: Any
     state: Any
-    x: torch.Tensor
+    x: Any
+
+    @property
+    def modelled(self) -> torch.Tensor:
+        """The part of the data that the likelihood is of."""
+        return self.model.modelled(self.x)
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.x.dtype
+        return self.modelled.dtype
 
 
 class _Digits(nn.Module):
@@ -40,9 +45,41 @@ class _Digits(nn.Module):
         return self.out(z).unflatten(-1, (1, 2, 2))
 
 
+class Theirs(Exception):
+    """An error in a user's network, which the library passes on."""
+
+
+class _ByClass(nn.Module):
+    """A decoder of (z, class)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_class, self.out = nn.Embedding(2, 2), nn.Linear(2, 2)
+
+    def forward(self, z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        try:
+            return self.out(z + self.of_class(c))
+        except Exception as error:
+            raise Theirs from error
+
+
+class _OfPart(nn.Module):
+    """An encoder of a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(2, 4)
+
+    def forward(self, data: dict[str, torch.Tensor]) -> torch.Tensor:
+        try:
+            return self.out(data["x"])
+        except Exception as error:
+            raise Theirs from error
+
+
 @cache
 def world(kind: str) -> World:
-    """One of six small models. It is cached: do not modify it."""
+    """One of seven small models. It is cached: do not modify it."""
     if kind == "plane":
         model, x = models.gaussian2d_vae(2, 3), random.normal(random.key(1), (3, 2))
     elif kind == "linear":
@@ -58,17 +95,22 @@ def world(kind: str) -> World:
         model = fv.vae(encoder=lambda: nn.Linear(2, 2), decoder=lambda: nn.Linear(2, 2), latent=2,
                         posterior=heads.delta, likelihood=heads.normal_fixed(1.0))  # fmt: skip
         x = torch.zeros(3, 2)
+    elif kind == "classes":
+        model = fv.vae(encoder=_OfPart, decoder=_ByClass, latent=2, modelled=lambda data: data["x"],
+                       condition=lambda data: data["y"])  # fmt: skip
+        x = {"x": torch.ones(3, 2), "y": torch.tensor([0, 1, 1])}
     else:
-        encoder = lambda: nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4))  # noqa: E731
-        model = fv.vae(encoder=encoder, decoder=lambda: nn.Linear(2, 4), latent=2, likelihood=heads.normal_logvar)
+        encoder = lambda: nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Dropout(0.2))  # noqa: E731
+        decoder = lambda: nn.Sequential(nn.Dropout(0.2), nn.Linear(2, 4))  # noqa: E731
+        model = fv.vae(encoder=encoder, decoder=decoder, latent=2, likelihood=heads.normal_logvar)
         x = random.normal(random.key(1), (3, 2))
     params, state = model.init(random.key(0))
-    if x.dtype == torch.float64:
+    if kind == "linear":
         params = tree.map(torch.Tensor.double, params)
     return World(model, params, state, x)
 
 
-WORLDS = ("plane", "linear", "images", "delta", "batchnorm", "bits")
+WORLDS = ("plane", "linear", "images", "delta", "batchnorm", "bits", "classes")
 
 Rng = pyrandom.Random
 Maker = Callable[[Rng, World], Any]
@@ -252,8 +294,20 @@ FUNCTION = Kind(one_of(lambda *args, **kwargs: None))
 MODEL = Kind(lambda rng, w: w.model, lambda rng, w: world(rng.choice(WORLDS)).model)
 PARAMS = Kind(lambda rng, w: w.params, bad_params)
 STATE = Kind(lambda rng, w: w.state, lambda rng, w: bad_params(rng, w, "state"))
-X = of_tensor(lambda rng, w: w.x)
-EPS = of_tensor(lambda rng, w: random.normal(random.key(3), (rng.choice([1, 2, 4]), len(w.x), w.model.latent), w.dtype))
+
+
+def _strange_data(rng: Rng, w: World) -> Any:
+    if not isinstance(w.x, dict):
+        return strange(rng, w.x)
+    part = rng.choice(["x", "y", "z", ""])
+    return {**w.x, part: strange(rng, w.x.get(part, w.x["x"]))} if part else rng.choice([{}, {"x": w.x["x"]}, w.x["x"]])
+
+
+X = Kind(lambda rng, w: w.x, _strange_data)
+CONDITION = Kind(lambda rng, w: w.model.given(w.x).get("condition"), lambda rng, w: strange(rng, torch.ones(3).long()))
+EPS = of_tensor(
+    lambda rng, w: random.normal(random.key(3), (rng.choice([1, 2, 4]), len(w.modelled), w.model.latent), w.dtype)
+)
 Z = of_tensor(
     lambda rng, w: random.normal(random.key(3), (*rng.choice([(3,), (1, 3), (2, 3)]), w.model.latent), w.dtype)
 )

@@ -9,6 +9,7 @@ import torch
 from arguments import (
     BOUND,
     CLAIMS,
+    CONDITION,
     COUNT,
     COUNT_2,
     DEVICE,
@@ -39,6 +40,7 @@ from arguments import (
     Kind,
     Odd,
     Rng,
+    Theirs,
     World,
     X,
     Z,
@@ -298,10 +300,6 @@ FACTORY = Kind(
 )
 
 
-class Theirs(Exception):
-    """An error in a user's network, which the library passes on."""
-
-
 class _Net(nn.Module):
     """A network that marks its own errors as `Theirs`."""
 
@@ -395,8 +393,10 @@ MODEL_ARGS = {"params": PARAMS, "state": STATE}
 GOOD_MODEL = Kind(lambda rng, w: w.model, junk=False)
 target("VAE.init", lambda model, key: model.init(key), weight=0.3, model=GOOD_MODEL, key=KEY)
 target("VAE.encode", lambda model, **kwargs: model.encode(**kwargs), model=GOOD_MODEL, **MODEL_ARGS, x=X, train=FLAG)
-target("VAE.decode", lambda model, **kwargs: model.decode(**kwargs), model=GOOD_MODEL, **MODEL_ARGS, z=Z, train=FLAG)
-target("VAE.prior", lambda model, **kwargs: model.prior(**kwargs), model=GOOD_MODEL, **MODEL_ARGS, z=Z, train=FLAG)
+target("VAE.decode", lambda model, **kwargs: model.decode(**kwargs), model=GOOD_MODEL, **MODEL_ARGS, z=Z, train=FLAG,
+       condition=CONDITION)  # fmt: skip
+target("VAE.prior", lambda model, **kwargs: model.prior(**kwargs), model=GOOD_MODEL, **MODEL_ARGS, z=Z, train=FLAG,
+       condition=CONDITION)  # fmt: skip
 
 
 # estimators ----------------------------------------------------------------------------------------------------------
@@ -617,7 +617,9 @@ target(
     log=PROGRESS,
     watch=PROGRESS,
     save=PROGRESS,
-    stop=Kind(one_of(lambda: False, lambda: True)),
+    stop=Kind(one_of(lambda: False, lambda: True, train.interrupt())),
+    until=Kind(one_of(None, lambda test_bounds: True)),
+    best=Kind(one_of(None, train.keep_best())),
     shards=SHARDS,
     split=SPLIT,
     processes=PROCESSES,
@@ -635,6 +637,14 @@ target(
     samples=FEW,
     observe=OBSERVE,
     noise=SCHEME,
+)
+
+target(
+    "train.early_stopping",
+    lambda bounds, **options: train.early_stopping(**options)(bounds),
+    patience=COUNT,
+    min_delta=NOT_NEGATIVE,
+    bounds=Kind(one_of(np.zeros(0), np.ones(3), np.array([1.0, math.nan])), junk=False),
 )
 
 # models ---------------------------------------------------------------------------------------------------------------
@@ -693,6 +703,7 @@ LEFT_OUT = {
     "distributed.rank": "has no arguments",
     "distributed.world_size": "has no arguments",
     "estimators.in_chunks": "returns an estimator; tests/laws calls it",
+    "figures.decoding.check_condition": "a check that other functions call",
     "figures.of_model.as_is": "the identity",
     "from_module": "takes a module; tests/test_interop.py has its errors",
     "to_module": "see from_module",
@@ -701,6 +712,7 @@ LEFT_OUT = {
     "model.check_items": "a part of model.check_data",
     "model.check_trained": "a check that other functions call",
     "model.from_bytes": "see model.as_floats",
+    "model.joint": "see model.log_p_x_given_z",
     "model.log_p_x_given_z": "part of a step, so it does not check its arguments",
     "model.log_prob": "see model.log_p_x_given_z",
     "model.log_prob_terms": "see model.log_p_x_given_z",
@@ -714,6 +726,8 @@ LEFT_OUT = {
     "modules.network": "the part of functional that model.vae uses",
     "tree.like": "does not check its arguments, which come from the lab",
     "train.fit_task": "train.fit calls it",
+    "train.interrupt": "has no arguments",
+    "train.keep_best": "has no arguments",
     "train.mapped": "applies a function to the items of a Dataset",
     "train.per_example": "a constant",
     "train.replay_task": "train.replay calls it",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from arguments import (
+    CONDITION,
     COUNT,
     ESTIMATOR,
     FEW,
@@ -213,7 +214,8 @@ EXTENT = Kind(one_of(None, (0, 1, 0, 1), (-1.0, 1.0, 0.0, 2.0)), one_of((1, 0, 0
 NAMES = Kind(one_of(["a", "b", "c"], ("x", "y", "z")), one_of(["a"], "abc", [1, 2, 3], [None] * 3, []))
 TRUSTED = maybe(array(3))
 figure("figures.image_grid", figures.image_grid, images=array(2, 2, 1, 3, 3), extent=EXTENT, axes=PAIR, title=TITLE)
-figure("figures.sample_grid", figures.sample_grid, images=array(3, 1, 3, 3), title=TITLE)
+figure("figures.sample_grid", figures.sample_grid, images=array(3, 1, 3, 3),
+       rows=Kind(one_of((), ["a"], ("a", "b", "c")), one_of("abc", [1], [None], ["a", "b"], 3)), title=TITLE)  # fmt: skip
 figure(
     "figures.reconstructions",
     figures.reconstructions,
@@ -244,7 +246,9 @@ LABELS = Kind(
         [True, False, True, True],
     ),
 )
-figure("figures.latent_scatter", figures.latent_scatter, z=array(4, 2), labels=LABELS, axes=PAIR, title=TITLE)
+CLASS_NAMES = Kind(one_of((), ["a"], ("a", "b", "c")), one_of("ab", [1], [None], ["$", "\n", ""], {"a": 1}, 3))
+figure("figures.latent_scatter", figures.latent_scatter, z=array(4, 2), labels=LABELS, classes=CLASS_NAMES, axes=PAIR,
+       title=TITLE)  # fmt: skip
 figure("figures.densities", figures.densities, true=array(5, 2), learned=array(4, 2), mean=maybe(array(2)),
        cov=Kind(one_of(np.eye(2), [[1.0, 0.5], [0.5, 2.0]], None), array(2, 2).bad),
        names=PAIR, title=TITLE)  # fmt: skip
@@ -397,10 +401,19 @@ target(
     decoding.decoded,
     **SEES,
     z=of_tensor(lambda rng, w: torch.ones(3, w.model.latent, dtype=w.dtype)),
+    condition=CONDITION,
 )
 target("figures.decoding.reconstructed", decoding.reconstructed, **SEES, x=X, key=KEY)
-target("figures.decoding.samples", decoding.samples, **SEES, key=KEY, n=COUNT, drawn=FLAG)
-ITEM = of_tensor(lambda rng, w: w.x[0])
+target("figures.decoding.samples", decoding.samples, **SEES, key=KEY, n=COUNT, drawn=FLAG,
+       condition=CONDITION)  # fmt: skip
+
+
+def _item(rng: Rng, w: World) -> Any:
+    return {name: part[0] for name, part in w.x.items()} if isinstance(w.x, dict) else w.x[0]
+
+
+ITEM = Kind(_item, lambda rng, w: strange(rng, w.modelled[0]))
+target("figures.decoding.pair", decoding.pair, first=ITEM, second=ITEM)
 target("figures.decoding.interpolated", decoding.interpolated, **SEES, first=ITEM, second=ITEM, steps=FEW)
 PLANE = of_tensor(one_of(torch.eye(3, 2), torch.eye(4, 3), torch.ones(2, 1)))
 target("figures.decoding.latent_plane", decoding.latent_plane, z=PLANE)
@@ -418,6 +431,7 @@ figure(
     **SEES,
     x=X,
     labels=Kind(one_of(None, torch.arange(3)), strange_tensor),
+    classes=CLASS_NAMES,
     name=TITLE,
 )
 DRAW = {"pixels": PIXELS, "name": TITLE}
@@ -454,6 +468,8 @@ target(
     key=KEY,
     n=COUNT,
     drawn=FLAG,
+    condition=CONDITION,
+    rows=CLASS_NAMES,
     **DRAW,
 )
 _POINTS = Dataset("points", torch.eye(5, 2), torch.eye(4, 2), None, None)
