@@ -102,6 +102,11 @@ def test_config_and_manifest(here):
         "checkpoint_every": 1000,
         "keep": 2,
         "size": None,
+        "optimizer": "adam",
+        "clip": 0.0,
+        "early_stopping": 0,
+        "keep_best": False,
+        "stream": False,
         "model": {"latent": 2, "hidden": 64},
     }
     manifest = json.loads(Path("run/manifest.json").read_text())
