@@ -95,7 +95,8 @@ def free_bits(least: Weight) -> Estimator:
 
     In `bound` [B], the KL of such a latent is λ for each datum, and that of another is its own, so the batch mean of
     `bound` is the objective. It depends on the batch: each shard of `by_rows`, and each batch of a test set, compares
-    the mean over its own data with λ. Unbiased, for the objective of the batch.
+    the mean over its own data with λ. `variance.exact` takes each datum as a batch. Unbiased, for the objective of the
+    batch.
 
     Args:
         least: λ in nats for each latent; a number, or a floating-point tensor without axes, as a schedule returns it.

@@ -76,6 +76,16 @@ def dropping():
     return nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Dropout(0.3), nn.Linear(4, 4))
 
 
+def annealed(step):
+    beta = fv.optim.linear(0, 1, 6)(step).float()
+
+    def weights(log_w):
+        r = beta / len(log_w) + (1 - beta) * log_w.softmax(0)
+        return fv.Weights(path=r, score=-r, theta=r)
+
+    return fv.estimators.weighted(weights, bound=fv.bounds.iwae, claims=fv.Claims("L_K", False, False, ()))
+
+
 def sending(processes):
     r, n = processes.rank, processes.size
     found = {}
@@ -117,7 +127,8 @@ def training(processes):
             for count in (4,) if system in ("normed", "random") or compiled else (4, None):
                 opt, x = fv.optim.adam(1e-2), fv.random.normal(fv.random.key(7), (n, 2))
                 ts = fv.train.init(model, opt, fv.random.key(0))
-                fit = partial(fv.train.fit, ts, model, fv.estimators.iwae(), opt, x, test=x, epochs=3, batch=batch,
+                estimator = annealed if system == "frozen" else fv.estimators.iwae()
+                fit = partial(fv.train.fit, ts, model, estimator, opt, x, test=x, epochs=3, batch=batch,
                               samples=8, shards=count, split=split, compile=compiled, processes=processes)
                 after, history = fit()
                 if system == "frozen":
