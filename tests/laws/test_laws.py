@@ -119,7 +119,8 @@ def test_float64_agrees_with_float32_to_rounding(inputs, spec, train):
 def test_examples_are_independent_in_evaluation_mode(inputs, spec):
     model, params, state, x, eps = inputs
     together = parse(spec)(model, params, state, x, eps, train=False)
-    alone = [parse(spec)(model, params, state, x[i : i + 1], eps[:, i : i + 1], train=False) for i in range(B)]
+    rows = [tree.map(lambda t, i=i: t[i : i + 1], x) for i in range(B)]
+    alone = [parse(spec)(model, params, state, rows[i], eps[:, i : i + 1], train=False) for i in range(B)]
     torch.testing.assert_close(together.bound, torch.cat([out.bound for out in alone]))
     mean = tree.map(lambda *grads: torch.stack(grads).mean(0), *(out.grads for out in alone))
     assert_close(together.grads, mean, atol=1e-4 * unit(spec, together.log_w), rtol=1e-4)
