@@ -90,7 +90,11 @@ def allows(name, spec):
         return estimator in ("elbo", "beta_elbo")
     if name == "bernoulli":
         return posterior != "reparameterised"
-    if name in ("flow_mixture", "two_layers") and estimator in ("elbo", "beta_elbo"):  # no KL in closed form
+    if name in ("flow_mixture", "two_layers") and estimator in (
+        "elbo",
+        "beta_elbo",
+        "free_bits",
+    ):  # no KL in closed form
         return False
     if name in ("flow_mixture", "two_layers", "mnist_sigma_vae") and estimator == "quadratic_cv":  # not a normal
         return False
