@@ -235,3 +235,16 @@ def test_wrong_data_and_conditions_are_errors_of_one_line():
     bad = {**DATA, "x": DATA["x"].index_fill(0, torch.tensor([2]), torch.nan)}
     with pytest.raises(BadData, match=r"data\['x'\] has NaN or infinite values, first in item 2"):
         fv.evaluate.log_likelihood(*trained, bad, fv.random.key(0))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_conditional_fit_on_cuda_equals_that_on_the_cpu():
+    model, opt, data, losses = conditional(ConditionalPrior), fv.optim.adam(1e-2), some_data(23), []
+    for device in ("cpu", "cuda"):
+        ts = fv.train.init(model, opt, fv.random.key(0, device=device))
+        arguments = {"test": data, "batch": 5, "samples": 4, "epochs": 2, "compile": False}
+        ts, history = fv.train.fit(ts, model, fv.estimators.iwae(), opt, data, **arguments)
+        assert ts.step.device.type == device
+        losses.append(torch.tensor([*history.loss, *history.test_bound]))
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)

@@ -155,6 +155,26 @@ def test_taking_over_a_module_with_dropout_draws_nothing_from_the_global_generat
     assert torch.equal(torch.default_generator.get_state(), generator)
 
 
+def test_a_module_with_dropout_trains_and_returns_to_a_module():
+    net, x = Dropping().double(), pixels(20, 12)
+    model, params, state = fv.from_module(net, latent=3)
+    assert "random_key" in state["encoder"]
+    opt, estimator = fv.optim.adam(1e-2), fv.estimators.elbo()
+    start = fv.train.init(model, opt, KEY)
+    assert tree.sha256(start.params) == tree.sha256(params)
+    generator = torch.default_generator.get_state()
+    ts, history = fv.train.fit(start, model, estimator, opt, x, batch=5, epochs=30, compile=False)
+    assert history.bound[-10:].mean() > history.bound[:10].mean() + 0.5
+    assert not torch.equal(ts.state["encoder"]["random_key"], start.state["encoder"]["random_key"])
+    assert torch.equal(torch.default_generator.get_state(), generator)
+    back = fv.to_module(net, ts.params, ts.state).eval()
+    Dropping().double().load_state_dict(back.state_dict(), strict=True)
+    assert torch.equal(model.encode(ts.params, ts.state, x)[0].loc, back.encode(x)[0])
+    assert not torch.equal(model.encode(ts.params, ts.state, x, train=True)[0].loc, back.encode(x)[0])
+    again = fv.from_module(back, latent=3)
+    assert tree.sha256(again.params) == tree.sha256(ts.params)
+
+
 # The five posts
 
 

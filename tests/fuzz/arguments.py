@@ -300,7 +300,9 @@ def _strange_data(rng: Rng, w: World) -> Any:
     if not isinstance(w.x, dict):
         return strange(rng, w.x)
     part = rng.choice(["x", "y", "z", ""])
-    return {**w.x, part: strange(rng, w.x.get(part, w.x["x"]))} if part else rng.choice([{}, {"x": w.x["x"]}, w.x["x"]])
+    if not part:
+        return rng.choice([{}, {"x": w.x["x"]}, w.x["x"]])
+    return {**w.x, part: strange(rng, w.x.get(part, w.x["x"]))}
 
 
 X = Kind(lambda rng, w: w.x, _strange_data)

@@ -5,7 +5,7 @@ import torch
 
 import funcvae as fv
 from funcvae import compilation, tree
-from funcvae.estimators import parse
+from funcvae.estimators import parse, parse_scheduled
 from tests.support.models import MODELS, made
 from tests.support.oracles import assert_close
 
@@ -25,7 +25,7 @@ def steps(name, spec, how):
     opt = fv.optim.adam(1e-3)
     ts = fv.train.TrainState(torch.tensor(0), fv.random.key(5), params, state, opt.init(params))
     ts = tree.map(torch.clone, ts)
-    step = torch.no_grad()(how(fv.train.make_step(model, parse(spec), opt.update_, samples=2)))
+    step = torch.no_grad()(how(fv.train.make_step(model, parse_scheduled(spec), opt.update_, samples=2)))
     reports = []
     for keys in fv.train.step_keys(fv.random.key(6), torch.arange(3)):
         ts, report = step(ts, keys, x)
@@ -35,7 +35,8 @@ def steps(name, spec, how):
 
 SPEC = {
     "mnist_ae": "elbo", "mnist_bn_vae": "dreg", "burda_vae": "iwae", "batch_norm": "vimco", "mnist_vae": "stl",
-    "full_normal": "elbo", "bernoulli": "disarm",
+    "full_normal": "elbo", "bernoulli": "disarm", "dropout": "beta_elbo:linear:0:1:3",
+    "conditional": "free_bits:linear:1:0:3",
 }  # fmt: skip
 
 

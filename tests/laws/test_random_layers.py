@@ -276,3 +276,25 @@ def test_monitoring_evaluation_and_checks_advance_no_key():
     assert same_bits(state, before)
     found = ESTIMATORS["iwae"].evaluate(model, params, state, X64, EPS)
     assert same_bits(found, ESTIMATORS["iwae"].evaluate(model, params, state, X64, EPS))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_masks_on_cuda_equal_those_on_the_cpu_to_the_bit():
+    net = fv.functional(lambda: nn.Dropout(0.3))
+    _, state = net.init(KEY)
+    masks, new = net.apply({}, state, torch.ones(100, 6), train=True)
+    on_cuda, after = net.apply({}, tree.map(torch.Tensor.cuda, state), torch.ones(100, 6, device="cuda"), train=True)
+    assert on_cuda.is_cuda
+    assert torch.equal(on_cuda.cpu() == 0, masks == 0)
+    assert 0 < int((masks == 0).sum()) < 600
+    assert torch.equal(after["random_key"].cpu(), new["random_key"])
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_fit_with_random_layers_on_cuda_equals_that_on_the_cpu():
+    model, opt = fv.vae(encoder=encoder, decoder=Noisy, latent=2), fv.optim.adam(1e-2)
+    ts = fv.train.init(model, opt, random.key(0, device="cuda"))
+    (there, _), (here, _) = fitted(model=model, ts=ts), fitted(model=model)
+    assert_close(tree.map(torch.Tensor.cpu, there.params), here.params, 1e-3)

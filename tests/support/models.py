@@ -29,6 +29,32 @@ def bernoulli_vae():
     return batch_norm_vae(2, posterior=fv.heads.bernoulli, prior=fv.priors.learned_bernoulli(2))
 
 
+def dropout_vae():
+    return fv.vae(
+        encoder=lambda: nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Dropout(0.3), nn.Linear(5, 4)),
+        decoder=lambda: nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Dropout(0.3), nn.Linear(5, 3)),
+        latent=2,
+    )
+
+
+class _Joined(nn.Sequential):
+    """Takes a datum {"x", "y"}, or (z, y)."""
+
+    def forward(self, *inputs):
+        x, y = inputs[0].values() if isinstance(inputs[0], dict) else inputs
+        return super().forward(torch.cat([x, nn.functional.one_hot(y, 2)], -1))
+
+
+def conditional_vae():
+    return fv.vae(
+        encoder=lambda: _Joined(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 4)),
+        decoder=lambda: _Joined(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)),
+        latent=2,
+        modelled=lambda data: data["x"],
+        condition=lambda data: data["y"],
+    )
+
+
 def learned_prior_vae():
     return fv.vae(
         encoder=lambda: nn.Linear(3, 4),
@@ -48,6 +74,8 @@ MODELS = {
     "mnist_sigma_vae": (fv.models.mnist_sigma_vae, (1, 28, 28)),
     "batch_norm": (batch_norm_vae, (3,)),
     "learned_prior": (learned_prior_vae, (3,)),
+    "dropout": (dropout_vae, (3,)),
+    "conditional": (conditional_vae, (3,)),
     "full_normal": (full_normal_vae, (3,)),
     "flow_mixture": (flow_vae, (3,)),
     "two_layers": (two_layers_vae, (3,)),
@@ -62,7 +90,11 @@ def allows(name, spec):
         return estimator in ("elbo", "beta_elbo")
     if name == "bernoulli":
         return posterior != "reparameterised"
-    if name in ("flow_mixture", "two_layers") and estimator in ("elbo", "beta_elbo"):  # no KL in closed form
+    if name in ("flow_mixture", "two_layers") and estimator in (
+        "elbo",
+        "beta_elbo",
+        "free_bits",
+    ):  # no KL in closed form
         return False
     if name in ("flow_mixture", "two_layers", "mnist_sigma_vae") and estimator == "quadratic_cv":  # not a normal
         return False
@@ -76,6 +108,7 @@ def made(name):
     init_key, x_key, noise_key = fv.random.split(fv.random.key(3), 3)
     params, state = model.init(init_key)
     x = fv.random.bernoulli(x_key, 0.5, (B, *shape)).float()
+    x = x if model.condition is None else {"x": x, "y": torch.arange(B) % 2}
     return model, params, state, x, fv.noise.iid(noise_key, N, (B, model.latent))
 
 

@@ -113,3 +113,16 @@ def test_the_history_has_reconstruction_and_kl_apart(spec, options):
         assert history.bound[0] == pytest.approx(history.reconstruction[0] - history.kl[0], rel=1e-5)
     else:
         assert abs(history.bound[0] - history.reconstruction[0] + history.kl[0]) > 1e-3
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_early_stopping_and_the_best_state_on_cuda_agree_with_the_cpu():
+    found = []
+    for device in ("cpu", "cuda"):
+        ts = fv.train.init(fv.models.gaussian2d_vae(), fv.optim.adam(0.3), fv.random.key(1, device=device))
+        best = fv.train.keep_best()
+        _, history = trained(ts=ts, until=fv.train.early_stopping(1), best=best, epochs=4)
+        assert best.ts.step.device.type == device
+        found.append((len(history.test_bound), int(best.ts.step)))
+    assert found[0] == found[1]

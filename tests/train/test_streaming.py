@@ -331,3 +331,20 @@ def test_what_cannot_be_a_source(points):
 class Endless(IterableDataset):
     def __iter__(self):
         return iter([])
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_streamed_fit_on_cuda_equals_that_in_memory(points, compile):
+    model, opt = small(), fv.optim.adam(1e-2)
+    ts = fv.train.init(model, opt, fv.random.key(0, device="cuda"))
+    found = [
+        fv.train.fit(ts, model, fv.estimators.elbo(), opt, x, test=x, epochs=2, batch=16, compile=compile)
+        for x in (points, Hdf5(points.numpy()))
+    ]
+    (memory, history), (streamed, again) = found
+    assert streamed.step.is_cuda
+    assert same(memory, streamed)
+    np.testing.assert_array_equal(history.loss, again.loss)
+    np.testing.assert_array_equal(history.test_bound, again.test_bound)

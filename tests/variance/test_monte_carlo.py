@@ -11,7 +11,7 @@ from funcvae import tree
 from funcvae.errors import BadData, BadValue, NonFinite
 from funcvae.estimators import parse
 from funcvae.variance import exact, moments
-from tests.support.models import MODELS, batch_norm_vae, generators, same_bits
+from tests.support.models import MODELS, batch_norm_vae, generators, made, same_bits
 from tests.support.oracles import assert_close, gradient_means, gradient_variances, log_weights, tiny, toy
 from tests.support.specs import CONTINUOUS
 
@@ -196,10 +196,7 @@ def test_few_replicates(replicates):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model(name):
-    factory, shape = MODELS[name]
-    model = factory()
-    params, state = model.init(fv.random.key(1))
-    x = fv.random.bernoulli(fv.random.key(2), 0.5, (3, *shape)).float()
+    model, params, state, x, _ = made(name)
     spec = {"mnist_ae": "elbo", "bernoulli": "disarm"}.get(name, "iwae")
     found = moments(parse(spec), model, params, state, x, KEY, samples=2, replicates=3, chunk=2)
     assert tree.structure(found.variance) == tree.structure(params)
