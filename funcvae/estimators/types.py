@@ -385,6 +385,8 @@ def check_posterior(
 def with_posterior_of(model: VAE, *estimators: GradientEstimator) -> VAE:
     """The same model, whose posterior is refused if it says that these estimators do not allow it, and whose prior is
     refused if its latents take other values."""
+    if torch.compiler.is_compiling():
+        return model
     drawn: list[Posterior] = []
 
     def encode(params: Params, state: State, x: Data, train: bool = False) -> tuple[Posterior, State]:

@@ -321,3 +321,15 @@ def test_moments_on_cuda_equal_those_on_the_cpu():
         parse("dreg"), model, *tree.map(torch.Tensor.cuda, (params, state, x)), KEY, samples=2, replicates=20
     )
     assert_close(tree.map(torch.Tensor.cpu, there[:6]), here[:6], atol=1e-10)
+
+
+def test_compiled_moments_equal_eager_ones(monkeypatch):
+    """A warning that the compiler cannot follow would be an error."""
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, *, options, **given: compile(f, backend="aot_eager", **given))
+    monkeypatch.setattr("funcvae.compilation.available", lambda: True)
+    eager, compiled = (
+        moments(parse("dreg"), *toy(), X, fv.random.key(0), samples=2, replicates=16, compile=compile)
+        for compile in (False, True)
+    )
+    assert_close(compiled.variance, eager.variance)
