@@ -331,7 +331,7 @@ def test_compiled_moments_equal_eager_ones(monkeypatch):
     model = fv.models.gaussian2d_vae()
     trained, x = (model, *model.init(fv.random.key(0))), fv.random.normal(fv.random.key(1), (4, 2))
     eager, compiled = (
-        moments(parse("dreg"), *trained, x, fv.random.key(0), samples=2, replicates=16, compile=compile)
+        moments(parse("dreg"), *trained, x, fv.random.key(0), samples=2, replicates=64, compile=compile)
         for compile in (False, True)
     )
     assert_close(compiled.variance, eager.variance, atol=1e-5)
