@@ -546,3 +546,11 @@ def test_gradients_are_finite_in_float32_for_every_logit(spec):
         params["encoder"]["bias"] = torch.tensor([float(logit)])
         out = parse(spec)(model, params, state, torch.zeros(1, 1), eps, train=False)
         assert all(leaf.isfinite().all() for leaf in tree.leaves(out.grads)), logit
+
+
+def test_a_step_of_local_expectation_with_a_normal_posterior_is_an_error_of_one_line():
+    model = fv.models.gaussian2d_vae(hidden=4)
+    opt = fv.optim.adam()
+    step = fv.train.make_step(model, fv.estimators.local_expectation(), opt.update)
+    with pytest.raises(BadValue, match="requires a posterior with finitely many values, not a Normal"):
+        step(fv.train.init(model, opt, fv.random.key(0)), fv.random.split(fv.random.key(1)), torch.ones(3, 2))

@@ -110,7 +110,7 @@ def test_no_process_is_sent_a_frozen_parameter():
     learned = sum(leaf.numel() for leaf in tree.leaves(params))
     share = sharding.share_like(model, params, state)
     buffers = [leaf.numel() for part in state.values() for name, leaf in part.items() if name not in FROZEN]
-    ends = 2  # the bound, and the number of processes that request a stop
+    ends = 4  # bound, reconstruction and KL, and the number of processes that request a stop
     assert len(sharding.pack(*share)) == learned + sum(n + 1 for n in buffers) + ends
 
 
