@@ -219,9 +219,10 @@ def vae(
             return apply(params[name], state[name], *inputs, train=train)
         except (FuncvaeError, torch.OutOfMemoryError):
             raise
-        except (RuntimeError, IndexError, ValueError) as error:  # torch raises these for a wrong input
+        except (RuntimeError, LookupError, ValueError) as error:  # torch raises these for a wrong input
             what = " and ".join(f"{checks.describe(t)} on {t.device}" for t in tree.leaves(inputs))
-            raise BadValue(f"the {name} cannot take {what}: {checks.one_line(str(error))}") from error
+            reason = f"no part {error}" if isinstance(error, KeyError) else checks.one_line(str(error))
+            raise BadValue(f"the {name} cannot take {what}: {reason}") from error
 
     return VAE(init, encode, decode, prior_, latent, check, frozen, modelled, condition)
 

@@ -203,7 +203,7 @@ def initial_run(
         system, model=model, data=data, data_dir=data_dir, seed=seed, device=device, size=size, out=""
     )  # fmt: skip
     dataset = fitted(config.system, load_data(config))
-    vae = config.system.build(dataset.train.to(device), **config.model)
+    vae = config.system.build(streaming.first(dataset.train), **config.model)
     ts = train.init(vae, config.system.recipe.optimizer(1), random.key(seed, device=device))
     return Run(Path(config.system.name), config, vae, ts.params, ts.state, device, dataset.sha256(), 0)
 
