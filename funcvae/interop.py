@@ -144,10 +144,9 @@ def _adopted(
     """The model of a module that nothing else changes."""
     into, out_of = _call("encode", encode, net), partial(_decoded, _call("decode", decode, net))
     head = partial(_headed, likelihood)
-    with _restored_generators():
-        out, decoder = _use(net, out_of, "decode cannot take latents", _trial_latents(net, 2, latent))
-        x = _like_data(_tried("likelihood cannot take the output of decode", head, out))
-        _, encoder = _use(net, into, "encode cannot take data of the shape that the likelihood describes", x)
+    out, decoder = _use(net, out_of, "decode cannot take latents", _trial_latents(net, 2, latent))
+    x = _like_data(_tried("likelihood cannot take the output of decode", head, out))
+    _, encoder = _use(net, into, "encode cannot take data of the shape that the likelihood describes", x)
     _check_apart(net, encoder, decoder)
     return vae(
         encoder=partial(copy.deepcopy, _part(net, encoder, into)),
@@ -195,7 +194,9 @@ def _decoded(decode: Call, net: nn.Module, z: Tensor) -> Any:
     out = decode(net, z)
     if isinstance(out, Tensor | tuple | list):
         return out
-    named = out if isinstance(out, Mapping) else vars(out)
+    named = out if isinstance(out, Mapping) else getattr(out, "__dict__", None)
+    if named is None:
+        raise BadType(f"decode returned {checks.describe(out)}: it must return tensors, alone or in a tuple or dict")
     return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
 
@@ -219,6 +220,7 @@ class _Use(NamedTuple):
     tensors: set[str]  # with all names of each
     modules: set[str]  # those that were called
     changed: set[str]  # the buffers that were changed
+    draws: bool  # whether it draws random numbers
 
 
 class _Recorder(TorchDispatchMode):
@@ -245,17 +247,19 @@ def _use(net: nn.Module, call: Call, failed: str, x: Tensor) -> tuple[Any, _Use]
     called, recorder = set[nn.Module](), _Recorder()
     for module in trial.modules():
         module.register_forward_pre_hook(lambda module, _: called.add(module))
-    for train in (True, False):
-        trial.train(train)
-        with recorder:
-            out = _tried(failed, call, trial, x.clone())
+    with _restored_generators() as have_drawn:
+        for train in (True, False):
+            trial.train(train)
+            with recorder:
+                out = _tried(failed, call, trial, x.clone())
+        draws = have_drawn()
     used = {path for path, t in before.items() if _memory(t) in recorder.seen}
     if not used:
         name = failed.split()[0]
         raise BadValue(f"{name} uses no parameter or buffer: it must use those of the module that it is given")
     after, kept = _tensors(trial), _tensors(net)
     changed = {path for path in after.keys() & kept if not torch.equal(after[path], kept[path])}
-    return out, _Use(used, {path for path, module in modules.items() if module in called}, changed)
+    return out, _Use(used, {path for path, module in modules.items() if module in called}, changed, draws)
 
 
 def _tensors(net: nn.Module) -> dict[str, Tensor]:
@@ -289,7 +293,7 @@ def _part(net: nn.Module, use: _Use, call: Call) -> "_Part":
         for name, child in module._modules.items():
             if child is not None and prefix + name not in alive:
                 module._modules[name] = _Hidden(child)
-    return _Part(net, call)
+    return _Part(net, call, use.draws)
 
 
 class _Part(nn.Module):
@@ -297,9 +301,11 @@ class _Part(nn.Module):
 
     net: nn.Module
     call: Call
+    draws_in_forward: bool
 
-    def __init__(self, net: nn.Module, call: Call) -> None:
+    def __init__(self, net: nn.Module, call: Call, draws: bool) -> None:
         super().__init__()
+        self.draws_in_forward = draws
         vars(self).update(_parameters=net._parameters, _buffers=net._buffers, _modules=net._modules)
         vars(self).update(net=net, call=call)  # not registered as a submodule, which would prefix the names
 
@@ -388,11 +394,11 @@ def _copied(net: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _restored_generators() -> Iterator[None]:
-    """Restores the global generators of torch, from which dropout draws."""
+def _restored_generators() -> Iterator[Callable[[], bool]]:
+    """Restores the global generators of torch; yields a function that returns whether they have been used."""
     before = [(g, g.get_state()) for g in (torch.default_generator, *torch.cuda.default_generators)]
     try:
-        yield
+        yield lambda: any(not torch.equal(generator.get_state(), state) for generator, state in before)
     finally:
         for generator, state in before:
             generator.set_state(state)

@@ -105,7 +105,9 @@ def test_sample_k_draws_from_key_k_of_its_own(decoder):
     assert same_bits(model.decode(params, state, z, train=False)[1], state)
 
 
-ESTIMATORS = {name: fv.estimators.parse(name) for name in ("elbo", "elbo_mc", "iwae", "dreg", "stl", "vimco")}
+ESTIMATORS = {
+    name: fv.estimators.parse(name) for name in ("elbo", "elbo_mc", "iwae", "dreg", "stl", "vimco", "quadratic_cv:1")
+}
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
