@@ -1,4 +1,4 @@
-"""Takes over a PyTorch VAE with its weights, and gives it back with those that were trained.
+"""Takes over a PyTorch VAE with its weights, and returns it with the trained weights.
 
 model, params, state = from_module(net, encode="encode", decode="decode", latent=20)
 net = to_module(net, params, state)
@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from itertools import accumulate, chain
+from itertools import chain
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -33,7 +33,7 @@ Call = Callable[[nn.Module, Tensor], Any]
 def _a_net(name: str, value: Any) -> nn.Module:
     if callable(value) and not isinstance(value, nn.Module):
         what = f"the class {value.__name__}" if isinstance(value, type) else checks.describe(value)
-        raise BadType(f"{name} is {what}: it must be a module, which a call of it may return")
+        raise BadType(f"{name} is {what}: it must be a module; call it first")
     for path, tensor in _tensors(checks.instance(name, value, nn.Module)).items():
         if nn.parameter.is_lazy(tensor):
             raise BadValue(f"{path} of {name} has no shape before a forward pass: call {name} on a few data first")
@@ -66,10 +66,10 @@ def from_module(
     """Makes a VAE of a built PyTorch module, with its weights.
 
     A parameter belongs to the encoder or the decoder, whichever uses it, under its name in `net.state_dict()`, such as
-    `params["encoder"]["fc1.weight"]`. Buffers and frozen parameters (`requires_grad=False`) are in the state. What
-    neither uses, such as a classifier, is left out. Both functions run once in each mode to find this out: `decode` on
-    two latents, and `encode` on two data of zeros of the shape that the likelihood describes. `net` does not change,
-    nor does the model when `net` does.
+    `params["encoder"]["fc1.weight"]`. Buffers and frozen parameters (`requires_grad=False`) are in the state, as is the
+    key of a function that draws random numbers, such as dropout. What neither uses, such as a classifier, is left out.
+    Both functions run once in each mode to find this out: `decode` on two latents, and `encode` on two data of zeros of
+    the shape that the likelihood describes. `net` does not change, and later changes of `net` do not affect the model.
 
     `model.init` returns the weights of `net` for every key; only what `net` does not have, such as a learned prior, is
     drawn from the key (here, `random.key(0)`). To start from fresh weights, take over a new module.
@@ -179,14 +179,10 @@ def _call_named(path: tuple[str, ...], net: Any, x: Tensor) -> Any:
     return net(x)
 
 
-def _callables(of: Any) -> list[str]:
+def _callables(of: Any) -> set[str]:
     """The names of submodules and of the methods that a module does not have from nn.Module."""
     methods = {name for name in dir(type(of)) if name[0] != "_" and callable(getattr(type(of), name))}
-    return [
-        *(methods - set(dir(nn.Module))),
-        "forward",
-        *dict(of.named_children() if isinstance(of, nn.Module) else ()),
-    ]
+    return methods - set(dir(nn.Module)) | {"forward", *getattr(of, "_modules", ())}
 
 
 def _decoded(decode: Call, net: nn.Module, z: Tensor) -> Any:
@@ -218,13 +214,12 @@ class _Fields(dict[str, Tensor]):
 
 class _Use(NamedTuple):
     tensors: set[str]  # with all names of each
-    modules: set[str]  # those that were called
     changed: set[str]  # the buffers that were changed
     draws: bool  # whether it draws random numbers
 
 
 class _Recorder(TorchDispatchMode):
-    """Records the memory of every tensor that an operator takes. (Looking at a tensor's shape or device is no use.)"""
+    """Records the memory of every tensor that an operator takes, which reading a shape or a device is not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -243,10 +238,7 @@ def _memory(tensor: Tensor) -> int:
 def _use(net: nn.Module, call: Call, failed: str, x: Tensor) -> tuple[Any, _Use]:
     """The output for x, and what was used in training and evaluation mode."""
     trial = _copied(net)
-    before, modules = _tensors(trial), dict(trial.named_modules(remove_duplicate=False))
-    called, recorder = set[nn.Module](), _Recorder()
-    for module in trial.modules():
-        module.register_forward_pre_hook(lambda module, _: called.add(module))
+    before, recorder = _tensors(trial), _Recorder()
     with _restored_generators() as have_drawn:
         for train in (True, False):
             trial.train(train)
@@ -259,7 +251,7 @@ def _use(net: nn.Module, call: Call, failed: str, x: Tensor) -> tuple[Any, _Use]
         raise BadValue(f"{name} uses no parameter or buffer: it must use those of the module that it is given")
     after, kept = _tensors(trial), _tensors(net)
     changed = {path for path in after.keys() & kept if not torch.equal(after[path], kept[path])}
-    return out, _Use(used, {path for path, module in modules.items() if module in called}, changed, draws)
+    return out, _Use(used, changed, draws)
 
 
 def _tensors(net: nn.Module) -> dict[str, Tensor]:
@@ -280,9 +272,8 @@ def _check_apart(net: nn.Module, encoder: _Use, decoder: _Use) -> None:
 
 
 def _part(net: nn.Module, use: _Use, call: Call) -> "_Part":
-    """A copy of a module with those tensors and submodules alone that a function uses."""
+    """A copy of a module with those tensors alone that a function uses."""
     net = copy.deepcopy(net)
-    alive = {path for name in use.tensors | use.modules for path in accumulate(name.split("."), "{}.{}".format)}
     for path, module in list(net.named_modules(remove_duplicate=False)):
         prefix = f"{path}." if path else ""
         for held in (module._parameters, module._buffers):
@@ -291,7 +282,8 @@ def _part(net: nn.Module, use: _Use, call: Call) -> "_Part":
                     del held[name]
                     vars(module)[name] = _Unused(prefix + name, tensor)
         for name, child in module._modules.items():
-            if child is not None and prefix + name not in alive:
+            names = {f"{prefix}{name}.{path}" for path in (_tensors(child) if child else ())}
+            if names and not names & use.tensors:
                 module._modules[name] = _Hidden(child)
     return _Part(net, call, use.draws)
 
@@ -319,7 +311,7 @@ class _Part(nn.Module):
 
 
 class _Hidden(nn.Module):
-    """A submodule that is not used. Nothing finds its layers, such as dropout, but it can be looked at."""
+    """A submodule of which no tensor is used. The compiler does not see its layers, some of which it cannot trace."""
 
     module: nn.Module
 
