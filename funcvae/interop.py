@@ -92,14 +92,9 @@ def from_module(
             on the `meta` device or cannot be copied.
     """
     model = _adopted(
-        _copied(net),
-        encode=encode,
-        decode=decode,
-        latent=latent,
-        posterior=posterior,
-        likelihood=likelihood,
+        _copied(net), encode=encode, decode=decode, latent=latent, posterior=posterior, likelihood=likelihood,
         prior=prior,
-    )
+    )  # fmt: skip
     device = next((t.device for t in _tensors(net).values()), torch.device("cpu"))
     trained = Trained(model, *model.init(random.key(0, device=device)))
     _try_model(*trained, z=_trial_latents(net, 3, 2, latent))
@@ -151,11 +146,8 @@ def _adopted(
     return vae(
         encoder=partial(copy.deepcopy, _part(net, encoder, into)),
         decoder=partial(copy.deepcopy, _part(net, decoder, out_of)),
-        latent=latent,
-        posterior=posterior,
-        likelihood=head,
-        prior=prior,
-    )
+        latent=latent, posterior=posterior, likelihood=head, prior=prior,
+    )  # fmt: skip
 
 
 # What a user gives for encode and decode, as a function (net, input) -> output
