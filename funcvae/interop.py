@@ -1,4 +1,4 @@
-"""Takes over a PyTorch VAE with its weights, and gives it back with those that were trained.
+"""Takes over a PyTorch VAE with its weights, and returns it with the trained weights.
 
 model, params, state = from_module(net, encode="encode", decode="decode", latent=20)
 net = to_module(net, params, state)
@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from itertools import accumulate, chain
+from itertools import chain
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -33,7 +33,7 @@ Call = Callable[[nn.Module, Tensor], Any]
 def _a_net(name: str, value: Any) -> nn.Module:
     if callable(value) and not isinstance(value, nn.Module):
         what = f"the class {value.__name__}" if isinstance(value, type) else checks.describe(value)
-        raise BadType(f"{name} is {what}: it must be a module, which a call of it may return")
+        raise BadType(f"{name} is {what}: it must be a module; call it first")
     for path, tensor in _tensors(checks.instance(name, value, nn.Module)).items():
         if nn.parameter.is_lazy(tensor):
             raise BadValue(f"{path} of {name} has no shape before a forward pass: call {name} on a few data first")
@@ -66,10 +66,10 @@ def from_module(
     """Makes a VAE of a built PyTorch module, with its weights.
 
     A parameter belongs to the encoder or the decoder, whichever uses it, under its name in `net.state_dict()`, such as
-    `params["encoder"]["fc1.weight"]`. Buffers and frozen parameters (`requires_grad=False`) are in the state. What
-    neither uses, such as a classifier, is left out. Both functions run once in each mode to find this out: `decode` on
-    two latents, and `encode` on two data of zeros of the shape that the likelihood describes. `net` does not change,
-    nor does the model when `net` does.
+    `params["encoder"]["fc1.weight"]`. Buffers and frozen parameters (`requires_grad=False`) are in the state, as is the
+    key of a function that draws random numbers, such as dropout. What neither uses, such as a classifier, is left out.
+    Both functions run once in each mode to find this out: `decode` on two latents, and `encode` on two data of zeros of
+    the shape that the likelihood describes. `net` does not change, and later changes of `net` do not affect the model.
 
     `model.init` returns the weights of `net` for every key; only what `net` does not have, such as a learned prior, is
     drawn from the key (here, `random.key(0)`). To start from fresh weights, take over a new module.
@@ -92,14 +92,9 @@ def from_module(
             on the `meta` device or cannot be copied.
     """
     model = _adopted(
-        _copied(net),
-        encode=encode,
-        decode=decode,
-        latent=latent,
-        posterior=posterior,
-        likelihood=likelihood,
+        _copied(net), encode=encode, decode=decode, latent=latent, posterior=posterior, likelihood=likelihood,
         prior=prior,
-    )
+    )  # fmt: skip
     device = next((t.device for t in _tensors(net).values()), torch.device("cpu"))
     trained = Trained(model, *model.init(random.key(0, device=device)))
     _try_model(*trained, z=_trial_latents(net, 3, 2, latent))
@@ -144,19 +139,15 @@ def _adopted(
     """The model of a module that nothing else changes."""
     into, out_of = _call("encode", encode, net), partial(_decoded, _call("decode", decode, net))
     head = partial(_headed, likelihood)
-    with _restored_generators():
-        out, decoder = _use(net, out_of, "decode cannot take latents", _trial_latents(net, 2, latent))
-        x = _like_data(_tried("likelihood cannot take the output of decode", head, out))
-        _, encoder = _use(net, into, "encode cannot take data of the shape that the likelihood describes", x)
+    out, decoder = _use(net, out_of, "decode cannot take latents", _trial_latents(net, 2, latent))
+    x = _like_data(_tried("likelihood cannot take the output of decode", head, out))
+    _, encoder = _use(net, into, "encode cannot take data of the shape that the likelihood describes", x)
     _check_apart(net, encoder, decoder)
     return vae(
         encoder=partial(copy.deepcopy, _part(net, encoder, into)),
         decoder=partial(copy.deepcopy, _part(net, decoder, out_of)),
-        latent=latent,
-        posterior=posterior,
-        likelihood=head,
-        prior=prior,
-    )
+        latent=latent, posterior=posterior, likelihood=head, prior=prior,
+    )  # fmt: skip
 
 
 # What a user gives for encode and decode, as a function (net, input) -> output
@@ -180,14 +171,10 @@ def _call_named(path: tuple[str, ...], net: Any, x: Tensor) -> Any:
     return net(x)
 
 
-def _callables(of: Any) -> list[str]:
+def _callables(of: Any) -> set[str]:
     """The names of submodules and of the methods that a module does not have from nn.Module."""
     methods = {name for name in dir(type(of)) if name[0] != "_" and callable(getattr(type(of), name))}
-    return [
-        *(methods - set(dir(nn.Module))),
-        "forward",
-        *dict(of.named_children() if isinstance(of, nn.Module) else ()),
-    ]
+    return methods - set(dir(nn.Module)) | {"forward", *getattr(of, "_modules", ())}
 
 
 def _decoded(decode: Call, net: nn.Module, z: Tensor) -> Any:
@@ -195,7 +182,9 @@ def _decoded(decode: Call, net: nn.Module, z: Tensor) -> Any:
     out = decode(net, z)
     if isinstance(out, Tensor | tuple | list):
         return out
-    named = out if isinstance(out, Mapping) else vars(out)
+    named = out if isinstance(out, Mapping) else getattr(out, "__dict__", None)
+    if named is None:
+        raise BadType(f"decode returned {checks.describe(out)}: it must return tensors, alone or in a tuple or dict")
     return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
 
@@ -217,12 +206,12 @@ class _Fields(dict[str, Tensor]):
 
 class _Use(NamedTuple):
     tensors: set[str]  # with all names of each
-    modules: set[str]  # those that were called
     changed: set[str]  # the buffers that were changed
+    draws: bool  # whether it draws random numbers
 
 
 class _Recorder(TorchDispatchMode):
-    """Records the memory of every tensor that an operator takes. (Looking at a tensor's shape or device is no use.)"""
+    """Records the memory of every tensor that an operator takes, which reading a shape or a device is not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -241,21 +230,20 @@ def _memory(tensor: Tensor) -> int:
 def _use(net: nn.Module, call: Call, failed: str, x: Tensor) -> tuple[Any, _Use]:
     """The output for x, and what was used in training and evaluation mode."""
     trial = _copied(net)
-    before, modules = _tensors(trial), dict(trial.named_modules(remove_duplicate=False))
-    called, recorder = set[nn.Module](), _Recorder()
-    for module in trial.modules():
-        module.register_forward_pre_hook(lambda module, _: called.add(module))
-    for train in (True, False):
-        trial.train(train)
-        with recorder:
-            out = _tried(failed, call, trial, x.clone())
+    before, recorder = _tensors(trial), _Recorder()
+    with _restored_generators() as have_drawn:
+        for train in (True, False):
+            trial.train(train)
+            with recorder:
+                out = _tried(failed, call, trial, x.clone())
+        draws = have_drawn()
     used = {path for path, t in before.items() if _memory(t) in recorder.seen}
     if not used:
         name = failed.split()[0]
         raise BadValue(f"{name} uses no parameter or buffer: it must use those of the module that it is given")
     after, kept = _tensors(trial), _tensors(net)
     changed = {path for path in after.keys() & kept if not torch.equal(after[path], kept[path])}
-    return out, _Use(used, {path for path, module in modules.items() if module in called}, changed)
+    return out, _Use(used, changed, draws)
 
 
 def _tensors(net: nn.Module) -> dict[str, Tensor]:
@@ -276,9 +264,8 @@ def _check_apart(net: nn.Module, encoder: _Use, decoder: _Use) -> None:
 
 
 def _part(net: nn.Module, use: _Use, call: Call) -> "_Part":
-    """A copy of a module with those tensors and submodules alone that a function uses."""
+    """A copy of a module with those tensors alone that a function uses."""
     net = copy.deepcopy(net)
-    alive = {path for name in use.tensors | use.modules for path in accumulate(name.split("."), "{}.{}".format)}
     for path, module in list(net.named_modules(remove_duplicate=False)):
         prefix = f"{path}." if path else ""
         for held in (module._parameters, module._buffers):
@@ -287,9 +274,10 @@ def _part(net: nn.Module, use: _Use, call: Call) -> "_Part":
                     del held[name]
                     vars(module)[name] = _Unused(prefix + name, tensor)
         for name, child in module._modules.items():
-            if child is not None and prefix + name not in alive:
+            names = {f"{prefix}{name}.{path}" for path in (_tensors(child) if child else ())}
+            if names and not names & use.tensors:
                 module._modules[name] = _Hidden(child)
-    return _Part(net, call)
+    return _Part(net, call, use.draws)
 
 
 class _Part(nn.Module):
@@ -297,9 +285,11 @@ class _Part(nn.Module):
 
     net: nn.Module
     call: Call
+    draws_in_forward: bool
 
-    def __init__(self, net: nn.Module, call: Call) -> None:
+    def __init__(self, net: nn.Module, call: Call, draws: bool) -> None:
         super().__init__()
+        self.draws_in_forward = draws
         vars(self).update(_parameters=net._parameters, _buffers=net._buffers, _modules=net._modules)
         vars(self).update(net=net, call=call)  # not registered as a submodule, which would prefix the names
 
@@ -313,7 +303,7 @@ class _Part(nn.Module):
 
 
 class _Hidden(nn.Module):
-    """A submodule that is not used. Nothing finds its layers, such as dropout, but it can be looked at."""
+    """A submodule of which no tensor is used. The compiler does not see its layers, some of which it cannot trace."""
 
     module: nn.Module
 
@@ -388,11 +378,11 @@ def _copied(net: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _restored_generators() -> Iterator[None]:
-    """Restores the global generators of torch, from which dropout draws."""
+def _restored_generators() -> Iterator[Callable[[], bool]]:
+    """Restores the global generators of torch; yields a function that returns whether they have been used."""
     before = [(g, g.get_state()) for g in (torch.default_generator, *torch.cuda.default_generators)]
     try:
-        yield
+        yield lambda: any(not torch.equal(generator.get_state(), state) for generator, state in before)
     finally:
         for generator, state in before:
             generator.set_state(state)

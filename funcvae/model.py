@@ -91,7 +91,7 @@ class VAE(NamedTuple):
 
     def given(self, x: Data) -> dict[str, Any]:
         """The keyword arguments of `decode` and `prior` for data x: their condition, if the model has one."""
-        return {"condition": self.condition(x)} if self.condition else {}
+        return {"condition": _of_each("condition", self.condition, x)} if self.condition else {}
 
     def unchecked(self) -> "VAE":
         """The same model without checks of arguments, for a caller that has called `check_trained`."""
@@ -219,10 +219,9 @@ def vae(
             return apply(params[name], state[name], *inputs, train=train)
         except (FuncvaeError, torch.OutOfMemoryError):
             raise
-        except (RuntimeError, LookupError, ValueError) as error:  # torch raises these for a wrong input
+        except _FAILURES as error:
             what = " and ".join(f"{checks.describe(t)} on {t.device}" for t in tree.leaves(inputs))
-            reason = f"no part {error}" if isinstance(error, KeyError) else checks.one_line(str(error))
-            raise BadValue(f"the {name} cannot take {what}: {reason}") from error
+            raise BadValue(f"the {name} cannot take {what}: {_reason(error)}") from error
 
     return VAE(init, encode, decode, prior_, latent, check, frozen, modelled, condition)
 
@@ -249,7 +248,7 @@ def log_p_x_given_z(p: Distribution, x: Tensor) -> Tensor:
             each datum [N, B], or for each element of it [N, B, ...]. (Another shape might broadcast.)
     """
     decoded = checks.tensor("the first parameter of the distribution", tree.leaves(p)[0]).shape
-    if decoded[1:] != x.shape:
+    if decoded[1:] != checks.tensor("the modelled part of the data", x).shape:
         raise BadValue(
             f"the decoder describes data of shape {list(decoded[2:])} in a batch of {decoded[1]}: the data have shape "
             f"{list(x.shape[1:])} in a batch of {len(x)}"
@@ -281,7 +280,7 @@ def joint(
     given = model.given(x)
     p_x, state = model.decode(params, state, z, train, **given)
     p_z, state = model.prior(params, state, z, train, **given)
-    return log_p_x_given_z(p_x, model.modelled(x)), p_z, state
+    return log_p_x_given_z(p_x, _of_each("modelled", model.modelled, x)), p_z, state
 
 
 def log_weight(
@@ -377,7 +376,12 @@ def check_items(
     got, n = examples.count(examples.checked("the result of observe", x)), examples.count(few)
     if got != n:
         raise BadValue(f"observe returned {got} items for {n}: it must keep their number")
-    given, modelled = _parts_of(model, x)
+    try:
+        given, modelled = model.given(x), _of_each("modelled", model.modelled, x)
+    except FuncvaeError:
+        raise
+    except (LookupError, TypeError, AttributeError) as error:
+        raise BadValue(f"modelled or condition cannot take the data: {_reason(error)}") from None
     if observe is as_is and model.modelled is not _whole:
         ranges[name] = model.modelled(data)
     try:
@@ -402,19 +406,21 @@ def check_items(
             raise BadData(f"{what} ranges from {span}: a {type(p).__name__} likelihood requires [{low:g}, {high:g}]")
 
 
-def _parts_of(model: VAE, x: Data) -> tuple[dict[str, Any], Tensor]:
-    """The condition and the modelled part of observed data; raises BadType or BadValue for other than those data."""
-    n = examples.count(x)
-    try:
-        given, modelled = model.given(x), model.modelled(x)
-    except FuncvaeError:
-        raise
-    except (KeyError, IndexError, TypeError) as error:
-        raise BadValue(f"modelled or condition cannot take the data: {checks.one_line(repr(error))}") from None
-    for what, part in {"modelled": modelled, **given}.items():
-        if examples.count(examples.checked(f"the result of {what}", part)) != n:
-            raise BadValue(f"{what} returned {examples.count(part)} items for {n} data: it must keep their number")
-    return given, checks.tensor("the result of modelled", modelled)
+def _of_each(name: str, f: Callable[[Any], T], x: Data) -> T:
+    """f(x), one item for each datum; another number of items might broadcast."""
+    part = f(x)
+    if not torch.compiler.is_compiling():
+        got, n = examples.count(examples.checked(f"the result of {name}", part)), examples.count(x)
+        if got != n:
+            raise BadValue(f"{name} returned {got} items for {n} data: it must keep their number")
+    return part
+
+
+_FAILURES = (RuntimeError, ValueError, LookupError, TypeError, AttributeError)  # of a network that gets a wrong input
+
+
+def _reason(error: Exception) -> str:
+    return checks.one_line(repr(error) if isinstance(error, KeyError) else str(error))
 
 
 def check_prior(q: Posterior, p: Distribution) -> None:

@@ -127,7 +127,7 @@ def network(factory: Callable[[], nn.Module]) -> Network:
         raise BadValue(f"{type(module).__name__} has a tensor named {KEY!r}, the name of a network's key: rename it")
     frozen = frozenset(name for name, p in module.named_parameters() if not p.requires_grad)
     skeletons = {True: module.to("meta").train(), False: other.to("meta").eval()}
-    keyed = any(map(finding_draws.draws, module.modules()))
+    keyed = finding_draws.draws(module)
     if keyed:
         shapes[1][KEY] = torch.Size([2])
     compilable = not keyed or let_compiler_dispatch()

@@ -252,3 +252,28 @@ def test_a_conditional_fit_on_cuda_equals_that_on_the_cpu():
         assert ts.step.device.type == device
         losses.append(torch.tensor([*history.loss, *history.test_bound]))
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("message", "change"),
+    [
+        ("condition returned 1 items for 5 data: it must keep their number", {"condition": lambda d: d["y"][:1]}),
+        ("the result of condition is None: it must be a tensor", {"condition": lambda d: None}),
+        ("modelled returned 2 items for 5 data", {"modelled": lambda d: d["x"][:2]}),
+        ("the modelled part of the data is of type dict", {"modelled": lambda d: d}),
+        ("the decoder cannot take .* takes 2 positional arguments but 3", {"decoder": lambda: nn.Linear(Z, X)}),
+    ],
+)  # fmt: skip
+def test_an_estimator_checks_what_the_functions_of_the_datum_return(message, change):
+    parts = {"encoder": Encoder, "decoder": lambda: Conditional(X), "latent": Z}
+    model = fv.vae(**{**parts, "modelled": modelled, "condition": label, **change})
+    with pytest.raises((BadType, BadValue), match=message):
+        fv.estimators.iwae()(model, *model.init(fv.random.key(1)), DATA, EPS, train=True)
+
+
+def test_an_encoder_that_lacks_a_part_of_the_data_is_named():
+    model = fv.vae(encoder=Encoder, decoder=lambda: nn.Linear(Z, X), latent=Z, modelled=modelled)
+    with pytest.raises(
+        BadData, match=r"the encoder cannot take a torch.float32 tensor \[2, 6\] on cpu: KeyError\('y'\)"
+    ):
+        fv.model.check_data(model, *model.init(fv.random.key(1)), {"x": DATA["x"]})

@@ -183,11 +183,8 @@ class PrintedEncoder(nn.Module):
 
     def __init__(self, latent_dims):
         super().__init__()
-        self.linear1, self.linear2, self.linear3 = (
-            nn.Linear(784, 512),
-            nn.Linear(512, latent_dims),
-            nn.Linear(512, latent_dims),
-        )
+        self.linear1 = nn.Linear(784, 512)
+        self.linear2, self.linear3 = nn.Linear(512, latent_dims), nn.Linear(512, latent_dims)
         self.N = torch.distributions.Normal(0, 1)
         self.kl = 0
 
@@ -258,7 +255,7 @@ LIKELIHOODS = {
 @pytest.mark.parametrize("name", POSTS)
 def test_bound_and_gradient_of_a_posts_module_equal_its_loss(name):
     latent, given, constant, divisor = POSTS[name]
-    net, x = posts.POSTS[name]().double(), posts.data_for(fv.models.RECIPES[name], B)
+    net, x = posts.POSTS[name]().double(), posts.data_for(fv.models.SYSTEMS[name], B)
     ours = x.flatten(1) if name in ("mnist_bn_vae", "mnist_sigma_vae") else x  # these decoders return 784 pixels
     if name == "mnist_bn_vae":  # the loss does this itself
         ours = 2 * ours - 1
@@ -343,11 +340,8 @@ class Reconstruction:
 class PythaeEncoder(nn.Module):
     def __init__(self):
         super().__init__()
-        self.layers, self.embedding, self.log_var = (
-            nn.Sequential(nn.Linear(12, 8), nn.ReLU()),
-            nn.Linear(8, 3),
-            nn.Linear(8, 3),
-        )
+        self.layers = nn.Sequential(nn.Linear(12, 8), nn.ReLU())
+        self.embedding, self.log_var = nn.Linear(8, 3), nn.Linear(8, 3)
 
     def forward(self, x):
         h = self.layers(x)
@@ -660,6 +654,25 @@ def test_the_key_of_random_layers_has_no_place_in_the_module():
     assert bits(fv.to_module(net, params, state)) == bits(net)
 
 
+class DropsInMethod(Small):
+    """Calls dropout in a method, not in a layer."""
+
+    def decode(self, z):
+        return F.dropout(super().decode(z), 0.5, self.training)
+
+
+def test_methods_that_call_dropout_draw_from_a_key():
+    net, generator = DropsInMethod().double(), torch.default_generator.get_state()
+    model, params, state = fv.from_module(net, latent=3)
+    assert torch.equal(torch.default_generator.get_state(), generator)
+    assert [name for name, part in state.items() if "random_key" in part] == ["decoder"]
+    x, eps, iwae = pixels(5, 12), draws(4, 5, 3), fv.estimators.iwae()
+    out = iwae(model, params, state, x, eps, train=True)
+    torch.testing.assert_close(fv.estimators.in_chunks(iwae, 3)(model, params, state, x, eps, train=True), out)
+    kept = model.decode(params, state, eps, train=True)[0].logits != 0
+    assert abs(kept.double().mean() - 0.5) < 4 * 0.5 / kept.numel() ** 0.5
+
+
 # Errors
 
 
@@ -712,7 +725,11 @@ WRONG = {
         "decode": lambda net, z: (net.decode(z), net.gain.reshape(1)),
         "likelihood": fv.heads.normal_logsigma,
     },
-    "decode cannot take latents (a torch.float32 tensor [2, 3]): TypeError": {"decode": lambda net, z: net.gain.item()},
+    "decode returned 1.2": {"decode": lambda net, z: net.gain.item()},
+    "decode returned None: it must return tensors": {"decode": lambda net, z: print(end="")},
+    "the module draws random numbers in forward without a key: draw only if self.training": {
+        "encode": lambda net, x: torch.randn_like(net.encode(x)[0])
+    },
     "decode cannot take latents (a torch.float32 tensor [2, 4]): RuntimeError": {"latent": 4},
     "the posterior over z has shape [2, 3]: latent is 2": {
         "latent": 2,

@@ -33,14 +33,14 @@ def checked(name: str, value: Any) -> Any:
 
 
 def _concrete(name: str, value: Any) -> Any:
-    for part, x in tensors(value).items():
+    for part, x in tensors(checked(name, value)).items():
         checks.not_on_meta(f"{name}[{part!r}]" if part else name, x)
     return value
 
 
 Data = Annotated[Tensor | dict[str, Tensor], checks.Only(checked)]
 """A tensor [n, ...], or a dict of tensors with one batch axis."""
-ConcreteData = Annotated[Tensor | dict[str, Tensor], checks.Only(lambda name, x: _concrete(name, checked(name, x)))]
+ConcreteData = Annotated[Tensor | dict[str, Tensor], checks.Only(_concrete)]
 """Data that are not on the `meta` device."""
 
 

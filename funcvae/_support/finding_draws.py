@@ -16,19 +16,19 @@ __all__ = ["draws"]
 
 
 def draws(layer: nn.Module) -> bool:
-    """Whether a layer, apart from the layers in it, draws random numbers in training mode.
+    """Whether a layer, with the layers in it, draws random numbers in training mode.
 
     Its attribute `draws_in_forward` decides, if that is a bool. Otherwise these draw: dropout with p > 0, RReLU, layers
     of torch with a `dropout` above 0, and layers whose code in `forward` calls a random function of torch. The code is
     searched, and so are the methods and functions that it names.
     """
-    said = getattr(layer, "draws_in_forward", None)
-    if isinstance(said, bool):
-        return said
+    declared = getattr(layer, "draws_in_forward", None)
+    if isinstance(declared, bool):
+        return declared
     rate = layer.p if isinstance(layer, nn.modules.dropout._DropoutNd) else getattr(layer, "dropout", 0)
     if isinstance(layer, nn.RReLU) or (isinstance(rate, float) and rate > 0):
         return True
-    return _calls_random(layer.forward, layer, set())
+    return _calls_random(layer.forward, layer, set()) or any(map(draws, layer.children()))
 
 
 def _calls_random(called: Any, owner: Any, seen: set[CodeType]) -> bool:

@@ -77,7 +77,7 @@ class InForward(TorchFunctionMode):
 def let_compiler_dispatch() -> bool:
     """Lets torch's compiler see the mode for all random functions; returns whether it can.
 
-    As of torch 2.14 it passes over `randn_like`, `rand_like` and `normal`, which would draw from a global generator.
+    Torch 2.14 skips `randn_like`, `rand_like` and `normal`, which would then draw from a global generator.
     """
     import torch._dynamo.variables.torch as traced
 

@@ -11,6 +11,7 @@ from funcvae._support.autograd import vjp
 from funcvae._support.checks import Finite
 from funcvae._support.examples import Data
 from funcvae._support.pickling import remembered
+from funcvae.batching import from_sample
 from funcvae.distributions import FullNormal, Normal
 from funcvae.errors import BadValue
 from funcvae.estimators.engine import add_trees
@@ -53,7 +54,7 @@ def quadratic_cv(gamma: Finite) -> Estimator:
                     "elbo_mc, or rloo if its samples are not reparameterised"
                 )
             center = q.loc.detach()
-            g, h = _derivatives(model, params, new, x, center, train)
+            g, h = _derivatives(model, params, from_sample(new, 0), x, center, train)  # the same in every chunk
 
             def squares(d: Tensor) -> Tensor:
                 """½ d·Hd [N, B]."""

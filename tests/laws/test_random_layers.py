@@ -64,15 +64,7 @@ def normalized():
 
 def made(decoder=Noisy):
     model = fv.vae(encoder=normalized, decoder=decoder, latent=2)
-    params, state = model.init(KEY)
-    return (
-        model,
-        tree.map(lambda p: p.double(), params),
-        {
-            name: {n: v.double() if v.is_floating_point() else v for n, v in part.items()}
-            for name, part in state.items()
-        },
-    )
+    return model, *tree.map(lambda t: t.double() if t.is_floating_point() else t, model.init(KEY))
 
 
 X64 = X.double()
@@ -105,7 +97,8 @@ def test_sample_k_draws_from_key_k_of_its_own(decoder):
     assert same_bits(model.decode(params, state, z, train=False)[1], state)
 
 
-ESTIMATORS = {name: fv.estimators.parse(name) for name in ("elbo", "elbo_mc", "iwae", "dreg", "stl", "vimco")}
+NAMES = ("elbo", "elbo_mc", "iwae", "dreg", "stl", "vimco", "quadratic_cv:1")
+ESTIMATORS = {name: fv.estimators.parse(name) for name in NAMES}
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
@@ -136,17 +129,8 @@ def fitted(stop_after=None, model=None, ts=None, history=None, **options):
     settings = {"epochs": 2, "batch": 4, "samples": 3, "compile": False, **options}
     made = []
     stop = (lambda: len(made) == stop_after) if stop_after else (lambda: False)
-    return fv.train.fit(
-        start,
-        model,
-        ESTIMATORS["iwae"],
-        opt,
-        X,
-        history=history,
-        stop=stop,
-        watch=lambda *_: made.append(1),
-        **settings,
-    )
+    settings |= {"history": history, "stop": stop, "watch": lambda *_: made.append(1)}
+    return fv.train.fit(start, model, ESTIMATORS["iwae"], opt, X, **settings)
 
 
 def test_samples_split_into_shards_and_chunks_agree_with_the_unsharded_step():
