@@ -36,7 +36,9 @@ class System:
     about: str
     """A description of one line, for `funcvae list systems`."""
     model: Callable[..., VAE]
-    """Makes the model from the training data (floats or bytes [n, ...]) and the options."""
+    """Makes the model from the training data (floats or bytes [n, ...]) and the options. If the data are a stream,
+    `train` is its first items. When a run is loaded, it is one item of zeros: the shapes of the parameters must not
+    depend on its values."""
     recipe: Recipe
 
     def __post_init__(self) -> None:
@@ -75,7 +77,7 @@ class System:
         kinds = _kinds(self)
         values: dict[str, Any] = {name: None if text == "None" else text for name, text in given.items()}
         for name in values.keys() & kinds.keys():
-            if _is_sequence(kinds[name][0]) and values[name] is not None:
+            if values[name] is not None and _types(kinds[name][0]) & _SEQUENCES:
                 values[name] = [item.strip() for item in values[name].split(",") if item.strip()]
         found = self._options(values, strict=False)
         return {name: found[name] for name in given}
@@ -109,7 +111,7 @@ def _kinds(system: System) -> dict[str, tuple[Any, Any]]:
         if each.default is each.empty:
             raise BadType(f"the model of {system.name} has an argument {each.name!r} without a default: give it one")
         kind = _type_of(each.default) if each.annotation is each.empty else each.annotation
-        if _is_plain(kind):
+        if _types(kind) <= _PLAIN:
             found[each.name] = kind, each.default
     return found
 
@@ -120,24 +122,17 @@ def _type_of(default: Any) -> Any:
     return type(default)
 
 
-def _is_plain(kind: Any) -> bool:
-    """Whether the values of a type can be written as JSON."""
+def _types(kind: Any) -> set[Any]:
+    """The types in an annotation, as in {tuple, int, ..., NoneType} of tuple[int, ...] | None."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return _is_plain(inner[0])
-    if origin in (Union, UnionType, tuple, list, Sequence):
-        return all(each in (..., NoneType) or _is_plain(each) for each in inner)
-    return origin is Literal or kind in (int, float, bool, str, tuple, list)
+        return _types(inner[0])
+    outer = set() if origin in (Union, UnionType) else {origin or kind}
+    return outer.union(*map(_types, inner)) if outer <= _SEQUENCES else outer
 
 
-def _is_sequence(kind: Any) -> bool:
-    """Whether a type is that of a tuple or list, or None."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        return _is_sequence(inner[0])
-    if origin in (Union, UnionType):
-        return any(map(_is_sequence, inner))
-    return (origin or kind) in (tuple, list, Sequence)
+_SEQUENCES = {tuple, list, Sequence}
+_PLAIN = _SEQUENCES | {int, float, bool, str, Literal, NoneType, ...}  # can be written as JSON
 
 
 def _as_tuples(value: Any) -> Any:
