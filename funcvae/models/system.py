@@ -3,6 +3,7 @@
 import inspect
 import math
 import re
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType, UnionType
@@ -12,7 +13,7 @@ import numpy as np
 
 from funcvae._support import checks, files
 from funcvae._support.examples import Data
-from funcvae.errors import BadType, BadValue, unknown
+from funcvae.errors import BadData, BadType, BadValue, FuncvaeError, unknown
 from funcvae.model import VAE
 from funcvae.models.recipe import Recipe
 
@@ -45,9 +46,26 @@ class System:
         checks.fields(self)
 
     def build(self, train: Data | None = None, **options: Any) -> VAE:
-        """Makes the model for these training data, with these options."""
-        takes_train = "train" in inspect.signature(self.model).parameters
-        return self.model(**{"train": train} if takes_train else {}, **options)
+        """Makes the model for these training data, with these options.
+
+        Raises:
+            BadData: the code of the model fails; the message has its line.
+            BadType: it returns something else than a VAE.
+        """
+        if "train" in inspect.signature(self.model).parameters:
+            options["train"] = train
+        try:
+            model = self.model(**options)
+        except FuncvaeError:
+            raise
+        except Exception as error:
+            _, *frames = traceback.extract_tb(error.__traceback__)
+            line = f" in line {frames[0].lineno}" if frames else ""
+            reason = f"{type(error).__name__}{line}: {checks.one_line(str(error))}"
+            raise BadData(f"the model of {self.name} cannot be made: {reason}") from error
+        if not isinstance(model, VAE):
+            raise BadType(f"the model of {self.name} is {checks.describe(model)}: it must return a funcvae.VAE")
+        return model
 
     def offset(self, **options: Any) -> float:
         """The offset of the recipe, for a model with these options."""

@@ -175,12 +175,8 @@ def resume(
         folder.check_same_system(before.system, manifest, path)
         finished = _is_finished(path, config, manifest)
     if processes.all_gather_object(finished)[0]:
-        early = (
-            ": it ended early or has all its epochs"
-            if config.early_stopping
-            else "; to continue it, request more epochs"
-        )
-        _print_notice(f"{path} is finished{early}")
+        advice = "it ended early, or has all epochs" if config.early_stopping else "to continue it, request more epochs"
+        _print_notice(f"{path} is finished; {advice}")
         return path
     with environment.numerics(config), ExitStack() as stack:
         if processes.is_main:

@@ -182,7 +182,6 @@ def test_changed_labels_are_named(run, capsys):
     assert "squares.npz" in commands.refused(capsys, "verify", run, "--system", SPEC)
 
 
-@pytest.mark.xfail(raises=AttributeError, strict=True, reason="runs.initial_run moves the data as one tensor")
 def test_the_variance_of_an_untrained_conditional_system(own, capsys):
     cli.main(["variance", SPEC, "--data", "squares.npz", "--replicates", "4"])
     assert "squares_vae, untrained" in capsys.readouterr().out
