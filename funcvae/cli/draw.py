@@ -13,7 +13,7 @@ from funcvae._support import examples
 from funcvae._support.examples import Data
 from funcvae.cli.options import Flat, LoadOptions, RunPath
 from funcvae.errors import BadValue
-from funcvae.figures import decoding, of_model, of_results
+from funcvae.figures import decoding, of_model, of_results, points
 from funcvae.train import streaming
 
 __all__ = ["FigureOptions", "interpolate", "latent", "reconstruct", "sample"]
@@ -50,14 +50,14 @@ def sample(
 
     Args:
         run: The run folder.
-        n: Number of samples. None: 100 images, or as many points as in the training data.
+        n: Number of samples. None: 100 images, or as many points as training data, at most 10,000.
         drawn: Draw x from p(x|z), with the decoder's noise, instead of its mean.
         options: How to load the run, and where to save the figure.
     """
     loaded, (_, key) = options.load(run), options.keys()
     if loaded.recipe.shape == (2,):
         dataset = loaded.dataset()
-        n = len(dataset.train) if n is None else n
+        n = min(points.MOST, streaming.count(dataset.train)) if n is None else n
         figure = of_model.point_samples(*loaded.trained, key, n, dataset, drawn=drawn, name=loaded.config.system.name)
     else:
         n = of_results.SAMPLES if n is None else n
@@ -68,7 +68,7 @@ def sample(
 
 
 def _conditions(loaded: runs.Run, n: int) -> Data | None:
-    """The conditions of the first n test items, from the start again if there are fewer; None if there is none."""
+    """The conditions of the first n test items, from the start again if there are fewer; None without conditions."""
     if loaded.model.condition is None:
         return None
     test = loaded.dataset().test

@@ -13,23 +13,14 @@ from funcvae.errors import BadValue, FuncvaeError
 from funcvae.models import System
 
 __all__ = [
-    "DataOptions",
-    "Device",
-    "Flat",
-    "LoadOptions",
-    "ModelOptions",
-    "RunPath",
-    "join_model_options",
-    "model_help",
+    "DataOptions", "Device", "Flat", "LoadOptions", "ModelOptions", "RunPath", "join_model_options", "model_help",
     "parse_model_options",
-]
+]  # fmt: skip
 
 RunPath = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RUN")]]
 Device = Literal["auto", "cpu", "cuda"]
 Flat = tyro.conf.arg(name="")
 """Annotates a parameter whose fields are options of the command itself."""
-
-
 ModelOptions = Annotated[
     tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="model.NAME", metavar="VALUE", help_behavior_hint="")
 ]
@@ -61,24 +52,18 @@ def model_help(args: Sequence[str]) -> str:
     for word in args[1:]:
         with suppress(FuncvaeError):
             system = runs.find_system(word)
-            rows = [
-                (f"  --model.{name.replace('_', '-')} {_metavar(value)}", f"(default: {_as_text(value)})")
-                for name, value in system.defaults.items()
-            ]
+            rows = [(f"  --model.{name.replace('_', '-')}", *_type_and_default(value))
+                    for name, value in system.defaults.items()]  # fmt: skip
             return f"model options of {system.name}:\n{table(rows, align='<') if rows else '  none'}"
     return ""
 
 
-def _metavar(value: Any) -> str:
-    """How help shows the type of a model option with this default."""
-    if isinstance(value, tuple):
-        return f"{_metavar(value[0]) if value else 'VALUE'},..."
-    return "VALUE" if value is None else type(value).__name__.upper()
-
-
-def _as_text(value: Any) -> str:
-    """The value of a model option as on the command line."""
-    return ",".join(map(str, value)) or "''" if isinstance(value, tuple) else str(value)
+def _type_and_default(value: Any) -> tuple[str, str]:
+    """How help shows a model option with this default."""
+    items = value if isinstance(value, tuple) else (value,)
+    kind = "VALUE" if items in ((), (None,)) else type(items[0]).__name__.upper()
+    text = ",".join(map(str, items)) or "''"
+    return kind + ",..." * isinstance(value, tuple), f"(default: {text})"
 
 
 @dataclass(frozen=True)

@@ -102,9 +102,7 @@ def train(
                 named = resumed or options.system or DEFAULT_SYSTEM
                 options = replace(options, model=parse_model_options(named, model))
             if folder is not None:
-                path = runs.resume(
-                    folder, _resolved(options), trackers=trackers, stop_context=stop_context, processes=processes
-                )
+                path = runs.resume(folder, options, trackers=trackers, stop_context=stop_context, processes=processes)
             else:
                 path = runs.train(
                     **{"system": DEFAULT_SYSTEM} | options.specified(), download=download, trackers=trackers,
@@ -127,8 +125,3 @@ def _folder_to_resume(
     if resume is not None and (out is not None or download):
         raise BadValue("--resume RUN continues in RUN with existing data: remove --out and --download")
     return resume
-
-
-def _resolved(options: runs.Options) -> runs.Options:
-    """The options with the device that they stand for on this machine."""
-    return options if options.device is None else replace(options, device=runs.resolve_device(options.device))

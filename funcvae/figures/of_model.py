@@ -22,6 +22,7 @@ from funcvae.figures import decoding, images, latent, points
 from funcvae.figures.decoding import decoded_grid, interpolated, latent_plane, latents, reconstructed, samples
 from funcvae.model import VAE
 from funcvae.modules import Params, State
+from funcvae.train import streaming
 
 __all__ = [
     "Pixels", "as_is", "image_samples", "interpolation", "latent_grid", "latent_scatter", "point_samples",
@@ -142,7 +143,7 @@ def point_samples(
     x = samples(model, params, state, key, n, drawn=drawn)
     contours = (GAUSSIAN2D_MEAN, GAUSSIAN2D_COV) if dataset.name == "gaussian2d" else ()
     names = ("data", "model" if drawn else "model, means of p(x|z)")
-    train = dataset.decode(dataset.train)
+    train = dataset.decode(streaming.head(dataset.train, points.MOST))
     return points.densities(train, x, *contours, names=names, title=f"{name}: points {_HOW[drawn]}")
 
 

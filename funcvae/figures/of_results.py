@@ -14,6 +14,7 @@ from funcvae.figures.of_model import image_samples, latent_grid, latent_scatter,
 from funcvae.model import VAE
 from funcvae.models import System
 from funcvae.modules import Params, State
+from funcvae.train import streaming
 from funcvae.train.loop import History
 
 __all__ = ["PAIRS", "POINTS", "SAMPLES", "evolution", "of_comparison", "of_run", "of_scaling", "training"]
@@ -27,7 +28,7 @@ def evolution(kept: ArrayLike, dataset: Dataset, *, name: str) -> Figure:
     """The data, and samples of the model during training; `kept` has those after each step [steps, n, 2]."""
     samples = as_array("kept", kept, "steps n 2")
     title = f"{name}: samples of the model during training"
-    test = dataset.decode(dataset.test[: samples.shape[1]])
+    test = dataset.decode(streaming.head(dataset.test, samples.shape[1]))
     return points.evolution(range(1, len(samples) + 1), samples, test, title=title)
 
 
@@ -50,7 +51,8 @@ def of_run(
         if model.latent == 2 and not model.condition:
             figures["latent_grid"] = latent_grid(*trained, x, pixels=pixels, name=name)
     else:
-        figures["densities"] = point_samples(*trained, samples_key, len(dataset.train), dataset, name=name)
+        number = min(points.MOST, streaming.count(dataset.train))
+        figures["densities"] = point_samples(*trained, samples_key, number, dataset, name=name)
     return figures
 
 

@@ -11,6 +11,7 @@ the ELBO to the loss that the post prints.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from funcvae._support.pickling import remembered
 from funcvae.model import VAE, vae
 from funcvae.models.recipe import Recipe, from_tanh_range, to_tanh_range
 from funcvae.models.system import System
-from funcvae.train.settings import summed
+from funcvae.train.settings import per_example, summed
 
 __all__ = [
     "SYSTEMS", "BatchNormEncoder", "Decoder", "Encoder", "VariationalEncoder", "mnist_ae", "mnist_bn_vae",
@@ -226,41 +227,19 @@ def _offset(**options: Any) -> float:
     return _log_normaliser(SIGMA**2)
 
 
+_SUMMED = Recipe(shape=(1, 28, 28), data="mnist", epochs=20, scale=summed, offset=_offset)
+
 SYSTEMS = (
+    System("mnist_ae", "plain autoencoder 784-512-2 of digits; loss: summed squared error", mnist_ae, _SUMMED),
     System(
-        "mnist_ae",
-        "plain autoencoder 784-512-2 of digits; loss: summed squared error",
-        mnist_ae,
-        Recipe(
-            shape=(1, 28, 28),
-            data="mnist",
-            epochs=20,
-            scale=summed,
-            offset=_offset,
-        ),
-    ),
-    System(
-        "mnist_vae",
-        "VAE 784-512-2 of digits with a latent plane; loss: summed squared error + KL",
-        mnist_vae,
-        Recipe(
-            shape=(1, 28, 28),
-            data="mnist",
-            epochs=20,
-            scale=summed,
-            offset=_offset,
-        ),
+        "mnist_vae", "VAE 784-512-2 of digits with a latent plane; loss: summed squared error + KL", mnist_vae, _SUMMED
     ),
     System(
         "mnist_bn_vae",
         "VAE 784-196-49-28 of digits with BatchNorm and Tanh; loss: mean squared error + KL",
         mnist_bn_vae,
-        Recipe(
-            shape=(1, 28, 28),
-            data="mnist",
-            epochs=20,
-            observe=to_tanh_range,
-            pixels=from_tanh_range,
+        replace(
+            _SUMMED, observe=to_tanh_range, pixels=from_tanh_range, scale=per_example,
             offset=lambda latent, alpha: _log_normaliser(PIXELS / (2 * alpha)),
         ),
     ),
@@ -268,13 +247,6 @@ SYSTEMS = (
         "mnist_sigma_vae",
         "VAE 784-256-64-20 of digits with a sigma of any sign; loss: mean squared error + KL/784",
         mnist_sigma_vae,
-        Recipe(
-            shape=(1, 28, 28),
-            data="mnist",
-            epochs=50,
-            batch=32,
-            scale=lambda batch: 1 / PIXELS,
-            offset=_offset,
-        ),
+        replace(_SUMMED, epochs=50, batch=32, scale=lambda batch: 1 / PIXELS),
     ),
-)
+)  # fmt: skip

@@ -116,17 +116,8 @@ _RECIPE = Recipe(
     epochs=834,  # 1e6 steps
     batch=50,
 )
+_ABOUT = "VAE of binarized digits with 200 Bernoulli latents and {} networks: a published benchmark"
 SYSTEMS = (
-    System(
-        "sbn_vae",
-        "VAE of binarized digits with 200 Bernoulli latents and linear networks: a published benchmark",
-        _linear,
-        _RECIPE,
-    ),
-    System(
-        "sbn_nonlinear_vae",
-        "VAE of binarized digits with 200 Bernoulli latents and LeakyReLU networks: a published benchmark",
-        _nonlinear,
-        _RECIPE,
-    ),
+    System("sbn_vae", _ABOUT.format("linear"), _linear, _RECIPE),
+    System("sbn_nonlinear_vae", _ABOUT.format("LeakyReLU"), _nonlinear, _RECIPE),
 )

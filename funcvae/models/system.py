@@ -3,6 +3,7 @@
 import inspect
 import math
 import re
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType, UnionType
@@ -12,7 +13,7 @@ import numpy as np
 
 from funcvae._support import checks, files
 from funcvae._support.examples import Data
-from funcvae.errors import BadType, BadValue, unknown
+from funcvae.errors import BadData, BadType, BadValue, FuncvaeError, unknown
 from funcvae.model import VAE
 from funcvae.models.recipe import Recipe
 
@@ -36,16 +37,35 @@ class System:
     about: str
     """A description of one line, for `funcvae list systems`."""
     model: Callable[..., VAE]
-    """Makes the model from the training data (floats or bytes [n, ...]) and the options."""
+    """Makes the model from the training data (floats or bytes [n, ...]) and the options. If the data are a stream,
+    `train` is its first items. When a run is loaded, it is one item of zeros: the shapes of the parameters must not
+    depend on its values."""
     recipe: Recipe
 
     def __post_init__(self) -> None:
         checks.fields(self)
 
     def build(self, train: Data | None = None, **options: Any) -> VAE:
-        """Makes the model for these training data, with these options."""
-        takes_train = "train" in inspect.signature(self.model).parameters
-        return self.model(**{"train": train} if takes_train else {}, **options)
+        """Makes the model for these training data, with these options.
+
+        Raises:
+            BadData: the code of the model fails; the message has its line.
+            BadType: it returns something else than a VAE.
+        """
+        if "train" in inspect.signature(self.model).parameters:
+            options["train"] = train
+        try:
+            model = self.model(**options)
+        except FuncvaeError:
+            raise
+        except Exception as error:
+            _, *frames = traceback.extract_tb(error.__traceback__)
+            line = f" in line {frames[0].lineno}" if frames else ""
+            reason = f"{type(error).__name__}{line}: {checks.one_line(str(error))}"
+            raise BadData(f"the model of {self.name} cannot be made: {reason}") from error
+        if not isinstance(model, VAE):
+            raise BadType(f"the model of {self.name} is {checks.describe(model)}: it must return a funcvae.VAE")
+        return model
 
     def offset(self, **options: Any) -> float:
         """The offset of the recipe, for a model with these options."""
@@ -75,7 +95,7 @@ class System:
         kinds = _kinds(self)
         values: dict[str, Any] = {name: None if text == "None" else text for name, text in given.items()}
         for name in values.keys() & kinds.keys():
-            if _is_sequence(kinds[name][0]) and values[name] is not None:
+            if values[name] is not None and _types(kinds[name][0]) & _SEQUENCES:
                 values[name] = [item.strip() for item in values[name].split(",") if item.strip()]
         found = self._options(values, strict=False)
         return {name: found[name] for name in given}
@@ -109,7 +129,7 @@ def _kinds(system: System) -> dict[str, tuple[Any, Any]]:
         if each.default is each.empty:
             raise BadType(f"the model of {system.name} has an argument {each.name!r} without a default: give it one")
         kind = _type_of(each.default) if each.annotation is each.empty else each.annotation
-        if _is_plain(kind):
+        if _types(kind) <= _PLAIN:
             found[each.name] = kind, each.default
     return found
 
@@ -120,24 +140,17 @@ def _type_of(default: Any) -> Any:
     return type(default)
 
 
-def _is_plain(kind: Any) -> bool:
-    """Whether the values of a type can be written as JSON."""
+def _types(kind: Any) -> set[Any]:
+    """The types in an annotation, as in {tuple, int, ..., NoneType} of tuple[int, ...] | None."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return _is_plain(inner[0])
-    if origin in (Union, UnionType, tuple, list, Sequence):
-        return all(each in (..., NoneType) or _is_plain(each) for each in inner)
-    return origin is Literal or kind in (int, float, bool, str, tuple, list)
+        return _types(inner[0])
+    outer = set() if origin in (Union, UnionType) else {origin or kind}
+    return outer.union(*map(_types, inner)) if outer <= _SEQUENCES else outer
 
 
-def _is_sequence(kind: Any) -> bool:
-    """Whether a type is that of a tuple or list, or None."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        return _is_sequence(inner[0])
-    if origin in (Union, UnionType):
-        return any(map(_is_sequence, inner))
-    return (origin or kind) in (tuple, list, Sequence)
+_SEQUENCES = {tuple, list, Sequence}
+_PLAIN = _SEQUENCES | {int, float, bool, str, Literal, NoneType, ...}  # can be written as JSON
 
 
 def _as_tuples(value: Any) -> Any:

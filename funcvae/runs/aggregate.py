@@ -59,9 +59,9 @@ class SweepResults(NamedTuple):
 
         system, estimator, target, samples, seed: identify the cell; the bounds estimate the target.
         status: "finished"; "diverged" (numbers became NaN or infinite); "begun" (in use or stopped); or "missing".
-        steps: total number of steps.
-        bound: mean over the training steps of the last epoch, nats per example.
-        test_bound: at the end, nats per example.
+        steps: number of steps before the last epoch ended, or the best one if the runs keep the best parameters.
+        bound: mean over the training steps of that epoch, nats per example.
+        test_bound: after that epoch, nats per example.
         variance_encoder, low_encoder, high_encoder, trusted_encoder, snr_encoder: total variance of the gradient at the
             end, its 95% interval, whether the interval is reliable, and the signal-to-noise ratio; the same for the
             decoder.

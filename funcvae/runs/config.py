@@ -42,7 +42,8 @@ class Options:
     data_dir: str | None = None
     """Folder of named data sets. None: data/."""
     stream: bool | None = None
-    """Read FILE.npy batch by batch during training, for data that do not fit in memory."""
+    """Read FILE.npy batch by batch during training, for data that do not fit in memory. The bits are those of data in
+    memory, unless the model starts from the training data, such as from their mean: it gets the first items only."""
     size: int | None = None
     """Resize the images of a folder: the shorter side to this many pixels, and keep the square in the centre. None: all
     images have one size."""
@@ -165,6 +166,10 @@ class Config:
         """The content of config.json: all fields, with the name of the system."""
         return {**vars(self), "system": self.system.name}
 
+    def steps(self, n: int) -> int:
+        """The number of steps of all epochs, for n training data."""
+        return self.epochs * -(-n // self.batch)
+
     def depends_on_steps(self) -> list[str]:
         """The fields with a schedule that depends on the number of steps of the whole run."""
         asks = {"lr": self.lr is not None and optim.needs_steps(self.lr), "estimator": needs_steps(self.estimator)}
@@ -242,6 +247,8 @@ def resumed(config: Config, options: Options, run: Path) -> Config:
         values["system"] = find_system(options.system)
     if options.model is not None:
         values["model"] = {**config.model, **options.model}
+    if options.device is not None:
+        values["device"] = resolve_device(options.device)
     now = replace(config, **values | {"out": str(run)})
     if now.epochs != config.epochs and (scheduled := config.depends_on_steps()):
         what = " and ".join(f"{name} {getattr(config, name)}" for name in scheduled)

@@ -175,7 +175,8 @@ def resume(
         folder.check_same_system(before.system, manifest, path)
         finished = _is_finished(path, config, manifest)
     if processes.all_gather_object(finished)[0]:
-        _print_notice(f"{path} is finished; to continue it, request more epochs")
+        advice = "it ended early, or has all epochs" if config.early_stopping else "to continue it, request more epochs"
+        _print_notice(f"{path} is finished; {advice}")
         return path
     with environment.numerics(config), ExitStack() as stack:
         if processes.is_main:
@@ -288,7 +289,7 @@ def _check_new_folder(out: Path) -> None:
 
 def _is_finished(path: Path, config: Config, manifest: environment.Manifest) -> bool:
     """Whether the run in a folder has all its steps, or ended early; its parameters; and the figures."""
-    steps = config.epochs * -(-manifest["data"]["train"] // config.batch)
+    steps = config.steps(manifest["data"]["train"])
     stored = checkpoint.in_folder(path / CHECKPOINTS)
     made = max(stored, default=0)
     ended = made == steps or (config.until is not None and config.until(folder.history_in(path / METRICS).test_bound))

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from funcvae import data, random, tracking, train, tree
+from funcvae import data, estimators, random, tracking, train, tree
 from funcvae._support import checks, examples, files
 from funcvae._support.examples import Data
 from funcvae.errors import BadData, BadType, BadValue, Missing
+from funcvae.estimators.types import Estimator
 from funcvae.model import VAE, Trained
 from funcvae.models import SYSTEMS, Recipe, System
 from funcvae.modules import Params, State
@@ -72,6 +73,23 @@ class Run(NamedTuple):
     def observed(self, key: random.Key, x: Data | Stream, rows: Tensor) -> Data:
         """The given rows of data [n, ...], as the model sees them."""
         return self.recipe.observe(key, examples.each(lambda part: part.to(self.device), streaming.take(x, rows)))
+
+    def estimator(self, spec: str) -> Estimator:
+        """The estimator that a string names; of a schedule, that of the step at which the parameters were reached.
+
+        Raises:
+            BadValue: see `estimators.parse_scheduled`.
+            Missing, BadData: training may have ended early or kept the best parameters, and `metrics.jsonl` is missing
+                or damaged.
+        """
+        parsed, step = estimators.parse_scheduled(spec, max(1, self.steps)), self.steps
+        if isinstance(parsed, Estimator):
+            return parsed
+        if step and (self.config.keep_best or self.config.until):
+            bounds = self.history.test_bound
+            epochs = int(bounds.argmax()) + 1 if self.config.keep_best else len(bounds)
+            step = epochs * (self.steps // self.config.epochs)
+        return parsed(torch.tensor(step))
 
     @property
     def history(self) -> History:
@@ -134,7 +152,7 @@ def load(
         raise Missing(f"{lost}; to continue it: {resume_command(path, config.system)}")
     like = model.init(random.key(0, device=device))
     params, state = checkpoint.load_params(path / PARAMS, *like)
-    steps = _steps(config, manifest["data"]["train"])
+    steps = config.steps(manifest["data"]["train"])
     return Run(path, config, model, params, state, device, manifest["data_sha256"], steps)
 
 
@@ -164,7 +182,7 @@ def read_config(path: Path, system: System | str | None = None) -> Config:
         raise Missing(f"{path} is not a run folder: it has no config.json")
     content = files.read_json(path / CONFIG)
     name, own = content.get("system"), None if system is None else find_system(system)
-    if own is None and name not in SYSTEMS and (path / MANIFEST).is_file() and "system" in read_manifest(path):
+    if own is None and name not in list(SYSTEMS) and (path / MANIFEST).is_file() and "system" in read_manifest(path):
         source = read_manifest(path)["system"]["source"]
         advice = "give system=SYSTEM in Python"
         if source:
@@ -199,9 +217,7 @@ def initial_run(
         BadValue, BadType: see `configure`.
         Missing, BadData: system or data are not found, or the system cannot take the data.
     """
-    config = configure(
-        system, model=model, data=data, data_dir=data_dir, seed=seed, device=device, size=size, out=""
-    )  # fmt: skip
+    config = configure(system, model=model, data=data, data_dir=data_dir, seed=seed, device=device, size=size, out="")
     dataset = fitted(config.system, load_data(config))
     vae = config.system.build(streaming.first(dataset.train), **config.model)
     ts = train.init(vae, config.system.recipe.optimizer(1), random.key(seed, device=device))
@@ -244,10 +260,6 @@ def check_same_data(dataset: data.Dataset, sha256: str, path: Path) -> None:
     """Raises BadData unless these are the data of the run in a folder."""
     if dataset.sha256() != sha256:
         raise BadData(f"{dataset.name} is not the data that {path} was trained on")
-
-
-def _steps(config: Config, n: int) -> int:
-    return config.epochs * -(-n // config.batch)
 
 
 def check_same_system(system: System, manifest: Manifest, path: Path) -> None:

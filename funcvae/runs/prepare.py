@@ -61,11 +61,10 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     key = random.key(config.seed, device=config.device)
     dataset = fitted(config.system, load(config))
     model = config.system.build(streaming.first(dataset.train), **config.model)
-    per_epoch = -(-streaming.count(dataset.train) // config.batch)
-    steps = config.epochs * per_epoch
+    steps = config.steps(streaming.count(dataset.train))
     estimator = estimators.parse_scheduled(config.estimator, steps)
     lr = None if config.lr is None else optim.parse_schedule(config.lr, steps)
-    opt = recipe.optimizer(per_epoch, lr, name=config.optimizer, clip=config.clip)
+    opt = recipe.optimizer(steps // config.epochs, lr, name=config.optimizer, clip=config.clip)
     ts = train.init(model, opt, key)
     x_train, x_test = (streaming.on_device(x, ts.step.device) for x in (dataset.train, dataset.test))
     for name, x in {"train": x_train, "test": x_test}.items():

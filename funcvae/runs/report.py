@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from funcvae import compilation, estimators, evaluate, figures, noise, random, tree, variance
+from funcvae import compilation, evaluate, figures, noise, random, tree, variance
 from funcvae._support import checks, examples
 from funcvae._support.checks import Count, Positive
 from funcvae._support.examples import Data
@@ -253,7 +253,7 @@ def _arms(
     found: dict[str, tuple[Estimator, noise.Noise]] = {}
     left_out: list[str] = []
     for scheme in map(noise.parse, dict.fromkeys(schemes)):
-        for estimator in (estimators.parse_final(name, run.steps) for name in names_once):
+        for estimator in map(run.estimator, names_once):
             try:
                 estimator.claims_under(scheme)
                 if names is None:  # some systems have no density, which some defaults need

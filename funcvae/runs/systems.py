@@ -102,7 +102,7 @@ def replay_command(run: Path, system: System, step: int | None) -> str:
 
 
 def _names(system: System) -> list[str]:
-    """How commands name an own system; empty if they need no name or there is none."""
+    """The name of an own system in commands; empty for a named system, or if the system was not defined in a file."""
     source = source_of(system)
     return [source["source"]] if source and source["source"] else []
 

@@ -208,7 +208,7 @@ def _train_cell(
                 execute.run(cell, stop_context=lambda: nullcontext(stop))
             elif not ((path / PARAMS).is_file() and (path / LAST_FIGURE).is_file()):
                 execute.resume(path, system=cell.system, stop_context=lambda: nullcontext(stop))
-            result |= _last_epoch(path)
+            result |= _result_epoch(cell)
             if grid.replicates is not None:
                 result["replicates"] = grid.replicates
                 result["variance"] = measure(load(path, system=cell.system, device=cell.device), grid.replicates)
@@ -218,11 +218,14 @@ def _train_cell(
         return result
 
 
-def _last_epoch(path: Path) -> CellResult:
-    last = None
-    for row in tracking.MetricsReader(path / METRICS):
-        last = row if "test_bound" in row else last
+def _result_epoch(cell: Config) -> CellResult:
+    """The numbers of the epoch whose parameters the run has: the last, or the best."""
+    path, found = Path(cell.out, METRICS), None
     fields = {"steps": "step", "bound": "bound", "test_bound": "test_bound", "params_sha256": "params_sha256"}
-    if last is None or not last.keys() >= set(fields.values()):
-        raise BadData(f"{path / METRICS} has no row of a complete epoch")
-    return {name: last[field] for name, field in fields.items()}
+    for row in tracking.MetricsReader(path):
+        if row.keys() >= set(fields.values()):
+            better = found is None or not cell.keep_best or row["test_bound"] > found["test_bound"]
+            found = row if better else found
+    if found is None:
+        raise BadData(f"{path} has no row of a complete epoch")
+    return {name: found[field] for name, field in fields.items()}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import funcvae as fv
-from funcvae.errors import BadType, BadValue
+from funcvae.errors import BadData, BadType, BadValue
 from funcvae.models import SYSTEMS, Recipe, System
 
 RECIPE = Recipe(shape=(2,), epochs=1)
@@ -74,10 +74,29 @@ def test_a_wrong_option_is_an_error_of_one_line(given, error, message):
 
 
 def test_only_a_factory_that_takes_train_gets_the_data():
-    x = torch.ones(3)
-    assert SYSTEM.build(x, latent=5)[0] is x
+    x, seen = torch.ones(3), []
+
+    def with_train(train: Tensor | None = None, latent: int = 2) -> fv.VAE:
+        seen.append(train)
+        return fv.models.mnist_vae(latent)
+
+    assert System("mine", "", with_train, RECIPE).build(x, latent=5).latent == 5
+    assert seen[0] is x
     assert SYSTEMS["mnist_vae"].build(x, latent=5).latent == 5
     assert SYSTEMS["mnist_vae"].build().latent == 2
+
+
+def test_a_model_that_cannot_be_made_is_an_error_of_one_line():
+    def fails(latent: int = 2) -> fv.VAE:
+        return latent / 0  # type: ignore[return-value]
+
+    line = fails.__code__.co_firstlineno + 1
+    with pytest.raises(BadData, match=f"the model of mine cannot be made: ZeroDivisionError in line {line}: division"):
+        System("mine", "", fails, RECIPE).build()
+    with pytest.raises(BadType, match="the model of mine is 3: it must return a funcvae.VAE"):
+        System("mine", "", lambda: 3, RECIPE).build()  # type: ignore[arg-type,return-value]
+    with pytest.raises(BadValue, match="latent is 0: it must be at least 1"):
+        SYSTEMS["burda_vae"].build(latent=0)
 
 
 def test_an_argument_needs_a_default():

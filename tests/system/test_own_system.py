@@ -146,6 +146,19 @@ def test_a_grid_with_a_wrong_own_system_or_option_is_refused(own, capsys, change
     assert message in refused(capsys, "sweep", "grid.json")
 
 
+def test_a_cell_that_keeps_the_best_parameters_has_their_numbers(own):
+    settings = {"data": "birds.npz", "compile": False, "epochs": 40, "lr": "0.3", "keep_best": True,
+                "optimizer": "adamw", "early_stopping": 2}  # fmt: skip
+    Path("grid.json").write_text(json.dumps({"systems": [SPEC], "settings": settings}))
+    cli.main(["sweep", "grid.json", "--out", "sweep"])
+    cell = Path("sweep/cells/bird_vae-elbo-k1-s0")
+    result, run = files.read_json(cell / "result.json"), runs.load(cell, system=SPEC)
+    bounds = run.history.test_bound
+    assert len(bounds) == bounds.argmax() + 3
+    assert result["test_bound"] == bounds.max() > bounds[-1]
+    assert result["params_sha256"] == fv.tree.sha256({"params": run.params, "state": run.state})
+
+
 def test_list_shows_the_systems_of_a_file(own, capsys):
     cli.main(["list", "systems", "--from", "my_systems.py"])
     *named, last = capsys.readouterr().out.splitlines()
@@ -239,7 +252,7 @@ def test_a_run_needs_data(own, capsys):
 
 def test_a_damaged_name_of_a_system_is_an_error(run):
     config = files.read_json(Path("run/config.json"))
-    for name, error in ((3, BadValue), ("mnist_vae", BadData)):
+    for name, error in ((3, BadValue), ([], BadValue), ("mnist_vae", BadData)):
         files.write(Path("run/config.json"), files.as_json(config | {"system": name}))
         with pytest.raises(error):
             runs.load("run")

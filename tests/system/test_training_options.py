@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import funcvae as fv
 from funcvae import cli, runs
+from funcvae.errors import Stopped
 from tests.support.commands import refused, trained
+from tests.support.sweeps import after
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -75,6 +78,48 @@ def test_a_file_is_streamed_with_the_bits_of_memory(digits, capsys):
     assert runs.verify("stream").first_difference is None
     capsys.readouterr()
     assert "only an .npy file can" in refused(capsys, "train", "--data", str(digits), "--stream", "--out", "c")
+
+
+def test_a_scheduled_estimator_is_that_of_the_epoch_that_was_kept(digits):
+    options = ["--lr", "0.02", "--epochs", "40", "--early-stopping", "2", "--estimator", "beta_elbo:linear:1:1.5"]
+    for keep in ([], ["--keep-best"]):
+        run = runs.load(trained(digits, "mnist_vae", f"run{len(keep)}", *options, *keep))
+        bounds = run.history.test_bound
+        epochs = int(bounds.argmax()) + 1 if keep else len(bounds)
+        assert epochs < 40
+        beta = 1 + 0.5 * 2 * epochs / 80  # an epoch has two steps
+        want, found = fv.estimators.beta_elbo(beta), run.estimator(run.config.estimator)
+        x, eps = run.dataset().test, torch.zeros(1, 10, 2)
+        torch.testing.assert_close(*(each.bound(*run.trained, x, eps).double() for each in (found, want)))
+    assert run.estimator("iwae").name == "iwae"
+
+
+def test_a_stopped_run_resumes_with_the_same_best_parameters(digits):
+    options = {"data": str(digits), "batch": 20, "epochs": 40, "compile": False, "lr": 0.01, "checkpoint_every": 3}
+    options |= {"early_stopping": 2, "keep_best": True}
+    runs.train("mnist_vae", out="whole", **options)
+    with pytest.raises(Stopped):
+        runs.train("mnist_vae", out="stopped", stop_context=after(7), **options)
+    runs.resume("stopped")
+    for name in ("params.safetensors", "metrics.jsonl"):
+        assert Path("stopped", name).read_bytes() == Path("whole", name).read_bytes()
+
+
+def test_a_run_that_ended_early_does_not_ask_for_more_epochs(digits, capsys):
+    trained(digits, "mnist_vae", "run", "--lr", "0.01", "--epochs", "40", "--early-stopping", "2")
+    Path("run/figures").mkdir()
+    Path("run/figures/training.png").touch()  # the last file of a finished run
+    cli.main(["train", "--resume", "run", "--epochs", "50"])
+    assert "run is finished; it ended early, or has all epochs" in capsys.readouterr().err
+
+
+def test_points_are_streamed(here, capsys):
+    np.save("points.npy", np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32))
+    options = ["--batch", "10", "--epochs", "1", "--no-compile", "--sample-each-step", "--stream", "--out", "run"]
+    cli.main(["train", "gaussian2d_vae", "--data", "points.npy", *options])
+    cli.main(["sample", "run"])
+    assert "samples.png" in capsys.readouterr().out
+    assert np.load("run/samples.npy").shape[0] == 6
 
 
 @pytest.mark.parametrize(
