@@ -57,8 +57,11 @@ def sample(
     loaded, (_, key) = options.load(run), options.keys()
     if loaded.recipe.shape == (2,):
         dataset = loaded.dataset()
-        n = len(dataset.train) if n is None else n
-        figure = of_model.point_samples(*loaded.trained, key, n, dataset, drawn=drawn, name=loaded.config.system.name)
+        n = min(streaming.count(dataset.train), of_model.MOST_POINTS) if n is None else n
+        figure = of_model.point_samples(
+            *loaded.trained, key, n, dataset, drawn=drawn, condition=_conditions(loaded, n),
+            name=loaded.config.system.name,
+        )  # fmt: skip
     else:
         n = of_results.SAMPLES if n is None else n
         figure = of_model.image_samples(
