@@ -357,11 +357,8 @@ def check_items(
         of = f"{name}[{part!r}]" if part else name
         if x.is_complex():
             raise BadData(f"{of} is {x.dtype}: the data must be real numbers")
-        if x.is_floating_point():
-            finite = x.isfinite().flatten(1).all(1) if x.ndim > 1 else x.isfinite()
-            if not finite.all():
-                first = int(finite.logical_not().nonzero()[0])
-                raise BadData(f"{of} has NaN or infinite values, first in item {first}")
+        if (item := examples.not_finite(x)) is not None:
+            raise BadData(f"{of} has NaN or infinite values, first in item {item}")
     if isinstance(data, Tensor) and data.is_floating_point() and model.modelled is _whole:
         ranges[name] = data
     elif isinstance(data, Tensor) and data.numel():

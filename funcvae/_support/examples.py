@@ -10,8 +10,8 @@ from funcvae._support import checks
 from funcvae.errors import BadType, BadValue
 
 __all__ = [
-    "ConcreteData", "Data", "checked", "count", "device", "each", "head", "joined", "numel", "same_device", "split",
-    "take", "tensors",
+    "ConcreteData", "Data", "checked", "count", "device", "each", "head", "joined", "not_finite", "numel",
+    "same_device", "split", "take", "tensors",
 ]  # fmt: skip
 
 
@@ -67,6 +67,13 @@ def device(x: Data) -> torch.device:
 def same_device(x: Data, **others: Tensor) -> None:
     """Checks that data and other tensors are on one device."""
     checks.same_device(**others, **{f"x {name}".strip(): part for name, part in tensors(x).items()})
+
+
+def not_finite(x: Tensor) -> int | None:
+    """The first item [...] of x [n, ...] that is NaN or infinite; None if all are finite, which takes no memory."""
+    if not (x.is_floating_point() and x.numel()) or all(extreme.isfinite() for extreme in x.aminmax()):
+        return None
+    return int(x.isfinite().reshape(len(x), -1).all(1).int().argmin())
 
 
 def numel(x: Data) -> int:

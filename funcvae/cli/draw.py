@@ -13,7 +13,7 @@ from funcvae._support import examples
 from funcvae._support.examples import Data
 from funcvae.cli.options import Flat, LoadOptions, RunPath
 from funcvae.errors import BadValue
-from funcvae.figures import decoding, of_model, of_results, points
+from funcvae.figures import decoding, of_model, of_results
 from funcvae.train import streaming
 
 __all__ = ["FigureOptions", "interpolate", "latent", "reconstruct", "sample"]
@@ -57,8 +57,11 @@ def sample(
     loaded, (_, key) = options.load(run), options.keys()
     if loaded.recipe.shape == (2,):
         dataset = loaded.dataset()
-        n = min(points.MOST, streaming.count(dataset.train)) if n is None else n
-        figure = of_model.point_samples(*loaded.trained, key, n, dataset, drawn=drawn, name=loaded.config.system.name)
+        n = min(streaming.count(dataset.train), of_model.MOST_POINTS) if n is None else n
+        figure = of_model.point_samples(
+            *loaded.trained, key, n, dataset, drawn=drawn, condition=_conditions(loaded, n),
+            name=loaded.config.system.name,
+        )  # fmt: skip
     else:
         n = of_results.SAMPLES if n is None else n
         figure = of_model.image_samples(

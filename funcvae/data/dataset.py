@@ -41,8 +41,10 @@ class FileRows:
         return len(self.rows)
 
     def __getitem__(self, at: Any) -> Tensor:
-        """The items at an array of indices, or in a slice."""
+        """The items at an array of indices or in a slice, or one item."""
         rows = self.rows[at]
+        if rows.ndim == 0:
+            return self[[at]][0]
         order = rows.argsort()
         x = streaming.read_rows(self.array, rows[order])[order.argsort()]
         x = torch.from_numpy(x.astype(x.dtype.newbyteorder("="), copy=False))
@@ -212,7 +214,7 @@ def _from_arrays(name: str, arrays: Arrays, classes: tuple[str, ...] = ()) -> Da
 
 
 def _part(name: str, part: str, arrays: Arrays) -> Data | None:
-    """The training or the test set: an array, or a dict of the arrays PART/NAME; None if there are none of them."""
+    """The training or the test set: an array, or a dict of the arrays PART/NAME; None if there is neither."""
     inner = {key.partition("/")[2]: x for key, x in arrays.items() if key.startswith(f"{part}/")}
     if part in arrays:
         if inner:
@@ -236,7 +238,6 @@ def _items(where: str, x: Tensor, integers: torch.dtype = torch.float32) -> Tens
     if x.dtype == torch.uint8:
         return x.contiguous()
     items = x.to(torch.float32 if x.is_floating_point() else integers).contiguous()
-    if items.is_floating_point() and not all(extreme.isfinite() for extreme in items.aminmax()):  # takes no memory
-        finite = items.isfinite().reshape(len(items), -1).all(1)
-        raise BadData(f"{where} item {finite.int().argmin()} is NaN or infinite: all numbers must be finite in float32")
+    if (item := examples.not_finite(items)) is not None:
+        raise BadData(f"{where} item {item} is NaN or infinite: all numbers must be finite in float32")
     return items

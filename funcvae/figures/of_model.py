@@ -25,9 +25,12 @@ from funcvae.modules import Params, State
 from funcvae.train import streaming
 
 __all__ = [
-    "Pixels", "as_is", "image_samples", "interpolation", "latent_grid", "latent_scatter", "point_samples",
-    "reconstructions",
+    "MOST_POINTS", "Pixels", "as_is", "image_samples", "interpolation", "latent_grid", "latent_scatter",
+    "point_samples", "reconstructions",
 ]  # fmt: skip
+
+MOST_POINTS = 100_000
+"""The largest number of training points in a figure."""
 
 Pixels = Callable[[Tensor], Tensor]
 """Maps what the model sees or decodes to pixels in [0, 1]."""
@@ -137,13 +140,16 @@ def image_samples(
 @checks.arguments
 def point_samples(
     model: VAE, params: Params, state: State, key: random.Key, n: Count, dataset: Dataset, *, drawn: bool = True,
-    name: str,
+    condition: Data | None = None, name: str,
 ) -> Figure:  # fmt: skip
-    """The densities of the data and of n points of the model, with contours of the true density if it is known."""
-    x = samples(model, params, state, key, n, drawn=drawn)
+    """The densities of the data and of n points of the model, with contours of the true density if it is known.
+
+    Shows at most `MOST_POINTS` of the data. A conditional model takes the conditions [n, ...] of its points.
+    """
+    x = samples(model, params, state, key, n, drawn=drawn, condition=condition)
     contours = (GAUSSIAN2D_MEAN, GAUSSIAN2D_COV) if dataset.name == "gaussian2d" else ()
     names = ("data", "model" if drawn else "model, means of p(x|z)")
-    train = dataset.decode(streaming.head(dataset.train, points.MOST))
+    train = model.modelled(dataset.decode(streaming.head(streaming.opened("train", dataset.train), MOST_POINTS)))
     return points.densities(train, x, *contours, names=names, title=f"{name}: points {_HOW[drawn]}")
 
 

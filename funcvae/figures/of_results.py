@@ -10,7 +10,14 @@ from funcvae._support.examples import Data
 from funcvae.data.dataset import Dataset
 from funcvae.figures import curves, gradient_variance, points, scaling_law
 from funcvae.figures._arrays import as_array
-from funcvae.figures.of_model import image_samples, latent_grid, latent_scatter, point_samples, reconstructions
+from funcvae.figures.of_model import (
+    MOST_POINTS,
+    image_samples,
+    latent_grid,
+    latent_scatter,
+    point_samples,
+    reconstructions,
+)
 from funcvae.model import VAE
 from funcvae.models import System
 from funcvae.modules import Params, State
@@ -28,7 +35,7 @@ def evolution(kept: ArrayLike, dataset: Dataset, *, name: str) -> Figure:
     """The data, and samples of the model during training; `kept` has those after each step [steps, n, 2]."""
     samples = as_array("kept", kept, "steps n 2")
     title = f"{name}: samples of the model during training"
-    test = dataset.decode(streaming.head(dataset.test, samples.shape[1]))
+    test = dataset.decode(streaming.head(streaming.opened("test", dataset.test), samples.shape[1]))
     return points.evolution(range(1, len(samples) + 1), samples, test, title=title)
 
 
@@ -42,17 +49,18 @@ def of_run(
     n = examples.count(x)
     labels = None if dataset.test_labels is None else dataset.test_labels[:n]
     figures = {"latent_scatter": latent_scatter(*trained, x, labels, classes=dataset.classes, name=name)}
-    if model.modelled(x).ndim == 4:
+    shape, train = model.modelled(x).shape[1:], streaming.opened("train", dataset.train)
+    number = SAMPLES if len(shape) == 3 else min(streaming.count(train), MOST_POINTS)
+    number = min(number, n) if model.condition else number  # with the conditions of the first test items
+    given = model.given(examples.head(x, number))
+    if len(shape) == 3:
         pairs = examples.head(x, PAIRS)
         figures["reconstructions"] = reconstructions(*trained, pairs, pairs_key, pixels=pixels, name=name)
-        number = min(SAMPLES, n) if model.condition else SAMPLES  # with the conditions of the first test items
-        given = model.given(examples.head(x, number))
         figures["samples"] = image_samples(*trained, samples_key, number, **given, pixels=pixels, name=name)
         if model.latent == 2 and not model.condition:
             figures["latent_grid"] = latent_grid(*trained, x, pixels=pixels, name=name)
-    else:
-        number = min(points.MOST, streaming.count(dataset.train))
-        figures["densities"] = point_samples(*trained, samples_key, number, dataset, name=name)
+    elif shape == (2,):
+        figures["densities"] = point_samples(*trained, samples_key, number, dataset, **given, name=name)
     return figures
 
 

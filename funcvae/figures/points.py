@@ -11,10 +11,7 @@ from funcvae.errors import BadValue
 from funcvae.figures._arrays import Floats, as_array, words
 from funcvae.figures._style import ACCENT, DARK, note, titled
 
-__all__ = ["MOST", "densities", "evolution"]
-
-MOST = 10_000
-"""The number of data to show at most."""
+__all__ = ["densities", "evolution"]
 
 
 @checks.arguments

@@ -10,12 +10,13 @@ from funcvae import tree
 from funcvae._support import checks
 from funcvae._support.checks import Finite, Only, at_least
 from funcvae._support.pickling import by_call
-from funcvae.errors import BadValue
+from funcvae.errors import BadType, BadValue
 from funcvae.optim.schedules import Schedule
 from funcvae.tree import FloatTensors, Tree
 
 __all__ = [
-    "Mask", "NotNegative", "Optimizer", "Rate", "check_gradient", "chosen", "first_step", "on_copies", "rate_at",
+    "Mask", "NotNegative", "Optimizer", "Rate", "check_gradient", "check_pair", "chosen", "first_step", "on_copies",
+    "rate_at",
 ]  # fmt: skip
 
 
@@ -68,6 +69,13 @@ def rate_at(lr: float | Schedule, step: Tensor) -> Tensor | float:
 def chosen(mask: Mask | None, params: Tree) -> list[bool]:
     """Whether the mask chooses each leaf of params, in the order of the leaves; all without a mask."""
     return [mask is None or mask(path) for path in tree.paths(params)]
+
+
+def check_pair(name: str, found: Any, what: str) -> Any:
+    """Raises BadType unless a function of the user returned two trees."""
+    if not (isinstance(found, tuple | list) and len(found) == 2):
+        raise BadType(f"{name} returned {checks.describe(found)}: it must return {what}")
+    return found
 
 
 def check_gradient(grad: Tensor, old: Tensor) -> None:

@@ -43,13 +43,15 @@ def from_torch(kind: type, lr: Rate, **options: Any) -> Optimizer:
     >>> opt = from_torch(torch.optim.Adagrad, lr=0.01)
 
     Raises:
-        BadType: kind is not a class of optimizers, needs a closure, such as LBFGS, or keeps more than tensors.
+        BadType: kind is not a class of optimizers, needs a closure, such as LBFGS, or keeps more than tensors for each
+            parameter.
         BadValue: lr is negative, or the class does not allow these options.
     """
     if not issubclass(kind, torch.optim.Optimizer):
         raise BadType(f"kind is {kind.__name__}: it must be a class of torch.optim, such as torch.optim.RMSprop")
     name = f"torch.optim.{kind.__name__}"
-    if inspect.signature(kind.step).parameters["closure"].default is inspect.Parameter.empty:
+    closure = inspect.signature(kind.step).parameters.get("closure")
+    if closure and closure.default is closure.empty:
         raise BadType(f"{name} calls a closure that computes the loss again: use one that needs only the gradient")
 
     def made(leaves: list[Tensor], rate: float) -> torch.optim.Optimizer:
@@ -65,7 +67,10 @@ def from_torch(kind: type, lr: Rate, **options: Any) -> Optimizer:
         (group,) = opt.param_groups
         for p, g in zip(group["params"], grads, strict=True):
             p.grad = g.detach().clone()
+        before = dict(group)
         opt.step()
+        if any(before.get(key) is not value for key, value in group.items()):
+            raise BadType(f"{name} keeps state in its param_groups: it must keep tensors for each parameter")
         slots = [dict(opt.state[p]) for p in group["params"]]
         for slot in slots:
             for key, value in slot.items():

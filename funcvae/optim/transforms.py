@@ -7,7 +7,7 @@ from funcvae import tree
 from funcvae._support import checks
 from funcvae._support.checks import Positive
 from funcvae._support.pickling import by_call, remembered
-from funcvae.optim.protocol import Mask, NotNegative, Optimizer, chosen
+from funcvae.optim.protocol import Mask, NotNegative, Optimizer, check_pair, chosen
 from funcvae.tree import Tree
 
 __all__ = ["Transform", "add_decayed_weights", "chain", "clip_by_global_norm"]
@@ -82,11 +82,13 @@ def chain(*parts: Transform | Optimizer) -> Optimizer:
 
     def after_transforms(update: Callable[..., tuple[Tree, Tree]]) -> Callable[..., tuple[Tree, Tree]]:
         def updated(grads: Tree, state: tuple[Tree, ...], params: Tree) -> tuple[Tree, tuple[Tree, ...]]:
+            *states, last = state
             new = []
-            for transform, old in zip(transforms, state, strict=False):
-                grads, changed = transform.update(grads, old, params)
+            for transform, old in zip(transforms, states, strict=True):
+                found = transform.update(grads, old, params)
+                grads, changed = check_pair("update of a Transform", found, "(grads, state)")
                 new.append(changed)
-            params, changed = update(grads, state[-1], params)
+            params, changed = update(grads, last, params)
             return params, (*new, changed)
 
         return updated

@@ -14,11 +14,12 @@ from funcvae._support.examples import Data
 from funcvae.compilation import Wrap, unchanged
 from funcvae.distributed import sharding
 from funcvae.distributed.sharding import Batch, GradientSettings, StepDetails, draw_noise, nonempty_pieces
-from funcvae.errors import BadType, BadValue
+from funcvae.errors import BadValue
 from funcvae.estimators.chunks import in_chunks_at
 from funcvae.estimators.types import Estimator, EstimatorAt, by_step
 from funcvae.model import VAE, Observe, as_is
 from funcvae.modules import Params, State
+from funcvae.optim.protocol import check_pair
 from funcvae.train import streaming
 from funcvae.train.settings import Scale, StepSettings, per_example
 from funcvae.train.state import Metrics, TrainState
@@ -101,10 +102,7 @@ def _descended(
     if not isinstance(scale, Tensor) or scale.ndim:  # an array might broadcast
         scale = checks.number("the result of scale", scale)
     grads = grads if scale == 1 else tree.map(lambda g: scale * g, grads)
-    updated = update(grads, ts.opt_state, ts.params)
-    if not (isinstance(updated, tuple | list) and len(updated) == 2):
-        raise BadType(f"update returned {checks.describe(updated)}: it must return (params, opt_state)")
-    params, opt_state = updated
+    params, opt_state = check_pair("update", update(grads, ts.opt_state, ts.params), "(params, opt_state)")
     new = TrainState(ts.step + 1, ts.key, params, state, opt_state)
     bound, reconstruction, kl = means.unbind()
     return new, Metrics(scale * (-bound - offset), bound, _norm(grads), reconstruction, kl)

@@ -53,9 +53,9 @@ class KeepBest:
 
     @property
     def ts(self) -> TrainState:
-        """The TrainState after the best epoch. Raises BadValue before the first test bound."""
+        """The TrainState after the best epoch. Raises BadValue if it was never called."""
         if self._ts is None:
-            raise BadValue("no best TrainState yet: pass keep_best() to fit as best=, with a test set")
+            raise BadValue("no best TrainState yet: no call of fit with best= has raised the highest test bound")
         return self._ts
 
 

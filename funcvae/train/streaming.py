@@ -4,7 +4,7 @@ import mmap
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from threading import Lock
@@ -61,8 +61,7 @@ class Stream:
         or if the source has changed its length.
         """
         increasing, order = rows.sort()
-        found = self.checked(self.read(increasing), increasing)
-        return examples.take(found, order.argsort())
+        return examples.take(self.checked(self.read(increasing), increasing), order.argsort())
 
     def read(self, rows: Tensor) -> Data:
         """The data of increasing rows, unchecked."""
@@ -73,7 +72,7 @@ class Stream:
                     if (n := len(source)) != self.count:
                         name = _named(self.name, part)
                         raise BadData(f"{name} has {n:,} items: it had {self.count:,} when training began")
-                found = {part: _tensors(_rows_of(source, rows.numpy())) for part, source in parts.items()}
+                found = {part: _tensors_at(source, rows.numpy()) for part, source in parts.items()}
         except FuncvaeError:
             raise
         except Exception as error:
@@ -88,13 +87,13 @@ class Stream:
             raise BadData(f"{self.name}: {_items(rows)} have the parts {[*parts]}: the first items have {[*like]}")
         for part, x in parts.items():
             name, must = _named(self.name, part), (len(rows), *like[part].shape[1:])
-            if x.shape != must or x.dtype != like[part].dtype:
+            if checks.tensor(name, x).shape != must or x.dtype != like[part].dtype:
                 raise BadData(
                     f"{name}: {_items(rows)} are {checks.describe(x)}: they must be {like[part].dtype} {list(must)}"
                 )
-            if x.is_floating_point() and x.numel() and not all(extreme.isfinite() for extreme in x.aminmax()):
-                row = rows[x.isfinite().reshape(len(x), -1).all(1).int().argmin()]
-                raise BadData(f"{name}: item {int(row):,} is NaN or infinite: all numbers must be finite in float32")
+            if (item := examples.not_finite(x)) is not None:
+                row = int(rows[item])
+                raise BadData(f"{name}: item {row:,} is NaN or infinite: all numbers must be finite in float32")
         return found
 
 
@@ -173,27 +172,26 @@ def read(
         for rows, keys in batches:
             yield rows, keys, examples.take(x, rows)
         return
-    device, pending = examples.device(x.first), deque[tuple[Tensor, Tensor, Future[Data]]]()
-    gather = _pinned(x.gather) if device.type == "cuda" else x.gather  # a copy of pinned memory does not wait
-    done = 0 if step is None else step
+    device, stream, made = examples.device(x.first), x, 0
 
-    def oldest() -> tuple[Tensor, Tensor, Data]:
-        rows, keys, data = pending.popleft()
-        try:
-            return rows, keys.to(device), examples.each(lambda part: part.to(device, non_blocking=True), data.result())
-        except FuncvaeError as error:
-            raise BadData(f"{error}{'' if step is None else f' (step {done:,})'}") from error
+    def gather(rows: Tensor) -> Data:
+        found = stream.gather(rows.cpu())
+        return examples.each(Tensor.pin_memory, found) if device.type == "cuda" else found
 
     thread = ThreadPoolExecutor(1, "funcvae-reader")
+    reads = ((rows, keys, thread.submit(gather, rows)) for rows, keys in batches)
     try:
-        for rows, keys in batches:
-            pending.append((rows, keys, thread.submit(gather, rows.cpu())))
-            if len(pending) > _AHEAD:
-                yield oldest()
-                done += 1
+        pending = deque(islice(reads, 1 + _AHEAD))
         while pending:
-            yield oldest()
-            done += 1
+            rows, keys, future = pending.popleft()
+            try:
+                data = future.result()
+            except FuncvaeError as error:
+                raise BadData(f"{error}{'' if step is None else f' (step {step + made:,})'}") from error
+            # A copy of pinned memory does not wait.
+            yield rows, keys.to(device), examples.each(lambda part: part.to(device, non_blocking=True), data)
+            made += 1
+            pending.extend(islice(reads, 1))
     finally:
         thread.shutdown(cancel_futures=True)
 
@@ -231,29 +229,29 @@ def read_rows(source: Any, rows: np.ndarray) -> Any:
     as memory of the process, and one beyond the end of a file that became shorter would kill it.
     """
     mapped: mmap.mmap | None = getattr(source, "_mmap", None)
-    if not (isinstance(source, np.memmap) and mapped and source.filename and source.mode == "r"):
-        return source[rows]
-    if not (source.flags.c_contiguous and hasattr(os, "preadv")):
+    if not (
+        isinstance(source, np.memmap) and mapped and source.filename and source.mode == "r"
+        and source.flags.c_contiguous and source.size and hasattr(os, "preadv")
+    ):  # fmt: skip
         return source[rows]
     # The offset of a part of a mapped array is that of the whole.
     begin = source.offset - source.offset % mmap.ALLOCATIONGRANULARITY
     begin += source.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data
-    found = np.empty((len(rows), *source.shape[1:]), source.dtype)
-    items = found.reshape(len(rows), -1).view(np.uint8)
-    size = items.shape[1]
+    found, size = np.empty((len(rows), *source.shape[1:]), source.dtype), source[:1].nbytes
     with open(source.filename, "rb") as file:
         if file.seek(0, os.SEEK_END) != mapped.size():
             raise BadData(f"{source.filename} is another file now, or has another size")
-        for row, item in zip(rows.tolist(), items, strict=True):
+        for row, item in zip(rows.tolist(), found.reshape(-1).view(np.uint8).reshape(-1, size), strict=True):
             if os.preadv(file.fileno(), [item.data], begin + row * size) != size:
                 raise BadData(f"{source.filename} has become shorter")
     return found
 
 
-def _rows_of(source: Any, rows: np.ndarray) -> Any:
-    """The data of increasing rows: what the source returns, or the stacked items of a Dataset."""
+def _tensors_at(source: Any, rows: np.ndarray) -> Any:
+    """The data of increasing rows, a tensor or a dict of tensors: what the source returns, or a Dataset's items."""
     if not isinstance(source, Dataset):
-        return read_rows(source, rows)
+        found = read_rows(source, rows)
+        return {part: _tensor(x) for part, x in found.items()} if isinstance(found, Mapping) else _tensor(found)
     indices = rows.tolist()
     items = source.__getitems__(indices) if hasattr(source, "__getitems__") else [source[i] for i in indices]
     if isinstance(items[0], tuple | list):
@@ -264,10 +262,6 @@ def _rows_of(source: Any, rows: np.ndarray) -> Any:
     if isinstance(items[0], dict):
         return {part: torch.stack([_tensor(item[part]) for item in items]) for part in items[0]}
     return torch.stack([_tensor(item) for item in items])
-
-
-def _tensors(found: Any) -> Any:
-    return {part: _tensor(x) for part, x in found.items()} if isinstance(found, Mapping) else _tensor(found)
 
 
 def _tensor(values: Any) -> Tensor:
@@ -282,10 +276,6 @@ def _tensor(values: Any) -> Tensor:
     if x.dtype in (torch.uint8, torch.bool):
         return x
     return x.float() if x.is_floating_point() else x.long()
-
-
-def _pinned(gather: Callable[[Tensor], Data]) -> Callable[[Tensor], Data]:
-    return lambda rows: examples.each(Tensor.pin_memory, gather(rows))
 
 
 def _parts(value: Any) -> dict[str, Any]:

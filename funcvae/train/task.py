@@ -14,6 +14,7 @@ from funcvae.estimators.types import Estimator, EstimatorAt, by_step, check_post
 from funcvae.model import CHECK_SEED, VAE, check_items, running
 from funcvae.modules import Params, State
 from funcvae.optim import Optimizer
+from funcvae.optim.protocol import check_pair
 from funcvae.train import streaming
 from funcvae.train.settings import StepSettings
 from funcvae.train.state import TrainState, check_train_state
@@ -67,11 +68,27 @@ def checked_task(ts: TrainState, task: Task) -> Task:
     check_train_state(ts, task.model)
     model, x = task.model.unchecked(), streaming.first(task.train)
     check_items(model, ts.params, ts.state, x, task.settings.observe, name="train")
-    if _shapes(ts.opt_state) != _shapes(task.opt.init(ts.params)):
-        raise BadValue("ts.opt_state is not of this optimizer and these params: make ts by train.init")
+    _check_optimizer(task.opt, ts)
     task = task._replace(model=model, train=streaming.on_device(task.train, ts.step.device))
     check_task(task, ts)
     return task
+
+
+def _check_optimizer(opt: Optimizer, ts: TrainState) -> None:
+    """Raises BadType or BadValue unless the state of `ts` is of the optimizer, and an update keeps the shapes.
+
+    Makes an update of copies with a gradient of zeros.
+    """
+    first = opt.init(ts.params)
+    for leaf in tree.leaves(first):
+        checks.tensor("a leaf of the optimizer's state", leaf)
+    if _shapes(ts.opt_state) != _shapes(first):
+        raise BadValue("ts.opt_state is not of this optimizer and these params: make ts by train.init")
+    params, state = tree.map(torch.clone, (ts.params, ts.opt_state))
+    updated = check_pair("update", opt.update(tree.zeros_like(params), state, params), "(params, opt_state)")
+    for what, new, old in zip(("params", "opt_state"), updated, (ts.params, ts.opt_state), strict=True):
+        if _shapes(new) != _shapes(old):
+            raise BadValue(f"update of the optimizer returned {what} of other names or shapes: it must keep them")
 
 
 def _shapes(state: tree.Tree) -> dict[str, torch.Size | None]:

@@ -24,6 +24,8 @@ def test_a_stream_has_the_numbers_of_load(tmp_path, dtype):
     assert torch.equal(streaming.opened("train", streamed.train).gather(rows), loaded.train[rows])
     assert streamed.test[:2].dtype == loaded.test.dtype
     assert torch.equal(streamed.test[:2], loaded.test)
+    assert torch.equal(streamed.train[-1], loaded.train[-1])
+    assert streamed.train[[]].shape == (0, 3)
     assert (len(streamed.train), streamed.train.shape) == (23, loaded.train.shape)
     assert streamed.sha256() == loaded.sha256()
 

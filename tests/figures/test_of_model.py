@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -69,3 +70,40 @@ def test_the_figures_of_a_run_show_the_names_of_its_classes():
     figures = fv.figures.of_results.of_run(*trained, system, dataset, x, fv.random.key(2))
     (legend,) = figures["latent_scatter"].legends
     assert [text.get_text() for text in legend.get_texts()] == ["owl", "wren"]
+
+
+class Joined(torch.nn.Linear):
+    """A linear layer of all its arguments beside each other; a dict's tensors are such arguments."""
+
+    def forward(self, *parts):
+        parts = [each for part in parts for each in (part.values() if isinstance(part, dict) else [part])]
+        return super().forward(torch.cat([part.float().reshape(len(part), -1) for part in parts], 1))
+
+
+def of_points(shape, conditional=False):
+    """A model of points [n, *shape], and its class."""
+    options = {"modelled": lambda data: data["x"], "condition": lambda data: data["y"]} if conditional else {}
+    return fv.vae(
+        encoder=lambda: Joined(shape[0] + conditional, 4), decoder=lambda: Joined(2 + conditional, shape[0]), latent=2,
+        posterior=lambda out: fv.heads.normal_logvar(out.chunk(2, -1)), likelihood=fv.heads.normal_fixed(1.0),
+        **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["streamed", "conditional", "ten numbers"])
+def test_the_figures_of_a_run_on_other_data_than_images(tmp_path, kind):
+    points = fv.random.normal(fv.random.key(1), (40, 10 if kind == "ten numbers" else 2))
+    labels = torch.arange(40) % 3
+    dataset = fv.data.Dataset("points", points, points[:20], labels, labels[:20])
+    model, x = of_points(points.shape[1:], kind == "conditional"), points[:20]
+    if kind == "streamed":
+        np.save(tmp_path / "points.npy", points.numpy())
+        dataset = fv.data.stream(tmp_path / "points.npy")
+        x = dataset.test[:4]
+        made = fv.figures.of_results.evolution(x.expand(3, 4, 2), dataset, name="points")
+        assert made.axes
+    elif kind == "conditional":
+        dataset, x = dataset.labelled(), {"x": x, "y": labels[:20]}
+    system = fv.models.SYSTEMS["gaussian2d_vae"]
+    found = fv.figures.of_results.of_run(model, *model.init(fv.random.key(0)), system, dataset, x, fv.random.key(2))
+    assert list(found) == (["latent_scatter"] if kind == "ten numbers" else ["latent_scatter", "densities"])

@@ -61,10 +61,26 @@ def test_it_trains_with_the_usual_warning_and_resumes_from_a_checkpoint(tmp_path
         assert all(torch.equal(a, b) for a, b in zip(tree.leaves(reference), tree.leaves(other), strict=True))
 
 
+class Counting(torch.optim.Optimizer):
+    """Keeps the number of updates in its group, and has a step without a closure."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr, "k": 0})
+
+    def step(self):
+        (group,) = self.param_groups
+        group["k"] += 1
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
         (lambda: optim.from_torch(torch.optim.LBFGS, 0.1), BadType, "LBFGS calls a closure that computes the loss"),
+        (
+            lambda: ours(optim.from_torch(Counting, 0.1), *params_and_grads(2)),
+            BadType,
+            "keeps state in its param_groups",
+        ),
         (lambda: optim.from_torch(dict, 0.1), BadType, "kind is dict: it must be a class of torch.optim"),
         (lambda: optim.from_torch("RMSprop", 0.1), BadType, "kind is 'RMSprop'"),
         (lambda: optim.from_torch(torch.optim.RMSprop, -1), BadValue, "lr is -1"),

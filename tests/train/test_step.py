@@ -78,6 +78,57 @@ def test_an_optimizer_state_of_other_parameters_is_an_error(points):
 
 
 @pytest.mark.parametrize(
+    ("transform", "error", "message"),
+    [
+        (lambda g, s, p: g, BadType, r"update of a Transform returned of type dict: it must return \(grads, state\)"),
+        (lambda g, s, p: ({}, s), BadValue, "different structures"),
+        (
+            lambda g, s, p: (fv.tree.map(torch.sum, g), s),
+            BadValue,
+            r"a gradient has shape \[\]: its parameter or moment",
+        ),
+        (lambda g, s, p: (g, {"n": torch.zeros(1)}), BadValue, "returned opt_state of other names or shapes"),
+    ],
+)
+def test_a_wrong_transform_is_an_error_before_the_first_step(points, transform, error, message):
+    opt = fv.optim.chain(fv.optim.Transform(lambda params: {}, transform), fv.optim.sgd(0.1))
+    with pytest.raises(error, match=message):
+        fitted(opt, points)
+
+
+@pytest.mark.parametrize(
+    ("init", "update", "error", "message"),
+    [
+        (lambda p: 3, lambda g, s, p: (p, s), BadType, "a leaf of the optimizer's state is 3: it must be a tensor"),
+        (
+            lambda p: {},
+            lambda g, s, p: p,
+            BadType,
+            r"update returned of type dict: it must return \(params, opt_state\)",
+        ),
+        (lambda p: {}, lambda g, s, p: (s, p), BadValue, "returned params of other names or shapes: it must keep them"),
+    ],
+)
+def test_a_wrong_optimizer_is_an_error_before_the_first_step(points, init, update, error, message):
+    with pytest.raises(error, match=message):
+        fitted(fv.optim.Optimizer(init, update), points)
+
+
+def fitted(opt, points):
+    model = small()
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    before = fv.tree.sha256(ts.params)
+
+    def no_step(step, ts):
+        raise AssertionError("it made a step")
+
+    try:
+        fv.train.fit(ts, model, fv.estimators.elbo(), opt, points, compile=False, watch=no_step)
+    finally:
+        assert fv.tree.sha256(ts.params) == before
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda eps: eps.long(), "eps is a torch.int64 tensor .*: it must be floating-point"),

@@ -225,6 +225,7 @@ FAILURES = {
     "another shape": (lambda x: x[:, :1], r"train: items 0 to 48 are a torch.float32 tensor \[16, 1\]: they must be"),
     "fewer items": (lambda x: x[1:], r"they must be torch.float32 \[16, 2\] \(step 5\)"),
     "another dtype": (lambda x: x.astype(np.uint8), r"are a torch.uint8 tensor .* must be torch.float32"),
+    "another layout": (lambda x: torch.tensor(x).to_sparse(), r"train is a tensor of layout torch.sparse_coo: it must"),
     "a dict": (lambda x: {"x": x}, r"have the parts \['x'\]: the first items have \[''\]"),
     "complex": (lambda x: x * 1j, r"the items are torch.complex64: they must be real numbers"),
     "objects": (lambda x: x.astype(object), r"cannot be read: TypeError"),
@@ -244,6 +245,13 @@ def test_a_source_that_fails_in_the_middle(points, failure):
     assert "\n" not in str(raised.value)
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 4]  # and the end of an epoch, after four steps
     assert not saved
+
+
+def test_a_part_that_becomes_a_dict(points):
+    model, data = data_of_pairs(points)
+    source = {"x": Rows(points.numpy(), failing(4, lambda x: {"x": x})), "y": data["y"]}
+    with pytest.raises(BadData, match=r"train\['x'\] is of type dict: it must be a tensor \(step 2\)"):
+        fit(source, model=model)
 
 
 def test_a_value_that_is_not_finite_is_named_by_its_row(points):
