@@ -33,8 +33,8 @@ from funcvae.distributions import (
 from funcvae.errors import BadValue
 
 __all__ = [
-    "Head", "Output", "bernoulli", "categorical", "concrete", "coupling_flow", "delta", "full_normal", "normal_fixed",
-    "normal_logsigma", "normal_logvar", "signed_normal", "two_layers",
+    "Head", "Output", "bernoulli", "bernoulli_probs", "categorical", "concrete", "coupling_flow", "delta", "full_normal",
+    "normal_fixed", "normal_logsigma", "normal_logvar", "signed_normal", "two_layers",
 ]  # fmt: skip
 
 Classes = Annotated[int, at_least(2)]
@@ -85,6 +85,14 @@ def _normal_fixed(sigma: float, out: Tensor) -> Normal:
 def bernoulli(out: Tensor) -> Bernoulli:
     """Bernoulli(out), where the network's output is the logits."""
     return Bernoulli(_one(out))
+
+
+def bernoulli_probs(out: Tensor) -> Bernoulli:
+    """Bernoulli with probabilities `out`, as a network that ends in a sigmoid returns them.
+
+    They are clamped to [1e-6, 1 - 1e-6], because log p of a pixel with probability 0 or 1 may be infinite.
+    """
+    return Bernoulli(_one(out).logit(eps=1e-6))
 
 
 @checks.arguments

@@ -6,6 +6,7 @@ net = to_module(net, params, state)
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -141,6 +142,11 @@ def _adopted(
     head = partial(_headed, likelihood)
     out, decoder = _use(net, out_of, "decode cannot take latents", _trial_latents(net, 2, latent))
     x = _like_data(_tried("likelihood cannot take the output of decode", head, out))
+    if likelihood is heads.bernoulli and isinstance(out, Tensor) and ((out >= 0) & (out <= 1)).all():
+        warnings.warn(
+            "decode returns numbers between 0 and 1, which heads.bernoulli takes as logits: for a network that ends in "
+            "a sigmoid, give likelihood=heads.bernoulli_probs", stacklevel=4,
+        )  # fmt: skip
     _, encoder = _use(net, into, "encode cannot take data of the shape that the likelihood describes", x)
     _check_apart(net, encoder, decoder)
     return vae(

@@ -378,7 +378,8 @@ def check_items(
     except FuncvaeError:
         raise
     except (LookupError, TypeError, AttributeError) as error:
-        raise BadValue(f"modelled or condition cannot take the data: {_reason(error)}") from None
+        kind = "a tensor; for a dict of labels, see Dataset.labelled" if isinstance(x, Tensor) else f"a dict of {[*x]}"
+        raise BadValue(f"modelled or condition cannot take the data, {kind}: {_reason(error)}") from None
     if observe is as_is and model.modelled is not _whole:
         ranges[name] = model.modelled(data)
     try:

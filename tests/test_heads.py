@@ -196,3 +196,11 @@ def test_a_categorical_posterior_of_another_width_than_latent_is_an_error():
                 posterior=heads.categorical(3))  # fmt: skip
     with pytest.raises(BadValue, match=r"the posterior over z has shape \[2, 6\]: latent is 4, so \[2, 4\]"):
         model.encode(*model.init(random.key(0)), torch.zeros(2, 3))
+
+
+def test_probabilities_are_clamped_where_their_logits_are_infinite():
+    probs = torch.tensor([[0.0, 0.25, 1.0]])
+    p, x = heads.bernoulli_probs(probs), torch.tensor([[0.0, 1.0, 1.0]])
+    known = torch.distributions.Bernoulli(probs.clamp(1e-6, 1 - 1e-6)).log_prob(x)
+    torch.testing.assert_close(p.log_prob(x), known, rtol=1e-5, atol=1e-7)
+    assert heads.bernoulli(probs.logit()).log_prob(x).isfinite().all().logical_not()

@@ -33,8 +33,8 @@ class Recipe:
     """The default settings for the training of a system."""
 
     shape: tuple[int | None, ...] | dict[str, tuple[int | None, ...]]
-    """Shape of one datum, None for a size that may vary; images have pixels in [0, 1]. Of data that are a dict of
-    tensors, the shape of each."""
+    """Shape of one datum as it is loaded, before `prepare`; None for a size that may vary; images have pixels in
+    [0, 1]. Of data that are loaded as a dict of tensors, the shape of each."""
     epochs: Count
     data: str | None = None
     """A name or path; None if each run must name its data."""

@@ -18,7 +18,7 @@ from funcvae._support.checks import Count, Natural
 from funcvae.compilation import PRECISIONS
 from funcvae.distributed import sharding
 from funcvae.errors import BadValue, Missing, unknown
-from funcvae.estimators import needs_steps
+from funcvae.estimators import Estimator, needs_steps, parse_scheduled
 from funcvae.models import SYSTEMS, System
 from funcvae.runs.systems import find_system
 from funcvae.train.stopping import Until, early_stopping
@@ -155,7 +155,12 @@ class Config:
             object.__setattr__(self, "lr", str(float(self.lr)))
         _check_fields(self)
         optim.parse(self.optimizer, 1e-3)
-        self.depends_on_steps()
+        self.depends_on_steps()  # checks both strings
+        if (self.early_stopping or self.keep_best) and not isinstance(parse_scheduled(self.estimator, 1), Estimator):
+            raise BadValue(
+                f"early_stopping and keep_best compare the test bounds of epochs, but that of {self.estimator} changes "
+                "with the step: leave them out, or give an estimator without a schedule"
+            )
         for name, known in {"precision": PRECISIONS, "device": ("cpu", "cuda"), "split": SPLITS}.items():
             checks.known(name, getattr(self, name), known)
         object.__setattr__(self, "model", self.system.options(self.model))
@@ -226,7 +231,7 @@ def with_defaults(options: Options) -> Config:
     given = options.specified() | {"system": system}
     recipe_values = {name: getattr(system.recipe, name) for name in ("data", "epochs", "batch", "samples", "estimator")}
     if options.data is None and system.recipe.data is None:
-        raise BadValue(f"data is missing: {system.name} has no data of its own")
+        raise BadValue(f"data is missing: give a folder of images, FILE.npy or FILE.npz to {system.name}")
     return Config(**recipe_values | given)
 
 

@@ -34,12 +34,19 @@ __all__ = ["History", "fit", "fit_task", "test_bound"]
 class History(NamedTuple):
     """The metrics of a run, as float64 arrays."""
 
-    loss: np.ndarray  # [steps]
-    bound: np.ndarray  # [steps], nats per example
-    grad_norm: np.ndarray  # [steps]
-    reconstruction: np.ndarray  # [steps], nats per example: mean_k log p(x|z_k)
-    kl: np.ndarray  # [steps], nats per example: see `Estimate.kl`
-    test_bound: np.ndarray  # [epochs], nats per example; empty without a test set
+    loss: np.ndarray
+    """[steps]."""
+    bound: np.ndarray
+    """[steps], in nats per example."""
+    grad_norm: np.ndarray
+    """[steps]: the norm of the loss's gradient, before it is clipped."""
+    reconstruction: np.ndarray
+    """[steps], in nats per example: mean_k log p(x|z_k)."""
+    kl: np.ndarray
+    """[steps], in nats per example: the KL itself, without a factor such as that of `beta_elbo`; see `Estimate.kl`.
+    `reconstruction - kl` is the ELBO, which an estimator of L_K or of another target does not report as `bound`."""
+    test_bound: np.ndarray
+    """[epochs], in nats per example; empty without a test set."""
 
 
 NO_HISTORY = History(*np.zeros((6, 0)))
@@ -167,6 +174,11 @@ def fit_task(
         test = streaming.on_device(test, ts.step.device)
     elif callbacks.until or callbacks.best:
         raise BadValue("until and best depend on the test bound: give test, too")
+    if (callbacks.until or callbacks.best) and not isinstance(task.estimator, Estimator):
+        raise BadValue(
+            "until and best compare the test bounds of epochs, but the estimator, and so its bound, changes with the "
+            "step: train without them, or with one estimator"
+        )
     run = run_step(task, callbacks.stop)
     step, watch, save_every, batch = run.step, callbacks.watch, callbacks.save_every, task.settings.batch
     ts = tree.map(torch.clone, ts)  # steps overwrite these copies

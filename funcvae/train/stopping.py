@@ -24,6 +24,8 @@ Until = Callable[[np.ndarray], bool]
 def early_stopping(patience: Count, min_delta: Annotated[Finite, at_least(0)] = 0.0) -> Until:
     """Ends training when the test bound has not improved for `patience` epochs, for the argument `until` of `fit`.
 
+    `fit` refuses it for an estimator that changes with the step, because then the bounds cannot be compared.
+
     The decision depends on the test bounds alone, so a resumed run ends after the same epoch.
 
     Args:

@@ -247,7 +247,9 @@ def test_a_system_typed_into_a_console_has_no_hash(own):
 
 
 def test_a_run_needs_data(own, capsys):
-    assert "data is missing: bird_vae has no data of its own" in refused(capsys, "train", SPEC, "--out", "run")
+    assert "data is missing: give a folder of images, FILE.npy or FILE.npz to bird_vae" in refused(
+        capsys, "train", SPEC, "--out", "run"
+    )
 
 
 def test_a_damaged_name_of_a_system_is_an_error(run):

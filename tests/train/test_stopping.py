@@ -126,3 +126,14 @@ def test_early_stopping_and_the_best_state_on_cuda_agree_with_the_cpu():
         assert best.ts.step.device.type == device
         found.append((len(history.test_bound), int(best.ts.step)))
     assert found[0] == found[1]
+
+
+def test_bounds_of_an_estimator_that_changes_are_not_compared():
+    model, opt = fv.models.gaussian2d_vae(), fv.optim.adam()
+    x = fv.random.normal(fv.random.key(2), (20, 2))
+    for option in ({"until": fv.train.early_stopping(1)}, {"best": fv.train.keep_best()}):
+        with pytest.raises(BadValue, match="the estimator, and so its bound, changes with the step"):
+            fv.train.fit(
+                fv.train.init(model, opt, fv.random.key(1)), model, lambda step: fv.estimators.beta_elbo(1.0), opt, x,
+                test=x, compile=False, **option,
+            )  # fmt: skip
