@@ -215,7 +215,8 @@ NAMES = Kind(one_of(["a", "b", "c"], ("x", "y", "z")), one_of(["a"], "abc", [1, 
 TRUSTED = maybe(array(3))
 figure("figures.image_grid", figures.image_grid, images=array(2, 2, 1, 3, 3), extent=EXTENT, axes=PAIR, title=TITLE)
 figure("figures.sample_grid", figures.sample_grid, images=array(3, 1, 3, 3),
-       rows=Kind(one_of((), ["a"], ("a", "b", "c")), one_of("abc", [1], [None], ["a", "b"], 3)), title=TITLE)  # fmt: skip
+       rows=Kind(one_of((), ["a"], ("a", "b", "c")), one_of("abc", [1], [None], ["a", "b"], 3)),
+       title=TITLE)  # fmt: skip
 figure(
     "figures.reconstructions",
     figures.reconstructions,
