@@ -512,6 +512,7 @@ target(
 target("estimators.parse", estimators.parse, spec=SPEC)
 SCHEDULED = Kind(calls(SPEC.good, one_of("beta_elbo:linear:0:1:9", "free_bits:linear:1:0")), SPEC.bad)
 target("estimators.parse_scheduled", estimators.parse_scheduled, spec=SCHEDULED, steps=MAYBE_STEPS)
+target("estimators.parse_final", estimators.parse_final, spec=SCHEDULED, steps=COUNT)
 target("estimators.needs_steps", estimators.needs_steps, spec=SCHEDULED)
 target("estimators.weights_of", estimators.weights_of, name=Kind(one_of(*estimators.TABLE), NAME.bad))
 target("estimators.others_mean", estimators.others_mean, f=LOG_W)
