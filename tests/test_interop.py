@@ -238,7 +238,7 @@ LIKELIHOODS = {
 @pytest.mark.parametrize("name", POSTS)
 def test_bound_and_gradient_of_a_posts_module_equal_its_loss(name):
     latent, given, constant, divisor = POSTS[name]
-    net, x = posts.POSTS[name]().double(), posts.data_for(fv.models.RECIPES[name], B)
+    net, x = posts.POSTS[name]().double(), posts.data_for(fv.models.SYSTEMS[name], B)
     ours = x.flatten(1) if name in ("mnist_bn_vae", "mnist_sigma_vae") else x  # these decoders return 784 pixels
     if name == "mnist_bn_vae":  # the loss does this itself
         ours = 2 * ours - 1

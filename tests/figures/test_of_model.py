@@ -61,11 +61,11 @@ def test_figures_of_other_latents_name_means():
 
 
 def test_the_figures_of_a_run_show_the_names_of_its_classes():
-    recipe, model = fv.models.RECIPES["burda_vae"], fv.models.burda_vae(latent=3)
+    system, model = fv.models.SYSTEMS["burda_vae"], fv.models.burda_vae(latent=3)
     x = fv.random.bernoulli(fv.random.key(1), 0.5, (9, 1, 28, 28)).float()
     labels = torch.arange(9) % 2
     dataset = fv.data.Dataset("birds", x, x, labels, labels, ("owl", "wren"))
     trained = (model, *model.init(fv.random.key(0)))
-    figures = fv.figures.of_results.of_run(*trained, recipe, dataset, x, fv.random.key(2))
+    figures = fv.figures.of_results.of_run(*trained, system, dataset, x, fv.random.key(2))
     (legend,) = figures["latent_scatter"].legends
     assert [text.get_text() for text in legend.get_texts()] == ["owl", "wren"]
