@@ -93,7 +93,7 @@ def test_a_model_that_cannot_be_made_is_an_error_of_one_line():
     line = fails.__code__.co_firstlineno + 1
     with pytest.raises(BadData, match=f"the model of mine cannot be made: ZeroDivisionError in line {line}: division"):
         System("mine", "", fails, RECIPE).build()
-    with pytest.raises(BadType, match="the model of mine is 3: it must return a funcvae"):
+    with pytest.raises(BadType, match="the model of mine is 3: it must return"):
         System("mine", "", lambda: 3, RECIPE).build()  # type: ignore[arg-type,return-value]
     with pytest.raises(BadValue, match="latent is 0: it must be at least 1"):
         SYSTEMS["burda_vae"].build(latent=0)

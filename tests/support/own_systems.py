@@ -1,4 +1,4 @@
-"""A file with a system of one's own, for the tests."""
+"""A file with an own system, for the tests."""
 
 from pathlib import Path
 

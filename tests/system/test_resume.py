@@ -185,7 +185,7 @@ def test_a_run_killed_at_its_end_is_finished(config_of, lost):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"lr": 0.1}, "lr was None and is 0.1 now"),
+        ({"lr": 0.1}, "lr was None and is '0.1' now"),
         ({"batch": 3, "samples": 7}, "batch was 5 and is 3 now, samples was 2 and is 7 now"),
         ({"system": "mnist_vae"}, "run is a run of gaussian2d_vae, not of mnist_vae"),
         ({"seed": 1}, "seed was 0 and is 1 now"),
