@@ -354,7 +354,7 @@ def check_items(
         raise BadData(f"{name} is empty: it must be [n, ...] with n >= 1")
     few, ranges = examples.head(data, 2), dict[str, Tensor]()
     for part, x in examples.tensors(data).items():
-        of = f"{name}[{part!r}]" if part else name
+        of = examples.named(name, part)
         if x.is_complex():
             raise BadData(f"{of} is {x.dtype}: the data must be real numbers")
         if (item := examples.not_finite(x)) is not None:

@@ -213,7 +213,7 @@ def test_wrong_data_and_conditions_are_errors_of_one_line():
     model = conditional()
     trained = (model, *model.init(fv.random.key(1)))
     est = fv.estimators.iwae()
-    with pytest.raises(BadValue, match="the tensors of x differ in length: 'x' has 5, 'y' has 4; they must have one"):
+    with pytest.raises(BadValue, match="the parts of x differ in length: 'x' has 5, 'y' has 4; they must have one"):
         est(*trained, {**DATA, "y": DATA["y"][:4]}, EPS, train=True)
     with pytest.raises(BadValue, match="the condition has 4 items: z has a batch of 5"):
         model.decode(*trained[1:], EPS, condition=DATA["y"][:4])

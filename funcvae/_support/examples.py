@@ -10,8 +10,8 @@ from funcvae._support import checks
 from funcvae.errors import BadType, BadValue
 
 __all__ = [
-    "ConcreteData", "Data", "checked", "count", "device", "each", "head", "joined", "not_finite", "numel",
-    "same_device", "split", "take", "tensors",
+    "ConcreteData", "Data", "checked", "count", "device", "each", "head", "joined", "named", "not_finite", "numel",
+    "same_device", "same_length", "split", "take", "tensors",
 ]  # fmt: skip
 
 
@@ -25,16 +25,31 @@ def checked(name: str, value: Any) -> Any:
         return checks.tensor(name, value, "n ...")
     if not value:
         raise BadValue(f"{name} is an empty dict: it must hold tensors [n, ...]")
-    lengths = {part: len(checks.tensor(f"{name}[{part!r}]", x, "n ...")) for part, x in value.items()}
-    if len(set(lengths.values())) > 1:
-        got = ", ".join(f"{part!r} has {n}" for part, n in lengths.items())
-        raise BadValue(f"the tensors of {name} differ in length: {got}; they must have one batch axis")
+    same_length(name, {part: len(checks.tensor(named(name, part), x, "n ...")) for part, x in value.items()})
     return value
 
 
+def same_length(name: str, lengths: dict[str, int]) -> int:
+    """Checks that parts of data have one length, and returns it."""
+    if len(set(lengths.values())) > 1:
+        got = ", ".join(f"{part!r} has {n}" for part, n in lengths.items())
+        raise BadValue(f"the parts of {name} differ in length: {got}; they must have one batch axis")
+    return next(iter(lengths.values()))
+
+
+def named(name: str, part: str) -> str:
+    """The name of a part of data, for error messages; a single tensor has the part ""."""
+    return f"{name}[{part!r}]" if part else name
+
+
 def _concrete(name: str, value: Any) -> Any:
+<<<<<<< HEAD
     for part, x in tensors(checked(name, value)).items():
         checks.not_on_meta(f"{name}[{part!r}]" if part else name, x)
+=======
+    for part, x in tensors(value).items():
+        checks.not_on_meta(named(name, part), x)
+>>>>>>> b
     return value
 
 
@@ -46,7 +61,7 @@ ConcreteData = Annotated[Tensor | dict[str, Tensor], checks.Only(_concrete)]
 
 def tensors(x: Data) -> dict[str, Tensor]:
     """The tensors by name; a single tensor has the name ""."""
-    return {"": x} if isinstance(x, Tensor) else x
+    return x if isinstance(x, dict) else {"": x}
 
 
 def each(f: Callable[[Tensor], Any], x: Data) -> Any:

@@ -118,12 +118,7 @@ def samples(
 
 @checks.arguments
 def interpolated(
-    model: VAE,
-    params: Params,
-    state: State,
-    first: Any,
-    second: Any,
-    steps: Annotated[int, checks.at_least(2)],
+    model: VAE, params: Params, state: State, first: Any, second: Any, steps: Annotated[int, checks.at_least(2)]
 ) -> Tensor:
     """Means [steps, ...] decoded on the straight line between the latents of two items, from the first to the second.
 
@@ -142,9 +137,6 @@ def interpolated(
 
 def pair(first: Any, second: Any) -> Data:
     """Two items as data [2, ...]; raises BadType or BadValue if they differ in shape, dtype or device."""
-    for item in (first, second):
-        if not isinstance(item, dict):
-            checks.tensor("an item", item)
     a, b = examples.tensors(first), examples.tensors(second)
     for name in [*a, *b]:
         x, y = (checks.tensor("an item", item.get(name)) for item in (a, b))

@@ -8,16 +8,8 @@ from funcvae import random, variance
 from funcvae._support import checks, examples
 from funcvae._support.examples import Data
 from funcvae.data.dataset import Dataset
-from funcvae.figures import curves, gradient_variance, points, scaling_law
+from funcvae.figures import curves, gradient_variance, of_model, points, scaling_law
 from funcvae.figures._arrays import as_array
-from funcvae.figures.of_model import (
-    MOST_POINTS,
-    image_samples,
-    latent_grid,
-    latent_scatter,
-    point_samples,
-    reconstructions,
-)
 from funcvae.model import VAE
 from funcvae.models import System
 from funcvae.modules import Params, State
@@ -48,19 +40,19 @@ def of_run(
     pairs_key, samples_key = random.split(key)
     n = examples.count(x)
     labels = None if dataset.test_labels is None else dataset.test_labels[:n]
-    figures = {"latent_scatter": latent_scatter(*trained, x, labels, classes=dataset.classes, name=name)}
+    figures = {"latent_scatter": of_model.latent_scatter(*trained, x, labels, classes=dataset.classes, name=name)}
     shape, train = model.modelled(x).shape[1:], streaming.opened("train", dataset.train)
-    number = SAMPLES if len(shape) == 3 else min(streaming.count(train), MOST_POINTS)
+    number = SAMPLES if len(shape) == 3 else min(streaming.count(train), of_model.MOST_POINTS)
     number = min(number, n) if model.condition else number  # with the conditions of the first test items
     given = model.given(examples.head(x, number))
     if len(shape) == 3:
         pairs = examples.head(x, PAIRS)
-        figures["reconstructions"] = reconstructions(*trained, pairs, pairs_key, pixels=pixels, name=name)
-        figures["samples"] = image_samples(*trained, samples_key, number, **given, pixels=pixels, name=name)
+        figures["reconstructions"] = of_model.reconstructions(*trained, pairs, pairs_key, pixels=pixels, name=name)
+        figures["samples"] = of_model.image_samples(*trained, samples_key, number, **given, pixels=pixels, name=name)
         if model.latent == 2 and not model.condition:
-            figures["latent_grid"] = latent_grid(*trained, x, pixels=pixels, name=name)
+            figures["latent_grid"] = of_model.latent_grid(*trained, x, pixels=pixels, name=name)
     elif shape == (2,):
-        figures["densities"] = point_samples(*trained, samples_key, number, dataset, **given, name=name)
+        figures["densities"] = of_model.point_samples(*trained, samples_key, number, dataset, **given, name=name)
     return figures
 
 

@@ -3,16 +3,7 @@
 from funcvae.optim.adaptive import AdamState, adam, adamw
 from funcvae.optim.momentum import SGDState, sgd
 from funcvae.optim.protocol import Mask, Optimizer
-from funcvae.optim.schedules import (
-    Schedule,
-    constant,
-    cosine,
-    exponential,
-    linear,
-    piecewise,
-    repeat,
-    warmup_cosine,
-)
+from funcvae.optim.schedules import Schedule, constant, cosine, exponential, linear, piecewise, repeat, warmup_cosine
 from funcvae.optim.specs import EXAMPLES, SCHEDULES, needs_steps, parse, parse_schedule
 from funcvae.optim.torch_classes import TorchState, from_torch
 from funcvae.optim.transforms import Transform, add_decayed_weights, chain, clip_by_global_norm

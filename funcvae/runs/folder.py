@@ -75,21 +75,8 @@ class Run(NamedTuple):
         return self.recipe.observe(key, examples.each(lambda part: part.to(self.device), streaming.take(x, rows)))
 
     def estimator(self, spec: str) -> Estimator:
-        """The estimator that a string names; of a schedule, that of the step at which the parameters were reached.
-
-        Raises:
-            BadValue: see `estimators.parse_scheduled`.
-            Missing, BadData: training may have ended early or kept the best parameters, and `metrics.jsonl` is missing
-                or damaged.
-        """
-        parsed, step = estimators.parse_scheduled(spec, max(1, self.steps)), self.steps
-        if isinstance(parsed, Estimator):
-            return parsed
-        if step and (self.config.keep_best or self.config.until):
-            bounds = self.history.test_bound
-            epochs = int(bounds.argmax()) + 1 if self.config.keep_best else len(bounds)
-            step = epochs * (self.steps // self.config.epochs)
-        return parsed(torch.tensor(step))
+        """The estimator that a string names; of a schedule, that after the last step. Raises as `parse_final` does."""
+        return estimators.parse_final(spec, self.steps)
 
     @property
     def history(self) -> History:

@@ -34,11 +34,10 @@ def early_stopping(patience: Count, min_delta: Annotated[Finite, at_least(0)] = 
     """
 
     def until(test_bounds: np.ndarray) -> bool:
-        best, at = -np.inf, -1
-        for epoch, bound in enumerate(test_bounds):
-            if bound > best + min_delta or at < 0:
-                best, at = bound, epoch
-        return len(test_bounds) - 1 - at >= patience
+        best, waited = -np.inf, 0
+        for bound in test_bounds:
+            best, waited = (bound, 0) if bound > best + min_delta else (best, waited + 1)
+        return waited >= patience
 
     return until
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from funcvae._support import checks, examples
 from funcvae._support.examples import Data
-from funcvae.errors import BadData, BadType, BadValue, FuncvaeError
+from funcvae.errors import BadData, BadType, FuncvaeError
 from funcvae.train.state import TrainState, batches_from
 
 __all__ = [
@@ -65,12 +65,12 @@ class Stream:
 
     def read(self, rows: Tensor) -> Data:
         """The data of increasing rows, unchecked."""
-        parts = _parts(self.source)
+        parts = examples.tensors(self.source)
         try:
             with _ONE_AT_A_TIME:
                 for part, source in parts.items():
                     if (n := len(source)) != self.count:
-                        name = _named(self.name, part)
+                        name = examples.named(self.name, part)
                         raise BadData(f"{name} has {n:,} items: it had {self.count:,} when training began")
                 found = {part: _tensors_at(source, rows.numpy()) for part, source in parts.items()}
         except FuncvaeError:
@@ -86,7 +86,7 @@ class Stream:
         if parts.keys() != like.keys():
             raise BadData(f"{self.name}: {_items(rows)} have the parts {[*parts]}: the first items have {[*like]}")
         for part, x in parts.items():
-            name, must = _named(self.name, part), (len(rows), *like[part].shape[1:])
+            name, must = examples.named(self.name, part), (len(rows), *like[part].shape[1:])
             if checks.tensor(name, x).shape != must or x.dtype != like[part].dtype:
                 raise BadData(
                     f"{name}: {_items(rows)} are {checks.describe(x)}: they must be {like[part].dtype} {list(must)}"
@@ -104,14 +104,11 @@ def opened(name: str, value: Any) -> Data | Stream:
     """
     if isinstance(value, Stream):
         return value
-    parts = _parts(value)
+    parts = examples.tensors(value)
     if all(isinstance(part, Tensor) for part in parts.values()):
         return examples.checked(name, value)
-    lengths = {part: _length(_named(name, part), source) for part, source in parts.items()}
-    if len(set(lengths.values())) > 1:
-        got = ", ".join(f"{part!r} has {n}" for part, n in lengths.items())
-        raise BadValue(f"the parts of {name} differ in length: {got}; they must have one batch axis")
-    if not (n := next(iter(lengths.values()))):
+    n = examples.same_length(name, {part: _length(examples.named(name, part), x) for part, x in parts.items()})
+    if not n:
         raise BadData(f"{name} is empty: it must be [n, ...] with n >= 1")
     rows = torch.arange(min(n, _CHECKED))
     found = Stream(name, value, n, {}).read(rows)
@@ -276,14 +273,6 @@ def _tensor(values: Any) -> Tensor:
     if x.dtype in (torch.uint8, torch.bool):
         return x
     return x.float() if x.is_floating_point() else x.long()
-
-
-def _parts(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {"": value}
-
-
-def _named(name: str, part: str) -> str:
-    return f"{name}[{part!r}]" if part else name
 
 
 def _items(rows: Tensor) -> str:
