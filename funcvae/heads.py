@@ -33,8 +33,8 @@ from funcvae.distributions import (
 from funcvae.errors import BadValue
 
 __all__ = [
-    "Head", "Output", "bernoulli", "bernoulli_probs", "categorical", "concrete", "coupling_flow", "delta", "full_normal",
-    "normal_fixed", "normal_logsigma", "normal_logvar", "signed_normal", "two_layers",
+    "Head", "Output", "bernoulli", "bernoulli_probs", "categorical", "concrete", "coupling_flow", "delta",
+    "full_normal", "normal_fixed", "normal_logsigma", "normal_logvar", "signed_normal", "two_layers",
 ]  # fmt: skip
 
 Classes = Annotated[int, at_least(2)]

@@ -43,13 +43,8 @@ def named(name: str, part: str) -> str:
 
 
 def _concrete(name: str, value: Any) -> Any:
-<<<<<<< HEAD
     for part, x in tensors(checked(name, value)).items():
-        checks.not_on_meta(f"{name}[{part!r}]" if part else name, x)
-=======
-    for part, x in tensors(value).items():
         checks.not_on_meta(named(name, part), x)
->>>>>>> b
     return value
 
 
