@@ -13,7 +13,7 @@ import funcvae as fv
 class Conditional(nn.Sequential):
     """A network of a datum {"x": image, "y": class}, or of (z, y)."""
 
-    def forward(self, x: Any, y: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Any, y: Tensor | None = None) -> Tensor:
         x, y = (x["x"], x["y"]) if y is None else (x, y)
         return super().forward(torch.cat([x.flatten(1), one_hot(y, 10)], 1))
 

@@ -43,7 +43,7 @@ class Options:
     """Folder of named data sets. None: data/."""
     stream: bool | None = None
     """Read FILE.npy batch by batch during training, for data that do not fit in memory. The bits are those of data in
-    memory, unless the model starts from the training data, such as from their mean: it gets the first items only."""
+    memory, unless the model starts from the training data, such as from their mean: it gets the first 10,000 items."""
     size: int | None = None
     """Resize the images of a folder: the shorter side to this many pixels, and keep the square in the centre. None: all
     images have one size."""

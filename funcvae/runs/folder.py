@@ -206,7 +206,7 @@ def initial_run(
     """
     config = configure(system, model=model, data=data, data_dir=data_dir, seed=seed, device=device, size=size, out="")
     dataset = fitted(config.system, load_data(config))
-    vae = config.system.build(streaming.first(dataset.train), **config.model)
+    vae = config.system.build(for_model(dataset.train), **config.model)
     ts = train.init(vae, config.system.recipe.optimizer(1), random.key(seed, device=device))
     return Run(Path(config.system.name), config, vae, ts.params, ts.state, device, dataset.sha256(), 0)
 
@@ -241,6 +241,11 @@ def read_data(config: Config, *, download: bool = False) -> data.Dataset:
     if config.stream:
         return data.stream(config.data)
     return data.load(config.data, root=config.data_dir, download=download, size=config.size)
+
+
+def for_model(train: Data | Stream) -> Data:
+    """The training data from which a system makes its model: all data in memory, or the first 10,000 of a stream."""
+    return streaming.head(train, 10_000) if isinstance(train, Stream) else train
 
 
 def check_same_data(dataset: data.Dataset, sha256: str, path: Path) -> None:

@@ -10,12 +10,12 @@ from funcvae import data, estimators, noise, optim, random, train
 from funcvae._support import examples
 from funcvae._support.examples import Data
 from funcvae.distributed.collectives import SINGLE, Processes
-from funcvae.errors import BadData
+from funcvae.errors import BadData, BadValue
 from funcvae.figures import of_results
 from funcvae.model import check_data
 from funcvae.models import Recipe
 from funcvae.runs.config import SPLITS, Config
-from funcvae.runs.folder import CHECKPOINTS, fitted
+from funcvae.runs.folder import CHECKPOINTS, fitted, for_model
 from funcvae.train import checkpoint, streaming
 from funcvae.train.settings import StepSettings
 from funcvae.train.state import TrainState
@@ -60,7 +60,9 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     estimators.parse_final(config.estimator, 0).claims_under(scheme)
     key = random.key(config.seed, device=config.device)
     dataset = fitted(config.system, load(config))
-    model = config.system.build(streaming.first(dataset.train), **config.model)
+    model = config.system.build(for_model(dataset.train), **config.model)
+    if config.sample_each_step and model.condition:
+        raise BadValue("sample_each_step draws without a condition, and the model is conditional: leave it out")
     steps = config.steps(streaming.count(dataset.train))
     estimator = estimators.parse_scheduled(config.estimator, steps)
     lr = None if config.lr is None else optim.parse_schedule(config.lr, steps)
