@@ -38,8 +38,8 @@ class System:
     """A description of one line, for `funcvae list systems`."""
     model: Callable[..., VAE]
     """Makes the model from the training data (floats or bytes [n, ...]) and the options. If the data are a stream,
-    `train` is its first 10,000 items. When a run is loaded, it is one item of zeros: the shapes of the parameters must not
-    depend on its values."""
+    `train` is its first 10,000 items. When a run is loaded, it is one item of zeros: the shapes of the parameters must
+    not depend on its values."""
     recipe: Recipe
 
     def __post_init__(self) -> None:
