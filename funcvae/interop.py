@@ -142,7 +142,8 @@ def _adopted(
     head = partial(_headed, likelihood)
     out, decoder = _use(net, out_of, "decode cannot take latents", _trial_latents(net, 2, latent))
     x = _like_data(_tried("likelihood cannot take the output of decode", head, out))
-    if likelihood is heads.bernoulli and isinstance(out, Tensor) and ((out >= 0) & (out <= 1)).all():
+    are_probs = isinstance(out, Tensor) and out.numel() > 100 and bool(((out >= 0) & (out <= 1)).all())
+    if likelihood is heads.bernoulli and are_probs:
         warnings.warn(
             "decode returns numbers between 0 and 1, which heads.bernoulli takes as logits: for a network that ends in "
             "a sigmoid, give likelihood=heads.bernoulli_probs", stacklevel=4,

@@ -221,7 +221,7 @@ def test_wrong_data_and_conditions_are_errors_of_one_line():
         model.decode(*trained[1:], EPS)
     with pytest.raises(BadValue, match=r"z has shape \[2\]: it must be"):
         model.decode(*trained[1:], EPS[0, 0], condition=DATA["y"])
-    with pytest.raises(BadType, match="an item is 'x': it must be a tensor"):
+    with pytest.raises(BadType, match="they must be tensors, or dicts with the same parts"):
         fv.figures.decoding.pair({"x": DATA["x"][0]}, "x")
     plain = fv.vae(encoder=lambda: nn.Linear(X, 2 * Z), decoder=lambda: nn.Linear(Z, X), latent=Z)
     with pytest.raises(BadValue, match="the model takes no condition"):

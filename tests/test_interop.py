@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import sys
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
@@ -784,7 +785,27 @@ def test_params_of_another_module_are_an_error():
         fv.to_module(net, {**params, "decoder": 3}, state)
 
 
-def test_a_lambda_is_named_when_a_model_is_pickled():
+def test_a_lambda_is_named_when_a_model_is_pickled(monkeypatch):
+    for name in [name for name in sys.modules if name.endswith("cloudpickle")]:  # which pickles lambdas
+        monkeypatch.delitem(sys.modules, name)
     model = fv.from_module(small(), encode=lambda net, x: net.encode(x), latent=3).model
     with pytest.raises(BadType, match="<lambda> cannot be pickled: define it by def"):
         pickle.dumps(model)
+
+
+class Sigmoid(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(120, 6), nn.Sequential(nn.Linear(3, 120), nn.Sigmoid())
+
+    def encode(self, x):
+        return self.encoder(x).chunk(2, -1)
+
+    def decode(self, z):
+        return self.decoder(z)
+
+
+def test_probabilities_in_place_of_logits_are_a_warning():
+    with pytest.warns(UserWarning, match="give likelihood=heads.bernoulli_probs"):
+        fv.from_module(Sigmoid(), latent=3)
+    fv.from_module(Sigmoid(), latent=3, likelihood=fv.heads.bernoulli_probs)

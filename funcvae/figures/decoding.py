@@ -16,7 +16,7 @@ from funcvae._support import checks, examples
 from funcvae._support.checks import Count
 from funcvae._support.examples import Data
 from funcvae.distributions import Distribution
-from funcvae.errors import BadData, BadValue
+from funcvae.errors import BadData, BadType, BadValue
 from funcvae.model import VAE, check_trained, noise_dtype
 from funcvae.modules import Params, State
 
@@ -138,8 +138,11 @@ def interpolated(
 def pair(first: Any, second: Any) -> Data:
     """Two items as data [2, ...]; raises BadType or BadValue if they differ in shape, dtype or device."""
     a, b = examples.tensors(first), examples.tensors(second)
-    for name in [*a, *b]:
-        x, y = (checks.tensor("an item", item.get(name)) for item in (a, b))
+    if a.keys() != b.keys():
+        both = f"first is {checks.describe(first)} and second {checks.describe(second)}"
+        raise BadType(f"{both}: they must be tensors, or dicts with the same parts")
+    for name in a:
+        x, y = (checks.tensor("an item", item[name]) for item in (a, b))
         if (x.shape, x.dtype, x.device) != (y.shape, y.dtype, y.device):
             both = f"first is {checks.describe(x)} and second {checks.describe(y)}"
             raise BadValue(f"{both}: they must have the same shape, dtype and device")

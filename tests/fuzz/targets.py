@@ -169,7 +169,14 @@ target("evaluate.PPCA.posterior", _PPCA.posterior, x=of_tensor(one_of(torch.ones
 OUT = Kind(lambda rng, w: rng.choice([torch.ones(3, 4), (torch.ones(3, 2), torch.ones(3, 2))]),
            lambda rng, w: rng.choice([(junk(rng, w), junk(rng, w)), (torch.ones(2),), (torch.ones(3, 2), torch.ones(4)),
                                       torch.ones(3), strange(rng, torch.ones(3, 4))]))  # fmt: skip
-for head in (heads.normal_logvar, heads.normal_logsigma, heads.signed_normal, heads.bernoulli, heads.delta):
+for head in (
+    heads.normal_logvar,
+    heads.normal_logsigma,
+    heads.signed_normal,
+    heads.bernoulli,
+    heads.bernoulli_probs,
+    heads.delta,
+):
     target(f"heads.{head.__name__}", head, out=OUT)
 target("heads.full_normal", heads.full_normal,
        out=Kind(one_of(torch.ones(3, 5), (torch.ones(3, 2), torch.ones(3, 3))), OUT.bad))  # fmt: skip
