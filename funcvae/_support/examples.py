@@ -11,7 +11,7 @@ from funcvae.errors import BadType, BadValue
 
 __all__ = [
     "ConcreteData", "Data", "checked", "count", "device", "each", "head", "joined", "named", "not_finite", "numel",
-    "same_device", "same_length", "split", "take", "tensors",
+    "same_device", "same_length", "split", "take", "tensors", "whole",
 ]  # fmt: skip
 
 
@@ -59,6 +59,11 @@ def tensors(x: Data) -> dict[str, Tensor]:
     return x if isinstance(x, dict) else {"": x}
 
 
+def whole(parts: dict[str, Any]) -> Any:
+    """The inverse of `tensors`: a single part without a name, or the dict itself."""
+    return parts[""] if parts.keys() == {""} else parts
+
+
 def each(f: Callable[[Tensor], Any], x: Data) -> Any:
     """Applies a function to each tensor."""
     return f(x) if isinstance(x, Tensor) else {name: f(part) for name, part in x.items()}
@@ -103,8 +108,7 @@ def take(x: Data, rows: Tensor) -> Data:
 
 def joined(parts: Sequence[Data]) -> Data:
     """Joins data along the batch axis."""
-    named = {name: torch.cat([tensors(part)[name] for part in parts]) for name in tensors(parts[0])}
-    return named if isinstance(parts[0], dict) else named[""]
+    return whole({name: torch.cat([tensors(part)[name] for part in parts]) for name in tensors(parts[0])})
 
 
 def split(x: Data, n: int) -> Iterator[Data]:

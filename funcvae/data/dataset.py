@@ -207,7 +207,7 @@ def _from_arrays(name: str, arrays: Arrays, classes: tuple[str, ...] = ()) -> Da
         labels = {"train": labels["train"][train], "test": labels["train"][test]} if labels else {}
     shapes = [{part: list(x.shape[1:]) for part, x in examples.tensors(x).items()} for x in items.values()]
     if shapes[0] != shapes[1]:
-        both = " and ".join(str(shape.get("", shape)) for shape in shapes)
+        both = " and ".join(str(examples.whole(shape)) for shape in shapes)
         raise BadData(f"{name}: train and test items have shapes {both}: they must be the same")
     labels = {part: y.long() for part, y in labels.items()}
     return Dataset(name, items["train"], items["test"], labels.get("train"), labels.get("test"), classes)

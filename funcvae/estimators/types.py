@@ -149,9 +149,9 @@ class Estimate(NamedTuple):
 
     def means(self) -> Tensor:
         """The batch means [3] of bound, reconstruction and KL; NaN for what is not reported."""
-        nan = torch.full_like(self.bound, torch.nan)
-        values = [self.bound, *(nan if value is None else value for value in (self.reconstruction, self.kl))]
-        return torch.stack([value.mean() for value in values])
+        mean = self.bound.mean()
+        rest = [mean.new_full((), torch.nan) if v is None else v.mean() for v in (self.reconstruction, self.kl)]
+        return torch.stack([mean, *rest])
 
 
 class GradientEstimator(Protocol):

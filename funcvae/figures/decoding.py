@@ -146,8 +146,7 @@ def pair(first: Any, second: Any) -> Data:
         if (x.shape, x.dtype, x.device) != (y.shape, y.dtype, y.device):
             both = f"first is {checks.describe(x)} and second {checks.describe(y)}"
             raise BadValue(f"{both}: they must have the same shape, dtype and device")
-    both_ends = {name: torch.stack([a[name], b[name]]) for name in a}
-    return both_ends if isinstance(first, dict) else both_ends[""]
+    return examples.whole({name: torch.stack([a[name], b[name]]) for name in a})
 
 
 @checks.arguments

@@ -132,8 +132,8 @@ def load(
         raise BadData(f"{path / MANIFEST} is not the manifest of a run of {config.system.name}: data.shape is {shape}")
     if changed := differs_from(config.system, manifest.get("system")):
         _print_once(f"{changed} was changed after the run in {path} started")
-    zeros = {name: torch.zeros(1, *each, device=device) for name, each in shapes.items()}
-    model = config.system.build(zeros if isinstance(shape, dict) else zeros[""], **config.model)
+    zeros = examples.whole({name: torch.zeros(1, *each, device=device) for name, each in shapes.items()})
+    model = config.system.build(zeros, **config.model)
     if not (path / PARAMS).is_file():
         lost = f"{path / PARAMS} is missing: the run is not finished, or lost the file"
         raise Missing(f"{lost}; to continue it: {resume_command(path, config.system)}")
@@ -307,7 +307,7 @@ def _check_shapes(system: System, dataset: data.Dataset) -> None:
     got = {name: list(x.shape[1:]) for name, x in examples.tensors(streaming.first(dataset.train)).items()}
     if not _shapes_fit(system.recipe, got):
         want = _shape_text(system.recipe.shape)
-        has = _shape_text(got.get("", got))
+        has = _shape_text(examples.whole(got))
         raise BadData(f"{system.name} takes items of shape {want}: {dataset.name} has {has}")
 
 

@@ -78,7 +78,7 @@ class Stream:
         except Exception as error:
             reason = checks.one_line(f"{type(error).__name__}: {error}")
             raise BadData(f"{self.name}: {_items(rows)} cannot be read: {reason}") from error
-        return found if isinstance(self.source, dict) else found[""]
+        return examples.whole(found)
 
     def checked(self, found: Data, rows: Tensor) -> Data:
         """Checks the data of increasing rows."""
