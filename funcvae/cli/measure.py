@@ -109,8 +109,8 @@ def variance(
     """
     with distributed.process_group(loading.device, patience=patience) as processes:
         output.check(".json")
+        ks = whole_numbers("--samples", samples or [])
         measured = _run_or_system(run, loading, seed, size, model)
-        ks = None if samples is None else whole_numbers("--samples", samples)
         with _progress_bar("replicate") as progress:
             found, report = runs.comparison_report(
                 measured, names=joined_names(estimators) if estimators else None,

@@ -79,7 +79,7 @@ def system_help(words: Sequence[str]) -> str:
         (f"  --model.{name.replace('_', '-')}", *_type_and_default(value)) for name, value in system.defaults.items()
     ]
     model = table(rows, align="<") if rows else "  none"
-    return f"Defaults of {system.name}: {defaults}\nModel options of {system.name}:\n{model}"
+    return f"Defaults of {system.name}:\n  {defaults}\nModel options of {system.name}:\n{model}"
 
 
 def _type_and_default(value: Any) -> tuple[str, str]:
