@@ -77,9 +77,9 @@ def _run(args: list[str], is_program: bool) -> None:
         raise unknown("command", name, COMMANDS)
     asks_help = bool({"-h", "--help"} & set(args))
     app = App(
-        name="funcvae", version=__version__, default_parameter=Parameter(negative="", allow_repeating=True), help_format="plaintext",
+        name="funcvae", version=__version__, help_format="plaintext", result_action="return_value",
+        default_parameter=Parameter(negative="", allow_repeating=True), help_epilogue=_EXAMPLES,
         help="The variance of Monte-Carlo gradient estimators in variational autoencoders.",
-        help_epilogue=_EXAMPLES, result_action="return_value",
     )  # fmt: skip
     for i, (command, (place, about)) in enumerate(COMMANDS.items()):
         look = {"help": about, "help_epilogue": "", "help_format": "markdown", "sort_key": i}

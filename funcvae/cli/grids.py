@@ -59,7 +59,7 @@ def sweep(
     caught: list[int] = []
     stop_context = partial(stop_on_signal, caught, alone=distributed.world_size() == 1)
     try:
-        with tqdm(total=len(cells), unit="cell", dynamic_ncols=True) as bar:
+        with tqdm(total=len(cells), unit="cell", dynamic_ncols=True, disable=None) as bar:
 
             def log(name: str, result: runs.CellResult) -> None:
                 finished = "test bound {test_bound:.4f} nats per example after {steps:,} steps"

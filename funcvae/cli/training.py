@@ -112,17 +112,21 @@ def train(
                 resumed = None if folder is None else read_config(Path(folder), options.system).system
                 named = resumed or options.system or DEFAULT_SYSTEM
                 options = replace(options, model=parse_model_options(named, model))
+            shared: dict[str, Any] = {
+                "trackers": trackers, "stop_context": stop_context, "processes": processes, "announce": _announce,
+            }  # fmt: skip
             if folder is not None:
-                path = runs.resume(folder, options, trackers=trackers, stop_context=stop_context, processes=processes)
+                path = runs.resume(folder, options, **shared)
             else:
-                path = runs.train(
-                    **{"system": DEFAULT_SYSTEM} | options.specified(), download=download, trackers=trackers,
-                    stop_context=stop_context, processes=processes,
-                )  # fmt: skip
+                path = runs.train(**{"system": DEFAULT_SYSTEM} | options.specified(), download=download, **shared)
     except Stopped as error:
         print(f"funcvae: {error}", file=sys.stderr)
         sys.exit(128 + (caught[0] if caught else signal.SIGTERM))
     print(path)
+
+
+def _announce(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _folder_to_resume(
