@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from funcvae import data, figures, random, runs
-from funcvae._support import examples
+from funcvae._support import checks, examples
 from funcvae._support.examples import Data
 from funcvae.cli.options import OUTPUT, Flag, Int, LoadOptions, OutputOptions
 from funcvae.errors import BadValue
@@ -67,34 +67,45 @@ def sample(
         dataset = loaded.dataset()
         n = min(streaming.count(dataset.train), of_model.MOST_POINTS) if n is None else n
         figure = of_model.point_samples(
-            *loaded.trained, key, n, dataset, drawn=drawn, condition=_conditions(loaded, n),
+            *loaded.trained, key, n, dataset, drawn=drawn, condition=_conditions(loaded, torch.arange(n)),
             name=loaded.config.system.name,
         )  # fmt: skip
     else:
-        n = of_results.SAMPLES if n is None else n
+        at, rows = _rows(loaded, of_results.SAMPLES if n is None else n)
         figure = of_model.image_samples(
-            *loaded.trained, key, n, drawn=drawn, condition=_conditions(loaded, n), **loaded.image_arguments
-        )
+            *loaded.trained, key, len(at), drawn=drawn, condition=_conditions(loaded, at), rows=rows,
+            **loaded.image_arguments,
+        )  # fmt: skip
     options.save_of(figure, loaded, "samples_drawn" if drawn else "samples")
 
 
-def _conditions(loaded: runs.Run, n: int) -> Data | None:
-    """The conditions of the first n test items, from the start again if there are fewer; None without conditions."""
+def _rows(loaded: runs.Run, n: int) -> tuple[Tensor, list[str]]:
+    """The test items whose conditions n images get, by class, and the names of their rows."""
+    if loaded.model.condition is None:
+        return torch.arange(n), []
+    dataset = loaded.dataset()
+    return of_model.rows_by_class(dataset, n, streaming.count(dataset.test))
+
+
+def _conditions(loaded: runs.Run, at: Tensor) -> Data | None:
+    """The conditions of the given test items, from the start again if there are fewer; None without conditions."""
     if loaded.model.condition is None:
         return None
     test = loaded.dataset().test
-    x = loaded.observed(random.key(0, device=loaded.device), test, torch.arange(n) % streaming.count(test))
+    x = loaded.observed(random.key(0, device=loaded.device), test, at % streaming.count(test))
     return loaded.model.condition(x)
 
 
 def reconstruct(
-    run: str, /, *, n: Int | None = None, loading: LoadOptions = LOADING, options: FigureOptions = FIGURE
-) -> None:
+    run: str, /, *, n: Int | None = None, mean: Flag = False, loading: LoadOptions = LOADING,
+    options: FigureOptions = FIGURE,
+) -> None:  # fmt: skip
     """Draw test images and their reconstructions.
 
     Args:
         run: The run folder.
         n: Number of images, from the start of the test set. By default 20.
+        mean: Decode the mean of q(z|x), instead of a draw.
         loading: How to load the run.
         options: Where to save the figure.
     """
@@ -107,7 +118,7 @@ def reconstruct(
         raise BadValue(f"--n is {n}: it must lie between 1 and {most}, the number of test items")
     observe_key, key = options.keys(loaded)
     x = loaded.observed(observe_key, test, torch.arange(n))
-    figure = of_model.reconstructions(*loaded.trained, x, key, **loaded.image_arguments)
+    figure = of_model.reconstructions(*loaded.trained, x, None if mean else key, **loaded.image_arguments)
     options.save_of(figure, loaded, "reconstructions")
 
 
@@ -151,34 +162,21 @@ def interpolate(
     observe_key, _ = options.keys(loaded)
     x = loaded.observed(observe_key, test, torch.tensor(pair))
     start, end = examples.each(lambda part: part[0], x), examples.each(lambda part: part[1], x)
-    ends = [_describe_item(dataset, index) for index in pair]
-    strip = of_model.interpolation(*loaded.trained, start, end, steps, ends=ends, **loaded.image_arguments)
+    names = (of_model.item_name(dataset, pair[0]), of_model.item_name(dataset, pair[1]))
+    strip = of_model.interpolation(*loaded.trained, start, end, steps, names=names, **loaded.image_arguments)
     images = loaded.recipe.pixels(decoding.interpolated(*loaded.trained, start, end, frames)).cpu()
     path = options.save_of(strip, loaded, f"interpolation_{pair[0]}_{pair[1]}")
     print(figures.save_gif(images, path.with_suffix(".gif"), over=options.force))
 
 
 def _first_of_class(dataset: data.Dataset, name: str) -> int:
-    """The index of the first test item of a class."""
+    """The index of the first test item of a class, which is given by name or number."""
     if dataset.test_labels is None:
         raise BadValue(f"--classes is {name}: {dataset.name} has no classes; give two test items by their index")
-    present = {int(label) for label in dataset.test_labels.unique()}
-    names = {_class_name(dataset, label): label for label in sorted(present)} | {str(label): label for label in present}
-    if name not in names:
-        shown = ", ".join(_class_name(dataset, label) for label in sorted(present)[:20])
-        raise BadValue(f"--classes is {name}: {dataset.name} has the classes {shown}")
-    return int((dataset.test_labels == names[name]).nonzero()[0])
-
-
-def _class_name(dataset: data.Dataset, label: int) -> str:
-    return dataset.classes[label] if label < len(dataset.classes) else str(label)
-
-
-def _describe_item(dataset: data.Dataset, index: int) -> str:
-    """The number of a test item, and its class if it is known."""
-    if dataset.test_labels is None:
-        return f"item {index}"
-    return f"item {index}\nclass {_class_name(dataset, int(dataset.test_labels[index]))}"
+    known = {str(label): label for label in dataset.test_labels.unique().tolist()}
+    known |= {dataset.classes[label]: label for label in known.values() if dataset.classes}
+    checks.known(f"class of {dataset.name}", name, known)
+    return int((dataset.test_labels == known[name]).nonzero()[0])
 
 
 def latent(
@@ -186,9 +184,8 @@ def latent(
     what: Literal["scatter", "grid", "traversal"] = "scatter",
     /,
     *,
-    range_: Annotated[tuple[float, float], Parameter(name="range")] = (-3.0, 3.0),
-    n: Int = 12,
-    item: Int = 0,
+    range_: Annotated[tuple[float, float] | None, Parameter(name="range")] = None,
+    n: Int | None = None,
     loading: LoadOptions = LOADING,
     options: FigureOptions = FIGURE,
 ) -> None:
@@ -197,36 +194,34 @@ def latent(
     Args:
         run: The run folder.
         what: A scatter by class (of the first two principal components if Z > 2), a grid (Z = 2 only), or a traversal:
-            a row for each of the latents with the highest KL, which varies while the others stay at those of an item.
-        range_: Of a grid or a traversal: the least and the greatest latent value.
-        n: Of a grid or a traversal: number of values between them.
-        item: Of a traversal: index of the test item, from 0.
+            a row for each of the latents with the highest KL, which varies while the others stay at those of the
+            first test item.
+        range_: The least and the greatest latent value. By default a grid spans the encoded test data, and a traversal
+            -3 to 3 standard deviations of the prior.
+        n: Number of values in that range. By default 20 in a grid, and 7 in a traversal.
         loading: How to load the run.
         options: Where to save the figure.
     """
     options.check_figure()
-    if not 2 <= n <= 50:
+    if n is not None and not 2 <= n <= 50:
         raise BadValue(f"--n is {n}: it must lie between 2 and 50")
-    if not range_[0] < range_[1]:
+    if what == "scatter" and (n or range_):
+        raise BadValue("--range and --n are for a grid or a traversal: leave them out, or draw one of these")
+    if range_ and not range_[0] < range_[1]:
         raise BadValue(f"--range is {range_[0]:g} {range_[1]:g}: the first number must be below the second")
     loaded = loading.load(run)
-    options.save_of(_latent_figure(loaded, what, range_, n, item, options), loaded, f"latent_{what}")
-
-
-def _latent_figure(
-    loaded: runs.Run, what: str, span: tuple[float, float], n: int, item: int, options: FigureOptions
-) -> Figure:
     dataset = loaded.dataset()
     observe_key, _ = options.keys(loaded)
-    most = streaming.count(dataset.test)
-    if not 0 <= item < most:
-        raise BadValue(f"no test item {item}: it must lie between 0 and {most - 1}")
-    first: Tensor = torch.arange(min(of_results.POINTS, most))
+    first = torch.arange(min(of_results.POINTS, streaming.count(dataset.test)))
     x = loaded.observed(observe_key, dataset.test, first)
     if what == "grid":
-        return of_model.latent_grid(*loaded.trained, x, span=span, n=n, **loaded.image_arguments)
-    if what == "traversal":
-        return of_model.traversal(*loaded.trained, x, item=item, span=span, n=n, **loaded.image_arguments)
-    labels = None if dataset.test_labels is None else dataset.test_labels[: len(first)]
-    name = loaded.config.system.name
-    return of_model.latent_scatter(*loaded.trained, x, labels, classes=dataset.classes, name=name)
+        figure = of_model.latent_grid(*loaded.trained, x, span=range_, n=n or 20, **loaded.image_arguments)
+    elif what == "traversal":
+        span = range_ or (-3.0, 3.0)
+        figure = of_model.latent_traversal(*loaded.trained, x, span=span, n=n or 7, **loaded.image_arguments)
+    else:
+        labels = None if dataset.test_labels is None else dataset.test_labels[: len(first)]
+        figure = of_model.latent_scatter(
+            *loaded.trained, x, labels, classes=dataset.classes, name=loaded.config.system.name
+        )
+    options.save_of(figure, loaded, f"latent_{what}")
