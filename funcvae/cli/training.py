@@ -122,11 +122,37 @@ def train(
     except Stopped as error:
         print(f"funcvae: {error}", file=sys.stderr)
         sys.exit(128 + (caught[0] if caught else signal.SIGTERM))
-    print(path)
+    if processes.is_main:
+        print(*_conclusion(runs.summarize(path)), sep="\n")
 
 
 def _announce(line: str) -> None:
     print(line, file=sys.stderr)
+
+
+def _conclusion(run: runs.Summary) -> list[str]:
+    """How a run went, its figures, and the commands to go on."""
+    found = run.results
+    bounds = {"test bound": "test_bound", "training bound": "train_bound", "reconstruction": "reconstruction", "KL": "kl"}
+    texts = [f"{text} {found[name]:.4f}" for text, name in bounds.items() if name in found]
+    seconds = found.get("seconds")
+    speed = f" in {tracking.duration(seconds)}, {run.steps / seconds:,.0f} steps a second" if seconds else ""
+    lines = [
+        f"{', '.join(texts)} (nats per example)",
+        f"trained {run.steps:,} steps{speed}",
+        f"figures: {run.path / 'figures'} ({', '.join(Path(name).stem for name in run.figures)})",
+        *(f"next: {command}" for command in run.commands if command.split()[1] in ("evaluate", "variance")),
+    ]
+    if found.get("kl", 1.0) < _COLLAPSED:
+        lines.append(_COLLAPSE_HINT)
+    return lines
+
+
+_COLLAPSED = 0.01  # nats per example
+_COLLAPSE_HINT = (
+    "hint: the KL is almost 0, so all latents are unused (posterior collapse): a smaller weight of the KL, such as "
+    "--estimator beta_elbo:0.1, or one that grows, such as beta_elbo:linear:0:1, may help"
+)
 
 
 def _folder_to_resume(

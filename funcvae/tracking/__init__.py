@@ -8,7 +8,7 @@ the run continues.
 from funcvae.tracking.metrics_file import MetricsReader, MetricsWriter, Tracker, is_step
 from funcvae.tracking.progress import progress_bar
 from funcvae.tracking.tensorboard_log import tensorboard
-from funcvae.tracking.training_progress import TrainingProgress
+from funcvae.tracking.training_progress import TrainingProgress, duration
 from funcvae.tracking.visdom_server import visdom
 
-__all__ = ["MetricsReader", "MetricsWriter", "Tracker", "TrainingProgress", "is_step", "progress_bar", "tensorboard", "visdom"]
+__all__ = ["MetricsReader", "MetricsWriter", "Tracker", "TrainingProgress", "duration", "is_step", "progress_bar", "tensorboard", "visdom"]

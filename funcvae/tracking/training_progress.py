@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from funcvae.train.settings import Row
 
-__all__ = ["TrainingProgress"]
+__all__ = ["TrainingProgress", "duration"]
 
 
 class TrainingProgress:
@@ -57,7 +57,7 @@ class TrainingProgress:
             self._first_step.set()
             self._stepping = time.monotonic()
             if self._compiling and self._bar.disable:
-                self._write(f"the first step took {_duration(self._stepping - self._began)}, with its compilation")
+                self._write(f"the first step took {duration(self._stepping - self._began)}, with its compilation")
 
     def log(self, row: Row) -> None:
         """Shows a row."""
@@ -65,14 +65,14 @@ class TrainingProgress:
         if row["kind"] == "step":
             self._bar.set_description_str("".join(f"{text}, " for text in self._shown.values()), refresh=False)
             self._bar.update()
-            self._announce_duration()
+            self._announceduration()
         elif row["kind"] == "epoch":
             self._bar.set_description_str("".join(f"{text}, " for text in self._shown.values()))
             if self._bar.disable:
                 bounds = {"train_bound": "bound", "test_bound": "test bound"}
                 texts = [f"{text} {_number(row[name])}" for name, text in bounds.items() if name in row]
                 place = f"epoch {row['epoch'] + 1:,}/{self._epochs:,}, step {row['step']:,}/{self._steps:,}"
-                times = f"{_duration(time.monotonic() - self._began)}, {_duration(self._left())} left"
+                times = f"{duration(time.monotonic() - self._began)}, {duration(self._left())} left"
                 self._write(", ".join([place, *texts, times]))
 
     def _left(self) -> float:
@@ -80,20 +80,20 @@ class TrainingProgress:
         counted = max(self._made - self._start, 1)
         return (time.monotonic() - self._stepping) / counted * (self._steps - self._made)
 
-    def _announce_duration(self) -> None:
+    def _announceduration(self) -> None:
         seconds = time.monotonic() - self._stepping
         if self._announced or seconds < _MEASURED:
             return
         self._announced = True
         if self._left() > _LONG:
             rate = (self._made - self._start) / seconds
-            self._write(f"at {rate:,.0f} steps a second, training takes about {_duration(self._left())}")
+            self._write(f"at {rate:,.0f} steps a second, training takes about {duration(self._left())}")
 
     def _show_clock(self) -> None:
         if self._bar.disable:
             self._write("compiling the step")
         while not self._first_step.wait(_TICK):
-            passed = _duration(time.monotonic() - self._began)
+            passed = duration(time.monotonic() - self._began)
             self._bar.set_description_str(f"compiling the step: {passed}, ")
 
     def _write(self, text: str) -> None:
@@ -108,7 +108,7 @@ def _number(value: float) -> str:
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A duration such as 12 s, 3 min 20 s or 2 h 5 min."""
     whole = round(seconds)
     if whole < 60:
