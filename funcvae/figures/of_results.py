@@ -1,11 +1,14 @@
 """Figures of results: a training run, a comparison of estimators, a scaling law."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from funcvae import random, variance
 from funcvae._support import checks, examples
+from funcvae._support.checks import Positive
 from funcvae._support.examples import Data
 from funcvae.data.dataset import Dataset
 from funcvae.figures import curves, gradient_variance, of_model, points, scaling_law
@@ -57,12 +60,57 @@ def of_run(
 
 
 @checks.arguments
-def training(history: History, *, name: str, title: str) -> Figure:
-    """The bound at every training step and on the test set after every epoch."""
-    steps, epochs = len(history.bound), len(history.test_bound)
-    ends = [steps * (epoch + 1) // epochs for epoch in range(epochs)]
-    arrays = range(1, steps + 1), history.bound, ends, history.test_bound
-    return curves.training_curves(*arrays, grad_norm=history.grad_norm, name=name, title=title)
+def training(
+    history: History, *, steps_per_epoch: Positive | None = None, name: str = "bound", title: str = "Training"
+) -> Figure:
+    """The bound at every training step and on the test set after every epoch, with reconstruction, KL and gradient.
+
+    A term that is 0 or not finite everywhere, such as the KL of an autoencoder, has no panel. Without
+    `steps_per_epoch`, all epochs are taken to be of one length.
+    """
+    size = _steps_per_epoch(history) if steps_per_epoch is None else steps_per_epoch
+    terms = {"reconstruction": history.reconstruction, "KL": history.kl}
+    terms = {label: values for label, values in terms.items() if np.any(np.isfinite(values) & (values != 0))}
+    ends = np.arange(1, len(history.test_bound) + 1) * (size or 1)
+    return curves.training_curves(
+        range(1, len(history.bound) + 1), history.bound, ends, history.test_bound, terms=terms,
+        grad_norm=history.grad_norm, steps_per_epoch=size, name=name, title=title,
+    )  # fmt: skip
+
+
+@checks.arguments
+def several_runs(
+    runs: Sequence[tuple[str, History]], *, name: str = "bound", title: str = "Training of several runs"
+) -> Figure:
+    """The bound of several runs, by step and by epoch: on the test set after every epoch, if all runs have one.
+
+    Otherwise it is the mean over each fiftieth of the training steps.
+
+    Args:
+        runs: a label and the history of each run.
+        name: the bound, such as "ELBO"; two bounds can be compared only if they have one target.
+    """
+    for label, history in runs:
+        checks.instance(f"the history of {label!r}", history, History)
+    sizes = [_steps_per_epoch(history) for _, history in runs]
+    if None in sizes:
+        trained = [(label, *_coarse(history.bound)) for label, history in runs]
+        return curves.run_curves(trained, name=f"training {name}", title=title)
+    tested = []
+    for (label, history), size in zip(runs, sizes, strict=True):
+        tested.append((label, np.arange(1, len(history.test_bound) + 1) * size, history.test_bound))
+    return curves.run_curves(tested, steps_per_epoch=sizes, name=f"test {name}", title=title)
+
+
+def _steps_per_epoch(history: History) -> float | None:
+    """The number of steps in an epoch, or None without a test set."""
+    return len(history.bound) / len(history.test_bound) if len(history.test_bound) else None
+
+
+def _coarse(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The last step of each fiftieth of the steps, and the mean of the values over it."""
+    ends = np.unique(np.linspace(0, len(values), 51).round().astype(int))
+    return ends[1:], np.add.reduceat(values, ends[:-1]) / np.diff(ends)
 
 
 @checks.arguments
