@@ -126,7 +126,8 @@ def run_curves(
         if not np.isfinite(y).any():
             raise BadValue(f"the run {label!r} has no finite bound: there is no curve to draw")
         bounds.append(y)
-        look: Any = {"color": PALETTE[k % len(PALETTE)], "linewidth": 1.4, "label": f"{label}: {y[-1]:,.2f}"}
+        last = f"{y[-1]:,.5g}".replace("-", "−")
+        look: Any = {"color": PALETTE[k % len(PALETTE)], "linewidth": 1.4, "label": f"{label}: {last}"}
         for ax, unit_of_x in zip(panels, (1, *per_epoch[k : k + 1]), strict=False):
             _marked(ax, x / unit_of_x, y, MARKERS[k % len(MARKERS)], markersize=6, **look)
     _limit(panels[0], [y[np.isfinite(y)] for y in bounds])
@@ -147,8 +148,9 @@ def _steps_and_epochs(top: Axes, bottom: Axes, steps_per_epoch: float | None) ->
     bottom.set_xlabel("training step")
     counts(bottom.xaxis)
     if steps_per_epoch is not None:
-        size = steps_per_epoch
-        above = top.secondary_xaxis("top", functions=(lambda step: step / size, lambda epoch: epoch * size))
+        size = float(steps_per_epoch)
+        both: Any = (lambda step: step / size, lambda epoch: epoch * size)
+        above = top.secondary_xaxis("top", functions=both)
         above.set_xlabel("epoch")
         counts(above.xaxis)
 

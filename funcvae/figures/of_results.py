@@ -1,6 +1,7 @@
 """Figures of results: a training run, a comparison of estimators, a scaling law."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,47 +14,73 @@ from funcvae._support.examples import Data
 from funcvae.data.dataset import Dataset
 from funcvae.figures import curves, gradient_variance, of_model, points, scaling_law
 from funcvae.figures._arrays import as_array
+from funcvae.figures._style import headline
 from funcvae.model import VAE
 from funcvae.models import System
 from funcvae.modules import Params, State
 from funcvae.train import streaming
 from funcvae.train.loop import History
 
-__all__ = ["PAIRS", "POINTS", "SAMPLES", "evolution", "of_comparison", "of_run", "of_scaling", "training"]
+__all__ = [
+    "PAIRS", "POINTS", "SAMPLES", "evolution", "evolution_frames", "of_comparison", "of_run", "of_scaling",
+    "several_runs", "training",
+]  # fmt: skip
 
 POINTS, PAIRS, SAMPLES = 5000, 20, 100
 """The numbers of test items to encode, images to reconstruct and images to sample for the figures of a run."""
 
 
 @checks.arguments
-def evolution(kept: ArrayLike, dataset: Dataset, *, name: str) -> Figure:
+def evolution(kept: ArrayLike, dataset: Dataset, *, name: str = "") -> Figure:
     """The data, and samples of the model during training; `kept` has those after each step [steps, n, 2]."""
-    samples = as_array("kept", kept, "steps n 2")
-    title = f"{name}: samples of the model during training"
-    test = dataset.decode(streaming.head(streaming.opened("test", dataset.test), samples.shape[1]))
-    return points.evolution(range(1, len(samples) + 1), samples, test, title=title)
+    return points.evolution(*_evolution(kept, dataset), title=headline(name, "samples of the model during training"))
+
+
+@checks.arguments
+def evolution_frames(kept: ArrayLike, dataset: Dataset, *, name: str = "") -> NDArray[np.float64]:
+    """The same as frames [n, 3, H, W], for `save_gif(frames, path, size=400, seconds=6, back=False)`."""
+    return points.evolution_frames(*_evolution(kept, dataset), title=headline(name, "samples of the model"))
+
+
+def _evolution(kept: ArrayLike, dataset: Dataset) -> tuple[ArrayLike, ...]:
+    """Steps, samples, data and the true Gaussian, if it is known."""
+    kept = as_array("kept", kept, "steps n 2")
+    test = dataset.decode(streaming.head(streaming.opened("test", dataset.test), kept.shape[1]))
+    return range(1, len(kept) + 1), kept, test, *of_model.true_gaussian(dataset)
 
 
 @checks.arguments
 def of_run(
-    model: VAE, params: Params, state: State, system: System, dataset: Dataset, x: Data, key: random.Key
-) -> dict[str, Figure]:
-    """All figures that apply to a trained model and its test data x, as the model sees them, by file name."""
-    trained, pixels, name = (model, params, state), system.recipe.pixels, system.name
+    model: VAE, params: Params, state: State, system: System, dataset: Dataset, x: Data, key: random.Key, *,
+    name: str = "",
+) -> dict[str, Figure]:  # fmt: skip
+    """All figures that apply to a trained model and its test data x, as the model sees them, by file name.
+
+    The name is that of the system unless given.
+    """
+    trained, pixels, name = (model, params, state), system.recipe.pixels, name or system.name
     pairs_key, samples_key = random.split(key)
     n = examples.count(x)
     labels = None if dataset.test_labels is None else dataset.test_labels[:n]
     figures = {"latent_scatter": of_model.latent_scatter(*trained, x, labels, classes=dataset.classes, name=name)}
     shape, train = model.modelled(x).shape[1:], streaming.opened("train", dataset.train)
     number = SAMPLES if len(shape) == 3 else min(streaming.count(train), of_model.MOST_POINTS)
-    number = min(number, n) if model.condition else number  # with the conditions of the first test items
-    given = model.given(examples.head(x, number))
+    given: dict[str, Any] = {}
+    rows: list[str] = []
+    if model.condition:
+        items, rows = of_model.rows_by_class(dataset, min(number, n), n)
+        number, given = len(items), model.given(examples.take(x, items.to(examples.device(x))))
     if len(shape) == 3:
         pairs = examples.head(x, PAIRS)
-        figures["reconstructions"] = of_model.reconstructions(*trained, pairs, pairs_key, pixels=pixels, name=name)
-        figures["samples"] = of_model.image_samples(*trained, samples_key, number, **given, pixels=pixels, name=name)
+        drawn: dict[str, Any] = {"pixels": pixels, "name": name}
+        figures["reconstructions"] = of_model.reconstructions(*trained, pairs, pairs_key, **drawn)
+        figures["samples"] = of_model.image_samples(
+            *trained, samples_key, number, **given, rows=rows, pixels=pixels, name=name
+        )
         if model.latent == 2 and not model.condition:
-            figures["latent_grid"] = of_model.latent_grid(*trained, x, pixels=pixels, name=name)
+            figures["latent_grid"] = of_model.latent_grid(*trained, x, **drawn)
+        elif model.latent > 2 and of_model.is_normal(*trained, x):
+            figures["latent_traversal"] = of_model.latent_traversal(*trained, x, **drawn)
     elif shape == (2,):
         figures["densities"] = of_model.point_samples(*trained, samples_key, number, dataset, **given, name=name)
     return figures
@@ -92,13 +119,12 @@ def several_runs(
     """
     for label, history in runs:
         checks.instance(f"the history of {label!r}", history, History)
-    sizes = [_steps_per_epoch(history) for _, history in runs]
-    if None in sizes:
+    sizes = [size for _, history in runs if (size := _steps_per_epoch(history))]
+    if len(sizes) < len(runs):
         trained = [(label, *_coarse(history.bound)) for label, history in runs]
         return curves.run_curves(trained, name=f"training {name}", title=title)
-    tested = []
-    for (label, history), size in zip(runs, sizes, strict=True):
-        tested.append((label, np.arange(1, len(history.test_bound) + 1) * size, history.test_bound))
+    ends = [np.arange(1, len(history.test_bound) + 1) * size for (_, history), size in zip(runs, sizes, strict=True)]
+    tested = [(label, steps, history.test_bound) for (label, history), steps in zip(runs, ends, strict=True)]
     return curves.run_curves(tested, steps_per_epoch=sizes, name=f"test {name}", title=title)
 
 
