@@ -101,9 +101,8 @@ def evolution(
     cols = int(np.ceil(np.sqrt(1 + len(shown))))
     rows = -(-(1 + len(shown)) // cols)
     figure = titled(2.0 * cols + 0.5, 2.1 * rows + 0.7 + 0.3 * bool(contours), title)
-    figure.supxlabel("x1")
-    figure.supylabel("x2")
     panels = figure.subplots(rows, cols, sharex=True, sharey=True, squeeze=False).ravel()
+    figure.supylabel("x2")
     panels[0].set(title="data", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     for axis in (panels[0].xaxis, panels[0].yaxis):
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
@@ -116,9 +115,11 @@ def evolution(
             note(ax, f"{outside:.0%} outside")
     for ax in panels[: 1 + len(shown)]:
         _draw(ax, contours)
-    for k in range(1 + len(shown), len(panels)):
-        panels[k].set_axis_off()
-        panels[k - cols].tick_params(labelbottom=True)
+    for ax in panels[1 + len(shown) :]:
+        ax.set_axis_off()
+    for ax in panels[1 + len(shown) - cols : 1 + len(shown)]:  # the lowest of each column
+        ax.tick_params(labelbottom=True)
+        ax.set_xlabel("x1")
     if contours:
         _legend(figure)
     return figure
