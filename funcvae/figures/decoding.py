@@ -25,6 +25,7 @@ __all__ = [
     "ascending", "check_condition", "decoded", "decoded_grid", "interpolated", "latent_plane", "latents", "pair",
     "reconstructed", "samples", "traversed",
 ]  # fmt: skip
+Cells = Annotated[int, checks.within(1, 100)]  # rows or columns of images
 _CHUNK = 500  # items in one call of a network
 
 
@@ -175,7 +176,7 @@ def latent_plane(z: Annotated[Tensor, "n Z", _points]) -> tuple[Tensor, Tensor]:
 @checks.arguments
 def decoded_grid(
     model: VAE, params: Params, state: State, z: Annotated[Tensor, "n Z", _points], *,
-    span: Sequence[float] | None = None, n: Count = 20,
+    span: Sequence[float] | None = None, n: Cells = 20,
 ) -> tuple[Tensor, tuple[float, float, float, float]]:  # fmt: skip
     """Means decoded on a grid over the latent plane: images [n, n, C, H, W] and the extent of `figures.image_grid`.
 
@@ -187,7 +188,6 @@ def decoded_grid(
     """
     if z.shape[1] != 2:
         raise BadValue(f"z has shape {list(z.shape)}: a grid needs latents [n, 2]")
-    checks.fits("n", (n, n))
     if span is None:
         ends = z.quantile(torch.tensor([0.01, 0.99], dtype=z.dtype, device=z.device), dim=0)
         reach = float(ends.abs().max()) or 1.0

@@ -34,6 +34,7 @@ from funcvae.errors import BadValue
 from funcvae.figures import decoding, images, latent, points
 from funcvae.figures._style import headline
 from funcvae.figures.decoding import (
+    Cells,
     decoded_grid,
     interpolated,
     latent_plane,
@@ -102,7 +103,7 @@ def latent_scatter(
 @checks.arguments
 def latent_grid(
     model: VAE, params: Params, state: State, x: Data, *,
-    span: Sequence[float] | None = None, n: Count = 20, pixels: Pixels = as_is, name: str = "",
+    span: Sequence[float] | None = None, n: Cells = 20, pixels: Pixels = as_is, name: str = "",
 ) -> Figure:  # fmt: skip
     """Images decoded on a grid of n times n points of the latent plane.
 
@@ -128,7 +129,7 @@ def latent_grid(
 @checks.arguments
 def latent_traversal(
     model: VAE, params: Params, state: State, x: Data, *,
-    rows: Count = 8, span: Sequence[float] = (-3.0, 3.0), n: Count = 7, pixels: Pixels = as_is, name: str = "",
+    rows: Cells = 8, span: Sequence[float] = (-3.0, 3.0), n: Cells = 7, pixels: Pixels = as_is, name: str = "",
 ) -> Figure:  # fmt: skip
     """Images decoded as one latent of the first item varies: a row for each of the latents with the highest KL.
 

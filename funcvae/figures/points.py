@@ -1,5 +1,7 @@
 """Points in the plane: two-dimensional data beside samples of a model."""
 
+from typing import Annotated
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
@@ -9,7 +11,6 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from funcvae._support import checks
-from funcvae._support.checks import Count
 from funcvae.errors import BadValue
 from funcvae.figures._arrays import Floats, as_array, words
 from funcvae.figures._rendering import pixels
@@ -133,7 +134,7 @@ def evolution_frames(
     mean: ArrayLike | None = None,
     cov: ArrayLike | None = None,
     *,
-    frames: Count = 60,
+    frames: Annotated[int, checks.within(1, 1000)] = 60,
     title: str = "Samples of the model during training",
 ) -> NDArray[np.float64]:
     """Pictures [n, 3, 400, 400] in [0, 1] of the model's samples during training, for `save_gif(…, back=False)`.
@@ -202,7 +203,7 @@ def _draw(ax: Axes, contours: list[Floats]) -> None:
 
 def _legend(figure: Figure) -> None:
     line = Line2D([], [], color="black", linewidth=1)
-    label = "contours of the true Gaussian at 1, 2 and 3 standard deviations"
+    label = "true Gaussian at 1, 2 and 3 standard deviations"
     figure.legend([line], [label], loc="outside lower center", frameon=False)
 
 

@@ -47,7 +47,7 @@ def test_figures_of_discrete_latents_name_probabilities(latent, scatter):
     assert [label.split(" (")[0] for label in (ax.get_xlabel(), ax.get_ylabel())] == [*scatter]
     assert ax.figure.get_suptitle() == "sbn: latent probabilities of 9 test items"
     strip = of_model.interpolation(*trained, x[0], x[1], 3, name="sbn")
-    assert strip.get_suptitle() == "sbn: interpolation between the latent probabilities of two test images"
+    assert strip.get_suptitle() == "sbn\ninterpolation between the latent probabilities of two test images"
     if latent == 2:
         (ax,) = of_model.latent_grid(*trained, x, name="sbn").axes
         assert (ax.get_xlabel(), ax.get_ylabel()) == scatter
