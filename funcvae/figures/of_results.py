@@ -1,68 +1,142 @@
 """Figures of results: a training run, a comparison of estimators, a scaling law."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from funcvae import random, variance
 from funcvae._support import checks, examples
+from funcvae._support.checks import Positive
 from funcvae._support.examples import Data
 from funcvae.data.dataset import Dataset
 from funcvae.figures import curves, gradient_variance, of_model, points, scaling_law
 from funcvae.figures._arrays import as_array
+from funcvae.figures._style import headline
 from funcvae.model import VAE
 from funcvae.models import System
 from funcvae.modules import Params, State
 from funcvae.train import streaming
 from funcvae.train.loop import History
 
-__all__ = ["PAIRS", "POINTS", "SAMPLES", "evolution", "of_comparison", "of_run", "of_scaling", "training"]
+__all__ = [
+    "PAIRS", "POINTS", "SAMPLES", "evolution", "evolution_frames", "of_comparison", "of_run", "of_scaling",
+    "several_runs", "training",
+]  # fmt: skip
 
 POINTS, PAIRS, SAMPLES = 5000, 20, 100
 """The numbers of test items to encode, images to reconstruct and images to sample for the figures of a run."""
 
 
 @checks.arguments
-def evolution(kept: ArrayLike, dataset: Dataset, *, name: str) -> Figure:
+def evolution(kept: ArrayLike, dataset: Dataset, *, name: str = "") -> Figure:
     """The data, and samples of the model during training; `kept` has those after each step [steps, n, 2]."""
-    samples = as_array("kept", kept, "steps n 2")
-    title = f"{name}: samples of the model during training"
-    test = dataset.decode(streaming.head(streaming.opened("test", dataset.test), samples.shape[1]))
-    return points.evolution(range(1, len(samples) + 1), samples, test, title=title)
+    return points.evolution(*_evolution(kept, dataset), title=headline(name, "samples of the model during training"))
+
+
+@checks.arguments
+def evolution_frames(kept: ArrayLike, dataset: Dataset, *, name: str = "") -> NDArray[np.float64]:
+    """The same as frames [n, 3, H, W], for `save_gif(frames, path, size=400, seconds=6, back=False)`."""
+    return points.evolution_frames(*_evolution(kept, dataset), title=headline(name, "samples of the model"))
+
+
+def _evolution(kept: ArrayLike, dataset: Dataset) -> tuple[ArrayLike, ...]:
+    """Steps, samples, data and the true Gaussian, if it is known."""
+    kept = as_array("kept", kept, "steps n 2")
+    test = dataset.decode(streaming.head(streaming.opened("test", dataset.test), kept.shape[1]))
+    return range(1, len(kept) + 1), kept, test, *of_model.true_gaussian(dataset)
 
 
 @checks.arguments
 def of_run(
-    model: VAE, params: Params, state: State, system: System, dataset: Dataset, x: Data, key: random.Key
-) -> dict[str, Figure]:
-    """All figures that apply to a trained model and its test data x, as the model sees them, by file name."""
-    trained, pixels, name = (model, params, state), system.recipe.pixels, system.name
+    model: VAE, params: Params, state: State, system: System, dataset: Dataset, x: Data, key: random.Key, *,
+    name: str = "",
+) -> dict[str, Figure]:  # fmt: skip
+    """All figures that apply to a trained model and its test data x, as the model sees them, by file name.
+
+    The name is that of the system unless given.
+    """
+    trained, pixels, name = (model, params, state), system.recipe.pixels, name or system.name
     pairs_key, samples_key = random.split(key)
     n = examples.count(x)
     labels = None if dataset.test_labels is None else dataset.test_labels[:n]
     figures = {"latent_scatter": of_model.latent_scatter(*trained, x, labels, classes=dataset.classes, name=name)}
     shape, train = model.modelled(x).shape[1:], streaming.opened("train", dataset.train)
     number = SAMPLES if len(shape) == 3 else min(streaming.count(train), of_model.MOST_POINTS)
-    number = min(number, n) if model.condition else number  # with the conditions of the first test items
-    given = model.given(examples.head(x, number))
+    given: dict[str, Any] = {}
+    rows: list[str] = []
+    if model.condition:
+        items, rows = of_model.rows_by_class(dataset, min(number, n), n)
+        number, given = len(items), model.given(examples.take(x, items.to(examples.device(x))))
     if len(shape) == 3:
         pairs = examples.head(x, PAIRS)
-        figures["reconstructions"] = of_model.reconstructions(*trained, pairs, pairs_key, pixels=pixels, name=name)
-        figures["samples"] = of_model.image_samples(*trained, samples_key, number, **given, pixels=pixels, name=name)
+        drawn: dict[str, Any] = {"pixels": pixels, "name": name}
+        figures["reconstructions"] = of_model.reconstructions(*trained, pairs, pairs_key, **drawn)
+        figures["samples"] = of_model.image_samples(
+            *trained, samples_key, number, **given, rows=rows, pixels=pixels, name=name
+        )
         if model.latent == 2 and not model.condition:
-            figures["latent_grid"] = of_model.latent_grid(*trained, x, pixels=pixels, name=name)
+            figures["latent_grid"] = of_model.latent_grid(*trained, x, **drawn)
+        elif model.latent > 2 and of_model.is_normal(*trained, x):
+            figures["latent_traversal"] = of_model.latent_traversal(*trained, x, **drawn)
     elif shape == (2,):
         figures["densities"] = of_model.point_samples(*trained, samples_key, number, dataset, **given, name=name)
     return figures
 
 
 @checks.arguments
-def training(history: History, *, name: str, title: str) -> Figure:
-    """The bound at every training step and on the test set after every epoch."""
-    steps, epochs = len(history.bound), len(history.test_bound)
-    ends = [steps * (epoch + 1) // epochs for epoch in range(epochs)]
-    arrays = range(1, steps + 1), history.bound, ends, history.test_bound
-    return curves.training_curves(*arrays, grad_norm=history.grad_norm, name=name, title=title)
+def training(
+    history: History, *, steps_per_epoch: Positive | None = None, name: str = "bound", title: str = "Training"
+) -> Figure:
+    """The bound at every training step and on the test set after every epoch, with reconstruction, KL and gradient.
+
+    A term that is 0 or not finite everywhere, such as the KL of an autoencoder, has no panel. Without
+    `steps_per_epoch`, all epochs are taken to be of one length.
+    """
+    size = _steps_per_epoch(history) if steps_per_epoch is None else steps_per_epoch
+    terms = {"reconstruction": history.reconstruction, "KL": history.kl}
+    terms = {label: values for label, values in terms.items() if np.any(np.isfinite(values) & (values != 0))}
+    ends = np.arange(1, len(history.test_bound) + 1) * (size or 1)
+    return curves.training_curves(
+        range(1, len(history.bound) + 1), history.bound, ends, history.test_bound, terms=terms,
+        grad_norm=history.grad_norm, steps_per_epoch=size, name=name, title=title,
+    )  # fmt: skip
+
+
+@checks.arguments
+def several_runs(
+    runs: Sequence[tuple[str, History]], *, name: str = "bound", title: str = "Training of several runs"
+) -> Figure:
+    """The bound of several runs, by step and by epoch: on the test set after every epoch, if all runs have one.
+
+    Otherwise it is the mean over each fiftieth of the training steps.
+
+    Args:
+        runs: a label and the history of each run.
+        name: the bound, such as "ELBO"; two bounds can be compared only if they have one target.
+    """
+    for label, history in runs:
+        checks.instance(f"the history of {label!r}", history, History)
+    sizes = [size for _, history in runs if (size := _steps_per_epoch(history))]
+    if len(sizes) < len(runs):
+        trained = [(label, *_coarse(history.bound)) for label, history in runs]
+        return curves.run_curves(trained, name=f"training {name}", title=title)
+    ends = [np.arange(1, len(history.test_bound) + 1) * size for (_, history), size in zip(runs, sizes, strict=True)]
+    tested = [(label, steps, history.test_bound) for (label, history), steps in zip(runs, ends, strict=True)]
+    return curves.run_curves(tested, steps_per_epoch=sizes, name=f"test {name}", title=title)
+
+
+def _steps_per_epoch(history: History) -> float | None:
+    """The number of steps in an epoch, or None without a test set."""
+    return len(history.bound) / len(history.test_bound) if len(history.test_bound) else None
+
+
+def _coarse(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The last step of each fiftieth of the steps, and the mean of the values over it."""
+    ends = np.unique(np.linspace(0, len(values), 51).round().astype(int))
+    return ends[1:], np.add.reduceat(values, ends[:-1]) / np.diff(ends)
 
 
 @checks.arguments
