@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Annotated
 
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from funcvae import distributed, figures, runs
 from funcvae._support import checks, files
 from funcvae.cli.options import Flat, LoadOptions, ModelOptions, RunPath, parse_model_options
 from funcvae.errors import BadValue
-from funcvae.evaluate import Progress
 from funcvae.figures import of_results
 from funcvae.models import SYSTEMS
+from funcvae.tracking import Progress
+from funcvae.tracking.progress import Bar
 
 __all__ = ["evaluate", "variance"]
 
@@ -135,13 +135,11 @@ def _run_or_system(
 @contextmanager
 def _progress_bar(unit: str) -> Iterator[Progress]:
     """Yields a function that shows the number of finished units, and their total."""
-    with tqdm(total=1, unit=unit, unit_scale=True, dynamic_ncols=True, leave=False, delay=0.5) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield progress
+    bar = Bar(unit=unit, unit_scale=True, dynamic_ncols=True, leave=False, delay=0.5)
+    try:
+        yield bar
+    finally:
+        bar.close()
 
 
 def _check_out(out: str | None) -> None:

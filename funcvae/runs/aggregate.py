@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from funcvae import figures
 from funcvae._support import checks
+from funcvae._support.reprs import short_repr
 from funcvae._support.tables import table
 from funcvae.errors import BadData, BadValue, Missing
 from funcvae.figures.sweep import OverSeeds
@@ -35,6 +36,7 @@ COLUMNS = (
 TableRow = dict[str, Any]
 
 
+@short_repr
 class SweepResults(NamedTuple):
     """The results of a sweep so far; `print` shows them as a table."""
 

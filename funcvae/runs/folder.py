@@ -17,6 +17,7 @@ from tqdm import tqdm
 from funcvae import data, estimators, random, tracking, train, tree
 from funcvae._support import checks, examples, files
 from funcvae._support.examples import Data
+from funcvae._support.reprs import short_repr
 from funcvae.errors import BadData, BadType, BadValue, Missing
 from funcvae.estimators.types import Estimator
 from funcvae.model import VAE, Trained
@@ -41,6 +42,7 @@ PARAMS = "params.safetensors"
 SAMPLES = "samples.npy"
 
 
+@short_repr
 class Run(NamedTuple):
     """A finished run."""
 

@@ -12,12 +12,12 @@ from funcvae import compilation, evaluate, figures, noise, random, tree, varianc
 from funcvae._support import checks, examples
 from funcvae._support.checks import Count, Positive
 from funcvae._support.examples import Data
+from funcvae._support.progress import Progress, silent
 from funcvae._support.tables import table
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.estimators.types import Estimator
 from funcvae.evaluate import psis
-from funcvae.evaluate.importance_sampling import Progress
 from funcvae.evaluate.weights import Estimated
 from funcvae.runs.folder import Run
 from funcvae.train import streaming
@@ -46,7 +46,7 @@ def evaluation_report(
     n: int | None = None,
     chunk: Count = 100,
     seed: int = 0,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Report:
     """Evaluates a run on test data with all functions of `funcvae.evaluate` that its model supports.
 
@@ -168,7 +168,7 @@ def comparison_report(
     seed: int = 0,
     target_se: Positive | None = None,
     processes: Processes = SINGLE,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> tuple[variance.Comparison, Report]:
     """Compares estimators at the parameters of a run, on a batch of its training data, in evaluation mode.
 

@@ -14,6 +14,8 @@ from funcvae import compilation, noise, random, tree
 from funcvae._support import checks, examples
 from funcvae._support.checks import Count
 from funcvae._support.examples import Data
+from funcvae._support.progress import Progress, silent
+from funcvae._support.reprs import short_repr
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.distributed.sharding import GradientSettings, Split, by_rows
 from funcvae.errors import BadData, BadType, BadValue, NonFinite
@@ -31,6 +33,7 @@ from funcvae.train.task import Task, checked_task
 __all__ = ["History", "fit", "fit_task", "test_bound"]
 
 
+@short_repr
 class History(NamedTuple):
     """The metrics of a run, as float64 arrays."""
 
@@ -52,6 +55,7 @@ class History(NamedTuple):
 NO_HISTORY = History(*np.zeros((6, 0)))
 
 
+@checks.readable
 def fit(
     ts: TrainState,
     model: VAE,
@@ -81,6 +85,7 @@ def fit(
     stop: Callable[[], bool] = lambda: False,
     until: Until | None = None,
     best: Save | None = None,
+    progress: Progress = silent,
 ) -> tuple[TrainState, History]:
     """Trains for `epochs` epochs, from the step of `ts`. Returns the new TrainState and the history; `ts` is unchanged.
 
@@ -131,6 +136,7 @@ def fit(
             `early_stopping(patience)` makes one.
         best: called with the TrainState after every epoch whose test bound is the highest so far. `keep_best()` makes
             one that keeps a copy.
+        progress: called with the number of steps made and that of all steps; `tracking.bar` shows a progress bar.
 
     Raises:
         BadValue: epochs, batch, samples, chunk or shards is below one, or save_every is below zero; the precision is
@@ -152,7 +158,7 @@ def fit(
         scale=scale, offset=offset, compile=compile, precision=precision,
     )  # fmt: skip
     task = Task(model, estimator, opt, train, settings, processes)
-    callbacks = Callbacks(log, watch, save, save_every, stop, until, best)
+    callbacks = Callbacks(log, watch, save, save_every, stop, until, best, progress)
     return fit_task(ts, task, test=test, epochs=epochs, callbacks=callbacks, history=history)
 
 
@@ -193,6 +199,7 @@ def fit_task(
 
     compilation.keep_freed()
     handled = callbacks.stop if isinstance(callbacks.stop, Interrupt) else nullcontext()
+    callbacks.progress(made, last)
     with compilation.precision(task.settings.precision), handled, closing(batches):
         while made < last and not stopped:
             # Make a group of steps, whose metrics stay on the device.
@@ -202,6 +209,7 @@ def fit_task(
                     ts, metrics = step(ts, keys, x)
                     reports.append(metrics)
                     watch(made + len(reports), ts)
+                    callbacks.progress(made + len(reports), last)
                     if run.polls_each_step and (stopped := run.stop_requested()):
                         break
             except BadData as error:

@@ -12,10 +12,11 @@ from funcvae import random, tree
 from funcvae._support import checks, examples
 from funcvae._support.checks import Count
 from funcvae._support.examples import Data
+from funcvae._support.progress import Progress, silent
+from funcvae._support.reprs import short_repr
 from funcvae._support.tables import table
 from funcvae.errors import BadValue
 from funcvae.estimators.types import GradientEstimator
-from funcvae.evaluate.importance_sampling import Progress
 from funcvae.model import VAE, Observe, as_is, noise_dtype
 from funcvae.modules import Params, State, for_part
 from funcvae.noise import Noise, iid
@@ -29,6 +30,7 @@ __all__ = ["Decomposition", "Sources", "sources"]
 AtLeastTwo = Annotated[int, checks.at_least(2)]  # a number of values: at least two, so that they have a variance
 
 
+@short_repr
 class Decomposition(NamedTuple):
     """The total variance of one mini-batch gradient in a group of parameters, in two parts."""
 
@@ -42,6 +44,7 @@ class Decomposition(NamedTuple):
     """data/total."""
 
 
+@short_repr
 class Sources(NamedTuple):
     """The result of `sources`."""
 
@@ -81,7 +84,7 @@ def sources(
     groups: str | Sequence[str] = (),
     train: bool = False,
     fresh_layers: bool = False,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Sources:
     """The variance of a mini-batch gradient, split by the law of total variance.
 
@@ -129,6 +132,7 @@ def sources(
     members_of, gradient = whole.parameter_groups(), gradients((estimator,), model, whole.names, train)
 
     between, within, squares, alongs = None, [], [], []
+    progress(0, batches)
     for m in range(batches):
         rows = random.permutation(random.fold_in(choice_key, m), n)[:batch]
         x = observe(random.fold_in(observe_key, m), examples.take(data, rows))

@@ -13,6 +13,7 @@ from funcvae import random, tree
 from funcvae._support import checks, examples
 from funcvae._support.checks import Count
 from funcvae._support.examples import Data
+from funcvae._support.reprs import short_repr
 from funcvae.distributions import Posterior, is_reparameterised
 from funcvae.errors import BadValue, NonFinite
 from funcvae.estimators.types import SAMPLES, GradientEstimator, check_estimator, check_posterior
@@ -25,6 +26,7 @@ from funcvae.variance.problem import Gradients, gradients
 __all__ = ["Errors", "Exact", "exact"]
 
 
+@short_repr
 class Errors(NamedTuple):
     """Estimates of the largest absolute error among the numbers of each field of an `Exact`."""
 
@@ -34,6 +36,7 @@ class Errors(NamedTuple):
     bound: float
 
 
+@short_repr
 class Exact(NamedTuple):
     """The moments of a gradient over the noise, without sampling."""
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from funcvae._support import checks, files, tables
+from funcvae._support.reprs import short_repr
 from funcvae.variance.intervals import Measured
 from funcvae.variance.snr import Group
 from funcvae.variance.weight_diagnostics import Importance
@@ -13,6 +14,7 @@ from funcvae.variance.weight_diagnostics import Importance
 __all__ = ["Bias", "Compared", "Comparison", "plain", "table"]
 
 
+@short_repr
 class Bias(NamedTuple):
     """The difference of a mean gradient from the reference's, b = E g - E g_ref, in one group of parameters."""
 
@@ -43,6 +45,7 @@ class Bias(NamedTuple):
         return self.z > _DETECTED
 
 
+@short_repr
 class Compared(NamedTuple):
     """The results of one estimator under one noise scheme. Dicts have a key for each group of parameters."""
 
@@ -73,6 +76,7 @@ class Compared(NamedTuple):
         return self.groups[checks.known("group of parameters", group, self.groups)].variance.value * self.seconds
 
 
+@short_repr
 class Comparison(NamedTuple):
     """The result of `compare`: `print` it, or select a `row`."""
 

@@ -8,15 +8,17 @@ import numpy as np
 
 from funcvae import random
 from funcvae._support import checks, files
+from funcvae._support.progress import Progress, silent
+from funcvae._support.reprs import short_repr
 from funcvae._support.tables import table
 from funcvae.errors import BadType, BadValue
-from funcvae.evaluate.importance_sampling import Progress
 from funcvae.variance.intervals import Measured
 from funcvae.variance.results import plain
 
 __all__ = ["Measure", "Slope", "Sweep", "slope", "sweep"]
 
 
+@short_repr
 class Slope(NamedTuple):
     """A power law fitted on log-log axes: value ≈ exp(intercept) · at^slope."""
 
@@ -25,6 +27,7 @@ class Slope(NamedTuple):
     intercept: float
 
 
+@short_repr
 class Sweep(NamedTuple):
     """Measurements at each value of an axis."""
 
@@ -70,7 +73,7 @@ def sweep(
     key: random.Key,
     *,
     over: str = "K",
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Sweep:
     """Measures at every value, and fits a power law to each series.
 
@@ -96,6 +99,7 @@ def sweep(
     if not values or len(set(values)) < len(values):
         raise BadValue(f"values is {checks.describe(values)}: give at least one value, and no value twice")
     series: dict[str, list[Measured]] = {}
+    progress(0, len(values))
     for i, value in enumerate(values):
         found = measure(value, random.fold_in(key, i))
         if not isinstance(found, Mapping):
