@@ -60,11 +60,11 @@ def _named(values: Mapping[str, Any]) -> list[str]:
 
 
 def _brief(value: Any) -> str:
-    """A field of a value, on a part of a line."""
+    """A field of a value, on a part of a line; without the empty parts of a dict."""
     if _is_record(value) and not hasattr(value, "name"):
         text = _line(value)
     elif isinstance(value, Mapping):
-        text = f"{{{', '.join(map(_entry, value, value.values()))}}}"
+        text = f"{{{', '.join(_entry(name, each) for name, each in value.items() if not _is_empty(each))}}}"
     elif isinstance(value, list | tuple) and not _is_record(value) and len(value) <= _ALL:
         text = f"[{', '.join(map(_item, value))}]"
     else:
@@ -94,8 +94,8 @@ def _item(value: Any) -> str:
         return name
     if isinstance(value, Mapping | list | tuple):
         leaves = [leaf for leaf in tree.leaves(value) if isinstance(leaf, Tensor)]
-        if not value:
-            return "{}" if isinstance(value, Mapping) else "[]"
+        if not leaves and not value:
+            return "[]"
         return f"{sum(leaf.numel() for leaf in leaves):,} numbers" if leaves else f"{len(value)} items"
     kind = type(value).__name__
     return f"{kind} {list(value.shape)}" if hasattr(value, "shape") else f"{kind}(…)"
@@ -114,6 +114,10 @@ def _array(x: Tensor | np.ndarray) -> str:
         return _item(numbers)
     shown = [_item(number) for number in numbers]
     return f"[{', '.join(shown)}]" if len(x) <= _ALL else f"{text}: {shown[0]} … {shown[1]}"
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, Mapping) and not value
 
 
 def _is_record(value: Any) -> bool:

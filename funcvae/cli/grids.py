@@ -102,7 +102,7 @@ def collect(
         raise BadValue(f"--out is {path}: it must be the name of a CSV file, NAME.csv")
     results = runs.collect(sweep, systems=system)
     print(results)
-    print(files.write(path, results.as_csv().encode()))
-    print(files.write(path.with_suffix(".json"), files.as_json(results.as_dict())))
+    print(files.write(path, results.to_csv().encode()))
+    print(files.write(path.with_suffix(".json"), files.as_json(results.to_dict())))
     for name, figure in results.figures().items():
         print(figures.save(figure, path.parent / "figures" / f"{name}.png"))

@@ -225,6 +225,7 @@ def history_in(path: Path, size: int | None = None) -> History:
     """The history in a file of metrics, or in its first `size` bytes."""
     numbers: list[list[float]] = []
     test_bounds: list[float] = []
+    per_epoch = 0
     for row in tracking.MetricsReader(path, size):
         try:
             if tracking.is_step(row):
@@ -232,10 +233,11 @@ def history_in(path: Path, size: int | None = None) -> History:
                 numbers[-1] += [float(row.get(name, math.nan)) for name in ("reconstruction", "kl")]
             elif "test_bound" in row:
                 test_bounds.append(float(row["test_bound"]))
+                per_epoch = int(row["step"]) // (int(row["epoch"]) + 1)
         except (KeyError, TypeError, ValueError, OverflowError):
             raise BadData(f"{path} has a damaged row at step {row['step']}") from None
     columns = [*np.array(numbers, np.float64).reshape(-1, 5).T, np.array(test_bounds)]
-    return History(*columns)
+    return History(*columns, per_epoch)
 
 
 def read_data(config: Config, *, download: bool = False) -> data.Dataset:

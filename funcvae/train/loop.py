@@ -5,13 +5,13 @@ from array import array
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from funcvae import compilation, noise, random, tree
-from funcvae._support import checks, examples
+from funcvae._support import checks, examples, tables
 from funcvae._support.checks import Count
 from funcvae._support.examples import Data
 from funcvae._support.progress import Progress, silent
@@ -50,6 +50,36 @@ class History(NamedTuple):
     `reconstruction - kl` is the ELBO, which an estimator of L_K or of another target does not report as `bound`."""
     test_bound: np.ndarray
     """[epochs], in nats per example; empty without a test set."""
+    steps_per_epoch: int = 0
+    """0 if it is not known, or if the history starts within an epoch."""
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """The columns of `to_pandas` as lists."""
+        steps, per_epoch = len(self.loss), self.steps_per_epoch
+        columns: dict[str, Any] = {"step": np.arange(steps)}
+        if per_epoch:
+            columns["epoch"] = columns["step"] // per_epoch
+        columns |= dict(zip(Metrics._fields, self, strict=False))
+        if per_epoch and len(self.test_bound) == steps // per_epoch:
+            columns["test_bound"] = np.full(steps, np.nan)
+            columns["test_bound"][per_epoch - 1 :: per_epoch] = self.test_bound
+        return {name: column.tolist() for name, column in columns.items()}
+
+    def to_csv(self) -> str:
+        """`to_pandas` as comma-separated values under a line of names."""
+        columns = self.to_dict()
+        return tables.as_csv([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+
+    def to_pandas(self) -> Any:
+        """A pandas.DataFrame with one row for each step, counted from the first step of the history.
+
+        If `steps_per_epoch` is known, it has a column "epoch", and the "test_bound" at the last step of each epoch, NaN
+        at other steps.
+
+        Raises:
+            Missing: pandas is not installed.
+        """
+        return tables.as_frame(self.to_dict())
 
 
 NO_HISTORY = History(*np.zeros((6, 0)))
@@ -240,7 +270,7 @@ def fit_task(
                     stopped = stopped or _ends(callbacks.until, record.test_bounds)
             if _saving(stopped, made, last, save_every):
                 callbacks.save(ts)
-    return ts, record.history()
+    return ts, record.history(made, per_epoch)
 
 
 @checks.arguments
@@ -294,7 +324,7 @@ class _Record:
     """A growing `History`, in arrays, so that a long run takes little memory."""
 
     def __init__(self, past: History) -> None:
-        if not all(isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind in "fiu" for x in past):
+        if not all(isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind in "fiu" for x in past[:-1]):
             raise BadType("history must be a History of arrays of numbers, such as fit returns")
         lengths = [len(x) for x in past[:_WIDTH]]
         if len(set(lengths)) > 1:
@@ -311,9 +341,11 @@ class _Record:
         bound = self.metrics[-_WIDTH * len(items) :][1::_WIDTH]
         return float(np.average(bound, weights=items[-len(bound) :]))
 
-    def history(self) -> History:
-        columns = [*np.array(self.metrics).reshape(-1, _WIDTH).T, np.array(self.test_bounds)]
-        return History(*columns)
+    def history(self, made: int, per_epoch: int) -> History:
+        """The history of a run that has made a number of steps."""
+        metrics = np.array(self.metrics).reshape(-1, _WIDTH).T
+        from_start = (made - len(metrics[0])) % per_epoch == 0
+        return History(*metrics, np.array(self.test_bounds), per_epoch if from_start else 0)
 
 
 def _burst_length(made: int, per_epoch: int, save_every: int) -> int:

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 
 from funcvae import random, tree
-from funcvae._support import checks, examples
+from funcvae._support import checks, examples, tables
 from funcvae._support.checks import Count
 from funcvae._support.examples import Data
 from funcvae._support.progress import Progress, silent
 from funcvae._support.reprs import short_repr
-from funcvae._support.tables import table
 from funcvae.errors import BadValue
 from funcvae.estimators.types import GradientEstimator
 from funcvae.model import VAE, Observe, as_is, noise_dtype
@@ -44,6 +43,7 @@ class Decomposition(NamedTuple):
     """data/total."""
 
 
+@tables.shown
 @short_repr
 class Sources(NamedTuple):
     """The result of `sources`."""
@@ -53,16 +53,22 @@ class Sources(NamedTuple):
     batches: int
     replicates: int
 
-    def __str__(self) -> str:
-        """The result as an aligned table."""
+    def table(self) -> str:
+        """The result as text in 80 columns. `print` shows it."""
+        return tables.as_text(self._blocks())
+
+    def _blocks(self, wide: bool = False) -> list[tables.Block]:
         networks = [name for name in ("all", "encoder", "decoder", "prior") if name in self.groups]
         head = f"{self.batches:,} batches of {self.batch}, {self.replicates} replicates of the noise in each"
         rows = []
         for name in networks:
             *parts, share = self.groups[name]
-            cells = [f"{m.value:.3g} ± {m.se:.1g}" for m in parts]
-            rows.append([name, *cells, f"{share.value:.1%} ± {share.se:.1%}"])
-        return f"{head}; ± standard error\n{table(rows, ('', 'data', 'noise', 'total', 'share of the data'))}"
+            cells = [tables.unbroken(f"{m.value:.3g} ± {m.se:.1g}") for m in parts]
+            rows.append([name, *cells, tables.unbroken(f"{share.value:.1%} ± {share.se:.1%}")])
+        return [
+            f"{head}; ± standard error",
+            tables.Table(("", "data", "noise", "total", "share of the data"), {"": rows}),
+        ]
 
 
 @checks.arguments
