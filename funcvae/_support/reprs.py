@@ -28,7 +28,7 @@ def short_repr(kind: type[T]) -> type[T]:
     Fields that have their default are left out. A value that remembers the call that made it is shown as that call,
     such as `adam(0.001)`.
     """
-    kind.__repr__ = _repr  # type: ignore[method-assign, assignment]
+    kind.__repr__ = _repr  # type: ignore[method-assign]
     return kind
 
 
@@ -51,7 +51,7 @@ def _line(value: Any) -> str:
 
 def _name_and_parts(value: Any) -> tuple[str, list[str]]:
     if call := call_of(value):
-        return call.factory.__name__, [*map(_brief, call.args), *_named(call.kwargs)]
+        return call.factory.__name__.lstrip("_"), [*map(_brief, call.args), *_named(call.kwargs)]
     return type(value).__name__, _named(_fields(value))
 
 

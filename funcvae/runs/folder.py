@@ -236,8 +236,8 @@ def history_in(path: Path, size: int | None = None) -> History:
                 per_epoch = int(row["step"]) // (int(row["epoch"]) + 1)
         except (KeyError, TypeError, ValueError, OverflowError):
             raise BadData(f"{path} has a damaged row at step {row['step']}") from None
-    columns = [*np.array(numbers, np.float64).reshape(-1, 5).T, np.array(test_bounds)]
-    return History(*columns, per_epoch)
+    columns: list[Any] = [*np.array(numbers, np.float64).reshape(-1, 5).T, np.array(test_bounds), per_epoch]
+    return History(*columns)
 
 
 def read_data(config: Config, *, download: bool = False) -> data.Dataset:

@@ -324,12 +324,13 @@ class _Record:
     """A growing `History`, in arrays, so that a long run takes little memory."""
 
     def __init__(self, past: History) -> None:
-        if not all(isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind in "fiu" for x in past[:-1]):
+        *arrays, _ = past
+        if not all(isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind in "fiu" for x in arrays):
             raise BadType("history must be a History of arrays of numbers, such as fit returns")
-        lengths = [len(x) for x in past[:_WIDTH]]
+        lengths = [len(x) for x in arrays[:_WIDTH]]
         if len(set(lengths)) > 1:
             raise BadValue(f"history has {', '.join(Metrics._fields)} of lengths {lengths}: they must be equal")
-        self.metrics = array("d", np.stack(past[:_WIDTH], axis=1).astype(float).tobytes())  # [steps, metrics]
+        self.metrics = array("d", np.stack(arrays[:_WIDTH], axis=1).astype(float).tobytes())  # [steps, metrics]
         self.test_bounds = array("d", past.test_bound.astype(float).tobytes())
 
     def add(self, metrics: np.ndarray) -> None:
@@ -345,7 +346,8 @@ class _Record:
         """The history of a run that has made a number of steps."""
         metrics = np.array(self.metrics).reshape(-1, _WIDTH).T
         from_start = (made - len(metrics[0])) % per_epoch == 0
-        return History(*metrics, np.array(self.test_bounds), per_epoch if from_start else 0)
+        columns: list[Any] = [*metrics, np.array(self.test_bounds), per_epoch if from_start else 0]
+        return History(*columns)
 
 
 def _burst_length(made: int, per_epoch: int, save_every: int) -> int:

@@ -147,7 +147,7 @@ class Accumulator:
             found.append(LaneStatistics(lane, sums, series, by_group, mean_bound, rows.difference, weights))
         return found
 
-    def _add_segment(self, segment: range, report: Callable[[int], None]) -> None:
+    def _add_segment(self, segment: range, report: Callable[[int], object]) -> None:
         self.sums = [online_moments.with_renewed_center_(sums, segment.start) for sums in self.sums]
         done = segment.start
 
