@@ -299,7 +299,8 @@ def _check_of(hint: Any) -> Check | None:
             return further[0].check
         axes = " ".join(mark for mark in further if isinstance(mark, str))
         first = (lambda name, value: tensor(name, value, axes)) if axes else _check_of(kind)
-        return _in_turn([each for each in (first, *further) if callable(each)])
+        functions = [each for each in (first, *further) if inspect.isfunction(each)]  # not another library's metadata
+        return _in_turn(functions)
     if origin in (Union, types.UnionType):
         kinds = set(inner) - {type(None)}
         check = path if kinds == {str, Path} else _check_of(kinds.pop()) if len(kinds) == 1 else None

@@ -2,10 +2,11 @@
 
 from typing import Annotated, Literal
 
-import tyro
+from cyclopts import Parameter
 
 from funcvae import data, estimators, noise, runs
 from funcvae._support.tables import table
+from funcvae.cli.options import Flag
 from funcvae.errors import BadValue
 from funcvae.models import SYSTEMS
 
@@ -13,16 +14,20 @@ __all__ = ["list_"]
 
 
 def list_(
-    what: tyro.conf.Positional[Literal["systems", "estimators", "noise", "data"]] = "systems",
+    what: Literal["systems", "estimators", "noise", "data", "runs"] = "systems",
+    folder: str = "runs",
     /,
     *,
-    from_: Annotated[str | None, tyro.conf.arg(name="from")] = None,
+    from_: Annotated[str | None, Parameter(name="from")] = None,
+    wide: Flag = False,
 ) -> None:
-    """List the named systems, estimators, noise schemes or data sets.
+    """List the named systems, estimators, noise schemes or data sets, or the runs in a folder.
 
     Args:
         what: What to list.
+        folder: Of runs: the folder that holds them.
         from_: Also list the systems in this file, FILE.py, or module, whose code is run.
+        wide: Print lines that do not fit the terminal.
     """
     if from_ is not None and what != "systems":
         raise BadValue(f"--from is {from_}: it is for systems, not for {what}")

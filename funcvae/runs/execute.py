@@ -41,6 +41,7 @@ MakeTracker = Callable[[Path, dict[str, Any], Iterable[Row]], AbstractContextMan
 StopContext = AbstractContextManager[Callable[[], bool]]
 """The context manager of a function that returns whether to stop."""
 MakeStop = Callable[[], StopContext]
+Announce = Callable[[str], object]
 
 
 def never_stop() -> StopContext:
@@ -56,13 +57,14 @@ def train(
     trackers: Sequence[MakeTracker] = (),
     stop_context: MakeStop = never_stop,
     processes: Processes = SINGLE,
+    announce: Announce = lambda line: None,
     **options: Any,
 ) -> Path:
     """Trains a system into a new run folder, as `funcvae train` does, and returns the path of the folder.
 
     Args:
         system: see `find_system`.
-        download, trackers, stop_context, processes: see `run`.
+        download, trackers, stop_context, processes, announce: see `run`.
         options: fields of `Options`. By default `out` is a new folder in runs/, `device` is CUDA if available, and the
             step is compiled if the recipe does so and a compiler is available.
 
@@ -78,7 +80,9 @@ def train(
     device = resolve_device(requested.device or "auto")
     out = processes.all_gather_object(requested.out or new_run_folder(system.name))[0]
     config = with_defaults(replace(requested, system=system, device=device, out=out, compile=wanted))
-    return run(config, download=download, trackers=trackers, stop_context=stop_context, processes=processes)
+    return run(
+        config, download=download, trackers=trackers, stop_context=stop_context, processes=processes, announce=announce
+    )
 
 
 @checks.arguments
@@ -89,6 +93,7 @@ def run(
     trackers: Sequence[MakeTracker] = (),
     stop_context: MakeStop = never_stop,
     processes: Processes = SINGLE,
+    announce: Announce = lambda line: None,
 ) -> Path:
     """Trains a configuration into its run folder, and returns the path of the folder.
 
@@ -101,6 +106,7 @@ def run(
             epoch.
         stop_context: makes a `StopContext`, which is entered during training. Its function is called after every step.
         processes: the processes that train, from `distributed.process_group()`.
+        announce: called with the lines that say what the run will do, before the first step.
 
     Raises:
         BadValue: the folder is not empty, or the parts of the configuration do not fit together.
@@ -126,6 +132,8 @@ def run(
         stack.enter_context(files.lock(out))
         _check_new_folder(out)  # again, because another process may have started here
         files.remove_partial(out)
+        for line in setup.plan():
+            announce(line)
         files.write(out / CONFIG, files.as_json(config.content()))
         files.write(out / MANIFEST, files.as_json(environment.manifest(config, setup.dataset, processes.size)))
         try:
@@ -147,6 +155,7 @@ def resume(
     trackers: Sequence[MakeTracker] = (),
     stop_context: MakeStop = never_stop,
     processes: Processes = SINGLE,
+    announce: Announce = lambda line: None,
 ) -> Path:
     """Resumes the run in a folder from its newest checkpoint. The result has the same bits as an uninterrupted run.
 
@@ -155,7 +164,7 @@ def resume(
     Args:
         options: requested options; those that decide the result must be equal to the run's.
         system: the own system of the run, if `options` does not have it: see `load`. Its code must not have changed.
-        trackers, stop_context, processes: see `run`. The number of processes may change.
+        trackers, stop_context, processes, announce: see `run`. The number of processes may change.
 
     Raises:
         BadValue: an option that must stay the same differs, or the run has more epochs than requested.
@@ -208,6 +217,8 @@ def resume(
         if step and (differing := environment.differences(manifest, now)):
             text = environment.difference_text(differing)
             _print_notice(f"bits may differ from those of an uninterrupted run: {text}")
+        for line in setup.plan(step):
+            announce(line)
         if has_manifest and step:
             manifest.setdefault("resumed", []).append({"command": sys.argv, "step": step, **now})
         files.write(path / MANIFEST, files.as_json(manifest))

@@ -102,7 +102,7 @@ def verify(
             if step in stored:
                 compare.states(step, ts, checkpoint.load(stored[step], setup.start)[0])
 
-        with tqdm(total=wanted, unit="step", leave=False, dynamic_ncols=True) as bar:
+        with tqdm(total=wanted, unit="step", leave=False, dynamic_ncols=True, disable=None) as bar:
 
             def log(row: Row) -> None:
                 compare.row(row)

@@ -9,8 +9,10 @@ from funcvae._support.progress import Progress
 from funcvae.tracking.metrics_file import MetricsReader, MetricsWriter, Tracker, is_step
 from funcvae.tracking.progress import bar, progress_bar
 from funcvae.tracking.tensorboard_log import tensorboard
+from funcvae.tracking.training_progress import TrainingProgress
 from funcvae.tracking.visdom_server import visdom
 
 __all__ = [
-    "MetricsReader", "MetricsWriter", "Progress", "Tracker", "bar", "is_step", "progress_bar", "tensorboard", "visdom",
+    "MetricsReader", "MetricsWriter", "Progress", "Tracker", "TrainingProgress", "bar", "is_step", "progress_bar",
+    "tensorboard", "visdom",
 ]  # fmt: skip

@@ -270,7 +270,7 @@ def test_importing_the_library_does_not_import_torch():
 
 
 def test_importing_the_core_imports_no_module_for_files_or_figures():
-    heavy = ["torch._dynamo", "torchvision", "scipy", "matplotlib", "tyro", "safetensors", "tensorboard", "visdom"]
+    heavy = ["torch._dynamo", "torchvision", "scipy", "matplotlib", "cyclopts", "safetensors", "tensorboard", "visdom"]
     heavy += [f"funcvae.{name}" for name in ORDER[ORDER.index("data") :]]
     core = ", ".join(f"fv.{name}" for name in ("estimators", "train", "evaluate", "variance", "models"))
     assert run(f"import sys, funcvae as fv; {core}; print(*sorted(set({heavy}) & set(sys.modules)))") == []
