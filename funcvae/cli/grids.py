@@ -96,7 +96,7 @@ def collect(sweep: str, /, *, system: Names | None = None, wide: Flag = False, o
     output.check(".csv")
     results = runs.collect(sweep, systems=joined_names(system or []))
     print(results)
-    path = output.write(Path(output.out or Path(sweep, "table.csv")), results.as_csv().encode())
-    output.write(path.with_suffix(".json"), files.as_json(results.as_dict()))
+    path = output.write(Path(output.out or Path(sweep, "table.csv")), results.to_csv().encode())
+    output.write(path.with_suffix(".json"), files.as_json(results.to_dict()))
     for name, figure in results.figures().items():
         output.save(figure, path.parent / "figures" / f"{name}.png")

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from funcvae import distributed, runs
 from funcvae._support import checks, files
@@ -21,9 +20,10 @@ from funcvae.cli.options import (
     whole_numbers,
 )
 from funcvae.errors import BadValue
-from funcvae.evaluate import Progress
 from funcvae.figures import of_results
 from funcvae.models import SYSTEMS
+from funcvae.tracking import Progress
+from funcvae.tracking.progress import Bar
 
 __all__ = ["evaluate", "variance"]
 
@@ -150,13 +150,11 @@ def _run_or_system(
 @contextmanager
 def _progress_bar(unit: str) -> Iterator[Progress]:
     """Yields a function that shows the number of finished units, and their total."""
-    with tqdm(total=1, unit=unit, unit_scale=True, dynamic_ncols=True, leave=False, delay=0.5) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield progress
+    bar = Bar(unit=unit, unit_scale=True, dynamic_ncols=True, leave=False, delay=0.5)
+    try:
+        yield bar
+    finally:
+        bar.close()
 
 
 def _write_report(

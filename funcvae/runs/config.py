@@ -15,6 +15,7 @@ import torch
 from funcvae import compilation, optim
 from funcvae._support import checks, files
 from funcvae._support.checks import Count, Natural
+from funcvae._support.reprs import short_repr
 from funcvae.compilation import PRECISIONS
 from funcvae.distributed import sharding
 from funcvae.errors import BadValue, Missing, unknown
@@ -109,6 +110,7 @@ class Options:
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
+@short_repr
 @dataclass(frozen=True)
 class Config:
     """Run configuration: everything that decides the result of a run, and where and how it is stored.

@@ -49,6 +49,7 @@ def never_stop() -> StopContext:
     return nullcontext(lambda: False)
 
 
+@checks.readable
 def train(
     system: System | str,
     *,

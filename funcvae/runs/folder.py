@@ -17,6 +17,7 @@ from tqdm import tqdm
 from funcvae import data, estimators, random, tracking, train, tree
 from funcvae._support import checks, examples, files
 from funcvae._support.examples import Data
+from funcvae._support.reprs import short_repr
 from funcvae.errors import BadData, BadType, BadValue, Missing
 from funcvae.estimators.types import Estimator
 from funcvae.model import VAE, Trained
@@ -41,6 +42,7 @@ PARAMS = "params.safetensors"
 SAMPLES = "samples.npy"
 
 
+@short_repr
 class Run(NamedTuple):
     """A finished run."""
 
@@ -223,6 +225,7 @@ def history_in(path: Path, size: int | None = None) -> History:
     """The history in a file of metrics, or in its first `size` bytes."""
     numbers: list[list[float]] = []
     test_bounds: list[float] = []
+    per_epoch = 0
     for row in tracking.MetricsReader(path, size):
         try:
             if tracking.is_step(row):
@@ -230,9 +233,10 @@ def history_in(path: Path, size: int | None = None) -> History:
                 numbers[-1] += [float(row.get(name, math.nan)) for name in ("reconstruction", "kl")]
             elif "test_bound" in row:
                 test_bounds.append(float(row["test_bound"]))
+                per_epoch = int(row["step"]) // (int(row["epoch"]) + 1)
         except (KeyError, TypeError, ValueError, OverflowError):
             raise BadData(f"{path} has a damaged row at step {row['step']}") from None
-    columns = [*np.array(numbers, np.float64).reshape(-1, 5).T, np.array(test_bounds)]
+    columns: list[Any] = [*np.array(numbers, np.float64).reshape(-1, 5).T, np.array(test_bounds), per_epoch]
     return History(*columns)
 
 

@@ -12,12 +12,12 @@ from funcvae import compilation, evaluate, figures, noise, random, tree, varianc
 from funcvae._support import checks, examples
 from funcvae._support.checks import Count, Positive
 from funcvae._support.examples import Data
-from funcvae._support.tables import table
+from funcvae._support.progress import Progress, silent
+from funcvae._support.tables import WIDTH, Block, Table, as_text, unbroken
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.estimators.types import Estimator
 from funcvae.evaluate import psis
-from funcvae.evaluate.importance_sampling import Progress
 from funcvae.evaluate.weights import Estimated
 from funcvae.runs.folder import Run
 from funcvae.train import streaming
@@ -46,7 +46,7 @@ def evaluation_report(
     n: int | None = None,
     chunk: Count = 100,
     seed: int = 0,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Report:
     """Evaluates a run on test data with all functions of `funcvae.evaluate` that its model supports.
 
@@ -101,17 +101,21 @@ def evaluation_report(
     return report
 
 
-def evaluation_table(report: Report) -> str:
-    """The report as text: values, and standard errors for the Monte-Carlo noise and for the choice of data."""
+@checks.arguments
+def evaluation_table(report: Report, *, wide: bool = False) -> str:
+    """The report as text: values, and standard errors for the Monte-Carlo noise and for the choice of data.
+
+    Lines fit 80 columns; with `wide` they are as long as it takes.
+    """
     samples, units = report["samples"], report["active_units"]
     rows: list[Sequence[str]] = []
 
     def row(name: str, found: dict[str, float] | None) -> None:
         if found is not None:
-            rows.append((name, *(f"{found[what]:.4f}" for what in ("mean", "se", "data_se")), ""))
+            rows.append((unbroken(name), *(f"{found[what]:.4f}" for what in ("mean", "se", "data_se")), ""))
 
     def value(name: str, number: str, note: str = "") -> None:
-        rows.append((name, number, "", "", note))
+        rows.append((unbroken(name), number, "", "", note))
 
     row(f"log p(x) >= L_{samples}", report["log_likelihood"])
     for k, found in (report["ladder"] or {}).items():
@@ -130,10 +134,11 @@ def evaluation_table(report: Report) -> str:
         value("effective sample size", f"{report['ess']['median']:.1f}", f"of {samples}, median")
         value("Pareto k̂", f"{report['pareto_k']['median']:.2f}", "median")
     head = f"{report['system']}, {report['items']:,} of {report['of']:,} test items, seed {report['seed']}"
-    lines = [f"{head}; {report['unit']}", table(rows, ("", "value", "± noise", "± data", ""), "<>>><")]
-    lines += [f"warning: {report['warning']}"] if report.get("warning") else []
-    lines += [f"no log-likelihood: {report['why_not']}"] if report.get("why_not") else []
-    return "\n".join(lines)
+    titles = ("", "value", unbroken("± noise"), unbroken("± data"), "")
+    blocks: list[Block] = [f"{head}; {report['unit']}", Table(titles, {"": rows}, "<>>><")]
+    blocks += [f"warning: {report['warning']}"] if report.get("warning") else []
+    blocks += [f"no log-likelihood: {report['why_not']}"] if report.get("why_not") else []
+    return as_text(blocks, None if wide else WIDTH)
 
 
 def evaluation_figures(report: Report) -> dict[str, Figure]:
@@ -168,7 +173,7 @@ def comparison_report(
     seed: int = 0,
     target_se: Positive | None = None,
     processes: Processes = SINGLE,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> tuple[variance.Comparison, Report]:
     """Compares estimators at the parameters of a run, on a batch of its training data, in evaluation mode.
 
@@ -215,7 +220,7 @@ def comparison_report(
     )  # fmt: skip
     report: Report = {"system": run.config.system.name, "trained_with": run.config.estimator, "data": run.config.data}
     report |= {"seed": seed, "item_numbers": chosen.tolist(), "left_out": left_out}
-    report |= {"unit": "gradients of nats per example, summed over squared coordinates", **found.as_dict()}
+    report |= {"unit": "gradients of nats per example, summed over squared coordinates", **found.to_dict()}
     return found, report
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from funcvae import data, tracking
 from funcvae._support import checks, files
+from funcvae._support.progress import Progress, silent
 from funcvae.distributed import rendezvous
 from funcvae.errors import BadData, BadType, BadValue, InUse, NonFinite, Stopped
 from funcvae.runs import environment, execute
@@ -56,6 +57,7 @@ def train_grid(
     cells: Sequence[Config] | None = None,
     stop_context: Callable[[], execute.StopContext] = execute.never_stop,
     log: Callable[[str, CellResult], None] = lambda name, result: None,
+    progress: Progress = silent,
 ) -> dict[str, CellResult]:
     """Trains the unfinished cells of a grid, and returns when all cells are finished, by this worker or others.
 
@@ -73,6 +75,7 @@ def train_grid(
         cells: the result of `check_cells`, if it was called before.
         stop_context: makes an `execute.StopContext`, which is entered during training.
         log: called with the name and the result of each cell when it is finished.
+        progress: called with the number of finished cells, and that of all cells.
 
     Returns:
         The result of every cell by name, in the grid's order: "system", "estimator", "samples", "seed" and "target";
@@ -96,6 +99,7 @@ def train_grid(
         files.write(path, content)
     first = i * len(cells) // n
     remaining, results = [*cells[first:], *cells[:first]], dict[str, CellResult]()
+    progress(0, len(cells))
     with stop_context() as stop:
         while remaining:
             for cell in remaining:
@@ -110,6 +114,7 @@ def train_grid(
                     raise Stopped(f"{done}; start the sweep again to continue") from None
                 results[cell_name(cell)] = result
                 log(cell_name(cell), result)
+                progress(len(results), len(cells))
             remaining = [cell for cell in remaining if cell_name(cell) not in results]
             if remaining:
                 time.sleep(POLL)

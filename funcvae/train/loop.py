@@ -5,15 +5,17 @@ from array import array
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from funcvae import compilation, noise, random, tree
-from funcvae._support import checks, examples
+from funcvae._support import checks, examples, tables
 from funcvae._support.checks import Count
 from funcvae._support.examples import Data
+from funcvae._support.progress import Progress, silent
+from funcvae._support.reprs import short_repr
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.distributed.sharding import GradientSettings, Split, by_rows
 from funcvae.errors import BadData, BadType, BadValue, NonFinite
@@ -31,6 +33,7 @@ from funcvae.train.task import Task, checked_task
 __all__ = ["History", "fit", "fit_task", "test_bound"]
 
 
+@short_repr
 class History(NamedTuple):
     """The metrics of a run, as float64 arrays."""
 
@@ -47,11 +50,42 @@ class History(NamedTuple):
     `reconstruction - kl` is the ELBO, which an estimator of L_K or of another target does not report as `bound`."""
     test_bound: np.ndarray
     """[epochs], in nats per example; empty without a test set."""
+    steps_per_epoch: int = 0
+    """0 if it is not known, or if the history starts within an epoch."""
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """The columns of `to_pandas` as lists."""
+        steps, per_epoch = len(self.loss), self.steps_per_epoch
+        columns: dict[str, Any] = {"step": np.arange(steps)}
+        if per_epoch:
+            columns["epoch"] = columns["step"] // per_epoch
+        columns |= dict(zip(Metrics._fields, self, strict=False))
+        if per_epoch and len(self.test_bound) == steps // per_epoch:
+            columns["test_bound"] = np.full(steps, np.nan)
+            columns["test_bound"][per_epoch - 1 :: per_epoch] = self.test_bound
+        return {name: column.tolist() for name, column in columns.items()}
+
+    def to_csv(self) -> str:
+        """`to_pandas` as comma-separated values under a line of names."""
+        columns = self.to_dict()
+        return tables.as_csv([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+
+    def to_pandas(self) -> Any:
+        """A pandas.DataFrame with one row for each step, counted from the first step of the history.
+
+        If `steps_per_epoch` is known, it has a column "epoch", and the "test_bound" at the last step of each epoch, NaN
+        at other steps.
+
+        Raises:
+            Missing: pandas is not installed.
+        """
+        return tables.as_frame(self.to_dict())
 
 
 NO_HISTORY = History(*np.zeros((6, 0)))
 
 
+@checks.readable
 def fit(
     ts: TrainState,
     model: VAE,
@@ -81,6 +115,7 @@ def fit(
     stop: Callable[[], bool] = lambda: False,
     until: Until | None = None,
     best: Save | None = None,
+    progress: Progress = silent,
 ) -> tuple[TrainState, History]:
     """Trains for `epochs` epochs, from the step of `ts`. Returns the new TrainState and the history; `ts` is unchanged.
 
@@ -131,6 +166,7 @@ def fit(
             `early_stopping(patience)` makes one.
         best: called with the TrainState after every epoch whose test bound is the highest so far. `keep_best()` makes
             one that keeps a copy.
+        progress: called with the number of steps made and that of all steps; `tracking.bar` shows a progress bar.
 
     Raises:
         BadValue: epochs, batch, samples, chunk or shards is below one, or save_every is below zero; the precision is
@@ -152,7 +188,7 @@ def fit(
         scale=scale, offset=offset, compile=compile, precision=precision,
     )  # fmt: skip
     task = Task(model, estimator, opt, train, settings, processes)
-    callbacks = Callbacks(log, watch, save, save_every, stop, until, best)
+    callbacks = Callbacks(log, watch, save, save_every, stop, until, best, progress)
     return fit_task(ts, task, test=test, epochs=epochs, callbacks=callbacks, history=history)
 
 
@@ -193,6 +229,7 @@ def fit_task(
 
     compilation.keep_freed()
     handled = callbacks.stop if isinstance(callbacks.stop, Interrupt) else nullcontext()
+    callbacks.progress(made, last)
     with compilation.precision(task.settings.precision), handled, closing(batches):
         while made < last and not stopped:
             # Make a group of steps, whose metrics stay on the device.
@@ -202,6 +239,7 @@ def fit_task(
                     ts, metrics = step(ts, keys, x)
                     reports.append(metrics)
                     watch(made + len(reports), ts)
+                    callbacks.progress(made + len(reports), last)
                     if run.polls_each_step and (stopped := run.stop_requested()):
                         break
             except BadData as error:
@@ -232,7 +270,7 @@ def fit_task(
                     stopped = stopped or _ends(callbacks.until, record.test_bounds)
             if _saving(stopped, made, last, save_every):
                 callbacks.save(ts)
-    return ts, record.history()
+    return ts, record.history(made, per_epoch)
 
 
 @checks.arguments
@@ -286,12 +324,13 @@ class _Record:
     """A growing `History`, in arrays, so that a long run takes little memory."""
 
     def __init__(self, past: History) -> None:
-        if not all(isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind in "fiu" for x in past):
+        *arrays, _ = past
+        if not all(isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind in "fiu" for x in arrays):
             raise BadType("history must be a History of arrays of numbers, such as fit returns")
-        lengths = [len(x) for x in past[:_WIDTH]]
+        lengths = [len(x) for x in arrays[:_WIDTH]]
         if len(set(lengths)) > 1:
             raise BadValue(f"history has {', '.join(Metrics._fields)} of lengths {lengths}: they must be equal")
-        self.metrics = array("d", np.stack(past[:_WIDTH], axis=1).astype(float).tobytes())  # [steps, metrics]
+        self.metrics = array("d", np.stack(arrays[:_WIDTH], axis=1).astype(float).tobytes())  # [steps, metrics]
         self.test_bounds = array("d", past.test_bound.astype(float).tobytes())
 
     def add(self, metrics: np.ndarray) -> None:
@@ -303,8 +342,11 @@ class _Record:
         bound = self.metrics[-_WIDTH * len(items) :][1::_WIDTH]
         return float(np.average(bound, weights=items[-len(bound) :]))
 
-    def history(self) -> History:
-        columns = [*np.array(self.metrics).reshape(-1, _WIDTH).T, np.array(self.test_bounds)]
+    def history(self, made: int, per_epoch: int) -> History:
+        """The history of a run that has made a number of steps."""
+        metrics = np.array(self.metrics).reshape(-1, _WIDTH).T
+        from_start = (made - len(metrics[0])) % per_epoch == 0
+        columns: list[Any] = [*metrics, np.array(self.test_bounds), per_epoch if from_start else 0]
         return History(*columns)
 
 

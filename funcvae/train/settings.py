@@ -6,6 +6,8 @@ from typing import Any
 
 from funcvae._support import checks
 from funcvae._support.checks import Count, Finite, Natural
+from funcvae._support.progress import Progress, silent
+from funcvae._support.reprs import short_repr
 from funcvae.compilation import PRECISIONS
 from funcvae.distributed.sharding import Split, by_rows
 from funcvae.model import Observe, as_is
@@ -37,6 +39,7 @@ def summed(batch: int) -> float:
     return float(batch)
 
 
+@short_repr
 @dataclass(frozen=True)
 class StepSettings:
     """The settings of a training step. `fit` documents each field."""
@@ -58,6 +61,7 @@ class StepSettings:
         checks.known("precision", self.precision, PRECISIONS)
 
 
+@short_repr
 @dataclass(frozen=True)
 class Callbacks:
     """The functions that a run calls. `fit` documents when."""
@@ -69,6 +73,7 @@ class Callbacks:
     stop: Callable[[], bool] = lambda: False
     until: Until | None = None
     best: Save | None = None
+    progress: Progress = silent
 
     def __post_init__(self) -> None:
         checks.fields(self)

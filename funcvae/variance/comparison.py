@@ -14,11 +14,11 @@ from funcvae import random
 from funcvae._support import checks, examples
 from funcvae._support.checks import Positive
 from funcvae._support.examples import Data
+from funcvae._support.progress import Progress, silent
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadType, BadValue
 from funcvae.estimators.compose import together
 from funcvae.estimators.types import GradientEstimator
-from funcvae.evaluate.importance_sampling import Progress
 from funcvae.model import VAE
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid, name_of
@@ -67,7 +67,7 @@ def compare(
     fresh_layers: bool = False,
     timings: Annotated[int, checks.within(0, 10**6)] = 7,
     processes: Processes = SINGLE,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Comparison:
     """Variance, bias and cost of the gradients of several estimators, on the same replicates of the noise.
 

@@ -16,10 +16,11 @@ import funcvae
 
 ROOT = Path(funcvae.__file__).parent
 ORDER = [
-    "errors", "_support.checks", "_support.examples", "_support.tables", "_support.files", "_support.pickling", "tree",
-    "_support.autograd", "compilation", "random", "_support.keyed_draws", "_support.finding_draws", "distributions",
-    "heads", "priors", "bounds", "noise", "optim", "modules", "batching", "model", "interop", "estimators",
-    "distributed", "train", "evaluate", "variance", "models", "data", "figures", "tracking", "runs", "cli", "__main__",
+    "errors", "_support.checks", "_support.examples", "_support.progress", "_support.tables", "_support.files",
+    "_support.pickling", "tree", "_support.reprs", "_support.autograd", "compilation", "random",
+    "_support.keyed_draws", "_support.finding_draws", "distributions", "heads", "priors", "bounds", "noise",
+    "optim", "modules", "batching", "model", "interop", "estimators", "distributed", "train", "evaluate",
+    "variance", "models", "data", "figures", "tracking", "runs", "cli", "__main__",
 ]  # fmt: skip
 MOST_PARAMETERS = 8
 DRAWS = {

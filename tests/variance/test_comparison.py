@@ -372,7 +372,7 @@ def without_times(found):
     """The comparison as a dict, without times, which do not repeat."""
     return {
         "rows": {
-            name: {k: v for k, v in row.items() if k != "seconds"} for name, row in found.as_dict()["rows"].items()
+            name: {k: v for k, v in row.items() if k != "seconds"} for name, row in found.to_dict()["rows"].items()
         }
     }
 
@@ -399,7 +399,7 @@ def test_progress_is_reported():
     reported = []
     options = {"samples": 2, "replicates": 7, "chunk": 3, "timings": 0}
     compare(arms("iwae", "dreg"), *toy(), X, KEY, **options, progress=lambda *at: reported.append(at))
-    assert reported == [(1, 7), (2, 7), (4, 7), (7, 7)]  # at every renewal of the centre
+    assert reported == [(0, 7), (1, 7), (2, 7), (4, 7), (7, 7)]  # at every renewal of the centre
 
 
 def test_replicates_double_until_ratios_reach_the_target():
@@ -444,7 +444,7 @@ def test_one_replicate():
     assert math.isnan(row.bias["encoder"].z)
     assert row.groups["encoder"].dsnr.flag == "fewer than 30 replicates"
     assert "dreg" in str(found)
-    assert json.loads(found.as_json())["rows"]["dreg"]["ratio"]["encoder"]["value"] == "nan"
+    assert json.loads(found.to_json())["rows"]["dreg"]["ratio"]["encoder"]["value"] == "nan"
 
 
 # Errors.
