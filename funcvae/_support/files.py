@@ -125,13 +125,6 @@ def read(path: Path, *, limit: int) -> bytes:
     return content
 
 
-def tail(path: Path, size: int) -> bytes:
-    """The last bytes of a file, at most `size`."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - size))
-        return file.read(size)
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises Missing, or BadData if it does not hold one."""
     return parse_json(read(path, limit=JSON_LIMIT), str(path))

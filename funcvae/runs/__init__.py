@@ -37,13 +37,15 @@ from funcvae.runs.report import (
     variance_report,
 )
 from funcvae.runs.reproduce import TOLERANCE, Verdict, replay, verify
+from funcvae.runs.summary import Summary, runs_in, runs_table, side_by_side, summarize
 from funcvae.runs.systems import find_system, systems_in
 from funcvae.runs.workers import check_cells, train_grid, worker_share
 
 __all__ = [
     "SPLITS", "TOLERANCE", "CellResult", "Config", "Grid", "MakeTracker", "Options", "Report", "Run", "StopContext",
-    "SweepResults", "Verdict", "check_cells", "collect", "comparison_report", "configure", "evaluation_figures",
-    "evaluation_report", "evaluation_table", "expand_grid", "find_system", "has_run", "initial_run", "load",
-    "load_data", "never_stop", "new_run_folder", "parse_grid", "read_grid", "replay", "resolve_device", "resume", "run",
-    "split_names", "systems_in", "train", "train_grid", "variance_report", "verify", "with_defaults", "worker_share",
+    "Summary", "SweepResults", "Verdict", "check_cells", "collect", "comparison_report", "configure",
+    "evaluation_figures", "evaluation_report", "evaluation_table", "expand_grid", "find_system", "has_run",
+    "initial_run", "load", "load_data", "never_stop", "new_run_folder", "parse_grid", "read_grid", "replay",
+    "resolve_device", "resume", "run", "runs_in", "runs_table", "side_by_side", "split_names", "summarize",
+    "systems_in", "train", "train_grid", "variance_report", "verify", "with_defaults", "worker_share",
 ]  # fmt: skip

@@ -284,6 +284,15 @@ def parse_config(content: Mapping[str, Any], system: System | None = None) -> Co
     return files.typed(content if system is None else {**content, "system": system}, Config)
 
 
+def upgraded(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The content of config.json of an earlier version as this version writes it, and the fields that it left out."""
+    known = {field.name for field in fields(Config)}
+    kept = {name: value for name, value in content.items() if name in known}
+    if isinstance(kept.get("lr"), int | float):  # before 0.8
+        kept["lr"] = str(kept["lr"])
+    return kept, {name: value for name, value in content.items() if name not in known}
+
+
 def check_names(kind: str, given: Mapping[str, Any], type_: Any, but: Collection[str] = ()) -> None:
     """Raises BadType or BadValue for a name that is not a field of a dataclass, or that is in `but`."""
     known = [field.name for field in fields(type_) if field.name not in but]
@@ -307,9 +316,9 @@ def check_available(config: Config) -> None:
         raise Missing(f"the run compiles its step, and {compilation.NO_COMPILER}")
 
 
-def config_sha256(config: Config) -> str:
-    """The SHA-256 of the fields that must stay the same."""
-    fixed = {name: value for name, value in config.content().items() if name not in MAY_CHANGE}
+def config_sha256(content: Mapping[str, Any]) -> str:
+    """The SHA-256 of the fields that must stay the same, from the content of config.json."""
+    fixed = {name: value for name, value in content.items() if name not in MAY_CHANGE}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import re
 import subprocess
 import sys
 import warnings
@@ -22,13 +23,16 @@ from funcvae.runs.config import Config, config_sha256
 from funcvae.runs.systems import SystemSource, source_of
 from funcvae.train import streaming
 
-__all__ = ["Manifest", "describe", "difference_text", "differences", "manifest", "numerics", "parse_manifest"]
+__all__ = [
+    "Manifest", "check_same_version", "describe", "difference_text", "differences", "is_of_earlier_version", "manifest",
+    "numerics", "parse_manifest",
+]  # fmt: skip
 
 Size = Annotated[int, Meta(ge=1, lt=2**31)]
 
 
 class _Versions(TypedDict):
-    funcvae: str
+    funcvae: Annotated[str, Meta(pattern=r"^\d{1,9}\.\d{1,9}")]
 
 
 class _Data(TypedDict):
@@ -79,7 +83,7 @@ def manifest(config: Config, dataset: data.Dataset, processes: int = 1) -> Manif
         "command": sys.argv,
         **describe(config, processes),
         "seed": config.seed,
-        "config_sha256": config_sha256(config),
+        "config_sha256": config_sha256(config.content()),
         "data": {"source": config.data, **sizes, "shape": shape},
         "data_sha256": dataset.sha256(),
     }
@@ -105,16 +109,26 @@ def bit_settings(config: Config) -> dict[str, Any]:
 
 
 def parse_manifest(content: dict[str, Any], path: Path) -> Manifest:
-    """The manifest in the JSON object of a file. Raises BadData if a field is wrong, or another version made it."""
+    """The manifest in the JSON object of a file. Raises BadData if a field is wrong, or a later version made it."""
     try:
-        made_by = files.typed(content, _Versioned)["versions"]["funcvae"]
-        if made_by.split(".")[:2] != __version__.split(".")[:2]:  # a minor version may change the content of a run
-            made = f"{path.parent} was made by funcvae {made_by}, this is {__version__}"
-            raise BadData(f"{made}: install that version, or train the run again")
+        if _minor(made := files.typed(content, _Versioned)) > _THIS_MINOR:
+            raise BadData(f"{_made_by(made, path.parent)}: install that version")
         files.typed(content, Manifest)
     except (BadType, BadValue) as error:
         raise BadData(f"{path} is not the manifest of a run: {error}") from None
     return cast(Manifest, content)  # with all fields
+
+
+def is_of_earlier_version(manifest: _Versioned) -> bool:
+    """Whether an earlier minor version made the run, which may have computed other bits."""
+    return _minor(manifest) < _THIS_MINOR
+
+
+def check_same_version(manifest: _Versioned, path: Path) -> None:
+    """Raises BadData if another minor version made the run in a folder."""
+    if is_of_earlier_version(manifest):
+        advice = "it can be looked at and evaluated; to resume or verify it, install that version"
+        raise BadData(f"{_made_by(manifest, path)}: {advice}")
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -161,6 +175,18 @@ _BIT_FIELDS = (
     "torch", "numpy", "cuda", "funcvae", "cpu", "cpu_capability", "device", "threads", "float32_matmul_precision",
     "deterministic", "compile", "processes",
 )  # fmt: skip
+
+
+def _minor(manifest: _Versioned) -> list[int]:
+    """The first two numbers of a version."""
+    return [int(number) for number in re.findall(r"\d+", manifest["versions"]["funcvae"])[:2]]
+
+
+_THIS_MINOR = _minor({"versions": {"funcvae": __version__}})
+
+
+def _made_by(manifest: _Versioned, path: Path) -> str:
+    return f"{path} was made by funcvae {manifest['versions']['funcvae']}, this is {__version__}"
 
 
 def _revision() -> str | None:

@@ -181,7 +181,6 @@ def resume(
     finished = False
     if processes.is_main and (path / MANIFEST).is_file():
         manifest = read_manifest(path)
-        folder.check_same_config(before, manifest, path)
         folder.check_same_system(before.system, manifest, path)
         finished = _is_finished(path, config, manifest)
     if processes.all_gather_object(finished)[0]:
@@ -224,6 +223,7 @@ def resume(
         files.write(path / MANIFEST, files.as_json(manifest))
         if config != before:
             files.write(path / CONFIG, files.as_json(config.content()))
+        (path / PARAMS).unlink(missing_ok=True)  # of fewer epochs
         _train(path, setup, processes.broadcast(ts), size, tracks, stop_context)
     return path
 

@@ -19,15 +19,17 @@ from funcvae._support import checks, examples, files
 from funcvae._support.examples import Data
 from funcvae._support.reprs import short_repr
 from funcvae.errors import BadData, BadType, BadValue, Missing
-from funcvae.estimators.types import Estimator
+from funcvae.estimators.types import Estimator, by_step
 from funcvae.model import VAE, Trained
 from funcvae.models import SYSTEMS, Recipe, System
 from funcvae.modules import Params, State
 from funcvae.runs import environment
-from funcvae.runs.config import Config, config_sha256, configure, parse_config
-from funcvae.runs.environment import Manifest
+from funcvae.runs.config import Config, config_sha256, configure, parse_config, upgraded
+from funcvae.runs.environment import Manifest, check_same_version, is_of_earlier_version
 from funcvae.runs.systems import differs_from, find_system, resume_command
-from funcvae.train import checkpoint, streaming
+from funcvae.tracking.metrics_file import LINE_LIMIT
+from funcvae.train import streaming
+from funcvae.train.checkpoint import in_folder, load_params
 from funcvae.train.loop import History
 from funcvae.train.streaming import Stream
 
@@ -44,7 +46,7 @@ SAMPLES = "samples.npy"
 
 @short_repr
 class Run(NamedTuple):
-    """A finished run."""
+    """A run, finished or not, with the parameters after some step."""
 
     path: Path
     config: Config
@@ -54,7 +56,11 @@ class Run(NamedTuple):
     device: str
     data_sha256: str
     steps: int
-    """The number of steps of all epochs."""
+    """The steps made; if the best parameters are kept, those may be of an earlier step."""
+    all_steps: int
+    """The steps of all epochs."""
+    finished: bool
+    """Whether the parameters are the result of the run, not those of a checkpoint."""
 
     @property
     def recipe(self) -> Recipe:
@@ -77,13 +83,14 @@ class Run(NamedTuple):
         return self.recipe.observe(key, examples.each(lambda part: part.to(self.device), streaming.take(x, rows)))
 
     def estimator(self, spec: str) -> Estimator:
-        """The estimator that a string names; of a schedule, that after the last step. Raises as `parse_final` does."""
-        return estimators.parse_final(spec, self.steps)
+        """The estimator that a string names; of a schedule, that after `steps`. Raises as `parse_scheduled` does."""
+        at = by_step(estimators.parse_scheduled(spec, max(1, self.all_steps)))
+        return at(torch.tensor(self.steps))
 
     @property
     def history(self) -> History:
-        """The metrics of the training. Raises BadData if `metrics.jsonl` is damaged."""
-        return history_in(self.path / METRICS)
+        """The metrics of the training so far. Raises BadData if `metrics.jsonl` is damaged."""
+        return history_in(self.path / METRICS, size_of_rows(self.path / METRICS))
 
     def shared_facts(self) -> dict[str, Any]:
         """The values that must be equal in all processes that measure the run together."""
@@ -106,22 +113,26 @@ class Run(NamedTuple):
 
 @checks.arguments
 def load(
-    path: str | Path, *, system: System | str | None = None, device: str = "cpu", data: str | Path | None = None,
-    data_dir: str | Path | None = None,
+    path: str | Path, *, checkpoint: int | None = None, system: System | str | None = None, device: str = "cpu",
+    data: str | Path | None = None, data_dir: str | Path | None = None,
 ) -> Run:  # fmt: skip
-    """Loads a finished run from its folder.
+    """Loads a run from its folder, also of an earlier version of funcvae, and also during its training.
+
+    If the run is not finished, loads its newest checkpoint, and prints a line on stderr.
 
     A folder runs no code, so the run of an own system needs the system. A line on stderr says if its code has changed.
 
     Args:
+        checkpoint: the step of the checkpoint to load instead.
         system: the own system of the run, or its FILE.py:NAME or package.module:NAME.
         data: file or folder of the data, if they have moved.
         data_dir: folder of the named data sets, if they have moved.
 
     Raises:
-        Missing: the folder or one of its files does not exist, or the device is not available.
-        BadData: a file is damaged, or another version of funcvae made the run.
-        BadValue: the run is of an own system, and `system` is missing or another one.
+        Missing: the folder or one of its files does not exist, the run has no checkpoint yet, or the device is not
+            available.
+        BadData: a file is damaged, or a later version of funcvae made the run.
+        BadValue: the run has no such checkpoint; or it is of an own system, and `system` is missing or another one.
     """
     path = Path(path)
     checks.device(device)
@@ -136,13 +147,42 @@ def load(
         _print_once(f"{changed} was changed after the run in {path} started")
     zeros = examples.whole({name: torch.zeros(1, *each, device=device) for name, each in shapes.items()})
     model = config.system.build(zeros, **config.model)
-    if not (path / PARAMS).is_file():
-        lost = f"{path / PARAMS} is missing: the run is not finished, or lost the file"
-        raise Missing(f"{lost}; to continue it: {resume_command(path, config.system)}")
-    like = model.init(random.key(0, device=device))
-    params, state = checkpoint.load_params(path / PARAMS, *like)
-    steps = config.steps(manifest["data"]["train"])
-    return Run(path, config, model, params, state, device, manifest["data_sha256"], steps)
+    like, steps = model.init(random.key(0, device=device)), config.steps(manifest["data"]["train"])
+    finished = checkpoint is None and (path / PARAMS).is_file()
+    if finished:
+        made, (params, state) = max(in_folder(path / CHECKPOINTS), default=steps), load_params(path / PARAMS, *like)
+    elif checkpoint is None:
+        made, (params, state), errors = _newest(path, *like)
+        then = "" if is_of_earlier_version(manifest) else f"; to continue it: {resume_command(path, config.system)}"
+        taken = f"this is its checkpoint of step {made:,} of {steps:,}"
+        _print_once("; ".join([*map(str, errors), f"{path} is not finished: {taken}{then}"]))
+    else:
+        made, (params, state) = checkpoint, load_params(_checkpoint(path, checkpoint), *like)
+    return Run(path, config, model, params, state, device, manifest["data_sha256"], made, steps, finished)
+
+
+def _newest(path: Path, params: Params, state: State) -> tuple[int, tuple[Params, State], list[BadData]]:
+    """The newest intact checkpoint of a run: its step, its parameters and state, and the errors of newer ones."""
+    errors: list[BadData] = []
+    for step, file in reversed(in_folder(path / CHECKPOINTS).items()):
+        try:
+            return step, load_params(file, params, state), errors
+        except BadData as error:
+            errors.append(error)
+        except Missing:  # the process that trains has removed it, after it wrote a newer one
+            return _newest(path, params, state)
+    if errors:
+        raise errors[0]
+    raise Missing(f"{path} is not finished and has no checkpoint yet: wait for the first one, or resume the run")
+
+
+def _checkpoint(path: Path, step: int) -> Path:
+    """The checkpoint of a step. Raises BadValue if the run does not have it."""
+    found = in_folder(path / CHECKPOINTS)
+    if step not in found:
+        steps = ", ".join(map(str, found)) or "none"
+        raise BadValue(f"{path} has no checkpoint of step {step}; it has: {steps}")
+    return found[step]
 
 
 @checks.arguments
@@ -156,23 +196,24 @@ def read_run(
 ) -> tuple[Config, Manifest]:
     """The configuration and manifest of the run in a folder; `data` and `data_dir`, if given, replace the locations."""
     config, manifest = read_config(path, system), read_manifest(path)
-    check_same_config(config, manifest, path)
     return replace(config, data=str(data or config.data), data_dir=str(data_dir or config.data_dir)), manifest
 
 
 def read_config(path: Path, system: System | str | None = None) -> Config:
     """The configuration of the run in a folder.
 
-    Raises Missing if there is no run, BadData if the file is damaged, BadValue unless `system` is the run's own system.
+    Raises Missing if there is no run, BadData if the file is damaged or was changed after the run started, BadValue
+    unless `system` is the run's own system.
     """
     if not path.is_dir():
         raise Missing(f"{path}: no such run folder")
     if not (path / CONFIG).is_file():
         raise Missing(f"{path} is not a run folder: it has no config.json")
     content = files.read_json(path / CONFIG)
+    manifest = read_manifest(path) if (path / MANIFEST).is_file() else None
     name, own = content.get("system"), None if system is None else find_system(system)
-    if own is None and name not in list(SYSTEMS) and (path / MANIFEST).is_file() and "system" in read_manifest(path):
-        source = read_manifest(path)["system"]["source"]
+    if own is None and name not in list(SYSTEMS) and manifest and "system" in manifest:
+        source = manifest["system"]["source"]
         advice = "give system=SYSTEM in Python"
         if source:
             command = shlex.join(["funcvae", "train", source, "--resume", str(path)])
@@ -180,10 +221,17 @@ def read_config(path: Path, system: System | str | None = None) -> Config:
         raise BadValue(f"{path} is a run of your own system {name!r}, whose code is not in the folder: {advice}")
     if own is not None and name != own.name:
         raise BadValue(f"{path} is a run of {name}, not of {own.name}")
+    earlier = manifest is not None and is_of_earlier_version(manifest)
+    known, dropped = upgraded(content) if earlier else (content, {})
     try:
-        return parse_config(content, own)
+        config = parse_config(known, own)
     except (BadType, BadValue) as error:
         raise BadData(f"{path / CONFIG} is not the configuration of a run: {error}") from None
+    if manifest and manifest["config_sha256"] != config_sha256(content):
+        raise BadData(f"{path / CONFIG} was changed after the run started: restore it, or start another run")
+    if used := ", ".join(f"{name} {value!r}" for name, value in dropped.items() if value):
+        _print_once(f"{path} has settings that this version of funcvae does not have, and ignores: {used}")
+    return config
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -210,7 +258,8 @@ def initial_run(
     dataset = fitted(config.system, load_data(config))
     vae = config.system.build(for_model(dataset.train), **config.model)
     ts = train.init(vae, config.system.recipe.optimizer(1), random.key(seed, device=device))
-    return Run(Path(config.system.name), config, vae, ts.params, ts.state, device, dataset.sha256(), 0)
+    path = Path(config.system.name)
+    return Run(path, config, vae, ts.params, ts.state, device, dataset.sha256(), 0, 0, finished=False)
 
 
 def load_data(config: Config) -> data.Dataset:
@@ -219,6 +268,15 @@ def load_data(config: Config) -> data.Dataset:
         return read_data(config)
     except Missing as error:
         raise Missing(f"{error}; if the data have moved, set data or data_dir") from None
+
+
+def size_of_rows(path: Path) -> int | None:
+    """The number of bytes of a file of metrics without an incomplete last line; None if there is no file."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        start = file.seek(max(0, path.stat().st_size - LINE_LIMIT))
+        return start + file.read(LINE_LIMIT).rfind(b"\n") + 1
 
 
 def history_in(path: Path, size: int | None = None) -> History:
@@ -259,15 +317,10 @@ def check_same_data(dataset: data.Dataset, sha256: str, path: Path) -> None:
 
 
 def check_same_system(system: System, manifest: Manifest, path: Path) -> None:
-    """Raises BadData if the code of an own system has changed since the run in a folder started."""
+    """Raises BadData if another version of funcvae made the run in a folder, or an own system's code has changed."""
+    check_same_version(manifest, path)
     if changed := differs_from(system, manifest.get("system")):
         raise BadData(f"{changed} was changed after the run in {path} started: restore it, or start another run")
-
-
-def check_same_config(config: Config, manifest: Manifest, path: Path) -> None:
-    """Raises BadData unless the run in a folder started with this configuration."""
-    if manifest["config_sha256"] != config_sha256(config):
-        raise BadData(f"{path / CONFIG} was changed after the run started: restore it, or start another run")
 
 
 def fitted(system: System, dataset: data.Dataset) -> data.Dataset:

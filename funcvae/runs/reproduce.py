@@ -11,15 +11,22 @@ import torch
 from tqdm import tqdm
 
 from funcvae import tracking, tree
-from funcvae._support import checks, files
+from funcvae._support import checks
 from funcvae._support.checks import Count
 from funcvae.errors import BadData, BadValue, NonFinite
 from funcvae.models import System
 from funcvae.runs import environment
 from funcvae.runs.config import Config, check_available
-from funcvae.runs.folder import CHECKPOINTS, METRICS, check_same_data, check_same_system, load_data, read_run
+from funcvae.runs.folder import (
+    CHECKPOINTS,
+    METRICS,
+    check_same_data,
+    check_same_system,
+    load_data,
+    read_run,
+    size_of_rows,
+)
 from funcvae.runs.prepare import Setup, newest_checkpoint, prepare
-from funcvae.tracking.metrics_file import LINE_LIMIT
 from funcvae.train import checkpoint, loop
 from funcvae.train.replaying import Replay, replay_task
 from funcvae.train.settings import Callbacks, Row
@@ -217,8 +224,6 @@ def _prepared(
 
 def _read_rows(path: Path) -> Iterator[Row]:
     """The rows of steps and epochs, without an incomplete last line."""
-    size = path.stat().st_size if path.is_file() else 0
-    whole = size - len(files.tail(path, LINE_LIMIT).rpartition(b"\n")[2]) if size else None
-    for row in tracking.MetricsReader(path, whole):
+    for row in tracking.MetricsReader(path, size_of_rows(path)):
         if tracking.is_step(row) or "test_bound" in row:
             yield row

@@ -9,6 +9,7 @@ about      further JSON from the writer, such as the size of its other files
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,13 +59,11 @@ def load(path: Path, like: Tree) -> tuple[Tree, dict[str, Any]]:
         Missing: no such file.
         BadData: the file is damaged, belongs to another model, or was written by a later version.
     """
-    loaded, metadata = _read(path, like)
-    head = files.parse_json(metadata.get("funcvae", "").encode(), f"{path}: its head")
-    if head.get("format") != FORMAT:
-        raise BadData(f"{path} has format {head.get('format')!r}: this version of funcvae reads format {FORMAT}")
+    loaded, metadata, sha256 = _read(path, like)
+    head = _head(path, metadata)
     if head.get("structure") != _structure(like):
         raise BadData(f"{path} holds the parameters of another model, or of another optimizer")
-    _check_sha256(path, loaded, head.get("sha256"))
+    _check_sha256(path, sha256, head)
     if not isinstance(head.get("about"), dict):
         raise BadData(f"{path} is damaged: its metadata have no object 'about'")
     return loaded, head["about"]
@@ -99,14 +98,17 @@ def save_params(path: Path, params: Params, state: State) -> None:
 
 @checks.arguments
 def load_params(path: Path, params: Params, state: State) -> tuple[Params, State]:
-    """Reads what `save_params` wrote, with the structure and device of the given params and state.
+    """Reads params and state, with the structure and device of the given ones.
+
+    Args:
+        path: a file of `save_params`, or the checkpoint of a TrainState, whose optimizer need not be known.
 
     Raises:
         Missing: no such file.
         BadData: the file is damaged, or belongs to another model.
     """
-    loaded, metadata = _read(path, {"params": params, "state": state})
-    _check_sha256(path, loaded, metadata.get("sha256"))
+    loaded, metadata, sha256 = _read(path, {"params": params, "state": state}, _MOST_COPIES)
+    _check_sha256(path, sha256, _head(path, metadata) if "funcvae" in metadata else metadata)
     return loaded["params"], loaded["state"]
 
 
@@ -123,6 +125,7 @@ def has_params(path: Path, params: Path) -> bool:
 
 
 _HEADER_BYTES = 2**20  # an upper bound for the names, shapes and metadata of a file
+_MOST_COPIES = 100  # an upper bound for the size of a TrainState, in sizes of its params and state
 
 
 def _named_tensors(tree_: Tree) -> dict[str, torch.Tensor]:
@@ -136,8 +139,15 @@ def _named_tensors(tree_: Tree) -> dict[str, torch.Tensor]:
     return named
 
 
-def _check_sha256(path: Path, loaded: Tree, expected: Any) -> None:
-    if expected != tree.sha256(_named_tensors(loaded)):
+def _head(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    head = files.parse_json(metadata.get("funcvae", "").encode(), f"{path}: its head")
+    if head.get("format") != FORMAT:
+        raise BadData(f"{path} has format {head.get('format')!r}: this version of funcvae reads format {FORMAT}")
+    return head
+
+
+def _check_sha256(path: Path, sha256: str, head: Mapping[str, Any]) -> None:
+    if head.get("sha256") != sha256:
         raise BadData(f"{path} is damaged: the SHA-256 of its tensors is wrong")
 
 
@@ -151,25 +161,32 @@ def _safetensors(tree_: Tree, metadata: dict[str, str]) -> bytes:
     return as_safetensors(tensors, metadata=metadata)
 
 
-def _read(path: Path, like: Tree) -> tuple[Tree, dict[str, str]]:
-    """The tree and the metadata in a file. Checks names and sizes against those of `like` before it reads tensors."""
+def _read(path: Path, like: Tree, copies: int = 1) -> tuple[Tree, dict[str, str], str]:
+    """The tree and the metadata in a file, and the SHA-256 of its tensors.
+
+    Checks names and sizes against those of `like` before it reads tensors. If `copies` exceeds 1, the file may be so
+    many times as large as `like`, and have more tensors than those under the keys of `like`.
+    """
     wanted = _named_tensors(like)
     if not path.is_file():
         raise Missing(f"{path}: no such file")
-    largest = sum(leaf.nbytes for leaf in wanted.values()) + _HEADER_BYTES
+    largest = copies * sum(leaf.nbytes for leaf in wanted.values()) + _HEADER_BYTES
     if path.stat().st_size > largest:
         raise BadData(f"{path} holds the parameters of another model: the file is too long for this one")
     stored = {}
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if set(file.keys()) == wanted.keys():
-                stored = {name: file.get_tensor(name) for name in wanted}
+            names = set(file.keys())
+            if {name for name in names if copies == 1 or name.partition("/")[0] in like} == wanted.keys():
+                stored = {name: file.get_tensor(name) for name in names}
     except Exception as error:  # damaged bytes may raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadData(f"{path} is not a complete safetensors file ({reason})") from None
-    described = {name: (t.shape, t.dtype) for name, t in stored.items()}
+    read = {name: stored[name] for name in wanted if stored}
+    described = {name: (t.shape, t.dtype) for name, t in read.items()}
     if described != {name: (t.shape, t.dtype) for name, t in wanted.items()}:
         raise BadData(f"{path} holds the parameters of another model")
     # Copy the tensors: in the file's bytes they may be unaligned, and alignment may change the bits of their products.
-    return tree.from_named({name: t.clone().to(wanted[name].device) for name, t in stored.items()}, like), metadata
+    copied = {name: t.clone().to(wanted[name].device) for name, t in read.items()}
+    return tree.from_named(copied, like), metadata, tree.sha256(stored)

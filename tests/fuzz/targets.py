@@ -757,6 +757,8 @@ LEFT_OUT = {
     "runs.new_run_folder": "has no wrong arguments",
     "runs.train": "see runs.configure",
     "runs.run": "trains with a result of runs.configure",
+    "runs.runs_table": "takes results of runs.summarize",
+    "runs.side_by_side": "takes results of runs.summarize",
     "runs.train_grid": "trains with a result of runs.parse_grid",
     "runs.variance_report": "takes a result of variance.compare",
     "runs.verify": "takes a run folder, like runs.load; files.py damages its files",

@@ -127,7 +127,11 @@ target("runs.split_names", runs.split_names, weight=0.1, text=TEXT)
 target(
     "runs.resolve_device", runs.resolve_device, weight=0.1, name=Kind(one_of("cpu", "auto"), one_of("cuda", "meta", ""))
 )
-target("runs.load", runs.load, weight=0.1, path=FOLDER_PATH, device=DEVICE, data=TEXT, data_dir=TEXT)
+target(
+    "runs.load", runs.load, weight=0.1, path=FOLDER_PATH, checkpoint=SEED, device=DEVICE, data=TEXT, data_dir=TEXT
+)  # fmt: skip
+target("runs.summarize", runs.summarize, weight=0.1, path=FOLDER_PATH)
+target("runs.runs_in", runs.runs_in, weight=0.1, folder=FOLDER_PATH)
 GRID = {"systems": ["gaussian2d_vae"], "estimators": ["dreg"], "samples": [2], "seeds": [0], "settings": {"epochs": 1}}
 SWEEP = Path(FOLDER.name, "sweep")
 SWEEP.mkdir()

@@ -96,7 +96,10 @@ def spoiled(run, file, change):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda run: (run / "params.safetensors").unlink(), "params.safetensors"),
+        (
+            lambda run: [(run / "params.safetensors").unlink(), shutil.rmtree(run / "checkpoints")],
+            "run is not finished and has no checkpoint yet: wait for the first one, or resume the run",
+        ),
         (lambda run: (run / "manifest.json").unlink(), "manifest.json is missing"),
         (lambda run: (run / "config.json").unlink(), "run is not a run folder: it has no config.json"),
         (lambda run: shutil.rmtree(run), "run: no such run folder"),
@@ -112,8 +115,8 @@ def spoiled(run, file, change):
             "manifest.json is not the manifest of a run: versions is missing",
         ),
         (
-            lambda run: spoiled(run, "manifest.json", lambda text: text.replace(fv.__version__, "0.0.1")),
-            f"run was made by funcvae 0.0.1, this is {fv.__version__}: install that version, or train the run again",
+            lambda run: spoiled(run, "manifest.json", lambda text: text.replace(fv.__version__, "first")),
+            "versions.funcvae is 'first'",
         ),
         (lambda run: spoiled(run, "config.json", lambda text: text.replace("mnist_vae", "mnist_vea")), "did you mean"),
         (lambda run: spoiled(run, "config.json", lambda text: text.replace('"digits.npz"', "5")), "data is 5"),
@@ -128,7 +131,7 @@ def spoiled(run, file, change):
         (lambda run: spoiled(run, "manifest.json", lambda text: text.replace("      28", "      3")), "shape is"),
         (
             lambda run: spoiled(run, "manifest.json", lambda text: text.replace(fv.__version__, "0.99.0")),
-            "was made by funcvae 0.99.0",
+            f"run was made by funcvae 0.99.0, this is {fv.__version__}: install that version",
         ),
         (
             lambda run: spoiled(run, "config.json", lambda text: text.replace("mnist_vae", "burda_vae")),

@@ -154,6 +154,21 @@ def test_a_checkpoint_keeps_its_tree_and_json(tmp_path):
     assert checkpoint.save(tmp_path / "b", back, about).read_bytes() == path.read_bytes()
 
 
+def test_params_are_read_from_a_checkpoint_with_any_optimizer(tmp_path):
+    params, state = model()
+    rest = {"step": torch.tensor(3), "opt_state": {"mu": blank(params), "nu": [torch.ones(2)]}}
+    path = checkpoint.save(tmp_path / "a", {"params": params, "state": state, **rest}, {})
+    back = checkpoint.load_params(path, *blank((params, state)))
+    assert tree.sha256(back) == tree.sha256((params, state))
+    with pytest.raises(BadData, match="another model"):
+        checkpoint.load_params(path, params, {})
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # of the optimizer
+    path.write_bytes(content)
+    with pytest.raises(BadData, match="the SHA-256 of its tensors is wrong"):
+        checkpoint.load_params(path, params, state)
+
+
 def test_the_metadata_are_json_that_describes_the_file(tmp_path):
     with safe_open(checkpoint.save(tmp_path / "a", a_tree(), {"x": 1}), framework="pt") as file:
         head = json.loads(file.metadata()["funcvae"])
