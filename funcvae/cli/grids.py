@@ -95,7 +95,7 @@ def collect(sweep: str, /, *, system: Names | None = None, wide: Flag = False, o
     """
     output.check(".csv")
     results = runs.collect(sweep, systems=joined_names(system or []))
-    print(results)
+    print(results.table(wide=wide))
     path = output.write(Path(output.out or Path(sweep, "table.csv")), results.to_csv().encode())
     output.write(path.with_suffix(".json"), files.as_json(results.to_dict()))
     for name, figure in results.figures().items():

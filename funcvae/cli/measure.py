@@ -60,7 +60,7 @@ def evaluate(
     loaded = loading.load(run)
     with _progress_bar("sample") as progress:
         report = runs.evaluation_report(loaded, samples=samples, n=n, chunk=chunk, seed=seed, progress=progress)
-    print(runs.evaluation_table(report))
+    print(runs.evaluation_table(report, wide=wide))
     _write_report(loaded, "evaluation", report, lambda: runs.evaluation_figures(report), output)
 
 
@@ -123,7 +123,7 @@ def variance(
     state = "untrained" if measured.path.name.startswith(f"{system}-untrained") else f"as in {measured.path}"
     batch_text = f"{found.batch:,} of its training data, seed {seed}"
     print(f"{system}, {state}; {batch_text}; gradients of nats per example")
-    print(found, *(f"left out: {reason}" for reason in report["left_out"]), sep="\n")
+    print(found.table(wide=wide), *(f"left out: {reason}" for reason in report["left_out"]), sep="\n")
     _write_report(measured, "variance", report, lambda: of_results.of_comparison(found, name=system), output)
 
 
@@ -150,7 +150,7 @@ def _run_or_system(
 @contextmanager
 def _progress_bar(unit: str) -> Iterator[Progress]:
     """Yields a function that shows the number of finished units, and their total."""
-    bar = Bar(unit=unit, unit_scale=True, dynamic_ncols=True, leave=False, delay=0.5)
+    bar = Bar(unit=unit, unit_scale=True, dynamic_ncols=True, leave=False, delay=0.5, disable=None)
     try:
         yield bar
     finally:

@@ -31,6 +31,6 @@ def show(*run: str, wide: Flag = False, output: OutputOptions = OUTPUT) -> None:
         return
     output.check(".png", ".pdf", ".svg")
     print(runs.side_by_side(summaries, width=10_000 if wide else 80))
-    histories = [(Path(each).name, runs.read_history(each)) for each in run]
+    histories = [(Path(each).name, runs.history_of(each)) for each in run]
     figure = of_results.several_runs(histories)
     output.save(figure, Path(output.out) if output.out else Path(run[0]).parent / "runs.png")

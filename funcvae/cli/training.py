@@ -133,8 +133,9 @@ def _announce(line: str) -> None:
 def _conclusion(run: runs.Summary) -> list[str]:
     """How a run went, its figures, and the commands to go on."""
     found = run.results
-    bounds = {"test bound": "test_bound", "training bound": "train_bound", "reconstruction": "reconstruction", "KL": "kl"}
-    texts = [f"{text} {found[name]:.4f}" for text, name in bounds.items() if name in found]
+    names = {"test_bound": "test bound", "train_bound": "training bound"}
+    names |= {"reconstruction": "reconstruction", "kl": "KL"}
+    texts = [f"{text} {found[name]:.4f}" for name, text in names.items() if name in found]
     seconds = found.get("seconds")
     speed = f" in {tracking.duration(seconds)}, {run.steps / seconds:,.0f} steps a second" if seconds else ""
     lines = [

@@ -15,13 +15,13 @@ from funcvae.figures.gradient_variance import variance_bars, variance_by_layer, 
 from funcvae.figures.images import image_grid, interpolation, reconstructions, sample_grid, traversal
 from funcvae.figures.latent import latent_scatter
 from funcvae.figures.points import densities, evolution, evolution_frames
-from funcvae.figures.saving import save, save_gif
+from funcvae.figures.saving import ENDINGS, save, save_gif
 from funcvae.figures.scaling_law import scaling
 from funcvae.figures.sweep import OverSeeds, over_seeds
 
 __all__ = [
-    "PALETTE", "OverSeeds", "bound_ladder", "decoding", "densities", "evolution", "evolution_frames", "image_grid",
-    "interpolation", "latent_scatter", "latent_use", "of_model", "of_results", "over_seeds", "reconstructions",
-    "run_curves", "sample_grid", "save", "save_gif", "scaling", "training_curves", "traversal", "variance_bars",
-    "variance_by_layer", "variance_cost",
+    "ENDINGS", "PALETTE", "OverSeeds", "bound_ladder", "decoding", "densities", "evolution", "evolution_frames",
+    "image_grid", "interpolation", "latent_scatter", "latent_use", "of_model", "of_results", "over_seeds",
+    "reconstructions", "run_curves", "sample_grid", "save", "save_gif", "scaling", "training_curves", "traversal",
+    "variance_bars", "variance_by_layer", "variance_cost",
 ]  # fmt: skip

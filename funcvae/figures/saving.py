@@ -17,7 +17,7 @@ from funcvae.errors import BadValue
 from funcvae.figures._arrays import as_images
 from funcvae.figures._rendering import pdf, png, svg
 
-__all__ = ["save", "save_gif"]
+__all__ = ["ENDINGS", "save", "save_gif"]
 T = TypeVar("T")
 
 
@@ -80,6 +80,8 @@ def save_gif(
 
 
 _RENDER = {".png": png, ".pdf": pdf, ".svg": svg}
+ENDINGS = tuple(_RENDER)
+"""The endings of the files that `save` can write."""
 
 
 def _ending(path: str | os.PathLike[str], endings: Mapping[str, T]) -> tuple[Path, T]:

@@ -26,7 +26,7 @@ from funcvae.runs.config import (
     with_defaults,
 )
 from funcvae.runs.execute import MakeTracker, StopContext, never_stop, resume, run, train
-from funcvae.runs.folder import Run, has_run, initial_run, load, load_data
+from funcvae.runs.folder import Run, has_run, history_of, initial_run, load, load_data
 from funcvae.runs.grid import CellResult, Grid, expand_grid, parse_grid, read_grid
 from funcvae.runs.report import (
     Report,

@@ -33,7 +33,7 @@ from funcvae.train.checkpoint import in_folder, load_params
 from funcvae.train.loop import History
 from funcvae.train.streaming import Stream
 
-__all__ = ["Run", "has_run", "initial_run", "load", "load_data"]
+__all__ = ["Run", "has_run", "history_of", "initial_run", "load", "load_data"]
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"
@@ -90,7 +90,7 @@ class Run(NamedTuple):
     @property
     def history(self) -> History:
         """The metrics of the training so far. Raises BadData if `metrics.jsonl` is damaged."""
-        return history_in(self.path / METRICS, size_of_rows(self.path / METRICS))
+        return history_of(self.path)
 
     def shared_facts(self) -> dict[str, Any]:
         """The values that must be equal in all processes that measure the run together."""
@@ -277,6 +277,13 @@ def size_of_rows(path: Path) -> int | None:
     with path.open("rb") as file:
         start = file.seek(max(0, path.stat().st_size - LINE_LIMIT))
         return start + file.read(LINE_LIMIT).rfind(b"\n") + 1
+
+
+@checks.arguments
+def history_of(path: str | Path) -> History:
+    """The metrics of the training in a run folder, finished or not. Raises BadData if `metrics.jsonl` is damaged."""
+    metrics = Path(path, METRICS)
+    return history_in(metrics, size_of_rows(metrics))
 
 
 def history_in(path: Path, size: int | None = None) -> History:

@@ -13,6 +13,6 @@ from funcvae.tracking.training_progress import TrainingProgress, duration
 from funcvae.tracking.visdom_server import visdom
 
 __all__ = [
-    "MetricsReader", "MetricsWriter", "Progress", "Tracker", "TrainingProgress", "bar", "duration", "is_step", "progress_bar",
-    "tensorboard", "visdom",
+    "MetricsReader", "MetricsWriter", "Progress", "Tracker", "TrainingProgress", "bar", "duration", "is_step",
+    "progress_bar", "tensorboard", "visdom",
 ]  # fmt: skip
