@@ -45,7 +45,7 @@ __all__ = [
     "SPLITS", "TOLERANCE", "CellResult", "Config", "Grid", "MakeTracker", "Options", "Report", "Run", "StopContext",
     "Summary", "SweepResults", "Verdict", "check_cells", "collect", "comparison_report", "configure",
     "evaluation_figures", "evaluation_report", "evaluation_table", "expand_grid", "find_system", "has_run",
-    "initial_run", "load", "load_data", "never_stop", "new_run_folder", "parse_grid", "read_grid", "replay",
-    "resolve_device", "resume", "run", "runs_in", "runs_table", "side_by_side", "split_names", "summarize",
-    "systems_in", "train", "train_grid", "variance_report", "verify", "with_defaults", "worker_share",
+    "history_of", "initial_run", "load", "load_data", "never_stop", "new_run_folder", "parse_grid", "read_grid",
+    "replay", "resolve_device", "resume", "run", "runs_in", "runs_table", "side_by_side", "split_names",
+    "summarize", "systems_in", "train", "train_grid", "variance_report", "verify", "with_defaults", "worker_share",
 ]  # fmt: skip
