@@ -15,14 +15,14 @@ from tests.support.commands import refused
 
 def test_list_prints_all_names(capsys):
     for what, names in {"systems": fv.models.SYSTEMS, "noise": fv.noise.TABLE, "data": data.NAMED}.items():
-        cli.main(["list", what])
+        cli.main(["list", what, "--wide"])
         listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
         assert listed == list(names)
 
 
 def test_list_estimators_prints_weights_target_biases_and_papers(capsys):
-    cli.main(["list", "estimators"])
-    head, table = capsys.readouterr().out.split("\n\n")
+    cli.main(["list", "estimators", "--wide"])
+    head, table = capsys.readouterr().out.split("q(z|x).\n")
     assert "sum_k path_k d_k + score_k s_k" in head
     lines = table.splitlines()
     assert [line.split()[0] for line in lines[::2]] == list(fv.estimators.EXAMPLES.values())
@@ -35,6 +35,12 @@ def test_list_estimators_prints_weights_target_biases_and_papers(capsys):
     ]
     assert "encoder biased, decoder unbiased; encoder: wake-phi, KL(p‖q)" in table
     assert "K >= 2; needs independent noise; any posterior; Kool et al. 2019" in table
+
+
+@pytest.mark.parametrize("what", ["systems", "estimators", "noise", "data"])
+def test_lists_fit_80_columns(capsys, what):
+    cli.main(["list", what])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(
@@ -55,7 +61,7 @@ def test_list_estimators_prints_weights_target_biases_and_papers(capsys):
         (["variance", "run", "--samples", "1,b"], "--samples is 1,b: it must be whole numbers, such as 1,4,16"),
         (["interpolate", "run", "3"], "give two test items"),
         (["interpolate", "run", "3", "4", "--classes", "1", "0"], "give two test items"),
-        (["latent", "run", "--range", "3", "-3"], "--range is 3 -3"),
+        (["latent", "run", "grid", "--range", "3", "-3"], "--range is 3 -3"),
         (["sample", "run", "--out", "x.jpg"], "it must be the name of a file, NAME.png or NAME.pdf or NAME.svg"),
         (["sample", "run", "--out", "typo/x.png"], "there is no folder typo"),
         (["evaluate", "run", "--out", "typo/x.json"], "there is no folder typo"),

@@ -25,7 +25,14 @@ def terminal(monkeypatch):
     fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     with os.fdopen(writer, "w") as stderr, os.fdopen(reader, "rb", buffering=0) as screen:
         monkeypatch.setattr(sys, "stderr", stderr)
-        yield lambda: screen.read(2**16).decode() if select.select([screen], [], [], 0)[0] else ""
+
+        def written():
+            parts = []
+            while select.select([screen], [], [], 0)[0]:
+                parts.append(screen.read(2**16).decode())
+            return "".join(parts)
+
+        yield written
 
 
 def step(number, bound=-98.123):
