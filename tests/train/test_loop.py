@@ -80,6 +80,28 @@ def test_training_continued_within_an_epoch_equals_uninterrupted_training_bit_fo
     assert len(history.loss) == 3
 
 
+def test_a_history_as_a_frame_has_steps_epochs_and_test_bounds(points):
+    _, history = fit(points, test=points, epochs=2)
+    frame = history.to_pandas()
+    assert history.steps_per_epoch == 4
+    assert frame.step.tolist() == list(range(8))
+    assert frame.epoch.tolist() == [0] * 4 + [1] * 4
+    assert frame.kl.tolist() == history.kl.tolist()
+    assert frame.test_bound.dropna().to_dict() == dict(zip((3, 7), history.test_bound, strict=True))
+    assert history.to_csv().splitlines()[0] == "step,epoch,loss,bound,grad_norm,reconstruction,kl,test_bound"
+
+
+def test_a_history_from_within_an_epoch_has_no_epochs(points):
+    model, opt, elbo = small(), fv.optim.adam(), fv.estimators.elbo()
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    made = iter((False, True))
+    ts, first = fv.train.fit(ts, model, elbo, opt, points, batch=16, compile=False, stop=lambda: next(made))
+    _, rest = fv.train.fit(ts, model, elbo, opt, points, batch=16, compile=False)
+    _, whole = fv.train.fit(ts, model, elbo, opt, points, batch=16, compile=False, history=first)
+    assert "epoch" not in rest.to_dict()
+    assert whole.to_dict()["epoch"] == [0] * 4
+
+
 def test_validation_uses_the_same_noise_every_epoch(points):
     _, history = fit(points, test=points[:20], lr=0.0, epochs=3)
     assert len(set(history.test_bound)) == 1

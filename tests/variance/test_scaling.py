@@ -115,6 +115,17 @@ def test_a_sweep_over_k_of_a_comparison():
     assert lines[0].split() == ["K", "elbo_mc", "stl"]
     assert [line.split()[0] for line in lines[1:]] == ["1", "4", "16", "slope"]
     assert json.loads(json.dumps(found.to_dict()))["values"] == [1, 4, 16]
+    frame = found.to_pandas().pivot(index="K", columns="series", values="se")
+    assert frame.loc[4, "stl"] == found.series["stl"][1].se
+    assert len(found.to_csv().splitlines()) == 7
+
+
+def test_a_sweep_of_many_series_fits_the_terminal():
+    one = Measured(1.0, 0.1, 0.8, 1.2)
+    found = sweep(lambda k, key: {f"a long name, number {i}": one for i in range(9)}, (1, 4), KEY)
+    assert max(map(len, str(found).splitlines())) <= 80
+    assert max(map(len, found.table(wide=True).splitlines())) > 80
+    assert str(found).count("slope") == 3  # three tables of three series
 
 
 def test_a_sweep_over_the_steps_of_training_and_over_the_batch():
