@@ -106,7 +106,7 @@ def verify(
 
             def log(row: Row) -> None:
                 compare.row(row)
-                bar.update(int(tracking.is_step(row)))
+                bar.update(int(row["kind"] == "step"))
 
             try:
                 callbacks = Callbacks(log=log, watch=watch, stop=lambda: made >= wanted or compare.ended)
@@ -168,10 +168,10 @@ class _Comparison:
         if then is None:
             self.ended = True
             return
-        if tracking.is_step(then) != tracking.is_step(now) or then["step"] != step:
+        if then["kind"] != now["kind"] or then["step"] != step:
             raise BadData(f"metrics.jsonl has a row of step {then['step']} in place of step {step}")
-        self.steps += tracking.is_step(now)
-        for name in ("loss", "bound", "grad_norm", "test_bound"):
+        self.steps += now["kind"] == "step"
+        for name in ("loss", "bound", "grad_norm", "train_bound", "test_bound"):
             if name in now:
                 self._number(step, f"{name} at step {step}", then.get(name), now[name])
         if "params_sha256" in then:
@@ -220,5 +220,5 @@ def _read_rows(path: Path) -> Iterator[Row]:
     size = path.stat().st_size if path.is_file() else 0
     whole = size - len(files.tail(path, LINE_LIMIT).rpartition(b"\n")[2]) if size else None
     for row in tracking.MetricsReader(path, whole):
-        if tracking.is_step(row) or "test_bound" in row:
+        if row["kind"] != "variance":
             yield row
