@@ -71,12 +71,12 @@ class _Windows:
         self._end_burst()
         for window, lines in self._curves.items():
             _draw_lines(self._client, window, lines)
-        for window, step, x in self._images:
-            _draw_image(self._client, window, step, x)
-        self._images.clear()
         if self._config:
             _draw_table(self._client, "config", self._config)
             self._config = {}
+        for window, step, x in self._images:
+            _draw_image(self._client, window, step, x)
+        self._images.clear()
         stop = time.monotonic()
         self._due = stop + max(_PAUSE, (stop - start) / _SHARE)
 
