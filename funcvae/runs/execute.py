@@ -25,17 +25,7 @@ from funcvae.runs.config import (
     resumed,
     with_defaults,
 )
-from funcvae.runs.folder import (
-    CHECKPOINTS,
-    CONFIG,
-    MANIFEST,
-    METRICS,
-    PARAMS,
-    TIMES,
-    load_data,
-    read_config,
-    read_manifest,
-)  # fmt: skip
+from funcvae.runs.folder import CHECKPOINTS, CONFIG, MANIFEST, METRICS, PARAMS, load_data, read_config, read_manifest
 from funcvae.runs.prepare import Setup, newest_checkpoint, prepare
 from funcvae.runs.recording import BEST, LAST_FIGURE, read_history, recorder, write_results
 from funcvae.runs.systems import find_system, replay_command, resume_command
@@ -142,7 +132,7 @@ def run(
             _train(out, setup, setup.start, 0, tracks, stop_context)
         except compilation.Uncompiled:
             if not (out / METRICS).stat().st_size:  # the first step cannot be compiled: leave an empty folder
-                for name in (CONFIG, MANIFEST, METRICS, TIMES):
+                for name in (CONFIG, MANIFEST, METRICS, folder.TIMES):
                     (out / name).unlink()
             raise
     return out

@@ -29,10 +29,9 @@ def wandb(folder: Path, config: dict[str, Any], past: Iterable[Row] = ()) -> Ite
         Missing: wandb is not installed, or has no API key.
     """
     package = import_package("wandb", extra="wandb")
-    online = package.setup().settings.mode == "online"
-    if online and not package.login(prompt=False, verify=False):
+    if package.setup().settings.mode == "online" and not package.login(prompt=False, verify=False):
         raise Missing("wandb has no API key: run `wandb login`, or set WANDB_MODE=offline")
-    run = _WandbRun(package, folder, config, past, online)
+    run = _WandbRun(package, folder, config, past)
     tracker, status = UntilItFails("wandb", run), 1
     try:
         yield tracker
@@ -42,10 +41,8 @@ def wandb(folder: Path, config: dict[str, Any], past: Iterable[Row] = ()) -> Ite
 
 
 class _WandbRun:
-    def __init__(
-        self, package: Any, folder: Path, config: dict[str, Any], past: Iterable[Row], online: bool
-    ) -> None:  # fmt: skip
-        self._package, self._folder, self._config, self._past, self._online = package, folder, config, past, online
+    def __init__(self, package: Any, folder: Path, config: dict[str, Any], past: Iterable[Row]) -> None:
+        self._package, self._folder, self._config, self._past = package, folder, config, past
         self._run: Any = None
 
     def log(self, row: Row) -> None:
@@ -73,7 +70,7 @@ class _WandbRun:
             id=run_id, resume="allow", reinit="create_new", config=self._config, settings=settings,
         )  # fmt: skip
         self._run.define_metric("*", step_metric="step")
-        if self._online:
+        if not self._run.offline:
             tqdm.write(f"funcvae: wandb shows the run at {self._run.url}", file=sys.stderr)
         if not earlier:
             for row in self._past:
