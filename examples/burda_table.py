@@ -7,7 +7,7 @@ an IWAE, and as an IWAE with DReG gradients. Prints L_5000 on test digits next t
 
 from pathlib import Path
 
-import tyro
+import cyclopts
 
 import funcvae as fv
 from funcvae.errors import BadValue, FuncvaeError
@@ -81,6 +81,6 @@ def main(
 
 if __name__ == "__main__":
     try:
-        tyro.cli(main)
+        cyclopts.run(main, result_action="return_value")
     except FuncvaeError as error:
         raise SystemExit(f"error: {error}") from None

@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import cyclopts
 import torch
-import tyro
 from torch import Tensor, nn
 
 import funcvae as fv
@@ -95,4 +95,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cyclopts.run(main, result_action="return_value")

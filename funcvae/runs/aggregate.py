@@ -19,7 +19,7 @@ from funcvae.figures.sweep import OverSeeds
 from funcvae.models import SYSTEMS, System
 from funcvae.runs.config import Config
 from funcvae.runs.folder import has_run
-from funcvae.runs.grid import GRID, RESULT, cell_id, expand_grid, read_grid, read_result, target_of
+from funcvae.runs.grid import CELL, GRID, cell_id, expand_grid, read_cell, read_grid, target_of
 from funcvae.runs.systems import find_system
 
 __all__ = ["SweepResults", "TableRow", "collect"]
@@ -166,7 +166,7 @@ _GROUP = ("system", "estimator", "target", "samples")
 def _row(cell: Config) -> TableRow:
     row = dict.fromkeys(COLUMNS) | cell_id(cell) | {"folder": cell.out}
     row["target"] = target_of(cell)
-    result = read_result(cell)
+    result = read_cell(cell)
     if result is None:
         return row | {"status": "begun" if has_run(cell.out) else "missing"}
     if "diverged" in result:
@@ -180,7 +180,7 @@ def _row(cell: Config) -> TableRow:
                 row[f"trusted_{network}"] = bool(found["trusted"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         message = f"{type(error).__name__}, {error}"
-        raise BadData(f"{Path(cell.out, RESULT)} is not the result of a cell: {message}") from None
+        raise BadData(f"{Path(cell.out, CELL)} is not the result of a cell: {message}") from None
     return row
 
 

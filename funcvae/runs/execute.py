@@ -37,7 +37,8 @@ from funcvae.train.state import TrainState
 __all__ = ["MakeTracker", "StopContext", "never_stop", "resume", "run", "train"]
 
 MakeTracker = Callable[[Path, dict[str, Any], Iterable[Row]], AbstractContextManager[tracking.Tracker]]
-"""(folder, configuration, rows so far) -> the context manager of a tracker."""
+"""(folder, hyper-parameters, rows so far) -> the context manager of a tracker. The first two hyper-parameters are the
+learning rate in use and the estimator; the others are the fields of the configuration."""
 StopContext = AbstractContextManager[Callable[[], bool]]
 """The context manager of a function that returns whether to stop."""
 MakeStop = Callable[[], StopContext]
@@ -102,8 +103,8 @@ def run(
 
     Args:
         download: whether to download a named data set that is missing.
-        trackers: see `MakeTracker`. Trackers receive every row and, if the data are images, `x` and `x_hat` after every
-            epoch.
+        trackers: see `MakeTracker`. Trackers receive every row and, after an epoch (at most 100 times in a run), the
+            images "latent", a scatter of encoded test data, and, if the data are images, "x" and "x_hat".
         stop_context: makes a `StopContext`, which is entered during training. Its function is called after every step.
         processes: the processes that train, from `distributed.process_group()`.
         announce: called with the lines that say what the run will do, before the first step.
@@ -128,7 +129,7 @@ def run(
         if not processes.is_main:
             _train_without_writing(out, setup, setup.start, stop_context)
             return out
-        tracks = [stack.enter_context(tracker(out, config.content(), ())) for tracker in trackers]
+        tracks = [stack.enter_context(tracker(out, setup.hyperparameters, ())) for tracker in trackers]
         stack.enter_context(files.lock(out))
         _check_new_folder(out)  # again, because another process may have started here
         files.remove_partial(out)
@@ -140,7 +141,7 @@ def run(
             _train(out, setup, setup.start, 0, tracks, stop_context)
         except compilation.Uncompiled:
             if not (out / METRICS).stat().st_size:  # the first step cannot be compiled: leave an empty folder
-                for name in (CONFIG, MANIFEST, METRICS):
+                for name in (CONFIG, MANIFEST, METRICS, folder.TIMES):
                     (out / name).unlink()
             raise
     return out
@@ -209,7 +210,7 @@ def resume(
         if step > setup.steps:
             raise BadValue(f"{path} has {step:,} steps, more than the {setup.steps:,} steps of {config.epochs} epochs")
         past: Iterable[Row] = tracking.MetricsReader(path / METRICS, size) if size else ()
-        tracks = [stack.enter_context(tracker(path, config.content(), past)) for tracker in trackers]
+        tracks = [stack.enter_context(tracker(path, setup.hyperparameters, past)) for tracker in trackers]
         now = environment.describe(config, processes.size)
         for error in damaged:
             _print_notice(f"{error}; resuming from step {step}")

@@ -1,7 +1,7 @@
 """Trains the cells of a grid with any number of workers, which share only a folder.
 
 grid.json        the newest grid
-cells/NAME/      the run folder of each cell; its result.json is written last
+cells/NAME/      the run folder of each cell; its cell.json is written last
 
 A worker locks the folder `.claim` of a cell before it looks for the run, and holds the lock until it has written the
 result. The operating system releases the lock when the process ends. So no cell is trained twice, another worker
@@ -33,7 +33,7 @@ from funcvae.runs.folder import (
     read_data,
     read_manifest,
 )
-from funcvae.runs.grid import GRID, RESULT, CellResult, Grid, cell_id, cell_name, expand_grid, read_result, target_of
+from funcvae.runs.grid import CELL, GRID, CellResult, Grid, cell_id, cell_name, expand_grid, read_cell, target_of
 from funcvae.runs.prepare import prepare
 from funcvae.runs.recording import LAST_FIGURE
 
@@ -190,7 +190,7 @@ def _check_same_run(cell: Config, may_change: Collection[str] = _MAY_CHANGE) -> 
 
 def _finished_result(cell: Config, grid: Grid) -> CellResult | None:
     """The result of a cell; None unless it is finished and has the grid's number of replicates."""
-    result = read_result(cell)
+    result = read_cell(cell)
     if result is not None:
         _check_same_run(cell, {*_MAY_CHANGE, "device", "compile"})  # another machine may have trained it
         if "diverged" in result or grid.replicates in (None, result.get("replicates")):
@@ -219,14 +219,14 @@ def _train_cell(
                 result["variance"] = measure(load(path, system=cell.system, device=cell.device), grid.replicates)
         except NonFinite as error:
             result["diverged"] = str(error)
-        files.write(path / RESULT, files.as_json(result))
+        files.write(path / CELL, files.as_json(result))
         return result
 
 
 def _result_epoch(cell: Config) -> CellResult:
     """The numbers of the epoch whose parameters the run has: the last, or the best."""
     path, found = Path(cell.out, METRICS), None
-    fields = {"steps": "step", "bound": "bound", "test_bound": "test_bound", "params_sha256": "params_sha256"}
+    fields = {"steps": "step", "bound": "train_bound", "test_bound": "test_bound", "params_sha256": "params_sha256"}
     for row in tracking.MetricsReader(path):
         if row.keys() >= set(fields.values()):
             better = found is None or not cell.keep_best or row["test_bound"] > found["test_bound"]

@@ -1,16 +1,11 @@
-"""Progress bars: of any long computation, and a tracker that shows one."""
+"""A progress bar of any long computation."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from tqdm import TqdmWarning, tqdm
+from tqdm import TqdmWarning
 
-from funcvae.tracking.metrics_file import Tracker, is_step
-from funcvae.train.settings import Row
-
-__all__ = ["Bar", "bar", "progress_bar"]
+__all__ = ["Bar", "bar"]
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", TqdmWarning)  # in a notebook without ipywidgets it shows text
@@ -53,19 +48,3 @@ class Bar:
 
 bar = Bar()
 """Shows a progress bar, for the argument `progress` of any function: `progress=tracking.bar`."""
-
-
-@contextmanager
-def progress_bar(steps: int, made: int = 0) -> Iterator[Tracker]:
-    """Shows a progress bar over training steps with the latest bound and test bound."""
-    with tqdm(total=steps, initial=made, unit="step", dynamic_ncols=True, leave=None) as bar:  # a nested bar is cleared
-        shown: dict[str, str] = {}
-
-        def update(row: Row) -> None:
-            name = "bound" if is_step(row) else "test_bound"
-            if name in row:
-                shown[name] = f"{row[name]:.2f}"
-                bar.set_postfix(shown, refresh=False)
-            bar.update(int(is_step(row)))
-
-        yield update

@@ -154,8 +154,9 @@ def fit(
             call takes several seconds, or about two if this process has compiled the same step before.
         precision: the precision of float32 matrix products: see `compilation.precision`.
         history: the history of earlier calls for the same run, to which this call appends.
-        log: called with a row (a flat dict) for every step, and for every epoch with `test_bound` and the mean training
-            `bound` over the items of the epoch. Rows arrive in groups, because each read makes the device wait.
+        log: called with a `Row` for every step, and for every epoch with `test_bound` and the means over the items of
+            the epoch. Rows of steps arrive in groups, because each read makes the device wait; the row of an epoch
+            arrives before the next step.
         watch: called after every step with the number of steps made and the new TrainState. The next step overwrites
             its buffers, so copy what you keep.
         save: called with the TrainState after every `save_every` steps of the run (never for 0), after the last step,
@@ -254,11 +255,11 @@ def fit_task(
 
             # End the epoch and save, if due.
             epoch_ended = made % per_epoch == 0
-            row: Row = {"epoch": epoch, "step": made}
+            row: Row = {"kind": "epoch", "epoch": epoch, "step": made}
             if epoch_ended or _saving(stopped, made, last, save_every):
                 _check_finite("the parameters' norm", float(tree.norm(ts.params)), row)
             if epoch_ended:
-                row["bound"] = record.mean_bound(n, batch)
+                row |= record.means(n, batch)
                 if test is not None:
                     row["test_bound"] = _test_bound(ts, test, test_key, run.evaluation, batch, task.processes)
                     _check_finite("test_bound", row["test_bound"], row)
@@ -336,11 +337,13 @@ class _Record:
     def add(self, metrics: np.ndarray) -> None:
         self.metrics.extend(metrics.flat)
 
-    def mean_bound(self, n: int, batch: int) -> float:
-        """The mean training bound over the n items of the last epoch, or over those of the recorded steps of it."""
+    def means(self, n: int, batch: int) -> dict[str, float]:
+        """The finite means over the n items of the last epoch, or over those of the recorded steps of it."""
         items = np.diff([*range(0, n, batch), n]) / min(n, batch)  # of each step, relative to the first
-        bound = self.metrics[-_WIDTH * len(items) :][1::_WIDTH]
-        return float(np.average(bound, weights=items[-len(bound) :]))
+        rows = np.array(self.metrics[-_WIDTH * len(items) :]).reshape(-1, _WIDTH)
+        means = Metrics(*np.average(rows, axis=0, weights=items[-len(rows) :]).tolist())
+        found = {f"train_{name}": getattr(means, name) for name in ("bound", "reconstruction", "kl")}
+        return {name: value for name, value in found.items() if math.isfinite(value)}
 
     def history(self, made: int, per_epoch: int) -> History:
         """The history of a run that has made a number of steps."""
@@ -365,21 +368,21 @@ def _saving(stopped: bool, made: int, last: int, save_every: int) -> bool:
 
 
 def _read_and_log(reports: list[Metrics], epoch: int, first_step: int, log: Log) -> np.ndarray:
-    """Reads the reports as numbers [steps, 3] in one transfer, and logs them up to the first that is not finite."""
+    """Reads the reports as numbers [steps, 5] in one transfer, and logs them up to the first that is not finite."""
     if not reports:
         return np.empty(0)
     read = torch.stack([number for report in reports for number in report]).view(-1, len(Metrics._fields)).tolist()
     for step, values in enumerate(read, first_step):
-        row = {"epoch": epoch, "step": step, **Metrics(*values)._asdict()}
+        row = {"kind": "step", "epoch": epoch, "step": step, **Metrics(*values)._asdict()}
         for name in ("loss", "bound", "grad_norm"):
             _check_finite(name, row[name], row)
-        log({name: value for name, value in row.items() if math.isfinite(value)})
+        log({name: value for name, value in row.items() if name == "kind" or math.isfinite(value)})
     return np.array(read)
 
 
 def _check_finite(name: str, value: float, row: Row) -> None:
     if not math.isfinite(value):
-        at = "at" if "loss" in row else "after"
+        at = "at" if row["kind"] == "step" else "after"
         step = row["step"] - (at == "after")  # the row of an epoch has the number of steps made
         cause = "a smaller learning rate may help" if row["step"] else "check the data and the model's first output"
         error = NonFinite(f"{name} became {value} {at} step {step} (epoch {row['epoch']}): {cause}")

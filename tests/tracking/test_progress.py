@@ -5,16 +5,6 @@ from funcvae import tracking
 from tests.support.oracles import tiny
 
 
-def test_the_bar_counts_steps_and_shows_the_last_bounds(capsys):
-    with tracking.progress_bar(2) as show:
-        show({"step": 0, "loss": 3.0, "bound": -3.0})
-        show({"step": 1, "loss": 2.0, "bound": -2.0})
-        show({"step": 2, "bound": -2.5, "test_bound": -2.25})
-    shown = capsys.readouterr().err
-    assert "2/2" in shown
-    assert "test_bound=-2.25" in shown
-
-
 def test_a_function_shows_a_bar_until_all_is_done(capsys):
     for done in (0, 2, 4):
         tracking.bar(done, 4)
