@@ -16,15 +16,20 @@ def positive(value: Floats) -> NDArray[np.bool_]:
     return np.isfinite(value) & (value > 0)
 
 
-def limits(value: Floats, low: Floats, high: Floats, margin: float = 0.06) -> tuple[float, float]:
-    """Ends of a log axis that shows all positive values, and the ends of intervals up to a decade beyond these."""
+def limits(
+    value: Floats, low: Floats, high: Floats, margin: float = 0.06, octave: bool = False
+) -> tuple[float, float]:
+    """Ends of a log axis that shows all positive values, and the ends of intervals up to a decade beyond these.
+
+    With `octave` the axis spans at least a factor of two.
+    """
     shown = value[positive(value)]
     if not shown.size:
         shown = high[positive(high)] if positive(high).any() else np.array([0.1, 10])
     ends = np.concatenate([low.ravel(), high.ravel()])
     ends = ends[(ends >= shown.min() / 10) & (ends <= shown.max() * 10)]
     ends = np.log(np.concatenate([shown, ends]))
-    spare = max(margin * np.ptp(ends), 0.1)
+    spare = max(margin * np.ptp(ends), 0.1, (math.log(2) - np.ptp(ends)) / 2 if octave else 0)
     return float(np.exp(ends.min() - spare)), float(np.exp(ends.max() + spare))
 
 

@@ -1,8 +1,10 @@
 """Figures of results: a training run, a comparison of estimators, a scaling law."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from funcvae import random, variance
 from funcvae._support import checks, examples
@@ -10,6 +12,7 @@ from funcvae._support.examples import Data
 from funcvae.data.dataset import Dataset
 from funcvae.figures import curves, gradient_variance, of_model, points, scaling_law
 from funcvae.figures._arrays import as_array
+from funcvae.figures.gradient_variance import Ratios
 from funcvae.model import VAE
 from funcvae.models import System
 from funcvae.modules import Params, State
@@ -67,42 +70,52 @@ def training(history: History, *, name: str, title: str) -> Figure:
 
 @checks.arguments
 def of_comparison(found: variance.Comparison, *, name: str = "") -> dict[str, Figure]:
-    """Figures of a comparison of estimators, by file name: variance by network, by layer, and against cost."""
+    """Figures of a comparison of estimators, by file name: variance by network, by layer, and against cost.
+
+    Ratios are those to the reference of the same target. There is no figure by layer if all targets differ, and none of
+    the cost if nothing was timed.
+    """
     rows = list(found.rows.values())
     of = f"{name}: " if name else ""
     where = f"(K = {found.samples}, batch of {found.batch}, {found.replicates:,} replicates)"
-
-    def names(group: str) -> list[str]:
-        several = len({row.target for row in rows}) > 1
-        ends = [f", for {row.target}" * several for row in rows]
-        biased = [", biased" * (group in row.bias and row.bias[group].detected) for row in rows]
-        return [row.name + end + bias for row, end, bias in zip(rows, ends, biased, strict=True)]
-
-    def spans(group: str) -> NDArray[np.float64]:
-        return np.array([row.groups[group].variance[:4] for row in rows], dtype=float)[:, [0, 2, 3]].T
-
-    made: dict[str, Figure] = {}
+    labels, noise = _labels(rows)
+    groups = [f"{row.target}, relative to {row.target_reference}" for row in rows]
+    networks = {}
     for network in found.networks:
-        trusted = [row.groups[network].variance.trusted for row in rows]
-        title = f"{of}variance of the {network}'s gradient\n{where}"
-        made[f"variance_{network}"] = gradient_variance.variance_bars(
-            names(network), *spans(network), trusted=trusted, title=title
-        )
-    layers = [group for group in rows[0].groups if "/" in group and not set("*?[") & set(group)]
-    table = [[row.groups[layer].variance.value for layer in layers] for row in rows]
-    title = f"{of}variance of the gradient by layer, relative to {found.reference}\n{where}"
-    reference = list(found.rows).index(found.reference)
-    made["variance_layers"] = gradient_variance.variance_by_layer(
-        list(found.rows), layers, table, reference=reference, title=title
-    )
-    seconds = [row.seconds for row in rows]
+        cells = [
+            (*_ends(row.ratio_in_target[network]), row.groups[network].variance.value,
+             row.ratio_in_target[network].trusted) for row in rows
+        ]  # fmt: skip
+        networks[network] = Ratios(*np.array(cells, dtype=float).T)
+    title = f"{of}variance of each estimator's gradient\n{where}"
+    made = {"variance_ratios": gradient_variance.variance_ratios(labels, groups, networks, noise=noise, title=title)}
+    compared = [k for k, group in enumerate(groups) if groups.count(group) > 1]  # others have ratios of 1 only
+    if compared:
+        layers = [group for group in rows[0].groups if "/" in group and not set("*?[") & set(group)]
+        table = [[rows[k].ratio_in_target[layer].value for layer in layers] for k in compared]
+        columns = [rows[k].name for k in compared], [groups[k] for k in compared]
+        title = f"{of}variance of the gradient by layer\n{where}"
+        made["variance_layers"] = gradient_variance.variance_by_layer(*columns, layers, table, title=title)
+    seconds, slower = ([getattr(row, field) for row in rows] for field in ("seconds", "median_seconds"))
     if np.isfinite(seconds).all() and "encoder" in found.networks:
         title = f"{of}variance of the encoder's gradient against its cost\n{where}"
-        trusted = [row.groups["encoder"].variance.trusted for row in rows]
+        encoder = [row.groups["encoder"].variance for row in rows]
         made["variance_cost"] = gradient_variance.variance_cost(
-            names("encoder"), seconds, *spans("encoder"), trusted=trusted, title=title
-        )
+            labels, seconds, *np.array([_ends(each) for each in encoder]).T, slower=slower, noise=noise,
+            trusted=[each.trusted for each in encoder], groups=[row.target for row in rows], title=title,
+        )  # fmt: skip
     return made
+
+
+def _labels(rows: Sequence[variance.Compared]) -> tuple[list[str], list[str]]:
+    """The names of arms without their noise schemes, and the schemes. "biased" means that a bias is detected."""
+    biased = [any(bias.detected for bias in row.bias.values()) for row in rows]
+    short = [row.name.removesuffix(f", {row.noise}") + " (biased)" * b for row, b in zip(rows, biased, strict=True)]
+    return short, [row.noise for row in rows]
+
+
+def _ends(of: variance.Measured) -> tuple[float, float, float]:
+    return of.value, of.low, of.high
 
 
 @checks.arguments

@@ -1,0 +1,53 @@
+"""The look of estimators: a colour for each estimator, a marker for each noise scheme, hollow if unreliable."""
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from funcvae.figures._arrays import words
+from funcvae.figures._style import MARKERS, PALETTE
+
+Look = dict[str, Any]
+UNRELIABLE = "hollow: unreliable interval"
+
+
+def looks(names: Sequence[str], noise: Sequence[str] | None) -> list[Look]:
+    """The colour of each estimator and the marker of its noise scheme; without schemes all markers are equal."""
+    schemes = ["iid"] * len(names) if noise is None else words("noise", noise, len(names))
+    colours, markers = (list(dict.fromkeys(each)) for each in (names, schemes))
+    return [
+        {
+            "color": PALETTE[colours.index(name) % len(PALETTE)],
+            "marker": MARKERS[markers.index(scheme) % len(MARKERS)],
+            "linestyle": "",
+        }
+        for name, scheme in zip(names, schemes, strict=True)
+    ]
+
+
+def filled(look: Look, trusted: Any = True) -> Look:
+    """The look of a value: filled if its interval is reliable, or else hollow."""
+    return look | ({"mec": "white"} if trusted else {"mfc": "white", "mec": look["color"], "mew": 1.6})
+
+
+def noise_handles(noise: Sequence[str] | None) -> list[Line2D]:
+    """Handles for a legend of the noise schemes, if there are several."""
+    schemes = list(dict.fromkeys(noise or ()))
+    shown = [Line2D([], [], markersize=7, label=f"{s} noise", **looks(["any"], None)[0]) for s in schemes]
+    for handle, marker in zip(shown, MARKERS * len(shown), strict=False):
+        handle.set(marker=marker, color="0.4")
+    return shown if len(shown) > 1 else []
+
+
+def legend_below(figure: Figure, handles: Sequence[Line2D], note: str = "") -> None:
+    """A legend below all axes, with a note above its entries."""
+    width = figure.get_figwidth()
+    longest = max((len(str(handle.get_label())) for handle in handles), default=1)
+    columns = max(1, min(len(handles), int(width / (0.7 + 0.08 * longest))))
+    figure.legend(
+        handles=handles, title="\n".join(textwrap.fill(line, int(13 * width)) for line in note.split("\n")), loc="outside lower center", ncols=columns,
+        title_fontproperties={"size": "small", "style": "italic"}, fontsize="small", frameon=False,
+    )  # fmt: skip
