@@ -1,6 +1,7 @@
 """Logarithmic axes: limits, ticks and intervals."""
 
 import math
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -33,20 +34,22 @@ def limits(
     return float(np.exp(ends.min() - spare)), float(np.exp(ends.max() + spare))
 
 
-def intervals(ax: Axes, place: ArrayLike, low: ArrayLike, high: ArrayLike, colour: str, vertical: bool) -> None:
+def intervals(
+    ax: Axes, place: ArrayLike, low: ArrayLike, high: ArrayLike, colour: str, vertical: bool, **look: Any
+) -> None:
     """Draws bars from low to high; an end outside the axis, such as 0 or infinity, becomes an arrow at its edge."""
     place, low, high = (np.asarray(a, dtype=float) for a in (place, low, high))
     least, most = ax.get_ylim() if vertical else ax.get_xlim()
     inside = (high > least) & (low < most)  # false where an end is NaN
     place, low, high = place[inside], low[inside], high[inside]
     bars = ax.vlines if vertical else ax.hlines
-    bars(place, low.clip(min=least), high.clip(max=most), color=colour, linewidth=1.6)
+    bars(place, low.clip(min=least), high.clip(max=most), color=colour, linewidth=1.6, **look)
     caps = ("_", "v", "^") if vertical else ("|", "<", ">")
     for end, beyond, edge, arrow in ((low, low < least, least, caps[1]), (high, high > most, most, caps[2])):
         for here, where, marker in ((~beyond, end, caps[0]), (beyond, np.full_like(end, edge), arrow)):
             spots = (place[here], where[here]) if vertical else (where[here], place[here])
             if here.any():  # a line without points would extend the layout to the figure's corner
-                ax.plot(*spots, marker, color=colour, markersize=7, clip_on=False)
+                ax.plot(*spots, marker, color=colour, markersize=7, clip_on=False, **look)
 
 
 def ticks(axis: Axis, sign: str = "") -> None:

@@ -4,8 +4,10 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation, Transform
 
 from funcvae.figures._arrays import words
 from funcvae.figures._style import MARKERS, PALETTE
@@ -15,8 +17,12 @@ UNRELIABLE = "hollow: unreliable interval"
 
 
 def looks(names: Sequence[str], noise: Sequence[str] | None) -> list[Look]:
-    """The colour of each estimator and the marker of its noise scheme; without schemes all markers are equal."""
+    """The colour of each estimator and the marker of its noise scheme; without schemes all markers are equal.
+
+    "iwae" and "iwae, sobol" have the same colour if the latter's scheme is "sobol".
+    """
     schemes = ["iid"] * len(names) if noise is None else words("noise", noise, len(names))
+    names = [name.removesuffix(f", {scheme}") for name, scheme in zip(names, schemes, strict=True)]
     colours, markers = (list(dict.fromkeys(each)) for each in (names, schemes))
     return [
         {
@@ -31,6 +37,12 @@ def looks(names: Sequence[str], noise: Sequence[str] | None) -> list[Look]:
 def filled(look: Look, trusted: Any = True) -> Look:
     """The look of a value: filled if its interval is reliable, or else hollow."""
     return look | ({"mec": "white"} if trusted else {"mfc": "white", "mec": look["color"], "mew": 1.6})
+
+
+def dodge(ax: Axes, k: int, n: int) -> Transform:
+    """The data's transform moved sideways by a few points, for the k-th of n estimators that are drawn side by side."""
+    step = min(7.0, 40 / n) / 72  # inches
+    return ax.transData + ScaledTranslation(step * (k - (n - 1) / 2), 0, ax.get_figure(True).dpi_scale_trans)
 
 
 def noise_handles(noise: Sequence[str] | None) -> list[Line2D]:

@@ -1,6 +1,7 @@
-"""Figures of results: a training run, a comparison of estimators, a scaling law."""
+"""Figures of results: a training run, comparisons of estimators, a scaling law."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,16 +11,23 @@ from funcvae import random, variance
 from funcvae._support import checks, examples
 from funcvae._support.examples import Data
 from funcvae.data.dataset import Dataset
-from funcvae.figures import curves, gradient_variance, of_model, points, scaling_law
+from funcvae.errors import BadValue
+from funcvae.figures import course, curves, gradient_variance, of_model, points, scaling_law
 from funcvae.figures._arrays import as_array
+from funcvae.figures.course import Course
 from funcvae.figures.gradient_variance import Ratios
 from funcvae.model import VAE
 from funcvae.models import System
 from funcvae.modules import Params, State
 from funcvae.train import streaming
 from funcvae.train.loop import History
+from funcvae.train.settings import Row
+from funcvae.variance.intervals import Z95
 
-__all__ = ["PAIRS", "POINTS", "SAMPLES", "evolution", "of_comparison", "of_run", "of_scaling", "training"]
+__all__ = [
+    "PAIRS", "POINTS", "SAMPLES", "evolution", "of_comparison", "of_run", "of_samples", "of_scaling", "training",
+    "variance_along_training",
+]  # fmt: skip
 
 POINTS, PAIRS, SAMPLES = 5000, 20, 100
 """The numbers of test items to encode, images to reconstruct and images to sample for the figures of a run."""
@@ -116,6 +124,55 @@ def _labels(rows: Sequence[variance.Compared]) -> tuple[list[str], list[str]]:
 
 def _ends(of: variance.Measured) -> tuple[float, float, float]:
     return of.value, of.low, of.high
+
+
+@checks.arguments
+def of_samples(found: Sequence[variance.Comparison], *, name: str = "") -> Figure:
+    """The variance and signal-to-noise ratio of comparisons at several K, all different; the arms may differ."""
+    if not checks.sequence("found", found):
+        raise BadValue("found is empty: give comparisons at several numbers of samples")
+    found = sorted(found, key=lambda each: each.samples)
+    arms = {row.name: row for each in found for row in each.rows.values()}
+    targets = len({row.target for row in arms.values()})
+    labels = {arm: arm + f" ({row.target})" * (targets > 1) for arm, row in arms.items()}
+
+    def results(arm: str, network: str) -> Course:
+        groups = [each.rows[arm].groups[network] if arm in each.rows else None for each in found]
+        cells = [(*_ends(of.variance), *_ends(of.snr), of.variance.trusted) if of else [math.nan] * 6 + [1] for of in groups]
+        values = np.array(cells, dtype=float).T
+        return Course(values[:3], values[3:6], values[6])
+
+    networks = {network: {labels[arm]: results(arm, network) for arm in arms} for network in found[0].networks}
+    where = f"(batch of {found[0].batch}, {found[0].replicates:,} replicates)"
+    return course.variance_against_samples(
+        [each.samples for each in found], networks, noise=[row.noise for row in arms.values()],
+        title=f"{name}: " * bool(name) + f"variance and signal-to-noise ratio against K\n{where}",
+    )  # fmt: skip
+
+
+@checks.arguments
+def variance_along_training(rows: Iterable[Row], *, name: str = "") -> Figure | None:
+    """The variance and signal-to-noise ratio in the rows of a run's metrics, or None if no row has them.
+
+    Bands are ±1.96 standard errors of the variance; the rows have none of the ratio.
+    """
+    measured = {int(row["step"]): row for row in rows if any(key.startswith("variance/") for key in row)}
+    keys = dict.fromkeys(key for row in measured.values() for key in row if key.startswith("variance/"))
+    if not keys:
+        return None
+    at = sorted(measured)
+    networks: dict[str, dict[str, Course]] = {}
+    for key in keys:
+        arm, _, network = key.removeprefix("variance/").rpartition("/")
+        value, se, snr = (
+            np.array([measured[step].get(f"{what}/{arm}/{network}", math.nan) for step in at])
+            for what in ("variance", "variance_se", "snr")
+        )
+        none = np.full_like(snr, math.nan)
+        spans = np.stack([value, value - Z95 * se, value + Z95 * se]), np.stack([snr, none, none])
+        networks.setdefault(network, {})[arm] = Course(*spans, np.ones_like(snr))
+    title = f"{name}: " * bool(name) + "variance and signal-to-noise ratio during training"
+    return course.variance_along_training(at, networks, title=title)
 
 
 @checks.arguments
