@@ -39,9 +39,12 @@ def filled(look: Look, trusted: Any = True) -> Look:
     return look | ({"mec": "white"} if trusted else {"mfc": "white", "mec": look["color"], "mew": 1.6})
 
 
-def dodge(ax: Axes, k: int, n: int) -> Transform:
-    """The data's transform moved sideways by a few points, for the k-th of n estimators that are drawn side by side."""
-    step = min(7.0, 40 / n) / 72  # inches
+def dodge(ax: Axes, k: float, n: int) -> Transform:
+    """The data's transform moved sideways by a few points, for the k-th of n estimators that are drawn side by side.
+
+    matplotlib does not compute the limits of axes from what is drawn with it.
+    """
+    step = min(8.0, 40 / n) / 72  # inches
     return ax.transData + ScaledTranslation(step * (k - (n - 1) / 2), 0, ax.get_figure(True).dpi_scale_trans)
 
 
@@ -60,6 +63,6 @@ def legend_below(figure: Figure, handles: Sequence[Line2D], note: str = "") -> N
     longest = max((len(str(handle.get_label())) for handle in handles), default=1)
     columns = max(1, min(len(handles), int(width / (0.7 + 0.08 * longest))))
     figure.legend(
-        handles=handles, title="\n".join(textwrap.fill(line, int(13 * width)) for line in note.split("\n")), loc="outside lower center", ncols=columns,
+        handles=handles, title="\n".join(textwrap.fill(line, int(14.5 * width)) for line in note.split("\n")), loc="outside lower center", ncols=columns,
         title_fontproperties={"size": "small", "style": "italic"}, fontsize="small", frameon=False,
     )  # fmt: skip
