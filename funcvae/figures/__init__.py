@@ -22,7 +22,8 @@ from funcvae.figures.scaling_law import scaling
 from funcvae.figures.sweep import OverSeeds, over_seeds
 
 __all__ = [
-    "PALETTE", "Course", "OverSeeds", "Ratios", "bound_ladder", "decoding", "densities", "evolution", "image_grid", "interpolation",
-    "latent_scatter", "latent_use", "log_weights", "of_model", "of_results", "over_seeds", "reconstructions", "sample_grid", "save",
-    "save_gif", "scaling", "training_curves", "variance_against_samples", "variance_along_training", "variance_by_layer", "variance_cost", "variance_ratios",
+    "PALETTE", "Course", "OverSeeds", "Ratios", "bound_ladder", "decoding", "densities", "evolution", "image_grid",
+    "interpolation", "latent_scatter", "latent_use", "log_weights", "of_model", "of_results", "over_seeds",
+    "reconstructions", "sample_grid", "save", "save_gif", "scaling", "training_curves", "variance_against_samples",
+    "variance_along_training", "variance_by_layer", "variance_cost", "variance_ratios",
 ]  # fmt: skip

@@ -17,9 +17,7 @@ def positive(value: Floats) -> NDArray[np.bool_]:
     return np.isfinite(value) & (value > 0)
 
 
-def limits(
-    value: Floats, low: Floats, high: Floats, margin: float = 0.06, octave: bool = False
-) -> tuple[float, float]:
+def limits(value: Floats, low: Floats, high: Floats, margin: float = 0.06, octave: bool = False) -> tuple[float, float]:
     """Ends of a log axis that shows all positive values, and the ends of intervals up to a decade beyond these.
 
     With `octave` the axis spans at least a factor of two.

@@ -45,7 +45,7 @@ def dodge(ax: Axes, k: float, n: int) -> Transform:
     matplotlib does not compute the limits of axes from what is drawn with it.
     """
     step = min(8.0, 40 / n) / 72  # inches
-    return ax.transData + ScaledTranslation(step * (k - (n - 1) / 2), 0, ax.get_figure(True).dpi_scale_trans)
+    return ax.transData + ScaledTranslation(step * (k - (n - 1) / 2), 0, ax.figure.dpi_scale_trans)
 
 
 def noise_handles(noise: Sequence[str] | None) -> list[Line2D]:
@@ -57,12 +57,20 @@ def noise_handles(noise: Sequence[str] | None) -> list[Line2D]:
     return shown if len(shown) > 1 else []
 
 
+def members(groups: Sequence[str], names: Sequence[str]) -> str:
+    """A line with the names in each group, if there are several groups."""
+    pairs = dict.fromkeys(zip(groups, names, strict=True))
+    lines = [f"{of}: " + "; ".join(name for group, name in pairs if group == of) for of in dict.fromkeys(groups)]
+    return "\n".join(lines) if len(lines) > 1 else ""
+
+
 def legend_below(figure: Figure, handles: Sequence[Line2D], note: str = "") -> None:
     """A legend below all axes, with a note above its entries."""
     width = figure.get_figwidth()
     longest = max((len(str(handle.get_label())) for handle in handles), default=1)
     columns = max(1, min(len(handles), int(width / (0.7 + 0.08 * longest))))
+    title = "\n".join(textwrap.fill(line, int(14.5 * width)) for line in note.split("\n"))
     figure.legend(
-        handles=handles, title="\n".join(textwrap.fill(line, int(14.5 * width)) for line in note.split("\n")), loc="outside lower center", ncols=columns,
-        title_fontproperties={"size": "small", "style": "italic"}, fontsize="small", frameon=False,
+        handles=handles, title=title, title_fontproperties={"size": "small", "style": "italic"}, fontsize="small",
+        loc="outside lower center", ncols=columns, frameon=False,
     )  # fmt: skip

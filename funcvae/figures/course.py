@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike
 
 from funcvae._support import checks
 from funcvae.errors import BadValue
-from funcvae.figures._arrays import Floats, as_array
+from funcvae.figures._arrays import Floats, as_array, words
 from funcvae.figures._log_axes import intervals, limits, positive, ticks
-from funcvae.figures._looks import UNRELIABLE, dodge, filled, legend_below, looks
+from funcvae.figures._looks import UNRELIABLE, dodge, filled, legend_below, looks, members
 from funcvae.figures._style import finish, titled
 
 __all__ = ["Course", "variance_against_samples", "variance_along_training"]
@@ -39,6 +39,7 @@ def variance_against_samples(
     networks: Mapping[str, Mapping[str, Course]],
     *,
     noise: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
     title: str = "Variance and signal-to-noise ratio against the number of samples",
 ) -> Figure:
     """The variance of gradients and their signal-to-noise ratio against K, with 95% intervals, on log axes.
@@ -50,6 +51,7 @@ def variance_against_samples(
         samples: numbers of samples K [V], at least 1 and ascending.
         networks: {network: {estimator: results}}; an estimator has the same colour in all panels.
         noise: the noise scheme of each estimator, in the order of their first appearance; each scheme has a marker.
+        groups: the target of each estimator; if there are several, the legend lists the estimators of each.
 
     Raises:
         BadValue: there is no network or no estimator, arrays have the wrong shapes, or K does not ascend.
@@ -58,7 +60,7 @@ def variance_against_samples(
     seen = dict(zip(names, looks(names, noise), strict=True))
     figure = _grid(networks, title)
     for ax, values, trusted in _panels(figure, networks, k):
-        ax.set(xscale="log", xlim=limits(k, k, k, 0.12, octave=True))
+        ax.set(xscale="log", xlim=limits(k, k, k, 0.18, octave=True))
         ax.set_xticks(k, [f"{each:,g}" for each in k])
         ax.xaxis.set_minor_locator(NullLocator())
         for name, (value, low, high) in values.items():
@@ -70,7 +72,8 @@ def variance_against_samples(
     for ax in figure.axes[-2:]:
         ax.set_xlabel("samples K")
     handles = [Line2D([], [], label=name, **look | {"linestyle": "-"}) for name, look in seen.items()]
-    legend_below(figure, handles, f"bars: 95% intervals; {UNRELIABLE}; values of 0 are not shown")
+    targets = "" if groups is None else members(words("groups", groups, len(names)), names)
+    legend_below(figure, handles, f"bars: 95% intervals; {UNRELIABLE}; values of 0 are not shown\n{targets}".strip())
     return figure
 
 
@@ -153,4 +156,3 @@ def _panels(
             yield ax, values, trusted
             ticks(ax.yaxis)
             finish(ax)
-

@@ -37,8 +37,8 @@ def bound_ladder(
     ax.errorbar(k, value, yerr=bars, fmt="o-", color=DARK, capsize=6, markersize=4, linewidth=1, elinewidth=1.6)
     span = np.ptp(value)
     decimals = max(2, 1 - math.floor(math.log10(span))) if span > 0 else 2  # enough to tell the values apart
-    for x, y, se in zip(k, value, error, strict=True):
-        text = f"{y:.{decimals}f}".replace("-", "−") + f"\n±{se:.1g}" * bool(np.isfinite(se))
+    for x, y, e in zip(k, value, error, strict=True):
+        text = f"{y:.{decimals}f}".replace("-", "−") + f"\n±{e:.1g}" * math.isfinite(e)
         ax.annotate(text, (x, y), (7, -7), textcoords="offset points", size="small", va="top")
     ax.set_xscale("log")
     ax.set_xticks(k, [f"{int(n):,}" for n in k], minor=False)

@@ -3,7 +3,7 @@
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -15,19 +15,19 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from funcvae._support import checks
 from funcvae.errors import BadValue
 from funcvae.figures._arrays import Floats, as_array, words
 from funcvae.figures._log_axes import intervals, limits, plain, positive, ticks
-from funcvae.figures._looks import UNRELIABLE, Look, filled, legend_below, looks, noise_handles
+from funcvae.figures._looks import UNRELIABLE, filled, legend_below, looks, members, noise_handles
 from funcvae.figures._style import finish, titled
 
 __all__ = ["Ratios", "variance_by_layer", "variance_cost", "variance_ratios"]
 _REACH = 10  # colours of ratios extend from ÷10 to ×10 in every figure, so figures can be compared
 _GAP = 0.3  # between the groups of a table, in cells
-_GREY = "#D9D9D9"  # cells without a colour
+_GREY = (0.85, 0.85, 0.85)  # cells without a colour
 _AROUND = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)])  # directions to a name
 
 
@@ -105,10 +105,10 @@ def variance_ratios(
         ax.spines["left"].set_visible(False)
         ax.tick_params(axis="y", length=0, pad=7)
     axes[0].set_yticks(place, names)
-    for group, y in headings.items():
+    for group, at in headings.items():
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
         edge = axes[0].get_yaxis_transform()
-        axes[0].text(0, y, group, transform=edge, va="center_baseline", size="small", weight="bold", bbox=box)
+        axes[0].text(0, at, group, transform=edge, va="center_baseline", size="small", weight="bold", bbox=box)
     note = "nats²: total variance of the gradient, summed over its coordinates; bars: 95% intervals"
     unreliable = not all(of[-1].all() for of in panels.values())
     legend_below(figure, noise_handles(noise), note + f"; {UNRELIABLE}" * unreliable)
@@ -151,16 +151,19 @@ def variance_by_layer(
     ax = figure.add_subplot()
     ax.set(xlim=(0, left[-1] + 1), ylim=(top[-1] + 1, 0))
     palette = matplotlib.colormaps["PuOr_r"](np.linspace(0.08, 0.92, 255))
-    scale = ScalarMappable(LogNorm(1 / _REACH, _REACH), ListedColormap(palette))
-    for (column, row), v in np.ndenumerate(value[order]):
+    scale = ScalarMappable(LogNorm(1 / _REACH, _REACH, clip=True), ListedColormap(palette))
+    value = value[order]
+    colours = scale.to_rgba(np.where(positive(value), value, 1))
+    for (column, row), v in np.ndenumerate(value):
         seen = 0 < v < np.inf
         beyond = seen and not 1 / _REACH <= v <= _REACH
-        colour = scale.to_rgba(np.clip(v, 1 / _REACH, _REACH)) if seen else _GREY
+        colour = colours[column, row] if seen else _GREY
         x, y = left[column], top[row]
         ax.add_patch(Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="white", linewidth=0.6))
-        ink: Look = {"color": "white" if seen and _luminance(colour) <= 0.18 else "black"}
+        ink = "white" if _luminance(colour) <= 0.18 else "black"
         text = _factor(v) if seen else "–" if np.isnan(v) else "∞" if v else "0"
-        ax.text(x + 0.5, y + 0.5, text, size="small", ha="center", va="center", weight=700 if beyond else 400, **ink)
+        look: Any = {"size": "small", "ha": "center", "va": "center", "weight": 700 if beyond else 400}
+        ax.text(x + 0.5, y + 0.5, text, color=ink, **look)
     ax.set_yticks([y + 0.5 for y in top], layers, size="small")
     ax.set_xticks([x + 0.5 for x in left], heads, size="small")
     ax.tick_params(length=0, labeltop=True, labelbottom=len(layers) > 40)
@@ -257,14 +260,13 @@ def variance_cost(
     reasons = [_word(v) if v else "variance 0" for v in value]
     if gone := [f"{name} ({word})" for name, word, here in zip(names, reasons, shown, strict=True) if not here]:
         notes.append("not shown: " + ", ".join(gone))
-    pairs = dict.fromkeys(zip(groups, names, strict=True))
-    targets = [f"{of}: " + ", ".join(name for group, name in pairs if group == of) for of in dict.fromkeys(groups)]
-    ax.set_title("\n".join(textwrap.fill(note, 95) for note in notes), loc="left", size="small", style="italic")
+    ax.set_title("\n".join(textwrap.fill(note, 105) for note in notes), loc="left", size="small", style="italic")
     ticks(ax.xaxis)
     ticks(ax.yaxis)
     finish(ax)
-    if (handles := noise_handles(noise)) or len(targets) > 1:
-        legend_below(figure, handles, "\n".join(targets) if len(targets) > 1 else "")
+    handles, targets = noise_handles(noise), members(groups, names)
+    if handles or targets:
+        legend_below(figure, handles, targets)
     boxes = [Bbox([[a, max(b, up[0])], [a, min(c, up[1])]]) for a, b, c in zip(x, low, high, strict=True)]
     boxes += [Bbox([[a, b], [c, b]]) for a, b, c in zip(x, y, slow, strict=True)]
     _name(figure, ax, [names[e] for e in kept], np.stack([x, y], 1), boxes)
@@ -288,7 +290,7 @@ def _not_negative(name: str, numbers: ArrayLike, axes: str) -> Floats:
 
 def _places(groups: Sequence[str]) -> list[float]:
     """The place of each cell of a table, with a gap before each new group."""
-    gaps = np.cumsum([a != b for a, b in zip(groups, groups[:1] + groups[:-1], strict=True)])
+    gaps = np.cumsum([False, *(a != b for a, b in pairwise(groups))])
     return (np.arange(len(groups)) + _GAP * gaps).tolist()
 
 
@@ -349,6 +351,7 @@ def _digits(value: float, n: int) -> str:
     return f"{float(text):,.{max(0, n - 1 - power)}f}" if -5 < power < 6 else plain(text)
 
 
-def _luminance(colour: tuple[float, ...]) -> float:
-    rgb = np.array(colour[:3])
+def _luminance(colour: ArrayLike) -> float:
+    """The relative luminance of a colour; white has more contrast than black up to 0.18."""
+    rgb = np.asarray(colour, dtype=float)[:3]
     return float(np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])

@@ -57,8 +57,17 @@ def log_weights(
     for ax, column, name, size, k in zip(axes, weights.T, names, effective, shape, strict=True):
         of_samples, of_sum = (np.histogram(column, bins, weights=w)[0] for w in (None, np.exp(column)))
         ax.set(yscale="log", ylim=(0.7 / samples, 1.4))
-        ax.stairs(of_samples / samples, bins, baseline=0.1 / samples, fill=True, color=LIGHT, label="share of the samples")
-        ax.stairs(of_sum / samples, bins, baseline=0.1 / samples, color=ACCENT, linewidth=1.6, label="share of the sum of weights")
+        ax.stairs(
+            of_samples / samples, bins, baseline=0.1 / samples, fill=True, color=LIGHT, label="share of the samples"
+        )
+        ax.stairs(
+            of_sum / samples,
+            bins,
+            baseline=0.1 / samples,
+            color=ACCENT,
+            linewidth=1.6,
+            label="share of the sum of weights",
+        )
         ax.axvline(0, color="0.5", linestyle="--", linewidth=1)
         left_out = 1 - of_samples.sum() / samples
         text = f"{name}\nESS {size:,.1f} of {samples:,}, k̂ = {k:.2f}".replace("inf", "∞")

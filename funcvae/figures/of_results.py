@@ -133,19 +133,20 @@ def of_samples(found: Sequence[variance.Comparison], *, name: str = "") -> Figur
         raise BadValue("found is empty: give comparisons at several numbers of samples")
     found = sorted(found, key=lambda each: each.samples)
     arms = {row.name: row for each in found for row in each.rows.values()}
-    targets = len({row.target for row in arms.values()})
-    labels = {arm: arm + f" ({row.target})" * (targets > 1) for arm, row in arms.items()}
 
     def results(arm: str, network: str) -> Course:
         groups = [each.rows[arm].groups[network] if arm in each.rows else None for each in found]
-        cells = [(*_ends(of.variance), *_ends(of.snr), of.variance.trusted) if of else [math.nan] * 6 + [1] for of in groups]
+        cells = [
+            (*_ends(of.variance), *_ends(of.snr), of.variance.trusted) if of else [math.nan] * 6 + [1] for of in groups
+        ]
         values = np.array(cells, dtype=float).T
         return Course(values[:3], values[3:6], values[6])
 
-    networks = {network: {labels[arm]: results(arm, network) for arm in arms} for network in found[0].networks}
+    networks = {network: {arm: results(arm, network) for arm in arms} for network in found[0].networks}
     where = f"(batch of {found[0].batch}, {found[0].replicates:,} replicates)"
     return course.variance_against_samples(
         [each.samples for each in found], networks, noise=[row.noise for row in arms.values()],
+        groups=[row.target for row in arms.values()],
         title=f"{name}: " * bool(name) + f"variance and signal-to-noise ratio against K\n{where}",
     )  # fmt: skip
 

@@ -34,6 +34,8 @@ from funcvae.runs.report import (
     evaluation_figures,
     evaluation_report,
     evaluation_table,
+    samples_report,
+    samples_table,
     variance_report,
 )
 from funcvae.runs.reproduce import TOLERANCE, Verdict, replay, verify
@@ -44,6 +46,7 @@ __all__ = [
     "SPLITS", "TOLERANCE", "CellResult", "Config", "Grid", "MakeTracker", "Options", "Report", "Run", "StopContext",
     "SweepResults", "Verdict", "check_cells", "collect", "comparison_report", "configure", "evaluation_figures",
     "evaluation_report", "evaluation_table", "expand_grid", "find_system", "has_run", "initial_run", "load",
-    "load_data", "never_stop", "new_run_folder", "parse_grid", "read_grid", "replay", "resolve_device", "resume", "run",
-    "split_names", "systems_in", "train", "train_grid", "variance_report", "verify", "with_defaults", "worker_share",
+    "load_data", "never_stop", "new_run_folder", "parse_grid", "read_grid", "replay", "resolve_device", "resume",
+    "run", "samples_report", "samples_table", "split_names", "systems_in", "train", "train_grid", "variance_report",
+    "verify", "with_defaults", "worker_share",
 ]  # fmt: skip
