@@ -1,7 +1,7 @@
 """Figures of results: a training run, comparisons of estimators, a scaling law."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -131,6 +131,8 @@ def of_samples(found: Sequence[variance.Comparison], *, name: str = "") -> Figur
     """The variance and signal-to-noise ratio of comparisons at several K, all different; the arms may differ."""
     if not checks.sequence("found", found):
         raise BadValue("found is empty: give comparisons at several numbers of samples")
+    for each in found:
+        checks.instance("an entry of found", each, variance.Comparison)
     found = sorted(found, key=lambda each: each.samples)
     arms = {row.name: row for each in found for row in each.rows.values()}
 
@@ -152,12 +154,13 @@ def of_samples(found: Sequence[variance.Comparison], *, name: str = "") -> Figur
 
 
 @checks.arguments
-def variance_along_training(rows: Iterable[Row], *, name: str = "") -> Figure | None:
+def variance_along_training(rows: Sequence[Row], *, name: str = "") -> Figure | None:
     """The variance and signal-to-noise ratio in the rows of a run's metrics, or None if no row has them.
 
     Bands are ±1.96 standard errors of the variance; the rows have none of the ratio.
     """
-    measured = {int(row["step"]): row for row in rows if any(key.startswith("variance/") for key in row)}
+    rows = [checks.mapping("a row", row) for row in checks.sequence("rows", rows)]
+    measured = {row["step"]: row for row in rows if any(key.startswith("variance/") for key in row)}
     keys = dict.fromkeys(key for row in measured.values() for key in row if key.startswith("variance/"))
     if not keys:
         return None
