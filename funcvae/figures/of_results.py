@@ -86,7 +86,7 @@ def of_comparison(found: variance.Comparison, *, name: str = "") -> dict[str, Fi
     rows = list(found.rows.values())
     of = f"{name}: " if name else ""
     where = f"(K = {found.samples}, batch of {found.batch}, {found.replicates:,} replicates)"
-    labels, noise = _labels(rows)
+    labels, noise = _labels(found)
     groups = [f"{row.target}, relative to {row.target_reference}" for row in rows]
     networks = {}
     for network in found.networks:
@@ -115,11 +115,13 @@ def of_comparison(found: variance.Comparison, *, name: str = "") -> dict[str, Fi
     return made
 
 
-def _labels(rows: Sequence[variance.Compared]) -> tuple[list[str], list[str]]:
-    """The names of arms without their noise schemes, and the schemes. "biased" means that a bias is detected."""
-    biased = [any(bias.detected for bias in row.bias.values()) for row in rows]
-    short = [row.name.removesuffix(f", {row.noise}") + " (biased)" * b for row, b in zip(rows, biased, strict=True)]
-    return short, [row.noise for row in rows]
+def _labels(found: variance.Comparison) -> tuple[list[str], list[str]]:
+    """The names of arms without their noise schemes, and the schemes. "(biased)": a network's bias is detected."""
+    labels = []
+    for row in found.rows.values():
+        biased = any(row.bias[network].detected for network in found.networks if network in row.bias)
+        labels.append(row.name.removesuffix(f", {row.noise}") + " (biased)" * biased)
+    return labels, [row.noise for row in found.rows.values()]
 
 
 def _ends(of: variance.Measured) -> tuple[float, float, float]:
@@ -157,7 +159,7 @@ def of_samples(found: Sequence[variance.Comparison], *, name: str = "") -> Figur
 def variance_along_training(rows: Sequence[Row], *, name: str = "") -> Figure | None:
     """The variance and signal-to-noise ratio in the rows of a run's metrics, or None if no row has them.
 
-    Bands are ±1.96 standard errors of the variance; the rows have none of the ratio.
+    Bands are ±1.96 standard errors of the variance. Rows have no error of the ratio.
     """
     rows = [checks.mapping("a row", row) for row in checks.sequence("rows", rows)]
     measured = {row["step"]: row for row in rows if any(key.startswith("variance/") for key in row)}
