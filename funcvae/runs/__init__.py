@@ -37,6 +37,8 @@ from funcvae.runs.report import (
     evaluation_figures,
     evaluation_report,
     evaluation_table,
+    samples_report,
+    samples_table,
     variance_report,
 )
 from funcvae.runs.reproduce import TOLERANCE, Verdict, replay, verify
@@ -49,7 +51,7 @@ __all__ = [
     "StopContext", "Summary", "SweepResults", "Verdict", "check_cells", "collect", "comparison_report", "configure",
     "evaluation_figures", "evaluation_report", "evaluation_table", "expand_grid", "find_system", "has_run",
     "history_of", "initial_run", "load", "load_data", "never_stop", "new_run_folder", "parse_grid", "read_grid",
-    "read_result", "replay", "resolve_device", "resume", "run", "runs_in", "runs_table", "side_by_side",
-    "split_names", "summarize", "systems_in", "train", "train_grid", "variance_report", "verify", "with_defaults",
-    "worker_share",
+    "read_result", "replay", "resolve_device", "resume", "run", "runs_in", "runs_table", "samples_report",
+    "samples_table", "side_by_side", "split_names", "summarize", "systems_in", "train", "train_grid",
+    "variance_report", "verify", "with_defaults", "worker_share",
 ]  # fmt: skip

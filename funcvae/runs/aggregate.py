@@ -113,7 +113,8 @@ class SweepResults(NamedTuple):
             made["sweep_bound"] = figures.over_seeds(bounds, title=title)
         if variances:
             title = f"Variance of the gradient at the end of training, geometric means over the seeds{omitted}"
-            made["sweep_variance"] = figures.over_seeds(variances, ylabel="total variance", yscale="log", title=title)
+            unit = "total variance [nats²]"
+            made["sweep_variance"] = figures.over_seeds(variances, ylabel=unit, yscale="log", title=title)
         return made
 
 

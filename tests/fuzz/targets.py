@@ -749,6 +749,8 @@ LEFT_OUT = {
     "runs.evaluation_figures": "takes a result of runs.evaluation_report",
     "runs.evaluation_report": "takes a result of runs.load",
     "runs.evaluation_table": "takes a result of runs.evaluation_report",
+    "runs.samples_report": "takes a result of runs.load",
+    "runs.samples_table": "takes a result of runs.samples_report",
     "runs.never_stop": "a constant",
     "runs.initial_run": "calls runs.configure and data.load",
     "runs.load_data": "takes a result of runs.configure",

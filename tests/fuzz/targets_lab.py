@@ -302,26 +302,47 @@ figure(
     figures.latent_use,
     kl=array(3),
     active=Kind(one_of([True, False, True]), array(3).bad),
+    threshold=Kind(one_of(0.01, 1), one_of("a", None)),
     title=TITLE,
 )
+_RATIOS = figures.Ratios(*np.ones((5, 3)))
+RATIOS = Kind(
+    one_of({"encoder": _RATIOS}, {"encoder": _RATIOS, "decoder": _RATIOS}),
+    one_of({}, {"encoder": 1}, [1], {"encoder": _RATIOS._replace(ratio=[1.0])}, {"e": _RATIOS._replace(low="ab")}),
+)
 figure(
-    "figures.variance_bars",
-    figures.variance_bars,
+    "figures.variance_ratios",
+    figures.variance_ratios,
     names=NAMES,
-    variance=array(3),
-    low=array(3),
-    high=array(3),
-    trusted=TRUSTED,
-    unit=TITLE,
+    groups=NAMES,
+    networks=RATIOS,
+    noise=maybe(NAMES),
     title=TITLE,
 )
 figure(
     "figures.variance_by_layer",
     figures.variance_by_layer,
     names=NAMES,
+    groups=NAMES,
     layers=Kind(one_of(["l1", "l2"]), NAMES.bad),
-    variance=array(3, 2),
-    reference=Kind(one_of(None, 0, 2), one_of(-1, 3)),
+    ratio=array(3, 2),
+    title=TITLE,
+)
+_COURSE = figures.Course(*np.ones((2, 3, 3)), np.ones(3))
+COURSES = Kind(
+    one_of({"encoder": {"a": _COURSE}}, {"encoder": {"a": _COURSE, "b": _COURSE}, "decoder": {"a": _COURSE}}),
+    one_of({}, {"encoder": {}}, {"encoder": 1}, {"encoder": {"a": 1}}, {"e": {"a": _COURSE._replace(snr=[1.0])}}),
+)
+_AT = Kind(one_of([1, 4, 16], np.array([1.0, 2.0, 3.0])), array(3).bad)
+figure("figures.variance_against_samples", figures.variance_against_samples, samples=_AT, networks=COURSES, title=TITLE)
+figure("figures.variance_along_training", figures.variance_along_training, step=_AT, networks=COURSES, title=TITLE)
+figure(
+    "figures.log_weights",
+    figures.log_weights,
+    log_w=array(4, 3),
+    ess=array(3),
+    k_hat=array(3),
+    names=maybe(NAMES),
     title=TITLE,
 )
 figure(
@@ -332,7 +353,10 @@ figure(
     variance=array(3),
     low=array(3),
     high=array(3),
+    slower=maybe(array(3)),
     trusted=TRUSTED,
+    noise=maybe(NAMES),
+    groups=maybe(NAMES),
     title=TITLE,
 )
 SERIES = Kind(
@@ -539,6 +563,20 @@ target(
     of_results.of_comparison,
     weight=0.003,
     found=Kind(lambda rng, w: _comparison()),
+    name=TITLE,
+)
+target(
+    "figures.of_results.of_samples",
+    of_results.of_samples,
+    weight=0.003,
+    found=Kind(lambda rng, w: [_comparison()], one_of([], [1], 3)),
+    name=TITLE,
+)
+target(
+    "figures.of_results.variance_along_training",
+    of_results.variance_along_training,
+    weight=0.1,
+    rows=Kind(one_of([], [{"step": 1, "variance/a/encoder": 1.0}]), one_of(3, [3], ["ab"], [None])),
     name=TITLE,
 )
 figure(
