@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from typing import Any
 
 from funcvae import __version__
 from funcvae.errors import BadValue, FuncvaeError, ProcessLost, ReportedElsewhere, unknown
@@ -82,7 +83,7 @@ def _run(args: list[str], is_program: bool) -> None:
         help="The variance of Monte-Carlo gradient estimators in variational autoencoders.",
     )  # fmt: skip
     for i, (command, (place, about)) in enumerate(COMMANDS.items()):
-        look = {"help": about, "help_epilogue": "", "help_format": "markdown", "sort_key": i}
+        look: dict[str, Any] = {"help": about, "help_epilogue": "", "help_format": "markdown", "sort_key": i}
         app.command(f"funcvae.cli.{place}", name=command, **look)
     app.register_install_completion_command(help="Install completion for bash, zsh or fish.")
     try:

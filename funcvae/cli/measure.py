@@ -1,8 +1,9 @@
 """Commands that measure a run and write a report: `evaluate` and `variance`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -61,7 +62,7 @@ def evaluate(
     with _progress_bar("sample") as progress:
         report = runs.evaluation_report(loaded, samples=samples, n=n, chunk=chunk, seed=seed, progress=progress)
     print(runs.evaluation_table(report, wide=wide))
-    _write_report(loaded, "evaluation", report, lambda: runs.evaluation_figures(report), output)
+    _write_report(loaded, "evaluation", report, runs.evaluation_figures(report), output)
 
 
 def variance(
@@ -111,20 +112,34 @@ def variance(
         output.check(".json")
         ks = whole_numbers("--samples", samples or [])
         measured = _run_or_system(run, loading, seed, size, model)
+        if len(ks) > 1 and target_se is not None:
+            raise BadValue("--target-se works with one number of samples: leave it out, or give one of --samples")
+        settings: dict[str, Any] = {
+            "names": joined_names(estimators) if estimators else None, "schemes": joined_names(noise or ["iid"]),
+            "replicates": replicates, "chunk": chunk, "batch": batch, "seed": seed, "processes": processes,
+        }  # fmt: skip
+        system = measured.config.system.name
         with _progress_bar("replicate") as progress:
-            found, report = runs.comparison_report(
-                measured, names=joined_names(estimators) if estimators else None,
-                schemes=joined_names(noise or ["iid"]), samples=ks[0] if ks else None, replicates=replicates,
-                chunk=chunk, batch=batch, seed=seed, target_se=target_se, processes=processes, progress=progress,
-            )  # fmt: skip
+            if len(ks) > 1:
+                over_k, report = runs.samples_report(measured, ks, **settings, progress=progress)
+                text, used = runs.samples_table(over_k), over_k[0].batch
+                made = {"variance_samples": of_results.of_samples(over_k, name=system)}
+            else:
+                found, report = runs.comparison_report(
+                    measured, samples=ks[0] if ks else None, target_se=target_se, **settings, progress=progress
+                )
+                text, used = found.table(wide=wide), found.batch
+                made = of_results.of_comparison(found, name=system)
     if not processes.is_main:
         return
-    system = measured.config.system.name
     state = "untrained" if measured.path.name.startswith(f"{system}-untrained") else f"as in {measured.path}"
-    batch_text = f"{found.batch:,} of its training data, seed {seed}"
-    print(f"{system}, {state}; {batch_text}; gradients of nats per example")
-    print(found.table(wide=wide), *(f"left out: {reason}" for reason in report["left_out"]), sep="\n")
-    _write_report(measured, "variance", report, lambda: of_results.of_comparison(found, name=system), output)
+    print(f"{system}, {state}; {used:,} of its training data, seed {seed}; gradients of nats per example")
+    print(text)
+    left_out = report["left_out"]
+    for reason in left_out:
+        at = f" at K = {', '.join(map(str, left_out[reason]))}" if isinstance(left_out, dict) else ""
+        print(f"left out{at}: {reason}")
+    _write_report(measured, "variance", report, made, output)
 
 
 def _run_or_system(
@@ -158,11 +173,11 @@ def _progress_bar(unit: str) -> Iterator[Progress]:
 
 
 def _write_report(
-    run: runs.Run, kind: str, report: runs.Report, draw: Callable[[], dict[str, Figure]], output: OutputOptions
+    run: runs.Run, kind: str, report: runs.Report, made: dict[str, Figure], output: OutputOptions
 ) -> None:
     """Writes a report, then its figures, whose names have the same number if the report got one; prints the paths."""
     path = output.write(Path(output.out or run.path / f"{kind}.json"), files.as_json(report))
-    for name, figure in draw().items():
+    for name, figure in made.items():
         if output.out is None:
             output.save(figure, run.path / "figures" / f"{name}{path.stem.removeprefix(kind)}.png")
         else:

@@ -14,7 +14,7 @@ from funcvae._support import checks, examples
 from funcvae._support.checks import Count, Positive
 from funcvae._support.examples import Data
 from funcvae._support.progress import Progress, silent
-from funcvae._support.tables import WIDTH, Block, Table, as_text, unbroken
+from funcvae._support.tables import WIDTH, Block, Table, as_text, table, unbroken
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.estimators.types import Estimator
@@ -33,7 +33,6 @@ Report = dict[str, Any]
 _MAX_ITEMS = 1000
 _SLAB = 250  # items at a time
 _WORTH_COMPILING = 500_000  # log-weights of a slab
-_WIDTH = 80  # of a table
 
 
 def bound_samples(samples: int) -> list[int]:
@@ -310,7 +309,7 @@ def _table_over_samples(found: Sequence[variance.Comparison], network: str, fiel
         parts = [
             table([row[:1] + row[k : k + columns] for row in rows], head[:1] + head[k : k + columns]) for k in firsts
         ]
-        if max(map(len, "\n".join(parts).splitlines())) <= _WIDTH:
+        if max(map(len, "\n".join(parts).splitlines())) <= WIDTH:
             break
     return "\n".join(parts)
 
