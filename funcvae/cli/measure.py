@@ -123,13 +123,13 @@ def variance(
             if len(ks) > 1:
                 over_k, report = runs.samples_report(measured, ks, **settings, progress=progress)
                 text, used = runs.samples_table(over_k), over_k[0].batch
-                made = {"variance_samples": of_results.of_samples(over_k, name=system)}
+                draw = lambda: {"variance_samples": of_results.of_samples(over_k, name=system)}
             else:
                 found, report = runs.comparison_report(
                     measured, samples=ks[0] if ks else None, target_se=target_se, **settings, progress=progress
                 )
                 text, used = found.table(wide=wide), found.batch
-                made = of_results.of_comparison(found, name=system)
+                draw = lambda: of_results.of_comparison(found, name=system)
     if not processes.is_main:
         return
     state = "untrained" if measured.path.name.startswith(f"{system}-untrained") else f"as in {measured.path}"
@@ -139,7 +139,7 @@ def variance(
     for reason in left_out:
         at = f" at K = {', '.join(map(str, left_out[reason]))}" if isinstance(left_out, dict) else ""
         print(f"left out{at}: {reason}")
-    _write_report(measured, "variance", report, made, output)
+    _write_report(measured, "variance", report, draw(), output)
 
 
 def _run_or_system(

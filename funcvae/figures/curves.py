@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from funcvae._support import checks
 from funcvae._support.checks import Positive
 from funcvae.errors import BadValue
-from funcvae.figures._arrays import Floats, as_array, as_numbers
+from funcvae.figures._arrays import Floats, as_array, as_numbers, labelled
 from funcvae.figures._style import ACCENT, DARK, LIGHT, MARKERS, PALETTE, counts, finish, note, titled
 
 __all__ = ["run_curves", "training_curves"]
@@ -110,8 +110,7 @@ def run_curves(
     Raises:
         BadValue: there is no run, the arrays of a run differ in length, or no bound of a run is finite.
     """
-    if not runs:
-        raise BadValue("runs is empty: give at least one run")
+    runs = [(label, step, bound) for label, step, bound in labelled("runs", runs, ("label", "steps", "bound"))]
     per_epoch = [] if steps_per_epoch is None else as_array("steps_per_epoch", steps_per_epoch, f"{len(runs)}").tolist()
     if any(size <= 0 for size in per_epoch):
         raise BadValue(f"steps_per_epoch is {checks.describe(steps_per_epoch)}: all must be positive")

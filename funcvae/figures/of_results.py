@@ -15,7 +15,7 @@ from funcvae._support.examples import Data
 from funcvae.data.dataset import Dataset
 from funcvae.errors import BadValue
 from funcvae.figures import course, curves, gradient_variance, of_model, points, scaling_law
-from funcvae.figures._arrays import as_array
+from funcvae.figures._arrays import as_numbers, labelled
 from funcvae.figures._style import headline
 from funcvae.figures.course import Course
 from funcvae.figures.gradient_variance import Ratios
@@ -50,7 +50,9 @@ def evolution_frames(kept: ArrayLike, dataset: Dataset, *, name: str = "") -> ND
 
 def _evolution(kept: ArrayLike, dataset: Dataset) -> tuple[ArrayLike, ...]:
     """Steps, samples, data and the true Gaussian, if it is known."""
-    kept = as_array("kept", kept, "steps n 2")
+    kept = as_numbers("kept", kept)
+    if kept.ndim != 3:
+        raise BadValue(f"kept has shape {list(kept.shape)}: it must be [steps, n, 2]")
     test = dataset.decode(streaming.head(streaming.opened("test", dataset.test), kept.shape[1]))
     return range(1, len(kept) + 1), kept, test, *of_model.true_gaussian(dataset)
 
@@ -123,6 +125,7 @@ def several_runs(
         runs: a label and the history of each run.
         name: the bound, such as "ELBO"; two bounds can be compared only if they have one target.
     """
+    runs = [(label, history) for label, history in labelled("runs", runs, ("label", "history"))]
     for label, history in runs:
         checks.instance(f"the history of {label!r}", history, History)
     sizes = [size for _, history in runs if (size := _steps_per_epoch(history))]

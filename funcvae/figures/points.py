@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from funcvae._support import checks
 from funcvae.errors import BadValue
-from funcvae.figures._arrays import Floats, as_array, words
+from funcvae.figures._arrays import Floats, as_array, as_numbers, words
 from funcvae.figures._rendering import pixels
 from funcvae.figures._style import ACCENT, DARK, LIGHT, note, titled
 
@@ -96,11 +96,10 @@ def evolution(
         true: samples of the data [m, 2].
         mean, cov: the true Gaussian's mean [2] and covariance [2, 2], whose contours are drawn as in `densities`.
     """
-    step, samples, true, contours = _evolving(step, samples, true, mean, cov)
-    shown = _log_spaced(len(step), 15)
+    step, samples, true, contours = _evolving(step, samples, true, mean, cov, 15)
     low, high = _limits(true)
-    cols = int(np.ceil(np.sqrt(1 + len(shown))))
-    rows = -(-(1 + len(shown)) // cols)
+    cols = int(np.ceil(np.sqrt(1 + len(step))))
+    rows = -(-(1 + len(step)) // cols)
     figure = titled(2.0 * cols + 0.5, 2.1 * rows + 0.7 + 0.3 * bool(contours), title)
     panels = figure.subplots(rows, cols, sharex=True, sharey=True, squeeze=False).ravel()
     figure.supylabel("x2")
@@ -108,17 +107,17 @@ def evolution(
     for axis in (panels[0].xaxis, panels[0].yaxis):
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     _dots(panels[0], true, ACCENT)
-    for ax, k in zip(panels[1:], shown, strict=False):
-        _dots(ax, samples[k], DARK)
-        ax.set_title(_after(step[k]))
-        outside = np.mean(((samples[k] < low) | (samples[k] > high)).any(1))
+    for ax, after, points in zip(panels[1:], step, samples, strict=False):
+        _dots(ax, points, DARK)
+        ax.set_title(_after(after))
+        outside = np.mean(((points < low) | (points > high)).any(1))
         if outside >= 0.01:
             note(ax, f"{outside:.0%} outside")
-    for ax in panels[: 1 + len(shown)]:
+    for ax in panels[: 1 + len(step)]:
         _draw(ax, contours)
-    for ax in panels[1 + len(shown) :]:
+    for ax in panels[1 + len(step) :]:
         ax.set_axis_off()
-    for ax in panels[1 + len(shown) - cols : 1 + len(shown)]:  # the lowest of each column
+    for ax in panels[1 + len(step) - cols : 1 + len(step)]:  # the lowest of each column
         ax.tick_params(labelbottom=True)
         ax.set_xlabel("x1")
     if contours:
@@ -142,7 +141,7 @@ def evolution_frames(
     At most `frames` steps are shown, spaced as in `evolution`, whose arguments these are. The first 500 samples of each
     step are drawn, over the contours of the true Gaussian, or without one over the data.
     """
-    step, samples, true, contours = _evolving(step, samples, true, mean, cov)
+    step, samples, true, contours = _evolving(step, samples, true, mean, cov, frames)
     low, high = _limits(true)
     figure = titled(4.0, 4.0, title)
     ax = figure.add_subplot()
@@ -153,9 +152,9 @@ def evolution_frames(
         ax.plot(*true[:_IN_FRAME].T, ".", color=LIGHT, markersize=3, markeredgewidth=0)
     (dots,) = ax.plot([], [], ".", color=DARK, markersize=4, markeredgewidth=0)
     made = []
-    for k in _log_spaced(len(step), frames):
-        dots.set_data(*samples[k, :_IN_FRAME].T)
-        ax.set_title(_after(step[k]))
+    for after, points in zip(step, samples, strict=True):
+        dots.set_data(*points[:_IN_FRAME].T)
+        ax.set_title(_after(after))
         made.append(pixels(figure, 100))
     return np.stack(made)
 
@@ -164,16 +163,17 @@ _IN_FRAME = 500  # points, so that the film of a run has less than a megabyte
 
 
 def _evolving(
-    step: ArrayLike, samples: ArrayLike, true: ArrayLike, mean: ArrayLike | None, cov: ArrayLike | None
+    step: ArrayLike, samples: ArrayLike, true: ArrayLike, mean: ArrayLike | None, cov: ArrayLike | None, most: int
 ) -> tuple[Floats, Floats, Floats, list[Floats]]:
-    """The arrays, checked, and the contours."""
-    step, true = as_array("step", step, "s"), as_array("true", true, "m 2")
-    return step, as_array("samples", samples, f"{len(step)} n 2"), true, _contours(mean, cov)
+    """At most this many steps, each about the same factor above the one before, their samples, the data, the contours.
 
-
-def _log_spaced(n: int, most: int) -> list[int]:
-    """At most this many of n indices, from the first to the last, each about the same factor above the one before."""
-    return sorted({round(place) - 1 for place in np.geomspace(1, n, most)})
+    Only these are converted to doubles: the samples of all steps may have hundreds of megabytes.
+    """
+    step, true, samples = as_array("step", step, "s"), as_array("true", true, "m 2"), as_numbers("samples", samples)
+    if samples.shape[:1] != step.shape:
+        raise BadValue(f"samples has shape {list(samples.shape)}: it must be [{len(step)}, n, 2]")
+    shown = sorted({round(place) - 1 for place in np.geomspace(1, len(step), most)} | {len(step) - 1})
+    return step[shown], as_array("samples", samples[shown], "steps n 2"), true, _contours(mean, cov)
 
 
 def _limits(true: Floats) -> tuple[Floats, Floats]:

@@ -134,9 +134,20 @@ def write_results(folder: Path, setup: Setup, ts: TrainState, history: History) 
             files.write(folder / SAMPLES, content.getvalue())
             (folder / _RAW).unlink()
             made["evolution"] = of_results.evolution(points, setup.dataset, name=config.system.name)
-        made |= of_results.of_run(*trained, config.system, setup.dataset, setup.test_observed, setup.figure_key)
+            frames = of_results.evolution_frames(points, setup.dataset, name=config.system.name)
+            figures.save_gif(frames, folder / FIGURES / "evolution.gif", size=400, seconds=6, back=False)
+        if setup.monitor:
+            rows = [row for row in tracking.MetricsReader(folder / METRICS) if row["kind"] == "variance"]
+            if drawn := of_results.variance_along_training(rows, name=config.system.name):
+                made["variance"] = drawn
+        name = f"{config.system.name}, {int(ts.step):,} steps"
+        made |= of_results.of_run(
+            *trained, config.system, setup.dataset, setup.test_observed, setup.figure_key, name=name
+        )
         target = task.estimator_at(ts.step).claims_under(task.settings.noise).target
-        made["training"] = of_results.training(history, name=target, title=f"Training of {config.system.name}")
+        title = f"Training of {config.system.name}"
+        per_epoch = task.steps_per_epoch
+        made["training"] = of_results.training(history, steps_per_epoch=per_epoch, name=target, title=title)
         for name, figure in made.items():
             figures.save(figure, folder / FIGURES / f"{name}.png")
     except OSError as error:
