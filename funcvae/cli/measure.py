@@ -1,7 +1,8 @@
 """Commands that measure a run and write a report: `evaluate` and `variance`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from funcvae.cli.options import (
 from funcvae.errors import BadValue
 from funcvae.figures import of_results
 from funcvae.models import SYSTEMS
+from funcvae.variance import Comparison
 from funcvae.tracking import Progress
 from funcvae.tracking.progress import Bar
 
@@ -123,13 +125,13 @@ def variance(
             if len(ks) > 1:
                 over_k, report = runs.samples_report(measured, ks, **settings, progress=progress)
                 text, used = runs.samples_table(over_k), over_k[0].batch
-                draw = lambda: {"variance_samples": of_results.of_samples(over_k, name=system)}
+                draw: Callable[[], dict[str, Figure]] = partial(_figure_over_samples, over_k, system)
             else:
                 found, report = runs.comparison_report(
                     measured, samples=ks[0] if ks else None, target_se=target_se, **settings, progress=progress
                 )
                 text, used = found.table(wide=wide), found.batch
-                draw = lambda: of_results.of_comparison(found, name=system)
+                draw = partial(of_results.of_comparison, found, name=system)
     if not processes.is_main:
         return
     state = "untrained" if measured.path.name.startswith(f"{system}-untrained") else f"as in {measured.path}"
@@ -140,6 +142,10 @@ def variance(
         at = f" at K = {', '.join(map(str, left_out[reason]))}" if isinstance(left_out, dict) else ""
         print(f"left out{at}: {reason}")
     _write_report(measured, "variance", report, draw(), output)
+
+
+def _figure_over_samples(found: Sequence[Comparison], name: str) -> dict[str, Figure]:
+    return {"variance_samples": of_results.of_samples(found, name=name)}
 
 
 def _run_or_system(
