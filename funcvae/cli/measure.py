@@ -24,9 +24,9 @@ from funcvae.cli.options import (
 from funcvae.errors import BadValue
 from funcvae.figures import of_results
 from funcvae.models import SYSTEMS
-from funcvae.variance import Comparison
 from funcvae.tracking import Progress
 from funcvae.tracking.progress import Bar
+from funcvae.variance import Comparison
 
 __all__ = ["evaluate", "variance"]
 
