@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from funcvae import evaluate, random, tree
+from funcvae import evaluate, random
 from funcvae._support import checks, examples
 from funcvae._support.checks import Count
 from funcvae._support.examples import Data
@@ -43,7 +43,7 @@ from funcvae.figures.decoding import (
     samples,
     traversed,
 )
-from funcvae.model import VAE
+from funcvae.model import VAE, noise_dtype
 from funcvae.modules import Params, State
 from funcvae.train import streaming
 
@@ -230,7 +230,7 @@ def image_samples(
     """
     x = samples(model, params, state, key, n, drawn=drawn, condition=condition)
     what = "images drawn from p(x|z)" if drawn else "means of p(x|z) for samples z of the prior"
-    if drawn and (sigma := _one_sigma(model, params, state, condition)) is not None:
+    if drawn and (sigma := _one_sigma(model, params, state, x.device, condition)) is not None:
         what += f": noise of σ = {sigma:.2g} in every pixel"
     return images.sample_grid(pixels(x), rows=rows, title=headline(name, what))
 
@@ -276,10 +276,9 @@ def _is_discrete(q: Posterior) -> bool:
 
 
 @torch.no_grad()
-def _one_sigma(model: VAE, params: Params, state: State, condition: Data | None) -> float | None:
+def _one_sigma(model: VAE, params: Params, state: State, device: torch.device, condition: Data | None) -> float | None:
     """The standard deviation of a normal p(x|z) if it is one number, the same at two latents; else None."""
-    like = tree.leaves(params)[0]
-    z = torch.stack([like.new_zeros(model.latent), like.new_ones(model.latent)])
+    z = torch.eye(2, model.latent, dtype=noise_dtype(params), device=device)
     both = None if condition is None else examples.each(lambda c: c[:1].expand(2, *c.shape[1:]), condition)
     p, _ = model.decode(params, state, z, condition=both)
     if not isinstance(p, Normal) or p.sigma.min() < p.sigma.max():
