@@ -68,7 +68,7 @@ def sample(
         n = min(streaming.count(dataset.train), of_model.MOST_POINTS) if n is None else n
         figure = of_model.point_samples(
             *loaded.trained, key, n, dataset, drawn=drawn, condition=_conditions(loaded, torch.arange(n)),
-            name=loaded.config.system.name,
+            name=loaded.title,
         )  # fmt: skip
     else:
         at, rows = _rows(loaded, of_results.SAMPLES if n is None else n)
@@ -221,7 +221,5 @@ def latent(
         figure = of_model.latent_traversal(*loaded.trained, x, span=span, n=n or 7, **loaded.image_arguments)
     else:
         labels = None if dataset.test_labels is None else dataset.test_labels[: len(first)]
-        figure = of_model.latent_scatter(
-            *loaded.trained, x, labels, classes=dataset.classes, name=loaded.config.system.name
-        )
+        figure = of_model.latent_scatter(*loaded.trained, x, labels, classes=dataset.classes, name=loaded.title)
     options.save_of(figure, loaded, f"latent_{what}")

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from funcvae._support import checks
 from funcvae.errors import BadValue
 from funcvae.figures._arrays import as_array
+from funcvae.figures._rendering import Shown
 from funcvae.figures._style import DARK, LIGHT, finish, note
 
 __all__ = ["bound_ladder", "latent_use"]
@@ -31,7 +32,7 @@ def bound_ladder(
     value, error = as_array("bound", bound, f"{len(k)}"), as_array("se", se, f"{len(k)}", finite=False)
     if k.min() < 1 or (error < 0).any():
         raise BadValue(f"samples start at {k.min():g} and se at {error.min():g}: they must be at least 1 and 0")
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Shown(figsize=(6.4, 4.2), layout="constrained")
     ax = figure.add_subplot()
     bars = 2 * np.where(np.isfinite(error), error, 0)
     ax.errorbar(k, value, yerr=bars, fmt="o-", color=DARK, capsize=6, markersize=4, linewidth=1, elinewidth=1.6)
@@ -64,7 +65,7 @@ def latent_use(
     height = as_array("kl", kl, "Z")
     dark = as_array("active", active, f"{len(height)}") != 0
     order = np.argsort(-height, kind="stable")
-    figure = Figure(figsize=(max(6.4, min(12.0, 0.16 * len(height))), 3.8), layout="constrained")
+    figure = Shown(figsize=(max(6.4, min(12.0, 0.16 * len(height))), 3.8), layout="constrained")
     ax = figure.add_subplot()
     place = np.arange(1, len(height) + 1)
     for shown, colour, name in ((dark, DARK, "active"), (~dark, LIGHT, "inactive")):

@@ -109,9 +109,14 @@ class Run(NamedTuple):
         return Trained(self.model, self.params, self.state)
 
     @property
+    def title(self) -> str:
+        """The system and the steps made, for titles of figures."""
+        return f"{self.config.system.name}, {self.steps:,} steps"
+
+    @property
     def image_arguments(self) -> dict[str, Any]:
         """Arguments of the figures of images: how to show pixels, and the name for the title."""
-        return {"pixels": self.recipe.pixels, "name": self.config.system.name}
+        return {"pixels": self.recipe.pixels, "name": self.title}
 
 
 class Result(TypedDict):
