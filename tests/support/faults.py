@@ -82,7 +82,8 @@ def wait_for_rows(run: Path, n: int = 1, alive: Callable[[], bool] = lambda: Tru
 
 def contents(run: Path) -> dict[str, bytes]:
     """Every file that must not depend on where a run was killed."""
-    paths = [path for path in run.rglob("*") if path.is_file() and path.name not in ("manifest.json", "config.json")]
+    left_out = ("manifest.json", "config.json", "times.jsonl", "result.json")
+    paths = [path for path in run.rglob("*") if path.is_file() and path.name not in left_out]
     last = max(path for path in paths if path.parent.name == "checkpoints")
     kept = [path for path in paths if path == last or path.parent.name != "checkpoints"]
     return {str(path.relative_to(run)): path.read_bytes() for path in kept}

@@ -77,7 +77,7 @@ _PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE = 24, 1
 
 
 def files_of(run: Path) -> dict[str, bytes]:
-    left_out = ("manifest.json", "config.json", ".lock")
+    left_out = ("manifest.json", "config.json", "times.jsonl", "result.json", ".lock")
     return {str(p.relative_to(run)): p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name not in left_out}
 
 
