@@ -65,8 +65,7 @@ def parse_model_options(system: System | str, given: dict[str, str]) -> dict[str
 def system_help(words: Sequence[str]) -> str:
     """Describes the defaults and the model options of the system that the first word names."""
     if not words or words[0].startswith("-") or Path(words[0]).is_dir():
-        return (
-            "Each system has its own defaults, and options --model.NAME VALUE of its model: name a system to see them."
+        return "Name a system to see its defaults and its options --model.NAME VALUE."
         )
     try:
         system = runs.find_system(words[0])
