@@ -12,6 +12,7 @@ params.safetensors  trained parameters and state, written at the end; byte-ident
 A file is either complete or missing. Only the last line of metrics.jsonl may be incomplete until the run is resumed.
 
 `train_grid` trains a grid of such runs, and `collect` makes a table of the results.
+`summarize` and `runs_in` read what runs are and how they went, without their models.
 """
 
 from funcvae.runs.aggregate import SweepResults, collect
