@@ -5,15 +5,15 @@ FILE.npy holds images [n, C, H, W], as bytes or as floats in [0, 1]. It may be l
 
 import math
 
-import tyro
+import cyclopts
 from torch import nn
 
 import funcvae as fv
 
 
-def main(file: tyro.conf.Positional[str], epochs: int = 1, latent: int = 16, batch: int = 128) -> float:
+def main(file: str, epochs: int = 1, latent: int = 16, batch: int = 128) -> float:
     images = fv.data.stream(file)  # reads the header; a tenth of the rows is the test set
-    n, *shape = images.train.shape
+    shape = images.train.shape[1:]
     pixels = math.prod(shape)
     model = fv.vae(
         encoder=lambda: nn.Sequential(nn.Flatten(), nn.Linear(pixels, 400), nn.ReLU(), nn.Linear(400, 2 * latent)),
@@ -25,14 +25,13 @@ def main(file: tyro.conf.Positional[str], epochs: int = 1, latent: int = 16, bat
     )
     opt = fv.optim.adam(1e-3)
     ts = fv.train.init(model, opt, fv.random.key(0))
-    with fv.tracking.progress_bar(epochs * -(-n // batch)) as bar:
-        ts, history = fv.train.fit(
-            ts, model, fv.estimators.elbo(), opt, images.train, test=images.test,
-            epochs=epochs, batch=batch, observe=fv.model.as_floats, log=bar,
-        )  # fmt: skip
+    ts, history = fv.train.fit(
+        ts, model, fv.estimators.elbo(), opt, images.train, test=images.test,
+        epochs=epochs, batch=batch, observe=fv.model.as_floats, progress=fv.tracking.bar,
+    )  # fmt: skip
     print(f"ELBO on the test set: {history.test_bound[-1]:.1f} nats")
     return float(history.test_bound[-1])
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cyclopts.run(main, result_action="return_value")

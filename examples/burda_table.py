@@ -7,8 +7,7 @@ an IWAE, and as an IWAE with DReG gradients. Prints L_5000 on test digits next t
 
 from pathlib import Path
 
-import tyro
-from tqdm import tqdm
+import cyclopts
 
 import funcvae as fv
 from funcvae.errors import BadValue, FuncvaeError
@@ -61,12 +60,7 @@ def main(
         if (run.config.epochs, run.config.data) != (epochs, source):
             made = f"{run.config.epochs} epochs of {run.config.data}"
             raise BadValue(f"{folder} holds {made}: give another --out or the same --epochs and --source")
-        with tqdm(total=n * samples, desc=f"{name}, k = {count}", unit="sample", unit_scale=True, leave=False) as bar:
-
-            def progress(done: int, total: int, bar: tqdm = bar) -> None:
-                bar.update(done - bar.n)
-
-            report = fv.runs.evaluation_report(run, samples=samples, n=n, progress=progress)
+        report = fv.runs.evaluation_report(run, samples=samples, n=n, progress=fv.tracking.bar)
         found, units = report["log_likelihood"], report["active_units"]["number"]
         nll[name, count] = -found["mean"]
         errors = f"± {found['se']:.3f} noise ± {found['data_se']:.2f} data"
@@ -87,6 +81,6 @@ def main(
 
 if __name__ == "__main__":
     try:
-        tyro.cli(main)
+        cyclopts.run(main, result_action="return_value")
     except FuncvaeError as error:
         raise SystemExit(f"error: {error}") from None

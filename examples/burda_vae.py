@@ -8,7 +8,7 @@ takes minutes.
 from pathlib import Path
 from typing import Literal
 
-import tyro
+import cyclopts
 
 import funcvae as fv
 from funcvae.models.recipe import binarize
@@ -25,11 +25,10 @@ def main(
     train = digits.train[: 100 * steps]
     per_epoch = -(-len(train) // 100)
     epochs = -(-steps // per_epoch)
-    with fv.tracking.progress_bar(epochs * per_epoch) as bar:
-        ts, history = fv.train.fit(
-            ts, model, fv.estimators.dreg(), opt, train, test=digits.test,
-            epochs=epochs, batch=100, samples=5, observe=binarize, log=bar,
-        )  # fmt: skip
+    ts, history = fv.train.fit(
+        ts, model, fv.estimators.dreg(), opt, train, test=digits.test,
+        epochs=epochs, batch=100, samples=5, observe=binarize, progress=fv.tracking.bar,
+    )  # fmt: skip
     print(f"L_5 {history.test_bound[-1]:.1f} nats")
 
     figure = fv.figures.of_model.image_samples(model, ts.params, ts.state, fv.random.key(1), 100, name=name)
@@ -37,4 +36,4 @@ def main(
 
 
 if __name__ == "__main__":
-    print(*tyro.cli(main), sep="\n")
+    print(*cyclopts.run(main, result_action="return_value"), sep="\n")

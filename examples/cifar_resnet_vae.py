@@ -6,7 +6,7 @@ The scale of the likelihood is learned. It shrinks as the reconstructions improv
 
 from pathlib import Path
 
-import tyro
+import cyclopts
 
 import funcvae as fv
 from funcvae.models.cifar import standardize, to_pixels
@@ -19,10 +19,17 @@ def main(steps: int = 300, source: str = "cifar10", root: str = "data", out: str
     ts = fv.train.init(model, opt, fv.random.key(0))
     per_epoch = min(steps, -(-len(photos.train) // 32))
     train, epochs = photos.train[: 32 * per_epoch], -(-steps // per_epoch)
-    with fv.tracking.progress_bar(epochs * per_epoch) as bar:
-        ts, history = fv.train.fit(
-            ts, model, fv.estimators.elbo_mc(), opt, train, epochs=epochs, batch=32, observe=standardize, log=bar
-        )
+    ts, history = fv.train.fit(
+        ts,
+        model,
+        fv.estimators.elbo_mc(),
+        opt,
+        train,
+        epochs=epochs,
+        batch=32,
+        observe=standardize,
+        progress=fv.tracking.bar,
+    )
     scale = ts.params["decoder"]["log_scale"].exp()
     print(f"ELBO from {history.bound[0]:.0f} to {history.bound[-10:].mean():.0f} nats; scale {scale.item():.2f}")
 
@@ -37,4 +44,4 @@ def main(steps: int = 300, source: str = "cifar10", root: str = "data", out: str
 
 
 if __name__ == "__main__":
-    print(*tyro.cli(main), sep="\n")
+    print(*cyclopts.run(main, result_action="return_value"), sep="\n")

@@ -7,8 +7,8 @@ than either variance.
 
 from pathlib import Path
 
+import cyclopts
 import torch
-import tyro
 
 import funcvae as fv
 
@@ -74,4 +74,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cyclopts.run(main, result_action="return_value")

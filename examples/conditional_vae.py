@@ -2,8 +2,8 @@
 
 from typing import Any
 
+import cyclopts
 import torch
-import tyro
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
@@ -37,4 +37,4 @@ def main(data: str = "mnist", data_dir: str = "data", epochs: int = 20, out: str
 
 
 if __name__ == "__main__":
-    print(tyro.cli(main))
+    print(cyclopts.run(main, result_action="return_value"))

@@ -9,8 +9,8 @@ That baseline is `rloo`.
 
 from pathlib import Path
 
+import cyclopts
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -29,7 +29,7 @@ ARMS = {
 
 
 def trained(
-    name: str, digits: fv.data.Dataset, seed: int, epochs: int, replicates: int, log: fv.train.Log
+    name: str, digits: fv.data.Dataset, seed: int, epochs: int, replicates: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The test ELBO [epochs] of a run, and the variance [epochs, 3] of every estimator at the run's parameters."""
     init_key, observe_key, noise_key = fv.random.split(fv.random.key(seed), 3)
@@ -49,7 +49,8 @@ def trained(
 
     _, history = fv.train.fit(
         fv.train.init(model, opt, init_key), model, estimator, opt, digits.train, test=digits.test, epochs=epochs,
-        batch=RECIPE.batch, samples=samples, observe=binarize, log=log, watch=watch,
+        batch=RECIPE.batch, samples=samples, observe=binarize, watch=watch,
+        progress=fv.tracking.bar,
     )  # fmt: skip
     return history.test_bound, np.array(variance)
 
@@ -84,8 +85,7 @@ def main(
     digits = digits._replace(train=digits.train[: RECIPE.batch * steps], test=digits.test[:2000])
     per_epoch = -(-len(digits.train) // RECIPE.batch)
     epochs = -(-steps // per_epoch)
-    with fv.tracking.progress_bar(len(ARMS) * seeds * epochs * per_epoch) as bar:
-        runs = [[trained(name, digits, seed, epochs, replicates, bar) for seed in range(seeds)] for name in ARMS]
+    runs = [[trained(name, digits, seed, epochs, replicates) for seed in range(seeds)] for name in ARMS]
     bound = np.array([[bounds for bounds, _ in of_seeds] for of_seeds in runs])
     measured = np.array([[variances for _, variances in of_seeds] for of_seeds in runs])
     # All estimators are compared at the same parameters: by the geometric mean over the three runs of a seed.
@@ -119,4 +119,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cyclopts.run(main, result_action="return_value")

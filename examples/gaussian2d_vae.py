@@ -6,8 +6,8 @@ densities of model and data.
 
 from pathlib import Path
 
+import cyclopts
 import torch
-import tyro
 
 import funcvae as fv
 
@@ -26,10 +26,18 @@ def main(steps: int = 2000, out: str = "figures") -> list[Path]:
     train = points.train[: 1000 * steps]
     per_epoch = -(-len(train) // 1000)
     epochs = -(-steps // per_epoch)
-    with fv.tracking.progress_bar(epochs * per_epoch) as bar:
-        ts, _ = fv.train.fit(
-            ts, model, fv.estimators.elbo(), opt, train, epochs=epochs, batch=1000, samples=4, log=bar, watch=keep
-        )
+    ts, _ = fv.train.fit(
+        ts,
+        model,
+        fv.estimators.elbo(),
+        opt,
+        train,
+        epochs=epochs,
+        batch=1000,
+        samples=4,
+        progress=fv.tracking.bar,
+        watch=keep,
+    )
 
     trained = fv.Trained(model, ts.params, ts.state)
     x = fv.figures.decoding.samples(*trained, sample_key, 100_000)
@@ -43,4 +51,4 @@ def main(steps: int = 2000, out: str = "figures") -> list[Path]:
 
 
 if __name__ == "__main__":
-    print(*tyro.cli(main), sep="\n")
+    print(*cyclopts.run(main, result_action="return_value"), sep="\n")

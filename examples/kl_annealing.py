@@ -3,7 +3,7 @@
 Early in training, the KL switches off a latent that the decoder does not use yet. A small KL at the start prevents it.
 """
 
-import tyro
+import cyclopts
 from torch import nn
 
 import funcvae as fv
@@ -37,4 +37,4 @@ def main(epochs: int = 50) -> dict[str, tuple[float, float, int]]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cyclopts.run(main, result_action="return_value")

@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
+import cyclopts
 import numpy as np
 import torch
-import tyro
 from torch import Tensor, nn
 
 import funcvae as fv
@@ -44,4 +44,4 @@ def main(data: str = "mnist", data_dir: str = "data", epochs: int = 10, missing:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cyclopts.run(main, result_action="return_value")

@@ -6,7 +6,7 @@ and between the classes they decode to images that are not digits.
 
 from pathlib import Path
 
-import tyro
+import cyclopts
 
 import funcvae as fv
 
@@ -18,11 +18,10 @@ def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str 
     train, test = digits.train[: 128 * steps], digits.decode(digits.test)
     per_epoch = -(-len(train) // 128)
     epochs = -(-steps // per_epoch)
-    with fv.tracking.progress_bar(epochs * per_epoch) as bar:
-        ts, history = fv.train.fit(
-            ts, model, fv.estimators.elbo(), opt, train,
-            epochs=epochs, observe=fv.model.as_floats, scale=fv.train.summed, log=bar,
-        )  # fmt: skip
+    ts, history = fv.train.fit(
+        ts, model, fv.estimators.elbo(), opt, train,
+        epochs=epochs, observe=fv.model.as_floats, scale=fv.train.summed, progress=fv.tracking.bar,
+    )  # fmt: skip
     print(f"squared error of a digit: {-history.bound[-20:].mean() - fv.models.SYSTEMS['mnist_ae'].offset():.1f}")
 
     trained = fv.Trained(model, ts.params, ts.state)
@@ -34,4 +33,4 @@ def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str 
 
 
 if __name__ == "__main__":
-    print(*tyro.cli(main), sep="\n")
+    print(*cyclopts.run(main, result_action="return_value"), sep="\n")

@@ -7,7 +7,7 @@ distinguish the digits.
 
 from pathlib import Path
 
-import tyro
+import cyclopts
 
 import funcvae as fv
 from funcvae.models.recipe import from_tanh_range, to_tanh_range
@@ -24,8 +24,9 @@ def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str 
         train = digits.train[: 128 * steps]
         per_epoch = -(-len(train) // 128)
         epochs = -(-steps // per_epoch)
-        with fv.tracking.progress_bar(epochs * per_epoch) as bar:
-            ts, _ = fv.train.fit(ts, model, elbo, opt, train, epochs=epochs, observe=to_tanh_range, log=bar)
+        ts, _ = fv.train.fit(
+            ts, model, elbo, opt, train, epochs=epochs, observe=to_tanh_range, progress=fv.tracking.bar
+        )
 
         q, _ = model.encode(ts.params, ts.state, shown)
         p, _ = model.prior(ts.params, ts.state, q.loc)
@@ -40,4 +41,4 @@ def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str 
 
 
 if __name__ == "__main__":
-    print(*tyro.cli(main), sep="\n")
+    print(*cyclopts.run(main, result_action="return_value"), sep="\n")

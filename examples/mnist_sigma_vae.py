@@ -6,7 +6,7 @@ the mean of q is far from all z that were drawn in training. The printed errors 
 
 from pathlib import Path
 
-import tyro
+import cyclopts
 
 import funcvae as fv
 from funcvae.figures import decoding
@@ -19,11 +19,11 @@ def main(steps: int = 9375, source: str = "mnist", root: str = "data", out: str 
     train, test = digits.train[: 32 * steps], digits.decode(digits.test)
     per_epoch = -(-len(train) // 32)
     epochs = -(-steps // per_epoch)
-    with fv.tracking.progress_bar(epochs * per_epoch) as bar:
-        ts, history = fv.train.fit(
-            ts, model, fv.estimators.elbo(), opt, train, epochs=epochs, batch=32, observe=fv.model.as_floats, log=bar,
-            scale=system.recipe.scale, offset=system.offset(),  # the loss of the post
-        )  # fmt: skip
+    ts, history = fv.train.fit(
+        ts, model, fv.estimators.elbo(), opt, train, epochs=epochs, batch=32, observe=fv.model.as_floats,
+        scale=system.recipe.scale, offset=system.offset(),  # the loss of the post
+        progress=fv.tracking.bar,
+    )  # fmt: skip
 
     trained, key = fv.Trained(model, ts.params, ts.state), fv.random.key(1)
     loc = decoding.latents(*trained, test)
@@ -36,4 +36,4 @@ def main(steps: int = 9375, source: str = "mnist", root: str = "data", out: str 
 
 
 if __name__ == "__main__":
-    print(*tyro.cli(main), sep="\n")
+    print(*cyclopts.run(main, result_action="return_value"), sep="\n")

@@ -6,7 +6,7 @@ of the plane decodes to a digit, and a line between two digits passes through ot
 
 from pathlib import Path
 
-import tyro
+import cyclopts
 
 import funcvae as fv
 
@@ -18,11 +18,10 @@ def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str 
     train, test = digits.train[: 128 * steps], digits.decode(digits.test)
     per_epoch = -(-len(train) // 128)
     epochs = -(-steps // per_epoch)
-    with fv.tracking.progress_bar(epochs * per_epoch) as bar:
-        ts, history = fv.train.fit(
-            ts, model, fv.estimators.elbo(), opt, train,
-            epochs=epochs, observe=fv.model.as_floats, scale=fv.train.summed, log=bar,
-        )  # fmt: skip
+    ts, history = fv.train.fit(
+        ts, model, fv.estimators.elbo(), opt, train,
+        epochs=epochs, observe=fv.model.as_floats, scale=fv.train.summed, progress=fv.tracking.bar,
+    )  # fmt: skip
     print(f"ELBO {history.bound[-20:].mean():.1f} nats")
 
     trained = fv.Trained(model, ts.params, ts.state)
@@ -38,4 +37,4 @@ def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str 
 
 
 if __name__ == "__main__":
-    print(*tyro.cli(main), sep="\n")
+    print(*cyclopts.run(main, result_action="return_value"), sep="\n")

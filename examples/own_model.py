@@ -6,7 +6,7 @@ class.
 
 from pathlib import Path
 
-import tyro
+import cyclopts
 from torch import Tensor, nn
 
 import funcvae as fv
@@ -40,7 +40,7 @@ def decoder(channels: int, height: int, width: int, latent: int) -> nn.Module:
     )  # fmt: skip
 
 
-def main(folder: tyro.conf.Positional[str], steps: int = 600, latent: int = 32, out: str = "figures") -> list[Path]:
+def main(folder: str, steps: int = 600, latent: int = 32, out: str = "figures") -> list[Path]:
     images = fv.data.load(folder)  # a tenth becomes the test set, unless there are folders train and test
     channels, height, width = images.train.shape[1:]
     model = fv.vae(
@@ -54,11 +54,10 @@ def main(folder: tyro.conf.Positional[str], steps: int = 600, latent: int = 32, 
     ts = fv.train.init(model, opt, fv.random.key(0))
     per_epoch = -(-len(images.train) // batch)
     epochs = -(-steps // per_epoch)
-    with fv.tracking.progress_bar(epochs * per_epoch) as bar:
-        ts, history = fv.train.fit(
-            ts, model, fv.estimators.dreg(), opt, images.train, test=images.test,
-            epochs=epochs, batch=batch, samples=4, observe=fv.model.as_floats, log=bar,
-        )  # fmt: skip
+    ts, history = fv.train.fit(
+        ts, model, fv.estimators.dreg(), opt, images.train, test=images.test,
+        epochs=epochs, batch=batch, samples=4, observe=fv.model.as_floats, progress=fv.tracking.bar,
+    )  # fmt: skip
     print(f"L_4 on the test set: {history.test_bound[-1]:.1f} nats")
 
     trained, (pairs_key, samples_key) = fv.Trained(model, ts.params, ts.state), fv.random.split(fv.random.key(1))
@@ -71,4 +70,4 @@ def main(folder: tyro.conf.Positional[str], steps: int = 600, latent: int = 32, 
 
 
 if __name__ == "__main__":
-    print(*tyro.cli(main), sep="\n")
+    print(*cyclopts.run(main, result_action="return_value"), sep="\n")

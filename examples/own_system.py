@@ -9,7 +9,7 @@ FOLDER holds colour images of one size. The command line does the same, and has 
 import math
 from pathlib import Path
 
-import tyro
+import cyclopts
 from torch import Tensor, nn
 
 import funcvae as fv
@@ -31,9 +31,9 @@ def bird_vae(train: Tensor | None = None, latent: int = 10, hidden: int = 128) -
 bird = fv.System("bird_vae", "VAE of small images", bird_vae, fv.models.Recipe(shape=(3, None, None), epochs=20))
 
 
-def main(folder: tyro.conf.Positional[str], epochs: int = 20, out: str | None = None) -> Path:
+def main(folder: str, epochs: int = 20, out: str | None = None) -> Path:
     return fv.runs.train(bird, data=folder, epochs=epochs, out=out)
 
 
 if __name__ == "__main__":
-    print(tyro.cli(main))
+    print(cyclopts.run(main, result_action="return_value"))

@@ -8,8 +8,8 @@ remedy is to learn the variance.
 
 from pathlib import Path
 
+import cyclopts
 import torch
-import tyro
 from matplotlib.figure import Figure
 
 import funcvae as fv
@@ -34,20 +34,21 @@ def main(steps: int = 4000, out: str = "figures") -> tuple[dict[float, tuple[int
     batch = 200
     epochs = -(-steps * batch // POINTS)
     found = {}
-    with fv.tracking.progress_bar(len(variances) * epochs * POINTS // batch) as bar:
-        for sigma2 in variances:
-            model = fv.models.linear_vae(FEATURES, LATENT, sigma2)
-            opt = fv.optim.adam(lambda step: 0.02 * (1 - step.double() / steps).clamp(min=0.01))
-            ts = fv.train.init(model, opt, fv.random.key(1))
-            ts, _ = fv.train.fit(ts, model, fv.estimators.elbo(), opt, x, epochs=epochs, batch=batch, log=bar)
-            trained = fv.Trained(model, ts.params, ts.state)
-            used = fv.evaluate.active_units(*trained, x).number
-            best = fv.evaluate.ppca(x.double(), LATENT, sigma2)
-            wanted = int((best.weight.norm(dim=0) > 0).sum())
-            weight, mean = (ts.params["decoder"][name].double() for name in ("weight", "bias"))
-            learned = best._replace(weight=weight, mean=mean)
-            short = float((best.log_likelihood(x.double()) - learned.log_likelihood(x.double())).mean())
-            found[sigma2] = wanted, used, short
+    for sigma2 in variances:
+        model = fv.models.linear_vae(FEATURES, LATENT, sigma2)
+        opt = fv.optim.adam(lambda step: 0.02 * (1 - step.double() / steps).clamp(min=0.01))
+        ts = fv.train.init(model, opt, fv.random.key(1))
+        ts, _ = fv.train.fit(
+            ts, model, fv.estimators.elbo(), opt, x, epochs=epochs, batch=batch, progress=fv.tracking.bar
+        )
+        trained = fv.Trained(model, ts.params, ts.state)
+        used = fv.evaluate.active_units(*trained, x).number
+        best = fv.evaluate.ppca(x.double(), LATENT, sigma2)
+        wanted = int((best.weight.norm(dim=0) > 0).sum())
+        weight, mean = (ts.params["decoder"][name].double() for name in ("weight", "bias"))
+        learned = best._replace(weight=weight, mean=mean)
+        short = float((best.log_likelihood(x.double()) - learned.log_likelihood(x.double())).mean())
+        found[sigma2] = wanted, used, short
     for sigma2, (wanted, used, short) in found.items():
         print(
             f"sigma² {sigma2:4}: maximum likelihood uses {wanted} latents, the VAE {used}; it is {short:.3f} nats worse"
@@ -79,4 +80,4 @@ def main(steps: int = 4000, out: str = "figures") -> tuple[dict[float, tuple[int
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cyclopts.run(main, result_action="return_value")

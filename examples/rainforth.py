@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import cyclopts
 import torch
-import tyro
 from torch import Tensor, nn
 
 import funcvae as fv
@@ -77,10 +77,7 @@ def main(
             "both, prior": iwae.groups["prior"].variance.sqrt(),
         }
 
-    def report(done: int, total: int) -> None:
-        print(f"K = {ks[done - 1]}: {done} of {total} done")
-
-    found = fv.variance.sweep(measure, ks, fv.random.key(2), progress=report)
+    found = fv.variance.sweep(measure, ks, fv.random.key(2), progress=fv.tracking.bar)
     print("signal-to-noise ratio of the encoder's gradient, and standard deviation of the prior's gradient")
     print(found)
     print(f"{'theory':>10}  {'-1/2':>13}  {'+1/2':>13}  {'-1/2':>12}")
@@ -98,4 +95,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cyclopts.run(main, result_action="return_value")

@@ -13,6 +13,7 @@ from funcvae._support import checks, examples
 from funcvae._support.checks import Count
 from funcvae._support.examples import ConcreteData, Data
 from funcvae._support.pickling import by_call, remembered
+from funcvae._support.reprs import short_repr
 from funcvae.batching import over_samples
 from funcvae.distributions import (
     CouplingFlow,
@@ -68,6 +69,7 @@ def _whole(x: Data) -> Tensor:
     return x
 
 
+@short_repr
 @by_call
 class VAE(NamedTuple):
     """A latent-variable model p(z) p(x|z) with its recognition network q(z|x).
@@ -102,6 +104,7 @@ class VAE(NamedTuple):
         )
 
 
+@short_repr
 class Trained(NamedTuple):
     """A model with its parameters and state. Write `*trained` where a function takes the three."""
 

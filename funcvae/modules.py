@@ -24,6 +24,7 @@ from funcvae import random, tree
 from funcvae._support import checks, finding_draws
 from funcvae._support.keyed_draws import InFactory, InForward, let_compiler_dispatch
 from funcvae._support.pickling import by_call, remembered
+from funcvae._support.reprs import short_repr
 from funcvae.errors import BadType, BadValue
 
 __all__ = [
@@ -45,6 +46,7 @@ class Apply(Protocol):
         ...
 
 
+@short_repr
 @by_call
 class Functional(NamedTuple):
     """A pure network.

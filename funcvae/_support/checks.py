@@ -21,7 +21,7 @@ import os
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields as dataclass_fields
-from functools import cache, partial, wraps
+from functools import cache, partial, reduce, wraps
 from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -42,6 +42,9 @@ class Only(NamedTuple):
     """Marks a check that replaces the one of the annotated type, so that it can write the whole message."""
 
     check: Check
+
+    def __repr__(self) -> str:
+        return "checked"
 
 
 def that(holds: Callable[[Any], bool], must: str, error: type[FuncvaeError] = BadValue) -> Check:
@@ -197,7 +200,45 @@ def arguments(function: Callable[P, T]) -> Callable[P, T]:
         named = {name: _checked(checks(), name, value) for name, value in kwargs.items()}
         return function(*first, *args[len(first) :], **named)  # type: ignore[arg-type]
 
-    return _with_original(checked, function)
+    return readable(_with_original(checked, function))
+
+
+def readable(function: F) -> F:
+    """Decorates a function: `help` shows its arguments' types without the checks, and default functions by name."""
+    signature = inspect.signature(function)
+    shown = [
+        each.replace(annotation=_without_checks(each.annotation), default=_named(each.default))
+        for each in signature.parameters.values()
+    ]
+    function.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=shown, return_annotation=_without_checks(signature.return_annotation)
+    )
+    return function
+
+
+def _without_checks(hint: Any) -> Any:
+    """An annotation without the marks of `Annotated`."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _without_checks(inner[0])
+    return reduce(operator.or_, map(_without_checks, inner)) if origin in (Union, types.UnionType) else hint
+
+
+def _named(default: Any) -> Any:
+    return _Default(default) if inspect.isfunction(default) else default
+
+
+class _Default:
+    """A function as the default of an argument, with a short repr."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<function {self.function.__name__}>"
 
 
 def after(check: Callable[..., None]) -> Callable[[F], F]:
@@ -258,7 +299,8 @@ def _check_of(hint: Any) -> Check | None:
             return further[0].check
         axes = " ".join(mark for mark in further if isinstance(mark, str))
         first = (lambda name, value: tensor(name, value, axes)) if axes else _check_of(kind)
-        return _in_turn([each for each in (first, *further) if callable(each)])
+        functions = [each for each in (first, *further) if inspect.isfunction(each)]  # not another library's metadata
+        return _in_turn(functions)
     if origin in (Union, types.UnionType):
         kinds = set(inner) - {type(None)}
         check = path if kinds == {str, Path} else _check_of(kinds.pop()) if len(kinds) == 1 else None

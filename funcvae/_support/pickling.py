@@ -50,10 +50,10 @@ def by_call(kind: type[T]) -> type[T]:
 
 def _closure(value: Any) -> Any:
     """The function of a value that its factory makes anew in each call."""
-    return value if inspect.isfunction(value) else getattr(value, "init", None) or value.estimate
+    return value if inspect.isfunction(value) else getattr(value, "init", None) or getattr(value, "estimate", None)
 
 
-def _call_of(value: Any) -> _Call | None:
+def call_of(value: Any) -> _Call | None:
     """The call that made a value, unless it was changed afterwards, as by `_replace`."""
     made = getattr(_closure(value), "made", None)
     return made if made is not None and made.result is value else None
@@ -61,7 +61,7 @@ def _call_of(value: Any) -> _Call | None:
 
 def _reduced(value: Any) -> Any:
     """The function and the arguments from which pickle makes a value."""
-    if (made := _call_of(value)) is None:
+    if (made := call_of(value)) is None:
         return value.__reduce_ex__(4)
     return _remade, (made.factory, *_mapped(_named, made.args, made.kwargs))
 
@@ -87,7 +87,7 @@ class _Function:
         self.function = function
 
     def __reduce__(self) -> Any:
-        if inspect.isfunction(self.function) and _call_of(self.function):
+        if inspect.isfunction(self.function) and call_of(self.function):
             return _reduced(self.function)
         if not any(name.endswith("cloudpickle") for name in sys.modules):  # it pickles such functions, too
             name = f"{self.function.__module__}.{self.function.__qualname__}"

@@ -5,29 +5,26 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
-import tyro
 from tqdm import tqdm
 
-from funcvae import compilation, distributed, figures, runs
+from funcvae import compilation, distributed, runs
 from funcvae._support import files
-from funcvae.cli.options import Device
+from funcvae.cli.options import Device, Flag, Names, OutputOptions, joined_names
 from funcvae.cli.signals import stop_on_signal
-from funcvae.errors import BadValue, Stopped
+from funcvae.errors import Stopped
 
 __all__ = ["collect", "sweep"]
 
-GridFile = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="GRID.json")]]
-SweepFolder = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SWEEP")]]
+OUTPUT = OutputOptions()
 
 
 def sweep(
-    grid: GridFile,
+    grid: str,
     /,
     *,
     out: str | None = None,
-    download: bool = False,
+    download: Flag = False,
     device: Device = "auto",
     patience: float = distributed.PATIENCE,
 ) -> None:
@@ -44,7 +41,7 @@ def sweep(
 
     Args:
         grid: The file of the grid.
-        out: Folder of the sweep. None: runs/NAME for NAME.json.
+        out: Folder of the sweep. By default runs/NAME for NAME.json.
         download: Download named data sets that are missing.
         device: Where to compute; the grid's settings have priority.
         patience: Seconds that the processes of torchrun wait for each other at the start.
@@ -62,7 +59,7 @@ def sweep(
     caught: list[int] = []
     stop_context = partial(stop_on_signal, caught, alone=distributed.world_size() == 1)
     try:
-        with tqdm(total=len(cells), unit="cell", dynamic_ncols=True) as bar:
+        with tqdm(total=len(cells), unit="cell", dynamic_ncols=True, disable=None) as bar:
 
             def log(name: str, result: runs.CellResult) -> None:
                 finished = "test bound {test_bound:.4f} nats per example after {steps:,} steps"
@@ -84,9 +81,7 @@ def sweep(
         sys.exit(1)
 
 
-def collect(
-    sweep: SweepFolder, /, *, system: tyro.conf.UseAppendAction[tuple[str, ...]] = (), out: str | None = None
-) -> None:
+def collect(sweep: str, /, *, system: Names | None = None, wide: Flag = False, output: OutputOptions = OUTPUT) -> None:
     """Collect the results of a sweep so far: a row for each cell, and means and intervals over the seeds.
 
     Prints a table, and writes table.csv (a row for each cell, also unfinished ones), table.json (with the means over
@@ -94,15 +89,14 @@ def collect(
 
     Args:
         sweep: Folder of the sweep, finished or not.
-        system: An own system of the sweep, as FILE.py:NAME or package.module:NAME; may be repeated.
-        out: CSV file NAME.csv, with NAME.json and figures next to it. None: SWEEP/table.csv.
+        system: Own systems of the sweep, as FILE.py:NAME or package.module:NAME.
+        wide: Print all columns of the table, even if they do not fit the terminal.
+        output: CSV file NAME.csv, with NAME.json and figures next to it. By default SWEEP/table.csv.
     """
-    path = Path(out) if out is not None else Path(sweep, "table.csv")
-    if path.suffix != ".csv" or path.is_dir():
-        raise BadValue(f"--out is {path}: it must be the name of a CSV file, NAME.csv")
-    results = runs.collect(sweep, systems=system)
-    print(results)
-    print(files.write(path, results.as_csv().encode()))
-    print(files.write(path.with_suffix(".json"), files.as_json(results.as_dict())))
+    output.check(".csv")
+    results = runs.collect(sweep, systems=joined_names(system or []))
+    print(results.table(wide=wide))
+    path = output.write(Path(output.out or Path(sweep, "table.csv")), results.to_csv().encode())
+    output.write(path.with_suffix(".json"), files.as_json(results.to_dict()))
     for name, figure in results.figures().items():
-        print(figures.save(figure, path.parent / "figures" / f"{name}.png"))
+        output.save(figure, path.parent / "figures" / f"{name}.png")

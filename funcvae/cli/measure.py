@@ -2,35 +2,48 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
-from funcvae import distributed, figures, runs
+from funcvae import distributed, runs
 from funcvae._support import checks, files
-from funcvae.cli.options import Flat, LoadOptions, ModelOptions, RunPath, parse_model_options
+from funcvae.cli.options import (
+    Flag,
+    Int,
+    LoadOptions,
+    ModelOptions,
+    Names,
+    OutputOptions,
+    joined_names,
+    parse_model_options,
+    whole_numbers,
+)
 from funcvae.errors import BadValue
-from funcvae.evaluate import Progress
 from funcvae.figures import of_results
 from funcvae.models import SYSTEMS
+from funcvae.tracking import Progress
+from funcvae.tracking.progress import Bar
+from funcvae.variance import Comparison
 
 __all__ = ["evaluate", "variance"]
 
-DEFAULTS = LoadOptions()
+LOADING, OUTPUT = LoadOptions(), OutputOptions()
 
 
 def evaluate(
-    run: RunPath,
+    run: str,
     /,
     *,
-    samples: int = 5000,
-    n: int | None = None,
-    chunk: int = 100,
-    seed: int = 0,
-    loading: Annotated[LoadOptions, Flat] = DEFAULTS,
-    out: str | None = None,
+    samples: Int = 5000,
+    n: Int | None = None,
+    chunk: Int = 100,
+    seed: Int = 0,
+    wide: Flag = False,
+    loading: LoadOptions = LOADING,
+    output: OutputOptions = OUTPUT,
 ) -> None:
     """Evaluate a trained model on test data: log-likelihood with its errors, bounds, KLs, active units.
 
@@ -39,36 +52,38 @@ def evaluate(
     Args:
         run: The run folder.
         samples: K of the log-likelihood L_K.
-        n: Number of test items, chosen at random. None: 1,000, or all if there are fewer.
+        n: Number of test items, chosen at random. By default 1,000, or all if there are fewer.
         chunk: Samples at a time.
         seed: Seed of the key for the choice of items, their observation and the noise.
+        wide: Print all columns of the table, even if they do not fit the terminal.
         loading: How to load the run.
-        out: JSON file. None: evaluation.json in the run folder (evaluation-2.json if its content would change).
+        output: The JSON file. By default evaluation.json in the run folder.
     """
-    _check_out(out)
+    output.check(".json")
     loaded = loading.load(run)
     with _progress_bar("sample") as progress:
         report = runs.evaluation_report(loaded, samples=samples, n=n, chunk=chunk, seed=seed, progress=progress)
-    print(runs.evaluation_table(report))
-    _write_report(loaded, "evaluation", report, lambda: runs.evaluation_figures(report), out)
+    print(runs.evaluation_table(report, wide=wide))
+    _write_report(loaded, "evaluation", report, runs.evaluation_figures(report), output)
 
 
 def variance(
-    run: RunPath,
+    run: str,
     /,
     *,
-    estimators: str | None = None,
-    noise: str = "iid",
-    samples: int | None = None,
-    replicates: int = 1000,
-    chunk: int | None = None,
-    seed: int = 0,
-    batch: int | None = None,
-    size: int | None = None,
-    model: ModelOptions = (),
+    estimators: Names | None = None,
+    noise: Names | None = None,
+    samples: Names | None = None,
+    replicates: Int = 1000,
+    chunk: Int | None = None,
+    seed: Int = 0,
+    batch: Int | None = None,
+    size: Int | None = None,
+    model: ModelOptions = None,
     target_se: float | None = None,
-    loading: Annotated[LoadOptions, Flat] = DEFAULTS,
-    out: str | None = None,
+    wide: Flag = False,
+    loading: LoadOptions = LOADING,
+    output: OutputOptions = OUTPUT,
     patience: float = distributed.PATIENCE,
 ) -> None:
     """Compare the gradient variance of estimators at a run's parameters, or at an untrained system's.
@@ -78,43 +93,64 @@ def variance(
 
     Args:
         run: The run folder, or a system to measure untrained: its name, FILE.py:NAME or package.module:NAME.
-        estimators: Names separated by commas, such as iwae,dreg,renyi:0.5; the first is the reference. None: the
-            run's own, elbo_mc, stl, iwae and dreg, or, for discrete latents, score, arm and disarm.
-        noise: Noise schemes separated by commas; each estimator is measured under all schemes that it allows.
-        samples: Monte-Carlo samples K for each datum. None: the run's own.
+        estimators: Such as iwae dreg renyi:0.5, or iwae,dreg; the first is the reference. By default the run's own,
+            elbo_mc, stl, iwae and dreg, or, for discrete latents, score, arm and disarm.
+        noise: Noise schemes, by default iid; each estimator is measured under all schemes that it allows.
+        samples: Monte-Carlo samples K for each datum. By default the run's own. Several numbers, such as 1,4,16,64,
+            give a table and a figure of variance and SNR against K.
         replicates: Independent draws of the noise.
-        chunk: Replicates at a time; it changes rounding. None: chosen by the size of the model.
+        chunk: Replicates at a time; it changes rounding. By default chosen by the size of the model.
         seed: Seed of the key for the batch, its observation, the noise and the parameters of an untrained system.
-        batch: Number of training data in the gradient. None: the run's batch size.
+        batch: Number of training data in the gradient. By default the run's batch size.
         size: For an untrained system: size to which the images of a folder are resized, as in `funcvae train`.
-        model: For an untrained system: an option of its model, as in `funcvae train`; may be repeated.
+        model: For an untrained system: options of its model.
         target_se: Add replicates, in stages, until the relative standard error of every ratio is below this.
-        loading: How to load the run.
-        out: JSON file. None: variance.json in the run folder (variance-2.json if its content would change).
+        wide: Print all columns of the table, even if they do not fit the terminal.
+        loading: How to load the run, or the system's data.
+        output: The JSON file. By default variance.json in the run folder.
         patience: Seconds that the processes of torchrun wait for each other at the start.
     """
     with distributed.process_group(loading.device, patience=patience) as processes:
-        _check_out(out)
+        output.check(".json")
+        ks = whole_numbers("--samples", samples or [])
         measured = _run_or_system(run, loading, seed, size, model)
+        if len(ks) > 1 and target_se is not None:
+            raise BadValue("--target-se works with one number of samples: leave it out, or give one of --samples")
+        settings: dict[str, Any] = {
+            "names": joined_names(estimators) if estimators else None, "schemes": joined_names(noise or ["iid"]),
+            "replicates": replicates, "chunk": chunk, "batch": batch, "seed": seed, "processes": processes,
+        }  # fmt: skip
+        system = measured.config.system.name
         with _progress_bar("replicate") as progress:
-            found, report = runs.comparison_report(
-                measured, names=None if estimators is None else runs.split_names(estimators),
-                schemes=runs.split_names(noise), samples=samples, replicates=replicates, chunk=chunk, batch=batch,
-                seed=seed, target_se=target_se, processes=processes, progress=progress,
-            )  # fmt: skip
+            if len(ks) > 1:
+                over_k, report = runs.samples_report(measured, ks, **settings, progress=progress)
+                text, used = runs.samples_table(over_k), over_k[0].batch
+                draw: Callable[[], dict[str, Figure]] = partial(_figure_over_samples, over_k, system)
+            else:
+                found, report = runs.comparison_report(
+                    measured, samples=ks[0] if ks else None, target_se=target_se, **settings, progress=progress
+                )
+                text, used = found.table(wide=wide), found.batch
+                draw = partial(of_results.of_comparison, found, name=system)
     if not processes.is_main:
         return
-    system = measured.config.system.name
     state = "untrained" if measured.path.name.startswith(f"{system}-untrained") else f"as in {measured.path}"
-    batch_text = f"{found.batch:,} of its training data, seed {seed}"
-    print(f"{system}, {state}; {batch_text}; gradients of nats per example")
-    print(found, *(f"left out: {reason}" for reason in report["left_out"]), sep="\n")
-    _write_report(measured, "variance", report, lambda: of_results.of_comparison(found, name=system), out)
+    print(f"{system}, {state}; {used:,} of its training data, seed {seed}; gradients of nats per example")
+    print(text)
+    left_out = report["left_out"]
+    for reason in left_out:
+        at = f" at K = {', '.join(map(str, left_out[reason]))}" if isinstance(left_out, dict) else ""
+        print(f"left out{at}: {reason}")
+    _write_report(measured, "variance", report, draw(), output)
+
+
+def _figure_over_samples(found: Sequence[Comparison], name: str) -> dict[str, Figure]:
+    return {"variance_samples": of_results.of_samples(found, name=name)}
 
 
 def _run_or_system(
-    name: str, loading: LoadOptions, seed: int, size: int | None, model: Sequence[str]
-) -> runs.Run:  # fmt: skip
+    name: str, loading: LoadOptions, seed: int, size: int | None, model: dict[str, str] | None
+) -> runs.Run:
     """The run in a folder, or a system with the initial parameters of this seed."""
     if Path(name).exists() or ("/" in name and ":" not in name):
         if size is not None:
@@ -135,28 +171,20 @@ def _run_or_system(
 @contextmanager
 def _progress_bar(unit: str) -> Iterator[Progress]:
     """Yields a function that shows the number of finished units, and their total."""
-    with tqdm(total=1, unit=unit, unit_scale=True, dynamic_ncols=True, leave=False, delay=0.5) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield progress
-
-
-def _check_out(out: str | None) -> None:
-    """Raises BadValue unless the path is None or suits a JSON file."""
-    if out is not None and (Path(out).suffix != ".json" or Path(out).is_dir()):
-        raise BadValue(f"--out is {out}: it must be the name of a JSON file, NAME.json")
+    bar = Bar(unit=unit, unit_scale=True, dynamic_ncols=True, leave=False, delay=0.5, disable=None)
+    try:
+        yield bar
+    finally:
+        bar.close()
 
 
 def _write_report(
-    run: runs.Run, kind: str, report: runs.Report, draw: Callable[[], dict[str, Figure]], out: str | None
+    run: runs.Run, kind: str, report: runs.Report, made: dict[str, Figure], output: OutputOptions
 ) -> None:
-    """Writes a report, then its figures; prints their paths. Keeps other reports, unless `out` names the file."""
-    path = files.write_beside(Path(out or run.path / f"{kind}.json"), files.as_json(report), over=out is not None)
-    print(path)
-    suffix = path.stem.removeprefix(kind) if out is None else None
-    for name, figure in draw().items():
-        stem = f"{path.stem}_{name}" if suffix is None else f"{name}{suffix}"
-        print(figures.save(figure, (run.path / "figures" if out is None else path.parent) / f"{stem}.png"))
+    """Writes a report, then its figures, whose names have the same number if the report got one; prints the paths."""
+    path = output.write(Path(output.out or run.path / f"{kind}.json"), files.as_json(report))
+    for name, figure in made.items():
+        if output.out is None:
+            output.save(figure, run.path / "figures" / f"{name}{path.stem.removeprefix(kind)}.png")
+        else:
+            output.save(figure, path.with_name(f"{path.stem}_{name}.png"))

@@ -1,61 +1,85 @@
 """Options that several commands share."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
+from cyclopts import Group, Parameter, Token
+from matplotlib.figure import Figure
 
-from funcvae import runs
+from funcvae import figures, runs
+from funcvae._support import files
 from funcvae._support.tables import table
-from funcvae.errors import BadValue, FuncvaeError
+from funcvae.errors import BadValue, FuncvaeError, Missing
 from funcvae.models import System
 
 __all__ = [
-    "DataOptions", "Device", "Flat", "LoadOptions", "ModelOptions", "RunPath", "join_model_options", "model_help",
-    "parse_model_options",
+    "DataOptions", "Device", "Flag", "Int", "LoadOptions", "ModelOptions", "Names", "OutputOptions", "joined_names",
+    "parse_model_options", "system_help", "whole_number", "whole_numbers",
 ]  # fmt: skip
 
-RunPath = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RUN")]]
+
+def whole_number(type_: Any, tokens: Sequence[Token]) -> int:
+    """Converts an argument to an int; 2.5 is an error, not 2."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"{tokens[0].value} is not a whole number") from None
+
+
+Int = Annotated[int, Parameter(converter=whole_number)]
+Names = Annotated[list[str], Parameter(consume_multiple=True, metavar="NAME...")]
+"""Names separated by spaces or commas, see `joined_names`."""
+Flag = Annotated[bool, Parameter(show_default=False)]
 Device = Literal["auto", "cpu", "cuda"]
-Flat = tyro.conf.arg(name="")
-"""Annotates a parameter whose fields are options of the command itself."""
-ModelOptions = Annotated[
-    tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="model.NAME", metavar="VALUE", help_behavior_hint="")
-]
-"""Options of a model as NAME=VALUE, see `join_model_options`."""
+ModelOptions = Annotated[dict[str, str] | None, Parameter(name="model", show=False)]
+"""Options of a system's model as text, from --model.NAME VALUE; `system_help` describes them."""
+
+LOADING = Group("Loading", sort_key=1, help="How to find and load the model and its data.")
+OUTPUT = Group(
+    "Output",
+    sort_key=2,
+    help="An existing file is kept, and the new one is written beside it as NAME-2, unless --force is given.",
+)
 
 
-def join_model_options(args: Sequence[str]) -> list[str]:
-    """The arguments with --model.NAME NAME=VALUE for each --model.NAME VALUE or --model.NAME=VALUE."""
-    joined, rest = [], iter(args)
-    for word in rest:
-        if not word.startswith("--model."):
-            joined.append(word)
-            continue
-        name, equals, value = word.removeprefix("--model.").partition("=")
-        if not equals and (value := next(rest, "--")).startswith("--"):
-            raise BadValue(f"{word} needs a value")
-        joined.append(f"--model.NAME={name.replace('-', '_')}={value}")
-    return joined
+def joined_names(names: Sequence[str]) -> list[str]:
+    """The names in arguments that separate them by spaces or commas."""
+    return runs.split_names(",".join(names))
 
 
-def parse_model_options(system: System | str, words: Sequence[str]) -> dict[str, Any]:
-    """The values of NAME=VALUE for the model of a system."""
-    pairs = (word.partition("=") for word in words)
-    return runs.find_system(system).parse_options({name: value for name, _, value in pairs})
+def whole_numbers(option: str, words: Sequence[str]) -> list[int]:
+    """The numbers in arguments that separate them by spaces or commas."""
+    try:
+        return [int(word) for word in joined_names(words)]
+    except ValueError:
+        raise BadValue(f"{option} is {' '.join(words)}: it must be whole numbers, such as 1,4,16") from None
 
 
-def model_help(args: Sequence[str]) -> str:
-    """Describes the model options of the system that is named in the arguments; empty if none is."""
-    for word in args[1:]:
-        with suppress(FuncvaeError):
-            system = runs.find_system(word)
-            rows = [(f"  --model.{name.replace('_', '-')}", *_type_and_default(value))
-                    for name, value in system.defaults.items()]  # fmt: skip
-            return f"model options of {system.name}:\n{table(rows, align='<') if rows else '  none'}"
-    return ""
+def parse_model_options(system: System | str, given: dict[str, str]) -> dict[str, Any]:
+    """The values of options of a system's model, given as text."""
+    return runs.find_system(system).parse_options({name.replace("-", "_"): text for name, text in given.items()})
+
+
+def system_help(words: Sequence[str]) -> str:
+    """Describes the defaults and the model options of the system that the first word names."""
+    if not words or words[0].startswith("-") or Path(words[0]).is_dir():
+        return (
+            "Each system has its own defaults, and options --model.NAME VALUE of its model: name a system to see them."
+        )
+    try:
+        system = runs.find_system(words[0])
+    except FuncvaeError as error:
+        return f"The defaults are not shown: {error}"
+    config = runs.configure(system, data=system.recipe.data or "DATA", out="OUT")
+    shown = ("data", "epochs", "batch", "samples", "estimator")
+    defaults = ", ".join(f"--{name} {getattr(config, name)}" for name in shown)
+    rows = [
+        (f"  --model.{name.replace('_', '-')}", *_type_and_default(value)) for name, value in system.defaults.items()
+    ]
+    model = table(rows, align="<") if rows else "  none"
+    return f"Defaults of {system.name}:\n  {defaults}\nModel options of {system.name}:\n{model}"
 
 
 def _type_and_default(value: Any) -> tuple[str, str]:
@@ -63,30 +87,69 @@ def _type_and_default(value: Any) -> tuple[str, str]:
     items = value if isinstance(value, tuple) else (value,)
     kind = "VALUE" if items in ((), (None,)) else type(items[0]).__name__.upper()
     text = ",".join(map(str, items)) or "''"
-    return kind + ",..." * isinstance(value, tuple), f"(default: {text})"
+    return kind + ",..." * isinstance(value, tuple), f"[default: {text}]"
 
 
-@dataclass(frozen=True)
+@Parameter(name="*", group=LOADING)
+@dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """What the folder of a run lacks."""
 
     system: str | None = None
     """The run's system, if it is your own: FILE.py:NAME or package.module:NAME."""
-
     data: str | None = None
     """File or folder of the data, if they have moved since training."""
     data_dir: str | None = None
     """Folder of named data sets, if it has moved since training."""
 
 
-@dataclass(frozen=True)
+@Parameter(name="*", group=LOADING)
+@dataclass(frozen=True, kw_only=True)
 class LoadOptions(DataOptions):
     """How to load a run."""
 
+    checkpoint: Int | None = None
+    """Load the parameters after this step. By default those of the finished run, or else the newest."""
     device: Device = "auto"
     """Where to compute."""
 
     def load(self, run: str) -> runs.Run:
         """The run in a folder."""
         device = runs.resolve_device(self.device)
-        return runs.load(run, system=self.system, device=device, data=self.data, data_dir=self.data_dir)
+        return runs.load(
+            run, checkpoint=self.checkpoint, system=self.system, device=device, data=self.data, data_dir=self.data_dir
+        )
+
+
+@Parameter(name="*", group=OUTPUT)
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Where to write the results. Files never replace others by default: see `OUTPUT`."""
+
+    out: str | None = None
+    """The file to write. By default in the run folder."""
+    force: Flag = False
+    """Replace existing files."""
+
+    def check(self, *endings: str) -> None:
+        """Raises BadValue unless `out` ends in one of these, and Missing if its folder does not exist."""
+        if self.out is None:
+            return
+        path = Path(self.out)
+        if path.suffix not in endings or path.is_dir():
+            allowed = " or ".join(f"NAME{ending}" for ending in endings)
+            raise BadValue(f"--out is {self.out}: it must be the name of a file, {allowed}")
+        if not path.parent.is_dir():
+            raise Missing(f"--out is {self.out}: there is no folder {path.parent}")
+
+    def write(self, path: Path, content: bytes) -> Path:
+        """Writes a file, and prints and returns its path."""
+        path = files.write_beside(path, content, over=self.force)
+        print(path)
+        return path
+
+    def save(self, figure: Figure, path: Path) -> Path:
+        """Saves a figure, and prints and returns its path."""
+        path = figures.save(figure, path, over=self.force)
+        print(path)
+        return path

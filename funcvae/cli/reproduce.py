@@ -2,31 +2,23 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
 
-import tyro
 from torch import Tensor
 
 from funcvae import runs, tree
 from funcvae._support import examples
 from funcvae._support.tables import table
-from funcvae.cli.options import DataOptions, Flat, RunPath
-from funcvae.errors import BadValue
+from funcvae.cli.options import DataOptions, Int, OutputOptions
 from funcvae.train import checkpoint
 from funcvae.train.replaying import Replay
 
 __all__ = ["replay", "verify"]
 
-LACKING = DataOptions()
+LACKING, OUTPUT = DataOptions(), OutputOptions()
 
 
 def verify(
-    run: RunPath,
-    /,
-    *,
-    steps: int | None = None,
-    tolerance: float = runs.TOLERANCE,
-    lacking: Annotated[DataOptions, Flat] = LACKING,
+    run: str, /, *, steps: Int | None = None, tolerance: float = runs.TOLERANCE, lacking: DataOptions = LACKING
 ) -> None:
     """Reproduce the first steps of a run, and compare losses and parameters bit by bit.
 
@@ -34,7 +26,7 @@ def verify(
 
     Args:
         run: The run folder; nothing is written to it.
-        steps: Number of steps. None: those of the first epoch.
+        steps: Number of steps. By default those of the first epoch.
         tolerance: Largest relative difference allowed if versions, machine or device differ.
         lacking: What the folder of the run lacks.
     """
@@ -44,30 +36,25 @@ def verify(
         sys.exit(1)
 
 
-def replay(
-    run: RunPath,
-    step: tyro.conf.Positional[Annotated[int, tyro.conf.arg(metavar="STEP")]],
-    /,
-    *,
-    out: str | None = None,
-    lacking: Annotated[DataOptions, Flat] = LACKING,
-) -> None:
+def replay(run: str, step: Int, /, *, output: OutputOptions = OUTPUT, lacking: DataOptions = LACKING) -> None:
     """Reproduce one step of a run from the nearest checkpoint before it, and describe its inputs and results.
+
+    With --out, also writes them to a safetensors file: rows, x, eps, log_w, bound and grads.
 
     Args:
         run: The run folder; nothing is written to it.
         step: The step, counted from 0 as in metrics.jsonl.
-        out: Safetensors file for rows, x, eps, log_w, bound and grads.
+        output: Where to write them.
         lacking: What the folder of the run lacks.
     """
-    if out is not None and Path(out).suffix != ".safetensors":
-        raise BadValue(f"--out is {out}: it must be the name of a safetensors file, NAME.safetensors")
+    output.check(".safetensors")
     config, found = runs.replay(run, step, **vars(lacking))
-    print(f"{run}: step {step} of {config.estimator} with {config.samples} samples, a batch of {len(found.rows)}")
+    samples = f"{config.samples} sample{'s' * (config.samples != 1)}"
+    print(f"{run}: step {step} of {config.estimator} with {samples}, a batch of {len(found.rows)}")
     print(_describe(found))
-    if out is not None:
+    if output.out is not None:
         arrays = {name: getattr(found, name) for name in ("rows", "x", "eps", "log_w", "bound", "grads")}
-        print(checkpoint.save(Path(out), arrays, {"run": run, "step": step}))
+        print(checkpoint.save(Path(output.out), arrays, {"run": run, "step": step}, over=output.force))
 
 
 def _describe(found: Replay) -> str:

@@ -7,65 +7,73 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
-import tyro
-from tyro.constructors import PrimitiveConstructorSpec
+from cyclopts import Group, Parameter
 
-from funcvae import compilation, distributed, runs, tracking
-from funcvae.cli.options import Device, Flat, ModelOptions, parse_model_options
+from funcvae import distributed, runs, tracking
+from funcvae.cli.options import Device, Flag, ModelOptions, parse_model_options, whole_number
 from funcvae.cli.signals import stop_on_signal
 from funcvae.errors import BadValue, Stopped
 from funcvae.runs.folder import read_config
 
 __all__ = ["TrainOptions", "train"]
 
+_GROUPS = {
+    "Data": ("What to train on.", "data data_dir stream size"),
+    "Gradient": ("Estimator, noise and samples.", "estimator samples noise chunk"),
+    "Optimization": ("How long, and with which steps.", "epochs batch optimizer lr clip early_stopping keep_best seed"),
+    "Storage": ("Where the run is stored, and what is kept.", "out checkpoint_every keep sample_each_step"),
+    "Variance": ("Measure the gradient's variance during training.", "variance_every variance_of variance_replicates"),
+    "Machine": ("Device, speed and reproducibility.", "device precision compile deterministic shards split"),
+}
+"""Groups of options in the help: a description, and the names of the options."""
 
-def _flag(value: bool) -> PrimitiveConstructorSpec[bool | None]:
-    """A flag that sets an option to this value; without the flag the option is None."""
-    return PrimitiveConstructorSpec(
-        nargs=0,
-        metavar="",
-        instance_from_str=lambda words: value,
-        is_instance=lambda default: default is None or isinstance(default, bool),
-        str_from_instance=lambda default: ["False"],
-    )
 
-
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(runs.Options):
     """The options of a run on the command line."""
 
-    system: tyro.conf.Positional[Annotated[str | None, tyro.conf.arg(metavar="SYSTEM")]] = None
-    """One of `funcvae list systems`, or FILE.py:NAME or package.module:NAME for one of your own. None:
-    gaussian2d_vae."""
-    model: tyro.conf.Suppress[Mapping[str, Any] | None] = None
+    system: Annotated[str | None, Parameter(parse=False)] = None
+    model: Annotated[Mapping[str, Any] | None, Parameter(parse=False)] = None
     lr: str | None = None
+    split: Literal["rows", "samples"] | None = None
     out: str | None = None
-    """Run folder, new or empty. None: a new one in runs/."""
-    split: Annotated[str | None, tyro.conf.arg(metavar=f"{{{','.join(runs.SPLITS)}}}")] = None
+    """Run folder, new or empty. By default a new one in runs/."""
     device: Device | None = None
-    """Where to train. None: on CUDA if available."""
-    precision: Annotated[str | None, tyro.conf.arg(metavar=f"{{{','.join(compilation.PRECISIONS)}}}")] = None
-    compile: Annotated[bool | None, tyro.conf.arg(name="no-compile"), _flag(False)] = None
-    """Train without torch.compile, which saves seconds before the first step. Systems that do not benefit never
-    use it."""
-    deterministic: Annotated[bool | None, _flag(True)] = None
-    sample_each_step: Annotated[bool | None, _flag(True)] = None
-    keep_best: Annotated[bool | None, _flag(True)] = None
-    stream: Annotated[bool | None, _flag(True)] = None
+    """Where to train. By default on CUDA if available."""
+    precision: Literal["highest", "high", "medium"] | None = None
+    compile: Annotated[bool | None, Parameter(negative="--no-compile")] = None
+    """Whether to train under torch.compile; without it, the first step comes seconds earlier. By default as the
+    system's recipe says, if a compiler is available."""
 
+
+def _grouped(hints: dict[str, Any]) -> dict[str, Any]:
+    """The annotations of the options, with their groups; those of numbers also refuse 2.5 for a whole number."""
+    shown = {}
+    for title, (about, names) in _GROUPS.items():
+        group = Group(title, sort_key=list(_GROUPS).index(title), help=about)
+        for name in names.split():
+            whole = Parameter(converter=whole_number) if int in get_args(hints[name]) else Parameter()
+            shown[name] = Annotated[hints[name], whole, Parameter(group=group)]
+    return hints | shown
+
+
+TrainOptions.__annotations__ = _grouped(get_type_hints(TrainOptions, include_extras=True))
 
 DEFAULTS, DEFAULT_SYSTEM = TrainOptions(), "gaussian2d_vae"
 
 
 def train(
+    system: str | None = None,
+    /,
     *,
-    options: Annotated[TrainOptions, Flat] = DEFAULTS,
-    model: ModelOptions = (),
-    download: bool = False,
+    options: TrainOptions = DEFAULTS,
+    model: ModelOptions = None,
+    download: Flag = False,
     resume: str | None = None,
-    track: tyro.conf.UseAppendAction[tuple[Literal["tensorboard", "visdom"], ...]] = (),
+    track: Annotated[tuple[Literal["tensorboard", "visdom", "wandb"], ...], Parameter(show_default=False)] = (),
     visdom_server: str = "http://localhost:8097",
     patience: float = distributed.PATIENCE,
 ) -> None:
@@ -75,23 +83,26 @@ def train(
     started by torchrun train one model together.
 
     Args:
+        system: One of `funcvae list systems`, or FILE.py:NAME or package.module:NAME for one of your own. By default
+            gaussian2d_vae.
         options: What to train, and where to store it.
-        model: An option of the system's model, such as --model.latent 10; may be repeated. Items of a tuple are
-            separated by commas. `funcvae train SYSTEM --help` lists them.
+        model: Options of the system's model, such as --model.latent 10.
         download: Download a named data set that is missing.
         resume: Resume the run in this folder from its newest checkpoint. The bits are those of an uninterrupted run.
             Only --epochs and options of storage and display may change. "auto" resumes the run in --out if it exists,
             and otherwise starts it.
-        track: Also show the run in TensorBoard (in the run folder) or on a Visdom server; may be repeated.
+        track: Also show the run in TensorBoard (in the run folder), on a Visdom server or in W&B; may be repeated.
         visdom_server: Address of the Visdom server.
         patience: Seconds that the processes of torchrun wait for each other at the start.
     """
     makers: dict[str, runs.MakeTracker] = {
         "tensorboard": tracking.tensorboard,
         "visdom": lambda run, config, past: tracking.visdom(visdom_server, run.name, config, past),
+        "wandb": lambda *run: tracking.wandb(*run),
     }
     trackers = [makers[name] for name in dict.fromkeys(track)]
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing CUDA
+    options = replace(options, system=system)
     caught: list[int] = []
     try:
         with distributed.process_group(options.device or "auto", patience=patience) as processes:
@@ -101,17 +112,48 @@ def train(
                 resumed = None if folder is None else read_config(Path(folder), options.system).system
                 named = resumed or options.system or DEFAULT_SYSTEM
                 options = replace(options, model=parse_model_options(named, model))
+            shared: dict[str, Any] = {
+                "trackers": trackers, "stop_context": stop_context, "processes": processes, "announce": _announce,
+            }  # fmt: skip
             if folder is not None:
-                path = runs.resume(folder, options, trackers=trackers, stop_context=stop_context, processes=processes)
+                path = runs.resume(folder, options, **shared)
             else:
-                path = runs.train(
-                    **{"system": DEFAULT_SYSTEM} | options.specified(), download=download, trackers=trackers,
-                    stop_context=stop_context, processes=processes,
-                )  # fmt: skip
+                path = runs.train(**{"system": DEFAULT_SYSTEM} | options.specified(), download=download, **shared)
     except Stopped as error:
         print(f"funcvae: {error}", file=sys.stderr)
         sys.exit(128 + (caught[0] if caught else signal.SIGTERM))
-    print(path)
+    if processes.is_main:
+        print(*_conclusion(runs.summarize(path)), sep="\n")
+
+
+def _announce(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _conclusion(run: runs.Summary) -> list[str]:
+    """How a run went, its figures, and the commands to go on."""
+    found = run.results
+    names = {"test_bound": "test bound", "train_bound": "training bound"}
+    names |= {"reconstruction": "reconstruction", "kl": "KL"}
+    texts = [f"{text} {found[name]:.4f}" for name, text in names.items() if name in found]
+    seconds = found.get("seconds")
+    speed = f" in {tracking.duration(seconds)}, {run.steps / seconds:,.0f} steps a second" if seconds else ""
+    lines = [
+        f"{', '.join(texts)} (nats per example)",
+        f"trained {run.steps:,} steps{speed}",
+        f"figures: {run.path / 'figures'} ({', '.join(Path(name).stem for name in run.figures)})",
+        *(f"next: {command}" for command in run.commands if command.split()[1] in ("evaluate", "variance")),
+    ]
+    if found.get("kl", 1.0) < _COLLAPSED:
+        lines.append(_COLLAPSE_HINT)
+    return lines
+
+
+_COLLAPSED = 0.01  # nats per example
+_COLLAPSE_HINT = (
+    "hint: the KL is almost 0, so all latents are unused (posterior collapse): a smaller weight of the KL, such as "
+    "--estimator beta_elbo:0.1, or one that grows, such as beta_elbo:linear:0:1, may help"
+)
 
 
 def _folder_to_resume(

@@ -13,6 +13,7 @@ from torch import Tensor
 from funcvae import random
 from funcvae._support import checks, examples
 from funcvae._support.examples import Data
+from funcvae._support.reprs import short_repr
 from funcvae.data.named_sets import CLASSES, NAMED, name_at
 from funcvae.data.readers import Arrays, map_numpy, read_folder, read_numpy
 from funcvae.errors import BadData, BadValue, Missing, unknown
@@ -51,6 +52,7 @@ class FileRows:
         return x if x.dtype == torch.uint8 else x.float()
 
 
+@short_repr
 class Dataset(NamedTuple):
     """A training and a test set. Images are [n, C, H, W], as bytes or as floats in [0, 1].
 

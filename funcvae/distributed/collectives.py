@@ -57,6 +57,9 @@ class Processes:
         self.rank, self.size, self._store = rank, size, store
         self.sent = Traffic()
 
+    def __repr__(self) -> str:
+        return f"Processes(rank={self.rank}, size={self.size})"
+
     @property
     def is_main(self) -> bool:
         """Whether this is the process that prints and writes files: rank 0."""

@@ -6,9 +6,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from funcvae._support.reprs import short_repr
+
 __all__ = ["Bernoulli", "Categorical", "gumbel", "minus_log_u", "uniform"]
 
 
+@short_repr
 class Bernoulli(NamedTuple):
     """Independent Bernoullis with p(x = 1) = sigmoid(logits).
 
@@ -96,6 +99,7 @@ class _BernoulliLogProb(torch.autograd.Function):
         return ((x - a.sigmoid()) * g).sum_to_size(a.shape), along_x
 
 
+@short_repr
 class Categorical(NamedTuple):
     """Independent variables of C classes each, as one-hot vectors: x has V·C elements, those of a variable adjacent."""
 

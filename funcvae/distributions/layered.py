@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from funcvae import random
+from funcvae._support.reprs import short_repr
 from funcvae.distributions.normal import Normal
 from funcvae.distributions.types import Posterior
 
@@ -24,6 +25,7 @@ def layers_of(module: nn.Module) -> Layers:
     return tuple((layer.weight, layer.bias) for layer in module.modules() if isinstance(layer, nn.Linear))
 
 
+@short_repr
 class TwoLayers(NamedTuple):
     """Two stochastic layers, z = (z_1, z_2): z_1 ~ first, and z_2 ~ N(m(z_1), s(z_1)²), with (m, log s) from `layers`.
 
@@ -69,6 +71,7 @@ class TwoLayers(NamedTuple):
         return z[..., :size], z[..., size:]
 
 
+@short_repr
 class TopDown(NamedTuple):
     """Two stochastic layers in the order of a prior, z = (z_1, z_2): z_2 ~ top, and z_1 ~ N(m(z_2), s(z_2)²).
 
@@ -97,6 +100,7 @@ class TopDown(NamedTuple):
         return self.top.loc.shape[-1]
 
 
+@short_repr
 class CouplingFlow(NamedTuple):
     """The distribution of z = T(y), y ~ base, where T is a sequence of affine couplings.
 

@@ -5,11 +5,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from funcvae._support.reprs import short_repr
 from funcvae.distributions.normal import Normal
 
 __all__ = ["Mixture"]
 
 
+@short_repr
 class Mixture(NamedTuple):
     """The mixture sum_c π_c N(loc_c, diag(sigma_c²)) with π = softmax(logits).
 

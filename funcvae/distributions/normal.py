@@ -6,11 +6,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from funcvae._support.reprs import short_repr
 from funcvae.errors import BadType
 
 __all__ = ["Delta", "FullNormal", "Normal", "SignedNormal"]
 
 
+@short_repr
 class Normal(NamedTuple):
     """Independent normals N(loc, sigma²)."""
 
@@ -41,6 +43,7 @@ class Normal(NamedTuple):
         return self.loc + self.sigma * eps
 
 
+@short_repr
 class FullNormal(NamedTuple):
     """The normal N(loc, L Lᵀ) of Z dependent variables, L = scale_tril.
 
@@ -77,6 +80,7 @@ class FullNormal(NamedTuple):
         return self.loc + (self.scale_tril @ columns).movedim(-1, 0).reshape(eps.shape)
 
 
+@short_repr
 class SignedNormal(NamedTuple):
     """A normal whose sigma may have any sign or be zero, as in code that does not exponentiate the network's output.
 
@@ -111,6 +115,7 @@ class SignedNormal(NamedTuple):
         return self.loc + self.sigma * eps
 
 
+@short_repr
 class Delta(NamedTuple):
     """All mass at one point: the posterior of a plain autoencoder. It has no density, and `kl` returns 0 for it."""
 

@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from funcvae._support.reprs import short_repr
 from funcvae.distributions.discrete import gumbel, minus_log_u
 
 __all__ = ["RelaxedBernoulli", "RelaxedCategorical"]
 
 
+@short_repr
 class RelaxedBernoulli(NamedTuple):
     """z = sigmoid((logits + l)/λ) in (0, 1), with logistic noise l."""
 
@@ -57,6 +59,7 @@ class RelaxedBernoulli(NamedTuple):
         return _inside(((self.logits + logistic) / self.temperature).sigmoid())
 
 
+@short_repr
 class RelaxedCategorical(NamedTuple):
     """z = softmax((logits + g)/λ) on the simplex of each variable, with Gumbel noise g; z has V·C elements."""
 

@@ -13,6 +13,7 @@ from funcvae._support.autograd import Pull
 from funcvae._support.checks import Count, Floats
 from funcvae._support.examples import Data
 from funcvae._support.pickling import by_call
+from funcvae._support.reprs import short_repr
 from funcvae.distributions import Distribution, Posterior
 from funcvae.errors import BadType, BadValue
 from funcvae.model import VAE, LogWeight, check_prior, check_trained, noise_dtype, unchanged
@@ -27,6 +28,7 @@ __all__ = [
 ]  # fmt: skip
 
 
+@short_repr
 class Weights(NamedTuple):
     """The three weight arrays of an estimator, each [N, B].
 
@@ -40,6 +42,7 @@ class Weights(NamedTuple):
     theta: Tensor
 
 
+@short_repr
 class Seen(NamedTuple):
     """What weights may depend on besides the log-weights."""
 
@@ -103,6 +106,7 @@ class Closed(NamedTuple):
     prior_grads: Params
 
 
+@short_repr
 class Claims(NamedTuple):
     """The properties of an estimator, provided that log w of one example does not depend on the noise of another.
 
@@ -130,6 +134,7 @@ class Claims(NamedTuple):
     """Further properties, in a few words."""
 
 
+@short_repr
 class Estimate(NamedTuple):
     """The result of an estimator."""
 
@@ -234,6 +239,7 @@ class FromPass(Protocol):
         ...
 
 
+@short_repr
 @by_call
 @dataclass(frozen=True)
 class Estimator:

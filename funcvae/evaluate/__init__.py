@@ -8,7 +8,7 @@ Networks are in evaluation mode, and sums over samples are in float64. Functions
 cannot take the data, and NonFinite if a result is not finite.
 """
 
-from funcvae.evaluate.importance_sampling import Progress, bound_ladder, log_likelihood, log_weights
+from funcvae.evaluate.importance_sampling import bound_ladder, log_likelihood, log_weights
 from funcvae.evaluate.latents import ActiveUnits, active_units, kl_per_dimension
 from funcvae.evaluate.linear_gaussian import PPCA, ppca
 from funcvae.evaluate.reconstruction import reconstruction_error, squared_error
@@ -23,7 +23,7 @@ from funcvae.evaluate.weights import (
 )
 
 __all__ = [
-    "PPCA", "ActiveUnits", "Estimated", "Likelihood", "Progress", "Untrusted", "active_units", "bound_ladder",
+    "PPCA", "ActiveUnits", "Estimated", "Likelihood", "Untrusted", "active_units", "bound_ladder",
     "kl_per_dimension", "ladder", "likelihood", "log_likelihood", "log_weights", "posterior_gap", "ppca",
     "reconstruction_error", "squared_error", "untrusted_message",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from funcvae import compilation, noise, random
 from funcvae._support import checks, examples
 from funcvae._support.checks import Count
 from funcvae._support.examples import Data
+from funcvae._support.progress import Progress, silent
 from funcvae.distributions import Delta, Posterior, SignedNormal
 from funcvae.errors import BadType
 from funcvae.evaluate import weights
@@ -21,13 +22,10 @@ from funcvae.evaluate.weights import Estimated, Likelihood, Untrusted
 from funcvae.model import VAE, check_data, log_weight, noise_dtype
 from funcvae.modules import Params, State
 
-__all__ = ["Progress", "bound_ladder", "log_likelihood", "log_weights"]
+__all__ = ["bound_ladder", "log_likelihood", "log_weights"]
 
 
-Progress = Callable[[int, int], None]
-"""Called after each part of a long computation with the amount done and the total amount."""
-
-
+@checks.readable
 def log_likelihood(
     model: VAE,
     params: Params,
@@ -38,7 +36,7 @@ def log_likelihood(
     samples: int = 5000,
     chunk: int = 100,
     compile: bool = False,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Likelihood:
     """log p(x) of each datum in nats by importance sampling: L_K with K = `samples`.
 
@@ -58,6 +56,7 @@ def log_likelihood(
     return found
 
 
+@checks.readable
 def bound_ladder(
     model: VAE,
     params: Params,
@@ -68,12 +67,12 @@ def bound_ladder(
     samples: Sequence[int] = (1, 10, 100, 1000, 5000),
     chunk: int = 100,
     compile: bool = False,
+    progress: Progress = silent,
 ) -> dict[int, Estimated]:
     """L_K for each K of `samples`, on common noise; L_1 is the ELBO. See `ladder` and `log_weights`."""
     most = weights.rungs(samples)[-1]
-    return weights.ladder(
-        log_weights(model, params, state, x, key, samples=most, chunk=chunk, compile=compile), samples
-    )
+    log_w = log_weights(model, params, state, x, key, samples=most, chunk=chunk, compile=compile, progress=progress)
+    return weights.ladder(log_w, samples)
 
 
 @checks.arguments
@@ -88,7 +87,7 @@ def log_weights(
     samples: Count,
     chunk: Count = 100,
     compile: bool = False,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
     items: Tensor | None = None,
 ) -> Tensor:
     """log w_k = log p(x, z_k) - log q(z_k|x) [K, B] in nats, K = `samples`.
@@ -126,6 +125,7 @@ def log_weights(
 
     log_w = torch.empty(samples, n, dtype=torch.float64, device=device)
     first = 0
+    progress(first, samples)
     for ks in torch.arange(samples, device=device).split(chunk):
         draw = (whole if len(ks) == chunk else eager).draw
         eps, found = draw(key, ks), []  # [chunk, B, Z]

@@ -8,6 +8,7 @@ from torch import Tensor
 from funcvae._support import checks, examples
 from funcvae._support.checks import Count, Finite
 from funcvae._support.examples import Data
+from funcvae._support.reprs import short_repr
 from funcvae.distributions import Delta, kl
 from funcvae.errors import BadData, BadType
 from funcvae.evaluate.weights import check_item_values
@@ -17,6 +18,7 @@ from funcvae.modules import Params, State
 __all__ = ["ActiveUnits", "active_units", "kl_per_dimension"]
 
 
+@short_repr
 class ActiveUnits(NamedTuple):
     """How much the posterior mean of each latent varies over the data."""
 

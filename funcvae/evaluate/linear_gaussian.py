@@ -8,11 +8,13 @@ from torch.distributions import LowRankMultivariateNormal
 
 from funcvae._support import checks
 from funcvae._support.checks import Count, Positive
+from funcvae._support.reprs import short_repr
 from funcvae.errors import BadData, BadValue
 
 __all__ = ["PPCA", "eigenvalues", "ppca"]
 
 
+@short_repr
 class PPCA(NamedTuple):
     """p(z) = N(0, I), p(x|z) = N(W z + mu, sigma² I), for x [B, D] and z [B, Z].
 

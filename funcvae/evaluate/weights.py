@@ -14,6 +14,7 @@ from torch import Tensor
 
 from funcvae import bounds
 from funcvae._support import checks
+from funcvae._support.reprs import short_repr
 from funcvae.errors import BadValue, NonFinite
 from funcvae.evaluate import psis
 
@@ -27,6 +28,7 @@ class Untrusted(UserWarning):
     """The importance weights have a tail so heavy that the standard error of an estimate is not reliable."""
 
 
+@short_repr
 class Estimated(NamedTuple):
     """Estimates for each of B data, in nats, with standard errors for the Monte-Carlo noise."""
 
@@ -51,6 +53,7 @@ class Estimated(NamedTuple):
         return float(self.value.std()) / math.sqrt(len(self.value)) if len(self.value) > 1 else math.inf
 
 
+@short_repr
 class Likelihood(NamedTuple):
     """log p(x) by importance sampling, with diagnostics of its standard error."""
 

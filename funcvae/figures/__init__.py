@@ -9,18 +9,22 @@ model encodes, decodes and samples.
 
 from funcvae.figures import decoding, of_model, of_results
 from funcvae.figures._style import PALETTE
-from funcvae.figures.curves import training_curves
+from funcvae.figures.course import Course, variance_against_samples, variance_along_training
+from funcvae.figures.curves import run_curves, training_curves
 from funcvae.figures.evaluation import bound_ladder, latent_use
-from funcvae.figures.gradient_variance import variance_bars, variance_by_layer, variance_cost
-from funcvae.figures.images import image_grid, interpolation, reconstructions, sample_grid
+from funcvae.figures.gradient_variance import Ratios, variance_by_layer, variance_cost, variance_ratios
+from funcvae.figures.images import image_grid, interpolation, reconstructions, sample_grid, traversal
+from funcvae.figures.importance import log_weights
 from funcvae.figures.latent import latent_scatter
-from funcvae.figures.points import densities, evolution
-from funcvae.figures.saving import save, save_gif
+from funcvae.figures.points import densities, evolution, evolution_frames
+from funcvae.figures.saving import ENDINGS, save, save_gif
 from funcvae.figures.scaling_law import scaling
 from funcvae.figures.sweep import OverSeeds, over_seeds
 
 __all__ = [
-    "PALETTE", "OverSeeds", "bound_ladder", "decoding", "densities", "evolution", "image_grid", "interpolation",
-    "latent_scatter", "latent_use", "of_model", "of_results", "over_seeds", "reconstructions", "sample_grid", "save",
-    "save_gif", "scaling", "training_curves", "variance_bars", "variance_by_layer", "variance_cost",
+    "ENDINGS", "PALETTE", "Course", "OverSeeds", "Ratios", "bound_ladder", "decoding", "densities", "evolution",
+    "evolution_frames", "image_grid", "interpolation", "latent_scatter", "latent_use", "log_weights", "of_model",
+    "of_results", "over_seeds", "reconstructions", "run_curves", "sample_grid", "save", "save_gif", "scaling",
+    "training_curves", "traversal", "variance_against_samples", "variance_along_training", "variance_by_layer",
+    "variance_cost", "variance_ratios",
 ]  # fmt: skip

@@ -60,3 +60,14 @@ def words(name: str, value: Sequence[str], n: int | None = None) -> list[str]:
     if not found or n not in (None, len(found)):
         raise BadValue(f"{name} has {len(found)} entries: it must have {'at least one' if n is None else n}")
     return found
+
+
+def labelled(name: str, value: Sequence[Any], parts: Sequence[str]) -> list[list[Any]]:
+    """The value as a list of at least one row, each a label with other parts."""
+    must = f"({', '.join(parts)})"
+    found = [list(checks.sequence(f"an entry of {name}", row)) for row in value]
+    if not found or any(len(row) != len(parts) for row in found):
+        raise BadValue(f"{name} must have at least one entry, and each must be {must}")
+    for row in found:
+        checks.text(f"a label in {name}", row[0])
+    return found

@@ -1,6 +1,7 @@
 """Logarithmic axes: limits, ticks and intervals."""
 
 import math
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,32 +17,37 @@ def positive(value: Floats) -> NDArray[np.bool_]:
     return np.isfinite(value) & (value > 0)
 
 
-def limits(value: Floats, low: Floats, high: Floats, margin: float = 0.06) -> tuple[float, float]:
-    """Ends of a log axis that shows all positive values, and the ends of intervals up to a decade beyond these."""
+def limits(value: Floats, low: Floats, high: Floats, margin: float = 0.06, octave: bool = False) -> tuple[float, float]:
+    """Ends of a log axis that shows all positive values, and the ends of intervals up to a decade beyond these.
+
+    With `octave` the axis spans at least a factor of two.
+    """
     shown = value[positive(value)]
     if not shown.size:
         shown = high[positive(high)] if positive(high).any() else np.array([0.1, 10])
     ends = np.concatenate([low.ravel(), high.ravel()])
     ends = ends[(ends >= shown.min() / 10) & (ends <= shown.max() * 10)]
     ends = np.log(np.concatenate([shown, ends]))
-    spare = max(margin * np.ptp(ends), 0.1)
+    spare = max(margin * np.ptp(ends), 0.1, (math.log(2) - np.ptp(ends)) / 2 if octave else 0)
     return float(np.exp(ends.min() - spare)), float(np.exp(ends.max() + spare))
 
 
-def intervals(ax: Axes, place: ArrayLike, low: ArrayLike, high: ArrayLike, colour: str, vertical: bool) -> None:
+def intervals(
+    ax: Axes, place: ArrayLike, low: ArrayLike, high: ArrayLike, colour: str, vertical: bool, **look: Any
+) -> None:
     """Draws bars from low to high; an end outside the axis, such as 0 or infinity, becomes an arrow at its edge."""
     place, low, high = (np.asarray(a, dtype=float) for a in (place, low, high))
     least, most = ax.get_ylim() if vertical else ax.get_xlim()
     inside = (high > least) & (low < most)  # false where an end is NaN
     place, low, high = place[inside], low[inside], high[inside]
     bars = ax.vlines if vertical else ax.hlines
-    bars(place, low.clip(min=least), high.clip(max=most), color=colour, linewidth=1.6)
+    bars(place, low.clip(min=least), high.clip(max=most), color=colour, linewidth=1.6, **look)
     caps = ("_", "v", "^") if vertical else ("|", "<", ">")
     for end, beyond, edge, arrow in ((low, low < least, least, caps[1]), (high, high > most, most, caps[2])):
         for here, where, marker in ((~beyond, end, caps[0]), (beyond, np.full_like(end, edge), arrow)):
             spots = (place[here], where[here]) if vertical else (where[here], place[here])
             if here.any():  # a line without points would extend the layout to the figure's corner
-                ax.plot(*spots, marker, color=colour, markersize=7, clip_on=False)
+                ax.plot(*spots, marker, color=colour, markersize=7, clip_on=False, **look)
 
 
 def ticks(axis: Axis, sign: str = "") -> None:

@@ -3,7 +3,8 @@
 Functions take (model, params, state) and tensors [n, ...], and run the model in evaluation mode.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 from typing import Annotated, Any
 
@@ -15,16 +16,16 @@ from funcvae import random
 from funcvae._support import checks, examples
 from funcvae._support.checks import Count
 from funcvae._support.examples import Data
-from funcvae.distributions import Distribution
+from funcvae.distributions import Distribution, Normal
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.model import VAE, check_trained, noise_dtype
 from funcvae.modules import Params, State
 
 __all__ = [
-    "check_condition", "decoded", "decoded_grid", "interpolated", "latent_plane", "latents", "pair", "reconstructed",
-    "samples",
+    "ascending", "check_condition", "decoded", "decoded_grid", "interpolated", "latent_plane", "latents", "pair",
+    "reconstructed", "samples", "traversed",
 ]  # fmt: skip
-_CELLS = 20  # rows and columns of a latent grid
+Cells = Annotated[int, checks.within(1, 100)]  # rows or columns of images
 _CHUNK = 500  # items in one call of a network
 
 
@@ -77,18 +78,21 @@ def check_condition(model: VAE, condition: Data | None, n: int) -> None:
 
 @checks.arguments
 @torch.no_grad()
-def reconstructed(model: VAE, params: Params, state: State, x: Data, key: random.Key) -> Tensor:
+def reconstructed(model: VAE, params: Params, state: State, x: Data, key: random.Key | None = None) -> Tensor:
     """Reconstructions of x [n, ...]: the mean of p(x|z), with z sampled from q(z|x) as in training.
 
-    z is sampled because the posterior's location may be far from all its samples, and then its image is not
-    typical of the model.
+    Without a key, z is the location of q(z|x). It may be far from all samples, and then its image is not typical of the
+    model.
     """
     check_trained(model, params, state)
-    model = model.unchecked()
-    examples.same_device(x, key=key)
-    eps = random.normal(key, (examples.count(x), model.latent), noise_dtype(params))
-    parts = zip(examples.split(x, _CHUNK), eps.split(_CHUNK), strict=True)
-    z = torch.cat([model.encode(params, state, x_n)[0].sample(eps_n) for x_n, eps_n in parts])
+    if key is None:
+        z = checks.unchecked(latents)(model, params, state, x)
+    else:
+        model = model.unchecked()
+        examples.same_device(x, key=key)
+        eps = random.normal(key, (examples.count(x), model.latent), noise_dtype(params))
+        parts = zip(examples.split(x, _CHUNK), eps.split(_CHUNK), strict=True)
+        z = torch.cat([model.encode(params, state, x_n)[0].sample(eps_n) for x_n, eps_n in parts])
     return checks.unchecked(decoded)(model, params, state, z, **model.given(x))
 
 
@@ -171,23 +175,70 @@ def latent_plane(z: Annotated[Tensor, "n Z", _points]) -> tuple[Tensor, Tensor]:
 
 @checks.arguments
 def decoded_grid(
-    model: VAE, params: Params, state: State, z: Annotated[Tensor, "n Z", _points]
-) -> tuple[Tensor, tuple[float, float, float, float]]:
-    """Means decoded on a grid over latents z [n, 2]: images [20, 20, C, H, W] and the extent of `figures.image_grid`.
+    model: VAE, params: Params, state: State, z: Annotated[Tensor, "n Z", _points], *,
+    span: Sequence[float] | None = None, n: Cells = 20,
+) -> tuple[Tensor, tuple[float, float, float, float]]:  # fmt: skip
+    """Means decoded on a grid over the latent plane: images [n, n, C, H, W] and the extent of `figures.image_grid`.
 
-    The grid spans the middle 98% of the latents on each axis, so that a few outliers do not stretch it.
+    Both axes go from `span[0]` to `span[1]`. Without a span they go from -r to r, where r is the smallest reach that
+    holds the middle 98% of latents z [m, 2] on each axis, so that a few outliers do not stretch the grid.
 
     Raises:
-        BadValue: z is not [n, 2].
+        BadValue: z is not [m, 2], or span is not two ascending numbers.
     """
     if z.shape[1] != 2:
         raise BadValue(f"z has shape {list(z.shape)}: a grid needs latents [n, 2]")
-    low, high = z.quantile(torch.tensor([0.01, 0.99], dtype=z.dtype, device=z.device), dim=0)
-    # Where all latents are equal, the grid extends by 1 on both sides.
-    low, high = torch.where(low < high, low, low - 1), torch.where(low < high, high, high + 1)
-    middles = (torch.arange(_CELLS, dtype=z.dtype, device=z.device) + 0.5) / _CELLS
-    across, up = (low + middles.unsqueeze(1) * (high - low)).unbind(1)
-    at = torch.cartesian_prod(up, across).flip(1)
-    (left, bottom), (right, top) = low.tolist(), high.tolist()
-    images = rearrange(decoded(model, params, state, at), "(rows cols) ... -> rows cols ...", rows=_CELLS)
-    return images, (left, right, bottom, top)
+    if span is None:
+        ends = z.quantile(torch.tensor([0.01, 0.99], dtype=z.dtype, device=z.device), dim=0)
+        reach = float(ends.abs().max()) or 1.0
+        span = (-reach, reach)
+    low, high = ascending("span", span)
+    middles = low + (torch.arange(n, dtype=z.dtype, device=z.device) + 0.5) / n * (high - low)
+    at = torch.cartesian_prod(middles, middles).flip(1)
+    images = rearrange(decoded(model, params, state, at), "(rows cols) ... -> rows cols ...", rows=n)
+    return images, (low, high, low, high)
+
+
+@checks.arguments
+@torch.no_grad()
+def traversed(
+    model: VAE, params: Params, state: State, item: Data, rows: Sequence[int], values: Sequence[float]
+) -> Tensor:
+    """Means [rows, values, ...] decoded from the latents of one datum, of which one varies at a time.
+
+    In the row of latent u, z_u is the prior's mean plus `values` times its standard deviation. The other latents stay
+    at the location of q(z|x) of the item, whose condition a conditional model keeps.
+
+    Args:
+        item: data [1, ...].
+        rows: numbers u of latents, from 0.
+
+    Raises:
+        BadValue: item is not one datum, rows or values are empty or wrong, or the prior is not normal.
+    """
+    if examples.count(item) != 1:
+        raise BadValue(f"item has {examples.count(item)} items: it must have 1")
+    if not rows or not values:
+        raise BadValue("rows or values is empty: both must have at least one entry")
+    at = [checks.within(0, model.latent - 1)("a latent in rows", checks.whole("a latent in rows", u)) for u in rows]
+    steps = [checks.is_finite("a number in values", value) for value in checks.numbers("values", values)]
+    z = latents(model, params, state, item)
+    p = model.prior(params, state, z, **model.given(item))[0]
+    if not isinstance(p, Normal):
+        raise BadValue(f"the prior is {type(p).__name__}: a traversal needs a normal one")
+    mean, sigma = p.loc.expand_as(z), p.sigma.expand_as(z)
+    points = z.repeat(len(at), len(steps), 1)
+    for row, u in zip(points, at, strict=True):
+        row[:, u] = mean[0, u] + sigma[0, u] * z.new_tensor(steps)
+    flat = rearrange(points, "rows values z -> (rows values) z")
+    of_item = examples.each(lambda x: x.expand(len(flat), *x.shape[1:]), item)
+    images = decoded(model, params, state, flat, **model.given(of_item))
+    return rearrange(images, "(rows values) ... -> rows values ...", rows=len(at))
+
+
+def ascending(name: str, value: Sequence[float]) -> tuple[float, float]:
+    """Checks that an object holds two ascending, finite numbers."""
+    ends = checks.numbers(name, value)
+    if len(ends) != 2 or not -math.inf < ends[0] < ends[1] < math.inf:
+        raise BadValue(f"{name} is {checks.describe(value)}: it must be two numbers, the lower first")
+    return ends[0], ends[1]

@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike
 from funcvae._support import checks
 from funcvae.errors import BadValue
 from funcvae.figures._arrays import Floats, as_array, as_images, words
-from funcvae.figures._style import room, titled
+from funcvae.figures._style import titled
 
-__all__ = ["image_grid", "interpolation", "reconstructions", "sample_grid"]
+__all__ = ["image_grid", "interpolation", "reconstructions", "sample_grid", "traversal"]
 
 
 @checks.arguments
@@ -48,12 +48,12 @@ def image_grid(
     shape = rows * height / (cols * width)
     # The grid has at most 6.4 inches in each direction, and the labels get more.
     wide, tall = 6.4 * min(1, 1 / shape), 6.4 * min(1, shape)
-    figure = Figure(figsize=(room(max(wide, 3.8) + 0.6, title), tall + 0.8), layout="constrained")
+    figure = titled(max(wide, 3.8) + 0.6, tall + 0.8, title)
     ax = figure.add_subplot()
     # The aspect cancels the extent's proportions, so pixels stay square.
     aspect = shape * (right - left) / (top - bottom)
     _show(ax, images[::-1], extent=(left, right, bottom, top), aspect=aspect)
-    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
     if extent is None:
         ax.set(xticks=[], yticks=[])
     return figure
@@ -80,7 +80,7 @@ def sample_grid(
     ax = figure.add_subplot()
     _show_cells(ax, cells)
     if rows:
-        ax.set_yticks([height * (i + 0.5) - 0.5 for i in range(len(rows))], words("rows", rows, len(rows)))
+        ax.set_yticks(_centres(len(rows), height), words("rows", rows, len(rows)))
     return figure
 
 
@@ -88,7 +88,7 @@ def sample_grid(
 def reconstructions(
     originals: ArrayLike, reconstructed: ArrayLike, *, title: str = "Originals and their reconstructions"
 ) -> Figure:
-    """Images above their reconstructions, ten to a row.
+    """Images above their reconstructions, ten to a row, with the squared error of each: its sum over all pixels.
 
     Args:
         originals: [n, C, H, W] in [0, 1], with C = 1 (grey) or 3 (RGB); values outside are clipped.
@@ -97,50 +97,98 @@ def reconstructions(
     originals = as_images("originals", originals, "n C H W")
     reconstructed = as_images("reconstructed", reconstructed, " ".join(map(str, originals.shape)))
     cols = min(len(originals), 10)
+    errors = ((originals - reconstructed) ** 2).sum((1, 2, 3))
     pairs = np.stack([_rows(originals, cols), _rows(reconstructed, cols)], axis=1)
     blocks, _, _, _, height, width = pairs.shape
 
     cell = 0.72  # inches
-    figure = titled(cell * cols + 1.2, blocks * (2 * cell * height / width + 0.2) + 0.5, title)
-    for ax, pair in zip(figure.subplots(blocks, squeeze=False)[:, 0], pairs, strict=True):
+    figure = titled(cell * cols + 1.2, blocks * (2 * cell * height / width + 0.4) + 0.5, title)
+    for k, (ax, pair) in enumerate(zip(figure.subplots(blocks, squeeze=False)[:, 0], pairs, strict=True)):
         _show_cells(ax, pair)
-        ax.set_yticks([height / 2 - 0.5, height * 1.5 - 0.5], ["original", "reconstruction"])
+        ax.set_yticks(_centres(2, height), ["original", "reconstruction"])
+        shown = errors[k * cols : (k + 1) * cols]
+        ax.set_xticks(_centres(len(shown), width), [f"{error:.3g}" for error in shown], size="small")
+        ax.annotate(
+            "squared error", (0, 0), (-4, -4), "axes fraction", "offset points", ha="right", va="top", size="small"
+        )
     return figure
 
 
 @checks.arguments
 def interpolation(
-    images: ArrayLike, *, ends: ArrayLike | None = None, title: str = "Images decoded between two items"
+    images: ArrayLike,
+    *,
+    ends: ArrayLike | None = None,
+    names: tuple[str, str] = ("first item", "second item"),
+    title: str = "Images decoded between two items",
 ) -> Figure:
     """A strip of images from one item to another; the i-th of n belongs to t = i / (n - 1).
 
     Args:
         images: [n, C, H, W] in [0, 1], n >= 2, with C = 1 (grey) or 3 (RGB); values outside are clipped.
         ends: the two items [2, C, H, W], drawn to the left and to the right of the strip.
+        names: what the two items are, such as their number and class.
     """
     images = as_images("images", images, "n C H W")
     n, channels, height, width = images.shape
+    left, right = words("names", names, 2)
     if n < 2:
         raise BadValue("images has one image: an interpolation must have at least two")
     cells = n if ends is None else n + 2
     cell = np.clip(12 / cells, 0.4, 0.9)  # inches
-    figure = titled(cell * cells + 0.6, cell * height / width + 1.0, title)
+    figure = titled(cell * cells + 0.6, cell * height / width + 1.2, title)
     if ends is not None:
         originals = as_images("ends", ends, f"2 {channels} {height} {width}")
         first, strip, second = figure.subplots(1, 3, width_ratios=[1, n, 1])
         _show_cells(first, originals[:1, None])
         _show_cells(second, originals[1:, None])
         # Labels start at the outer edges, since they may be wider than a small image.
-        first.set_xlabel("first\noriginal", loc="left")
-        second.set_xlabel("second\noriginal", loc="right")
+        first.set_xlabel(left, loc="left")
+        second.set_xlabel(right, loc="right")
     else:
         strip = figure.add_subplot()
     _show_cells(strip, images[None])
     ticks = np.linspace(0, 1, 5 if n > 3 else n)
-    # Pixel centres are whole numbers; t = 0 and t = 1 are at the centres of the first and the last image.
-    strip.set_xticks((ticks * (n - 1) + 0.5) * width - 0.5, [f"{t:g}" for t in ticks])
-    strip.set_xlabel("t, from 0 (first item) to 1 (second item)")
+    # t = 0 and t = 1 are at the centres of the first and the last image.
+    strip.set_xticks(_centres(1, width) + ticks * (n - 1) * width, [f"{t:g}" for t in ticks])
+    strip.set_xlabel("t: 0 decodes the first item, 1 the second")
     return figure
+
+
+@checks.arguments
+def traversal(
+    images: ArrayLike,
+    rows: Sequence[str],
+    values: ArrayLike,
+    *,
+    title: str = "Images decoded as one latent varies",
+) -> Figure:
+    """Images as one latent varies: a row for each latent, and a column for each value.
+
+    Args:
+        images: [rows, values, C, H, W] in [0, 1], with C = 1 (grey) or 3 (RGB); values outside are clipped.
+        rows: names of the latents.
+        values: the values of the latent, in standard deviations of the prior from its mean.
+    """
+    values = as_array("values", values, "values")
+    names = words("rows", rows)
+    images = as_images("images", images, f"{len(names)} {len(values)} C H W")
+    height, width = images.shape[-2:]
+    cell = min(0.72, 6.4 / len(values))  # inches
+    figure = titled(
+        cell * len(values) + 0.6 + 0.085 * max(map(len, names)), cell * len(names) * height / width + 1.0, title
+    )
+    ax = figure.add_subplot()
+    _show_cells(ax, images)
+    ax.set_yticks(_centres(len(names), height), names)
+    ax.set_xticks(_centres(len(values), width), [f"{value:.3g}".replace("-", "−") for value in values])
+    ax.set_xlabel("value of the latent [standard deviations of the prior]")
+    return figure
+
+
+def _centres(n: int, size: int) -> Floats:
+    """The places of the middles of n images of this size: pixels' centres are whole numbers."""
+    return size * np.arange(0.5, n) - 0.5
 
 
 def _rows(images: Floats, cols: int) -> Floats:

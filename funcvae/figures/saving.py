@@ -1,13 +1,13 @@
 """Saves figures and animations. Each file appears complete or not at all; missing folders are created."""
 
 import os
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 from einops import rearrange
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image
@@ -15,37 +15,27 @@ from PIL import Image
 from funcvae._support import checks, files
 from funcvae.errors import BadValue
 from funcvae.figures._arrays import as_images
+from funcvae.figures._rendering import pdf, png, svg
 
-__all__ = ["save", "save_gif"]
+__all__ = ["ENDINGS", "save", "save_gif"]
+T = TypeVar("T")
 
 
 @checks.arguments
-def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Saves a figure as a PNG file at 150 dots per inch and returns its path.
+def save(figure: Figure, path: str | os.PathLike[str], *, over: bool = True) -> Path:
+    """Saves a figure as a PNG file at 150 dots per inch, a PDF or an SVG file, and returns its path.
 
     The file contains no date or version, and the figure's layout is frozen, so the same figure gives the same bytes.
 
+    Args:
+        path: the file, which must end in .png, .pdf or .svg.
+        over: whether to replace a file with other content. If not, the new file is NAME-2, NAME-3, … beside it.
+
     Raises:
-        BadValue: the path does not end in .png.
+        BadValue: the path has another ending.
     """
-    path = _ending(path, ".png")
-    # The layout is run once: each run starts from the previous result and moves the axes a little.
-    if (layout := figure.get_layout_engine()) is not None:
-        layout.execute(figure)
-        figure.set_layout_engine("none")
-        for ax in figure.axes:  # the solver's last digits depend on memory addresses
-            ax.set_position(np.round(ax.get_position(original=True).bounds, 9).tolist())
-            ax.set_in_layout(True)
-    # `figure.savefig` would draw twice. Compression level 3 gives files as small as the default 6, and is faster.
-    png, canvas, dpi = BytesIO(), figure.canvas, figure.dpi
-    agg = FigureCanvasAgg(figure)
-    try:
-        figure.dpi = 150
-        agg.print_png(png, metadata={"Software": None}, pil_kwargs={"compress_level": 3})
-    finally:
-        figure.dpi = dpi
-        figure.set_canvas(canvas)
-    return files.write(path, png.getvalue())
+    path, render = _ending(path, _RENDER)
+    return files.write_beside(path, render(figure), over=over)
 
 
 @checks.arguments
@@ -55,20 +45,25 @@ def save_gif(
     *,
     size: Annotated[int, checks.within(1, 2**14)] = 256,
     seconds: Annotated[float, checks.is_positive, checks.within(0, 300)] = 4.0,
+    back: bool = True,
+    over: bool = True,
 ) -> Path:
-    """Saves images as an animated GIF that plays forward, then backward, in an endless loop, and returns its path.
+    """Saves images as an animated GIF that plays in an endless loop, forward and then backward, and returns its path.
 
     Each image is shown for seconds / n, rounded to hundredths of a second, and for at least two hundredths, because
-    viewers slow down faster animations. The first and the last image are shown twice as long.
+    viewers slow down faster animations. The first and the last image are shown twice as long. Without `back`, the last
+    image is shown for a second more, before the animation starts again.
 
     Args:
         images: [n, C, H, W] in [0, 1], with C = 1 (grey) or 3 (RGB); values outside are clipped.
         path: the file, which must end in .gif.
         size: the longer side in pixels, at most 16,384; images are scaled to it by bicubic interpolation.
         seconds: the duration of the forward part, at most 300.
+        back: whether to play backward too.
+        over: whether to replace a file with other content: see `save`.
     """
     images = as_images("images", images, "n C H W")
-    path = _ending(path, ".gif")
+    path, _ = _ending(path, {".gif": None})
     n, channels, height, width = images.shape
     longer = max(height, width)
     shape = (max(1, round(size * width / longer)), max(1, round(size * height / longer)))
@@ -77,13 +72,21 @@ def save_gif(
     frames = [frame.resize(shape, Image.Resampling.BICUBIC) for frame in frames]
     if channels == 3:
         frames = [frame.quantize() for frame in frames]  # once, not again for the backward part
-    gif, hundredths = BytesIO(), max(2, round(100 * seconds / n))
-    frames[0].save(gif, "GIF", save_all=True, append_images=frames[1:] + frames[::-1], duration=10 * hundredths, loop=0)
-    return files.write(path, gif.getvalue())
+    each = 10 * max(2, round(100 * seconds / n))  # milliseconds
+    durations, backward = ([each] * 2 * n, frames[::-1]) if back else ([each] * (n - 1) + [each + 1000], [])
+    gif = BytesIO()
+    frames[0].save(gif, "GIF", save_all=True, append_images=frames[1:] + backward, duration=durations, loop=0)
+    return files.write_beside(path, gif.getvalue(), over=over)
 
 
-def _ending(path: str | os.PathLike[str], ending: str) -> Path:
+_RENDER = {".png": png, ".pdf": pdf, ".svg": svg}
+ENDINGS = tuple(_RENDER)
+"""The endings of the files that `save` can write."""
+
+
+def _ending(path: str | os.PathLike[str], endings: Mapping[str, T]) -> tuple[Path, T]:
+    """The path, and what belongs to its ending."""
     path = checks.path("path", path)
-    if path.suffix.lower() != ending:
-        raise BadValue(f"path is {str(path)!r}: it must end in {ending}")
-    return path
+    if (ending := path.suffix.lower()) not in endings:
+        raise BadValue(f"path is {str(path)!r}: it must end in {' or '.join(endings)}")
+    return path, endings[ending]

@@ -27,12 +27,12 @@ def scaling(
     ylabel: str = "signal-to-noise ratio of the gradient",
     title: str = "Signal-to-noise ratio against the number of samples",
 ) -> Figure:
-    """A quantity of several estimators over a sweep, on two log axes.
+    """A quantity of several estimators over a sweep as points, and fitted power laws as lines, on two log axes.
 
     Bars are ±2 standard errors; a bar that extends to 0, or more than a decade beyond all values, ends in an arrow at
     the edge. Values that are not finite or not positive leave gaps.
 
-    The dashed line of a slope `b` is `log y = a + b log x` through the mean of the points (log x, log y), with weights
+    The line of a slope `b` is `log y = a + b log x` through the mean of the points (log x, log y), with weights
     `(y / se)^2`, or equal weights if an error is missing or 0. It is the weighted least-squares line if `b` is that
     line's slope.
 
@@ -68,16 +68,16 @@ def scaling(
     for k, label in enumerate(series):
         colour = PALETTE[k % len(PALETTE)]
         intervals(ax, x, y[k] - 2 * error[k], y[k] + 2 * error[k], colour, vertical=True)
-        look: Any = {"marker": MARKERS[k % len(MARKERS)], "color": colour, "mec": "white", "markersize": 8}
-        ax.plot(x, y[k], linewidth=0.9, label=labels[k], **look)
+        look: Any = {"marker": MARKERS[k % len(MARKERS)], "color": colour, "mec": "white", "linestyle": ""}
+        ax.plot(x, y[k], markersize=8, label=labels[k], **look)
         here = np.isfinite(y[k])
         if label in slopes and np.isfinite(slopes[label][0]) and here.any():
             known = positive(error[k][here]).all()
             weight = (y[k][here] / error[k][here]) ** 2 if known else np.ones(here.sum())
             log_x, log_y = (np.average(np.log(v[here]), weights=weight) for v in (x, y[k]))
             fit = np.exp(log_y + slopes[label][0] * (np.log(x[[0, -1]]) - log_x))
-            ax.plot(x[[0, -1]], fit, "--", color=colour, linewidth=1.8, zorder=1.5)
-    notes = "bars: ±2 standard errors" + "; dashed: fits, slopes ±1 standard error" * bool(slopes)
+            ax.plot(x[[0, -1]], fit, color=colour, linewidth=1.4, alpha=0.7, zorder=1.5)
+    notes = "bars: ±2 standard errors" + "; lines: fitted power laws, slopes ±1 standard error" * bool(slopes)
     ax.set_title(notes, loc="left", size="small", style="italic")
     figure.legend(loc="outside lower center", ncols=cols, frameon=False)
     ticks(ax.xaxis)

@@ -1,31 +1,28 @@
 """Results of a sweep: a quantity of several estimators against the number of samples, over seeds."""
 
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
+from matplotlib.transforms import Transform
 from numpy.typing import ArrayLike
 
 from funcvae._support import checks
 from funcvae.errors import BadValue
 from funcvae.figures._arrays import Floats, as_array
-from funcvae.figures._log_axes import ticks
+from funcvae.figures._log_axes import limits, ticks
+from funcvae.figures._looks import Look, dodge, legend_below
 from funcvae.figures._style import MARKERS, PALETTE, finish, titled
 
 __all__ = ["OverSeeds", "over_seeds"]
 
-Look = dict[str, Any]
-
 _ACROSS = 3  # panels in a row
 _TICKS = 8  # numbers of samples that fit as tick labels
-_SPREAD = 0.6  # fraction of the distance between two numbers of samples over which estimators are spread
-_WIDEST = 1.2  # greatest spread, in octaves
-_BESIDE = 0.35  # position of single seeds, as a fraction of the distance to the next estimator
+_SEEDS = 3  # the fewest for an interval: the 95% interval of two values is 18 times as wide as their distance
 
 
 class OverSeeds(NamedTuple):
@@ -36,7 +33,7 @@ class OverSeeds(NamedTuple):
     mean: ArrayLike
     """Means over the seeds [V]."""
     low: ArrayLike
-    """Lower ends of the means' intervals [V]; NaN if there is no interval."""
+    """Lower ends of the means' 95% intervals [V]; NaN if there is no interval."""
     high: ArrayLike
     """Upper ends of the intervals [V]."""
     each: ArrayLike
@@ -57,8 +54,9 @@ def over_seeds(
 ) -> Figure:
     """Means over seeds with their intervals against the number of samples K, with a panel for each system.
 
-    Single seeds are faint points. If a panel has only one K, its horizontal axis shows the estimators instead.
-    Estimators with the same K are drawn side by side, so no interval hides another.
+    Intervals are drawn from three seeds on; those of two are too wide to be of use. Single seeds are faint points. If a
+    panel has only one K, its horizontal axis shows the estimators instead. Estimators with the same K are drawn side by
+    side, so no interval hides another.
 
     Args:
         panels: {title of the panel: {label: results}}; a label has the same colour in all panels.
@@ -91,6 +89,8 @@ def over_seeds(
         else:
             _by_estimator(ax, lines, labels)
             ax.set_title(f"{name}, K = {every_k[0]:,.0f}")
+        ends = np.concatenate([np.ravel(part) for line in lines.values() for part in line[1:]])
+        ax.set_ylim(_limits(ends[np.isfinite(ends)], yscale))
         if yscale == "log":
             ticks(ax.yaxis)
         finish(ax)
@@ -101,11 +101,10 @@ def over_seeds(
 def _by_samples(ax: Axes, lines: Mapping[str, OverSeeds], labels: Sequence[str], every_k: Sequence[float]) -> None:
     """Draws a line for each estimator over log2 K."""
     ax.set_xscale("log", base=2)
-    step = min(_SPREAD * np.diff(np.log2(every_k)).min(), _WIDEST) / len(lines)  # octaves
     for j, (label, line) in enumerate(lines.items()):
-        k = np.asarray(line.samples) * 2 ** (step * (j - (len(lines) - 1) / 2))
-        ax.plot(k, line.mean, color=_look(labels, label)["color"], linewidth=1.2, alpha=0.7)
-        _points(ax, k, k * 2 ** (step * _BESIDE), line, _look(labels, label))
+        look, place, beside = _look(labels, label), dodge(ax, j, len(lines)), dodge(ax, j + 0.5, len(lines))
+        ax.plot(line.samples, line.mean, color=look["color"], linewidth=1.2, alpha=0.7, transform=place)
+        _points(ax, np.asarray(line.samples), line, look, place, beside)
     shown = every_k if len(every_k) <= _TICKS else [k for k in every_k if np.log2(k).is_integer()]
     ax.set_xticks(shown, [f"{k:,.0f}" for k in shown])
     ax.xaxis.set_minor_locator(NullLocator())
@@ -114,40 +113,43 @@ def _by_samples(ax: Axes, lines: Mapping[str, OverSeeds], labels: Sequence[str],
 
 def _by_estimator(ax: Axes, lines: Mapping[str, OverSeeds], labels: Sequence[str]) -> None:
     for j, (label, line) in enumerate(lines.items()):
-        _points(ax, np.array([float(j)]), np.array([j + 0.15]), line, _look(labels, label))
+        _points(ax, np.array([float(j)]), line, _look(labels, label), dodge(ax, 0, 1), dodge(ax, 1, 1))
     tilted: Look = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if len(lines) > 3 else {}
     ax.set_xticks(range(len(lines)), [label.replace(" (", "\n(") for label in lines], size="small", **tilted)
     ax.set(xlim=(-0.6, len(lines) - 0.4), xlabel="estimator (target)")
 
 
-def _points(ax: Axes, x: Floats, beside: Floats, line: OverSeeds, look: Look) -> None:
+def _points(ax: Axes, x: Floats, line: OverSeeds, look: Look, place: Transform, beside: Transform) -> None:
     """Draws means with their intervals, and single seeds beside them if there are several."""
     mean, low, high, each = (np.asarray(part) for part in line[1:])
-    bars = np.isfinite(low) & np.isfinite(high)
-    ax.vlines(x[bars], low[bars], high[bars], color=look["color"], linewidth=1.8)
+    ax.vlines(x, low, high, color=look["color"], linewidth=1.8, transform=place)
     for end in (low, high):
-        ax.plot(x[bars], end[bars], "_", color=look["color"], markersize=7)
-    ax.plot(x, mean, linestyle="", markersize=7, markeredgecolor="white", **look)
+        ax.plot(x, end, "_", color=look["color"], markersize=7, transform=place)
+    ax.plot(x, mean, linestyle="", markersize=7, markeredgecolor="white", transform=place, **look)
     if each.shape[1] > 1:
-        ax.plot(beside, each, linestyle="", markersize=4, alpha=0.5, markeredgecolor="none", **{**look, "marker": "o"})
+        single: Look = {**look, "marker": "o", "markersize": 4, "alpha": 0.5, "markeredgecolor": "none"}
+        ax.plot(x, each, linestyle="", transform=beside, **single)
 
 
 def _legend(figure: Figure, labels: Sequence[str], panels: Mapping[str, Mapping[str, OverSeeds]]) -> None:
-    """Draws the legend: the estimators' colours, and the markers of means, intervals and seeds."""
-    handles = [
-        Line2D([], [], markersize=7.5, label=textwrap.fill(label, 40), **_look(labels, label)) for label in labels
-    ]
-    if any(np.asarray(line.each).shape[1] > 1 for lines in panels.values() for line in lines.values()):
-        grey: Look = {"color": "0.4", "linestyle": ""}
-        handles += [
-            Line2D([], [], marker="o", markersize=7.5, label="mean over seeds", **grey),
-            Line2D([], [], marker="|", markersize=11, label="95% interval of the mean", mew=1.8, **grey),
-            Line2D([], [], marker="o", markersize=4, alpha=0.5, label="single seed", **grey),
-        ]
-    if handles:
-        cols = min(len(handles), max(2, int(figure.get_figwidth() / 2.1)))
-        figure.legend(handles=handles, loc="outside lower center", ncols=cols, frameon=False, fontsize="small",
-                      title="estimator (target)" if labels else None, title_fontsize="small")  # fmt: skip
+    """Draws the legend of the estimators, below a note about means, intervals and seeds."""
+    handles = [Line2D([], [], markersize=7.5, label=label, **_look(labels, label)) for label in labels]
+    lines = [line for panel in panels.values() for line in panel.values()]
+    seeds = np.concatenate([np.isfinite(np.asarray(line.each)).sum(1) for line in lines])
+    note = ""
+    if seeds.max() > 1:
+        note = "large: mean over the seeds; small and faint: single seeds"
+        note += "; bars: 95% intervals of the mean" * bool(seeds.max() >= _SEEDS)
+        note += f" (none below {_SEEDS} seeds)" * bool(seeds.min() < _SEEDS)
+    legend_below(figure, handles, note)
+
+
+def _limits(ends: Floats, yscale: str) -> tuple[float, float]:
+    """Ends of an axis that shows these numbers, with a margin."""
+    if yscale == "log":
+        return limits(ends, ends, ends)
+    margin = 0.06 * (np.ptp(ends) or abs(ends[0]) or 1)
+    return float(ends.min() - margin), float(ends.max() + margin)
 
 
 def _look(labels: Sequence[str], label: str) -> Look:
@@ -170,5 +172,7 @@ def _as_floats(name: str, lines: Mapping[str, OverSeeds], yscale: str) -> dict[s
             raise BadValue(f"samples is {checks.describe(samples.tolist())}: it must ascend and be at least 1")
         if yscale == "log" and any((part <= 0).any() for part in (mean, low, high, each)):
             raise BadValue(f"{label!r} has numbers that are not positive: a log axis cannot show them")
+        several = np.isfinite(each).sum(1) >= _SEEDS
+        low, high = (np.where(several, end, np.nan) for end in (low, high))
         found[label] = OverSeeds(samples, mean, low, high, each)
     return found

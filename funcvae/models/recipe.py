@@ -9,6 +9,7 @@ from torch import Tensor
 from funcvae import optim, random
 from funcvae._support import checks
 from funcvae._support.checks import Count, Floats, FloatsOrBytes
+from funcvae._support.reprs import short_repr
 from funcvae.model import Observe, as_floats, from_bytes
 from funcvae.optim import Optimizer, Schedule
 from funcvae.train.settings import Scale, per_example
@@ -28,6 +29,7 @@ def _thousandth(steps_per_epoch: int) -> float:
     return 1e-3
 
 
+@short_repr
 @dataclass(frozen=True)
 class Recipe:
     """The default settings for the training of a system."""

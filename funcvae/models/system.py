@@ -13,6 +13,7 @@ import numpy as np
 
 from funcvae._support import checks, files
 from funcvae._support.examples import Data
+from funcvae._support.reprs import short_repr
 from funcvae.errors import BadData, BadType, BadValue, FuncvaeError, unknown
 from funcvae.model import VAE
 from funcvae.models.recipe import Recipe
@@ -22,6 +23,7 @@ __all__ = ["System"]
 Name = Annotated[str, checks.that(re.compile(r"\w[\w.-]*").fullmatch, "a name of letters, digits, '_', '-' and '.'")]
 
 
+@short_repr
 @dataclass(frozen=True)
 class System:
     """A model and the recipe of its training, under a name: what run folders and the command line work with.

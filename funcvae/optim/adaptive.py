@@ -10,6 +10,7 @@ from funcvae import tree
 from funcvae._support import checks
 from funcvae._support.checks import Only
 from funcvae._support.pickling import remembered
+from funcvae._support.reprs import short_repr
 from funcvae.errors import BadValue
 from funcvae.optim.protocol import Mask, NotNegative, Optimizer, Rate, chosen, first_step, on_copies, rate_at
 from funcvae.optim.schedules import Schedule
@@ -20,6 +21,7 @@ __all__ = ["AdamState", "adam", "adamw"]
 Rows = list[tuple[Tensor, ...]]  # each parameter with its gradient, m and v
 
 
+@short_repr
 class AdamState(NamedTuple):
     """The state of Adam."""
 

@@ -8,6 +8,7 @@ from funcvae import tree
 from funcvae._support import checks
 from funcvae._support.checks import Finite
 from funcvae._support.pickling import remembered
+from funcvae._support.reprs import short_repr
 from funcvae.errors import BadValue
 from funcvae.optim.protocol import NotNegative, Optimizer, Rate, first_step, on_copies, rate_at
 from funcvae.tree import Tree
@@ -15,6 +16,7 @@ from funcvae.tree import Tree
 __all__ = ["SGDState", "sgd"]
 
 
+@short_repr
 class SGDState(NamedTuple):
     """The state of SGD."""
 

@@ -10,6 +10,7 @@ from funcvae import tree
 from funcvae._support import checks
 from funcvae._support.checks import Finite, Only, at_least
 from funcvae._support.pickling import by_call
+from funcvae._support.reprs import short_repr
 from funcvae.errors import BadType, BadValue
 from funcvae.optim.schedules import Schedule
 from funcvae.tree import FloatTensors, Tree
@@ -30,6 +31,7 @@ Mask = Callable[[str], bool]
 """Whether weight decay applies to a parameter, by its path in the tree, such as "encoder/linear1.weight"."""
 
 
+@short_repr
 @by_call
 class Optimizer(NamedTuple):
     """An optimizer: two pure functions, and optionally a version of the second that works in place.

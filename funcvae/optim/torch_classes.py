@@ -9,6 +9,7 @@ from torch import Tensor
 from funcvae import tree
 from funcvae._support import checks
 from funcvae._support.pickling import remembered
+from funcvae._support.reprs import short_repr
 from funcvae.errors import BadType, BadValue
 from funcvae.optim.protocol import Optimizer, Rate, check_gradient, first_step, rate_at
 from funcvae.tree import FloatTensors, Tree
@@ -16,6 +17,7 @@ from funcvae.tree import FloatTensors, Tree
 __all__ = ["TorchState", "from_torch"]
 
 
+@short_repr
 class TorchState(NamedTuple):
     """The state of an optimizer of `torch.optim`."""
 

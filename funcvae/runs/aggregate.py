@@ -1,10 +1,8 @@
 """Collects the results of a sweep: a row for each cell, means over the seeds, a table and figures."""
 
-import csv
 import math
 import shlex
 from collections.abc import Sequence
-from io import StringIO
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,13 +12,14 @@ from matplotlib.figure import Figure
 
 from funcvae import figures
 from funcvae._support import checks
-from funcvae._support.tables import table
+from funcvae._support.reprs import short_repr
+from funcvae._support.tables import WIDTH, Block, Table, as_csv, as_frame, as_text, shown, unbroken
 from funcvae.errors import BadData, BadValue, Missing
 from funcvae.figures.sweep import OverSeeds
 from funcvae.models import SYSTEMS, System
 from funcvae.runs.config import Config
 from funcvae.runs.folder import has_run
-from funcvae.runs.grid import GRID, RESULT, cell_id, expand_grid, read_grid, read_result, target_of
+from funcvae.runs.grid import CELL, GRID, cell_id, expand_grid, read_cell, read_grid, target_of
 from funcvae.runs.systems import find_system
 
 __all__ = ["SweepResults", "TableRow", "collect"]
@@ -35,11 +34,13 @@ COLUMNS = (
 TableRow = dict[str, Any]
 
 
+@shown
+@short_repr
 class SweepResults(NamedTuple):
     """The results of a sweep so far; `print` shows them as a table."""
 
     cells: list[TableRow]
-    """One row for each cell, in the grid's order, with the columns of `as_csv`; None for missing numbers."""
+    """One row for each cell, in the grid's order, with the columns of `to_csv`; None for missing numbers."""
     groups: list[TableRow]
     """One row for each system, estimator and number of samples, over its "finished" seeds. "seeds" is their number.
     "bound", "test_bound" and, if measured, "log_variance_encoder" and "log_variance_decoder" each have the "mean", its
@@ -50,11 +51,11 @@ class SweepResults(NamedTuple):
         """The cells without numbers: missing, begun or diverged."""
         return [cell for cell in self.cells if cell["status"] != "finished"]
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Cells and groups, for a JSON file."""
         return self._asdict()
 
-    def as_csv(self) -> str:
+    def to_csv(self) -> str:
         """The cells as comma-separated values under a line of names; missing numbers are empty.
 
         system, estimator, target, samples, seed: identify the cell; the bounds estimate the target.
@@ -69,23 +70,34 @@ class SweepResults(NamedTuple):
         diverged: what was not finite, and at which step.
         folder: the run folder.
         """
-        text = StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.cells)
-        return text.getvalue()
+        return as_csv(self.cells)
 
-    def __str__(self) -> str:
-        """A table of the groups, and a line for each unfinished cell."""
-        head = ["system", "estimator", "target", "K", "seeds", "test bound", "± se", "95% interval"]
+    def to_pandas(self) -> Any:
+        """The cells as a pandas.DataFrame with the columns of `to_csv`. Raises Missing if pandas is not installed."""
+        return as_frame(self.cells)
+
+    @checks.arguments
+    def table(self, *, wide: bool = False) -> str:
+        """The groups, and a line for each unfinished cell, as text in 80 columns. `print` shows it.
+
+        Args:
+            wide: show also the target and the 95% interval of the test bound; lines are as long as it takes.
+        """
+        return as_text(self._blocks(wide), None if wide else WIDTH)
+
+    def _blocks(self, wide: bool) -> list[Block]:
         measured = [name for name in NETWORKS if any(f"log_variance_{name}" in group for group in self.groups)]
-        head += [f"{network} variance" for network in measured]
-        text = [table([_line(group, measured) for group in self.groups], head, "<<<>")]
-        text += ["bounds: nats per example" + ("; variances: geometric means over the seeds" if measured else "")]
+        titles = ["system", "estimator", "target", "K", "seeds", "test bound", unbroken("± se"), "95% interval"]
+        titles += [f"{network} variance" for network in measured]
+        kept = [i for i, title in enumerate(titles) if wide or title not in ("target", "95% interval")]
+        rows = [[_line(group, measured)[i] for i in kept] for group in self.groups]
+        align = "<<<>" if wide else "<<>"
+        blocks: list[Block] = [Table([titles[i] for i in kept], {"": rows}, align)]
+        blocks += ["bounds: nats per example" + ("; variances: geometric means over the seeds" if measured else "")]
         for cell in self.unfinished:
             reason = f": {cell['diverged']}" if cell["diverged"] else ""
-            text.append(f"{cell['status']}: {Path(cell['folder']).name}{reason}")
-        return "\n".join(text)
+            blocks.append(f"{cell['status']}: {Path(cell['folder']).name}{reason}")
+        return blocks
 
     def figures(self) -> dict[str, Figure]:
         """The figures of the available numbers, by file name; variances as geometric means."""
@@ -101,7 +113,8 @@ class SweepResults(NamedTuple):
             made["sweep_bound"] = figures.over_seeds(bounds, title=title)
         if variances:
             title = f"Variance of the gradient at the end of training, geometric means over the seeds{omitted}"
-            made["sweep_variance"] = figures.over_seeds(variances, ylabel="total variance", yscale="log", title=title)
+            unit = "total variance [nats²]"
+            made["sweep_variance"] = figures.over_seeds(variances, ylabel=unit, yscale="log", title=title)
         return made
 
 
@@ -154,7 +167,7 @@ _GROUP = ("system", "estimator", "target", "samples")
 def _row(cell: Config) -> TableRow:
     row = dict.fromkeys(COLUMNS) | cell_id(cell) | {"folder": cell.out}
     row["target"] = target_of(cell)
-    result = read_result(cell)
+    result = read_cell(cell)
     if result is None:
         return row | {"status": "begun" if has_run(cell.out) else "missing"}
     if "diverged" in result:
@@ -168,7 +181,7 @@ def _row(cell: Config) -> TableRow:
                 row[f"trusted_{network}"] = bool(found["trusted"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         message = f"{type(error).__name__}, {error}"
-        raise BadData(f"{Path(cell.out, RESULT)} is not the result of a cell: {message}") from None
+        raise BadData(f"{Path(cell.out, CELL)} is not the result of a cell: {message}") from None
     return row
 
 
@@ -211,7 +224,7 @@ def _line_of(results: SweepResults, name: str, groups: Sequence[TableRow]) -> Ov
 
 def _line(group: TableRow, networks: Sequence[str]) -> list[str]:
     bound = group.get("test_bound") or dict.fromkeys(("mean", "se", "low", "high"))
-    interval = "" if bound["low"] is None else f"[{bound['low']:.4f}, {bound['high']:.4f}]"
+    interval = "" if bound["low"] is None else unbroken(f"[{bound['low']:.4f}, {bound['high']:.4f}]")
     cells = [group["system"], group["estimator"], group["target"], str(group["samples"]), str(group["seeds"])]
     cells += ["" if bound[name] is None else f"{bound[name]:.4f}" for name in ("mean", "se")] + [interval]
     for network in networks:

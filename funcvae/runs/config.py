@@ -15,6 +15,7 @@ import torch
 from funcvae import compilation, optim
 from funcvae._support import checks, files
 from funcvae._support.checks import Count, Natural
+from funcvae._support.reprs import short_repr
 from funcvae.compilation import PRECISIONS
 from funcvae.distributed import sharding
 from funcvae.errors import BadValue, Missing, unknown
@@ -36,58 +37,57 @@ class Options:
     system: System | str | None = None
     """One of `funcvae list systems`, or FILE.py:NAME or package.module:NAME for one of your own."""
     model: Mapping[str, Any] | None = None
-    """Options of the system's model, by name. None: its defaults."""
+    """Options of the system's model, by name. By default those of the system."""
     data: str | None = None
-    """A name in `funcvae list data`, a folder of images, FILE.npy or FILE.npz. None: the recipe's."""
+    """A name in `funcvae list data`, a folder of images, FILE.npy or FILE.npz. By default the recipe's."""
     data_dir: str | None = None
-    """Folder of named data sets. None: data/."""
+    """Folder of named data sets. By default data/."""
     stream: bool | None = None
     """Read FILE.npy batch by batch during training, for data that do not fit in memory. The bits are those of data in
     memory, unless the model starts from the training data, such as from their mean: it gets the first 10,000 items."""
     size: int | None = None
-    """Resize the images of a folder: the shorter side to this many pixels, and keep the square in the centre. None: all
-    images have one size."""
+    """Resize the images of a folder: the shorter side to this many pixels, and keep the square in the centre. By
+    default all images must have one size."""
     epochs: int | None = None
-    """Passes over the training data. None: the recipe's."""
+    """Passes over the training data. By default the recipe's."""
     batch: int | None = None
-    """Batch size. None: the recipe's."""
+    """Batch size. By default the recipe's."""
     samples: int | None = None
-    """Monte-Carlo samples N for each datum, the K of L_K. None: the recipe's."""
+    """Monte-Carlo samples N for each datum, the K of L_K. By default the recipe's."""
     chunk: int | None = None
-    """Samples to decode at a time, to limit memory. None or 0: chosen by the batch size."""
+    """Samples to decode at a time, to limit memory. By default (or 0) chosen by the batch size."""
     shards: int | None = None
     """Split each step into this many shards, and add up their results in a fixed order: the bits do not depend on the
-    number of processes. None or 0: one shard for each process, added up in the fastest order."""
+    number of processes. By default (or 0) one shard for each process, added up in the fastest order."""
     split: str | None = None
-    """What the shards divide: the rows of the batch, or the samples of each datum. None: rows."""
+    """What the shards divide: the rows of the batch, or the samples of each datum. By default rows."""
     estimator: str | None = None
     """NAME or NAME:ARGUMENT, one of `funcvae list estimators`; or with a schedule, as in
-    beta_elbo:linear:0:1:10000. None: the recipe's."""
+    beta_elbo:linear:0:1:10000. By default the recipe's."""
     noise: str | None = None
-    """Noise scheme, one of `funcvae list noise`. None: iid."""
+    """Noise scheme, one of `funcvae list noise`. By default iid."""
     optimizer: str | None = None
-    """adam, adamw, adamw:WEIGHT_DECAY, sgd or sgd:MOMENTUM. None: adam."""
+    """adam, adamw, adamw:WEIGHT_DECAY, sgd or sgd:MOMENTUM. By default adam."""
     lr: float | str | None = None
-    """Learning rate: a number, or a schedule such as cosine:1e-3 or linear:1e-3:0:10000. None: the recipe's rate or
-    schedule."""
+    """Learning rate: a number, or a schedule such as cosine:1e-3 or linear:1e-3:0:10000. By default the recipe's."""
     clip: float | None = None
-    """Largest norm of the gradient, to which it is scaled. None or 0: no limit."""
+    """Largest norm of the gradient, to which it is scaled. By default (or 0) no limit."""
     early_stopping: int | None = None
-    """End when the test bound has not improved for this many epochs. None or 0: make all epochs."""
+    """End when the test bound has not improved for this many epochs. By default (or 0) all epochs are made."""
     keep_best: bool | None = None
     """Keep the parameters of the epoch with the highest test bound, not those of the last."""
     seed: int | None = None
-    """Seed of the key; equal seeds give equal bits. None: 0."""
+    """Seed of the key; equal seeds give equal bits. By default 0."""
     out: str | None = None
     """Run folder, new or empty."""
     checkpoint_every: int | None = None
-    """Steps between checkpoints; 0 for only the last one. None: 1000."""
+    """Steps between checkpoints; 0 for only the last one. By default 1000."""
     keep: int | None = None
-    """Number of newest checkpoints to keep. None: 2."""
+    """Number of newest checkpoints to keep. By default 2."""
     device: str | None = None
-    """Where to train: "cpu" or "cuda". None: "cpu"."""
+    """Where to train: "cpu" or "cuda". By default "cpu"."""
     precision: str | None = None
-    """Precision of float32 matrix products (torch.set_float32_matmul_precision). None: highest.
+    """Precision of float32 matrix products (torch.set_float32_matmul_precision). By default highest.
     "medium" is faster on many machines, and uses bfloat16 on CPUs with AMX."""
     compile: bool | None = None
     """Whether to run the step under torch.compile."""
@@ -100,7 +100,7 @@ class Options:
     variance_of: str | None = None
     """Further estimators to measure on the same noise: names separated by commas."""
     variance_replicates: int | None = None
-    """Draws of the noise for each measurement. None: 100."""
+    """Draws of the noise for each measurement. By default 100."""
 
     def __post_init__(self) -> None:
         _check_fields(self)
@@ -110,6 +110,7 @@ class Options:
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
+@short_repr
 @dataclass(frozen=True)
 class Config:
     """Run configuration: everything that decides the result of a run, and where and how it is stored.

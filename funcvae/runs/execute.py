@@ -37,10 +37,12 @@ from funcvae.train.state import TrainState
 __all__ = ["MakeTracker", "StopContext", "never_stop", "resume", "run", "train"]
 
 MakeTracker = Callable[[Path, dict[str, Any], Iterable[Row]], AbstractContextManager[tracking.Tracker]]
-"""(folder, configuration, rows so far) -> the context manager of a tracker."""
+"""(folder, hyper-parameters, rows so far) -> the context manager of a tracker. The first two hyper-parameters are the
+learning rate in use and the estimator; the others are the fields of the configuration."""
 StopContext = AbstractContextManager[Callable[[], bool]]
 """The context manager of a function that returns whether to stop."""
 MakeStop = Callable[[], StopContext]
+Announce = Callable[[str], object]
 
 
 def never_stop() -> StopContext:
@@ -48,6 +50,7 @@ def never_stop() -> StopContext:
     return nullcontext(lambda: False)
 
 
+@checks.readable
 def train(
     system: System | str,
     *,
@@ -55,13 +58,14 @@ def train(
     trackers: Sequence[MakeTracker] = (),
     stop_context: MakeStop = never_stop,
     processes: Processes = SINGLE,
+    announce: Announce = lambda line: None,
     **options: Any,
 ) -> Path:
     """Trains a system into a new run folder, as `funcvae train` does, and returns the path of the folder.
 
     Args:
         system: see `find_system`.
-        download, trackers, stop_context, processes: see `run`.
+        download, trackers, stop_context, processes, announce: see `run`.
         options: fields of `Options`. By default `out` is a new folder in runs/, `device` is CUDA if available, and the
             step is compiled if the recipe does so and a compiler is available.
 
@@ -77,7 +81,9 @@ def train(
     device = resolve_device(requested.device or "auto")
     out = processes.all_gather_object(requested.out or new_run_folder(system.name))[0]
     config = with_defaults(replace(requested, system=system, device=device, out=out, compile=wanted))
-    return run(config, download=download, trackers=trackers, stop_context=stop_context, processes=processes)
+    return run(
+        config, download=download, trackers=trackers, stop_context=stop_context, processes=processes, announce=announce
+    )
 
 
 @checks.arguments
@@ -88,6 +94,7 @@ def run(
     trackers: Sequence[MakeTracker] = (),
     stop_context: MakeStop = never_stop,
     processes: Processes = SINGLE,
+    announce: Announce = lambda line: None,
 ) -> Path:
     """Trains a configuration into its run folder, and returns the path of the folder.
 
@@ -96,10 +103,11 @@ def run(
 
     Args:
         download: whether to download a named data set that is missing.
-        trackers: see `MakeTracker`. Trackers receive every row and, if the data are images, `x` and `x_hat` after every
-            epoch.
+        trackers: see `MakeTracker`. Trackers receive every row and, after an epoch (at most 100 times in a run), the
+            images "latent", a scatter of encoded test data, and, if the data are images, "x" and "x_hat".
         stop_context: makes a `StopContext`, which is entered during training. Its function is called after every step.
         processes: the processes that train, from `distributed.process_group()`.
+        announce: called with the lines that say what the run will do, before the first step.
 
     Raises:
         BadValue: the folder is not empty, or the parts of the configuration do not fit together.
@@ -121,17 +129,19 @@ def run(
         if not processes.is_main:
             _train_without_writing(out, setup, setup.start, stop_context)
             return out
-        tracks = [stack.enter_context(tracker(out, config.content(), ())) for tracker in trackers]
+        tracks = [stack.enter_context(tracker(out, setup.hyperparameters, ())) for tracker in trackers]
         stack.enter_context(files.lock(out))
         _check_new_folder(out)  # again, because another process may have started here
         files.remove_partial(out)
+        for line in setup.plan():
+            announce(line)
         files.write(out / CONFIG, files.as_json(config.content()))
         files.write(out / MANIFEST, files.as_json(environment.manifest(config, setup.dataset, processes.size)))
         try:
             _train(out, setup, setup.start, 0, tracks, stop_context)
         except compilation.Uncompiled:
             if not (out / METRICS).stat().st_size:  # the first step cannot be compiled: leave an empty folder
-                for name in (CONFIG, MANIFEST, METRICS):
+                for name in (CONFIG, MANIFEST, METRICS, folder.TIMES):
                     (out / name).unlink()
             raise
     return out
@@ -146,6 +156,7 @@ def resume(
     trackers: Sequence[MakeTracker] = (),
     stop_context: MakeStop = never_stop,
     processes: Processes = SINGLE,
+    announce: Announce = lambda line: None,
 ) -> Path:
     """Resumes the run in a folder from its newest checkpoint. The result has the same bits as an uninterrupted run.
 
@@ -154,7 +165,7 @@ def resume(
     Args:
         options: requested options; those that decide the result must be equal to the run's.
         system: the own system of the run, if `options` does not have it: see `load`. Its code must not have changed.
-        trackers, stop_context, processes: see `run`. The number of processes may change.
+        trackers, stop_context, processes, announce: see `run`. The number of processes may change.
 
     Raises:
         BadValue: an option that must stay the same differs, or the run has more epochs than requested.
@@ -199,13 +210,15 @@ def resume(
         if step > setup.steps:
             raise BadValue(f"{path} has {step:,} steps, more than the {setup.steps:,} steps of {config.epochs} epochs")
         past: Iterable[Row] = tracking.MetricsReader(path / METRICS, size) if size else ()
-        tracks = [stack.enter_context(tracker(path, config.content(), past)) for tracker in trackers]
+        tracks = [stack.enter_context(tracker(path, setup.hyperparameters, past)) for tracker in trackers]
         now = environment.describe(config, processes.size)
         for error in damaged:
             _print_notice(f"{error}; resuming from step {step}")
         if step and (differing := environment.differences(manifest, now)):
             text = environment.difference_text(differing)
             _print_notice(f"bits may differ from those of an uninterrupted run: {text}")
+        for line in setup.plan(step):
+            announce(line)
         if has_manifest and step:
             manifest.setdefault("resumed", []).append({"command": sys.argv, "step": step, **now})
         files.write(path / MANIFEST, files.as_json(manifest))

@@ -4,10 +4,11 @@ import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from funcvae import data, estimators, random, tracking, train, tree
 from funcvae._support import checks, examples, files
 from funcvae._support.examples import Data
+from funcvae._support.reprs import short_repr
 from funcvae.errors import BadData, BadType, BadValue, Missing
 from funcvae.estimators.types import Estimator, by_step
 from funcvae.model import VAE, Trained
@@ -32,7 +34,7 @@ from funcvae.train.checkpoint import in_folder, load_params
 from funcvae.train.loop import History
 from funcvae.train.streaming import Stream
 
-__all__ = ["Run", "has_run", "initial_run", "load", "load_data"]
+__all__ = ["Result", "Run", "has_run", "history_of", "initial_run", "load", "load_data", "read_result"]
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"
@@ -40,9 +42,12 @@ FIGURES = "figures"
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
 PARAMS = "params.safetensors"
+RESULT = "result.json"
 SAMPLES = "samples.npy"
+TIMES = "times.jsonl"
 
 
+@short_repr
 class Run(NamedTuple):
     """A run, finished or not, with the parameters after some step."""
 
@@ -88,7 +93,7 @@ class Run(NamedTuple):
     @property
     def history(self) -> History:
         """The metrics of the training so far. Raises BadData if `metrics.jsonl` is damaged."""
-        return history_in(self.path / METRICS, size_of_rows(self.path / METRICS))
+        return history_of(self.path)
 
     def shared_facts(self) -> dict[str, Any]:
         """The values that must be equal in all processes that measure the run together."""
@@ -104,9 +109,47 @@ class Run(NamedTuple):
         return Trained(self.model, self.params, self.state)
 
     @property
+    def title(self) -> str:
+        """The system and the steps made, for titles of figures."""
+        return f"{self.config.system.name}, {self.steps:,} steps"
+
+    @property
     def image_arguments(self) -> dict[str, Any]:
         """Arguments of the figures of images: how to show pixels, and the name for the title."""
-        return {"pixels": self.recipe.pixels, "name": self.config.system.name}
+        return {"pixels": self.recipe.pixels, "name": self.title}
+
+
+class Result(TypedDict):
+    """How a finished run went: the content of `result.json`. Bounds are in nats per example."""
+
+    system: str
+    estimator: str
+    epochs: int
+    """The number of epochs made."""
+    steps: int
+    test_bound: float
+    """Of the last epoch, as are the next three."""
+    train_bound: float
+    reconstruction: float | None
+    """The mean over the training data; None if it is not finite."""
+    kl: float | None
+    """The mean over the training data; None if it is not finite."""
+    best_epoch: int | None
+    """The epoch whose parameters the run has, counted from 0; None if they are those of the last one."""
+    best_test_bound: float | None
+    seconds: float | None
+    """The duration of the training, without interruptions; None if `times.jsonl` is lost."""
+    steps_per_second: float | None
+    host: str
+    """The name of the machine that finished the run."""
+
+
+class Time(TypedDict):
+    """A row of `times.jsonl`: the seconds of training up to a step."""
+
+    step: int
+    epoch: int
+    seconds: float
 
 
 @checks.arguments
@@ -277,21 +320,54 @@ def size_of_rows(path: Path) -> int | None:
         return start + file.read(LINE_LIMIT).rfind(b"\n") + 1
 
 
+@checks.arguments
+def history_of(path: str | Path) -> History:
+    """The metrics of the training in a run folder, finished or not. Raises BadData if `metrics.jsonl` is damaged."""
+    metrics = Path(path, METRICS)
+    return history_in(metrics, size_of_rows(metrics))
+
+
 def history_in(path: Path, size: int | None = None) -> History:
     """The history in a file of metrics, or in its first `size` bytes."""
     numbers: list[list[float]] = []
     test_bounds: list[float] = []
+    per_epoch = 0
     for row in tracking.MetricsReader(path, size):
         try:
-            if tracking.is_step(row):
+            if row["kind"] == "step":
                 numbers.append([float(row[name]) for name in ("loss", "bound", "grad_norm")])
                 numbers[-1] += [float(row.get(name, math.nan)) for name in ("reconstruction", "kl")]
-            elif "test_bound" in row:
+            elif row["kind"] == "epoch":
                 test_bounds.append(float(row["test_bound"]))
+                per_epoch = int(row["step"]) // (int(row["epoch"]) + 1)
         except (KeyError, TypeError, ValueError, OverflowError):
             raise BadData(f"{path} has a damaged row at step {row['step']}") from None
-    columns = [*np.array(numbers, np.float64).reshape(-1, 5).T, np.array(test_bounds)]
+    columns: list[Any] = [*np.array(numbers, np.float64).reshape(-1, 5).T, np.array(test_bounds), per_epoch]
     return History(*columns)
+
+
+def times_in(path: Path) -> list[Time]:
+    """The rows of a file of times, up to the first damaged one. They may be lost, because no result depends on them."""
+    rows: list[Time] = []
+    with suppress(OSError, ValueError):
+        for line in path.read_bytes().splitlines():
+            rows.append(files.typed(files.parse_json(line, str(path)), Time))
+    return rows
+
+
+@checks.arguments
+def read_result(path: str | Path) -> Result:
+    """How a finished run went, from its `result.json`.
+
+    Raises:
+        Missing: the run is not finished, or a version before 0.9 made it.
+        BadData: the file is damaged.
+    """
+    file = Path(path, RESULT)
+    try:
+        return files.typed(files.read_json(file), Result)
+    except (BadType, BadValue) as error:
+        raise BadData(f"{file} is not the result of a run: {error}") from None
 
 
 def read_data(config: Config, *, download: bool = False) -> data.Dataset:

@@ -27,12 +27,13 @@ from funcvae.errors import BadData, BadType, BadValue
 from funcvae.estimators import Estimator
 from funcvae.models import SYSTEMS, System
 from funcvae.runs.config import Config, Options, check_names, configure
+from funcvae.runs.folder import RESULT
 from funcvae.runs.systems import find_system
 
 __all__ = ["CellResult", "Grid", "expand_grid", "parse_grid", "read_grid"]
 
 GRID = "grid.json"
-RESULT = "result.json"
+CELL = "cell.json"
 
 CellResult = dict[str, Any]
 T = TypeVar("T")
@@ -132,11 +133,13 @@ def cell_name(cell: Config) -> str:
     return Path(cell.out).name
 
 
-def read_result(cell: Config) -> CellResult | None:
+def read_cell(cell: Config) -> CellResult | None:
     """The result of a cell; None before it is finished. Raises BadData if the file is damaged or of another cell."""
-    path = Path(cell.out, RESULT)
+    path = Path(cell.out, CELL)
     if not path.is_file():
-        return None
+        path = Path(cell.out, RESULT)  # of a sweep of version 0.8 or earlier, or of the run itself
+        if not path.is_file() or "target" not in files.read_json(path):
+            return None
     content = files.read_json(path)
     for name, value in cell_id(cell).items():
         if content.get(name) != value:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -35,6 +35,7 @@ class Setup(NamedTuple):
     start: TrainState
     test: Data | Stream  # the test data, on the run's device
     test_observed: Data  # the first test items, as the model observes them
+    hyperparameters: dict[str, Any]  # the configuration; first the learning rate in use and the estimator
     monitor: Monitor | None  # measures the gradient's variance during training; None if that is not requested
     figure_key: random.Key
     draw_key: random.Key  # key of the draws from the model during training
@@ -48,6 +49,19 @@ class Setup(NamedTuple):
     def steps(self) -> int:
         """The steps of the whole run."""
         return self.config.epochs * self.task.steps_per_epoch
+
+    def plan(self, made: int = 0) -> list[str]:
+        """Two lines that say what the run will do; `made` steps were made before."""
+        config, n = self.config, streaming.count(self.task.train)
+        epochs = f"{config.epochs:,} epoch{'s' * (config.epochs != 1)} of {self.task.steps_per_epoch:,} steps"
+        rest = f", from step {made:,}" if made else ""
+        lr = "" if config.lr is None else f" at {config.lr}"
+        how = ", compiled" if config.compile else ""
+        return [
+            f"training {config.system.name} on {config.data} ({n:,} items): {epochs}, {self.steps:,} in all{rest}",
+            f"{config.estimator}, K = {config.samples}, batch {config.batch}, {config.optimizer}{lr}, on "
+            f"{config.device}{how}; run folder {config.out}",
+        ]
 
 
 def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: Processes = SINGLE) -> Setup:
@@ -65,8 +79,9 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
         raise BadValue("sample_each_step draws without a condition, and the model is conditional: leave it out")
     steps = config.steps(streaming.count(dataset.train))
     estimator = estimators.parse_scheduled(config.estimator, steps)
-    lr = None if config.lr is None else optim.parse_schedule(config.lr, steps)
-    opt = recipe.optimizer(steps // config.epochs, lr, name=config.optimizer, clip=config.clip)
+    per_epoch = steps // config.epochs
+    lr = recipe.lr(per_epoch) if config.lr is None else optim.parse_schedule(config.lr, steps)
+    opt = recipe.optimizer(per_epoch, lr, name=config.optimizer, clip=config.clip)
     ts = train.init(model, opt, key)
     x_train, x_test = (streaming.on_device(x, ts.step.device) for x in (dataset.train, dataset.test))
     for name, x in {"train": x_train, "test": x_test}.items():
@@ -86,7 +101,9 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     monitor = make_monitor(config.monitor, scheme, x_train, recipe.observe, monitor_key, steps)
     for each in [task.estimator_at(ts.step), *(monitor.at(0).values() if monitor else ())]:
         each(model, ts.params, ts.state, examples.head(observed, 1), eps, train=False)
-    return Setup(config, dataset, task, ts, x_test, observed, monitor, figure_key, draw_key)
+    shown = lr if isinstance(lr, float) else config.lr or f"the recipe's, from {float(lr(torch.tensor(0))):g}"
+    hyperparameters = {"lr": shown, "estimator": config.estimator} | {**config.content(), "lr": shown}
+    return Setup(config, dataset, task, ts, x_test, observed, hyperparameters, monitor, figure_key, draw_key)
 
 
 def newest_checkpoint(setup: Setup, path: Path, step: int | None = None) -> tuple[TrainState, int, list[BadData]]:

@@ -1,25 +1,42 @@
 """Writes the files of a run: metrics, samples and checkpoints during training, parameters and figures at the end."""
 
+import platform
+import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from io import BytesIO
+from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from funcvae import figures, random, tracking, tree
 from funcvae._support import examples, files
-from funcvae.errors import BadData
-from funcvae.figures import decoding, of_results
-from funcvae.runs.folder import CHECKPOINTS, FIGURES, METRICS, PARAMS, SAMPLES, history_in
+from funcvae.errors import BadData, BadValue
+from funcvae.figures import decoding, of_model, of_results
+from funcvae.runs.config import Config
+from funcvae.runs.folder import (
+    CHECKPOINTS,
+    FIGURES,
+    METRICS,
+    PARAMS,
+    RESULT,
+    SAMPLES,
+    TIMES,
+    Result,
+    history_in,
+    times_in,
+)  # fmt: skip
 from funcvae.runs.prepare import Setup
 from funcvae.runs.systems import resume_command
 from funcvae.train import checkpoint
 from funcvae.train.loop import NO_HISTORY, History
-from funcvae.train.settings import Callbacks, Row
+from funcvae.train.settings import Callbacks, Log, Row, per_example
 from funcvae.train.state import TrainState
 
 __all__ = ["LAST_FIGURE", "read_history", "recorder", "write_results"]
@@ -35,52 +52,59 @@ def recorder(
     """Callbacks that write metrics, samples and checkpoints, and pass rows and images to trackers.
 
     `steps` were trained before; their metrics have `metrics_bytes` bytes, and the rest of the file is cut off. Trackers
-    receive every row and, if the data are images, "x" and "x_hat" after every epoch.
+    receive every row and, after epochs, images: see `execute.run`.
     """
-    config, model, per_epoch = setup.config, setup.task.model, setup.task.steps_per_epoch
+    config, per_epoch = setup.config, setup.task.steps_per_epoch
     measured: dict[int, Row] = {}
-    digests: dict[int, str] = {}
+    now = setup.start
     with ExitStack() as stack:
         metrics = stack.enter_context(tracking.MetricsWriter(folder / METRICS, metrics_bytes))
         samples = stack.enter_context(_sample_file(folder, steps)) if config.sample_each_step else None
-        bar = stack.enter_context(tracking.progress_bar(setup.steps, steps))
-        tracks: list[tracking.Tracker] = [metrics, bar, *trackers]
+        shown = tracking.TrainingProgress(
+            folder.name, setup.steps, config.epochs, steps, compiling=config.compile and steps < setup.steps,
+            with_loss=setup.recipe.scale is not per_example,
+        )  # fmt: skip
+        progress = stack.enter_context(shown)
+        clock = stack.enter_context(_clock(folder / TIMES, steps))
+        logs: list[Log] = [metrics.log, progress.log, *(tracker.log for tracker in trackers)]
 
         def log(row: Row) -> None:
-            after = row["step"] + 1 if tracking.is_step(row) else row["step"]  # the rows of steps count from 0
-            if "test_bound" in row:
-                row = {**row, "params_sha256": digests.pop(after)}
-            for track in tracks:
-                track(row)
+            epoch, ended = row["epoch"], row["kind"] == "epoch"
+            after = row["step"] + (row["kind"] == "step")  # the rows of steps count from 0
+            if ended:  # the next step, which overwrites `now`, is not made yet
+                row = {**row, "params_sha256": tree.sha256({"params": now.params, "state": now.state})}
+            for each in logs:
+                each(row)
+            if ended:
+                clock(after, epoch)
+                if trackers and (epoch + 1) % -(-config.epochs // MOST_TRACKED) == 0:
+                    images = _images(setup, now)
+                    for tracker in trackers:
+                        tracker.show(after, images)
             if after in measured:
                 log(measured.pop(after))
 
         def watch(step: int, ts: TrainState) -> None:
-            trained = model, ts.params, ts.state
+            nonlocal now
+            now, trained = ts, (setup.task.model, ts.params, ts.state)
+            progress.stepped()
             if setup.monitor and step % config.variance_every == 0:
-                measured[step] = {"epoch": (step - 1) // per_epoch, "step": step, **setup.monitor(*trained, step)}
+                where = {"kind": "variance", "epoch": (step - 1) // per_epoch, "step": step}
+                measured[step] = where | setup.monitor(*trained, step)
             if samples:
                 key = random.fold_in(setup.draw_key, step)
                 samples.write(decoding.samples(*trained, key, POINTS_A_STEP).cpu().numpy().tobytes())
-            if step % per_epoch == 0:
-                digests[step] = tree.sha256({"params": ts.params, "state": ts.state})
-                if trackers and model.modelled(setup.test_observed).ndim == 4:
-                    key, x = random.fold_in(setup.draw_key, step), examples.head(setup.test_observed, TRACKED)
-                    x_hat = decoding.reconstructed(*trained, x, key)
-                    images = {
-                        "x": setup.recipe.pixels(model.modelled(x)).cpu(),
-                        "x_hat": setup.recipe.pixels(x_hat).cpu(),
-                    }
-                    for track in trackers:
-                        track({"epoch": step // per_epoch - 1, "step": step, **images})
 
         def save(ts: TrainState) -> None:
             about = {"metrics_bytes": metrics.sync()}
             if samples:
                 samples.flush()
                 files.sync(samples.fileno())
-            checkpoint.save(checkpoint.path_of(folder / CHECKPOINTS, int(ts.step)), ts, about)
+            step = int(ts.step)
+            checkpoint.save(checkpoint.path_of(folder / CHECKPOINTS, step), ts, about)
             checkpoint.prune(folder / CHECKPOINTS, config.keep)
+            if step % per_epoch:
+                clock(step, step // per_epoch)
 
         def keep(ts: TrainState) -> None:
             checkpoint.save(folder / BEST, ts, {})
@@ -90,7 +114,7 @@ def recorder(
 
 
 def write_results(folder: Path, setup: Setup, ts: TrainState, history: History) -> None:
-    """Writes the parameters, the samples and then the figures. The figure of the training is the last file.
+    """Writes the parameters, the result, the samples and then the figures. The figure of the training is the last file.
 
     If only figures cannot be written, the message of the OSError has the command that draws them.
     """
@@ -100,6 +124,7 @@ def write_results(folder: Path, setup: Setup, ts: TrainState, history: History) 
     trained = task.model, ts.params, ts.state
     (folder / LAST_FIGURE).unlink(missing_ok=True)  # of fewer epochs
     checkpoint.save_params(folder / PARAMS, ts.params, ts.state)
+    files.write(folder / RESULT, files.as_json(_result(folder, config, history)))
     try:
         made: dict[str, Figure] = {}
         if config.sample_each_step:
@@ -109,9 +134,20 @@ def write_results(folder: Path, setup: Setup, ts: TrainState, history: History) 
             files.write(folder / SAMPLES, content.getvalue())
             (folder / _RAW).unlink()
             made["evolution"] = of_results.evolution(points, setup.dataset, name=config.system.name)
-        made |= of_results.of_run(*trained, config.system, setup.dataset, setup.test_observed, setup.figure_key)
+            frames = of_results.evolution_frames(points, setup.dataset, name=config.system.name)
+            figures.save_gif(frames, folder / FIGURES / "evolution.gif", size=400, seconds=6, back=False)
+        if setup.monitor:
+            rows = [row for row in tracking.MetricsReader(folder / METRICS) if row["kind"] == "variance"]
+            if drawn := of_results.variance_along_training(rows, name=config.system.name):
+                made["variance"] = drawn
+        name = f"{config.system.name}, {int(ts.step):,} steps"
+        made |= of_results.of_run(
+            *trained, config.system, setup.dataset, setup.test_observed, setup.figure_key, name=name
+        )
         target = task.estimator_at(ts.step).claims_under(task.settings.noise).target
-        made["training"] = of_results.training(history, name=target, title=f"Training of {config.system.name}")
+        title = f"Training of {config.system.name}"
+        per_epoch = task.steps_per_epoch
+        made["training"] = of_results.training(history, steps_per_epoch=per_epoch, name=target, title=title)
         for name, figure in made.items():
             figures.save(figure, folder / FIGURES / f"{name}.png")
     except OSError as error:
@@ -128,10 +164,75 @@ def read_history(path: Path, size: int, steps: int, epochs: int) -> History:
     return history
 
 
-POINTS_A_STEP, TRACKED = 1000, 32  # the number of points to sample after each step, and of test images for the trackers
+POINTS_A_STEP = 1000  # the number of points to sample after each step
+MOST_TRACKED = 100  # the largest number of epochs whose images the trackers show
+_SHOWN, _ENCODED = 32, 1000  # the numbers of test items that they show, and show encoded
+_DPI = 60  # of a figure that they show
 
 _POINTS = (POINTS_A_STEP, 2)
 _RAW = ".samples.f32"  # the samples of all steps, until the run is complete
+
+
+@contextmanager
+def _clock(path: Path, steps: int) -> Iterator[Callable[[int, int], None]]:
+    """A function of step and epoch that writes the seconds of training so far, after those of the first steps."""
+    kept = list(takewhile(lambda row: row["step"] <= steps, times_in(path)))
+    size = sum(map(len, path.read_bytes().splitlines(keepends=True)[: len(kept)])) if kept else 0
+    start = time.monotonic() - (kept[-1]["seconds"] if kept else 0)
+    with tracking.MetricsWriter(path, size) as times:
+
+        def write(step: int, epoch: int) -> None:
+            times.log({"step": step, "epoch": epoch, "seconds": round(time.monotonic() - start, 3)})
+
+        yield write
+
+
+def _result(folder: Path, config: Config, history: History) -> Result:
+    epochs = (row for row in tracking.MetricsReader(folder / METRICS) if row["kind"] == "epoch")
+    last = max(epochs, key=lambda row: row["step"])
+    best = int(np.argmax(history.test_bound)) if config.keep_best else None
+    seconds = times[-1]["seconds"] if (times := times_in(folder / TIMES)) else None
+    return {
+        "system": config.system.name,
+        "estimator": config.estimator,
+        "epochs": len(history.test_bound),
+        "steps": len(history.loss),
+        "test_bound": last["test_bound"],
+        "train_bound": last["train_bound"],
+        "reconstruction": last.get("train_reconstruction"),
+        "kl": last.get("train_kl"),
+        "best_epoch": best,
+        "best_test_bound": None if best is None else float(history.test_bound[best]),
+        "seconds": seconds,
+        "steps_per_second": round(len(history.loss) / seconds, 3) if seconds else None,
+        "host": platform.node(),
+    }
+
+
+def _images(setup: Setup, ts: TrainState) -> dict[str, NDArray[np.floating]]:
+    """Images for the trackers: a scatter of encoded test items; and test images and their reconstructions."""
+    model, x = setup.task.model, setup.test_observed
+    trained, few = (model, ts.params, ts.state), examples.head(x, _SHOWN)
+    images, name = dict[str, NDArray[np.floating]](), f"{setup.config.system.name}, step {int(ts.step):,}"
+    encoded, labels = examples.head(x, _ENCODED), setup.dataset.test_labels
+    if labels is not None:
+        labels = labels[: examples.count(encoded)]
+    with suppress(BadValue):  # a latent mean may be infinite
+        figure = of_model.latent_scatter(*trained, encoded, labels, classes=setup.dataset.classes, name=name)
+        images["latent"] = _rasterised(figure)
+    if model.modelled(few).ndim == 4:
+        x_hat = decoding.reconstructed(*trained, few, random.fold_in(setup.draw_key, int(ts.step)))
+        for name, shown in {"x": model.modelled(few), "x_hat": x_hat}.items():
+            images[name] = np.nan_to_num(setup.recipe.pixels(shown).cpu().numpy()).clip(0, 1)
+    return images
+
+
+def _rasterised(figure: Figure) -> NDArray[np.floating]:
+    """A figure as a small image [1, 3, H, W]."""
+    canvas = FigureCanvasAgg(figure)
+    figure.dpi = _DPI
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[None, ..., :3].transpose(0, 3, 1, 2) / 255
 
 
 @contextmanager

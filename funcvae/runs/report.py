@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -12,18 +13,19 @@ from funcvae import compilation, evaluate, figures, noise, random, tree, varianc
 from funcvae._support import checks, examples
 from funcvae._support.checks import Count, Positive
 from funcvae._support.examples import Data
-from funcvae._support.tables import table
+from funcvae._support.progress import Progress, silent
+from funcvae._support.tables import WIDTH, Block, Table, as_text, table, unbroken
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.estimators.types import Estimator
 from funcvae.evaluate import psis
-from funcvae.evaluate.importance_sampling import Progress
 from funcvae.evaluate.weights import Estimated
 from funcvae.runs.folder import Run
 from funcvae.train import streaming
 
 __all__ = [
-    "Report", "comparison_report", "evaluation_figures", "evaluation_report", "evaluation_table", "variance_report",
+    "Report", "comparison_report", "evaluation_figures", "evaluation_report", "evaluation_table", "samples_report",
+    "samples_table", "variance_report",
 ]  # fmt: skip
 
 Report = dict[str, Any]
@@ -46,7 +48,7 @@ def evaluation_report(
     n: int | None = None,
     chunk: Count = 100,
     seed: int = 0,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Report:
     """Evaluates a run on test data with all functions of `funcvae.evaluate` that its model supports.
 
@@ -60,7 +62,8 @@ def evaluation_report(
 
     Returns:
         The numbers of the table in nats per example; equal calls give equal bits. Numbers that the model does not
-        support are None, and "why_not" has the reason.
+        support are None, and "why_not" has the reason. "log_weights" has those of two items, rounded to 1e-4: the item
+        with the median effective sample size of the first 250, and the item with the least of all.
 
     Raises:
         BadValue: n is not between 2 and the number of test items.
@@ -79,7 +82,7 @@ def evaluation_report(
     report: Report = {"system": run.config.system.name, "estimator": run.config.estimator, "data": run.config.data}
     report |= {"items": n, "of": most, "item_numbers": chosen.tolist(), "samples": samples, "seed": seed}
     report |= {"unit": "nats per example", "log_likelihood": None, "ladder": None, "shortfall": None}
-    report |= {"posterior_gap": None, "ess": None, "pareto_k": None}
+    report |= {"posterior_gap": None, "ess": None, "pareto_k": None, "log_weights": None}
     try:
         report |= _log_weight_results(run, x, chosen, weight_key, samples, chunk, progress)
     except (BadType, BadData) as reason:
@@ -101,17 +104,21 @@ def evaluation_report(
     return report
 
 
-def evaluation_table(report: Report) -> str:
-    """The report as text: values, and standard errors for the Monte-Carlo noise and for the choice of data."""
+@checks.arguments
+def evaluation_table(report: Report, *, wide: bool = False) -> str:
+    """The report as text: values, and standard errors for the Monte-Carlo noise and for the choice of data.
+
+    Lines fit 80 columns; with `wide` they are as long as it takes.
+    """
     samples, units = report["samples"], report["active_units"]
     rows: list[Sequence[str]] = []
 
     def row(name: str, found: dict[str, float] | None) -> None:
         if found is not None:
-            rows.append((name, *(f"{found[what]:.4f}" for what in ("mean", "se", "data_se")), ""))
+            rows.append((unbroken(name), *(f"{found[what]:.4f}" for what in ("mean", "se", "data_se")), ""))
 
     def value(name: str, number: str, note: str = "") -> None:
-        rows.append((name, number, "", "", note))
+        rows.append((unbroken(name), number, "", "", note))
 
     row(f"log p(x) >= L_{samples}", report["log_likelihood"])
     for k, found in (report["ladder"] or {}).items():
@@ -130,10 +137,11 @@ def evaluation_table(report: Report) -> str:
         value("effective sample size", f"{report['ess']['median']:.1f}", f"of {samples}, median")
         value("Pareto k̂", f"{report['pareto_k']['median']:.2f}", "median")
     head = f"{report['system']}, {report['items']:,} of {report['of']:,} test items, seed {report['seed']}"
-    lines = [f"{head}; {report['unit']}", table(rows, ("", "value", "± noise", "± data", ""), "<>>><")]
-    lines += [f"warning: {report['warning']}"] if report.get("warning") else []
-    lines += [f"no log-likelihood: {report['why_not']}"] if report.get("why_not") else []
-    return "\n".join(lines)
+    titles = ("", "value", unbroken("± noise"), unbroken("± data"), "")
+    blocks: list[Block] = [f"{head}; {report['unit']}", Table(titles, {"": rows}, "<>>><")]
+    blocks += [f"warning: {report['warning']}"] if report.get("warning") else []
+    blocks += [f"no log-likelihood: {report['why_not']}"] if report.get("why_not") else []
+    return as_text(blocks, None if wide else WIDTH)
 
 
 def evaluation_figures(report: Report) -> dict[str, Figure]:
@@ -147,7 +155,15 @@ def evaluation_figures(report: Report) -> dict[str, Figure]:
     if report["kl_to_prior"]:
         active = [v > report["active_units"]["threshold"] for v in report["active_units"]["variance"]]
         title = f"{name}: KL divergence of each latent dimension"
-        made["latent_use"] = figures.latent_use(report["kl_to_prior"]["per_dimension"], active, title=title)
+        made["latent_use"] = figures.latent_use(
+            report["kl_to_prior"]["per_dimension"], active, threshold=report["active_units"]["threshold"], title=title
+        )
+    if shown := report.get("log_weights"):
+        log_w, ess, k_hat = ([item[what] for item in shown] for what in ("log_w", "ess", "pareto_k"))
+        names = [f"test item {item['item']}: {item['which']}" for item in shown]
+        made["log_weights"] = figures.log_weights(
+            np.transpose(log_w), ess, k_hat, names=names, title=f"{name}: importance weights of single items"
+        )
     return made
 
 
@@ -168,7 +184,7 @@ def comparison_report(
     seed: int = 0,
     target_se: Positive | None = None,
     processes: Processes = SINGLE,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> tuple[variance.Comparison, Report]:
     """Compares estimators at the parameters of a run, on a batch of its training data, in evaluation mode.
 
@@ -200,6 +216,114 @@ def comparison_report(
             **run.shared_facts(), estimators=names, noise=schemes, samples=samples, replicates=replicates, chunk=chunk,
             batch=batch, seed=seed, target_se=target_se,
         )  # fmt: skip
+    x, chosen, noise_key = _training_batch(run, batch, seed)
+    # Some systems have no density, which some defaults need.
+    arms, left_out = _arms(run, x, names, schemes, 2 if names is None else None)
+    found = variance.compare(
+        arms, *run.trained, x, noise_key, samples=samples, replicates=replicates, chunk=chunk, target_se=target_se,
+        processes=processes, progress=progress,
+    )  # fmt: skip
+    report = _variance_head(run, seed, chosen) | {"left_out": left_out, **found.to_dict()}
+    return found, report
+
+
+@checks.arguments
+def samples_report(
+    run: Run,
+    samples: Sequence[int],
+    *,
+    names: Sequence[str] | None = None,
+    schemes: Sequence[str] = ("iid",),
+    replicates: Annotated[int, checks.at_least(2)] = 1000,
+    chunk: Count | None = None,
+    batch: int | None = None,
+    seed: int = 0,
+    processes: Processes = SINGLE,
+    progress: Progress = lambda done, total: None,
+) -> tuple[list[variance.Comparison], Report]:
+    """Compares estimators as `comparison_report` does, at several numbers of samples, on the same batch.
+
+    An estimator that does not work with a number of samples, such as `vimco` with K = 1, is left out there.
+
+    Args:
+        samples: numbers of samples K, all different; results are in ascending order.
+
+    Returns:
+        The comparisons, and a report for a JSON file with all of them; "left_out" has the K for each reason.
+
+    Raises:
+        BadValue: samples is empty or has a number twice, or no estimator is left at a K; see `comparison_report`.
+    """
+    ks = sorted(checks.integer("a number in samples", k) for k in samples)
+    if not ks or ks[0] < 1 or len(set(ks)) < len(ks):
+        raise BadValue(f"samples is {checks.describe(list(samples))}: give at least one number, at least 1, none twice")
+    if processes.size > 1:
+        processes.require_equal(
+            **run.shared_facts(), estimators=names, noise=schemes, samples=ks, replicates=replicates, chunk=chunk,
+            batch=batch, seed=seed,
+        )  # fmt: skip
+    x, chosen, noise_key = _training_batch(run, batch, seed)
+    found: list[variance.Comparison] = []
+    left_out: dict[str, list[int]] = {}
+    for k in ks:
+
+        def report_progress(done: int, _: int, before: int = len(found) * replicates) -> None:
+            progress(before + done, len(ks) * replicates)
+
+        arms, reasons = _arms(run, x, names, schemes, k)
+        for reason in dict.fromkeys(reasons):
+            left_out.setdefault(reason, []).append(k)
+        comparison = variance.compare(
+            arms, *run.trained, x, noise_key, samples=k, replicates=replicates, chunk=chunk, processes=processes,
+            progress=report_progress,
+        )  # fmt: skip
+        found.append(comparison)
+    report = _variance_head(run, seed, chosen) | {"samples": ks, "left_out": left_out}
+    return found, report | {"comparisons": [each.to_dict() for each in found]}
+
+
+def samples_table(found: Sequence[variance.Comparison]) -> str:
+    """Variance and signal-to-noise ratio against K as text, for comparisons in ascending order of K.
+
+    "±" has the larger half of the 95% interval relative to the value; a star means that the interval is unreliable.
+    """
+    lines = [f"batch of {found[0].batch}, {found[0].replicates:,} replicates; ±: half of the 95% interval"]
+    lines += ["*: unreliable interval"] * any(each.flags() for each in found)
+    quantities = {"variance": "total variance of the gradient [nats²]", "snr": "signal-to-noise ratio"}
+    for network in found[0].networks:
+        for field, quantity in quantities.items():
+            lines += ["", f"{network}: {quantity}", _table_over_samples(found, network, field)]
+    return "\n".join(lines)
+
+
+def _table_over_samples(found: Sequence[variance.Comparison], network: str, field: str) -> str:
+    """A row for each arm and a column for each K, in as many parts as fit 80 columns."""
+    arms = dict.fromkeys(arm for each in found for arm in each.rows)
+    rows = [
+        [arm, *(_measured(getattr(each.rows[arm].groups[network], field)) if arm in each.rows else "– "
+                for each in found)] for arm in arms
+    ]  # fmt: skip
+    head = ["estimator", *(f"K = {each.samples:,} " for each in found)]
+    for columns in range(len(found), 0, -1):
+        firsts = range(1, len(found) + 1, columns)
+        parts = [
+            table([row[:1] + row[k : k + columns] for row in rows], head[:1] + head[k : k + columns]) for k in firsts
+        ]
+        if max(map(len, "\n".join(parts).splitlines())) <= WIDTH:
+            break
+    return "\n".join(parts)
+
+
+def _measured(of: variance.Measured) -> str:
+    half = max(of.high - of.value, of.value - of.low)
+    error = f" ±{half / of.value:.0%}" if of.value > 0 and math.isfinite(half) else ""
+    if of.value == 0 < of.high:
+        error = f" (< {of.high:.2g})"
+    return f"{of.value:.3g}{error}{' ' if of.trusted else '*'}"
+
+
+def _training_batch(run: Run, batch: int | None, seed: int) -> tuple[Data, Tensor, random.Key]:
+    """A random batch of training data as the model sees them, their numbers, and the key of the noise."""
     train = run.dataset().train
     most = streaming.count(train)
     batch = min(run.config.batch, most) if batch is None else batch
@@ -207,16 +331,14 @@ def comparison_report(
         raise BadValue(f"batch is {batch}: it must lie between 1 and {most:,}, the number of training data")
     choice_key, observe_key, noise_key = random.split(random.key(seed, device=run.device), 3)
     chosen = random.permutation(choice_key, most)[:batch]
-    x = run.observed(observe_key, train, chosen)
-    arms, left_out = _arms(run, x, names, schemes)
-    found = variance.compare(
-        arms, *run.trained, x, noise_key, samples=samples, replicates=replicates, chunk=chunk, target_se=target_se,
-        processes=processes, progress=progress,
-    )  # fmt: skip
+    return run.observed(observe_key, train, chosen), chosen, noise_key
+
+
+def _variance_head(run: Run, seed: int, chosen: Tensor) -> Report:
+    """The fields that all reports of variances begin with."""
     report: Report = {"system": run.config.system.name, "trained_with": run.config.estimator, "data": run.config.data}
-    report |= {"seed": seed, "item_numbers": chosen.tolist(), "left_out": left_out}
-    report |= {"unit": "gradients of nats per example, summed over squared coordinates", **found.as_dict()}
-    return found, report
+    report |= {"seed": seed, "item_numbers": chosen.tolist()}
+    return report | {"unit": "gradients of nats per example, summed over squared coordinates"}
 
 
 @checks.arguments
@@ -243,9 +365,12 @@ def variance_report(run: Run, replicates: int) -> Report:
 
 
 def _arms(
-    run: Run, x: Data, names: Sequence[str] | None, schemes: Sequence[str]
+    run: Run, x: Data, names: Sequence[str] | None, schemes: Sequence[str], trial: int | None
 ) -> tuple[dict[str, tuple[Estimator, noise.Noise]], list[str]]:
-    """The estimators under all schemes that they allow, and the reasons for leaving out others."""
+    """The estimators under all schemes that they allow, and the reasons for leaving out others.
+
+    With `trial`, those that do not work with this number of samples are left out as well.
+    """
     first = examples.head(x, 1)
     q, _ = run.model.encode(run.params, run.state, first)
     defaults = run.config.estimator, *ESTIMATORS[hasattr(q, "values")]
@@ -256,8 +381,9 @@ def _arms(
         for estimator in map(run.estimator, names_once):
             try:
                 estimator.claims_under(scheme)
-                if names is None:  # some systems have no density, which some defaults need
-                    estimator(*run.trained, first, torch.zeros_like(q.loc).expand(2, 1, -1), train=False)
+                if trial is not None:
+                    eps = scheme(random.key(0, device=run.device), trial, tuple(q.loc.shape), dtype=q.loc.dtype)
+                    estimator(*run.trained, first, eps, train=False)
             except (BadValue, BadType) as error:
                 left_out.append(str(error))
                 continue
@@ -273,6 +399,7 @@ def _log_weight_results(
 ) -> Report:
     """The results that follow from the log-weights. Each slab of the data has its own key."""
     found: list[Any] = []
+    shown: dict[str, Report] = {}
     n = len(items)
     for i, (slab, numbers) in enumerate(zip(examples.split(x, _SLAB), items.split(_SLAB), strict=True)):
 
@@ -287,6 +414,13 @@ def _log_weight_results(
         log_p, ess, k_hat, _ = evaluate.likelihood(log_w)
         ladder = evaluate.ladder(log_w, bound_samples(samples))
         found.append((log_p, ess, k_hat, ladder, evaluate.posterior_gap(log_w)))
+        order = ess.argsort()
+        for which, j in {"median ESS": int(order[(len(ess) - 1) // 2]), "least ESS": int(order[0])}.items():
+            # The first items are as typical as all, because their order is random: only few log-weights are kept.
+            if which not in shown or (which == "least ESS" and float(ess[j]) < shown[which]["ess"]):
+                weights = [round(w, 4) for w in log_w[:, j].tolist()]
+                shown[which] = {"item": int(numbers[j]), "ess": float(ess[j]), "pareto_k": float(k_hat[j])}
+                shown[which] |= {"which": which, "log_w": weights}
     log_p, ess, k_hat, ladder, gap = tree.map(lambda *parts: torch.cat(parts), *found)
     whole = evaluate.Likelihood(log_p, ess, k_hat, samples)
     above, limit = int(whole.untrusted.sum()), psis.threshold(samples)
@@ -300,6 +434,7 @@ def _log_weight_results(
             "median": float(k_hat.median()), "threshold": limit, "above": above, "per_item": k_hat.tolist(),
         },
         "warning": evaluate.untrusted_message(whole, items) if above else None,
+        "log_weights": list(shown.values()),
     }  # fmt: skip
 
 

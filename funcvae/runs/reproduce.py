@@ -109,11 +109,11 @@ def verify(
             if step in stored:
                 compare.states(step, ts, checkpoint.load(stored[step], setup.start)[0])
 
-        with tqdm(total=wanted, unit="step", leave=False, dynamic_ncols=True) as bar:
+        with tqdm(total=wanted, unit="step", leave=False, dynamic_ncols=True, disable=None) as bar:
 
             def log(row: Row) -> None:
                 compare.row(row)
-                bar.update(int(tracking.is_step(row)))
+                bar.update(int(row["kind"] == "step"))
 
             try:
                 callbacks = Callbacks(log=log, watch=watch, stop=lambda: made >= wanted or compare.ended)
@@ -175,10 +175,10 @@ class _Comparison:
         if then is None:
             self.ended = True
             return
-        if tracking.is_step(then) != tracking.is_step(now) or then["step"] != step:
+        if then["kind"] != now["kind"] or then["step"] != step:
             raise BadData(f"metrics.jsonl has a row of step {then['step']} in place of step {step}")
-        self.steps += tracking.is_step(now)
-        for name in ("loss", "bound", "grad_norm", "test_bound"):
+        self.steps += now["kind"] == "step"
+        for name in ("loss", "bound", "grad_norm", "train_bound", "test_bound"):
             if name in now:
                 self._number(step, f"{name} at step {step}", then.get(name), now[name])
         if "params_sha256" in then:
@@ -225,5 +225,5 @@ def _prepared(
 def _read_rows(path: Path) -> Iterator[Row]:
     """The rows of steps and epochs, without an incomplete last line."""
     for row in tracking.MetricsReader(path, size_of_rows(path)):
-        if tracking.is_step(row) or "test_bound" in row:
+        if row["kind"] != "variance":
             yield row

@@ -17,14 +17,22 @@ from funcvae.errors import BadData, BadType, BadValue, FuncvaeError, Missing
 from funcvae.models import SYSTEMS
 from funcvae.runs.config import Config
 from funcvae.runs.environment import Size, is_of_earlier_version
-from funcvae.runs.folder import CHECKPOINTS, CONFIG, FIGURES, MANIFEST, METRICS, PARAMS, has_run, read_manifest
-from funcvae.runs.grid import RESULT
+from funcvae.runs.folder import (
+    CHECKPOINTS,
+    CONFIG,
+    FIGURES,
+    MANIFEST,
+    METRICS,
+    PARAMS,
+    RESULT,
+    TIMES,
+    has_run,
+    read_manifest,
+)  # fmt: skip
 from funcvae.train.checkpoint import in_folder
 from funcvae.train.settings import Row
 
 __all__ = ["Summary", "runs_in", "runs_table", "side_by_side", "summarize"]
-
-TIMES = "times.jsonl"
 
 
 class Summary(NamedTuple):

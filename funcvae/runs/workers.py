@@ -1,7 +1,7 @@
 """Trains the cells of a grid with any number of workers, which share only a folder.
 
 grid.json        the newest grid
-cells/NAME/      the run folder of each cell; its result.json is written last
+cells/NAME/      the run folder of each cell; its cell.json is written last
 
 A worker locks the folder `.claim` of a cell before it looks for the run, and holds the lock until it has written the
 result. The operating system releases the lock when the process ends. So no cell is trained twice, another worker
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from funcvae import data, tracking
 from funcvae._support import checks, files
+from funcvae._support.progress import Progress, silent
 from funcvae.distributed import rendezvous
 from funcvae.errors import BadData, BadType, BadValue, InUse, NonFinite, Stopped
 from funcvae.runs import environment, execute
@@ -32,7 +33,7 @@ from funcvae.runs.folder import (
     read_data,
     read_manifest,
 )
-from funcvae.runs.grid import GRID, RESULT, CellResult, Grid, cell_id, cell_name, expand_grid, read_result, target_of
+from funcvae.runs.grid import CELL, GRID, CellResult, Grid, cell_id, cell_name, expand_grid, read_cell, target_of
 from funcvae.runs.prepare import prepare
 from funcvae.runs.recording import LAST_FIGURE
 
@@ -56,6 +57,7 @@ def train_grid(
     cells: Sequence[Config] | None = None,
     stop_context: Callable[[], execute.StopContext] = execute.never_stop,
     log: Callable[[str, CellResult], None] = lambda name, result: None,
+    progress: Progress = silent,
 ) -> dict[str, CellResult]:
     """Trains the unfinished cells of a grid, and returns when all cells are finished, by this worker or others.
 
@@ -73,6 +75,7 @@ def train_grid(
         cells: the result of `check_cells`, if it was called before.
         stop_context: makes an `execute.StopContext`, which is entered during training.
         log: called with the name and the result of each cell when it is finished.
+        progress: called with the number of finished cells, and that of all cells.
 
     Returns:
         The result of every cell by name, in the grid's order: "system", "estimator", "samples", "seed" and "target";
@@ -96,6 +99,7 @@ def train_grid(
         files.write(path, content)
     first = i * len(cells) // n
     remaining, results = [*cells[first:], *cells[:first]], dict[str, CellResult]()
+    progress(0, len(cells))
     with stop_context() as stop:
         while remaining:
             for cell in remaining:
@@ -110,6 +114,7 @@ def train_grid(
                     raise Stopped(f"{done}; start the sweep again to continue") from None
                 results[cell_name(cell)] = result
                 log(cell_name(cell), result)
+                progress(len(results), len(cells))
             remaining = [cell for cell in remaining if cell_name(cell) not in results]
             if remaining:
                 time.sleep(POLL)
@@ -185,7 +190,7 @@ def _check_same_run(cell: Config, may_change: Collection[str] = _MAY_CHANGE) -> 
 
 def _finished_result(cell: Config, grid: Grid) -> CellResult | None:
     """The result of a cell; None unless it is finished and has the grid's number of replicates."""
-    result = read_result(cell)
+    result = read_cell(cell)
     if result is not None:
         _check_same_run(cell, {*_MAY_CHANGE, "device", "compile"})  # another machine may have trained it
         if "diverged" in result or grid.replicates in (None, result.get("replicates")):
@@ -214,14 +219,14 @@ def _train_cell(
                 result["variance"] = measure(load(path, system=cell.system, device=cell.device), grid.replicates)
         except NonFinite as error:
             result["diverged"] = str(error)
-        files.write(path / RESULT, files.as_json(result))
+        files.write(path / CELL, files.as_json(result))
         return result
 
 
 def _result_epoch(cell: Config) -> CellResult:
     """The numbers of the epoch whose parameters the run has: the last, or the best."""
     path, found = Path(cell.out, METRICS), None
-    fields = {"steps": "step", "bound": "bound", "test_bound": "test_bound", "params_sha256": "params_sha256"}
+    fields = {"steps": "step", "bound": "train_bound", "test_bound": "test_bound", "params_sha256": "params_sha256"}
     for row in tracking.MetricsReader(path):
         if row.keys() >= set(fields.values()):
             better = found is None or not cell.keep_best or row["test_bound"] > found["test_bound"]

@@ -1,13 +1,20 @@
-"""Trackers: functions that `train.fit` calls with each row of metrics, a flat dict of numbers.
+"""Trackers show a run while it trains: its rows of metrics, and images of the model. They never change a result.
 
-Trackers never change a result. `tensorboard` and `visdom` require the extras of the same names, and also take rows with
-images: arrays [n, C, H, W] in [0, 1], named "x" and "x_hat". If one fails during a run, it prints a line to stderr and
-the run continues.
+`tensorboard`, `visdom` and `wandb` require the extras of the same names. They are context managers of a `Tracker`,
+whose `log` can also be passed to `train.fit`. If one fails during a run, it prints a line to stderr and the run
+continues.
 """
 
-from funcvae.tracking.metrics_file import MetricsReader, MetricsWriter, Tracker, is_step
-from funcvae.tracking.progress import progress_bar
+from funcvae._support.progress import Progress
+from funcvae.tracking.metrics_file import MetricsReader, MetricsWriter
+from funcvae.tracking.progress import bar
+from funcvae.tracking.protocol import Images, Tracker
 from funcvae.tracking.tensorboard_log import tensorboard
+from funcvae.tracking.training_progress import TrainingProgress, duration
 from funcvae.tracking.visdom_server import visdom
+from funcvae.tracking.wandb_run import wandb
 
-__all__ = ["MetricsReader", "MetricsWriter", "Tracker", "is_step", "progress_bar", "tensorboard", "visdom"]
+__all__ = [
+    "Images", "MetricsReader", "MetricsWriter", "Progress", "Tracker", "TrainingProgress", "bar", "duration",
+    "tensorboard", "visdom", "wandb",
+]  # fmt: skip

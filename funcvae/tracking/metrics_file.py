@@ -1,7 +1,7 @@
 """Reads and writes `metrics.jsonl`: rows of numbers, one JSON object per line."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path
@@ -11,16 +11,13 @@ from funcvae._support import files
 from funcvae.errors import BadData, Missing
 from funcvae.train.settings import Row
 
-__all__ = ["LINE_LIMIT", "MetricsReader", "MetricsWriter", "Tracker", "is_step"]
+__all__ = ["LINE_LIMIT", "MetricsReader", "MetricsWriter"]
 
 LINE_LIMIT = 2**20  # maximum number of bytes in a row
 
-Tracker = Callable[[Row], None]
-"""Takes each row of metrics during training."""
-
 
 class MetricsWriter:
-    """A tracker that writes each row to a file as a JSON object on one line, complete when the call returns.
+    """Writes each row to a file as a JSON object on one line, complete when the call returns.
 
     As a context manager, it keeps the first `kept` bytes of the file, which must end a line, and cuts off the rest.
     """
@@ -37,7 +34,7 @@ class MetricsWriter:
     def __exit__(self, *error: object) -> None:
         self._file.close()
 
-    def __call__(self, row: Row) -> None:
+    def log(self, row: Row) -> None:
         """Writes a row."""
         line = memoryview(json.dumps(row, allow_nan=False).encode() + b"\n")
         with files.writing(self._path):
@@ -54,6 +51,8 @@ class MetricsWriter:
 @dataclass(frozen=True)
 class MetricsReader:
     """The rows of a file that `MetricsWriter` wrote, or of its first `size` bytes; it can be iterated many times.
+
+    Rows of earlier versions get the present names.
 
     Iteration raises:
         Missing: the file does not exist.
@@ -76,9 +75,11 @@ class MetricsReader:
                 row = files.parse_json(line, where)
                 if type(row.get("step")) is not int or not line.endswith(b"\n"):
                     raise BadData(f"{where} is not a complete row: it must be an object with an integer step")
-                yield row
+                yield row if "kind" in row else _renamed(row)
 
 
-def is_step(row: Row) -> bool:
-    """Whether a row belongs to a training step. The rows of epochs have a mean bound, and no loss."""
-    return "loss" in row
+def _renamed(row: Row) -> Row:
+    """A row of version 0.8 or earlier with the present names."""
+    kind = "step" if "loss" in row else "epoch" if "bound" in row else "variance"
+    names = {"bound": "train_bound"} if kind == "epoch" else {}
+    return {"kind": kind, **{names.get(name, name): value for name, value in row.items()}}

@@ -1,27 +1,50 @@
-"""A tracker that shows a progress bar."""
+"""A progress bar of any long computation."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from typing import Any
 
-from tqdm import tqdm
+from tqdm import TqdmWarning
 
-from funcvae.tracking.metrics_file import Tracker, is_step
-from funcvae.train.settings import Row
+__all__ = ["Bar", "bar"]
 
-__all__ = ["progress_bar"]
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", TqdmWarning)  # in a notebook without ipywidgets it shows text
+    from tqdm.auto import tqdm as tqdm_auto
 
 
-@contextmanager
-def progress_bar(steps: int, made: int = 0) -> Iterator[Tracker]:
-    """Shows a progress bar over training steps with the latest bound and test bound."""
-    with tqdm(total=steps, initial=made, unit="step", dynamic_ncols=True, leave=None) as bar:  # a nested bar is cleared
-        shown: dict[str, str] = {}
+class Bar:
+    """A progress bar that is a function of (done, total): a widget in a notebook, text elsewhere.
 
-        def update(row: Row) -> None:
-            name = "bound" if is_step(row) else "test_bound"
-            if name in row:
-                shown[name] = f"{row[name]:.2f}"
-                bar.set_postfix(shown, refresh=False)
-            bar.update(int(is_step(row)))
+    It starts a new bar when `done` is less than before, and ends it when `done` reaches `total`.
 
-        yield update
+    Args:
+        options: keyword arguments of `tqdm`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+        self._shown: Any = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Shows that `done` of `total` parts are finished."""
+        if self._shown is not None and done < self._shown.n:
+            self.close()
+        if self._shown is None:
+            self._shown = tqdm_auto(total=total, initial=done, **self._options)
+        self._shown.total = total
+        self._shown.update(done - self._shown.n)
+        if done >= total:
+            self.close()
+
+    def __repr__(self) -> str:
+        return "bar"
+
+    def close(self) -> None:
+        """Ends the bar that is shown, if any."""
+        if self._shown is not None:
+            self._shown.close()
+            self._shown = None
+
+
+bar = Bar()
+"""Shows a progress bar, for the argument `progress` of any function: `progress=tracking.bar`."""

@@ -2,14 +2,12 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from funcvae.tracking.metrics_file import Tracker, is_step
-from funcvae.tracking.optional_packages import import_package, row_pictures, until_it_fails
+from funcvae.tracking.optional_packages import import_package
+from funcvae.tracking.protocol import Images, Tracker, UntilItFails, by_tag, sheet
 from funcvae.train.settings import Row
 
 __all__ = ["tensorboard"]
@@ -17,11 +15,11 @@ __all__ = ["tensorboard"]
 
 @contextmanager
 def tensorboard(folder: Path, config: dict[str, Any], past: Iterable[Row] = ()) -> Iterator[Tracker]:
-    """Writes rows as TensorBoard event files, for `tensorboard --logdir FOLDER`; a parent folder compares runs.
+    """Writes event files, for `tensorboard --logdir FOLDER`; a parent folder compares runs.
 
-    Scalars against the number of steps: train/loss, train/bound and train/grad_norm for every step, and
-    train/epoch_bound (a mean) and test/bound for every epoch. Images: images/x and images/x_hat. HParams: `config`,
-    with the last test/bound.
+    Scalars against the number of steps, by their names in a row: bound/train, bound/train_epoch (a mean) and
+    bound/test; grad_norm/train, loss/train, kl/… and reconstruction/…; variance/NAME/NETWORK. "Custom scalars" has
+    training and test, and all estimators, in one chart. HParams: `config`, with the last bound/test. Images: images/….
 
     The first row creates the folder and the file. From then on, TensorBoard ignores that row's step and later steps in
     earlier files of the folder. The new file repeats the rows of these steps that are in `past`.
@@ -29,51 +27,69 @@ def tensorboard(folder: Path, config: dict[str, Any], past: Iterable[Row] = ()) 
     Raises:
         Missing: tensorboard is not installed.
     """
-    event_pb2 = import_package("tensorboard.compat.proto.event_pb2", extra="tensorboard")
-    summary_pb2 = import_package("tensorboard.compat.proto.summary_pb2", extra="tensorboard")
-    writer = import_package("torch.utils.tensorboard", extra="tensorboard")
-    summary = import_package("torch.utils.tensorboard.summary", extra="tensorboard")
-
-    # Records are written directly: a SummaryWriter takes 87 ms per epoch of 469 steps, not 9 ms, and its thread prints
-    # a traceback when the disk is full.
-    with ExitStack() as closing:
-        file: Any = None
-
-        def put(**event: Any) -> None:
-            file.write(event_pb2.Event(wall_time=time.time(), **event).SerializeToString())
-
-        def start(step: int) -> None:
-            nonlocal file
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"events.out.tfevents.{time.time_ns()}"
-            file = writer.RecordWriter(closing.enter_context(path.open("wb", buffering=0)))
-            put(file_version="brain.Event:2")
-            shown = {name: value if type(value) in (int, float, str) else str(value) for name, value in config.items()}
-            experiment, session_start, _ = summary.hparams(shown, {"test/bound": 0.0})
-            put(summary=experiment)
-            put(summary=session_start)
-            # After a START event TensorBoard ignores this step and later ones in earlier files.
-            put(step=step, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
-            for row in past:
-                if row["step"] >= step:
-                    show(row)
-
-        def write(row: Row) -> None:
-            if file is None:
-                start(row["step"])
-            show(row)
-
-        def show(row: Row) -> None:
-            tags = {name: name for name in row if "/" in name}  # such as variance/elbo/encoder
-            tags |= _STEP_TAGS if is_step(row) else _EPOCH_TAGS
-            values = [summary_pb2.Summary.Value(tag=tags[name], simple_value=row[name]) for name in tags if name in row]
-            for name, x in row_pictures(row).items():
-                framed = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=1)
-                values += summary.image(f"images/{name}", framed).value
-            put(step=row["step"], summary=summary_pb2.Summary(value=values))
-
-        yield until_it_fails(write, "tensorboard")
+    events = _EventFile(folder, config, past)
+    try:
+        yield UntilItFails("tensorboard", events)
+    finally:
+        events.close()
 
 
-_STEP_TAGS = {"loss": "train/loss", "bound": "train/bound", "grad_norm": "train/grad_norm"}
-_EPOCH_TAGS = {"bound": "train/epoch_bound", "test_bound": "test/bound"}
+class _EventFile:
+    """Writes records directly.
+
+    A SummaryWriter takes 87 ms per epoch of 469 steps, not 9 ms, and its thread prints a traceback when the disk is
+    full.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], past: Iterable[Row]) -> None:
+        self._event = import_package("tensorboard.compat.proto.event_pb2", extra="tensorboard")
+        self._proto = import_package("tensorboard.compat.proto.summary_pb2", extra="tensorboard")
+        self._records = import_package("torch.utils.tensorboard", extra="tensorboard")
+        self._make = import_package("torch.utils.tensorboard.summary", extra="tensorboard")
+        self._folder, self._config, self._past = folder, config, past
+        self._file: Any = None
+
+    def log(self, row: Row) -> None:
+        values = [self._proto.Summary.Value(tag=tag, simple_value=value) for tag, value in by_tag(row).items()]
+        self._add(row["step"], values)
+
+    def show(self, step: int, images: Images) -> None:
+        sheets = {name: sheet(x) for name, x in images.items()}
+        made = [self._make.image(f"images/{name}", x, dataformats="HWC") for name, x in sheets.items()]
+        self._add(step, [value for summary in made for value in summary.value])
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _add(self, step: int, values: list[Any]) -> None:
+        if self._file is None:
+            self._start(step)
+        self._put(step=step, summary=self._proto.Summary(value=values))
+
+    def _start(self, step: int) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._file = (self._folder / f"events.out.tfevents.{time.time_ns()}").open("wb", buffering=0)
+        self._writer = self._records.RecordWriter(self._file)
+        self._put(file_version="brain.Event:2")
+        shown = {name: x if type(x) in (int, float, str) else str(x) for name, x in self._config.items()}
+        experiment, session_start, _ = self._make.hparams(shown, {"bound/test": 0.0})
+        for summary in (experiment, session_start, self._make.custom_scalars(_CHARTS)):
+            self._put(summary=summary)
+        # After a START event TensorBoard ignores this step and later ones in earlier files.
+        self._put(step=step, session_log=self._event.SessionLog(status=self._event.SessionLog.START))
+        for row in self._past:
+            if row["step"] >= step:
+                self.log(row)
+
+    def _put(self, **event: Any) -> None:
+        self._writer.write(self._event.Event(wall_time=time.time(), **event).SerializeToString())
+
+
+_CHARTS = {
+    "training": {
+        name: ["Multiline", [f"{name}/train_epoch", f"{name}/test"]] for name in ("bound", "reconstruction", "kl")
+    },
+    "variance of the gradient": {net: ["Multiline", [f"variance/.*/{net}"]] for net in ("encoder", "decoder")},
+}
+"""The layout of "Custom scalars": charts with the tags, or patterns of tags, of their lines."""

@@ -29,13 +29,14 @@ FORMAT = 1
 
 
 @checks.arguments
-def save(path: Path, tree_: Tree, about: dict[str, Any]) -> Path:
-    """Writes a tree of tensors, such as a TrainState. Equal trees give equal bytes.
+def save(path: Path, tree_: Tree, about: dict[str, Any], *, over: bool = True) -> Path:
+    """Writes a tree of tensors, such as a TrainState, and returns the path. Equal trees give equal bytes.
 
     Args:
         tree_: dicts, lists, tuples and NamedTuples of tensors. The path of a tensor in the tree is its name, as in
             "params/encoder/linear1.weight".
         about: JSON to store with the tree.
+        over: replace a file with other content. Otherwise write beside it, as NAME-2.
 
     Raises:
         BadType: a leaf is not a tensor, or JSON cannot represent `about` or the keys of the tree.
@@ -47,7 +48,7 @@ def save(path: Path, tree_: Tree, about: dict[str, Any]) -> Path:
         head = json.dumps({"format": FORMAT, "sha256": sha256, "structure": _structure(tree_), "about": about})
     except (TypeError, ValueError, RecursionError) as error:
         raise BadType(f"the tree's keys, or about, cannot be written as JSON: {checks.one_line(str(error))}") from None
-    return files.write(path, _safetensors(tree_, {"funcvae": head}))
+    return files.write_beside(path, _safetensors(tree_, {"funcvae": head}), over=over)
 
 
 @checks.arguments

@@ -5,15 +5,17 @@ from array import array
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from funcvae import compilation, noise, random, tree
-from funcvae._support import checks, examples
+from funcvae._support import checks, examples, tables
 from funcvae._support.checks import Count
 from funcvae._support.examples import Data
+from funcvae._support.progress import Progress, silent
+from funcvae._support.reprs import short_repr
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.distributed.sharding import GradientSettings, Split, by_rows
 from funcvae.errors import BadData, BadType, BadValue, NonFinite
@@ -31,6 +33,7 @@ from funcvae.train.task import Task, checked_task
 __all__ = ["History", "fit", "fit_task", "test_bound"]
 
 
+@short_repr
 class History(NamedTuple):
     """The metrics of a run, as float64 arrays."""
 
@@ -47,11 +50,42 @@ class History(NamedTuple):
     `reconstruction - kl` is the ELBO, which an estimator of L_K or of another target does not report as `bound`."""
     test_bound: np.ndarray
     """[epochs], in nats per example; empty without a test set."""
+    steps_per_epoch: int = 0
+    """0 if it is not known, or if the history starts within an epoch."""
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """The columns of `to_pandas` as lists."""
+        steps, per_epoch = len(self.loss), self.steps_per_epoch
+        columns: dict[str, Any] = {"step": np.arange(steps)}
+        if per_epoch:
+            columns["epoch"] = columns["step"] // per_epoch
+        columns |= dict(zip(Metrics._fields, self, strict=False))
+        if per_epoch and len(self.test_bound) == steps // per_epoch:
+            columns["test_bound"] = np.full(steps, np.nan)
+            columns["test_bound"][per_epoch - 1 :: per_epoch] = self.test_bound
+        return {name: column.tolist() for name, column in columns.items()}
+
+    def to_csv(self) -> str:
+        """`to_pandas` as comma-separated values under a line of names."""
+        columns = self.to_dict()
+        return tables.as_csv([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+
+    def to_pandas(self) -> Any:
+        """A pandas.DataFrame with one row for each step, counted from the first step of the history.
+
+        If `steps_per_epoch` is known, it has a column "epoch", and the "test_bound" at the last step of each epoch, NaN
+        at other steps.
+
+        Raises:
+            Missing: pandas is not installed.
+        """
+        return tables.as_frame(self.to_dict())
 
 
 NO_HISTORY = History(*np.zeros((6, 0)))
 
 
+@checks.readable
 def fit(
     ts: TrainState,
     model: VAE,
@@ -81,6 +115,7 @@ def fit(
     stop: Callable[[], bool] = lambda: False,
     until: Until | None = None,
     best: Save | None = None,
+    progress: Progress = silent,
 ) -> tuple[TrainState, History]:
     """Trains for `epochs` epochs, from the step of `ts`. Returns the new TrainState and the history; `ts` is unchanged.
 
@@ -119,8 +154,9 @@ def fit(
             call takes several seconds, or about two if this process has compiled the same step before.
         precision: the precision of float32 matrix products: see `compilation.precision`.
         history: the history of earlier calls for the same run, to which this call appends.
-        log: called with a row (a flat dict) for every step, and for every epoch with `test_bound` and the mean training
-            `bound` over the items of the epoch. Rows arrive in groups, because each read makes the device wait.
+        log: called with a `Row` for every step, and for every epoch with `test_bound` and the means over the items of
+            the epoch. Rows of steps arrive in groups, because each read makes the device wait; the row of an epoch
+            arrives before the next step.
         watch: called after every step with the number of steps made and the new TrainState. The next step overwrites
             its buffers, so copy what you keep.
         save: called with the TrainState after every `save_every` steps of the run (never for 0), after the last step,
@@ -131,6 +167,7 @@ def fit(
             `early_stopping(patience)` makes one.
         best: called with the TrainState after every epoch whose test bound is the highest so far. `keep_best()` makes
             one that keeps a copy.
+        progress: called with the number of steps made and that of all steps; `tracking.bar` shows a progress bar.
 
     Raises:
         BadValue: epochs, batch, samples, chunk or shards is below one, or save_every is below zero; the precision is
@@ -152,7 +189,7 @@ def fit(
         scale=scale, offset=offset, compile=compile, precision=precision,
     )  # fmt: skip
     task = Task(model, estimator, opt, train, settings, processes)
-    callbacks = Callbacks(log, watch, save, save_every, stop, until, best)
+    callbacks = Callbacks(log, watch, save, save_every, stop, until, best, progress)
     return fit_task(ts, task, test=test, epochs=epochs, callbacks=callbacks, history=history)
 
 
@@ -193,6 +230,7 @@ def fit_task(
 
     compilation.keep_freed()
     handled = callbacks.stop if isinstance(callbacks.stop, Interrupt) else nullcontext()
+    callbacks.progress(made, last)
     with compilation.precision(task.settings.precision), handled, closing(batches):
         while made < last and not stopped:
             # Make a group of steps, whose metrics stay on the device.
@@ -202,6 +240,7 @@ def fit_task(
                     ts, metrics = step(ts, keys, x)
                     reports.append(metrics)
                     watch(made + len(reports), ts)
+                    callbacks.progress(made + len(reports), last)
                     if run.polls_each_step and (stopped := run.stop_requested()):
                         break
             except BadData as error:
@@ -216,11 +255,11 @@ def fit_task(
 
             # End the epoch and save, if due.
             epoch_ended = made % per_epoch == 0
-            row: Row = {"epoch": epoch, "step": made}
+            row: Row = {"kind": "epoch", "epoch": epoch, "step": made}
             if epoch_ended or _saving(stopped, made, last, save_every):
                 _check_finite("the parameters' norm", float(tree.norm(ts.params)), row)
             if epoch_ended:
-                row["bound"] = record.mean_bound(n, batch)
+                row |= record.means(n, batch)
                 if test is not None:
                     row["test_bound"] = _test_bound(ts, test, test_key, run.evaluation, batch, task.processes)
                     _check_finite("test_bound", row["test_bound"], row)
@@ -232,7 +271,7 @@ def fit_task(
                     stopped = stopped or _ends(callbacks.until, record.test_bounds)
             if _saving(stopped, made, last, save_every):
                 callbacks.save(ts)
-    return ts, record.history()
+    return ts, record.history(made, per_epoch)
 
 
 @checks.arguments
@@ -286,25 +325,31 @@ class _Record:
     """A growing `History`, in arrays, so that a long run takes little memory."""
 
     def __init__(self, past: History) -> None:
-        if not all(isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind in "fiu" for x in past):
+        *arrays, _ = past
+        if not all(isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind in "fiu" for x in arrays):
             raise BadType("history must be a History of arrays of numbers, such as fit returns")
-        lengths = [len(x) for x in past[:_WIDTH]]
+        lengths = [len(x) for x in arrays[:_WIDTH]]
         if len(set(lengths)) > 1:
             raise BadValue(f"history has {', '.join(Metrics._fields)} of lengths {lengths}: they must be equal")
-        self.metrics = array("d", np.stack(past[:_WIDTH], axis=1).astype(float).tobytes())  # [steps, metrics]
+        self.metrics = array("d", np.stack(arrays[:_WIDTH], axis=1).astype(float).tobytes())  # [steps, metrics]
         self.test_bounds = array("d", past.test_bound.astype(float).tobytes())
 
     def add(self, metrics: np.ndarray) -> None:
         self.metrics.extend(metrics.flat)
 
-    def mean_bound(self, n: int, batch: int) -> float:
-        """The mean training bound over the n items of the last epoch, or over those of the recorded steps of it."""
+    def means(self, n: int, batch: int) -> dict[str, float]:
+        """The finite means over the n items of the last epoch, or over those of the recorded steps of it."""
         items = np.diff([*range(0, n, batch), n]) / min(n, batch)  # of each step, relative to the first
-        bound = self.metrics[-_WIDTH * len(items) :][1::_WIDTH]
-        return float(np.average(bound, weights=items[-len(bound) :]))
+        rows = np.array(self.metrics[-_WIDTH * len(items) :]).reshape(-1, _WIDTH)
+        means = Metrics(*np.average(rows, axis=0, weights=items[-len(rows) :]).tolist())
+        found = {f"train_{name}": getattr(means, name) for name in ("bound", "reconstruction", "kl")}
+        return {name: value for name, value in found.items() if math.isfinite(value)}
 
-    def history(self) -> History:
-        columns = [*np.array(self.metrics).reshape(-1, _WIDTH).T, np.array(self.test_bounds)]
+    def history(self, made: int, per_epoch: int) -> History:
+        """The history of a run that has made a number of steps."""
+        metrics = np.array(self.metrics).reshape(-1, _WIDTH).T
+        from_start = (made - len(metrics[0])) % per_epoch == 0
+        columns: list[Any] = [*metrics, np.array(self.test_bounds), per_epoch if from_start else 0]
         return History(*columns)
 
 
@@ -323,21 +368,21 @@ def _saving(stopped: bool, made: int, last: int, save_every: int) -> bool:
 
 
 def _read_and_log(reports: list[Metrics], epoch: int, first_step: int, log: Log) -> np.ndarray:
-    """Reads the reports as numbers [steps, 3] in one transfer, and logs them up to the first that is not finite."""
+    """Reads the reports as numbers [steps, 5] in one transfer, and logs them up to the first that is not finite."""
     if not reports:
         return np.empty(0)
     read = torch.stack([number for report in reports for number in report]).view(-1, len(Metrics._fields)).tolist()
     for step, values in enumerate(read, first_step):
-        row = {"epoch": epoch, "step": step, **Metrics(*values)._asdict()}
+        row = {"kind": "step", "epoch": epoch, "step": step, **Metrics(*values)._asdict()}
         for name in ("loss", "bound", "grad_norm"):
             _check_finite(name, row[name], row)
-        log({name: value for name, value in row.items() if math.isfinite(value)})
+        log({name: value for name, value in row.items() if name == "kind" or math.isfinite(value)})
     return np.array(read)
 
 
 def _check_finite(name: str, value: float, row: Row) -> None:
     if not math.isfinite(value):
-        at = "at" if "loss" in row else "after"
+        at = "at" if row["kind"] == "step" else "after"
         step = row["step"] - (at == "after")  # the row of an epoch has the number of steps made
         cause = "a smaller learning rate may help" if row["step"] else "check the data and the model's first output"
         error = NonFinite(f"{name} became {value} {at} step {step} (epoch {row['epoch']}): {cause}")

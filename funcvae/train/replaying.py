@@ -10,6 +10,7 @@ from torch import Tensor
 from funcvae import compilation, noise, tree
 from funcvae._support import checks
 from funcvae._support.examples import Data
+from funcvae._support.reprs import short_repr
 from funcvae.distributed.collectives import SINGLE
 from funcvae.distributed.sharding import Split, by_rows
 from funcvae.errors import BadValue
@@ -26,6 +27,7 @@ from funcvae.train.task import Task, checked_task
 __all__ = ["Replay", "replay", "replay_task"]
 
 
+@short_repr
 class Replay(NamedTuple):
     """The inputs and the results of one step of a run."""
 
@@ -47,6 +49,7 @@ class Replay(NamedTuple):
     after: TrainState
 
 
+@checks.readable
 def replay(
     ts: TrainState,
     step: int,

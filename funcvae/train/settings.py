@@ -6,6 +6,8 @@ from typing import Any
 
 from funcvae._support import checks
 from funcvae._support.checks import Count, Finite, Natural
+from funcvae._support.progress import Progress, silent
+from funcvae._support.reprs import short_repr
 from funcvae.compilation import PRECISIONS
 from funcvae.distributed.sharding import Split, by_rows
 from funcvae.model import Observe, as_is
@@ -16,7 +18,15 @@ from funcvae.train.stopping import Until
 __all__ = ["Callbacks", "Log", "Row", "Save", "Scale", "StepSettings", "Watch", "per_example", "summed"]
 
 Row = dict[str, Any]
-"""A row of the log: numbers by name, with their `step` and `epoch`."""
+"""A row of the log: numbers by name, with their `kind`, `epoch` and `step`. Bounds are in nats per example.
+
+"step": `loss`, `bound`, `grad_norm`, `reconstruction` and `kl` of a step, which is counted from 0.
+"epoch": `train_bound`, `train_reconstruction`, `train_kl` and `test_bound`, where `step` is the number of steps made. A
+    run folder also has `params_sha256`.
+"variance": `variance/NAME/NETWORK`, its standard error `variance_se/…`, and `snr/…`, after a number of steps.
+
+Numbers that are not finite are left out.
+"""
 Log = Callable[[Row], object]
 """Called with each row that a run logs."""
 Watch = Callable[[int, TrainState], object]
@@ -37,6 +47,7 @@ def summed(batch: int) -> float:
     return float(batch)
 
 
+@short_repr
 @dataclass(frozen=True)
 class StepSettings:
     """The settings of a training step. `fit` documents each field."""
@@ -58,6 +69,7 @@ class StepSettings:
         checks.known("precision", self.precision, PRECISIONS)
 
 
+@short_repr
 @dataclass(frozen=True)
 class Callbacks:
     """The functions that a run calls. `fit` documents when."""
@@ -69,6 +81,7 @@ class Callbacks:
     stop: Callable[[], bool] = lambda: False
     until: Until | None = None
     best: Save | None = None
+    progress: Progress = silent
 
     def __post_init__(self) -> None:
         checks.fields(self)

@@ -15,6 +15,7 @@ from torch import Tensor
 from funcvae import random
 from funcvae._support import checks
 from funcvae._support.checks import Count, Indices, Natural
+from funcvae._support.reprs import short_repr
 from funcvae.errors import BadValue
 from funcvae.model import VAE, check_trained
 from funcvae.modules import Params, State
@@ -23,6 +24,7 @@ from funcvae.optim import Optimizer
 __all__ = ["Metrics", "RunKeys", "TrainState", "batches", "init", "run_keys", "step_keys"]
 
 
+@short_repr
 class TrainState(NamedTuple):
     """Everything that the rest of a run depends on."""
 
@@ -34,6 +36,7 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
+@short_repr
 class Metrics(NamedTuple):
     """The metrics of one step, tensors without axes."""
 
@@ -49,6 +52,7 @@ class Metrics(NamedTuple):
     """The batch mean of the KL divergence, in nats per example: see `Estimate`."""
 
 
+@short_repr
 class RunKeys(NamedTuple):
     """The keys that the key of a TrainState is split into."""
 

@@ -52,6 +52,9 @@ class KeepBest:
         """Keeps a copy of a TrainState."""
         self._ts = tree.map(torch.clone, ts)
 
+    def __repr__(self) -> str:
+        return f"KeepBest({'' if self._ts is None else f'step={int(self._ts.step)}'})"
+
     @property
     def ts(self) -> TrainState:
         """The TrainState after the best epoch. Raises BadValue if it was never called."""
@@ -92,6 +95,9 @@ class Interrupt:
     def __exit__(self, *error: object) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
+
+    def __repr__(self) -> str:
+        return f"Interrupt(requested={self.requested})"
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True

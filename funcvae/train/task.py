@@ -6,6 +6,7 @@ import torch
 
 from funcvae import random, tree
 from funcvae._support import checks, examples
+from funcvae._support.reprs import short_repr
 from funcvae.distributed.collectives import SINGLE, Processes, split_evenly
 from funcvae.distributed.sharding import by_samples, draw_noise
 from funcvae.distributions import is_reparameterised
@@ -23,6 +24,7 @@ from funcvae.train.streaming import Readable
 __all__ = ["Task", "check_batches", "check_shards", "check_task", "checked_task"]
 
 
+@short_repr
 class Task(NamedTuple):
     """The model to train, the data, and the settings."""
 

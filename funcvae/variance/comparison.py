@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import median
 from typing import Annotated
 
 import torch
@@ -14,11 +15,11 @@ from funcvae import random
 from funcvae._support import checks, examples
 from funcvae._support.checks import Positive
 from funcvae._support.examples import Data
+from funcvae._support.progress import Progress, silent
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadType, BadValue
 from funcvae.estimators.compose import together
 from funcvae.estimators.types import GradientEstimator
-from funcvae.evaluate.importance_sampling import Progress
 from funcvae.model import VAE
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid, name_of
@@ -67,7 +68,7 @@ def compare(
     fresh_layers: bool = False,
     timings: Annotated[int, checks.within(0, 10**6)] = 7,
     processes: Processes = SINGLE,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Comparison:
     """Variance, bias and cost of the gradients of several estimators, on the same replicates of the noise.
 
@@ -98,7 +99,8 @@ def compare(
             replicates.
         fresh_layers: whether random layers, such as dropout, draw anew in each replicate, which then counts what they
             draw as noise; needs `train`. Otherwise all replicates share what they draw, from the keys in `state`.
-        timings: number of times each estimator's eager gradient is timed, after one warm-up; 0 to skip timing.
+        timings: number of times each estimator's eager gradient is timed, after one warm-up; 0 to skip timing. The
+            result has the minimum, because other programs disturb it least, and the median.
         processes: from `process_group()`. Each process computes some of the replicates, and all return the result. Its
             bits do not depend on the number of processes. Only the main process measures times; in others they are NaN.
         progress: called with the number of replicates done and the total number planned so far.
@@ -129,7 +131,10 @@ def compare(
         accumulator.add(range(done, last), progress)
         done = last
         statistics = accumulator.statistics(members_of)
-        found = {each.lane.name: _compared(each, statistics[0], members_of) for each in statistics}
+        firsts = {each.lane.target: each for each in reversed(statistics)}
+        found = {
+            each.lane.name: _compared(each, statistics[0], firsts[each.lane.target], members_of) for each in statistics
+        }
         # A ratio to a variance of 0 is NaN, however many the replicates.
         defined = [name for name in members_of if statistics[0].groups[name].variance.value != 0]
         ratios = [row.ratio[name] for row in found.values() for name in defined if "/" not in name]
@@ -141,8 +146,8 @@ def compare(
     for scheme in schemes_of(lanes) if timings and processes.is_main else ():
         here = [lane for lane in lanes if lane.scheme == scheme]
         times = _seconds_per_gradient([lane.estimator for lane in here], problem, scheme, timings)
-        for lane, seconds in zip(here, times, strict=True):
-            found[lane.name] = found[lane.name]._replace(seconds=seconds)
+        for lane, each in zip(here, times, strict=True):
+            found[lane.name] = found[lane.name]._replace(seconds=min(each), median_seconds=median(each))
     words = problem.key.cpu().view(torch.uint32).tolist()
     rows = {name: found[name] for name in arms}
     return Comparison(rows, reference, samples, done, examples.count(x), (words[0], words[1]), target_se, reached)
@@ -209,8 +214,10 @@ class _Step:
         return rows, log_w
 
 
-def _compared(found: LaneStatistics, reference: LaneStatistics, members_of: dict[str, list[int]]) -> Compared:
-    """The results of a lane, without times; `members_of` has the leaves of each group."""
+def _compared(
+    found: LaneStatistics, reference: LaneStatistics, first: LaneStatistics, members_of: dict[str, list[int]]
+) -> Compared:
+    """The results of a lane, without times; `first` has its target, and `members_of` has the leaves of each group."""
     lane = found.lane
     groups, base = found.groups, reference.groups
     signal, bias = {}, {}
@@ -232,25 +239,22 @@ def _compared(found: LaneStatistics, reference: LaneStatistics, members_of: dict
         target=lane.target,
         decodes=lane.decodes,
         groups=groups,
-        ratio={
-            name: _ratio(found.series, reference.series, members, groups[name], base[name])
-            for name, members in members_of.items()
-        },
+        ratio=_ratios(found, reference, members_of),
+        ratio_in_target=_ratios(found, first, members_of),
+        target_reference=first.lane.name,
         signal=signal,
         bias=bias,
         bound=found.bound,
         importance=found.importance,
         seconds=math.nan,
+        median_seconds=math.nan,
     )
 
 
 def _seconds_per_gradient(
     estimators: Sequence[GradientEstimator], problem: Problem, scheme: Noise, timings: int
-) -> list[float]:
-    """The seconds that one eager gradient of each estimator takes, without a shared forward pass.
-
-    Each is the minimum of several timings, because other programs disturb it least.
-    """
+) -> list[list[float]]:
+    """Timings of one eager gradient of each estimator in seconds, without a shared forward pass."""
     model, params, state, x, train = problem.model, problem.params, problem.state, problem.x, problem.settings.train
     eps = problem.draw(scheme, random.fold_in(problem.key, 0))
     seconds: list[list[float]] = [[] for _ in estimators]
@@ -263,7 +267,7 @@ def _seconds_per_gradient(
                 _together((estimator,), model, params, state, x, eps, train=train)
             if turn:  # turn 0 is the warm-up
                 times.append(_now(problem.device) - begin)
-    return [min(times) for times in seconds]
+    return seconds
 
 
 def _now(device: torch.device) -> float:
@@ -272,8 +276,16 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
+def _ratios(found: LaneStatistics, base: LaneStatistics, members_of: dict[str, list[int]]) -> dict[str, Measured]:
+    """The ratio of a lane's total variance to another's in each group."""
+    return {
+        name: _ratio(found.series, base.series, members, found.groups[name], base.groups[name])
+        for name, members in members_of.items()
+    }
+
+
 def _ratio(mine: Series, base: Series, members: list[int], group: Group, base_group: Group) -> Measured:
-    """The ratio of the total variance of an estimator to that of the reference."""
+    """The ratio of the total variance of an estimator to that of another."""
     a, b = group.variance, base_group.variance
     flag = "; ".join(dict.fromkeys(filter(None, [*a.flag.split("; "), *b.flag.split("; ")])))
     value = 1.0 if mine is base else a.value / (b.value or math.nan)

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from funcvae import random, tree
-from funcvae._support import checks, examples
+from funcvae._support import checks, examples, tables
 from funcvae._support.checks import Count
 from funcvae._support.examples import Data
-from funcvae._support.tables import table
+from funcvae._support.progress import Progress, silent
+from funcvae._support.reprs import short_repr
 from funcvae.errors import BadValue
 from funcvae.estimators.types import GradientEstimator
-from funcvae.evaluate.importance_sampling import Progress
 from funcvae.model import VAE, Observe, as_is, noise_dtype
 from funcvae.modules import Params, State, for_part
 from funcvae.noise import Noise, iid
@@ -29,6 +29,7 @@ __all__ = ["Decomposition", "Sources", "sources"]
 AtLeastTwo = Annotated[int, checks.at_least(2)]  # a number of values: at least two, so that they have a variance
 
 
+@short_repr
 class Decomposition(NamedTuple):
     """The total variance of one mini-batch gradient in a group of parameters, in two parts."""
 
@@ -42,6 +43,8 @@ class Decomposition(NamedTuple):
     """data/total."""
 
 
+@tables.shown
+@short_repr
 class Sources(NamedTuple):
     """The result of `sources`."""
 
@@ -50,16 +53,22 @@ class Sources(NamedTuple):
     batches: int
     replicates: int
 
-    def __str__(self) -> str:
-        """The result as an aligned table."""
+    def table(self) -> str:
+        """The result as text in 80 columns. `print` shows it."""
+        return tables.as_text(self._blocks())
+
+    def _blocks(self, wide: bool = False) -> list[tables.Block]:
         networks = [name for name in ("all", "encoder", "decoder", "prior") if name in self.groups]
         head = f"{self.batches:,} batches of {self.batch}, {self.replicates} replicates of the noise in each"
         rows = []
         for name in networks:
             *parts, share = self.groups[name]
-            cells = [f"{m.value:.3g} ± {m.se:.1g}" for m in parts]
-            rows.append([name, *cells, f"{share.value:.1%} ± {share.se:.1%}"])
-        return f"{head}; ± standard error\n{table(rows, ('', 'data', 'noise', 'total', 'share of the data'))}"
+            cells = [tables.unbroken(f"{m.value:.3g} ± {m.se:.1g}") for m in parts]
+            rows.append([name, *cells, tables.unbroken(f"{share.value:.1%} ± {share.se:.1%}")])
+        return [
+            f"{head}; ± standard error",
+            tables.Table(("", "data", "noise", "total", "share of the data"), {"": rows}),
+        ]
 
 
 @checks.arguments
@@ -81,7 +90,7 @@ def sources(
     groups: str | Sequence[str] = (),
     train: bool = False,
     fresh_layers: bool = False,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Sources:
     """The variance of a mini-batch gradient, split by the law of total variance.
 
@@ -129,6 +138,7 @@ def sources(
     members_of, gradient = whole.parameter_groups(), gradients((estimator,), model, whole.names, train)
 
     between, within, squares, alongs = None, [], [], []
+    progress(0, batches)
     for m in range(batches):
         rows = random.permutation(random.fold_in(choice_key, m), n)[:batch]
         x = observe(random.fold_in(observe_key, m), examples.take(data, rows))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from funcvae._support.reprs import short_repr
 from funcvae.evaluate import psis
 from funcvae.evaluate.psis import Floats
 from funcvae.variance import online_moments
@@ -20,6 +21,7 @@ MIN_REPLICATES = 30  # an interval for a variance is unreliable with fewer repli
 MAX_TAIL_SHAPE = 0.9  # the largest Pareto shape that `tail_excess` assumes. A tail of shape 1 has no mean.
 
 
+@short_repr
 class Measured(NamedTuple):
     """An estimate with its standard error and its 95% interval."""
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from funcvae import compilation, random, tree
 from funcvae._support import checks
 from funcvae._support.examples import Data
+from funcvae._support.progress import Progress, silent
+from funcvae._support.reprs import short_repr
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.estimators.types import GradientEstimator
-from funcvae.evaluate.importance_sampling import Progress
 from funcvae.model import VAE
 from funcvae.modules import Params, State
 from funcvae.noise import Noise, iid
@@ -38,6 +39,7 @@ from funcvae.variance.snr import Group
 __all__ = ["Moments", "moments"]
 
 
+@short_repr
 class Moments(NamedTuple):
     """Mean, variance and signal-to-noise ratio of a gradient over the noise, with standard errors.
 
@@ -84,7 +86,7 @@ def moments(
     compile: bool = False,
     fresh_layers: bool = False,
     processes: Processes = SINGLE,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Moments:
     """The moments of `estimator(...).grads` over R independent replicates of the noise, by Monte Carlo.
 

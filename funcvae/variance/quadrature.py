@@ -10,9 +10,10 @@ from einops import rearrange
 from torch import Tensor
 
 from funcvae import random, tree
-from funcvae._support import checks, examples
+from funcvae._support import checks, examples, tables
 from funcvae._support.checks import Count
 from funcvae._support.examples import Data
+from funcvae._support.reprs import short_repr
 from funcvae.distributions import Posterior, is_reparameterised
 from funcvae.errors import BadValue, NonFinite
 from funcvae.estimators.types import SAMPLES, GradientEstimator, check_estimator, check_posterior
@@ -25,6 +26,7 @@ from funcvae.variance.problem import Gradients, gradients
 __all__ = ["Errors", "Exact", "exact"]
 
 
+@short_repr
 class Errors(NamedTuple):
     """Estimates of the largest absolute error among the numbers of each field of an `Exact`."""
 
@@ -34,6 +36,8 @@ class Errors(NamedTuple):
     bound: float
 
 
+@tables.shown
+@short_repr
 class Exact(NamedTuple):
     """The moments of a gradient over the noise, without sampling."""
 
@@ -47,6 +51,26 @@ class Exact(NamedTuple):
     """E[bound] [B], in nats."""
     error: Errors
     """Estimates of the errors of the other fields."""
+
+    def table(self) -> str:
+        """The moments of the gradient in each network and parameter, as text in 80 columns. `print` shows it."""
+        return tables.as_text(self._blocks())
+
+    def _blocks(self, wide: bool = False) -> list[tables.Block]:
+        means, variances = tree.named_leaves(self.mean), tree.named_leaves(self.variance)
+        rows = []
+        for name in [*self.mean, *means]:
+            members = [path for path in means if f"{path}/".startswith(f"{name}/")]
+            if not members:
+                continue
+            size, total = sum(means[path].numel() for path in members), sum(float(variances[p].sum()) for p in members)
+            norm = math.sqrt(sum(float(means[path].square().sum()) for path in members))
+            snr = norm / math.sqrt(total) if total > 0 else math.inf
+            rows.append([name, f"{size:,}", f"{norm:.4g}", f"{total:.4g}", f"{snr:.4g}"])
+        head = ("parameters", "numbers", "‖E g‖", "tr Cov g", "SNR")
+        about = f"moments of the gradient, without sampling; mean bound {float(self.bound.mean()):.6g} nats per example"
+        errors = f"estimated errors: mean {self.error.mean:.1g}, variance {self.error.variance:.1g}"
+        return [about, tables.Table(head, {"": rows}), f"{errors}, bound {self.error.bound:.1g}"]
 
 
 @checks.arguments

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from funcvae._support import examples
+from funcvae._support.progress import Progress
 from funcvae.distributed import reduction
 from funcvae.distributed.collectives import Processes
-from funcvae.evaluate.importance_sampling import Progress
 from funcvae.model import noise_dtype
 from funcvae.noise import Noise
 from funcvae.variance import intervals, online_moments, snr, weight_diagnostics
@@ -125,6 +125,7 @@ class Accumulator:
 
     def add(self, replicates: range, progress: Progress) -> None:
         """Adds further replicates, which must follow those added so far."""
+        progress(replicates.start, replicates.stop)
         for segment in online_moments.segments(replicates):
             self._add_segment(segment, lambda done: progress(done, replicates.stop))
 
@@ -146,7 +147,7 @@ class Accumulator:
             found.append(LaneStatistics(lane, sums, series, by_group, mean_bound, rows.difference, weights))
         return found
 
-    def _add_segment(self, segment: range, report: Callable[[int], None]) -> None:
+    def _add_segment(self, segment: range, report: Callable[[int], object]) -> None:
         self.sums = [online_moments.with_renewed_center_(sums, segment.start) for sums in self.sums]
         done = segment.start
 

@@ -1,18 +1,21 @@
 """The results of a comparison of estimators, by name and group: as a table, a dict or JSON."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from funcvae._support import checks, files, tables
+from funcvae._support.reprs import short_repr
 from funcvae.variance.intervals import Measured
 from funcvae.variance.snr import Group
 from funcvae.variance.weight_diagnostics import Importance
 
-__all__ = ["Bias", "Compared", "Comparison", "plain", "table"]
+__all__ = ["Bias", "Compared", "Comparison", "flat", "plain"]
 
 
+@short_repr
 class Bias(NamedTuple):
     """The difference of a mean gradient from the reference's, b = E g - E g_ref, in one group of parameters."""
 
@@ -43,6 +46,7 @@ class Bias(NamedTuple):
         return self.z > _DETECTED
 
 
+@short_repr
 class Compared(NamedTuple):
     """The results of one estimator under one noise scheme. Dicts have a key for each group of parameters."""
 
@@ -56,6 +60,10 @@ class Compared(NamedTuple):
     groups: dict[str, Group]
     ratio: dict[str, Measured]
     """The estimator's total variance over the reference's, from paired replicates."""
+    ratio_in_target: dict[str, Measured]
+    """The same over that of `target_reference`."""
+    target_reference: str
+    """The arm that represents the target: the reference, or for another target the first arm with it."""
     signal: dict[str, Measured]
     """‖E g_ref‖/√T: the signal-to-noise ratio with the reference's mean. Without a bias it equals the estimator's own,
     and a less noisy reference makes it more precise. Empty if the targets differ."""
@@ -66,6 +74,8 @@ class Compared(NamedTuple):
     importance: Importance
     seconds: float
     """The time of one eager gradient: the minimum of `timings`. It does not repeat bit for bit. NaN if not timed."""
+    median_seconds: float
+    """The median of `timings`. Other programs make it longer, so it shows how far `seconds` can be trusted."""
 
     @checks.arguments
     def cost(self, group: str = "all") -> float:
@@ -73,6 +83,8 @@ class Compared(NamedTuple):
         return self.groups[checks.known("group of parameters", group, self.groups)].variance.value * self.seconds
 
 
+@tables.shown
+@short_repr
 class Comparison(NamedTuple):
     """The result of `compare`: `print` it, or select a `row`."""
 
@@ -95,10 +107,13 @@ class Comparison(NamedTuple):
 
     def flags(self) -> dict[str, list[str]]:
         """Why intervals for networks are unreliable: for each reason the names of the arms concerned."""
+        return self._flags("dsnr")  # it has the flags of the variance, too
+
+    def _flags(self, of: str) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for name, row in self.rows.items():
             for network in self.networks:
-                for flag in filter(None, row.groups[network].dsnr.flag.split("; ")):
+                for flag in filter(None, getattr(row.groups[network], of).flag.split("; ")):
                     if name not in (named := found.setdefault(flag, [])):
                         named.append(name)
         return found
@@ -109,81 +124,147 @@ class Comparison(NamedTuple):
         groups = next(iter(self.rows.values())).groups
         return [name for name in ("encoder", "decoder", "prior") if name in groups]
 
-    def __str__(self) -> str:
-        """The result as an aligned table."""
-        return table(self)
+    @checks.arguments
+    def table(self, *, wide: bool = False) -> str:
+        """The result as text: variance, ratio, SNR and time of each estimator, in 80 columns. `print` shows it.
 
-    def as_dict(self) -> dict[str, Any]:
+        Args:
+            wide: show also M, the intervals of variances, the directional SNR, the test for a bias, and
+                variance × time; lines are as long as it takes.
+        """
+        return tables.as_text(self._blocks(wide), None if wide else tables.WIDTH)
+
+    def to_dict(self) -> dict[str, Any]:
         """All results as plain dicts, lists, numbers and strings."""
         return plain(self)
 
-    def as_json(self) -> str:
-        """`as_dict` as JSON; numbers that are not finite are the strings "inf", "-inf" and "nan"."""
-        return files.as_json(self.as_dict()).decode()
+    def to_json(self) -> str:
+        """`to_dict` as JSON; numbers that are not finite are the strings "inf", "-inf" and "nan"."""
+        return files.as_json(self.to_dict()).decode()
+
+    def to_csv(self) -> str:
+        """`to_pandas` as comma-separated values under a line of names."""
+        return tables.as_csv(self._records())
+
+    def to_pandas(self) -> Any:
+        """A pandas.DataFrame with one row for each estimator and group of parameters.
+
+        The columns "variance", "ratio", "signal", "snr", "dsnr", "norm" and "bound" have their standard error and 95%
+        interval in "variance_se", "variance_low" and "variance_high", and why it is unreliable in "variance_flag". The
+        others are the fields of `Compared`, `Group`, `Bias` ("bias_z") and `Importance` ("weights_ess").
+
+        Raises:
+            Missing: pandas is not installed.
+        """
+        return tables.as_frame(self._records())
+
+    def _records(self) -> list[dict[str, Any]]:
+        records = []
+        for name, row in self.rows.items():
+            about = {"name": name, "estimator": row.estimator, "noise": row.noise, "target": row.target}
+            weights = {f"weights_{field}": of for field, of in row.importance._asdict().items()}
+            whole = {"decodes": row.decodes, "bound": row.bound, **weights, "seconds": row.seconds}
+            for group, found in row.groups.items():
+                compared = {"ratio": row.ratio[group], "signal": row.signal.get(group, _NO_ESTIMATE)}
+                bias = row.bias.get(group, _NO_BIAS)
+                parts = found._asdict() | compared | {f"bias_{field}": of for field, of in bias._asdict().items()}
+                records.append(about | {"group": group} | flat(parts | whole))
+        return records
+
+    def _blocks(self, wide: bool) -> list[tables.Block]:
+        """The text of the result."""
+        kept = range(len(_TITLES)) if wide else _NARROW
+        sections = {}
+        for group in self.networks:
+            size = self.rows[self.reference].groups[group].size
+            title = f"{group}: total variance of the gradient over {size:,} parameter{'s' * (size > 1)}"
+            cells = [[name, *_cells(row, group, wide)] for name, row in self.rows.items()]
+            sections[title] = [[row[i] for i in kept] for row in cells]
+        about = f"K = {self.samples}, batch of {self.batch}, {self.replicates:,} replicates; ratios "
+        about += f"and bias against {self.reference}; M decodes of each datum" if wide else f"against {self.reference}"
+        blocks: list[tables.Block] = [about, tables.Table([_TITLES[i] for i in kept], sections)]
+        blocks += [] if wide else [_LEGEND]
+        return [*blocks, *self._targets(), *self._biases(), *self._importance(), *self._reliability(wide)]
+
+    def _targets(self) -> list[str]:
+        targets: dict[str, list[str]] = {}
+        for name, row in self.rows.items():
+            targets.setdefault(row.target, []).append(name)
+        return ["targets:", *(f"    {target} ({'; '.join(names)})" for target, names in targets.items())]
+
+    def _biases(self) -> list[str]:
+        found = [
+            f"{name} by {bias.relative:.1%} in the {group} (z = {bias.z:.1f})"
+            for name, row in self.rows.items()
+            for group, bias in row.bias.items()
+            if group in self.networks and bias.detected
+        ]
+        return [f"biased against {self.reference}: {'; '.join(found)}"] if found else []
+
+    def _importance(self) -> list[str]:
+        each = {row.noise: row.importance for row in self.rows.values()}
+        return [
+            f"importance weights, {scheme} noise: effective sample size {of.ess:.2f} of {self.samples} "
+            f"(least {of.least_ess:.2f})" + (f", Pareto k̂ {of.k_hat:.2f}" if math.isfinite(of.k_hat) else "")
+            for scheme, of in each.items()
+        ]
+
+    def _reliability(self, wide: bool) -> list[str]:
+        """The meaning of the stars, and of intervals after a stop."""
+        lines = []
+        if flags := self.flags() if wide else self._flags("variance"):
+            what = "interval or DSNR" if wide else "interval"
+            lines += [f"* unreliable {what}; a ratio's interval is unreliable if that of either variance is:"]
+            lines += [f"    {reason} ({'; '.join(names)})" for reason, names in flags.items()]
+        if self.target_se is not None and self.reached:
+            lines += [f"the relative standard error of every ratio is at most {self.target_se:g};"]
+            lines += ["intervals after such a stop cover slightly less than 95%"]
+        elif self.target_se is not None:
+            lines += [f"the relative standard error of a ratio is above {self.target_se:g} after the last stage"]
+        return lines
 
 
 _DETECTED = 4  # standard errors
-
-
-def table(found: Comparison) -> str:
-    """A comparison as aligned text, with one line for each network and arm."""
-    lines = [
-        f"K = {found.samples}, batch of {found.batch}, {found.replicates:,} replicates; ratios and bias against "
-        f"{found.reference}; M decodes of each datum"
-    ]
-    cells = [[name, *_cells(row, group)] for group in found.networks for name, row in found.rows.items()]
-    titles, *rows = tables.table(cells, _TITLES).splitlines()
-    for i, group in enumerate(found.networks):
-        size = found.rows[found.reference].groups[group].size
-        lines += ["", f"{group}: total variance of the gradient over {size:,} parameter{'s' * (size > 1)}", titles]
-        lines += rows[i * len(found.rows) : (i + 1) * len(found.rows)]
-    targets: dict[str, list[str]] = {}
-    for name, row in found.rows.items():
-        targets.setdefault(row.target, []).append(name)
-    lines += ["", "targets:", *(f"    {target} ({'; '.join(names)})" for target, names in targets.items())]
-    each = {row.noise: row.importance for row in found.rows.values()}
-    lines += [
-        f"importance weights, {scheme} noise: effective sample size {of.ess:.2f} of {found.samples} "
-        f"(least {of.least_ess:.2f})" + (f", Pareto k̂ {of.k_hat:.2f}" if math.isfinite(of.k_hat) else "")
-        for scheme, of in each.items()
-    ]
-    flags = found.flags()
-    if flags:
-        lines += ["* unreliable interval or DSNR; a ratio's interval is unreliable if that of either variance is:"]
-        lines += [f"    {reason} ({'; '.join(names)})" for reason, names in flags.items()]
-    if found.target_se is not None:
-        if found.reached:
-            lines += [f"the relative standard error of every ratio is at most {found.target_se:g};"]
-            lines += ["intervals after such a stop cover slightly less than 95%"]
-        else:
-            lines += [f"the relative standard error of a ratio is above {found.target_se:g} after the last stage"]
-    return "\n".join(lines)
-
-
+_NO_ESTIMATE = Measured(math.nan, math.nan, math.nan, math.nan)
+_NO_BIAS = Bias(*[math.nan] * 7)
 _TITLES = (
     "estimator", "M", "variance", "95% interval ", "ratio", "95% interval ", "SNR", "DSNR ", "bias z", "of norm",
     "at most", "ms", "var × ms",
 )  # fmt: skip
+_LEGEND = "variance: tr Cov g; interval: of the ratio; SNR: ‖E g‖/√(tr Cov g)"
+_NARROW = (0, 2, 4, 5, 6, 11)  # the columns of the narrow table
 
 
-def _cells(row: Compared, group: str) -> list[str]:
+def _cells(row: Compared, group: str, wide: bool) -> list[str]:
     what, ratio, bias = row.groups[group], row.ratio[group], row.bias.get(group)
-    timed = math.isfinite(row.seconds)
+    timed, ms = math.isfinite(row.seconds), 1e3 * row.seconds
+    star = "" if wide else " " if what.variance.trusted else "*"  # the wide table has it at the interval
     return [
-        str(row.decodes), _short(what.variance.value), _span(what.variance), _short(ratio.value), _span(ratio),
-        _short(what.snr.value), f"{_short(what.dsnr.value)}{' ' if what.dsnr.trusted else '*'}",
+        str(row.decodes), f"{_short(what.variance.value)}{star}", _span(what.variance), _short(ratio.value),
+        _span(ratio), _short(what.snr.value), f"{_short(what.dsnr.value)}{' ' if what.dsnr.trusted else '*'}",
         f"{bias.z:.1f}" if bias else "", f"{bias.relative:.1%}" if bias and bias.detected else "",
         f"{bias.relative_limit:.1%}" if bias else "",
-        f"{1e3 * row.seconds:.2f}" if timed else "", _short(1e3 * row.cost(group)) if timed else "",
+        f"{ms:.{2 if ms < 1000 else 0}f}" if timed else "", _short(1e3 * row.cost(group)) if timed else "",
     ]  # fmt: skip
 
 
 def _span(of: Measured) -> str:
-    return f"[{_short(of.low)}, {_short(of.high)}]{' ' if of.trusted else '*'}"
+    return tables.unbroken(f"[{_short(of.low)}, {_short(of.high)}]{' ' if of.trusted else '*'}")
 
 
 def _short(number: float) -> str:
     return f"{number:.3g}"
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by name, with the parts of each `Measured` as NAME, NAME_se, NAME_low, NAME_high and NAME_flag."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Measured):
+            found |= {name if part == "value" else f"{name}_{part}": of for part, of in value._asdict().items()}
+        else:
+            found[name] = value
+    return found
 
 
 def plain(value: Any) -> Any:

@@ -7,16 +7,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from funcvae import random
-from funcvae._support import checks, files
-from funcvae._support.tables import table
+from funcvae._support import checks, files, tables
+from funcvae._support.progress import Progress, silent
+from funcvae._support.reprs import short_repr
 from funcvae.errors import BadType, BadValue
-from funcvae.evaluate.importance_sampling import Progress
 from funcvae.variance.intervals import Measured
 from funcvae.variance.results import plain
 
 __all__ = ["Measure", "Slope", "Sweep", "slope", "sweep"]
 
 
+@short_repr
 class Slope(NamedTuple):
     """A power law fitted on log-log axes: value ≈ exp(intercept) · at^slope."""
 
@@ -25,6 +26,8 @@ class Slope(NamedTuple):
     intercept: float
 
 
+@tables.shown
+@short_repr
 class Sweep(NamedTuple):
     """Measurements at each value of an axis."""
 
@@ -35,13 +38,10 @@ class Sweep(NamedTuple):
     slopes: dict[str, Slope]
     """The power law of each series that is positive at two or more values."""
 
-    def __str__(self) -> str:
-        """The result as an aligned table."""
-        columns = self.series.values()
-        rows = [[f"{x:g}", *(f"{each[i].value:.4g}" for each in columns)] for i, x in enumerate(self.values)]
-        fits = [self.slopes.get(name) for name in self.series]
-        rows.append(["slope", *(f"{fit.slope:+.3f} ± {fit.se:.3f}" if fit else "" for fit in fits)])
-        return table(rows, (self.over, *self.series), ">")
+    @checks.arguments
+    def table(self, *, wide: bool = False) -> str:
+        """The result as text, in 80 columns; with `wide`, all series side by side. `print` shows it."""
+        return tables.as_text(self._blocks(wide), None if wide else tables.WIDTH)
 
     def only(self, *names: str) -> "Sweep":
         """The sweep with these series only."""
@@ -50,14 +50,51 @@ class Sweep(NamedTuple):
             slopes={name: self.slopes[name] for name in names if name in self.slopes},
         )
 
-    def as_json(self) -> str:
-        """`as_dict` as JSON; numbers that are not finite are the strings "inf", "-inf" and "nan"."""
-        return files.as_json(self.as_dict()).decode()
-
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """All results as plain dicts, lists, numbers and strings."""
         return plain(self)
 
+    def to_json(self) -> str:
+        """`to_dict` as JSON; numbers that are not finite are the strings "inf", "-inf" and "nan"."""
+        return files.as_json(self.to_dict()).decode()
+
+    def to_csv(self) -> str:
+        """`to_pandas` as comma-separated values under a line of names."""
+        return tables.as_csv(self._records())
+
+    def to_pandas(self) -> Any:
+        """A pandas.DataFrame with one row for each series and value of the axis.
+
+        Its columns are "series", the name of the axis, "value", its standard error "se", the ends "low" and "high" of
+        its 95% interval, and "flag".
+
+        Raises:
+            Missing: pandas is not installed.
+        """
+        return tables.as_frame(self._records())
+
+    def _records(self) -> list[dict[str, Any]]:
+        return [
+            {"series": name, self.over: at} | of._asdict()
+            for name, each in self.series.items()
+            for at, of in zip(self.values, each, strict=True)
+        ]
+
+    def _blocks(self, wide: bool) -> list[tables.Block]:
+        """One table, or as many as it takes to fit the width."""
+        names = list(self.series)
+        at_once = len(names) if wide else max(1, (tables.WIDTH - 8) // (2 + max(_SLOPE, *map(len, names))))
+        made: list[tables.Block] = []
+        for first in range(0, len(names), at_once):
+            some = names[first : first + at_once]
+            rows = [[f"{x:g}", *(f"{self.series[n][i].value:.4g}" for n in some)] for i, x in enumerate(self.values)]
+            fits = [self.slopes.get(name) for name in some]
+            text = [tables.unbroken(f"{fit.slope:+.3f} ± {fit.se:.3f}") if fit else "" for fit in fits]
+            made += [*([""] if made else []), tables.Table((self.over, *some), {"": [*rows, ["slope", *text]]}, ">")]
+        return made
+
+
+_SLOPE = 14  # characters
 
 Measure = Callable[[Any, random.Key], Mapping[str, Measured]]
 """Maps (a value of the axis, key) to estimates with standard errors, by name; the same names at every value."""
@@ -70,7 +107,7 @@ def sweep(
     key: random.Key,
     *,
     over: str = "K",
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Sweep:
     """Measures at every value, and fits a power law to each series.
 
@@ -96,6 +133,7 @@ def sweep(
     if not values or len(set(values)) < len(values):
         raise BadValue(f"values is {checks.describe(values)}: give at least one value, and no value twice")
     series: dict[str, list[Measured]] = {}
+    progress(0, len(values))
     for i, value in enumerate(values):
         found = measure(value, random.fold_in(key, i))
         if not isinstance(found, Mapping):

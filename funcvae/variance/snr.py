@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from funcvae._support.reprs import short_repr
 from funcvae.errors import unknown
 from funcvae.variance import intervals, online_moments
 from funcvae.variance.intervals import Z95, Floats, Measured, later_replicates, root_interval, se_of_mean
@@ -25,6 +26,7 @@ __all__ = [
 ]  # fmt: skip
 
 
+@short_repr
 class Group(NamedTuple):
     """Statistics of a gradient in one group of parameters, over the noise, in nats per unit of the parameters."""
 

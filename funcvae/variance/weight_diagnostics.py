@@ -9,12 +9,14 @@ from torch import Tensor
 
 from funcvae import bounds
 from funcvae._support import examples
+from funcvae._support.reprs import short_repr
 from funcvae.evaluate import psis
 from funcvae.variance.problem import Problem
 
 __all__ = ["Importance", "WeightSums", "add", "empty_sums", "importance", "no_log_weights", "summarize"]
 
 
+@short_repr
 class Importance(NamedTuple):
     """Diagnostics of the weights w_k of the K samples of a datum, over data and replicates."""
 

@@ -67,7 +67,7 @@ def against_the_post(data_dir: str, train: Tensor, epochs: int, **options: Any) 
 
     def log(row: fv.train.Row) -> None:
         nonlocal start
-        if fv.tracking.is_step(row):
+        if row["kind"] == "step":
             return
         ours.append(time.perf_counter() - start)
         start = time.perf_counter()
@@ -103,14 +103,14 @@ def outside_the_step(system: str, train: Tensor, epochs: int, **options: Any) ->
     with (
         tempfile.TemporaryDirectory() as folder,
         fv.tracking.MetricsWriter(Path(folder, "metrics.jsonl")) as lines,
-        fv.tracking.progress_bar(steps) as bar,
+        fv.tracking.TrainingProgress(system, steps, epochs) as progress,
     ):
 
         def log(row: fv.train.Row) -> None:
             nonlocal start, inside
-            lines(row)
-            bar(row)
-            if not fv.tracking.is_step(row):
+            lines.log(row)
+            progress.log(row)
+            if row["kind"] == "epoch":
                 epoch.append(time.perf_counter() - start)
                 outside.append(epoch[-1] - inside)
                 start, inside = time.perf_counter(), 0.0

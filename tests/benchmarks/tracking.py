@@ -16,17 +16,17 @@ from statistics import median
 from torch import Tensor
 
 import funcvae as fv
-from funcvae.tracking import Tracker
+from funcvae.tracking import MetricsWriter, Tracker
 from funcvae.train import Row
 
 STEPS, BURST, SECONDS = 469, 50, 2.0
 
 
-def start(stack: ExitStack, server: str | None) -> dict[str, Tracker]:
+def start(stack: ExitStack, server: str | None) -> dict[str, Tracker | MetricsWriter]:
     """The trackers by name, which write to a temporary folder."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     config = {"system": "mnist_vae", "seed": 0}
-    entered = {
+    entered: dict[str, Tracker | MetricsWriter] = {
         "jsonl": stack.enter_context(fv.tracking.MetricsWriter(folder / "metrics.jsonl")),
         "tensorboard": stack.enter_context(fv.tracking.tensorboard(folder, config)),
     }
@@ -35,27 +35,30 @@ def start(stack: ExitStack, server: str | None) -> dict[str, Tracker]:
     return entered
 
 
-def an_epoch(name: str, track: Tracker, epoch: int, x: Tensor) -> float:
+def an_epoch(tracker: Tracker | MetricsWriter, epoch: int, x: Tensor) -> float:
     """Seconds of a tracker's calls for an epoch's rows."""
     steps = range(epoch * STEPS, (epoch + 1) * STEPS)
-    rows = [{"epoch": epoch, "step": step, "loss": 160.123, "bound": -160.123, "grad_norm": 9.87} for step in steps]
-    last: list[Row] = [{"epoch": epoch, "step": steps.stop, "bound": -160.123, "test_bound": -161.234}]
-    if name != "jsonl":
-        last.append({"epoch": epoch, "step": steps.stop, "x": x, "x_hat": x})
+    numbers = {"loss": 160.123, "bound": -160.123, "grad_norm": 9.87}
+    rows: list[Row] = [{"kind": "step", "epoch": epoch, "step": step, **numbers} for step in steps]
+    rows.append({"kind": "epoch", "epoch": epoch, "step": steps.stop, "train_bound": -160.123, "test_bound": -161.234})
     spent = 0.0
-    for burst in [*(rows[i : i + BURST] for i in range(0, STEPS, BURST)), last]:
+    for i in range(0, STEPS + 1, BURST):
+        burst = rows[i : i + BURST]
         time.sleep(SECONDS * len(burst) / STEPS)
         began = time.perf_counter()
         for row in burst:
-            track(row)
+            tracker.log(row)
         spent += time.perf_counter() - began
-    return spent
+    began = time.perf_counter()
+    if not isinstance(tracker, MetricsWriter):
+        tracker.show(steps.stop, {"x": x.numpy(), "x_hat": x.numpy()})
+    return spent + time.perf_counter() - began
 
 
 def alone(server: str | None, epochs: int, x: Tensor) -> None:
     with ExitStack() as stack:
-        for name, track in start(stack, server).items():
-            costs = [1e3 * an_epoch(name, track, epoch, x) for epoch in range(epochs)]
+        for name, tracker in start(stack, server).items():
+            costs = [1e3 * an_epoch(tracker, epoch, x) for epoch in range(epochs)]
             print(f"{name:12} {median(costs):5.1f} ms an epoch, at most {max(costs):.1f}", flush=True)
 
 
@@ -72,18 +75,18 @@ def in_training(server: str | None, epochs: int, digits: fv.data.Dataset, compil
         if step % STEPS == 0 and epoch % 2:  # a run shows reconstructions after every epoch
             called, x = time.perf_counter(), digits.decode(digits.train[:32])
             x_hat = fv.figures.decoding.reconstructed(model, ts.params, ts.state, x, fv.random.fold_in(ts.key, step))
-            for name, track in trackers.items():
-                if name != "jsonl":
-                    track({"epoch": epoch, "step": step, "x": x, "x_hat": x_hat})
+            for tracker in trackers.values():
+                if not isinstance(tracker, MetricsWriter):
+                    tracker.show(step, {"x": x.numpy(), "x_hat": x_hat.numpy()})
             calls[-1] += time.perf_counter() - called
 
     def log(row: Row) -> None:
         nonlocal began
-        a_step, tracked = "loss" in row, row["epoch"] % 2
+        a_step, tracked = row["kind"] == "step", row["epoch"] % 2
         if tracked:
             called = time.perf_counter()
-            for track in trackers.values():
-                track(row)
+            for tracker in trackers.values():
+                tracker.log(row)
             calls[-1] += time.perf_counter() - called
         if not a_step:
             seconds.append(time.perf_counter() - began)

@@ -112,7 +112,7 @@ def test_a_sigma_that_broadcasts_gives_the_same_log_weights(shape, monkeypatch):
 def test_progress_is_reported():
     calls = []
     evaluate.log_weights(*toy(), X, KEY, samples=25, chunk=10, progress=lambda *call: calls.append(call))
-    assert calls == [(10, 25), (20, 25), (25, 25)]
+    assert calls == [(0, 25), (10, 25), (20, 25), (25, 25)]
 
 
 def test_standard_errors_are_the_spread_over_fresh_keys_and_fresh_data():

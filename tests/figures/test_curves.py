@@ -1,4 +1,5 @@
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -42,14 +43,14 @@ def test_curves_are_the_values_and_their_mean():
     assert np.array_equal(test.get_xydata(), np.stack([TEST_STEP, TEST_BOUND], 1))
     assert mean.get_xydata()[0] == pytest.approx([STEP[:20].mean(), BOUND[:20].mean()])
     assert mean.get_xydata()[-1] == pytest.approx([STEP[-20:].mean(), BOUND[-20:].mean()])
-    assert [t.get_text() for t in top.get_legend().get_texts()] == [
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == [
         "training batch",
         "mean of 20 batches",
         "test set",
     ]
     # Steps and values share their windows, so the mean of a straight line lies on it.
     assert np.array_equal(*bottom.lines[1].get_data())
-    assert (top.get_ylabel(), bottom.get_ylabel()) == ("ELBO [nats]", "gradient norm")
+    assert (top.get_ylabel(), bottom.get_ylabel()) == ("ELBO\n[nats]", "gradient\nnorm")
     assert bottom.get_yscale() == "log"
     assert bottom.get_xlabel() == "training step"
 
@@ -95,3 +96,53 @@ def test_long_curves_have_their_mean_and_their_gaps():
     assert np.array_equal(np.isnan(y), (x > 6_000 - 300) & (x < 9_000 + 299))
     assert np.array_equal(x[~np.isnan(y)], y[~np.isnan(y)])
     assert (x[0], x[-1]) == (299.5, 29_699.5)
+
+
+def test_terms_have_panels_and_epochs_an_axis():
+    terms = {"reconstruction": BOUND + 20, "KL": np.full(1000, 20.0)}
+    figure = figures.training_curves(STEP, BOUND, TEST_STEP, TEST_BOUND, terms=terms, steps_per_epoch=200)
+    assert [ax.get_ylabel().split("\n")[0] for ax in figure.axes] == ["bound", "reconstruction", "KL"]
+    assert np.array_equal(figure.axes[1].lines[0].get_ydata(), terms["reconstruction"])
+    assert all(len(ax.lines) == 2 for ax in figure.axes[1:])  # the test set has only a bound
+    figure.draw_without_rendering()
+    (above,) = figure.axes[0].child_axes
+    assert above.get_xlabel() == "epoch"
+    assert above.get_xlim() == pytest.approx(np.array(figure.axes[0].get_xlim()) / 200)
+    assert not figures.training_curves(STEP, BOUND, [], []).axes[0].child_axes
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10, 25, 1000, 100_000])
+def test_ticks_of_steps_and_epochs_are_whole_numbers_apart(steps):
+    step = np.unique(np.linspace(1, steps, 100).round())
+    figure = figures.training_curves(step, step, [], [], steps_per_epoch=max(1, steps / 7.5))
+    figure.canvas.draw()
+    (ax,) = figure.axes
+    for axis in (ax.xaxis, ax.child_axes[0].xaxis):
+        low, high = axis.get_view_interval()
+        shown = [label for label in axis.get_ticklabels() if low <= label.get_position()[0] <= high]
+        assert all(label.get_text().replace(",", "").replace("−", "").isdigit() for label in shown)
+        boxes = [label.get_window_extent() for label in shown]
+        assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+
+
+def test_a_long_test_line_has_few_markers_and_all_values():
+    step = np.arange(1, 3281.0)
+    line = figures.training_curves(step, -1 / step, step, -2 / step).axes[0].lines[2]
+    assert np.array_equal(line.get_ydata(), -2 / step)
+    first, every = line.get_markevery()
+    assert 15 <= len(step[first::every]) <= 20
+    assert step[first::every][-1] == 3280
+
+
+def test_runs_of_one_length_share_a_panel_and_others_have_two():
+    runs = [("a", STEP, BOUND), ("b", STEP[::2], BOUND[::2] - 1)]
+    (one,) = figures.run_curves(runs).axes
+    assert not one.child_axes
+    (one,) = figures.run_curves(runs, steps_per_epoch=[10, 10]).axes
+    assert one.child_axes[0].get_xlabel() == "epoch"
+    by_step, by_epoch = figures.run_curves(runs, steps_per_epoch=[10, 20]).axes
+    assert [ax.get_xlabel() for ax in (by_step, by_epoch)] == ["training step", "epoch"]
+    for line, (_, step, bound), size in zip(by_epoch.lines, runs, (10, 20), strict=True):
+        assert np.array_equal(line.get_xydata(), np.stack([step / size, bound], 1))
+    last = [t.get_text() for t in by_step.figure.legends[0].get_texts()]
+    assert last == [f"a: −{-BOUND[-1]:.5g}", f"b: −{1 - BOUND[-2]:.5g}"]

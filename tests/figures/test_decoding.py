@@ -31,13 +31,18 @@ def test_the_decoded_grid_ascends_to_the_right_and_upwards():
     model = fv.vae(encoder=torch.nn.Identity, decoder=Corner, likelihood=fv.heads.normal_fixed(1.0), latent=2)
     key = fv.random.key(0)
     z = torch.tensor([[-1.0, 0.0], [1.0, 4.0]]).repeat(50, 1)
-    images, (left, right, bottom, top) = decoding.decoded_grid(model, *model.init(key), z)
+    images, extent = decoding.decoded_grid(model, *model.init(key), z)
     assert images.shape == (20, 20, 1, 1, 2)
-    assert (left, right, bottom, top) == (-1, 1, 0, 4)
+    assert extent == (-4, 4, -4, 4)  # symmetric, and as far as the data
     at = images[:, :, 0, 0]
-    torch.testing.assert_close(at[0, 0], torch.tensor([-0.95, 0.1]))  # the middle of the first cell
-    torch.testing.assert_close(at[0, -1], torch.tensor([0.95, 0.1]))
-    torch.testing.assert_close(at[-1, 0], torch.tensor([-0.95, 3.9]))
+    torch.testing.assert_close(at[0, 0], torch.tensor([-3.8, -3.8]))  # the middle of the first cell
+    torch.testing.assert_close(at[0, -1], torch.tensor([3.8, -3.8]))
+    torch.testing.assert_close(at[-1, 0], torch.tensor([-3.8, 3.8]))
+    images, extent = decoding.decoded_grid(model, *model.init(key), z, span=(0, 3), n=3)
+    assert extent == (0, 3, 0, 3)
+    torch.testing.assert_close(images[2, 0, 0, 0], torch.tensor([0.5, 2.5]))
+    with pytest.raises(BadValue, match=r"span is tuple \(3, -3\): it must be two numbers, the lower first"):
+        decoding.decoded_grid(model, *model.init(key), z, span=(3, -3))
 
 
 def plane():
@@ -58,6 +63,7 @@ def test_latents_and_means_are_independent_of_the_chunk_size():
     assert torch.equal(z, x.flatten(1))
     assert torch.equal(decoding.decoded(*plane(), z), x)
     assert torch.equal(decoding.reconstructed(*plane(), x, fv.random.key(3)), x)
+    assert torch.equal(decoding.reconstructed(*plane(), x), x)
 
 
 def test_a_reconstruction_is_decoded_from_a_posterior_sample():
@@ -68,6 +74,9 @@ def test_a_reconstruction_is_decoded_from_a_posterior_sample():
     x, key = fv.random.normal(fv.random.key(1), (1203, 2)), fv.random.key(2)
     z = model.encode(params, state, x)[0].sample(fv.random.normal(key, (1203, 2)))
     torch.testing.assert_close(decoding.reconstructed(model, params, state, x, key).flatten(1), z)
+    location = model.encode(params, state, x)[0].loc
+    torch.testing.assert_close(decoding.reconstructed(model, params, state, x).flatten(1), location)
+    assert not torch.allclose(z, location)
 
 
 def test_an_interpolation_is_linear_from_the_first_item_to_the_second():
@@ -77,6 +86,31 @@ def test_an_interpolation_is_linear_from_the_first_item_to_the_second():
     torch.testing.assert_close(images[:, 0, 0, 1], torch.tensor([4, 3.5, 3, 2.5, 2]))
     with pytest.raises(BadValue, match="steps is 1: it must be at least 2"):
         decoding.interpolated(*plane(), first, second, 1)
+
+
+class _Learned(torch.nn.Module):
+    """The prior N(1, 0.5²)."""
+
+    def forward(self, z):
+        return fv.distributions.Normal(torch.ones_like(z), torch.full_like(z, 0.5))
+
+
+def test_a_traversal_varies_one_latent_in_deviations_of_the_prior():
+    model, params, state = plane()
+    item = torch.tensor([[[[7.0, 4.0]]]])
+    images = decoding.traversed(model, params, state, item, [1, 0], [-2, 0, 3])[:, :, 0, 0]
+    torch.testing.assert_close(images[0], torch.tensor([[7.0, -2.0], [7, 0], [7, 3]]))
+    torch.testing.assert_close(images[1], torch.tensor([[-2.0, 4.0], [0, 4], [3, 4]]))
+    learned = fv.vae(
+        encoder=torch.nn.Flatten, decoder=Corner, posterior=fv.heads.delta, prior=_Learned,
+        likelihood=fv.heads.normal_fixed(0.5), latent=2,
+    )  # fmt: skip
+    images = decoding.traversed(learned, *learned.init(fv.random.key(0)), item, [0], [-2, 0])[0, :, 0, 0]
+    torch.testing.assert_close(images, torch.tensor([[0.0, 4.0], [1, 4]]))
+    with pytest.raises(BadValue, match="a latent in rows is 2"):
+        decoding.traversed(model, params, state, item, [2], [0])
+    with pytest.raises(BadValue, match="item has 2 items: it must have 1"):
+        decoding.traversed(model, params, state, item.expand(2, -1, -1, -1), [0], [0])
 
 
 def test_samples_are_prior_samples_decoded_with_and_without_noise():

@@ -20,13 +20,13 @@ def test_the_bounds_are_drawn_with_two_standard_errors():
     assert heights == pytest.approx([0.4, 0.2, 0.0])
     assert ax.get_xscale() == "log"
     assert [t.get_text() for t in ax.get_xticklabels()] == ["1", "10", "5,000"]
-    assert {"−99.50", "−96.30", "−94.30"} <= {t.get_text() for t in ax.texts}
+    assert {"−99.50\n±0.1", "−96.30\n±0.05", "−94.30"} <= {t.get_text() for t in ax.texts}
     assert (ax.get_title(), ax.get_ylabel()) == ("mine", "L_K [nats per example]")
 
 
 def test_similar_bounds_are_labelled_with_enough_digits():
     (ax,) = figures.bound_ladder([1, 10], [-2.7263, -2.7259], [0, 0]).axes
-    assert {"−2.72630", "−2.72590"} <= {t.get_text() for t in ax.texts}
+    assert {"−2.72630\n±0", "−2.72590\n±0"} <= {t.get_text() for t in ax.texts}
     figures.bound_ladder([1, 10], [-2.0, -2.0], [0, 0])
 
 
@@ -35,15 +35,13 @@ def test_latents_are_sorted_by_kl_and_coloured_by_activity():
     bars = sorted(ax.patches, key=lambda bar: bar.get_x())
     assert [bar.get_height() for bar in bars] == [2.0, 1.0, 0.1, 0.0]
     assert [bar.get_facecolor()[:3] for bar in bars] == [to_rgb(DARK)] * 2 + [to_rgb(LIGHT)] * 2
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == [
-        "active (mean of q(z|x) varies with x): 2",
-        "inactive: 2",
-    ]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["active", "inactive"]
 
 
-def test_the_legend_has_only_the_kinds_of_latents_present():
-    (ax,) = figures.latent_use(np.ones(50), [True] * 50).axes
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["active (mean of q(z|x) varies with x): 50"]
+def test_the_title_counts_the_active_latents():
+    (ax,) = figures.latent_use(np.ones(50), [True] * 50, threshold=0.02, title="mine").axes
+    assert ax.get_title() == "mine\n50 of 50 active (Var[E z|x] > 0.02)"
+    assert ax.get_legend() is None
     assert ax.get_xticks()[0] == 1
     assert ax.get_xticks()[-1] == 50
 

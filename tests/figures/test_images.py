@@ -50,6 +50,8 @@ def test_reconstructions_are_below_their_originals():
         assert np.array_equal(picture[:4, column], originals[n, 0])
         assert np.array_equal(picture[4:, column], reconstructed[n, 0])
     assert (np.asarray(axes[1].images[0].get_array())[:, 15:] == 1).all()
+    errors = [f"{error:.3g}" for error in ((originals - reconstructed) ** 2).sum((1, 2, 3))]
+    assert [t.get_text() for ax in axes for t in ax.get_xticklabels()] == errors
     for ax in axes:
         # Pixel centres are whole numbers, so the two labels belong at 1.5 and 5.5.
         assert list(ax.get_yticks()) == [1.5, 5.5]
@@ -83,7 +85,7 @@ def test_interpolation_runs_from_left_to_right_between_its_ends(channels):
     assert boxes[0].x1 < boxes[1].x0 < boxes[1].x1 < boxes[2].x0
     assert [box.height for box in boxes] == pytest.approx([boxes[0].height] * 3)
     assert boxes[1].width == pytest.approx(5 * boxes[0].width)
-    assert [ax.get_xlabel().split()[0] for ax in figure.axes] == ["first", "t,", "second"]
+    assert [ax.get_xlabel().split()[0] for ax in figure.axes] == ["first", "t:", "second"]
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 20])
@@ -97,6 +99,17 @@ def test_interpolation_puts_each_t_under_its_image(n):
     assert ax.get_xticks() == pytest.approx(np.interp(t, np.linspace(0, 1, n), middles))
     # An axis from edge to edge would be wrong by half an image.
     assert ax.get_xticks()[0] != pytest.approx(-0.5)
+
+
+def test_a_traversal_has_a_row_for_each_latent_and_a_column_for_each_value():
+    images = RNG.uniform(size=(2, 3, 1, 4, 6))
+    (ax,) = figures.traversal(images, ["z4", "z1"], [-3, 0, 3]).axes
+    picture = np.asarray(ax.images[0].get_array())
+    for i, j in itertools.product(range(2), range(3)):
+        assert np.array_equal(picture[4 * i : 4 * i + 4, 6 * j : 6 * j + 6], images[i, j, 0])
+    assert (list(ax.get_yticks()), list(ax.get_xticks())) == ([1.5, 5.5], [2.5, 8.5, 14.5])
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["z4", "z1"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["−3", "0", "3"]
 
 
 def _pixels(figure):

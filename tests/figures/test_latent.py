@@ -107,3 +107,28 @@ def test_names_of_classes_do_not_overlap_if_the_latent_space_collapses(scale):
 
 def _legend(legend):
     return zip(legend.get_texts(), legend.legend_handles, strict=True)
+
+
+def test_circles_of_the_prior_have_one_and_two_deviations():
+    figure = figures.latent_scatter(Z, prior=[1, -2])
+    for radius, line in zip((1, 2), figure.axes[0].lines, strict=True):
+        assert np.hypot(*(line.get_xydata() - [1, -2]).T) == pytest.approx(radius)
+    (legend,) = figure.legends
+    assert [t.get_text() for t in legend.get_texts()] == ["standard normal prior at 1 and 2 standard deviations"]
+    assert not figures.latent_scatter(Z).axes[0].lines
+
+
+def test_a_collapsed_scatter_keeps_the_circles_round_and_names_no_class():
+    (ax,) = figures.latent_scatter(Z * 1e-3, classes, prior=[0, 0]).axes
+    assert ax.get_aspect() == 1
+    assert [t.get_text() for t in ax.texts] == ["all points are close together"]
+
+
+def test_each_class_has_a_shape():
+    (points,) = figures.latent_scatter(Z, classes).axes[0].collections
+    drawn = {
+        tuple(z): path.vertices.tobytes() for z, path in zip(points.get_offsets(), points.get_paths(), strict=True)
+    }
+    shapes = {k: {drawn[tuple(z)] for z in Z[classes == k]} for k in range(10)}
+    assert all(len(shape) == 1 for shape in shapes.values())
+    assert len(set.union(*shapes.values())) == 10

@@ -44,10 +44,10 @@ def test_figures_of_discrete_latents_name_probabilities(latent, scatter):
     trained = model, *model.init(fv.random.key(0))
     x = fv.random.bernoulli(fv.random.key(1), 0.5, (9, 1, 28, 28)).float()
     (ax,) = of_model.latent_scatter(*trained, x, name="sbn").axes
-    assert (ax.get_xlabel(), ax.get_ylabel()) == scatter
-    assert ax.get_title() == "sbn: latent probabilities of 9 test items"
+    assert [label.split(" (")[0] for label in (ax.get_xlabel(), ax.get_ylabel())] == [*scatter]
+    assert ax.figure.get_suptitle() == "sbn: latent probabilities of 9 test items"
     strip = of_model.interpolation(*trained, x[0], x[1], 3, name="sbn")
-    assert strip.get_suptitle() == "sbn: interpolation between the latent probabilities of two test images"
+    assert strip.get_suptitle() == "sbn\ninterpolation between the latent probabilities of two test images"
     if latent == 2:
         (ax,) = of_model.latent_grid(*trained, x, name="sbn").axes
         assert (ax.get_xlabel(), ax.get_ylabel()) == scatter
@@ -58,7 +58,8 @@ def test_figures_of_other_latents_name_means():
     model = fv.models.burda_vae(latent=3)
     x = fv.random.bernoulli(fv.random.key(1), 0.5, (9, 1, 28, 28)).float()
     (ax,) = of_model.latent_scatter(model, *model.init(fv.random.key(0)), x, name="burda").axes
-    assert (ax.get_xlabel(), ax.get_title()) == ("1st principal component of z", "burda: latent means of 9 test items")
+    assert ax.get_xlabel().startswith("1st principal component of z (")
+    assert ax.figure.get_suptitle() == "burda: latent means of 9 test items"
 
 
 def test_the_figures_of_a_run_show_the_names_of_its_classes():
@@ -68,7 +69,7 @@ def test_the_figures_of_a_run_show_the_names_of_its_classes():
     dataset = fv.data.Dataset("birds", x, x, labels, labels, ("owl", "wren"))
     trained = (model, *model.init(fv.random.key(0)))
     figures = fv.figures.of_results.of_run(*trained, system, dataset, x, fv.random.key(2))
-    (legend,) = figures["latent_scatter"].legends
+    _, legend = figures["latent_scatter"].legends
     assert [text.get_text() for text in legend.get_texts()] == ["owl", "wren"]
 
 
@@ -107,3 +108,88 @@ def test_the_figures_of_a_run_on_other_data_than_images(tmp_path, kind):
     system = fv.models.SYSTEMS["gaussian2d_vae"]
     found = fv.figures.of_results.of_run(model, *model.init(fv.random.key(0)), system, dataset, x, fv.random.key(2))
     assert list(found) == (["latent_scatter"] if kind == "ten numbers" else ["latent_scatter", "densities"])
+
+
+class _Shifted(torch.nn.Module):
+    """Encodes x [n, 3] to a normal with mean x + 1."""
+
+    def forward(self, x):
+        return x + 1, torch.zeros_like(x)
+
+
+def shifted(**options):
+    return fv.vae(encoder=_Shifted, decoder=lambda: torch.nn.Linear(3, 3), latent=3,
+                  likelihood=fv.heads.normal_fixed(0.25), **options)  # fmt: skip
+
+
+def test_a_scatter_of_components_has_the_projected_prior_and_shares_of_the_variance():
+    model = shifted()
+    x = fv.random.normal(fv.random.key(1), (4000, 3)) * torch.tensor([3.0, 2.0, 1.0])
+    ax = of_model.latent_scatter(model, *model.init(fv.random.key(0)), x).axes[0]
+    assert ax.get_title() == ""
+    assert ax.figure.get_suptitle() == "Latent means of 4,000 test items"
+    assert [float(f"0.{label.split('(')[1][:2]}") for label in (ax.get_xlabel(), ax.get_ylabel())] == pytest.approx(
+        [9 / 14, 4 / 14], abs=0.02
+    )
+    # The data's mean is (1, 1, 1), so the prior's is -1 along both axes, up to the sign of a component.
+    for radius, line in zip((1, 2), ax.lines, strict=True):
+        centre = line.get_xydata()[:-1].mean(0)
+        assert np.abs(centre) == pytest.approx([1, 1], abs=0.2)
+        assert np.hypot(*(line.get_xydata() - centre).T) == pytest.approx(radius)
+
+
+@pytest.mark.parametrize(
+    "options", [{"posterior": lambda out: fv.heads.delta(out[0])}, {"prior": fv.priors.mixture(2, 3)}]
+)
+def test_a_scatter_has_no_circles_without_a_standard_normal_prior(options):
+    model = shifted(**options)
+    x = fv.random.normal(fv.random.key(1), (9, 3))
+    assert not of_model.latent_scatter(model, *model.init(fv.random.key(0)), x).axes[0].lines
+
+
+def test_a_traversal_has_the_latents_with_the_highest_kl():
+    model = fv.models.mnist_sigma_vae(latent=5)
+    trained = (model, *model.init(fv.random.key(0)))
+    x = fv.random.uniform(fv.random.key(1), (9, 1, 28, 28))
+    kl = fv.evaluate.kl_per_dimension(*trained, x)
+    (ax,) = of_model.latent_traversal(*trained, x, rows=3, span=(-2, 2), n=5, name="sigma").axes
+    names = [t.get_text() for t in ax.get_yticklabels()]
+    assert names == [f"z{u + 1} (KL {kl[u]:.2g} nats)" for u in kl.argsort(descending=True)[:3].tolist()]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["−2", "−1", "0", "1", "2"]
+
+
+def test_draws_of_a_fixed_sigma_have_it_in_the_title():
+    key, titles = fv.random.key(0), {}
+    for name in ("mnist_vae", "burda_vae"):
+        model = getattr(fv.models, name)()
+        titles[name] = [
+            of_model.image_samples(model, *model.init(key), key, 4, drawn=drawn).get_suptitle()
+            for drawn in (False, True)
+        ]
+    means = "Means of p(x|z) for samples z of the prior"
+    assert titles["mnist_vae"] == [means, "Images drawn from p(x|z): noise of σ = 0.71 in every pixel"]
+    assert titles["burda_vae"] == [means, "Images drawn from p(x|z)"]
+
+
+def test_reconstructions_name_their_source():
+    model = fv.models.mnist_vae()
+    trained = (model, *model.init(fv.random.key(0)))
+    x = fv.random.uniform(fv.random.key(1), (3, 1, 28, 28))
+    for key, source in ((None, "the mean of q(z|x)"), (fv.random.key(2), "a draw of q(z|x)")):
+        title = of_model.reconstructions(*trained, x, key).get_suptitle()
+        assert title == f"Test images, each reconstructed from {source}"
+
+
+def test_rows_by_class_have_the_items_of_each_class():
+    labels = torch.tensor([2, 0, 2, 0, 0, 5, 1])
+    dataset = fv.data.Dataset("d", labels, labels, labels, labels)
+    items, names = of_model.rows_by_class(dataset, 9, 6)
+    assert names == ["class 0", "class 2", "class 5"]
+    assert items.tolist() == [1, 3, 4, 0, 2, 0, 5, 5, 5]
+    assert of_model.item_name(dataset, 5) == "test item 5\nclass 5"
+    named = dataset._replace(classes=tuple("abcdef"))
+    assert of_model.rows_by_class(named, 9, 6)[1] == ["a", "c", "f"]
+    assert of_model.item_name(named, 5) == "test item 5\nf"
+    unlabelled = dataset._replace(test_labels=None)
+    assert of_model.rows_by_class(unlabelled, 3, 6)[0].tolist() == [0, 1, 2]
+    assert of_model.item_name(unlabelled, 5) == "test item 5"

@@ -1,5 +1,8 @@
+import io
 import os
+import re
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -7,6 +10,7 @@ from PIL import Image, ImageSequence
 
 from funcvae import figures
 from funcvae._support import files
+from funcvae.errors import BadValue
 
 RNG = np.random.default_rng(0)
 Z = RNG.normal(size=(200, 2))
@@ -131,6 +135,61 @@ def test_the_same_images_give_the_same_bytes(tmp_path, channels):
     images = RNG.uniform(size=(6, channels, 8, 8))
     one, two = (figures.save_gif(images, tmp_path / f"{k}.gif").read_bytes() for k in (1, 2))
     assert one == two
+
+
+@pytest.mark.parametrize("ending", [".pdf", ".svg"])
+@pytest.mark.parametrize("name", ["scatter", "samples", "curves", "evolution"])
+def test_vector_files_of_equal_figures_have_equal_bytes(tmp_path, name, ending):
+    figure, path = FIGURES[name](), tmp_path / f"figure{ending}"
+    before = dict(matplotlib.rcParams)
+    first = figures.save(figure, path).read_bytes()
+    assert figures.save(figure, path).read_bytes() == first
+    assert figures.save(FIGURES[name](), path).read_bytes() == first
+    assert dict(matplotlib.rcParams) == before
+    assert b"Date" not in first
+    assert first.startswith({".pdf": b"%PDF", ".svg": b"<?xml"}[ending])
+
+
+def test_references_in_an_svg_file_are_whole(tmp_path):
+    text = figures.save(FIGURES["scatter"](), tmp_path / "z.svg").read_text()
+    ids = re.findall(r' id="([^"]+)"', text)
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
+    assert used
+    assert used <= set(ids)
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("ending", [".png", ".pdf", ".svg", ".gif"])
+def test_a_file_with_other_content_is_kept_on_request(tmp_path, ending):
+    def save(scale, **options):
+        if ending == ".gif":
+            return figures.save_gif(scale * IMAGES, tmp_path / f"a{ending}", size=14, **options)
+        return figures.save(figures.sample_grid(scale * IMAGES), tmp_path / f"a{ending}", **options)
+
+    first = save(1.0, over=False)
+    assert save(1.0, over=False) == first
+    assert save(0.5, over=False) == tmp_path / f"a-2{ending}"
+    assert save(0.5) == first
+    assert first.read_bytes() == (tmp_path / f"a-2{ending}").read_bytes()
+
+
+def test_another_ending_is_an_error_that_names_the_three():
+    with pytest.raises(BadValue, match=r"path is 'a.jpg': it must end in .png or .pdf or .svg"):
+        figures.save(Figure(), "a.jpg")
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_notebook_shows_a_figure(name):
+    figure = FIGURES[name]()
+    with Image.open(io.BytesIO(figure._repr_png_())) as image:
+        assert image.size == tuple((figure.get_size_inches() * figure.dpi).astype(int))
+
+
+def test_an_animation_may_play_only_forward(tmp_path):
+    images = np.tile(LEVELS[:, None, None, None] / 255, (1, 1, 7, 14))
+    frames, durations, _ = film(figures.save_gif(images, tmp_path / "a.gif", seconds=2, back=False))
+    assert [frame[0, 0, 0] for frame in frames] == LEVELS.tolist()
+    assert durations == [500, 500, 500, 1500]
 
 
 def read(path):

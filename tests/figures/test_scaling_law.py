@@ -46,6 +46,7 @@ def test_scaling_draws_each_series_with_two_standard_errors():
         np.testing.assert_allclose(ends, np.stack([value - 2 * se, value + 2 * se], 1))
         assert line.get_color() == to_hex(bars.get_color()[0]).upper() == colour
     assert len({line.get_marker() for line in lines}) == len(NAMES)
+    assert {line.get_linestyle() for line in lines} == {"None"}, "only fits are lines"
     assert not arrows(ax)
     assert [t.get_text() for t in figure.legends[0].get_texts()] == NAMES
     assert ax.get_title("left") == "bars: ±2 standard errors"
@@ -57,11 +58,11 @@ def test_fitted_lines_are_the_weighted_least_squares_lines():
     slope, start = np.polyfit(np.log(K), np.log(noisy), 1, w=noisy / se)
     figure = scaling(K, {"dreg": (noisy, se), "stl": (noisy, se)}, slopes={"dreg": (slope, 0.0123)})
     (ax,) = figure.axes
-    (fit,) = (line for line in ax.lines if line.get_linestyle() == "--")
+    (fit,) = (line for line in ax.lines if line.get_linestyle() == "-")
     np.testing.assert_allclose(fit.get_ydata(), np.exp(start + slope * np.log(fit.get_xdata())))
     assert fit.get_xdata().tolist() == [1, 1000]
     assert [t.get_text() for t in figure.legends[0].get_texts()] == [f"dreg: slope {slope:+.2f} ± 0.01", "stl"]
-    assert ax.get_title("left") == "bars: ±2 standard errors; dashed: fits, slopes ±1 standard error"
+    assert ax.get_title("left") == "bars: ±2 standard errors; lines: fitted power laws, slopes ±1 standard error"
 
 
 def test_the_error_of_a_slope_determines_its_decimals():
@@ -70,7 +71,7 @@ def test_the_error_of_a_slope_determines_its_decimals():
     texts = [t.get_text() for t in figure.legends[0].get_texts()]
     assert texts[:2] == ["a: slope −0.48 ± 0.20", "b: slope +0.481 ± 0.001"]
     assert texts[2:] == ["c: slope +1.00", "d: slope undefined", "e: slope +0.50 ± 0.00"]
-    assert sum(line.get_linestyle() == "--" for line in figure.axes[0].lines) == 4
+    assert sum(line.get_linestyle() == "-" for line in figure.axes[0].lines) == 4
 
 
 def test_a_sweep_has_gaps_and_bars_that_end_at_the_edge():

@@ -2,13 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from funcvae import figures
 from funcvae.errors import BadType, BadValue
 from funcvae.figures import OverSeeds
 
-LINE = OverSeeds([1, 4], [-3.0, -2.0], [-3.5, math.nan], [-2.5, math.nan], [[-3.2, -2.8], [-2.0, math.nan]])
+LINE = OverSeeds(
+    [1, 4], [-3.0, -2.0], [-3.5, -9.0], [-2.5, 5.0], [[-3.2, -2.8, -3.0], [-2.1, -1.9, math.nan]]
+)  # at K = 4 with two seeds
 
 
 def test_the_figure_shows_means_intervals_and_seeds_side_by_side():
@@ -17,14 +20,20 @@ def test_the_figure_shows_means_intervals_and_seeds_side_by_side():
     assert (left.get_title(), left.get_ylabel(), left.get_xlabel()) == ("a", "nats", "samples K")
     assert [t.get_text() for t in left.get_xticklabels()] == ["1", "4"]
     assert figure.get_suptitle() == "mine"
-    bars = [segment for bars in left.collections for segment in bars.get_segments()]
-    assert sorted(bar[:, 1].tolist() for bar in bars) == [[-3.5, -2.5]] * 2
-    assert len({bar[0, 0] for bar in bars}) == 2, "no interval hides another"
+    left.figure.draw_without_rendering()
+    bars = [(line, segment) for line in left.collections for segment in line.get_segments() if len(segment)]
+    assert [segment.tolist() for _, segment in bars] == [[[1.0, -3.5], [1.0, -2.5]]] * 2, "none for two seeds"
+    inches = [line.get_transform().transform((1, -3))[0] / figure.dpi for line, _ in bars]
+    assert np.diff(inches) == pytest.approx(8 / 72), "no interval hides another"
     shown = [line for line in right.lines if line.get_marker() == "o" and line.get_markersize() > 5]
     assert shown[0].get_ydata().tolist() == [-3.0, -2.0]
     assert shown[0].get_xdata() == pytest.approx([1, 4])
-    names = [t.get_text() for t in figure.legends[0].get_texts()]
-    assert names == ["iwae", "dreg", "mean over seeds", "95% interval of the mean", "single seed"]
+    low, high = left.get_ylim()
+    assert -3.7 < low < -3.5
+    assert -1.9 < high < -1.7
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["iwae", "dreg"]
+    note = figure.legends[0].get_title().get_text()
+    assert note.replace("\n", " ").endswith("bars: 95% intervals of the mean (none below 3 seeds)")
 
 
 def test_with_one_number_of_samples_the_axis_shows_the_estimators():

@@ -230,7 +230,9 @@ ENDS = Kind(
         [(np.ones((1, 3, 3)),), (1, 2), "ab", (np.ones((1, 3, 3)), None), (np.ones((3, 3, 3)),) * 2]
     ),
 )
-figure("figures.interpolation", figures.interpolation, images=array(3, 1, 3, 3), ends=ENDS, title=TITLE)
+figure("figures.interpolation", figures.interpolation, images=array(3, 1, 3, 3), ends=ENDS, names=PAIR,
+       title=TITLE)  # fmt: skip
+figure("figures.traversal", figures.traversal, images=array(3, 2, 1, 3, 3), rows=NAMES, values=array(2), title=TITLE)
 LABELS = Kind(
     one_of(None, [0, 1, 0, 2], ["a", "b", "a", "a"], np.array([0.5, 1.5, 2.5, 0.1])),
     one_of(
@@ -248,10 +250,10 @@ LABELS = Kind(
     ),
 )
 CLASS_NAMES = Kind(one_of((), ["a"], ("a", "b", "c")), one_of("ab", [1], [None], ["$", "\n", ""], {"a": 1}, 3))
-figure("figures.latent_scatter", figures.latent_scatter, z=array(4, 2), labels=LABELS, classes=CLASS_NAMES, axes=PAIR,
-       title=TITLE)  # fmt: skip
-figure("figures.densities", figures.densities, true=array(5, 2), learned=array(4, 2), mean=maybe(array(2)),
-       cov=Kind(one_of(np.eye(2), [[1.0, 0.5], [0.5, 2.0]], None), array(2, 2).bad),
+figure("figures.latent_scatter", figures.latent_scatter, z=array(4, 2), labels=LABELS, classes=CLASS_NAMES,
+       prior=maybe(array(2)), axes=PAIR, title=TITLE)  # fmt: skip
+COV = Kind(one_of(np.eye(2), [[1.0, 0.5], [0.5, 2.0]], None), array(2, 2).bad)
+figure("figures.densities", figures.densities, true=array(5, 2), learned=array(4, 2), mean=maybe(array(2)), cov=COV,
        names=PAIR, title=TITLE)  # fmt: skip
 figure(
     "figures.evolution",
@@ -260,8 +262,12 @@ figure(
     step=array(2),
     samples=array(2, 3, 2),
     true=array(4, 2),
+    mean=maybe(array(2)),
+    cov=COV,
     title=TITLE,
 )
+target("figures.evolution_frames", figures.evolution_frames, weight=0.01, step=array(2), samples=array(2, 3, 2),
+       true=array(4, 2), mean=maybe(array(2)), cov=COV, frames=Kind(one_of(1, 2), COUNT.bad), title=TITLE)  # fmt: skip
 figure(
     "figures.training_curves",
     figures.training_curves,
@@ -269,11 +275,20 @@ figure(
     bound=array(3),
     test_step=array(2),
     test_bound=array(2),
+    terms=Kind(one_of(None, {}, {"KL": [1.0, 2.0, 3.0]}), one_of({"KL": [1]}, {1: [1, 2, 3]}, [1], "KL")),
     grad_norm=maybe(array(3)),
+    steps_per_epoch=maybe(POSITIVE),
     unit=TITLE,
     name=TITLE,
     title=TITLE,
 )
+_ONE_RUN = ("a", [1, 2], [0.5, 0.6])
+RUNS = Kind(one_of([_ONE_RUN], [("a", [1, 2], [0.5, 0.6]), ("b", [2], [0.7])]),
+            one_of([], [_ONE_RUN[:2]], [(1, [1], [1])], [("a", [1, 2], [1])], [("a", [1], [math.nan])],
+                   "ab"))  # fmt: skip
+figure("figures.run_curves", figures.run_curves, runs=Kind(one_of([_ONE_RUN] * 2), RUNS.bad),
+       steps_per_epoch=Kind(one_of(None, [10, 10], [10, 20.5]), one_of([1], [0, 1], [math.nan] * 2, "ab", 3)),
+       unit=TITLE, name=TITLE, title=TITLE)  # fmt: skip
 figure(
     "figures.bound_ladder",
     figures.bound_ladder,
@@ -287,26 +302,47 @@ figure(
     figures.latent_use,
     kl=array(3),
     active=Kind(one_of([True, False, True]), array(3).bad),
+    threshold=Kind(one_of(0.01, 1), one_of("a", None)),
     title=TITLE,
 )
+_RATIOS = figures.Ratios(*np.ones((5, 3)))
+RATIOS = Kind(
+    one_of({"encoder": _RATIOS}, {"encoder": _RATIOS, "decoder": _RATIOS}),
+    one_of({}, {"encoder": 1}, [1], {"encoder": _RATIOS._replace(ratio=[1.0])}, {"e": _RATIOS._replace(low="ab")}),
+)
 figure(
-    "figures.variance_bars",
-    figures.variance_bars,
+    "figures.variance_ratios",
+    figures.variance_ratios,
     names=NAMES,
-    variance=array(3),
-    low=array(3),
-    high=array(3),
-    trusted=TRUSTED,
-    unit=TITLE,
+    groups=NAMES,
+    networks=RATIOS,
+    noise=maybe(NAMES),
     title=TITLE,
 )
 figure(
     "figures.variance_by_layer",
     figures.variance_by_layer,
     names=NAMES,
+    groups=NAMES,
     layers=Kind(one_of(["l1", "l2"]), NAMES.bad),
-    variance=array(3, 2),
-    reference=Kind(one_of(None, 0, 2), one_of(-1, 3)),
+    ratio=array(3, 2),
+    title=TITLE,
+)
+_COURSE = figures.Course(*np.ones((2, 3, 3)), np.ones(3))
+COURSES = Kind(
+    one_of({"encoder": {"a": _COURSE}}, {"encoder": {"a": _COURSE, "b": _COURSE}, "decoder": {"a": _COURSE}}),
+    one_of({}, {"encoder": {}}, {"encoder": 1}, {"encoder": {"a": 1}}, {"e": {"a": _COURSE._replace(snr=[1.0])}}),
+)
+_AT = Kind(one_of([1, 4, 16], np.array([1.0, 2.0, 3.0])), array(3).bad)
+figure("figures.variance_against_samples", figures.variance_against_samples, samples=_AT, networks=COURSES, title=TITLE)
+figure("figures.variance_along_training", figures.variance_along_training, step=_AT, networks=COURSES, title=TITLE)
+figure(
+    "figures.log_weights",
+    figures.log_weights,
+    log_w=array(4, 3),
+    ess=array(3),
+    k_hat=array(3),
+    names=maybe(NAMES),
     title=TITLE,
 )
 figure(
@@ -317,7 +353,10 @@ figure(
     variance=array(3),
     low=array(3),
     high=array(3),
+    slower=maybe(array(3)),
     trusted=TRUSTED,
+    noise=maybe(NAMES),
+    groups=maybe(NAMES),
     title=TITLE,
 )
 SERIES = Kind(
@@ -389,10 +428,12 @@ PATH = Kind(
         f"{FOLDER.name}/{'a' * 300}.png",
     ),
 )
-target("figures.save", figures.save, weight=0.02, figure=Kind(lambda rng, w: Figure(figsize=(1, 1))), path=PATH)
+target(
+    "figures.save", figures.save, weight=0.02, figure=Kind(lambda rng, w: Figure(figsize=(1, 1))), path=PATH, over=FLAG
+)
 target("figures.save_gif", figures.save_gif, weight=0.05, images=array(2, 1, 3, 3), path=PATH,
        size=Kind(one_of(4, 8), one_of(0, -1, 10**12, 1.5, math.nan)),
-       seconds=Kind(one_of(1, 0.5), POSITIVE.bad))  # fmt: skip
+       seconds=Kind(one_of(1, 0.5), POSITIVE.bad), back=FLAG, over=FLAG)  # fmt: skip
 
 SEES = {"model": MODEL, "params": PARAMS, "state": STATE}
 PIXELS = Kind(one_of(of_model.as_is), one_of(broken, lambda x: x.flatten(), lambda x: 3))
@@ -404,7 +445,7 @@ target(
     z=of_tensor(lambda rng, w: torch.ones(3, w.model.latent, dtype=w.dtype)),
     condition=CONDITION,
 )
-target("figures.decoding.reconstructed", decoding.reconstructed, **SEES, x=X, key=KEY)
+target("figures.decoding.reconstructed", decoding.reconstructed, **SEES, x=X, key=maybe(KEY))
 target("figures.decoding.samples", decoding.samples, **SEES, key=KEY, n=COUNT, drawn=FLAG,
        condition=CONDITION)  # fmt: skip
 
@@ -418,6 +459,7 @@ target("figures.decoding.pair", decoding.pair, first=ITEM, second=ITEM)
 target("figures.decoding.interpolated", decoding.interpolated, **SEES, first=ITEM, second=ITEM, steps=FEW)
 PLANE = of_tensor(one_of(torch.eye(3, 2), torch.eye(4, 3), torch.ones(2, 1)))
 target("figures.decoding.latent_plane", decoding.latent_plane, z=PLANE)
+SPAN = Kind(one_of(None, (-3, 3), [0.0, 0.5]), one_of((3, -3), (1,), (0, math.inf), (math.nan, 1), "ab", ("a", "b"), 3))
 target(
     "figures.decoding.decoded_grid",
     decoding.decoded_grid,
@@ -425,6 +467,18 @@ target(
     worlds=("plane", "images"),
     **SEES,
     z=of_tensor(one_of(torch.eye(3, 2))),
+    span=SPAN,
+    n=FEW,
+)
+target(
+    "figures.decoding.traversed",
+    decoding.traversed,
+    **SEES,
+    item=Kind(
+        lambda rng, w: {name: part[:1] for name, part in w.x.items()} if isinstance(w.x, dict) else w.x[:1], X.bad
+    ),
+    rows=Kind(one_of([0], (0, 0)), one_of([], [99], [-1], ["a"], 0, [0.5])),
+    values=Kind(one_of([0.0], (-1, 2.5)), one_of([], [math.nan], ["a"], 3, [None])),
 )
 figure(
     "figures.of_model.latent_scatter",
@@ -437,8 +491,13 @@ figure(
 )
 DRAW = {"pixels": PIXELS, "name": TITLE}
 target(
-    "figures.of_model.latent_grid", of_model.latent_grid, weight=0.02, worlds=("images", "plane"), **SEES, x=X, **DRAW
-)
+    "figures.of_model.latent_grid", of_model.latent_grid, weight=0.02, worlds=("images", "plane"), **SEES, x=X,
+    span=SPAN, n=FEW, **DRAW
+)  # fmt: skip
+target(
+    "figures.of_model.latent_traversal", of_model.latent_traversal, weight=0.02, worlds=("images", "plane"), **SEES,
+    x=X, rows=FEW, span=Kind(one_of((-3, 3)), SPAN.bad), n=FEW, **DRAW
+)  # fmt: skip
 target(
     "figures.of_model.reconstructions",
     of_model.reconstructions,
@@ -446,7 +505,7 @@ target(
     worlds=("images", "plane"),
     **SEES,
     x=X,
-    key=KEY,
+    key=maybe(KEY),
     **DRAW,
 )
 target(
@@ -458,6 +517,7 @@ target(
     first=ITEM,
     second=ITEM,
     steps=FEW,
+    names=PAIR,
     **DRAW,
 )
 target(
@@ -488,14 +548,35 @@ figure(
 figure(
     "figures.of_results.evolution", of_results.evolution, weight=0.01, kept=array(2, 3, 2), dataset=DATASET, name=TITLE
 )
+target("figures.of_results.evolution_frames", of_results.evolution_frames, weight=0.01, kept=array(2, 3, 2),
+       dataset=DATASET, name=TITLE)  # fmt: skip
 HISTORY = Kind(one_of(train.History(*np.ones((5, 4)), np.ones(2))),
                one_of(train.History(*np.ones((6, 0))), train.History(*np.ones((6, 2, 2)))))  # fmt: skip
-figure("figures.of_results.training", of_results.training, history=HISTORY, name=TITLE, title=TITLE)
+figure("figures.of_results.training", of_results.training, history=HISTORY, steps_per_epoch=maybe(POSITIVE),
+       name=TITLE, title=TITLE)  # fmt: skip
+figure("figures.of_results.several_runs", of_results.several_runs,
+       runs=Kind(lambda rng, w: [("a", HISTORY.good(rng, w)), ("b", HISTORY.good(rng, w))],
+                 lambda rng, w: rng.choice([[], [("a", HISTORY.bad(rng, w))], [("a", 3)], [("a",)], "ab", 3])),
+       name=TITLE, title=TITLE)  # fmt: skip
 target(
     "figures.of_results.of_comparison",
     of_results.of_comparison,
     weight=0.003,
     found=Kind(lambda rng, w: _comparison()),
+    name=TITLE,
+)
+target(
+    "figures.of_results.of_samples",
+    of_results.of_samples,
+    weight=0.003,
+    found=Kind(lambda rng, w: [_comparison()], one_of([], [1], 3)),
+    name=TITLE,
+)
+target(
+    "figures.of_results.variance_along_training",
+    of_results.variance_along_training,
+    weight=0.1,
+    rows=Kind(one_of([], [{"step": 1, "variance/a/encoder": 1.0}]), one_of(3, [3], ["ab"], [None])),
     name=TITLE,
 )
 figure(
@@ -515,4 +596,5 @@ target(
     dataset=DATASET,
     x=X,
     key=KEY,
+    name=TITLE,
 )

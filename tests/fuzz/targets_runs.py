@@ -115,6 +115,7 @@ target(
     keep=COUNT, checkpoint_every=COUNT, lr=Kind(one_of(None, 1e-3), one_of(-1.0, math.nan)), compile=FLAG, out=TEXT,
 )  # fmt: skip
 target("runs.has_run", runs.has_run, weight=0.1, path=FOLDER_PATH)
+target("runs.read_result", runs.read_result, weight=0.1, path=FOLDER_PATH)
 WHERE = Kind(one_of(str(OWN)), one_of("", "a.py", "no.such.module", "3", "..", "a:b"))
 target("runs.find_system", runs.find_system, weight=0.1, system=Kind(one_of(*models.SYSTEMS, f"{OWN}:mine"), NAME.bad))
 target("runs.systems_in", runs.systems_in, weight=0.1, where=WHERE)

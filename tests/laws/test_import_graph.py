@@ -16,10 +16,11 @@ import funcvae
 
 ROOT = Path(funcvae.__file__).parent
 ORDER = [
-    "errors", "_support.checks", "_support.examples", "_support.tables", "_support.files", "_support.pickling", "tree",
-    "_support.autograd", "compilation", "random", "_support.keyed_draws", "_support.finding_draws", "distributions",
-    "heads", "priors", "bounds", "noise", "optim", "modules", "batching", "model", "interop", "estimators",
-    "distributed", "train", "evaluate", "variance", "models", "data", "figures", "tracking", "runs", "cli", "__main__",
+    "errors", "_support.checks", "_support.examples", "_support.progress", "_support.tables", "_support.files",
+    "_support.pickling", "tree", "_support.reprs", "_support.autograd", "compilation", "random",
+    "_support.keyed_draws", "_support.finding_draws", "distributions", "heads", "priors", "bounds", "noise",
+    "optim", "modules", "batching", "model", "interop", "estimators", "distributed", "train", "evaluate",
+    "variance", "models", "data", "figures", "tracking", "runs", "cli", "__main__",
 ]  # fmt: skip
 MOST_PARAMETERS = 8
 DRAWS = {
@@ -269,7 +270,7 @@ def test_importing_the_library_does_not_import_torch():
 
 
 def test_importing_the_core_imports_no_module_for_files_or_figures():
-    heavy = ["torch._dynamo", "torchvision", "scipy", "matplotlib", "tyro", "safetensors", "tensorboard", "visdom"]
+    heavy = ["torch._dynamo", "torchvision", "scipy", "matplotlib", "cyclopts", "safetensors", "tensorboard", "visdom"]
     heavy += [f"funcvae.{name}" for name in ORDER[ORDER.index("data") :]]
     core = ", ".join(f"fv.{name}" for name in ("estimators", "train", "evaluate", "variance", "models"))
     assert run(f"import sys, funcvae as fv; {core}; print(*sorted(set({heavy}) & set(sys.modules)))") == []
@@ -278,12 +279,12 @@ def test_importing_the_core_imports_no_module_for_files_or_figures():
 def test_packages_are_available_without_importing_them():
     names = (
         "fv.data.load",
-        "fv.tracking.is_step",
+        "fv.tracking.tensorboard",
         "fv.figures.save",
         "fv.runs.load",
     )  # none of them imports a later package
     assert run(f"import funcvae as fv; print(*(f.__name__ for f in ({', '.join(names)})))") == [
-        "load", "is_step", "save", "load",
+        "load", "tensorboard", "save", "load",
     ]  # fmt: skip
 
 

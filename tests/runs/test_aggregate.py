@@ -58,14 +58,18 @@ def test_the_table_has_the_results_of_the_cells(here, capsys):
         assert found == pytest.approx([bounds.mean(), se, bounds.mean() - 4.302653 * se, bounds.mean() + 4.302653 * se])
         logs = np.log([result["variance"]["encoder"]["variance"] for result in of])
         assert group["log_variance_encoder"]["mean"] == pytest.approx(logs.mean())
-        line = next(
-            line
-            for line in out.splitlines()
-            if line.split()[1:4]
-            == [group[n] if n != "samples" else str(group[n]) for n in ("estimator", "target", "samples")]
-        )
+        of_group = [group["estimator"], str(group["samples"])]
+        (line,) = (line for line in out.splitlines() if line.split()[1:3] == of_group)
         assert f"{bounds.mean():.4f}" in line
         assert f"{np.exp(logs.mean()):.3g}" in line
+
+    found = runs.collect("sweep")
+    assert max(map(len, str(found).splitlines())) <= 80
+    assert "L_K" in found.table(wide=True)
+    assert "<table>" in found._repr_html_()
+    frame = found.to_pandas()
+    assert frame.test_bound.tolist() == [result["test_bound"] for result in results.values()]
+    assert frame.groupby(["estimator", "samples"]).size().tolist() == [3] * 4
 
 
 def test_unfinished_cells_are_listed(here, capsys):

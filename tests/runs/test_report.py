@@ -36,7 +36,7 @@ def test_evaluate_prints_a_table_and_writes_a_report(points, capsys):
     assert list(report["ladder"]) == ["1", "10", "50"]
     assert report["ladder"]["50"]["mean"] == pytest.approx(report["log_likelihood"]["mean"], abs=1e-12)
     assert len(report["log_likelihood"]["per_item"]) == len(set(report["item_numbers"])) == 40
-    for name in ("bound_ladder", "latent_use"):
+    for name in ("bound_ladder", "latent_use", "log_weights"):
         assert (points / "figures" / f"{name}.png").is_file()
         assert str(points / "figures" / f"{name}.png") in out
     (points / "evaluation.json").unlink()
@@ -54,6 +54,13 @@ def test_the_report_equals_the_same_calls_in_python(points):
     assert report["log_likelihood"]["data_se"] == pytest.approx(known.log_p.sampling_se, rel=1e-5)
     assert report["posterior_gap"]["mean"] == pytest.approx(evaluate.posterior_gap(log_w).mean, rel=1e-4)
     assert report["ess"]["median"] == pytest.approx(float(known.ess.median()), rel=1e-4)
+    typical, worst = report["log_weights"]
+    assert typical["ess"] == pytest.approx(report["ess"]["median"])
+    assert worst["ess"] == report["ess"]["least"]
+    for item in (typical, worst):
+        j = report["item_numbers"].index(item["item"])
+        assert (item["ess"], item["pareto_k"]) == (report["ess"]["per_item"][j], report["pareto_k"]["per_item"][j])
+        np.testing.assert_allclose(item["log_w"], log_w[:, j], atol=6e-5, rtol=1e-5)
     error = evaluate.reconstruction_error(*run.trained, x, error_key, samples=100)
     assert report["reconstruction_error"]["mean"] == pytest.approx(error.mean)
     assert report["kl_to_prior"]["total"] == pytest.approx(float(evaluate.kl_per_dimension(*run.trained, x).sum()))
@@ -67,8 +74,9 @@ def test_slabs_cover_all_data(points, monkeypatch):
     report = runs.evaluation_report(
         run, samples=10, n=20, chunk=5, progress=lambda done, total: calls.append((done, total))
     )
-    assert calls == [(k, 200) for k in (40, 80, 120, 160, 180, 200)]
+    assert calls == [(k, 200) for k in (0, 40, 80, 80, 120, 160, 160, 180, 200)]  # each slab has a start
     assert len(report["pareto_k"]["per_item"]) == 20
+    assert report["log_weights"][1]["ess"] == report["ess"]["least"], "of all slabs"
 
 
 def test_equal_commands_give_equal_bytes_and_others_a_new_file(points, capsys):
@@ -163,7 +171,7 @@ def test_an_impossible_sample_gives_an_infinite_bound(points, monkeypatch):
     assert json.loads(files.as_json(report))["ladder"]["1"]["mean"] == "-inf"
     assert np.isfinite(report["log_likelihood"]["mean"])
     assert re.search(r"L_1 \(ELBO\) +-inf", runs.evaluation_table(report))
-    assert set(runs.evaluation_figures(report)) == {"bound_ladder", "latent_use"}
+    assert set(runs.evaluation_figures(report)) == {"bound_ladder", "latent_use", "log_weights"}
 
 
 def test_an_autoencoder_with_broken_parameters_is_an_error(run_of):

@@ -28,10 +28,10 @@ def test_a_cell_is_trained_like_a_single_run(here):
     assert set(variance) == {"encoder", "decoder"}
     assert results[names[1]] == {
         "system": "gaussian2d_vae", "estimator": "iwae", "samples": 2, "seed": 1, "target": "L_K", "steps": 6,
-        "bound": last["bound"], "test_bound": last["test_bound"], "params_sha256": last["params_sha256"],
+        "bound": last["train_bound"], "test_bound": last["test_bound"], "params_sha256": last["params_sha256"],
         "replicates": 4, "variance": variance,
     }  # fmt: skip
-    assert files.read_json(Path("sweep/cells", names[1], "result.json")) == results[names[1]]
+    assert files.read_json(Path("sweep/cells", names[1], "cell.json")) == results[names[1]]
     assert runs.read_grid("sweep/grid.json") == grid
 
 
@@ -60,7 +60,7 @@ def test_replicates_can_be_added_without_training(here, monkeypatch):
     (result,) = swept(grid_of(replicates=3)).values()
     assert result["replicates"] == 3
     now = all_files("sweep/cells")
-    assert [path for path in now if now[path] != before[path]] == ["sweep/cells/gaussian2d_vae-elbo-k2-s0/result.json"]
+    assert [path for path in now if now[path] != before[path]] == ["sweep/cells/gaussian2d_vae-elbo-k2-s0/cell.json"]
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -95,7 +95,7 @@ def test_a_stopped_sweep_continues_to_the_same_bytes(here):
     for cell in runs.expand_grid(grid, "sweep"):
         name = Path(cell.out).name
         assert params("sweep", name) == params("whole", name)
-        assert Path(cell.out, "result.json").read_bytes() == Path("whole/cells", name, "result.json").read_bytes()
+        assert Path(cell.out, "cell.json").read_bytes() == Path("whole/cells", name, "cell.json").read_bytes()
 
 
 def test_the_figures_that_a_full_disk_cost_are_drawn_by_the_next_start(here, monkeypatch):
@@ -142,7 +142,7 @@ def test_a_cell_that_another_worker_has_just_finished_is_not_trained(here, monke
     monkeypatch.setattr("funcvae.train.loop.fit_task", None)
     before = all_files("sweep")
     result = module._train_cell(cell, grid, runs.variance_report, lambda: False)
-    assert result == files.read_json(Path(cell.out, "result.json"))
+    assert result == files.read_json(Path(cell.out, "cell.json"))
     assert all_files("sweep") == before
 
 
@@ -180,7 +180,7 @@ def test_a_very_high_learning_rate_diverges(here):
 
 def test_the_result_of_another_cell_is_an_error(here):
     swept(grid_of())
-    path = Path("sweep/cells/gaussian2d_vae-elbo-k2-s0/result.json")
+    path = Path("sweep/cells/gaussian2d_vae-elbo-k2-s0/cell.json")
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     with pytest.raises(BadData, match="its seed is 1, not 0"):
         swept(grid_of())

@@ -8,12 +8,13 @@ import sys
 import threading
 import time
 from contextlib import closing
+from itertools import islice
 from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
 
-CONFIG = {"system": "mnist_vae", "seed": 3, "lr": None, "compile": True, "data": "a<b>.npy"}
+CONFIG = {"lr": 1e-3, "estimator": "elbo", "seed": 3, "clip": None, "compile": True, "data": "a<b>.npy"}
 EPOCHS, STEPS = 2, 120
 
 
@@ -21,14 +22,24 @@ def pictures(low):
     return np.linspace(low, 1, 10 * 3 * 5 * 7, dtype=np.float32).reshape(10, 3, 5, 7)
 
 
-def run():
-    """The rows of a run of 2 epochs of 120 steps."""
+def rows():
+    """The rows of a run of 2 epochs of 120 steps, with a measurement of the variance before each ends."""
     for epoch in range(EPOCHS):
         for step in range(epoch * STEPS, (epoch + 1) * STEPS):
-            yield {"epoch": epoch, "step": step, "loss": 300.0 - step, "bound": step - 300.0, "grad_norm": 1.5 * step}
-        end = (epoch + 1) * STEPS
-        yield {"epoch": epoch, "step": end, "bound": -100.0 + epoch, "test_bound": -110.0 + epoch}
-        yield {"epoch": epoch, "step": end, "x": pictures(0), "x_hat": torch.from_numpy(pictures(0.5))}
+            numbers = {"loss": 300.0 - step, "bound": step - 300.0, "grad_norm": 1.5 * step}
+            yield {"kind": "step", "epoch": epoch, "step": step, **numbers}
+        end = {"epoch": epoch, "step": (epoch + 1) * STEPS}
+        yield {"kind": "variance", **end, "variance/elbo/encoder": 10.0**epoch, "snr/elbo/encoder": 2.0}
+        means = {"train_bound": -100.0 + epoch, "train_kl": 3.0, "test_bound": -110.0 + epoch}
+        yield {"kind": "epoch", **end, **means, "params_sha256": "ab"}
+
+
+def track(tracker, kept=None):
+    """Passes the first rows of the run to a tracker, and images after each epoch."""
+    for row in islice(rows(), kept):
+        tracker.log(row)
+        if row["kind"] == "epoch":
+            tracker.show(row["step"], {"latent": pictures(0.2)[:1], "x": pictures(0), "x_hat": pictures(0.5)})
 
 
 def global_state():

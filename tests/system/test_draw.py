@@ -39,6 +39,7 @@ def test_a_figure_is_written_and_its_path_printed(digits, finished, capsys, comm
     assert capsys.readouterr().out.split() == written
     assert sorted(map(str, (run / "figures").iterdir())) == sorted(written)
     first = [Path(file).read_bytes() for file in written]
+    Path("elsewhere").mkdir()
     cli.main([name, str(run), *options, "--out", "elsewhere/picture.png"])
     assert [Path("elsewhere/picture").with_suffix(Path(f).suffix).read_bytes() for f in files] == first
 

@@ -152,7 +152,7 @@ def test_a_cell_that_keeps_the_best_parameters_has_their_numbers(own):
     Path("grid.json").write_text(json.dumps({"systems": [SPEC], "settings": settings}))
     cli.main(["sweep", "grid.json", "--out", "sweep"])
     cell = Path("sweep/cells/bird_vae-elbo-k1-s0")
-    result, run = files.read_json(cell / "result.json"), runs.load(cell, system=SPEC)
+    result, run = files.read_json(cell / "cell.json"), runs.load(cell, system=SPEC)
     bounds = run.history.test_bound
     assert len(bounds) == bounds.argmax() + 3
     assert result["test_bound"] == bounds.max() > bounds[-1]

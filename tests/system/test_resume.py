@@ -17,6 +17,7 @@ import funcvae as fv
 from funcvae import cli, runs, tracking
 from funcvae._support import files
 from funcvae.errors import BadData, BadValue, InUse, Missing, NonFinite, Stopped
+from funcvae.runs.folder import times_in
 from funcvae.train import checkpoint
 from tests.support.faults import wait_for_rows
 
@@ -77,7 +78,7 @@ def contents(run: Path) -> dict[str, bytes]:
     and samples."""
     found = {str(path.relative_to(run)): path for path in sorted(run.rglob("*")) if path.is_file()}
     last = max(name for name in found if name.startswith("checkpoints/"))
-    left_out = {"config.json", "manifest.json", ".lock"}
+    left_out = {"config.json", "manifest.json", "times.jsonl", "result.json", ".lock"}
     return {
         name: path.read_bytes()
         for name, path in found.items()
@@ -89,6 +90,8 @@ def assert_same(run: Path, whole: Path) -> None:
     a, b = contents(run), contents(whole)
     assert a.keys() == b.keys()
     assert [name for name in a if a[name] != b[name]] == []
+    results = [{**runs.read_result(folder), "seconds": 0, "steps_per_second": 0} for folder in (run, whole)]
+    assert results[0] == results[1]
 
 
 def stopped(config: runs.Config, *at: int) -> Path:
@@ -136,6 +139,29 @@ def test_a_run_resumes_from_any_step(config_of, whole, k):
     rows = list(tracking.MetricsReader(run / "metrics.jsonl"))
     assert [row["step"] for row in rows if "loss" in row] == list(range(6))
     assert len([row for row in rows if "variance/elbo/encoder" in row]) == 3
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize("damage", [b"", b'{"step": 5, "ep', None])
+def test_the_times_of_a_resumed_run_continue(config_of, damage):
+    """Without its last line the file has the steps before it; without the file, the clock starts at 0."""
+    config = config_of("run")  # two epochs of three steps
+    with pytest.raises(Stopped):
+        runs.run(config, stop_context=after(4))
+    path = Path(config.out, "times.jsonl")
+    before = times_in(path)
+    assert [(row["step"], row["epoch"]) for row in before] == [(3, 0), (4, 1)]
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes() + damage)
+    runs.resume(config.out)
+    rows = times_in(path)
+    assert [row["step"] for row in rows] == [*([3, 4] if damage is not None else []), 6]
+    assert damage is None or rows[:2] == before
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == sorted(seconds)
+    assert runs.read_result(config.out)["seconds"] == seconds[-1]
 
 
 @pytest.mark.cuda

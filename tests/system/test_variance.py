@@ -48,7 +48,7 @@ def test_the_command_prints_a_table_and_writes_a_report(points, capsys):
     assert (report["samples"], report["replicates"], report["batch"], report["reference"]) == (4, 60, 50, "iwae")
     value = re.search(r"^dreg +\d+ +(\S+)", out, re.MULTILINE)[1]
     assert float(value) == pytest.approx(report["rows"]["dreg"]["groups"]["encoder"]["variance"]["value"], rel=6e-3)
-    figures = ("variance_encoder", "variance_decoder", "variance_layers", "variance_cost")
+    figures = ("variance_ratios", "variance_layers", "variance_cost")
     for name in figures:
         assert (points / "figures" / f"{name}.png").is_file()
         assert str(points / "figures" / f"{name}.png") in out
@@ -66,12 +66,12 @@ def test_equal_commands_give_equal_bits_and_keep_other_reports(points, capsys):
     assert not set(written) & set(first)
     assert less_times(json.loads(written[0].read_text())) == less_times(json.loads(written[1].read_text()))
     number = written[1].stem.removeprefix("variance")
-    assert (points / "figures" / f"variance_encoder{number}.png").is_file()
+    assert (points / "figures" / f"variance_ratios{number}.png").is_file()
     mine = points.parent / "mine.json"
     for seed in (1, 2):
         compared(capsys, points, "--replicates", 5, "--seed", seed, "--out", mine)
     assert json.loads(mine.read_text())["seed"] == 2
-    assert (points.parent / "mine_variance_encoder.png").is_file()
+    assert (points.parent / "mine_variance_ratios.png").is_file()
 
 
 def test_the_report_equals_the_same_calls_in_python(points):
@@ -104,7 +104,7 @@ def test_an_untrained_system(here, capsys):
     assert all(map(torch.equal, fv.tree.leaves(run.params), fv.tree.leaves(params)))
     found, _ = runs.comparison_report(run, replicates=20, batch=8, seed=3)
     assert report["rows"]["stl"]["ratio"]["encoder"]["value"] == found.rows["stl"].ratio["encoder"].value
-    assert (path.parent / "figures" / "variance_encoder.png").is_file()
+    assert (path.parent / "figures" / "variance_ratios.png").is_file()
 
 
 def test_several_noise_schemes(points, capsys):
@@ -180,10 +180,55 @@ def test_the_argument_must_be_a_run_or_a_system(here, capsys):
 def test_a_comparison_has_its_figures(points):
     found, _ = runs.comparison_report(runs.load(points), names=["dreg", "rws", "elbo"], replicates=400, samples=4)
     figures = of_results.of_comparison(found, name="points")
-    assert set(figures) == {"variance_encoder", "variance_decoder", "variance_layers", "variance_cost"}
-    labels = [t.get_text() for t in figures["variance_encoder"].axes[0].get_yticklabels()]
-    assert [label.replace("\n", " ") for label in labels] == ["dreg, for L_K", "rws, for L_K, biased", "elbo, for ELBO"]
+    assert set(figures) == {"variance_ratios", "variance_layers", "variance_cost"}
+    left = figures["variance_ratios"].axes[0]
+    assert sorted(t.get_text() for t in left.get_yticklabels()) == ["dreg", "elbo", "rws (biased)"]
+    headings = [text.get_text() for text in left.texts if text.get_weight() == "bold"]
+    assert headings == ["L_K, relative to dreg", "ELBO, relative to elbo"]
     assert "400 replicates" in figures["variance_layers"].get_suptitle()
+    columns = [t.get_text() for t in figures["variance_layers"].axes[0].get_xticklabels()]
+    assert columns == ["dreg", "rws"], "elbo has no other to compare with"
+
+
+def test_comparisons_at_several_numbers_of_samples(points):
+    run, calls = runs.load(points), []
+    found, report = runs.samples_report(
+        run, [4, 1], names=["iwae", "vimco"], replicates=40, batch=8, seed=3,
+        progress=lambda done, total: calls.append((done, total)),
+    )  # fmt: skip
+    assert [each.samples for each in found] == report["samples"] == [1, 4]
+    assert [list(each.rows) for each in found] == [["iwae"], ["iwae", "vimco"]]
+    (reason,) = report["left_out"]
+    assert reason.startswith("samples is 1: vimco")
+    assert report["left_out"][reason] == [1]
+    assert calls[-1] == (80, 80)
+    assert calls == sorted(calls)
+    known, _ = runs.comparison_report(run, names=["iwae", "vimco"], samples=4, replicates=40, batch=8, seed=3)
+    assert found[1].rows["vimco"].groups == known.rows["vimco"].groups
+    text = runs.samples_table(found)
+    assert max(map(len, text.splitlines())) <= 80
+    value = found[1].rows["iwae"].groups["encoder"].variance.value
+    line = text.split("encoder: total variance of the gradient [nats²]\n")[1].splitlines()[1]
+    assert line.split()[0] == "iwae"
+    assert f"{value:.3g} ±" in line
+    assert re.search(r"^vimco +– ", text, re.MULTILINE)
+    figure = of_results.of_samples(found[::-1], name="points")
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["1", "4"]
+    assert figure.get_suptitle().startswith("points: ")
+
+
+def test_a_table_over_many_numbers_of_samples_fits_80_columns(points):
+    found, _ = runs.samples_report(runs.load(points), range(1, 9), names=["iwae"], replicates=3, batch=2)
+    text = runs.samples_table(found)
+    assert max(map(len, text.splitlines())) <= 80
+    assert len(re.findall(r"K = [1-8]\b", text)) == 8 * 4, "each K in each of four tables"
+
+
+@pytest.mark.parametrize("samples", [[], [0], [2, 2], [1.5]])
+def test_wrong_numbers_of_samples_are_refused(points, samples):
+    with pytest.raises((BadValue, fv.errors.BadType)) as caught:
+        runs.samples_report(runs.load(points), samples)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_batch_larger_than_the_data_is_an_error(points):

@@ -63,6 +63,7 @@ def test_a_run_is_identical_to_the_bit(run, steps, compared):
         ("bound", 0, "bound at step 0"),
         ("grad_norm", 9, "grad_norm at step 9"),
         ("test_bound", 10, "test_bound at step 10"),
+        ("train_bound", 10, "train_bound at step 10"),
     ],
 )
 def test_a_difference_in_the_last_bit_is_found(run, capsys, field, step, what):

@@ -1,6 +1,7 @@
 """The metrics file: one JSON object per line."""
 
 import json
+from pathlib import Path
 
 from funcvae import tracking
 
@@ -8,7 +9,24 @@ from funcvae import tracking
 def test_each_row_is_written_as_a_json_line_immediately(tmp_path):
     path = tmp_path / "metrics.jsonl"
     rows = [{"step": 0, "loss": 1.5}, {"step": 1, "loss": 0.1 + 0.2}]
-    with tracking.MetricsWriter(path) as write:
+    with tracking.MetricsWriter(path) as writer:
         for i, row in enumerate(rows):
-            write(row)
+            writer.log(row)
             assert [json.loads(line) for line in path.read_text().splitlines()] == rows[: i + 1]
+
+
+def test_rows_of_version_06_get_kinds_and_the_present_names():
+    path = Path(__file__).parents[1] / "reference" / "run-0.6" / "metrics.jsonl"
+    old, new = [json.loads(line) for line in path.read_text().splitlines()], list(tracking.MetricsReader(path))
+    assert [row.pop("kind") for row in new] == [*["step"] * 3, "epoch", *["step"] * 3, "epoch"]
+    for row in new:
+        if "train_bound" in row:
+            row["bound"] = row.pop("train_bound")
+    assert new == old
+
+
+def test_rows_of_version_08_with_a_variance_get_their_kind(tmp_path):
+    path, where = tmp_path / "metrics.jsonl", {"epoch": 0, "step": 4}
+    rows = [{**where, "variance/elbo/encoder": 0.5}, where]  # the second is of a measurement that was not finite
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert list(tracking.MetricsReader(path)) == [{"kind": "variance", **row} for row in rows]

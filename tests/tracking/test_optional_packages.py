@@ -1,4 +1,4 @@
-"""TensorBoard and visdom are optional packages and have no side effects."""
+"""The packages of trackers are optional and have no side effects."""
 
 import subprocess
 import sys
@@ -10,10 +10,10 @@ import pytest
 from funcvae import tracking
 from funcvae.errors import Missing
 from funcvae.tracking import optional_packages
-from tests.support.tracking import CONFIG, global_state, run
+from tests.support.tracking import CONFIG, global_state, rows
 
 
-@pytest.mark.parametrize("extra", ["tensorboard", "visdom"])
+@pytest.mark.parametrize("extra", ["tensorboard", "visdom", "wandb"])
 def test_a_missing_package_raises_before_anything_is_written(extra, tmp_path, monkeypatch):
     for name in {extra, *(loaded for loaded in sys.modules if loaded.startswith(f"{extra}."))}:
         monkeypatch.setitem(sys.modules, name, None)
@@ -21,6 +21,7 @@ def test_a_missing_package_raises_before_anything_is_written(extra, tmp_path, mo
     trackers = {
         "tensorboard": lambda: tracking.tensorboard(folder, CONFIG),
         "visdom": lambda: tracking.visdom("http://localhost:8097", "run", CONFIG),
+        "wandb": lambda: tracking.wandb(folder, CONFIG),
     }
     with pytest.raises(Missing) as raised, trackers[extra]():
         pass
@@ -34,9 +35,9 @@ def test_trackers_leave_every_global_generator_setting_and_thread_alone(tmp_path
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     before = global_state()
     with tracking.tensorboard(tmp_path, CONFIG) as write, tracking.visdom(server.address, "run", CONFIG) as draw:
-        for row in run():
-            write(row)
-            draw(row)
+        for row in rows():
+            write.log(row)
+            draw.log(row)
             assert threading.enumerate() == before[2]
     assert global_state() == before
 

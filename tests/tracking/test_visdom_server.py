@@ -4,6 +4,7 @@ import signal
 import socket
 from contextlib import closing, contextmanager
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,14 +12,13 @@ import pytest
 import funcvae as fv
 from funcvae import runs, tracking
 from funcvae.errors import Missing
-from tests.support.tracking import CONFIG, EPOCHS, STEPS, free_port, run
+from tests.support.tracking import CONFIG, EPOCHS, STEPS, free_port, rows, track
 
 
 class TestVisdom:
     def test_curves_have_a_point_for_every_fifty_steps_and_every_test(self, server):
-        with tracking.visdom(server.address, "run", CONFIG) as track:
-            for row in run():
-                track(row)
+        with tracking.visdom(server.address, "run", CONFIG) as tracker:
+            track(tracker)
         steps = [24.5, 74.5, 109.5, 144.5, 194.5, 229.5]  # means of 50, 50 and 20 steps in each epoch
         (loss,) = server.window("run", "loss")["content"]["data"]
         train, test = server.window("run", "bound")["content"]["data"]
@@ -29,42 +29,49 @@ class TestVisdom:
         assert set(test["x"][2:] + test["y"][2:]) == {None}
 
     def test_windows_have_titles_and_labels(self, server):
-        with tracking.visdom(server.address, "run", CONFIG) as track:
-            for row in run():
-                track(row)
+        with tracking.visdom(server.address, "run", CONFIG) as tracker:
+            track(tracker)
         windows = {name: server.window("run", name) for name in server.ask("win_data", eid="run", win=None)}
         assert {name: window["title"] for name, window in windows.items()} == {name: name for name in windows}
-        assert list(windows) == ["config", "loss", "bound", "x", "x_hat"]
-        axes = {name: windows[name]["content"]["layout"] for name in ("loss", "bound")}
+        assert list(windows)[:3] == ["bound", "loss", "config"]
+        assert set(windows) == {"bound", "loss", "config", "variance", "latent", "x", "x_hat"}
+        axes = {name: windows[name]["content"]["layout"] for name in ("loss", "bound", "variance")}
         assert {name: (layout["xaxis"]["title"], layout["yaxis"]["title"]) for name, layout in axes.items()} == {
             "loss": ("training step", "loss"),
             "bound": ("training step", "nats per example"),
+            "variance": ("training step", "variance of the gradient"),
         }
-        assert "mnist_vae" in windows["config"]["content"]
+        assert axes["variance"]["yaxis"]["type"] == "log"
+        assert windows["config"]["content"].startswith("<table><tr><th>lr&emsp;</th><td>0.001</td>")
         assert "a&lt;b&gt;.npy" in windows["config"]["content"]
-        for name in ("x", "x_hat"):
-            assert windows[name]["type"] == "image"
-            assert windows[name]["content"]["src"].startswith("data:image/png;base64,")
+        for name in ("latent", "x", "x_hat"):
+            assert windows[name]["type"] == "image_history"
+            shown = windows[name]["content"]
+            assert [image["caption"] for image in shown] == ["step 120", "step 240"]
+            assert all(image["src"].startswith("data:image/png;base64,") for image in shown)
+
+    def test_the_variance_has_a_line_for_each_estimator_and_network(self, server):
+        with tracking.visdom(server.address, "run", CONFIG) as tracker:
+            track(tracker)
+        (line,) = server.window("run", "variance")["content"]["data"]
+        assert (line["name"], line["x"], line["y"]) == ("elbo/encoder", [120, 240], [1, 10])
 
     def test_many_rows_cause_few_requests(self, server):
-        with tracking.visdom(server.address, "run", CONFIG) as track:
-            for row in run():
-                track(row)
+        with tracking.visdom(server.address, "run", CONFIG) as tracker:
+            track(tracker)
         assert 0 < server.requests() < EPOCHS * STEPS / 5
 
     def test_a_long_curve_is_thinned_and_keeps_its_last_point(self, server, monkeypatch):
         monkeypatch.setattr("funcvae.tracking.visdom_server._POINTS", 4)
-        with tracking.visdom(server.address, "run", CONFIG) as track:
-            for row in run():
-                track(row)
+        with tracking.visdom(server.address, "run", CONFIG) as tracker:
+            track(tracker)
         (loss,) = server.window("run", "loss")["content"]["data"]
         assert loss["x"] == [74.5, 144.5, 229.5]
 
     def test_a_run_that_stops_early_shows_all_its_rows(self, server):
         def stop_early():
-            with tracking.visdom(server.address, "run", CONFIG) as track:
-                for row in islice(run(), 70):
-                    track(row)
+            with tracking.visdom(server.address, "run", CONFIG) as tracker:
+                track(tracker, 70)
                 raise ArithmeticError
 
         with pytest.raises(ArithmeticError):
@@ -85,11 +92,11 @@ class TestVisdom:
     def test_curves_grow_during_the_run(self, server, monkeypatch):
         monkeypatch.setattr("funcvae.tracking.visdom_server._PAUSE", 0.0)
         monkeypatch.setattr("funcvae.tracking.visdom_server._SHARE", 1e9)
-        rows = run()
-        with tracking.visdom(server.address, "run", CONFIG) as track:
+        some = rows()
+        with tracking.visdom(server.address, "run", CONFIG) as tracker:
             for points in (1, 2):
-                for row in islice(rows, 50):
-                    track(row)
+                for row in islice(some, 50):
+                    tracker.log(row)
                 (loss,) = server.window("run", "loss")["content"]["data"]
                 assert len(loss["x"]) == points
 
@@ -99,11 +106,11 @@ class TestVisdom:
         monkeypatch.setattr("funcvae.tracking.visdom_server._TIMEOUT", 0.5)
         monkeypatch.setattr("funcvae.tracking.visdom_server._PAUSE", 0.0 if draws == "at every burst" else 1e9)
         monkeypatch.setattr("funcvae.tracking.visdom_server._SHARE", 1e9)
-        with tracking.visdom(server.address, "run", CONFIG) as track:
-            for i, row in enumerate(run()):
+        with tracking.visdom(server.address, "run", CONFIG) as tracker:
+            for i, row in enumerate(rows()):
                 if i == 100:
                     server.process.send_signal(signal.Signals[f"SIG{how}"])
-                track(row)
+                tracker.log(row)
         out, err = capsys.readouterr()
         (line,) = err.splitlines()
         assert line.startswith("funcvae: visdom stopped; the run continues without it: ")
@@ -151,7 +158,7 @@ def test_a_run_shown_on_visdom_has_the_same_bits_even_if_the_server_dies(server,
                 server.process.kill()
                 server.process.wait()
 
-        yield kill
+        yield SimpleNamespace(log=kill, show=lambda step, images: None)
 
     plain = runs.run(config("plain"))
     capsys.readouterr()
@@ -163,4 +170,4 @@ def test_a_run_shown_on_visdom_has_the_same_bits_even_if_the_server_dies(server,
     for file in ("params.safetensors", "metrics.jsonl"):
         assert (plain / file).read_bytes() == (tracked / file).read_bytes()
     if not dies:
-        assert {"loss", "bound", "x", "x_hat"} <= set(server.ask("win_data", eid="tracked", win=None))
+        assert {"loss", "bound", "latent", "x", "x_hat"} <= set(server.ask("win_data", eid="tracked", win=None))

@@ -80,6 +80,28 @@ def test_training_continued_within_an_epoch_equals_uninterrupted_training_bit_fo
     assert len(history.loss) == 3
 
 
+def test_a_history_as_a_frame_has_steps_epochs_and_test_bounds(points):
+    _, history = fit(points, test=points, epochs=2)
+    frame = history.to_pandas()
+    assert history.steps_per_epoch == 4
+    assert frame.step.tolist() == list(range(8))
+    assert frame.epoch.tolist() == [0] * 4 + [1] * 4
+    assert frame.kl.tolist() == history.kl.tolist()
+    assert frame.test_bound.dropna().to_dict() == dict(zip((3, 7), history.test_bound, strict=True))
+    assert history.to_csv().splitlines()[0] == "step,epoch,loss,bound,grad_norm,reconstruction,kl,test_bound"
+
+
+def test_a_history_from_within_an_epoch_has_no_epochs(points):
+    model, opt, elbo = small(), fv.optim.adam(), fv.estimators.elbo()
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    made = iter((False, True))
+    ts, first = fv.train.fit(ts, model, elbo, opt, points, batch=16, compile=False, stop=lambda: next(made))
+    _, rest = fv.train.fit(ts, model, elbo, opt, points, batch=16, compile=False)
+    _, whole = fv.train.fit(ts, model, elbo, opt, points, batch=16, compile=False, history=first)
+    assert "epoch" not in rest.to_dict()
+    assert whole.to_dict()["epoch"] == [0] * 4
+
+
 def test_validation_uses_the_same_noise_every_epoch(points):
     _, history = fit(points, test=points[:20], lr=0.0, epochs=3)
     assert len(set(history.test_bound)) == 1
@@ -102,13 +124,15 @@ def test_the_test_bound_is_the_mean_over_examples_in_evaluation_mode(points):
 def test_rows_are_logged_for_every_step_and_every_epoch(points):
     rows = []
     _, history = fit(points, test=points, log=rows.append)
-    steps = [row for row in rows if "loss" in row]
-    epochs = [row for row in rows if "test_bound" in row]
+    steps, epochs = ([row for row in rows if row["kind"] == kind] for kind in ("step", "epoch"))
+    assert len(rows) == 10
     assert [row["step"] for row in steps] == list(range(8))
     assert [row["loss"] for row in steps] == history.loss.tolist()
     assert [row["test_bound"] for row in epochs] == history.test_bound.tolist()
     assert [row["step"] for row in epochs] == [4, 8]
-    assert epochs[0]["bound"] == pytest.approx(np.average(history.bound[:4], weights=[16, 16, 16, 2]), rel=1e-12)
+    for name in ("bound", "reconstruction", "kl"):
+        mean = np.average(getattr(history, name)[:4], weights=[16, 16, 16, 2])
+        assert epochs[0][f"train_{name}"] == pytest.approx(mean, rel=1e-12)
     assert rows.index(epochs[0]) == 4
 
 
@@ -118,7 +142,7 @@ def test_the_bound_of_an_epoch_counts_each_item_once_also_in_a_short_last_batch(
     rows, model, opt = [], small(), fv.optim.adam(0.0)
     ts = fv.train.init(model, opt, fv.random.key(2))
     fv.train.fit(ts, model, fv.estimators.iwae(), opt, data, batch=32, samples=50, compile=False, log=rows.append)
-    first, last, epoch = (row["bound"] for row in rows)
+    first, last, epoch = rows[0]["bound"], rows[1]["bound"], rows[2]["train_bound"]
     assert abs(first - last) > 1
     assert epoch == pytest.approx((32 * first + last) / 33, rel=1e-12)
 
@@ -290,9 +314,9 @@ def test_without_the_history_the_mean_bound_of_the_epoch_is_wrong(points):
     rows, steps = [], iter(range(1, 99))
     half, _ = fv.train.fit(start, model, estimator, opt, points, batch=16, stop=lambda: next(steps) >= 2, compile=False)
     fv.train.fit(start, model, estimator, opt, points, batch=16, log=rows.append, compile=False)
-    whole = rows[-1]["bound"]
+    whole = rows[-1]["train_bound"]
     fv.train.fit(half, model, estimator, opt, points, batch=16, log=rows.append, compile=False)
-    assert rows[-1]["bound"] != whole
+    assert rows[-1]["train_bound"] != whole
 
 
 @pytest.mark.parametrize(

@@ -372,7 +372,7 @@ def without_times(found):
     """The comparison as a dict, without times, which do not repeat."""
     return {
         "rows": {
-            name: {k: v for k, v in row.items() if k != "seconds"} for name, row in found.as_dict()["rows"].items()
+            name: {k: v for k, v in row.items() if k != "seconds"} for name, row in found.to_dict()["rows"].items()
         }
     }
 
@@ -393,13 +393,24 @@ def test_cost_is_variance_times_seconds():
     row = found.rows["iwae"]
     assert row.seconds > 0
     assert row.cost("encoder") == row.groups["encoder"].variance.value * row.seconds
+    assert row.median_seconds == row.seconds, "of one timing"
+
+
+def test_ratios_within_a_target_are_those_of_a_comparison_of_its_arms_alone():
+    found = compare(arms("iwae", "stl", "dreg", "elbo_mc"), *toy(), X, KEY, samples=2, replicates=50, timings=0)
+    assert [row.target_reference for row in found.rows.values()] == ["iwae", "stl", "iwae", "stl"]
+    alone = compare(arms("stl", "elbo_mc"), *toy(), X, KEY, samples=2, replicates=50, timings=0)
+    ours, theirs = found.rows["elbo_mc"].ratio_in_target["encoder"], alone.rows["elbo_mc"].ratio["encoder"]
+    assert ours[:4] == pytest.approx(theirs[:4], rel=1e-9)
+    assert found.rows["elbo_mc"].ratio["encoder"].value != pytest.approx(ours.value)
+    assert found.rows["dreg"].ratio_in_target == found.rows["dreg"].ratio
 
 
 def test_progress_is_reported():
     reported = []
     options = {"samples": 2, "replicates": 7, "chunk": 3, "timings": 0}
     compare(arms("iwae", "dreg"), *toy(), X, KEY, **options, progress=lambda *at: reported.append(at))
-    assert reported == [(1, 7), (2, 7), (4, 7), (7, 7)]  # at every renewal of the centre
+    assert reported == [(0, 7), (1, 7), (2, 7), (4, 7), (7, 7)]  # at every renewal of the centre
 
 
 def test_replicates_double_until_ratios_reach_the_target():
@@ -444,7 +455,7 @@ def test_one_replicate():
     assert math.isnan(row.bias["encoder"].z)
     assert row.groups["encoder"].dsnr.flag == "fewer than 30 replicates"
     assert "dreg" in str(found)
-    assert json.loads(found.as_json())["rows"]["dreg"]["ratio"]["encoder"]["value"] == "nan"
+    assert json.loads(found.to_json())["rows"]["dreg"]["ratio"]["encoder"]["value"] == "nan"
 
 
 # Errors.

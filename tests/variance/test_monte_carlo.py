@@ -170,7 +170,7 @@ def test_arguments_and_global_generators_are_left_alone():
 def test_progress_is_reported():
     reported = []
     moments(parse("dreg"), *tiny(), KEY, samples=2, replicates=7, chunk=3, progress=lambda *at: reported.append(at))
-    assert reported == [(1, 7), (2, 7), (4, 7), (7, 7)]  # at every renewal of the centre
+    assert reported == [(0, 7), (1, 7), (2, 7), (4, 7), (7, 7)]  # at every renewal of the centre
 
 
 @pytest.mark.parametrize("replicates", [1, 2, 3])

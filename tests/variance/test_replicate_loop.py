@@ -66,14 +66,15 @@ from tests.support.oracles import tiny
 from funcvae import distributed, random, tree
 from funcvae.estimators import parse
 from funcvae.variance import compare, moments
+from funcvae.variance.results import plain
 with distributed.process_group() as everyone:
     settings = dict(samples=3, replicates=700, chunk=4, processes=everyone)
     arms = {{spec: parse(spec) for spec in ("iwae", "dreg", "elbo")}}
-    found = compare(arms, *tiny(), random.key(0), timings=0, **settings).as_dict()
+    found = compare(arms, *tiny(), random.key(0), timings=0, **settings).to_dict()
     measured = moments(parse("dreg"), *tiny(), random.key(0), **settings)
     if everyone.is_main:
         trees = [tree.sha256(measured.variance), tree.sha256(measured.snr_se)]
-        print(json.dumps([repr(found), *trees, repr(measured.groups)]))
+        print(json.dumps([repr(found), *trees, repr(plain(measured.groups))]))
 """
 
 

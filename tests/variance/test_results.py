@@ -1,29 +1,93 @@
 """Results of a comparison: rows, table and JSON."""
 
 import json
+import math
+from io import StringIO
 
+import pandas
 import pytest
 
 from funcvae.errors import BadValue
+from funcvae.variance.intervals import Measured
 from tests.support.comparisons import SPECS, on_the_toy
+
+
+def section(text, network):
+    """The title line and the rows of a network's table."""
+    lines = text.splitlines()
+    (begin,) = (i for i, line in enumerate(lines) if line.startswith(f"{network}: total variance"))
+    return lines[begin + 1 : begin + 2 + len(SPECS)]
 
 
 def test_a_comparison_prints_as_an_aligned_table():
     found = on_the_toy()
-    lines = str(found).splitlines()
-    assert lines[0] == "K = 2, batch of 1, 20,000 replicates; ratios and bias against dreg; M decodes of each datum"
-    (begin,) = (i for i, line in enumerate(lines) if line.startswith("encoder: total variance"))
-    title, *rows = lines[begin + 1 : begin + 2 + len(SPECS)]
+    assert str(found).splitlines()[0] == "K = 2, batch of 1, 20,000 replicates; ratios against dreg"
+    title, *rows = section(str(found), "encoder")
+    assert title.split() == ["estimator", "variance", "ratio", "95%", "interval", "SNR", "ms"]
     assert [row.split()[0] for row in rows] == list(SPECS)
     end = title.index("variance") + len("variance")
     for row, spec in zip(rows, SPECS, strict=True):
-        assert row[:end].split()[1:] == ["2", f"{found.rows[spec].groups['encoder'].variance.value:.3g}"]
-        assert row[end : end + 1] == " "
+        assert row[:end].split()[1:] == [f"{found.rows[spec].groups['encoder'].variance.value:.3g}"]
+
+
+def test_the_wide_table_has_all_columns():
+    found = on_the_toy()
+    title, *rows = section(found.table(wide=True), "encoder")
+    assert all(name in title for name in ("M", "DSNR", "bias z", "of norm", "at most", "var × ms"))
+    assert {row.split()[1] for row in rows} == {"2"}  # the points of K = 2
+    assert "biased against dreg: " in str(found), "the narrow table has no column for a bias"
+
+
+def test_a_comparison_of_long_names_and_numbers_fits_the_terminal():
+    found = on_the_toy()
+    tiny = Measured(
+        1.234e-05, 1e-06, 1.234e-05, 1.234e-05, "a heavy tail, of which nothing else is known; another reason"
+    )
+    name = "vr_iwae_dreg:0.5, mirrored"
+    row = found.row("iwae")
+    group = row.groups["encoder"]._replace(variance=tiny, snr=tiny, dsnr=tiny)
+    row = row._replace(
+        name=name, groups=row.groups | {"encoder": group}, ratio=row.ratio | {"encoder": tiny}, seconds=12.3
+    )
+    text = str(found._replace(rows={"dreg": found.row("dreg"), name: row}))
+    assert max(map(len, text.splitlines())) <= 80
+    lines = [line for line in text.splitlines() if "1.23e-05" in line]
+    assert any(
+        line.split()[-6:] == ["1.23e-05*", "1.23e-05", "[1.23e-05,", "1.23e-05]*", "1.23e-05", "12300"]
+        for line in lines
+    )
+
+
+def test_a_comparison_becomes_a_frame_with_a_row_for_each_estimator_and_group():
+    found = on_the_toy()
+    frame = found.to_pandas().set_index(["name", "group"])
+    row, group = found.row("iwae"), found.row("iwae").groups["encoder"]
+    at = frame.loc["iwae", "encoder"]
+    assert (at.variance, at.variance_se, at.variance_high) == (
+        group.variance.value,
+        group.variance.se,
+        group.variance.high,
+    )
+    assert (at.ratio, at.bias_z, at.weights_ess) == (
+        row.ratio["encoder"].value,
+        row.bias["encoder"].z,
+        row.importance.ess,
+    )
+    assert math.isnan(frame.loc["dreg", "encoder"].bias_z), "the reference has no bias"
+    back = pandas.read_csv(StringIO(found.to_csv())).set_index(["name", "group"])
+    assert back.loc["iwae", "encoder"].variance == group.variance.value
+
+
+def test_notebooks_show_a_comparison_as_html():
+    html = on_the_toy()._repr_html_()
+    assert html.count("<table>") == 1
+    assert '<td style="text-align: left">iwae_stl</td>' in html
+    assert len(repr(on_the_toy())) < 500
 
 
 def test_a_comparison_reads_back_from_json():
     found = on_the_toy()
-    back = json.loads(found.as_json())
+    back = json.loads(found.to_json())
     assert back["reference"] == "dreg"
     assert back["key"] == [0, 21]
     row = back["rows"]["iwae"]

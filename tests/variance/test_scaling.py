@@ -110,11 +110,22 @@ def test_a_sweep_over_k_of_a_comparison():
     for name in ("elbo_mc", "stl"):  # a mean of K independent terms
         assert abs(found.slopes[name].slope + 1) < 4 * found.slopes[name].se
         assert found.slopes[name].se < 0.1
-    assert reported == [(1, 3), (2, 3), (3, 3)]
+    assert reported == [(0, 3), (1, 3), (2, 3), (3, 3)]
     lines = str(found).splitlines()
     assert lines[0].split() == ["K", "elbo_mc", "stl"]
     assert [line.split()[0] for line in lines[1:]] == ["1", "4", "16", "slope"]
-    assert json.loads(json.dumps(found.as_dict()))["values"] == [1, 4, 16]
+    assert json.loads(json.dumps(found.to_dict()))["values"] == [1, 4, 16]
+    frame = found.to_pandas().pivot(index="K", columns="series", values="se")
+    assert frame.loc[4, "stl"] == found.series["stl"][1].se
+    assert len(found.to_csv().splitlines()) == 7
+
+
+def test_a_sweep_of_many_series_fits_the_terminal():
+    one = Measured(1.0, 0.1, 0.8, 1.2)
+    found = sweep(lambda k, key: {f"a long name, number {i}": one for i in range(9)}, (1, 4), KEY)
+    assert max(map(len, str(found).splitlines())) <= 80
+    assert max(map(len, found.table(wide=True).splitlines())) > 80
+    assert str(found).count("slope") == 3  # three tables of three series
 
 
 def test_a_sweep_over_the_steps_of_training_and_over_the_batch():
@@ -136,7 +147,7 @@ def test_a_sweep_over_the_steps_of_training_and_over_the_batch():
     assert all(m.value > 0 for m in along.series["iwae"])
     wide = sweep(lambda b, key: variance_of(*kept[16], x[:b], key), (4, 16, 64), KEY, over="batch")
     assert wide.slopes["iwae"].slope == pytest.approx(-1, abs=0.4), "the variance of the noise is proportional to 1/B"
-    assert json.loads(wide.as_json())["over"] == "batch"
+    assert json.loads(wide.to_json())["over"] == "batch"
 
 
 def test_each_value_has_its_own_key():

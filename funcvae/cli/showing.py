@@ -1,0 +1,36 @@
+"""The command that shows what runs are and how they went: `show`."""
+
+from pathlib import Path
+
+from funcvae import runs
+from funcvae.cli.options import Flag, OutputOptions
+from funcvae.errors import BadValue
+from funcvae.figures import of_results
+
+__all__ = ["show"]
+
+OUTPUT = OutputOptions()
+
+
+def show(*run: str, wide: Flag = False, output: OutputOptions = OUTPUT) -> None:
+    """Show what a run is and how it went, or set several runs side by side.
+
+    Several runs give a table of the settings that differ and of the results, and a figure of their test bounds. Runs
+    may be unfinished.
+
+    Args:
+        run: One run folder, or several.
+        wide: Print one table, even if it does not fit the terminal.
+        output: The figure of several runs. By default runs.png in the folder that holds the first run.
+    """
+    if not run:
+        raise BadValue("give one run folder, or several; `funcvae list runs FOLDER` lists them")
+    summaries = [runs.summarize(each) for each in run]
+    if len(run) == 1:
+        print(summaries[0])
+        return
+    output.check(".png", ".pdf", ".svg")
+    print(runs.side_by_side(summaries, width=10_000 if wide else 80))
+    histories = [(Path(each).name, runs.history_of(each)) for each in run]
+    figure = of_results.several_runs(histories)
+    output.save(figure, Path(output.out) if output.out else Path(run[0]).parent / "runs.png")
