@@ -15,6 +15,7 @@ result.json         how the run went, written at the end: see `Result`
 A file is either complete or missing. Only the last line of a .jsonl file may be incomplete until the run is resumed.
 
 `train_grid` trains a grid of such runs, and `collect` makes a table of the results.
+`summarize` and `runs_in` read what runs are and how they went, without their models.
 """
 
 from funcvae.runs.aggregate import SweepResults, collect

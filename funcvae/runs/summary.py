@@ -292,7 +292,7 @@ def _parsed(content: bytes | Path) -> dict[str, Any]:
 
 
 def _last_row(path: Path) -> Row:
-    """The last complete row in a file of rows; empty if there is none."""
+    """The last complete row in a file of rows; empty without one."""
     if not path.is_file():
         return {}
     with path.open("rb") as file:
