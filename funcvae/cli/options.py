@@ -66,7 +66,6 @@ def system_help(words: Sequence[str]) -> str:
     """Describes the defaults and the model options of the system that the first word names."""
     if not words or words[0].startswith("-") or Path(words[0]).is_dir():
         return "Name a system to see its defaults and its options --model.NAME VALUE."
-        )
     try:
         system = runs.find_system(words[0])
     except FuncvaeError as error:
