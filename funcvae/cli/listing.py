@@ -35,7 +35,8 @@ def list_(
     own = {} if from_ is None else {f"{from_}:{name}": system for name, system in runs.systems_in(from_).items()}
     width = None if wide else WIDTH
     if what == "runs":
-        print(runs.runs_table(runs.runs_in(folder), width or sys.maxsize))
+        found = runs.runs_in(folder)
+        print(runs.runs_table(found, width or sys.maxsize) if found else f"{folder} holds no runs")
         return
     if what == "estimators":
         print(as_text(_ESTIMATORS_HEAD, width))

@@ -137,11 +137,11 @@ def _conclusion(run: runs.Summary) -> list[str]:
     names |= {"reconstruction": "reconstruction", "kl": "KL"}
     texts = [f"{text} {found[name]:.4f}" for name, text in names.items() if name in found]
     seconds = found.get("seconds")
-    speed = f" in {tracking.duration(seconds)}, {run.steps / seconds:,.0f} steps a second" if seconds else ""
+    speed = f" in {tracking.duration(seconds)}, {run.steps / seconds:,.3g} steps a second" if seconds else ""
     lines = [
         f"{', '.join(texts)} (nats per example)",
         f"trained {run.steps:,} steps{speed}",
-        f"figures: {run.path / 'figures'} ({', '.join(Path(name).stem for name in run.figures)})",
+        f"figures: {run.path / 'figures'} ({', '.join(dict.fromkeys(Path(name).stem for name in run.figures))})",
         *(f"next: {command}" for command in run.commands if command.split()[1] in ("evaluate", "variance")),
     ]
     if found.get("kl", 1.0) < _COLLAPSED:
