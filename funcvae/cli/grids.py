@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from funcvae import compilation, distributed, runs
 from funcvae._support import files
-from funcvae.cli.options import Device, Flag, Names, OutputOptions, joined_names
+from funcvae.cli.options import Device, Flag, Names, OutputOptions, joined_names, progress_bar
 from funcvae.cli.signals import stop_on_signal
 from funcvae.errors import Stopped
 
@@ -59,17 +59,16 @@ def sweep(
     caught: list[int] = []
     stop_context = partial(stop_on_signal, caught, alone=distributed.world_size() == 1)
     try:
-        with tqdm(total=len(cells), unit="cell", dynamic_ncols=True, disable=None) as bar:
+        with progress_bar("cell") as progress:
 
             def log(name: str, result: runs.CellResult) -> None:
                 finished = "test bound {test_bound:.4f} nats per example after {steps:,} steps"
                 text = "diverged: {diverged}" if "diverged" in result else finished
                 tqdm.write(f"{name}: {text.format(**result)}", file=sys.stdout)
-                bar.update()
 
             results = runs.train_grid(
                 requested, folder, measure=runs.variance_report, share=share, device=resolved, download=download,
-                cells=cells, stop_context=stop_context, log=log,
+                cells=cells, stop_context=stop_context, log=log, progress=progress,
             )  # fmt: skip
     except Stopped as error:
         print(f"funcvae: {error}", file=sys.stderr)

@@ -1,7 +1,6 @@
 """Commands that measure a run and write a report: `evaluate` and `variance`."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,12 @@ from funcvae.cli.options import (
     OutputOptions,
     joined_names,
     parse_model_options,
+    progress_bar,
     whole_numbers,
 )
 from funcvae.errors import BadValue
 from funcvae.figures import of_results
 from funcvae.models import SYSTEMS
-from funcvae.tracking import Progress
-from funcvae.tracking.progress import Bar
 from funcvae.variance import Comparison
 
 __all__ = ["evaluate", "variance"]
@@ -61,7 +59,7 @@ def evaluate(
     """
     output.check(".json")
     loaded = loading.load(run)
-    with _progress_bar("sample") as progress:
+    with progress_bar("sample") as progress:
         report = runs.evaluation_report(loaded, samples=samples, n=n, chunk=chunk, seed=seed, progress=progress)
     print(runs.evaluation_table(report, wide=wide))
     _write_report(loaded, "evaluation", report, runs.evaluation_figures(report), output)
@@ -121,7 +119,7 @@ def variance(
             "replicates": replicates, "chunk": chunk, "batch": batch, "seed": seed, "processes": processes,
         }  # fmt: skip
         system = measured.config.system.name
-        with _progress_bar("replicate") as progress:
+        with progress_bar("replicate") as progress:
             if len(ks) > 1:
                 over_k, report = runs.samples_report(measured, ks, **settings, progress=progress)
                 text, used = runs.samples_table(over_k), over_k[0].batch
@@ -166,16 +164,6 @@ def _run_or_system(
         name, model=options, seed=seed, device=device, data=loading.data, data_dir=data_dir, size=size
     )
     return run._replace(path=Path(runs.new_run_folder(f"{run.path}-untrained")))
-
-
-@contextmanager
-def _progress_bar(unit: str) -> Iterator[Progress]:
-    """Yields a function that shows the number of finished units, and their total."""
-    bar = Bar(unit=unit, unit_scale=True, dynamic_ncols=True, leave=False, delay=0.5, disable=None)
-    try:
-        yield bar
-    finally:
-        bar.close()
 
 
 def _write_report(

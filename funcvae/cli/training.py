@@ -113,7 +113,7 @@ def train(
                 named = resumed or options.system or DEFAULT_SYSTEM
                 options = replace(options, model=parse_model_options(named, model))
             shared: dict[str, Any] = {
-                "trackers": trackers, "stop_context": stop_context, "processes": processes, "announce": _announce,
+                "trackers": trackers, "stop_context": stop_context, "processes": processes,
             }  # fmt: skip
             if folder is not None:
                 path = runs.resume(folder, options, **shared)
@@ -124,10 +124,6 @@ def train(
         sys.exit(128 + (caught[0] if caught else signal.SIGTERM))
     if processes.is_main:
         print(*_conclusion(runs.summarize(path)), sep="\n")
-
-
-def _announce(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def _conclusion(run: runs.Summary) -> list[str]:

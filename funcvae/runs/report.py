@@ -14,7 +14,7 @@ from funcvae._support import checks, examples
 from funcvae._support.checks import Count, Positive
 from funcvae._support.examples import Data
 from funcvae._support.progress import Progress, silent
-from funcvae._support.tables import WIDTH, Block, Table, as_text, table, unbroken
+from funcvae._support.tables import WIDTH, Block, Table, as_text, in_parts, unbroken
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.estimators.types import Estimator
@@ -297,21 +297,13 @@ def samples_table(found: Sequence[variance.Comparison]) -> str:
 
 
 def _table_over_samples(found: Sequence[variance.Comparison], network: str, field: str) -> str:
-    """A row for each arm and a column for each K, in as many parts as fit 80 columns."""
+    """A row for each arm and a column for each K."""
     arms = dict.fromkeys(arm for each in found for arm in each.rows)
     rows = [
         [arm, *(_measured(getattr(each.rows[arm].groups[network], field)) if arm in each.rows else "– "
                 for each in found)] for arm in arms
     ]  # fmt: skip
-    head = ["estimator", *(f"K = {each.samples:,} " for each in found)]
-    for columns in range(len(found), 0, -1):
-        firsts = range(1, len(found) + 1, columns)
-        parts = [
-            table([row[:1] + row[k : k + columns] for row in rows], head[:1] + head[k : k + columns]) for k in firsts
-        ]
-        if max(map(len, "\n".join(parts).splitlines())) <= WIDTH:
-            break
-    return "\n".join(parts)
+    return in_parts(rows, ["estimator", *(f"K = {each.samples:,} " for each in found)])
 
 
 def _measured(of: variance.Measured) -> str:
