@@ -1,7 +1,5 @@
 """Commands that measure a run and write a report: `evaluate` and `variance`."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,6 @@ from funcvae.cli.options import (
 from funcvae.errors import BadValue
 from funcvae.figures import of_results
 from funcvae.models import SYSTEMS
-from funcvae.variance import Comparison
 
 __all__ = ["evaluate", "variance"]
 
@@ -121,29 +118,28 @@ def variance(
         system = measured.config.system.name
         with progress_bar("replicate") as progress:
             if len(ks) > 1:
-                over_k, report = runs.samples_report(measured, ks, **settings, progress=progress)
-                text, used = runs.samples_table(over_k), over_k[0].batch
-                draw: Callable[[], dict[str, Figure]] = partial(_figure_over_samples, over_k, system)
+                found, report = runs.samples_report(measured, ks, **settings, progress=progress)
             else:
-                found, report = runs.comparison_report(
+                one, report = runs.comparison_report(
                     measured, samples=ks[0] if ks else None, target_se=target_se, **settings, progress=progress
                 )
-                text, used = found.table(wide=wide), found.batch
-                draw = partial(of_results.of_comparison, found, name=system)
+                found = [one]
     if not processes.is_main:
         return
+    if len(ks) > 1:
+        text = runs.samples_table(found, wide=wide)
+        made = {"variance_samples": of_results.of_samples(found, name=system)}
+    else:
+        text = found[0].table(wide=wide)
+        made = of_results.of_comparison(found[0], name=system)
     state = "untrained" if measured.path.name.startswith(f"{system}-untrained") else f"as in {measured.path}"
-    print(f"{system}, {state}; {used:,} of its training data, seed {seed}; gradients of nats per example")
+    print(f"{system}, {state}; {found[0].batch:,} of its training data, seed {seed}; gradients of nats per example")
     print(text)
     left_out = report["left_out"]
     for reason in left_out:
         at = f" at K = {', '.join(map(str, left_out[reason]))}" if isinstance(left_out, dict) else ""
         print(f"left out{at}: {reason}")
-    _write_report(measured, "variance", report, draw(), output)
-
-
-def _figure_over_samples(found: Sequence[Comparison], name: str) -> dict[str, Figure]:
-    return {"variance_samples": of_results.of_samples(found, name=name)}
+    _write_report(measured, "variance", report, made, output)
 
 
 def _run_or_system(

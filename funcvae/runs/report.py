@@ -282,28 +282,30 @@ def samples_report(
     return found, report | {"comparisons": [each.to_dict() for each in found]}
 
 
-def samples_table(found: Sequence[variance.Comparison]) -> str:
+@checks.arguments
+def samples_table(found: Sequence[variance.Comparison], *, wide: bool = False) -> str:
     """Variance and signal-to-noise ratio against K as text, for comparisons in ascending order of K.
 
     "±" has the larger half of the 95% interval relative to the value; a star means that the interval is unreliable.
+    A table that does not fit 80 columns is split into several; with `wide` it is not.
     """
     lines = [f"batch of {found[0].batch}, {found[0].replicates:,} replicates; ±: half of the 95% interval"]
     lines += ["*: unreliable interval"] * any(each.flags() for each in found)
     quantities = {"variance": "total variance of the gradient [nats²]", "snr": "signal-to-noise ratio"}
     for network in found[0].networks:
         for field, quantity in quantities.items():
-            lines += ["", f"{network}: {quantity}", _table_over_samples(found, network, field)]
+            lines += ["", f"{network}: {quantity}", _table_over_samples(found, network, field, wide)]
     return "\n".join(lines)
 
 
-def _table_over_samples(found: Sequence[variance.Comparison], network: str, field: str) -> str:
+def _table_over_samples(found: Sequence[variance.Comparison], network: str, field: str, wide: bool) -> str:
     """A row for each arm and a column for each K."""
     arms = dict.fromkeys(arm for each in found for arm in each.rows)
     rows = [
         [arm, *(_measured(getattr(each.rows[arm].groups[network], field)) if arm in each.rows else "– "
                 for each in found)] for arm in arms
     ]  # fmt: skip
-    return in_parts(rows, ["estimator", *(f"K = {each.samples:,} " for each in found)])
+    return in_parts(rows, ["estimator", *(f"K = {each.samples:,} " for each in found)], None if wide else WIDTH)
 
 
 def _measured(of: variance.Measured) -> str:

@@ -1,7 +1,6 @@
 """Summaries of runs: what they are and how they went, from the files of their folders. No model is built."""
 
 import os
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from datetime import datetime
@@ -97,11 +96,9 @@ class Summary(NamedTuple):
             parts = f"reconstruction {_number(known['reconstruction'])}, KL {_number(known['kl'])}"
             lines["train bound"] += f" ({parts})"
         if known.get("best_test_bound") == known.get("test_bound"):
-            del lines["best"]
-        text = [str(self.path)]
-        for name, value in lines.items():  # no line for an empty value
-            text += textwrap.wrap(value, 80, initial_indent=f"  {name:<13}", subsequent_indent=" " * 15)
-        return "\n".join([*text, *(f"next: {command}" for command in self.commands)])
+            lines["best"] = ""
+        shown = table([(f"  {name}", value) for name, value in lines.items() if value], align="<", width=WIDTH)
+        return "\n".join([str(self.path), shown, *(f"next: {command}" for command in self.commands)])
 
 
 @checks.arguments
