@@ -270,27 +270,27 @@ def _commands(path: Path, source: str, resumable: bool, loadable: bool) -> list[
 
 def _results(path: Path) -> tuple[int, dict[str, float]]:
     """The number of steps in a file of metrics, and the results. Parses the rows of epochs and the last row only."""
-    epochs, last = list[bytes](), b""
+    epochs, end = list[bytes](), b""
     if path.is_file():
         with path.open("rb") as file:
             for line in iter(partial(file.readline, LINE_LIMIT), b""):
                 if line.endswith(b"\n"):  # the last row may be incomplete
                     epochs += [line] * (b'"test_bound"' in line)
-                    last = line
-    if not last:
+                    end = line
+    if not end:
         return 0, {}
-    row = files.parse_json(last, str(path))
+    row = files.parse_json(end, str(path))
     if type(row.get("step")) is not int:
         raise BadData(f"{path} is not the metrics of a run: its last row has no integer step")
     made = row["step"] + ("loss" in row)  # the rows of steps count from 0
     rows = [_checked(renamed(files.parse_json(line, str(path))), _Epoch, path) for line in epochs]
     if not rows:
         return made, {}
-    best = max(rows, key=lambda each: each["test_bound"])
+    best, last = max(rows, key=lambda each: each["test_bound"]), rows[-1]
     found = {"best_test_bound": best["test_bound"], "best_epoch": best["epoch"] + 1}
-    names = {"test_bound": "test_bound", "train_bound": "train_bound"}
-    names |= {"train_reconstruction": "reconstruction", "train_kl": "kl"}
-    return made, found | {name: value for key, value in rows[-1].items() if (name := names.get(key))}
+    found |= {"test_bound": last["test_bound"], "train_bound": last["train_bound"]}
+    parts = {"reconstruction": last.get("train_reconstruction"), "kl": last.get("train_kl")}
+    return made, found | {name: value for name, value in parts.items() if value is not None}
 
 
 def _changed(path: Path) -> float:
