@@ -10,7 +10,7 @@ from shlex import join
 from typing import Any, NamedTuple, NotRequired, TypedDict, TypeVar
 
 from funcvae._support import checks, files
-from funcvae._support.tables import WIDTH, in_parts, table
+from funcvae._support.tables import WIDTH, in_parts, table, unbroken
 from funcvae.errors import BadData, BadType, BadValue, FuncvaeError, Missing
 from funcvae.models import SYSTEMS
 from funcvae.runs.config import Config
@@ -168,7 +168,7 @@ def runs_table(summaries: Sequence[Summary], *, wide: bool = False) -> str:
     rows = []
     for each, name in zip(summaries, _names(summaries), strict=True):
         cells = [str(each.settings.get(field, "")) for field in ("system", "estimator", "samples")]
-        changed = f"{datetime.fromtimestamp(each.changed):%Y-%m-%d %H:%M}"
+        changed = unbroken(f"{datetime.fromtimestamp(each.changed):%Y-%m-%d %H:%M}")
         rows.append([name, *cells, _state(each), _number(each.results.get("test_bound")), changed])
     header = ["run", "system", "estimator", "K", "state", "test bound", "changed"]
     notes = [f"{each.state}: {each.path}: {each.note}" for each in summaries if each.note]
