@@ -65,7 +65,7 @@ class TrainingProgress:
         if row["kind"] == "step":
             self._bar.set_description_str("".join(f"{text}, " for text in self._shown.values()), refresh=False)
             self._bar.update()
-            self._announceduration()
+            self._announce_duration()
         elif row["kind"] == "epoch":
             self._bar.set_description_str("".join(f"{text}, " for text in self._shown.values()))
             if self._bar.disable:
@@ -82,7 +82,7 @@ class TrainingProgress:
         counted = max(self._made - self._start, 1)
         return (time.monotonic() - self._stepping) / counted * (self._steps - self._made)
 
-    def _announceduration(self) -> None:
+    def _announce_duration(self) -> None:
         seconds = time.monotonic() - self._stepping
         if self._announced or seconds < _MEASURED:
             return
