@@ -134,6 +134,9 @@ class Result(TypedDict):
     """The mean over the training data; None if it is not finite."""
     kl: float | None
     """The mean over the training data; None if it is not finite."""
+    active_units: int | None
+    """The number of latents that the trained model uses, see `evaluate.active_units`; None if that is not known, or if
+    q(z|x) is a point."""
     best_epoch: int | None
     """The epoch whose parameters the run has, counted from 0; None if they are those of the last one."""
     best_test_bound: float | None

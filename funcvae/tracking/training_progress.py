@@ -22,7 +22,7 @@ class TrainingProgress:
         steps, epochs: those of the whole run.
         made: the steps that were made before.
         compiling: whether the first step will be compiled.
-        with_loss: also show the loss of each step.
+        with_loss: also show the loss of the last batch.
     """
 
     def __init__(
@@ -71,6 +71,8 @@ class TrainingProgress:
             if self._bar.disable:
                 bounds = {"train_bound": "bound", "test_bound": "test bound"}
                 texts = [f"{text} {_number(row[name])}" for name, text in bounds.items() if name in row]
+                if "loss" in self._shown:
+                    texts.insert(0, f"last {self._shown['loss']}")
                 place = f"epoch {row['epoch'] + 1:,}/{self._epochs:,}, step {row['step']:,}/{self._steps:,}"
                 times = f"{duration(time.monotonic() - self._began)}, {duration(self._left())} left"
                 self._write(", ".join([place, *texts, times]))
