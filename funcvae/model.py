@@ -397,7 +397,8 @@ def check_items(
     except (RuntimeError, BadValue) as error:
         shapes = examples.each(lambda part: list(part.shape[1:]), data)
         reason = checks.one_line(str(error).split("\n")[0])
-        reason += "; to train on bytes, set observe to model.as_floats" if modelled.dtype == torch.uint8 else ""
+        if modelled.dtype == torch.uint8:
+            reason += "; bytes need observe=model.as_floats in training, and model.from_bytes(x) elsewhere"
         raise BadData(f"the model cannot take {name} with items of shape {shapes}: {reason}") from None
     check_prior(q, prior)
     low, high = getattr(p, "support", (-np.inf, np.inf))

@@ -530,7 +530,7 @@ def test_bytes_are_checked_after_observe():
     data = torch.zeros(9, 3, dtype=torch.uint8)
     data[5, 1] = 255
     check_data(model, params, state, data, as_floats)
-    with pytest.raises(BadData, match=r"Byte.*; to train on bytes, set observe to model\.as_floats"):
+    with pytest.raises(BadData, match=r"Byte.*; bytes need observe=model\.as_floats in training"):
         check_data(model, params, state, data)
     with pytest.raises(BadData, match="observed data ranges from 0 to 255: a Bernoulli likelihood requires"):
         check_data(model, params, state, data, lambda key, x: x.float())  # the first two items are zero

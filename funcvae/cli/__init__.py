@@ -7,6 +7,7 @@ This module imports nothing heavy, and the module of a command is imported when 
 mistyped commands answer at once.
 """
 
+import logging
 import os
 import re
 import signal
@@ -93,6 +94,7 @@ def _run(args: list[str], is_program: bool) -> None:
         raise BadValue(_one_line(error, name)) from None
     if is_program:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing CUDA
     with _main_process_prints(name) if name and not asks_help else nullcontext():
         call(*bound.args, **bound.kwargs)
     if asks_help and name in _TAKES_MODEL:

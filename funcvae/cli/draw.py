@@ -25,7 +25,7 @@ __all__ = ["FigureOptions", "interpolate", "latent", "reconstruct", "sample"]
 class FigureOptions(OutputOptions):
     """Where to save a figure, and the seed of its draws."""
 
-    out: str | None = None
+    out: Path | None = None
     """PNG, PDF or SVG file. By default figures/NAME.png in the run folder."""
     seed: Int = 0
     """Seed of the key for draws from the model, and for the binarization of data."""
@@ -37,14 +37,14 @@ class FigureOptions(OutputOptions):
 
     def save_of(self, figure: Figure, run: runs.Run, name: str) -> Path:
         """Saves a figure of a run, by default in its folder, and prints and returns the path."""
-        return self.save(figure, Path(self.out) if self.out else run.path / "figures" / f"{name}.png")
+        return self.save(figure, self.out or run.path / "figures" / f"{name}.png")
 
 
 LOADING, FIGURE = LoadOptions(), FigureOptions()
 
 
 def sample(
-    run: str, /, *, n: Int | None = None, drawn: Flag = False, loading: LoadOptions = LOADING,
+    run: Path, /, *, n: Int | None = None, drawn: Flag = False, loading: LoadOptions = LOADING,
     options: FigureOptions = FIGURE,
 ) -> None:  # fmt: skip
     """Draw samples of a model: z from the prior, and the mean of p(x|z).
@@ -93,7 +93,7 @@ def _conditions(loaded: runs.Run, at: Tensor) -> Data | None:
 
 
 def reconstruct(
-    run: str, /, *, n: Int | None = None, mean: Flag = False, loading: LoadOptions = LOADING,
+    run: Path, /, *, n: Int | None = None, mean: Flag = False, loading: LoadOptions = LOADING,
     options: FigureOptions = FIGURE,
 ) -> None:  # fmt: skip
     """Draw test images and their reconstructions.
@@ -119,7 +119,7 @@ def reconstruct(
 
 
 def interpolate(
-    run: str,
+    run: Path,
     first: Int | None = None,
     second: Int | None = None,
     /,
@@ -176,7 +176,7 @@ def _first_of_class(dataset: data.Dataset, name: str) -> int:
 
 
 def latent(
-    run: str,
+    run: Path,
     what: Literal["scatter", "grid", "traversal"] = "scatter",
     /,
     *,

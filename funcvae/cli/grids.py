@@ -1,6 +1,5 @@
 """Commands that train a grid of runs and collect its results: `sweep` and `collect`."""
 
-import logging
 import signal
 import sys
 from functools import partial
@@ -20,10 +19,10 @@ OUTPUT = OutputOptions()
 
 
 def sweep(
-    grid: str,
+    grid: Path,
     /,
     *,
-    out: str | None = None,
+    out: Path | None = None,
     download: Flag = False,
     device: Device = "auto",
     patience: float = distributed.PATIENCE,
@@ -46,8 +45,7 @@ def sweep(
         device: Where to compute; the grid's settings have priority.
         patience: Seconds that the processes of torchrun wait for each other at the start.
     """
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing CUDA
-    folder = Path(out or Path("runs", Path(grid).stem))
+    folder = out or Path("runs", grid.stem)
     with distributed.process_group(device, patience=patience, separate=True) as processes:  # for the checks only
         requested, share, resolved = runs.read_grid(grid), runs.worker_share(), runs.resolve_device(device)
         processes.require_equal(grid=requested.as_json(), out=str(folder), device=resolved)
@@ -80,7 +78,7 @@ def sweep(
         sys.exit(1)
 
 
-def collect(sweep: str, /, *, system: Names | None = None, wide: Flag = False, output: OutputOptions = OUTPUT) -> None:
+def collect(sweep: Path, /, *, system: Names | None = None, wide: Flag = False, output: OutputOptions = OUTPUT) -> None:
     """Collect the results of a sweep so far: a row for each cell, and means and intervals over the seeds.
 
     Prints a table, and writes table.csv (a row for each cell, also unfinished ones), table.json (with the means over
@@ -95,7 +93,7 @@ def collect(sweep: str, /, *, system: Names | None = None, wide: Flag = False, o
     output.check(".csv")
     results = runs.collect(sweep, systems=joined_names(system or []))
     print(results.table(wide=wide))
-    path = output.write(Path(output.out or Path(sweep, "table.csv")), results.to_csv().encode())
+    path = output.write(output.out or sweep / "table.csv", results.to_csv().encode())
     output.write(path.with_suffix(".json"), files.as_json(results.to_dict()))
     for name, figure in results.figures().items():
         output.save(figure, path.parent / "figures" / f"{name}.png")

@@ -29,7 +29,7 @@ LOADING, OUTPUT = LoadOptions(), OutputOptions()
 
 
 def evaluate(
-    run: str,
+    run: Path,
     /,
     *,
     samples: Int = 5000,
@@ -63,7 +63,7 @@ def evaluate(
 
 
 def variance(
-    run: str,
+    run: Path,
     /,
     *,
     estimators: Names | None = None,
@@ -108,7 +108,7 @@ def variance(
     with distributed.process_group(loading.device, patience=patience) as processes:
         output.check(".json")
         ks = whole_numbers("--samples", samples or [])
-        measured = _run_or_system(run, loading, seed, size, model)
+        measured = _run_or_system(str(run), loading, seed, size, model)
         if len(ks) > 1 and target_se is not None:
             raise BadValue("--target-se works with one number of samples: leave it out, or give one of --samples")
         settings: dict[str, Any] = {
@@ -151,7 +151,7 @@ def _run_or_system(
             raise BadValue(f"--size is {size}: the images of a run keep the size of its training; leave --size out")
         if model:
             raise BadValue("--model: the model of a run keeps the options of its training; leave --model out")
-        return loading.load(name)
+        return loading.load(Path(name))
     if ":" not in name:
         checks.known("system or run folder", name, SYSTEMS)
     device, data_dir = runs.resolve_device(loading.device), loading.data_dir or "data"
@@ -166,7 +166,7 @@ def _write_report(
     run: runs.Run, kind: str, report: runs.Report, made: dict[str, Figure], output: OutputOptions
 ) -> None:
     """Writes a report, then its figures, whose names have the same number if the report got one; prints the paths."""
-    path = output.write(Path(output.out or run.path / f"{kind}.json"), files.as_json(report))
+    path = output.write(output.out or run.path / f"{kind}.json", files.as_json(report))
     for name, figure in made.items():
         if output.out is None:
             output.save(figure, run.path / "figures" / f"{name}{path.stem.removeprefix(kind)}.png")

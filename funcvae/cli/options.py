@@ -118,7 +118,7 @@ class LoadOptions(DataOptions):
     device: Device = "auto"
     """Where to compute."""
 
-    def load(self, run: str) -> runs.Run:
+    def load(self, run: Path) -> runs.Run:
         """The run in a folder."""
         device = runs.resolve_device(self.device)
         return runs.load(
@@ -131,7 +131,7 @@ class LoadOptions(DataOptions):
 class OutputOptions:
     """Where to write the results. Files never replace others by default: see `OUTPUT`."""
 
-    out: str | None = None
+    out: Path | None = None
     """The file to write. By default in the run folder."""
     force: Flag = False
     """Replace existing files."""
@@ -140,7 +140,7 @@ class OutputOptions:
         """Raises BadValue unless `out` ends in one of these, and Missing if its folder does not exist."""
         if self.out is None:
             return
-        path = Path(self.out)
+        path = self.out
         if path.suffix not in endings or path.is_dir():
             allowed = " or ".join(f"NAME{ending}" for ending in endings)
             raise BadValue(f"--out is {self.out}: it must be the name of a file, {allowed}")

@@ -18,7 +18,7 @@ LACKING, OUTPUT = DataOptions(), OutputOptions()
 
 
 def verify(
-    run: str, /, *, steps: Int | None = None, tolerance: float = runs.TOLERANCE, lacking: DataOptions = LACKING
+    run: Path, /, *, steps: Int | None = None, tolerance: float = runs.TOLERANCE, lacking: DataOptions = LACKING
 ) -> None:
     """Reproduce the first steps of a run, and compare losses and parameters bit by bit.
 
@@ -37,7 +37,7 @@ def verify(
         sys.exit(1)
 
 
-def replay(run: str, step: Int, /, *, output: OutputOptions = OUTPUT, lacking: DataOptions = LACKING) -> None:
+def replay(run: Path, step: Int, /, *, output: OutputOptions = OUTPUT, lacking: DataOptions = LACKING) -> None:
     """Reproduce one step of a run from the nearest checkpoint before it, and describe its inputs and results.
 
     With --out, also writes them to a safetensors file: rows, x, eps, log_w, bound and grads.
@@ -55,7 +55,7 @@ def replay(run: str, step: Int, /, *, output: OutputOptions = OUTPUT, lacking: D
     print(_describe(found))
     if output.out is not None:
         arrays = {name: getattr(found, name) for name in ("rows", "x", "eps", "log_w", "bound", "grads")}
-        print(checkpoint.save(Path(output.out), arrays, {"run": run, "step": step}, over=output.force))
+        print(checkpoint.save(output.out, arrays, {"run": str(run), "step": step}, over=output.force))
 
 
 def _describe(found: Replay) -> str:

@@ -12,7 +12,7 @@ __all__ = ["show"]
 OUTPUT = OutputOptions()
 
 
-def show(*run: str, wide: Flag = False, output: OutputOptions = OUTPUT) -> None:
+def show(*run: Path, wide: Flag = False, output: OutputOptions = OUTPUT) -> None:
     """Show what a run is and how it went, or set several runs side by side.
 
     Several runs give a table of the settings that differ and of the results, and a figure of their test bounds. Runs
@@ -33,6 +33,9 @@ def show(*run: str, wide: Flag = False, output: OutputOptions = OUTPUT) -> None:
         print(summaries[0])
         return
     print(runs.side_by_side(summaries, wide=wide))
-    histories = [(Path(each).name, runs.history_of(each)) for each in run]
+    if len({each.settings.get("data") for each in summaries}) > 1:
+        print("no figure: bounds on different data cannot be compared")
+        return
+    histories = [(each.name, runs.history_of(each)) for each in run]
     figure = of_results.several_runs(histories)
-    output.save(figure, Path(output.out) if output.out else Path(run[0]).parent / "runs.png")
+    output.save(figure, output.out or run[0].parent / "runs.png")

@@ -1,6 +1,5 @@
 """The command that trains a system: `train`."""
 
-import logging
 import signal
 import sys
 from collections.abc import Mapping
@@ -101,7 +100,6 @@ def train(
         "wandb": tracking.wandb,
     }
     trackers = [makers[name] for name in dict.fromkeys(track)]
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing CUDA
     options = replace(options, system=system)
     caught: list[int] = []
     try:

@@ -151,7 +151,7 @@ def load(source: str, *, root: str | Path = "data", download: bool = False, size
         return _from_arrays(source, NAMED[name](root, download), CLASSES.get(name, ()))
     if not source or not os.path.exists(path):  # False for a name that no file can have
         if os.path.basename(source) == source and not path.suffix:
-            raise unknown("data", source, NAMED)
+            raise BadValue(f"{unknown('data', source, NAMED)}, or give an existing folder of images, .npy or .npz file")
         raise Missing(f"{source} does not exist: give a folder of images, an .npy or an .npz file")
     if path.is_dir():
         return _from_arrays(source, *read_folder(path, size))

@@ -80,16 +80,16 @@ class Summary(NamedTuple):
             "system": ", ".join([found["system"], *model]),
             "data": f"{found['data']}, {train:,} items for training and {test:,} for testing",
             "estimator": f"{found['estimator']}, K = {found['samples']}, noise {found['noise']}",
-            "training": f"{found['optimizer']}, lr {found['lr']}, batch {found['batch']}, {found['epochs']} epochs, "
+            "training": f"{found['optimizer']}, lr {found['lr']}, batch {found['batch']}, epochs {found['epochs']}, "
             f"seed {found['seed']}",
             "other": ", ".join(f"{name} {found[name]}" for name in _unusual(found)),
             "made with": f"funcvae {self.version} on {found['device']}" + (f" of {self.host}" if self.host else ""),
-            "made": f"{self.steps:,} of {self.all_steps:,} steps, {known.get('epochs', 0)} of {found['epochs']} epochs",
+            "made": f"{self.steps:,} of {self.all_steps:,} steps, epoch {known.get('epochs', 0)} of {found['epochs']}",
             "time": _time(known),
             "test bound": _number(known.get("test_bound")),
             "best": f"{_number(known.get('best_test_bound'))} after epoch {known.get('best_epoch', 0)}",
             "train bound": _number(known.get("train_bound")),
-            "checkpoints": ", ".join(map(str, self.checkpoints)) or "none",
+            "checkpoints": f"after step {', '.join(map(str, self.checkpoints))}" if self.checkpoints else "none",
             "figures": ", ".join(self.figures) or "none",
         }
         if "kl" in known and "reconstruction" in known:

@@ -37,7 +37,7 @@ class TrainingProgress:
 
     def __enter__(self) -> Self:
         self._began = self._stepping = time.monotonic()
-        look = "step {n_fmt}/{total_fmt} |{bar}| {desc}{remaining} left"
+        look = "step {n_fmt}/{total_fmt} |{bar}| {desc}"
         # A nested bar is cleared at its end. Without a terminal, `disable=None` shows no bar.
         self._bar = tqdm(
             total=self._steps, initial=self._made, bar_format=look, dynamic_ncols=True, leave=None, disable=None
@@ -63,11 +63,11 @@ class TrainingProgress:
         """Shows a row."""
         self._shown |= {text: f"{text} {_number(row[name])}" for name, text in self._names.items() if name in row}
         if row["kind"] == "step":
-            self._bar.set_description_str("".join(f"{text}, " for text in self._shown.values()), refresh=False)
+            self._describe(refresh=False)
             self._bar.update()
             self._announce_duration()
         elif row["kind"] == "epoch":
-            self._bar.set_description_str("".join(f"{text}, " for text in self._shown.values()))
+            self._describe(refresh=True)
             if self._bar.disable:
                 bounds = {"train_bound": "bound", "test_bound": "test bound"}
                 texts = [f"{text} {_number(row[name])}" for name, text in bounds.items() if name in row]
@@ -76,6 +76,10 @@ class TrainingProgress:
                 place = f"epoch {row['epoch'] + 1:,}/{self._epochs:,}, step {row['step']:,}/{self._steps:,}"
                 times = f"{duration(time.monotonic() - self._began)}, {duration(self._left())} left"
                 self._write(", ".join([place, *texts, times]))
+
+    def _describe(self, refresh: bool) -> None:
+        texts = [*self._shown.values(), f"{duration(self._left())} left"]
+        self._bar.set_description_str(", ".join(texts), refresh=refresh)
 
     def _left(self) -> float:
         """The estimated seconds to the last step. The first step, which may have been compiled, does not count."""
@@ -96,7 +100,7 @@ class TrainingProgress:
             self._write("compiling the step")
         while not self._first_step.wait(_TICK):
             passed = duration(time.monotonic() - self._began)
-            self._bar.set_description_str(f"compiling the step: {passed}, ")
+            self._bar.set_description_str(f"compiling the step: {passed}")
 
     def _write(self, text: str) -> None:
         tqdm.write(f"{self._name}: {text}", file=sys.stderr)
