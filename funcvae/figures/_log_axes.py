@@ -50,19 +50,19 @@ def intervals(
                 ax.plot(*spots, marker, color=colour, markersize=7, clip_on=False, **look)
 
 
-def ticks(axis: Axis, sign: str = "") -> None:
-    """Labels a log axis with plain numbers, as many as there is room for, each with this sign in front."""
+def ticks(axis: Axis) -> None:
+    """Labels a log axis with plain numbers, as many as there is room for."""
     low, high = axis.get_view_interval()
     decades = math.log10(high / low)
     if decades < 0.7:
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     else:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,), numticks=6))
-    axis.set_major_formatter(FuncFormatter(lambda v, _: sign + plain(f"{v:,g}")))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: number(f"{v:,g}")))
     axis.set_minor_formatter(NullFormatter())
 
 
-def plain(text: str) -> str:
-    """A number's text with a short exponent: 1e−7 for 1e-07."""
+def number(text: str) -> str:
+    """A number's text with a minus sign and a short exponent: −1e−7 for -1e-07."""
     mantissa, e, power = text.partition("e")
-    return mantissa + (e and f"e{int(power)}".replace("-", "−"))
+    return (mantissa + (e and f"e{int(power)}")).replace("-", "−")

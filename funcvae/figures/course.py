@@ -14,8 +14,7 @@ from funcvae._support import checks
 from funcvae.errors import BadValue
 from funcvae.figures._arrays import Floats, as_array, words
 from funcvae.figures._log_axes import intervals, limits, positive, ticks
-from funcvae.figures._looks import UNRELIABLE, dodge, filled, legend_below, looks, members
-from funcvae.figures._style import finish, titled
+from funcvae.figures._style import UNRELIABLE, dodge, filled, finish, legend_below, looks, members, titled
 
 __all__ = ["Course", "variance_against_samples", "variance_along_training"]
 

@@ -13,6 +13,7 @@ from funcvae._support import checks
 from funcvae._support.checks import Positive
 from funcvae.errors import BadValue
 from funcvae.figures._arrays import Floats, as_array, as_numbers, labelled
+from funcvae.figures._log_axes import number
 from funcvae.figures._style import ACCENT, DARK, LIGHT, MARKERS, PALETTE, counts, finish, note, titled
 
 __all__ = ["run_curves", "training_curves"]
@@ -125,8 +126,8 @@ def run_curves(
         if not np.isfinite(y).any():
             raise BadValue(f"the run {label!r} has no finite bound: there is no curve to draw")
         bounds.append(y)
-        last = f"{y[-1]:,.5g}".replace("-", "−")
-        look: Any = {"color": PALETTE[k % len(PALETTE)], "linewidth": 1.4, "label": f"{label}: {last}"}
+        look: Any = {"color": PALETTE[k % len(PALETTE)], "linewidth": 1.4}
+        look["label"] = f"{label}: {number(f'{y[-1]:,.5g}')}"
         for ax, unit_of_x in zip(panels, (1, *per_epoch[k : k + 1]), strict=False):
             _marked(ax, x / unit_of_x, y, MARKERS[k % len(MARKERS)], markersize=6, **look)
     _limit(panels[0], [y[np.isfinite(y)] for y in bounds])

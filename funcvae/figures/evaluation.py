@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike
 from funcvae._support import checks
 from funcvae.errors import BadValue
 from funcvae.figures._arrays import as_array
-from funcvae.figures._rendering import Shown
-from funcvae.figures._style import DARK, LIGHT, finish, note
+from funcvae.figures._log_axes import number
+from funcvae.figures._style import DARK, LIGHT, finish, note, titled
 
 __all__ = ["bound_ladder", "latent_use"]
 
@@ -32,20 +32,20 @@ def bound_ladder(
     value, error = as_array("bound", bound, f"{len(k)}"), as_array("se", se, f"{len(k)}", finite=False)
     if k.min() < 1 or (error < 0).any():
         raise BadValue(f"samples start at {k.min():g} and se at {error.min():g}: they must be at least 1 and 0")
-    figure = Shown(figsize=(6.4, 4.2), layout="constrained")
+    figure = titled(6.4, 4.2, title)
     ax = figure.add_subplot()
     bars = 2 * np.where(np.isfinite(error), error, 0)
     ax.errorbar(k, value, yerr=bars, fmt="o-", color=DARK, capsize=6, markersize=4, linewidth=1, elinewidth=1.6)
     span = np.ptp(value)
     decimals = max(2, 1 - math.floor(math.log10(span))) if span > 0 else 2  # enough to tell the values apart
     for x, y, e in zip(k, value, error, strict=True):
-        text = f"{y:.{decimals}f}".replace("-", "−") + f"\n±{e:.1g}" * math.isfinite(e)
+        text = number(f"{y:.{decimals}f}") + f"\n±{e:.1g}" * math.isfinite(e)
         ax.annotate(text, (x, y), (7, -7), textcoords="offset points", size="small", va="top")
     ax.set_xscale("log")
     ax.set_xticks(k, [f"{int(n):,}" for n in k], minor=False)
     ax.minorticks_off()
     ax.margins(x=0.14, y=0.16)
-    ax.set(xlabel="samples K", ylabel="L_K [nats per example]", title=title)
+    ax.set(xlabel="samples K", ylabel="L_K [nats per example]")
     note(ax, "± standard error of the Monte Carlo estimate; bars: ±2 standard errors")
     finish(ax)
     return figure
@@ -65,14 +65,14 @@ def latent_use(
     height = as_array("kl", kl, "Z")
     dark = as_array("active", active, f"{len(height)}") != 0
     order = np.argsort(-height, kind="stable")
-    figure = Shown(figsize=(max(6.4, min(12.0, 0.16 * len(height))), 3.8), layout="constrained")
+    heading = f"{title}\n{int(dark.sum())} of {len(dark)} active (Var[E z|x] > {threshold:g})"
+    figure = titled(max(6.4, min(12.0, 0.16 * len(height))), 3.8, heading)
     ax = figure.add_subplot()
     place = np.arange(1, len(height) + 1)
     for shown, colour, name in ((dark, DARK, "active"), (~dark, LIGHT, "inactive")):
         if (here := shown[order]).any():
             ax.bar(place[here], height[order][here], color=colour, label=name)
     ax.set(xlabel="latent dimension, in descending order of KL", ylabel="KL(q(z|x) ‖ p(z)) [nats]")
-    ax.set_title(f"{title}\n{int(dark.sum())} of {len(dark)} active (Var[E z|x] > {threshold:g})")
     step = max(1, math.ceil(len(height) / 10))
     ax.set_xticks([1, *range(step, len(height) + 1, step)] if step > 1 else place)
     if dark.any() and not dark.all():

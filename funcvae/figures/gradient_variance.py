@@ -20,14 +20,14 @@ from numpy.typing import ArrayLike
 from funcvae._support import checks
 from funcvae.errors import BadValue
 from funcvae.figures._arrays import Floats, as_array, words
-from funcvae.figures._log_axes import intervals, limits, plain, positive, ticks
-from funcvae.figures._looks import UNRELIABLE, filled, legend_below, looks, members, noise_handles
-from funcvae.figures._style import finish, titled
+from funcvae.figures._log_axes import intervals, limits, number, positive, ticks
+from funcvae.figures._style import UNRELIABLE, filled, finish, legend_below, looks, members, noise_handles, titled
 
 __all__ = ["Ratios", "variance_by_layer", "variance_cost", "variance_ratios"]
 _REACH = 10  # colours of ratios extend from ÷10 to ×10 in every figure, so figures can be compared
 _GAP = 0.3  # between the groups of a table, in cells
-_GREY = (0.85, 0.85, 0.85)  # cells without a colour
+_GREY = (0.85, 0.85, 0.85, 1)  # cells without a colour
+_LUMINANCE = np.array([0.2126, 0.7152, 0.0722, 0])  # of linear red, green and blue; opacity
 _AROUND = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)])  # directions to a name
 
 
@@ -143,7 +143,7 @@ def variance_by_layer(
     order = [e for group in dict.fromkeys(groups) for e, of in enumerate(groups) if of == group]
     left, top = _places([groups[e] for e in order]), _places([layer.split("/")[0] for layer in layers])
 
-    heads = [_wrap(names[e]) for e in order]
+    heads = [names[e].replace(", ", ",\n") for e in order]
     widest = max(len(line) for head in heads for line in head.split("\n"))
     wide, tall = max(0.55, 0.08 * widest + 0.08), 0.3 if len(layers) <= 40 else 0.21
     size = 2 + 0.085 * max(map(len, layers)) + wide * (left[-1] + 1), 2 + tall * (top[-1] + 1)
@@ -153,16 +153,15 @@ def variance_by_layer(
     palette = matplotlib.colormaps["PuOr_r"](np.linspace(0.08, 0.92, 255))
     scale = ScalarMappable(LogNorm(1 / _REACH, _REACH, clip=True), ListedColormap(palette))
     value = value[order]
-    colours = scale.to_rgba(np.where(positive(value), value, 1))
-    for (column, row), v in np.ndenumerate(value):
-        seen = 0 < v < np.inf
-        beyond = seen and not 1 / _REACH <= v <= _REACH
-        colour = colours[column, row] if seen else _GREY
-        x, y = left[column], top[row]
-        ax.add_patch(Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="white", linewidth=0.6))
-        ink = "white" if _luminance(colour) <= 0.18 else "black"
-        text = _factor(v) if seen else "–" if np.isnan(v) else "∞" if v else "0"
-        look: Any = {"size": "small", "ha": "center", "va": "center", "weight": 700 if beyond else 400}
+    seen = positive(value)
+    bold = seen & ((value < 1 / _REACH) | (value > _REACH))
+    colours = np.where(seen[..., None], scale.to_rgba(np.where(seen, value, 1)), _GREY)
+    for at, v in np.ndenumerate(value):
+        x, y = left[at[0]], top[at[1]]
+        ax.add_patch(Rectangle((x, y), 1, 1, facecolor=colours[at], edgecolor="white", linewidth=0.6))
+        ink = "white" if colours[at] ** 2.2 @ _LUMINANCE < 0.18 else "black"
+        text = _factor(v) if seen[at] else "–" if np.isnan(v) else "∞" if v else "0"
+        look: Any = {"size": "small", "ha": "center", "va": "center", "weight": 700 if bold[at] else 400}
         ax.text(x + 0.5, y + 0.5, text, color=ink, **look)
     ax.set_yticks([y + 0.5 for y in top], layers, size="small")
     ax.set_xticks([x + 0.5 for x in left], heads, size="small")
@@ -180,11 +179,8 @@ def variance_by_layer(
     )
     bar.ax.set_yticks([1 / _REACH, 0.2, 0.5, 1, 2, 5, _REACH], ["÷10", "÷5", "÷2", "1", "×2", "×5", "×10"])
     bar.ax.minorticks_off()
-    shown = value[positive(value)]
-    odd = {"0 (zero to rounding)": value == 0, "– (undefined)": np.isnan(value), "∞ (infinite)": np.isinf(value)}
-    seen_odd = [word for word, where in odd.items() if where.any()]
-    notes = ["bold: beyond the colours"] * bool(((shown < 1 / _REACH) | (shown > _REACH)).any())
-    notes += ["grey: " + ", ".join(seen_odd)] * bool(seen_odd)
+    notes = ["bold: beyond the colours"] * bool(bold.any())
+    notes += ["grey: 0 (zero to rounding), – (undefined) or ∞ (infinite)"] * (not seen.all())
     if notes:
         legend_below(figure, [], "; ".join(notes))
     return figure
@@ -303,7 +299,7 @@ def _name(figure: Figure, ax: Axes, names: Sequence[str], points: Floats, bars: 
     taken += [Bbox([spot - 6 * unit, spot + 6 * unit]) for spot in spots]
     line: Any = {"arrowstyle": "-", "color": "0.5", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 5}
     for name, point, spot in zip(names, points, spots, strict=True):
-        text = ax.annotate(_wrap(name), point, xytext=(0, 0), textcoords="offset points", arrowprops=line)
+        text = ax.annotate(name.replace(", ", ",\n"), point, xytext=(0, 0), textcoords="offset points", arrowprops=line)
         text.set(size="small", ha="center", va="center", in_layout=False)
         text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
         size = np.array(text.get_window_extent().size)
@@ -325,11 +321,6 @@ def _area(box: Bbox | None) -> float:
     return 0.0 if box is None else box.width * box.height
 
 
-def _wrap(name: str) -> str:
-    """A name with a line break after each comma."""
-    return name.replace(", ", ",\n")
-
-
 def _factor(value: float) -> str:
     """A ratio as a factor, such as ×1.5, or as a divisor, such as ÷2.0."""
     if 1 / 1.05 < value < 1.05:
@@ -348,10 +339,4 @@ def _digits(value: float, n: int) -> str:
         return "0"
     text = f"{value:.{n - 1}e}"
     power = int(text.split("e")[1])
-    return f"{float(text):,.{max(0, n - 1 - power)}f}" if -5 < power < 6 else plain(text)
-
-
-def _luminance(colour: ArrayLike) -> float:
-    """The relative luminance of a colour; white has more contrast than black up to 0.18."""
-    rgb = np.asarray(colour, dtype=float)[:3]
-    return float(np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])
+    return f"{float(text):,.{max(0, n - 1 - power)}f}" if -5 < power < 6 else number(text)

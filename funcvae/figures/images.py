@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from funcvae._support import checks
 from funcvae.errors import BadValue
 from funcvae.figures._arrays import Floats, as_array, as_images, words
+from funcvae.figures._log_axes import number
 from funcvae.figures._style import titled
 
 __all__ = ["image_grid", "interpolation", "reconstructions", "sample_grid", "traversal"]
@@ -181,7 +182,7 @@ def traversal(
     ax = figure.add_subplot()
     _show_cells(ax, images)
     ax.set_yticks(_centres(len(names), height), names)
-    ax.set_xticks(_centres(len(values), width), [f"{value:.3g}".replace("-", "−") for value in values])
+    ax.set_xticks(_centres(len(values), width), [number(f"{value:.3g}") for value in values])
     ax.set_xlabel("value of the latent [standard deviations of the prior]")
     return figure
 

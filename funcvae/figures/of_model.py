@@ -33,16 +33,7 @@ from funcvae.distributions import (
 from funcvae.errors import BadValue
 from funcvae.figures import decoding, images, latent, points
 from funcvae.figures._style import headline
-from funcvae.figures.decoding import (
-    Cells,
-    decoded_grid,
-    interpolated,
-    latent_plane,
-    latents,
-    reconstructed,
-    samples,
-    traversed,
-)
+from funcvae.figures.decoding import Cells
 from funcvae.model import VAE, noise_dtype
 from funcvae.modules import Params, State
 from funcvae.train import streaming
@@ -83,8 +74,8 @@ def latent_scatter(
     deviations, unless the posterior is a point mass, as in an autoencoder. The means of Bernoulli or one-hot latents
     are probabilities.
     """
-    z = latents(model, params, state, x)
-    origin, directions = latent_plane(z)
+    z = decoding.latents(model, params, state, x)
+    origin, directions = decoding.latent_plane(z)
     q, p = _of_first(model, params, state, x)
     z_name, what = ("q(z = 1|x)", "probabilities") if _is_discrete(q) else ("z", "means")
     plane = (z - origin) @ directions.T
@@ -120,7 +111,8 @@ def latent_grid(
         raise BadValue(f"the model has Z = {model.latent}: a grid needs Z = 2; draw a traversal or a scatter instead")
     discrete = _is_discrete(_of_first(model, params, state, x)[0])
     span = (0.0, 1.0) if span is None and discrete else span
-    cells, extent = decoded_grid(model, params, state, latents(model, params, state, x), span=span, n=n)
+    z = decoding.latents(model, params, state, x)
+    cells, extent = decoding.decoded_grid(model, params, state, z, span=span, n=n)
     axes = ("q(z1 = 1|x)", "q(z2 = 1|x)") if discrete else ("z1", "z2")
     title = headline(name, "images decoded from the latent plane")
     return images.image_grid(pixels(cells), extent=extent, axes=axes, title=title)
@@ -144,7 +136,7 @@ def latent_traversal(
     kl = evaluate.kl_per_dimension(model, params, state, x)
     most = kl.argsort(descending=True, stable=True)[:rows].tolist()
     values = np.linspace(*decoding.ascending("span", span), n).tolist()
-    cells = traversed(model, params, state, examples.head(x, 1), most, values)
+    cells = decoding.traversed(model, params, state, examples.head(x, 1), most, values)
     names = [f"z{u + 1} (KL {kl[u]:.2g} nats)" for u in most]
     title = headline(name, "first test item as one latent varies")
     return images.traversal(pixels(cells), names, values, title=title)
@@ -163,7 +155,7 @@ def reconstructions(
         BadValue: the data are not images.
     """
     images_of_x = _images(model.modelled(x))
-    x_hat = reconstructed(model, params, state, x, key)
+    x_hat = decoding.reconstructed(model, params, state, x, key)
     source = "the mean of q(z|x)" if key is None else "a draw of q(z|x)"
     title = headline(name, f"test images, each reconstructed from {source}")
     return images.reconstructions(pixels(images_of_x), pixels(x_hat), title=title)
@@ -186,7 +178,7 @@ def interpolation(
     """
     ends = decoding.pair(first, second)
     images_of_ends = _images(model.modelled(ends))
-    strip = interpolated(model, params, state, first, second, steps)
+    strip = decoding.interpolated(model, params, state, first, second, steps)
     what = "latent probabilities" if _is_discrete(_of_first(model, params, state, ends)[0]) else "latents"
     title = headline(name, f"interpolation between the {what} of two test images")
     return images.interpolation(pixels(strip), ends=pixels(images_of_ends), names=names, title=title)
@@ -228,7 +220,7 @@ def image_samples(
     is normal with one sigma for all pixels and latents, the title of samples has it, because the figure shows it as
     noise.
     """
-    x = samples(model, params, state, key, n, drawn=drawn, condition=condition)
+    x = decoding.samples(model, params, state, key, n, drawn=drawn, condition=condition)
     what = "images drawn from p(x|z)" if drawn else "means of p(x|z) for samples z of the prior"
     if drawn and (sigma := _one_sigma(model, params, state, x.device, condition)) is not None:
         what += f": noise of σ = {sigma:.2g} in every pixel"
@@ -244,7 +236,7 @@ def point_samples(
 
     Shows at most `MOST_POINTS` of the data. A conditional model takes the conditions [n, ...] of its points.
     """
-    x = samples(model, params, state, key, n, drawn=drawn, condition=condition)
+    x = decoding.samples(model, params, state, key, n, drawn=drawn, condition=condition)
     names = ("data", "model" if drawn else "model, means of p(x|z)")
     train = model.modelled(dataset.decode(streaming.head(streaming.opened("train", dataset.train), MOST_POINTS)))
     title = headline(name, "points sampled from the model" if drawn else "points decoded from samples of the prior")

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from funcvae._support import checks
 from funcvae.errors import BadValue
 from funcvae.figures._arrays import Floats, as_array, as_numbers, words
-from funcvae.figures._rendering import pixels
 from funcvae.figures._style import ACCENT, DARK, LIGHT, note, titled
+from funcvae.figures.saving import pixels
 
 __all__ = ["densities", "evolution", "evolution_frames"]
 

@@ -15,8 +15,7 @@ from funcvae._support import checks
 from funcvae.errors import BadValue
 from funcvae.figures._arrays import Floats, as_array
 from funcvae.figures._log_axes import limits, ticks
-from funcvae.figures._looks import Look, dodge, legend_below
-from funcvae.figures._style import MARKERS, PALETTE, finish, titled
+from funcvae.figures._style import MARKERS, PALETTE, Look, dodge, finish, legend_below, titled
 
 __all__ = ["OverSeeds", "over_seeds"]
 

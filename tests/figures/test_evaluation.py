@@ -21,7 +21,7 @@ def test_the_bounds_are_drawn_with_two_standard_errors():
     assert ax.get_xscale() == "log"
     assert [t.get_text() for t in ax.get_xticklabels()] == ["1", "10", "5,000"]
     assert {"−99.50\n±0.1", "−96.30\n±0.05", "−94.30"} <= {t.get_text() for t in ax.texts}
-    assert (ax.get_title(), ax.get_ylabel()) == ("mine", "L_K [nats per example]")
+    assert (ax.figure.get_suptitle(), ax.get_ylabel()) == ("mine", "L_K [nats per example]")
 
 
 def test_similar_bounds_are_labelled_with_enough_digits():
@@ -40,7 +40,7 @@ def test_latents_are_sorted_by_kl_and_coloured_by_activity():
 
 def test_the_title_counts_the_active_latents():
     (ax,) = figures.latent_use(np.ones(50), [True] * 50, threshold=0.02, title="mine").axes
-    assert ax.get_title() == "mine\n50 of 50 active (Var[E z|x] > 0.02)"
+    assert ax.figure.get_suptitle() == "mine\n50 of 50 active (Var[E z|x] > 0.02)"
     assert ax.get_legend() is None
     assert ax.get_xticks()[0] == 1
     assert ax.get_xticks()[-1] == 50
