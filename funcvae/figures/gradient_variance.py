@@ -55,7 +55,7 @@ def variance_ratios(
     noise: Sequence[str] | None = None,
     title: str = "Variance of each estimator's gradient",
 ) -> Figure:
-    """The ratio of each estimator's variance to that of its group's reference with its 95% interval, and a line at 1.
+    """The ratio of each estimator's variance to that of a reference with its 95% interval, and a line at 1.
 
     There is a panel with a log axis for each network. Estimators are sorted by the first network's ratio within their
     group. Ratio and variance are written on the right. An interval that extends more than a decade beyond all ratios
@@ -63,7 +63,7 @@ def variance_ratios(
 
     Args:
         names: names of the estimators [E]; each name has a colour.
-        groups: the group of each estimator [E], such as "L_K, relative to iwae".
+        groups: the group of each estimator [E], such as the target "L_K".
         networks: {name: results [E]}.
         noise: the noise scheme of each estimator [E]; each scheme has a marker.
 
@@ -132,10 +132,10 @@ def variance_by_layer(
 
     Args:
         names: names of the estimators [E].
-        groups: the group of each estimator [E], such as "L_K, relative to iwae", written above its columns.
+        groups: the group of each estimator [E], such as the target "L_K", written above its columns.
         layers: names of the layers [L], such as "encoder/hidden.0.weight", from top to bottom. The part before the
             first "/" is the network.
-        ratio: variance of each estimator in each layer, divided by that of its group's reference [E, L].
+        ratio: variance of each estimator in each layer, divided by that of the reference [E, L].
     """
     names, layers = words("names", names), words("layers", layers)
     groups = words("groups", groups, len(names))

@@ -152,37 +152,33 @@ def _coarse(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
 def of_comparison(found: variance.Comparison, *, name: str = "") -> dict[str, Figure]:
     """Figures of a comparison of estimators, by file name: variance by network, by layer, and against cost.
 
-    Ratios are those to the reference of the same target. There is no figure by layer if all targets differ, and none of
-    the cost if nothing was timed.
+    Ratios are those of the table, to the reference. There is no figure of the cost if nothing was timed.
     """
     rows = list(found.rows.values())
     of = f"{name}: " if name else ""
     where = f"(K = {found.samples}, batch of {found.batch}, {found.replicates:,} replicates)"
     labels, noise = _labels(found)
-    groups = [f"{row.target}, relative to {row.target_reference}" for row in rows]
+    targets = [row.target for row in rows]
     networks = {}
     for network in found.networks:
         cells = [
-            (*_ends(row.ratio_in_target[network]), row.groups[network].variance.value,
-             row.ratio_in_target[network].trusted) for row in rows
+            (*_ends(row.ratio[network]), row.groups[network].variance.value, row.ratio[network].trusted)
+            for row in rows
         ]  # fmt: skip
         networks[network] = Ratios(*np.array(cells, dtype=float).T)
-    title = f"{of}variance of each estimator's gradient\n{where}"
-    made = {"variance_ratios": gradient_variance.variance_ratios(labels, groups, networks, noise=noise, title=title)}
-    compared = [k for k, group in enumerate(groups) if groups.count(group) > 1]  # others have ratios of 1 only
-    if compared:
-        layers = [group for group in rows[0].groups if "/" in group and not set("*?[") & set(group)]
-        table = [[rows[k].ratio_in_target[layer].value for layer in layers] for k in compared]
-        columns = [rows[k].name for k in compared], [groups[k] for k in compared]
-        title = f"{of}variance of the gradient by layer\n{where}"
-        made["variance_layers"] = gradient_variance.variance_by_layer(*columns, layers, table, title=title)
+    title = f"{of}variance of each estimator's gradient, relative to {found.reference}\n{where}"
+    made = {"variance_ratios": gradient_variance.variance_ratios(labels, targets, networks, noise=noise, title=title)}
+    layers = [group for group in rows[0].groups if "/" in group and not set("*?[") & set(group)]
+    table = [[row.ratio[layer].value for layer in layers] for row in rows]
+    title = f"{of}variance of the gradient by layer, relative to {found.reference}\n{where}"
+    made["variance_layers"] = gradient_variance.variance_by_layer(list(found.rows), targets, layers, table, title=title)
     seconds, slower = ([getattr(row, field) for row in rows] for field in ("seconds", "median_seconds"))
     if np.isfinite(seconds).all() and "encoder" in found.networks:
         title = f"{of}variance of the encoder's gradient against its cost\n{where}"
         encoder = [row.groups["encoder"].variance for row in rows]
         made["variance_cost"] = gradient_variance.variance_cost(
             labels, seconds, *np.array([_ends(each) for each in encoder]).T, slower=slower, noise=noise,
-            trusted=[each.trusted for each in encoder], groups=[row.target for row in rows], title=title,
+            trusted=[each.trusted for each in encoder], groups=targets, title=title,
         )  # fmt: skip
     return made
 

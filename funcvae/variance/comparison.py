@@ -131,10 +131,7 @@ def compare(
         accumulator.add(range(done, last), progress)
         done = last
         statistics = accumulator.statistics(members_of)
-        firsts = {each.lane.target: each for each in reversed(statistics)}
-        found = {
-            each.lane.name: _compared(each, statistics[0], firsts[each.lane.target], members_of) for each in statistics
-        }
+        found = {each.lane.name: _compared(each, statistics[0], members_of) for each in statistics}
         # A ratio to a variance of 0 is NaN, however many the replicates.
         defined = [name for name in members_of if statistics[0].groups[name].variance.value != 0]
         ratios = [row.ratio[name] for row in found.values() for name in defined if "/" not in name]
@@ -214,10 +211,8 @@ class _Step:
         return rows, log_w
 
 
-def _compared(
-    found: LaneStatistics, reference: LaneStatistics, first: LaneStatistics, members_of: dict[str, list[int]]
-) -> Compared:
-    """The results of a lane, without times; `first` has its target, and `members_of` has the leaves of each group."""
+def _compared(found: LaneStatistics, reference: LaneStatistics, members_of: dict[str, list[int]]) -> Compared:
+    """The results of a lane, without times; `members_of` has the leaves of each group."""
     lane = found.lane
     groups, base = found.groups, reference.groups
     signal, bias = {}, {}
@@ -240,8 +235,6 @@ def _compared(
         decodes=lane.decodes,
         groups=groups,
         ratio=_ratios(found, reference, members_of),
-        ratio_in_target=_ratios(found, first, members_of),
-        target_reference=first.lane.name,
         signal=signal,
         bias=bias,
         bound=found.bound,

@@ -60,10 +60,6 @@ class Compared(NamedTuple):
     groups: dict[str, Group]
     ratio: dict[str, Measured]
     """The estimator's total variance over the reference's, from paired replicates."""
-    ratio_in_target: dict[str, Measured]
-    """The same over that of `target_reference`."""
-    target_reference: str
-    """The arm that represents the target: the reference, or for another target the first arm with it."""
     signal: dict[str, Measured]
     """‖E g_ref‖/√T: the signal-to-noise ratio with the reference's mean. Without a bias it equals the estimator's own,
     and a less noisy reference makes it more precise. Empty if the targets differ."""
