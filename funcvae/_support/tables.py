@@ -10,7 +10,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from funcvae.errors import Missing
 
-__all__ = ["WIDTH", "Block", "Table", "as_csv", "as_frame", "as_html", "as_text", "shown", "table", "unbroken"]
+__all__ = [
+    "WIDTH", "Block", "Table", "as_csv", "as_frame", "as_html", "as_text", "in_parts", "shown", "table", "unbroken",
+]  # fmt: skip
 
 T = TypeVar("T")
 Row = Sequence[str]
@@ -42,6 +44,17 @@ def table(rows: Sequence[Row], header: Sequence[str] = (), align: str = "<>", wi
         width: the largest length of a line. Cells are wrapped at spaces to fit; `unbroken` texts are not.
     """
     return "\n".join(_aligned([header, *rows] if header else rows, align, width))
+
+
+def in_parts(rows: Sequence[Row], header: Row, width: int | None = WIDTH) -> str:
+    """A table; if it is wider than `width`, several tables, each with the first column."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    blocks = [[0]]
+    for i in range(1, len(header)):
+        if width and len(blocks[-1]) > 1 and sum(widths[k] + 2 for k in [*blocks[-1], i]) > width + 2:
+            blocks.append([0])
+        blocks[-1].append(i)
+    return "\n\n".join(table([[row[i] for i in block] for row in rows], [header[i] for i in block]) for block in blocks)
 
 
 def as_text(blocks: Sequence[Block], width: int | None = WIDTH) -> str:

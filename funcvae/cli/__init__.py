@@ -65,7 +65,8 @@ def main(args: Sequence[str] | None = None) -> None:
     except ReportedElsewhere:
         sys.exit(2)
     except (FuncvaeError, OSError) as error:  # an OSError: a full disk, an unreadable folder
-        print(f"funcvae: error: {_process(error)}{error}", file=sys.stderr)
+        message = _with_option(str(error), sys.argv[1:] if args is None else args)
+        print(f"funcvae: error: {_process(error)}{message}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -117,6 +118,14 @@ def _one_line(error: Exception, command: str | None) -> str:
         text = f"unexpected argument {unused[1]}"
     text = text[0].lower() + text[1:]
     return text if "id you mean" in text else f"{text}; see funcvae {command + ' ' if command else ''}--help"
+
+
+def _with_option(message: str, args: Sequence[str]) -> str:
+    """A message such as "target_se is 0.0: …", with the name of the option if that was given."""
+    name, _, rest = message.partition(" ")
+    option = f"--{name.replace('_', '-')}"
+    given = {arg.partition("=")[0] for arg in args}
+    return f"{option} {rest}" if option in given else message
 
 
 @contextmanager

@@ -39,10 +39,6 @@ class FigureOptions(OutputOptions):
         """Saves a figure of a run, by default in its folder, and prints and returns the path."""
         return self.save(figure, Path(self.out) if self.out else run.path / "figures" / f"{name}.png")
 
-    def check_figure(self) -> None:
-        """Raises BadValue or Missing unless a figure can be saved as `out`."""
-        self.check(*figures.ENDINGS)
-
 
 LOADING, FIGURE = LoadOptions(), FigureOptions()
 
@@ -60,7 +56,7 @@ def sample(
         loading: How to load the run.
         options: Where to save the figure.
     """
-    options.check_figure()
+    options.check(*figures.ENDINGS)
     loaded = loading.load(run)
     _, key = options.keys(loaded)
     if loaded.recipe.shape == (2,):
@@ -109,7 +105,7 @@ def reconstruct(
         loading: How to load the run.
         options: Where to save the figure.
     """
-    options.check_figure()
+    options.check(*figures.ENDINGS)
     loaded = loading.load(run)
     test = loaded.dataset().test
     most = streaming.count(test)
@@ -146,7 +142,7 @@ def interpolate(
         loading: How to load the run.
         options: Where to save the figure; the GIF has the same name.
     """
-    options.check_figure()
+    options.check(*figures.ENDINGS)
     for option, value, most in (("--steps", steps, 50), ("--frames", frames, 1000)):
         if not 2 <= value <= most:
             raise BadValue(f"{option} is {value}: it must lie between 2 and {most}")
@@ -202,7 +198,7 @@ def latent(
         loading: How to load the run.
         options: Where to save the figure.
     """
-    options.check_figure()
+    options.check(*figures.ENDINGS)
     if n is not None and not 2 <= n <= 50:
         raise BadValue(f"--n is {n}: it must lie between 2 and 50")
     if what == "scatter" and (n or range_):

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from funcvae import compilation, distributed, runs
 from funcvae._support import files
-from funcvae.cli.options import Device, Flag, Names, OutputOptions, joined_names
+from funcvae.cli.options import Device, Flag, Names, OutputOptions, joined_names, progress_bar
 from funcvae.cli.signals import stop_on_signal
 from funcvae.errors import Stopped
 
@@ -31,9 +31,9 @@ def sweep(
     """Train every cell of a grid: each system with each estimator, number of samples and seed.
 
     The grid is a JSON object with lists "systems" (names, or FILE.py:NAME or package.module:NAME for your own),
-    "estimators", "samples" and "seeds"; an object "settings" of options
-    of `funcvae train` (with _ for -) for all cells; and "replicates", the number of draws to measure the gradient
-    variance of each finished cell. Only the systems are required.
+    "estimators", "samples" and "seeds"; an object "settings" of options of `funcvae train` (with _ for -) for all
+    cells; and "replicates", the number of draws to measure the gradient variance of each finished cell. Only the
+    systems are required.
 
     A second call trains the missing cells. Several workers may share a folder, started by torchrun, as a Slurm array,
     or by hand; each takes cells that no other holds. Ctrl-C and SIGTERM stop it after the current step, with a
@@ -59,17 +59,16 @@ def sweep(
     caught: list[int] = []
     stop_context = partial(stop_on_signal, caught, alone=distributed.world_size() == 1)
     try:
-        with tqdm(total=len(cells), unit="cell", dynamic_ncols=True, disable=None) as bar:
+        with progress_bar("cell") as progress:
 
             def log(name: str, result: runs.CellResult) -> None:
                 finished = "test bound {test_bound:.4f} nats per example after {steps:,} steps"
                 text = "diverged: {diverged}" if "diverged" in result else finished
                 tqdm.write(f"{name}: {text.format(**result)}", file=sys.stdout)
-                bar.update()
 
             results = runs.train_grid(
                 requested, folder, measure=runs.variance_report, share=share, device=resolved, download=download,
-                cells=cells, stop_context=stop_context, log=log,
+                cells=cells, stop_context=stop_context, log=log, progress=progress,
             )  # fmt: skip
     except Stopped as error:
         print(f"funcvae: {error}", file=sys.stderr)

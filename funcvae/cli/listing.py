@@ -1,6 +1,5 @@
 """The command that lists the named systems, estimators, noise schemes and data sets: `list`."""
 
-import sys
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -36,7 +35,7 @@ def list_(
     width = None if wide else WIDTH
     if what == "runs":
         found = runs.runs_in(folder)
-        print(runs.runs_table(found, width or sys.maxsize) if found else f"{folder} holds no runs")
+        print(runs.runs_table(found, wide=wide) if found else f"{folder} holds no runs")
         return
     if what == "estimators":
         print(as_text(_ESTIMATORS_HEAD, width))

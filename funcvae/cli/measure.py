@@ -1,8 +1,5 @@
 """Commands that measure a run and write a report: `evaluate` and `variance`."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +16,12 @@ from funcvae.cli.options import (
     OutputOptions,
     joined_names,
     parse_model_options,
+    progress_bar,
     whole_numbers,
 )
 from funcvae.errors import BadValue
 from funcvae.figures import of_results
 from funcvae.models import SYSTEMS
-from funcvae.tracking import Progress
-from funcvae.tracking.progress import Bar
-from funcvae.variance import Comparison
 
 __all__ = ["evaluate", "variance"]
 
@@ -61,7 +56,7 @@ def evaluate(
     """
     output.check(".json")
     loaded = loading.load(run)
-    with _progress_bar("sample") as progress:
+    with progress_bar("sample") as progress:
         report = runs.evaluation_report(loaded, samples=samples, n=n, chunk=chunk, seed=seed, progress=progress)
     print(runs.evaluation_table(report, wide=wide))
     _write_report(loaded, "evaluation", report, runs.evaluation_figures(report), output)
@@ -121,31 +116,30 @@ def variance(
             "replicates": replicates, "chunk": chunk, "batch": batch, "seed": seed, "processes": processes,
         }  # fmt: skip
         system = measured.config.system.name
-        with _progress_bar("replicate") as progress:
+        with progress_bar("replicate") as progress:
             if len(ks) > 1:
-                over_k, report = runs.samples_report(measured, ks, **settings, progress=progress)
-                text, used = runs.samples_table(over_k), over_k[0].batch
-                draw: Callable[[], dict[str, Figure]] = partial(_figure_over_samples, over_k, system)
+                found, report = runs.samples_report(measured, ks, **settings, progress=progress)
             else:
-                found, report = runs.comparison_report(
+                one, report = runs.comparison_report(
                     measured, samples=ks[0] if ks else None, target_se=target_se, **settings, progress=progress
                 )
-                text, used = found.table(wide=wide), found.batch
-                draw = partial(of_results.of_comparison, found, name=system)
+                found = [one]
     if not processes.is_main:
         return
+    if len(ks) > 1:
+        text = runs.samples_table(found, wide=wide)
+        made = {"variance_samples": of_results.of_samples(found, name=system)}
+    else:
+        text = found[0].table(wide=wide)
+        made = of_results.of_comparison(found[0], name=system)
     state = "untrained" if measured.path.name.startswith(f"{system}-untrained") else f"as in {measured.path}"
-    print(f"{system}, {state}; {used:,} of its training data, seed {seed}; gradients of nats per example")
+    print(f"{system}, {state}; {found[0].batch:,} of its training data, seed {seed}; gradients of nats per example")
     print(text)
     left_out = report["left_out"]
     for reason in left_out:
         at = f" at K = {', '.join(map(str, left_out[reason]))}" if isinstance(left_out, dict) else ""
         print(f"left out{at}: {reason}")
-    _write_report(measured, "variance", report, draw(), output)
-
-
-def _figure_over_samples(found: Sequence[Comparison], name: str) -> dict[str, Figure]:
-    return {"variance_samples": of_results.of_samples(found, name=name)}
+    _write_report(measured, "variance", report, made, output)
 
 
 def _run_or_system(
@@ -166,16 +160,6 @@ def _run_or_system(
         name, model=options, seed=seed, device=device, data=loading.data, data_dir=data_dir, size=size
     )
     return run._replace(path=Path(runs.new_run_folder(f"{run.path}-untrained")))
-
-
-@contextmanager
-def _progress_bar(unit: str) -> Iterator[Progress]:
-    """Yields a function that shows the number of finished units, and their total."""
-    bar = Bar(unit=unit, unit_scale=True, dynamic_ncols=True, leave=False, delay=0.5, disable=None)
-    try:
-        yield bar
-    finally:
-        bar.close()
 
 
 def _write_report(

@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,10 +14,11 @@ from funcvae._support import files
 from funcvae._support.tables import table
 from funcvae.errors import BadValue, FuncvaeError, Missing
 from funcvae.models import System
+from funcvae.tracking.progress import Bar
 
 __all__ = [
     "DataOptions", "Device", "Flag", "Int", "LoadOptions", "ModelOptions", "Names", "OutputOptions", "joined_names",
-    "parse_model_options", "system_help", "whole_number", "whole_numbers",
+    "parse_model_options", "progress_bar", "system_help", "whole_number", "whole_numbers",
 ]  # fmt: skip
 
 
@@ -42,6 +44,11 @@ OUTPUT = Group(
     sort_key=2,
     help="An existing file is kept, and the new one is written beside it as NAME-2, unless --force is given.",
 )
+
+
+def progress_bar(unit: str) -> AbstractContextManager[Bar]:
+    """A bar that shows the number of finished units on a terminal, as `progress` of a function."""
+    return closing(Bar(unit=unit, unit_scale=True, dynamic_ncols=True, leave=False, delay=0.5, disable=None))
 
 
 def joined_names(names: Sequence[str]) -> list[str]:

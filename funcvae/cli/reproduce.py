@@ -8,7 +8,7 @@ from torch import Tensor
 from funcvae import runs, tree
 from funcvae._support import examples
 from funcvae._support.tables import table
-from funcvae.cli.options import DataOptions, Int, OutputOptions
+from funcvae.cli.options import DataOptions, Int, OutputOptions, progress_bar
 from funcvae.train import checkpoint
 from funcvae.train.replaying import Replay
 
@@ -30,7 +30,8 @@ def verify(
         tolerance: Largest relative difference allowed if versions, machine or device differ.
         lacking: What the folder of the run lacks.
     """
-    verdict = runs.verify(run, steps, tolerance=tolerance, **vars(lacking))
+    with progress_bar("step") as progress:
+        verdict = runs.verify(run, steps, tolerance=tolerance, **vars(lacking), progress=progress)
     print(f"{run}: {verdict}")
     if not verdict.holds:
         sys.exit(1)

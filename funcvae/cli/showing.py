@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from funcvae import runs
+from funcvae import figures, runs
 from funcvae.cli.options import Flag, OutputOptions
 from funcvae.errors import BadValue
 from funcvae.figures import of_results
@@ -25,12 +25,14 @@ def show(*run: str, wide: Flag = False, output: OutputOptions = OUTPUT) -> None:
     """
     if not run:
         raise BadValue("give one run folder, or several; `funcvae list runs FOLDER` lists them")
+    output.check(*figures.ENDINGS)
+    if len(run) == 1 and output.out is not None:
+        raise BadValue(f"--out is {output.out}: only several runs give a figure; leave it out")
     summaries = [runs.summarize(each) for each in run]
     if len(run) == 1:
         print(summaries[0])
         return
-    output.check(".png", ".pdf", ".svg")
-    print(runs.side_by_side(summaries, width=10_000 if wide else 80))
+    print(runs.side_by_side(summaries, wide=wide))
     histories = [(Path(each).name, runs.history_of(each)) for each in run]
     figure = of_results.several_runs(histories)
     output.save(figure, Path(output.out) if output.out else Path(run[0]).parent / "runs.png")

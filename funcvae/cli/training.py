@@ -98,7 +98,7 @@ def train(
     makers: dict[str, runs.MakeTracker] = {
         "tensorboard": tracking.tensorboard,
         "visdom": lambda run, config, past: tracking.visdom(visdom_server, run.name, config, past),
-        "wandb": lambda *run: tracking.wandb(*run),
+        "wandb": tracking.wandb,
     }
     trackers = [makers[name] for name in dict.fromkeys(track)]
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing CUDA
@@ -112,9 +112,7 @@ def train(
                 resumed = None if folder is None else read_config(Path(folder), options.system).system
                 named = resumed or options.system or DEFAULT_SYSTEM
                 options = replace(options, model=parse_model_options(named, model))
-            shared: dict[str, Any] = {
-                "trackers": trackers, "stop_context": stop_context, "processes": processes, "announce": _announce,
-            }  # fmt: skip
+            shared: dict[str, Any] = {"trackers": trackers, "stop_context": stop_context, "processes": processes}
             if folder is not None:
                 path = runs.resume(folder, options, **shared)
             else:
@@ -123,36 +121,35 @@ def train(
         print(f"funcvae: {error}", file=sys.stderr)
         sys.exit(128 + (caught[0] if caught else signal.SIGTERM))
     if processes.is_main:
-        print(*_conclusion(runs.summarize(path)), sep="\n")
+        print(*_conclusion(runs.summarize(path), runs.read_result(path)), sep="\n")
 
 
-def _announce(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-def _conclusion(run: runs.Summary) -> list[str]:
-    """How a run went, its figures, and the commands to go on."""
+def _conclusion(run: runs.Summary, result: runs.Result) -> list[str]:
+    """How a run went, its figures, and the commands to go on; and advice if no latent is active."""
     found = run.results
     names = {"test_bound": "test bound", "train_bound": "training bound"}
     names |= {"reconstruction": "reconstruction", "kl": "KL"}
     texts = [f"{text} {found[name]:.4f}" for name, text in names.items() if name in found]
     seconds = found.get("seconds")
     speed = f" in {tracking.duration(seconds)}, {run.steps / seconds:,.3g} steps a second" if seconds else ""
+    best = ""
+    if run.settings["keep_best"]:
+        best = f"; kept the parameters of epoch {found['best_epoch']}, test bound {found['best_test_bound']:.4f}"
     lines = [
         f"{', '.join(texts)} (nats per example)",
-        f"trained {run.steps:,} steps{speed}",
+        f"trained {run.steps:,} steps{speed}{best}",
         f"figures: {run.path / 'figures'} ({', '.join(dict.fromkeys(Path(name).stem for name in run.figures))})",
         *(f"next: {command}" for command in run.commands if command.split()[1] in ("evaluate", "variance")),
     ]
-    if found.get("kl", 1.0) < _COLLAPSED:
+    if result["active_units"] == 0:
         lines.append(_COLLAPSE_HINT)
     return lines
 
 
-_COLLAPSED = 0.01  # nats per example
 _COLLAPSE_HINT = (
-    "hint: the KL is almost 0, so all latents are unused (posterior collapse): a smaller weight of the KL, such as "
-    "--estimator beta_elbo:0.1, or one that grows, such as beta_elbo:linear:0:1, may help"
+    "hint: no latent is active: q(z|x) is nearly the same for all test items (posterior collapse). Train for longer, "
+    "or give the KL less weight, as --estimator beta_elbo:0.01 does, or the reconstruction more, as --model.alpha 784 "
+    "does in mnist_bn_vae"
 )
 
 

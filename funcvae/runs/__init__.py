@@ -10,7 +10,7 @@ checkpoints/        the newest states of the training, from which it can be resu
 figures/*.png
 samples.npy         samples of the model after every step [steps, n, 2], if requested
 params.safetensors  trained parameters and state, written at the end; byte-identical for equal runs
-result.json         how the run went, written at the end: see `Result`
+result.json         how the run went, written at the end: see `Result`; or, as "diverged", what became NaN or infinite
 
 A file is either complete or missing. Only the last line of a .jsonl file may be incomplete until the run is resumed.
 

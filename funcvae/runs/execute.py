@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from funcvae import compilation, data, tracking
 from funcvae._support import checks, files
+from funcvae._support.progress import notice
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadValue, Missing, NonFinite, Stopped
 from funcvae.models import System
@@ -25,7 +26,17 @@ from funcvae.runs.config import (
     resumed,
     with_defaults,
 )
-from funcvae.runs.folder import CHECKPOINTS, CONFIG, MANIFEST, METRICS, PARAMS, load_data, read_config, read_manifest
+from funcvae.runs.folder import (
+    CHECKPOINTS,
+    CONFIG,
+    MANIFEST,
+    METRICS,
+    PARAMS,
+    RESULT,
+    load_data,
+    read_config,
+    read_manifest,
+)  # fmt: skip
 from funcvae.runs.prepare import Setup, newest_checkpoint, prepare
 from funcvae.runs.recording import BEST, LAST_FIGURE, read_history, recorder, write_results
 from funcvae.runs.systems import find_system, replay_command, resume_command
@@ -42,7 +53,6 @@ learning rate in use and the estimator; the others are the fields of the configu
 StopContext = AbstractContextManager[Callable[[], bool]]
 """The context manager of a function that returns whether to stop."""
 MakeStop = Callable[[], StopContext]
-Announce = Callable[[str], object]
 
 
 def never_stop() -> StopContext:
@@ -58,14 +68,13 @@ def train(
     trackers: Sequence[MakeTracker] = (),
     stop_context: MakeStop = never_stop,
     processes: Processes = SINGLE,
-    announce: Announce = lambda line: None,
     **options: Any,
 ) -> Path:
     """Trains a system into a new run folder, as `funcvae train` does, and returns the path of the folder.
 
     Args:
         system: see `find_system`.
-        download, trackers, stop_context, processes, announce: see `run`.
+        download, trackers, stop_context, processes: see `run`.
         options: fields of `Options`. By default `out` is a new folder in runs/, `device` is CUDA if available, and the
             step is compiled if the recipe does so and a compiler is available.
 
@@ -77,13 +86,11 @@ def train(
     if (wanted := requested.compile) is None:
         wanted = system.recipe.compile and compilation.available()
         if wanted != system.recipe.compile and processes.is_main:
-            _print_notice(f"{compilation.NO_COMPILER}; training without torch.compile")
+            notice(f"{compilation.NO_COMPILER}; training without torch.compile")
     device = resolve_device(requested.device or "auto")
     out = processes.all_gather_object(requested.out or new_run_folder(system.name))[0]
     config = with_defaults(replace(requested, system=system, device=device, out=out, compile=wanted))
-    return run(
-        config, download=download, trackers=trackers, stop_context=stop_context, processes=processes, announce=announce
-    )
+    return run(config, download=download, trackers=trackers, stop_context=stop_context, processes=processes)
 
 
 @checks.arguments
@@ -94,7 +101,6 @@ def run(
     trackers: Sequence[MakeTracker] = (),
     stop_context: MakeStop = never_stop,
     processes: Processes = SINGLE,
-    announce: Announce = lambda line: None,
 ) -> Path:
     """Trains a configuration into its run folder, and returns the path of the folder.
 
@@ -107,7 +113,6 @@ def run(
             images "latent", a scatter of encoded test data, and, if the data are images, "x" and "x_hat".
         stop_context: makes a `StopContext`, which is entered during training. Its function is called after every step.
         processes: the processes that train, from `distributed.process_group()`.
-        announce: called with the lines that say what the run will do, before the first step.
 
     Raises:
         BadValue: the folder is not empty, or the parts of the configuration do not fit together.
@@ -133,8 +138,7 @@ def run(
         stack.enter_context(files.lock(out))
         _check_new_folder(out)  # again, because another process may have started here
         files.remove_partial(out)
-        for line in setup.plan():
-            announce(line)
+        tqdm.write(setup.plan(), file=sys.stderr)
         files.write(out / CONFIG, files.as_json(config.content()))
         files.write(out / MANIFEST, files.as_json(environment.manifest(config, setup.dataset, processes.size)))
         try:
@@ -156,7 +160,6 @@ def resume(
     trackers: Sequence[MakeTracker] = (),
     stop_context: MakeStop = never_stop,
     processes: Processes = SINGLE,
-    announce: Announce = lambda line: None,
 ) -> Path:
     """Resumes the run in a folder from its newest checkpoint. The result has the same bits as an uninterrupted run.
 
@@ -165,7 +168,7 @@ def resume(
     Args:
         options: requested options; those that decide the result must be equal to the run's.
         system: the own system of the run, if `options` does not have it: see `load`. Its code must not have changed.
-        trackers, stop_context, processes, announce: see `run`. The number of processes may change.
+        trackers, stop_context, processes: see `run`. The number of processes may change.
 
     Raises:
         BadValue: an option that must stay the same differs, or the run has more epochs than requested.
@@ -186,7 +189,7 @@ def resume(
         finished = _is_finished(path, config, manifest)
     if processes.all_gather_object(finished)[0]:
         advice = "it ended early, or has all epochs" if config.early_stopping else "to continue it, request more epochs"
-        _print_notice(f"{path} is finished; {advice}")
+        notice(f"{path} is finished; {advice}")
         return path
     with environment.numerics(config), ExitStack() as stack:
         if processes.is_main:
@@ -213,18 +216,18 @@ def resume(
         tracks = [stack.enter_context(tracker(path, setup.hyperparameters, past)) for tracker in trackers]
         now = environment.describe(config, processes.size)
         for error in damaged:
-            _print_notice(f"{error}; resuming from step {step}")
+            notice(f"{error}; resuming from step {step}")
         if step and (differing := environment.differences(manifest, now)):
             text = environment.difference_text(differing)
-            _print_notice(f"bits may differ from those of an uninterrupted run: {text}")
-        for line in setup.plan(step):
-            announce(line)
+            notice(f"bits may differ from those of an uninterrupted run: {text}")
+        tqdm.write(setup.plan(step), file=sys.stderr)
         if has_manifest and step:
             manifest.setdefault("resumed", []).append({"command": sys.argv, "step": step, **now})
         files.write(path / MANIFEST, files.as_json(manifest))
         if config != before:
             files.write(path / CONFIG, files.as_json(config.content()))
-        (path / PARAMS).unlink(missing_ok=True)  # of fewer epochs
+        for name in (PARAMS, RESULT):  # of fewer epochs
+            (path / name).unlink(missing_ok=True)
         _train(path, setup, processes.broadcast(ts), size, tracks, stop_context)
     return path
 
@@ -250,8 +253,15 @@ def _train(
     steps = int(ts.step)
     history = read_history(out / METRICS, metrics_bytes, steps, steps // setup.task.steps_per_epoch)
     setup.task.processes.all_gather_object(history.test_bound)  # which may end training early in all processes
-    with recorder(out, setup, steps, metrics_bytes, trackers) as callbacks:
-        ts, history = _fit(out, setup, ts, callbacks, stop, history)
+    try:
+        with recorder(out, setup, steps, metrics_bytes, trackers) as callbacks:
+            ts, history = _fit(out, setup, ts, callbacks, stop, history)
+    except NonFinite as error:
+        files.write(out / RESULT, files.as_json({"diverged": str(error)}))
+        command = replay_command(out, setup.config.system, error.step)
+        with_command = NonFinite(f"{error}; to see that step: {command}")
+        with_command.step = error.step
+        raise with_command from None
     write_results(out, setup, ts, history)
 
 
@@ -273,11 +283,6 @@ def _fit(
             ts, history = loop.fit_task(
                 ts, setup.task, test=setup.test, epochs=epochs, callbacks=replace(callbacks, stop=stop), history=history
             )
-        except NonFinite as error:
-            command = replay_command(out, setup.config.system, error.step)
-            with_command = NonFinite(f"{error}; to see that step: {command}")
-            with_command.step = error.step
-            raise with_command from None
         except compilation.Uncompiled:
             if stop():  # a signal that ended this run's processes one by one ended the compiler, too
                 raise _stopped(out, setup, ts) from None
@@ -309,7 +314,3 @@ def _is_finished(path: Path, config: Config, manifest: environment.Manifest) -> 
     source = path / BEST if config.keep_best else stored.get(made)
     has_params = ended and source is not None and checkpoint.has_params(source, path / PARAMS)
     return has_params and (path / LAST_FIGURE).is_file()
-
-
-def _print_notice(line: str) -> None:
-    tqdm.write(f"funcvae: {line}", file=sys.stderr)

@@ -2,24 +2,24 @@
 
 import math
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
+from msgspec import Meta
 from torch import Tensor
-from tqdm import tqdm
 
 from funcvae import data, estimators, random, tracking, train, tree
 from funcvae._support import checks, examples, files
 from funcvae._support.examples import Data
+from funcvae._support.progress import notice
 from funcvae._support.reprs import short_repr
-from funcvae.errors import BadData, BadType, BadValue, Missing
+from funcvae.errors import BadData, BadType, BadValue, FuncvaeError, Missing, NonFinite
 from funcvae.estimators.types import Estimator, by_step
 from funcvae.model import VAE, Trained
 from funcvae.models import SYSTEMS, Recipe, System
@@ -134,6 +134,9 @@ class Result(TypedDict):
     """The mean over the training data; None if it is not finite."""
     kl: float | None
     """The mean over the training data; None if it is not finite."""
+    active_units: int | None
+    """The number of latents that the trained model uses, see `evaluate.active_units`; None if that is not known, or if
+    q(z|x) is a point."""
     best_epoch: int | None
     """The epoch whose parameters the run has, counted from 0; None if they are those of the last one."""
     best_test_bound: float | None
@@ -149,7 +152,7 @@ class Time(TypedDict):
 
     step: int
     epoch: int
-    seconds: float
+    seconds: Annotated[float, Meta(ge=0, le=1e12)]
 
 
 @checks.arguments
@@ -246,11 +249,7 @@ def read_config(path: Path, system: System | str | None = None) -> Config:
     Raises Missing if there is no run, BadData if the file is damaged or was changed after the run started, BadValue
     unless `system` is the run's own system.
     """
-    if not path.is_dir():
-        raise Missing(f"{path}: no such run folder")
-    if not (path / CONFIG).is_file():
-        raise Missing(f"{path} is not a run folder: it has no config.json")
-    content = files.read_json(path / CONFIG)
+    content = read_content(path)
     manifest = read_manifest(path) if (path / MANIFEST).is_file() else None
     name, own = content.get("system"), None if system is None else find_system(system)
     if own is None and name not in list(SYSTEMS) and manifest and "system" in manifest:
@@ -273,6 +272,15 @@ def read_config(path: Path, system: System | str | None = None) -> Config:
     if used := ", ".join(f"{name} {value!r}" for name, value in dropped.items() if value):
         _print_once(f"{path} has settings that this version of funcvae does not have, and ignores: {used}")
     return config
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """The content of config.json in a run folder. Raises Missing if there is no run, BadData if the file is damaged."""
+    if not path.is_dir():
+        raise Missing(f"{path}: no such run folder")
+    if not has_run(path):
+        raise Missing(f"{path} is not a run folder: it has no config.json")
+    return files.read_json(path / CONFIG)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -308,7 +316,7 @@ def load_data(config: Config) -> data.Dataset:
     try:
         return read_data(config)
     except Missing as error:
-        raise Missing(f"{error}; if the data have moved, set data or data_dir") from None
+        raise Missing(f"{error}; if the data have moved, give data (--data) or data_dir (--data-dir)") from None
 
 
 def size_of_rows(path: Path) -> int | None:
@@ -349,7 +357,7 @@ def history_in(path: Path, size: int | None = None) -> History:
 def times_in(path: Path) -> list[Time]:
     """The rows of a file of times, up to the first damaged one. They may be lost, because no result depends on them."""
     rows: list[Time] = []
-    with suppress(OSError, ValueError):
+    with suppress(OSError, FuncvaeError):
         for line in path.read_bytes().splitlines():
             rows.append(files.typed(files.parse_json(line, str(path)), Time))
     return rows
@@ -361,11 +369,15 @@ def read_result(path: str | Path) -> Result:
 
     Raises:
         Missing: the run is not finished, or a version before 0.9 made it.
+        NonFinite: a number of the run became NaN or infinite.
         BadData: the file is damaged.
     """
     file = Path(path, RESULT)
+    content = files.read_json(file)
+    if "diverged" in content:
+        raise NonFinite(f"{path} diverged: {content['diverged']}")
     try:
-        return files.typed(files.read_json(file), Result)
+        return files.typed(content, Result)
     except (BadType, BadValue) as error:
         raise BadData(f"{file} is not the result of a run: {error}") from None
 
@@ -454,7 +466,7 @@ def _shapes_fit(recipe: Recipe, shapes: Mapping[str, Sequence[int]]) -> bool:
 
 @cache  # once for each process, because a sweep reads the same data for each cell
 def _print_once(line: str) -> None:
-    tqdm.write(f"funcvae: {line}", file=sys.stderr)
+    notice(line)
 
 
 def _fits(wanted: Sequence[int | None], shape: Sequence[int]) -> bool:

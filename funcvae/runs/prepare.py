@@ -50,18 +50,18 @@ class Setup(NamedTuple):
         """The steps of the whole run."""
         return self.config.epochs * self.task.steps_per_epoch
 
-    def plan(self, made: int = 0) -> list[str]:
+    def plan(self, made: int = 0) -> str:
         """Two lines that say what the run will do; `made` steps were made before."""
         config, n = self.config, streaming.count(self.task.train)
         epochs = f"{config.epochs:,} epoch{'s' * (config.epochs != 1)} of {self.task.steps_per_epoch:,} steps"
         rest = f", from step {made:,}" if made else ""
         lr = "" if config.lr is None else f" at {config.lr}"
         how = ", compiled" if config.compile else ""
-        return [
-            f"training {config.system.name} on {config.data} ({n:,} items): {epochs}, {self.steps:,} in all{rest}",
+        return (
+            f"training {config.system.name} on {config.data} ({n:,} items): {epochs}, {self.steps:,} in all{rest}\n"
             f"{config.estimator}, K = {config.samples}, batch {config.batch}, {config.optimizer}{lr}, on "
-            f"{config.device}{how}; run folder {config.out}",
-        ]
+            f"{config.device}{how}; run folder {config.out}"
+        )
 
 
 def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: Processes = SINGLE) -> Setup:

@@ -15,8 +15,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from funcvae import figures, random, tracking, tree
+from funcvae import evaluate, figures, random, tracking, tree
 from funcvae._support import examples, files
+from funcvae.distributions import Delta
 from funcvae.errors import BadData, BadValue
 from funcvae.figures import decoding, of_model, of_results
 from funcvae.runs.config import Config
@@ -54,7 +55,7 @@ def recorder(
     `steps` were trained before; their metrics have `metrics_bytes` bytes, and the rest of the file is cut off. Trackers
     receive every row and, after epochs, images: see `execute.run`.
     """
-    config, per_epoch = setup.config, setup.task.steps_per_epoch
+    config, per_epoch, settings = setup.config, setup.task.steps_per_epoch, setup.task.settings
     measured: dict[int, Row] = {}
     now = setup.start
     with ExitStack() as stack:
@@ -62,7 +63,7 @@ def recorder(
         samples = stack.enter_context(_sample_file(folder, steps)) if config.sample_each_step else None
         shown = tracking.TrainingProgress(
             folder.name, setup.steps, config.epochs, steps, compiling=config.compile and steps < setup.steps,
-            with_loss=setup.recipe.scale is not per_example,
+            with_loss=(settings.scale, settings.offset) != (per_example, 0.0),
         )  # fmt: skip
         progress = stack.enter_context(shown)
         clock = stack.enter_context(_clock(folder / TIMES, steps))
@@ -124,7 +125,7 @@ def write_results(folder: Path, setup: Setup, ts: TrainState, history: History) 
     trained = task.model, ts.params, ts.state
     (folder / LAST_FIGURE).unlink(missing_ok=True)  # of fewer epochs
     checkpoint.save_params(folder / PARAMS, ts.params, ts.state)
-    files.write(folder / RESULT, files.as_json(_result(folder, config, history)))
+    files.write(folder / RESULT, files.as_json(_result(folder, config, history, _active_units(setup, ts))))
     try:
         made: dict[str, Figure] = {}
         if config.sample_each_step:
@@ -166,7 +167,7 @@ def read_history(path: Path, size: int, steps: int, epochs: int) -> History:
 
 POINTS_A_STEP = 1000  # the number of points to sample after each step
 MOST_TRACKED = 100  # the largest number of epochs whose images the trackers show
-_SHOWN, _ENCODED = 32, 1000  # the numbers of test items that they show, and show encoded
+_SHOWN, _ENCODED = 32, 1000  # the numbers of test items that they show, and to encode
 _DPI = 60  # of a figure that they show
 
 _POINTS = (POINTS_A_STEP, 2)
@@ -187,7 +188,18 @@ def _clock(path: Path, steps: int) -> Iterator[Callable[[int, int], None]]:
         yield write
 
 
-def _result(folder: Path, config: Config, history: History) -> Result:
+def _active_units(setup: Setup, ts: TrainState) -> int | None:
+    """The number of latents that the model uses, if that is defined and known: see `Result`."""
+    model, x = setup.task.model, examples.head(setup.test_observed, _ENCODED)
+    q, _ = model.encode(ts.params, ts.state, examples.head(x, 1))
+    if isinstance(q, Delta) or not hasattr(q, "mean"):  # posteriors of own systems may lack what training does not use
+        return None
+    with suppress(BadData):  # a single test item, or an infinite latent mean
+        return evaluate.active_units(model, ts.params, ts.state, x).number
+    return None
+
+
+def _result(folder: Path, config: Config, history: History, active_units: int | None) -> Result:
     epochs = (row for row in tracking.MetricsReader(folder / METRICS) if row["kind"] == "epoch")
     last = max(epochs, key=lambda row: row["step"])
     best = int(np.argmax(history.test_bound)) if config.keep_best else None
@@ -201,6 +213,7 @@ def _result(folder: Path, config: Config, history: History) -> Result:
         "train_bound": last["train_bound"],
         "reconstruction": last.get("train_reconstruction"),
         "kl": last.get("train_kl"),
+        "active_units": active_units,
         "best_epoch": best,
         "best_test_bound": None if best is None else float(history.test_bound[best]),
         "seconds": seconds,

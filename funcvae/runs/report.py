@@ -14,7 +14,7 @@ from funcvae._support import checks, examples
 from funcvae._support.checks import Count, Positive
 from funcvae._support.examples import Data
 from funcvae._support.progress import Progress, silent
-from funcvae._support.tables import WIDTH, Block, Table, as_text, unbroken
+from funcvae._support.tables import WIDTH, Block, Table, as_text, in_parts, unbroken
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.estimators.types import Estimator
@@ -282,31 +282,33 @@ def samples_report(
     return found, report | {"comparisons": [each.to_dict() for each in found]}
 
 
-def samples_table(found: Sequence[variance.Comparison]) -> str:
+@checks.arguments
+def samples_table(found: Sequence[variance.Comparison], *, wide: bool = False) -> str:
     """Variance and signal-to-noise ratio against K as text, for comparisons in ascending order of K.
 
     "±" has the larger half of the 95% interval relative to the value; a star means that the interval is unreliable.
+    A table that does not fit 80 columns is split into several; with `wide` it is not.
     """
-    arms = dict.fromkeys(arm for each in found for arm in each.rows)
+    lines = [f"batch of {found[0].batch}, {found[0].replicates:,} replicates; ±: half of the 95% interval"]
+    lines += ["*: unreliable interval"] * any(each.flags() for each in found)
     quantities = {"variance": "total variance of the gradient [nats²]", "snr": "signal-to-noise ratio"}
-    about = f"batch of {found[0].batch}, {found[0].replicates:,} replicates; ±: half of the 95% interval"
-    blocks: list[Block] = [about]
-    blocks += ["*: unreliable interval"] * any(each.flags() for each in found)
-    for some in (found[k : k + 4] for k in range(0, len(found), 4)):  # more do not fit 80 columns
-        titles = ["estimator", *(unbroken(f"K = {each.samples:,}") for each in some)]
-        sections = {
-            f"{network}: {quantity}": [[arm, *(_cell(each, arm, network, field) for each in some)] for arm in arms]
-            for network in found[0].networks
-            for field, quantity in quantities.items()
-        }
-        blocks.append(Table(titles, sections))
-    return as_text(blocks)
+    for network in found[0].networks:
+        for field, quantity in quantities.items():
+            lines += ["", f"{network}: {quantity}", _table_over_samples(found, network, field, wide)]
+    return "\n".join(lines)
 
 
-def _cell(found: variance.Comparison, arm: str, network: str, field: str) -> str:
-    if arm not in found.rows:
-        return "–"
-    of = getattr(found.rows[arm].groups[network], field)
+def _table_over_samples(found: Sequence[variance.Comparison], network: str, field: str, wide: bool) -> str:
+    """A row for each arm and a column for each K."""
+    arms = dict.fromkeys(arm for each in found for arm in each.rows)
+    rows = [
+        [arm, *(_measured(getattr(each.rows[arm].groups[network], field)) if arm in each.rows else "– "
+                for each in found)] for arm in arms
+    ]  # fmt: skip
+    return in_parts(rows, ["estimator", *(f"K = {each.samples:,} " for each in found)], None if wide else WIDTH)
+
+
+def _measured(of: variance.Measured) -> str:
     half = max(of.high - of.value, of.value - of.low)
     error = f" ±{half / of.value:.0%}" if of.value > 0 and math.isfinite(half) else ""
     if of.value == 0 < of.high:

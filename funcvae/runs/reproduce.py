@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from funcvae import tracking, tree
 from funcvae._support import checks
 from funcvae._support.checks import Count
+from funcvae._support.progress import Progress, notice, silent
 from funcvae.errors import BadData, BadValue, NonFinite
 from funcvae.models import System
 from funcvae.runs import environment
@@ -80,6 +80,7 @@ def verify(
     system: System | str | None = None,
     data: str | Path | None = None,
     data_dir: str | Path | None = None,
+    progress: Progress = silent,
 ) -> Verdict:
     """Reproduces the first steps of a run with its number of threads, and compares losses and parameters.
 
@@ -90,6 +91,7 @@ def verify(
         steps: number of steps; by default those of the first epoch.
         tolerance: relative; applies if the environment differs.
         system, data, data_dir: see `load`. The code of an own system must not have changed.
+        progress: called with the number of reproduced steps, and that of all.
 
     Raises:
         Missing, BadData, BadValue: see `load`; or the run has no steps.
@@ -104,23 +106,18 @@ def verify(
         def watch(step: int, ts: TrainState) -> None:
             nonlocal made
             made = step
+            progress(made, wanted)
             if step % per_epoch == 0:
                 compare.digests[step] = tree.sha256({"params": ts.params, "state": ts.state})
             if step in stored:
                 compare.states(step, ts, checkpoint.load(stored[step], setup.start)[0])
 
-        with tqdm(total=wanted, unit="step", leave=False, dynamic_ncols=True, disable=None) as bar:
-
-            def log(row: Row) -> None:
-                compare.row(row)
-                bar.update(int(row["kind"] == "step"))
-
-            try:
-                callbacks = Callbacks(log=log, watch=watch, stop=lambda: made >= wanted or compare.ended)
-                epochs = -(-wanted // per_epoch)
-                loop.fit_task(setup.start, setup.task, test=setup.test, epochs=epochs, callbacks=callbacks)
-            except NonFinite as error:
-                compare.stopped(error)
+        try:
+            callbacks = Callbacks(log=compare.row, watch=watch, stop=lambda: made >= wanted or compare.ended)
+            epochs = -(-wanted // per_epoch)
+            loop.fit_task(setup.start, setup.task, test=setup.test, epochs=epochs, callbacks=callbacks)
+        except NonFinite as error:
+            compare.stopped(error)
         differing = environment.differences(manifest, environment.describe(setup.config))
     if not compare.steps:
         raise BadData(f"{path / METRICS} has no steps to compare with")
@@ -152,7 +149,7 @@ def replay(
             raise BadValue(f"{path} has no step {step}: its steps are 0 to {setup.steps - 1}")
         ts, _, damaged = newest_checkpoint(setup, path, step)
         for error in damaged:
-            tqdm.write(f"funcvae: {error}; starting from step {int(ts.step)}", file=sys.stderr)
+            notice(f"{error}; starting from step {int(ts.step)}")
         return setup.config, replay_task(ts, step, setup.task)
 
 

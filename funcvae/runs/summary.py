@@ -1,18 +1,16 @@
 """Summaries of runs: what they are and how they went, from the files of their folders. No model is built."""
 
 import os
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from datetime import datetime
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from shlex import join
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict, TypeVar
 
 from funcvae._support import checks, files
-from funcvae._support.checks import Count
-from funcvae._support.tables import table
+from funcvae._support.tables import WIDTH, in_parts, table, unbroken
 from funcvae.errors import BadData, BadType, BadValue, FuncvaeError, Missing
 from funcvae.models import SYSTEMS
 from funcvae.runs.config import Config
@@ -27,10 +25,13 @@ from funcvae.runs.folder import (
     RESULT,
     TIMES,
     has_run,
+    read_content,
     read_manifest,
+    times_in,
 )  # fmt: skip
+from funcvae.tracking.metrics_file import LINE_LIMIT, renamed
+from funcvae.tracking.training_progress import duration
 from funcvae.train.checkpoint import in_folder
-from funcvae.train.settings import Row
 
 __all__ = ["Summary", "runs_in", "runs_table", "side_by_side", "summarize"]
 
@@ -84,7 +85,7 @@ class Summary(NamedTuple):
             "other": ", ".join(f"{name} {found[name]}" for name in _unusual(found)),
             "made with": f"funcvae {self.version} on {found['device']}" + (f" of {self.host}" if self.host else ""),
             "made": f"{self.steps:,} of {self.all_steps:,} steps, {known.get('epochs', 0)} of {found['epochs']} epochs",
-            "time": _duration(known.get("seconds")),
+            "time": _time(known),
             "test bound": _number(known.get("test_bound")),
             "best": f"{_number(known.get('best_test_bound'))} after epoch {known.get('best_epoch', 0)}",
             "train bound": _number(known.get("train_bound")),
@@ -95,11 +96,9 @@ class Summary(NamedTuple):
             parts = f"reconstruction {_number(known['reconstruction'])}, KL {_number(known['kl'])}"
             lines["train bound"] += f" ({parts})"
         if known.get("best_test_bound") == known.get("test_bound"):
-            del lines["best"]
-        text = [str(self.path)]
-        for name, value in lines.items():  # no line for an empty value
-            text += textwrap.wrap(value, 80, initial_indent=f"  {name:<13}", subsequent_indent=" " * 15)
-        return "\n".join([*text, *(f"next: {command}" for command in self.commands)])
+            lines["best"] = ""
+        shown = table([(f"  {name}", value) for name, value in lines.items() if value], align="<", width=WIDTH)
+        return "\n".join([str(self.path), shown, *(f"next: {command}" for command in self.commands)])
 
 
 @checks.arguments
@@ -112,12 +111,32 @@ def summarize(path: str | Path) -> Summary:
         Missing: there is no such run folder, or one of its files does not exist.
         BadData: a file is damaged, or a later version of funcvae made the run.
     """
-    return _summary(Path(path), None)
+    path = Path(path)
+    content, manifest = read_content(path), read_manifest(path)
+    _checked(content, _Shown, path / CONFIG)
+    train, source = manifest["data"]["train"], manifest["system"]["source"] if "system" in manifest else ""
+    per_epoch = -(-train // content["batch"])
+    result: _Ended = {}
+    if (path / RESULT).is_file():
+        result = _checked(files.read_json(path / RESULT), _Ended, path / RESULT)
+    made, results = _results(path / METRICS)
+    if times := times_in(path / TIMES):
+        results["seconds"] = times[-1]["seconds"]
+    state = "diverged" if "diverged" in result else "finished" if (path / PARAMS).is_file() else "unfinished"
+    checkpoints = list(in_folder(path / CHECKPOINTS))
+    resumable = state == "unfinished" and not is_of_earlier_version(manifest)
+    return Summary(
+        path, state, result.get("diverged", ""), _changed(path), manifest["versions"]["funcvae"],
+        _settings(content, per_epoch), (train, manifest["data"]["test"]), made, content["epochs"] * per_epoch,
+        results | {"epochs": made // per_epoch}, result.get("host", ""), checkpoints,
+        sorted(file.name for file in (path / FIGURES).glob("[!.]*.*")),
+        [] if source is None else _commands(path, source, resumable, bool(checkpoints) or state == "finished"),
+    )  # fmt: skip
 
 
 @checks.arguments
 def runs_in(folder: str | Path) -> list[Summary]:
-    """Summarizes all runs below a folder, the newest first, without the best epoch of each.
+    """Summarizes all runs below a folder, the newest first.
 
     A run with damaged files is "unreadable". Hidden folders are left out.
 
@@ -128,49 +147,54 @@ def runs_in(folder: str | Path) -> list[Summary]:
         raise Missing(f"{folder}: no such folder")
     found = []
     for name, inner, _ in os.walk(folder):
-        if not _is_run(path := Path(name)):
+        path = Path(name)
+        if not (has_run(path) and (path / MANIFEST).is_file()):  # other programs have files named config.json, too
             inner[:] = [each for each in inner if not each.startswith(".")]
             continue
         inner.clear()
         try:
-            found.append(_summary(path, 1))
+            found.append(summarize(path))
         except FuncvaeError as error:
             found.append(Summary(path, "unreadable", str(error), _changed(path)))
     return sorted(found, key=lambda each: each.changed, reverse=True)
 
 
 @checks.arguments
-def runs_table(summaries: Sequence[Summary], width: Count = 80) -> str:
-    """A table with a row for each run, and a line for each run that diverged or is unreadable."""
+def runs_table(summaries: Sequence[Summary], *, wide: bool = False) -> str:
+    """A table with a row for each run, and a line for each run that diverged or is unreadable.
+
+    It fits 80 columns; with `wide`, lines are as long as it takes.
+    """
     rows = []
     for each, name in zip(summaries, _names(summaries), strict=True):
         cells = [str(each.settings.get(field, "")) for field in ("system", "estimator", "samples")]
-        changed = f"{datetime.fromtimestamp(each.changed):%Y-%m-%d %H:%M}"
+        changed = unbroken(f"{datetime.fromtimestamp(each.changed):%Y-%m-%d %H:%M}")
         rows.append([name, *cells, _state(each), _number(each.results.get("test_bound")), changed])
-    notes = [f"{each.state}: {each.path}: {each.note}" for each in summaries if each.note]
     header = ["run", "system", "estimator", "K", "state", "test bound", "changed"]
-    return "\n".join([_fitted(rows, header, width), *notes])
+    notes = [f"{each.state}: {each.path}: {each.note}" for each in summaries if each.note]
+    return "\n".join([table(rows, header, "<<<><>", None if wide else WIDTH), *notes])
 
 
 @checks.arguments
-def side_by_side(summaries: Sequence[Summary], width: Count = 80) -> str:
+def side_by_side(summaries: Sequence[Summary], *, wide: bool = False) -> str:
     """A table with a row for each run: the settings that differ, and the results.
 
-    It is split into several tables if it is wider than `width`.
+    If it does not fit 80 columns, it is split into several tables; with `wide` it is not.
     """
-    settings = {name: None for each in summaries for name in each.settings if name not in _PLACES}
-    columns: dict[str, list[str]] = {
-        _SHORT.get(name, name): [str(each.settings.get(name, "")) for each in summaries] for name in settings
+    columns = {
+        {"samples": "K"}.get(name, name): [str(each.settings.get(name, "")) for each in summaries]
+        for name in dict.fromkeys(name for each in summaries for name in each.settings if name not in _PLACES)
     }
     columns = {name: cells for name, cells in columns.items() if len(set(cells)) > 1}
     columns["state"] = [_state(each) for each in summaries]
     columns["steps"] = [f"{each.steps:,}" for each in summaries]
     for field in ("test_bound", "best_test_bound", "train_bound", "reconstruction", "kl"):
         columns[field.replace("_", " ")] = [_number(each.results.get(field)) for each in summaries]
-    columns["time"] = [_duration(each.results.get("seconds")) for each in summaries]
+    columns["time"] = [_time(each.results) for each in summaries]
     columns = {name: cells for name, cells in columns.items() if any(cells)}
-    rows = [list(row) for row in zip(_names(summaries), *columns.values(), strict=True)]
-    return _fitted(rows, ["run", *columns], width)
+    short = [name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}" for name in _names(summaries)]
+    rows = [list(row) for row in zip(short, *columns.values(), strict=True)]
+    return in_parts(rows, ["run", *columns], None if wide else WIDTH)
 
 
 class _Shown(TypedDict):
@@ -184,36 +208,36 @@ class _Shown(TypedDict):
     estimator: str
 
 
+class _Ended(TypedDict, total=False):
+    """The fields of `result.json` that are shown."""
+
+    host: str
+    diverged: str
+
+
+class _Epoch(TypedDict):
+    """The row of an epoch with the present names."""
+
+    epoch: int
+    test_bound: float
+    train_bound: float
+    train_reconstruction: NotRequired[float]
+    train_kl: NotRequired[float]
+
+
+T = TypeVar("T")
+
 _DEFAULTS = {field.name: field.default for field in fields(Config) if field.default is not MISSING}
 _PLACES = {"out", "data_dir", "checkpoint_every", "keep"}  # settings that do not change the result
 _SHOWN = {"system", "data", "epochs", "batch", "samples", "estimator", "noise", "optimizer", "lr", "seed", "device"}
-_SHORT = {"samples": "K"}
+_LONGEST = 24  # characters of a name
 
 
-def _summary(path: Path, most: int | None) -> Summary:
-    """The summary of a run, from the newest `most` epochs, or all."""
-    if not has_run(path):
-        raise Missing(f"{path} is not a run folder: it has no config.json")
-    content, manifest = files.read_json(path / CONFIG), read_manifest(path)
+def _checked(content: Mapping[str, Any], kind: type[T], path: Path) -> T:
     try:
-        files.typed(content, _Shown)
+        return files.typed(content, kind)
     except (BadType, BadValue) as error:
-        raise BadData(f"{path / CONFIG} is not the configuration of a run: {error}") from None
-    result, rows = _parsed(path / RESULT), list(islice(_epoch_rows(path / METRICS), most))
-    train = manifest["data"]["train"]
-    per_epoch = -(-train // content["batch"])
-    made, checkpoints = _steps(path / METRICS), in_folder(path / CHECKPOINTS)
-    state = "diverged" if "diverged" in result else "finished" if (path / PARAMS).is_file() else "unfinished"
-    known = _results(rows, most is None) | {"epochs": made // per_epoch}
-    known |= {"seconds": seconds} if (seconds := _seconds(path, result)) is not None else {}
-    source = manifest["system"]["source"] if "system" in manifest else ""
-    resumable = state == "unfinished" and not is_of_earlier_version(manifest)
-    return Summary(
-        path, state, str(result.get("diverged", "")), _changed(path), manifest["versions"]["funcvae"],
-        _settings(content, per_epoch), (train, manifest["data"]["test"]), made, content["epochs"] * per_epoch, known,
-        str(result.get("host", "")), list(checkpoints), sorted(file.name for file in (path / FIGURES).glob("[!.]*.*")),
-        [] if source is None else _commands(path, source, resumable, bool(checkpoints) or state == "finished"),
-    )  # fmt: skip
+        raise BadData(f"{path} is not of a run: {error}") from None
 
 
 def _settings(content: Mapping[str, Any], per_epoch: int) -> dict[str, Any]:
@@ -244,79 +268,29 @@ def _commands(path: Path, source: str, resumable: bool, loadable: bool) -> list[
     return [join(resume)] * resumable + looks
 
 
-def _results(rows: Sequence[Row], all_epochs: bool) -> dict[str, float]:
-    """The results in the rows of epochs, the newest first."""
+def _results(path: Path) -> tuple[int, dict[str, float]]:
+    """The number of steps in a file of metrics, and the results. Parses the rows of epochs and the last row only."""
+    epochs, end = list[bytes](), b""
+    if path.is_file():
+        with path.open("rb") as file:
+            for line in iter(partial(file.readline, LINE_LIMIT), b""):
+                if line.endswith(b"\n"):  # the last row may be incomplete
+                    epochs += [line] * (b'"test_bound"' in line)
+                    end = line
+    if not end:
+        return 0, {}
+    row = files.parse_json(end, str(path))
+    if type(row.get("step")) is not int:
+        raise BadData(f"{path} is not the metrics of a run: its last row has no integer step")
+    made = row["step"] + ("loss" in row)  # the rows of steps count from 0
+    rows = [_checked(renamed(files.parse_json(line, str(path))), _Epoch, path) for line in epochs]
     if not rows:
-        return {}
-    last = rows[0]
-    found = {name: last[key] for key, name in _RESULTS.items() if isinstance(last.get(key), float)}
-    if all_epochs:
-        best = max(rows, key=lambda row: row["test_bound"])
-        found |= {"best_test_bound": best["test_bound"], "best_epoch": best["epoch"] + 1}
-    return found
-
-
-_RESULTS = {  # by the fields of a row of an epoch
-    "test_bound": "test_bound", "bound": "train_bound", "train_bound": "train_bound",  # "bound" until version 0.8
-    "train_reconstruction": "reconstruction", "train_kl": "kl",
-}  # fmt: skip
-_MARK = b'"test_bound"'  # only the rows of epochs have it
-_BLOCK = 2**20  # bytes to read at a time
-
-
-def _epoch_rows(path: Path) -> Iterator[Row]:
-    """The rows of epochs in a file of metrics, the last one first, without damaged or incomplete ones."""
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        start, rest = path.stat().st_size, b""  # the rest of a line that begins before `start`
-        while start > 0:
-            end, start = start, max(0, start - _BLOCK)
-            file.seek(start)
-            block = file.read(end - start) + rest
-            first = block.find(b"\n") + 1 if start else 0
-            rest, at = block[:first], len(block)
-            while (at := block.rfind(_MARK, first, at)) >= 0:
-                line = block[block.rfind(b"\n", 0, at) + 1 : block.find(b"\n", at) + 1]
-                row = _parsed(line)
-                if type(row.get("epoch")) is int and type(row.get("test_bound")) is float:
-                    yield row
-
-
-def _parsed(content: bytes | Path) -> dict[str, Any]:
-    """The JSON object in a line or file; empty if it is damaged or missing."""
-    try:
-        return files.parse_json(content, "") if isinstance(content, bytes) else files.read_json(content)
-    except (BadData, Missing):
-        return {}
-
-
-def _last_row(path: Path) -> Row:
-    """The last complete row in a file of rows; empty without one."""
-    if not path.is_file():
-        return {}
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 2**16))
-        lines = file.read().split(b"\n")[:-1]
-    return next(filter(None, map(_parsed, reversed(lines))), {})
-
-
-def _steps(path: Path) -> int:
-    """The number of steps made; the rows of steps count from 0."""
-    row = _last_row(path)
-    step = row.get("step", 0)
-    return step + ("loss" in row) if type(step) is int else 0
-
-
-def _seconds(path: Path, result: Mapping[str, Any]) -> float | None:
-    """The seconds of training, if they are recorded."""
-    seconds = result.get("seconds", _last_row(path / TIMES).get("seconds"))
-    return float(seconds) if isinstance(seconds, int | float) and 0 <= seconds < 1e12 else None
-
-
-def _is_run(path: Path) -> bool:
-    """Whether a folder is that of a run, perhaps damaged; other programs have files named config.json, too."""
-    return has_run(path) and ((path / MANIFEST).is_file() or "system" in _parsed(path / CONFIG))
+        return made, {}
+    best, last = max(rows, key=lambda each: each["test_bound"]), rows[-1]
+    found = {"best_test_bound": best["test_bound"], "best_epoch": best["epoch"] + 1}
+    found |= {"test_bound": last["test_bound"], "train_bound": last["train_bound"]}
+    parts = {"reconstruction": last.get("train_reconstruction"), "kl": last.get("train_kl")}
+    return made, found | {name: value for name, value in parts.items() if value is not None}
 
 
 def _changed(path: Path) -> float:
@@ -334,12 +308,8 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+def _time(results: Mapping[str, float]) -> str:
+    return duration(results["seconds"]) if "seconds" in results else ""
 
 
 def _names(summaries: Sequence[Summary]) -> list[str]:
@@ -347,30 +317,3 @@ def _names(summaries: Sequence[Summary]) -> list[str]:
     parents = {os.path.abspath(each.path.parent) for each in summaries}
     common = os.path.commonpath(parents) if parents else ""
     return [os.path.relpath(each.path, common) for each in summaries]
-
-
-_SHORTEST = 24  # characters of a name
-
-
-def _fitted(rows: Sequence[Sequence[str]], header: Sequence[str], width: int) -> str:
-    """A table, with shortened names in the first column or split into several tables if it is wider than `width`."""
-    if not rows:
-        return ""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    name = min(widths[0], max(_SHORTEST, width - sum(widths[1:]) - 2 * len(widths[1:])), width - 2 - max(widths[1:]))
-    blocks: list[list[int]] = [[]]
-    for column in range(1, len(widths)):
-        if blocks[-1] and name + sum(widths[i] + 2 for i in [*blocks[-1], column]) > width:
-            blocks.append([])
-        blocks[-1].append(column)
-    names = [text if len(text) <= name else f"…{text[1 - name :]}" for text, *_ in rows]
-    tables = []
-    for block in blocks:
-        cells = [[text, *(row[i] for i in block)] for text, row in zip(names, rows, strict=True)]
-        align = "<" + "".join(">" if any(_is_number(row[i]) for row in rows) else "<" for i in block)
-        tables.append(table(cells, [header[0], *(header[i] for i in block)], align))
-    return "\n\n".join(tables)
-
-
-def _is_number(cell: str) -> bool:
-    return cell.replace(",", "").replace(".", "").lstrip("-").isdecimal()

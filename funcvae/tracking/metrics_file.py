@@ -11,7 +11,7 @@ from funcvae._support import files
 from funcvae.errors import BadData, Missing
 from funcvae.train.settings import Row
 
-__all__ = ["LINE_LIMIT", "MetricsReader", "MetricsWriter"]
+__all__ = ["LINE_LIMIT", "MetricsReader", "MetricsWriter", "renamed"]
 
 LINE_LIMIT = 2**20  # maximum number of bytes in a row
 
@@ -75,11 +75,13 @@ class MetricsReader:
                 row = files.parse_json(line, where)
                 if type(row.get("step")) is not int or not line.endswith(b"\n"):
                     raise BadData(f"{where} is not a complete row: it must be an object with an integer step")
-                yield row if "kind" in row else _renamed(row)
+                yield renamed(row)
 
 
-def _renamed(row: Row) -> Row:
-    """A row of version 0.8 or earlier with the present names."""
+def renamed(row: Row) -> Row:
+    """A row with the present names; version 0.8 and earlier had others."""
+    if "kind" in row:
+        return row
     kind = "step" if "loss" in row else "epoch" if "bound" in row else "variance"
     names = {"bound": "train_bound"} if kind == "epoch" else {}
     return {"kind": kind, **{names.get(name, name): value for name, value in row.items()}}

@@ -1,15 +1,14 @@
 """The protocol of trackers, and what they share: names of charts, sheets of images, and what happens after an error."""
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from einops import rearrange
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from funcvae._support import checks
+from funcvae._support.progress import notice
 from funcvae.train.settings import Row
 
 __all__ = ["Images", "Tracker", "UntilItFails", "by_tag", "sheet"]
@@ -51,7 +50,7 @@ class UntilItFails:
         except Exception as error:  # packages raise anything
             self._failed = True
             reason = checks.one_line(str(error)) or type(error).__name__
-            tqdm.write(f"funcvae: {self._name} stopped; the run continues without it: {reason}", file=sys.stderr)
+            notice(f"{self._name} stopped; the run continues without it: {reason}")
 
 
 def by_tag(row: Row) -> dict[str, float]:

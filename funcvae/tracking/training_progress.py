@@ -22,7 +22,7 @@ class TrainingProgress:
         steps, epochs: those of the whole run.
         made: the steps that were made before.
         compiling: whether the first step will be compiled.
-        with_loss: also show the loss of each step.
+        with_loss: also show the loss of the last batch.
     """
 
     def __init__(
@@ -65,12 +65,14 @@ class TrainingProgress:
         if row["kind"] == "step":
             self._bar.set_description_str("".join(f"{text}, " for text in self._shown.values()), refresh=False)
             self._bar.update()
-            self._announceduration()
+            self._announce_duration()
         elif row["kind"] == "epoch":
             self._bar.set_description_str("".join(f"{text}, " for text in self._shown.values()))
             if self._bar.disable:
                 bounds = {"train_bound": "bound", "test_bound": "test bound"}
                 texts = [f"{text} {_number(row[name])}" for name, text in bounds.items() if name in row]
+                if "loss" in self._shown:
+                    texts.insert(0, f"last {self._shown['loss']}")
                 place = f"epoch {row['epoch'] + 1:,}/{self._epochs:,}, step {row['step']:,}/{self._steps:,}"
                 times = f"{duration(time.monotonic() - self._began)}, {duration(self._left())} left"
                 self._write(", ".join([place, *texts, times]))
@@ -80,7 +82,7 @@ class TrainingProgress:
         counted = max(self._made - self._start, 1)
         return (time.monotonic() - self._stepping) / counted * (self._steps - self._made)
 
-    def _announceduration(self) -> None:
+    def _announce_duration(self) -> None:
         seconds = time.monotonic() - self._stepping
         if self._announced or seconds < _MEASURED:
             return

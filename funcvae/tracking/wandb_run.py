@@ -1,13 +1,11 @@
 """A tracker that logs to Weights & Biases."""
 
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from funcvae._support.progress import notice
 from funcvae.errors import Missing
 from funcvae.tracking.optional_packages import import_package
 from funcvae.tracking.protocol import Images, Tracker, UntilItFails, by_tag, sheet
@@ -71,7 +69,7 @@ class _WandbRun:
         )  # fmt: skip
         self._run.define_metric("*", step_metric="step")
         if not self._run.offline:
-            tqdm.write(f"funcvae: wandb shows the run at {self._run.url}", file=sys.stderr)
+            notice(f"wandb shows the run at {self._run.url}")
         if not earlier:
             for row in self._past:
                 self.log(row)

@@ -1,14 +1,13 @@
 """Monitors the gradient's variance during training. The bits of the training run do not change."""
 
 import math
-import sys
 from typing import NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from funcvae import estimators, random
 from funcvae._support.examples import Data
+from funcvae._support.progress import notice
 from funcvae.errors import BadValue, NonFinite
 from funcvae.estimators.types import Estimator, EstimatorAt, by_step
 from funcvae.model import VAE, Observe
@@ -58,7 +57,7 @@ class Monitor(NamedTuple):
                 samples=self.settings.samples, replicates=self.settings.replicates, train=True, timings=0,
             )  # fmt: skip
         except NonFinite as error:
-            tqdm.write(f"funcvae: the variance after step {step} was not measured: {error}", file=sys.stderr)
+            notice(f"the variance after step {step} was not measured: {error}")
             return {}
         row = {}
         for name, compared in found.rows.items():

@@ -76,6 +76,7 @@ def test_unfinished_cells_are_listed(here, capsys):
     grid = grid_of(seeds=(0, 1, 2))
     with pytest.raises(Stopped):
         swept(grid, stop_context=after(10))  # in the second cell
+    Path("elsewhere").mkdir()
     cli.main(["collect", "sweep", "--out", "elsewhere/t.csv"])
     out = capsys.readouterr().out
     assert "begun: gaussian2d_vae-elbo-k2-s1\nmissing: gaussian2d_vae-elbo-k2-s2\n" in out
@@ -94,4 +95,4 @@ def test_collect_needs_the_folder_of_a_sweep(here, capsys):
         runs.collect("nowhere")
     with pytest.raises(SystemExit, match="2"):
         cli.main(["collect", "nowhere", "--out", "table.txt"])
-    assert "--out is table.txt: it must be the name of a CSV file, NAME.csv" in capsys.readouterr().err
+    assert "--out is table.txt: it must be the name of a file, NAME.csv" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from PIL import Image
 
 import funcvae as fv
+from funcvae import cli
+from tests.support.datasets import write_idx
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DIGITS = ("mnist_ae", "mnist_vae", "mnist_bn_vae", "mnist_sigma_vae", "burda_vae")
@@ -226,6 +229,52 @@ def test_the_python_of_a_guide_runs_as_written_block_after_block(path, tmp_path,
     names = {}
     for block in python_blocks(path):
         exec(block, names)
+
+
+def posts_commands():
+    """Runs the Python of the guide to the posts, then yields its commands."""
+    page = EXAMPLES / "guide" / "posts.md"
+    for block in python_blocks(page):
+        exec(block, {})
+    lines = "\n".join(re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)).split("\n")
+    yield from (shlex.split(line)[1:] for line in lines if line)
+
+
+def figures_named_in(page):
+    named = re.findall(r"`(\w+/figures/[\w.]+)`", page.read_text())
+    assert named
+    return [Path(name) for name in named]
+
+
+def test_the_commands_of_the_guide_to_the_posts_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_idx(tmp_path / "data" / "MNIST" / "raw", train=40, test=40)
+    for name in ("save", "save_gif"):
+        monkeypatch.setattr(fv.figures, name, lambda figure, path, **options: path)
+    for command in posts_commands():
+        if command[0] == "train":
+            command[command.index("--epochs") + 1] = "1"
+        cli.main(command)
+        assert fv.runs.has_run(command[-1] if command[0] == "train" else command[1])
+
+
+@pytest.mark.slow
+def test_the_posts_give_the_numbers_and_figures_of_the_guide(tmp_path, monkeypatch, mnist_root):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(mnist_root)
+    for command in posts_commands():
+        cli.main(command)
+    assert all(is_a_picture(path) for path in figures_named_in(EXAMPLES / "guide" / "posts.md"))
+    found = {path.parent.name: fv.runs.read_result(path.parent) for path in tmp_path.glob("*/result.json")}
+    bounds = {"ae": -483.4, "vae": -489.1, "alpha784": -536.4, "sigma": -493.9, "linear": -489.2}
+    for name, bound in bounds.items():
+        assert found[name]["test_bound"] == pytest.approx(bound, abs=2)
+    kls = {"vae": 3.9, "alpha784": 19.2, "sigma": 3.5, "linear": 7.6}
+    for name, kl in kls.items():
+        assert found[name]["kl"] == pytest.approx(kl, rel=0.1)
+    assert found["points"]["test_bound"] == pytest.approx(-2.72, abs=0.01)
+    assert found["alpha1"]["kl"] < 1e-3
+    assert [name for name, result in found.items() if result["active_units"] == 0] == ["alpha1"]
 
 
 def test_every_example_is_tested():

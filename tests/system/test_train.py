@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -75,6 +76,61 @@ def test_the_result_names_the_best_epoch_if_its_parameters_are_kept(here):
     result, bounds = runs.read_result("run"), runs.load("run").history.test_bound
     assert result["best_epoch"] == np.argmax(bounds) < 3
     assert result["best_test_bound"] == max(bounds) > result["test_bound"]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_run_ends_with_five_lines_of_the_numbers_in_its_result(here, capsys):
+    cli.main([*GAUSSIAN, "--out", "run", "--epochs", "3", "--lr", "0.01"])
+    lines, result = capsys.readouterr().out.splitlines()[-5:], runs.read_result("run")
+    shown = [float(number) for number in re.findall(r"-?\d+\.\d{4}", lines[0])]
+    assert shown == [round(result[name], 4) for name in ("test_bound", "train_bound", "reconstruction", "kl")]
+    assert result["train_bound"] == pytest.approx(result["reconstruction"] - result["kl"])
+    assert lines[0].startswith("test bound -")
+    assert lines[0].endswith(" (nats per example)")
+    speed = f"{result['steps_per_second']:,.3g} steps a second"
+    assert lines[1] == f"trained 30 steps in {fv.tracking.duration(result['seconds'])}, {speed}"
+    assert lines[2].startswith("figures: run/figures (")
+    assert lines[3:] == ["next: funcvae evaluate run", "next: funcvae variance run"]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_run_whose_latents_are_all_unused_ends_with_a_hint(here, capsys):
+    x = fv.random.uniform(fv.random.key(0), (21, 1, 28, 28)).numpy()
+    np.savez("same.npz", train=x[:20], test=x[[20] * 5])  # equal test items have equal codes
+    trained("same.npz", "mnist_vae", "unused")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("hint: no latent is active")
+    assert runs.read_result("unused")["active_units"] == 0
+    trained("same.npz", "mnist_ae", "point")
+    result = runs.read_result("point")
+    assert (result["active_units"], result["kl"]) == (None, 0.0), "a point has no density, and its KL means nothing"
+    cli.main([*GAUSSIAN, "--out", "used", "--epochs", "20", "--lr", "0.01"])
+    assert runs.read_result("used")["active_units"] > 0
+    assert "hint" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_run_with_a_single_test_item_has_no_number_of_active_units(here):
+    x = fv.random.uniform(fv.random.key(0), (21, 1, 28, 28)).numpy()
+    np.savez("one.npz", train=x[:20], test=x[20:])
+    assert runs.read_result(trained("one.npz"))["active_units"] is None
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize(
+    ("system", "options", "constant", "divisor"),
+    [
+        ("mnist_sigma_vae", [], np.log(np.pi), 784),
+        ("mnist_bn_vae", [], np.log(784 * np.pi), 1),
+        ("mnist_bn_vae", ["--model.alpha", "784"], np.log(np.pi), 1),
+    ],
+)
+def test_the_line_of_an_epoch_has_the_loss_that_the_post_prints(digits, capsys, system, options, constant, divisor):
+    """The error times its weight plus the KL of the last batch: the log-normaliser of the likelihood is left out."""
+    run = trained(digits, system, "run", *options)
+    shown = re.search(r"last loss ([\d.]+), bound", capsys.readouterr().err)[1]
+    last = [row for row in fv.tracking.MetricsReader(run / "metrics.jsonl") if row["kind"] == "step"][-1]
+    loss = (-last["reconstruction"] - 392 * constant + last["kl"]) / divisor
+    assert float(shown) == pytest.approx(loss, rel=6e-3), "three digits"
 
 
 def test_without_a_result_the_run_is_not_finished(here):

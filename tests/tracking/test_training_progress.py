@@ -56,15 +56,17 @@ def test_on_80_columns_the_bar_shows_step_bounds_and_time_left_whole(monkeypatch
     assert re.match(rf"step 98399\d\d/9840000 \|.*\| {loss}bound -98.12, test -97.25, [\d:?]+ left", shown)
 
 
-def test_without_a_terminal_each_epoch_is_one_line(capsys):
-    with TrainingProgress("run", 4, 2) as progress:
+@pytest.mark.parametrize("with_loss", [False, True])
+def test_without_a_terminal_each_epoch_is_one_line(capsys, with_loss):
+    with TrainingProgress("run", 4, 2, with_loss=with_loss) as progress:
         for number in range(2):
             progress.stepped()
             progress.log(step(number, bound=-3.0))
         progress.log(epoch(0, 2))
     shown = capsys.readouterr().err
     assert "\r" not in shown
-    line = r"run: epoch 1/2, step 2/4, bound -99\.50, test bound -97\.25, \d+ s, \d+ s left\n"
+    loss = r"last loss 12345\.68, " if with_loss else ""
+    line = rf"run: epoch 1/2, step 2/4, {loss}bound -99\.50, test bound -97\.25, \d+ s, \d+ s left\n"
     assert re.fullmatch(line, shown)
 
 
