@@ -1,5 +1,6 @@
 """Short reprs of values that hold tensors, functions and trees: one to a few lines, whatever their size."""
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from funcvae import tree
+from funcvae._support import tables
 from funcvae._support.checks import one_line
 from funcvae._support.pickling import call_of
 
@@ -36,12 +38,9 @@ def _repr(value: Any) -> str:
     line, (name, parts) = _line(value), _name_and_parts(value)
     if len(line) <= _LINE:
         return line
-    lines = [""]
-    for part in parts:
-        if lines[-1] and len(lines[-1]) + len(part) > _LINE - 4:
-            lines.append("")
-        lines[-1] += f"{part}, "
-    return "\n    ".join([f"{name}(", *map(str.rstrip, lines)]) + "\n)"
+    whole = ", ".join(map(tables.unbroken, parts)) + ","
+    lines = textwrap.wrap(whole, _LINE, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
+    return "\n".join([f"{name}(", *lines, ")"]).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _line(value: Any) -> str:
@@ -94,8 +93,6 @@ def _item(value: Any) -> str:
         return name
     if isinstance(value, Mapping | list | tuple):
         leaves = [leaf for leaf in tree.leaves(value) if isinstance(leaf, Tensor)]
-        if not leaves and not value:
-            return "[]"
         return f"{sum(leaf.numel() for leaf in leaves):,} numbers" if leaves else f"{len(value)} items"
     kind = type(value).__name__
     return f"{kind} {list(value.shape)}" if hasattr(value, "shape") else f"{kind}(…)"
@@ -104,11 +101,11 @@ def _item(value: Any) -> str:
 def _array(x: Tensor | np.ndarray) -> str:
     """Dtype and shape; all numbers of a small array, and the first and the last of a series."""
     text = f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
-    if x.ndim > 1 or 0 in x.shape or str(getattr(x, "device", "")) == "meta":
+    if x.ndim > 1 or 0 in x.shape:
         return text
     try:
         numbers = (x if x.ndim == 0 or len(x) <= _ALL else x[:: len(x) - 1]).tolist()
-    except RuntimeError:  # under vmap a tensor has no values
+    except (RuntimeError, NotImplementedError):  # on the device "meta" and under vmap a tensor has no values
         return text
     if x.ndim == 0:
         return _item(numbers)

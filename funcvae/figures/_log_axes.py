@@ -54,8 +54,8 @@ def ticks(axis: Axis) -> None:
     """Labels a log axis with plain numbers, as many as there is room for."""
     low, high = axis.get_view_interval()
     decades = math.log10(high / low)
-    if decades < 0.7:
-        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    if decades < 0.5:
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     else:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,), numticks=6))
     axis.set_major_formatter(FuncFormatter(lambda v, _: number(f"{v:,g}")))

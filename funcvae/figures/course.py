@@ -102,7 +102,7 @@ def variance_along_training(
         least = ax.get_ylim()[0]
         for name, (value, low, high) in values.items():
             colour, after = seen[name]["color"], len(names) - 1 - names.index(name)
-            width = 1.4 + min(2.2, 6 / len(names)) * after
+            width = 1.4 + min(1.2, 4 / len(names)) * after
             ax.fill_between(at, low.clip(min=least), high, color=colour, alpha=0.15, linewidth=0, zorder=1)
             ax.plot(at, value, color=colour, linewidth=width, marker="o", markersize=width + 2)
     for ax in figure.axes[-2:]:

@@ -13,7 +13,7 @@ from funcvae._support import checks
 from funcvae._support.checks import Positive
 from funcvae.errors import BadValue
 from funcvae.figures._arrays import Floats, as_array, as_numbers, labelled
-from funcvae.figures._log_axes import number
+from funcvae.figures._log_axes import number, ticks
 from funcvae.figures._style import ACCENT, DARK, LIGHT, MARKERS, PALETTE, counts, finish, note, titled
 
 __all__ = ["run_curves", "training_curves"]
@@ -75,12 +75,13 @@ def training_curves(
         _noisy(ax, step, line)
         if tested.size:
             _marked(ax, test_step, tested, "o", color=ACCENT, linewidth=1.2, markersize=6, label="test set")
-        ax.set_ylabel(f"{label}\n[{unit}]")
+        ax.set_ylabel(f"{label}\n[{unit}]", size="medium" if ax is panels[0] else "small")
         _limit(ax, [line[np.isfinite(line)], tested[np.isfinite(tested)]])
         _note_outside(ax, {"training": line, "test": tested})
     for norm in norms:
         _noisy(panels[-1], step, np.where(norm > 0, norm, np.nan))
         panels[-1].set(yscale="log", ylabel="gradient\nnorm")
+        ticks(panels[-1].yaxis)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.align_ylabels(panels)
     _steps_and_epochs(panels[0], panels[-1], steps_per_epoch)

@@ -239,7 +239,7 @@ def samples_report(
     batch: int | None = None,
     seed: int = 0,
     processes: Processes = SINGLE,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> tuple[list[variance.Comparison], Report]:
     """Compares estimators as `comparison_report` does, at several numbers of samples, on the same batch.
 

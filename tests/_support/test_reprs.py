@@ -101,7 +101,7 @@ def values():
 def test_reprs_are_short(values):
     for value in values:
         shown = repr(value)
-        assert len(shown) < 600, shown
+        assert len(shown) < 800, shown
         assert " at 0x" not in shown
         assert max(map(len, shown.splitlines())) <= 120
 

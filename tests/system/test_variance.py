@@ -46,7 +46,7 @@ def test_the_command_prints_a_table_and_writes_a_report(points, capsys):
     assert out.startswith(f"gaussian2d_vae, as in {points}; 50 of its training data, seed 0; gradients of nats per")
     assert list(report["rows"]) == ["iwae", "dreg", "stl", "rloo"]
     assert (report["samples"], report["replicates"], report["batch"], report["reference"]) == (4, 60, 50, "iwae")
-    value = re.search(r"^dreg +\d+ +(\S+)", out, re.MULTILINE)[1]
+    value = re.search(r"^dreg +(\S+)", out, re.MULTILINE)[1]
     assert float(value) == pytest.approx(report["rows"]["dreg"]["groups"]["encoder"]["variance"]["value"], rel=6e-3)
     figures = ("variance_ratios", "variance_layers", "variance_cost")
     for name in figures:
