@@ -130,7 +130,7 @@ def variance(
         text = runs.samples_table(found, wide=wide)
         made = {"variance_samples": of_results.of_samples(found, name=system)}
     else:
-        text = found[0].table(wide=wide)
+        text = found[0].table(wide=wide) + "\nmore columns: --wide" * (not wide)
         made = of_results.of_comparison(found[0], name=system)
     state = "untrained" if measured.path.name.startswith(f"{system}-untrained") else f"as in {measured.path}"
     print(f"{system}, {state}; {found[0].batch:,} of its training data, seed {seed}; gradients of nats per example")
