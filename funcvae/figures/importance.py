@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -52,22 +53,15 @@ def log_weights(
     weights = weights - most - np.log(np.exp(weights - most).mean(0))
     low = min(np.quantile(column[column > -math.inf], 0.005) for column in weights.T)
     bins = np.linspace(min(low, -0.5), max(weights.max(), 0.5), _BINS + 1)
+    floor = 0.1 / samples  # below the axis
     figure = titled(max(6.4, 3.8 * n), 4.2, title)
     axes = figure.subplots(1, n, sharex=True, sharey=True, squeeze=False)[0]
     for ax, column, name, size, k in zip(axes, weights.T, names, effective, shape, strict=True):
         of_samples, of_sum = (np.histogram(column, bins, weights=w)[0] for w in (None, np.exp(column)))
         ax.set(yscale="log", ylim=(0.7 / samples, 1.4))
-        ax.stairs(
-            of_samples / samples, bins, baseline=0.1 / samples, fill=True, color=LIGHT, label="share of the samples"
-        )
-        ax.stairs(
-            of_sum / samples,
-            bins,
-            baseline=0.1 / samples,
-            color=ACCENT,
-            linewidth=1.6,
-            label="share of the sum of weights",
-        )
+        line: Any = {"color": ACCENT, "linewidth": 1.6, "label": "share of the sum of weights"}
+        ax.stairs(of_samples / samples, bins, baseline=floor, fill=True, color=LIGHT, label="share of the samples")
+        ax.stairs(of_sum / samples, bins, baseline=floor, **line)
         ax.axvline(0, color="0.5", linestyle="--", linewidth=1)
         left_out = 1 - of_samples.sum() / samples
         text = f"{name}\nESS {size:,.1f} of {samples:,}, k̂ = {k:.2f}".replace("inf", "∞")

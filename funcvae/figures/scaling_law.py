@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from funcvae._support import checks
 from funcvae.errors import BadValue
 from funcvae.figures._arrays import as_array
-from funcvae.figures._log_axes import intervals, limits, positive, ticks
+from funcvae.figures._log_axes import intervals, limits, number, positive, ticks
 from funcvae.figures._style import MARKERS, PALETTE, finish, titled
 
 __all__ = ["scaling"]
@@ -95,5 +95,5 @@ def _slope(slope: float, error: float) -> str:
         return ": slope undefined"
     known = np.isfinite(error) and error > 0
     decimals = int(np.clip(-math.floor(math.log10(error)), 2, 4)) if known else 2
-    text = f": slope {slope:+.{decimals}f}".replace("-", "−")
-    return text + f" ± {error:.{decimals}f}" * bool(np.isfinite(error))
+    text = number(f"{slope:+.{decimals}f}")
+    return f": slope {text}" + f" ± {error:.{decimals}f}" * bool(np.isfinite(error))
