@@ -68,7 +68,7 @@ def test_coinciding_lines_of_training_have_different_widths():
     figure = variance_along_training([0, 10, 20], NETWORKS)
     first, second = figure.axes[2].lines
     np.testing.assert_array_equal(first.get_ydata(), second.get_ydata())
-    assert first.get_linewidth() > second.get_linewidth() + 1.5
+    assert first.get_linewidth() > second.get_linewidth() + 1
     assert figure.axes[2].get_xscale() == "linear"
     assert len(figure.axes[0].collections) == 2, "a band for each estimator"
 

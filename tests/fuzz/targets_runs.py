@@ -131,6 +131,7 @@ target(
 target(
     "runs.load", runs.load, weight=0.1, path=FOLDER_PATH, checkpoint=SEED, device=DEVICE, data=TEXT, data_dir=TEXT
 )  # fmt: skip
+target("runs.history_of", runs.history_of, weight=0.1, path=FOLDER_PATH)
 target("runs.summarize", runs.summarize, weight=0.1, path=FOLDER_PATH)
 target("runs.runs_in", runs.runs_in, weight=0.1, folder=FOLDER_PATH)
 GRID = {"systems": ["gaussian2d_vae"], "estimators": ["dreg"], "samples": [2], "seeds": [0], "settings": {"epochs": 1}}

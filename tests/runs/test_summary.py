@@ -58,7 +58,7 @@ def test_the_text_fits_80_columns_and_shows_what_differs_from_the_default(run):
     text = str(runs.summarize(run))
     assert max(map(len, text.replace(str(run), "run").splitlines())) <= 80
     for line in (
-        "estimator    elbo, K = 4, noise iid", "other        clip 2.0, variance_of stl", "6 of 6 steps, 2 of 2 epochs",
+        "estimator    elbo, K = 4, noise iid", "other        clip 2.0, variance_of stl", "6 of 6 steps, epoch 2 of 2",
         "funcvae 0.8.0 on cpu of node7", "time         1 h 1 min", "test bound   -4.0000",
         "best         -3.0000 after epoch 1", "-2.5000 (reconstruction -2.0000, KL 0.5000)",
         "figures      training.png", f"next: funcvae evaluate {run}",

@@ -47,4 +47,4 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def no_figures(monkeypatch):
     """Runs draw no figures, which would take longer than a short training."""
-    monkeypatch.setattr(figures, "save", lambda figure, path: path)
+    monkeypatch.setattr(figures, "save", lambda figure, path, over=True: Path(path))

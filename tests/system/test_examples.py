@@ -120,7 +120,7 @@ def test_an_estimator_is_chosen_by_its_variance_and_bias(tmp_path):
     assert found.row("iwae, sobol").bias == {}
     assert best in {"dreg", mine.name}
     assert sources.groups["encoder"].noise.value > 0
-    assert {path.stem.rpartition("_")[2] for path in written} == {"encoder", "decoder", "layers", "cost"}
+    assert {path.stem.rpartition("_")[2] for path in written} == {"ratios", "layers", "cost"}
     assert all(is_a_picture(path) for path in written)
 
 

@@ -105,11 +105,12 @@ def test_a_full_disk_at_the_figures_leaves_a_finished_run(tmp_path, monkeypatch,
     run, whole = tmp_path / "run", tmp_path / "whole"
     short = ("--epochs", "1", "--samples", "2", "--sample-each-step")
 
-    def full(*args: object) -> None:
+    def full(*args: object, **options: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
         patched.setattr(figures, "save", full)
+        patched.setattr(figures, "save_gif", full)
         with pytest.raises(SystemExit) as ended:
             cli.main(["train", *short, "--out", str(run)])
     assert ended.value.code == 2

@@ -160,7 +160,7 @@ def test_a_cell_that_keeps_the_best_parameters_has_their_numbers(own):
 
 
 def test_list_shows_the_systems_of_a_file(own, capsys):
-    cli.main(["list", "systems", "--from", "my_systems.py"])
+    cli.main(["list", "systems", "--from", "my_systems.py", "--wide"])
     *named, last = capsys.readouterr().out.splitlines()
     assert len(named) == len(fv.models.SYSTEMS)
     assert last.split(maxsplit=1) == [SPEC, "VAE of birds"]
