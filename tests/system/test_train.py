@@ -350,7 +350,7 @@ def test_an_interrupt_is_one_line(here, capsys, monkeypatch):
 
 def test_images_cannot_be_sampled_at_each_step(digits, capsys):
     command = ["train", "mnist_vae", "--data", str(digits), "--sample-each-step", "--out", "run"]
-    assert "sample_each_step needs data in the plane: mnist_vae has images" in refused(capsys, *command)
+    assert "--sample-each-step needs data in the plane: mnist_vae has images" in refused(capsys, *command)
 
 
 def test_a_last_batch_of_one_is_an_error_before_the_folder_exists(digits, capsys):

@@ -406,7 +406,9 @@ def test_a_compiled_run_agrees_with_the_eager_run_and_continues_bit_for_bit(poin
 def test_a_history_of_another_dtype_can_be_continued(points):
     start, model, estimator, opt = begun()
     half, past = fv.train.fit(start, model, estimator, opt, points, batch=16, compile=False)
-    past = past._replace(**{name: array.astype(np.float32) for name, array in zip(past._fields[:6], past, strict=False)})
+    past = past._replace(
+        **{name: array.astype(np.float32) for name, array in zip(past._fields[:6], past, strict=False)}
+    )
     _, history = fv.train.fit(half, model, estimator, opt, points, batch=16, history=past, compile=False)
     np.testing.assert_array_equal(history.loss[:4], past.loss)
     assert len(history.loss) == 8
