@@ -176,7 +176,7 @@ def load(
         Missing: the folder or one of its files does not exist, the run has no checkpoint yet, or the device is not
             available.
         BadData: a file is damaged, or a later version of funcvae made the run.
-        BadValue: the run has no such checkpoint, or is of an own system and `system` is missing or another one.
+        BadValue: the run has no such checkpoint; or its system is your own, and `system` is missing or another one.
     """
     path = Path(path)
     checks.device(device)
