@@ -118,9 +118,8 @@ def test_a_sweep_with_an_own_system(own, capsys):
     capsys.readouterr()
     assert f"give --system {SPEC}\n" in refused(capsys, "collect", "sweep")
     cli.main(["collect", "sweep", *OWN])
-    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:3]] == [
-        ["bird_vae", "elbo"], ["bird_vae", "iwae"],
-    ]  # fmt: skip
+    rows = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert [row for row in rows if row[:1] == ["bird_vae"]] == [["bird_vae", "elbo"], ["bird_vae", "iwae"]]
     cell = "sweep/cells/bird_vae-iwae-k2-s0"
     assert runs.load(cell, system=SPEC).config.model == {"latent": 2, "hidden": (8,), "alpha": 1.0}
     own.write_text(SOURCE + "\n")
@@ -187,12 +186,11 @@ def test_model_options_are_part_of_the_configuration(own, run):
 
 def test_help_shows_the_model_options_of_a_system(own, capsys):
     for command, system, text in (
-        ("train", "mnist_bn_vae", "--model.alpha FLOAT (default: 1.0)"),
-        ("variance", SPEC, "--model.hidden INT,... (default: 8)"),
-        ("train", "sbn_vae", "--model.hidden VALUE,... (default: '')"),
+        ("train", "mnist_bn_vae", "--model.alpha FLOAT [default: 1.0]"),
+        ("variance", SPEC, "--model.hidden INT,... [default: 8]"),
+        ("train", "sbn_vae", "--model.hidden VALUE,... [default: '']"),
     ):
-        with pytest.raises(SystemExit, match="0"):
-            cli.main([command, system, "--help"])
+        cli.main([command, system, "--help"])
         assert text in " ".join(capsys.readouterr().out.split())
 
 
@@ -202,7 +200,7 @@ def test_wrong_model_options_are_refused(own, run, capsys):
         (["--model.latent", "many"], "model.latent is 'many': it must be a whole number"),
         (["--model.hidden", "4,x"], "model.hidden[1] is 'x': it must be a whole number"),
         (["--model.alpha", "inf"], "model.alpha is inf: it must be finite"),
-        (["--model.latent"], "--model.latent needs a value"),
+        (["--model.latent"], "--model.latent requires an argument"),
     ):
         assert message in refused(capsys, *TRAIN, "--out", "other", *options)
     assert "the model of a run keeps the options" in refused(capsys, "variance", run, *OWN, "--model.latent", "2")

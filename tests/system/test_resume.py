@@ -192,7 +192,7 @@ def test_a_finished_run_does_not_change(config_of, capsys, monkeypatch):
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()}
     monkeypatch.setattr("funcvae.train.loop.fit_task", None)
     cli.main(["train", "--resume", str(run)])
-    assert capsys.readouterr().out.strip() == str(run)
+    assert f"next: funcvae evaluate {run}\n" in capsys.readouterr().out
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()} == before
 
 

@@ -372,7 +372,7 @@ def without_times(found):
     """The comparison as a dict, without times, which do not repeat."""
     return {
         "rows": {
-            name: {k: v for k, v in row.items() if k != "seconds"} for name, row in found.to_dict()["rows"].items()
+            name: {k: v for k, v in row.items() if "seconds" not in k} for name, row in found.to_dict()["rows"].items()
         }
     }
 
