@@ -70,7 +70,8 @@ def test_equal_commands_give_equal_bits_and_keep_other_reports(points, capsys):
     mine = points.parent / "mine.json"
     for seed in (1, 2):
         compared(capsys, points, "--replicates", 5, "--seed", seed, "--out", mine)
-    assert json.loads(mine.read_text())["seed"] == 2
+    assert json.loads(mine.read_text())["seed"] == 1
+    assert json.loads(mine.with_stem("mine-2").read_text())["seed"] == 2
     assert (points.parent / "mine_variance_ratios.png").is_file()
 
 
@@ -127,7 +128,7 @@ def test_systems_of_digits(run_of, capsys, system):
 
 
 def test_discrete_latents_have_estimators_of_their_own(run_of, capsys):
-    out = compared(capsys, run_of("sbn_vae"), "--replicates", 4, "--batch", 5)
+    out = compared(capsys, run_of("sbn_vae"), "--replicates", 4, "--batch", 5, "--wide")
     assert re.findall(r"^(\w+) +(\d) ", out, re.MULTILINE)[:3] == [("disarm", "2"), ("score", "1"), ("arm", "2")]
     with pytest.raises(SystemExit):
         compared(capsys, run_of("sbn_vae"), "--estimators", "iwae")
@@ -161,10 +162,10 @@ def test_target_se_adds_replicates_in_stages(points, capsys):
         (("--estimators", "iwea"), "unknown estimator 'iwea': did you mean 'iwae'"),
         (("--estimators", "dreg", "--noise", "mirrored"), "dreg requires independent samples"),
         (("--noise", "sobl"), "unknown noise 'sobl': did you mean 'sobol'"),
-        (("--target-se", "0"), "target_se is 0.0"),
+        (("--target-se", "0"), "--target-se is 0.0"),
         (("--estimators", "rloo", "--samples", "1"), "samples is 1: rloo compares"),
-        (("--out", "."), "--out is .: it must be the name of a JSON file"),
-        (("--out", "figure.png"), "it must be the name of a JSON file, NAME.json"),
+        (("--out", "."), "--out is .: it must be the name of a file, NAME.json"),
+        (("--out", "figure.png"), "it must be the name of a file, NAME.json"),
         (("--estimators", ""), "estimators and noise each need at least one name"),
     ],
 )
