@@ -156,6 +156,15 @@ def typed(content: Any, kind: type[T], *, strict: bool = True) -> T:
         raise _in_our_words(str(error).replace("`", ""), content) from None
 
 
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Turns a BadType or BadValue raised inside into a BadData: the file is not `what`."""
+    try:
+        yield
+    except (BadType, BadValue) as error:
+        raise BadData(f"{path} is not {what}: {error}") from None
+
+
 def _in_our_words(message: str, content: Any) -> BadType | BadValue:
     """Rewrites an error of msgspec, such as "Expected int >= 1 - at $.samples[0]", so that it also shows the value."""
     problem, _, place = message.partition(" - at ")

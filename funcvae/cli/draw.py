@@ -146,7 +146,7 @@ def interpolate(
     for option, value, most in (("--steps", steps, 50), ("--frames", frames, 1000)):
         if not 2 <= value <= most:
             raise BadValue(f"{option} is {value}: it must lie between 2 and {most}")
-    if (classes is None) == (second is None):
+    if (second is None) if classes is None else (first is not None):
         raise BadValue("give two test items, as in `interpolate RUN 3 5`, or two classes, as in --classes 1 0")
     loaded = loading.load(run)
     dataset = loaded.dataset()

@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from funcvae import __version__, compilation, data
 from funcvae._support import examples, files
-from funcvae.errors import BadData, BadType, BadValue
+from funcvae.errors import BadData, BadValue
 from funcvae.runs.config import Config, config_sha256
 from funcvae.runs.systems import SystemSource, source_of
 from funcvae.train import streaming
@@ -110,12 +110,10 @@ def bit_settings(config: Config) -> dict[str, Any]:
 
 def parse_manifest(content: dict[str, Any], path: Path) -> Manifest:
     """The manifest in the JSON object of a file. Raises BadData if a field is wrong, or a later version made it."""
-    try:
+    with files.reading(path, "the manifest of a run"):
         if _minor(made := files.typed(content, _Versioned)) > _THIS_MINOR:
             raise BadData(f"{_made_by(made, path.parent)}: install that version")
         files.typed(content, Manifest)
-    except (BadType, BadValue) as error:
-        raise BadData(f"{path} is not the manifest of a run: {error}") from None
     return cast(Manifest, content)  # with all fields
 
 

@@ -19,7 +19,7 @@ from funcvae._support import checks, examples, files
 from funcvae._support.examples import Data
 from funcvae._support.progress import notice
 from funcvae._support.reprs import short_repr
-from funcvae.errors import BadData, BadType, BadValue, FuncvaeError, Missing, NonFinite
+from funcvae.errors import BadData, BadValue, FuncvaeError, Missing, NonFinite
 from funcvae.estimators.types import Estimator, by_step
 from funcvae.model import VAE, Trained
 from funcvae.models import SYSTEMS, Recipe, System
@@ -263,10 +263,8 @@ def read_config(path: Path, system: System | str | None = None) -> Config:
         raise BadValue(f"{path} is a run of {name}, not of {own.name}")
     earlier = manifest is not None and is_of_earlier_version(manifest)
     known, dropped = upgraded(content) if earlier else (content, {})
-    try:
+    with files.reading(path / CONFIG, "the configuration of a run"):
         config = parse_config(known, own)
-    except (BadType, BadValue) as error:
-        raise BadData(f"{path / CONFIG} is not the configuration of a run: {error}") from None
     if manifest and manifest["config_sha256"] != config_sha256(content):
         raise BadData(f"{path / CONFIG} was changed after the run started: restore it, or start another run")
     if used := ", ".join(f"{name} {value!r}" for name, value in dropped.items() if value):
@@ -376,10 +374,8 @@ def read_result(path: str | Path) -> Result:
     content = files.read_json(file)
     if "diverged" in content:
         raise NonFinite(f"{path} diverged: {content['diverged']}")
-    try:
+    with files.reading(file, "the result of a run"):
         return files.typed(content, Result)
-    except (BadType, BadValue) as error:
-        raise BadData(f"{file} is not the result of a run: {error}") from None
 
 
 def read_data(config: Config, *, download: bool = False) -> data.Dataset:

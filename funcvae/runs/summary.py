@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict, TypeVar
 
 from funcvae._support import checks, files
 from funcvae._support.tables import WIDTH, in_parts, table, unbroken
-from funcvae.errors import BadData, BadType, BadValue, FuncvaeError, Missing
+from funcvae.errors import BadData, FuncvaeError, Missing
 from funcvae.models import SYSTEMS
 from funcvae.runs.config import Config
 from funcvae.runs.environment import Size, is_of_earlier_version
@@ -234,10 +234,8 @@ _LONGEST = 24  # characters of a name
 
 
 def _checked(content: Mapping[str, Any], kind: type[T], path: Path) -> T:
-    try:
+    with files.reading(path, "of a run"):
         return files.typed(content, kind)
-    except (BadType, BadValue) as error:
-        raise BadData(f"{path} is not of a run: {error}") from None
 
 
 def _settings(content: Mapping[str, Any], per_epoch: int) -> dict[str, Any]:

@@ -61,6 +61,7 @@ def test_lists_fit_80_columns(capsys, what):
         (["variance", "run", "--samples", "1,b"], "--samples is 1,b: it must be whole numbers, such as 1,4,16"),
         (["interpolate", "run", "3"], "give two test items"),
         (["interpolate", "run", "3", "4", "--classes", "1", "0"], "give two test items"),
+        (["interpolate", "run", "3", "--classes", "1", "0"], "give two test items"),
         (["latent", "run", "grid", "--range", "3", "-3"], "--range is 3 -3"),
         (["sample", "run", "--out", "x.jpg"], "it must be the name of a file, NAME.png or NAME.pdf or NAME.svg"),
         (["sample", "run", "--out", "typo/x.png"], "there is no folder typo"),
