@@ -139,7 +139,7 @@ def training(processes):
                 found[f"{system} {split.__name__} {count}"] = {
                     "sha256": tree.sha256({"params": after.params, "state": after.state}),
                     "stopped": [int(stopped.step), tree.sha256(stopped.params)],
-                    "history": [field.tolist() for field in history],
+                    "history": [torch.as_tensor(field).tolist() for field in history],
                     "params": torch.cat([leaf.flatten() for leaf in tree.leaves(after.params)]).tolist(),
                 }
     return found

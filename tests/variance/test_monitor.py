@@ -59,9 +59,9 @@ def test_the_logged_variance_is_that_of_the_parameters_after_the_step(here):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--variance-every", "-1"), "variance_every is -1"),
-        (("--variance-of", "iwae"), "variance_of needs variance_every: give the number of steps"),
-        (("--variance-every", "5", "--variance-replicates", "1"), "variance_replicates is 1: it must be at least 2"),
+        (("--variance-every", "-1"), "--variance-every is -1"),
+        (("--variance-of", "iwae"), "--variance-of needs variance_every: give the number of steps"),
+        (("--variance-every", "5", "--variance-replicates", "1"), "--variance-replicates is 1: it must be at least 2"),
         (("--variance-every", "5", "--variance-of", "dregg"), "unknown estimator 'dregg': did you mean 'dreg'"),
         (("--variance-every", "5", "--variance-of", "rloo", "--samples", "1"), "samples is 1: rloo compares"),
         (("--variance-every", "5", "--variance-of", "dreg", "--noise", "sobol"), "dreg requires independent samples"),
