@@ -177,7 +177,7 @@ def network(factory: Callable[[], nn.Module]) -> Network:
         key, next_key = _split_key(state[KEY]) if train and keyed else (None, state.get(KEY))
         draws = nullcontext() if key is None else InForward(key)
         with _attention_for_transforms() if attention else nullcontext(), _no_draws(inputs, train, keyed), draws:
-            out = functional_call(skeletons[train], tensors, inputs, tie_weights=False, strict=True)
+            out = functional_call(skeletons[train], tensors, inputs, tie_weights=False)
         new = {name: v if name in frozen else tensors[name] for name, v in rest.items()}
         return out, {**new, KEY: next_key} if keyed else new
 

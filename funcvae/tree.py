@@ -101,7 +101,7 @@ def zeros_like(tree: Tensors) -> Tree:
 @checks.arguments
 def norm(tree: FloatTensors) -> Tensor:
     """The Euclidean norm of all numbers in a tree together. It does not depend on the order of dicts."""
-    if not (norms := [leaf.norm() for leaf in leaves(tree)]):
+    if not (norms := [torch.linalg.vector_norm(leaf) for leaf in leaves(tree)]):
         raise BadValue("tree has no leaves: a norm needs at least one")
     return torch.stack(norms).sort().values.norm()
 

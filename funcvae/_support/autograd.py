@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from funcvae import tree
 from funcvae.tree import Tree
@@ -36,8 +37,31 @@ def vjp(f: Callable[..., Any], *primals: Tree, has_aux: bool = False) -> tuple[A
     def pull(cotangent: Tree, retain_graph: bool = True) -> tuple[Tree, ...]:
         pairs = [(y, c) for y, c in zip(outputs, tree.leaves(cotangent), strict=True) if y.requires_grad]
         ys, cs = zip(*pairs, strict=True) if pairs else ((), ())
-        grads = torch.autograd.grad(ys, leaves, cs, retain_graph=retain_graph, materialize_grads=True)
-        return kind.unflatten(grads)
+        if not ys:
+            return kind.unflatten([torch.zeros_like(leaf) for leaf in leaves])
+        with torch.enable_grad():
+            loss = _WithGradients.apply(cs, *ys)
+        return kind.unflatten(torch.autograd.grad(loss, leaves, retain_graph=retain_graph, materialize_grads=True))
 
     value, aux = tree.map(torch.Tensor.detach, (value, aux))
     return (value, pull, aux) if has_aux else (value, pull)
+
+
+class _WithGradients(torch.autograd.Function):
+    """A scalar whose gradients with respect to the ys are the cs; its value is not computed.
+
+    `torch.autograd.grad` with `grad_outputs` takes as long, but imports SymPy, which delays the first step by half a
+    second.
+    """
+
+    @staticmethod
+    def forward(cs: tuple[Tensor, ...], *ys: Tensor) -> Tensor:
+        return ys[0].new_zeros(())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.cs = inputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        return None, *ctx.cs

@@ -34,6 +34,10 @@ class InFactory(TorchDispatchMode):
         self.key, self.count = key, 0
         self.generator_states: list[Tensor] = []  # the state of the generator before each draw that names one
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # True would import the compiler, which takes longer than importing torch
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if torch.Tag.nondeterministic_seeded not in func.tags:

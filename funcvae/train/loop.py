@@ -23,9 +23,10 @@ from funcvae.estimators.types import Estimator, EstimatorAt, by_step
 from funcvae.model import VAE, Observe, as_is, check_items
 from funcvae.optim import Optimizer
 from funcvae.train import streaming
+from funcvae.train.drawing import step_inputs
 from funcvae.train.settings import NO_CALLBACKS, Callbacks, Log, Row, Save, Scale, StepSettings, Watch, per_example
 from funcvae.train.state import Metrics, TrainState, check_train_state, run_keys, step_keys
-from funcvae.train.step import run_step, step_inputs
+from funcvae.train.step import run_step
 from funcvae.train.stopping import Interrupt, Until
 from funcvae.train.streaming import Readable, Source, Stream, training_batches
 from funcvae.train.task import Task, checked_task
@@ -232,12 +233,13 @@ def fit_task(
     handled = callbacks.stop if isinstance(callbacks.stop, Interrupt) else nullcontext()
     callbacks.progress(made, last)
     with compilation.precision(task.settings.precision), handled, closing(batches):
+        inputs = run.inputs(batches, ts.params)
         while made < last and not stopped:
             # Make a group of steps, whose metrics stay on the device.
             epoch, reports, unreadable = made // per_epoch, list[Metrics](), None
             try:
-                for _, keys, x in islice(batches, _burst_length(made, per_epoch, save_every)):
-                    ts, metrics = step(ts, keys, x)
+                for drawn in islice(inputs, _burst_length(made, per_epoch, save_every)):
+                    ts, metrics = step(ts, *drawn)
                     reports.append(metrics)
                     watch(made + len(reports), ts)
                     callbacks.progress(made + len(reports), last)

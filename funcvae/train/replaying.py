@@ -103,9 +103,10 @@ def replay_task(ts: TrainState, step: int, task: Task) -> Replay:
     run = run_step(task, lambda: False)
     batches = training_batches(ts, task.train, task.settings.batch, step - made + 1)
     with torch.no_grad(), compilation.precision(task.settings.precision), closing(batches):
-        for _, keys, batch in islice(batches, step - made):
-            ts, _ = run.step(ts, keys, batch)
+        for drawn in run.inputs(islice(batches, step - made), ts.params):
+            ts, _ = run.step(ts, *drawn)
         rows, keys, batch = next(batches)
         x, eps, out = step_details(task, ts, keys, batch)
-        after, metrics = run.step(tree.map(torch.clone, ts), keys, batch)
+        (drawn,) = run.inputs(iter([(rows, keys, batch)]), ts.params)
+        after, metrics = run.step(tree.map(torch.clone, ts), *drawn)
     return Replay(ts, rows, x, eps, out.log_w, out.bound, out.grads, metrics, after)

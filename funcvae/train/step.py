@@ -1,6 +1,6 @@
 """The training step as a pure function, and the step of a run, which may be compiled, in chunks or in shards."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,14 +13,14 @@ from funcvae._support.checks import Count
 from funcvae._support.examples import Data
 from funcvae.compilation import Wrap, unchanged
 from funcvae.distributed import sharding
-from funcvae.distributed.sharding import Batch, GradientSettings, StepDetails, draw_noise, nonempty_pieces
-from funcvae.errors import BadValue
+from funcvae.distributed.sharding import Batch, GradientSettings, StepDetails, nonempty_pieces
 from funcvae.estimators.chunks import in_chunks_at
 from funcvae.estimators.types import Estimator, EstimatorAt, by_step
 from funcvae.model import VAE, Observe, as_is
 from funcvae.modules import Params, State
 from funcvae.optim.protocol import check_pair
 from funcvae.train import streaming
+from funcvae.train.drawing import Batches, drawn_ahead, step_inputs
 from funcvae.train.settings import Scale, StepSettings, per_example
 from funcvae.train.state import Metrics, TrainState
 from funcvae.train.task import Task
@@ -28,6 +28,8 @@ from funcvae.train.task import Task
 __all__ = ["Step", "Update", "make_step"]
 
 
+Inputs = tuple[Any, Any]
+"""What a step takes beside its `ts`: its keys and data, or its observed data and noise."""
 Step = Callable[[TrainState, Tensor, Data], tuple[TrainState, Metrics]]
 """Takes (ts, keys [2, 2], a batch x [B, ...]); the keys, from `step_keys`, are the noise key and the observe key."""
 Update = Callable[[Params, Any, Params], tuple[Params, Any]]
@@ -76,23 +78,25 @@ def make_step(
 
 
 def _step(gradient: GradientSettings, update: Update, settings: StepSettings) -> Step:
-    model, estimator_at, scale, offset = gradient.model, gradient.estimator_at, settings.scale, settings.offset
+    drawn_step = _drawn_step(gradient, update, settings)
 
     def step(ts: TrainState, keys: Tensor, x: Data) -> tuple[TrainState, Metrics]:
-        x, eps = step_inputs(ts.params, keys, x, gradient)
-        out = estimator_at(ts.step).estimate(model, ts.params, ts.state, x, eps, True)
-        return _descended(ts, update, out.grads, out.means(), out.state, scale(examples.count(x)), offset)
+        return drawn_step(ts, *step_inputs(ts.params, keys, x, gradient))
 
     return step
 
 
-def step_inputs(params: Params, keys: Tensor, x: Data, gradient: GradientSettings) -> tuple[Data, Tensor]:
-    """The observation of x [B, ...], and its noise [N, B, Z], from the two keys of a step."""
-    if checks.tensor("keys", keys).shape != (2, 2) or keys.dtype != torch.int32:
-        raise BadValue(f"keys is {checks.describe(keys)}: it must be int32 [2, 2], a noise key and an observe key")
-    noise_key, observe_key = keys
-    x = gradient.observe(observe_key, x)
-    return x, draw_noise(gradient.noise, noise_key, gradient.samples, examples.count(x), gradient.model, params, x)
+def _drawn_step(
+    gradient: GradientSettings, update: Update, settings: StepSettings
+) -> Callable[[TrainState, Data, Tensor], tuple[TrainState, Metrics]]:
+    """The step on observed data x [B, ...] and their noise [N, B, Z]."""
+    model, estimator_at, scale, offset = gradient.model, gradient.estimator_at, settings.scale, settings.offset
+
+    def step(ts: TrainState, x: Data, eps: Tensor) -> tuple[TrainState, Metrics]:
+        out = estimator_at(ts.step).estimate(model, ts.params, ts.state, x, eps, True)
+        return _descended(ts, update, out.grads, out.means(), out.state, scale(examples.count(x)), offset)
+
+    return step
 
 
 def _descended(
@@ -111,7 +115,10 @@ def _descended(
 class RunStep(NamedTuple):
     """The step of a run, and how to evaluate and stop the run."""
 
-    step: Step  # overwrites its ts
+    inputs: Callable[[Batches, Params], Iterator[Inputs]]
+    """Maps the batches of all steps to the inputs of each."""
+    step: Callable[..., tuple[TrainState, Metrics]]
+    """Maps (ts, *inputs) to (ts, Metrics); overwrites its ts."""
     evaluation: GradientSettings
     """The settings of the test bound; its estimator is in chunks if not all samples are decoded at once."""
     stop_requested: Callable[[], bool]  # whether any process has requested a stop by the end of the last step
@@ -121,20 +128,42 @@ class RunStep(NamedTuple):
 
 def run_step(task: Task, stop: Callable[[], bool]) -> RunStep:
     """The step of a task from `checked_task`."""
-    settings, device = task.settings, examples.device(streaming.first(task.train))
-    wrap: Wrap = partial(compilation.compiled, device=device) if settings.compile else unchanged
+    settings, x = task.settings, streaming.first(task.train)
+    device, several = examples.device(x), task.processes.size > 1
     gradient, update = _gradient_settings(task), task.opt.update_ or checks.unchecked(task.opt.update)
-    evaluation = _chunked(gradient, wrap)
-    polls_each_step = task.processes.size == 1 or device.type == "cpu"
+    requests = torch.zeros((), device=device)  # the number of processes that have requested a stop
+    stop_requested = (lambda: bool(requests > 0)) if several else stop
+    rest = stop_requested, not several or device.type == "cpu"
+
+    def step_by(wrap: Wrap) -> Step:
+        if task.is_sharded:
+            return _sharded_step(task, gradient, update, wrap, stop, requests)
+        # Estimators record their own graphs; no other part of a step needs one.
+        if gradient.samples <= gradient.chunk:
+            return torch.no_grad()(wrap(_step(gradient, update, settings)))
+        # The compiler would unroll the loop over chunks: compile its parts instead.
+        chunked = _chunked(gradient, wrap)._replace(noise=wrap(gradient.noise))
+        return torch.no_grad()(_step(chunked, wrap(update), settings))
+
+    if settings.compile:
+        compiled: Wrap = partial(compilation.compiled, device=device)
+        fast, eager = step_by(compiled), step_by(unchanged)
+        full = min(settings.batch, streaming.count(task.train))
+
+        def step(ts: TrainState, keys: Tensor, x: Data) -> tuple[TrainState, Metrics]:
+            # A short last batch would be compiled anew.
+            return (fast if examples.count(x) == full else eager)(ts, keys, x)
+
+        return RunStep(_keys_and_data, step, _chunked(gradient, compiled), *rest)
+    evaluation = _chunked(gradient, unchanged)
     if task.is_sharded:
-        sharded, stop_requested = _sharded_step(task, gradient, update, wrap, stop)
-        return RunStep(sharded, evaluation, stop_requested, polls_each_step)
-    # Estimators record their own graphs; no other part of a step needs one.
-    if evaluation is gradient:
-        step = torch.no_grad()(wrap(_step(gradient, update, settings)))
-    else:  # the compiler would unroll the loop over chunks: compile its parts instead
-        step = torch.no_grad()(_step(evaluation._replace(noise=wrap(gradient.noise)), wrap(update), settings))
-    return RunStep(step, evaluation, stop, polls_each_step)
+        return RunStep(_keys_and_data, step_by(unchanged), evaluation, *rest)
+    drawn_step = torch.no_grad()(_drawn_step(evaluation, update, settings))
+    return RunStep(partial(drawn_ahead, gradient), drawn_step, evaluation, *rest)
+
+
+def _keys_and_data(batches: Batches, params: Params) -> Iterator[Inputs]:
+    return ((keys, x) for _, keys, x in batches)
 
 
 def step_details(task: Task, ts: TrainState, keys: Tensor, x: Data) -> StepDetails:
@@ -151,13 +180,12 @@ def step_details(task: Task, ts: TrainState, keys: Tensor, x: Data) -> StepDetai
 
 
 def _sharded_step(
-    task: Task, gradient: GradientSettings, update: Update, wrap: Wrap, stop: Callable[[], bool]
-) -> tuple[Step, Callable[[], bool]]:
-    """Makes the step in shards, for one process or several, and the function `stop_requested` of a `RunStep`."""
+    task: Task, gradient: GradientSettings, update: Update, wrap: Wrap, stop: Callable[[], bool], requests: Tensor
+) -> Step:
+    """Makes the step in shards, for one process or several. It adds the requests of several to stop to `requests`."""
     settings, processes = task.settings, task.processes
     work, scale, offset = settings.split(gradient, wrap), settings.scale, settings.offset
     ordered, several = settings.shards is not None, processes.size > 1
-    requests = torch.zeros((), device=examples.device(streaming.first(task.train)))
 
     def descend(ts: TrainState, flat: Tensor, c: float) -> tuple[TrainState, Metrics]:
         like = sharding.share_like(gradient.model, ts.params, ts.state)
@@ -176,7 +204,7 @@ def _sharded_step(
         requests.add_(flat[-1])
         return descend(ts, flat, scale(size))
 
-    return step, (lambda: bool(requests > 0)) if several else stop
+    return step
 
 
 def _gradient_settings(task: Task) -> GradientSettings:

@@ -1,0 +1,92 @@
+"""What a step draws: the observation of its data, and its noise."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from funcvae import tree
+from funcvae._support import checks, examples
+from funcvae._support.examples import Data
+from funcvae.distributed.sharding import GradientSettings, draw_noise
+from funcvae.errors import BadData, BadValue
+from funcvae.model import as_is
+from funcvae.modules import Params
+
+__all__ = ["Batches", "drawn_ahead", "step_inputs"]
+
+Batches = Iterator[tuple[Tensor, Tensor, Data]]
+"""The rows [B], the keys [2, 2] and the data [B, ...] of each step."""
+
+
+def step_inputs(params: Params, keys: Tensor, x: Data, gradient: GradientSettings) -> tuple[Data, Tensor]:
+    """The observation of x [B, ...], and its noise [N, B, Z], from the two keys of a step."""
+    if checks.tensor("keys", keys).shape != (2, 2) or keys.dtype != torch.int32:
+        raise BadValue(f"keys is {checks.describe(keys)}: it must be int32 [2, 2], a noise key and an observe key")
+    noise_key, observe_key = keys
+    x = gradient.observe(observe_key, x)
+    return x, draw_noise(gradient.noise, noise_key, gradient.samples, examples.count(x), gradient.model, params, x)
+
+
+def drawn_ahead(gradient: GradientSettings, batches: Batches, params: Params) -> Iterator[tuple[Data, Tensor]]:
+    """The inputs of all steps: their observed data [B, ...] and noise [N, B, Z].
+
+    Those of successive steps are drawn together, because each draw takes 130 operations, which are small. The bits are
+    those of `step_inputs`: a trial on the first steps decides whether `vmap` keeps them.
+    """
+    draw = _Together(gradient, params)
+    group: list[tuple[Tensor, Data]] = []
+    try:
+        for _, keys, x in batches:
+            if group and (examples.count(x) != examples.count(group[0][1]) or len(group) == draw.steps(x)):
+                yield from draw(group)
+                group = []
+            group.append((keys, x))
+    except BadData:  # the steps before it can be made
+        yield from draw(group)
+        raise
+    yield from draw(group)
+
+
+class _Together:
+    """Draws the inputs of several steps."""
+
+    def __init__(self, gradient: GradientSettings, params: Params) -> None:
+        self.gradient, self.params = gradient, params
+        self.observes = gradient.observe is not as_is
+        self.has_same_bits: bool | None = None  # not tried yet
+
+    def steps(self, x: Data) -> int:
+        """The number of steps to draw together, for batches such as x."""
+        noise = self.gradient.samples * examples.count(x) * self.gradient.model.latent
+        return max(1, _DRAWN_AT_ONCE // (noise + self.observes * examples.numel(x)))
+
+    def __call__(self, group: list[tuple[Tensor, Data]]) -> list[tuple[Data, Tensor]]:
+        if len(group) < 2 or self.has_same_bits is False:
+            return self.one_by_one(group)
+        if self.has_same_bits:
+            return self.at_once(group)
+        expected = self.one_by_one(group)
+        try:
+            pairs = zip(tree.leaves(expected), tree.leaves(self.at_once(group)), strict=True)
+            self.has_same_bits = all(torch.equal(a, b) for a, b in pairs)
+        except Exception:  # vmap cannot batch the user's function
+            self.has_same_bits = False
+        return expected
+
+    def one_by_one(self, group: list[tuple[Tensor, Data]]) -> list[tuple[Data, Tensor]]:
+        return [step_inputs(self.params, keys, x, self.gradient) for keys, x in group]
+
+    def at_once(self, group: list[tuple[Tensor, Data]]) -> list[tuple[Data, Tensor]]:
+        keys, xs = torch.stack([keys for keys, _ in group]), [x for _, x in group]
+        if not self.observes:
+            _, eps = torch.vmap(lambda keys: step_inputs(self.params, keys, xs[0], self.gradient))(keys)
+            return list(zip(xs, eps.unbind(), strict=True))
+        stacked = tree.map(lambda *parts: torch.stack(parts), *xs)
+        x, eps = torch.vmap(lambda keys, x: step_inputs(self.params, keys, x, self.gradient))(keys, stacked)
+        parts, kind = tree.flatten(x)
+        columns = zip(*(part.unbind() for part in parts), strict=True)
+        return [(kind.unflatten(column), each) for column, each in zip(columns, eps.unbind(), strict=True)]
+
+
+_DRAWN_AT_ONCE = 2**18  # numbers, which fit in a processor's cache
