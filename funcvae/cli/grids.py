@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from funcvae import compilation, distributed, runs
+from funcvae import distributed, runs
 from funcvae._support import files
 from funcvae.cli.options import Device, Flag, Names, OutputOptions, joined_names, progress_bar
 from funcvae.cli.signals import stop_on_signal
@@ -51,9 +51,6 @@ def sweep(
         processes.require_equal(grid=requested.as_json(), out=str(folder), device=resolved)
         cells = runs.check_cells(requested, folder, device=resolved, download=download)
         processes.barrier()  # an error in one process ends all
-    compiles = "compile" not in requested.settings and any(cell.system.recipe.compile for cell in cells)
-    if compiles and not compilation.available():
-        print(f"funcvae: {compilation.NO_COMPILER}; training without torch.compile", file=sys.stderr)
     caught: list[int] = []
     stop_context = partial(stop_on_signal, caught, alone=distributed.world_size() == 1)
     try:

@@ -44,8 +44,8 @@ class TrainOptions(runs.Options):
     """Where to train. By default on CUDA if available."""
     precision: Literal["highest", "high", "medium"] | None = None
     compile: Annotated[bool | None, Parameter(negative="--no-compile")] = None
-    """Whether to train under torch.compile; without it, the first step comes seconds earlier. By default as the
-    system's recipe says, if a compiler is available."""
+    """Whether to train under torch.compile. By default if that saves more time than it takes, by the number and the
+    size of the steps."""
 
 
 def _grouped(hints: dict[str, Any]) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class Processes:
         if self.size == 1:
             return [value]
         content = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
-        return [pickle.loads(part.numpy().tobytes()) for part in self._all_gather_uneven(content)]
+        return [pickle.loads(part.numpy().tobytes()) for part in self.all_gather_parts(content)]
 
     def barrier(self) -> None:
         """Waits until all processes have reached this call; raises in all of them if one has failed."""
@@ -113,9 +113,12 @@ class Processes:
             part: this process's tensor.
             lengths: n_r of every process, if known. Otherwise they are exchanged first.
         """
-        return part if self.size == 1 else torch.cat(self._all_gather_uneven(part, lengths))
+        return part if self.size == 1 else torch.cat(self.all_gather_parts(part, lengths))
 
-    def _all_gather_uneven(self, part: Tensor, lengths: list[int] | None = None) -> list[Tensor]:
+    def all_gather_parts(self, part: Tensor, lengths: list[int] | None = None) -> list[Tensor]:
+        """All processes' tensors [n_r, ...] in the order of their ranks: see `all_gather_rows`."""
+        if self.size == 1:
+            return [part]
         lengths = self.all_gather(torch.tensor(len(part))).tolist() if lengths is None else lengths
         padded = part.new_zeros(max(lengths), *part.shape[1:])
         padded[: len(part)] = part

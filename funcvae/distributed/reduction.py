@@ -18,19 +18,9 @@ from torch.nn import functional as F
 from funcvae._support import checks
 from funcvae.distributed.collectives import Processes, split_evenly
 
-__all__ = ["combine_sums", "local_sums", "ordered_sum"]
+__all__ = ["combine_sums", "local_sums"]
 
 Span = tuple[int, int]  # summands first … last-1
-
-
-def ordered_sum(
-    count: int, summand: Callable[[int], Tensor], processes: Processes, zeros: Callable[[], Tensor]
-) -> Tensor:
-    """The sum of S = `count` vectors [p] along the tree. Each process computes its own; all of them return the sum.
-
-    `summand` maps an index to a vector; at most log S vectors are in memory at a time. `zeros` makes a zero vector.
-    """
-    return combine_sums(local_sums(count, summand, processes, zeros), count, processes)
 
 
 def local_sums(

@@ -155,7 +155,6 @@ SYSTEMS = (
             observe=standardize,  # gives the data the scale at which log_scale starts
             pixels=to_pixels,
             lr=lambda steps_per_epoch: 1e-4,
-            compile=False,  # compilation takes minutes and makes no step faster on a CPU
         ),
     ),
 )

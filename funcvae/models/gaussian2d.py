@@ -52,6 +52,6 @@ SYSTEMS = (
         "VAE of points in the plane: tanh networks, and a decoder with a learned variance",
         gaussian2d_vae,
         # With batches of 100, single steps of Adam at 1e-3 move the learned mean by about 5%.
-        Recipe(shape=(2,), data="gaussian2d", epochs=200, batch=1000, samples=4, compile=False),
+        Recipe(shape=(2,), data="gaussian2d", epochs=200, batch=1000, samples=4),
     ),
 )

@@ -56,8 +56,6 @@ class Recipe:
     scale(B) · (-bound - offset), equal to the one that the source prints."""
     lr: Callable[[int], float | Schedule] = _thousandth
     eps: float = 1e-8
-    compile: bool = True
-    """Whether the command line compiles the step. False if compilation takes longer than a run or saves no time."""
 
     def __post_init__(self) -> None:
         checks.fields(self)

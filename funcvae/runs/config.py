@@ -18,7 +18,7 @@ from funcvae._support.checks import Count, Natural
 from funcvae._support.reprs import short_repr
 from funcvae.compilation import PRECISIONS
 from funcvae.distributed import sharding
-from funcvae.errors import BadValue, Missing, unknown
+from funcvae.errors import BadType, BadValue, Missing, unknown
 from funcvae.estimators import Estimator, needs_steps, parse_scheduled
 from funcvae.models import SYSTEMS, System
 from funcvae.runs.systems import find_system
@@ -28,6 +28,15 @@ from funcvae.variance.monitor import MonitorSettings
 __all__ = [
     "SPLITS", "Config", "Options", "configure", "new_run_folder", "resolve_device", "split_names", "with_defaults",
 ]  # fmt: skip
+
+
+def _compile(name: str, value: Any) -> bool | str:
+    if value is not True and value is not False and value != "auto":
+        raise BadType(f'{name} is {checks.describe(value)}: it must be True, False or "auto"')
+    return value
+
+
+Compile = Annotated[bool | str, checks.Only(_compile)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +98,9 @@ class Options:
     precision: str | None = None
     """Precision of float32 matrix products (torch.set_float32_matmul_precision). By default highest.
     "medium" is faster on many machines, and uses bfloat16 on CPUs with AMX."""
-    compile: bool | None = None
-    """Whether to run the step under torch.compile."""
+    compile: Compile | None = None
+    """Whether to run the step under torch.compile. By default (or "auto") if that saves more time than it takes, by the
+    number and the size of the steps."""
     deterministic: bool | None = None
     """Use only algorithms with reproducible bits (torch.use_deterministic_algorithms)."""
     sample_each_step: bool | None = None
@@ -116,7 +126,7 @@ class Config:
     """Run configuration: everything that decides the result of a run, and where and how it is stored.
 
     `Options` describes the fields. A `chunk`, `shards` or `variance_every` of 0 means that it is not used. `model` has
-    all options of the model.
+    all options of the model. A run decides a `compile` of "auto" at its start, and stores True or False.
     """
 
     system: System
@@ -140,7 +150,7 @@ class Config:
     seed: int = 0
     device: str = "cpu"
     precision: str = "highest"
-    compile: bool = False
+    compile: Compile = "auto"
     deterministic: bool = False
     sample_each_step: bool = False
     variance_every: Natural = 0
@@ -255,6 +265,8 @@ def resumed(config: Config, options: Options, run: Path) -> Config:
         values["model"] = {**config.model, **options.model}
     if options.device is not None:
         values["device"] = resolve_device(options.device)
+    if options.compile == "auto":  # the run keeps what was decided at its start
+        del values["compile"]
     now = replace(config, **values | {"out": str(run)})
     if now.epochs != config.epochs and (scheduled := config.depends_on_steps()):
         what = " and ".join(f"{name} {getattr(config, name)}" for name in scheduled)
@@ -269,6 +281,8 @@ def differences(then: Config, now: Config, may_change: Collection[str]) -> str:
     before, after = then.content(), now.content()
     for content in (before, after):
         content |= {f"model.{name}": value for name, value in content.pop("model").items()}
+    if after["compile"] == "auto":  # the run keeps what was decided at its start
+        after["compile"] = before["compile"]
     wrong = [name for name in before if name not in may_change and before[name] != after.get(name)]
     return ", ".join(f"{name} was {before[name]!r} and is {after[name]!r} now" for name in wrong)
 
@@ -312,7 +326,7 @@ def _check_fields(value: Options | Config) -> None:
 def check_available(config: Config) -> None:
     """Raises Missing unless this machine has the device, and a compiler if the run needs one."""
     resolve_device(config.device)
-    if config.compile and not compilation.available():
+    if config.compile is True and not compilation.available():
         raise Missing(f"the run compiles its step, and {compilation.NO_COMPILER}")
 
 

@@ -75,21 +75,17 @@ def train(
     Args:
         system: see `find_system`.
         download, trackers, stop_context, processes: see `run`.
-        options: fields of `Options`. By default `out` is a new folder in runs/, `device` is CUDA if available, and the
-            step is compiled if the recipe does so and a compiler is available.
+        options: fields of `Options`. By default `out` is a new folder in runs/, and `device` is CUDA if
+            available.
 
     Raises: see `configure` and `run`.
     """
     check_names("option", options, Options)
     requested = Options(system=system, **options)
     system = find_system(system)
-    if (wanted := requested.compile) is None:
-        wanted = system.recipe.compile and compilation.available()
-        if wanted != system.recipe.compile and processes.is_main:
-            notice(f"{compilation.NO_COMPILER}; training without torch.compile")
     device = resolve_device(requested.device or "auto")
     out = processes.all_gather_object(requested.out or new_run_folder(system.name))[0]
-    config = with_defaults(replace(requested, system=system, device=device, out=out, compile=wanted))
+    config = with_defaults(replace(requested, system=system, device=device, out=out))
     return run(config, download=download, trackers=trackers, stop_context=stop_context, processes=processes)
 
 
@@ -130,6 +126,7 @@ def run(
         _check_new_folder(out)
     with environment.numerics(config), ExitStack() as stack:
         setup = prepare(config, lambda config: _load(config, download, processes), processes)
+        config = setup.config
         _check_agreement(setup)
         if not processes.is_main:
             _train_without_writing(out, setup, setup.start, stop_context)

@@ -21,7 +21,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from funcvae import compilation, estimators, noise
+from funcvae import estimators, noise
 from funcvae._support import checks, files
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.estimators import Estimator
@@ -118,7 +118,7 @@ def expand_grid(
     for spec in grid.systems:
         system = find_system(spec) if systems is None else systems[spec.rpartition(":")[2]]
         defaults = system.recipe
-        settings = {"device": device, "compile": defaults.compile and compilation.available(), **grid.settings}
+        settings = {"device": device, **grid.settings}
         for estimator in grid.estimators or [_full_name(defaults.estimator)]:
             for samples in grid.samples or [defaults.samples]:
                 for seed in grid.seeds:

@@ -1,14 +1,17 @@
 """Builds model, data, optimizer and settings from a configuration."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from funcvae import data, estimators, noise, optim, random, train
+from funcvae import compilation, data, estimators, noise, optim, random, train
 from funcvae._support import examples
 from funcvae._support.examples import Data
+from funcvae._support.progress import notice
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadData, BadValue
 from funcvae.figures import of_results
@@ -83,6 +86,8 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     lr = recipe.lr(per_epoch) if config.lr is None else optim.parse_schedule(config.lr, steps)
     opt = recipe.optimizer(per_epoch, lr, name=config.optimizer, clip=config.clip)
     ts = train.init(model, opt, key)
+    if config.compile == "auto":
+        config = replace(config, compile=_compiles(config, steps, ts, streaming.first(dataset.train)))
     x_train, x_test = (streaming.on_device(x, ts.step.device) for x in (dataset.train, dataset.test))
     for name, x in {"train": x_train, "test": x_test}.items():
         few = streaming.first(x)
@@ -90,7 +95,7 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     settings = StepSettings(
         batch=config.batch, samples=config.samples, chunk=config.chunk or None, shards=config.shards or None,
         split=SPLITS[config.split], observe=recipe.observe, noise=scheme, scale=recipe.scale,
-        offset=config.system.offset(**config.model), compile=config.compile, precision=config.precision,
+        offset=config.system.offset(**config.model), compile=bool(config.compile), precision=config.precision,
     )  # fmt: skip
     task = Task(model, estimator, opt, x_train, settings, processes)
     check_task(task, ts)
@@ -104,6 +109,20 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     shown = lr if isinstance(lr, float) else config.lr or f"the recipe's, from {float(lr(torch.tensor(0))):g}"
     hyperparameters = {"lr": shown, "estimator": config.estimator} | {**config.content(), "lr": shown}
     return Setup(config, dataset, task, ts, x_test, observed, hyperparameters, monitor, figure_key, draw_key)
+
+
+def _compiles(config: Config, steps: int, ts: TrainState, x: Data) -> bool:
+    """Whether a run compiles its step if its configuration does not say so."""
+    decoded = config.samples * config.batch * examples.numel(examples.head(x, 1))
+    pays = compilation.pays(steps, ts.params, decoded)
+    if pays and not compilation.available():
+        _warn_of_no_compiler()
+    return pays and compilation.available()
+
+
+@cache  # once for each process
+def _warn_of_no_compiler() -> None:
+    notice(f"{compilation.NO_COMPILER}; training without torch.compile")
 
 
 def newest_checkpoint(setup: Setup, path: Path, step: int | None = None) -> tuple[TrainState, int, list[BadData]]:

@@ -62,7 +62,7 @@ def recorder(
         metrics = stack.enter_context(tracking.MetricsWriter(folder / METRICS, metrics_bytes))
         samples = stack.enter_context(_sample_file(folder, steps)) if config.sample_each_step else None
         shown = tracking.TrainingProgress(
-            folder.name, setup.steps, config.epochs, steps, compiling=config.compile and steps < setup.steps,
+            folder.name, setup.steps, config.epochs, steps, compiling=settings.compile and steps < setup.steps,
             with_loss=(settings.scale, settings.offset) != (per_example, 0.0),
         )  # fmt: skip
         progress = stack.enter_context(shown)

@@ -130,7 +130,7 @@ def sum_powers_(center: Leaves, powers: list[Leaves], grads: Leaves) -> tuple[Te
             c = center[leaf][part]
             deviation = (g[:, part] - c).double()  # squares of small numbers would underflow in float32
             square = square + reduce(deviation.square(), "c p -> c", "sum")
-            along = along + deviation @ c.double()
+            along = along + reduce(deviation * c.double(), "c p -> c", "sum")
             power = deviation
             for j, sums in enumerate(powers):
                 power = power * deviation if j else deviation

@@ -4,11 +4,11 @@ A lane is one estimator under one noise scheme. Replicates are divided into segm
 (`online_moments.segments`), a segment into blocks that are distributed over processes, and a block into chunks that are
 computed together. `moments` and `compare` each define the `ChunkStep` that computes a chunk.
 
-The blocks depend on the replicates' numbers only. Their sums are added along one tree (`distributed.reduction`), and
-the rows of the replicates are concatenated in order, so the bits do not depend on the number of processes.
+The blocks depend on the replicates' numbers only, and are added in order, so the bits do not depend on the number of
+processes. Memory does not grow with the number of blocks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from funcvae._support import examples
 from funcvae._support.progress import Progress
-from funcvae.distributed import reduction
 from funcvae.distributed.collectives import Processes
 from funcvae.model import noise_dtype
 from funcvae.noise import Noise
@@ -27,7 +26,7 @@ from funcvae.variance.problem import Lane, Problem, check_finite, noise_chunks
 from funcvae.variance.snr import Group, Series
 from funcvae.variance.weight_diagnostics import Importance
 
-__all__ = ["Accumulator", "Block", "ChunkStep", "LaneRows", "LaneStatistics", "block_ranges", "merge", "schemes_of"]
+__all__ = ["Accumulator", "Block", "ChunkStep", "LaneRows", "LaneStatistics", "block_ranges", "blocks", "schemes_of"]
 
 
 class LaneRows(NamedTuple):
@@ -84,24 +83,20 @@ def block_ranges(segment: range, chunk: int) -> list[range]:
     return [range(start, min(start + size, segment.stop)) for start in range(segment.start, segment.stop, size)]
 
 
-def merge(
+def blocks(
     ranges: list[range], compute: Callable[[range], Block], processes: Processes, empty: Callable[[], Block]
-) -> Block:
-    """All blocks merged into one. Each process computes some of them, and all return the result.
+) -> Iterator[Block]:
+    """All blocks in order, in every process; each process computes one of as many as there are processes.
 
     `compute` maps the replicates of a block to the block; `empty` makes the block of no replicates.
     """
-    computed = [empty()._replace(sums=torch.empty(0))]
-
-    def sums(i: int) -> Tensor:
-        block = compute(ranges[i])
-        computed.append(block._replace(sums=torch.empty(0)))  # ordered_sum keeps the sums
-        return block.sums
-
-    total = reduction.ordered_sum(len(ranges), sums, processes, lambda: empty().sums)
-    rows = processes.all_gather_rows(torch.cat([block.rows for block in computed]))
-    columns = zip(*(block.first_rows for block in computed), strict=True)
-    return Block(total, rows, [processes.all_gather_rows(torch.cat(column)) for column in columns])
+    for first in range(0, len(ranges), processes.size):
+        together = ranges[first : first + processes.size]
+        own = compute(together[processes.rank]) if processes.rank < len(together) else empty()
+        sums, rows = processes.all_gather(own.sums), processes.all_gather_parts(own.rows)
+        columns = [processes.all_gather_parts(column) for column in own.first_rows]
+        for i in range(len(together)):
+            yield Block(sums[i], rows[i], [column[i] for column in columns])
 
 
 _MIN_REPLICATES, _MAX_BLOCKS = 64, 1024  # fewest replicates in a block, most blocks in a segment
@@ -149,19 +144,10 @@ class Accumulator:
 
     def _add_segment(self, segment: range, report: Callable[[int], object]) -> None:
         self.sums = [online_moments.with_renewed_center_(sums, segment.start) for sums in self.sums]
-        done = segment.start
-
-        def compute(replicates: range) -> Block:
-            nonlocal done
-            block = self._compute(replicates)
-            done += len(replicates) * self.processes.size
-            if done < segment.stop:
-                report(done)
-            return block
-
         pieces = block_ranges(segment, self.problem.chunk)
-        self._add_block(merge(pieces, compute, self.processes, self._empty))
-        report(segment.stop)
+        for piece, block in zip(pieces, blocks(pieces, self._compute, self.processes, self._empty), strict=True):
+            self._add_block(block)
+            report(piece.stop)
 
     def _compute(self, replicates: range) -> Block:
         block, rows, kept = self._empty(), [], []

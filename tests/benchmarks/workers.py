@@ -5,12 +5,14 @@ facts. Then, for every number n that it reads, it makes n calls and prints their
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from statistics import median
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 
@@ -21,10 +23,11 @@ class Side(NamedTuple):
     call: Callable[[int], list[float]]
 
 
-def start(stack: ExitStack, command: list[str]) -> Side:
-    """Starts a worker, which ends with the stack. The command starts with the Python interpreter."""
-    pipe = subprocess.PIPE
-    process = stack.enter_context(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
+def start(stack: ExitStack, command: list[str], environment: Mapping[str, str] = MappingProxyType({})) -> Side:
+    """Starts a worker, which ends with the stack. The command starts with the Python interpreter; `environment` has
+    further environment variables."""
+    pipe, env = subprocess.PIPE, {**os.environ, **environment}
+    process = stack.enter_context(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=env))
     stdin, stdout = process.stdin, process.stdout
     assert stdin is not None
     assert stdout is not None

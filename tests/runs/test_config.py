@@ -56,7 +56,7 @@ def test_the_error_names_a_wrong_option(options, error, message):
         ({"shards": -1}, BadValue, "shards is -1: it must be at least 0"),
         ({"checkpoint_every": -1}, BadValue, "checkpoint_every is -1: it must be at least 0"),
         ({"seed": 2**64}, BadValue, "seed is about 2\\*\\*64: it must be a whole number of 64 bits"),
-        ({"compile": 1}, BadType, "compile is 1: it must be True or False"),
+        ({"compile": 1}, BadType, 'compile is 1: it must be True, False or "auto"'),
         ({"lr": "cosin:1"}, BadValue, "unknown schedule 'cosin': did you mean 'cosine'"),
         ({"optimizer": "adm"}, BadValue, "unknown optimizer 'adm': did you mean 'adam'"),
         ({"clip": -1}, BadValue, "clip is -1: it must be at least 0"),

@@ -28,7 +28,7 @@ def test_blocks_are_successive_whole_chunks_and_at_most_1024(ends, chunk):
     assert all(len(piece) % chunk == 0 and len(piece) >= 64 for piece in pieces[:-1])
 
 
-def test_merged_blocks_have_the_sum_and_all_rows_in_order():
+def test_blocks_come_in_order():
     values = random.uniform(KEY, (300, 3), torch.float64)
 
     def compute(piece):
@@ -38,10 +38,10 @@ def test_merged_blocks_have_the_sum_and_all_rows_in_order():
     def empty():
         return Block(torch.zeros(3, dtype=torch.float64), values[:0], [values[:0, :1]])
 
-    found = replicate_loop.merge(replicate_loop.block_ranges(range(300), 7), compute, SINGLE, empty)
-    torch.testing.assert_close(found.sums, values.sum(0))
-    assert torch.equal(found.rows, values)
-    assert torch.equal(found.first_rows[0], values[:100, :1])
+    found = list(replicate_loop.blocks(replicate_loop.block_ranges(range(300), 7), compute, SINGLE, empty))
+    torch.testing.assert_close(sum(block.sums for block in found), values.sum(0))
+    assert torch.equal(torch.cat([block.rows for block in found]), values)
+    assert torch.equal(torch.cat([block.first_rows[0] for block in found]), values[:100, :1])
 
 
 def test_a_segment_added_as_one_vector_equals_its_gradients_added():
