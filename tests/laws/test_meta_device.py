@@ -80,9 +80,14 @@ def check_step(task, ts):
         assert devices(step(ts, keys, examples.take(task.train, rows))) == {"meta"}
 
 
-def check_step_of(model, spec, x=None, **settings):
+def zeros(key, n, shape, *, dtype=torch.float32):
+    """Noise that takes little time."""
+    return torch.zeros(n, *shape, dtype=dtype, device=key.device)
+
+
+def check_step_of(model, spec, x=None, noise=zeros, **settings):
     x = torch.ones(B, 3) if x is None else x
-    settings = StepSettings(**{"batch": B, "samples": N, "compile": False, **settings})
+    settings = StepSettings(batch=B, samples=N, compile=False, noise=noise, **settings)
     task = Task(model.unchecked(), estimators.parse_scheduled(spec), OPT, x, settings)
     check_step(task, fv.train.init(model, OPT, KEY))
 
@@ -123,7 +128,7 @@ def test_estimators(spec):
     ],
 )
 def test_chunks_and_shards(model, spec, settings):
-    check_step_of(made(model)[0], spec, **settings)
+    check_step_of(made(model)[0], spec, noise=noise.iid, **settings)
 
 
 @pytest.mark.parametrize("name", noise.TABLE)
