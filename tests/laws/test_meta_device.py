@@ -18,9 +18,13 @@ from funcvae import estimators, heads, noise, optim, priors, runs, tree
 from funcvae._support import examples
 from funcvae.data import Dataset
 from funcvae.distributed import by_samples
+from funcvae.distributed.sharding import GradientSettings
 from funcvae.estimators.types import by_step
 from funcvae.evaluate.importance_sampling import _sampler
+from funcvae.model import as_is
+from funcvae.models.recipe import binarize
 from funcvae.runs.prepare import prepare
+from funcvae.train.drawing import _Together
 from funcvae.train.settings import StepSettings
 from funcvae.train.step import run_step
 from funcvae.train.task import Task
@@ -75,9 +79,10 @@ def first_batch():
 def check_step(task, ts):
     """Makes the first step of a run."""
     task, ts, (rows, keys) = task._replace(train=to_meta(task.train)), to_meta(ts), first_batch()
-    step = run_step(task, lambda: False).step
+    run = run_step(task, lambda: False)
     with OnMeta():
-        assert devices(step(ts, keys, examples.take(task.train, rows))) == {"meta"}
+        (inputs,) = run.inputs(iter([(rows, keys, examples.take(task.train, rows))]), ts.params)
+        assert devices(run.step(ts, *inputs)) == {"meta"}
 
 
 def zeros(key, n, shape, *, dtype=torch.float32):
@@ -139,6 +144,15 @@ def test_noise_schemes(name, monkeypatch):
         points = noise._sobol_points(N, 2, torch.device("meta"))
         monkeypatch.setattr(noise, "_sobol_points", lambda *_: points)
     check_step_of(made("batch_norm")[0], "iwae", noise=noise.TABLE[name])
+
+
+@pytest.mark.parametrize("observe", [as_is, binarize])
+def test_draws_for_several_steps(observe):
+    model, params, _, x, _ = made("batch_norm")
+    params, x, (_, keys) = *to_meta((params, x)), first_batch()
+    gradient = GradientSettings(model.unchecked(), lambda step: estimators.iwae(), N, N, observe, noise.iid)
+    with OnMeta():
+        assert devices(_Together(gradient, params).at_once([(keys, x)] * 2)) == {"meta"}
 
 
 def small(outputs, posterior=heads.normal_logvar, prior=priors.standard_normal, likelihood=heads.bernoulli):
