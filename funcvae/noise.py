@@ -180,7 +180,7 @@ def sobol(
     if not shape or not 1 <= shape[-1] <= SobolEngine.MAXDIM:
         must = f"its last axis must have 1 to {SobolEngine.MAXDIM} dimensions for sobol noise"
         raise BadValue(f"shape is {shape}: {must}")
-    points = _sobol_points(n, shape[-1]).to(key.device).reshape(n, *[1] * (len(shape) - 1), shape[-1])
+    points = _sobol_points(n, shape[-1], key.device).reshape(n, *[1] * (len(shape) - 1), shape[-1])
     at = None if rows is None else _flat_indices((_DIGITS + 1, *shape), None, rows, device=key.device)
     shift, *columns = _bits(key, (_DIGITS + 1, *shape), at=at) & (2**_DIGITS - 1)
     scrambled = shift
@@ -216,9 +216,9 @@ def _half(n: int) -> int:
     return n // 2
 
 
-def _sobol_points(n: int, dimension: int) -> Tensor:
+def _sobol_points(n: int, dimension: int, device: torch.device) -> Tensor:
     """The first n points of the Sobol sequence [n, dimension], as whole numbers below 2^30."""
-    return (SobolEngine(dimension).draw(n, dtype=torch.float64) * 2**_DIGITS).int()
+    return (SobolEngine(dimension).draw(n, dtype=torch.float64) * 2**_DIGITS).int().to(device)
 
 
 # As torch.compiler.assume_constant_result, without its import of the compiler, which takes a second.

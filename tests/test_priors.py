@@ -6,20 +6,12 @@ from torch import nn
 
 import funcvae as fv
 from funcvae import priors, tree
-from funcvae.distributions import Bernoulli, Categorical, RelaxedBernoulli, RelaxedCategorical
 from funcvae.errors import BadType, BadValue
+from tests.support.posteriors import PRIORS
 
 KEY = fv.random.key(0)
 X = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
-CASES = {  # of six latents: the prior, a posterior head for it, its distribution, the shape of its logits
-    "bernoulli": (priors.bernoulli, fv.heads.bernoulli, Bernoulli, (6,)),
-    "learned_bernoulli": (priors.learned_bernoulli(6), fv.heads.bernoulli, Bernoulli, (6,)),
-    "categorical": (priors.categorical(3), fv.heads.categorical(3), Categorical, (2, 3)),
-    "learned_categorical": (priors.learned_categorical(3, 2), fv.heads.categorical(3), Categorical, (2, 3)),
-    "concrete": (priors.concrete(0.5), fv.heads.concrete(0.5), RelaxedBernoulli, (6,)),
-    "concrete of classes": (priors.concrete(0.5, 3), fv.heads.concrete(0.5, 3), RelaxedCategorical, (2, 3)),
-}
-every_prior = pytest.mark.parametrize("name", CASES)
+every_prior = pytest.mark.parametrize("name", PRIORS)
 
 
 def made(prior, posterior=fv.heads.bernoulli, latent=6):
@@ -33,7 +25,7 @@ def made(prior, posterior=fv.heads.bernoulli, latent=6):
 @every_prior
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_prior_is_uniform_at_first_and_has_the_dtype_of_z(name, dtype):
-    prior, posterior, kind, shape = CASES[name]
+    prior, posterior, kind, shape = PRIORS[name]
     model, params, state = made(prior, posterior)
     params = tree.map(lambda t: t.to(dtype), params)
     for z in (torch.full((2, 6), 0.4, dtype=dtype), torch.full((5, 2, 6), 0.4, dtype=dtype)):
@@ -45,7 +37,7 @@ def test_a_prior_is_uniform_at_first_and_has_the_dtype_of_z(name, dtype):
 
 @every_prior
 def test_only_learned_priors_have_parameters_and_every_estimator_trains_them(name):
-    prior, posterior, _, shape = CASES[name]
+    prior, posterior, _, shape = PRIORS[name]
     model, params, state = made(prior, posterior)
     names = {"logits"} if name.startswith("learned") else set()
     assert params["prior"].keys() == names

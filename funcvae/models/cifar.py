@@ -44,8 +44,8 @@ def to_pixels(x: Annotated[Photos, checks.floating]) -> Tensor:
 
 
 def _by_channel(values: tuple[float, ...], x: Tensor) -> Tensor:
-    """A number for each channel [C, 1, 1], in the dtype and on the device of x."""
-    return rearrange(x.new_tensor(values), "c -> c 1 1")
+    """A number for each channel [C, 1, 1], in the dtype and on the device of x, which does not wait for it."""
+    return rearrange([x.new_full((), value) for value in values], "c -> c 1 1")
 
 
 class ResNetEncoder(nn.Module):

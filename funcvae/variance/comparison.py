@@ -202,11 +202,11 @@ class _Step:
         grads, bounds, log_w = self.gradients(first, eps)
         rows = []
         for lane, g, center, power, bound in zip(self.lanes, grads, centers, powers, bounds, strict=True):
-            square, along = online_moments.sum_powers_(center, power, g)
+            square, along = (rows.cpu() for rows in online_moments.sum_powers_(center, power, g))
             difference = square.new_zeros(len(square), 0)
             if lane.is_compared_with(self.lanes[0]):
                 pairs = zip(g, grads[0], center, centers[0], strict=True)
-                difference = torch.stack([((a - b) @ (c - c_ref)).double().cpu() for a, b, c, c_ref in pairs], 1)
+                difference = torch.stack([((a - b) @ (c - c_ref)).double() for a, b, c, c_ref in pairs], 1).cpu()
             rows.append(LaneRows(square, along, rearrange(bound.double().cpu(), "c -> c 1"), difference))
         return rows, log_w
 

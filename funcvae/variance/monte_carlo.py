@@ -150,7 +150,7 @@ def _step(lane: Lane, problem: Problem, gradient: Gradients) -> ChunkStep:
         state = problem.state_of(range(first, first + len(eps[0])))
         square, along, log_w, bound = chunk_sums(params, state, x, eps[0], centers[0], powers[0])
         bounds = rearrange(bound.double().cpu(), "c -> c 1")
-        return [LaneRows(square, along, bounds, square.new_zeros(len(square), 0))], [log_w]
+        return [LaneRows(square.cpu(), along.cpu(), bounds, bounds.new_zeros(len(bounds), 0))], [log_w]
 
     return step
 

@@ -67,7 +67,7 @@ def add_segment_(sums: Sums, first: int, grads: Leaves) -> tuple[Sums, Tensor, T
     Also returns ‖g_r - c‖² and (g_r - c)·c of each replicate and leaf, [c, L].
     """
     sums = with_renewed_center_(sums, first)
-    squares, along = sum_powers_(sums.center, sums.powers, grads)
+    squares, along = (rows.cpu() for rows in sum_powers_(sums.center, sums.powers, grads))
     return _with_squares(sums, squares), squares, along
 
 
@@ -120,7 +120,7 @@ def _with_squares(sums: Sums, squares: Tensor) -> Sums:
 def sum_powers_(center: Leaves, powers: list[Leaves], grads: Leaves) -> tuple[Tensor, Tensor]:
     """Adds the powers of g - c to sums of powers, in place; each leaf of the gradients g has one row per replicate.
 
-    Also returns ‖g_r - c‖² and (g_r - c)·c of each replicate and leaf, [c, L], on the CPU and in float64.
+    Also returns ‖g_r - c‖² and (g_r - c)·c of each replicate and leaf, [c, L], in float64.
     """
     rows = []
     for leaf, g in enumerate(grads):
@@ -137,7 +137,7 @@ def sum_powers_(center: Leaves, powers: list[Leaves], grads: Leaves) -> tuple[Te
                 sums[leaf][part].add_(reduce(power, "c p -> p", "sum"))
         rows.append((square, along))
     squares, alongs = zip(*rows, strict=True)
-    return torch.stack(squares, 1).cpu(), torch.stack(alongs, 1).cpu()
+    return torch.stack(squares, 1), torch.stack(alongs, 1)
 
 
 def recentred_(sums: Sums, center: Leaves) -> Sums:

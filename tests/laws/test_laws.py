@@ -216,36 +216,6 @@ def resnet():
     return model, *model.init(init_key), x, fv.noise.iid(noise_key, 2, (2, model.latent))
 
 
-def on_meta(t):
-    return tree.map(lambda t: t.to("meta"), t)
-
-
-def step_on_meta(model, spec, params, state, x, *_):
-    """A training step on the `meta` device, which refuses tensors on the CPU and the reading of values, as CUDA does
-    in a graph."""
-    opt = fv.optim.adam(fv.optim.warmup_cosine(1e-3, 2, 10))
-    ts = on_meta(fv.train.TrainState(torch.tensor(0), fv.random.key(5), params, state, opt.init(params)))
-    step = fv.train.make_step(model, parse(spec), opt.update, samples=N)
-    return step(ts, on_meta(fv.random.split(fv.random.key(6))), on_meta(x))
-
-
-@every_path
-def test_a_step_makes_every_tensor_on_the_device_of_its_arguments(inputs, spec):
-    model, *tensors = inputs
-    assert all(leaf.is_meta for leaf in tree.leaves(tuple(step_on_meta(model, spec, *tensors))))
-
-
-@pytest.mark.parametrize("wrong", [lambda z: z + torch.ones(3, 2), lambda z: z * float(z.sum())])
-def test_a_model_with_a_tensor_on_the_cpu_or_that_reads_values_fails_on_meta(wrong):
-    class Wrong(torch.nn.Linear):
-        def forward(self, z):
-            return super().forward(wrong(z))
-
-    model = fv.vae(encoder=lambda: torch.nn.Linear(3, 4), decoder=lambda: Wrong(2, 3), latent=2)
-    with pytest.raises((RuntimeError, fv.errors.BadValue)):
-        step_on_meta(model, "iwae", *model.init(fv.random.key(0)), torch.ones(3, 3))
-
-
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @every_pair

@@ -1,10 +1,29 @@
-"""Encoders whose posteriors carry the weights of small networks, and models with them."""
+"""Discrete and relaxed priors with posteriors for them; encoders whose posteriors carry the weights of small networks,
+and models with them."""
 
 import torch
 from torch import nn
 
 import funcvae as fv
-from funcvae.distributions import Normal, TopDown, layers_of
+from funcvae import priors
+from funcvae.distributions import (
+    Bernoulli,
+    Categorical,
+    Normal,
+    RelaxedBernoulli,
+    RelaxedCategorical,
+    TopDown,
+    layers_of,
+)
+
+PRIORS = {  # of six latents: the prior, a posterior head for it, its distribution, the shape of its logits
+    "bernoulli": (priors.bernoulli, fv.heads.bernoulli, Bernoulli, (6,)),
+    "learned_bernoulli": (priors.learned_bernoulli(6), fv.heads.bernoulli, Bernoulli, (6,)),
+    "categorical": (priors.categorical(3), fv.heads.categorical(3), Categorical, (2, 3)),
+    "learned_categorical": (priors.learned_categorical(3, 2), fv.heads.categorical(3), Categorical, (2, 3)),
+    "concrete": (priors.concrete(0.5), fv.heads.concrete(0.5), RelaxedBernoulli, (6,)),
+    "concrete of classes": (priors.concrete(0.5, 3), fv.heads.concrete(0.5, 3), RelaxedCategorical, (2, 3)),
+}
 
 
 class TwoLayersEncoder(nn.Module):
