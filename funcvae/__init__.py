@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         priors,
         random,
         runs,
+        threads,
         tracking,
         train,
         tree,
@@ -47,7 +48,7 @@ __all__ = [
     "VAE", "Claims", "Estimate", "Estimator", "Functional", "System", "Trained", "Weights", "batching", "bounds",
     "compilation", "data", "distributed", "distributions", "errors", "estimators", "evaluate", "figures", "from_module",
     "functional", "heads", "interop", "model", "models", "modules", "noise", "optim", "priors", "random", "runs",
-    "surrogate", "to_module", "tracking", "train", "tree", "vae", "variance",
+    "surrogate", "threads", "to_module", "tracking", "train", "tree", "vae", "variance",
 ]  # fmt: skip
 
 _DEFINED_IN = {

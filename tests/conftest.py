@@ -1,12 +1,14 @@
 """Shared fixtures, and one thread for each process that runs tests.
 
-Several OpenMP threads that wait for each other on busy cores make the suite many times slower. The variables take
-effect only before torch is imported. Processes that tests start inherit them.
+Several OpenMP threads that wait for each other on busy cores make the suite many times slower: see `funcvae.threads`.
+The variables take effect only before torch is imported. Processes that tests start inherit them.
 """
 
 import os
 
-from funcvae import cli
+from funcvae import cli, threads
+
+threads.limit_spinning()
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")

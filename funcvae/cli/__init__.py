@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from typing import Any
 
-from funcvae import __version__
+from funcvae import __version__, threads
 from funcvae.errors import BadValue, FuncvaeError, ProcessLost, ReportedElsewhere, unknown
 
 __all__ = ["COMMANDS", "SHARED_COMMANDS", "main"]
@@ -55,6 +55,7 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         if is_program:  # during the imports, Ctrl-C ends the process without a traceback
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+            threads.limit_spinning()
         _run(list(sys.argv[1:] if args is None else args), is_program)
         sys.stdout.flush()
     except KeyboardInterrupt:

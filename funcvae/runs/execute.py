@@ -127,6 +127,7 @@ def run(
     with environment.numerics(config), ExitStack() as stack:
         setup = prepare(config, lambda config: _load(config, download, processes), processes)
         config = setup.config
+        stack.enter_context(setup.threads())
         _check_agreement(setup)
         if not processes.is_main:
             _train_without_writing(out, setup, setup.start, stop_context)
@@ -193,6 +194,7 @@ def resume(
             stack.enter_context(files.lock(path))
             files.remove_partial(path)
         setup = prepare(config, load_data, processes)
+        stack.enter_context(setup.threads())
         _check_agreement(setup)
         if not processes.is_main:
             _train_without_writing(path, setup, processes.broadcast(setup.start), stop_context)

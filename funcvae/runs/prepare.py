@@ -1,6 +1,7 @@
 """Builds model, data, optimizer and settings from a configuration."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funcvae import compilation, data, estimators, noise, optim, random, train
+from funcvae import compilation, data, estimators, noise, optim, random, threads, train
 from funcvae._support import examples
 from funcvae._support.examples import Data
 from funcvae._support.progress import notice
@@ -52,6 +53,10 @@ class Setup(NamedTuple):
     def steps(self) -> int:
         """The steps of the whole run."""
         return self.config.epochs * self.task.steps_per_epoch
+
+    def threads(self) -> AbstractContextManager[None]:
+        """Uses as many threads as suit the size of the steps."""
+        return threads.of_step(self.start.params, self.config.samples * self.config.batch)
 
     def plan(self, made: int = 0) -> str:
         """Two lines that say what the run will do; `made` steps were made before."""

@@ -21,7 +21,7 @@ from subprocess import Popen
 from timing import marked
 from workers import start
 
-from funcvae.compilation import SPIN_COUNT
+from funcvae.threads import SPIN_COUNT
 
 WORKER = str(Path(__file__).parent / "torch_side.py")
 SHARED = 2.5  # limit of the time beside another program, relative to that alone

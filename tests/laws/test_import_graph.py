@@ -17,7 +17,7 @@ import funcvae
 ROOT = Path(funcvae.__file__).parent
 ORDER = [
     "errors", "_support.checks", "_support.examples", "_support.progress", "_support.tables", "_support.files",
-    "_support.pickling", "tree", "_support.reprs", "_support.autograd", "compilation", "random",
+    "_support.pickling", "tree", "threads", "_support.reprs", "_support.autograd", "compilation", "random",
     "_support.keyed_draws", "_support.finding_draws", "distributions", "heads", "priors", "bounds", "noise",
     "optim", "modules", "batching", "model", "interop", "estimators", "distributed", "train", "evaluate",
     "variance", "models", "data", "figures", "tracking", "runs", "cli", "__main__",
