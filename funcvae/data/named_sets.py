@@ -14,7 +14,8 @@ from funcvae.data.readers import Arrays, failing_as, read_idx
 from funcvae.errors import BadData, Missing
 
 __all__ = [
-    "CLASSES", "DEBIAN_FASHION", "GAUSSIAN2D_COV", "GAUSSIAN2D_MEAN", "NAMED", "Loader", "folder_in", "gaussian2d",
+    "CLASSES", "DEBIAN_FASHION", "DRAWN", "GAUSSIAN2D_COV", "GAUSSIAN2D_MEAN", "NAMED", "Loader", "folder_in",
+    "gaussian2d",
     "name_at",
 ]  # fmt: skip
 
@@ -113,6 +114,9 @@ NAMED: dict[str, Loader] = {
     "gaussian2d": _gaussian2d,
 }
 """The named data sets and the function that reads each."""
+
+DRAWN = {"gaussian2d"}
+"""Those that are drawn from a key. On another processor their numbers may differ in the last bit."""
 
 CLASSES: dict[str, tuple[str, ...]] = {
     "fashion-mnist": (

@@ -1,6 +1,5 @@
 """Early stopping, the best parameters, and interrupts."""
 
-import os
 import signal
 
 import numpy as np
@@ -71,7 +70,7 @@ def test_an_interrupt_returns_what_was_reached_and_a_second_one_raises():
 
     def watch(step, ts):
         if step == 7:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     ts, history = trained(watch=watch, stop=fv.train.interrupt())
     assert int(ts.step) == 7
@@ -80,8 +79,8 @@ def test_an_interrupt_returns_what_was_reached_and_a_second_one_raises():
 
     def twice(step, ts):
         if step == 7:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         trained(watch=twice, stop=fv.train.interrupt())
