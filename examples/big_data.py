@@ -27,7 +27,7 @@ def main(file: str, epochs: int = 1, latent: int = 16, batch: int = 128) -> floa
     ts = fv.train.init(model, opt, fv.random.key(0))
     ts, history = fv.train.fit(
         ts, model, fv.estimators.elbo(), opt, images.train, test=images.test,
-        epochs=epochs, batch=batch, observe=fv.model.as_floats, progress=fv.tracking.bar,
+        epochs=epochs, batch=batch, observe=fv.model.as_floats, compile=False, progress=fv.tracking.bar,
     )  # fmt: skip
     print(f"ELBO on the test set: {history.test_bound[-1]:.1f} nats")
     return float(history.test_bound[-1])

@@ -53,7 +53,7 @@ def main(
         if not (folder / "params.safetensors").is_file():
             config = fv.runs.configure(
                 "burda_vae", estimator=ESTIMATORS[name], samples=count, epochs=epochs, data=source, data_dir=root,
-                compile=fv.compilation.available(), out=str(folder),
+                out=str(folder),
             )  # fmt: skip
             fv.runs.run(config)
         run = fv.runs.load(folder, data_dir=root)

@@ -28,6 +28,7 @@ def main(steps: int = 300, source: str = "cifar10", root: str = "data", out: str
         epochs=epochs,
         batch=32,
         observe=standardize,
+        compile=fv.compilation.pays(steps, ts.params, train[:32].numel()),
         progress=fv.tracking.bar,
     )
     scale = ts.params["decoder"]["log_scale"].exp()

@@ -40,7 +40,7 @@ def main(
     train = fv.data.gaussian2d(data_key, 100 * steps)
     model, opt = fv.models.gaussian2d_vae(), fv.optim.adam(1e-3)
     ts = fv.train.init(model, opt, init_key)
-    ts, _ = fv.train.fit(ts, model, fv.estimators.elbo(), opt, train, batch=100, samples=4)
+    ts, _ = fv.train.fit(ts, model, fv.estimators.elbo(), opt, train, batch=100, samples=4, compile=False)
     trained = fv.Trained(model, ts.params, ts.state)
 
     estimators = [fv.estimators.parse(name) for name in ("elbo", "elbo_mc", "stl", "iwae", "dreg", "vimco", "rws")]

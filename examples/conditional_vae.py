@@ -28,7 +28,9 @@ def main(data: str = "mnist", data_dir: str = "data", epochs: int = 20, out: str
     )  # fmt: skip
     opt, est, observe = fv.optim.adam(1e-3), fv.estimators.elbo(), fv.model.as_floats
     ts = fv.train.init(model, opt, fv.random.key(0))
-    ts, _ = fv.train.fit(ts, model, est, opt, digits.train, test=digits.test, epochs=epochs, observe=observe)
+    ts, _ = fv.train.fit(
+        ts, model, est, opt, digits.train, test=digits.test, epochs=epochs, observe=observe, compile=False
+    )
     drawn: Any = {"condition": torch.arange(10).repeat_interleave(10), "rows": [f"class {y}" for y in range(10)]}
     figure = fv.figures.of_model.image_samples(
         model, ts.params, ts.state, fv.random.key(1), 100, name="conditional VAE", **drawn

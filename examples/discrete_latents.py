@@ -47,10 +47,11 @@ def trained(
             ]
             variance.append([found.groups["encoder"].variance.value for found in moments])
 
+    ts = fv.train.init(model, opt, init_key)
     _, history = fv.train.fit(
-        fv.train.init(model, opt, init_key), model, estimator, opt, digits.train, test=digits.test, epochs=epochs,
-        batch=RECIPE.batch, samples=samples, observe=binarize, watch=watch,
-        progress=fv.tracking.bar,
+        ts, model, estimator, opt, digits.train, test=digits.test, epochs=epochs, batch=RECIPE.batch, samples=samples,
+        observe=binarize, watch=watch, progress=fv.tracking.bar,
+        compile=fv.compilation.pays(epochs * per_epoch, ts.params, samples * x.numel()),
     )  # fmt: skip
     return history.test_bound, np.array(variance)
 

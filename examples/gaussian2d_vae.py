@@ -35,6 +35,7 @@ def main(steps: int = 2000, out: str = "figures") -> list[Path]:
         epochs=epochs,
         batch=1000,
         samples=4,
+        compile=False,  # a run of small steps ends before the compiler
         progress=fv.tracking.bar,
         watch=keep,
     )

@@ -38,7 +38,7 @@ def main(data: str = "mnist", data_dir: str = "data", epochs: int = 10, missing:
         latent=10, modelled=lambda data: data[:, 0], condition=lambda data: data[:, 1],
     )  # fmt: skip
     opt, est, train = fv.optim.adam(1e-3), fv.estimators.elbo(), torch.stack([x * mask, mask], 1)
-    _, history = fv.train.fit(fv.train.init(model, opt, key), model, est, opt, train, epochs=epochs)
+    _, history = fv.train.fit(fv.train.init(model, opt, key), model, est, opt, train, epochs=epochs, compile=False)
     print(f"ELBO of the observed pixels of a digit: {history.bound[-100:].mean():.2f} nats")
     return history.bound
 

@@ -21,6 +21,7 @@ def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str 
     ts, history = fv.train.fit(
         ts, model, fv.estimators.elbo(), opt, train,
         epochs=epochs, observe=fv.model.as_floats, scale=fv.train.summed, progress=fv.tracking.bar,
+        compile=fv.compilation.pays(steps, ts.params, train[:128].numel()),
     )  # fmt: skip
     print(f"squared error of a digit: {-history.bound[-20:].mean() - fv.models.SYSTEMS['mnist_ae'].offset():.1f}")
 

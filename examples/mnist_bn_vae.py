@@ -25,8 +25,9 @@ def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str 
         per_epoch = -(-len(train) // 128)
         epochs = -(-steps // per_epoch)
         ts, _ = fv.train.fit(
-            ts, model, elbo, opt, train, epochs=epochs, observe=to_tanh_range, progress=fv.tracking.bar
-        )
+            ts, model, elbo, opt, train, epochs=epochs, observe=to_tanh_range, progress=fv.tracking.bar,
+            compile=fv.compilation.pays(steps, ts.params, train[:128].numel()),
+        )  # fmt: skip
 
         q, _ = model.encode(ts.params, ts.state, shown)
         p, _ = model.prior(ts.params, ts.state, q.loc)

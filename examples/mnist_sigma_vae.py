@@ -22,7 +22,7 @@ def main(steps: int = 9375, source: str = "mnist", root: str = "data", out: str 
     ts, history = fv.train.fit(
         ts, model, fv.estimators.elbo(), opt, train, epochs=epochs, batch=32, observe=fv.model.as_floats,
         scale=system.recipe.scale, offset=system.offset(),  # the loss of the post
-        progress=fv.tracking.bar,
+        compile=fv.compilation.pays(steps, ts.params, train[:32].numel()), progress=fv.tracking.bar,
     )  # fmt: skip
 
     trained, key = fv.Trained(model, ts.params, ts.state), fv.random.key(1)

@@ -39,7 +39,7 @@ def main(steps: int = 4000, out: str = "figures") -> tuple[dict[float, tuple[int
         opt = fv.optim.adam(lambda step: 0.02 * (1 - step.double() / steps).clamp(min=0.01))
         ts = fv.train.init(model, opt, fv.random.key(1))
         ts, _ = fv.train.fit(
-            ts, model, fv.estimators.elbo(), opt, x, epochs=epochs, batch=batch, progress=fv.tracking.bar
+            ts, model, fv.estimators.elbo(), opt, x, epochs=epochs, batch=batch, compile=False, progress=fv.tracking.bar
         )
         trained = fv.Trained(model, ts.params, ts.state)
         used = fv.evaluate.active_units(*trained, x).number
