@@ -5,7 +5,6 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from funcvae import distributions, heads, priors, random, tree
@@ -525,4 +524,4 @@ def _checked(p: Distribution, log_densities: Tensor, shape: tuple[int, ...]) -> 
 
 def _summed(log_densities: Tensor) -> Tensor:
     """Sums log-densities [N, B, ...] to [N, B]."""
-    return rearrange(log_densities, "n b ... -> n b (...)").sum(-1) if log_densities.ndim > 2 else log_densities
+    return log_densities.flatten(2).sum(-1) if log_densities.ndim > 2 else log_densities

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from einops import reduce
 from torch import Tensor
 
 from funcvae import bounds
@@ -32,13 +31,13 @@ def analytic_kl(name: str, penalty: Penalty, claims: Claims) -> Estimator:
         z = q.sample(eps)
         log_p_x, p_z, state = joint(model, params, state, x, z, train)
         each_kl = kl(q, p_z)
-        kl_q_p = reduce(each_kl, "... b z -> ... b", "sum")
+        kl_q_p = each_kl.sum(-1)
         return log_p_x - penalty(each_kl), log_p_x, kl_q_p, q, p_z, z, state
 
     def estimate(model: VAE, params: Params, state: State, x: Data, eps: Tensor, train: bool) -> Estimate:
         def loss(params: Params) -> Any:
             each, *rest = forward(model, params, state, x, eps, train)
-            return -reduce(each, "n b -> b", "mean").mean(), (_elbo(each), *rest)
+            return -each.mean(0).mean(), (_elbo(each), *rest)
 
         value, pull, (bound, log_p_x, kl_q_p, q, p_z, z, new_state) = vjp(loss, params, has_aux=True)
         (grads,) = pull(torch.ones_like(value), retain_graph=False)
@@ -64,15 +63,15 @@ def analytic_kl(name: str, penalty: Penalty, claims: Claims) -> Estimator:
 
 def scaled(beta: float | Tensor) -> Penalty:
     """beta times the KL."""
-    return lambda kl: beta * reduce(kl, "... b z -> ... b", "sum")
+    return lambda kl: beta * kl.sum(-1)
 
 
 def floored(least: float | Tensor) -> Penalty:
     """The KL, with `least` in place of that of each latent whose mean over the batch is below `least`."""
 
     def penalty(kl: Tensor) -> Tensor:
-        mean = reduce(kl, "... b z -> ... () z", "mean")
-        return reduce(torch.where(mean > least, kl, least), "... b z -> ... b", "sum")
+        mean = kl.mean(-2, keepdim=True)
+        return torch.where(mean > least, kl, least).sum(-1)
 
     return penalty
 

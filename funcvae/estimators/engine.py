@@ -22,7 +22,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from funcvae import bounds, tree
@@ -380,7 +379,7 @@ def _gradient(phi_grads: Params, theta_grads: Params, closed: Closed | None) -> 
 
 def _for_latents(weight: Tensor) -> Tensor:
     """Weights [M, B] or [M, B, Z] as factors of z [M, B, Z]."""
-    return weight if weight.ndim == 3 else rearrange(weight, "m b -> m b 1")
+    return weight if weight.ndim == 3 else weight.unsqueeze(-1)
 
 
 def _to_descend(w: Weights) -> Weights:
