@@ -19,7 +19,8 @@ from torch import Tensor
 
 from funcvae import tree
 from funcvae._support import checks
-from funcvae.tree import Tree
+from funcvae._support.checks import Natural
+from funcvae.tree import Tensors, Tree
 
 __all__ = [
     "NO_COMPILER", "PRECISIONS", "Uncompiled", "Wrap", "available", "compiled", "keep_freed", "mark_static", "pays",
@@ -104,7 +105,8 @@ def available() -> bool:
     return shutil.which(os.environ.get("CXX", "g++")) is not None and header.is_file()
 
 
-def pays(steps: int, params: Tree, decoded: int) -> bool:
+@checks.arguments
+def pays(steps: Natural, params: Tensors, decoded: Natural) -> bool:
     """Whether compiling the step of a run saves more time than it takes.
 
     The compiler takes about 1.3 s for each parameter tensor, with an empty cache. A compiled step saves about 0.1 ms

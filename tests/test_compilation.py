@@ -14,6 +14,16 @@ from funcvae.errors import BadType, BadValue
 from funcvae.estimators import parse
 
 
+def test_compiling_pays_for_many_or_large_steps_without_convolutions():
+    """The rule, by hand: 4 tensors cost 5.2 s; a step of 1,000 numbers saves 0.405 ms, one of 10⁷ saves 50.4 ms."""
+    dense = [torch.zeros(3, 2), torch.zeros(3), torch.zeros(2, 3), torch.zeros(2)]
+    assert not compilation.pays(12_839, dense, 1000)
+    assert compilation.pays(12_840, dense, 1000)
+    assert not compilation.pays(103, dense, 10**7)
+    assert compilation.pays(104, dense, 10**7)
+    assert not compilation.pays(10**9, [*dense, torch.zeros(3, 3, 2, 2)], 10**7)
+
+
 def times(c):
     def f(x, *, plus=0.0):
         return c * x + plus

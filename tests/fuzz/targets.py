@@ -60,6 +60,7 @@ from torch import nn
 import funcvae as fv
 from funcvae import (
     bounds,
+    compilation,
     distributed,
     distributions,
     estimators,
@@ -286,6 +287,7 @@ for f in (
     tree.leaves, tree.flatten, tree.structure, tree.named_leaves, tree.paths, tree.zeros_like, tree.norm, tree.sha256,
 ):  # fmt: skip
     target(f"tree.{f.__name__}", f, tree=TREE)
+target("compilation.pays", compilation.pays, steps=COUNT, params=TREE, decoded=COUNT)
 target("tree.from_named", tree.from_named, named=Kind(lambda rng, w: tree.named_leaves(w.params),
        lambda rng, w: {k: v for k, v in tree.named_leaves(w.params).items() if rng.random() < 0.9}),
        like=like(TREE))  # fmt: skip
@@ -696,6 +698,9 @@ target(
 
 # Functions left out, and why ------------------------------------------------------------------------------------------
 LEFT_OUT = {
+    "threads.advice": "takes no arguments",
+    "threads.limit_spinning": "takes no arguments",
+    "threads.of_step": "trusts its arguments, as part of a run",
     "batching.from_sample": "the part of estimators.in_chunks that numbers the samples of a chunk",
     "batching.of_points": "the part of the engine that numbers the points of a chunk",
     "batching.over_samples": "the part of model.vae that applies the decoder",

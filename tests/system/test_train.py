@@ -18,6 +18,7 @@ import funcvae as fv
 from funcvae import cli, data, runs
 from funcvae.errors import BadData, Missing
 from funcvae.figures import decoding
+from funcvae.runs import prepare
 from tests.support.commands import DIGITS, GAUSSIAN, refused, trained
 
 
@@ -419,7 +420,24 @@ def test_real_digits_train_compiled(here, mnist_root, options, least):
 
 
 @pytest.mark.usefixtures("no_figures")
+def test_a_run_compiles_if_that_pays_and_keeps_what_it_decided(digits, monkeypatch):
+    asked = []
+    monkeypatch.setattr(fv.compilation, "pays", lambda *args: asked.append(args))
+    cli.main(["train", "mnist_vae", "--data", str(digits), "--epochs", "2", "--batch", "20", "--out", "run"])
+    items = len(np.load(digits)["train"])
+    ((steps, params, decoded),) = asked
+    assert (steps, decoded) == (2 * -(-items // 20), 20 * 784)
+    assert fv.tree.paths(params) == fv.tree.paths(runs.load("run").trained.params)
+    assert json.loads(Path("run/config.json").read_text())["compile"] is False
+    monkeypatch.setattr(fv.compilation, "pays", lambda *args: True)
+    cli.main(["train", "--resume", "run", "--epochs", "3"])
+    assert json.loads(Path("run/config.json").read_text())["compile"] is False
+
+
+@pytest.mark.usefixtures("no_figures")
 def test_without_a_compiler_train_prints_a_notice(digits, monkeypatch, capsys):
+    prepare._warn_of_no_compiler.cache_clear()
+    monkeypatch.setattr(fv.compilation, "pays", lambda *args: True)
     monkeypatch.setattr(fv.compilation, "available", lambda: False)
     cli.main(["train", "mnist_vae", "--data", str(digits), "--epochs", "1", "--out", "run"])
     assert capsys.readouterr().err.count("no C++ compiler was found") == 1
@@ -434,9 +452,9 @@ def test_a_step_that_cannot_be_compiled_is_an_error(digits, monkeypatch, capsys)
     monkeypatch.setattr(torch, "compile", lambda f, **options: fails)
     train = ["train", "mnist_vae", "--data", str(digits), "--epochs", "1"]
     with pytest.raises(SystemExit):
-        cli.main([*train, "--out", "run"])
+        cli.main([*train, "--out", "run", "--compile"])
     assert capsys.readouterr().err.endswith(
-        "\nfuncvae: error: compile is set, but the compiler cannot compile this: Encountered something new; "
+        "\nfuncvae: error: --compile is set, but the compiler cannot compile this: Encountered something new; "
         "train without it\n"
     )
     cli.main([*train, "--out", "run", "--no-compile"])

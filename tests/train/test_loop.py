@@ -412,3 +412,18 @@ def test_a_history_of_another_dtype_can_be_continued(points):
     _, history = fv.train.fit(half, model, estimator, opt, points, batch=16, history=past, compile=False)
     np.testing.assert_array_equal(history.loss[:4], past.loss)
     assert len(history.loss) == 8
+
+
+def test_a_short_last_batch_is_not_compiled(points, monkeypatch):
+    sizes = []
+
+    def counted(f, *, device):
+        return lambda ts, keys, x: sizes.append(len(x)) or f(ts, keys, x)
+
+    monkeypatch.setattr(fv.compilation, "compiled", counted)
+    model, opt, elbo = fv.models.gaussian2d_vae(), fv.optim.adam(), fv.estimators.elbo()
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    found, _ = fv.train.fit(ts, model, elbo, opt, points, epochs=2, batch=16)
+    expected, _ = fv.train.fit(ts, model, elbo, opt, points, epochs=2, batch=16, compile=False)
+    assert sizes == [16] * 6, "of 2 · (16 + 16 + 16 + 2) points"
+    assert all(map(torch.equal, fv.tree.leaves(found), fv.tree.leaves(expected)))
