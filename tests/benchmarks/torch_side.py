@@ -3,8 +3,8 @@
 python tests/benchmarks/torch_side.py module|eager|compiled|product SYSTEM N PRECISION DEVICE [ESTIMATOR]
 
 "module" is what a PyTorch user would write: `nn.Module`s, `torch.randn`, `backward()`, `torch.optim.Adam(fused=True)`,
-eager. "eager" and "compiled" are the library's whole step: noise (and binarization) from a key, gradient, Adam in
-place, the norm of the gradient. "product" is one matrix product 2048×2048×2048.
+eager. "eager" and "compiled" are the whole step of `train.fit`: the rows of the batch, noise (and binarization) from a
+key, gradient, Adam in place, the norm of the gradient. "product" is one matrix product 2048×2048×2048.
 """
 
 import argparse
@@ -18,6 +18,10 @@ from workers import serve
 
 import funcvae as fv
 from funcvae.estimators import parse
+from funcvae.train.settings import StepSettings
+from funcvae.train.step import run_step
+from funcvae.train.streaming import training_batches
+from funcvae.train.task import Task, checked_task
 
 PRODUCT = 2048
 
@@ -39,12 +43,19 @@ def functional_step(system: str, samples: int, estimator: str, compiled: bool, d
     about = SYSTEMS[system]
     model, opt = about.model(), fv.optim.adam(1e-3, eps=about.eps)
     ts = fv.train.init(model, opt, fv.random.key(0, device=device))
-    keys = fv.random.split(fv.random.key(1, device=device))
-    step = fv.train.make_step(model, parse(estimator), opt.update_, samples=samples, observe=about.observe)
-    step = torch.no_grad()(fv.compilation.compiled(step, device=device) if compiled else step)
-    x = about.data().to(device)
+    settings = StepSettings(about.batch, samples, observe=about.observe, compile=compiled)
+    train = about.data().to(device).repeat(50, *[1] * len(about.shape))
+    task = checked_task(ts, Task(model, parse(estimator), opt, train, settings))
+    run = run_step(task, lambda: False)
+    inputs = run.inputs(training_batches(ts, task.train, about.batch), ts.params)
     fv.compilation.keep_freed()  # as `fit` does
-    return lambda: step(ts, keys, x)
+
+    def step() -> None:
+        nonlocal ts
+        with torch.no_grad():
+            ts, _ = run.step(ts, *next(inputs))
+
+    return step
 
 
 def main(side: str, system: str, samples: int, precision: str, device: str, estimator: str | None) -> None:
