@@ -90,9 +90,8 @@ def moments(
 ) -> Moments:
     """The moments of `estimator(...).grads` over R independent replicates of the noise, by Monte Carlo.
 
-    The replicates are summed in one pass, in float64. For P parameters, memory is O(P·chunk) for the gradients and
-    O(P·log R) for the sums of blocks of replicates, of which there are at most 1,024, plus a few numbers for each
-    replicate and leaf. The noise of replicate r is `noise(fold_in(key, r), ...)`, with the same bits for every `chunk`.
+    The replicates are summed in one pass, in float64. For P parameters, memory is O(P·chunk) for the gradients and O(P)
+    for the sums, plus a few numbers for each replicate and leaf. The noise of replicate r is `noise(fold_in(key, r), ...)`, with the same bits for every `chunk`.
     Results repeat bit for bit with one chunk size, and agree to rounding between chunk sizes.
 
     Args:

@@ -99,7 +99,7 @@ def blocks(
             yield Block(sums[i], rows[i], [column[i] for column in columns])
 
 
-_MIN_REPLICATES, _MAX_BLOCKS = 64, 1024  # fewest replicates in a block, most blocks in a segment
+_MIN_REPLICATES, _MAX_BLOCKS = 64, 64  # fewest replicates in a block, most blocks in a segment
 
 
 class Accumulator:

@@ -27,6 +27,7 @@ import torch
 import funcvae as fv
 from funcvae.distributed import SINGLE, Processes
 from funcvae.models import SYSTEMS
+from funcvae.variance import replicate_loop
 
 LEAST = 0.85  # efficiency
 SYSTEM = SYSTEMS["burda_vae"]
@@ -124,12 +125,11 @@ def estimate() -> None:
         engine = step / (step + sent + 2 * math.ceil(math.log2(gpus)) * latency)
         fixed = step / (step + sent + 2 * (gpus - 1) * latency)
         segments = [(2**i, min(2 ** (i + 1), REPLICATES)) for i in range(REPLICATES.bit_length())]
-        blocks = [max(1, -(-(last - first) // 64)) for first, last in segments]
-        busy = sum(
-            -(-count // gpus) * min(64, last - first) for count, (first, last) in zip(blocks, segments, strict=True)
-        )
-        merges = len(segments) * (2 * 2 * 8 * size / rate + 2 * (gpus - 1) * latency)
-        lab = REPLICATES * each / (gpus * (busy * each + merges + REPLICATES * 8 * width / HOST))
+        pieces = [replicate_loop.block_ranges(range(*ends), 1) for ends in segments]
+        rounds = [-(-len(blocks) // gpus) for blocks in pieces]  # in each, a process computes one block and gets all
+        busy = sum(count * len(blocks[0]) for count, blocks in zip(rounds, pieces, strict=True))
+        exchange = sum(rounds) * (gpus - 1) * (2 * 2 * 8 * size / rate + latency)
+        lab = REPLICATES * each / (gpus * (busy * each + exchange + REPLICATES * 8 * width / HOST))
         where = f"{rate / 1e9:.0f} GB/s, {1e6 * latency:.0f} us per message"
         print(f"    {gpus:3} GPUs, {where}: torch's order {engine:.2f}, fixed order {fixed:.2f}; lab {lab:.2f}")
 

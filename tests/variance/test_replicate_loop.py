@@ -21,10 +21,10 @@ KEY = random.key(0)
 
 @pytest.mark.parametrize("chunk", [1, 5, 16, 100])
 @pytest.mark.parametrize("ends", [(0, 1), (1, 2), (64, 128), (512, 1000), (65536, 100_000)])
-def test_blocks_are_successive_whole_chunks_and_at_most_1024(ends, chunk):
+def test_blocks_are_successive_whole_chunks_and_at_most_64(ends, chunk):
     pieces = replicate_loop.block_ranges(range(*ends), chunk)
     assert [r for piece in pieces for r in piece] == list(range(*ends))
-    assert len(pieces) <= 1024
+    assert len(pieces) <= 64
     assert all(len(piece) % chunk == 0 and len(piece) >= 64 for piece in pieces[:-1])
 
 
