@@ -228,6 +228,7 @@ class _Epoch(TypedDict):
 T = TypeVar("T")
 
 _DEFAULTS = {field.name: field.default for field in fields(Config) if field.default is not MISSING}
+_DEFAULTS["compile"] = False  # a run stores what "auto" decided
 _PLACES = {"out", "data_dir", "checkpoint_every", "keep"}  # settings that do not change the result
 _SHOWN = {"system", "data", "epochs", "batch", "samples", "estimator", "noise", "optimizer", "lr", "seed", "device"}
 _LONGEST = 24  # characters of a name

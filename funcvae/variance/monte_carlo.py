@@ -91,8 +91,9 @@ def moments(
     """The moments of `estimator(...).grads` over R independent replicates of the noise, by Monte Carlo.
 
     The replicates are summed in one pass, in float64. For P parameters, memory is O(P·chunk) for the gradients and O(P)
-    for the sums, plus a few numbers for each replicate and leaf. The noise of replicate r is `noise(fold_in(key, r), ...)`, with the same bits for every `chunk`.
-    Results repeat bit for bit with one chunk size, and agree to rounding between chunk sizes.
+    for the sums, plus a few numbers for each replicate and leaf. The noise of replicate r is `noise(fold_in(key, r),
+    ...)`, with the same bits for every `chunk`. Results repeat bit for bit with one chunk size, and agree to rounding
+    between chunk sizes.
 
     Args:
         estimator: an Estimator, or any function of the same arguments that returns an Estimate.
