@@ -21,6 +21,7 @@ from funcvae.model import from_bytes
 from funcvae.train import streaming
 
 __all__ = ["Dataset", "FileRows", "load", "stream"]
+_NUMBERS = 2**22  # decoded at a time to be hashed
 _HOLD_OUT_SEED = 2**63  # no user's run can have this seed, so no key is used twice
 
 
@@ -96,12 +97,15 @@ class Dataset(NamedTuple):
 def _sha256(*both: Any) -> str:
     digest = hashlib.sha256()
     for items in (streaming.opened("items", x) for x in both):
-        for name, x in sorted(examples.tensors(streaming.first(items)).items()):
+        first = streaming.first(items)
+        for name, x in sorted(examples.tensors(first).items()):
             shape = [streaming.count(items), *x.shape[1:]]
             digest.update(f"{name}{from_bytes(x[:0]).dtype}{shape}".encode())
-        for block in streaming.blocks(items, 1000):
+        few = max(1, _NUMBERS // max(1, examples.numel(examples.head(first, 1))))  # items may be large
+        for block in streaming.blocks(items, 1000 if isinstance(first, dict) else min(1000, few)):
             for _, x in sorted(examples.tensors(block).items()):
-                digest.update(from_bytes(x).cpu().numpy().reshape(-1).data)
+                for piece in x.split(few):
+                    digest.update(from_bytes(piece).cpu().numpy().reshape(-1).data)
     return digest.hexdigest()
 
 
