@@ -21,6 +21,7 @@ from funcvae.model import from_bytes
 from funcvae.train import streaming
 
 __all__ = ["Dataset", "FileRows", "load", "stream"]
+_NUMBERS = 2**22  # decoded at a time to be hashed
 _HOLD_OUT_SEED = 2**63  # no user's run can have this seed, so no key is used twice
 
 
@@ -96,12 +97,15 @@ class Dataset(NamedTuple):
 def _sha256(*both: Any) -> str:
     digest = hashlib.sha256()
     for items in (streaming.opened("items", x) for x in both):
-        for name, x in sorted(examples.tensors(streaming.first(items)).items()):
+        first = streaming.first(items)
+        for name, x in sorted(examples.tensors(first).items()):
             shape = [streaming.count(items), *x.shape[1:]]
             digest.update(f"{name}{from_bytes(x[:0]).dtype}{shape}".encode())
-        for block in streaming.blocks(items, 1000):
+        few = max(1, _NUMBERS // max(1, examples.numel(examples.head(first, 1))))  # items may be large
+        for block in streaming.blocks(items, 1000 if isinstance(first, dict) else min(1000, few)):
             for _, x in sorted(examples.tensors(block).items()):
-                digest.update(from_bytes(x).cpu().numpy().reshape(-1).data)
+                for piece in x.split(few):
+                    digest.update(from_bytes(piece).cpu().numpy().reshape(-1).data)
     return digest.hexdigest()
 
 
@@ -205,7 +209,12 @@ def _from_arrays(name: str, arrays: Arrays, classes: tuple[str, ...] = ()) -> Da
     if "test" not in items:
         test, train = _held_out(name, examples.count(items["train"]))
         whole = items["train"]
-        items = {"train": examples.take(whole, train), "test": examples.take(whole, test)}
+        for x in examples.tensors(whole).values():
+            _reorder(x, torch.cat([test, train]))
+        items = {
+            "train": examples.each(lambda x: x[len(test) :], whole),
+            "test": examples.head(whole, len(test)),
+        }
         labels = {"train": labels["train"][train], "test": labels["train"][test]} if labels else {}
     shapes = [{part: list(x.shape[1:]) for part, x in examples.tensors(x).items()} for x in items.values()]
     if shapes[0] != shapes[1]:
@@ -213,6 +222,12 @@ def _from_arrays(name: str, arrays: Arrays, classes: tuple[str, ...] = ()) -> Da
         raise BadData(f"{name}: train and test items have shapes {both}: they must be the same")
     labels = {part: y.long() for part, y in labels.items()}
     return Dataset(name, items["train"], items["test"], labels.get("train"), labels.get("test"), classes)
+
+
+def _reorder(x: Tensor, order: Tensor) -> None:
+    """Puts the rows of a contiguous tensor in another order, in place: a copy would double the memory."""
+    for columns in x.view(len(x), -1).tensor_split(16, dim=1):
+        columns.copy_(columns.index_select(0, order))
 
 
 def _part(name: str, part: str, arrays: Arrays) -> Data | None:

@@ -101,7 +101,7 @@ def _claimed(file: IO[bytes], size: int, whole: int = 4) -> int:
 
 
 def _check_room(size: int) -> None:
-    """Raises ValueError unless the memory holds this many bytes twice, which holding out a test set requires."""
+    """Raises ValueError unless the memory holds this many bytes twice: numbers are converted, and images joined."""
     if 2 * size > checks.MEMORY:
         needed, available = (f"{n / 2**30:,.1f}" for n in (2 * size, checks.MEMORY))
         raise ValueError(f"loading takes {needed} GiB, and this machine has {available}")

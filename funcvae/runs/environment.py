@@ -75,7 +75,7 @@ def describe(config: Config, processes: int = 1) -> dict[str, Any]:
     }
 
 
-def manifest(config: Config, dataset: data.Dataset, processes: int = 1) -> Manifest:
+def manifest(config: Config, dataset: data.Dataset, data_sha256: str, processes: int = 1) -> Manifest:
     """The content of `manifest.json` for a new run."""
     shape = examples.each(lambda x: list(x.shape[1:]), streaming.first(dataset.train))
     sizes = {"train": streaming.count(dataset.train), "test": streaming.count(dataset.test)}
@@ -85,18 +85,18 @@ def manifest(config: Config, dataset: data.Dataset, processes: int = 1) -> Manif
         "seed": config.seed,
         "config_sha256": config_sha256(config.content()),
         "data": {"source": config.data, **sizes, "shape": shape},
-        "data_sha256": dataset.sha256(),
+        "data_sha256": data_sha256,
     }
     if source := source_of(config.system):
         content["system"] = source
     return cast(Manifest, content)
 
 
-def shared_facts(config: Config, dataset: data.Dataset) -> dict[str, Any]:
+def shared_facts(config: Config, data_sha256: str) -> dict[str, Any]:
     """The values that must be equal in all processes that train one model."""
     paths = {"out", "data", "data_dir"}  # may differ between machines
     fixed = {name: value for name, value in config.content().items() if name not in paths}
-    return {**fixed, **bit_settings(config), "the data's sha256": dataset.sha256()}
+    return {**fixed, **bit_settings(config), "the data's sha256": data_sha256}
 
 
 def bit_settings(config: Config) -> dict[str, Any]:

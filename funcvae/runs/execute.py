@@ -128,7 +128,8 @@ def run(
         setup = prepare(config, lambda config: _load(config, download, processes), processes)
         config = setup.config
         stack.enter_context(setup.threads())
-        _check_agreement(setup)
+        data_sha256 = setup.dataset.sha256()
+        _check_agreement(setup, data_sha256)
         if not processes.is_main:
             _train_without_writing(out, setup, setup.start, stop_context)
             return out
@@ -138,7 +139,8 @@ def run(
         files.remove_partial(out)
         tqdm.write(setup.plan(), file=sys.stderr)
         files.write(out / CONFIG, files.as_json(config.content()))
-        files.write(out / MANIFEST, files.as_json(environment.manifest(config, setup.dataset, processes.size)))
+        manifest = environment.manifest(config, setup.dataset, data_sha256, processes.size)
+        files.write(out / MANIFEST, files.as_json(manifest))
         try:
             _train(out, setup, setup.start, 0, tracks, stop_context)
         except compilation.Uncompiled:
@@ -195,14 +197,15 @@ def resume(
             files.remove_partial(path)
         setup = prepare(config, load_data, processes)
         stack.enter_context(setup.threads())
-        _check_agreement(setup)
+        data_sha256 = setup.dataset.sha256()
+        _check_agreement(setup, data_sha256)
         if not processes.is_main:
             _train_without_writing(path, setup, processes.broadcast(setup.start), stop_context)
             return path
-        manifest = environment.manifest(config, setup.dataset, processes.size)
+        manifest = environment.manifest(config, setup.dataset, data_sha256, processes.size)
         if has_manifest := (path / MANIFEST).is_file():  # without one, the run was killed before its first step
             manifest = read_manifest(path)
-            folder.check_same_data(setup.dataset, manifest["data_sha256"], path)
+            folder.check_same_data(setup.dataset.name, data_sha256, manifest["data_sha256"], path)
         ts, size, damaged = newest_checkpoint(setup, path)
         step = int(ts.step)
         if damaged and step == 0:
@@ -239,10 +242,10 @@ def _load(config: Config, download: bool, processes: Processes) -> data.Dataset:
     return dataset if processes.is_main else folder.read_data(config)
 
 
-def _check_agreement(setup: Setup) -> None:
+def _check_agreement(setup: Setup, data_sha256: str) -> None:
     """Raises BadValue unless all processes train the same model on the same data."""
     if setup.task.processes.size > 1:
-        setup.task.processes.require_equal(**environment.shared_facts(setup.config, setup.dataset))
+        setup.task.processes.require_equal(**environment.shared_facts(setup.config, data_sha256))
 
 
 def _train(

@@ -80,7 +80,7 @@ class Run(NamedTuple):
         """
         dataset = fitted(self.config.system, load_data(self.config))
         if self.config.data not in DRAWN:  # whose last bits depend on the processor
-            check_same_data(dataset, self.data_sha256, self.path)
+            check_same_data(dataset.name, dataset.sha256(), self.data_sha256, self.path)
         return dataset
 
     def observed(self, key: random.Key, x: Data | Stream, rows: Tensor) -> Data:
@@ -392,10 +392,10 @@ def for_model(train: Data | Stream) -> Data:
     return streaming.head(train, 10_000) if isinstance(train, Stream) else train
 
 
-def check_same_data(dataset: data.Dataset, sha256: str, path: Path) -> None:
-    """Raises BadData unless these are the data of the run in a folder."""
-    if dataset.sha256() != sha256:
-        raise BadData(f"{dataset.name} is not the data that {path} was trained on")
+def check_same_data(name: str, now: str, then: str, path: Path) -> None:
+    """Raises BadData unless data with the SHA-256 `now` are those of the run in a folder, with the SHA-256 `then`."""
+    if now != then:
+        raise BadData(f"{name} is not the data that {path} was trained on")
 
 
 def check_same_system(system: System, manifest: Manifest, path: Path) -> None:

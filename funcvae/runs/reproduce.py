@@ -215,7 +215,7 @@ def _prepared(
     check_available(config)
     with environment.numerics(config, threads=manifest["threads"]):
         setup = prepare(config, load_data)
-        check_same_data(setup.dataset, manifest["data_sha256"], path)
+        check_same_data(setup.dataset.name, setup.dataset.sha256(), manifest["data_sha256"], path)
         yield setup, manifest
 
 
