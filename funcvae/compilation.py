@@ -116,7 +116,11 @@ def pays(steps: Natural, params: Tensors, decoded: Natural) -> bool:
 
     Args:
         steps: the number of steps of the run.
+        params: the parameters of the model; those with more than two axes count as convolutions.
         decoded: the numbers that a step decodes: samples · batch · the size of a datum.
+
+    Raises:
+        BadType, BadValue: steps or decoded is not a whole number, 0 or more, or params has other leaves than tensors.
     """
     leaves = tree.leaves(params)
     if any(leaf.ndim > 2 and not leaf.is_cuda for leaf in leaves):
@@ -151,7 +155,9 @@ def compiled(f: F, *, device: torch.device | str = "cpu") -> F:
         # The compiler keeps its graphs by code object, so each function gets a copy of the code object.
         twin = types.FunctionType(own.__code__.replace(), own.__globals__, own.__name__, None, own.__closure__)
         options: dict[str, Any] = {"guard_filter_fn": kept, "triton.cudagraphs": on_cuda}
-        options["cpp.vec_isa_ok"] = True  # do not build a program for each instruction set that the processor reports
+        # Trust the instruction sets that the processor reports: otherwise the compiler builds a program for each.
+        # (With a g++ older than the processor, the compilation fails, and f runs uncompiled.)
+        options["cpp.vec_isa_ok"] = True
         return torch.compile(twin, fullgraph=True, dynamic=False, options=options)
 
     fast = anew()

@@ -1,9 +1,9 @@
 """The number of torch's threads, and how long they spin while they wait for each other.
 
-The threads of OpenMP spin at the end of every operation, by default for milliseconds. That is fastest on cores of their
-own. On shared cores, a thread may spin for as long as another program uses the core of the other thread, and a small
-step takes a hundred times as long. So the command line limits the spinning before it imports torch, and a run
-(`funcvae.runs`) makes small steps on one thread, which has nobody to wait for.
+At the end of every operation, the threads of OpenMP spin until all have finished, by default for milliseconds. That is
+fastest if no other program uses the cores. On shared cores, one thread may spin for as long as another program uses the
+core of the other thread, and a small step takes a hundred times as long. So the command line limits the spinning before
+it imports torch, and a run (`funcvae.runs`) makes small steps on one thread, which waits for no other.
 """
 
 import os
@@ -15,18 +15,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from funcvae.tree import Tree
 
-__all__ = ["SPIN_COUNT", "advice", "limit_spinning", "of_step"]
+__all__ = ["SPIN_COUNT", "advice", "limit_spinning", "of_step", "using"]
 
 SPIN_COUNT = 1000
-"""How often a thread looks whether the others have finished, before it sleeps. OpenMP's own number is 300,000."""
+"""The number of times that a thread checks for the others before it sleeps. The default of GNU OpenMP is 300,000."""
 _SPINNING, _THREADS = "GOMP_SPINCOUNT", "OMP_NUM_THREADS"
 
 
 def limit_spinning() -> bool:
-    """Limits the spinning of torch's threads in this process, and in those that it starts.
+    """Sets GOMP_SPINCOUNT to `SPIN_COUNT`, for this process and those that it starts.
 
-    It has no effect after torch was imported, which reads the variable: then it returns False. A GOMP_SPINCOUNT or
-    OMP_WAIT_POLICY in the environment has priority.
+    GOMP_SPINCOUNT and OMP_WAIT_POLICY keep their values if they are set. GNU OpenMP, which torch uses on Linux, reads
+    the variable when torch is imported.
+
+    Returns:
+        Whether the call came before the import of torch. After it, only the processes started later are affected.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault(_SPINNING, str(SPIN_COUNT))
@@ -40,21 +43,32 @@ def advice() -> str:
     now = ", ".join(f"{name} is {os.environ.get(name, 'not set')}" for name in (_THREADS, _SPINNING))
     return (
         f"torch uses {torch.get_num_threads()} threads; {now}.\n"
-        "Threads spin while they wait for each other, which stops other programs on the same cores, and is stopped by "
-        "them.\n"
-        f"Steps of a few milliseconds: export {_THREADS}=1 costs up to 20%, and several programs run side by side.\n"
-        f"Longer steps: export {_SPINNING}={SPIN_COUNT}, or call threads.limit_spinning() before the first import of "
-        "torch.\n"
-        "Several programs: give each its share of the cores as OMP_NUM_THREADS."
+        "Threads spin while they wait for each other. On cores that programs share, this slows all of them.\n"
+        f"Steps of a few milliseconds: export {_THREADS}=1 before Python starts. Alone they take up to 20% longer.\n"
+        f"Longer steps: export {_SPINNING}={SPIN_COUNT}, or begin your program with threads.limit_spinning().\n"
+        f"Several programs: give each its share of the cores as {_THREADS}."
     )
 
 
 @contextmanager
-def of_step(params: "Tree", rows: int) -> Iterator[None]:
-    """Uses one thread in a context if that makes a step almost as fast, unless OMP_NUM_THREADS is set.
+def using(count: int) -> Iterator[None]:
+    """Sets the number of torch's threads in a context, and restores it at the end."""
+    import torch
 
-    So it is if the products of a step need less than 2·10⁸ operations, a millisecond of one core. Those of a layer need
-    6 for each weight and row: 2 forward and 4 backward. Convolutions use each weight more often, and count as large.
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def of_step(params: "Tree", rows: int) -> int:
+    """The number of threads for the steps of a run: one if that takes at most 20% longer, otherwise all.
+
+    One thread is enough if the products of a step need less than 2·10⁸ operations, a millisecond of one core. Those of
+    a layer need 6 for each weight and row: 2 forward and 4 backward. Convolutions use each weight more often, and count
+    as large. A number in OMP_NUM_THREADS has priority.
 
     Args:
         rows: the number of decoded data in a step, samples · batch.
@@ -63,11 +77,7 @@ def of_step(params: "Tree", rows: int) -> Iterator[None]:
 
     from funcvae import tree
 
-    leaves, before = tree.leaves(params), torch.get_num_threads()
+    leaves = tree.leaves(params)
     operations = 6 * rows * sum(leaf.numel() for leaf in leaves)
-    if _THREADS not in os.environ and operations < 2e8 and all(leaf.ndim <= 2 for leaf in leaves):
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    is_small = operations < 2e8 and all(leaf.ndim <= 2 and not leaf.is_cuda for leaf in leaves)
+    return 1 if is_small and _THREADS not in os.environ else torch.get_num_threads()

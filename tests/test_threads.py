@@ -1,13 +1,16 @@
 """The number of torch's threads, and how long they spin."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import funcvae as fv
+from funcvae import cli, runs
 
 SMALL, LARGE = {"w": torch.zeros(100, 100)}, {"w": torch.zeros(100, 100), "conv": torch.zeros(8, 8, 3, 3)}
 
@@ -27,7 +30,8 @@ def no_variables(monkeypatch):
     ("params", "rows", "threads"), [(SMALL, 3333, 1), (SMALL, 3334, 2), (LARGE, 1, 2)]
 )  # 6 * 3,333 * 10⁴ < 2·10⁸
 def test_a_small_step_runs_on_one_thread(params, rows, threads):
-    with fv.threads.of_step(params, rows):
+    assert fv.threads.of_step(params, rows) == threads
+    with fv.threads.using(threads):
         assert torch.get_num_threads() == threads
     assert torch.get_num_threads() == 2
 
@@ -35,8 +39,7 @@ def test_a_small_step_runs_on_one_thread(params, rows, threads):
 @pytest.mark.usefixtures("no_variables")
 def test_the_variable_of_the_user_has_priority(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    with fv.threads.of_step(SMALL, 1):
-        assert torch.get_num_threads() == 2
+    assert fv.threads.of_step(SMALL, 1) == 2
 
 
 @pytest.mark.usefixtures("no_variables")
@@ -81,3 +84,19 @@ def test_the_first_eager_step_imports_neither_the_compiler_nor_sympy():
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.usefixtures("no_variables")
+def test_a_run_uses_one_thread_for_small_steps_and_can_be_verified_and_resumed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    train = ["train", "gaussian2d_vae", "--epochs", "1", "--batch", "500", "--samples", "1", "--no-compile"]
+    cli.main([*train, "--out", "run"])
+    assert torch.get_num_threads() == 2
+    assert json.loads(Path("run/manifest.json").read_text())["threads"] == 1
+    assert runs.verify("run", steps=5).first_difference is None
+    capsys.readouterr()
+    cli.main(["train", "--resume", "run", "--epochs", "2"])
+    assert "bits may differ" not in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main([*train, "--out", "other", "--lr", "1e30"])
+    assert torch.get_num_threads() == 2

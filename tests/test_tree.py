@@ -1,9 +1,11 @@
 """Trees of tensors: mapping, names and norms."""
 
 import re
+from collections import OrderedDict, defaultdict, deque
 from pathlib import Path
 
 import torch
+from torch.utils import _pytree
 
 import funcvae
 from funcvae import tree
@@ -28,6 +30,15 @@ def test_names_are_paths():
         "adam/m/w",
         "adam/v/w",
     ]
+
+
+def test_leaves_are_those_of_torchs_pytree_in_its_order():
+    x = torch.ones(1)
+    few = [None, 3, {}, [], (), x.shape, AdamState, [a_tree()]]
+    odd = [few, OrderedDict(b=x, a=2), defaultdict(list, a=[x]), deque([x])]
+    found, expected = tree.leaves(odd), _pytree.tree_leaves(odd)
+    assert len(found) == len(expected)
+    assert all(a is b for a, b in zip(found, expected, strict=True))
 
 
 def test_from_named_inverts_named_leaves_in_any_order():

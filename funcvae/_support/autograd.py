@@ -36,9 +36,9 @@ def vjp(f: Callable[..., Any], *primals: Tree, has_aux: bool = False) -> tuple[A
 
     def pull(cotangent: Tree, retain_graph: bool = True) -> tuple[Tree, ...]:
         pairs = [(y, c) for y, c in zip(outputs, tree.leaves(cotangent), strict=True) if y.requires_grad]
-        ys, cs = zip(*pairs, strict=True) if pairs else ((), ())
-        if not ys:
+        if not pairs:
             return kind.unflatten([torch.zeros_like(leaf) for leaf in leaves])
+        ys, cs = zip(*pairs, strict=True)
         with torch.enable_grad():
             loss = _WithGradients.apply(cs, *ys)
         return kind.unflatten(torch.autograd.grad(loss, leaves, retain_graph=retain_graph, materialize_grads=True))

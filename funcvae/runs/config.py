@@ -265,8 +265,8 @@ def resumed(config: Config, options: Options, run: Path) -> Config:
         values["model"] = {**config.model, **options.model}
     if options.device is not None:
         values["device"] = resolve_device(options.device)
-    if options.compile == "auto":  # the run keeps what was decided at its start
-        del values["compile"]
+    if options.compile == "auto":
+        values["compile"] = config.compile
     now = replace(config, **values | {"out": str(run)})
     if now.epochs != config.epochs and (scheduled := config.depends_on_steps()):
         what = " and ".join(f"{name} {getattr(config, name)}" for name in scheduled)

@@ -158,7 +158,7 @@ def numerics(config: Config, threads: int | None = None) -> Iterator[None]:
             warnings.simplefilter("error", compilation.Uncompiled)
             yield
     except compilation.Uncompiled as error:
-        raise BadValue(f"compile is set, but {error.reason}; train without it") from None
+        raise BadValue(f"{error.reason}; train with --no-compile (compile=False)") from None
     except RuntimeError as error:
         if config.deterministic and "deterministic" in str(error):
             reason = str(error).split(". ")[0].splitlines()[0]

@@ -75,8 +75,9 @@ def train(
     Args:
         system: see `find_system`.
         download, trackers, stop_context, processes: see `run`.
-        options: fields of `Options`. By default `out` is a new folder in runs/, and `device` is CUDA if
-            available.
+        options: fields of `Options`. By default `out` is a new folder in runs/, `device` is CUDA if available, and
+            the step is compiled if that pays (`compilation.pays`). Small steps run on one thread, unless
+            OMP_NUM_THREADS is set (`threads.of_step`).
 
     Raises: see `configure` and `run`.
     """

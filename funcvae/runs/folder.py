@@ -76,7 +76,8 @@ class Run(NamedTuple):
 
         Raises:
             Missing: the data are not found.
-            BadData: the data have changed.
+            BadData: the data have changed. (Drawn data are not compared, because their last bits depend on the
+                processor.)
         """
         dataset = fitted(self.config.system, load_data(self.config))
         if self.config.data not in DRAWN:  # whose last bits depend on the processor

@@ -56,7 +56,8 @@ class Setup(NamedTuple):
 
     def threads(self) -> AbstractContextManager[None]:
         """Uses as many threads as suit the size of the steps."""
-        return threads.of_step(self.start.params, self.config.samples * self.config.batch)
+        rows = self.config.samples * min(self.config.batch, streaming.count(self.task.train))
+        return threads.using(threads.of_step(self.start.params, rows))
 
     def plan(self, made: int = 0) -> str:
         """Two lines that say what the run will do; `made` steps were made before."""
@@ -72,6 +73,7 @@ class Setup(NamedTuple):
         )
 
 
+@threads.using(1)  # so that the bits do not depend on the number of threads, which is known afterwards
 def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: Processes = SINGLE) -> Setup:
     """Builds everything that a run needs; `load` loads the data of a configuration. Writes nothing.
 
@@ -92,7 +94,7 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     opt = recipe.optimizer(per_epoch, lr, name=config.optimizer, clip=config.clip)
     ts = train.init(model, opt, key)
     if config.compile == "auto":
-        config = replace(config, compile=_compiles(config, steps, ts, streaming.first(dataset.train)))
+        config = replace(config, compile=_compiles(config, steps, ts, dataset.train, processes))
     x_train, x_test = (streaming.on_device(x, ts.step.device) for x in (dataset.train, dataset.test))
     for name, x in {"train": x_train, "test": x_test}.items():
         few = streaming.first(x)
@@ -116,18 +118,17 @@ def prepare(config: Config, load: Callable[[Config], data.Dataset], processes: P
     return Setup(config, dataset, task, ts, x_test, observed, hyperparameters, monitor, figure_key, draw_key)
 
 
-def _compiles(config: Config, steps: int, ts: TrainState, x: Data) -> bool:
-    """Whether a run compiles its step if its configuration does not say so."""
-    decoded = config.samples * config.batch * examples.numel(examples.head(x, 1))
-    pays = compilation.pays(steps, ts.params, decoded)
-    if pays and not compilation.available():
-        _warn_of_no_compiler()
-    return pays and compilation.available()
+def _compiles(config: Config, steps: int, ts: TrainState, x: Data | Stream, processes: Processes) -> bool:
+    """Whether a run whose configuration leaves it open compiles its step."""
+    rows = config.samples * min(config.batch, streaming.count(x))
+    if not compilation.pays(steps, ts.params, rows * examples.numel(examples.head(streaming.first(x), 1))):
+        return False
+    if not compilation.available() and processes.is_main:
+        _print_once(f"{compilation.NO_COMPILER}; training without torch.compile")
+    return compilation.available()
 
 
-@cache  # once for each process
-def _warn_of_no_compiler() -> None:
-    notice(f"{compilation.NO_COMPILER}; training without torch.compile")
+_print_once = cache(notice)
 
 
 def newest_checkpoint(setup: Setup, path: Path, step: int | None = None) -> tuple[TrainState, int, list[BadData]]:

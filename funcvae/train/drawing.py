@@ -1,6 +1,7 @@
-"""What a step draws: the observation of its data, and its noise."""
+"""Draws the inputs of steps: the observation of the data, and the noise."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -28,54 +29,65 @@ def step_inputs(params: Params, keys: Tensor, x: Data, gradient: GradientSetting
     return x, draw_noise(gradient.noise, noise_key, gradient.samples, examples.count(x), gradient.model, params, x)
 
 
-def drawn_ahead(gradient: GradientSettings, batches: Batches, params: Params) -> Iterator[tuple[Data, Tensor]]:
+def drawn_ahead(
+    gradient: GradientSettings, most: int, batches: Batches, params: Params
+) -> Iterator[tuple[Data, Tensor]]:
     """The inputs of all steps: their observed data [B, ...] and noise [N, B, Z].
 
-    Those of successive steps are drawn together, because each draw takes 130 operations, which are small. The bits are
-    those of `step_inputs`: a trial on the first steps decides whether `vmap` keeps them.
+    Those of at most `most` successive steps are drawn together under `vmap`, because each draw takes 130 operations,
+    which are small. The bits are those of `step_inputs`: integers are exact, and a trial on the first steps shows
+    whether `vmap` keeps the bits of the other numbers. Otherwise each step draws its own.
     """
-    draw = _Together(gradient, params)
-    group: list[tuple[Tensor, Data]] = []
-    try:
-        for _, keys, x in batches:
-            if group and (examples.count(x) != examples.count(group[0][1]) or len(group) == draw.steps(x)):
-                yield from draw(group)
-                group = []
-            group.append((keys, x))
-    except BadData:  # the steps before it can be made
-        yield from draw(group)
-        raise
-    yield from draw(group)
+    draw, group = _Together(gradient, most, params), list[tuple[Tensor, Data]]()
+    unreadable = None
+    while True:
+        try:
+            _, keys, x = next(batches)
+        except StopIteration:
+            break
+        except BadData as error:
+            unreadable = error
+            break
+        if group and (examples.count(x) != examples.count(group[0][1]) or len(group) == draw.steps(x)):
+            yield from draw(group)
+            group = []
+        group.append((keys, x))
+    yield from draw(group)  # the steps before the unreadable data can be made
+    if unreadable:
+        raise unreadable
 
 
 class _Together:
     """Draws the inputs of several steps."""
 
-    def __init__(self, gradient: GradientSettings, params: Params) -> None:
-        self.gradient, self.params = gradient, params
+    def __init__(self, gradient: GradientSettings, most: int, params: Params) -> None:
+        self.gradient, self.most, self.params = gradient, most, params
         self.observes = gradient.observe is not as_is
         self.has_same_bits: bool | None = None  # not tried yet
 
     def steps(self, x: Data) -> int:
         """The number of steps to draw together, for batches such as x."""
-        noise = self.gradient.samples * examples.count(x) * self.gradient.model.latent
-        return max(1, _DRAWN_AT_ONCE // (noise + self.observes * examples.numel(x)))
+        size, noise = examples.numel(x), self.gradient.samples * examples.count(x) * self.gradient.model.latent
+        drawn = noise + self.observes * size
+        return max(1, min(self.most, _DRAWN_AT_ONCE // max(1, drawn), _HELD_AT_ONCE // max(1, size)))
 
-    def __call__(self, group: list[tuple[Tensor, Data]]) -> list[tuple[Data, Tensor]]:
+    def __call__(self, group: list[tuple[Tensor, Data]]) -> Iterable[tuple[Data, Tensor]]:
         if len(group) < 2 or self.has_same_bits is False:
             return self.one_by_one(group)
         if self.has_same_bits:
             return self.at_once(group)
-        expected = self.one_by_one(group)
+        expected = list(self.one_by_one(group))
         try:
-            pairs = zip(tree.leaves(expected), tree.leaves(self.at_once(group)), strict=True)
+            with warnings.catch_warnings(action="ignore"):
+                found = self.at_once(group)
+            pairs = zip(tree.leaves(expected), tree.leaves(found), strict=True)
             self.has_same_bits = all(torch.equal(a, b) for a, b in pairs)
         except Exception:  # vmap cannot batch the user's function
             self.has_same_bits = False
         return expected
 
-    def one_by_one(self, group: list[tuple[Tensor, Data]]) -> list[tuple[Data, Tensor]]:
-        return [step_inputs(self.params, keys, x, self.gradient) for keys, x in group]
+    def one_by_one(self, group: list[tuple[Tensor, Data]]) -> Iterator[tuple[Data, Tensor]]:
+        return (step_inputs(self.params, keys, x, self.gradient) for keys, x in group)
 
     def at_once(self, group: list[tuple[Tensor, Data]]) -> list[tuple[Data, Tensor]]:
         keys, xs = torch.stack([keys for keys, _ in group]), [x for _, x in group]
@@ -89,4 +101,4 @@ class _Together:
         return [(kind.unflatten(column), each) for column, each in zip(columns, eps.unbind(), strict=True)]
 
 
-_DRAWN_AT_ONCE = 2**18  # numbers, which fit in a processor's cache
+_DRAWN_AT_ONCE, _HELD_AT_ONCE = 2**18, 2**22  # numbers that are drawn, which fit in a cache; numbers of the data

@@ -149,10 +149,12 @@ def fit(
             same for every number of processes. By default, each process has one shard, and torch.distributed chooses
             the fastest order. See `distributed.sharding`.
         split: how to divide a step, `distributed.by_rows` or `distributed.by_samples`.
-        observe: maps (key, x) to the input of the model, for instance by a new random binarization in each step.
+        observe: maps (key, x) to the input of the model, for instance by a new random binarization in each step. A run
+            that is not compiled may call it for several steps ahead, and under `vmap` if that keeps the bits.
         scale, offset: the loss is scale(B) · (-bound - offset): see `make_step`.
         compile: run the step under `torch.compile` if possible. The numbers are equal to rounding. The first step of a
-            call takes several seconds, or about two if this process has compiled the same step before.
+            call takes several seconds, or about two if this process has compiled the same step before; whether that
+            pays is for `compilation.pays` to say. A short last batch runs uncompiled.
         precision: the precision of float32 matrix products: see `compilation.precision`.
         history: the history of earlier calls for the same run, to which this call appends.
         log: called with a `Row` for every step, and for every epoch with `test_bound` and the means over the items of

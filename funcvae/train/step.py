@@ -23,6 +23,7 @@ from funcvae.train import streaming
 from funcvae.train.drawing import Batches, drawn_ahead, step_inputs
 from funcvae.train.settings import Scale, StepSettings, per_example
 from funcvae.train.state import Metrics, TrainState
+from funcvae.train.streaming import Stream
 from funcvae.train.task import Task
 
 __all__ = ["Step", "Update", "make_step"]
@@ -133,7 +134,7 @@ def run_step(task: Task, stop: Callable[[], bool]) -> RunStep:
     gradient, update = _gradient_settings(task), task.opt.update_ or checks.unchecked(task.opt.update)
     requests = torch.zeros((), device=device)  # the number of processes that have requested a stop
     stop_requested = (lambda: bool(requests > 0)) if several else stop
-    rest = stop_requested, not several or device.type == "cpu"
+    polling = stop_requested, not several or device.type == "cpu"
 
     def step_by(wrap: Wrap) -> Step:
         if task.is_sharded:
@@ -154,12 +155,13 @@ def run_step(task: Task, stop: Callable[[], bool]) -> RunStep:
             # A short last batch would be compiled anew.
             return (fast if examples.count(x) == full else eager)(ts, keys, x)
 
-        return RunStep(_keys_and_data, step, _chunked(gradient, compiled), *rest)
+        return RunStep(_keys_and_data, step, _chunked(gradient, compiled), *polling)
     evaluation = _chunked(gradient, unchanged)
     if task.is_sharded:
-        return RunStep(_keys_and_data, step_by(unchanged), evaluation, *rest)
+        return RunStep(_keys_and_data, step_by(unchanged), evaluation, *polling)
     drawn_step = torch.no_grad()(_drawn_step(evaluation, update, settings))
-    return RunStep(partial(drawn_ahead, gradient), drawn_step, evaluation, *rest)
+    most = 1 + streaming.AHEAD if isinstance(task.train, Stream) else _DRAWN_TOGETHER
+    return RunStep(partial(drawn_ahead, gradient, most), drawn_step, evaluation, *polling)
 
 
 def _keys_and_data(batches: Batches, params: Params) -> Iterator[Inputs]:
@@ -224,5 +226,6 @@ def _chunked(gradient: GradientSettings, wrap: Wrap) -> GradientSettings:
     return gradient._replace(estimator_at=in_chunks_at(gradient.estimator_at, gradient.chunk, wrap))
 
 
+_DRAWN_TOGETHER = 50  # steps whose inputs are drawn together, at most
 _DECODED_AT_ONCE = 2**25  # elements of x̂, over all samples of a batch
 _norm = checks.unchecked(tree.norm)

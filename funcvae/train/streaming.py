@@ -21,8 +21,8 @@ from funcvae.errors import BadData, BadType, FuncvaeError
 from funcvae.train.state import TrainState, batches_from
 
 __all__ = [
-    "Readable", "Source", "Stream", "blocks", "count", "first", "head", "mapped", "on_device", "opened", "read",
-    "read_rows", "take", "training_batches",
+    "AHEAD", "Readable", "Source", "Stream", "blocks", "count", "first", "head", "mapped", "on_device", "opened",
+    "read", "read_rows", "take", "training_batches",
 ]  # fmt: skip
 
 
@@ -178,7 +178,7 @@ def read(
     thread = ThreadPoolExecutor(1, "funcvae-reader")
     reads = ((rows, keys, thread.submit(gather, rows)) for rows, keys in batches)
     try:
-        pending = deque(islice(reads, 1 + _AHEAD))
+        pending = deque(islice(reads, 1 + AHEAD))
         while pending:
             rows, keys, future = pending.popleft()
             try:
@@ -308,5 +308,6 @@ def _length(name: str, value: Any) -> int:
 
 _ONE_AT_A_TIME = Lock()
 """Held while a source is read: the training and the test source may share a file that only one thread may read."""
-_AHEAD = 2  # the number of batches that are read ahead
+AHEAD = 2
+"""The number of batches that are read ahead."""
 _CHECKED = 32  # the number of items that are read and checked at the start

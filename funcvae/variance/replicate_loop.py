@@ -86,14 +86,19 @@ def block_ranges(segment: range, chunk: int) -> list[range]:
 def blocks(
     ranges: list[range], compute: Callable[[range], Block], processes: Processes, empty: Callable[[], Block]
 ) -> Iterator[Block]:
-    """All blocks in order, in every process; each process computes one of as many as there are processes.
+    """All blocks in order, in every process: in each round, process r computes the r-th of the next blocks.
 
-    `compute` maps the replicates of a block to the block; `empty` makes the block of no replicates.
+    A process holds the sums of as many blocks as there are processes.
+
+    Args:
+        compute: maps the replicates of a block to the block.
+        empty: makes the block of no replicates.
     """
     for first in range(0, len(ranges), processes.size):
         together = ranges[first : first + processes.size]
         own = compute(together[processes.rank]) if processes.rank < len(together) else empty()
-        sums, rows = processes.all_gather(own.sums), processes.all_gather_parts(own.rows)
+        lengths = [*map(len, together), *[0] * (processes.size - len(together))]
+        sums, rows = processes.all_gather(own.sums), processes.all_gather_parts(own.rows, lengths)
         columns = [processes.all_gather_parts(column) for column in own.first_rows]
         for i in range(len(together)):
             yield Block(sums[i], rows[i], [column[i] for column in columns])
@@ -115,7 +120,7 @@ class Accumulator:
         self.lanes, self.problem, self.step, self.processes = lanes, problem, step, processes
         self.schemes = schemes_of(lanes)
         self.sums = [online_moments.empty_sums(center, order) for center in centers]
-        self.rows: list[list[LaneRows]] = [[] for _ in lanes]  # of each lane and segment
+        self.rows: list[list[LaneRows]] = [[] for _ in lanes]  # of each lane and block
         self.weights = [weight_diagnostics.empty_sums(problem) for _ in self.schemes]
 
     def add(self, replicates: range, progress: Progress) -> None:

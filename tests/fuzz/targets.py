@@ -698,9 +698,6 @@ target(
 
 # Functions left out, and why ------------------------------------------------------------------------------------------
 LEFT_OUT = {
-    "threads.advice": "takes no arguments",
-    "threads.limit_spinning": "takes no arguments",
-    "threads.of_step": "trusts its arguments, as part of a run",
     "batching.from_sample": "the part of estimators.in_chunks that numbers the samples of a chunk",
     "batching.of_points": "the part of the engine that numbers the points of a chunk",
     "batching.over_samples": "the part of model.vae that applies the decoder",

@@ -152,7 +152,7 @@ def test_draws_for_several_steps(observe):
     params, x, (_, keys) = *to_meta((params, x)), first_batch()
     gradient = GradientSettings(model.unchecked(), lambda step: estimators.iwae(), N, N, observe, noise.iid)
     with OnMeta():
-        assert devices(_Together(gradient, params).at_once([(keys, x)] * 2)) == {"meta"}
+        assert devices(_Together(gradient, 50, params).at_once([(keys, x)] * 2)) == {"meta"}
 
 
 def small(outputs, posterior=heads.normal_logvar, prior=priors.standard_normal, likelihood=heads.bernoulli):

@@ -422,7 +422,7 @@ def test_real_digits_train_compiled(here, mnist_root, options, least):
 @pytest.mark.usefixtures("no_figures")
 def test_a_run_compiles_if_that_pays_and_keeps_what_it_decided(digits, monkeypatch):
     asked = []
-    monkeypatch.setattr(fv.compilation, "pays", lambda *args: asked.append(args))
+    monkeypatch.setattr(fv.compilation, "pays", lambda *args: bool(asked.append(args)))
     cli.main(["train", "mnist_vae", "--data", str(digits), "--epochs", "2", "--batch", "20", "--out", "run"])
     items = len(np.load(digits)["train"])
     ((steps, params, decoded),) = asked
@@ -436,7 +436,7 @@ def test_a_run_compiles_if_that_pays_and_keeps_what_it_decided(digits, monkeypat
 
 @pytest.mark.usefixtures("no_figures")
 def test_without_a_compiler_train_prints_a_notice(digits, monkeypatch, capsys):
-    prepare._warn_of_no_compiler.cache_clear()
+    prepare._print_once.cache_clear()
     monkeypatch.setattr(fv.compilation, "pays", lambda *args: True)
     monkeypatch.setattr(fv.compilation, "available", lambda: False)
     cli.main(["train", "mnist_vae", "--data", str(digits), "--epochs", "1", "--out", "run"])
@@ -454,8 +454,8 @@ def test_a_step_that_cannot_be_compiled_is_an_error(digits, monkeypatch, capsys)
     with pytest.raises(SystemExit):
         cli.main([*train, "--out", "run", "--compile"])
     assert capsys.readouterr().err.endswith(
-        "\nfuncvae: error: --compile is set, but the compiler cannot compile this: Encountered something new; "
-        "train without it\n"
+        "\nfuncvae: error: the compiler cannot compile this: Encountered something new; "
+        "train with --no-compile (compile=False)\n"
     )
     cli.main([*train, "--out", "run", "--no-compile"])
 
