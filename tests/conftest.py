@@ -22,6 +22,8 @@ import pytest
 
 import funcvae as fv
 from funcvae.data.named_sets import folder_in
+from tests.support.compiling import use_aot_eager
+from tests.support.figures import without_figures
 
 hypothesis.settings.register_profile("reproducible", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("reproducible")
@@ -39,6 +41,20 @@ def mnist_root() -> Path:
     pytest.skip("MNIST was not found: set FUNCVAE_DATA to the folder that holds MNIST/raw")
 
 
+@pytest.fixture(params=["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def backend(request, monkeypatch):
+    """Compiles with aot_eager in the quick tests, and with inductor in the slow ones."""
+    if request.param == "aot_eager":
+        use_aot_eager(monkeypatch)
+
+
+@pytest.fixture
+def no_figures():
+    """Runs and commands draw no figures."""
+    with without_figures():
+        yield
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The folder of a test module's runs."""
@@ -47,16 +63,15 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run_of(folder):
-    """A function that makes a short run of a system of digits."""
+    """A function that makes a short run of a system of digits, without figures."""
     x = fv.random.uniform(fv.random.key(0), (60, 1, 28, 28)).numpy()
     np.savez(folder / "digits.npz", train=x[:40], test=x[40:])
 
     @cache
     def run(system):
-        cli.main([
-            "train", system, "--data", str(folder / "digits.npz"), "--epochs", "1", "--batch", "20", "--no-compile",
-            "--out", str(folder / system),
-        ])  # fmt: skip
+        command = ["train", system, "--data", str(folder / "digits.npz"), "--out", str(folder / system)]
+        with without_figures():
+            cli.main([*command, "--epochs", "1", "--batch", "20", "--no-compile"])
         return folder / system
 
     return run

@@ -60,6 +60,7 @@ WAYS = {
 }
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("way", WAYS)
 def test_every_kind_of_function_has_separate_graphs_and_uses_its_arguments(way):
     for c in (2.0, 3.0):
@@ -68,6 +69,7 @@ def test_every_kind_of_function_has_separate_graphs_and_uses_its_arguments(way):
             torch.testing.assert_close(f(torch.ones(n)), torch.full((n,), c))
 
 
+@pytest.mark.usefixtures("backend")
 def test_more_sets_of_shapes_than_the_compiler_keeps_still_work():
     f = compilation.compiled(times(2))
     for n in [*range(1, 12), 1]:
@@ -92,6 +94,7 @@ def test_an_error_of_the_function_is_raised_unchanged():
         fast(torch.ones(1))
 
 
+@pytest.mark.usefixtures("backend")
 def test_a_compiled_function_uses_shapes_dtypes_and_numbers_of_its_arguments():
     f = compilation.compiled(times(2))
     for x in (torch.ones(2, 3), torch.ones(2, dtype=torch.float64)):

@@ -1,5 +1,6 @@
 """Conditional models, and data that are a dict of tensors."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 import funcvae as fv
 from funcvae.errors import BadData, BadType, BadValue
 from funcvae.train import replay
+from tests.support.compiling import use_aot_eager
 
 X, Y, Z, B, N = 6, 3, 2, 5, 4
 
@@ -140,8 +142,12 @@ def test_decoders_that_vmap_cannot_batch_get_the_condition_too(decoder):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"chunk": 3}, {"shards": 3}, {"shards": 2, "split": fv.distributed.by_samples}, {"compile": True}]
-)
+    "options",
+    [
+        {}, {"chunk": 3}, {"shards": 3}, {"shards": 2, "split": fv.distributed.by_samples},
+        pytest.param({"compile": True}, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_training_splits_a_dict_like_a_tensor(options):
     """Training on a dict equals training on one tensor that holds the same numbers."""
 
@@ -174,6 +180,19 @@ def test_training_splits_a_dict_like_a_tensor(options):
     assert all(equal(a, b) for a, b in fv.tree.rows(first.params, second.params))
     if not options.get("compile"):
         assert (history.test_bound == other.test_bound).all()
+
+
+def test_compiled_training_takes_a_dict(monkeypatch):
+    use_aot_eager(monkeypatch)
+    model, opt, data = conditional(), fv.optim.adam(1e-2), some_data(10, 1)
+    ts = fv.train.init(model, opt, fv.random.key(0))
+    runs = [
+        fv.train.fit(ts, model, fv.estimators.iwae(), opt, data, test=data, batch=5, samples=4, compile=compiled)
+        for compiled in (True, False)
+    ]
+    (first, history), (second, other) = runs
+    assert all(torch.allclose(a, b) for a, b in fv.tree.rows(first.params, second.params))
+    np.testing.assert_allclose(history.test_bound, other.test_bound, rtol=1e-5)
 
 
 def test_evaluation_and_the_lab_take_dicts():

@@ -19,6 +19,7 @@ from funcvae.estimators.engine import share_of_state
 from funcvae.models.recipe import binarize
 from funcvae.train.settings import StepSettings
 from funcvae.train.task import Task, check_shards
+from tests.support.compiling import use_aot_eager
 from tests.support.oracles import assert_close, double, tiny
 from tests.support.specs import SEPARATE
 
@@ -207,8 +208,7 @@ def test_a_compiled_run_in_shards_agrees_with_the_eager_one_and_repeats_to_the_b
 ):
     """The fast case checks the graphs with aot_eager; the slow ones compile them with inductor."""
     if backend == "aot_eager":
-        compile = torch.compile
-        monkeypatch.setattr(torch, "compile", lambda f, *, options, **given: compile(f, backend=backend, **given))
+        use_aot_eager(monkeypatch)
     model, opt, estimator = fv.models.gaussian2d_vae(hidden=4), fv.optim.adam(1e-2), parse("iwae")
     ts, x = fv.train.init(model, opt, fv.random.key(0)), fv.random.normal(fv.random.key(7), (12, 2))
     train = partial(

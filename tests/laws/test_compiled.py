@@ -6,6 +6,7 @@ import torch
 import funcvae as fv
 from funcvae import compilation, tree
 from funcvae.estimators import parse, parse_scheduled
+from tests.support.compiling import use_aot_eager
 from tests.support.models import MODELS, made
 from tests.support.oracles import assert_close
 
@@ -47,8 +48,7 @@ SPEC = {
 def test_compiled_steps_equal_eager_steps_and_repeat_to_the_bit(monkeypatch, name, backend):
     """The fast case checks the graphs with aot_eager; the slow ones compile them with inductor."""
     if backend == "aot_eager":
-        compile = torch.compile
-        monkeypatch.setattr(torch, "compile", lambda f, *, options, **given: compile(f, backend=backend, **given))
+        use_aot_eager(monkeypatch)
     spec = SPEC.get(name, "elbo_mc")
     ts, reports = steps(name, spec, compilation.compiled)
     again, repeated = steps(name, spec, compilation.compiled)

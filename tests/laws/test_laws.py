@@ -150,7 +150,7 @@ def test_inference_mode_gives_the_same_result(spec):
     assert_close(tuple(out), tuple(parse(spec)(model, *tensors, train=True)), atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("chunk", [1, 3, N])
+@pytest.mark.parametrize("chunk", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(N, marks=pytest.mark.slow)])
 @every_path
 def test_chunks_give_the_same_result_to_rounding(inputs, spec, chunk):
     model, *tensors = in_double(inputs)

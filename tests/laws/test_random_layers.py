@@ -188,6 +188,7 @@ def test_a_step_is_replayed_to_the_bit():
     "options",
     [{}, pytest.param({"chunk": 2}, marks=pytest.mark.slow), pytest.param({"shards": 2}, marks=pytest.mark.slow)],
 )
+@pytest.mark.usefixtures("backend")
 def test_the_compiled_step_draws_the_same_masks(options):
     assert_close(fitted(compile=True, **options)[0], fitted(**options)[0], 1e-4)
 

@@ -63,7 +63,7 @@ def test_cifar_resnet_vae_decoder_has_the_sizes_described(photos):
     assert "10.bias" not in dec
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (16, 24)])
+@pytest.mark.parametrize(("height", "width"), [(16, 24), pytest.param(64, 64, marks=pytest.mark.slow)])
 def test_cifar_resnet_vae_takes_other_heights_and_widths(height, width):
     model = models.cifar_resnet_vae(latent=4, height=height, width=width)
     params, state = model.init(KEY)

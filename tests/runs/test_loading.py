@@ -17,6 +17,7 @@ from funcvae.runs.config import config_sha256
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 EARLIER = ["run-0.6", "run-0.7", "run-0.8", "run-0.9"]
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 @pytest.fixture(autouse=True)

@@ -13,12 +13,14 @@ import funcvae as fv
 from funcvae import cli, evaluate, runs
 from funcvae._support import files
 from funcvae.errors import BadValue
+from tests.support.figures import without_figures
 
 
 @pytest.fixture(scope="module")
 def points(folder):
     """A short run of points in the plane."""
-    cli.main(["train", "--epochs", "2", "--out", str(folder / "points")])
+    with without_figures():
+        cli.main(["train", "--epochs", "2", "--out", str(folder / "points")])
     return folder / "points"
 
 
@@ -81,7 +83,7 @@ def test_slabs_cover_all_data(points, monkeypatch):
 
 
 def test_equal_commands_give_equal_bytes_and_others_a_new_file(points, capsys):
-    shutil.rmtree(points / "figures")
+    shutil.rmtree(points / "figures", ignore_errors=True)
     args = (points, "--samples", 30, "--n", 10)
     evaluated(capsys, *args)
     first = (points / "evaluation.json").read_bytes()
@@ -102,6 +104,7 @@ def test_equal_commands_give_equal_bytes_and_others_a_new_file(points, capsys):
     assert (points.parent / "mine_bound_ladder.png").is_file()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_burda_vae_is_evaluated_on_binarized_digits(run_of, capsys):
     out = evaluated(capsys, run_of("burda_vae"), "--samples", 100)
     assert "burda_vae, 20 of 20 test items" in out
@@ -117,6 +120,7 @@ def test_two_layers_have_no_closed_form_kl_and_the_rest_is_reported(run_of, caps
     assert not (run_of("burda2_vae") / "figures" / "latent_use.png").exists()
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
     ("system", "why"),
     [

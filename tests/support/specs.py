@@ -23,6 +23,11 @@ every_estimator = pytest.mark.parametrize("spec", SPECS)
 every_continuous = pytest.mark.parametrize("spec", CONTINUOUS)
 
 
+def slow_but(quick, specs):
+    """The estimators, of which only the quick ones are tested in the quick suite."""
+    return [spec if spec in quick else pytest.param(spec, marks=pytest.mark.slow) for spec in specs]
+
+
 def accepts(spec, samples):
     """Whether the weights of an estimator allow this number of samples."""
     estimator = parse(spec)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from funcvae import cli, figures
+from funcvae import cli
 from tests.support.commands import GAUSSIAN, trained, write_digits
+from tests.support.figures import without_figures
 
 
 @pytest.fixture
@@ -26,11 +27,14 @@ def digits(here) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """Copies a finished run of a system on `digits` into the current folder; each system is trained once."""
+    """Copies a finished run of a system on `digits`, without figures, into the current folder.
+
+    Each system is trained once.
+    """
 
     @cache
     def run_of(system: str) -> Path:
-        with chdir(tmp_path_factory.mktemp(system)):
+        with chdir(tmp_path_factory.mktemp(system)), without_figures():
             write_digits()
             if system == "gaussian2d_vae":
                 cli.main([*GAUSSIAN, "--out", "run"])
@@ -42,9 +46,3 @@ def finished(tmp_path_factory):
         return shutil.copytree(run_of(system), Path("run"))
 
     return copied
-
-
-@pytest.fixture
-def no_figures(monkeypatch):
-    """Runs draw no figures, which would take longer than a short training."""
-    monkeypatch.setattr(figures, "save", lambda figure, path, over=True: Path(path))

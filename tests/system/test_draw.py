@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 import funcvae as fv
 from funcvae import cli, runs
 from tests.support.commands import GAUSSIAN, refused, trained
+from tests.support.figures import without_figures
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,6 @@ from tests.support.commands import GAUSSIAN, refused, trained
 )
 def test_a_figure_is_written_and_its_path_printed(digits, finished, capsys, command, files):
     run = finished()
-    shutil.rmtree(run / "figures")
     capsys.readouterr()
     name, *options = command
     cli.main([name, str(run), *options])
@@ -73,12 +73,14 @@ def test_a_run_on_cuda_is_drawn_on_cuda_and_cpu(digits, system):
 
 
 def test_points_are_sampled_with_and_without_the_decoders_noise(here):
-    cli.main([*GAUSSIAN, "--out", "run"])
+    with without_figures():
+        cli.main([*GAUSSIAN, "--out", "run"])
     cli.main(["sample", "run"])
     cli.main(["sample", "run", "--drawn"])
     assert Path("run/figures/samples.png").read_bytes() != Path("run/figures/samples_drawn.png").read_bytes()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_load_returns_the_trained_model(digits):
     run = runs.load(trained(digits, "mnist_bn_vae", "run", "--seed", "3"))
     stored = load_file("run/params.safetensors")
@@ -154,6 +156,7 @@ def test_a_run_of_another_patch_version_is_read(digits, finished):
     assert runs.load(run).config.system.name == "mnist_vae"
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_data_may_move_but_not_change(digits, finished, capsys):
     run = finished()
     Path("digits.npz").rename("moved.npz")

@@ -21,7 +21,7 @@ from funcvae.data import readers
 from funcvae.errors import BadData
 
 
-@pytest.mark.parametrize("cases", [200, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [60, pytest.param(600, marks=pytest.mark.slow)])
 def test_damaged_files_are_errors_of_one_line(cases):
     """Runs in its own process, to measure its memory."""
     command = [sys.executable, fuzz.__file__, "--cases", str(cases), "--seed", "7"]

@@ -122,7 +122,7 @@ def test_draws_have_the_requested_shape_or_are_an_error(seed, shape, dtype):
 
 
 @given(st.sampled_from(["seed", "shape", "dtype"]), ANYTHING)
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_a_draw_takes_no_other_argument(name, value):
     given = {"seed": 3, "shape": (2,), "dtype": torch.float32, name: value}
     if not (name == "seed" and type(value) is int and 0 <= value < 2**64) and not (name == "shape" and value == []):
@@ -146,7 +146,7 @@ def test_bounds_need_log_weights_of_at_least_one_sample(shape, dtype, bound):
 
 
 @given(SHAPES, DTYPES)
-@settings(max_examples=150)
+@settings(max_examples=40)
 def test_an_estimator_takes_only_noise_that_suits_the_model(shape, dtype):
     model = fv.models.gaussian2d_vae(2, 3)
     params, state = model.init(fv.random.key(0))

@@ -57,7 +57,7 @@ def test_two_workers_train_every_cell_once(here):
 
 
 def test_the_cell_of_a_killed_worker_is_finished_with_the_same_bytes(here):
-    grid = written(seeds=(0, 1), epochs=200, checkpoint_every=100)
+    grid = written(seeds=(0, 1), epochs=60, checkpoint_every=30)
     worker = starts("funcvae", "sweep", grid, "--device", "cpu")
     wait_for_rows(Path("runs/grid/cells/gaussian2d_vae-elbo-k2-s0"))
     worker.kill()

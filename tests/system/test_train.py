@@ -20,6 +20,7 @@ from funcvae.errors import BadData, Missing
 from funcvae.figures import decoding
 from funcvae.runs import prepare
 from tests.support.commands import DIGITS, GAUSSIAN, refused, trained
+from tests.support.figures import without_figures
 
 
 def test_train_without_arguments_trains_gaussian2d_vae_in_a_new_folder(here, capsys):
@@ -44,6 +45,7 @@ def test_train_without_arguments_trains_gaussian2d_vae_in_a_new_folder(here, cap
     }
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_equal_commands_write_equal_bytes(here):
     for out, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         cli.main([*GAUSSIAN, "--out", out, "--seed", seed])
@@ -213,7 +215,10 @@ def test_config_and_manifest(here):
     assert manifest["threads"] == torch.get_num_threads()
 
 
-@pytest.mark.parametrize("system", DIGITS)
+@pytest.mark.parametrize(
+    "system",
+    [s if s in ("mnist_vae", "burda_vae", "burda2_vae") else pytest.param(s, marks=pytest.mark.slow) for s in DIGITS],
+)
 def test_a_system_of_images_draws_its_figures(digits, system):
     run = trained(digits, system)
     names = {"training", "latent_scatter", "samples", "reconstructions"}
@@ -231,7 +236,8 @@ def test_the_resnet_trains_on_a_folder_of_photographs_of_another_size(here):
             folder = here / "photos" / part / f"class{i % 2}"
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray((255 * x).astype(np.uint8)).save(folder / f"{i}.png")
-    cli.main(["train", "cifar_resnet_vae", "--data", "photos", "--batch", "3", "--epochs", "1", "--out", "run"])
+    with without_figures():
+        cli.main(["train", "cifar_resnet_vae", "--data", "photos", "--batch", "3", "--epochs", "1", "--out", "run"])
     assert json.loads(Path("run/manifest.json").read_text())["data"]["shape"] == [3, 24, 16]
     cli.main(["sample", "run", "--n", "5"])
     assert Path("run/figures/samples.png").is_file()
@@ -308,7 +314,8 @@ def test_sample_each_step(here):
     assert kept.dtype == np.float32
     assert len(np.unique(kept[:, 0, 0])) == 10
     assert Path("run/figures/evolution.png").is_file()
-    cli.main([*GAUSSIAN, "--out", "plain"])
+    with without_figures():
+        cli.main([*GAUSSIAN, "--out", "plain"])
     assert not Path("plain/samples.npy").exists()
     assert Path("run/params.safetensors").read_bytes() == Path("plain/params.safetensors").read_bytes()
     last = runs.load("run")

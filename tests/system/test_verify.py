@@ -16,6 +16,7 @@ from funcvae.runs import environment
 from funcvae.runs.folder import read_config
 from funcvae.runs.prepare import prepare
 from funcvae.train import checkpoint, loop
+from tests.support.figures import without_figures
 
 GAUSSIAN = ["train", "--epochs", "3", "--batch", "1000", "--samples", "2", "--checkpoint-every", "7"]
 
@@ -23,7 +24,8 @@ GAUSSIAN = ["train", "--epochs", "3", "--batch", "1000", "--samples", "2", "--ch
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "run"
-    cli.main([*GAUSSIAN, "--out", str(folder)])
+    with without_figures():
+        cli.main([*GAUSSIAN, "--out", str(folder)])
     return folder
 
 
@@ -204,6 +206,7 @@ def test_the_manifest_has_everything_that_may_change_bits(run):
     assert list(environment.differences(manifest, {**manifest, "cpu_capability": "?"})) == ["cpu_capability"]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_deterministic_is_set_and_restored(tmp_path, monkeypatch):
     seen = []
     fit = loop.fit_task

@@ -367,6 +367,14 @@ def test_a_negative_save_every_is_an_error(points):
         fit(points, save_every=-1)
 
 
+def test_a_run_compiled_by_inductor_agrees_with_the_eager_run(points):
+    """One graph, because the C++ compiler takes most of the time."""
+    _, compiled = fit(points[:32], compile=True)
+    _, eager = fit(points[:32])
+    np.testing.assert_allclose(compiled.loss, eager.loss, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("backend")
 def test_a_compiled_run_agrees_with_the_eager_run_and_continues_bit_for_bit(points):
     """A fresh compiler sees batches of 16, 16, 16 and 2 or, in the continued run, first 2 and then 16.
 

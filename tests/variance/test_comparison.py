@@ -68,10 +68,11 @@ def test_a_bias_is_detected_at_any_number_of_replicates(replicates):
     assert 0.5 < snr.se / (0.04 * (1000 / replicates) ** 0.5) < 2, "the error has no jump"
 
 
-def test_without_a_bias_z_is_standard_normal():
-    z = np.array([on_the_toy(s, 130, specs=("dreg", "iwae")).rows["iwae"].bias["encoder"].z for s in range(200)])
-    assert abs(z.mean()) < 4 / 200**0.5
-    assert z.std() == pytest.approx(1, abs=4 / 400**0.5)
+@pytest.mark.parametrize("keys", [60, pytest.param(200, marks=pytest.mark.slow)])
+def test_without_a_bias_z_is_standard_normal(keys):
+    z = np.array([on_the_toy(s, 130, specs=("dreg", "iwae")).rows["iwae"].bias["encoder"].z for s in range(keys)])
+    assert abs(z.mean()) < 4 / keys**0.5
+    assert z.std() == pytest.approx(1, abs=4 / (2 * keys) ** 0.5)
 
 
 @pytest.mark.slow
@@ -254,6 +255,7 @@ def score_variance(latent, m, s2, x):
 
 
 COVERAGE = [  # (D, K, s², m, estimators); 20 of score are heavy-tailed
+    (1, 2, 2 / 3, 0.8, ("elbo_mc", "vimco")),
     (1, 2, 2 / 3, 0.8, ("elbo_mc", "stl", "iwae", "dreg", "vimco")),
     (20, 2, 2 / 3, 0.5, ("elbo_mc", "stl", "score")),
 ]
@@ -279,7 +281,9 @@ def covered(latent, samples, s2, m, specs, keys, replicates=1000):
     return {spec: np.array(rows) for spec, rows in held.items()}
 
 
-@pytest.mark.parametrize("setting", [COVERAGE[0], pytest.param(COVERAGE[1], marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "setting", [COVERAGE[0], *(pytest.param(setting, marks=pytest.mark.slow) for setting in COVERAGE[1:])]
+)
 def test_intervals_contain_the_exact_variance(setting):
     for spec, rows in covered(*setting, range(60)).items():
         assert rows[:, 0].mean() > 0.85, spec  # of 60: four standard errors below 95%
@@ -287,7 +291,7 @@ def test_intervals_contain_the_exact_variance(setting):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", COVERAGE)
+@pytest.mark.parametrize("setting", COVERAGE[1:])
 def test_95_in_100_of_500_intervals_without_a_flag_contain_the_exact_variance(setting):
     for spec, rows in covered(*setting, range(500)).items():
         holds, flagged = rows.T

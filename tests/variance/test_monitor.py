@@ -21,6 +21,7 @@ def rows_of(path):
     return [json.loads(line) for line in Path(path, "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_monitoring_the_variance_changes_no_bit_of_the_training(here):
     cli.main([*GAUSSIAN, "--out", "plain"])
     followed = [*GAUSSIAN, "--variance-every", "4", "--variance-of", "iwae,dreg", "--variance-replicates", "20"]
@@ -41,6 +42,7 @@ def test_monitoring_the_variance_changes_no_bit_of_the_training(here):
     assert rows[at - 1]["step"] == 3, "it follows the row of the fourth step, as steps are counted from 0"
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_logged_variance_is_that_of_the_parameters_after_the_step(here):
     cli.main([*GAUSSIAN, "--out", "run", "--variance-every", "10", "--variance-replicates", "30"])
     (row,) = (row for row in rows_of("run") if "variance/elbo/encoder" in row)
@@ -71,6 +73,7 @@ def test_wrong_options_raise_an_error_before_the_folder_is_made(here, capsys, ar
     assert message in refused(capsys, "train", "--out", "run", *args)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_gradient_that_is_not_finite_prints_a_line_and_the_run_goes_on(here, capsys, monkeypatch):
     def breaks(*args, **kwargs):
         raise fv.errors.NonFinite("the gradient of replicate 3 is not finite")
@@ -81,6 +84,7 @@ def test_a_gradient_that_is_not_finite_prints_a_line_and_the_run_goes_on(here, c
     assert Path("run/params.safetensors").is_file()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_tensorboard_shows_the_variance(here):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -11,9 +11,10 @@ from funcvae import tree
 from funcvae.errors import BadData, BadValue, NonFinite
 from funcvae.estimators import parse
 from funcvae.variance import exact, moments
+from tests.support.compiling import use_aot_eager
 from tests.support.models import MODELS, batch_norm_vae, generators, made, same_bits
 from tests.support.oracles import assert_close, gradient_means, gradient_variances, log_weights, tiny, toy
-from tests.support.specs import CONTINUOUS
+from tests.support.specs import CONTINUOUS, slow_but
 
 X = torch.tensor([[1.0]], dtype=torch.float64)
 KEY = fv.random.key(11)
@@ -34,7 +35,7 @@ def within(found, se, known, z=4.0):
 # Against known values.
 
 
-@pytest.mark.parametrize("s2", [0.3, 0.5, 2 / 3])
+@pytest.mark.parametrize("s2", [pytest.param(0.3, marks=pytest.mark.slow), 0.5, 2 / 3])
 @pytest.mark.parametrize("spec", ["elbo_mc", "elbo", "stl"])
 def test_moments_of_one_sample_equal_the_closed_forms(spec, s2):
     m = 0.8
@@ -59,7 +60,13 @@ def test_stl_has_no_variance_where_q_is_the_posterior():
     assert sampled("elbo_mc", 0.5, 0.5, 1).groups["encoder"].variance.value == pytest.approx(4, rel=0.05)
 
 
-@pytest.mark.parametrize("spec", ["iwae", "dreg", "vimco", "ovis:0", "iwae_stl", "rws", "renyi:0.5", "rloo", "miwae:2"])
+@pytest.mark.parametrize(
+    "spec",
+    slow_but(
+        ("iwae", "dreg", "miwae:2"),
+        ("iwae", "dreg", "vimco", "ovis:0", "iwae_stl", "rws", "renyi:0.5", "rloo", "miwae:2"),
+    ),
+)
 def test_moments_of_two_samples_equal_those_of_quadrature(spec):
     known = exact(parse(spec), *toy(), X, samples=2, nodes=60)
     found = sampled(spec, 2 / 3, 0.8, 2)
@@ -78,20 +85,22 @@ def test_moments_of_two_samples_equal_those_of_quadrature(spec):
     assert within(found.bound.value, found.bound.se, float(known.bound))
 
 
-def test_standard_errors_are_the_scatter_between_keys():
-    # for 200 keys, each estimate's scatter is what its standard error says, to 4 · √(1/400) of it
+@pytest.mark.parametrize("keys", [60, pytest.param(200, marks=pytest.mark.slow)])
+def test_standard_errors_are_the_scatter_between_keys(keys):
+    # each estimate's scatter between n keys is what its standard error says, to 4 · √(1/2n) of it
+    error = 4 / math.sqrt(2 * keys)
     runs = [
-        moments(parse("iwae"), *toy(), X, fv.random.key(s), samples=2, replicates=500, chunk=500) for s in range(200)
+        moments(parse("iwae"), *toy(), X, fv.random.key(s), samples=2, replicates=500, chunk=500) for s in range(keys)
     ]
     for field in ("mean", "variance", "snr"):
         for name in ("m", "log_s"):
             values = torch.stack([getattr(run, field)["encoder"][name] for run in runs])
             errors = torch.stack([getattr(run, f"{field}_se")["encoder"][name] for run in runs])
-            assert float(values.std() / errors.square().mean().sqrt()) == pytest.approx(1, abs=0.2)
+            assert float(values.std() / errors.square().mean().sqrt()) == pytest.approx(1, abs=error)
     for field in ("variance", "snr"):
         measured = [getattr(run.groups["encoder"], field) for run in runs]
         values, errors = torch.tensor([[m.value, m.se] for m in measured]).T
-        assert float(values.std() / errors.square().mean().sqrt()) == pytest.approx(1, abs=0.25)
+        assert float(values.std() / errors.square().mean().sqrt()) == pytest.approx(1, abs=1.25 * error)
 
 
 def losses(spec, model, params, state, x, eps):
@@ -325,13 +334,12 @@ def test_moments_on_cuda_equal_those_on_the_cpu():
 
 def test_compiled_moments_equal_eager_ones(monkeypatch):
     """A warning that the compiler cannot follow would be an error."""
-    compile = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, *, options, **given: compile(f, backend="aot_eager", **given))
+    use_aot_eager(monkeypatch)
     monkeypatch.setattr("funcvae.compilation.available", lambda: True)
     model = fv.models.gaussian2d_vae()
     trained, x = (model, *model.init(fv.random.key(0))), fv.random.normal(fv.random.key(1), (4, 2))
     eager, compiled = (
-        moments(parse("dreg"), *trained, x, fv.random.key(0), samples=2, replicates=64, compile=compile)
+        moments(parse("dreg"), *trained, x, fv.random.key(0), samples=2, replicates=8, compile=compile)
         for compile in (False, True)
     )
     assert_close(compiled.variance, eager.variance, atol=1e-5)
