@@ -294,11 +294,7 @@ def test_a_run_has_the_bytes_of_one_process_and_the_first_prints(tmp_path, whole
     assert bits(tmp_path / "run") == whole(*command)
     assert end.stdout.endswith("next: funcvae evaluate run\nnext: funcvae variance run\n")
     assert end.stdout.count("test bound") == 1, "only the first process prints"
-<<<<<<< HEAD
     assert end.stderr.count("epoch 2/2, step 20/20") == 1, "one line for each epoch"
-=======
-    assert end.stderr.count("run: epoch 2/2, step 20/20") == 1, "only the first process reports"
->>>>>>> tests
     assert "funcvae" not in end.stderr
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["processes"] == "any"
 
@@ -460,11 +456,7 @@ def test_commands_for_one_process_report_one_error(monkeypatch, capsys, rank):
     monkeypatch.setenv("RANK", str(rank))
     for command in sorted(cli.COMMANDS.keys() - cli.SHARED_COMMANDS):
         with pytest.raises(SystemExit) as ended:
-<<<<<<< HEAD
             cli.main([command, *{"list": ["runs"], "replay": ["run", "0"]}.get(command, ["run"])])
-=======
-            cli.main([command, "runs" if command == "list" else "run", *["3"] * (command == "replay")])
->>>>>>> tests
         assert ended.value.code == 2
         line = f"funcvae: error: funcvae {command} runs in one process: start it without torchrun\n"
         assert tuple(capsys.readouterr()) == ("", "" if rank else line)
