@@ -46,6 +46,7 @@ def backend(request, monkeypatch):
     """Compiles with aot_eager in the quick tests, and with inductor in the slow ones."""
     if request.param == "aot_eager":
         use_aot_eager(monkeypatch)
+    return request.param
 
 
 @pytest.fixture

@@ -71,15 +71,21 @@ def test_apply_equals_the_module_and_does_not_modify_its_arguments(name, train):
     assert_trees_close((params, state, inputs), before, tolerance=0)
 
 
-@by_train
-def test_resnet18_equals_torchvisions(train):
-    def factory():
-        return torchvision.models.resnet18(num_classes=10)
+def resnet18():
+    return torchvision.models.resnet18(num_classes=10)
 
-    net = functional(factory)
-    params, state = net.init(KEY)
+
+@pytest.fixture(scope="module")
+def initial_resnet18():
+    net = functional(resnet18)
+    return net, *net.init(KEY)
+
+
+@by_train
+def test_resnet18_equals_torchvisions(initial_resnet18, train):
+    net, params, state = initial_resnet18
     x = draws(2, 3, 32, 32)
-    module = bound(factory, params, state, train)
+    module = bound(resnet18, params, state, train)
     out, new = net.apply(params, state, x, train=train)
     assert_trees_close(out, module(x), 1e-5)
     assert_trees_close(new, dict(module.named_buffers()), 1e-5)

@@ -9,6 +9,7 @@ import torch
 from funcvae import noise, random
 from funcvae.errors import BadValue
 from tests.support.oracles import assert_zero_mean
+from tests.support.specs import slow_but
 
 SCHEMES = list(noise.TABLE.values())
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES)
@@ -49,7 +50,7 @@ def test_the_same_key_gives_the_same_bits_and_another_key_does_not(scheme):
     assert not torch.isclose(first, other).any()
 
 
-@every_scheme
+@pytest.mark.parametrize("scheme", slow_but((noise.iid, noise.moment_matched), SCHEMES))
 def test_compiled_equals_eager(scheme):
     torch._dynamo.reset()
     compiled = torch.compile(lambda key: scheme(key, 4, (3, 2)), fullgraph=True, dynamic=False, backend="aot_eager")
@@ -203,7 +204,7 @@ def test_a_part_equals_the_same_part_of_the_whole(scheme, dtype):
     assert both.dtype == dtype
 
 
-@pytest.mark.parametrize("scheme", [*SCHEMES, without_rows], ids=[*noise.TABLE, "without rows"])
+@pytest.mark.parametrize("scheme", slow_but((noise.sobol, without_rows), [*SCHEMES, without_rows]))
 def test_a_compiled_part_equals_the_same_part_of_the_whole(scheme):
     torch._dynamo.reset()
     draw = torch.compile(noise.in_parts(scheme), fullgraph=True, dynamic=False, backend="aot_eager")

@@ -206,7 +206,7 @@ def test_the_short_last_batch_may_have_fewer_rows_than_shards(split):
 def test_a_compiled_run_in_shards_agrees_with_the_eager_one_and_repeats_to_the_bit(
     monkeypatch, split, count, batch, backend
 ):
-    """The fast case checks the graphs with aot_eager; the slow ones compile them with inductor."""
+    """The fast case checks the graphs with aot_eager; the slow ones compile them with inductor, twice."""
     if backend == "aot_eager":
         use_aot_eager(monkeypatch)
     model, opt, estimator = fv.models.gaussian2d_vae(hidden=4), fv.optim.adam(1e-2), parse("iwae")
@@ -217,11 +217,12 @@ def test_a_compiled_run_in_shards_agrees_with_the_eager_one_and_repeats_to_the_b
     _, eager = train(compile=False)
     torch._dynamo.reset()
     one, compiled = train(compile=True)
-    two, again = train(compile=True)
     np.testing.assert_allclose(compiled.loss, eager.loss, rtol=1e-4)
     np.testing.assert_allclose(compiled.test_bound, eager.test_bound, rtol=1e-4)
-    assert all(map(np.array_equal, compiled, again))
-    assert all(map(torch.equal, tree.leaves(one), tree.leaves(two)))
+    if backend == "inductor":
+        two, again = train(compile=True)
+        assert all(map(np.array_equal, compiled, again))
+        assert all(map(torch.equal, tree.leaves(one), tree.leaves(two)))
 
 
 @every_split

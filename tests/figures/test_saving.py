@@ -11,6 +11,7 @@ from PIL import Image, ImageSequence
 from funcvae import figures
 from funcvae._support import files
 from funcvae.errors import BadValue
+from tests.support.specs import slow_but
 
 RNG = np.random.default_rng(0)
 Z = RNG.normal(size=(200, 2))
@@ -38,7 +39,7 @@ def test_saving_twice_gives_equal_bytes(tmp_path, name):
     assert sorted(os.listdir(tmp_path / "new")) == ["0.png", "1.png", "2.png"]
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", slow_but(("scatter", "grid", "densities"), FIGURES))
 def test_saving_draws_what_savefig_does(tmp_path, name):
     figure = FIGURES[name]()
     canvas = figure.canvas
@@ -138,7 +139,7 @@ def test_the_same_images_give_the_same_bytes(tmp_path, channels):
 
 
 @pytest.mark.parametrize("ending", [".pdf", ".svg"])
-@pytest.mark.parametrize("name", ["scatter", "samples", "curves", "evolution"])
+@pytest.mark.parametrize("name", slow_but(("scatter", "curves"), ("scatter", "samples", "curves", "evolution")))
 def test_vector_files_of_equal_figures_have_equal_bytes(tmp_path, name, ending):
     figure, path = FIGURES[name](), tmp_path / f"figure{ending}"
     before = dict(matplotlib.rcParams)

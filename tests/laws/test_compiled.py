@@ -46,15 +46,16 @@ SPEC = {
     [("batch_norm", "aot_eager"), *(pytest.param(name, "inductor", marks=pytest.mark.slow) for name in MODELS)],
 )
 def test_compiled_steps_equal_eager_steps_and_repeat_to_the_bit(monkeypatch, name, backend):
-    """The fast case checks the graphs with aot_eager; the slow ones compile them with inductor."""
+    """The fast case checks the graphs with aot_eager; the slow ones compile them with inductor, twice."""
     if backend == "aot_eager":
         use_aot_eager(monkeypatch)
     spec = SPEC.get(name, "elbo_mc")
     ts, reports = steps(name, spec, compilation.compiled)
-    again, repeated = steps(name, spec, compilation.compiled)
     eager, known = steps(name, spec, lambda f: f)
-    assert torch.equal(reports, repeated)
-    assert all(torch.equal(a, b) for a, b in zip(tree.leaves(ts), tree.leaves(again), strict=True))
+    if backend == "inductor":
+        again, repeated = steps(name, spec, compilation.compiled)
+        assert torch.equal(reports, repeated)
+        assert all(torch.equal(a, b) for a, b in zip(tree.leaves(ts), tree.leaves(again), strict=True))
     torch.testing.assert_close(reports, known, rtol=1e-4, atol=1e-5)
     # Adam turns the rounding of a gradient that is zero into a step of its own size.
     assert_close(ts.params, eager.params, atol=6.1e-3, rtol=0)

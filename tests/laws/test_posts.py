@@ -19,8 +19,9 @@ import funcvae as fv
 from funcvae import data, models, tree
 from funcvae.models import SYSTEMS
 from tests.support.oracles import double
+from tests.support.specs import slow_but
 
-SIZES = {"mnist_bn_vae": (50, 8), "gaussian2d_vae": (46, 10), "cifar_resnet_vae": (5, 3)}  # (items, batch)
+SIZES = {"mnist_bn_vae": (50, 8), "gaussian2d_vae": (46, 10), "cifar_resnet_vae": (10, 3)}  # (items, batch)
 
 
 class Autoencoder(nn.Module):
@@ -277,11 +278,11 @@ def ours_and_the_posts(name, post, x, *, batch, steps, model=None, **changes):
     return history.loss, np.array(theirs), after, post
 
 
-@pytest.mark.parametrize("name", POSTS)
+@pytest.mark.parametrize("name", slow_but(set(POSTS) - {"cifar_resnet_vae"}, POSTS))
 def test_training_equals_the_posts_loop_step_by_step_in_float64(name):
     n, batch = SIZES.get(name, (60, 16))  # epochs end with a short batch, as in the posts
     x = data_for(SYSTEMS[name], n)
-    steps = 4 if name == "cifar_resnet_vae" else 20  # two epochs
+    steps = 8 if name == "cifar_resnet_vae" else 20  # two epochs
     ours, theirs, after, post = ours_and_the_posts(name, POSTS[name], x, batch=batch, steps=steps)
     assert len(ours) >= steps
     np.testing.assert_allclose(ours, theirs, rtol=1e-9)

@@ -32,9 +32,10 @@ def gradients(estimator, model, params, state, x, key, samples, replicates):
 
 
 @pytest.mark.parametrize(
-    ("points", "replicates", "tolerance"), [(16, 100, 0.06), pytest.param(64, 200, 0.03, marks=pytest.mark.slow)]
+    ("points", "replicates", "ks", "tolerance"),
+    [(16, 100, (30, 100, 300), 0.06), pytest.param(64, 200, (30, 100, 300, 1000), 0.03, marks=pytest.mark.slow)],
 )
-def test_gradients_scale_with_k_as_published(points, replicates, tolerance):
+def test_gradients_scale_with_k_as_published(points, replicates, ks, tolerance):
     x_key, m_key, noise_key = fv.random.split(fv.random.key(3), 3)
     x = fv.random.normal(x_key, (D,), torch.float64)
     args = (*near_the_optimum(m_key, x), x.expand(points, D), noise_key)
@@ -42,7 +43,6 @@ def test_gradients_scale_with_k_as_published(points, replicates, tolerance):
     def rms(t):
         return t.square().mean().sqrt().item()
 
-    ks = [30, 100, 300, 1000]
     rows = []
     for k in ks:
         dreg_m, _ = gradients(fv.estimators.dreg(), *args, k, replicates)

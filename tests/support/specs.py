@@ -23,9 +23,9 @@ every_estimator = pytest.mark.parametrize("spec", SPECS)
 every_continuous = pytest.mark.parametrize("spec", CONTINUOUS)
 
 
-def slow_but(quick, specs):
-    """The estimators, of which only the quick ones are tested in the quick suite."""
-    return [spec if spec in quick else pytest.param(spec, marks=pytest.mark.slow) for spec in specs]
+def slow_but(quick, values):
+    """The values of a parameter, all but the quick ones marked slow."""
+    return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 def accepts(spec, samples):

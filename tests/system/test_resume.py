@@ -21,6 +21,7 @@ from funcvae.runs.folder import times_in
 from funcvae.train import checkpoint
 from tests.support.faults import wait_for_rows
 from tests.support.figures import without_figures
+from tests.support.specs import slow_but
 
 SYSTEMS = list(fv.models.SYSTEMS)
 TRAIN, BATCH = 12, 5  # three steps an epoch, the last one short
@@ -110,7 +111,7 @@ def stopped(config: runs.Config, *at: int) -> Path:
 
 @pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
-    "system", [s if s != "cifar_resnet_vae" else pytest.param(s, marks=pytest.mark.slow) for s in SYSTEMS]
+    "system", slow_but(("gaussian2d_vae", "mnist_vae", "mnist_bn_vae", "burda_vae", "sbn_vae"), SYSTEMS)
 )
 def test_every_system_resumes_to_the_same_bits(config_of, system):
     """Stops in the first epoch, at its end, and in the second one. Covers BatchNorm's statistics, Adam's state and a
@@ -141,7 +142,7 @@ def test_a_run_resumes_only_with_the_same_chunk(config_of):
 
 
 @pytest.mark.usefixtures("no_figures")
-@pytest.mark.parametrize("k", [pytest.param(k, marks=pytest.mark.slow) if k in (2, 4, 5) else k for k in range(1, 7)])
+@pytest.mark.parametrize("k", slow_but((1, 3, 6), range(1, 7)))
 def test_a_run_resumes_from_any_step(config_of, whole, k):
     """With samples and the variance; also stops after the last step."""
     options = {"sample_each_step": True, "variance_every": 2, "variance_replicates": 3, "checkpoint_every": 4}

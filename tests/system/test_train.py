@@ -21,11 +21,13 @@ from funcvae.figures import decoding
 from funcvae.runs import prepare
 from tests.support.commands import DIGITS, GAUSSIAN, refused, trained
 from tests.support.figures import without_figures
+from tests.support.specs import slow_but
 
 
 def test_train_without_arguments_trains_gaussian2d_vae_in_a_new_folder(here, capsys):
     cli.main(GAUSSIAN)
-    cli.main(GAUSSIAN)
+    with without_figures():
+        cli.main(GAUSSIAN)
     named = [line.split()[-1] for line in capsys.readouterr().out.splitlines() if "funcvae evaluate" in line]
     assert len(set(named)) == len(named) == 2
     run = Path(named[0])
@@ -215,10 +217,7 @@ def test_config_and_manifest(here):
     assert manifest["threads"] == torch.get_num_threads()
 
 
-@pytest.mark.parametrize(
-    "system",
-    [s if s in ("mnist_vae", "burda_vae", "burda2_vae") else pytest.param(s, marks=pytest.mark.slow) for s in DIGITS],
-)
+@pytest.mark.parametrize("system", slow_but(("mnist_vae", "burda_vae", "burda2_vae"), DIGITS))
 def test_a_system_of_images_draws_its_figures(digits, system):
     run = trained(digits, system)
     names = {"training", "latent_scatter", "samples", "reconstructions"}
@@ -269,8 +268,8 @@ def test_a_folder_of_several_sizes_needs_a_size_which_the_run_keeps(here, capsys
     ("system", "options"),
     [
         ("mnist_vae", ["--variance-every", "1", "--variance-replicates", "3"]),
-        ("mnist_bn_vae", ["--shards", "3"]),
-        ("burda_vae", ["--split", "samples", "--shards", "2"]),
+        pytest.param("mnist_bn_vae", ["--shards", "3"], marks=pytest.mark.slow),
+        pytest.param("burda_vae", ["--split", "samples", "--shards", "2"], marks=pytest.mark.slow),
     ],
 )
 def test_bytes_and_their_floats_give_the_same_bits(here, system, options):
@@ -325,7 +324,7 @@ def test_sample_each_step(here):
     np.testing.assert_array_equal(kept[-1], again.numpy())
 
 
-@pytest.mark.parametrize("system", ["mnist_ae", "mnist_vae"])
+@pytest.mark.parametrize("system", [pytest.param("mnist_ae", marks=pytest.mark.slow), "mnist_vae"])
 def test_a_run_on_the_smallest_data_has_its_figures(here, system):
     x = fv.random.uniform(fv.random.key(0), (3, 1, 28, 28)).numpy()
     np.savez("few.npz", train=x[:2], test=x[2:])

@@ -13,6 +13,7 @@ from funcvae.errors import BadValue
 from funcvae.figures import of_results
 from tests.support.commands import refused
 from tests.support.figures import without_figures
+from tests.support.specs import slow_but
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,13 @@ def test_several_noise_schemes(points, capsys):
 
 
 @pytest.mark.usefixtures("no_figures")
-@pytest.mark.parametrize("system", ["burda_vae", "burda2_vae", "mnist_bn_vae", "mnist_sigma_vae", "mnist_vae"])
+@pytest.mark.parametrize(
+    "system",
+    slow_but(
+        ("burda2_vae", "mnist_bn_vae", "mnist_sigma_vae"),
+        ("burda_vae", "burda2_vae", "mnist_bn_vae", "mnist_sigma_vae", "mnist_vae"),
+    ),
+)
 def test_systems_of_digits(run_of, capsys, system):
     out = compared(capsys, run_of(system), "--replicates", 4, "--samples", 2, "--batch", 5)
     assert "stl" in out

@@ -149,7 +149,7 @@ def test_the_bound_of_an_epoch_counts_each_item_once_also_in_a_short_last_batch(
 
 def test_the_test_bound_approaches_minus_the_entropy_of_the_data_and_does_not_exceed_it():
     data = gaussian2d(fv.random.key(1), 2000)
-    _, history = fit(data[:1000], test=data[1000:], epochs=20, samples=4)
+    _, history = fit(data[:1000], test=data[1000:], epochs=20, batch=50, lr=2e-2, samples=4)
     entropy = math.log(2 * math.pi * math.e) + 0.5 * math.log(0.75)  # of N(mu, cov) with det(cov) = 3/4
     noise = 1 / math.sqrt(1000)  # log p(x) has variance 1: half a chi-square with 2 degrees of freedom
     assert history.test_bound[-1] == pytest.approx(-entropy, abs=0.1)
@@ -368,36 +368,40 @@ def test_a_negative_save_every_is_an_error(points):
 
 
 def test_a_run_compiled_by_inductor_agrees_with_the_eager_run(points):
-    """One graph, because the C++ compiler takes most of the time."""
-    _, compiled = fit(points[:32], compile=True)
-    _, eager = fit(points[:32])
+    """One graph without random numbers, because the C++ compiler takes most of the time."""
+
+    def ones(key, n, shape, *, dtype=torch.float32):
+        return torch.ones(n, *shape, dtype=dtype)
+
+    (_, compiled), (_, eager) = (fit(points[:32], noise=ones, compile=how) for how in (True, False))
     np.testing.assert_allclose(compiled.loss, eager.loss, rtol=1e-4)
 
 
-@pytest.mark.usefixtures("backend")
-def test_a_compiled_run_agrees_with_the_eager_run_and_continues_bit_for_bit(points):
+def test_a_compiled_run_agrees_with_the_eager_run_and_continues_bit_for_bit(points, backend):
     """A fresh compiler sees batches of 16, 16, 16 and 2 or, in the continued run, first 2 and then 16.
 
     Only the first run has a `watch` callback. Compilation is slow, so all checks use one model.
     """
     start, model, estimator, opt = begun()
-    before, seen = fv.tree.map(torch.clone, (start, points)), []
+    before, seen, saved = fv.tree.map(torch.clone, (start, points)), [], []
 
     def watch(step, ts):
         seen.append((step, int(ts.step), fv.tree.map(torch.clone, ts.params)))
+
+    def save(ts):
+        saved.append(fv.tree.map(torch.clone, ts))
 
     def train(ts, **options):
         return fv.train.fit(ts, model, estimator, opt, points, epochs=2, batch=16, **options)
 
     torch.compiler.reset()
-    whole, history = train(start, compile=True, watch=watch)
+    whole, history = train(start, compile=True, watch=watch, save=save, save_every=3)
+    half = saved[0]
+    assert int(half.step) == 3
     torch.compiler.reset()
-    steps = iter(range(1, 99))
-    half, past = train(start, compile=True, stop=lambda: next(steps) >= 3)
-    torch.compiler.reset()
-    ended, joined = train(half, compile=True, history=past)
+    ended, rest = train(half, compile=True)
     assert same(ended, whole)
-    np.testing.assert_array_equal(joined.loss, history.loss)
+    np.testing.assert_array_equal(rest.loss, history.loss[3:])
     _, eager = train(start, compile=False)
     np.testing.assert_allclose(history.loss, eager.loss, rtol=1e-4)
     assert same((start, points), before)
@@ -406,8 +410,9 @@ def test_a_compiled_run_agrees_with_the_eager_run_and_continues_bit_for_bit(poin
     )
     assert [step for step, *_ in seen] == [now for _, now, _ in seen] == list(range(1, 9))
     assert same(seen[-1][2], whole.params)
-    found = fv.train.replay(half, 6, model, estimator, opt, points, batch=16, compile=True)
-    assert float(found.metrics.loss) == history.loss[6]
+    if backend == "inductor":
+        found = fv.train.replay(half, 6, model, estimator, opt, points, batch=16, compile=True)
+        assert float(found.metrics.loss) == history.loss[6]
     assert float(found.bound.mean()) == pytest.approx(history.bound[6], rel=1e-6)
 
 

@@ -219,6 +219,7 @@ def test_every_model(name):
     assert found.groups["all"].size == sum(p.numel() for p in tree.leaves(params))
 
 
+@pytest.mark.slow
 def test_the_resnet():
     model = fv.models.cifar_resnet_vae()
     params, state = model.init(fv.random.key(1))
