@@ -413,7 +413,7 @@ def test_a_compiled_run_agrees_with_the_eager_run_and_continues_bit_for_bit(poin
     if backend == "inductor":
         found = fv.train.replay(half, 6, model, estimator, opt, points, batch=16, compile=True)
         assert float(found.metrics.loss) == history.loss[6]
-    assert float(found.bound.mean()) == pytest.approx(history.bound[6], rel=1e-6)
+        assert float(found.bound.mean()) == pytest.approx(history.bound[6], rel=1e-6)
 
 
 def test_a_history_of_another_dtype_can_be_continued(points):
