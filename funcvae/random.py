@@ -143,7 +143,7 @@ def uniform(
     32-bit word in float32, 52 bits of a 64-bit word in float64. For `at` see `bits`.
     """
     if dtype == torch.float32:
-        unit = (_shift_right(_bits(key, shape, at=at), 9) | 0x3F800000).view(torch.float32) - 1
+        unit = ((_bits(key, shape, at=at) >> 9) & (2**23 - 1) | 0x3F800000).view(torch.float32) - 1
     else:
         high, low, shape = _words(key, shape, at)
         word = (high.long() << 32) | (low.long() & 0xFFFFFFFF)
@@ -212,15 +212,17 @@ def _threefry(key: Key, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
     k0, k1 = key.unbind()
     schedule = (k0, k1, k0 ^ k1 ^ _PARITY)
     x0, x1 = x0 + k0, x1 + k1
+    layout, compiling = (x0.shape, x0.stride()), torch.compiler.is_compiling()
     for i in range(5):
         for j, r in enumerate(_ROTATIONS[i % 2]):
             x0 += x1
-            x1 = _shift_right(x1, 32 - r).add_(x1, alpha=1 << r)  # rotated left by r: x1 · 2^r is x1 << r
+            # Rotated left by r: x1 · 2^r is x1 << r, and the operator >> keeps the sign.
+            x1 = (x1 >> (32 - r)).bitwise_and_((1 << r) - 1).add_(x1, alpha=1 << r)
             x1 ^= x0
-            if j % 2 and torch.compiler.is_compiling():
+            if j % 2 and compiling:
                 # Each round uses each word more than once. The compiler would repeat the earlier rounds for every use
                 # and take minutes. `as_strided` makes it store the words in variables.
-                x0, x1 = (x.as_strided(x.shape, x.stride()).clone() for x in (x0, x1))
+                x0, x1 = x0.as_strided(*layout).clone(), x1.as_strided(*layout).clone()
         x0 += schedule[(i + 1) % 3]
         x1 += schedule[(i + 2) % 3] + (i + 1)
     return x0, x1
@@ -245,11 +247,6 @@ def _counters(key: Key, n: int) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(low), low
     count = torch.arange(n, device=key.device)
     return (count >> 32).int(), count.int()
-
-
-def _shift_right(x: Tensor, r: int) -> Tensor:
-    """Logical right shift of int32 words (the operator >> of torch keeps the sign)."""
-    return (x >> r).bitwise_and_((1 << (32 - r)) - 1)
 
 
 def _signed(word: int) -> int:

@@ -22,8 +22,10 @@ def vjp(f: Callable[..., Any], *primals: Tree, has_aux: bool = False) -> tuple[A
     Returns (value, pull), or (value, pull, aux) if f also returns aux, a tree that is not differentiated;
     `pull(cotangent, retain_graph=True)` is a tuple of trees like the primals.
     """
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        return torch.func.vjp(f, *primals, has_aux=has_aux)
     leaves, kind = tree.flatten(primals)
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_inference_mode_enabled() or not leaves:
+    if not leaves:
         return torch.func.vjp(f, *primals, has_aux=has_aux)
     try:
         leaves = [leaf.detach().requires_grad_() for leaf in leaves]
