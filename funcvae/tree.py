@@ -37,27 +37,22 @@ FloatTensors = Annotated[Any, _leaves_are(checks.floats)]
 
 def map(f: Callable[..., Any], *trees: Tree) -> Tree:
     """Applies f to each leaf, or to the leaves at the same place in several trees of one structure."""
-    found, kind = _rows(trees)
-    return kind.unflatten([f(*row) for row in found])
+    return structure(trees[0]).unflatten([f(*row) for row in rows(*trees)])
 
 
 def rows(*trees: Tree) -> list[tuple[Any, ...]]:
     """The leaves at the same place in several trees of one structure, whatever the order of their dicts."""
-    return _rows(trees)[0]
-
-
-def _rows(trees: tuple[Tree, ...]) -> tuple[list[tuple[Any, ...]], Any]:
-    first, kind = flatten(trees[0])
+    first = trees[0]
     try:
-        return list(zip(first, *(_along(trees[0], tree, kind) for tree in trees[1:]), strict=True)), kind
+        return list(zip(leaves(first), *(_leaves_along(first, tree) for tree in trees[1:]), strict=True))
     except (ValueError, TypeError) as error:
         raise BadValue(f"the trees have different structures: {checks.one_line(str(error))}") from None
 
 
-def _along(first: Tree, tree: Tree, kind: Any) -> list[Any]:
-    """The leaves of a tree in the order of `first`, whose structure is `kind`."""
+def _leaves_along(first: Tree, tree: Tree) -> list[Any]:
+    """The leaves of a tree in the order of those of `first`."""
     found: list[Any] = []
-    return found if _collect_along(first, tree, found) else kind.flatten_up_to(tree)
+    return found if _collect_along(first, tree, found) else structure(first).flatten_up_to(tree)
 
 
 def _collect_along(first: Tree, tree: Tree, found: list[Any]) -> bool:
