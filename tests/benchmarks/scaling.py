@@ -6,7 +6,8 @@ Training: compiled steps of `burda_vae` with IWAE at k = 50, in batches of 20 ro
 two processes share, and with 20 rows for each of the two against 20 for one. The lab: replicates of `iwae` and `dreg`
 at K = 8 on a batch of 20, eager, as on the command line. Both sides take turns within one pair of processes: while the
 first works alone, the other waits. Medians; the efficiency is (time of one)/(2 · time of two), or (time of one)/(time
-of two) if each process does as much work as the one. An efficiency below its limit is marked.
+of two) if each process does as much work as the one. An efficiency below its limit is marked. The cost of the messages
+is the time of two above that of both processes at once, each with half of the rows and without messages.
 
 The last table is an estimate from the counted messages of a step and the stated speeds. It is not measured.
 """
@@ -64,15 +65,23 @@ def lab(replicates: int, who: Processes) -> float:
 
 
 def in_turns(
-    one: Callable[[Processes], float], two: Callable[[Processes], float], both: Processes, rounds: int
-) -> tuple[float, float]:
-    """Median times of the first process alone and of both together, which take turns."""
-    times: tuple[list[float], list[float]] = ([], [])
+    one: Callable[[Processes], float],
+    two: Callable[[Processes], float],
+    both: Processes,
+    rounds: int,
+    part: Callable[[Processes], float] = lambda who: math.nan,
+) -> tuple[float, float, float]:
+    """Median times of the first process alone, of both together, and of `part` in both at once without messages."""
+    times: tuple[list[float], list[float], list[float]] = ([], [], [])
     for _ in range(rounds):
         times[0].append(one(SINGLE) if both.is_main else math.nan)
         both.barrier()  # the other waits here
         times[1].append(two(both))
-    return median(times[0]), median(times[1])
+        both.barrier()
+        times[2].append(part(SINGLE))
+        both.barrier()
+    one_ms, two_ms, part_ms = map(median, times)
+    return one_ms, two_ms, part_ms
 
 
 def measure(steps: int, replicates: int, rounds: int) -> None:
@@ -84,17 +93,21 @@ def measure(steps: int, replicates: int, rounds: int) -> None:
         for batch in (BATCH, 100):
             for shards, how in ((None, "torch's order"), (2, "fixed order, 2 shards")):
                 before = both.sent
-                ms = in_turns(
-                    partial(steps_of, batch, steps, None), partial(steps_of, batch, steps, shards), both, rounds
-                )
+                one, two = partial(steps_of, batch, steps, None), partial(steps_of, batch, steps, shards)
+                *ms, part = in_turns(one, two, both, rounds, partial(steps_of, batch // 2, steps, None))
                 messages, size = both.sent.messages - before.messages, both.sent.bytes - before.bytes
                 say(f"burda_vae, k = {SAMPLES}, batch {batch}, {how}: {_line(*ms, 2)}")
                 made = rounds * steps
-                say(f"    a step sends {size / made / 2**20:.2f} MiB in {messages / made:.1f} messages")
-        ms = in_turns(partial(steps_of, BATCH, steps, None), partial(steps_of, 2 * BATCH, steps, None), both, rounds)
+                say(
+                    f"    a step sends {size / made / 2**20:.2f} MiB in {messages / made:.1f} messages; without them "
+                    f"each process takes {part:.2f} ms for its rows, so they cost {ms[1] - part:.2f} ms"
+                )
+        *ms, _ = in_turns(
+            partial(steps_of, BATCH, steps, None), partial(steps_of, 2 * BATCH, steps, None), both, rounds
+        )
         say(f"burda_vae, k = {SAMPLES}, {BATCH} rows for each process, torch's order: {_line(*ms, 1)}")
         before = both.sent
-        ms = in_turns(partial(lab, replicates), partial(lab, replicates), both, rounds)
+        *ms, _ = in_turns(partial(lab, replicates), partial(lab, replicates), both, rounds)
         messages, size = both.sent.messages - before.messages, both.sent.bytes - before.bytes
         say(f"lab, {replicates:,} replicates of iwae and dreg, K = {LAB_SAMPLES}: {_line(*ms, 2)}")
         say(f"    a comparison sends {size / rounds / 2**20:.1f} MiB in {messages / rounds:.0f} messages")
