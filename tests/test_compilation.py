@@ -1,5 +1,6 @@
 """Compiled functions, freed memory that the process keeps, and the precision of matrix products."""
 
+import gc
 import subprocess
 import sys
 import warnings
@@ -173,3 +174,18 @@ def test_keep_freed_keeps_freed_memory_in_the_process():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     returned, kept = map(int, done.stdout.split())
     assert returned < 20 < 100 < kept
+
+
+@pytest.mark.parametrize(("threshold", "during"), [((700, 10, 10), 10_000), ((0, 10, 10), 0)])
+def test_pythons_garbage_collector_is_as_before_after_a_compilation(threshold, during, backend):
+    before = gc.get_threshold()
+    gc.set_threshold(*threshold)
+    try:
+        with compilation._few_collections():
+            assert gc.get_threshold()[0] == during
+        assert gc.get_threshold() == threshold
+        compiled = compilation.compiled(lambda x: x + 1)
+        compiled(torch.ones(2))
+        assert gc.get_threshold() == threshold
+    finally:
+        gc.set_threshold(*before)

@@ -4,11 +4,13 @@ import re
 from collections import OrderedDict, defaultdict, deque
 from pathlib import Path
 
+import pytest
 import torch
 from torch.utils import _pytree
 
 import funcvae
 from funcvae import tree
+from funcvae.errors import BadValue
 from funcvae.optim import AdamState
 
 
@@ -55,6 +57,22 @@ def test_map_keeps_the_structure_and_takes_several_trees():
     doubled = tree.map(torch.add, t, t)
     assert tree.structure(doubled) == tree.structure(t)
     assert all(torch.equal(d, 2 * x) for d, x in zip(tree.leaves(doubled), tree.leaves(t), strict=True))
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict])
+def test_rows_are_those_of_torchs_pytree(kind):
+    first = kind(a=torch.ones(1), b={"c": torch.ones(2), "d": (torch.ones(3), [torch.ones(4)])})
+    other = kind(b={"d": (torch.ones(30), [torch.ones(40)]), "c": 20}, a=torch.ones(10))
+    leaves, structure = _pytree.tree_flatten(first)
+    known = list(zip(leaves, structure.flatten_up_to(other), strict=True))
+    found = tree.rows(first, other)
+    assert [[id(x) for x in row] for row in found] == [[id(x) for x in row] for row in known]
+
+
+@pytest.mark.parametrize("other", [{"a": 1.0, "b": {}}, {"a": 1.0}, {"a": 1.0, "c": {"c": 1.0}}, [1.0, 2.0]])
+def test_rows_of_different_structures_are_refused(other):
+    with pytest.raises(BadValue, match="different structures"):
+        tree.rows({"a": torch.ones(1), "b": {"c": torch.ones(1)}}, other)
 
 
 def test_map_matches_dict_entries_by_key():

@@ -85,6 +85,34 @@ def test_data_decoded_in_parts_give_the_same_log_weights(monkeypatch):
     torch.testing.assert_close(evaluate.log_weights(model, params, state, x, KEY, samples=10, chunk=5), whole)
 
 
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("shape", [(7,), (127,), (1, 28, 28)])  # with 7, 1 and 112 factors for a logarithm
+@pytest.mark.parametrize("scale", [0.01, 100.0])  # factors close to 2; logits of some hundreds, whose odds overflow
+def test_the_log_likelihood_of_pixels_is_that_of_torchs_bernoulli(shape, scale, compile):
+    d = math.prod(shape)
+    model = fv.vae(
+        encoder=lambda: nn.Sequential(nn.Flatten(), nn.Linear(d, 4)),
+        decoder=lambda: nn.Sequential(nn.Linear(2, d), nn.Unflatten(-1, shape)),
+        posterior=fv.heads.normal_logsigma,
+        likelihood=fv.heads.bernoulli,
+        latent=2,
+    )
+    params, state = model.init(KEY)
+    params["decoder"] = tree.map(lambda leaf: scale * leaf, params["decoder"])
+    x = fv.random.bernoulli(KEY, 0.5, (5, *shape)).float()
+    log_w = evaluate.log_weights(model, params, state, x, KEY, samples=6, compile=compile)
+
+    eps = torch.stack([fv.random.normal(fv.random.fold_in(KEY, k), (5, 2)) for k in range(6)])
+    q, _ = model.encode(params, state, x)
+    z = q.sample(eps)
+    logits = model.decode(params, state, z)[0].logits.double()
+    each = [torch.distributions.Bernoulli(logits=logits).log_prob(x.double()).flatten(2)]
+    each += [torch.distributions.Normal(0.0, 1.0).log_prob(z)]
+    each += [-torch.distributions.Normal(q.loc, q.sigma).log_prob(z)]
+    known = sum(terms.double().sum(-1) for terms in each)
+    torch.testing.assert_close(log_w, known, rtol=2e-6, atol=1e-4)
+
+
 @pytest.mark.parametrize("shape", [(), (2,), (1, 2)])
 def test_a_sigma_that_broadcasts_gives_the_same_log_weights(shape, monkeypatch):
     class Encoder(nn.Linear):
