@@ -101,4 +101,4 @@ class _Together:
         return [(kind.unflatten(column), each) for column, each in zip(columns, eps.unbind(), strict=True)]
 
 
-_DRAWN_AT_ONCE, _HELD_AT_ONCE = 2**18, 2**22  # numbers that are drawn, which fit in a cache; numbers of the data
+_DRAWN_AT_ONCE, _HELD_AT_ONCE = 2**18, 2**20  # numbers that are drawn, which fit in a cache; numbers of the data

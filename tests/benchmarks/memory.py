@@ -85,7 +85,7 @@ def measure(side: str, system: str, samples: int) -> None:
     elif side == "module":
         call = about.module_step(x, samples)
     else:
-        call = functional_step(system, samples, about.estimator, side == "compiled", "cpu")
+        call = functional_step(system, samples, about.estimator, side == "compiled", "cpu", batches=1)
     call()
     (first,) = held("VmHWM")
     settle()

@@ -39,12 +39,15 @@ def product(device: str) -> Callable[[], object]:
     return lambda: torch.mm(a, a, out=out)
 
 
-def functional_step(system: str, samples: int, estimator: str, compiled: bool, device: str) -> Callable[[], object]:
+def functional_step(
+    system: str, samples: int, estimator: str, compiled: bool, device: str, batches: int = 50
+) -> Callable[[], object]:
+    """A step of `train.fit` on a data set of this many batches."""
     about = SYSTEMS[system]
     model, opt = about.model(), fv.optim.adam(1e-3, eps=about.eps)
     ts = fv.train.init(model, opt, fv.random.key(0, device=device))
     settings = StepSettings(about.batch, samples, observe=about.observe, compile=compiled)
-    train = about.data().to(device).repeat(50, *[1] * len(about.shape))
+    train = about.data().to(device).repeat(batches, *[1] * len(about.shape))
     task = checked_task(ts, Task(model, parse(estimator), opt, train, settings))
     run = run_step(task, lambda: False)
     inputs = run.inputs(training_batches(ts, task.train, about.batch), ts.params)
