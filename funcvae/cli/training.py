@@ -21,7 +21,10 @@ __all__ = ["TrainOptions", "train"]
 _GROUPS = {
     "Data": ("What to train on.", "data data_dir stream size"),
     "Gradient": ("Estimator, noise and samples.", "estimator samples noise chunk"),
-    "Optimization": ("How long, and with which steps.", "epochs batch optimizer lr clip early_stopping keep_best seed"),
+    "Optimization": (
+        "How long, and with which steps.",
+        "epochs batch optimizer lr clip test_every early_stopping keep_best seed",
+    ),
     "Storage": ("Where the run is stored, and what is kept.", "out checkpoint_every keep sample_each_step"),
     "Variance": ("Measure the gradient's variance during training.", "variance_every variance_of variance_replicates"),
     "Machine": ("Device, speed and reproducibility.", "device precision compile deterministic shards split"),

@@ -98,7 +98,7 @@ def of_run(
 def training(
     history: History, *, steps_per_epoch: Positive | None = None, name: str = "bound", title: str = "Training"
 ) -> Figure:
-    """The bound at every training step and on the test set after every epoch, with reconstruction, KL and gradient.
+    """The bound at every training step and on the test set after epochs, with reconstruction, KL and gradient.
 
     A term that is 0 or not finite everywhere, such as the KL of an autoencoder, has no panel. Without
     `steps_per_epoch`, all epochs are taken to be of one length.
@@ -106,9 +106,8 @@ def training(
     size = _steps_per_epoch(history) if steps_per_epoch is None else steps_per_epoch
     terms = {"reconstruction": history.reconstruction, "KL": history.kl}
     terms = {label: values for label, values in terms.items() if np.any(np.isfinite(values) & (values != 0))}
-    ends = np.arange(1, len(history.test_bound) + 1) * (size or 1)
     return curves.training_curves(
-        range(1, len(history.bound) + 1), history.bound, ends, history.test_bound, terms=terms,
+        range(1, len(history.bound) + 1), history.bound, *_tested(history, size or 1), terms=terms,
         grad_norm=history.grad_norm, steps_per_epoch=size, name=name, title=title,
     )  # fmt: skip
 
@@ -117,7 +116,7 @@ def training(
 def several_runs(
     runs: Sequence[tuple[str, History]], *, name: str = "bound", title: str = "Training of several runs"
 ) -> Figure:
-    """The bound of several runs, by step and by epoch: on the test set after every epoch, if all runs have one.
+    """The bound of several runs, by step and by epoch: on the test set after epochs, if all runs have one.
 
     Otherwise it is the mean over each fiftieth of the training steps.
 
@@ -132,9 +131,14 @@ def several_runs(
     if len(sizes) < len(runs):
         trained = [(label, *_coarse(history.bound)) for label, history in runs]
         return curves.run_curves(trained, name=f"training {name}", title=title)
-    ends = [np.arange(1, len(history.test_bound) + 1) * size for (_, history), size in zip(runs, sizes, strict=True)]
-    tested = [(label, steps, history.test_bound) for (label, history), steps in zip(runs, ends, strict=True)]
+    tested = [(label, *_tested(history, size)) for (label, history), size in zip(runs, sizes, strict=True)]
     return curves.run_curves(tested, steps_per_epoch=sizes, name=f"test {name}", title=title)
+
+
+def _tested(history: History, steps_per_epoch: float) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The steps at which epochs with a test bound ended, and their test bounds."""
+    tested = ~np.isnan(history.test_bound)
+    return (np.flatnonzero(tested) + 1.0) * steps_per_epoch, history.test_bound[tested]
 
 
 def _steps_per_epoch(history: History) -> float | None:

@@ -83,6 +83,9 @@ class Options:
     """Largest norm of the gradient, to which it is scaled. By default (or 0) no limit."""
     early_stopping: int | None = None
     """End when the test bound has not improved for this many epochs. By default (or 0) all epochs are made."""
+    test_every: int | None = None
+    """Epochs between test bounds; the last epoch always has one. It changes no parameters, unless early_stopping
+    or keep_best depends on it. By default 1."""
     keep_best: bool | None = None
     """Keep the parameters of the epoch with the highest test bound, not those of the last."""
     seed: int | None = None
@@ -145,6 +148,7 @@ class Config:
     lr: str | None = None
     clip: Annotated[float, checks.at_least(0)] = 0.0
     early_stopping: Natural = 0
+    test_every: Count = 1
     keep_best: bool = False
     stream: bool = False
     seed: int = 0

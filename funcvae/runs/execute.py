@@ -284,8 +284,9 @@ def _fit(
     with stop_context() as stop:
         try:
             ts, history = loop.fit_task(
-                ts, setup.task, test=setup.test, epochs=epochs, callbacks=replace(callbacks, stop=stop), history=history
-            )
+                ts, setup.task, test=setup.test, test_every=setup.config.test_every, epochs=epochs,
+                callbacks=replace(callbacks, stop=stop), history=history,
+            )  # fmt: skip
         except compilation.Uncompiled:
             if stop():  # a signal that ended this run's processes one by one ended the compiler, too
                 raise _stopped(out, setup, ts) from None

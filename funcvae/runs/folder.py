@@ -347,7 +347,7 @@ def history_in(path: Path, size: int | None = None) -> History:
                 numbers.append([float(row[name]) for name in ("loss", "bound", "grad_norm")])
                 numbers[-1] += [float(row.get(name, math.nan)) for name in ("reconstruction", "kl")]
             elif row["kind"] == "epoch":
-                test_bounds.append(float(row["test_bound"]))
+                test_bounds.append(float(row.get("test_bound", math.nan)))
                 per_epoch = int(row["step"]) // (int(row["epoch"]) + 1)
         except (KeyError, TypeError, ValueError, OverflowError):
             raise BadData(f"{path} has a damaged row at step {row['step']}") from None

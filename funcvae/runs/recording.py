@@ -202,7 +202,7 @@ def _active_units(setup: Setup, ts: TrainState) -> int | None:
 def _result(folder: Path, config: Config, history: History, active_units: int | None) -> Result:
     epochs = (row for row in tracking.MetricsReader(folder / METRICS) if row["kind"] == "epoch")
     last = max(epochs, key=lambda row: row["step"])
-    best = int(np.argmax(history.test_bound)) if config.keep_best else None
+    best = int(np.nanargmax(history.test_bound)) if config.keep_best else None
     seconds = times[-1]["seconds"] if (times := times_in(folder / TIMES)) else None
     return {
         "system": config.system.name,

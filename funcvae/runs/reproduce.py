@@ -114,8 +114,10 @@ def verify(
 
         try:
             callbacks = Callbacks(log=compare.row, watch=watch, stop=lambda: made >= wanted or compare.ended)
-            epochs = -(-wanted // per_epoch)
-            loop.fit_task(setup.start, setup.task, test=setup.test, epochs=epochs, callbacks=callbacks)
+            loop.fit_task(
+                setup.start, setup.task, test=setup.test, test_every=setup.config.test_every,
+                epochs=setup.config.epochs, callbacks=callbacks,
+            )  # fmt: skip
         except NonFinite as error:
             compare.stopped(error)
         differing = environment.differences(manifest, environment.describe(setup.config))

@@ -50,7 +50,7 @@ class History(NamedTuple):
     """[steps], in nats per example: the KL itself, without a factor such as that of `beta_elbo`; see `Estimate.kl`.
     `reconstruction - kl` is the ELBO, which an estimator of L_K or of another target does not report as `bound`."""
     test_bound: np.ndarray
-    """[epochs], in nats per example; empty without a test set."""
+    """[epochs], in nats per example, NaN after an epoch without one (`test_every`); empty without a test set."""
     steps_per_epoch: int = 0
     """0 if it is not known, or if the history starts within an epoch."""
 
@@ -95,6 +95,7 @@ def fit(
     train: Data | Source,
     *,
     test: Data | Source | None = None,
+    test_every: int = 1,
     epochs: int = 1,
     batch: int = 128,
     samples: int = 1,
@@ -141,6 +142,8 @@ def fit(
         train: data [n, ...], which are all moved to the device of `ts`, or a `Source` of them, which is read batch by
             batch, ahead of the steps. The bits are the same as with all data in memory.
         test: data [m, ...] for the test bound, or a source of them.
+        test_every: the number of epochs between test bounds; the last epoch of a call always has one. It changes no
+            parameter, unless `until` or `best` depends on it.
         batch: the batch size B.
         samples: the number N of Monte-Carlo samples for each datum, in training and test.
         chunk: the number of samples to decode at a time (`estimators.in_chunks`), which bounds the memory. By default,
@@ -166,17 +169,18 @@ def fit(
             and after a stop. Before that, all parameters are checked to be finite, and all earlier rows are logged.
         stop: called after every step; if it returns True, `fit` returns early. `interrupt()` returns when the user
             interrupts.
-        until: called after every epoch with the test bounds of all epochs so far; if it returns True, `fit` returns.
+        until: called after every epoch that has a test bound with those of all epochs so far [epochs], NaN where there
+            is none; if it returns True, `fit` returns.
             `early_stopping(patience)` makes one.
         best: called with the TrainState after every epoch whose test bound is the highest so far. `keep_best()` makes
             one that keeps a copy.
         progress: called with the number of steps made and that of all steps; `tracking.bar` shows a progress bar.
 
     Raises:
-        BadValue: epochs, batch, samples, chunk or shards is below one, or save_every is below zero; the precision is
-            unknown; there are more shards than rows or samples, or more processes than shards; `shards` is None for
-            several processes and a model with running statistics; or the estimator requires independent samples, and
-            those of the noise scheme are not.
+        BadValue: epochs, batch, samples, chunk, shards or test_every is below one, or save_every is below zero; the
+            precision is unknown; there are more shards than rows or samples, or more processes than shards; `shards` is
+            None for several processes and a model with running statistics; or the estimator requires independent
+            samples, and those of the noise scheme are not.
         BadType: an argument has the wrong type, or the function of the step does not return an Estimator.
         BadData: the model cannot take the data: they have a wrong shape, values outside the range of the likelihood,
             or non-finite values; or a model with BatchNorm would get a batch or shard of a single item.
@@ -193,7 +197,7 @@ def fit(
     )  # fmt: skip
     task = Task(model, estimator, opt, train, settings, processes)
     callbacks = Callbacks(log, watch, save, save_every, stop, until, best, progress)
-    return fit_task(ts, task, test=test, epochs=epochs, callbacks=callbacks, history=history)
+    return fit_task(ts, task, test=test, test_every=test_every, epochs=epochs, callbacks=callbacks, history=history)
 
 
 @checks.arguments
@@ -202,6 +206,7 @@ def fit_task(
     task: Task,
     *,
     test: Readable | None = None,
+    test_every: Count = 1,
     epochs: Count = 1,
     callbacks: Callbacks = NO_CALLBACKS,
     history: History | None = None,
@@ -264,13 +269,15 @@ def fit_task(
                 _check_finite("the parameters' norm", float(tree.norm(ts.params)), row)
             if epoch_ended:
                 row |= record.means(n, batch)
-                if test is not None:
+                due = (epoch + 1) % test_every == 0 or made == last
+                if test is not None and due:
                     row["test_bound"] = _test_bound(ts, test, test_key, run.evaluation, batch, task.processes)
                     _check_finite("test_bound", row["test_bound"], row)
-                    record.test_bounds.append(row["test_bound"])
-                callbacks.log(row)
                 if test is not None:
-                    if callbacks.best and np.argmax(record.test_bounds) == len(record.test_bounds) - 1:
+                    record.test_bounds.append(row.get("test_bound", math.nan))
+                callbacks.log(row)
+                if test is not None and due:
+                    if callbacks.best and np.nanargmax(record.test_bounds) == len(record.test_bounds) - 1:
                         callbacks.best(ts)
                     stopped = stopped or _ends(callbacks.until, record.test_bounds)
             if _saving(stopped, made, last, save_every):

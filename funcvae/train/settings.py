@@ -21,8 +21,8 @@ Row = dict[str, Any]
 """A row of the log: numbers by name, with their `kind`, `epoch` and `step`. Bounds are in nats per example.
 
 "step": `loss`, `bound`, `grad_norm`, `reconstruction` and `kl` of a step, which is counted from 0.
-"epoch": `train_bound`, `train_reconstruction`, `train_kl` and `test_bound`, where `step` is the number of steps made. A
-    run folder also has `params_sha256`.
+"epoch": `train_bound`, `train_reconstruction`, `train_kl` and, if it was computed, `test_bound`, where `step` is the
+    number of steps made. A run folder also has `params_sha256`.
 "variance": `variance/NAME/NETWORK`, its standard error `variance_se/…`, and `snr/…`, after a number of steps.
 
 Numbers that are not finite are left out.

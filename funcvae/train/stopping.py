@@ -17,7 +17,7 @@ from funcvae.train.state import TrainState
 __all__ = ["Interrupt", "KeepBest", "Until", "early_stopping", "interrupt", "keep_best"]
 
 Until = Callable[[np.ndarray], bool]
-"""Maps the test bounds of all epochs so far [epochs] to whether training ends there."""
+"""Maps the test bounds of all epochs so far [epochs], NaN where there is none, to whether training ends there."""
 
 
 @checks.arguments
@@ -34,10 +34,12 @@ def early_stopping(patience: Count, min_delta: Annotated[Finite, at_least(0)] = 
     """
 
     def until(test_bounds: np.ndarray) -> bool:
-        best, waited = -np.inf, 0
-        for bound in test_bounds:
-            best, waited = (bound, 0) if bound > best + min_delta else (best, waited + 1)
-        return waited >= patience
+        best, best_epoch, last = -np.inf, 0, 0
+        for epoch, bound in enumerate(test_bounds, 1):
+            if bound > best + min_delta:
+                best, best_epoch = bound, epoch
+            last = last if np.isnan(bound) else epoch
+        return last - best_epoch >= patience
 
     return until
 

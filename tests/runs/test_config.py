@@ -91,7 +91,7 @@ REFERENCE = Path(__file__).parents[1] / "reference" / "run-0.6"
 def test_a_configuration_of_06_is_read_with_the_defaults_of_later_fields():
     content, config = files.read_json(REFERENCE / "config.json"), read_config(REFERENCE)
     later = {"size": None, "model": config.system.defaults, "optimizer": "adam", "clip": 0.0}
-    later |= {"early_stopping": 0, "keep_best": False, "stream": False}
+    later |= {"early_stopping": 0, "test_every": 1, "keep_best": False, "stream": False}
     assert config.content() == {**content, **later}
     assert config_sha256(content) == files.read_json(REFERENCE / "manifest.json")["config_sha256"]
 

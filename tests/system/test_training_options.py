@@ -62,6 +62,23 @@ def test_training_ends_early_and_keeps_the_best_parameters(digits):
     assert (path / "metrics.jsonl").read_bytes() == before
 
 
+def test_test_bounds_after_some_epochs_change_nothing_else(digits):
+    every, some = (
+        trained(digits, "mnist_vae", name, "--epochs", "5", *options)
+        for name, options in {"every": [], "some": ["--test-every", "2"]}.items()
+    )
+    assert (every / "params.safetensors").read_bytes() == (some / "params.safetensors").read_bytes()
+    known, found = (runs.load(path) for path in (every, some))
+    tested = [1, 3, 4]
+    np.testing.assert_array_equal(found.history.test_bound[tested], known.history.test_bound[tested])
+    assert np.isnan(found.history.test_bound[[0, 2]]).all()
+    assert runs.read_result(some)["test_bound"] == runs.read_result(every)["test_bound"]
+    assert runs.summarize(some).results["test_bound"] == runs.summarize(every).results["test_bound"]
+    for steps in (4, 6, None):
+        verdict = runs.verify(some, steps)
+        assert verdict.first_difference is None, str(verdict)
+
+
 def test_a_file_is_streamed_with_the_bits_of_memory(digits, capsys):
     with np.load(digits) as arrays:
         np.save("digits.npy", arrays["train"].reshape(-1, 1, 28, 28))

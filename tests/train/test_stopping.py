@@ -8,6 +8,7 @@ import torch
 
 import funcvae as fv
 from funcvae.errors import BadValue
+from funcvae.figures import of_results
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,8 @@ from funcvae.errors import BadValue
         ([1, 2, 2.05, 2.1, 3], 2, 0.5, 4),
         ([3, 2], 1, 0, 2),
         ([1, 2, 3], 1, 0, None),
+        ([np.nan, 2, np.nan, 1, np.nan, 1], 3, 0, 6),  # not after the fifth epoch, which has no bound
+        ([2, np.nan, np.nan, 3], 1, 0, None),
     ],
 )
 def test_early_stopping_counts_the_epochs_without_an_improvement(bounds, patience, min_delta, epochs):
@@ -55,6 +58,27 @@ def test_fit_stops_early_keeps_the_best_and_resumes_to_the_bit():
     again, same = trained(ts=resumed, history=both, epochs=10, until=until)
     assert int(again.step) == int(ts.step), "it has ended already"
     assert len(same.loss) == len(history.loss)
+
+
+def test_test_bounds_of_some_epochs_are_those_of_all_and_change_no_parameter():
+    rows, epochs = [], np.arange(1, 6)
+    ts, whole = trained(epochs=5)
+    some, history = trained(epochs=5, test_every=2, log=rows.append)
+    assert fv.tree.sha256(some) == fv.tree.sha256(ts)
+    np.testing.assert_array_equal(
+        history.test_bound, np.where((epochs % 2 == 0) | (epochs == 5), whole.test_bound, np.nan)
+    )
+    assert ["test_bound" in row for row in rows if row["kind"] == "epoch"] == [False, True, False, True, True]
+
+    half, past = trained(epochs=2, test_every=2)
+    _, resumed = trained(ts=half, history=past, epochs=3, test_every=2)
+    np.testing.assert_array_equal(resumed.test_bound, history.test_bound)
+    figure = of_results.several_runs([("all", whole), ("some", history)])
+    assert [len(line.get_xdata()) for line in figure.axes[0].lines[:2]] == [5, 3]
+    assert of_results.training(history).axes
+    best = fv.train.keep_best()
+    trained(epochs=5, test_every=2, best=best)
+    assert int(best.ts.step) == 5 * (1 + int(np.nanargmax(history.test_bound)))
 
 
 def test_until_and_best_need_a_test_set():
