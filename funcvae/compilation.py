@@ -9,8 +9,8 @@ import sys
 import sysconfig
 import types
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, wraps
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -129,12 +129,18 @@ def pays(steps: Natural, params: Tensors, decoded: Natural) -> bool:
     return steps * (1e-4 * len(leaves) + 5e-9 * decoded) >= 1.3 * len(leaves)
 
 
-def compiled(f: F, *, device: torch.device | str = "cpu") -> F:
+NO_OPTIONS: Mapping[str, Any] = types.MappingProxyType({})
+
+
+def compiled(f: F, *, device: torch.device | str = "cpu", options: Mapping[str, Any] = NO_OPTIONS) -> F:
     """Compiles f with `torch.compile`; returns f itself, with a warning, if there is no compiler.
 
     Each call of `compiled` makes new graphs, one for each set of shapes. f's closure and the globals of its
     module must not change afterwards: a call guards only its arguments and torch's global state, because guards on the
     rest take a seventh of a small step's time. On CUDA, f is recorded as a CUDA graph.
+
+    Args:
+        options: further options of inductor, as for `torch.compile`.
 
     Warns:
         Uncompiled: there is no compiler, or (when the result is called) it cannot compile f.
@@ -155,31 +161,31 @@ def compiled(f: F, *, device: torch.device | str = "cpu") -> F:
     def anew() -> Callable[..., Any]:
         # The compiler keeps its graphs by code object, so each function gets a copy of the code object.
         twin = types.FunctionType(own.__code__.replace(), own.__globals__, own.__name__, None, own.__closure__)
-        options: dict[str, Any] = {"guard_filter_fn": kept, "triton.cudagraphs": on_cuda}
+        given: dict[str, Any] = {"guard_filter_fn": kept, "triton.cudagraphs": on_cuda, **options}
         # Trust the instruction sets that the processor reports: otherwise the compiler builds a program for each.
         # (With a g++ older than the processor, the compilation fails, and f runs uncompiled.)
-        options["cpp.vec_isa_ok"] = True
-        # tanh from one exp, in a third of the time: its error is at most 2e-7.
-        options["cpp.use_decompose_tanh"] = True
-        # The order of the code, which leaves the optimizer's updates at the end: about half as many kernels to compile.
-        options["reorder_for_peak_memory"] = False
-        return torch.compile(twin, fullgraph=True, dynamic=False, options=options)
+        given["cpp.vec_isa_ok"] = True
+        # Keep the order of the code, with the optimizer's updates last: they share kernels (10 instead of 17 for
+        # burda_vae).
+        given["reorder_for_peak_memory"] = False
+        return torch.compile(twin, fullgraph=True, dynamic=False, options=given)
 
     with _few_collections():  # the first use imports the compiler
         fast = anew()
         _hash_ahead()
-    called = False
+    around: Callable[[], AbstractContextManager[None]] = _few_collections  # of a call that compiles
 
     @wraps(f)
     def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal fast, called
+        nonlocal fast, around
         try:
-            with nullcontext() if called else _few_collections():
+            with around():
                 out = fast(*args, **kwargs)
-            called = True
+            around = nullcontext
         except torch._dynamo.exc.FailOnRecompileLimitHit:  # after eight sets of shapes: discard the graphs
-            fast = anew()
-            out = fast(*args, **kwargs)
+            with _few_collections():
+                fast = anew()
+                out = fast(*args, **kwargs)
         except torch._dynamo.exc.TorchDynamoException as error:  # from tracing, before f runs
             try:
                 if not _was_interrupted(error):
@@ -195,18 +201,19 @@ def compiled(f: F, *, device: torch.device | str = "cpu") -> F:
 
 
 def _hash_ahead() -> None:
-    """Starts hashing torch and Triton in a thread. The key of the compiler's cache has both, after tracing."""
+    """Starts hashing torch and Triton in a thread, if this torch can. The compiler's cache needs both after tracing."""
     from torch._inductor import codecache
 
-    for key in (codecache.torch_key, codecache.triton_key):
-        getattr(key, "prefetch", lambda: None)()
+    for name in ("torch_key", "triton_key"):
+        getattr(getattr(codecache, name, None), "prefetch", lambda: None)()
 
 
 @contextmanager
 def _few_collections() -> Iterator[None]:
-    """Makes Python's garbage collector look at all objects more rarely, which takes a sixth of a compilation's time."""
+    """Runs Python's garbage collector less often: its full collections take about 0.8 s of a compilation."""
     before = gc.get_threshold()
-    gc.set_threshold(before[0] and 10_000, 20, 1000)
+    young, *older = before
+    gc.set_threshold(young and max(young, 10_000), *map(max, older, (20, 1000)))
     try:
         yield
     finally:

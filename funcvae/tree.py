@@ -37,7 +37,9 @@ FloatTensors = Annotated[Any, _leaves_are(checks.floats)]
 
 def map(f: Callable[..., Any], *trees: Tree) -> Tree:
     """Applies f to each leaf, or to the leaves at the same place in several trees of one structure."""
-    return structure(trees[0]).unflatten([f(*row) for row in rows(*trees)])
+    first, kind = flatten(trees[0])
+    found = rows(*trees) if len(trees) > 1 else zip(first, strict=True)
+    return kind.unflatten([f(*row) for row in found])
 
 
 def rows(*trees: Tree) -> list[tuple[Any, ...]]:
@@ -56,7 +58,10 @@ def _leaves_along(first: Tree, tree: Tree) -> list[Any]:
 
 
 def _collect_along(first: Tree, tree: Tree, found: list[Any]) -> bool:
-    """Appends the leaves of nested dicts of tensors, in a tenth of pytree's time; False for any other tree."""
+    """Appends the leaves of `tree` in the order of `first`, if both are nested dicts of tensors with the same names.
+
+    Returns whether they are. This takes less than half of pytree's time.
+    """
     if isinstance(first, Tensor):
         found.append(tree)
         return isinstance(tree, Tensor)

@@ -176,7 +176,9 @@ def test_keep_freed_keeps_freed_memory_in_the_process():
     assert returned < 20 < 100 < kept
 
 
-@pytest.mark.parametrize(("threshold", "during"), [((700, 10, 10), 10_000), ((0, 10, 10), 0)])
+@pytest.mark.parametrize(
+    ("threshold", "during"), [((700, 10, 10), 10_000), ((0, 10, 10), 0), ((50_000, 10, 10), 50_000)]
+)
 def test_pythons_garbage_collector_is_as_before_after_a_compilation(threshold, during, backend):
     before = gc.get_threshold()
     gc.set_threshold(*threshold)
@@ -189,3 +191,21 @@ def test_pythons_garbage_collector_is_as_before_after_a_compilation(threshold, d
         assert gc.get_threshold() == threshold
     finally:
         gc.set_threshold(*before)
+
+
+@pytest.mark.parametrize("key", [None, lambda: "key"])
+def test_a_torch_whose_hashes_cannot_be_made_ahead_compiles(monkeypatch, backend, key):
+    codecache = pytest.importorskip("torch._inductor.codecache")
+    if key is None:
+        monkeypatch.delattr(codecache, "triton_key")
+    else:
+        monkeypatch.setattr(codecache, "triton_key", key)
+    compilation._hash_ahead()
+    assert compilation.compiled(lambda x: x + 1)(torch.ones(2)).tolist() == [2, 2]
+
+
+@pytest.mark.slow
+def test_options_of_the_compiler_are_used():
+    f, x = partial(torch.tanh), torch.full((64,), 1e-8)  # enough for vectorized code
+    torch.testing.assert_close(compilation.compiled(f)(x), x)
+    assert (compilation.compiled(f, options={"cpp.use_decompose_tanh": True})(x) == 0).all()

@@ -69,6 +69,12 @@ def test_rows_are_those_of_torchs_pytree(kind):
     assert [[id(x) for x in row] for row in found] == [[id(x) for x in row] for row in known]
 
 
+def test_rows_of_nested_dicts_are_matched_by_name():
+    a, b, c = torch.ones(3).unbind()
+    first, other = {"a": a, "b": {"c": b, "d": c}}, {"b": {"d": 3 * c, "c": 2 * b}, "a": 4 * a}
+    assert tree.rows(first, other) == [(1, 4), (1, 2), (1, 3)]
+
+
 @pytest.mark.parametrize("other", [{"a": 1.0, "b": {}}, {"a": 1.0}, {"a": 1.0, "c": {"c": 1.0}}, [1.0, 2.0]])
 def test_rows_of_different_structures_are_refused(other):
     with pytest.raises(BadValue, match="different structures"):

@@ -48,7 +48,7 @@ def evaluate(
         run: The run folder.
         samples: K of the log-likelihood L_K.
         n: Number of test items, chosen at random. By default 1,000, or all if there are fewer.
-        chunk: Samples at a time.
+        chunk: Most samples at a time.
         seed: Seed of the key for the choice of items, their observation and the noise.
         wide: Print all columns of the table, even if they do not fit the terminal.
         loading: How to load the run.

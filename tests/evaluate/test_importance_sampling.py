@@ -81,18 +81,29 @@ def test_data_decoded_in_parts_give_the_same_log_weights(monkeypatch):
     model, params, state, _ = tiny()
     x = fv.random.normal(fv.random.key(4), (23, 2), torch.float64)
     whole = evaluate.log_weights(model, params, state, x, KEY, samples=10, chunk=5)
-    monkeypatch.setattr("funcvae.evaluate.importance_sampling._ROWS", 15)
-    torch.testing.assert_close(evaluate.log_weights(model, params, state, x, KEY, samples=10, chunk=5), whole)
+    monkeypatch.setattr("funcvae.evaluate.importance_sampling._LATENTS", 10)
+    sizes = []
+    counted = model._replace(encode=lambda params, state, x: (sizes.append(len(x)), model.encode(params, state, x))[1])
+    torch.testing.assert_close(evaluate.log_weights(counted, params, state, x, KEY, samples=10, chunk=5), whole)
+    assert sizes[-3:] == [8, 8, 8], "parts of one size need one compiled function"
 
 
 @pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("shape", [(7,), (127,), (1, 28, 28)])  # with 7, 1 and 112 factors for a logarithm
-@pytest.mark.parametrize("scale", [0.01, 100.0])  # factors close to 2; logits of some hundreds, whose odds overflow
+@pytest.mark.parametrize("shape", [(), (7,), (127,), (1, 28, 28)])  # with 1, 7, 1 and 112 factors for a logarithm
+@pytest.mark.parametrize("scale", [0.01, 100.0])  # factors near 2; logits of several hundred, whose odds overflow
 def test_the_log_likelihood_of_pixels_is_that_of_torchs_bernoulli(shape, scale, compile):
+    class Shaped(nn.Linear):
+        def forward(self, z):
+            return super().forward(z).reshape(len(z), *shape)
+
+    class Encoder(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.reshape(len(x), -1))
+
     d = math.prod(shape)
     model = fv.vae(
-        encoder=lambda: nn.Sequential(nn.Flatten(), nn.Linear(d, 4)),
-        decoder=lambda: nn.Sequential(nn.Linear(2, d), nn.Unflatten(-1, shape)),
+        encoder=lambda: Encoder(d, 4),
+        decoder=lambda: Shaped(2, d),
         posterior=fv.heads.normal_logsigma,
         likelihood=fv.heads.bernoulli,
         latent=2,
@@ -106,11 +117,38 @@ def test_the_log_likelihood_of_pixels_is_that_of_torchs_bernoulli(shape, scale, 
     q, _ = model.encode(params, state, x)
     z = q.sample(eps)
     logits = model.decode(params, state, z)[0].logits.double()
-    each = [torch.distributions.Bernoulli(logits=logits).log_prob(x.double()).flatten(2)]
+    each = [torch.distributions.Bernoulli(logits=logits).log_prob(x.double()).reshape(6, 5, -1)]
     each += [torch.distributions.Normal(0.0, 1.0).log_prob(z)]
     each += [-torch.distributions.Normal(q.loc, q.sigma).log_prob(z)]
     known = sum(terms.double().sum(-1) for terms in each)
     torch.testing.assert_close(log_w, known, rtol=2e-6, atol=1e-4)
+
+
+def test_a_likelihood_of_ones_own_keeps_its_log_prob():
+    class Halved(fv.distributions.Bernoulli):
+        def log_prob(self, x):
+            return super().log_prob(x) / 2
+
+    class Half(nn.Linear):  # float16 cannot express 2^112
+        def forward(self, z):
+            return super().forward(z).half()
+
+    def evaluated(decoder, likelihood):
+        model = fv.vae(
+            encoder=lambda: nn.Linear(112, 4),
+            decoder=lambda: decoder(2, 112),
+            posterior=fv.heads.normal_logsigma,
+            likelihood=likelihood,
+            latent=2,
+        )
+        params, state = model.init(KEY)
+        params = tree.map(lambda leaf: 0 * leaf, params)  # q = p(z), so log w = log p(x|z)
+        return evaluate.log_weights(model, params, state, torch.ones(3, 112), KEY, samples=2)
+
+    known = torch.full((2, 3), -112 * math.log(2), dtype=torch.float64)
+    torch.testing.assert_close(evaluated(nn.Linear, fv.heads.bernoulli), known, rtol=1e-6, atol=1e-4)
+    torch.testing.assert_close(evaluated(nn.Linear, Halved), known / 2, rtol=1e-6, atol=1e-4)
+    torch.testing.assert_close(evaluated(Half, fv.heads.bernoulli), known, rtol=1e-2, atol=0)
 
 
 @pytest.mark.parametrize("shape", [(), (2,), (1, 2)])
@@ -133,7 +171,7 @@ def test_a_sigma_that_broadcasts_gives_the_same_log_weights(shape, monkeypatch):
     x = fv.random.normal(KEY, (9, 2), torch.float64)
     spelled = with_sigma(lambda q: q._replace(sigma=q.sigma.expand_as(q.loc)))
     whole = evaluate.log_weights(*spelled, x, KEY, samples=4)
-    monkeypatch.setattr("funcvae.evaluate.importance_sampling._ROWS", 8)
+    monkeypatch.setattr("funcvae.evaluate.importance_sampling._LATENTS", 8)
     torch.testing.assert_close(evaluate.log_weights(*with_sigma(lambda q: q), x, KEY, samples=4, chunk=4), whole)
 
 
