@@ -17,7 +17,7 @@ from funcvae.train.state import TrainState
 __all__ = ["Interrupt", "KeepBest", "Until", "early_stopping", "interrupt", "keep_best"]
 
 Until = Callable[[np.ndarray], bool]
-"""Maps the test bounds of all epochs so far [epochs], NaN where there is none, to whether training ends there."""
+"""Maps the test bounds of all epochs so far [epochs], NaN where it was not computed, to whether training ends there."""
 
 
 @checks.arguments
