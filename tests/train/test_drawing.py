@@ -77,9 +77,9 @@ def test_the_steps_before_an_observe_that_fails_are_made():
         list(found)
 
 
-@pytest.mark.parametrize(("most", "items", "held"), [(50, 2**16, 2**6), (3, 1, 3), (50, 1, 50)])
+@pytest.mark.parametrize(("most", "items", "held"), [(50, 2**16, 2**4), (3, 1, 3), (50, 1, 50)])
 def test_a_bounded_number_of_batches_is_held(most, items, held):
-    """Batches without draws: 2^22 numbers of the data at once, or `most` batches."""
+    """Batches without draws: 2^20 numbers of the data at once, or `most` batches."""
     read, x = [], torch.zeros(1, items)
 
     def reading():
