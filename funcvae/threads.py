@@ -7,6 +7,7 @@ it imports torch, and a run (`funcvae.runs`) makes small steps on one thread, wh
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ __all__ = ["SPIN_COUNT", "advice", "limit_spinning", "of_step", "using"]
 
 SPIN_COUNT = 1000
 """The number of times that a thread checks for the others before it sleeps. The default of GNU OpenMP is 300,000."""
-_SPINNING, _THREADS = "GOMP_SPINCOUNT", "OMP_NUM_THREADS"
+_SPINNING, _WAITING, _THREADS = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS"
 
 
 def limit_spinning() -> bool:
@@ -31,7 +32,7 @@ def limit_spinning() -> bool:
     Returns:
         Whether the call came before the import of torch. After it, only the processes started later are affected.
     """
-    if "OMP_WAIT_POLICY" not in os.environ:
+    if _WAITING not in os.environ:
         os.environ.setdefault(_SPINNING, str(SPIN_COUNT))
     return "torch" not in sys.modules
 
@@ -40,9 +41,13 @@ def advice() -> str:
     """What to set before Python starts if programs share cores, what is set now, and why."""
     import torch
 
-    now = ", ".join(f"{name} is {os.environ.get(name, 'not set')}" for name in (_THREADS, _SPINNING))
+    count = torch.get_num_threads()
+    now = ", ".join(f"{name} is {os.environ.get(name) or 'not set'}" for name in (_THREADS, _SPINNING, _WAITING))
+    state = f"torch uses {count} thread{'s' * (count != 1)}; {now}."
+    if count == 1:
+        return f"{state}\nA single thread waits for no other: there is nothing to set."
     return (
-        f"torch uses {torch.get_num_threads()} threads; {now}.\n"
+        f"{state} What was set after torch was imported holds for\nprocesses started later.\n"
         "Threads spin while they wait for each other. On cores that programs share, this slows all of them.\n"
         f"Steps of a few milliseconds: export {_THREADS}=1 before Python starts. Alone they take up to 20% longer.\n"
         f"Longer steps: export {_SPINNING}={SPIN_COUNT}, or begin your program with threads.limit_spinning().\n"
@@ -52,9 +57,16 @@ def advice() -> str:
 
 @contextmanager
 def using(count: int) -> Iterator[None]:
-    """Sets the number of torch's threads in a context, and restores it at the end."""
+    """Sets the number of torch's threads in a context, and restores it at the end.
+
+    Raises:
+        BadType, BadValue: count is not a whole number, 1 or more.
+    """
     import torch
 
+    from funcvae._support import checks
+
+    checks.at_least(1)("count", checks.integer("count", count))
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -80,4 +92,5 @@ def of_step(params: "Tree", rows: int) -> int:
     leaves = tree.leaves(params)
     operations = 6 * rows * sum(leaf.numel() for leaf in leaves)
     is_small = operations < 2e8 and all(leaf.ndim <= 2 and not leaf.is_cuda for leaf in leaves)
-    return 1 if is_small and _THREADS not in os.environ else torch.get_num_threads()
+    is_chosen = re.match(r"\s*[1-9]", os.environ.get(_THREADS, ""))  # OpenMP ignores anything else
+    return 1 if is_small and not is_chosen else torch.get_num_threads()

@@ -11,6 +11,7 @@ import torch
 
 import funcvae as fv
 from funcvae import cli, runs
+from funcvae.errors import BadType, BadValue
 
 SMALL, LARGE = {"w": torch.zeros(100, 100)}, {"w": torch.zeros(100, 100), "conv": torch.zeros(8, 8, 3, 3)}
 
@@ -40,6 +41,14 @@ def test_a_small_step_runs_on_one_thread(params, rows, threads):
 def test_the_variable_of_the_user_has_priority(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert fv.threads.of_step(SMALL, 1) == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "")  # which OpenMP ignores
+    assert fv.threads.of_step(SMALL, 1) == 1
+
+
+@pytest.mark.parametrize(("count", "error"), [(0, BadValue), ("2", BadType), (1.5, BadType)])
+def test_a_wrong_number_of_threads_is_refused(count, error):
+    with pytest.raises(error, match="count is"), fv.threads.using(count):
+        pass
 
 
 @pytest.mark.usefixtures("no_variables")
@@ -59,8 +68,11 @@ def test_spinning_is_limited_unless_the_user_has_set_it(monkeypatch):
 def test_the_advice_names_the_variables_and_what_is_set(monkeypatch):
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     text = fv.threads.advice()
-    assert text.startswith("torch uses 2 threads; OMP_NUM_THREADS is not set, GOMP_SPINCOUNT is 7.")
+    assert text.startswith("torch uses 2 threads; OMP_NUM_THREADS is not set, GOMP_SPINCOUNT is 7,")
+    assert "OMP_WAIT_POLICY is not set. What was set after torch was imported" in text
     assert "export OMP_NUM_THREADS=1" in text
+    with fv.threads.using(1):
+        assert "there is nothing to set" in fv.threads.advice()
 
 
 def test_the_command_line_limits_spinning_before_torch_is_imported():

@@ -21,6 +21,7 @@ from funcvae.runs.config import (
     Options,
     check_available,
     check_names,
+    config_sha256,
     new_run_folder,
     resolve_device,
     resumed,
@@ -226,6 +227,8 @@ def resume(
         tqdm.write(setup.plan(step), file=sys.stderr)
         if has_manifest and step:
             manifest.setdefault("resumed", []).append({"command": sys.argv, "step": step, **now})
+        if config != before:  # config.json is written again, with the fields that this version has added
+            manifest["config_sha256"] = config_sha256(config.content())
         files.write(path / MANIFEST, files.as_json(manifest))
         if config != before:
             files.write(path / CONFIG, files.as_json(config.content()))

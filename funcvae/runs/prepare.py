@@ -65,11 +65,11 @@ class Setup(NamedTuple):
         epochs = f"{config.epochs:,} epoch{'s' * (config.epochs != 1)} of {self.task.steps_per_epoch:,} steps"
         rest = f", from step {made:,}" if made else ""
         lr = "" if config.lr is None else f" at {config.lr}"
-        how = ", compiled" if config.compile else ""
+        how = "compiled" if config.compile else "not compiled"
         return (
             f"training {config.system.name} on {config.data} ({n:,} items): {epochs}, {self.steps:,} in all{rest}\n"
             f"{config.estimator}, K = {config.samples}, batch {config.batch}, {config.optimizer}{lr}, on "
-            f"{config.device}{how}; run folder {config.out}"
+            f"{config.device}, {how}; run folder {config.out}"
         )
 
 

@@ -25,8 +25,10 @@ def step_inputs(params: Params, keys: Tensor, x: Data, gradient: GradientSetting
     if checks.tensor("keys", keys).shape != (2, 2) or keys.dtype != torch.int32:
         raise BadValue(f"keys is {checks.describe(keys)}: it must be int32 [2, 2], a noise key and an observe key")
     noise_key, observe_key = keys
-    x = gradient.observe(observe_key, x)
-    return x, draw_noise(gradient.noise, noise_key, gradient.samples, examples.count(x), gradient.model, params, x)
+    n, x = examples.count(x), gradient.observe(observe_key, x)
+    if examples.count(x) != n:
+        raise BadData(f"observe returns {examples.count(x)} of {n} items: it must keep their number")
+    return x, draw_noise(gradient.noise, noise_key, gradient.samples, n, gradient.model, params, x)
 
 
 def drawn_ahead(

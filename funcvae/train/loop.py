@@ -169,8 +169,8 @@ def fit(
             and after a stop. Before that, all parameters are checked to be finite, and all earlier rows are logged.
         stop: called after every step; if it returns True, `fit` returns early. `interrupt()` returns when the user
             interrupts.
-        until: called after every epoch that has a test bound, with those of all epochs so far [epochs], NaN where it was
-            not computed; if it returns True, `fit` returns. `early_stopping(patience)` makes one.
+        until: called after every epoch that has a test bound, with those of all epochs so far [epochs], NaN where it
+            was not computed; if it returns True, `fit` returns. `early_stopping(patience)` makes one.
         best: called with the TrainState after every epoch whose test bound is the highest so far. `keep_best()` makes
             one that keeps a copy.
         progress: called with the number of steps made and that of all steps; `tracking.bar` shows a progress bar.

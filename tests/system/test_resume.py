@@ -17,6 +17,7 @@ import funcvae as fv
 from funcvae import cli, runs, tracking
 from funcvae._support import files
 from funcvae.errors import BadData, BadValue, InUse, Missing, NonFinite, Stopped
+from funcvae.runs.config import config_sha256
 from funcvae.runs.folder import times_in
 from funcvae.train import checkpoint
 from tests.support.faults import wait_for_rows
@@ -198,6 +199,20 @@ def test_more_epochs_give_the_same_bits_as_a_longer_run(config_of):
     assert [each["step"] for each in manifest["resumed"]] == [6]
     with pytest.raises(BadValue, match=r"has 12 steps, more than the 3 steps of 1 epochs"):
         runs.resume(run, runs.Options(epochs=1))
+
+
+def test_a_run_without_the_latest_fields_can_be_looked_at_after_it_was_resumed(config_of):
+    path = runs.run(config_of("run"))
+    content, manifest = (files.read_json(path / name) for name in ("config.json", "manifest.json"))
+    del content["test_every"]  # as if this version had added it
+    files.write(path / "config.json", files.as_json(content))
+    files.write(path / "manifest.json", files.as_json(manifest | {"config_sha256": config_sha256(content)}))
+    runs.resume(path, runs.Options(epochs=3))
+    assert files.read_json(path / "config.json")["test_every"] == 1
+    assert runs.load(path).config.epochs == 3
+    files.write(path / "config.json", files.as_json(files.read_json(path / "config.json") | {"samples": 3}))
+    with pytest.raises(BadData, match="was changed"):
+        runs.load(path)
 
 
 def test_a_finished_run_does_not_change(config_of, capsys, monkeypatch):

@@ -9,6 +9,7 @@ from funcvae.errors import BadData
 from funcvae.estimators.types import by_step
 from funcvae.models.recipe import binarize
 from funcvae.train.drawing import drawn_ahead, step_inputs
+from tests.support.compiling import use_aot_eager
 
 MODEL = fv.models.mnist_vae()
 PARAMS, _ = MODEL.init(fv.random.key(0))
@@ -75,6 +76,16 @@ def test_the_steps_before_an_observe_that_fails_are_made():
     found = drawn_ahead(settings(observe), 50, iter(batches([16] * 8)), PARAMS)
     with pytest.raises(BadData, match="item 7 is damaged"):
         list(found)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_an_observe_that_changes_the_number_of_items_is_refused(compile, monkeypatch):
+    use_aot_eager(monkeypatch)
+    model, opt = fv.models.gaussian2d_vae(), fv.optim.adam()
+    ts, x = fv.train.init(model, opt, fv.random.key(0)), torch.zeros(40, 2)
+    options = {"observe": lambda key, x: x[:3], "batch": 20, "compile": compile}
+    with pytest.raises(BadData, match="observe returns 3 of 20 items"):
+        fv.train.fit(ts, model, fv.estimators.elbo(), opt, x, **options)
 
 
 @pytest.mark.parametrize(("most", "items", "held"), [(50, 2**16, 2**4), (3, 1, 3), (50, 1, 50)])
