@@ -206,6 +206,7 @@ def test_config_and_manifest(here):
         "optimizer": "adam",
         "clip": 0.0,
         "early_stopping": 0,
+        "test_every": 1,
         "keep_best": False,
         "stream": False,
         "model": {"latent": 2, "hidden": 64},
