@@ -372,9 +372,7 @@ def check_items(
         raise BadValue("params and state have no leaves: use those that init returns")
     key = random.key(CHECK_SEED, device=checks.concrete("a leaf of params", leaves[0]).device)
     x = unchanged("observe", lambda x: observe(key, x), examples.each(lambda t: t.to(key.device), few))
-    got, n = examples.count(examples.checked("the result of observe", x)), examples.count(few)
-    if got != n:
-        raise BadValue(f"observe returned {got} items for {n}: it must keep their number")
+    examples.of_each("observe", examples.checked("the result of observe", x), examples.count(few))
     try:
         given, modelled = model.given(x), _of_each("modelled", model.modelled, x)
     except FuncvaeError:
@@ -411,9 +409,7 @@ def _of_each(name: str, f: Callable[[Any], T], x: Data) -> T:
     """f(x), one item for each datum; another number of items might broadcast."""
     part = f(x)
     if not torch.compiler.is_compiling():
-        got, n = examples.count(examples.checked(f"the result of {name}", part)), examples.count(x)
-        if got != n:
-            raise BadValue(f"{name} returned {got} items for {n} data: it must keep their number")
+        examples.of_each(name, examples.checked(f"the result of {name}", part), examples.count(x))
     return part
 
 

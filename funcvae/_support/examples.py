@@ -96,6 +96,13 @@ def numel(x: Data) -> int:
     return sum([part.numel() for part in tensors(x).values()])
 
 
+def of_each(name: str, x: Data, n: int) -> Data:
+    """x, which the function `name` made of n data; raises BadValue if it has another number of items."""
+    if (got := count(x)) != n:
+        raise BadValue(f"{name} returned {got} items for {n} data: it must keep their number")
+    return x
+
+
 def head(x: Data, n: int) -> Data:
     """The first n data."""
     return each(lambda part: part[:n], x)

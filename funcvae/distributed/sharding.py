@@ -108,7 +108,10 @@ def by_rows(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
         params: Params, state: State, step: Tensor, keys: Tensor, x: Data, at: Tensor, size: int
     ) -> StepDetails:
         noise_key, observe_key = keys
-        x = observe_rows(observe_key, x, rows=at) if observe_rows else examples.take(observe(observe_key, x), at)
+        if observe_rows:
+            x = examples.of_each("observe", observe_rows(observe_key, x, rows=at), len(at))
+        else:
+            x = examples.take(examples.of_each("observe", observe(observe_key, x), size), at)
         eps = draw_noise(draw, noise_key, samples, size, model, params, x, rows=at)
         return StepDetails(x, eps, estimator_at(step).estimate(model, params, state, x, eps, True))
 
@@ -158,8 +161,9 @@ def by_samples(settings: GradientSettings, wrap: Wrap) -> ShardedGradient:
 
     def inputs(params: Params, keys: Tensor, x: Data, at: Tensor) -> tuple[Data, Tensor]:
         noise_key, observe_key = keys
-        x = observe(observe_key, x)
-        return x, draw_noise(draw, noise_key, samples, examples.count(x), model, params, x, samples=at)
+        n = examples.count(x)
+        x = examples.of_each("observe", observe(observe_key, x), n)
+        return x, draw_noise(draw, noise_key, samples, n, model, params, x, samples=at)
 
     def log_weights(step: Tensor, params: Params, state: State, keys: Tensor, x: Data, at: Tensor) -> Tensor:
         log_w: Any = estimator_at(step).parts.log_w

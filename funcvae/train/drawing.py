@@ -25,9 +25,8 @@ def step_inputs(params: Params, keys: Tensor, x: Data, gradient: GradientSetting
     if checks.tensor("keys", keys).shape != (2, 2) or keys.dtype != torch.int32:
         raise BadValue(f"keys is {checks.describe(keys)}: it must be int32 [2, 2], a noise key and an observe key")
     noise_key, observe_key = keys
-    n, x = examples.count(x), gradient.observe(observe_key, x)
-    if examples.count(x) != n:
-        raise BadData(f"observe returns {examples.count(x)} of {n} items: it must keep their number")
+    n = examples.count(x)
+    x = examples.of_each("observe", gradient.observe(observe_key, x), n)
     return x, draw_noise(gradient.noise, noise_key, gradient.samples, n, gradient.model, params, x)
 
 

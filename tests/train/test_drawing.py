@@ -5,7 +5,7 @@ import torch
 
 import funcvae as fv
 from funcvae.distributed.sharding import GradientSettings
-from funcvae.errors import BadData
+from funcvae.errors import BadData, BadValue
 from funcvae.estimators.types import by_step
 from funcvae.models.recipe import binarize
 from funcvae.train.drawing import drawn_ahead, step_inputs
@@ -79,12 +79,17 @@ def test_the_steps_before_an_observe_that_fails_are_made():
 
 
 @pytest.mark.parametrize("compile", [False, True])
-def test_an_observe_that_changes_the_number_of_items_is_refused(compile, monkeypatch):
+@pytest.mark.parametrize(
+    "sharded",
+    [{}, {"shards": 2}, {"shards": 2, "split": fv.distributed.by_samples, "samples": 2}],
+    ids=["whole", "by rows", "by samples"],
+)
+def test_an_observe_that_changes_the_number_of_items_is_refused(sharded, compile, monkeypatch):
     use_aot_eager(monkeypatch)
     model, opt = fv.models.gaussian2d_vae(), fv.optim.adam()
     ts, x = fv.train.init(model, opt, fv.random.key(0)), torch.zeros(40, 2)
-    options = {"observe": lambda key, x: x[:3], "batch": 20, "compile": compile}
-    with pytest.raises(BadData, match="observe returns 3 of 20 items"):
+    options = {"observe": lambda key, x: x[:3], "batch": 20, "compile": compile, **sharded}
+    with pytest.raises(BadValue, match="observe returned 3 items for 20 data: it must keep their number"):
         fv.train.fit(ts, model, fv.estimators.elbo(), opt, x, **options)
 
 
