@@ -129,10 +129,7 @@ def pays(steps: Natural, params: Tensors, decoded: Natural) -> bool:
     return steps * (1e-4 * len(leaves) + 5e-9 * decoded) >= 1.3 * len(leaves)
 
 
-NO_OPTIONS: Mapping[str, Any] = types.MappingProxyType({})
-
-
-def compiled(f: F, *, device: torch.device | str = "cpu", options: Mapping[str, Any] = NO_OPTIONS) -> F:
+def compiled(f: F, *, device: torch.device | str = "cpu", options: Mapping[str, Any] | None = None) -> F:
     """Compiles f with `torch.compile`; returns f itself, with a warning, if there is no compiler.
 
     Each call of `compiled` makes new graphs, one for each set of shapes. f's closure and the globals of its
@@ -161,7 +158,7 @@ def compiled(f: F, *, device: torch.device | str = "cpu", options: Mapping[str, 
     def anew() -> Callable[..., Any]:
         # The compiler keeps its graphs by code object, so each function gets a copy of the code object.
         twin = types.FunctionType(own.__code__.replace(), own.__globals__, own.__name__, None, own.__closure__)
-        given: dict[str, Any] = {"guard_filter_fn": kept, "triton.cudagraphs": on_cuda, **options}
+        given: dict[str, Any] = {"guard_filter_fn": kept, "triton.cudagraphs": on_cuda, **(options or {})}
         # Trust the instruction sets that the processor reports: otherwise the compiler builds a program for each.
         # (With a g++ older than the processor, the compilation fails, and f runs uncompiled.)
         given["cpp.vec_isa_ok"] = True

@@ -56,7 +56,7 @@ def evaluation_report(
         run: from `runs.load`.
         samples: K of the log-likelihood.
         n: number of test items, chosen at random; by default 1,000, or all if there are fewer.
-        chunk: samples at a time.
+        chunk: the most samples at a time.
         seed: of the key for the choice of items, their observation and the noise.
         progress: called with the number of finished samples, and their total over all items.
 
