@@ -89,6 +89,15 @@ def test_until_and_best_need_a_test_set():
         _ = fv.train.keep_best().ts
 
 
+@pytest.fixture
+def default_interrupt():
+    """Python's own handler of SIGINT, which a process that was started in the background lacks."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("default_interrupt")
 def test_an_interrupt_returns_what_was_reached_and_a_second_one_raises():
     before = signal.getsignal(signal.SIGINT)
 
