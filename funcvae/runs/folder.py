@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -338,20 +339,20 @@ def history_of(path: str | Path) -> History:
 
 def history_in(path: Path, size: int | None = None) -> History:
     """The history in a file of metrics, or in its first `size` bytes."""
-    numbers: list[list[float]] = []
+    numbers = array("d")  # takes a fifth of the memory of a list
     test_bounds: list[float] = []
     per_epoch = 0
     for row in tracking.MetricsReader(path, size):
         try:
             if row["kind"] == "step":
-                numbers.append([float(row[name]) for name in ("loss", "bound", "grad_norm")])
-                numbers[-1] += [float(row.get(name, math.nan)) for name in ("reconstruction", "kl")]
+                numbers.extend([float(row[name]) for name in ("loss", "bound", "grad_norm")])
+                numbers.extend([float(row.get(name, math.nan)) for name in ("reconstruction", "kl")])
             elif row["kind"] == "epoch":
                 test_bounds.append(float(row.get("test_bound", math.nan)))
                 per_epoch = int(row["step"]) // (int(row["epoch"]) + 1)
         except (KeyError, TypeError, ValueError, OverflowError):
             raise BadData(f"{path} has a damaged row at step {row['step']}") from None
-    columns: list[Any] = [*np.array(numbers, np.float64).reshape(-1, 5).T, np.array(test_bounds), per_epoch]
+    columns: list[Any] = [*np.array(numbers).reshape(-1, 5).T, np.array(test_bounds), per_epoch]
     return History(*columns)
 
 

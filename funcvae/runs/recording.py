@@ -138,7 +138,7 @@ def write_results(folder: Path, setup: Setup, ts: TrainState, history: History) 
             frames = of_results.evolution_frames(points, setup.dataset, name=config.system.name)
             figures.save_gif(frames, folder / FIGURES / "evolution.gif", size=400, seconds=6, back=False)
         if setup.monitor:
-            rows = [row for row in tracking.MetricsReader(folder / METRICS) if row["kind"] == "variance"]
+            rows = list(tracking.MetricsReader(folder / METRICS, kind="variance"))
             if drawn := of_results.variance_along_training(rows, name=config.system.name):
                 made["variance"] = drawn
         name = f"{config.system.name}, {int(ts.step):,} steps"
@@ -200,8 +200,7 @@ def _active_units(setup: Setup, ts: TrainState) -> int | None:
 
 
 def _result(folder: Path, config: Config, history: History, active_units: int | None) -> Result:
-    epochs = (row for row in tracking.MetricsReader(folder / METRICS) if row["kind"] == "epoch")
-    last = max(epochs, key=lambda row: row["step"])
+    last = max(tracking.MetricsReader(folder / METRICS, kind="epoch"), key=lambda row: row["step"])
     best = int(np.nanargmax(history.test_bound)) if config.keep_best else None
     seconds = times[-1]["seconds"] if (times := times_in(folder / TIMES)) else None
     return {

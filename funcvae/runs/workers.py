@@ -227,7 +227,7 @@ def _result_epoch(cell: Config) -> CellResult:
     """The numbers of the epoch whose parameters the run has: the last, or the best."""
     path, found = Path(cell.out, METRICS), None
     fields = {"steps": "step", "bound": "train_bound", "test_bound": "test_bound", "params_sha256": "params_sha256"}
-    for row in tracking.MetricsReader(path):
+    for row in tracking.MetricsReader(path, kind="epoch"):
         if row.keys() >= set(fields.values()):
             better = found is None or not cell.keep_best or row["test_bound"] > found["test_bound"]
             found = row if better else found

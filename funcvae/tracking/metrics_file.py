@@ -52,7 +52,8 @@ class MetricsWriter:
 class MetricsReader:
     """The rows of a file that `MetricsWriter` wrote, or of its first `size` bytes; it can be iterated many times.
 
-    Rows of earlier versions get the present names.
+    Rows of earlier versions get the present names. With `kind`, only rows of that kind are returned; the others are not
+    parsed, because a long run has millions of them.
 
     Iteration raises:
         Missing: the file does not exist.
@@ -61,6 +62,7 @@ class MetricsReader:
 
     path: Path
     size: int | None = None
+    kind: str | None = None
 
     def __iter__(self) -> Iterator[Row]:
         if not self.path.is_file():
@@ -69,13 +71,18 @@ class MetricsReader:
         size = actual if self.size is None else self.size
         if actual < size:
             raise BadData(f"{self.path} has lost rows: it has {actual:,} bytes, but its checkpoint records {size:,}")
+        wanted = f'"kind": "{self.kind}"'.encode()
         with self.path.open("rb") as file:
             for number in takewhile(lambda _: file.tell() < size, count(1)):
                 line, where = file.readline(LINE_LIMIT), f"{self.path}, line {number},"
+                if self.kind and b'"kind"' in line and wanted not in line:
+                    continue
                 row = files.parse_json(line, where)
                 if type(row.get("step")) is not int or not line.endswith(b"\n"):
                     raise BadData(f"{where} is not a complete row: it must be an object with an integer step")
-                yield renamed(row)
+                row = renamed(row)
+                if self.kind in (None, row["kind"]):
+                    yield row
 
 
 def renamed(row: Row) -> Row:

@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import pytest
+
+import funcvae as fv
 from funcvae import tracking
 
 
@@ -30,3 +33,20 @@ def test_rows_of_version_08_with_a_variance_get_their_kind(tmp_path):
     rows = [{**where, "variance/elbo/encoder": 0.5}, where]  # the second is of a measurement that was not finite
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert list(tracking.MetricsReader(path)) == [{"kind": "variance", **row} for row in rows]
+
+
+@pytest.mark.parametrize("version", ["0.6", "0.9"])
+def test_rows_of_one_kind_are_those_of_all_rows(version):
+    path = Path(__file__).parents[1] / "reference" / f"run-{version}" / "metrics.jsonl"
+    for kind in ("step", "epoch", "variance"):
+        rows = [row for row in tracking.MetricsReader(path) if row["kind"] == kind]
+        assert list(tracking.MetricsReader(path, kind=kind)) == rows
+        assert bool(rows) == (kind != "variance")
+
+
+def test_rows_of_other_kinds_are_not_parsed(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"kind": "step", damaged}\n{"kind": "epoch", "step": 1}\n')
+    assert list(tracking.MetricsReader(path, kind="epoch")) == [{"kind": "epoch", "step": 1}]
+    with pytest.raises(fv.errors.BadData, match="line 1, is not JSON"):
+        list(tracking.MetricsReader(path))
