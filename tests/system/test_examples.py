@@ -1,5 +1,6 @@
 """Every example runs with small settings, and gives the stated results."""
 
+import json
 import re
 import runpy
 import shlex
@@ -24,8 +25,8 @@ def eager(monkeypatch):
     monkeypatch.setattr(fv.compilation, "compiled", lambda f, device="cpu": f)
 
 
-def main(name):
-    return runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]
+def main(name, function="main"):
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))[function]
 
 
 def is_a_picture(path):
@@ -152,6 +153,32 @@ def test_the_burda_table_trains_missing_runs_only(tmp_path, capsys, monkeypatch)
     with pytest.raises(fv.errors.BadValue, match="--n must lie between 2 and 20"):
         table(out=str(tmp_path / "more"), **{**options, "n": 21})
     assert not (tmp_path / "more").exists()
+
+
+def test_the_burda_table_records_runs_and_shows_those_with_all_epochs(tmp_path, capsys):
+    x = fv.random.uniform(fv.random.key(0), (60, 1, 28, 28)).numpy()
+    np.savez(tmp_path / "digits.npz", train=x[:40], test=x[40:])
+    out, record = tmp_path / "runs", tmp_path / "record"
+    options = {"epochs": 3, "k": (1,), "source": str(tmp_path / "digits.npz"), "samples": 20, "n": 10}
+    first = fv.runs.train(
+        "burda_vae", estimator="elbo_mc", samples=1, epochs=3, data=options["source"], out=str(out / "elbo_mc-k1"),
+    )  # fmt: skip
+    (first / "params.safetensors").unlink()  # as if it was stopped
+    nll = main("burda_table")(out=str(out), record=record, **options)
+    printed = capsys.readouterr().out
+    assert (first / "params.safetensors").is_file()
+    for (name, _), folder in {("VAE", 1): "elbo_mc-k1", ("DReG", 1): "dreg-k1"}.items():
+        kept = json.loads((record / folder / "evaluation.json").read_text())
+        assert kept["log_likelihood"]["mean"] == -nll[name, 1]
+        assert "item_numbers" not in kept
+        assert "per_item" not in kept["log_likelihood"]
+        rows = [json.loads(line) for line in (record / folder / "metrics.jsonl").read_text().splitlines()]
+        assert [row["epoch"] for row in rows] == [0, 1, 2]
+        assert (record / folder / "manifest.json").read_bytes() == (out / folder / "manifest.json").read_bytes()
+    assert is_a_picture(record / "learning_curves.png")
+    full = main("burda_table", "all_epochs")()
+    assert set(full) == {("VAE", 1), ("IWAE", 1), ("DReG", 1)}
+    assert f"all 3,280 epochs{full['DReG', 1]!s:>26}" in printed
 
 
 def test_bernoulli_latents_are_trained_with_three_estimators(tmp_path, capsys):
