@@ -115,7 +115,7 @@ def reconstruct(
     observe_key, key = options.keys(loaded)
     x = loaded.observed(observe_key, test, torch.arange(n))
     figure = of_model.reconstructions(*loaded.trained, x, None if mean else key, **loaded.image_arguments)
-    options.save_of(figure, loaded, "reconstructions")
+    options.save_of(figure, loaded, "reconstructions_mean" if mean else "reconstructions")
 
 
 def interpolate(

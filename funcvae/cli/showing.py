@@ -6,6 +6,7 @@ from funcvae import figures, runs
 from funcvae.cli.options import Flag, OutputOptions
 from funcvae.errors import BadValue
 from funcvae.figures import of_results
+from funcvae.runs.summary import short_names
 
 __all__ = ["show"]
 
@@ -15,8 +16,8 @@ OUTPUT = OutputOptions()
 def show(*run: Path, wide: Flag = False, output: OutputOptions = OUTPUT) -> None:
     """Show what a run is and how it went, or set several runs side by side.
 
-    Several runs give a table of the settings that differ and of the results, and a figure of their test bounds. Runs
-    may be unfinished.
+    Several runs give a table of the settings that differ and of the results, and a figure of their test bounds. If these
+    are of different targets, such as the ELBO and L_5, the figure names them. Runs may be unfinished.
 
     Args:
         run: One run folder, or several.
@@ -36,6 +37,9 @@ def show(*run: Path, wide: Flag = False, output: OutputOptions = OUTPUT) -> None
     if len({each.settings.get("data") for each in summaries}) > 1:
         print("no figure: bounds on different data cannot be compared")
         return
-    histories = [(each.name, runs.history_of(each)) for each in run]
+    labels = short_names(summaries)
+    if len({each.target for each in summaries}) > 1:  # their bounds differ, even of one model
+        labels = [f"{label} ({each.target})" for label, each in zip(labels, summaries, strict=True)]
+    histories = [(label, runs.history_of(each)) for label, each in zip(labels, run, strict=True)]
     figure = of_results.several_runs(histories)
     output.save(figure, output.out or run[0].parent / "runs.png")

@@ -114,13 +114,24 @@ class Run(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The system and the steps made, for titles of figures."""
-        return f"{self.config.system.name}, {self.steps:,} steps"
+        """The system and the epochs made, for titles of figures."""
+        if self.finished and self.config.keep_best:
+            return f"{self.config.system.name} after its best epoch"
+        per_epoch = self.all_steps / self.config.epochs if self.all_steps else 0
+        return trained_for(self.config.system.name, self.steps, per_epoch)
 
     @property
     def image_arguments(self) -> dict[str, Any]:
         """Arguments of the figures of images: how to show pixels, and the name for the title."""
         return {"pixels": self.recipe.pixels, "name": self.title}
+
+
+def trained_for(name: str, steps: int, steps_per_epoch: float) -> str:
+    """A model and how long it was trained, such as "mnist_vae after 2.5 epochs", for titles of figures."""
+    if not steps:
+        return f"{name}, untrained"
+    epochs = f"{steps / steps_per_epoch:,.2f}".rstrip("0").rstrip(".")
+    return f"{name} after {epochs} epoch{'s' * (epochs != '1')}"
 
 
 class Result(TypedDict):

@@ -7,6 +7,7 @@ from typing import Self
 
 from tqdm import tqdm
 
+from funcvae._support.progress import Progress
 from funcvae.train.settings import Row
 
 __all__ = ["TrainingProgress", "duration"]
@@ -23,26 +24,30 @@ class TrainingProgress:
         made: the steps that were made before.
         compiling: whether the first step will be compiled.
         with_loss: also show the loss of the last batch.
+        progress: called with the number of steps made, and that of all; then nothing is shown.
     """
 
     def __init__(
-        self, name: str, steps: int, epochs: int, made: int = 0, *, compiling: bool = False, with_loss: bool = False
-    ) -> None:
+        self, name: str, steps: int, epochs: int, made: int = 0, *, compiling: bool = False, with_loss: bool = False,
+        progress: Progress | None = None,
+    ) -> None:  # fmt: skip
         self._name, self._steps, self._epochs, self._made, self._start = name, steps, epochs, made, made + 1
         self._names = {"loss": "loss"} if with_loss else {}
         self._names |= {"bound": "bound", "test_bound": "test"}
         self._shown: dict[str, str] = {}
         self._compiling, self._announced = compiling, False
         self._first_step = Event()
+        self._progress = progress
 
     def __enter__(self) -> Self:
         self._began = self._stepping = time.monotonic()
         look = "step {n_fmt}/{total_fmt} |{bar}| {desc}"
         # A nested bar is cleared at its end. Without a terminal, `disable=None` shows no bar.
         self._bar = tqdm(
-            total=self._steps, initial=self._made, bar_format=look, dynamic_ncols=True, leave=None, disable=None
-        )
-        if self._compiling:
+            total=self._steps, initial=self._made, bar_format=look, dynamic_ncols=True, leave=None,
+            disable=None if self._progress is None else True,
+        )  # fmt: skip
+        if self._compiling and self._progress is None:
             Thread(target=self._show_clock, daemon=True).start()
         return self
 
@@ -53,6 +58,8 @@ class TrainingProgress:
     def stepped(self) -> None:
         """Counts a step that was made. The first one ends the clock of the compiler."""
         self._made += 1
+        if self._progress:
+            self._progress(self._made, self._steps)
         if not self._first_step.is_set():
             self._first_step.set()
             self._stepping = time.monotonic()
@@ -103,7 +110,8 @@ class TrainingProgress:
             self._bar.set_description_str(f"compiling the step: {passed}")
 
     def _write(self, text: str) -> None:
-        tqdm.write(f"{self._name}: {text}", file=sys.stderr)
+        if self._progress is None:
+            tqdm.write(f"{self._name}: {text}", file=sys.stderr)
 
 
 _MEASURED, _LONG = 5.0, 600.0  # seconds of training to measure before, and from which, a duration is announced

@@ -22,7 +22,7 @@ from tests.support.specs import slow_but
         (["sample"], ["samples.png"]),
         (["sample", "--drawn", "--n", "7"], ["samples_drawn.png"]),
         (["reconstruct"], ["reconstructions.png"]),  # of a test set smaller than the default
-        (["reconstruct", "--n", "3"], ["reconstructions.png"]),
+        (["reconstruct", "--n", "3", "--mean"], ["reconstructions_mean.png"]),
         (
             ["interpolate", "0", "9", "--steps", "5", "--frames", "4"],
             ["interpolation_0_9.png", "interpolation_0_9.gif"],
@@ -43,6 +43,30 @@ def test_a_figure_is_written_and_its_path_printed(digits, finished, capsys, comm
     Path("elsewhere").mkdir()
     cli.main([name, str(run), *options, "--out", "elsewhere/picture.png"])
     assert [Path("elsewhere/picture").with_suffix(Path(f).suffix).read_bytes() for f in files] == first
+
+
+def test_several_runs_are_set_side_by_side(digits, capsys, monkeypatch):
+    with without_figures():
+        for name, estimator, samples in (("one/a", "elbo", "1"), ("two/a", "iwae", "3")):
+            trained("digits.npz", "mnist_vae", f"runs/{name}", "--estimator", estimator, "--samples", samples)
+    capsys.readouterr()
+    cli.main(["show", "runs/one/a"])
+    assert "estimator" in capsys.readouterr().out
+    labels = []
+    several_runs = fv.figures.of_results.several_runs
+    monkeypatch.setattr(
+        fv.figures.of_results, "several_runs",
+        lambda histories: [labels.extend(label for label, _ in histories), several_runs(histories)][1],
+    )  # fmt: skip
+    cli.main(["show", "runs/one/a", "runs/two/a", "--out", "both.png"])
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[-1] == "both.png"
+    assert "two/a" in shown
+    assert labels == ["one/a (ELBO)", "two/a (L_3)"]
+    cli.main(["show", "runs/one/a", "runs/one/a", "--out", "same.png"])
+    assert "ELBO" not in "".join(labels[2:])
+    with Image.open("both.png") as picture:
+        picture.verify()
 
 
 def test_a_gif_runs_back_and_forth(digits, finished):
