@@ -26,7 +26,7 @@ class FigureOptions(OutputOptions):
     """Where to save a figure, and the seed of its draws."""
 
     out: Path | None = None
-    """PNG, PDF or SVG file. By default figures/NAME.png in the run folder."""
+    """PNG, PDF or SVG file. By default NAME.png in figures/ of the run folder."""
     seed: Int = 0
     """Seed of the key for draws from the model, and for the binarization of data."""
 
@@ -37,7 +37,7 @@ class FigureOptions(OutputOptions):
 
     def save_of(self, figure: Figure, run: runs.Run, name: str) -> Path:
         """Saves a figure of a run, by default in its folder, and prints and returns the path."""
-        return self.save(figure, self.out or run.path / "figures" / f"{name}.png")
+        return self.save(figure, self.out or run.path / "figures" / f"{name}.{self.format}")
 
 
 LOADING, FIGURE = LoadOptions(), FigureOptions()
@@ -51,12 +51,15 @@ def sample(
 
     Args:
         run: The run folder.
-        n: Number of samples. By default 100 images, or as many points as training data, at most 10,000.
+        n: Number of samples. By default 100 images, or as many points as training data, at most
+            100,000.
         drawn: Draw x from p(x|z), with the decoder's noise, instead of its mean.
         loading: How to load the run.
         options: Where to save the figure.
     """
     options.check(*figures.ENDINGS)
+    if n is not None and not 1 <= n <= of_model.MOST_POINTS:
+        raise BadValue(f"--n is {n}: it must lie between 1 and {of_model.MOST_POINTS:,}")
     loaded = loading.load(run)
     _, key = options.keys(loaded)
     if loaded.recipe.shape == (2,):
@@ -192,8 +195,8 @@ def latent(
         what: A scatter by class (of the first two principal components if Z > 2), a grid (Z = 2 only), or a traversal:
             a row for each of the latents with the highest KL, which varies while the others stay at those of the
             first test item.
-        range_: The least and the greatest latent value. By default a grid spans the encoded test data, and a traversal
-            -3 to 3 standard deviations of the prior.
+        range_: The least and the greatest value: of z in a grid, by default a square that holds the encoded test data;
+            in a traversal in standard deviations of the prior, by default -3 3.
         n: Number of values in that range. By default 20 in a grid, and 7 in a traversal.
         loading: How to load the run.
         options: Where to save the figure.

@@ -132,7 +132,7 @@ def variance(
     else:
         text = found[0].table(wide=wide) + "\nmore columns: --wide" * (not wide)
         made = of_results.of_comparison(found[0], name=system)
-    state = "untrained" if measured.path.name.startswith(f"{system}-untrained") else f"as in {measured.path}"
+    state = f"as in {measured.path} after {measured.steps:,} steps" if measured.all_steps else "untrained"
     print(f"{system}, {state}; {found[0].batch:,} of its training data, seed {seed}; gradients of nats per example")
     print(text)
     left_out = report["left_out"]
@@ -154,6 +154,10 @@ def _run_or_system(
         return loading.load(Path(name))
     if ":" not in name:
         checks.known("system or run folder", name, SYSTEMS)
+    if loading.checkpoint is not None or loading.system is not None:
+        raise BadValue(
+            f"--checkpoint and --system are for a run folder, and {name} is an untrained system: leave them out"
+        )
     device, data_dir = runs.resolve_device(loading.device), loading.data_dir or "data"
     options = parse_model_options(name, model) if model else None
     run = runs.initial_run(
@@ -169,6 +173,6 @@ def _write_report(
     path = output.write(output.out or run.path / f"{kind}.json", files.as_json(report))
     for name, figure in made.items():
         if output.out is None:
-            output.save(figure, run.path / "figures" / f"{name}{path.stem.removeprefix(kind)}.png")
+            output.save(figure, run.path / "figures" / f"{name}{path.stem.removeprefix(kind)}.{output.format}")
         else:
-            output.save(figure, path.with_name(f"{path.stem}_{name}.png"))
+            output.save(figure, path.with_name(f"{path.stem}_{name}.{output.format}"))

@@ -103,9 +103,9 @@ class DataOptions:
     system: str | None = None
     """The run's system, if it is your own: FILE.py:NAME or package.module:NAME."""
     data: str | None = None
-    """File or folder of the data, if they have moved since training."""
+    """File or folder of the data. By default those of the training."""
     data_dir: str | None = None
-    """Folder of named data sets, if it has moved since training."""
+    """Folder of named data sets. By default that of the training."""
 
 
 @Parameter(name="*", group=LOADING)
@@ -133,6 +133,8 @@ class OutputOptions:
 
     out: Path | None = None
     """The file to write. By default in the run folder."""
+    format: Literal["png", "pdf", "svg"] = "png"
+    """Format of figures whose file is not named."""
     force: Flag = False
     """Replace existing files."""
 
@@ -141,7 +143,7 @@ class OutputOptions:
         if self.out is None:
             return
         path = self.out
-        if path.suffix not in endings or path.is_dir():
+        if path.suffix.lower() not in endings or path.is_dir():
             allowed = " or ".join(f"NAME{ending}" for ending in endings)
             raise BadValue(f"--out is {self.out}: it must be the name of a file, {allowed}")
         if not path.parent.is_dir():

@@ -100,8 +100,8 @@ def training(
 ) -> Figure:
     """The bound at every training step and on the test set after epochs, with reconstruction, KL and gradient.
 
-    A term that is 0 or not finite everywhere, such as the KL of an autoencoder, has no panel. If neither the history nor
-    `steps_per_epoch` says how long an epoch is, the steps are divided by the number of test bounds.
+    A term that is 0 or not finite everywhere, such as the KL of an autoencoder, has no panel. If neither the history
+    nor `steps_per_epoch` says how long an epoch is, the steps are divided by the number of test bounds.
     """
     size = _steps_per_epoch(history) if steps_per_epoch is None else steps_per_epoch
     terms = {"reconstruction": history.reconstruction, "KL": history.kl}

@@ -212,7 +212,9 @@ def load(
         made, (params, state) = max(in_folder(path / CHECKPOINTS), default=steps), load_params(path / PARAMS, *like)
     elif checkpoint is None:
         made, (params, state), errors = _newest(path, *like)
-        then = "" if is_of_earlier_version(manifest) else f"; to continue it: {resume_command(path, config.system)}"
+        reason = files.read_json(path / RESULT).get("diverged") if (path / RESULT).is_file() else None
+        then = f"; it diverged: {reason}" if reason else f"; to continue it: {resume_command(path, config.system)}"
+        then = "" if is_of_earlier_version(manifest) else then
         taken = f"this is its checkpoint of step {made:,} of {steps:,}"
         _print_once("; ".join([*map(str, errors), f"{path} is not finished: {taken}{then}"]))
     else:

@@ -81,7 +81,8 @@ def recorder(
                 each(row)
             if ended:
                 clock(after, epoch)
-                if trackers and (epoch + 1) % -(-config.epochs // MOST_TRACKED) == 0:
+                due = (epoch + 1) % -(-config.epochs // MOST_TRACKED) == 0 or epoch + 1 == config.epochs
+                if trackers and due:
                     images = _images(setup, now)
                     for tracker in trackers:
                         tracker.show(after, images)
@@ -169,7 +170,7 @@ def read_history(path: Path, size: int, steps: int, epochs: int) -> History:
 
 
 POINTS_A_STEP = 1000  # the number of points to sample after each step
-MOST_TRACKED = 100  # the largest number of epochs whose images the trackers show
+MOST_TRACKED = 100  # the largest number of epochs, before the last, whose images the trackers show
 _SHOWN, _ENCODED = 32, 1000  # the numbers of test items that they show, and to encode
 _DPI = 60  # of a figure that they show
 

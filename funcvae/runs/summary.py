@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, fields
 from datetime import datetime
 from functools import partial
@@ -67,22 +68,20 @@ class Summary(NamedTuple):
     """The steps of the checkpoints."""
     figures: Sequence[str] = ()
     """The names of the files of figures."""
+    target: str = ""
+    """The bound that the training ascends, such as "ELBO" or "L_5"; empty if it is not known."""
     active_units: int | None = None
     """The number of latents that a finished run uses, if known: see `Result`."""
     commands: Sequence[str] = ()
     """Commands to look at the run or to continue it."""
 
     @property
-    def target(self) -> str:
-        """The bound that the training ascends, such as "ELBO" or "L_5"; empty for an unreadable run.
-
-        Raises:
-            BadValue: this version of funcvae does not have the run's estimator or noise scheme.
-        """
-        if not self.settings:
+    def terms(self) -> str:
+        """Reconstruction and KL of the last epoch as text, if known. They are the terms of the ELBO."""
+        if not {"reconstruction", "kl"} <= self.results.keys():
             return ""
-        target = target_of(str(self.settings["estimator"]), str(self.settings["noise"]))
-        return target.replace("L_K", f"L_{self.settings['samples']}")
+        of = "" if self.target.startswith("ELBO") else "ELBO: "
+        return f"{of}reconstruction {self.results['reconstruction']:.4f}, KL {self.results['kl']:.4f}"
 
     def __str__(self) -> str:
         if not self.settings:
@@ -108,9 +107,8 @@ class Summary(NamedTuple):
             "checkpoints": f"after step {', '.join(map(str, self.checkpoints))}" if self.checkpoints else "none",
             "figures": ", ".join(self.figures) or "none",
         }
-        if "kl" in known and "reconstruction" in known:
-            parts = f"reconstruction {_number(known['reconstruction'])}, KL {_number(known['kl'])}"
-            lines["train bound"] += f" ({parts})"
+        if self.terms:
+            lines["train bound"] += f" ({self.terms})"
         if known.get("best_test_bound") == known.get("test_bound"):
             lines["best"] = ""
         shown = table([(f"  {name}", value) for name, value in lines.items() if value], align="<", width=WIDTH)
@@ -145,7 +143,7 @@ def summarize(path: str | Path) -> Summary:
         path, state, result.get("diverged", ""), _changed(path), manifest["versions"]["funcvae"],
         _settings(content, per_epoch), (train, manifest["data"]["test"]), made, content["epochs"] * per_epoch,
         results | {"epochs": made // per_epoch}, result.get("host", ""), checkpoints,
-        sorted(file.name for file in (path / FIGURES).glob("[!.]*.*")), result.get("active_units"),
+        sorted(file.name for file in (path / FIGURES).glob("[!.]*.*")), _target(content), result.get("active_units"),
         [] if source is None else _commands(path, source, resumable, bool(checkpoints) or state == "finished"),
     )  # fmt: skip
 
@@ -266,6 +264,14 @@ def _settings(content: Mapping[str, Any], per_epoch: int) -> dict[str, Any]:
         lr = system.recipe.lr(per_epoch) if system else None
         found["lr"] = f"{lr:g}" if isinstance(lr, float) else "of the recipe"
     return found | {f"model.{name}": tuple(v) if isinstance(v, list) else v for name, v in model.items()}
+
+
+def _target(content: Mapping[str, Any]) -> str:
+    """The bound of a run's estimator, with its number of samples."""
+    with suppress(FuncvaeError):  # the estimator may be of another version
+        target = target_of(content["estimator"], content.get("noise", "iid"))
+        return target.replace("L_K", f"L_{content['samples']}")
+    return ""
 
 
 def _unusual(settings: Mapping[str, Any]) -> list[str]:

@@ -90,6 +90,9 @@ class _Windows:
             self._end_burst()
             if "test_bound" in row:
                 self._add("bound", "test", step, row["test_bound"])
+            for term in ("reconstruction", "kl"):
+                if f"train_{term}" in row:
+                    self._add(term, "mean of the epoch", step, row[f"train_{term}"])
         else:
             for name, value in row.items():
                 if name.startswith("variance/"):
@@ -106,7 +109,8 @@ class _Windows:
         self._curves[window].setdefault(line, []).append((step, value))
 
 
-_LABELS = {"bound": "nats per example", "loss": "loss", "variance": "variance of the gradient"}
+_LABELS = dict.fromkeys(("bound", "reconstruction", "kl"), "nats per example")
+_LABELS |= {"loss": "loss", "variance": "variance of the gradient"}
 _BURST = 50  # steps averaged in a point
 _POINTS = 1000  # maximum points in a curve
 _PAUSE = 1.0  # minimum seconds between two drawings

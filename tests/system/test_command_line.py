@@ -47,7 +47,15 @@ def test_lists_fit_80_columns(capsys, what):
     ("args", "expected"),
     [
         (["trian"], "unknown command 'trian': did you mean 'train'?"),
-        (["train", "--epoch", "3"], "unknown option: --epoch. Did you mean --epochs?"),
+        (["TRAIN"], "unknown command 'TRAIN': did you mean 'train'?"),
+        (["--verison"], "unknown option '--verison': did you mean '--version'?"),
+        (["train", "--epoch", "3"], "unknown option '--epoch': did you mean '--epochs'?"),
+        (["train", "--Epochs", "3"], "did you mean '--epochs'?"),
+        (["train", "--estimator", "DReG"], "did you mean 'dreg'?"),
+        (["train", "--visdom-server", "http://localhost:1"], "give --track visdom, too"),
+        (["list", "noise", "runs"], "only `funcvae list runs FOLDER` takes a folder"),
+        (["variance", "mnist_vae", "--checkpoint", "5"], "--checkpoint and --system are for a run folder"),
+        (["sample", "run", "--n", "-5"], "--n is -5: it must lie between 1 and 100,000"),
         (
             ["train", "--epochs", "2.5"],
             "invalid value for --epochs: 2.5 is not a whole number; see funcvae train --help",
@@ -107,7 +115,7 @@ def test_the_help_of_a_system_shows_its_defaults_and_model_options(here, capsys)
     assert "typo.py is missing" in capsys.readouterr().out
 
 
-QUICK = [[], ["--help"], ["--version"], ["trian"]]
+QUICK = [[], ["--help"], ["--version"], ["trian"], ["--verison"]]
 
 
 @pytest.mark.parametrize("args", QUICK)

@@ -1,5 +1,6 @@
 """The commands that draw figures of a finished run, and `runs.load`."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -52,21 +53,26 @@ def test_several_runs_are_set_side_by_side(digits, capsys, monkeypatch):
     capsys.readouterr()
     cli.main(["show", "runs/one/a"])
     assert "estimator" in capsys.readouterr().out
-    labels = []
-    several_runs = fv.figures.of_results.several_runs
+    drawn, run_curves = [], fv.figures.run_curves
     monkeypatch.setattr(
-        fv.figures.of_results, "several_runs",
-        lambda histories: [labels.extend(label for label, _ in histories), several_runs(histories)][1],
-    )  # fmt: skip
-    cli.main(["show", "runs/one/a", "runs/two/a", "--out", "both.png"])
+        fv.figures, "run_curves", lambda lines, **rest: [drawn.extend(lines), run_curves(lines, **rest)][1]
+    )
+    cli.main(["show", "runs/one/a", "runs/two/a", "--out", "both.svg"])
     shown = capsys.readouterr().out
-    assert shown.splitlines()[-1] == "both.png"
+    assert shown.splitlines()[-1] == "both.svg"
     assert "two/a" in shown
-    assert labels == ["one/a (ELBO)", "two/a (L_3)"]
+    assert [label for label, *_ in drawn] == ["one/a (ELBO)", "two/a (L_3)"]
+    rows = [
+        [json.loads(line) for line in Path(f"runs/{run}/metrics.jsonl").read_text().splitlines()]
+        for run in ("one/a", "two/a")
+    ]
+    assert [line[1:] for line in drawn] == [([2], [row[-1]["test_bound"]]) for row in rows]
     cli.main(["show", "runs/one/a", "runs/one/a", "--out", "same.png"])
-    assert "ELBO" not in "".join(labels[2:])
-    with Image.open("both.png") as picture:
+    assert "ELBO" not in drawn[-1][0]
+    with Image.open("same.png") as picture:
         picture.verify()
+    cli.main(["show", "runs/one/a", "--out", "training.pdf"])
+    assert Path("training.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_a_gif_runs_back_and_forth(digits, finished):

@@ -91,8 +91,9 @@ def test_a_run_ends_with_five_lines_of_the_numbers_in_its_result(here, capsys):
     assert shown == [round(result[name], 4) for name in ("test_bound", "train_bound", "reconstruction", "kl")]
     assert result["train_bound"] == pytest.approx(result["reconstruction"] - result["kl"])
     assert lines[0].startswith("test bound -")
-    assert lines[0].endswith(" (nats per example)")
-    speed = f"{result['steps_per_second']:,.3g} steps a second"
+    assert lines[0].endswith("); nats per example")
+    rate = result["steps_per_second"]
+    speed = f"{rate:,.0f} steps a second" if rate >= 10 else f"{rate:.2g} steps a second"
     assert lines[1] == f"trained 30 steps in {fv.tracking.duration(result['seconds'])}, {speed}"
     assert lines[2].startswith("figures: run/figures (")
     assert lines[3:] == ["next: funcvae evaluate run", "next: funcvae variance run"]
