@@ -34,6 +34,7 @@ def test_evaluate_prints_a_table_and_writes_a_report(points, capsys):
     out = evaluated(capsys, points, "--samples", 50, "--n", 40, "--seed", 3)
     report = json.loads((points / "evaluation.json").read_text())
     assert out.startswith("gaussian2d_vae after 20 steps, 40 of 1,000 test items, seed 3; nats per example")
+    assert max(map(len, out.split("\n/")[0].splitlines())) <= 80
     value = float(re.search(r"log p\(x\) >= L_50 +(\S+)", out)[1])
     assert value == pytest.approx(report["log_likelihood"]["mean"], abs=6e-4)
     assert list(report["ladder"]) == ["1", "10", "50"]

@@ -106,6 +106,20 @@ def test_the_help_of_a_command_fits_80_columns_and_shows_no_internal_types(capsy
     assert "False" not in shown
 
 
+def test_help_has_groups_and_no_colours(capsys):
+    cli.main(["train", "--help"])
+    shown = capsys.readouterr().out
+    assert "Estimator, noise and samples." in shown
+    assert "\x1b" not in shown
+
+
+def test_completion_is_installed(here, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(here))
+    cli.main(["--install-completion", "--shell", "bash"])
+    (script,) = (path for path in here.rglob("*") if path.is_file() and "variance" in path.read_text())
+    assert "--replicates" in script.read_text()
+
+
 def test_the_help_of_a_system_shows_its_defaults_and_model_options(here, capsys):
     cli.main(["train", "mnist_vae", "--help"])
     shown = capsys.readouterr().out

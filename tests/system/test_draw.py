@@ -30,6 +30,11 @@ from tests.support.specs import slow_but
         ),
         (["latent"], ["latent_scatter.png"]),
         (["latent", "grid"], ["latent_grid.png"]),
+        (["latent", "grid", "--range", "-3", "3", "--n", "4", "--format", "svg"], ["latent_grid.svg"]),
+        (
+            ["interpolate", "--classes", "1", "0", "--frames", "4", "--format", "pdf"],
+            ["interpolation_1_0.pdf", "interpolation_1_0.gif"],
+        ),
     ],
 )
 def test_a_figure_is_written_and_its_path_printed(digits, finished, capsys, command, files):
@@ -42,8 +47,36 @@ def test_a_figure_is_written_and_its_path_printed(digits, finished, capsys, comm
     assert sorted(map(str, (run / "figures").iterdir())) == sorted(written)
     first = [Path(file).read_bytes() for file in written]
     Path("elsewhere").mkdir()
-    cli.main([name, str(run), *options, "--out", "elsewhere/picture.png"])
+    cli.main([name, str(run), *options, "--out", f"elsewhere/picture{Path(files[0]).suffix}"])
     assert [Path("elsewhere/picture").with_suffix(Path(f).suffix).read_bytes() for f in files] == first
+
+
+LOOKS = {
+    "sample": [], "latent": [], "evaluate": ["--samples", "20", "--n", "10"],
+    "variance": ["--estimators", "iwae", "stl", "--samples", "2", "--replicates", "40"],
+}  # fmt: skip
+OF_IMAGES = {"reconstruct": [], "interpolate": ["0", "1", "--frames", "2"]}
+
+
+def test_a_run_that_is_not_finished_shows_its_newest_checkpoint(digits, capsys):
+    with without_figures():
+        trained("digits.npz", "mnist_vae", "run", "--epochs", "2", "--checkpoint-every", "2")
+    for name in ("params.safetensors", "checkpoints/step-000000000004.safetensors"):
+        Path("run", name).unlink()
+    for command, options in (LOOKS | OF_IMAGES).items():
+        capsys.readouterr()
+        cli.main([command, "run", *options])
+        shown = capsys.readouterr()
+        assert "run is not finished: this is its checkpoint of step 2 of 4; to continue it: " in shown.err
+        assert command not in ("evaluate", "variance") or "after 2 steps" in shown.out
+    assert "no checkpoint of step 3; it has: 2" in refused(capsys, "sample", "run", "--checkpoint", "3")
+
+
+def test_a_run_of_version_06_is_looked_at(here, capsys):
+    shutil.copytree(Path(__file__).parents[1] / "reference" / "run-0.6", "run")
+    for command, options in (LOOKS | {"show": []}).items():
+        cli.main([command, "run", *options])
+    assert "made with     funcvae 0.6" in capsys.readouterr().out
 
 
 def test_several_runs_are_set_side_by_side(digits, capsys, monkeypatch):
@@ -221,7 +254,7 @@ def test_data_may_move_but_not_change(digits, finished, capsys):
             "--n is 11: it must lie between 1 and 10, the number of test items",
         ),
         ("mnist_vae", ["reconstruct", "run", "--n", "0"], "--n is 0"),
-        ("mnist_vae", ["sample", "run", "--n", "0"], "n is 0: it must be at least 1"),
+        ("mnist_vae", ["sample", "run", "--n", "0"], "--n is 0: it must lie between 1 and 100,000"),
         ("mnist_vae", ["sample", "run", "--seed", "-1"], "seed is -1"),
         ("mnist_vae", ["sample", "run", "--out", "samples.gif"], ".png"),
         ("burda_vae", ["latent", "run", "grid"], "has Z = 50: a grid needs Z = 2"),

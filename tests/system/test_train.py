@@ -100,6 +100,14 @@ def test_a_run_ends_with_five_lines_of_the_numbers_in_its_result(here, capsys):
 
 
 @pytest.mark.usefixtures("no_figures")
+def test_progress_of_python_shows_nothing_else(here, capsys):
+    calls = []
+    runs.train("gaussian2d_vae", epochs=1, out="run", progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(step, 10) for step in range(1, 11)]
+    assert "epoch 1/1" not in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_whose_latents_are_all_unused_ends_with_a_hint(here, capsys):
     x = fv.random.uniform(fv.random.key(0), (21, 1, 28, 28)).numpy()
     np.savez("same.npz", train=x[:20], test=x[[20] * 5])  # equal test items have equal codes

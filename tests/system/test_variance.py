@@ -233,6 +233,13 @@ def test_comparisons_at_several_numbers_of_samples(points):
     assert figure.get_suptitle().startswith("points: ")
 
 
+def test_the_command_compares_at_several_numbers_of_samples(points, capsys):
+    cli.main(["variance", str(points), "--samples", "1,4", "--estimators", "iwae", "dreg", "--replicates", "40"])
+    *_, report, figure = capsys.readouterr().out.splitlines()
+    assert (Path(report).name, Path(figure).name) == ("variance.json", "variance_samples.png")
+    assert [each["samples"] for each in json.loads(Path(report).read_text())["comparisons"]] == [1, 4]
+
+
 def test_a_table_over_many_numbers_of_samples_fits_80_columns(points):
     found, _ = runs.samples_report(runs.load(points), range(1, 9), names=["iwae"], replicates=3, batch=2)
     text = runs.samples_table(found)
