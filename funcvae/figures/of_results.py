@@ -89,6 +89,11 @@ def of_run(
             figures["latent_grid"] = of_model.latent_grid(*trained, x, **drawn)
         elif model.latent > 2 and of_model.is_normal(*trained, x):
             figures["latent_traversal"] = of_model.latent_traversal(*trained, x, **drawn)
+        if labels is not None and not model.condition and len(labels.unique()) > 1:
+            end, start = (int((labels == label).nonzero()[0]) for label in labels.unique()[:2])
+            names = of_model.item_name(dataset, start), of_model.item_name(dataset, end)
+            pair = [examples.each(lambda part, i=i: part[i], x) for i in (start, end)]
+            figures["interpolation"] = of_model.interpolation(*trained, *pair, 12, names=names, **drawn)
     elif shape == (2,):
         figures["densities"] = of_model.point_samples(*trained, samples_key, number, dataset, **given, name=name)
     return figures

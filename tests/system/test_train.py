@@ -230,7 +230,7 @@ def test_config_and_manifest(here):
 @pytest.mark.parametrize("system", slow_but(("mnist_vae", "burda_vae", "burda2_vae"), DIGITS))
 def test_a_system_of_images_draws_its_figures(digits, system):
     run = trained(digits, system)
-    names = {"training", "latent_scatter", "samples", "reconstructions"}
+    names = {"training", "latent_scatter", "samples", "reconstructions", "interpolation"}
     if system in ("mnist_ae", "mnist_vae"):
         names |= {"latent_grid"}
     elif "sbn" not in system and system != "burda2_vae":  # their latents are not normal
