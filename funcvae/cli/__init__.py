@@ -60,9 +60,8 @@ def main(args: Sequence[str] | None = None) -> None:
         if is_program:  # during the imports, Ctrl-C ends the process without a traceback
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             threads.limit_spinning()
-            for stream in (sys.stdout, sys.stderr):
-                if isinstance(stream, TextIOWrapper):
-                    stream.reconfigure(errors="replace")  # an encoding that lacks "±" or "k̂"
+            if isinstance(sys.stdout, TextIOWrapper):
+                sys.stdout.reconfigure(errors="replace")  # for an encoding that lacks "±" or "k̂"
         _run(list(sys.argv[1:] if args is None else args), is_program)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -128,7 +127,7 @@ def _one_line(error: Exception, command: str | None) -> str:
     from funcvae._support import checks
 
     if isinstance(error, UnknownOptionError):
-        names = [name for argument in error.argument_collection or () if argument.parse for name in argument.names]
+        names = [name for argument in error.argument_collection if argument.parse for name in argument.names]
         wanted = str(unknown("option", error.token.keyword or error.token.value, names))
         if "did you mean" in wanted:
             return wanted

@@ -12,7 +12,7 @@ from torch import Tensor
 from funcvae import data, figures, random, runs
 from funcvae._support import checks, examples
 from funcvae._support.examples import Data
-from funcvae.cli.options import OUTPUT, Flag, Int, LoadOptions, OutputOptions
+from funcvae.cli.options import OUTPUT, FigureOutput, Flag, Int, LoadOptions
 from funcvae.errors import BadValue
 from funcvae.figures import decoding, of_model, of_results
 from funcvae.train import streaming
@@ -22,7 +22,7 @@ __all__ = ["FigureOptions", "interpolate", "latent", "reconstruct", "sample"]
 
 @Parameter(name="*", group=OUTPUT)
 @dataclass(frozen=True, kw_only=True)
-class FigureOptions(OutputOptions):
+class FigureOptions(FigureOutput):
     """Where to save a figure, and the seed of its draws."""
 
     out: Path | None = None
@@ -37,7 +37,7 @@ class FigureOptions(OutputOptions):
 
     def save_of(self, figure: Figure, run: runs.Run, name: str) -> Path:
         """Saves a figure of a run, by default in its folder, and prints and returns the path."""
-        return self.save(figure, self.out or run.path / "figures" / f"{name}.{self.format}")
+        return self.save(figure, self.out or run.path / "figures" / name)
 
 
 LOADING, FIGURE = LoadOptions(), FigureOptions()
@@ -51,8 +51,7 @@ def sample(
 
     Args:
         run: The run folder.
-        n: Number of samples. By default 100 images, or as many points as training data, at most
-            100,000.
+        n: Number of samples, at most 100,000. By default 100 images, or as many points as training data.
         drawn: Draw x from p(x|z), with the decoder's noise, instead of its mean.
         loading: How to load the run.
         options: Where to save the figure.
@@ -175,7 +174,7 @@ def _first_of_class(dataset: data.Dataset, name: str) -> int:
     known = {str(label): label for label in dataset.test_labels.unique().tolist()}
     known |= {dataset.classes[label]: label for label in known.values() if dataset.classes}
     checks.known(f"class of {dataset.name}", name, known)
-    return int((dataset.test_labels == known[name]).nonzero()[0])
+    return of_model.first_of_class(dataset.test_labels, known[name])
 
 
 def latent(
@@ -195,8 +194,8 @@ def latent(
         what: A scatter by class (of the first two principal components if Z > 2), a grid (Z = 2 only), or a traversal:
             a row for each of the latents with the highest KL, which varies while the others stay at those of the
             first test item.
-        range_: The least and the greatest value: of z in a grid, by default a square that holds the encoded test data;
-            in a traversal in standard deviations of the prior, by default -3 3.
+        range_: Least and greatest value. Grid: of z, by default a square that holds most of the encoded test data.
+            Traversal: in standard deviations of the prior, by default -3 3.
         n: Number of values in that range. By default 20 in a grid, and 7 in a traversal.
         loading: How to load the run.
         options: Where to save the figure.

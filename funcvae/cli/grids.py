@@ -9,13 +9,13 @@ from tqdm import tqdm
 
 from funcvae import distributed, runs
 from funcvae._support import files
-from funcvae.cli.options import Device, Flag, Names, OutputOptions, joined_names, progress_bar
+from funcvae.cli.options import Device, FigureOutput, Flag, Names, joined_names, progress_bar
 from funcvae.cli.signals import stop_on_signal
 from funcvae.errors import Stopped
 
 __all__ = ["collect", "sweep"]
 
-OUTPUT = OutputOptions()
+OUTPUT = FigureOutput()
 
 
 def sweep(
@@ -75,7 +75,7 @@ def sweep(
         sys.exit(1)
 
 
-def collect(sweep: Path, /, *, system: Names | None = None, wide: Flag = False, output: OutputOptions = OUTPUT) -> None:
+def collect(sweep: Path, /, *, system: Names | None = None, wide: Flag = False, output: FigureOutput = OUTPUT) -> None:
     """Collect the results of a sweep so far: a row for each cell, and means and intervals over the seeds.
 
     Prints a table, and writes table.csv (a row for each cell, also unfinished ones), table.json (with the means over
@@ -93,4 +93,4 @@ def collect(sweep: Path, /, *, system: Names | None = None, wide: Flag = False, 
     path = output.write(output.out or sweep / "table.csv", results.to_csv().encode())
     output.write(path.with_suffix(".json"), files.as_json(results.to_dict()))
     for name, figure in results.figures().items():
-        output.save(figure, path.parent / "figures" / f"{name}.{output.format}")
+        output.save(figure, path.parent / "figures" / name)

@@ -25,7 +25,7 @@ def list_(
 
     Args:
         what: What to list.
-        folder: The folder whose runs to list. By default runs.
+        folder: The folder whose runs to list. By default runs/.
         from_: Also list the systems of a file FILE.py or of a module. This runs its code.
         wide: Print lines that do not fit the terminal.
     """

@@ -1,24 +1,19 @@
 """The command that shows what runs are and how they went: `show`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from funcvae import figures, runs
-from funcvae.cli.options import Flag, OutputOptions
+from funcvae.cli.options import FigureOutput, Flag
 from funcvae.errors import BadValue
 from funcvae.figures import of_results
-from funcvae.runs.folder import METRICS
 from funcvae.runs.summary import short_names
-from funcvae.tracking import MetricsReader
 
 __all__ = ["show"]
 
-OUTPUT = OutputOptions()
+OUTPUT = FigureOutput()
 
 
-def show(*run: Path, wide: Flag = False, output: OutputOptions = OUTPUT) -> None:
+def show(*run: Path, wide: Flag = False, output: FigureOutput = OUTPUT) -> None:
     """Show what a run is and how it went, or set several runs side by side.
 
     Several runs give a table of the settings that differ and of the results, and a figure of their test bounds. If
@@ -27,45 +22,29 @@ def show(*run: Path, wide: Flag = False, output: OutputOptions = OUTPUT) -> None
     Args:
         run: One run folder, or several.
         wide: Print one table, even if it does not fit the terminal.
-        output: The figure of several runs, by default runs.png in the folder that holds the first run; or, if it is
-            given, that of the training of one run.
+        output: Where to save the figure. Several runs: by default runs.png beside the first run. One run: a figure of
+            its training, only with --out.
     """
     if not run:
         raise BadValue("give one run folder, or several; `funcvae list runs FOLDER` lists them")
     output.check(*figures.ENDINGS)
     summaries = [runs.summarize(each) for each in run]
-    if len(run) == 1:
-        print(summaries[0])
-        if output.out is not None:
-            history, system = runs.history_of(run[0]), summaries[0].settings["system"]
-            title = f"Training of {system}"
-            output.save(of_results.training(history, name=summaries[0].target or "bound", title=title), output.out)
+    print(summaries[0] if len(run) == 1 else runs.side_by_side(summaries, wide=wide))
+    if len(run) == 1 and output.out is None:
         return
-    print(runs.side_by_side(summaries, wide=wide))
+    if without := [str(each.path) for each in summaries if not each.steps]:
+        print(f"no figure: {', '.join(without)} has made no steps")
+        return
     if len({each.settings.get("data") for each in summaries}) > 1:
         print("no figure: bounds on different data cannot be compared")
         return
-    if (figure := _curves(summaries)) is None:
-        print("no figure: a run has not made an epoch yet")
-        return
-    output.save(figure, output.out or run[0].parent / f"runs.{output.format}")
-
-
-def _curves(summaries: Sequence[runs.Summary]) -> Figure | None:
-    """The test bounds of runs after epochs, or the training bounds if a run has no test bound yet."""
-    epochs = [list(MetricsReader(each.path / METRICS, kind="epoch")) if each.steps else [] for each in summaries]
-    if not all(epochs):
-        return None
-    tested = all(any("test_bound" in row for row in rows) for rows in epochs)
-    field = "test_bound" if tested else "train_bound"
-    labels = short_names(summaries)
-    if len({each.target for each in summaries}) > 1:  # bounds that differ even for one model
-        labels = [f"{label} ({each.target})" for label, each in zip(labels, summaries, strict=True)]
-    lines = []
-    for label, rows in zip(labels, epochs, strict=True):
-        shown = [row for row in rows if field in row]
-        lines.append((label, [row["step"] for row in shown], [row[field] for row in shown]))
-    per_epoch = [rows[-1]["step"] / (rows[-1]["epoch"] + 1) for rows in epochs]
-    return figures.run_curves(
-        lines, steps_per_epoch=per_epoch, name=field.replace("_", " ").replace("train", "training")
-    )
+    histories = [runs.history_of(each) for each in run]
+    if len(run) == 1:
+        title = f"Training of {summaries[0].settings['system']}"
+        figure = of_results.training(histories[0], name=summaries[0].target or "bound", title=title)
+    else:
+        labels = short_names(summaries)
+        if len({each.target for each in summaries}) > 1:  # bounds that differ even for one model
+            labels = [f"{label} ({each.target or 'bound'})" for label, each in zip(labels, summaries, strict=True)]
+        figure = of_results.several_runs(list(zip(labels, histories, strict=True)))
+    output.save(figure, output.out or run[0].parent / "runs")

@@ -47,8 +47,8 @@ class TrainOptions(runs.Options):
     """Where to train. By default on CUDA if available."""
     precision: Literal["highest", "high", "medium"] | None = None
     compile: Annotated[bool | None, Parameter(negative="--no-compile")] = None
-    """Whether to train under torch.compile. By default the number and the size of the steps decide, so that it saves
-    more time than it takes."""
+    """Whether to train under torch.compile. By default if that saves more time than it takes, judged by the number and
+    the size of the steps."""
 
 
 def _grouped(hints: dict[str, Any]) -> dict[str, Any]:
@@ -135,10 +135,7 @@ def _conclusion(run: runs.Summary, result: runs.Result) -> list[str]:
     texts = [f"{text} {found[name]:.4f}" for name, text in names.items() if name in found]
     terms = f" ({run.terms})" if run.terms else ""
     seconds = found.get("seconds")
-    rate = run.steps / seconds if seconds else 0
-    speed = (
-        f" in {tracking.duration(seconds)}, {rate:{',.0f' if rate >= 10 else '.2g'}} steps a second" if seconds else ""
-    )
+    speed = f" in {tracking.duration(seconds)}, {tracking.speed(run.steps, seconds)}" if seconds else ""
     best = ""
     if run.settings["keep_best"]:
         best = f"; kept the parameters of epoch {found['best_epoch']}, test bound {found['best_test_bound']:.4f}"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
@@ -90,10 +91,11 @@ def of_run(
         elif model.latent > 2 and of_model.is_normal(*trained, x):
             figures["latent_traversal"] = of_model.latent_traversal(*trained, x, **drawn)
         if labels is not None and not model.condition and len(labels.unique()) > 1:
-            end, start = (int((labels == label).nonzero()[0]) for label in labels.unique()[:2])
-            names = of_model.item_name(dataset, start), of_model.item_name(dataset, end)
-            pair = [examples.each(lambda part, i=i: part[i], x) for i in (start, end)]
-            figures["interpolation"] = of_model.interpolation(*trained, *pair, 12, names=names, **drawn)
+            last, first = (of_model.first_of_class(labels, int(label)) for label in labels.unique()[:2])
+            names = of_model.item_name(dataset, first), of_model.item_name(dataset, last)
+            both = examples.take(x, torch.tensor([first, last], device=examples.device(x)))
+            start, end = examples.each(lambda part: part[0], both), examples.each(lambda part: part[1], both)
+            figures["interpolation"] = of_model.interpolation(*trained, start, end, 12, names=names, **drawn)
     elif shape == (2,):
         figures["densities"] = of_model.point_samples(*trained, samples_key, number, dataset, **given, name=name)
     return figures
@@ -106,7 +108,7 @@ def training(
     """The bound at every training step and on the test set after epochs, with reconstruction, KL and gradient.
 
     A term that is 0 or not finite everywhere, such as the KL of an autoencoder, has no panel. If neither the history
-    nor `steps_per_epoch` says how long an epoch is, the steps are divided by the number of test bounds.
+    nor `steps_per_epoch` gives the length of an epoch, the steps are divided by the number of test bounds.
     """
     size = _steps_per_epoch(history) if steps_per_epoch is None else steps_per_epoch
     terms = {"reconstruction": history.reconstruction, "KL": history.kl}
@@ -148,7 +150,7 @@ def _tested(history: History, steps_per_epoch: float) -> tuple[NDArray[Any], NDA
 
 
 def _steps_per_epoch(history: History) -> float | None:
-    """The number of steps in an epoch; None if the history does not say it and has no test bounds."""
+    """The number of steps in an epoch; None if the history has neither it nor test bounds."""
     if history.steps_per_epoch:
         return history.steps_per_epoch
     return len(history.bound) / len(history.test_bound) if len(history.test_bound) else None

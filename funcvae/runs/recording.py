@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from funcvae import evaluate, figures, random, tracking, tree
 from funcvae._support import examples, files
-from funcvae._support.progress import Progress
+from funcvae._support.progress import Progress, silent
 from funcvae.distributions import Delta
 from funcvae.errors import BadData, BadValue
 from funcvae.figures import decoding, of_model, of_results
@@ -64,13 +64,13 @@ def recorder(
     with ExitStack() as stack:
         metrics = stack.enter_context(tracking.MetricsWriter(folder / METRICS, metrics_bytes))
         samples = stack.enter_context(_sample_file(folder, steps)) if config.sample_each_step else None
-        shown = tracking.TrainingProgress(
+        display = tracking.TrainingProgress(
             folder.name, setup.steps, config.epochs, steps, compiling=settings.compile and steps < setup.steps,
-            with_loss=(settings.scale, settings.offset) != (per_example, 0.0), progress=progress,
+            with_loss=(settings.scale, settings.offset) != (per_example, 0.0), quiet=progress is not None,
         )  # fmt: skip
-        progress = stack.enter_context(shown)
+        shown = stack.enter_context(display)
         clock = stack.enter_context(_clock(folder / TIMES, steps))
-        logs: list[Log] = [metrics.log, progress.log, *(tracker.log for tracker in trackers)]
+        logs: list[Log] = [metrics.log, shown.log, *(tracker.log for tracker in trackers)]
 
         def log(row: Row) -> None:
             epoch, ended = row["epoch"], row["kind"] == "epoch"
@@ -92,7 +92,7 @@ def recorder(
         def watch(step: int, ts: TrainState) -> None:
             nonlocal now
             now, trained = ts, (setup.task.model, ts.params, ts.state)
-            progress.stepped()
+            shown.stepped()
             if setup.monitor and step % config.variance_every == 0:
                 where = {"kind": "variance", "epoch": (step - 1) // per_epoch, "step": step}
                 measured[step] = where | setup.monitor(*trained, step)
@@ -115,7 +115,9 @@ def recorder(
             checkpoint.save(folder / BEST, ts, {})
 
         best = keep if config.keep_best else None
-        yield Callbacks(log, watch, save, config.checkpoint_every, until=config.until, best=best)
+        yield Callbacks(
+            log, watch, save, config.checkpoint_every, until=config.until, best=best, progress=progress or silent
+        )
 
 
 def write_results(folder: Path, setup: Setup, ts: TrainState, history: History) -> None:
@@ -170,7 +172,7 @@ def read_history(path: Path, size: int, steps: int, epochs: int) -> History:
 
 
 POINTS_A_STEP = 1000  # the number of points to sample after each step
-MOST_TRACKED = 100  # the largest number of epochs, before the last, whose images the trackers show
+MOST_TRACKED = 100  # the largest number of epochs whose images the trackers show
 _SHOWN, _ENCODED = 32, 1000  # the numbers of test items that they show, and to encode
 _DPI = 60  # of a figure that they show
 

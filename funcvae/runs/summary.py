@@ -80,7 +80,7 @@ class Summary(NamedTuple):
         """Reconstruction and KL of the last epoch as text, if known. They are the terms of the ELBO."""
         if not {"reconstruction", "kl"} <= self.results.keys():
             return ""
-        of = "" if self.target.startswith("ELBO") else "ELBO: "
+        of = "" if self.target == "ELBO" else "ELBO: "
         return f"{of}reconstruction {self.results['reconstruction']:.4f}, KL {self.results['kl']:.4f}"
 
     def __str__(self) -> str:
@@ -270,7 +270,9 @@ def _target(content: Mapping[str, Any]) -> str:
     """The bound of a run's estimator, with its number of samples."""
     with suppress(FuncvaeError):  # the estimator may be of another version
         target = target_of(content["estimator"], content.get("noise", "iid"))
-        return target.replace("L_K", f"L_{content['samples']}")
+        if target.startswith("ELBO"):
+            return target
+        return f"L_{content['samples']}" if target == "L_K" else f"{target}, K = {content['samples']}"
     return ""
 
 

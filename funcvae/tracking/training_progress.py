@@ -7,10 +7,9 @@ from typing import Self
 
 from tqdm import tqdm
 
-from funcvae._support.progress import Progress
 from funcvae.train.settings import Row
 
-__all__ = ["TrainingProgress", "duration"]
+__all__ = ["TrainingProgress", "duration", "speed"]
 
 
 class TrainingProgress:
@@ -24,12 +23,12 @@ class TrainingProgress:
         made: the steps that were made before.
         compiling: whether the first step will be compiled.
         with_loss: also show the loss of the last batch.
-        progress: called with the number of steps made, and that of all; then nothing is shown.
+        quiet: show nothing.
     """
 
     def __init__(
         self, name: str, steps: int, epochs: int, made: int = 0, *, compiling: bool = False, with_loss: bool = False,
-        progress: Progress | None = None,
+        quiet: bool = False,
     ) -> None:  # fmt: skip
         self._name, self._steps, self._epochs, self._made, self._start = name, steps, epochs, made, made + 1
         self._names = {"loss": "loss"} if with_loss else {}
@@ -37,7 +36,7 @@ class TrainingProgress:
         self._shown: dict[str, str] = {}
         self._compiling, self._announced = compiling, False
         self._first_step = Event()
-        self._progress = progress
+        self._quiet = quiet
 
     def __enter__(self) -> Self:
         self._began = self._stepping = time.monotonic()
@@ -45,9 +44,9 @@ class TrainingProgress:
         # A nested bar is cleared at its end. Without a terminal, `disable=None` shows no bar.
         self._bar = tqdm(
             total=self._steps, initial=self._made, bar_format=look, dynamic_ncols=True, leave=None,
-            disable=None if self._progress is None else True,
+            disable=self._quiet or None,
         )  # fmt: skip
-        if self._compiling and self._progress is None:
+        if self._compiling and not self._quiet:
             Thread(target=self._show_clock, daemon=True).start()
         return self
 
@@ -58,8 +57,6 @@ class TrainingProgress:
     def stepped(self) -> None:
         """Counts a step that was made. The first one ends the clock of the compiler."""
         self._made += 1
-        if self._progress:
-            self._progress(self._made, self._steps)
         if not self._first_step.is_set():
             self._first_step.set()
             self._stepping = time.monotonic()
@@ -99,8 +96,8 @@ class TrainingProgress:
             return
         self._announced = True
         if self._left() > _LONG:
-            rate = (self._made - self._start) / seconds
-            self._write(f"at {rate:,.0f} steps a second, training takes about {duration(self._left())}")
+            rate = speed(self._made - self._start, seconds)
+            self._write(f"at {rate}, training takes about {duration(self._left())}")
 
     def _show_clock(self) -> None:
         if self._bar.disable:
@@ -110,7 +107,7 @@ class TrainingProgress:
             self._bar.set_description_str(f"compiling the step: {passed}")
 
     def _write(self, text: str) -> None:
-        if self._progress is None:
+        if not self._quiet:
             tqdm.write(f"{self._name}: {text}", file=sys.stderr)
 
 
@@ -120,6 +117,12 @@ _TICK = 0.5  # seconds between two updates of the clock
 
 def _number(value: float) -> str:
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
+
+
+def speed(steps: int, seconds: float) -> str:
+    """A speed such as 412 steps a second, or 0.52 steps a second."""
+    rate = steps / seconds
+    return f"{rate:,.0f} steps a second" if rate >= 10 else f"{rate:.2g} steps a second"
 
 
 def duration(seconds: float) -> str:

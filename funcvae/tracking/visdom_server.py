@@ -25,9 +25,10 @@ _Point = tuple[float, float]
 def visdom(server: str, env: str, config: dict[str, Any], past: Iterable[Row] = ()) -> Iterator[Tracker]:
     """Draws a run on a visdom server, in a separate environment.
 
-    Windows: "bound", "loss" and "variance" against the number of steps, where a training point is the mean of 50 steps
-    and a curve has at most 1000 points; the images, each with a slider over the steps; "config". They are redrawn at
-    most once a second, in at most 1% of the time even if the server is slow, and once more at the end.
+    Windows: "bound", "loss" and "variance" against the number of steps, where a training point is the mean of 50 steps;
+    "reconstruction" and "kl", the means of epochs; the images, each with a slider over the steps; "config". A curve has
+    at most 1000 points. Windows are redrawn at most once a second, in at most 1% of the time even if the server is
+    slow, and once more at the end.
 
     Args:
         server: address of the server, such as http://localhost:8097.
