@@ -136,7 +136,7 @@ def evaluation_table(report: Report, *, wide: bool = False) -> str:
     if report["ess"]:
         value("effective sample size", f"{report['ess']['median']:.1f}", f"of {samples}, median")
         value("Pareto k̂", f"{report['pareto_k']['median']:.2f}", "median")
-    title = report.get("title", report["system"])  # reports of earlier versions have none
+    title = report.get("title", report["system"])  # which reports of earlier versions lack
     head = f"{title}, {report['items']:,} of {report['of']:,} test items, seed {report['seed']}"
     titles = ("", "value", unbroken("± noise"), unbroken("± data"), "")
     blocks: list[Block] = [f"{head}; {report['unit']}", Table(titles, {"": rows}, "<>>><")]
