@@ -12,6 +12,7 @@ from pathlib import Path
 import cyclopts
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 from scipy import stats
 
 import funcvae as fv
@@ -110,10 +111,12 @@ def main(
     for i, name in enumerate(ARMS):
         for ax, values in ((left, bound[i]), (right, variance[i])):
             colour = fv.figures.PALETTE[i]
-            ax.plot(step, values.mean(0), "o-", markersize=4, color=colour, label=name)
+            ax.plot(step, values.mean(0), "o^s"[i] + "-", markersize=5, color=colour, label=name)
             ax.fill_between(step, values.min(0), values.max(0), color=colour, alpha=0.25, linewidth=0)
     left.set(xlabel="training step", ylabel="test ELBO [nats per example]")
-    right.set(xlabel="training step", ylabel="variance of the encoder's gradient,\nat the same parameters")
+    right.set(xlabel="training step", ylabel="variance of the encoder's gradient [nats²],\nat the same parameters")
+    for ax in (left, right):
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     right.set_ylim(bottom=0)
     right.legend(frameon=False, title="mean, and range over the seeds")
     return bound, variance, fv.figures.save(figure, Path(out) / "discrete_latents.png")

@@ -1,7 +1,7 @@
 """A model of points in the plane learns their density: python examples/gaussian2d_vae.py
 
-Keeps samples of the model after every step and plots how their distribution approaches that of the data. Then plots the
-densities of model and data.
+Keeps samples of the model after every step, and shows how their distribution approaches that of the data: a figure and
+an animation. Then plots the densities of model and data.
 """
 
 from pathlib import Path
@@ -44,10 +44,13 @@ def main(steps: int = 2000, out: str = "figures") -> list[Path]:
     x = fv.figures.decoding.samples(*trained, sample_key, 100_000)
     print(f"the model's mean {x.mean(0).tolist()} and covariance {x.T.cov().tolist()}")
     densities = fv.figures.of_model.point_samples(*trained, sample_key, 10_000, points, name="gaussian2d_vae")
-    evolution = fv.figures.of_results.evolution(torch.stack(kept).numpy(), points, name="gaussian2d_vae")
+    samples = torch.stack(kept).numpy()
+    evolution = fv.figures.of_results.evolution(samples, points, name="gaussian2d_vae")
+    frames = fv.figures.of_results.evolution_frames(samples, points, name="gaussian2d_vae")
     return [
         fv.figures.save(densities, f"{out}/gaussian2d_vae_densities.png"),
         fv.figures.save(evolution, f"{out}/gaussian2d_vae_evolution.png"),
+        fv.figures.save_gif(frames, f"{out}/gaussian2d_vae_evolution.gif", size=400, seconds=6, back=False),
     ]
 
 

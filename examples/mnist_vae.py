@@ -25,15 +25,17 @@ def main(steps: int = 4690, source: str = "mnist", root: str = "data", out: str 
     )  # fmt: skip
     print(f"ELBO {history.bound[-20:].mean():.1f} nats")
 
-    trained = fv.Trained(model, ts.params, ts.state)
-    one, zero = (test[digits.test_labels == label][0] for label in (1, 0))
+    trained, name = fv.Trained(model, ts.params, ts.state), f"mnist_vae after {steps:,} steps"
+    assert digits.test_labels is not None
+    one, zero = (fv.figures.of_model.first_of_class(digits.test_labels, label) for label in (1, 0))
+    names = fv.figures.of_model.item_name(digits, one), fv.figures.of_model.item_name(digits, zero)
     drawn = {
-        "scatter": fv.figures.of_model.latent_scatter(*trained, test, digits.test_labels, name="mnist_vae"),
-        "grid": fv.figures.of_model.latent_grid(*trained, test, name="mnist_vae"),
-        "interpolation": fv.figures.of_model.interpolation(*trained, one, zero, 12, name="mnist_vae"),
+        "scatter": fv.figures.of_model.latent_scatter(*trained, test, digits.test_labels, name=name),
+        "grid": fv.figures.of_model.latent_grid(*trained, test, name=name),
+        "interpolation": fv.figures.of_model.interpolation(*trained, test[one], test[zero], 12, names=names, name=name),
     }
     saved = [fv.figures.save(figure, f"{out}/mnist_vae_{what}.png") for what, figure in drawn.items()]
-    frames = fv.figures.decoding.interpolated(*trained, one, zero, 30)
+    frames = fv.figures.decoding.interpolated(*trained, test[one], test[zero], 30)
     return [*saved, fv.figures.save_gif(frames, f"{out}/mnist_vae_interpolation.gif", size=112)]
 
 

@@ -62,7 +62,7 @@ def main(folder: str, steps: int = 600, latent: int = 32, out: str = "figures") 
     print(f"L_4 on the test set: {history.test_bound[-1]:.1f} nats")
 
     trained, (pairs_key, samples_key) = fv.Trained(model, ts.params, ts.state), fv.random.split(fv.random.key(1))
-    shown = images.decode(images.test[:20])
+    shown = images.decode(images.test[:: max(1, len(images.test) // 20)][:20])  # of all classes, which are sorted
     drawn = {
         "reconstructions": fv.figures.of_model.reconstructions(*trained, shown, pairs_key, name="own model"),
         "samples": fv.figures.of_model.image_samples(*trained, samples_key, 100, name="own model"),

@@ -54,10 +54,11 @@ def main(steps: int = 4000, out: str = "figures") -> tuple[dict[float, tuple[int
             f"sigma² {sigma2:4}: maximum likelihood uses {wanted} latents, the VAE {used}; it is {short:.3f} nats worse"
         )
 
-    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+    figure = Figure(figsize=(9.6, 4.4), layout="constrained")
+    figure.suptitle("Posterior collapse in a linear VAE: the likelihood drops latents, not the ELBO")
     left, right = figure.subplots(1, 2)
     direction = range(1, FEATURES + 1)
-    left.bar(direction, values.numpy(), color=fv.figures.PALETTE[0])
+    left.plot(direction, values.numpy(), "D", color=fv.figures.PALETTE[0], markersize=7)
     for sigma2 in variances:
         left.axhline(sigma2, color="0.4", linewidth=0.8, linestyle="--")
         left.annotate(f"σ² = {sigma2:g}", (FEATURES + 0.6, sigma2), ha="right", va="bottom", size="small")
@@ -65,9 +66,11 @@ def main(steps: int = 4000, out: str = "figures") -> tuple[dict[float, tuple[int
         yscale="log",
         xlabel="principal direction",
         ylabel="variance of the data",
-        title="Directions in the data, and the decoder's variances σ²",
+        title="Directions in the data, and σ² of the decoder",
     )
     left.set_xticks(list(direction))
+    left.set_yticks([0.1, 0.3, 1, 3, 10], ["0.1", "0.3", "1", "3", "10"])
+    left.minorticks_off()
     by_likelihood, by_vae, _ = zip(*found.values(), strict=True)
     right.plot(variances, by_likelihood, "s", color=fv.figures.PALETTE[1], markersize=11, label="maximum likelihood")
     right.plot(variances, by_vae, "o", color=fv.figures.PALETTE[5], markersize=6, label="VAE trained on the ELBO")

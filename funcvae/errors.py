@@ -65,6 +65,7 @@ class ReportedElsewhere(FuncvaeError):
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadValue:
     """The error for an unknown name, with the nearest known name."""
     known, name = sorted(known), name if len(name) <= 60 else f"{name[:58]} …"
-    near = get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(known)}"
+    folded = {each.lower(): each for each in known}
+    near = get_close_matches(name.lower(), folded, n=1)
+    hint = f"did you mean {folded[near[0]]!r}?" if near else f"choose from: {', '.join(known)}"
     return BadValue(f"unknown {kind} {name!r}: {hint}")

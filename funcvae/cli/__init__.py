@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from io import TextIOWrapper
 from typing import Any
 
 from funcvae import __version__, threads
@@ -41,10 +42,13 @@ COMMANDS = {
 SHARED_COMMANDS = {"train", "variance", "sweep"}
 """Commands that several processes can share."""
 
+_OPTIONS = ("--help", "-h", "--version", "--install-completion")
+"""The options of `funcvae` itself."""
+
 _EXAMPLES = """\
 Examples:
   funcvae train gaussian2d_vae                 train a small system
-  funcvae variance mnist_vae --data FOLDER     compare estimators on your images
+  funcvae variance mnist_vae                   compare estimators on an untrained system
   funcvae show RUN                             see how a run went
 """
 
@@ -56,6 +60,8 @@ def main(args: Sequence[str] | None = None) -> None:
         if is_program:  # during the imports, Ctrl-C ends the process without a traceback
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             threads.limit_spinning()
+            if isinstance(sys.stdout, TextIOWrapper):
+                sys.stdout.reconfigure(errors="replace")  # for an encoding that lacks "±" or "k̂"
         _run(list(sys.argv[1:] if args is None else args), is_program)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -79,6 +85,8 @@ def _run(args: list[str], is_program: bool) -> None:
     name = args[0] if args and not args[0].startswith("-") else None
     if name is not None and name not in COMMANDS:
         raise unknown("command", name, COMMANDS)
+    if args and name is None and args[0] not in _OPTIONS:  # here, because the parser would import every command
+        raise unknown("option", args[0], _OPTIONS)
     asks_help = bool({"-h", "--help"} & set(args))
     app = App(
         name="funcvae", version=__version__, help_format="plaintext", result_action="return_value",
@@ -114,8 +122,15 @@ def _system_help(args: Sequence[str]) -> str:
 
 def _one_line(error: Exception, command: str | None) -> str:
     """The message of an error of the parser, as one line that ends with what to do."""
+    from cyclopts import UnknownOptionError
+
     from funcvae._support import checks
 
+    if isinstance(error, UnknownOptionError):
+        names = [name for argument in error.argument_collection if argument.parse for name in argument.names]
+        wanted = str(unknown("option", error.token.keyword or error.token.value, names))
+        if "did you mean" in wanted:
+            return wanted
     text = checks.one_line(str(error)).removesuffix(".")
     if unused := re.fullmatch(r"Unused Tokens: \[(.*?)[,\]].*", text):
         text = f"unexpected argument {unused[1]}"

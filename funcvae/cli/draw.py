@@ -12,7 +12,7 @@ from torch import Tensor
 from funcvae import data, figures, random, runs
 from funcvae._support import checks, examples
 from funcvae._support.examples import Data
-from funcvae.cli.options import OUTPUT, Flag, Int, LoadOptions, OutputOptions
+from funcvae.cli.options import OUTPUT, FigureOutput, Flag, Int, LoadOptions
 from funcvae.errors import BadValue
 from funcvae.figures import decoding, of_model, of_results
 from funcvae.train import streaming
@@ -22,11 +22,11 @@ __all__ = ["FigureOptions", "interpolate", "latent", "reconstruct", "sample"]
 
 @Parameter(name="*", group=OUTPUT)
 @dataclass(frozen=True, kw_only=True)
-class FigureOptions(OutputOptions):
+class FigureOptions(FigureOutput):
     """Where to save a figure, and the seed of its draws."""
 
     out: Path | None = None
-    """PNG, PDF or SVG file. By default figures/NAME.png in the run folder."""
+    """PNG, PDF or SVG file. By default NAME.png in figures/ of the run folder."""
     seed: Int = 0
     """Seed of the key for draws from the model, and for the binarization of data."""
 
@@ -37,7 +37,7 @@ class FigureOptions(OutputOptions):
 
     def save_of(self, figure: Figure, run: runs.Run, name: str) -> Path:
         """Saves a figure of a run, by default in its folder, and prints and returns the path."""
-        return self.save(figure, self.out or run.path / "figures" / f"{name}.png")
+        return self.save(figure, self.out or run.path / "figures" / name)
 
 
 LOADING, FIGURE = LoadOptions(), FigureOptions()
@@ -51,12 +51,14 @@ def sample(
 
     Args:
         run: The run folder.
-        n: Number of samples. By default 100 images, or as many points as training data, at most 10,000.
+        n: Number of samples, at most 100,000. By default 100 images, or as many points as training data.
         drawn: Draw x from p(x|z), with the decoder's noise, instead of its mean.
         loading: How to load the run.
         options: Where to save the figure.
     """
     options.check(*figures.ENDINGS)
+    if n is not None and not 1 <= n <= of_model.MOST_POINTS:
+        raise BadValue(f"--n is {n}: it must lie between 1 and {of_model.MOST_POINTS:,}")
     loaded = loading.load(run)
     _, key = options.keys(loaded)
     if loaded.recipe.shape == (2,):
@@ -115,7 +117,7 @@ def reconstruct(
     observe_key, key = options.keys(loaded)
     x = loaded.observed(observe_key, test, torch.arange(n))
     figure = of_model.reconstructions(*loaded.trained, x, None if mean else key, **loaded.image_arguments)
-    options.save_of(figure, loaded, "reconstructions")
+    options.save_of(figure, loaded, "reconstructions_mean" if mean else "reconstructions")
 
 
 def interpolate(
@@ -172,7 +174,7 @@ def _first_of_class(dataset: data.Dataset, name: str) -> int:
     known = {str(label): label for label in dataset.test_labels.unique().tolist()}
     known |= {dataset.classes[label]: label for label in known.values() if dataset.classes}
     checks.known(f"class of {dataset.name}", name, known)
-    return int((dataset.test_labels == known[name]).nonzero()[0])
+    return of_model.first_of_class(dataset.test_labels, known[name])
 
 
 def latent(
@@ -192,8 +194,8 @@ def latent(
         what: A scatter by class (of the first two principal components if Z > 2), a grid (Z = 2 only), or a traversal:
             a row for each of the latents with the highest KL, which varies while the others stay at those of the
             first test item.
-        range_: The least and the greatest latent value. By default a grid spans the encoded test data, and a traversal
-            -3 to 3 standard deviations of the prior.
+        range_: Least and greatest value. Grid: of z, by default a square that holds most of the encoded test data.
+            Traversal: in standard deviations of the prior, by default -3 3.
         n: Number of values in that range. By default 20 in a grid, and 7 in a traversal.
         loading: How to load the run.
         options: Where to save the figure.

@@ -9,13 +9,13 @@ from tqdm import tqdm
 
 from funcvae import distributed, runs
 from funcvae._support import files
-from funcvae.cli.options import Device, Flag, Names, OutputOptions, joined_names, progress_bar
+from funcvae.cli.options import Device, FigureOutput, Flag, Names, joined_names, progress_bar
 from funcvae.cli.signals import stop_on_signal
 from funcvae.errors import Stopped
 
 __all__ = ["collect", "sweep"]
 
-OUTPUT = OutputOptions()
+OUTPUT = FigureOutput()
 
 
 def sweep(
@@ -30,9 +30,9 @@ def sweep(
     """Train every cell of a grid: each system with each estimator, number of samples and seed.
 
     The grid is a JSON object with lists "systems" (names, or FILE.py:NAME or package.module:NAME for your own),
-    "estimators", "samples" and "seeds"; an object "settings" of options of `funcvae train` (with _ for -) for all
-    cells; and "replicates", the number of draws to measure the gradient variance of each finished cell. Only the
-    systems are required.
+    "estimators", "samples" and "seeds"; an object "settings" of options for all cells, named as in `funcvae train` but
+    with _ in place of -; and "replicates", the number of draws to measure the gradient variance of each finished cell.
+    Only the systems are required.
 
     A second call trains the missing cells. Several workers may share a folder, started by torchrun, as a Slurm array,
     or by hand; each takes cells that no other holds. Ctrl-C and SIGTERM stop it after the current step, with a
@@ -75,7 +75,7 @@ def sweep(
         sys.exit(1)
 
 
-def collect(sweep: Path, /, *, system: Names | None = None, wide: Flag = False, output: OutputOptions = OUTPUT) -> None:
+def collect(sweep: Path, /, *, system: Names | None = None, wide: Flag = False, output: FigureOutput = OUTPUT) -> None:
     """Collect the results of a sweep so far: a row for each cell, and means and intervals over the seeds.
 
     Prints a table, and writes table.csv (a row for each cell, also unfinished ones), table.json (with the means over
@@ -93,4 +93,4 @@ def collect(sweep: Path, /, *, system: Names | None = None, wide: Flag = False, 
     path = output.write(output.out or sweep / "table.csv", results.to_csv().encode())
     output.write(path.with_suffix(".json"), files.as_json(results.to_dict()))
     for name, figure in results.figures().items():
-        output.save(figure, path.parent / "figures" / f"{name}.png")
+        output.save(figure, path.parent / "figures" / name)

@@ -15,7 +15,7 @@ __all__ = ["list_"]
 
 def list_(
     what: Literal["systems", "estimators", "noise", "data", "runs"] = "systems",
-    folder: str = "runs",
+    folder: str | None = None,
     /,
     *,
     from_: Annotated[str | None, Parameter(name="from")] = None,
@@ -25,15 +25,18 @@ def list_(
 
     Args:
         what: What to list.
-        folder: Of runs: the folder that holds them.
-        from_: Also list the systems in this file, FILE.py, or module, whose code is run.
+        folder: The folder whose runs to list. By default runs/.
+        from_: Also list the systems of a file FILE.py or of a module. This runs its code.
         wide: Print lines that do not fit the terminal.
     """
     if from_ is not None and what != "systems":
         raise BadValue(f"--from is {from_}: it is for systems, not for {what}")
+    if folder is not None and what != "runs":
+        raise BadValue(f"unexpected argument {folder}: only `funcvae list runs FOLDER` takes a folder")
     own = {} if from_ is None else {f"{from_}:{name}": system for name, system in runs.systems_in(from_).items()}
     width = None if wide else WIDTH
     if what == "runs":
+        folder = folder or "runs"
         found = runs.runs_in(folder)
         print(runs.runs_table(found, wide=wide) if found else f"{folder} holds no runs")
         return

@@ -7,13 +7,14 @@ from matplotlib.figure import Figure
 
 from funcvae import distributed, runs
 from funcvae._support import checks, files
+from funcvae._support.tables import WIDTH, as_text
 from funcvae.cli.options import (
+    FigureOutput,
     Flag,
     Int,
     LoadOptions,
     ModelOptions,
     Names,
-    OutputOptions,
     joined_names,
     parse_model_options,
     progress_bar,
@@ -25,7 +26,7 @@ from funcvae.models import SYSTEMS
 
 __all__ = ["evaluate", "variance"]
 
-LOADING, OUTPUT = LoadOptions(), OutputOptions()
+LOADING, OUTPUT = LoadOptions(), FigureOutput()
 
 
 def evaluate(
@@ -38,7 +39,7 @@ def evaluate(
     seed: Int = 0,
     wide: Flag = False,
     loading: LoadOptions = LOADING,
-    output: OutputOptions = OUTPUT,
+    output: FigureOutput = OUTPUT,
 ) -> None:
     """Evaluate a trained model on test data: log-likelihood with its errors, bounds, KLs, active units.
 
@@ -78,7 +79,7 @@ def variance(
     target_se: float | None = None,
     wide: Flag = False,
     loading: LoadOptions = LOADING,
-    output: OutputOptions = OUTPUT,
+    output: FigureOutput = OUTPUT,
     patience: float = distributed.PATIENCE,
 ) -> None:
     """Compare the gradient variance of estimators at a run's parameters, or at an untrained system's.
@@ -132,8 +133,9 @@ def variance(
     else:
         text = found[0].table(wide=wide) + "\nmore columns: --wide" * (not wide)
         made = of_results.of_comparison(found[0], name=system)
-    state = "untrained" if measured.path.name.startswith(f"{system}-untrained") else f"as in {measured.path}"
-    print(f"{system}, {state}; {found[0].batch:,} of its training data, seed {seed}; gradients of nats per example")
+    of = f"{measured.title}, as in {measured.path}" if measured.all_steps else measured.title
+    head = f"{of}; {found[0].batch:,} of its training data, seed {seed}; gradients of nats per example"
+    print(as_text([head], None if wide else WIDTH))
     print(text)
     left_out = report["left_out"]
     for reason in left_out:
@@ -154,6 +156,10 @@ def _run_or_system(
         return loading.load(Path(name))
     if ":" not in name:
         checks.known("system or run folder", name, SYSTEMS)
+    if loading.checkpoint is not None or loading.system is not None:
+        raise BadValue(
+            f"--checkpoint and --system are for a run folder, and {name} is an untrained system: leave them out"
+        )
     device, data_dir = runs.resolve_device(loading.device), loading.data_dir or "data"
     options = parse_model_options(name, model) if model else None
     run = runs.initial_run(
@@ -162,13 +168,11 @@ def _run_or_system(
     return run._replace(path=Path(runs.new_run_folder(f"{run.path}-untrained")))
 
 
-def _write_report(
-    run: runs.Run, kind: str, report: runs.Report, made: dict[str, Figure], output: OutputOptions
-) -> None:
+def _write_report(run: runs.Run, kind: str, report: runs.Report, made: dict[str, Figure], output: FigureOutput) -> None:
     """Writes a report, then its figures, whose names have the same number if the report got one; prints the paths."""
     path = output.write(output.out or run.path / f"{kind}.json", files.as_json(report))
     for name, figure in made.items():
         if output.out is None:
-            output.save(figure, run.path / "figures" / f"{name}{path.stem.removeprefix(kind)}.png")
+            output.save(figure, run.path / "figures" / f"{name}{path.stem.removeprefix(kind)}")
         else:
-            output.save(figure, path.with_name(f"{path.stem}_{name}.png"))
+            output.save(figure, path.with_name(f"{path.stem}_{name}"))

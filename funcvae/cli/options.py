@@ -17,8 +17,8 @@ from funcvae.models import System
 from funcvae.tracking.progress import Bar
 
 __all__ = [
-    "DataOptions", "Device", "Flag", "Int", "LoadOptions", "ModelOptions", "Names", "OutputOptions", "joined_names",
-    "parse_model_options", "progress_bar", "system_help", "whole_number", "whole_numbers",
+    "DataOptions", "Device", "FigureOutput", "Flag", "Int", "LoadOptions", "ModelOptions", "Names", "OutputOptions",
+    "joined_names", "parse_model_options", "progress_bar", "system_help", "whole_number", "whole_numbers",
 ]  # fmt: skip
 
 
@@ -103,9 +103,9 @@ class DataOptions:
     system: str | None = None
     """The run's system, if it is your own: FILE.py:NAME or package.module:NAME."""
     data: str | None = None
-    """File or folder of the data, if they have moved since training."""
+    """File or folder of the data. By default where the run found them."""
     data_dir: str | None = None
-    """Folder of named data sets, if it has moved since training."""
+    """Folder of named data sets. By default where the run found them."""
 
 
 @Parameter(name="*", group=LOADING)
@@ -141,7 +141,7 @@ class OutputOptions:
         if self.out is None:
             return
         path = self.out
-        if path.suffix not in endings or path.is_dir():
+        if path.suffix.lower() not in endings or path.is_dir():
             allowed = " or ".join(f"NAME{ending}" for ending in endings)
             raise BadValue(f"--out is {self.out}: it must be the name of a file, {allowed}")
         if not path.parent.is_dir():
@@ -153,8 +153,25 @@ class OutputOptions:
         print(path)
         return path
 
+
+@Parameter(name="*", group=OUTPUT)
+@dataclass(frozen=True, kw_only=True)
+class FigureOutput(OutputOptions):
+    """Where to write results with figures, and their format."""
+
+    format: Literal["png", "pdf", "svg"] | None = None
+    """Format of figures that --out does not name. By default png."""
+
+    def check(self, *endings: str) -> None:
+        """Raises as in `OutputOptions`, and BadValue if both `out` and `format` give the format of a figure."""
+        super().check(*endings)
+        if self.format and self.out and self.out.suffix.lower() in figures.ENDINGS:
+            raise BadValue(f"--format is {self.format}: --out {self.out} has the format of the figure; leave one out")
+
     def save(self, figure: Figure, path: Path) -> Path:
-        """Saves a figure, and prints and returns its path."""
+        """Saves a figure, and prints and returns its path. A path without an ending gets that of the format."""
+        if path.suffix.lower() not in figures.ENDINGS:
+            path = path.with_name(f"{path.name}.{self.format or 'png'}")
         path = figures.save(figure, path, over=self.force)
         print(path)
         return path

@@ -47,8 +47,8 @@ class TrainOptions(runs.Options):
     """Where to train. By default on CUDA if available."""
     precision: Literal["highest", "high", "medium"] | None = None
     compile: Annotated[bool | None, Parameter(negative="--no-compile")] = None
-    """Whether to train under torch.compile. By default if that saves more time than it takes, by the number and the
-    size of the steps."""
+    """Whether to train under torch.compile. By default if that saves more time than it takes, judged by the number and
+    the size of the steps."""
 
 
 def _grouped(hints: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def train(
     download: Flag = False,
     resume: str | None = None,
     track: Annotated[tuple[Literal["tensorboard", "visdom", "wandb"], ...], Parameter(show_default=False)] = (),
-    visdom_server: str = "http://localhost:8097",
+    visdom_server: str | None = None,
     patience: float = distributed.PATIENCE,
 ) -> None:
     """Train a system, by default with its own recipe, into a run folder; or resume a run.
@@ -94,12 +94,15 @@ def train(
             Only --epochs and options of storage and display may change. "auto" resumes the run in --out if it exists,
             and otherwise starts it.
         track: Also show the run in TensorBoard (in the run folder), on a Visdom server or in W&B; may be repeated.
-        visdom_server: Address of the Visdom server.
+        visdom_server: Address of the Visdom server. By default http://localhost:8097.
         patience: Seconds that the processes of torchrun wait for each other at the start.
     """
+    if visdom_server is not None and "visdom" not in track:
+        raise BadValue(f"--visdom-server is {visdom_server}: give --track visdom, too")
+    server = visdom_server or "http://localhost:8097"
     makers: dict[str, runs.MakeTracker] = {
         "tensorboard": tracking.tensorboard,
-        "visdom": lambda run, config, past: tracking.visdom(visdom_server, run.name, config, past),
+        "visdom": lambda run, config, past: tracking.visdom(server, run.name, config, past),
         "wandb": tracking.wandb,
     }
     trackers = [makers[name] for name in dict.fromkeys(track)]
@@ -129,15 +132,15 @@ def _conclusion(run: runs.Summary, result: runs.Result) -> list[str]:
     """How a run went, its figures, and the commands to go on; and advice if no latent is active."""
     found = run.results
     names = {"test_bound": "test bound", "train_bound": "training bound"}
-    names |= {"reconstruction": "reconstruction", "kl": "KL"}
     texts = [f"{text} {found[name]:.4f}" for name, text in names.items() if name in found]
+    terms = f" ({run.terms})" if run.terms else ""
     seconds = found.get("seconds")
-    speed = f" in {tracking.duration(seconds)}, {run.steps / seconds:,.3g} steps a second" if seconds else ""
+    speed = f" in {tracking.duration(seconds)}, {tracking.speed(run.steps, seconds)}" if seconds else ""
     best = ""
     if run.settings["keep_best"]:
         best = f"; kept the parameters of epoch {found['best_epoch']}, test bound {found['best_test_bound']:.4f}"
     lines = [
-        f"{', '.join(texts)} (nats per example)",
+        f"{', '.join(texts)}{terms}; nats per example",
         f"trained {run.steps:,} steps{speed}{best}",
         f"figures: {run.path / 'figures'} ({', '.join(dict.fromkeys(Path(name).stem for name in run.figures))})",
         *(f"next: {command}" for command in run.commands if command.split()[1] in ("evaluate", "variance")),

@@ -108,7 +108,7 @@ def reconstructions(
         _show_cells(ax, pair)
         ax.set_yticks(_centres(2, height), ["original", "reconstruction"])
         shown = errors[k * cols : (k + 1) * cols]
-        ax.set_xticks(_centres(len(shown), width), [f"{error:.3g}" for error in shown], size="small")
+        ax.set_xticks(_centres(len(shown), width), [f"{error:#.3g}".rstrip(".") for error in shown], size="small")
         ax.annotate(
             "squared error", (0, 0), (-4, -4), "axes fraction", "offset points", ha="right", va="top", size="small"
         )

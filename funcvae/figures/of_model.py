@@ -39,7 +39,7 @@ from funcvae.modules import Params, State
 from funcvae.train import streaming
 
 __all__ = [
-    "MOST_POINTS", "Pixels", "as_is", "image_samples", "interpolation", "is_normal", "item_name",
+    "MOST_POINTS", "Pixels", "as_is", "first_of_class", "image_samples", "interpolation", "is_normal", "item_name",
     "latent_grid", "latent_scatter", "latent_traversal", "point_samples", "reconstructions", "rows_by_class",
     "true_gaussian",
 ]  # fmt: skip
@@ -188,6 +188,11 @@ def item_name(dataset: Dataset, item: int) -> str:
     """The number of a test item and, if known, its class, on two lines."""
     number = f"test item {item:,}"
     return number if dataset.test_labels is None else f"{number}\n{_class(dataset, dataset.test_labels[item])}"
+
+
+def first_of_class(labels: Tensor, label: int) -> int:
+    """The index of the first item of a class that has one."""
+    return int((labels == label).nonzero()[0])
 
 
 def rows_by_class(dataset: Dataset, n: int, items: int) -> tuple[Tensor, list[str]]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
@@ -89,6 +90,12 @@ def of_run(
             figures["latent_grid"] = of_model.latent_grid(*trained, x, **drawn)
         elif model.latent > 2 and of_model.is_normal(*trained, x):
             figures["latent_traversal"] = of_model.latent_traversal(*trained, x, **drawn)
+        if labels is not None and not model.condition and len(labels.unique()) > 1:
+            last, first = (of_model.first_of_class(labels, int(label)) for label in labels.unique()[:2])
+            names = of_model.item_name(dataset, first), of_model.item_name(dataset, last)
+            both = examples.take(x, torch.tensor([first, last], device=examples.device(x)))
+            start, end = examples.each(lambda part: part[0], both), examples.each(lambda part: part[1], both)
+            figures["interpolation"] = of_model.interpolation(*trained, start, end, 12, names=names, **drawn)
     elif shape == (2,):
         figures["densities"] = of_model.point_samples(*trained, samples_key, number, dataset, **given, name=name)
     return figures
@@ -100,8 +107,8 @@ def training(
 ) -> Figure:
     """The bound at every training step and on the test set after epochs, with reconstruction, KL and gradient.
 
-    A term that is 0 or not finite everywhere, such as the KL of an autoencoder, has no panel. Without
-    `steps_per_epoch`, all epochs are taken to be of one length.
+    A term that is 0 or not finite everywhere, such as the KL of an autoencoder, has no panel. If neither the history
+    nor `steps_per_epoch` gives the length of an epoch, the steps are divided by the number of test bounds.
     """
     size = _steps_per_epoch(history) if steps_per_epoch is None else steps_per_epoch
     terms = {"reconstruction": history.reconstruction, "KL": history.kl}
@@ -128,11 +135,12 @@ def several_runs(
     for label, history in runs:
         checks.instance(f"the history of {label!r}", history, History)
     sizes = [size for _, history in runs if (size := _steps_per_epoch(history))]
-    if len(sizes) < len(runs):
+    epochs = sizes if len(sizes) == len(runs) else None
+    if not all(np.isfinite(history.test_bound).any() for _, history in runs):
         trained = [(label, *_coarse(history.bound)) for label, history in runs]
-        return curves.run_curves(trained, name=f"training {name}", title=title)
+        return curves.run_curves(trained, steps_per_epoch=epochs, name=f"training {name}", title=title)
     tested = [(label, *_tested(history, size)) for (label, history), size in zip(runs, sizes, strict=True)]
-    return curves.run_curves(tested, steps_per_epoch=sizes, name=f"test {name}", title=title)
+    return curves.run_curves(tested, steps_per_epoch=epochs, name=f"test {name}", title=title)
 
 
 def _tested(history: History, steps_per_epoch: float) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -142,7 +150,9 @@ def _tested(history: History, steps_per_epoch: float) -> tuple[NDArray[Any], NDA
 
 
 def _steps_per_epoch(history: History) -> float | None:
-    """The number of steps in an epoch, or None without a test set."""
+    """The number of steps in an epoch; None if the history has neither it nor test bounds."""
+    if history.steps_per_epoch:
+        return history.steps_per_epoch
     return len(history.bound) / len(history.test_bound) if len(history.test_bound) else None
 
 

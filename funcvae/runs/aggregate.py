@@ -166,7 +166,7 @@ _GROUP = ("system", "estimator", "target", "samples")
 
 def _row(cell: Config) -> TableRow:
     row = dict.fromkeys(COLUMNS) | cell_id(cell) | {"folder": cell.out}
-    row["target"] = target_of(cell)
+    row["target"] = target_of(cell.estimator, cell.noise)
     result = read_cell(cell)
     if result is None:
         return row | {"status": "begun" if has_run(cell.out) else "missing"}

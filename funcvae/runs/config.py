@@ -53,7 +53,7 @@ class Options:
     """Folder of named data sets. By default data/."""
     stream: bool | None = None
     """Read FILE.npy batch by batch during training, for data that do not fit in memory. The bits are those of data in
-    memory, unless the model starts from the training data, such as from their mean: it gets the first 10,000 items."""
+    memory, unless the model starts from the training data (their mean, for instance): it then sees the first 10,000."""
     size: int | None = None
     """Resize the images of a folder: the shorter side to this many pixels, and keep the square in the centre. By
     default all images must have one size."""
@@ -84,8 +84,8 @@ class Options:
     early_stopping: int | None = None
     """End when the test bound has not improved for this many epochs. By default (or 0) all epochs are made."""
     test_every: int | None = None
-    """Epochs between test bounds; the last epoch always has one. It changes no parameters, unless early_stopping
-    or keep_best depends on it. By default 1."""
+    """Epochs between test bounds; the last epoch always has one. It changes no parameters, unless the run ends early or
+    keeps its best parameters. By default 1."""
     keep_best: bool | None = None
     """Keep the parameters of the epoch with the highest test bound, not those of the last."""
     seed: int | None = None
@@ -102,8 +102,8 @@ class Options:
     """Precision of float32 matrix products (torch.set_float32_matmul_precision). By default highest.
     "medium" is faster on many machines, and uses bfloat16 on CPUs with AMX."""
     compile: Compile | None = None
-    """Whether to run the step under torch.compile. By default (or "auto") if that saves more time than it takes, by the
-    number and the size of the steps."""
+    """Whether to run the step under torch.compile. By default (or "auto") if that saves more time than it takes, judged
+    by the number and the size of the steps."""
     deterministic: bool | None = None
     """Use only algorithms with reproducible bits (torch.use_deterministic_algorithms)."""
     sample_each_step: bool | None = None

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from funcvae import compilation, data, tracking
 from funcvae._support import checks, files
-from funcvae._support.progress import notice
+from funcvae._support.progress import Progress, notice
 from funcvae.distributed.collectives import SINGLE, Processes
 from funcvae.errors import BadValue, Missing, NonFinite, Stopped
 from funcvae.models import System
@@ -69,13 +69,14 @@ def train(
     trackers: Sequence[MakeTracker] = (),
     stop_context: MakeStop = never_stop,
     processes: Processes = SINGLE,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Path:
     """Trains a system into a new run folder, as `funcvae train` does, and returns the path of the folder.
 
     Args:
         system: see `find_system`.
-        download, trackers, stop_context, processes: see `run`.
+        download, trackers, stop_context, processes, progress: see `run`.
         options: fields of `Options`. By default `out` is a new folder in runs/, `device` is CUDA if available, and
             the step is compiled if that pays (`compilation.pays`). Small steps run on one thread, unless
             OMP_NUM_THREADS is set (`threads.of_step`).
@@ -88,7 +89,9 @@ def train(
     device = resolve_device(requested.device or "auto")
     out = processes.all_gather_object(requested.out or new_run_folder(system.name))[0]
     config = with_defaults(replace(requested, system=system, device=device, out=out))
-    return run(config, download=download, trackers=trackers, stop_context=stop_context, processes=processes)
+    return run(
+        config, download=download, trackers=trackers, stop_context=stop_context, processes=processes, progress=progress
+    )
 
 
 @checks.arguments
@@ -99,6 +102,7 @@ def run(
     trackers: Sequence[MakeTracker] = (),
     stop_context: MakeStop = never_stop,
     processes: Processes = SINGLE,
+    progress: Progress | None = None,
 ) -> Path:
     """Trains a configuration into its run folder, and returns the path of the folder.
 
@@ -111,6 +115,8 @@ def run(
             images "latent", a scatter of encoded test data, and, if the data are images, "x" and "x_hat".
         stop_context: makes a `StopContext`, which is entered during training. Its function is called after every step.
         processes: the processes that train, from `distributed.process_group()`.
+        progress: called with the number of steps made, and that of all steps. By default, a bar on a terminal or a line
+            for each epoch shows them on stderr.
 
     Raises:
         BadValue: the folder is not empty, or the parts of the configuration do not fit together.
@@ -144,7 +150,7 @@ def run(
         manifest = environment.manifest(config, setup.dataset, data_sha256, processes.size)
         files.write(out / MANIFEST, files.as_json(manifest))
         try:
-            _train(out, setup, setup.start, 0, tracks, stop_context)
+            _train(out, setup, setup.start, 0, tracks, stop_context, progress)
         except compilation.Uncompiled:
             if not (out / METRICS).stat().st_size:  # the first step cannot be compiled: leave an empty folder
                 for name in (CONFIG, MANIFEST, METRICS, folder.TIMES):
@@ -162,6 +168,7 @@ def resume(
     trackers: Sequence[MakeTracker] = (),
     stop_context: MakeStop = never_stop,
     processes: Processes = SINGLE,
+    progress: Progress | None = None,
 ) -> Path:
     """Resumes the run in a folder from its newest checkpoint. The result has the same bits as an uninterrupted run.
 
@@ -170,7 +177,7 @@ def resume(
     Args:
         options: requested options; those that decide the result must be equal to the run's.
         system: the own system of the run, if `options` does not have it: see `load`. Its code must not have changed.
-        trackers, stop_context, processes: see `run`. The number of processes may change.
+        trackers, stop_context, processes, progress: see `run`. The number of processes may change.
 
     Raises:
         BadValue: an option that must stay the same differs, or the run has more epochs than requested.
@@ -234,7 +241,7 @@ def resume(
             files.write(path / CONFIG, files.as_json(config.content()))
         for name in (PARAMS, RESULT):  # of fewer epochs
             (path / name).unlink(missing_ok=True)
-        _train(path, setup, processes.broadcast(ts), size, tracks, stop_context)
+        _train(path, setup, processes.broadcast(ts), size, tracks, stop_context, progress)
     return path
 
 
@@ -253,14 +260,15 @@ def _check_agreement(setup: Setup, data_sha256: str) -> None:
 
 
 def _train(
-    out: Path, setup: Setup, ts: TrainState, metrics_bytes: int, trackers: Sequence[tracking.Tracker], stop: MakeStop
-) -> None:
+    out: Path, setup: Setup, ts: TrainState, metrics_bytes: int, trackers: Sequence[tracking.Tracker], stop: MakeStop,
+    progress: Progress | None,
+) -> None:  # fmt: skip
     """Trains from a TrainState to the end of the run and writes the results. Keeps `metrics_bytes` bytes of metrics."""
     steps = int(ts.step)
     history = read_history(out / METRICS, metrics_bytes, steps, steps // setup.task.steps_per_epoch)
     setup.task.processes.all_gather_object(history.test_bound)  # which may end training early in all processes
     try:
-        with recorder(out, setup, steps, metrics_bytes, trackers) as callbacks:
+        with recorder(out, setup, steps, metrics_bytes, trackers, progress) as callbacks:
             ts, history = _fit(out, setup, ts, callbacks, stop, history)
     except NonFinite as error:
         files.write(out / RESULT, files.as_json({"diverged": str(error)}))

@@ -114,13 +114,25 @@ class Run(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The system and the steps made, for titles of figures."""
-        return f"{self.config.system.name}, {self.steps:,} steps"
+        """The system and the epochs made, for titles of figures."""
+        if self.finished and self.config.keep_best:
+            return f"{self.config.system.name} after its best epoch"
+        return trained_for(self.config.system.name, self.steps, self.all_steps / self.config.epochs)
 
     @property
     def image_arguments(self) -> dict[str, Any]:
         """Arguments of the figures of images: how to show pixels, and the name for the title."""
         return {"pixels": self.recipe.pixels, "name": self.title}
+
+
+def trained_for(name: str, steps: int, steps_per_epoch: float) -> str:
+    """A model and how long it was trained, such as "mnist_vae after 2.5 epochs", for titles of figures."""
+    if not steps:
+        return f"{name}, untrained"
+    if steps < steps_per_epoch:
+        return f"{name} after {steps:,} step{'s' * (steps != 1)}"
+    epochs = f"{steps / steps_per_epoch:,.2f}".rstrip("0").rstrip(".")
+    return f"{name} after {epochs} epoch{'s' * (epochs != '1')}"
 
 
 class Result(TypedDict):
@@ -200,8 +212,14 @@ def load(
     if finished:
         made, (params, state) = max(in_folder(path / CHECKPOINTS), default=steps), load_params(path / PARAMS, *like)
     elif checkpoint is None:
+        reason = files.read_json(path / RESULT).get("diverged") if (path / RESULT).is_file() else None
+        if reason and not in_folder(path / CHECKPOINTS):
+            raise Missing(f"{path} diverged before its first checkpoint: {reason}")
         made, (params, state), errors = _newest(path, *like)
-        then = "" if is_of_earlier_version(manifest) else f"; to continue it: {resume_command(path, config.system)}"
+        if reason:
+            then = f"; it diverged: {reason}"
+        else:
+            then = "" if is_of_earlier_version(manifest) else f"; to continue it: {resume_command(path, config.system)}"
         taken = f"this is its checkpoint of step {made:,} of {steps:,}"
         _print_once("; ".join([*map(str, errors), f"{path} is not finished: {taken}{then}"]))
     else:

@@ -153,9 +153,9 @@ def cell_id(cell: Config) -> dict[str, Any]:
     return {name: cell.content()[name] for name in _AXES}
 
 
-def target_of(cell: Config) -> str:
-    """The bound that the estimator of a cell ascends."""
-    return estimators.parse_final(cell.estimator, _LATE).claims_under(noise.parse(cell.noise)).target
+def target_of(estimator: str, scheme: str) -> str:
+    """The bound that an estimator ascends under a noise scheme, both given by name."""
+    return estimators.parse_final(estimator, _LATE).claims_under(noise.parse(scheme)).target
 
 
 def _full_name(spec: str) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from funcvae import evaluate, figures, random, tracking, tree
 from funcvae._support import examples, files
+from funcvae._support.progress import Progress, silent
 from funcvae.distributions import Delta
 from funcvae.errors import BadData, BadValue
 from funcvae.figures import decoding, of_model, of_results
@@ -32,6 +33,7 @@ from funcvae.runs.folder import (
     Result,
     history_in,
     times_in,
+    trained_for,
 )  # fmt: skip
 from funcvae.runs.prepare import Setup
 from funcvae.runs.systems import resume_command
@@ -48,12 +50,13 @@ LAST_FIGURE = f"{FIGURES}/training.png"  # written last: a folder with this file
 
 @contextmanager
 def recorder(
-    folder: Path, setup: Setup, steps: int, metrics_bytes: int, trackers: Sequence[tracking.Tracker]
-) -> Iterator[Callbacks]:
+    folder: Path, setup: Setup, steps: int, metrics_bytes: int, trackers: Sequence[tracking.Tracker],
+    progress: Progress | None,
+) -> Iterator[Callbacks]:  # fmt: skip
     """Callbacks that write metrics, samples and checkpoints, and pass rows and images to trackers.
 
     `steps` were trained before; their metrics have `metrics_bytes` bytes, and the rest of the file is cut off. Trackers
-    receive every row and, after epochs, images: see `execute.run`.
+    receive every row and, after epochs, images: see `execute.run`, also for `progress`.
     """
     config, per_epoch, settings = setup.config, setup.task.steps_per_epoch, setup.task.settings
     measured: dict[int, Row] = {}
@@ -61,13 +64,13 @@ def recorder(
     with ExitStack() as stack:
         metrics = stack.enter_context(tracking.MetricsWriter(folder / METRICS, metrics_bytes))
         samples = stack.enter_context(_sample_file(folder, steps)) if config.sample_each_step else None
-        shown = tracking.TrainingProgress(
+        display = tracking.TrainingProgress(
             folder.name, setup.steps, config.epochs, steps, compiling=settings.compile and steps < setup.steps,
-            with_loss=(settings.scale, settings.offset) != (per_example, 0.0),
+            with_loss=(settings.scale, settings.offset) != (per_example, 0.0), quiet=progress is not None,
         )  # fmt: skip
-        progress = stack.enter_context(shown)
+        shown = stack.enter_context(display)
         clock = stack.enter_context(_clock(folder / TIMES, steps))
-        logs: list[Log] = [metrics.log, progress.log, *(tracker.log for tracker in trackers)]
+        logs: list[Log] = [metrics.log, shown.log, *(tracker.log for tracker in trackers)]
 
         def log(row: Row) -> None:
             epoch, ended = row["epoch"], row["kind"] == "epoch"
@@ -78,7 +81,8 @@ def recorder(
                 each(row)
             if ended:
                 clock(after, epoch)
-                if trackers and (epoch + 1) % -(-config.epochs // MOST_TRACKED) == 0:
+                due = (epoch + 1) % -(-config.epochs // MOST_TRACKED) == 0 or epoch + 1 == config.epochs
+                if trackers and due:
                     images = _images(setup, now)
                     for tracker in trackers:
                         tracker.show(after, images)
@@ -88,7 +92,7 @@ def recorder(
         def watch(step: int, ts: TrainState) -> None:
             nonlocal now
             now, trained = ts, (setup.task.model, ts.params, ts.state)
-            progress.stepped()
+            shown.stepped()
             if setup.monitor and step % config.variance_every == 0:
                 where = {"kind": "variance", "epoch": (step - 1) // per_epoch, "step": step}
                 measured[step] = where | setup.monitor(*trained, step)
@@ -111,7 +115,9 @@ def recorder(
             checkpoint.save(folder / BEST, ts, {})
 
         best = keep if config.keep_best else None
-        yield Callbacks(log, watch, save, config.checkpoint_every, until=config.until, best=best)
+        yield Callbacks(
+            log, watch, save, config.checkpoint_every, until=config.until, best=best, progress=progress or silent
+        )
 
 
 def write_results(folder: Path, setup: Setup, ts: TrainState, history: History) -> None:
@@ -141,7 +147,7 @@ def write_results(folder: Path, setup: Setup, ts: TrainState, history: History) 
             rows = list(tracking.MetricsReader(folder / METRICS, kind="variance"))
             if drawn := of_results.variance_along_training(rows, name=config.system.name):
                 made["variance"] = drawn
-        name = f"{config.system.name}, {int(ts.step):,} steps"
+        name = trained_for(config.system.name, int(ts.step), task.steps_per_epoch)
         made |= of_results.of_run(
             *trained, config.system, setup.dataset, setup.test_observed, setup.figure_key, name=name
         )
@@ -225,7 +231,8 @@ def _images(setup: Setup, ts: TrainState) -> dict[str, NDArray[np.floating]]:
     """Images for the trackers: a scatter of encoded test items; and test images and their reconstructions."""
     model, x = setup.task.model, setup.test_observed
     trained, few = (model, ts.params, ts.state), examples.head(x, _SHOWN)
-    images, name = dict[str, NDArray[np.floating]](), f"{setup.config.system.name}, step {int(ts.step):,}"
+    images = dict[str, NDArray[np.floating]]()
+    name = trained_for(setup.config.system.name, int(ts.step), setup.task.steps_per_epoch)
     encoded, labels = examples.head(x, _ENCODED), setup.dataset.test_labels
     if labels is not None:
         labels = labels[: examples.count(encoded)]

@@ -80,8 +80,8 @@ def evaluation_report(
     x = run.observed(observe_key, test, chosen)
 
     report: Report = {"system": run.config.system.name, "estimator": run.config.estimator, "data": run.config.data}
-    report |= {"items": n, "of": most, "item_numbers": chosen.tolist(), "samples": samples, "seed": seed}
-    report |= {"unit": "nats per example", "log_likelihood": None, "ladder": None, "shortfall": None}
+    report |= {"title": run.title, "items": n, "of": most, "item_numbers": chosen.tolist(), "samples": samples}
+    report |= {"seed": seed, "unit": "nats per example", "log_likelihood": None, "ladder": None, "shortfall": None}
     report |= {"posterior_gap": None, "ess": None, "pareto_k": None, "log_weights": None}
     try:
         report |= _log_weight_results(run, x, chosen, weight_key, samples, chunk, progress)
@@ -136,7 +136,8 @@ def evaluation_table(report: Report, *, wide: bool = False) -> str:
     if report["ess"]:
         value("effective sample size", f"{report['ess']['median']:.1f}", f"of {samples}, median")
         value("Pareto k̂", f"{report['pareto_k']['median']:.2f}", "median")
-    head = f"{report['system']}, {report['items']:,} of {report['of']:,} test items, seed {report['seed']}"
+    title = report.get("title", report["system"])  # which reports of earlier versions lack
+    head = f"{title}, {report['items']:,} of {report['of']:,} test items, seed {report['seed']}"
     titles = ("", "value", unbroken("± noise"), unbroken("± data"), "")
     blocks: list[Block] = [f"{head}; {report['unit']}", Table(titles, {"": rows}, "<>>><")]
     blocks += [f"warning: {report['warning']}"] if report.get("warning") else []
@@ -331,7 +332,7 @@ def _training_batch(run: Run, batch: int | None, seed: int) -> tuple[Data, Tenso
 def _variance_head(run: Run, seed: int, chosen: Tensor) -> Report:
     """The fields that all reports of variances begin with."""
     report: Report = {"system": run.config.system.name, "trained_with": run.config.estimator, "data": run.config.data}
-    report |= {"seed": seed, "item_numbers": chosen.tolist()}
+    report |= {"title": run.title, "seed": seed, "item_numbers": chosen.tolist()}
     return report | {"unit": "gradients of nats per example, summed over squared coordinates"}
 
 

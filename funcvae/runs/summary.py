@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, fields
 from datetime import datetime
 from functools import partial
@@ -29,6 +30,7 @@ from funcvae.runs.folder import (
     read_manifest,
     times_in,
 )  # fmt: skip
+from funcvae.runs.grid import target_of
 from funcvae.tracking.metrics_file import LINE_LIMIT, renamed
 from funcvae.tracking.training_progress import duration
 from funcvae.train.checkpoint import in_folder
@@ -66,8 +68,20 @@ class Summary(NamedTuple):
     """The steps of the checkpoints."""
     figures: Sequence[str] = ()
     """The names of the files of figures."""
+    target: str = ""
+    """The bound that the training ascends, such as "ELBO" or "L_5"; empty if it is not known."""
+    active_units: int | None = None
+    """The number of latents that a finished run uses, if known: see `Result`."""
     commands: Sequence[str] = ()
     """Commands to look at the run or to continue it."""
+
+    @property
+    def terms(self) -> str:
+        """Reconstruction and KL of the last epoch as text, if known. They are the terms of the ELBO."""
+        if not {"reconstruction", "kl"} <= self.results.keys():
+            return ""
+        of = "" if self.target == "ELBO" else "ELBO: "
+        return f"{of}reconstruction {self.results['reconstruction']:.4f}, KL {self.results['kl']:.4f}"
 
     def __str__(self) -> str:
         if not self.settings:
@@ -89,12 +103,12 @@ class Summary(NamedTuple):
             "test bound": _number(known.get("test_bound")),
             "best": f"{_number(known.get('best_test_bound'))} after epoch {known.get('best_epoch', 0)}",
             "train bound": _number(known.get("train_bound")),
+            "active units": "" if self.active_units is None else f"{self.active_units}",
             "checkpoints": f"after step {', '.join(map(str, self.checkpoints))}" if self.checkpoints else "none",
             "figures": ", ".join(self.figures) or "none",
         }
-        if "kl" in known and "reconstruction" in known:
-            parts = f"reconstruction {_number(known['reconstruction'])}, KL {_number(known['kl'])}"
-            lines["train bound"] += f" ({parts})"
+        if self.terms:
+            lines["train bound"] += f" ({self.terms})"
         if known.get("best_test_bound") == known.get("test_bound"):
             lines["best"] = ""
         shown = table([(f"  {name}", value) for name, value in lines.items() if value], align="<", width=WIDTH)
@@ -129,7 +143,7 @@ def summarize(path: str | Path) -> Summary:
         path, state, result.get("diverged", ""), _changed(path), manifest["versions"]["funcvae"],
         _settings(content, per_epoch), (train, manifest["data"]["test"]), made, content["epochs"] * per_epoch,
         results | {"epochs": made // per_epoch}, result.get("host", ""), checkpoints,
-        sorted(file.name for file in (path / FIGURES).glob("[!.]*.*")),
+        sorted(file.name for file in (path / FIGURES).glob("[!.]*.*")), _target(content), result.get("active_units"),
         [] if source is None else _commands(path, source, resumable, bool(checkpoints) or state == "finished"),
     )  # fmt: skip
 
@@ -166,7 +180,7 @@ def runs_table(summaries: Sequence[Summary], *, wide: bool = False) -> str:
     It fits 80 columns; with `wide`, lines are as long as it takes.
     """
     rows = []
-    for each, name in zip(summaries, _names(summaries), strict=True):
+    for each, name in zip(summaries, short_names(summaries), strict=True):
         cells = [str(each.settings.get(field, "")) for field in ("system", "estimator", "samples")]
         changed = unbroken(f"{datetime.fromtimestamp(each.changed):%Y-%m-%d %H:%M}")
         rows.append([name, *cells, _state(each), _number(each.results.get("test_bound")), changed])
@@ -192,7 +206,7 @@ def side_by_side(summaries: Sequence[Summary], *, wide: bool = False) -> str:
         columns[field.replace("_", " ")] = [_number(each.results.get(field)) for each in summaries]
     columns["time"] = [_time(each.results) for each in summaries]
     columns = {name: cells for name, cells in columns.items() if any(cells)}
-    short = [name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}" for name in _names(summaries)]
+    short = [name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}" for name in short_names(summaries)]
     rows = [list(row) for row in zip(short, *columns.values(), strict=True)]
     return in_parts(rows, ["run", *columns], None if wide else WIDTH)
 
@@ -213,6 +227,7 @@ class _Ended(TypedDict, total=False):
 
     host: str
     diverged: str
+    active_units: int | None
 
 
 class _Epoch(TypedDict):
@@ -249,6 +264,16 @@ def _settings(content: Mapping[str, Any], per_epoch: int) -> dict[str, Any]:
         lr = system.recipe.lr(per_epoch) if system else None
         found["lr"] = f"{lr:g}" if isinstance(lr, float) else "of the recipe"
     return found | {f"model.{name}": tuple(v) if isinstance(v, list) else v for name, v in model.items()}
+
+
+def _target(content: Mapping[str, Any]) -> str:
+    """The bound of a run's estimator, with its number of samples."""
+    with suppress(FuncvaeError):  # the estimator may be of another version
+        target = target_of(content["estimator"], content.get("noise", "iid"))
+        if target.startswith("ELBO"):
+            return target
+        return f"L_{content['samples']}" if target == "L_K" else f"{target}, K = {content['samples']}"
+    return ""
 
 
 def _unusual(settings: Mapping[str, Any]) -> list[str]:
@@ -311,7 +336,7 @@ def _time(results: Mapping[str, float]) -> str:
     return duration(results["seconds"]) if "seconds" in results else ""
 
 
-def _names(summaries: Sequence[Summary]) -> list[str]:
+def short_names(summaries: Sequence[Summary]) -> list[str]:
     """The paths of runs without the folder that all have in common."""
     parents = {os.path.abspath(each.path.parent) for each in summaries}
     common = os.path.commonpath(parents) if parents else ""

@@ -207,7 +207,7 @@ def _train_cell(
         if (result := _finished_result(cell, grid)) is not None:  # another worker has just finished it
             return result
         _check_same_run(cell)
-        result = {**cell_id(cell), "target": target_of(cell)}
+        result = {**cell_id(cell), "target": target_of(cell.estimator, cell.noise)}
         try:
             if not has_run(path):
                 execute.run(cell, stop_context=lambda: nullcontext(stop))

@@ -10,11 +10,11 @@ from funcvae.tracking.metrics_file import MetricsReader, MetricsWriter
 from funcvae.tracking.progress import bar
 from funcvae.tracking.protocol import Images, Tracker
 from funcvae.tracking.tensorboard_log import tensorboard
-from funcvae.tracking.training_progress import TrainingProgress, duration
+from funcvae.tracking.training_progress import TrainingProgress, duration, speed
 from funcvae.tracking.visdom_server import visdom
 from funcvae.tracking.wandb_run import wandb
 
 __all__ = [
-    "Images", "MetricsReader", "MetricsWriter", "Progress", "Tracker", "TrainingProgress", "bar", "duration",
+    "Images", "MetricsReader", "MetricsWriter", "Progress", "Tracker", "TrainingProgress", "bar", "duration", "speed",
     "tensorboard", "visdom", "wandb",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from funcvae.train.settings import Row
 
-__all__ = ["TrainingProgress", "duration"]
+__all__ = ["TrainingProgress", "duration", "speed"]
 
 
 class TrainingProgress:
@@ -23,26 +23,30 @@ class TrainingProgress:
         made: the steps that were made before.
         compiling: whether the first step will be compiled.
         with_loss: also show the loss of the last batch.
+        quiet: show nothing.
     """
 
     def __init__(
-        self, name: str, steps: int, epochs: int, made: int = 0, *, compiling: bool = False, with_loss: bool = False
-    ) -> None:
+        self, name: str, steps: int, epochs: int, made: int = 0, *, compiling: bool = False, with_loss: bool = False,
+        quiet: bool = False,
+    ) -> None:  # fmt: skip
         self._name, self._steps, self._epochs, self._made, self._start = name, steps, epochs, made, made + 1
         self._names = {"loss": "loss"} if with_loss else {}
         self._names |= {"bound": "bound", "test_bound": "test"}
         self._shown: dict[str, str] = {}
         self._compiling, self._announced = compiling, False
         self._first_step = Event()
+        self._quiet = quiet
 
     def __enter__(self) -> Self:
         self._began = self._stepping = time.monotonic()
         look = "step {n_fmt}/{total_fmt} |{bar}| {desc}"
         # A nested bar is cleared at its end. Without a terminal, `disable=None` shows no bar.
         self._bar = tqdm(
-            total=self._steps, initial=self._made, bar_format=look, dynamic_ncols=True, leave=None, disable=None
-        )
-        if self._compiling:
+            total=self._steps, initial=self._made, bar_format=look, dynamic_ncols=True, leave=None,
+            disable=self._quiet or None,
+        )  # fmt: skip
+        if self._compiling and not self._quiet:
             Thread(target=self._show_clock, daemon=True).start()
         return self
 
@@ -92,8 +96,8 @@ class TrainingProgress:
             return
         self._announced = True
         if self._left() > _LONG:
-            rate = (self._made - self._start) / seconds
-            self._write(f"at {rate:,.0f} steps a second, training takes about {duration(self._left())}")
+            rate = speed(self._made - self._start, seconds)
+            self._write(f"at {rate}, training takes about {duration(self._left())}")
 
     def _show_clock(self) -> None:
         if self._bar.disable:
@@ -103,7 +107,8 @@ class TrainingProgress:
             self._bar.set_description_str(f"compiling the step: {passed}")
 
     def _write(self, text: str) -> None:
-        tqdm.write(f"{self._name}: {text}", file=sys.stderr)
+        if not self._quiet:
+            tqdm.write(f"{self._name}: {text}", file=sys.stderr)
 
 
 _MEASURED, _LONG = 5.0, 600.0  # seconds of training to measure before, and from which, a duration is announced
@@ -112,6 +117,12 @@ _TICK = 0.5  # seconds between two updates of the clock
 
 def _number(value: float) -> str:
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
+
+
+def speed(steps: int, seconds: float) -> str:
+    """A speed such as 412 steps a second, or 0.52 steps a second."""
+    rate = steps / seconds
+    return f"{rate:,.0f} steps a second" if rate >= 10 else f"{rate:.2g} steps a second"
 
 
 def duration(seconds: float) -> str:

@@ -25,9 +25,10 @@ _Point = tuple[float, float]
 def visdom(server: str, env: str, config: dict[str, Any], past: Iterable[Row] = ()) -> Iterator[Tracker]:
     """Draws a run on a visdom server, in a separate environment.
 
-    Windows: "bound", "loss" and "variance" against the number of steps, where a training point is the mean of 50 steps
-    and a curve has at most 1000 points; the images, each with a slider over the steps; "config". They are redrawn at
-    most once a second, in at most 1% of the time even if the server is slow, and once more at the end.
+    Windows: "bound", "loss" and "variance" against the number of steps, where a training point is the mean of 50 steps;
+    "reconstruction" and "kl", the means of epochs; the images, each with a slider over the steps; "config". A curve has
+    at most 1000 points. Windows are redrawn at most once a second, in at most 1% of the time even if the server is
+    slow, and once more at the end.
 
     Args:
         server: address of the server, such as http://localhost:8097.
@@ -90,6 +91,9 @@ class _Windows:
             self._end_burst()
             if "test_bound" in row:
                 self._add("bound", "test", step, row["test_bound"])
+            for term in ("reconstruction", "kl"):
+                if f"train_{term}" in row:
+                    self._add(term, "mean of the epoch", step, row[f"train_{term}"])
         else:
             for name, value in row.items():
                 if name.startswith("variance/"):
@@ -106,7 +110,8 @@ class _Windows:
         self._curves[window].setdefault(line, []).append((step, value))
 
 
-_LABELS = {"bound": "nats per example", "loss": "loss", "variance": "variance of the gradient"}
+_LABELS = dict.fromkeys(("bound", "reconstruction", "kl"), "nats per example")
+_LABELS |= {"loss": "loss", "variance": "variance of the gradient"}
 _BURST = 50  # steps averaged in a point
 _POINTS = 1000  # maximum points in a curve
 _PAUSE = 1.0  # minimum seconds between two drawings

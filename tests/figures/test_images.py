@@ -50,7 +50,7 @@ def test_reconstructions_are_below_their_originals():
         assert np.array_equal(picture[:4, column], originals[n, 0])
         assert np.array_equal(picture[4:, column], reconstructed[n, 0])
     assert (np.asarray(axes[1].images[0].get_array())[:, 15:] == 1).all()
-    errors = [f"{error:.3g}" for error in ((originals - reconstructed) ** 2).sum((1, 2, 3))]
+    errors = [f"{error:#.3g}".rstrip(".") for error in ((originals - reconstructed) ** 2).sum((1, 2, 3))]
     assert [t.get_text() for ax in axes for t in ax.get_xticklabels()] == errors
     for ax in axes:
         # Pixel centres are whole numbers, so the two labels belong at 1.5 and 5.5.

@@ -49,6 +49,21 @@ def test_several_runs_are_compared_on_the_test_set_if_all_have_one(test):
         assert np.sum(y * np.diff([0, *x])) == pytest.approx(b.bound.sum())
 
 
+def test_test_bounds_of_a_run_that_stopped_within_an_epoch_are_at_the_ends_of_its_epochs():
+    stopped = history(25, 2)._replace(steps_per_epoch=10)
+    both = of_results.several_runs([("stopped", stopped), ("whole", history(40, 4)._replace(steps_per_epoch=10))])
+    one = of_results.training(stopped)
+    for line in (both.axes[0].lines[0], next(line for line in one.axes[0].lines if line.get_label() == "test set")):
+        assert line.get_xdata().tolist() == [10, 20]
+
+
+def test_runs_without_test_bounds_have_epochs_if_their_length_is_known():
+    runs = [(name, history(size * 4, 0)._replace(steps_per_epoch=size)) for name, size in (("a", 10), ("b", 20))]
+    figure = of_results.several_runs(runs)
+    assert [ax.get_xlabel() for ax in figure.axes] == ["training step", "epoch"]
+    assert {line.get_xdata()[-1] for line in figure.axes[1].lines} == {4}
+
+
 def test_rows_of_metrics_become_courses_of_variance():
     rows = [
         {"step": 0, "epoch": 0, "bound": -1.0},

@@ -716,6 +716,7 @@ LEFT_OUT = {
     "figures.decoding.ascending": "a check that other functions call",
     "figures.decoding.check_condition": "a check that other functions call",
     "figures.of_model.as_is": "the identity",
+    "figures.of_model.first_of_class": "takes labels of a data set, which are checked when it is loaded",
     "figures.of_model.is_normal": "a check that other functions call",
     "figures.of_model.item_name": "a line of text about a data set",
     "figures.of_model.rows_by_class": "takes labels of a data set, which are checked when it is loaded",

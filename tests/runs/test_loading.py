@@ -101,6 +101,27 @@ def test_a_damaged_checkpoint_is_passed_over(here, capsys):
         runs.load(path)
 
 
+def test_titles_have_the_epochs(here):
+    assert folder.trained_for("vae", 0, 3.0) == "vae, untrained"
+    assert folder.trained_for("vae", 1, 3.0) == "vae after 1 step"
+    assert folder.trained_for("vae", 3, 3.0) == "vae after 1 epoch"
+    assert folder.trained_for("vae", 7, 3.0) == "vae after 2.33 epochs"
+    assert folder.trained_for("vae", 9840, 3.0) == "vae after 3,280 epochs"
+    assert runs.load(half_a_run()).title == "gaussian2d_vae after 1.67 epochs"
+    assert runs.initial_run("gaussian2d_vae").title == "gaussian2d_vae, untrained"
+
+
+def test_a_run_that_diverged_says_why(here, capsys):
+    path = half_a_run()
+    files.write(path / "result.json", files.as_json({"diverged": "loss became nan at step 5"}))
+    capsys.readouterr()
+    runs.load(path)
+    assert capsys.readouterr().err.endswith("step 5 of 6; it diverged: loss became nan at step 5\n")
+    shutil.rmtree(path / "checkpoints")
+    with pytest.raises(Missing, match="diverged before its first checkpoint: loss became nan at step 5"):
+        runs.load(path)
+
+
 def test_a_run_without_a_checkpoint_says_what_to_do(here):
     path = half_a_run()
     shutil.rmtree(path / "checkpoints")

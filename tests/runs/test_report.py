@@ -33,7 +33,8 @@ def evaluated(capsys, *args):
 def test_evaluate_prints_a_table_and_writes_a_report(points, capsys):
     out = evaluated(capsys, points, "--samples", 50, "--n", 40, "--seed", 3)
     report = json.loads((points / "evaluation.json").read_text())
-    assert out.startswith("gaussian2d_vae, 40 of 1,000 test items, seed 3; nats per example")
+    assert out.startswith("gaussian2d_vae after 2 epochs, 40 of 1,000 test items, seed 3; nats per example")
+    assert max(map(len, out.split("\n/")[0].splitlines())) <= 80
     value = float(re.search(r"log p\(x\) >= L_50 +(\S+)", out)[1])
     assert value == pytest.approx(report["log_likelihood"]["mean"], abs=6e-4)
     assert list(report["ladder"]) == ["1", "10", "50"]
@@ -107,7 +108,7 @@ def test_equal_commands_give_equal_bytes_and_others_a_new_file(points, capsys):
 @pytest.mark.usefixtures("no_figures")
 def test_burda_vae_is_evaluated_on_binarized_digits(run_of, capsys):
     out = evaluated(capsys, run_of("burda_vae"), "--samples", 100)
-    assert "burda_vae, 20 of 20 test items" in out
+    assert "burda_vae after 1 epoch, 20 of 20 test items" in out
     assert "warning: the standard error of L_100 is not reliable for" in out
 
 

@@ -48,6 +48,23 @@ def test_a_summary_has_the_settings_and_the_results(run):
     assert found.results == known | {"best_test_bound": best["test_bound"], "best_epoch": best["epoch"] + 1}
 
 
+@pytest.mark.parametrize(
+    ("estimator", "target", "of"),
+    [
+        ("elbo", "ELBO", ""),
+        ("beta_elbo:0.01", "ELBO with 0.01 KL", "ELBO: "),
+        ("iwae", "L_4", "ELBO: "),
+        ("renyi:0.5", "Rényi(0.5), K = 4", "ELBO: "),
+        ("of_another_version", "", "ELBO: "),
+    ],
+)
+def test_a_summary_has_the_target_and_the_terms_of_the_elbo(run, estimator, target, of):
+    with_epochs(run, [-3.0])
+    changed(run, "config.json", estimator=estimator)
+    found = runs.summarize(run)
+    assert (found.target, found.terms) == (target, f"{of}reconstruction -2.0000, KL 0.5000")
+
+
 def test_the_text_fits_80_columns_and_shows_what_differs_from_the_default(run):
     with_epochs(run, [-3.0, -4.0])
     changed(run, "config.json", clip=2.0, variance_of="stl, dreg, iwae, vimco, rws, tvo, elbo_mc, doubly_stl, miwae")

@@ -47,7 +47,16 @@ def test_lists_fit_80_columns(capsys, what):
     ("args", "expected"),
     [
         (["trian"], "unknown command 'trian': did you mean 'train'?"),
-        (["train", "--epoch", "3"], "unknown option: --epoch. Did you mean --epochs?"),
+        (["TRAIN"], "unknown command 'TRAIN': did you mean 'train'?"),
+        (["--verison"], "unknown option '--verison': did you mean '--version'?"),
+        (["train", "--epoch", "3"], "unknown option '--epoch': did you mean '--epochs'?"),
+        (["train", "--Epochs", "3"], "did you mean '--epochs'?"),
+        (["train", "--estimator", "DReG"], "did you mean 'dreg'?"),
+        (["train", "--visdom-server", "http://localhost:1"], "give --track visdom, too"),
+        (["list", "noise", "runs"], "only `funcvae list runs FOLDER` takes a folder"),
+        (["variance", "mnist_vae", "--checkpoint", "5"], "--checkpoint and --system are for a run folder"),
+        (["sample", "run", "--out", "x.svg", "--format", "pdf"], "--out x.svg has the format of the figure"),
+        (["sample", "run", "--n", "-5"], "--n is -5: it must lie between 1 and 100,000"),
         (
             ["train", "--epochs", "2.5"],
             "invalid value for --epochs: 2.5 is not a whole number; see funcvae train --help",
@@ -98,6 +107,18 @@ def test_the_help_of_a_command_fits_80_columns_and_shows_no_internal_types(capsy
     assert "False" not in shown
 
 
+def test_help_has_groups_with_descriptions(capsys):
+    cli.main(["train", "--help"])
+    assert "Estimator, noise and samples." in capsys.readouterr().out
+
+
+def test_completion_is_installed(here, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(here))
+    cli.main(["--install-completion", "--shell", "bash"])
+    (script,) = (path for path in here.rglob("*") if path.is_file() and "variance" in path.read_text())
+    assert "--replicates" in script.read_text()
+
+
 def test_the_help_of_a_system_shows_its_defaults_and_model_options(here, capsys):
     cli.main(["train", "mnist_vae", "--help"])
     shown = capsys.readouterr().out
@@ -107,7 +128,7 @@ def test_the_help_of_a_system_shows_its_defaults_and_model_options(here, capsys)
     assert "typo.py is missing" in capsys.readouterr().out
 
 
-QUICK = [[], ["--help"], ["--version"], ["trian"]]
+QUICK = [[], ["--help"], ["--version"], ["trian"], ["--verison"]]
 
 
 @pytest.mark.parametrize("args", QUICK)
@@ -144,6 +165,14 @@ def test_a_reader_that_closes_the_pipe_ends_the_command_quietly(here):
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert done.stdout.startswith("Ascent direction")
+
+
+def test_a_terminal_that_lacks_a_character_is_no_error(here):
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "funcvae", "list", "estimators"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "path v?, score 0, theta v" in done.stdout
 
 
 def test_python_m_funcvae_runs_the_command(here):

@@ -1,5 +1,6 @@
 """The commands that draw figures of a finished run, and `runs.load`."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 
 import funcvae as fv
 from funcvae import cli, runs
+from funcvae.runs import folder
 from tests.support.commands import GAUSSIAN, refused, trained
 from tests.support.figures import without_figures
 from tests.support.specs import slow_but
@@ -22,13 +24,18 @@ from tests.support.specs import slow_but
         (["sample"], ["samples.png"]),
         (["sample", "--drawn", "--n", "7"], ["samples_drawn.png"]),
         (["reconstruct"], ["reconstructions.png"]),  # of a test set smaller than the default
-        (["reconstruct", "--n", "3"], ["reconstructions.png"]),
+        (["reconstruct", "--n", "3", "--mean"], ["reconstructions_mean.png"]),
         (
             ["interpolate", "0", "9", "--steps", "5", "--frames", "4"],
             ["interpolation_0_9.png", "interpolation_0_9.gif"],
         ),
         (["latent"], ["latent_scatter.png"]),
         (["latent", "grid"], ["latent_grid.png"]),
+        (["latent", "grid", "--range", "-3", "3", "--n", "4", "--format", "svg"], ["latent_grid.svg"]),
+        (
+            ["interpolate", "--classes", "1", "0", "--frames", "4", "--format", "pdf"],
+            ["interpolation_1_0.pdf", "interpolation_1_0.gif"],
+        ),
     ],
 )
 def test_a_figure_is_written_and_its_path_printed(digits, finished, capsys, command, files):
@@ -41,8 +48,73 @@ def test_a_figure_is_written_and_its_path_printed(digits, finished, capsys, comm
     assert sorted(map(str, (run / "figures").iterdir())) == sorted(written)
     first = [Path(file).read_bytes() for file in written]
     Path("elsewhere").mkdir()
-    cli.main([name, str(run), *options, "--out", "elsewhere/picture.png"])
+    named = [word for word in options if word not in ("--format", "svg", "pdf")]
+    cli.main([name, str(run), *named, "--out", f"elsewhere/picture{Path(files[0]).suffix}"])
     assert [Path("elsewhere/picture").with_suffix(Path(f).suffix).read_bytes() for f in files] == first
+
+
+LOOKS = {
+    "sample": [], "latent": [], "evaluate": ["--samples", "20", "--n", "10"],
+    "variance": ["--estimators", "iwae", "stl", "--samples", "2", "--replicates", "40"],
+}  # fmt: skip
+OF_IMAGES = {"reconstruct": [], "interpolate": ["0", "1", "--frames", "2"]}
+
+
+def test_a_run_that_is_not_finished_shows_its_newest_checkpoint(digits, capsys):
+    with without_figures():
+        trained("digits.npz", "mnist_vae", "run", "--epochs", "2", "--checkpoint-every", "2")
+    for name in ("params.safetensors", "checkpoints/step-000000000004.safetensors"):
+        Path("run", name).unlink()
+    for command, options in (LOOKS | OF_IMAGES).items():
+        capsys.readouterr()
+        folder._print_once.cache_clear()
+        cli.main([command, "run", *options])
+        shown = capsys.readouterr()
+        assert "run is not finished: this is its checkpoint of step 2 of 4; to continue it: " in shown.err
+        assert command not in ("evaluate", "variance") or "mnist_vae after 1 epoch" in shown.out
+    assert "no checkpoint of step 3; it has: 2" in refused(capsys, "sample", "run", "--checkpoint", "3")
+
+
+def test_a_run_of_version_06_is_looked_at(here, capsys):
+    shutil.copytree(Path(__file__).parents[1] / "reference" / "run-0.6", "run")
+    for command, options in (LOOKS | {"show": []}).items():
+        cli.main([command, "run", *options])
+    assert re.search(r"made with +funcvae 0\.6", capsys.readouterr().out)
+
+
+def test_several_runs_are_set_side_by_side(digits, capsys, monkeypatch):
+    with without_figures():
+        for name, estimator, samples in (("one/a", "elbo", "1"), ("two/a", "iwae", "3")):
+            trained("digits.npz", "mnist_vae", f"runs/{name}", "--estimator", estimator, "--samples", samples)
+    capsys.readouterr()
+    cli.main(["show", "runs/one/a"])
+    assert "estimator" in capsys.readouterr().out
+    drawn, several_runs = [], fv.figures.of_results.several_runs
+
+    def kept(histories):
+        drawn.extend(histories)
+        return several_runs(histories)
+
+    monkeypatch.setattr(fv.figures.of_results, "several_runs", kept)
+    cli.main(["show", "runs/one/a", "runs/two/a", "--out", "both.svg"])
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[-1] == "both.svg"
+    assert "two/a" in shown
+    assert [label for label, _ in drawn] == ["one/a (ELBO)", "two/a (L_3)"]
+    with Path("runs/two/a/metrics.jsonl").open("a") as file:
+        file.write('{"kind": "epoch", "st')  # a row that is not complete yet
+    cli.main(["show", "runs/one/a", "runs/one/a", "runs/two/a", "--out", "same.png"])
+    cli.main(["show", "runs/one/a", "runs/one/a", "--format", "pdf"])
+    assert [label for label, _ in drawn[-2:]] == ["a", "a"]
+    assert Path("runs/one/runs.pdf").is_file()
+    with Image.open("same.png") as picture:
+        picture.verify()
+    cli.main(["show", "runs/one/a", "--out", "training.pdf"])
+    assert Path("training.pdf").read_bytes().startswith(b"%PDF")
+    Path("runs/two/a/metrics.jsonl").write_text("")
+    capsys.readouterr()
+    cli.main(["show", "runs/one/a", "runs/two/a"])
+    assert capsys.readouterr().out.splitlines()[-1] == "no figure: runs/two/a has made no steps"
 
 
 def test_a_gif_runs_back_and_forth(digits, finished):
@@ -191,7 +263,7 @@ def test_data_may_move_but_not_change(digits, finished, capsys):
             "--n is 11: it must lie between 1 and 10, the number of test items",
         ),
         ("mnist_vae", ["reconstruct", "run", "--n", "0"], "--n is 0"),
-        ("mnist_vae", ["sample", "run", "--n", "0"], "n is 0: it must be at least 1"),
+        ("mnist_vae", ["sample", "run", "--n", "0"], "--n is 0: it must lie between 1 and 100,000"),
         ("mnist_vae", ["sample", "run", "--seed", "-1"], "seed is -1"),
         ("mnist_vae", ["sample", "run", "--out", "samples.gif"], ".png"),
         ("burda_vae", ["latent", "run", "grid"], "has Z = 50: a grid needs Z = 2"),

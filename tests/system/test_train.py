@@ -91,11 +91,19 @@ def test_a_run_ends_with_five_lines_of_the_numbers_in_its_result(here, capsys):
     assert shown == [round(result[name], 4) for name in ("test_bound", "train_bound", "reconstruction", "kl")]
     assert result["train_bound"] == pytest.approx(result["reconstruction"] - result["kl"])
     assert lines[0].startswith("test bound -")
-    assert lines[0].endswith(" (nats per example)")
-    speed = f"{result['steps_per_second']:,.3g} steps a second"
+    assert lines[0].endswith("); nats per example")
+    speed = fv.tracking.speed(30, result["seconds"])
     assert lines[1] == f"trained 30 steps in {fv.tracking.duration(result['seconds'])}, {speed}"
     assert lines[2].startswith("figures: run/figures (")
     assert lines[3:] == ["next: funcvae evaluate run", "next: funcvae variance run"]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_progress_of_python_replaces_the_lines_of_epochs(here, capsys):
+    calls = []
+    runs.train("gaussian2d_vae", epochs=1, out="run", progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(step, 10) for step in range(11)]
+    assert capsys.readouterr().err.splitlines()[2:] == []  # after the two lines of the plan
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -221,7 +229,7 @@ def test_config_and_manifest(here):
 @pytest.mark.parametrize("system", slow_but(("mnist_vae", "burda_vae", "burda2_vae"), DIGITS))
 def test_a_system_of_images_draws_its_figures(digits, system):
     run = trained(digits, system)
-    names = {"training", "latent_scatter", "samples", "reconstructions"}
+    names = {"training", "latent_scatter", "samples", "reconstructions", "interpolation"}
     if system in ("mnist_ae", "mnist_vae"):
         names |= {"latent_grid"}
     elif "sbn" not in system and system != "burda2_vae":  # their latents are not normal

@@ -46,7 +46,8 @@ def less_times(value):
 def test_the_command_prints_a_table_and_writes_a_report(points, capsys):
     out = compared(capsys, points, "--estimators", "iwae,dreg,stl,rloo", "--samples", 4, "--replicates", 60)
     report = json.loads((points / "variance.json").read_text())
-    assert out.startswith(f"gaussian2d_vae, as in {points}; 50 of its training data, seed 0; gradients of nats per")
+    assert out.startswith("gaussian2d_vae after 2 epochs, as in")
+    assert "50 of its training data, seed 0; gradients of nats per example" in " ".join(out.split())
     assert list(report["rows"]) == ["iwae", "dreg", "stl", "rloo"]
     assert (report["samples"], report["replicates"], report["batch"], report["reference"]) == (4, 60, 50, "iwae")
     value = re.search(r"^dreg +(\S+)", out, re.MULTILINE)[1]
@@ -231,6 +232,13 @@ def test_comparisons_at_several_numbers_of_samples(points):
     figure = of_results.of_samples(found[::-1], name="points")
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["1", "4"]
     assert figure.get_suptitle().startswith("points: ")
+
+
+def test_the_command_compares_at_several_numbers_of_samples(here, points, capsys):
+    options = ["--samples", "1,4", "--estimators", "iwae", "dreg", "--replicates", "40", "--out", "two.json"]
+    cli.main(["variance", str(points), *options])
+    assert capsys.readouterr().out.splitlines()[-2:] == ["two.json", "two_variance_samples.png"]
+    assert [each["samples"] for each in json.loads(Path("two.json").read_text())["comparisons"]] == [1, 4]
 
 
 def test_a_table_over_many_numbers_of_samples_fits_80_columns(points):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from funcvae.tracking import TrainingProgress
+from funcvae.tracking import TrainingProgress, speed
 
 STEPS = 9_840_000
 
@@ -41,6 +41,11 @@ def step(number, bound=-98.123):
 
 def epoch(number, steps, bound=-99.5):
     return {"kind": "epoch", "epoch": number, "step": steps, "train_bound": bound, "test_bound": -97.25}
+
+
+def test_a_speed_has_at_least_two_digits():
+    assert speed(5201, 1.0) == "5,201 steps a second"
+    assert speed(1, 1.9) == "0.53 steps a second"
 
 
 @pytest.mark.parametrize("with_loss", [False, True])

@@ -33,12 +33,13 @@ class TestVisdom:
             track(tracker)
         windows = {name: server.window("run", name) for name in server.ask("win_data", eid="run", win=None)}
         assert {name: window["title"] for name, window in windows.items()} == {name: name for name in windows}
-        assert list(windows)[:3] == ["bound", "loss", "config"]
-        assert set(windows) == {"bound", "loss", "config", "variance", "latent", "x", "x_hat"}
-        axes = {name: windows[name]["content"]["layout"] for name in ("loss", "bound", "variance")}
+        assert list(windows)[:4] == ["bound", "kl", "loss", "config"]
+        assert set(windows) == {"bound", "kl", "loss", "config", "variance", "latent", "x", "x_hat"}
+        axes = {name: windows[name]["content"]["layout"] for name in ("loss", "bound", "kl", "variance")}
         assert {name: (layout["xaxis"]["title"], layout["yaxis"]["title"]) for name, layout in axes.items()} == {
             "loss": ("training step", "loss"),
             "bound": ("training step", "nats per example"),
+            "kl": ("training step", "nats per example"),
             "variance": ("training step", "variance of the gradient"),
         }
         assert axes["variance"]["yaxis"]["type"] == "log"
