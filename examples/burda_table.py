@@ -85,9 +85,9 @@ def main(
     print(f"{epochs:,} epochs: {source}, {n:,} test items. All {ALL_EPOCHS:,} epochs: MNIST, 10,000 test items, L_5000")
     print(f"{'':24}" + "".join(f"{f'k = {count}':>24}" for count in k))
     published = {key: " → ".join(f"{v:.2f}" for v in values if v) for key, values in PUBLISHED.items()}
-    rows: dict[str, Mapping[Key, Any]] = {
-        f"{epochs:,} epochs": found, f"all {ALL_EPOCHS:,} epochs": all_epochs(), "published": published,
-    }  # fmt: skip
+    rows: dict[str, Mapping[Key, Any]] = {f"{epochs:,} epochs": found}
+    rows |= {f"all {ALL_EPOCHS:,} epochs": all_epochs()} if epochs != ALL_EPOCHS else {}
+    rows |= {"published": published}
     for name in ESTIMATORS:
         for row, cells in rows.items():
             shown = "".join(f"{cells.get((name, count), '')!s:>24}" for count in k)
@@ -176,11 +176,12 @@ def drawn(curves: Mapping[Key, list[dict[str, Any]]], found: Mapping[Key, Cell])
         for value, marker in zip(PUBLISHED.get((name, k), ()), "Ds", strict=False):
             if value is not None:
                 right.plot(i - 0.25, value, marker, color="0.3", mfc="white", markersize=7)
-    first, last = left.get_xlim()
+    first, last = (curves[next(iter(curves))][i]["epoch"] + 1 for i in (0, -1))
     for stage in range(1, 8):
         if first < (end := (3**stage - 1) / 2) < last:
             left.axvline(end, color="0.8", linewidth=0.8, zorder=0)
     left.set_xscale("log")
+    left.set_xlim(first / 1.1, last * 1.1)
     left.xaxis.set_major_formatter(FuncFormatter(lambda epoch, _: f"{epoch:,.0f}"))
     left.set(xlabel="epoch (grey: the learning rate falls)", ylabel="training target [nats per example]")
     left.legend(frameon=False, fontsize="small", loc="lower right")
