@@ -1,9 +1,9 @@
 """Reproduces the published table of Burda et al.: python examples/burda_table.py --root DATA
 
 Trains `burda_vae` by Burda's recipe (batch 20, its learning rates, pixels binarized again in every epoch) as a VAE, as
-an IWAE, and as an IWAE with DReG gradients, for 40 of its 3,280 epochs. Prints L_5000 on test digits next to the
-published numbers, and next to those of the runs with all epochs whose records are in `examples/burda_full/`. Every cell
-is a run folder: one that was stopped is resumed, and a finished one is not trained again.
+an IWAE, and as an IWAE with DReG gradients, for 40 of its 3,280 epochs. Prints the test NLL (-L_5000) next to the
+published numbers, and next to those of the complete runs recorded in `examples/burda_full/`. Each cell has its own run
+folder, but at k = 1 the IWAE is the VAE. A stopped run is resumed; a finished run is not trained again.
 """
 
 import json
@@ -62,12 +62,14 @@ def main(
         source: Name or path of the data.
         out: Folder of the runs.
         samples: K of L_K in the evaluation.
-        n: Number of test digits, the same for all cells.
+        n: Number of test digits for the runs trained here.
         record: Folder for the record of each run, and a figure of the learning curves.
     """
     test = fv.data.load(source, root=root).test
     if min(epochs, samples, *k) < 1 or not 2 <= n <= len(test):
         raise BadValue(f"--epochs, --samples and --k must be at least 1, and --n must lie between 2 and {len(test)}")
+    if record and record.resolve() == FULL.resolve() and epochs != ALL_EPOCHS:
+        raise BadValue(f"{record} holds the runs of {ALL_EPOCHS:,} epochs: give another --record")
     found: dict[Key, Cell] = {}
     curves: dict[Key, list[dict[str, Any]]] = {}
     for name, count in [(name, count) for count in k for name in ESTIMATORS]:
@@ -82,7 +84,9 @@ def main(
             curves[name, count] = recorded(run, report, record / run.path.name)
 
     print(f"\nTest NLL <= -L_{samples} in nats ± Monte-Carlo error ± error for the choice of digits")
-    print(f"{epochs:,} epochs: {source}, {n:,} test items. All {ALL_EPOCHS:,} epochs: MNIST, 10,000 test items, L_5000")
+    print(f"{epochs:,} epochs: {source}, {n:,} test items")
+    if epochs != ALL_EPOCHS:
+        print(f"all {ALL_EPOCHS:,} epochs: mnist, 10,000 test items, L_5000")
     print(f"{'':24}" + "".join(f"{f'k = {count}':>24}" for count in k))
     published = {key: " → ".join(f"{v:.2f}" for v in values if v) for key, values in PUBLISHED.items()}
     rows: dict[str, Mapping[Key, Any]] = {f"{epochs:,} epochs": found}
@@ -95,7 +99,7 @@ def main(
                 print(f"{name:6}{row:18}{shown}")
     print("published: Burda et al. (2016) → a public replication; with DReG the replication alone; 3,280 epochs")
     if record:
-        print(fv.figures.save(drawn(curves, found), record / "learning_curves.png"))
+        print(fv.figures.save(drawn(curves, found, epochs), record / "learning_curves.png"))
     return {key: each.nll for key, each in found.items()}
 
 
@@ -106,13 +110,15 @@ def trained(folder: Path, estimator: str, k: int, epochs: int, source: str, root
             "burda_vae", estimator=estimator, samples=k, epochs=epochs, data=source, data_dir=root, out=str(folder),
             test_every=max(1, epochs // 328), checkpoint_every=100_000,
         )  # fmt: skip
-    elif not (folder / "params.safetensors").is_file():
-        fv.runs.resume(folder)
-    run = fv.runs.load(folder, data_dir=root)
-    if (run.config.epochs, run.config.data) != (epochs, source):
-        made = f"{run.config.epochs} epochs of {run.config.data}"
+    settings = fv.runs.summarize(folder).settings
+    if any(settings[name] != value for name, value in (("epochs", epochs), ("data", source))):
+        made = f"{settings['epochs']} epochs of {settings['data']}"
         raise BadValue(f"{folder} holds {made}: give another --out or the same --epochs and --source")
-    return run
+    if any(settings[name] != value for name, value in (("estimator", estimator), ("samples", k))):
+        raise BadValue(f"{folder} holds {settings['estimator']} with k = {settings['samples']}: give another --out")
+    if not (folder / "params.safetensors").is_file():
+        fv.runs.resume(folder)
+    return fv.runs.load(folder, data_dir=root)
 
 
 def evaluated(run: fv.runs.Run, samples: int, n: int) -> dict[str, Any]:
@@ -159,10 +165,10 @@ def recorded(run: fv.runs.Run, report: Mapping[str, Any], folder: Path) -> list[
     return rows
 
 
-def drawn(curves: Mapping[Key, list[dict[str, Any]]], found: Mapping[Key, Cell]) -> Figure:
+def drawn(curves: Mapping[Key, list[dict[str, Any]]], found: Mapping[Key, Cell], epochs: int) -> Figure:
     """The bounds along training, and the final NLL beside the published ones."""
     figure = Figure(figsize=(10.4, 4.6), layout="constrained")
-    figure.suptitle(f"burda_vae: {max(rows[-1]['epoch'] + 1 for rows in curves.values()):,} epochs of Burda's recipe")
+    figure.suptitle(f"burda_vae: {epochs:,} epochs of Burda's recipe")
     left, right = figure.subplots(1, 2, width_ratios=[2, 1])
     for i, ((name, k), rows) in enumerate(curves.items()):
         colour = fv.figures.PALETTE[i]

@@ -150,6 +150,11 @@ def test_the_burda_table_trains_missing_runs_only(tmp_path, capsys, monkeypatch)
     assert "86.76 → 86.35" in capsys.readouterr().out
     with pytest.raises(fv.errors.BadValue, match="holds 1 epochs of"):
         table(out=str(tmp_path / "runs"), **{**options, "epochs": 2})
+    (tmp_path / "runs" / "dreg-k1").rename(tmp_path / "runs" / "elbo_mc-k2")
+    with pytest.raises(fv.errors.BadValue, match="holds dreg with k = 1: give another --out"):
+        table(out=str(tmp_path / "runs"), **{**options, "k": (2,)})
+    with pytest.raises(fv.errors.BadValue, match="holds the runs of 3,280 epochs"):
+        table(out=str(tmp_path / "more"), record=EXAMPLES / "burda_full", **options)
     with pytest.raises(fv.errors.BadValue, match="--n must lie between 2 and 20"):
         table(out=str(tmp_path / "more"), **{**options, "n": 21})
     assert not (tmp_path / "more").exists()
