@@ -84,8 +84,9 @@ def variance(
 ) -> None:
     """Compare the gradient variance of estimators at a run's parameters, or at an untrained system's.
 
-    Prints a table, and writes variance.json and figures. Equal commands give equal bits, except for times. Processes
-    started by torchrun share the replicates; the bits stay the same.
+    Prints a table, writes variance.json and figures, and ends with advice: which estimator to train with. Equal
+    commands give equal bits, except for times. Processes started by torchrun share the replicates; the bits stay the
+    same.
 
     Args:
         run: The run folder, or a system to measure untrained: its name, FILE.py:NAME or package.module:NAME.
@@ -142,6 +143,9 @@ def variance(
         at = f" at K = {', '.join(map(str, left_out[reason]))}" if isinstance(left_out, dict) else ""
         print(f"left out{at}: {reason}")
     _write_report(measured, "variance", report, made, output)
+    for each in found:
+        at = f"at K = {each.samples}, " if len(found) > 1 else ""
+        print(as_text([f"advice: {at}{each.advice()}"], None if wide else WIDTH))
 
 
 def _run_or_system(

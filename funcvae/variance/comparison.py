@@ -241,6 +241,7 @@ def _compared(found: LaneStatistics, reference: LaneStatistics, members_of: dict
         importance=found.importance,
         seconds=math.nan,
         median_seconds=math.nan,
+        unbiased=lane.unbiased,
     )
 
 

@@ -172,6 +172,12 @@ class Lane(NamedTuple):
     decodes: int
     """The number M of points at which the model is evaluated, for each datum and gradient."""
 
+    @property
+    def unbiased(self) -> bool | None:
+        """Whether the estimator claims to be unbiased for its target; None without claims."""
+        claims = getattr(self.estimator, "claims", None)
+        return claims and claims.unbiased_encoder and claims.unbiased_decoder
+
     def is_compared_with(self, reference: "Lane") -> bool:
         """Whether its mean gradient is compared with that of another lane: they have the same target."""
         return self is not reference and self.target == reference.target

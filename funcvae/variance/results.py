@@ -72,6 +72,8 @@ class Compared(NamedTuple):
     """The time of one eager gradient: the minimum of `timings`. It does not repeat bit for bit. NaN if not timed."""
     median_seconds: float
     """The median of `timings`. Other programs make it longer, so it shows how far `seconds` can be trusted."""
+    unbiased: bool | None = None
+    """Whether the estimator claims to be unbiased for its target; None for a function without claims."""
 
     @checks.arguments
     def cost(self, group: str = "all") -> float:
@@ -129,6 +131,32 @@ class Comparison(NamedTuple):
                 variance × time; lines are as long as it takes.
         """
         return tables.as_text(self._blocks(wide), None if wide else tables.WIDTH)
+
+    def advice(self) -> str:
+        """Which of the estimators of the reference's target to train with, by how much, and how sure that is.
+
+        Names the estimator with the least variance × time over all parameters; without times, with the least variance.
+        The interval is that of the ratio of the variances. The choice counts as sure if this interval lies below that
+        of the next estimator by 10%, because times vary by some percent. Estimators that claim a bias, or of which one
+        was detected, are left out.
+        """
+        reference = self.rows[self.reference]
+        timed = all(math.isfinite(row.seconds) for row in self.rows.values())
+        same = [row for row in self.rows.values() if row.target == reference.target and row.unbiased is not False]
+        fit = [row for row in same if not any(bias.detected for bias in row.bias.values())]
+        found = {}
+        for row in fit:
+            ratio, time = row.ratio["all"], row.seconds / reference.seconds if timed else 1.0
+            if math.isfinite(ratio.value):
+                found[row.name] = [time * end for end in (ratio.value, ratio.low, ratio.high)]
+        if len(found) < 2:
+            return f"advice needs two or more unbiased estimators of one target, here {reference.target}"
+        (best, (value, low, high)), (second, (_, next_low, _)) = sorted(found.items(), key=lambda item: item[1])[:2]
+        what = "variance × time" if timed else "variance"
+        text = f"for {reference.target}, train with {best}: it has the least {what}"
+        if best != self.reference:
+            text += f", {_short(value)} [{_short(low)}, {_short(high)}] times that of {self.reference}"
+        return f"{text}; {'surely' if high * _CLEARLY < next_low else 'not surely'} less than the next, {second}"
 
     def to_dict(self) -> dict[str, Any]:
         """All results as plain dicts, lists, numbers and strings."""
@@ -221,6 +249,7 @@ class Comparison(NamedTuple):
 
 
 _DETECTED = 4  # standard errors
+_CLEARLY = 1.1  # times vary by some percent
 _NO_ESTIMATE = Measured(math.nan, math.nan, math.nan, math.nan)
 _NO_BIAS = Bias(*[math.nan] * 7)
 _TITLES = (

@@ -100,3 +100,45 @@ def test_an_unknown_row_raises_an_error():
     with pytest.raises(BadValue, match="unknown estimator of the comparison 'iwea': did you mean 'iwae'"):
         on_the_toy().row("iwea")
     assert on_the_toy().row("iwae").name == "iwae"
+
+
+def advised(costs, *, reference="iwae", seconds=1.0, **changes):
+    """The advice of a comparison in which variance × time has these values: {name: (value, low, high)}."""
+    found = on_the_toy()
+    row = found.row("iwae")._replace(bias={}, seconds=seconds, unbiased=True)
+    rows = {
+        name: row._replace(name=name, ratio={"all": Measured(cost[0], 0.0, cost[1], cost[2])}, **changes.get(name, {}))
+        for name, cost in costs.items()
+    }
+    return found._replace(rows=rows, reference=reference).advice()
+
+
+def test_the_advice_is_the_estimator_with_the_least_variance_times_time():
+    costs = {"iwae": (1, 1, 1), "dreg": (0.5, 0.4, 0.6), "vimco": (9, 8, 10)}
+    least = "for L_K, train with dreg: it has the least variance × time, 0.5 [0.4, 0.6] times that of iwae"
+    assert advised(costs) == f"{least}; surely less than the next, iwae"
+    slow = advised(costs, dreg={"seconds": 3.0})
+    assert slow == (
+        "for L_K, train with iwae: it has the least variance × time; surely less than the next, dreg"
+    ), "1.5 [1.2, 1.8] times that of iwae: the interval begins above 1.1"
+
+
+def test_the_advice_is_not_sure_where_intervals_almost_touch():
+    assert advised({"iwae": (1, 1, 1), "dreg": (0.8, 0.7, 0.95)}).endswith("not surely less than the next, iwae")
+
+
+@pytest.mark.parametrize("excluded", [{"unbiased": False}, {"target": "ELBO"}, {"bias": True}])
+def test_the_advice_leaves_out_biased_estimators_and_other_targets(excluded):
+    if "bias" in excluded:
+        excluded = {"bias": {"encoder": on_the_toy().row("iwae").bias["encoder"]._replace(z=9.0)}}
+    costs = {"iwae": (1, 1, 1), "dreg": (0.5, 0.4, 0.6), "rws": (0.1, 0.1, 0.1)}
+    assert "train with dreg" in advised(costs, rws=excluded)
+
+
+def test_without_times_the_advice_is_about_the_variance():
+    text = advised({"iwae": (1, 1, 1), "dreg": (0.5, 0.4, 0.6)}, seconds=math.nan)
+    assert "least variance, 0.5" in text
+
+
+def test_the_advice_needs_two_estimators_of_one_target():
+    assert advised({"iwae": (1, 1, 1)}).startswith("advice needs two or more")
