@@ -1,0 +1,123 @@
+"""How much of the differences in the final bound does the variance explain? Reads what `bounds.py` wrote.
+
+    python examples/atlas/analyse_bounds.py --out atlas
+
+For each system it compares runs of one seed, at equal steps and at equal seconds, and prints:
+
+- each estimator's test bound minus the mean of its seed, with a 95% interval over the seeds;
+- the slope of the test bound on log10 of the variance along training, within seeds, in nats for a tenfold variance;
+- R², the share of the differences within seeds that this line explains.
+
+Intervals of slope and R² are percentiles of 2,000 bootstrap samples of the seeds.
+"""
+
+import json
+from pathlib import Path
+
+import cyclopts
+import numpy as np
+import pandas as pd
+from bounds import EXPERIMENTS
+from matplotlib.figure import Figure
+from scipy import stats
+
+import funcvae as fv
+
+HERE = Path(__file__).parent
+TARGETS = {"gaussian2d_vae": "ELBO", "burda_vae": "L_K"}
+
+
+def read(out: Path, system: str, seconds: pd.Series) -> pd.DataFrame:
+    """One row for each run: log10 of the variance along training, and the bound at equal steps and at equal seconds.
+
+    At equal seconds, every estimator trains as long as the fastest takes for all steps, so slower ones make fewer. The
+    bound between two measurements is interpolated.
+
+    Args:
+        seconds: the time of a step for each estimator, up to a factor.
+    """
+    rows = []
+    for path in sorted((out / "bounds").glob(f"{system}-*.json")):
+        run = json.loads(path.read_text())
+        steps = run["steps"] * np.arange(1, len(run["test_bound"]) + 1)
+        total = np.array([sum(groups.values()) for groups in run["variance"]])
+        made = steps[-1] * seconds.min() / seconds[run["estimator"]]
+        rows.append(
+            {
+                "seed": run["seed"], "estimator": run["estimator"], "variance": np.log10(total).mean(),
+                "steps": run["test_bound"][-1], "seconds": np.interp(made, steps, run["test_bound"]),
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def within_seeds(runs: pd.DataFrame, column: str) -> np.ndarray:
+    """A table [seeds, estimators] of a column, minus the mean of each seed."""
+    table = runs.pivot(index="seed", columns="estimator", values=column).to_numpy()
+    return table - table.mean(1, keepdims=True)
+
+
+def line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Slope and R² of the line through the origin."""
+    slope = (x * y).sum() / (x * x).sum()
+    return slope, 1 - ((y - slope * x) ** 2).sum() / (y * y).sum()
+
+
+def with_interval(x: np.ndarray, y: np.ndarray, rng: np.random.Generator, resamples: int = 2000) -> np.ndarray:
+    """Slope and R², and the ends of their 95% intervals: [3, 2]."""
+    drawn = rng.integers(len(x), size=(resamples, len(x)))
+    found = np.array([line(x[rows], y[rows]) for rows in drawn])
+    return np.stack([line(x, y), *np.percentile(found, [2.5, 97.5], axis=0)])
+
+
+def of_costs(out: Path, system: str) -> pd.Series:
+    """The time of a gradient of each estimator in ms, from `step_times.json`."""
+    return pd.Series(json.loads((out / "step_times.json").read_text())[system])
+
+
+def main(out: Path = Path("atlas"), to: Path = HERE) -> pd.DataFrame:
+    """Prints the effects and draws them.
+
+    Args:
+        out: Folder that `bounds.py` wrote.
+        to: Folder of the figure.
+    """
+    rng = np.random.default_rng(0)
+    effects = []
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure.suptitle("Test bound against the variance of the gradient along training: differences within 20 seeds")
+    for ax, (system, experiment) in zip(figure.subplots(1, 2), EXPERIMENTS.items(), strict=True):
+        runs = read(out, system, of_costs(out, system))
+        names = sorted(runs["estimator"].unique())
+        x = within_seeds(runs, "variance")
+        for budget in ("steps", "seconds"):
+            y = within_seeds(runs, budget)
+            (slope, r2), (slope_low, r2_low), (slope_high, r2_high) = with_interval(x, y, rng)
+            effects.append(
+                {
+                    "system": system, "equal": budget, "seeds": len(x), "nats per tenfold variance": slope,
+                    "low": slope_low, "high": slope_high, "R²": r2, "R² low": r2_low, "R² high": r2_high,
+                }
+            )  # fmt: skip
+            for name, differences in zip(names, y.T, strict=True):
+                half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
+                print(f"{system} at equal {budget}, {name:10}: {differences.mean():+8.4f} ± {half:.4f} nats")
+        y = within_seeds(runs, "steps")
+        for i, name in enumerate(names):
+            ax.scatter(x[:, i], y[:, i], s=18, marker="os^Dv"[i], color=fv.figures.PALETTE[i], label=name)
+        slope, low, high, r2 = (effects[-2][key] for key in ("nats per tenfold variance", "low", "high", "R²"))
+        ends = np.array([x.min(), x.max()])
+        ax.plot(ends, slope * ends, color="black", linewidth=1)
+        ax.set_title(f"{system}: {slope:.3g} [{low:.3g}, {high:.3g}] nats\nfor a tenfold variance; R² = {r2:.2f}")
+        ax.set_xlabel("log10 of the variance, minus the mean of the seed")
+        ax.set_ylabel(f"test {TARGETS[system]} after {experiment.steps:,} steps,\nminus the mean of the seed [nats]")
+        ax.grid(alpha=0.3)
+        ax.legend(frameon=False)
+    fv.figures.save(figure, to / "bounds.png")
+    table = pd.DataFrame(effects)
+    print(table.to_string(index=False, float_format="{:.4f}".format))
+    return table
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)
