@@ -5,6 +5,7 @@
 Every name below is imported when it is first used, so `import funcvae` alone is fast.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -83,3 +84,11 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """The public names, for completion in editors."""
     return sorted([*__all__, "__version__"])
+
+
+if "pdoc" in sys.modules:  # pdoc imports no name lazily, and looks for the format of docstrings in each module
+    __docformat__ = "google"
+    for _name in __all__:
+        __getattr__(_name)
+    for _name in [name for name in sys.modules if name.startswith("funcvae.")]:
+        vars(sys.modules[_name])["__docformat__"] = __docformat__

@@ -33,9 +33,9 @@ def over_samples(network: Apply, frozen: Collection[str] = ()) -> Callable[..., 
     [N·B, Z] if each row of the output depends only on the same row of z, and the new state on no row (as with spectral
     norm, but not with BatchNorm in training mode). Otherwise they run one after another.
 
-    If the network has a key, sample k draws from one of its own in training mode, from `modules.for_part` with k: the
-    same in each way, and whether the samples come together or in parts (`from_sample`). The new key is that of one
-    call.
+    If the network has a key, sample k draws from one of its own in training mode, from `funcvae.modules.for_part` with
+    k: the same in each way, and whether the samples come together or in parts (`from_sample`). The new key is that of
+    one call.
 
     Args:
         frozen: the names in the state of what the network does not change.

@@ -41,12 +41,12 @@ Bound = Callable[[Tensor], Tensor]
 LogWeights = Annotated[Floats, "N ...", that(len, "[N, B], with N >= 1")]
 """Log-weights [N, B], with at least one sample."""
 Partition = Annotated[Sequence[float], checks.Only(_rises)]
-"""Numbers that rise from 0 to 1."""
+"""The β of `tvo`: two or more numbers that rise from 0 to 1, both included."""
 
 
 @checks.arguments
 def elbo(log_w: LogWeights) -> Tensor:
-    """The evidence lower bound: mean_k log w_k.
+    r"""The evidence lower bound $\frac{1}{K} \sum_k \log w_k$.
 
     Reference: Kingma & Welling (2014), arXiv:1312.6114.
     """
@@ -55,7 +55,7 @@ def elbo(log_w: LogWeights) -> Tensor:
 
 @checks.arguments
 def iwae(log_w: LogWeights) -> Tensor:
-    """The importance-weighted bound: L_K = log mean_k w_k. It increases with K, to log p(x).
+    r"""The importance-weighted bound $L_K = \log \frac{1}{K} \sum_k w_k$. It increases with K, to log p(x).
 
     Reference: Burda, Grosse & Salakhutdinov (2016), arXiv:1509.00519.
     """
@@ -65,7 +65,7 @@ def iwae(log_w: LogWeights) -> Tensor:
 @remembered
 @checks.arguments
 def renyi(alpha: Finite) -> Bound:
-    """The variational Rényi bound: (1/(1-alpha)) log mean_k w_k^(1-alpha).
+    r"""The variational Rényi bound $\frac{1}{1-\alpha} \log \frac{1}{K} \sum_k w_k^{1-\alpha}$.
 
     This is L_K at alpha = 0 and the ELBO in the limit alpha -> 1. Its mean is at most log p(x) for alpha >= 0.
 
@@ -129,9 +129,9 @@ def ciwae(beta: Fraction) -> Bound:
 @remembered
 @checks.arguments
 def tvo(partition: Partition) -> Bound:
-    """The thermodynamic variational objective: a left Riemann sum for log p(x) as an integral over β in [0, 1].
+    r"""The thermodynamic variational objective: a left Riemann sum for log p(x) as an integral over β in [0, 1].
 
-        sum_j (β_{j+1} - β_j) f̄_j,    f̄_j = sum_k softmax_k(β_j log w) log w_k
+    $$\sum_j (\beta_{j+1} - \beta_j) \bar f_j, \qquad \bar f_j = \sum_k \mathrm{softmax}_k(\beta_j \log w) \log w_k$$
 
     `partition` is β_0 = 0 < … < β_P = 1; (0, 1) gives the ELBO. The inner means are self-normalised: this is a lower
     bound in the limit of many samples, and biased for few.

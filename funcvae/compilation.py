@@ -45,6 +45,7 @@ def unchanged(f: F, /) -> F:
 
 
 PRECISIONS = ("highest", "high", "medium")
+"""What `precision` takes, from the most accurate products of float32 matrices to the fastest."""
 
 
 @contextmanager
@@ -87,6 +88,7 @@ def keep_freed() -> None:
 
 
 NO_COMPILER = "no C++ compiler was found (install one, or set CXX)"
+"""The reason in `Uncompiled`, and in other messages, on a machine without a C++ compiler."""
 
 
 class Uncompiled(UserWarning):

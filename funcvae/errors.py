@@ -24,7 +24,7 @@ class BadValue(FuncvaeError, ValueError):
 
 
 class BadType(FuncvaeError, TypeError):
-    """An argument has the wrong type."""
+    """An argument has the wrong type, such as a list where a tensor is needed."""
 
 
 class BadData(FuncvaeError, ValueError):
@@ -40,14 +40,14 @@ class NotWritten(FuncvaeError, OSError):
 
 
 class NonFinite(FuncvaeError, ArithmeticError):
-    """A number is NaN or infinite."""
+    """A number is NaN or infinite, such as the loss of a training that diverges."""
 
     step: int | None = None
     """The training step, counted from 0; None outside training."""
 
 
 class InUse(FuncvaeError, BlockingIOError):
-    """Another process writes in the folder."""
+    """Another process writes in the folder, and only one may at a time."""
 
 
 class Stopped(FuncvaeError):
@@ -59,7 +59,7 @@ class ProcessLost(FuncvaeError, ConnectionError):
 
 
 class ReportedElsewhere(FuncvaeError):
-    """Another process reports the error."""
+    """Another process of the group has already reported this error."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadValue:

@@ -39,7 +39,9 @@ __all__ = [
 
 Classes = Annotated[int, at_least(2)]
 Output = Tensor | tuple[Tensor, Tensor]
+"""What a network returns: one tensor, or two of one shape."""
 Head = Callable[[Any], Distribution]
+"""Maps what a network returns to a distribution: a posterior, a prior or a likelihood."""
 
 
 def normal_logvar(out: Output) -> Normal:
@@ -116,7 +118,7 @@ def concrete(temperature: Positive, classes: Classes | None = None) -> Head:
     """Makes the head of a relaxed Bernoulli, or of relaxed categorical variables if `classes` is given.
 
     The output is that of `bernoulli` or `categorical`. A posterior needs a prior with a density, such as
-    `priors.concrete`.
+    `funcvae.priors.concrete`.
 
     Raises:
         BadValue: temperature is not positive, or classes is below two; or, from the head, temperature is out of the
@@ -181,7 +183,7 @@ def _loc_and_triangle(out: Output) -> tuple[Tensor, Tensor]:
 def two_layers(out: tuple[Tensor, Tensor, Layers]) -> TwoLayers:
     """TwoLayers(Normal(loc, exp(log_sigma)), layers) from (loc, log_sigma, layers).
 
-    `layers` are the weights of a network from z_1 to (m, log s) of z_2, which `distributions.layers_of` collects.
+    `layers` are the weights of a network from z_1 to (m, log s) of z_2, from `funcvae.distributions.layers_of`.
 
     Raises:
         BadValue: the sizes of the layers do not fit.

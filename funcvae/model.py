@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class Encode(Protocol):
-    """The recognition network."""
+    """The recognition network, which maps data x to the posterior q(z|x)."""
 
     def __call__(self, params: Params, state: State, x: Data, train: bool = False) -> tuple[Posterior, State]:
         """The posterior q(z|x) of data x [B, ...], and the new state."""
@@ -49,7 +49,7 @@ class Encode(Protocol):
 
 
 class Decode(Protocol):
-    """The decoder, or the prior."""
+    """The decoder, or the prior: it maps latents z to p(x|z), or to p(z)."""
 
     def __call__(
         self, params: Params, state: State, z: Tensor, train: bool = False, condition: Data | None = None
@@ -134,10 +134,10 @@ def vae(
     Args:
         encoder: makes the module that maps x [B, ...], the whole datum, to the argument of `posterior`.
         decoder: makes the module that maps z [B, Z], or (z, c), to the argument of `likelihood`. It is `vmap`ped over
-            the Monte-Carlo axis of z [N, B, Z], so the module does not see N (`batching.over_samples`, also for modules
-            that `vmap` cannot batch). In training mode BatchNorm normalises the batch of each sample separately, and
-            its running statistics are averaged over N. In training mode, random layers, such as dropout, draw anew for
-            each sample, from a key in the state; those of the encoder draw once for each datum.
+            the Monte-Carlo axis of z [N, B, Z], so the module does not see N (`funcvae.batching.over_samples`, also for
+            modules that `vmap` cannot batch). In training mode BatchNorm normalises the batch of each sample
+            separately, and its running statistics are averaged over N. In training mode, random layers, such as
+            dropout, draw anew for each sample, from a key in the state; those of the encoder draw once for each datum.
         latent: Z, the number of latent dimensions.
         posterior: the head that makes q(z|x).
         likelihood: the head that makes p(x|z).
@@ -474,7 +474,7 @@ def _versions(copies: list[Data]) -> list[int]:
 
 
 CHECK_SEED = 2**63 + 2
-"""The seed of keys that only checks use."""
+"""The seed of keys that only checks use; no run can have it."""
 
 
 def noise_dtype(params: Params) -> torch.dtype:

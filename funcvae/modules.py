@@ -1,8 +1,10 @@
 """Turns any `nn.Module` into a pure (init, apply) pair. Only this module uses `functional_call`.
 
+```python
 net = functional(lambda: nn.Linear(3, 2))
 params, state = net.init(key)
 out, state = net.apply(params, state, x, train=True)
+```
 """
 
 import inspect
@@ -32,14 +34,16 @@ __all__ = [
 ]  # fmt: skip
 
 Params = dict[str, Any]
+"""Parameters: a dict of tensors by name, or of such dicts for the parts of a model."""
 State = dict[str, Any]
+"""What a network carries from one call to the next, such as running means, in the form of `Params`; {} if empty."""
 
 KEY = "random_key"
 """The name in the state of a network's key, from which its random layers draw. Other networks have no key."""
 
 
 class Apply(Protocol):
-    """A network as a pure function."""
+    """A network as a pure function of its parameters, its state and its inputs."""
 
     def __call__(self, params: Params, state: State, *inputs: Any, train: bool) -> tuple[Any, State]:
         """The output and the new state of the network."""
@@ -61,7 +65,7 @@ class Functional(NamedTuple):
 
 
 class Network(NamedTuple):
-    """`functional` without checks."""
+    """What `functional` returns, but without checks of the arguments."""
 
     init: Callable[[random.Key], tuple[Params, State]]
     apply: Apply

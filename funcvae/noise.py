@@ -30,7 +30,7 @@ __all__ = [
 
 
 class Noise(Protocol):
-    """A noise scheme."""
+    """A noise scheme: a function that draws standard normal noise from a key."""
 
     def __call__(self, key: random.Key, n: int, shape: random.Shape, *, dtype: torch.dtype = ...) -> Tensor:
         """The noise eps [n, *shape] of a key."""
@@ -191,16 +191,16 @@ def sobol(
 
 
 TABLE: dict[str, Noise] = {scheme.__name__: scheme for scheme in (iid, mirrored, moment_matched, sobol)}
-"""The schemes by name."""
+"""The noise schemes by name: "iid", "mirrored", "moment_matched", "sobol"."""
 
 
 def parse(name: str) -> Noise:
-    """The noise scheme of a name in `TABLE`."""
+    """The noise scheme of a name in `TABLE`. Raises BadValue if the name is unknown."""
     return TABLE[checks.known("noise", name, TABLE)]
 
 
 def name_of(scheme: Noise) -> str:
-    """The name of a noise scheme."""
+    """The name of a noise scheme: that of its function or class."""
     scheme = getattr(scheme, "func", scheme)  # the scheme of a functools.partial
     return str(getattr(scheme, "__name__", type(scheme).__name__))
 

@@ -24,7 +24,7 @@ __all__ = [
 
 
 def standard_normal() -> nn.Module:
-    """N(0, I), without parameters."""
+    """The prior N(0, I) on the latents, without parameters."""
     return _StandardNormal()
 
 
@@ -35,7 +35,7 @@ class _StandardNormal(nn.Module):
 
 
 def bernoulli() -> nn.Module:
-    """Fair Bernoullis, without parameters."""
+    """The prior of independent fair Bernoullis, without parameters."""
     return _Uniform(Bernoulli)
 
 

@@ -42,9 +42,9 @@ def _is_seed(name: str, value: int) -> int:
 
 
 Key = Annotated[Tensor, checks.Only(_is_key)]
-"""A key: int32 [2]."""
+"""A key, an int32 tensor [2], from which functions draw; see `key`."""
 Shape = Annotated[tuple[int, ...], checks.sizes]
-"""The shape of a tensor."""
+"""The shape of a tensor: a tuple of sizes, each 0 or more."""
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA

@@ -28,11 +28,11 @@ def _leaves_are(check: checks.Check) -> checks.Only:
 
 
 Tree = Any
-"""A tree of anything."""
+"""A tree: nested dicts, lists, tuples and NamedTuples with any leaves."""
 Tensors = Annotated[Any, _leaves_are(checks.tensor)]
-"""A tree of tensors."""
+"""A tree whose leaves are tensors, of any dtype."""
 FloatTensors = Annotated[Any, _leaves_are(checks.floats)]
-"""A tree of floating-point tensors."""
+"""A tree whose leaves are floating-point tensors."""
 
 
 def map(f: Callable[..., Any], *trees: Tree) -> Tree:
@@ -111,7 +111,7 @@ def paths(tree: Tree) -> list[str]:
 
 
 def named_leaves(tree: Tree) -> dict[str, Tensor]:
-    """The tensors of a tree by their paths."""
+    """The tensors of a tree by their paths, such as "encoder/linear1.weight"."""
     return dict(zip(paths(tree), leaves(tree), strict=True))
 
 

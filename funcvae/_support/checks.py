@@ -55,6 +55,7 @@ def that(holds: Callable[[Any], bool], must: str, error: type[FuncvaeError] = Ba
             raise error(f"{name} is {describe(value)}: it must be {must}")
         return value
 
+    check.__qualname__ = must  # the API pages show it in signatures
     return check
 
 

@@ -26,7 +26,7 @@ _HOLD_OUT_SEED = 2**63  # no user's run can have this seed, so no key is used tw
 
 
 class FileRows:
-    """Rows of a mapped `.npy` file, in any order: a `train.Source` that reads only the rows that it is asked for.
+    """Rows of a mapped `.npy` file, in any order: a `funcvae.train.Source` that reads only requested rows.
 
     Bytes (uint8) stay bytes, and other numbers become float32, as `load` does.
     """
@@ -63,7 +63,7 @@ class Dataset(NamedTuple):
 
     name: str
     train: Any
-    """uint8 or float32 [n, ...]; or a dict of such tensors and of integers, int64; or a `train.Source`."""
+    """uint8 or float32 [n, ...]; or a dict of such tensors and of integers, int64; or a `funcvae.train.Source`."""
     test: Any
     """The test data, like `train`."""
     train_labels: Tensor | None
@@ -74,7 +74,7 @@ class Dataset(NamedTuple):
     """The name of each class, if the names are known. Labels are their positions."""
 
     def decode(self, items: Data) -> Any:
-        """Items of this data set as floats: see `model.from_bytes`."""
+        """Items of this data set as floats: see `funcvae.model.from_bytes`."""
         return examples.each(from_bytes, items)
 
     def labelled(self) -> "Dataset":
@@ -165,8 +165,8 @@ def load(source: str, *, root: str | Path = "data", download: bool = False, size
 def stream(source: str | Path) -> Dataset:
     """A data set that stays in an `.npy` file [n, ...], of which only the header is read now.
 
-    `train` and `test` are sources for `train.fit`, with the numbers that `load` would give: the same rows are held out,
-    bytes stay bytes, and other numbers become float32. `test[:100]` is a tensor of the first items.
+    `train` and `test` are sources for `funcvae.train.fit`, with the numbers that `load` would give: the same rows are
+    held out, bytes stay bytes, and other numbers become float32. `test[:100]` is a tensor of the first items.
 
     Raises:
         Missing: the file does not exist.

@@ -20,7 +20,9 @@ __all__ = [
 ]  # fmt: skip
 
 GAUSSIAN2D_MEAN = (1.0, 0.5)
+"""The mean [2] of the normal distribution of `gaussian2d`."""
 GAUSSIAN2D_COV = ((1.0, 0.5), (0.5, 1.0))
+"""The covariance [2, 2] of the normal distribution of `gaussian2d`."""
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 _GAUSSIAN2D_SEED = 2**63 + 1  # no user's run can have this seed, so no key is used twice
 _FIRST_FILES = {

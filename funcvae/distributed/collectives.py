@@ -201,7 +201,7 @@ class Processes:
 
 
 SINGLE = Processes()
-"""One process without others."""
+"""The only process of a computation, which exchanges nothing."""
 
 
 @checks.arguments

@@ -13,8 +13,8 @@ An estimator's weights depend on all samples. So `by_samples` first exchanges th
 computes the same weights from them.
 
 BatchNorm takes its statistics from each shard separately; the running statistics are the shards' average. Random
-layers: shard s `by_rows` draws from `modules.for_part` of each network's key with s. `by_samples`, the shards share
-what the encoder draws, and the decoder draws for each sample by its number among all, as without shards.
+layers: shard s `by_rows` draws from `funcvae.modules.for_part` of each network's key with s. `by_samples`, the shards
+share what the encoder draws, and the decoder draws for each sample by its number among all, as without shards.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ __all__ = [
 
 
 class GradientSettings(NamedTuple):
-    """How a step estimates its gradient."""
+    """How a step estimates its gradient: the model, the estimator, the samples and their noise."""
 
     model: VAE
     estimator_at: EstimatorAt
@@ -57,28 +57,28 @@ class GradientSettings(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The data and the keys of one step."""
+    """The number, the keys and the data of one training step."""
 
     step: Tensor
     """The number of steps made."""
     keys: Tensor
-    """[2, 2]: the key of the noise and the key for `observe`."""
+    """The key of the noise and the key for `observe`, [2, 2]."""
     x: Data
-    """[B, ...]: the data."""
+    """The data [B, ...]."""
 
 
 class StepDetails(NamedTuple):
     """The inputs of a step's gradient, and the estimate."""
 
     x: Data
-    """[B, ...]: the observed data, which the model gets."""
+    """The observed data [B, ...], which the model gets."""
     eps: Tensor
-    """[N, B, Z]: the noise."""
+    """The noise [N, B, Z]."""
     estimate: Estimate
 
 
 class ShardedGradient(NamedTuple):
-    """A step's gradient as a sum of shares."""
+    """A step's gradient as a sum of shares, which processes can compute apart."""
 
     length: Callable[[int], int]
     """Maps the batch size B to the number of rows or samples to split."""
@@ -251,8 +251,9 @@ def draw_noise(
 ) -> Tensor:
     """The noise [n, B, Z] of a step for observed data x [B, ...], in the dtype of the parameters.
 
-    `size` is the number of data in the batch; `part` is `rows` or `samples`, to draw only a part: see `noise.in_parts`.
-    Raises BadType or BadValue unless the parameters are float32 or float64 and the noise has their dtype and its shape.
+    `size` is the number of data in the batch; `part` is `rows` or `samples`, to draw only a part: see
+    `funcvae.noise.in_parts`. Raises BadType or BadValue unless the parameters are float32 or float64 and the noise has
+    their dtype and its shape.
     """
     dtype = checks.float32_or_float64("the dtype of the parameters", noise_dtype(params))
     eps = scheme(key, n, (size, model.latent), dtype=dtype, **part)

@@ -1,7 +1,7 @@
 """Distributions as NamedTuples of tensors, which `vmap`, `vjp` and `torch.compile` accept.
 
 `log_prob` is elementwise, or one number for each latent; `funcvae.model` sums it over the axes of a datum. `sample` is
-a function of standard normal noise.
+a function of standard normal noise. `Layers` are the weight [out, in] and the bias [out] of each layer of a network.
 """
 
 from funcvae.distributions.derivatives import is_reparameterised

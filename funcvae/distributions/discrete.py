@@ -104,7 +104,7 @@ class Categorical(NamedTuple):
     """Independent variables of C classes each, as one-hot vectors: x has V·C elements, those of a variable adjacent."""
 
     logits: Tensor
-    """[..., V, C]: unnormalised log-probabilities."""
+    """Unnormalised log-probabilities [..., V, C]."""
 
     @property
     def reparameterised(self) -> bool:

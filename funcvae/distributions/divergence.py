@@ -22,8 +22,8 @@ def kl(q: Distribution, p: Distribution) -> Tensor:
     variable it is p_q log(p_q/p_p) - p_q + p_p: these terms are not negative, and add up to the KL of the variable. For
     a Delta q it is zero, because an autoencoder's loss has no such term.
 
-    If q or p is a FullNormal, element i is the mean over q of KL(q(z_i|z_<i) ‖ p(z_i|z_<i)). By the chain rule they sum
-    to KL(q ‖ p). With M = L_p⁻¹ L_q and d = L_p⁻¹ (μ_q - μ_p), it is ½ (sum_j M_ij² + d_i² - 1) - log M_ii.
+    If q or p is a FullNormal, element i is the mean over q of `KL(q(z_i|z_<i) ‖ p(z_i|z_<i))`. By the chain rule they
+    sum to KL(q ‖ p). With M = L_p⁻¹ L_q and d = L_p⁻¹ (μ_q - μ_p), it is ½ (sum_j M_ij² + d_i² - 1) - log M_ii.
 
     Raises:
         BadType: no closed form is known for this pair.

@@ -14,7 +14,7 @@ __all__ = ["Delta", "FullNormal", "Normal", "SignedNormal"]
 
 @short_repr
 class Normal(NamedTuple):
-    """Independent normals N(loc, sigma²)."""
+    """Independent normals N(loc, sigma²), one for each element of `loc` and `sigma`."""
 
     loc: Tensor
     sigma: Tensor

@@ -2,7 +2,7 @@
 
 Their samples are reparameterised, and tend to those of the discrete distribution from the same noise as λ -> 0. A bound
 with a relaxed posterior takes its density, not the probabilities of the discrete one, and needs a prior with a density
-on (0, 1), such as `priors.concrete`.
+on (0, 1), such as `funcvae.priors.concrete`.
 
 Samples are clipped to numbers between 0 and 1 that the dtype can express. Where that moves them, `log_prob` is not
 their log-density. It moves a RelaxedBernoulli's samples with logit(z) above 16.6 in float32, and 36.7 in float64. If
@@ -64,7 +64,7 @@ class RelaxedCategorical(NamedTuple):
     """z = softmax((logits + g)/λ) on the simplex of each variable, with Gumbel noise g; z has V·C elements."""
 
     logits: Tensor
-    """[..., V, C]: unnormalised log-probabilities."""
+    """Unnormalised log-probabilities [..., V, C]."""
     temperature: Tensor
     """λ, without axes."""
 

@@ -1,4 +1,24 @@
-"""The gradient estimators: a table of short functions from log-weights to weights, all run by one engine."""
+r"""The gradient estimators: a table of short functions from log-weights to weights, all run by one engine.
+
+For data x and samples $z_k = z(\epsilon_k, x)$, k = 1 … K, the docstrings write
+
+$$f_k = \log w_k = \log p(x, z_k) - \log q(z_k \mid x), \qquad v_k = \mathrm{softmax}_k(f), \qquad
+L_K = \log \frac{1}{K} \sum_k w_k.$$
+
+With $d_k = (\partial f_k / \partial z_k) \, \partial z_k / \partial \phi$, where q's parameters are held constant in
+$f_k$, and $s_k = \nabla_\phi \log q(z_k \mid x)$ at fixed $z_k$, an estimator with the weights path, score and theta
+ascends along
+
+$$\sum_k \mathrm{path}_k \, d_k + \mathrm{score}_k \, s_k \quad \text{(encoder)}, \qquad
+\sum_k \mathrm{theta}_k \nabla \log w_k \quad \text{(decoder and prior)}.$$
+
+The docstring of every factory has a line with its three weights, which `funcvae list estimators` prints. "Unbiased"
+means that with independent noise the expected gradient is that of the expected target, which is in `Estimate.bound`. A
+factory raises BadValue if its argument is out of range, and an estimator if it does not allow the number of samples.
+
+`TABLE` has the factory of each estimator by name, and `EXAMPLES` a string for it that `parse` reads. The argument of
+those in `SCHEDULABLE` may be a schedule: an `EstimatorAt` maps the step to the estimator.
+"""
 
 from funcvae.estimators.chunks import in_chunks
 from funcvae.estimators.compose import surrogate, together

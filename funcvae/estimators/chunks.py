@@ -32,7 +32,7 @@ def in_chunks(estimator: Estimator, chunk: Count, wrap: Wrap = unchanged) -> Est
     Args:
         estimator: an Estimator that is not in chunks already.
         chunk: the number of samples at a time.
-        wrap: applied to the functions of one chunk, such as `compilation.compiled`.
+        wrap: applied to the functions of one chunk, such as `funcvae.compilation.compiled`.
 
     Raises:
         BadType: the estimator is not an Estimator, or is already in chunks.

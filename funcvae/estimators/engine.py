@@ -1,20 +1,11 @@
 """The engine that turns a function of the log-weights into a gradient estimator.
 
-With z_k = z(eps_k, x), log w_k = log p(x, z_k) - log q(z_k|x), and
-
-    d_k = (∂ log w_k / ∂z_k) · ∂z_k/∂phi      q's parameters held constant in log w_k,
-    s_k = ∇_phi log q(z_k|x)                   at fixed z_k,
-
-an estimator ascends along
-
-    encoder              sum_k path_k d_k + score_k s_k
-    decoder and prior    sum_k theta_k ∇ log w_k
-
-where path, score and theta are held constant. (The total derivative of log w_k is d_k - s_k.) They are functions of the
-log-weights alone (`weighted`), or also of the points z_k, which an estimator may choose (`from_points`). These
-functions are in `estimators.table` and `estimators.discrete`. An estimator is a pure function of (model, params, state,
-x, eps). It works under `vmap` over eps, in float32 and float64, and under `torch.compile(fullgraph=True)`. A transform
-cannot read values, so the estimators return non-finite numbers unchecked: callers test for them.
+The docstring of `funcvae.estimators` has the formula, in which path, score and theta are held constant. (The total
+derivative of log w_k is d_k - s_k.) They are functions of the log-weights alone (`weighted`), or also of the points
+z_k, which an estimator may choose (`from_points`). These functions are in `estimators.table` and `estimators.discrete`.
+An estimator is a pure function of (model, params, state, x, eps). It works under `vmap` over eps, in float32 and
+float64, and under `torch.compile(fullgraph=True)`. A transform cannot read values, so the estimators return non-finite
+numbers unchecked: callers test for them.
 """
 
 from collections.abc import Callable

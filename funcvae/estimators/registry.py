@@ -25,7 +25,7 @@ TABLE: dict[str, Callable[..., Estimator]] = {
         discrete.straight_through, discrete.reinmax, discrete.local_expectation,
     )
 }  # fmt: skip
-"""The factories by name."""
+"""The factories of all estimators by name, such as "elbo" and "dreg"."""
 
 EXAMPLES: dict[str, str] = dict(zip(TABLE, TABLE, strict=True)) | {
     "beta_elbo": "beta_elbo:4",
@@ -80,16 +80,16 @@ def parse(spec: str) -> Estimator:
 
 @checks.arguments
 def parse_scheduled(spec: str, steps: Count | None = None) -> Estimator | EstimatorAt:
-    """Makes what a string names for `train.fit`: an estimator, or a function of the step that returns one.
+    """Makes what a string names for `funcvae.train.fit`: an estimator, or a function of the step that returns one.
 
     It reads what `parse` reads. The argument of the estimators in SCHEDULABLE may also be a schedule in the form of
-    `optim.parse_schedule`, as in "beta_elbo:linear:0:1:10000".
+    `funcvae.optim.parse_schedule`, as in "beta_elbo:linear:0:1:10000".
 
     Args:
         steps: the number of steps of the whole run, for a schedule that depends on it: see `needs_steps`.
 
     Raises:
-        BadValue: as from `parse` and `optim.parse_schedule`.
+        BadValue: as from `parse` and `funcvae.optim.parse_schedule`.
     """
     name, schedule = _schedule_of(spec)
     value = optim.parse_schedule(schedule, steps) if schedule else 0.0

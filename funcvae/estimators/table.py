@@ -1,14 +1,6 @@
 """The gradient estimators: a table of short functions from log-weights to weights, which one engine runs.
 
-Notation, as in `estimators.engine`: f = log w [K, B], v = softmax_k(f), L_K = log mean_k w_k. An estimator ascends
-along
-
-    encoder              sum_k path_k d_k + score_k s_k
-    decoder and prior    sum_k theta_k ∇ log w_k
-
-The docstring of every factory has a line with its three weights, which `funcvae list estimators` prints. "Unbiased"
-means that with independent noise the expected gradient is that of the expected target, which is in `Estimate.bound`. A
-factory raises BadValue if its argument is out of range, and an estimator if it does not allow the number of samples.
+The docstring of `funcvae.estimators` has the notation.
 
 Weights are finite and accurate for log-weights that are thousands of nats apart, and where v rounds to 1. A log-weight
 of -inf, an impossible sample, has weight 0. Then weights are non-finite only where they are infinite in exact
@@ -72,8 +64,8 @@ def beta_elbo(beta: Weight) -> Estimator:
 
         mean_k log p(x|z_k) - beta KL(q(z|x) ‖ p(z))
 
-    Unbiased. It is a bound on log p(x) only for beta >= 1. For KL annealing, give `train.fit` a function of the step,
-    such as `lambda step: beta_elbo(optim.linear(0, 1, 10_000)(step))`.
+    Unbiased. It is a bound on log p(x) only for beta >= 1. For KL annealing, give `funcvae.train.fit` a function of the
+    step, such as `lambda step: beta_elbo(optim.linear(0, 1, 10_000)(step))`.
 
     Args:
         beta: a number, or a floating-point tensor without axes, as a schedule returns it.
@@ -95,8 +87,8 @@ def free_bits(least: Weight) -> Estimator:
 
     In `bound` [B], the KL of such a latent is λ for each datum, and that of another is its own, so the batch mean of
     `bound` is the objective. It depends on the batch: each shard of `by_rows`, and each batch of a test set, compares
-    the mean over its own data with λ. `variance.exact` takes each datum as a batch. Unbiased, for the objective of the
-    batch.
+    the mean over its own data with λ. `funcvae.variance.exact` takes each datum as a batch. Unbiased, for the objective
+    of the batch.
 
     Args:
         least: λ in nats for each latent; a number, or a floating-point tensor without axes, as a schedule returns it.

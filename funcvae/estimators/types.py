@@ -136,7 +136,7 @@ class Claims(NamedTuple):
 
 @short_repr
 class Estimate(NamedTuple):
-    """The result of an estimator."""
+    """The result of an estimator for data [B, ...] and noise [N, B, Z]."""
 
     grads: Params
     """The gradient to descend, a tree like params: minus the gradient of the target's batch mean, in nats."""

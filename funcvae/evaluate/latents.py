@@ -23,12 +23,12 @@ class ActiveUnits(NamedTuple):
     """How much the posterior mean of each latent varies over the data."""
 
     variance: Tensor
-    """[Z]: Var_x E_q(z|x)[z]."""
+    """Var_x E_q(z|x)[z] of each latent [Z]."""
     threshold: float
 
     @property
     def active(self) -> Tensor:
-        """[Z]: whether the variance is above the threshold."""
+        """Whether the variance of each latent [Z] is above the threshold."""
         return self.variance > self.threshold
 
     @property
@@ -72,9 +72,9 @@ def active_units(
 def kl_per_dimension(model: VAE, params: Params, state: State, x: Data, *, batch: Count = 500) -> Tensor:
     """KL(q(z_u|x) ‖ p(z_u)) of each latent u in closed form, averaged over the data: [Z], in nats.
 
-    For a FullNormal posterior or prior, these are the terms of the chain rule, KL(q(z_u|x, z_<u) ‖ p(z_u|z_<u)), which
-    depend on the order of the latents. The latents of a categorical variable share its KL as in `distributions.kl`. In
-    each case the terms sum to KL(q(z|x) ‖ p(z)).
+    For a FullNormal posterior or prior, these are the terms of the chain rule, `KL(q(z_u|x, z_<u) ‖ p(z_u|z_<u))`,
+    which depend on the order of the latents. The latents of a categorical variable share its KL as in
+    `funcvae.distributions.kl`. In each case the terms sum to KL(q(z|x) ‖ p(z)).
 
     Raises:
         BadType: no closed form is known for this posterior and prior, or the posterior has no density.

@@ -60,20 +60,20 @@ class Likelihood(NamedTuple):
     log_p: Estimated
     """L_K of each datum. Its expectation is below log p(x): see `shortfall`."""
     ess: Tensor
-    """[B]: the effective sample size 1/sum_k v_k² of the normalised weights v, at most K."""
+    """The effective sample size [B], 1/sum_k v_k² of the normalised weights v, at most K."""
     k_hat: Tensor
-    """[B]: the Pareto shape of the weights' tail."""
+    """The Pareto shape of the weights' tail [B]."""
     samples: int
     """The number K of samples."""
 
     @property
     def shortfall(self) -> Tensor:
-        """[B]: ½ se², the approximate distance of E[L_K] below log p(x); too small where `untrusted`."""
+        """½ se² [B], the approximate distance of E[L_K] below log p(x); too small where `untrusted`."""
         return self.log_p.se.square() / 2
 
     @property
     def untrusted(self) -> Tensor:
-        """[B]: whether the standard error is not reliable, as k̂, pooled over the data, is above min(1 - 1/log10 K, ½).
+        """Whether the standard error [B] is unreliable, as k̂, pooled over the data, is above min(1 - 1/log10 K, ½).
 
         Measured with p(z|x) = N(0, I) and q = N(0, s² I), K = 1,000 and 5,000: where all data have one s, value ± 1.96
         se holds log p(x) for 90 to 95% of the data that are not flagged; where s goes from 0.55 to 0.95, for 86 to

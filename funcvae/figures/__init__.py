@@ -1,7 +1,8 @@
 """Figures as functions from arrays to a `matplotlib.figure.Figure`, and functions that save them.
 
 Arrays are numpy arrays, CPU tensors or lists of numbers. pyplot is not used: no global setting changes, and no display
-is needed. A notebook shows a returned figure; `save` writes it to a file.
+is needed. A notebook shows a returned figure; `save` writes it to a file with one of the `ENDINGS`. `PALETTE` has the
+colours, which stay distinct with red- and green-blindness.
 
 `of_model` draws a trained model, `of_results` draws a run, a comparison or a sweep, and `decoding` computes what a
 model encodes, decodes and samples.

@@ -14,11 +14,11 @@ from matplotlib.transforms import ScaledTranslation, Transform
 from funcvae.figures._arrays import words
 from funcvae.figures.saving import Shown
 
-# Ten of Paul Tol's colours, chosen so that any two of them stay distinct with red- and green-blindness too.
 PALETTE = (
     "#0077BB", "#EE8866", "#228833", "#EE3377", "#66CCEE",
     "#332288", "#CCBB44", "#882255", "#009988", "#222222",
 )  # fmt: skip
+"""Ten of Paul Tol's colours, chosen so that any two of them stay distinct with red- and green-blindness too."""
 MARKERS = "os^Dv<>*Pp"  # one for each colour of PALETTE
 DARK, LIGHT, ACCENT = "#004488", "#A6CBE6", "#CC3311"
 

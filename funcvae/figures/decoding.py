@@ -178,7 +178,7 @@ def decoded_grid(
     model: VAE, params: Params, state: State, z: Annotated[Tensor, "n Z", _points], *,
     span: Sequence[float] | None = None, n: Cells = 20,
 ) -> tuple[Tensor, tuple[float, float, float, float]]:  # fmt: skip
-    """Means decoded on a grid over the latent plane: images [n, n, C, H, W] and the extent of `figures.image_grid`.
+    """Means decoded on a grid over the latent plane: images [n, n, C, H, W], and the extent of `image_grid`.
 
     Both axes go from `span[0]` to `span[1]`. Without a span they go from -r to r, where r is the smallest reach that
     holds the middle 98% of latents z [m, 2] on each axis, so that a few outliers do not stretch the grid.

@@ -33,8 +33,12 @@ __all__ = [
     "of_scaling", "several_runs", "training", "variance_along_training",
 ]  # fmt: skip
 
-POINTS, PAIRS, SAMPLES = 5000, 20, 100
-"""The numbers of test items to encode, images to reconstruct and images to sample for the figures of a run."""
+POINTS = 5000
+"""The number of test items to encode for the figures of a run."""
+PAIRS = 20
+"""The number of images to reconstruct for the figures of a run."""
+SAMPLES = 100
+"""The number of images to sample for the figures of a run."""
 
 
 @checks.arguments

@@ -16,7 +16,7 @@ from funcvae.models.system import System
 SYSTEMS: dict[str, System] = {
     system.name: system for family in (gaussian2d, mnist, cifar, burda, sbn) for system in family.SYSTEMS
 }
-"""The named systems by name."""
+"""The named systems by name, such as "mnist_vae"."""
 
 
 def _by_name(name: str) -> System:

@@ -67,7 +67,7 @@ class Recipe:
         """The optimizer, with the recipe's learning rate or schedule unless `lr` is given.
 
         Args:
-            name: see `optim.parse`.
+            name: see `funcvae.optim.parse`.
             clip: the largest norm of the gradient, to which it is scaled; 0 for no limit.
         """
         opt = optim.parse(name, self.lr(steps_per_epoch) if lr is None else lr, self.eps)

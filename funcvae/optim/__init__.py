@@ -1,4 +1,9 @@
-"""Optimizers as pure functions: state in, state out, on the device of the tensors. Learning rates may be schedules."""
+"""Optimizers as pure functions: state in, state out, on the device of the tensors. Learning rates may be schedules.
+
+A `Schedule` maps the number of steps made to a number. A `Mask` maps the path of a parameter, such as
+"encoder/linear1.weight", to whether weight decay applies to it. `EXAMPLES` and `SCHEDULES` have examples, by name, of
+the strings that `parse` and `parse_schedule` read.
+"""
 
 from funcvae.optim.adaptive import AdamState, adam, adamw
 from funcvae.optim.momentum import SGDState, sgd

@@ -23,7 +23,7 @@ Rows = list[tuple[Tensor, ...]]  # each parameter with its gradient, m and v
 
 @short_repr
 class AdamState(NamedTuple):
-    """The state of Adam."""
+    """The state of `adam` and `adamw`, whose trees are like params."""
 
     step: Tensor
     """The number of updates made, an int64 tensor without axes."""

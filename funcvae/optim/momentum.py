@@ -18,7 +18,7 @@ __all__ = ["SGDState", "sgd"]
 
 @short_repr
 class SGDState(NamedTuple):
-    """The state of SGD."""
+    """The state of `sgd`: the number of updates and the momentum."""
 
     step: Tensor
     """The number of updates made, an int64 tensor without axes."""

@@ -38,7 +38,8 @@ class Optimizer(NamedTuple):
 
     `init(params)` returns the first state, and `update(grads, state, params)` the new (params, state). `grads` is the
     gradient of the loss, such as `Estimate.grads`; the update descends. `update_` returns the same numbers, but writes
-    into the state and params that it is given, and checks nothing: for a loop that owns them, as in `train.fit`.
+    into the state and params that it is given, and checks nothing: for a loop that owns them, as in
+    `funcvae.train.fit`.
     """
 
     init: Callable[[Tree], Tree]

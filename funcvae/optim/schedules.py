@@ -24,7 +24,7 @@ Schedule = Callable[[Tensor], Tensor | float]
 @remembered
 @checks.arguments
 def constant(value: Finite) -> Schedule:
-    """The same value at every step."""
+    """The schedule that has the same value at every step."""
     return lambda t: torch.full_like(t, value, dtype=torch.float64)
 
 

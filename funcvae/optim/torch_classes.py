@@ -34,8 +34,8 @@ def from_torch(kind: type, lr: Rate, **options: Any) -> Optimizer:
     """Makes an optimizer from a class of `torch.optim`, or one of the same kind, such as `torch.optim.RMSprop`.
 
     Each update makes the torch optimizer anew, with copies of the tensors that it kept, so it is pure. `torch.compile`
-    cannot follow it: a training step with it runs eagerly, with the warning `compilation.Uncompiled`, and more slowly
-    than with `adam`, `adamw` or `sgd`. It reads the step number, so on a GPU it waits for the device.
+    cannot follow it: a training step with it runs eagerly, with the warning `funcvae.compilation.Uncompiled`, and more
+    slowly than with `adam`, `adamw` or `sgd`. It reads the step number, so on a GPU it waits for the device.
 
     Args:
         kind: the class. All state that it keeps must be tensors, one dict for each parameter.

@@ -1,21 +1,27 @@
 """Runs on disk: trains configurations into run folders; loads, reproduces and evaluates them.
 
-config.json         the configuration, every default filled in
-manifest.json       the environment: versions, machine, settings, hashes of the data and of an own system's code; and
-                    where the run was resumed
-metrics.jsonl       a row for every step, every epoch, and every requested measurement of the variance: see `train.Row`;
-                    byte-identical for equal runs
-times.jsonl         the seconds of training up to the end of each epoch, and up to each checkpoint within an epoch
-checkpoints/        the newest states of the training, from which it can be resumed
-figures/*.png
-samples.npy         samples of the model after every step [steps, n, 2], if requested
-params.safetensors  trained parameters and state, written at the end; byte-identical for equal runs
-result.json         how the run went, written at the end: see `Result`; or, as "diverged", what became NaN or infinite
+    config.json         the configuration, every default filled in
+    manifest.json       the environment: versions, machine, settings, hashes of the data and of an own system's code;
+                        and where the run was resumed
+    metrics.jsonl       a row for every step, every epoch, and every requested measurement of the variance: see
+                        `funcvae.train.Row`; byte-identical for equal runs
+    times.jsonl         the seconds of training up to the end of each epoch, and up to each checkpoint within an epoch
+    checkpoints/        the newest states of the training, from which it can be resumed
+    figures/*.png
+    samples.npy         samples of the model after every step [steps, n, 2], if requested
+    params.safetensors  trained parameters and state, written at the end; byte-identical for equal runs
+    result.json         how the run went, written at the end: see `Result`; or, as "diverged", what became NaN or
+                        infinite
 
 A file is either complete or missing. Only the last line of a .jsonl file may be incomplete until the run is resumed.
 
 `train_grid` trains a grid of such runs, and `collect` makes a table of the results.
 `summarize` and `runs_in` read what runs are and how they went, without their models.
+
+A `Report` has numbers by name, and a `CellResult` those of one cell of a grid. `SPLITS` has the ways to split a step by
+name. `verify` allows the relative difference `TOLERANCE` in another environment. `MakeTracker` and `StopContext` are
+what `run` takes: (folder, hyper-parameters, rows so far) -> the context manager of a tracker, and the context manager
+of a function that returns whether to stop.
 """
 
 from funcvae.runs.aggregate import SweepResults, collect

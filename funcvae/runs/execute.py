@@ -78,8 +78,8 @@ def train(
         system: see `find_system`.
         download, trackers, stop_context, processes, progress: see `run`.
         options: fields of `Options`. By default `out` is a new folder in runs/, `device` is CUDA if available, and
-            the step is compiled if that pays (`compilation.pays`). Small steps run on one thread, unless
-            OMP_NUM_THREADS is set (`threads.of_step`).
+            the step is compiled if that pays (`funcvae.compilation.pays`). Small steps run on one thread, unless
+            OMP_NUM_THREADS is set (`funcvae.threads.of_step`).
 
     Raises: see `configure` and `run`.
     """
@@ -124,8 +124,8 @@ def run(
         Missing: the data, the device or a compiler is not available.
         InUse: another process writes in the folder.
         Stopped: training stopped on request, after a checkpoint.
-        ProcessLost, ReportedElsewhere: see `train.fit`.
-        NonFinite: see `train.fit`; the message has the command that replays the step.
+        ProcessLost, ReportedElsewhere: see `funcvae.train.fit`.
+        NonFinite: see `funcvae.train.fit`; the message has the command that replays the step.
         OSError: a file cannot be written; see `write_results`.
     """
     check_available(config)

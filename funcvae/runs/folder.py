@@ -151,8 +151,8 @@ class Result(TypedDict):
     kl: float | None
     """The mean over the training data; None if it is not finite."""
     active_units: int | None
-    """The number of latents that the trained model uses, see `evaluate.active_units`; None if that is not known, or if
-    q(z|x) is a point."""
+    """The number of latents that the trained model uses, see `funcvae.evaluate.active_units`; None if that is not
+    known, or if q(z|x) is a point."""
     best_epoch: int | None
     """The epoch whose parameters the run has, counted from 0; None if they are those of the last one."""
     best_test_bound: float | None
@@ -332,7 +332,7 @@ def initial_run(
 
 
 def load_data(config: Config) -> data.Dataset:
-    """The data of a configuration."""
+    """The data of a configuration, in memory or as streams. Raises Missing if they are not found."""
     try:
         return read_data(config)
     except Missing as error:

@@ -36,6 +36,7 @@ GRID = "grid.json"
 CELL = "cell.json"
 
 CellResult = dict[str, Any]
+"""The result of a cell, as in its cell.json; `train_grid` describes it."""
 T = TypeVar("T")
 Axis = Annotated[tuple[T, ...], Meta(min_length=1)]
 

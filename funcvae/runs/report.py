@@ -29,6 +29,7 @@ __all__ = [
 ]  # fmt: skip
 
 Report = dict[str, Any]
+"""The numbers of a report by name, in the form of a JSON object: those of a bound are in nats per example."""
 
 _MAX_ITEMS = 1000
 _SLAB = 250  # items at a time
@@ -53,7 +54,7 @@ def evaluation_report(
     """Evaluates a run on test data with all functions of `funcvae.evaluate` that its model supports.
 
     Args:
-        run: from `runs.load`.
+        run: from `funcvae.runs.load`.
         samples: K of the log-likelihood.
         n: number of test items, chosen at random; by default 1,000, or all if there are fewer.
         chunk: the most samples at a time.
@@ -190,7 +191,7 @@ def comparison_report(
     """Compares estimators at the parameters of a run, on a batch of its training data, in evaluation mode.
 
     Args:
-        run: from `runs.load` or `runs.initial_run`.
+        run: from `funcvae.runs.load` or `funcvae.runs.initial_run`.
         names: of estimators, as "renyi:0.5"; the first is the reference. By default the run's own and `ESTIMATORS`.
         schemes: names of noise schemes; each estimator is measured under all schemes that it allows.
         samples: K; by default the run's own.
@@ -198,7 +199,7 @@ def comparison_report(
         chunk: replicates at a time; by default chosen by the size of the model.
         batch: number of training data, chosen at random; by default the run's batch size.
         seed: of the key for the choice of data, their observation and the noise.
-        target_se: see `variance.compare`.
+        target_se: see `funcvae.variance.compare`.
         processes: from `distributed.process_group()`. They share the replicates, and all return the whole result.
         progress: called with the number of finished replicates, and their total.
 
@@ -209,7 +210,7 @@ def comparison_report(
     Raises:
         BadValue: batch is not between 1 and the number of training data, a name is unknown, or no estimator is left.
         Missing, BadData: the data are not found, or have changed.
-        NonFinite, ProcessLost, ReportedElsewhere: see `variance.compare`.
+        NonFinite, ProcessLost, ReportedElsewhere: see `funcvae.variance.compare`.
     """
     samples = run.config.samples if samples is None else samples
     if processes.size > 1:

@@ -39,7 +39,7 @@ TOLERANCE = 1e-4
 
 
 class Verdict(NamedTuple):
-    """The result of `verify`."""
+    """The result of `verify`: whether, and where, the repetition of a run differs from it."""
 
     steps: int
     """Number of reproduced steps."""

@@ -1,8 +1,9 @@
 """Trackers show a run while it trains: its rows of metrics, and images of the model. They never change a result.
 
 `tensorboard`, `visdom` and `wandb` require the extras of the same names. They are context managers of a `Tracker`,
-whose `log` can also be passed to `train.fit`. If one fails during a run, it prints a line to stderr and the run
-continues.
+whose `log` can also be passed to `funcvae.train.fit`. If one fails during a run, it prints a line to stderr and the run
+continues. `Images` are arrays [n, C, H, W] in [0, 1] by name. `bar` is a `Progress`: long computations call it with
+(done, total), and it shows a progress bar.
 """
 
 from funcvae._support.progress import Progress

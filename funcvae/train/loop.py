@@ -43,7 +43,7 @@ class History(NamedTuple):
     bound: np.ndarray
     """[steps], in nats per example."""
     grad_norm: np.ndarray
-    """[steps]: the norm of the loss's gradient, before it is clipped."""
+    """The norm of the loss's gradient, before it is clipped [steps]."""
     reconstruction: np.ndarray
     """[steps], in nats per example: mean_k log p(x|z_k)."""
     kl: np.ndarray
@@ -133,7 +133,7 @@ def fit(
     `log`, `watch` and `save` are called in every process: write only in the main one. `stop` may differ between
     processes: if one requests a stop, all stop after the same step.
 
-    The process keeps freed memory from then on: see `compilation.keep_freed`.
+    The process keeps freed memory from then on: see `funcvae.compilation.keep_freed`.
 
     Args:
         estimator: an Estimator, or a function of the number of steps made, an int64 tensor without axes, that returns
@@ -146,19 +146,20 @@ def fit(
             parameter, unless `until` or `best` depends on it.
         batch: the batch size B.
         samples: the number N of Monte-Carlo samples for each datum, in training and test.
-        chunk: the number of samples to decode at a time (`estimators.in_chunks`), which bounds the memory. By default,
-            2^25 numbers are decoded at a time. Networks with layers larger than their output may need a smaller chunk.
+        chunk: the number of samples to decode at a time (`funcvae.estimators.in_chunks`), which bounds the memory. By
+            default, 2^25 numbers are decoded at a time. Networks with layers larger than their output may need a
+            smaller chunk.
         shards: the number of shards to divide each step into. They are summed along a fixed tree, so the bits are the
             same for every number of processes. By default, each process has one shard, and torch.distributed chooses
             the fastest order. See `distributed.sharding`.
-        split: how to divide a step, `distributed.by_rows` or `distributed.by_samples`.
+        split: how to divide a step, `funcvae.distributed.by_rows` or `funcvae.distributed.by_samples`.
         observe: maps (key, x) to the input of the model, for instance by a new random binarization in each step. A run
             that is not compiled may call it for several steps ahead, and under `vmap` if that keeps the bits.
         scale, offset: the loss is scale(B) · (-bound - offset): see `make_step`.
         compile: run the step under `torch.compile` if possible. The numbers are equal to rounding. The first step of a
             call takes several seconds, or about two if this process has compiled the same step before; whether that
-            pays is for `compilation.pays` to say. A short last batch runs uncompiled.
-        precision: the precision of float32 matrix products: see `compilation.precision`.
+            pays is for `funcvae.compilation.pays` to say. A short last batch runs uncompiled.
+        precision: the precision of float32 matrix products: see `funcvae.compilation.precision`.
         history: the history of earlier calls for the same run, to which this call appends.
         log: called with a `Row` for every step, and for every epoch with `test_bound` and the means over the items of
             the epoch. Rows of steps arrive in groups, because each read makes the device wait; the row of an epoch
@@ -173,7 +174,8 @@ def fit(
             was not computed; if it returns True, `fit` returns. `early_stopping(patience)` makes one.
         best: called with the TrainState after every epoch whose test bound is the highest so far. `keep_best()` makes
             one that keeps a copy.
-        progress: called with the number of steps made and that of all steps; `tracking.bar` shows a progress bar.
+        progress: called with the number of steps made and that of all steps; `funcvae.tracking.bar` shows
+            a progress bar.
 
     Raises:
         BadValue: epochs, batch, samples, chunk, shards or test_every is below one, or save_every is below zero; the

@@ -28,11 +28,11 @@ Row = dict[str, Any]
 Numbers that are not finite are left out.
 """
 Log = Callable[[Row], object]
-"""Called with each row that a run logs."""
+"""Called with each `Row` that a run logs: of a step, an epoch or a measurement."""
 Watch = Callable[[int, TrainState], object]
 """Called with the number of steps made and the new TrainState, whose buffers the next step overwrites."""
 Save = Callable[[TrainState], object]
-"""Called with the TrainState to save."""
+"""Called with the TrainState to save, as for a checkpoint."""
 Scale = Callable[[int], float]
 """Maps the size of a batch to the factor that multiplies its loss and gradient."""
 
@@ -88,3 +88,4 @@ class Callbacks:
 
 
 NO_CALLBACKS = Callbacks()
+"""The callbacks of a training that logs, saves and shows nothing."""

@@ -32,7 +32,7 @@ class Task(NamedTuple):
     estimator: Estimator | EstimatorAt
     opt: Optimizer
     train: Readable
-    """The training data [n, ...], or a source of them (`train.Source`)."""
+    """The training data [n, ...], or a source of them (`funcvae.train.Source`)."""
     settings: StepSettings = StepSettings()
     processes: Processes = SINGLE
     """The processes that share the work."""

@@ -3,6 +3,9 @@
 `exact` computes the moments of a gradient without sampling, for small models; `moments` estimates them for any model;
 `compare` compares estimators and noise schemes on common random numbers; `sources` splits the variance into one part
 from the data and one from the noise; `sweep` measures any of these against K, the batch size or the training step.
+
+An `Arm` of `compare` is an estimator, or a pair of an estimator and its noise scheme. A `Measure` of `sweep` maps (a
+value of the axis, key) to estimates with standard errors by name.
 """
 
 from funcvae.variance.comparison import Arm, compare

@@ -44,6 +44,7 @@ from funcvae.variance.snr import Group, Series
 __all__ = ["Arm", "compare"]
 
 Arm = GradientEstimator | tuple[GradientEstimator, Noise]
+"""What `compare` compares: an estimator, or one with its noise scheme."""
 
 
 @checks.arguments

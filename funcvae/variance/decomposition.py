@@ -46,7 +46,7 @@ class Decomposition(NamedTuple):
 @tables.shown
 @short_repr
 class Sources(NamedTuple):
-    """The result of `sources`."""
+    """The result of `sources`: the variance from the data and from the noise, in nats²."""
 
     groups: dict[str, Decomposition]
     batch: int

@@ -29,7 +29,7 @@ class Slope(NamedTuple):
 @tables.shown
 @short_repr
 class Sweep(NamedTuple):
-    """Measurements at each value of an axis."""
+    """The result of `sweep`: measurements at each value of an axis."""
 
     over: str
     """The axis: "K", "batch", "step"."""
