@@ -3,7 +3,6 @@
 import json
 import re
 import runpy
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from PIL import Image
 import funcvae as fv
 from funcvae import cli
 from tests.support.datasets import write_idx
+from tests.support.pages import commands, run_python
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DIGITS = ("mnist_ae", "mnist_vae", "mnist_bn_vae", "mnist_sigma_vae", "burda_vae")
@@ -246,32 +246,11 @@ def test_a_file_of_pictures_is_trained_on_without_loading_it(tmp_path):
     assert second > first
 
 
-def python_blocks(path):
-    blocks = re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
-    assert blocks
-    return [compile(block, path.name, "exec") for block in blocks]
-
-
-def test_the_readmes_python_runs_as_written():
-    for block in python_blocks(EXAMPLES.parent / "README.md"):
-        exec(block, {})
-
-
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("guide/*.md")), ids=lambda path: path.stem)
-def test_the_python_of_a_guide_runs_as_written_block_after_block(path, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # a page may write files in another folder
-    names = {}
-    for block in python_blocks(path):
-        exec(block, names)
-
-
 def posts_commands():
     """Runs the Python of the guide to the posts, then yields its commands."""
     page = EXAMPLES / "guide" / "posts.md"
-    for block in python_blocks(page):
-        exec(block, {})
-    lines = "\n".join(re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)).split("\n")
-    yield from (shlex.split(line)[1:] for line in lines if line)
+    run_python(page)
+    yield from commands(page)
 
 
 def figures_named_in(page):
@@ -318,9 +297,3 @@ def test_every_example_is_tested():
     elsewhere = {"burda2_vae", "sbn_vae", "sbn_nonlinear_vae"}  # in burda_vae.py and discrete_latents.py
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested - elsewhere
     assert set(DIGITS) | {"gaussian2d_vae", "cifar_resnet_vae"} | elsewhere == set(fv.models.SYSTEMS)
-
-
-def test_the_readmes_pictures_exist():
-    shown = re.findall(r"!\[.*?\]\((.*?)\)", (EXAMPLES.parent / "README.md").read_text())
-    assert shown
-    assert [path for path in shown if not (EXAMPLES.parent / path).is_file()] == []
