@@ -109,6 +109,19 @@ def lock(folder: Path, timeout: float = 0) -> Iterator[None]:
         held.release()
 
 
+def in_use(folder: Path) -> bool:
+    """Whether a process holds the lock of a folder."""
+    if not (folder / LOCK).is_file():
+        return False
+    try:
+        with lock(folder):
+            return False
+    except InUse:
+        return True
+    except BadValue:  # a folder that this process may not write in
+        return False
+
+
 def read(path: Path, *, limit: int) -> bytes:
     """A file's content. Raises Missing, or BadData if it is longer than `limit` bytes or cannot be read."""
     try:

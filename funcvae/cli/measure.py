@@ -59,6 +59,7 @@ def evaluate(
     loaded = loading.load(run)
     with progress_bar("sample") as progress:
         report = runs.evaluation_report(loaded, samples=samples, n=n, chunk=chunk, seed=seed, progress=progress)
+    print(as_text([f"evaluation of {loaded.path}"], None if wide else WIDTH))
     print(runs.evaluation_table(report, wide=wide))
     _write_report(loaded, "evaluation", report, runs.evaluation_figures(report), output)
 

@@ -160,6 +160,8 @@ def _require(folder: Path, files: Collection[str], fetch: Callable[[], object], 
     if not (absent := _absent(folder, files)):
         return
     if not download:
-        raise Missing(f"{folder / absent[0]} does not exist: choose another data_dir, or set download")
+        raise Missing(
+            f"{folder / absent[0]} does not exist: choose another data_dir (--data-dir), or set download (--download)"
+        )
     with failing_as(Missing, f"{folder / absent[0]} could not be downloaded: try again, or copy the file there"):
         fetch()

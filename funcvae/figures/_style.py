@@ -43,7 +43,7 @@ def headline(name: str, what: str) -> str:
 
 def counts(axis: Axis) -> None:
     """Labels an axis of steps or epochs with a few whole numbers."""
-    axis.set_major_locator(MaxNLocator(7, integer=True, steps=[1, 2, 5, 10]))
+    axis.set_major_locator(MaxNLocator(7, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 

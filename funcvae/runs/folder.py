@@ -219,7 +219,10 @@ def load(
         if reason:
             then = f"; it diverged: {reason}"
         else:
-            then = "" if is_of_earlier_version(manifest) else f"; to continue it: {resume_command(path, config.system)}"
+            resume = (
+                "" if is_of_earlier_version(manifest) else f"; to continue it: {resume_command(path, config.system)}"
+            )
+            then = "; it is training now" if files.in_use(path) else resume
         taken = f"this is its checkpoint of step {made:,} of {steps:,}"
         _print_once("; ".join([*map(str, errors), f"{path} is not finished: {taken}{then}"]))
     else:

@@ -43,7 +43,8 @@ class Summary(NamedTuple):
 
     path: Path
     state: str
-    """"finished", "unfinished", "diverged" (numbers became NaN or infinite), or "unreadable" (see `note`)."""
+    """"finished", "training" (a process writes in its folder), "unfinished", "diverged" (numbers became NaN or
+    infinite), or "unreadable" (see `note`)."""
     note: str = ""
     """Why a run is unreadable, or what diverged; one line."""
     changed: float = 0.0
@@ -137,6 +138,7 @@ def summarize(path: str | Path) -> Summary:
     if times := times_in(path / TIMES):
         results["seconds"] = times[-1]["seconds"]
     state = "diverged" if "diverged" in result else "finished" if (path / PARAMS).is_file() else "unfinished"
+    state = "training" if state == "unfinished" and files.in_use(path) else state
     checkpoints = list(in_folder(path / CHECKPOINTS))
     resumable = state == "unfinished" and not is_of_earlier_version(manifest)
     return Summary(
@@ -177,16 +179,20 @@ def runs_in(folder: str | Path) -> list[Summary]:
 def runs_table(summaries: Sequence[Summary], *, wide: bool = False) -> str:
     """A table with a row for each run, and a line for each run that diverged or is unreadable.
 
-    It fits 80 columns; with `wide`, lines are as long as it takes.
+    It fits 80 columns: if names are long, it leaves out the time of the last change, and the system. With `wide`, lines
+    are as long as it takes.
     """
     rows = []
     for each, name in zip(summaries, short_names(summaries), strict=True):
-        cells = [str(each.settings.get(field, "")) for field in ("system", "estimator", "samples")]
+        cells = [str(each.settings.get(field, "")) for field in ("estimator", "samples")]
         changed = unbroken(f"{datetime.fromtimestamp(each.changed):%Y-%m-%d %H:%M}")
-        rows.append([name, *cells, _state(each), _number(each.results.get("test_bound")), changed])
-    header = ["run", "system", "estimator", "K", "state", "test bound", "changed"]
+        system = str(each.settings.get("system", ""))
+        rows.append([name, *cells, _state(each), _number(each.results.get("test_bound")), system, changed])
+    header = ["run", "estimator", "K", "state", "test bound", "system", "changed"]
+    while not wide and len(header) > _FEWEST and max(map(len, table(rows, header).splitlines())) > WIDTH:
+        header, rows = header[:-1], [row[:-1] for row in rows]
     notes = [f"{each.state}: {each.path}: {each.note}" for each in summaries if each.note]
-    return "\n".join([table(rows, header, "<<<><>", None if wide else WIDTH), *notes])
+    return "\n".join([table(rows, header, "<<><><", None if wide else WIDTH), *notes])
 
 
 @checks.arguments
@@ -199,6 +205,7 @@ def side_by_side(summaries: Sequence[Summary], *, wide: bool = False) -> str:
         {"samples": "K"}.get(name, name): [str(each.settings.get(name, "")) for each in summaries]
         for name in dict.fromkeys(name for each in summaries for name in each.settings if name not in _PLACES)
     }
+    columns["target"] = [each.target for each in summaries]
     columns = {name: cells for name, cells in columns.items() if len(set(cells)) > 1}
     columns["state"] = [_state(each) for each in summaries]
     columns["steps"] = [f"{each.steps:,}" for each in summaries]
@@ -208,7 +215,7 @@ def side_by_side(summaries: Sequence[Summary], *, wide: bool = False) -> str:
     columns = {name: cells for name, cells in columns.items() if any(cells)}
     short = [name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}" for name in short_names(summaries)]
     rows = [list(row) for row in zip(short, *columns.values(), strict=True)]
-    return in_parts(rows, ["run", *columns], None if wide else WIDTH)
+    return in_parts(rows, ["run", *columns], None if wide else WIDTH) + "\n" + _UNITS
 
 
 class _Shown(TypedDict):
@@ -247,6 +254,8 @@ _DEFAULTS["compile"] = False  # a run stores what "auto" decided
 _PLACES = {"out", "data_dir", "checkpoint_every", "keep"}  # settings that do not change the result
 _SHOWN = {"system", "data", "epochs", "batch", "samples", "estimator", "noise", "optimizer", "lr", "seed", "device"}
 _LONGEST = 24  # characters of a name
+_FEWEST = 5  # columns of a table of runs
+_UNITS = "bounds: of each run's target; these, reconstruction and KL: nats per example"
 
 
 def _checked(content: Mapping[str, Any], kind: type[T], path: Path) -> T:
@@ -324,8 +333,10 @@ def _changed(path: Path) -> float:
 
 def _state(summary: Summary) -> str:
     """The state of a run in a table, with the fraction of the steps that an unfinished run has made."""
-    unfinished = summary.state == "unfinished" and summary.all_steps
-    return f"{100 * summary.steps // summary.all_steps}% made" if unfinished else summary.state
+    if summary.state not in ("unfinished", "training") or not summary.all_steps:
+        return summary.state
+    made = f"{100 * summary.steps // summary.all_steps}%"
+    return f"{made} made" if summary.state == "unfinished" else f"training, {made}"
 
 
 def _number(value: float | None) -> str:

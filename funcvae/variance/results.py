@@ -135,28 +135,29 @@ class Comparison(NamedTuple):
     def advice(self) -> str:
         """Which of the estimators of the reference's target to train with, by how much, and how sure that is.
 
-        Names the estimator with the least variance × time over all parameters; without times, with the least variance.
-        The interval is that of the ratio of the variances. The choice counts as sure if this interval lies below that
-        of the next estimator by 10%, because times vary by some percent. Estimators that claim a bias, or of which one
-        was detected, are left out.
+        Compares variance × time over all parameters, relative to the reference; without times, the variance. The
+        intervals are those of the variances' ratios, widened by the times' spread from least to median. There is a
+        winner if its interval lies below that of the next. Estimators that claim a bias, or of which one was detected,
+        are left out.
         """
         reference = self.rows[self.reference]
         timed = all(math.isfinite(row.seconds) for row in self.rows.values())
         same = [row for row in self.rows.values() if row.target == reference.target and row.unbiased is not False]
         fit = [row for row in same if not any(bias.detected for bias in row.bias.values())]
-        found = {}
-        for row in fit:
-            ratio, time = row.ratio["all"], row.seconds / reference.seconds if timed else 1.0
-            if math.isfinite(ratio.value):
-                found[row.name] = [time * end for end in (ratio.value, ratio.low, ratio.high)]
-        if len(found) < 2:
-            return f"advice needs two or more unbiased estimators of one target, here {reference.target}"
-        (best, (value, low, high)), (second, (_, next_low, _)) = sorted(found.items(), key=lambda item: item[1])[:2]
-        what = "variance × time" if timed else "variance"
-        text = f"for {reference.target}, train with {best}: it has the least {what}"
-        if best != self.reference:
-            text += f", {_short(value)} [{_short(low)}, {_short(high)}] times that of {self.reference}"
-        return f"{text}; {'surely' if high * _CLEARLY < next_low else 'not surely'} less than the next, {second}"
+        costs = {row.name: _relative_cost(row, reference, timed) for row in fit}
+        ranked = sorted((name for name in costs if math.isfinite(costs[name][0])), key=costs.__getitem__)
+        if len(ranked) < 2:
+            return f"none, because only one unbiased estimator has the target {reference.target}"
+        best, second = ranked[:2]
+        what = "variance × time over all parameters" if timed else "variance over all parameters"
+        texts = [
+            f"{name} has {_short(value)} [{_short(low)}, {_short(high)}] times the {what} of {self.reference}"
+            for name, (value, low, high) in ((name, costs[name]) for name in (best, second) if name != self.reference)
+        ]
+        clear = costs[best][2] < costs[second][1]
+        text = f"for {reference.target}, {f'train with {best}' if clear else 'no clear winner'}: {', '.join(texts)}"
+        doubtful = any(self.rows[name].ratio["all"].flag for name in (best, second))
+        return text + ("; the intervals are unreliable (see *)" if doubtful else "")
 
     def to_dict(self) -> dict[str, Any]:
         """All results as plain dicts, lists, numbers and strings."""
@@ -249,7 +250,6 @@ class Comparison(NamedTuple):
 
 
 _DETECTED = 4  # standard errors
-_CLEARLY = 1.1  # times vary by some percent
 _NO_ESTIMATE = Measured(math.nan, math.nan, math.nan, math.nan)
 _NO_BIAS = Bias(*[math.nan] * 7)
 _TITLES = (
@@ -258,6 +258,15 @@ _TITLES = (
 )  # fmt: skip
 _LEGEND = "variance: tr Cov g; interval: of the ratio; SNR: ‖E g‖/√(tr Cov g)"
 _NARROW = (0, 2, 4, 5, 6, 11)  # the columns of the narrow table
+
+
+def _relative_cost(row: Compared, reference: Compared, timed: bool) -> tuple[float, float, float]:
+    """Variance × time over all parameters, over the reference's, with its interval; without times, the variance."""
+    value, low, high = (getattr(row.ratio["all"], end) for end in ("value", "low", "high"))
+    if row is reference or not timed:
+        return value, low, high
+    fastest, slowest = row.seconds / reference.median_seconds, row.median_seconds / reference.seconds
+    return value * row.seconds / reference.seconds, low * fastest, high * slowest
 
 
 def _cells(row: Compared, group: str, wide: bool) -> list[str]:

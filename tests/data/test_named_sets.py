@@ -228,7 +228,7 @@ def test_named_sources_are_described():
 def test_nothing_is_downloaded_by_default(tmp_path, monkeypatch, offline, source):
     monkeypatch.setattr("funcvae.data.named_sets.DEBIAN_FASHION", tmp_path / "debian")
     for root in (tmp_path, tmp_path / "nowhere"):
-        refused(Missing, source, root, "choose another data_dir, or set download", root=root)
+        refused(Missing, source, root, "choose another data_dir (--data-dir), or set download (--download)", root=root)
     assert not offline
     assert not list(tmp_path.iterdir())
 

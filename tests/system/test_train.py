@@ -497,7 +497,7 @@ def test_precision_is_set_for_the_run(here, monkeypatch):
         (["train", "--estimator", "iwea"], "unknown estimator 'iwea': did you mean 'iwae'?"),
         (["train", "--estimator", "beta_elbo"], "write beta_elbo:BETA"),
         (["train", "--data", "mnits"], "unknown data 'mnits': did you mean 'mnist'?"),
-        (["train", "mnist_vae", "--data-dir", "nowhere"], "set download"),
+        (["train", "mnist_vae", "--data-dir", "nowhere"], "set download (--download)"),
         (["train", "--data", "no/such.npy"], "no/such.npy"),
         (["train", "--samples", "0"], "samples is 0: it must be at least 1"),
         (["train", "--batch", "-1"], "batch is -1: it must be at least 1"),

@@ -59,7 +59,8 @@ def test_the_command_prints_a_table_and_writes_a_report(points, capsys):
     assert len(set(report["item_numbers"])) == 50
     assert report["trained_with"] == "elbo"
     advice = " ".join(out[out.index("advice: ") :].split())
-    assert re.fullmatch(r"advice: for L_K, train with (iwae|dreg): .* less than the next, (iwae|dreg)", advice)
+    winner = "(train with (iwae|dreg)|no clear winner)"
+    assert re.match(rf"advice: for L_K, {winner}: dreg has \S+ \[\S+, \S+\] times the variance × time", advice)
 
 
 def test_equal_commands_give_equal_bits_and_keep_other_reports(points, capsys):
@@ -240,8 +241,8 @@ def test_the_command_compares_at_several_numbers_of_samples(here, points, capsys
     options = ["--samples", "1,4", "--estimators", "iwae", "dreg", "--replicates", "40", "--out", "two.json"]
     cli.main(["variance", str(points), *options])
     out = capsys.readouterr().out
-    assert "two.json\ntwo_variance_samples.png\nadvice: at K = 1, for L_K, train with" in out
-    assert "\nadvice: at K = 4, for L_K, train with dreg" in out
+    assert "two.json\ntwo_variance_samples.png\nadvice: at K = 1, for L_K, " in out
+    assert "\nadvice: at K = 4, for L_K, " in out
     assert [each["samples"] for each in json.loads(Path("two.json").read_text())["comparisons"]] == [1, 4]
 
 
