@@ -87,20 +87,23 @@ def test_the_card_is_chosen_from_some_cells_and_judged_by_others(monkeypatch):
     import analyse
 
     monkeypatch.setattr(analyse, "SAMPLES", (1,))
-    costs = {
-        ("a", 0, "x"): 1.0,
-        ("a", 0, "y"): 2.0,
-        ("b", 1, "x"): 3.0,
-        ("b", 1, "y"): 2.0,
-    }  # geometric means: x is best
-    held_out = {("a", 3, "x"): 3.0, ("a", 3, "y"): 1.0, ("linear_vae", 0, "x"): 5.0, ("linear_vae", 0, "y"): 10.0}
-    discrete = {("sbn_vae", seed, "x"): 1.0 for seed in (0, 3)} | {("sbn_vae", seed, "z"): 2.0 for seed in (0, 3)}
-    card = analyse.card(costs_of(costs | held_out | discrete), ("ELBO",)).set_index("posterior")
-    assert card.loc["normal", "use"] == "x"
-    assert card.loc["normal", "next costs"] == pytest.approx(np.sqrt(2.0 / 1.5))
-    assert (card.loc["normal", "median regret"], card.loc["normal", "worst regret"]) == (2.0, 3.0)
-    assert card.loc["normal", "worst cell"].startswith("a 3")
-    assert card.loc["Bernoulli", "worst regret"] == 1.0
+    # The regrets of x are 1 and 1.5, those of y 2 and 1, and those of w 1.4 and 1.4.
+    costs = {("a", 0, "x"): 1.0, ("a", 0, "y"): 2.0, ("b", 1, "x"): 3.0, ("b", 1, "y"): 2.0}
+    costs |= {("a", 0, "w"): 1.4, ("b", 1, "w"): 2.8}
+    held_out = {("a", 3, "x"): 3.0, ("a", 3, "y"): 1.0, ("a", 3, "w"): 2.0}
+    held_out |= {("linear_vae", 0, "x"): 5.0, ("linear_vae", 0, "y"): 10.0, ("linear_vae", 0, "w"): 5.0}
+    discrete = {("sbn_vae", seed, name): cost for seed in (0, 3) for name, cost in {"x": 1.0, "z": 2.0}.items()}
+    table = pd.concat(
+        [costs_of(costs | held_out | discrete).assign(phase=phase) for phase in ("start", "tenth", "end")]
+    )
+    card = analyse.card(table, ("ELBO",)).set_index(["posterior", "stage"])
+    for stage in analyse.STAGES:
+        row = card.loc["normal", stage]
+        assert (row["use"], row["next"], row["by_mean"]) == ("w", "x", "x")
+        assert row["its mean cost"] == pytest.approx(np.sqrt(1 / 1.4 * 3.0 / 2.8))
+        assert (row["median regret"], row["worst regret"], row["its worst"]) == (1.5, 2.0, 3.0)
+        assert row["worst cell"].startswith("a 3")
+        assert (card.loc["Bernoulli", stage]["use"], card.loc["Bernoulli", stage]["worst regret"]) == ("x", 1.0)
 
 
 def test_the_effect_of_the_variance_is_the_slope_within_seeds():
