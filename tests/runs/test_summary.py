@@ -165,6 +165,7 @@ def test_runs_side_by_side_show_the_settings_that_differ(run):
     changed(other, "config.json", samples=50, estimator="iwae", out="elsewhere")
     text = runs.side_by_side([runs.summarize(run), runs.summarize(other)])
     header, first, second, units = (line.split() for line in text.splitlines() if line)
+    assert units[-4:] == ["KL:", "nats", "per", "example"]
     assert header[:4] == ["run", "K", "estimator", "state"]
     assert first[:4] == ["first", "4", "elbo", "finished"]
     assert second[:4] == ["second", "50", "iwae", "finished"]
