@@ -44,10 +44,11 @@ SAMPLES = (1, 4, 16, 64)
 BATCH = 10
 FIRST = 50
 """The first number of replicates. `compare` doubles it at most seven times, to 6,400."""
-HEAVY_TAILED, MANY = "gaussian2d_vae", 800
-"""Some gradients of this system have so heavy tails that no number of replicates is enough. It takes a fixed number."""
-LARGEST = {("mnist_vae", 16): 0.1, ("mnist_vae", 64): 0.2}
-"""The largest model, where a replicate takes up to half a second: how well ratios are known for these K."""
+HEAVY_TAILED = {
+    "gaussian2d_vae": dict.fromkeys(SAMPLES, 800),
+    "mnist_vae": {1: 800, 4: 800, 16: 200, 64: 100},
+}
+"""Systems with gradients of so heavy tails that no number of replicates is enough: they take these numbers for each K."""
 HELD_OUT = ("mnist_bn_vae", "linear_vae")
 """The systems that the card is tested on. Of the other systems it is tested on the runs with seed `HELD_OUT_SEED`."""
 HELD_OUT_SEED = 3
@@ -121,15 +122,11 @@ def fitting(run: fv.runs.Run, x: Any, samples: int) -> Arms:
 
 
 def replicates(run: fv.runs.Run, samples: int) -> dict[str, Any]:
-    """How many replicates `compare` takes.
-
-    Until ratios are known to 5%; to 10% with K = 64 or if held out; for the largest model see `LARGEST`.
-    """
-    if run.config.system.name == HEAVY_TAILED:
-        return {"replicates": MANY}
+    """How many replicates `compare` takes: until ratios are known to 5%, or to 10% with K = 64 or if held out."""
+    if run.config.system.name in HEAVY_TAILED:
+        return {"replicates": HEAVY_TAILED[run.config.system.name][samples]}
     held_out = run.config.system.name in HELD_OUT or run.config.seed == HELD_OUT_SEED
-    known_to = 0.1 if held_out or samples == 64 else 0.05
-    return {"replicates": FIRST, "target_se": LARGEST.get((run.config.system.name, samples), known_to)}
+    return {"replicates": FIRST, "target_se": 0.1 if held_out or samples == 64 else 0.05}
 
 
 def measured(folder: Path, phase: str, samples: int) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def measured(here, monkeypatch):
     grid.write_text(json.dumps({"systems": ["gaussian2d_vae"], "seeds": [0, 3], "settings": settings}))
     monkeypatch.setattr(measure, "GRIDS", [grid])
     monkeypatch.setattr(measure, "SAMPLES", (1, 2))
-    monkeypatch.setattr(measure, "MANY", 40)
+    monkeypatch.setattr(measure, "HEAVY_TAILED", {"gaussian2d_vae": {1: 40, 2: 40}})
     measure.main(out=here)
     return here
 
