@@ -48,7 +48,7 @@ HEAVY_TAILED = {
     "gaussian2d_vae": dict.fromkeys(SAMPLES, 800),
     "mnist_vae": {1: 800, 4: 800, 16: 200, 64: 100},
 }
-"""Systems with gradients of so heavy tails that no number of replicates is enough: they take these numbers for each K."""
+"""Systems with gradients of so heavy tails that no number of replicates is enough: their replicates for each K."""
 HELD_OUT = ("mnist_bn_vae", "linear_vae")
 """The systems that the card is tested on. Of the other systems it is tested on the runs with seed `HELD_OUT_SEED`."""
 HELD_OUT_SEED = 3

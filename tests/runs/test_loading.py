@@ -62,6 +62,14 @@ def test_an_unfinished_run_gives_its_newest_checkpoint(here, capsys):
     assert capsys.readouterr().err.count("not finished") == 0
 
 
+def test_a_run_that_trains_now_gives_its_newest_checkpoint(here, capsys):
+    path = half_a_run()
+    capsys.readouterr()
+    with files.lock(path):
+        assert runs.load(path).steps == 5
+    assert capsys.readouterr().err.endswith("step 5 of 6; it is training now\n")
+
+
 def test_a_checkpoint_can_be_chosen(here, capsys):
     path = runs.resume(half_a_run())
     epochs = metrics(path)

@@ -102,6 +102,28 @@ def test_an_unfinished_run_has_its_step_and_the_command_that_resumes_it(run):
     assert len(runs.summarize(run).commands) == 1, "nothing can be loaded"
 
 
+def test_a_run_that_trains_now_says_so_and_is_not_to_be_resumed(run):
+    (run / "params.safetensors").unlink()
+    changed(run, "manifest.json", versions={"funcvae": fv.__version__})
+    assert runs.summarize(run).state == "unfinished"
+    with files.lock(run):
+        found = runs.summarize(run)
+    assert found.state == "training"
+    assert "training, 100%" in runs.runs_table([found])
+    assert not [command for command in found.commands if "resume" in command]
+    assert runs.summarize(run).state == "unfinished", "the lock is free again"
+
+
+def test_tables_of_runs_keep_long_names_whole(run):
+    name = "gaussian2d_vae-20261201-025122"
+    shutil.copytree(run, run.parent / name)
+    text, wide = (runs.runs_table(runs.runs_in(run.parent), wide=wide) for wide in (False, True))
+    assert max(map(len, text.splitlines())) <= 80
+    assert name in text
+    assert "changed" not in text.splitlines()[0]
+    assert "changed" in wide.splitlines()[0]
+
+
 def test_a_diverged_run_has_the_reason(tmp_path):
     run = tmp_path / "run"
     with pytest.raises(NonFinite):
@@ -163,12 +185,12 @@ def test_an_empty_folder_has_no_runs(tmp_path):
 def test_runs_side_by_side_show_the_settings_that_differ(run):
     other = shutil.copytree(run, run.parent / "second")
     changed(other, "config.json", samples=50, estimator="iwae", out="elsewhere")
-    text = runs.side_by_side([runs.summarize(run), runs.summarize(other)])
+    text = runs.side_by_side([runs.summarize(run), runs.summarize(other)], wide=True)
     header, first, second, units = (line.split() for line in text.splitlines() if line)
     assert units[-4:] == ["KL:", "nats", "per", "example"]
-    assert header[:4] == ["run", "K", "estimator", "state"]
-    assert first[:4] == ["first", "4", "elbo", "finished"]
-    assert second[:4] == ["second", "50", "iwae", "finished"]
+    assert header[:5] == ["run", "K", "estimator", "target", "state"]
+    assert first[:5] == ["first", "4", "elbo", "ELBO", "finished"]
+    assert second[:5] == ["second", "50", "iwae", "L_50", "finished"]
 
 
 def test_a_wide_comparison_becomes_several_tables(run):
