@@ -85,14 +85,17 @@ def geometric_mean(table: pd.DataFrame | pd.Series) -> Any:
     return np.exp(np.log(table).mean())
 
 
-def card(found: pd.DataFrame, targets: tuple[str, ...] = ("ELBO", "L_K")) -> pd.DataFrame:
-    """For each kind of posterior, target, stage and K: the estimator with the least variance × time, and its regret.
+def card(found: pd.DataFrame, targets: tuple[str, ...] = ("ELBO", "L_K")) -> tuple[pd.DataFrame, list[float]]:
+    """For each kind of posterior, target, stage and K: the estimator with the least worst regret.
 
     The regret of an estimator in a cell is its variance × time over that of the best one there. The card takes the
     estimator whose worst regret over the cells for choosing is least. For comparison, `by_mean` is the one with the
-    least geometric mean, and "its worst" the worst regret of that one in the held-out cells.
+    least geometric mean, and "worst of by_mean" its worst regret in the held-out cells.
+
+    Returns:
+        The card, and the regrets of all its choices in held-out cells where there is a choice.
     """
-    rows = []
+    rows, regrets = [], list[float]()
     for target in targets:
         table = relative_cost(found, target)
         kinds = {"normal": table.index.get_level_values("system") != BERNOULLI}
@@ -103,18 +106,20 @@ def card(found: pd.DataFrame, targets: tuple[str, ...] = ("ELBO", "L_K")) -> pd.
             test = held_out(here.index)
             choosing = here[~test].dropna(axis=1)
             worst = choosing.max().sort_values()
-            best, second = worst.index[:2]
+            best, second = worst.index[0], worst.index[1] if len(worst) > 1 else ""
             regret, by_mean = here[test][best], geometric_mean(choosing).idxmin()
+            regrets += regret.tolist() if second else []
             rows.append(
                 {
                     "posterior": kind, "target": target, "stage": stage, "K": samples, "use": best,
-                    "next": second, "its mean cost": geometric_mean(choosing[second] / choosing[best]),
+                    "next": second,
+                    "next / use": geometric_mean(choosing[second] / choosing[best]) if second else math.nan,
                     "cells": len(regret), "median regret": regret.median(), "worst regret": regret.max(),
                     "worst cell": " ".join(map(str, regret.idxmax())), "by_mean": by_mean,
-                    "its worst": here[test][by_mean].max(),
+                    "worst of by_mean": here[test][by_mean].max(),
                 }
             )  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows), regrets
 
 
 def best_samples(found: pd.DataFrame) -> pd.DataFrame:
@@ -142,7 +147,7 @@ def draw_costs(found: pd.DataFrame) -> Figure:
         end = table[(table.index.get_level_values("phase") == "end") & ~held_out(table.index)]
         means = np.exp(np.log(end).groupby(["system", "samples"]).mean())
         means = means.reindex([(system, k) for system in SYSTEMS for k in SAMPLES])
-        means = means[means.notna().any()[lambda kept: kept].index]
+        means = means.dropna(axis=1, how="all")
         means = means[geometric_mean(means).sort_values().index]
         image = ax.imshow(means.T, norm=LogNorm(1, 100), cmap="cividis_r", aspect="auto")
         for (y, x), value in np.ndenumerate(means.T.to_numpy()):
@@ -150,7 +155,7 @@ def draw_costs(found: pd.DataFrame) -> Figure:
                 x, y, written(value), ha="center", va="center", fontsize=8, color="white" if value > 10 else "black"
             )
         ax.set_yticks(range(len(means.columns)), means.columns)
-        ax.set_title(f"target {target}: all parameters, end of training, mean of {3} seeds", fontsize=10, loc="left")
+        ax.set_title(f"target {target}: all parameters, end of training, mean of three seeds", fontsize=10, loc="left")
         for edge in range(len(SAMPLES), len(means), len(SAMPLES)):
             ax.axvline(edge - 0.5, color="white", linewidth=3)
     axes[-1].set_xticks(range(len(SYSTEMS) * len(SAMPLES)), [f"{k}" for _ in SYSTEMS for k in SAMPLES])
@@ -163,14 +168,17 @@ def draw_costs(found: pd.DataFrame) -> Figure:
 
 def over_seeds(found: pd.DataFrame, index: str, values: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Geometric mean, least and greatest over the seeds: rows `index`, a column for each estimator."""
-    # A signal that was not seen is 0; a logarithmic axis cannot show it.
-    seen = found[found[values] > 0]
-    part = seen.assign(label=labelled(seen)).groupby([index, "label"])[values]
-    return tuple(part.agg(how).unstack("label") for how in (lambda x: np.exp(np.log(x).mean()), "min", "max"))
+    part = found.assign(label=labelled(found)).groupby([index, "label"])[values]
+    tables = (part.agg(how).unstack("label") for how in (lambda x: np.exp(np.log(x.clip(1e-30)).mean()), "min", "max"))
+    mean, low, high = tables
+    return mean.where(low > 0), low.where(low > 0), high.where(low > 0)
 
 
 def lines(ax: Axes, x: list[float], found: pd.DataFrame, index: str, values: str, styles: dict[str, int]) -> None:
-    """A line for each estimator in `styles`, with bars from the least to the greatest seed."""
+    """A line for each estimator in `styles`, with bars from the least to the greatest seed.
+
+    A signal that some seed does not show is 0 there, and is left out.
+    """
     mean, low, high = (table.reindex(x) for table in over_seeds(found, index, values))
     for label, style in styles.items():
         if label in mean:
@@ -270,12 +278,16 @@ def main(out: Path = Path("atlas"), to: Path = HERE) -> pd.DataFrame:
         to: Folder of the table and the figures.
     """
     found = read(out)
-    unknown = found[(found["group"] != "all") & (found["ratio_se"] > 0.05 * found["ratio"])]
-    print(f"{len(found):,} rows; {len(unknown):,} ratios of a network have a relative standard error above 5%")
+    se = found["ratio_se"] / found["ratio"]
+    print(f"{len(found):,} rows; the relative standard error of {(se <= 0.05).mean():.1%} of the ratios is at most 5%,")
+    print(f"of {(se <= 0.1).mean():.1%} at most 10%; {1 - found['trusted'].mean():.1%} of the intervals are unreliable")
+    fair = found[found["reference"] != found["estimator"]].dropna(subset="bias_z")
+    print(f"bias: |z| > 4 in {(fair['bias_z'].abs() > 4).sum()} of {len(fair):,} tests")
     found.drop(columns="cost").to_csv(to / "atlas.csv", index=False, float_format="%.3g")
     for name, draw in {"cost": draw_costs, "snr": draw_snr, "phases": draw_phases, "noise": draw_noise}.items():
         fv.figures.save(draw(found), to / f"{name}.png")
-    cards = card(found)
+    cards, regrets = card(found)
+    print(f"regret in {len(regrets)} held-out cells: median {np.median(regrets):.2f}, worst {max(regrets):.2f}")
     print(cards.to_string(index=False, float_format="{:.2f}".format))
     print("\nVariance × time of the best estimator of the ELBO at each K, over that at the best K:")
     print(best_samples(found).to_string(float_format="{:.2f}".format))

@@ -2,7 +2,8 @@
 
 A combination sum_i a_i g_i of unbiased gradients with sum_i a_i = 1 is unbiased. Its total variance is a^T C a, where
 C_ij is the trace of the covariance of g_i and g_j on the same noise. The least is at a = C^-1 1 / (1^T C^-1 1). The
-weights are fitted to half of the replicates and tested on the other half, for each network and for each layer.
+weights are fitted to half of the replicates and tested on the other half, for each network and for each parameter
+tensor ("layer").
 
 Trains `burda_vae` with `dreg`, K = 8, for four epochs.
 """
@@ -94,7 +95,7 @@ def main(
     if not fv.runs.has_run(folder):
         settings = {"estimator": "dreg", "samples": 8, "epochs": epochs, "data_dir": root, "out": str(folder)}
         fv.runs.train(fv.models.SYSTEMS["burda_vae"], **settings)
-    run = fv.runs.load(folder)
+    run = fv.runs.load(fv.runs.resume(folder))  # which leaves a finished run unchanged
     choice_key, observe_key, noise_key = fv.random.split(fv.random.key(0), 3)
     train = run.dataset().train
     x = run.observed(observe_key, train, fv.random.permutation(choice_key, len(train))[:BATCH])

@@ -30,7 +30,7 @@ def ms_per_step(name: str, spec: str) -> float:
     init_key, data_key = fv.random.split(fv.random.key(0))
     shape = (experiment.batch * WINDOW * TIMINGS, *system.recipe.shape)
     train = fv.random.bernoulli(data_key, 0.3, shape).float()  # the time does not depend on the values
-    model, opt = system.build(train), system.recipe.optimizer(len(train))
+    model, opt = system.build(train), system.recipe.optimizer(experiment.steps)
     ends = []
 
     def watch(step: int, ts: fv.train.TrainState) -> None:

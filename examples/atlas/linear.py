@@ -3,16 +3,16 @@
 from torch import Tensor
 
 import funcvae as fv
-from funcvae.models.recipe import as_floats
 
 
 def pca_of_digits(latent: int = 20) -> fv.VAE:
+    """p(x|z) = N(W z + mu, sigma² I) for images as vectors x [B, 784], with Z = `latent`."""
     return fv.models.linear_vae(28 * 28, latent)
 
 
 def flat(key: fv.random.Key, x: Tensor) -> Tensor:
     """Images [B, 1, 28, 28] as vectors [B, 784]."""
-    return as_floats(key, x).flatten(1)
+    return fv.model.as_floats(key, x).flatten(1)
 
 
 recipe = fv.models.Recipe(shape=(1, 28, 28), data="mnist", observe=flat, epochs=5)

@@ -152,6 +152,8 @@ def main(*grids: str, root: str = "data", out: Path = Path("atlas")) -> None:
         out: Folder of the runs and the measurements.
     """
     torch.set_num_threads(1)
+    if unknown := set(grids) - {path.stem for path in GRIDS}:
+        raise BadValue(f"no grids {sorted(unknown)}: choose from {', '.join(path.stem for path in GRIDS)}")
     for path in GRIDS:
         if not grids or path.stem in grids:
             folders = runs_of_grid(path, out, root)

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 
 def share(tasks: Mapping[Path, Callable[[], dict[str, Any]]], title: str) -> None:
-    """Computes the JSON files that do not exist yet. What another process computes at the moment is left to it."""
+    """Computes the JSON files that do not exist yet, and skips those that another process computes now."""
     for path, compute in tqdm(tasks.items(), desc=title, unit="file"):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -5,7 +5,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -110,16 +110,16 @@ def lock(folder: Path, timeout: float = 0) -> Iterator[None]:
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a process holds the lock of a folder."""
-    if not (folder / LOCK).is_file():
-        return False
-    try:
-        with lock(folder):
-            return False
-    except InUse:
-        return True
-    except BadValue:  # a folder that this process may not write in
-        return False
+    """Whether a process holds the lock of a folder. Where the system has no `flock`, it returns False."""
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        with (folder / LOCK).open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that readers do not disturb one another
+            except BlockingIOError:
+                return True
+    return False
 
 
 def read(path: Path, *, limit: int) -> bytes:

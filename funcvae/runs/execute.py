@@ -142,7 +142,7 @@ def run(
             _train_without_writing(out, setup, setup.start, stop_context)
             return out
         tracks = [stack.enter_context(tracker(out, setup.hyperparameters, ())) for tracker in trackers]
-        stack.enter_context(files.lock(out))
+        stack.enter_context(files.lock(out, timeout=_READERS))
         _check_new_folder(out)  # again, because another process may have started here
         files.remove_partial(out)
         tqdm.write(setup.plan(), file=sys.stderr)
@@ -202,7 +202,7 @@ def resume(
         return path
     with environment.numerics(config), ExitStack() as stack:
         if processes.is_main:
-            stack.enter_context(files.lock(path))
+            stack.enter_context(files.lock(path, timeout=_READERS))
             files.remove_partial(path)
         setup = prepare(config, load_data, processes)
         stack.enter_context(setup.threads())
@@ -329,3 +329,6 @@ def _is_finished(path: Path, config: Config, manifest: environment.Manifest) -> 
     source = path / BEST if config.keep_best else stored.get(made)
     has_params = ended and source is not None and checkpoint.has_params(source, path / PARAMS)
     return has_params and (path / LAST_FIGURE).is_file()
+
+
+_READERS = 0.5  # seconds to wait for commands that look whether the folder is locked

@@ -157,8 +157,8 @@ def fit(
             that is not compiled may call it for several steps ahead, and under `vmap` if that keeps the bits.
         scale, offset: the loss is scale(B) · (-bound - offset): see `make_step`.
         compile: run the step under `torch.compile` if possible. The numbers are equal to rounding. The first step of a
-            call takes several seconds, or about two if this process has compiled the same step before; whether that
-            pays is for `funcvae.compilation.pays` to say. A short last batch runs uncompiled.
+            call takes several seconds, or about two if this process has compiled the same step before.
+            `funcvae.compilation.pays` decides whether that pays. A short last batch runs uncompiled.
         precision: the precision of float32 matrix products: see `funcvae.compilation.precision`.
         history: the history of earlier calls for the same run, to which this call appends.
         log: called with a `Row` for every step, and for every epoch with `test_bound` and the means over the items of

@@ -137,8 +137,8 @@ class Comparison(NamedTuple):
 
         Compares variance × time over all parameters, relative to the reference; without times, the variance. The
         intervals are those of the variances' ratios, widened by the times' spread from least to median. There is a
-        winner if its interval lies below that of the next. Estimators that claim a bias, or of which one was detected,
-        are left out.
+        winner if its interval lies below those of all others. Estimators that claim a bias, or of which one was
+        detected, are left out.
         """
         reference = self.rows[self.reference]
         timed = all(math.isfinite(row.seconds) for row in self.rows.values())
@@ -147,16 +147,16 @@ class Comparison(NamedTuple):
         costs = {row.name: _relative_cost(row, reference, timed) for row in fit}
         ranked = sorted((name for name in costs if math.isfinite(costs[name][0])), key=costs.__getitem__)
         if len(ranked) < 2:
-            return f"none, because only one unbiased estimator has the target {reference.target}"
+            return f"not possible: fewer than two unbiased estimators of {reference.target} were compared"
         best, second = ranked[:2]
         what = "variance × time over all parameters" if timed else "variance over all parameters"
         texts = [
             f"{name} has {_short(value)} [{_short(low)}, {_short(high)}] times the {what} of {self.reference}"
             for name, (value, low, high) in ((name, costs[name]) for name in (best, second) if name != self.reference)
         ]
-        clear = costs[best][2] < costs[second][1]
+        clear = all(costs[best][2] < costs[name][1] for name in ranked[1:])
         text = f"for {reference.target}, {f'train with {best}' if clear else 'no clear winner'}: {', '.join(texts)}"
-        doubtful = any(self.rows[name].ratio["all"].flag for name in (best, second))
+        doubtful = any(self.rows[name].ratio["all"].flag for name in ranked)
         return text + ("; the intervals are unreliable (see *)" if doubtful else "")
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,6 +8,8 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 GUIDES = sorted((ROOT / "examples" / "guide").glob("*.md"))
 PAGES = [README, *GUIDES]
+REPORTS = sorted((ROOT / "examples").glob("*/README.md"))
+"""Pages about results, whose commands take hours."""
 
 
 def blocks(page: Path, language: str) -> list[str]:
