@@ -201,7 +201,7 @@ def draw_snr(found: pd.DataFrame) -> Figure:
         ax.set_xticks(SAMPLES, SAMPLES)
         ax.minorticks_off()
         ax.grid(alpha=0.3)
-    axes[0].set_ylabel("‖E g‖/√(tr Cov g)\n(batch of 10, three seeds)")
+    axes[0].set_ylabel("‖E g‖/√(tr Cov g), batch of 10\n(mean and range of three seeds that show a signal)")
     unique = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(unique.values(), unique, loc="outside lower center", ncols=len(unique), frameon=False)
     return figure
@@ -223,7 +223,8 @@ def draw_phases(found: pd.DataFrame) -> Figure:
         lines(ax, list(range(len(PHASES))), part, "phase", "ratio", styles)
         ax.axhline(1, color="grey", linewidth=0.8)
         references = " or ".join(part["reference"].unique())
-        ax.set(title=f"{system}\nrelative to {references}", yscale="log", xlim=(-0.3, len(PHASES) - 0.7))
+        ax.set_title(f"{system}\nrelative to {references}", fontsize=10)
+        ax.set(yscale="log", xlim=(-0.3, len(PHASES) - 0.7))
         ax.set_xticks(range(len(PHASES)), ["start", "a tenth", "end"])
         ax.grid(alpha=0.3)
     figure.axes[0].set_ylabel("variance / reference's variance")
@@ -297,4 +298,4 @@ def main(out: Path = Path("atlas"), to: Path = HERE) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    cyclopts.run(main, result_action="return_value")

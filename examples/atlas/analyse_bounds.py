@@ -126,4 +126,4 @@ def main(out: Path = Path("atlas"), to: Path = HERE) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    cyclopts.run(main, result_action="return_value")
