@@ -104,6 +104,8 @@ def card(found: pd.DataFrame, targets: tuple[str, ...] = ("ELBO", "L_K")) -> tup
             phases = table.index.get_level_values("phase").isin(STAGES[stage])
             here = table[chosen & phases & (table.index.get_level_values("samples") == samples)]
             test = held_out(here.index)
+            if test.all():  # nothing to choose from
+                continue
             choosing = here[~test].dropna(axis=1)
             worst = choosing.max().sort_values()
             best, second = worst.index[0], worst.index[1] if len(worst) > 1 else ""
@@ -248,7 +250,7 @@ def draw_noise(found: pd.DataFrame) -> Figure:
     names = ("elbo", "elbo_mc", "stl", "quadratic_cv:1")
     figure = Figure(figsize=(11, 5.4), layout="constrained")
     figure.suptitle("Mirrored noise: variance of the ELBO's gradient relative to independent noise, end of training")
-    axes = figure.subplots(2, len(SYSTEMS) - 1, sharex=True, sharey=True)
+    axes = figure.subplots(2, len(SYSTEMS) - 1, sharex=True, sharey=True, squeeze=False)
     for row, group in zip(axes, ("encoder", "decoder"), strict=True):
         for ax, system in zip(row, SYSTEMS, strict=False):
             for style, name in enumerate(names):

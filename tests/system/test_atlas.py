@@ -63,7 +63,13 @@ def test_the_atlas_is_measured_once_and_analysed(measured, here, monkeypatch, ca
     monkeypatch.setattr(costs, "TIMINGS", 1)
     monkeypatch.setattr(costs, "EXPERIMENTS", {})
     costs.main(out=here)
+    for name, value in {"SYSTEMS": ("gaussian2d_vae", "sbn_vae"), "SAMPLES": (1, 2)}.items():
+        monkeypatch.setattr(analyse, name, value)
+    card = analyse.main(out=here, to=here)
+    assert {name.partition(",")[0] for name in card["use"]} <= set(measure.ESTIMATORS)
+    assert sorted(path.stem for path in here.glob("*.png")) == ["cost", "noise", "phases", "snr"]
     table = analyse.read(here)
+    assert list(pd.read_csv(here / "atlas.csv")) == list(table.drop(columns="cost"))
     assert table["ms"].notna().all()
     for name in ("stl", "elbo"):
         of_end = json.loads((here / "cells" / "gaussian2d_vae-elbo-k4-s0-end-K2.json").read_text())
