@@ -186,8 +186,8 @@ def lines(ax: Axes, x: list[float], found: pd.DataFrame, index: str, values: str
         if label in mean:
             middle = mean[label].to_numpy()
             bars = np.maximum([middle - low[label], high[label] - middle], 0)  # rounding may make them negative
-            look = {"marker": "os^Dv<>P"[style], "color": fv.figures.PALETTE[style], "linewidth": 1.2, "markersize": 5}
-            ax.errorbar(x, middle, bars, label=label, **look)
+            look: Any = {"marker": "os^Dv<>P"[style], "color": fv.figures.PALETTE[style]}
+            ax.errorbar(x, middle, bars, label=label, linewidth=1.2, markersize=5, **look)
 
 
 def draw_snr(found: pd.DataFrame) -> Figure:

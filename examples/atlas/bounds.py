@@ -50,7 +50,7 @@ def trained(name: str, spec: str, seed: int, root: str) -> dict[str, Any]:
     """The variance along a run, and its test bound, both at `POINTS` equally spaced steps."""
     system, experiment = fv.models.SYSTEMS[name], EXPERIMENTS[name]
     recipe, estimator = system.recipe, fv.estimators.parse(spec)
-    dataset = fv.data.load(recipe.data, root=root)
+    dataset = fv.data.load(recipe.data or "", root=root)
     order_key, init_key, observe_key, noise_key, test_key, weight_key = fv.random.split(fv.random.key(seed), 6)
     train = dataset.train[fv.random.permutation(order_key, len(dataset.train))]
     train = train.repeat(math.ceil(experiment.steps * experiment.batch / len(train)), *[1] * (train.dim() - 1))

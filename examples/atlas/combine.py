@@ -10,6 +10,7 @@ Trains `burda_vae` with `dreg`, K = 8, for four epochs.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cyclopts
 import numpy as np
@@ -30,7 +31,7 @@ SPLITS = 20
 
 
 def gradients(
-    run: fv.Trained, names: Sequence[str], x: torch.Tensor, key: fv.random.Key, samples: int, replicates: int
+    run: fv.Trained, names: Sequence[str], x: Any, key: fv.random.Key, samples: int, replicates: int
 ) -> dict[str, np.ndarray]:
     """The gradients of each layer [replicates, estimators, size], on the same noise."""
     estimators = [fv.estimators.parse(name) for name in names]
@@ -69,7 +70,7 @@ def gains(layers: Mapping[str, np.ndarray], rng: np.random.Generator) -> np.ndar
         fit, test = order[: replicates // 2], order[replicates // 2 :]
         c_fit = {layer: covariance(g[fit]) for layer, g in layers.items()}
         c_test = {layer: covariance(g[test]) for layer, g in layers.items()}
-        whole_fit, whole_test = sum(c_fit.values()), sum(c_test.values())
+        whole_fit, whole_test = (np.sum(list(c.values()), axis=0) for c in (c_fit, c_test))
         single = np.diag(whole_test)[np.diag(whole_fit).argmin()]
         a = best_weights(whole_fit)
         each = {layer: best_weights(c) for layer, c in c_fit.items()}
@@ -93,7 +94,7 @@ def main(
     torch.set_num_threads(1)
     folder = out / "combine"
     if not fv.runs.has_run(folder):
-        settings = {"estimator": "dreg", "samples": 8, "epochs": epochs, "data_dir": root, "out": str(folder)}
+        settings: Any = {"estimator": "dreg", "samples": 8, "epochs": epochs, "data_dir": root, "out": str(folder)}
         fv.runs.train(fv.models.SYSTEMS["burda_vae"], **settings)
     run = fv.runs.load(fv.runs.resume(folder))  # which leaves a finished run unchanged
     choice_key, observe_key, noise_key = fv.random.split(fv.random.key(0), 3)

@@ -12,7 +12,9 @@ def pca_of_digits(latent: int = 20) -> fv.VAE:
 
 def flat(key: fv.random.Key, x: Tensor) -> Tensor:
     """Images [B, 1, 28, 28] as vectors [B, 784]."""
-    return fv.model.as_floats(key, x).flatten(1)
+    floats = fv.model.as_floats(key, x)
+    assert isinstance(floats, Tensor)
+    return floats.flatten(1)
 
 
 recipe = fv.models.Recipe(shape=(1, 28, 28), data="mnist", observe=flat, epochs=5)
