@@ -203,7 +203,7 @@ def draw_snr(found: pd.DataFrame) -> Figure:
         ax.set_xticks(SAMPLES, SAMPLES)
         ax.minorticks_off()
         ax.grid(alpha=0.3)
-    axes[0].set_ylabel("‖E g‖/√(tr Cov g), batch of 10\n(mean and range of three seeds that show a signal)")
+    axes[0].set_ylabel("‖E g‖/√(tr Cov g), batch of 10\n(mean and range of 3 seeds)")
     unique = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(unique.values(), unique, loc="outside lower center", ncols=len(unique), frameon=False)
     return figure
