@@ -203,7 +203,7 @@ def draw_snr(found: pd.DataFrame) -> Figure:
         ax.set_xticks(SAMPLES, SAMPLES)
         ax.minorticks_off()
         ax.grid(alpha=0.3)
-    axes[0].set_ylabel("‖E g‖/√(tr Cov g), batch of 10\n(mean and range of 3 seeds)")
+    axes[0].set_ylabel("‖E g‖/√(tr Cov g), batch of 10\n(geometric mean and range of 3 seeds)")
     unique = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(unique.values(), unique, loc="outside lower center", ncols=len(unique), frameon=False)
     return figure
@@ -248,10 +248,10 @@ def draw_noise(found: pd.DataFrame) -> Figure:
     """What mirrored noise does to the variance of the ELBO's gradient."""
     ratios = mirrored_ratios(found)
     names = ("elbo", "elbo_mc", "stl", "quadratic_cv:1")
-    figure = Figure(figsize=(11, 5.4), layout="constrained")
+    figure = Figure(figsize=(11, 7.2), layout="constrained")
     figure.suptitle("Mirrored noise: variance of the ELBO's gradient relative to independent noise, end of training")
-    axes = figure.subplots(2, len(SYSTEMS) - 1, sharex=True, sharey=True, squeeze=False)
-    for row, group in zip(axes, ("encoder", "decoder"), strict=True):
+    axes = figure.subplots(3, len(SYSTEMS) - 1, sharex=True, sharey=True, squeeze=False)
+    for row, group in zip(axes, ("all", "encoder", "decoder"), strict=True):
         for ax, system in zip(row, SYSTEMS, strict=False):
             for style, name in enumerate(names):
                 values = [ratios.get((system, "end", k, group, name), math.nan) for k in SAMPLES[1:]]
@@ -262,12 +262,12 @@ def draw_noise(found: pd.DataFrame) -> Figure:
             ax.set_xticks(SAMPLES[1:], SAMPLES[1:])
             ax.minorticks_off()
             ax.grid(alpha=0.3)
-            ax.set_title(f"{system}: {group}", fontsize=10)
+            ax.set_title(f"{system}: {'all parameters' if group == 'all' else group}", fontsize=10)
         row[0].set_ylabel("mirrored / independent")
-    for ax in axes[1]:
+    for ax in axes[-1]:
         ax.set_xlabel("samples K")
     axes[0][0].set_yticks([0.05, 0.1, 0.2, 0.5, 1, 2], ["0.05", "0.1", "0.2", "0.5", "1", "2"])
-    axes[1][0].text(0.03, 0.95, "the estimators coincide", transform=axes[1][0].transAxes, va="top", style="italic")
+    axes[-1][0].text(0.03, 0.95, "the estimators coincide", transform=axes[-1][0].transAxes, va="top", style="italic")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(names), frameon=False)
     return figure

@@ -27,6 +27,7 @@ from scipy import stats
 import funcvae as fv
 
 HERE = Path(__file__).parent
+STYLES = ("elbo", "stl", "iwae", "dreg", "vimco", "rloo", "elbo_mc", "score")  # the first as in `analyse.py`
 
 
 def read(out: Path, system: str, seconds: pd.Series) -> pd.DataFrame:
@@ -82,7 +83,9 @@ def step_times(out: Path, system: str) -> pd.Series:
 def draw(ax: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str], effect: dict[str, Any]) -> None:
     """The differences within seeds [seeds, estimators], and the line through them."""
     for i, name in enumerate(names):
-        ax.scatter(x[:, i], y[:, i], s=18, marker="os^Dv"[i], color=fv.figures.PALETTE[i], label=name)
+        style = STYLES.index(name)
+        colour = fv.figures.PALETTE[style]
+        ax.scatter(x[:, i], y[:, i], s=18, marker="os^Dv<>P"[style], color=colour, label=name)
     slope, low, high, r2 = (effect[key] for key in ("nats per tenfold variance", "low", "high", "R²"))
     ends = np.array([x.min(), x.max()])
     ax.plot(ends, slope * ends, color="black", linewidth=1)

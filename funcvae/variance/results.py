@@ -157,7 +157,9 @@ class Comparison(NamedTuple):
         clear = all(costs[best][2] < costs[name][1] for name in ranked[1:])
         text = f"for {reference.target}, {f'train with {best}' if clear else 'no clear winner'}: {', '.join(texts)}"
         doubtful = any(self.rows[name].ratio["all"].flag for name in ranked)
-        return text + ("; the intervals are unreliable (see *)" if doubtful else "")
+        unsteady = timed and any(self.rows[name].median_seconds > _STEADY * self.rows[name].seconds for name in ranked)
+        text += "; the intervals are unreliable (see *)" if doubtful else ""
+        return text + ("; the times are unsteady: measure alone on the machine" if unsteady else "")
 
     def to_dict(self) -> dict[str, Any]:
         """All results as plain dicts, lists, numbers and strings."""
@@ -250,6 +252,7 @@ class Comparison(NamedTuple):
 
 
 _DETECTED = 4  # standard errors
+_STEADY = 1.5  # the median of steady times over the least
 _NO_ESTIMATE = Measured(math.nan, math.nan, math.nan, math.nan)
 _NO_BIAS = Bias(*[math.nan] * 7)
 _TITLES = (

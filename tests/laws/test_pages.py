@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+import tempfile
 
 import cyclopts
 import numpy as np
@@ -22,6 +24,16 @@ def eager(monkeypatch):
     """Disables torch.compile, which would take longer than the few steps."""
     monkeypatch.setattr(fv.compilation, "compiled", lambda f, device="cpu": f)
     monkeypatch.setattr(fv.compilation, "available", lambda: False)
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    """Forgets the modules that pages have written and imported, for tests with modules of the same names."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(tempfile.gettempdir()):
+            del sys.modules[name]
 
 
 @pytest.mark.parametrize("page", pages.GUIDES, ids=lambda page: page.stem)

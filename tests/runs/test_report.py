@@ -33,7 +33,8 @@ def evaluated(capsys, *args):
 def test_evaluate_prints_a_table_and_writes_a_report(points, capsys):
     out = evaluated(capsys, points, "--samples", 50, "--n", 40, "--seed", 3)
     report = json.loads((points / "evaluation.json").read_text())
-    assert out.startswith("gaussian2d_vae after 2 epochs, 40 of 1,000 test items, seed 3; nats per example")
+    assert out.startswith("evaluation of ")
+    assert "\ngaussian2d_vae after 2 epochs, 40 of 1,000 test items, seed 3; nats per example" in out
     assert max(map(len, out.split("\n/")[0].splitlines())) <= 80
     value = float(re.search(r"log p\(x\) >= L_50 +(\S+)", out)[1])
     assert value == pytest.approx(report["log_likelihood"]["mean"], abs=6e-4)

@@ -134,7 +134,10 @@ def test_there_is_no_clear_winner_where_intervals_overlap():
     third = COSTS | {"vimco": (9, 0.5, 20)}
     assert advised(third).startswith("for L_K, no clear winner: dreg has"), "the third overlaps the first"
     spread = {"seconds": 1.0, "median_seconds": 2.0}  # the slower of these times would make dreg the slower one
-    assert advised(COSTS, dreg=spread).startswith("for L_K, no clear winner: dreg has 0.5 [0.4, 1.2] times")
+    unsteady = advised(COSTS, dreg=spread)
+    assert unsteady.startswith("for L_K, no clear winner: dreg has 0.5 [0.4, 1.2] times")
+    assert unsteady.endswith("; the times are unsteady: measure alone on the machine")
+    assert "unsteady" not in advised(overlap)
     assert advised(COSTS, iwae=spread).startswith("for L_K, train with dreg: dreg has 0.5 [0.2, 0.6] times")
 
 
