@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from measure import HELD_OUT, HELD_OUT_SEED, PHASES, SAMPLES
+from measure import HELD_OUT_SEED, PHASES, SAMPLES, is_held_out
 
 import funcvae as fv
 
@@ -78,7 +78,7 @@ def relative_cost(found: pd.DataFrame, target: str, group: str = "all") -> pd.Da
 
 def held_out(cells: pd.MultiIndex) -> np.ndarray:
     """Which cells the card is tested on."""
-    return np.array([system in HELD_OUT or seed == HELD_OUT_SEED for system, seed, *_ in cells], bool)
+    return np.array([is_held_out(system, seed) for system, seed, *_ in cells], bool)
 
 
 def geometric_mean(table: pd.DataFrame | pd.Series) -> Any:

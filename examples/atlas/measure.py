@@ -18,7 +18,6 @@ from typing import Any
 import cyclopts
 import torch
 from sharing import share
-from tqdm.auto import tqdm
 
 import funcvae as fv
 from funcvae.errors import BadType, BadValue
@@ -63,13 +62,7 @@ def runs_of_grid(path: Path, out: Path, root: str) -> list[Path]:
     content = json.loads(path.read_text())
     grid = fv.runs.parse_grid({**content, "settings": {"data_dir": root, **content["settings"]}})
     folder = out / "runs" / path.stem
-    with tqdm(desc=f"training {path.stem}", unit="run", leave=False) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        names = fv.runs.train_grid(grid, folder, measure=fv.runs.variance_report, progress=progress)
+    names = fv.runs.train_grid(grid, folder, measure=fv.runs.variance_report, progress=fv.tracking.bar)
     return [folder / "cells" / name for name in names]
 
 
@@ -121,12 +114,17 @@ def fitting(run: fv.runs.Run, x: Any, samples: int) -> Arms:
     return arms
 
 
+def is_held_out(system: str, seed: int) -> bool:
+    """Whether the card is tested on a run, and so not made from it."""
+    return system in HELD_OUT or seed == HELD_OUT_SEED
+
+
 def replicates(run: fv.runs.Run, samples: int) -> dict[str, Any]:
     """How many replicates `compare` takes: until ratios are known to 5%, or to 10% with K = 64 or if held out."""
     if run.config.system.name in HEAVY_TAILED:
         return {"replicates": HEAVY_TAILED[run.config.system.name][samples]}
-    held_out = run.config.system.name in HELD_OUT or run.config.seed == HELD_OUT_SEED
-    return {"replicates": FIRST, "target_se": 0.1 if held_out or samples == 64 else 0.05}
+    wide = samples == 64 or is_held_out(run.config.system.name, run.config.seed)
+    return {"replicates": FIRST, "target_se": 0.1 if wide else 0.05}
 
 
 def measured(folder: Path, phase: str, samples: int) -> dict[str, Any]:

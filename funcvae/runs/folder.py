@@ -218,11 +218,12 @@ def load(
         made, (params, state), errors = _newest(path, *like)
         if reason:
             then = f"; it diverged: {reason}"
+        elif files.in_use(path):
+            then = "; it is training now"
+        elif is_of_earlier_version(manifest):
+            then = ""
         else:
-            resume = (
-                "" if is_of_earlier_version(manifest) else f"; to continue it: {resume_command(path, config.system)}"
-            )
-            then = "; it is training now" if files.in_use(path) else resume
+            then = f"; to continue it: {resume_command(path, config.system)}"
         taken = f"this is its checkpoint of step {made:,} of {steps:,}"
         _print_once("; ".join([*map(str, errors), f"{path} is not finished: {taken}{then}"]))
     else:

@@ -265,11 +265,11 @@ _NARROW = (0, 2, 4, 5, 6, 11)  # the columns of the narrow table
 
 def _relative_cost(row: Compared, reference: Compared, timed: bool) -> tuple[float, float, float]:
     """Variance × time over all parameters, over the reference's, with its interval; without times, the variance."""
-    value, low, high = (getattr(row.ratio["all"], end) for end in ("value", "low", "high"))
+    ratio = row.ratio["all"]
     if row is reference or not timed:
-        return value, low, high
+        return ratio.value, ratio.low, ratio.high
     fastest, slowest = row.seconds / reference.median_seconds, row.median_seconds / reference.seconds
-    return value * row.seconds / reference.seconds, low * fastest, high * slowest
+    return ratio.value * row.seconds / reference.seconds, ratio.low * fastest, ratio.high * slowest
 
 
 def _cells(row: Compared, group: str, wide: bool) -> list[str]:
