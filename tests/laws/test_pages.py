@@ -27,12 +27,13 @@ def eager(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def forgotten():
+def forgotten(tmp_path, monkeypatch):
     """Forgets the modules that pages have written and imported, for tests with modules of the same names."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(tempfile.gettempdir()):
+        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]
 
 

@@ -128,12 +128,33 @@ def test_an_estimator_is_chosen_by_its_variance_and_bias(tmp_path, replicates):
 
 
 @pytest.mark.parametrize("epochs", [2, pytest.param(50, marks=pytest.mark.slow)])
-def test_kl_annealing_and_free_bits_keep_a_latent_that_the_elbo_loses(epochs):
-    found = main("kl_annealing")(epochs=epochs)
+def test_kl_annealing_and_free_bits_keep_a_latent_that_the_elbo_loses(tmp_path, epochs):
+    found, picture = main("kl_annealing")(epochs=epochs, out=str(tmp_path))
+    assert is_a_picture(picture)
     assert all(0 < kl < -bound for bound, kl, _ in found.values())
     if epochs == 50:
         assert [active for _, _, active in found.values()] == [7, 8, 8, 8]
         assert found["ELBO"][0] < min(bound for name, (bound, _, _) in found.items() if name != "ELBO")
+
+
+def test_estimators_that_claim_no_bias_have_none_and_the_others_have_one(tmp_path):
+    found, picture = main("exact_bias")(nodes=60, out=str(tmp_path))
+    assert is_a_picture(picture)
+    assert {"dreg", "stl", "vimco", "rloo", "renyi:0.5"} <= {name for name, (*_, unbiased) in found.items() if unbiased}
+    assert {"iwae_stl", "rws"} <= {name for name, (*_, unbiased) in found.items() if not unbiased}
+    for encoder, decoder, unbiased in found.values():
+        assert decoder < 1e-10
+        assert encoder < 1e-10 if unbiased else encoder > 0.01
+
+
+@pytest.mark.parametrize("steps", [20, pytest.param(4000, marks=pytest.mark.slow)])
+def test_richer_posteriors_are_nearer_to_a_curved_one(tmp_path, steps):
+    found, picture = main("posteriors")(steps=steps, out=str(tmp_path))
+    assert is_a_picture(picture)
+    normal, full, flow, layers = found.values()
+    assert min(found.values()) > 0
+    if steps == 4000:
+        assert max(flow, layers) < full < normal
 
 
 def test_the_burda_table_trains_missing_runs_only(tmp_path, capsys, monkeypatch):
@@ -293,7 +314,8 @@ def test_the_posts_give_the_numbers_and_figures_of_the_guide(tmp_path, monkeypat
 def test_every_example_is_tested():
     tested = {"quickstart", "own_model", "own_system", "own_estimator", "posterior_collapse", "burda_table"}
     tested |= {"conditional_vae", "missing_pixels", "rainforth", "compare_estimators", "discrete_latents"}
-    tested |= {"from_pytorch", "random_layers", "big_data", "kl_annealing", *fv.models.SYSTEMS}
+    tested |= {"from_pytorch", "random_layers", "big_data", "kl_annealing", "exact_bias", "posteriors"}
+    tested |= set(fv.models.SYSTEMS)
     elsewhere = {"burda2_vae", "sbn_vae", "sbn_nonlinear_vae"}  # in burda_vae.py and discrete_latents.py
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested - elsewhere
     assert set(DIGITS) | {"gaussian2d_vae", "cifar_resnet_vae"} | elsewhere == set(fv.models.SYSTEMS)
