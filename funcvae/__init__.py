@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from funcvae.models import System
     from funcvae.modules import Functional, functional
 
-__version__ = "0.10.0"
+__version__ = "0.11.0"
 
 __all__ = [
     "VAE", "Claims", "Estimate", "Estimator", "Functional", "System", "Trained", "Weights", "batching", "bounds",

@@ -16,7 +16,7 @@ from funcvae.runs import folder
 from funcvae.runs.config import config_sha256
 
 REFERENCE = Path(__file__).parents[1] / "reference"
-EARLIER = ["run-0.6", "run-0.7", "run-0.8", "run-0.9"]
+EARLIER = ["run-0.6", "run-0.7", "run-0.8", "run-0.9", "run-0.10"]
 pytestmark = pytest.mark.usefixtures("no_figures")
 
 
