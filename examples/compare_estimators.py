@@ -26,7 +26,7 @@ def mixed(share: float) -> fv.Estimator:
         v = log_w.softmax(0)
         return fv.Weights(path=(1 - share) * v**2 + share * v, score=-share * v, theta=v)
 
-    claims = fv.Claims("L_K", unbiased_encoder=True, unbiased_decoder=True, papers=())
+    claims = fv.Claims("L_K", unbiased_encoder=True, unbiased_decoder=True)
     return fv.estimators.weighted(
         weights, bound=fv.bounds.iwae, claims=claims, name=f"{1 - share:.0%} dreg, {share:.0%} iwae"
     )

@@ -30,7 +30,7 @@ def with_its_own_sample() -> fv.Estimator:
         v = log_w.softmax(0)
         return fv.Weights(path=torch.zeros_like(v), score=-v, theta=v)
 
-    claims = fv.Claims("L_K", unbiased_encoder=False, unbiased_decoder=True, papers=())
+    claims = fv.Claims("L_K", unbiased_encoder=False, unbiased_decoder=True)
     return fv.estimators.weighted(weights, bound=fv.bounds.iwae, claims=claims, name="with its own sample")
 
 

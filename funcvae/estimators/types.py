@@ -120,7 +120,8 @@ class Claims(NamedTuple):
     """Whether the expectation of the encoder's gradient is the gradient of the expected target."""
     unbiased_decoder: bool
     """The same for decoder and prior."""
-    papers: tuple[str, ...]
+    papers: tuple[str, ...] = ()
+    """Where the estimator was published."""
     noise: Literal["independent", "normal", "any"] = "independent"
     """What the claims require of the samples of one datum. "independent": they are independent standard normals.
     "normal": each is standard normal, and they may depend on one another. "any": they may have any distribution, but

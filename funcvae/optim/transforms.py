@@ -80,18 +80,18 @@ def chain(*parts: Transform | Optimizer) -> Optimizer:
     def init(params: Tree) -> tuple[Tree, ...]:
         return tuple([part.init(params) for part in parts])
 
-    def after_transforms(update: Callable[..., tuple[Tree, Tree]]) -> Callable[..., tuple[Tree, Tree]]:
-        def updated(grads: Tree, state: tuple[Tree, ...], params: Tree) -> tuple[Tree, tuple[Tree, ...]]:
+    def after_transforms(update_last: Callable[..., tuple[Tree, Tree]]) -> Callable[..., tuple[Tree, Tree]]:
+        def update(grads: Tree, state: tuple[Tree, ...], params: Tree) -> tuple[Tree, tuple[Tree, ...]]:
             *states, last = state
             new = []
             for transform, old in zip(transforms, states, strict=True):
                 found = transform.update(grads, old, params)
                 grads, changed = check_pair("update of a Transform", found, "(grads, state)")
                 new.append(changed)
-            params, changed = update(grads, last, params)
+            params, changed = update_last(grads, last, params)
             return params, (*new, changed)
 
-        return updated
+        return update
 
     update_ = None if opt.update_ is None else after_transforms(opt.update_)
     return Optimizer(init, after_transforms(opt.update), update_)

@@ -137,8 +137,8 @@ class Comparison(NamedTuple):
 
         Compares variance × time over all parameters, relative to the reference; without times, the variance. The
         intervals are those of the variances' ratios, widened by the times' spread from least to median. There is a
-        winner if its interval lies below those of all others. Estimators that claim a bias, or of which one was
-        detected, are left out.
+        winner if its interval lies below those of all others. Ratios to a reference of little variance are the most
+        precise. Estimators that claim a bias, or of which one was detected, are left out.
         """
         reference = self.rows[self.reference]
         timed = all(math.isfinite(row.seconds) for row in self.rows.values())
@@ -158,6 +158,7 @@ class Comparison(NamedTuple):
         text = f"for {reference.target}, {f'train with {best}' if clear else 'no clear winner'}: {', '.join(texts)}"
         doubtful = any(self.rows[name].ratio["all"].flag for name in ranked)
         unsteady = timed and any(self.rows[name].median_seconds > _STEADY * self.rows[name].seconds for name in ranked)
+        text += f"; to be surer, make {best} the reference" if not clear and best != self.reference else ""
         text += "; the intervals are unreliable (see *)" if doubtful else ""
         return text + ("; the times are unsteady: measure alone on the machine" if unsteady else "")
 
