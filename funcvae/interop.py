@@ -6,7 +6,6 @@ net = to_module(net, params, state)
 
 import copy
 import inspect
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -23,7 +22,7 @@ from funcvae._support.checks import Count, Only
 from funcvae._support.pickling import remembered
 from funcvae.distributions import Posterior
 from funcvae.errors import BadType, BadValue, FuncvaeError, unknown
-from funcvae.model import CHECK_SEED, VAE, Trained, check_prior, log_p_x_given_z, vae
+from funcvae.model import CHECK_SEED, VAE, Trained, check_prior, log_p_x_given_z, vae, warn_of_probabilities
 from funcvae.modules import KEY, Params, State
 
 __all__ = ["from_module", "to_module"]
@@ -142,12 +141,8 @@ def _adopted(
     head = partial(_headed, likelihood)
     out, decoder = _use(net, out_of, "decode cannot take latents", _trial_latents(net, 2, latent))
     x = _like_data(_tried("likelihood cannot take the output of decode", head, out))
-    are_probs = isinstance(out, Tensor) and out.numel() > 100 and bool(((out >= 0) & (out <= 1)).all())
-    if likelihood is heads.bernoulli and are_probs:
-        warnings.warn(
-            "decode returns numbers between 0 and 1, which heads.bernoulli takes as logits: for a network that ends in "
-            "a sigmoid, give likelihood=heads.bernoulli_probs", stacklevel=4,
-        )  # fmt: skip
+    if likelihood is heads.bernoulli and isinstance(out, Tensor):
+        warn_of_probabilities(out)
     _, encoder = _use(net, into, "encode cannot take data of the shape that the likelihood describes", x)
     _check_apart(net, encoder, decoder)
     return vae(

@@ -1,5 +1,6 @@
 """The VAE: three networks and two heads as pure functions over parameter pytrees."""
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -15,6 +16,7 @@ from funcvae._support.pickling import by_call, remembered
 from funcvae._support.reprs import short_repr
 from funcvae.batching import over_samples
 from funcvae.distributions import (
+    Bernoulli,
     CouplingFlow,
     Delta,
     Distribution,
@@ -398,11 +400,22 @@ def check_items(
             reason += "; bytes need observe=model.as_floats in training, and model.from_bytes(x) elsewhere"
         raise BadData(f"the model cannot take {name} with items of shape {shapes}: {reason}") from None
     check_prior(q, prior)
+    if isinstance(p, Bernoulli):
+        warn_of_probabilities(p.logits)
     low, high = getattr(p, "support", (-np.inf, np.inf))
     for what, values in {**ranges, f"observed {name}": modelled}.items():
         if values.numel() and (values.min() < low or values.max() > high):
             span = f"{float(values.min()):g} to {float(values.max()):g}"
             raise BadData(f"{what} ranges from {span}: a {type(p).__name__} likelihood requires [{low:g}, {high:g}]")
+
+
+def warn_of_probabilities(logits: Tensor) -> None:
+    """Warns if these logits look like the probabilities that a final sigmoid returns."""
+    if logits.numel() > 100 and 0 <= logits.min() < logits.max() <= 1:
+        warnings.warn(
+            "the decoder returns numbers between 0 and 1, which heads.bernoulli takes as logits: for a network that "
+            "ends in a sigmoid, give likelihood=heads.bernoulli_probs", stacklevel=4,
+        )  # fmt: skip
 
 
 def _of_each(name: str, f: Callable[[Any], T], x: Data) -> T:

@@ -542,3 +542,17 @@ def test_as_floats_leaves_other_data_as_they_are():
     x = torch.tensor([[0.0, 255.0]])
     for same in (x, x.double(), x.int(), x.bool()):
         assert as_floats(KEY, same) is same
+
+
+def test_a_decoder_that_ends_in_a_sigmoid_is_named():
+    def decoder(last):
+        return lambda: nn.Sequential(nn.Linear(Z, 60), last)
+
+    def check(last, likelihood=heads.bernoulli):
+        model = vae(encoder=lambda: nn.Linear(60, 2 * Z), decoder=decoder(last), latent=Z, likelihood=likelihood)
+        check_data(model, *model.init(KEY), random.bernoulli(KEY, 0.4, (8, 60)).float())
+
+    with pytest.warns(UserWarning, match="the decoder returns numbers between 0 and 1, which heads.bernoulli takes as"):
+        check(nn.Sigmoid())
+    check(nn.Sigmoid(), heads.bernoulli_probs)
+    check(nn.Identity())

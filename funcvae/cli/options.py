@@ -69,6 +69,11 @@ def parse_model_options(system: System | str, given: dict[str, str]) -> dict[str
     return runs.find_system(system).parse_options({name.replace("-", "_"): text for name, text in given.items()})
 
 
+def model_options(system: System | str) -> list[str]:
+    """The options of a system's model, such as "--model.latent"."""
+    return [f"--model.{name.replace('_', '-')}" for name in runs.find_system(system).defaults]
+
+
 def system_help(words: Sequence[str]) -> str:
     """Describes the defaults and the model options of the system that the first word names."""
     if not words or words[0].startswith("-") or Path(words[0]).is_dir():
@@ -80,9 +85,8 @@ def system_help(words: Sequence[str]) -> str:
     config = runs.configure(system, data=system.recipe.data or "DATA", out="OUT")
     shown = ("data", "epochs", "batch", "samples", "estimator")
     defaults = ", ".join(f"--{name} {getattr(config, name)}" for name in shown)
-    rows = [
-        (f"  --model.{name.replace('_', '-')}", *_type_and_default(value)) for name, value in system.defaults.items()
-    ]
+    values = zip(model_options(system), system.defaults.values(), strict=True)
+    rows = [(f"  {option}", *_type_and_default(value)) for option, value in values]
     model = table(rows, align="<") if rows else "  none"
     return f"Defaults of {system.name}:\n  {defaults}\nModel options of {system.name}:\n{model}"
 

@@ -222,7 +222,7 @@ def resume(
         if (path / PARAMS).exists() and not checkpoint.in_folder(path / CHECKPOINTS):
             raise Missing(f"{path} has no checkpoint to resume from: train it again")
         if step > setup.steps:
-            raise BadValue(f"{path} has {step:,} steps, more than the {setup.steps:,} steps of {config.epochs} epochs")
+            raise BadValue(f"{path} has {step:,} steps, and epochs is {config.epochs}, which is {setup.steps:,} steps")
         past: Iterable[Row] = tracking.MetricsReader(path / METRICS, size) if size else ()
         tracks = [stack.enter_context(tracker(path, setup.hyperparameters, past)) for tracker in trackers]
         now = environment.describe(config, processes.size)
@@ -317,7 +317,8 @@ def _stopped(out: Path, setup: Setup, ts: TrainState) -> Stopped:
 def _check_new_folder(out: Path) -> None:
     """Raises BadValue unless the folder is new or holds only hidden files, which a killed process may leave."""
     if out.exists() and (not out.is_dir() or any(not path.name.startswith(".") for path in out.iterdir())):
-        raise BadValue(f"{out} exists and is not an empty folder: choose another folder, or resume the run")
+        what = f"resume its run with funcvae train --resume {out}" if folder.has_run(out) else "empty it"
+        raise BadValue(f"{out} exists and is not an empty folder: choose another folder, or {what}")
 
 
 def _is_finished(path: Path, config: Config, manifest: environment.Manifest) -> bool:
