@@ -6,6 +6,7 @@ net = to_module(net, params, state)
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -139,17 +140,40 @@ def _adopted(
     """The model of a module that nothing else changes."""
     into, out_of = _call("encode", encode, net), partial(_decoded, _call("decode", decode, net))
     head = partial(_headed, likelihood)
-    out, decoder = _use(net, out_of, "decode cannot take latents", _trial_latents(net, 2, latent))
+    out, decoder = _use(net, out_of, f"decode cannot take latents with latent={latent}", _trial_latents(net, 2, latent))
     x = _like_data(_tried("likelihood cannot take the output of decode", head, out))
     if likelihood is heads.bernoulli and isinstance(out, Tensor):
         warn_of_probabilities(out)
-    _, encoder = _use(net, into, "encode cannot take data of the shape that the likelihood describes", x)
+    if likelihood is heads.bernoulli_probs and isinstance(out, Tensor):
+        low, high = (float(value) for value in out.detach().aminmax())
+        if low < 0 or high > 1:
+            raise BadValue(
+                f"decode returns numbers from {low:.3g} to {high:.3g}, and heads.bernoulli_probs takes probabilities: "
+                "for logits, give likelihood=heads.bernoulli"
+            )
+    code, encoder = _use(net, into, "encode cannot take data of the shape that the likelihood describes", x)
+    if posterior in (heads.normal_logvar, heads.normal_logsigma):
+        _warn_of_a_scale(code)
     _check_apart(net, encoder, decoder)
     return vae(
         encoder=partial(copy.deepcopy, _part(net, encoder, into)),
         decoder=partial(copy.deepcopy, _part(net, decoder, out_of)),
         latent=latent, posterior=posterior, likelihood=head, prior=prior,
     )  # fmt: skip
+
+
+def _warn_of_a_scale(code: Any) -> None:
+    """Warns if the second output of an encoder is positive everywhere, as a standard deviation is."""
+    second = code[1] if isinstance(code, tuple | list) and len(code) == 2 else None
+    if isinstance(second, Tensor) and second.numel() > _FEW and bool((second > 0).all()):
+        warnings.warn(
+            "the second output of encode is positive everywhere, and the head takes a logarithm: for a standard "
+            "deviation, give posterior=lambda out: fv.distributions.Normal(*out)", stacklevel=5,
+        )  # fmt: skip
+
+
+_FEW = 7
+"""So many numbers may be positive by chance."""
 
 
 # What a user gives for encode and decode, as a function (net, input) -> output
@@ -231,17 +255,22 @@ def _memory(tensor: Tensor) -> int:
 @torch.enable_grad()
 def _use(net: nn.Module, call: Call, failed: str, x: Tensor) -> tuple[Any, _Use]:
     """The output for x, and what was used in training and evaluation mode."""
-    trial = _copied(net)
+    trial, name, draws = _copied(net), failed.split()[0], False
     before, recorder = _tensors(trial), _Recorder()
-    with _restored_generators() as have_drawn:
-        for train in (True, False):
-            trial.train(train)
+    for train in (True, False):
+        trial.train(train)
+        with _restored_generators() as have_drawn:
             with recorder:
                 out = _tried(failed, call, trial, x.clone())
-        draws = have_drawn()
+            drawn = have_drawn()
+        if drawn and not train:
+            raise BadValue(
+                f"{name} draws random numbers in evaluation mode: it must return the parameters of a distribution, "
+                "such as (mu, logvar), and no sample of it"
+            )
+        draws |= drawn
     used = {path for path, t in before.items() if _memory(t) in recorder.seen}
     if not used:
-        name = failed.split()[0]
         raise BadValue(f"{name} uses no parameter or buffer: it must use those of the module that it is given")
     after, kept = _tensors(trial), _tensors(net)
     changed = {path for path in after.keys() & kept if not torch.equal(after[path], kept[path])}

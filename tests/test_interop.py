@@ -728,10 +728,10 @@ WRONG = {
     },
     "decode returned 1.2": {"decode": lambda net, z: net.gain.item()},
     "decode returned None: it must return tensors": {"decode": lambda net, z: print(end="")},
-    "the module draws random numbers in forward without a key: draw only if self.training": {
+    "encode draws random numbers in evaluation mode: it must return the parameters of a distribution": {
         "encode": lambda net, x: torch.randn_like(net.encode(x)[0])
     },
-    "decode cannot take latents (a torch.float32 tensor [2, 4]): RuntimeError": {"latent": 4},
+    "decode cannot take latents with latent=4 (a torch.float32 tensor [2, 4]): RuntimeError": {"latent": 4},
     "the posterior over z has shape [2, 3]: latent is 2": {
         "latent": 2,
         "decode": lambda net, z: net.fc3(z.repeat(1, 4)),
@@ -809,3 +809,27 @@ def test_probabilities_in_place_of_logits_are_a_warning():
     with pytest.warns(UserWarning, match="give likelihood=heads.bernoulli_probs"):
         fv.from_module(Sigmoid(), latent=3)
     fv.from_module(Sigmoid(), latent=3, likelihood=fv.heads.bernoulli_probs)
+
+
+def test_logits_in_place_of_probabilities_are_an_error():
+    net = Sigmoid()
+    net.decoder = net.decoder[0]
+    message = "decode returns numbers from -.* to .*for logits, give likelihood=heads.bernoulli"
+    with pytest.raises(BadValue, match=message):
+        fv.from_module(net, latent=3, likelihood=fv.heads.bernoulli_probs)
+
+
+def test_a_standard_deviation_in_place_of_its_logarithm_is_a_warning():
+    net = Sigmoid()
+    net.encoder = nn.Linear(120, 12)
+    net.decoder = nn.Sequential(nn.Linear(6, 120), nn.Sigmoid())
+    options = {"latent": 6, "likelihood": fv.heads.bernoulli_probs}
+
+    def with_scale(net, x):
+        loc, out = net.encode(x)
+        return loc, nn.functional.softplus(out)
+
+    with pytest.warns(UserWarning, match="the second output of encode is positive everywhere"):
+        fv.from_module(net, encode=with_scale, **options)
+    fv.from_module(net, encode=with_scale, posterior=lambda out: fv.distributions.Normal(*out), **options)
+    fv.from_module(net, **options)

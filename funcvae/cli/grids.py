@@ -1,8 +1,11 @@
 """Commands that train a grid of runs and collect its results: `sweep` and `collect`."""
 
+import os
 import signal
 import sys
+from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from tqdm import tqdm
@@ -35,8 +38,9 @@ def sweep(
     Only the systems are required.
 
     A second call trains the missing cells. Several workers may share a folder, started by torchrun, as a Slurm array,
-    or by hand; each takes cells that no other holds. Ctrl-C and SIGTERM stop it after the current step, with a
-    checkpoint. Exit status 1: numbers of a cell became NaN or infinite.
+    or by hand; each takes cells that no other holds. Then it waits for those of the others, which may die. A task of a
+    Slurm array does not wait, but ends. Ctrl-C and SIGTERM stop a worker after the current step, with a checkpoint.
+    Exit status 1: numbers of a cell became NaN or infinite.
 
     Args:
         grid: The file of the grid.
@@ -55,20 +59,27 @@ def sweep(
     stop_context = partial(stop_on_signal, caught, alone=distributed.world_size() == 1)
     try:
         with progress_bar("cell") as progress:
+            number = count(1)
 
             def log(name: str, result: runs.CellResult) -> None:
                 finished = "test bound {test_bound:.4f} nats per example after {steps:,} steps"
                 text = "diverged: {diverged}" if "diverged" in result else finished
-                tqdm.write(f"{name}: {text.format(**result)}", file=sys.stdout)
+                text = f"{name}, {next(number)} of {len(cells)}: {text.format(**result)}"
+                tqdm.write(text, file=sys.stdout)
 
             results = runs.train_grid(
                 requested, folder, measure=runs.variance_report, share=share, device=resolved, download=download,
-                cells=cells, stop_context=stop_context, log=log, progress=progress,
+                cells=cells, wait="SLURM_ARRAY_TASK_ID" not in os.environ, stop_context=stop_context, log=log,
+                progress=progress,
             )  # fmt: skip
     except Stopped as error:
         print(f"funcvae: {error}", file=sys.stderr)
         sys.exit(128 + (caught[0] if caught else signal.SIGTERM))
     print(folder)
+    if len(results) < len(cells):
+        print(f"{len(cells) - len(results)} of {len(cells)} cells are in use by other workers")
+    else:
+        print(f"next: funcvae collect {folder}")
     diverged = [name for name, result in results.items() if "diverged" in result]
     if diverged and distributed.rank() == 0:  # on a failed process torchrun ends all others
         print(f"funcvae: {len(diverged)} of {len(results)} cells diverged: {', '.join(diverged)}", file=sys.stderr)
@@ -79,7 +90,7 @@ def collect(sweep: Path, /, *, system: Names | None = None, wide: Flag = False, 
     """Collect the results of a sweep so far: a row for each cell, and means and intervals over the seeds.
 
     Prints a table, and writes table.csv (a row for each cell, also unfinished ones), table.json (with the means over
-    seeds) and figures to the folder of the sweep.
+    seeds) and figures to the folder of the sweep, in place of those of an earlier call.
 
     Args:
         sweep: Folder of the sweep, finished or not.
@@ -88,6 +99,7 @@ def collect(sweep: Path, /, *, system: Names | None = None, wide: Flag = False, 
         output: CSV file NAME.csv, with NAME.json and figures next to it. By default SWEEP/table.csv.
     """
     output.check(".csv")
+    output = replace(output, force=output.force or output.out is None)  # the folder's own table is never out of date
     results = runs.collect(sweep, systems=joined_names(system or []))
     print(results.table(wide=wide))
     path = output.write(output.out or sweep / "table.csv", results.to_csv().encode())

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from funcvae import distributed, runs
 from funcvae._support import checks, files
+from funcvae._support.progress import notice
 from funcvae._support.tables import WIDTH, as_text
 from funcvae.cli.options import (
     FigureOutput,
@@ -57,6 +58,7 @@ def evaluate(
     """
     output.check(".json")
     loaded = loading.load(run)
+    notice(f"{samples:,} samples of each test item; for a quick look: --samples 500 --n 100")
     with progress_bar("sample") as progress:
         report = runs.evaluation_report(loaded, samples=samples, n=n, chunk=chunk, seed=seed, progress=progress)
     print(as_text([f"evaluation of {loaded.path}"], None if wide else WIDTH))

@@ -48,7 +48,7 @@ OUTPUT = Group(
 
 def progress_bar(unit: str) -> AbstractContextManager[Bar]:
     """A bar that shows the number of finished units on a terminal, as `progress` of a function."""
-    return closing(Bar(unit=unit, unit_scale=True, dynamic_ncols=True, leave=False, delay=0.5, disable=None))
+    return closing(Bar(unit=unit, unit_scale=True, dynamic_ncols=True, leave=False, disable=None))
 
 
 def joined_names(names: Sequence[str]) -> list[str]:

@@ -93,6 +93,9 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
     for name in filter(_NOT_SETTINGS.get, grid.settings):
         raise BadValue(f"settings has {name}, but {_NOT_SETTINGS[name]}: remove it from settings")
     check_names("setting", grid.settings, Options, but=_NOT_SETTINGS)
+    for name, value in grid.settings.items():
+        if isinstance(value, list | tuple):
+            raise BadValue(f"setting {name} is a list: it has one value for all cells; write one grid for each value")
     specs = grid.estimators and tuple(_full_name(spec) for spec in grid.estimators)
     grid = replace(grid, estimators=specs)
     names = [checks.known("system", name, SYSTEMS) if ":" not in name else name for name in grid.systems]

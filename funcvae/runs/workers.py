@@ -55,6 +55,7 @@ def train_grid(
     device: str = "cpu",
     download: bool = False,
     cells: Sequence[Config] | None = None,
+    wait: bool = True,
     stop_context: Callable[[], execute.StopContext] = execute.never_stop,
     log: Callable[[str, CellResult], None] = lambda name, result: None,
     progress: Progress = silent,
@@ -62,8 +63,8 @@ def train_grid(
     """Trains the unfinished cells of a grid, and returns when all cells are finished, by this worker or others.
 
     Other workers may run at the same time, on any machine that can access the folder. Each worker starts with its share
-    and then trains other cells. It waits for cells in use, and resumes those of dead workers. All cells are checked
-    before the first file is written.
+    and then trains other cells. It waits for cells in use, and resumes those of dead workers; without `wait` it returns
+    when no cell is free. All cells are checked before the first file is written.
 
     Args:
         folder: the folder of the sweep: a new one, or that of an earlier call, whose grid may have been smaller.
@@ -73,15 +74,16 @@ def train_grid(
         device: where to train, "cpu" or "cuda"; the grid's settings have priority.
         download: whether to download named data sets that are missing.
         cells: the result of `check_cells`, if it was called before.
+        wait: whether to wait for cells that other workers hold.
         stop_context: makes an `execute.StopContext`, which is entered during training.
         log: called with the name and the result of each cell when it is finished.
         progress: called with the number of finished cells, and that of all cells.
 
     Returns:
-        The result of every cell by name, in the grid's order: "system", "estimator", "samples", "seed" and "target";
-        the last epoch's mean "bound" and "test_bound" in nats per example; "steps" and "params_sha256"; and, with
-        replicates, "replicates" and the value of `measure` as "variance". If numbers became NaN or infinite, the result
-        has a message "diverged" instead.
+        The result of every finished cell by name, in the grid's order: "system", "estimator", "samples", "seed" and
+        "target"; the last epoch's mean "bound" and "test_bound" in nats per example; "steps" and "params_sha256"; and,
+        with replicates, "replicates" and the value of `measure` as "variance". If numbers became NaN or infinite, the
+        result has a message "diverged" instead.
 
     Raises:
         BadValue: share is not (i, n) with 0 <= i < n; or a cell cannot be trained on its data, or its run has other
@@ -116,9 +118,11 @@ def train_grid(
                 log(cell_name(cell), result)
                 progress(len(results), len(cells))
             remaining = [cell for cell in remaining if cell_name(cell) not in results]
+            if remaining and not wait:
+                break
             if remaining:
                 time.sleep(POLL)
-    return {name: results[name] for name in map(cell_name, cells)}
+    return {name: results[name] for name in map(cell_name, cells) if name in results}
 
 
 def worker_share() -> tuple[int, int]:
@@ -134,14 +138,15 @@ def worker_share() -> tuple[int, int]:
         raise BadValue(f"environment variable RANK is {rank}: it must be below WORLD_SIZE, which is {size}")
     if "SLURM_ARRAY_TASK_ID" not in os.environ:
         return rank, size
-    task, least, count = (_slurm_number(f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "MIN", "COUNT"))
+    task, least = _slurm_number("SLURM_ARRAY_TASK_ID"), _slurm_number("SLURM_ARRAY_TASK_MIN", 0)
+    count = _slurm_number("SLURM_ARRAY_TASK_COUNT", task + 1)
     if task < least or count < 1:
         raise BadValue(f"SLURM_ARRAY_TASK_ID is {task}: the array has {count} tasks and starts at {least}")
     return (task - least) % count * size + rank, count * size
 
 
-def _slurm_number(name: str) -> int:
-    value = os.environ.get(name, "")
+def _slurm_number(name: str, default: int = 0) -> int:
+    value = os.environ.get(name, str(default))
     if not value.isdecimal():
         got = f"environment variable {name} is {checks.describe(value)}"
         raise BadValue(f"{got}: it must be a number, as sbatch sets it")

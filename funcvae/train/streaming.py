@@ -285,7 +285,7 @@ def _length(name: str, value: Any) -> int:
     if isinstance(value, DataLoader):
         raise BadType(
             f"{name} is a DataLoader, but training draws its batches itself, from a key. Write instead:\n"
-            f"    source = loader.dataset  # whose items are tensors, arrays, or dicts of them\n"
+            f"    source = fv.train.mapped(loader.dataset, lambda item: item[0])  # or the dataset, without labels\n"
             f"    observe = lambda key, x: ...  # random transforms of a batch, drawn from the key\n"
             f"    fv.train.fit(ts, model, estimator, opt, source, batch={value.batch_size}, observe=observe)"
         )

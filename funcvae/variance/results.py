@@ -155,7 +155,7 @@ class Comparison(NamedTuple):
             for name, (value, low, high) in ((name, costs[name]) for name in (best, second) if name != self.reference)
         ]
         clear = all(costs[best][2] < costs[name][1] for name in ranked[1:])
-        text = f"for {reference.target}, {f'train with {best}' if clear else 'no clear winner'}: {', '.join(texts)}"
+        text = f"for {reference.target}, {f'train with {best}' if clear else 'no clear winner'}: {'; '.join(texts)}"
         doubtful = any(self.rows[name].ratio["all"].flag for name in ranked)
         unsteady = timed and any(self.rows[name].median_seconds > _STEADY * self.rows[name].seconds for name in ranked)
         text += f"; to be surer, make {best} the reference" if not clear and best != self.reference else ""

@@ -88,6 +88,11 @@ def test_unfinished_cells_are_listed(here, capsys):
     assert Path("elsewhere/figures/sweep_bound.png").is_file()
     (group,) = runs.collect("sweep").groups
     assert (group["seeds"], group["test_bound"]["se"]) == (1, None)
+    cli.main(["collect", "sweep"])
+    swept(grid)
+    cli.main(["collect", "sweep"])  # takes the place of the table before
+    assert "begun" not in Path("sweep/table.csv").read_text()
+    assert not Path("sweep/table-2.csv").exists()
 
 
 def test_collect_needs_the_folder_of_a_sweep(here, capsys):

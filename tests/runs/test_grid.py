@@ -64,6 +64,10 @@ def test_settings_have_priority_over_the_machine():
         ({"seeds": [True]}, "seeds[0] is True: it must be a whole number"),
         ({"seeds": [1, 1]}, "seeds has 1 twice"),
         ({"settings": []}, "settings is list (): it must be a dict"),
+        (
+            {"settings": {"lr": [1e-3, 1e-2]}},
+            "setting lr is a list: it has one value for all cells",
+        ),
         ({"settings": {"epoch": 3}}, "unknown setting 'epoch': did you mean 'epochs'?"),
         ({"settings": {"seed": 3}}, "settings has seed, but the grid's `seeds` determine it: remove it from settings"),
         ({"settings": {"out": "a"}}, "settings has out, but each cell has its own folder: remove it from settings"),

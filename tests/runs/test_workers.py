@@ -134,6 +134,12 @@ def test_a_cell_in_use_is_trained_after_its_worker_dies(here, monkeypatch):
     assert logged == ["gaussian2d_vae-elbo-k2-s1", "gaussian2d_vae-elbo-k2-s0"]
 
 
+def test_a_worker_that_does_not_wait_ends_when_no_cell_is_free(here):
+    with files.lock(Path("sweep/cells/gaussian2d_vae-elbo-k2-s0/.claim")):
+        assert list(swept(grid_of(seeds=(0, 1)), wait=False)) == ["gaussian2d_vae-elbo-k2-s1"]
+    assert len(swept(grid_of(seeds=(0, 1)), wait=False)) == 2
+
+
 def test_a_cell_that_another_worker_has_just_finished_is_not_trained(here, monkeypatch):
     """The other worker writes the result after the first check, before the lock."""
     grid = grid_of()
@@ -160,8 +166,8 @@ def test_a_cell_that_diverges_does_not_stop_the_others(here, monkeypatch, capsys
         with pytest.raises(SystemExit, match="1"):
             cli.main(["sweep", "grid.json"])
         out, error = capsys.readouterr()
-        assert "gaussian2d_vae-elbo-k2-s0: diverged: loss became nan in step 3\n" in out
-        assert "gaussian2d_vae-elbo-k2-s1: test bound -" in out
+        assert "gaussian2d_vae-elbo-k2-s0, 1 of 2: diverged: loss became nan in step 3\n" in out
+        assert "gaussian2d_vae-elbo-k2-s1, 2 of 2: test bound -" in out
         assert error.endswith("funcvae: 1 of 2 cells diverged: gaussian2d_vae-elbo-k2-s0\n")
         monkeypatch.setattr(module.execute, "run", None)
     cli.main(["collect", "runs/grid"])
@@ -200,6 +206,7 @@ def test_the_result_of_another_cell_is_an_error(here):
         ({"TASK_ID": "7", "TASK_MIN": "5", "TASK_COUNT": "4"}, (2, 4)),
         ({"TASK_ID": "6", "TASK_MIN": "5", "TASK_COUNT": "3", "RANK": "1", "WORLD_SIZE": "2"}, (3, 6)),
         ({"TASK_ID": "90", "TASK_MIN": "1", "TASK_COUNT": "3"}, (2, 3)),  # --array=1,7,90
+        ({"TASK_ID": "2"}, (2, 3)),  # without Slurm
     ],
 )
 def test_worker_share(monkeypatch, environment, share):
@@ -213,7 +220,6 @@ def test_worker_share(monkeypatch, environment, share):
         ({"RANK": "4", "WORLD_SIZE": "4"}, "RANK is 4: it must be below WORLD_SIZE, which is 4"),
         ({"RANK": "a", "WORLD_SIZE": "4"}, "RANK is 'a'"),
         ({"TASK_ID": "x", "TASK_MIN": "1", "TASK_COUNT": "4"}, "SLURM_ARRAY_TASK_ID is 'x'"),
-        ({"TASK_ID": "1", "TASK_COUNT": "4"}, "SLURM_ARRAY_TASK_MIN is ''"),
         ({"TASK_ID": "1", "TASK_MIN": "1", "TASK_COUNT": "0"}, "the array has 0 tasks"),
         ({"TASK_ID": "1", "TASK_MIN": "2", "TASK_COUNT": "4"}, "ID is 1: the array has 4 tasks and starts at 2"),
     ],

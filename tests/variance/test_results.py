@@ -125,7 +125,7 @@ def test_the_advice_is_the_estimator_with_the_least_variance_times_time():
     assert slow == f"for L_K, train with iwae: dreg has 1.5 [1.2, 1.8] {times}"
     first = advised(COSTS, reference="vimco")
     assert first.startswith("for L_K, train with dreg: dreg has 0.5 [0.4, 0.6] times")
-    assert ", iwae has 1 [1, 1] times" in first
+    assert "; iwae has 1 [1, 1] times" in first
 
 
 def test_there_is_no_clear_winner_where_intervals_overlap():
