@@ -1,4 +1,4 @@
-"""How exactly the claims hold, for every estimator with a normal posterior: python examples/exact_bias.py
+"""How exactly estimators of the ELBO, L_K and a Rényi bound keep their claims: python examples/exact_bias.py
 
 The gradient of an estimator's target is computed by automatic differentiation of the target, which is a sum over a grid
 of noise. The mean of the estimator is computed by `variance.exact`. Neither draws samples, and they share no formula
@@ -38,7 +38,7 @@ def target_gradient(bound: fv.bounds.Bound, trained: fv.Trained, x: Tensor, node
 
 
 def main(nodes: int = 100, out: str = "figures") -> tuple[dict[str, tuple[float, float, bool]], Path]:
-    """Returns the relative errors of the encoder's and the decoder's mean, and whether no bias is claimed."""
+    """Returns, by estimator, the relative errors of encoder and decoder, and whether no bias is claimed; a figure."""
     model = fv.models.gaussian2d_vae(latent=1, hidden=4)
     params, state = fv.tree.map(torch.Tensor.double, model.init(fv.random.key(0)))
     x = torch.tensor([[1.0, 0.5]], dtype=torch.float64)

@@ -19,7 +19,7 @@ def mlp(inputs: int, outputs: int) -> nn.Module:
 
 
 def main(epochs: int = 50, out: str = "figures") -> tuple[dict[str, tuple[float, float, int]], Path]:
-    """Returns the ELBO and its KL on test data, in nats, and the number of active units, for each objective."""
+    """Returns, by objective, the test ELBO and its KL in nats and the number of active units; and the figure."""
     keys, steps = fv.random.split(fv.random.key(0), 6), 50 * epochs
     z, a, b = map(fv.random.normal, keys[:3], [(6000, 8), (8, 32), (32, 32)])
     x = fv.random.bernoulli(keys[3], (0.5 * (z @ a).tanh() @ b).sigmoid()).float()

@@ -54,8 +54,8 @@ POSTERIORS: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], fv.distribu
 }
 
 
-def main(steps: int = 4000, out: str = "figures") -> tuple[dict[str, float], Path]:
-    """Returns KL(q ‖ p(z|x)) of each posterior in nats, and the figure."""
+def main(steps: int = 4000, out: str = "figures") -> tuple[dict[str, tuple[float, float]], Path]:
+    """Returns KL(q ‖ p(z|x)) of each posterior on the grid, and log p(x) minus its ELBO, in nats; and the figure."""
     axis = torch.linspace(-4, 4, 401)
     z = torch.cartesian_prod(axis, axis)[:, None]  # [401², 1, 2]
     opt = fv.optim.adam(fv.optim.cosine(1e-2, steps))
@@ -74,14 +74,18 @@ def main(steps: int = 4000, out: str = "figures") -> tuple[dict[str, float], Pat
         )  # fmt: skip
         q, _ = model.encode(ts.params, ts.state, X)
         terms, _ = fv.model.log_weight(model, ts.params, ts.state, X, q, z, train=False)
-        log_p = (terms.log_p_x + terms.log_p_z).flatten().double().log_softmax(0)
-        log_q = terms.log_q.flatten().double().log_softmax(0)
-        found[name] = float((log_q.exp() * (log_q - log_p)).sum())
-        print(f"{name:29} KL(q ‖ p(z|x)) = {found[name]:.3f} nats")
+        joint = (terms.log_p_x + terms.log_p_z).flatten().double()
+        log_p, log_q = joint.log_softmax(0), terms.log_q.flatten().double().log_softmax(0)
+        kl = float((log_q.exp() * (log_q - log_p)).sum())
+        log_evidence = float(joint.logsumexp(0) + 2 * (axis[1] - axis[0]).log())
+        eps = fv.noise.iid(fv.random.key(1), 20_000, (1, 2))
+        elbo = float(fv.estimators.elbo_mc()(model, ts.params, ts.state, X, eps, train=False).bound)
+        found[name] = kl, log_evidence - elbo
+        print(f"{name:29} KL(q ‖ p(z|x)) = {kl:.3f} nats, log p(x) - ELBO = {log_evidence - elbo:.3f} nats")
         for density, colour in ((log_p, "0.75"), (log_q, fv.figures.PALETTE[1])):
             levels = density.max() - torch.tensor([4.5, 2.0, 0.5])  # three, two and one standard deviations
             ax.contour(axis, axis, density.view(401, 401).T, levels=levels, colors=colour, linestyles="solid")
-        ax.set_title(f"{name}\nKL = {found[name]:.2f} nats", fontsize="small")
+        ax.set_title(f"{name}\nKL = {kl:.2f} nats", fontsize="small")
         ax.set(xlabel="z₁", aspect="equal", xlim=(-3.5, 3), ylim=(-3.5, 3))
     panels[0].set_ylabel("z₂")
     return found, fv.figures.save(figure, Path(out) / "posteriors.png")

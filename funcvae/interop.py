@@ -88,9 +88,13 @@ def from_module(
     Raises:
         BadType: net is a class or a factory, or has a ScriptModule; encode or decode is bound to a module; a head does
             not return a distribution.
-        BadValue: net has no such method or submodule; a parameter is used by both encode and decode, or so is a buffer
-            that they change; encode, decode or a head fails, or their shapes do not fit; net has a lazy parameter, is
-            on the `meta` device or cannot be copied.
+        BadValue: net has no such method or submodule; encode or decode draws random numbers in evaluation mode;
+            `heads.bernoulli_probs` gets numbers outside [0, 1]; a parameter is used by both encode and decode, or so is
+            a buffer that they change; encode, decode or a head fails, or their shapes do not fit; net has a lazy
+            parameter, is on the `meta` device or cannot be copied.
+
+    Warns:
+        UserWarning: `heads.bernoulli` gets probabilities, or a head of a logarithm a standard deviation.
     """
     model = _adopted(
         _copied(net), encode=encode, decode=decode, latent=latent, posterior=posterior, likelihood=likelihood,
@@ -98,7 +102,9 @@ def from_module(
     )  # fmt: skip
     device = next((t.device for t in _tensors(net).values()), torch.device("cpu"))
     trained = Trained(model, *model.init(random.key(0, device=device)))
-    _try_model(*trained, z=_trial_latents(net, 3, 2, latent))
+    z = _trial_latents(net, 3, 2, latent)
+    _try_model(*trained, z=z)
+    warn_of_probabilities(*trained, z, {})
     return trained
 
 
@@ -142,8 +148,6 @@ def _adopted(
     head = partial(_headed, likelihood)
     out, decoder = _use(net, out_of, f"decode cannot take latents with latent={latent}", _trial_latents(net, 2, latent))
     x = _like_data(_tried("likelihood cannot take the output of decode", head, out))
-    if likelihood is heads.bernoulli and isinstance(out, Tensor):
-        warn_of_probabilities(out)
     if likelihood is heads.bernoulli_probs and isinstance(out, Tensor):
         low, high = (float(value) for value in out.detach().aminmax())
         if low < 0 or high > 1:
@@ -165,7 +169,7 @@ def _adopted(
 def _warn_of_a_scale(code: Any) -> None:
     """Warns if the second output of an encoder is positive everywhere, as a standard deviation is."""
     second = code[1] if isinstance(code, tuple | list) and len(code) == 2 else None
-    if isinstance(second, Tensor) and second.numel() > _FEW and bool((second > 0).all()):
+    if isinstance(second, Tensor) and second[0].numel() > _FEW and bool((second > 0).all()):
         warnings.warn(
             "the second output of encode is positive everywhere, and the head takes a logarithm: for a standard "
             "deviation, give posterior=lambda out: fv.distributions.Normal(*out)", stacklevel=5,
@@ -173,7 +177,7 @@ def _warn_of_a_scale(code: Any) -> None:
 
 
 _FEW = 7
-"""So many numbers may be positive by chance."""
+"""So many numbers of a datum may be positive by chance."""
 
 
 # What a user gives for encode and decode, as a function (net, input) -> output
@@ -266,7 +270,7 @@ def _use(net: nn.Module, call: Call, failed: str, x: Tensor) -> tuple[Any, _Use]
         if drawn and not train:
             raise BadValue(
                 f"{name} draws random numbers in evaluation mode: it must return the parameters of a distribution, "
-                "such as (mu, logvar), and no sample of it"
+                "and no sample of it"
             )
         draws |= drawn
     used = {path for path, t in before.items() if _memory(t) in recorder.seen}

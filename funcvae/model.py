@@ -400,8 +400,8 @@ def check_items(
             reason += "; bytes need observe=model.as_floats in training, and model.from_bytes(x) elsewhere"
         raise BadData(f"the model cannot take {name} with items of shape {shapes}: {reason}") from None
     check_prior(q, prior)
-    if isinstance(p, Bernoulli):
-        warn_of_probabilities(p.logits)
+    if distributions.is_reparameterised(q):
+        warn_of_probabilities(model, params, state, z, given)
     low, high = getattr(p, "support", (-np.inf, np.inf))
     for what, values in {**ranges, f"observed {name}": modelled}.items():
         if values.numel() and (values.min() < low or values.max() > high):
@@ -409,9 +409,17 @@ def check_items(
             raise BadData(f"{what} ranges from {span}: a {type(p).__name__} likelihood requires [{low:g}, {high:g}]")
 
 
-def warn_of_probabilities(logits: Tensor) -> None:
-    """Warns if these logits look like the probabilities that a final sigmoid returns."""
-    if logits.numel() > 100 and 0 <= logits.min() < logits.max() <= 1:
+def warn_of_probabilities(model: VAE, params: Params, state: State, z: Tensor, given: dict[str, Any]) -> None:
+    """Warns if the logits that z [N, B, Z] is decoded to look like probabilities from a final sigmoid.
+
+    Small logits of an untrained network may lie between 0 and 1, too, but those of distant latents do not.
+    """
+
+    def are_like_probabilities(z: Tensor) -> bool:
+        p, _ = model.decode(params, state, z, **given)
+        return isinstance(p, Bernoulli) and p.logits.numel() > 100 and bool(0 <= p.logits.min() < p.logits.max() <= 1)
+
+    if are_like_probabilities(z) and are_like_probabilities(100 * z):
         warnings.warn(
             "the decoder returns numbers between 0 and 1, which heads.bernoulli takes as logits: for a network that "
             "ends in a sigmoid, give likelihood=heads.bernoulli_probs", stacklevel=4,

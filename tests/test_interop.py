@@ -821,9 +821,9 @@ def test_logits_in_place_of_probabilities_are_an_error():
 
 def test_a_standard_deviation_in_place_of_its_logarithm_is_a_warning():
     net = Sigmoid()
-    net.encoder = nn.Linear(120, 12)
-    net.decoder = nn.Sequential(nn.Linear(6, 120), nn.Sigmoid())
-    options = {"latent": 6, "likelihood": fv.heads.bernoulli_probs}
+    net.encoder = nn.Linear(120, 16)
+    net.decoder = nn.Sequential(nn.Linear(8, 120), nn.Sigmoid())
+    options = {"latent": 8, "likelihood": fv.heads.bernoulli_probs}
 
     def with_scale(net, x):
         loc, out = net.encode(x)
@@ -833,3 +833,16 @@ def test_a_standard_deviation_in_place_of_its_logarithm_is_a_warning():
         fv.from_module(net, encode=with_scale, **options)
     fv.from_module(net, encode=with_scale, posterior=lambda out: fv.distributions.Normal(*out), **options)
     fv.from_module(net, **options)
+
+
+def test_small_logits_are_not_taken_for_probabilities():
+    net = Sigmoid()
+    net.decoder = nn.Sequential(nn.Linear(3, 120))
+    with torch.no_grad():
+        net.decoder[0].weight.mul_(0.1)
+        net.decoder[0].bias.fill_(0.5)
+    trained = fv.from_module(net, latent=3)  # logits from 0.3 to 0.7 for latents of usual size
+    p, _ = trained.model.decode(trained.params, trained.state, torch.ones(1, 3))
+    assert 0 < p.logits.min() < p.logits.max() < 1
+    net.decoder = nn.Sequential(net.decoder[0], nn.Sigmoid())
+    fv.from_module(net, latent=3, likelihood=fv.heads.bernoulli_probs)  # whose logits are from 0.3 to 0.7, too

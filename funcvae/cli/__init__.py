@@ -132,8 +132,9 @@ def _one_line(error: Exception, args: Sequence[str]) -> str:
         if command in _TAKES_MODEL:
             from funcvae.cli.options import model_options
 
-            with suppress(FuncvaeError):
-                names += model_options(args[1])
+            for word in args[1:]:
+                with suppress(FuncvaeError):
+                    names += model_options(word)
         wanted = str(unknown("option", error.token.keyword or error.token.value, names))
         if "did you mean" in wanted:
             return wanted

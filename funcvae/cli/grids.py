@@ -1,6 +1,7 @@
 """Commands that train a grid of runs and collect its results: `sweep` and `collect`."""
 
 import os
+import shlex
 import signal
 import sys
 from dataclasses import replace
@@ -38,8 +39,8 @@ def sweep(
     Only the systems are required.
 
     A second call trains the missing cells. Several workers may share a folder, started by torchrun, as a Slurm array,
-    or by hand; each takes cells that no other holds. Then it waits for those of the others, which may die. A task of a
-    Slurm array does not wait, but ends. Ctrl-C and SIGTERM stop a worker after the current step, with a checkpoint.
+    or by hand; each takes cells that no other holds. A worker without a free cell waits, because another may die; a
+    task of a Slurm array ends. Ctrl-C and SIGTERM stop a worker after the current step, with a checkpoint.
     Exit status 1: numbers of a cell became NaN or infinite.
 
     Args:
@@ -79,7 +80,8 @@ def sweep(
     if len(results) < len(cells):
         print(f"{len(cells) - len(results)} of {len(cells)} cells are in use by other workers")
     else:
-        print(f"next: funcvae collect {folder}")
+        own = [f"--system={name}" for name in requested.systems if ":" in name]
+        print(f"next: {shlex.join(['funcvae', 'collect', str(folder), *own])}")
     diverged = [name for name, result in results.items() if "diverged" in result]
     if diverged and distributed.rank() == 0:  # on a failed process torchrun ends all others
         print(f"funcvae: {len(diverged)} of {len(results)} cells diverged: {', '.join(diverged)}", file=sys.stderr)

@@ -58,7 +58,8 @@ def evaluate(
     """
     output.check(".json")
     loaded = loading.load(run)
-    notice(f"{samples:,} samples of each test item; for a quick look: --samples 500 --n 100")
+    if samples > 500 and (n is None or n > 100):
+        notice(f"{samples:,} samples of each test item; for a quick look: --samples 500 --n 100")
     with progress_bar("sample") as progress:
         report = runs.evaluation_report(loaded, samples=samples, n=n, chunk=chunk, seed=seed, progress=progress)
     print(as_text([f"evaluation of {loaded.path}"], None if wide else WIDTH))

@@ -18,7 +18,8 @@ from funcvae.tracking.progress import Bar
 
 __all__ = [
     "DataOptions", "Device", "FigureOutput", "Flag", "Int", "LoadOptions", "ModelOptions", "Names", "OutputOptions",
-    "joined_names", "parse_model_options", "progress_bar", "system_help", "whole_number", "whole_numbers",
+    "joined_names", "model_options", "parse_model_options", "progress_bar", "system_help", "whole_number",
+    "whole_numbers",
 ]  # fmt: skip
 
 

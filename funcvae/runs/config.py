@@ -288,8 +288,11 @@ def differences(then: Config, now: Config, may_change: Collection[str]) -> str:
     if after["compile"] == "auto":  # the run keeps what was decided at its start
         after["compile"] = before["compile"]
     wrong = [name for name in before if name not in may_change and before[name] != after.get(name)]
-    was = {name: "that of the recipe" if before[name] is None else repr(before[name]) for name in wrong}
-    return ", ".join(f"{name} was {was[name]} and is {after[name]!r} now" for name in wrong)
+
+    def shown(name: str, value: Any) -> str:
+        return "that of the recipe" if name == "lr" and value is None else repr(value)
+
+    return ", ".join(f"{name} was {shown(name, before[name])} and is {shown(name, after[name])} now" for name in wrong)
 
 
 def parse_config(content: Mapping[str, Any], system: System | None = None) -> Config:

@@ -131,7 +131,7 @@ def run(
     check_available(config)
     out = Path(config.out)
     if processes.is_main:
-        _check_new_folder(out)
+        _check_new_folder(out, config.system)
     with environment.numerics(config), ExitStack() as stack:
         setup = prepare(config, lambda config: _load(config, download, processes), processes)
         config = setup.config
@@ -143,7 +143,7 @@ def run(
             return out
         tracks = [stack.enter_context(tracker(out, setup.hyperparameters, ())) for tracker in trackers]
         stack.enter_context(files.lock(out, timeout=_READERS))
-        _check_new_folder(out)  # again, because another process may have started here
+        _check_new_folder(out, config.system)  # again, because another process may have started here
         files.remove_partial(out)
         tqdm.write(setup.plan(), file=sys.stderr)
         files.write(out / CONFIG, files.as_json(config.content()))
@@ -314,11 +314,11 @@ def _stopped(out: Path, setup: Setup, ts: TrainState) -> Stopped:
     return Stopped(f"stopped after {int(ts.step):,} of {setup.steps:,} steps; to continue: {command}")
 
 
-def _check_new_folder(out: Path) -> None:
+def _check_new_folder(out: Path, system: System) -> None:
     """Raises BadValue unless the folder is new or holds only hidden files, which a killed process may leave."""
     if out.exists() and (not out.is_dir() or any(not path.name.startswith(".") for path in out.iterdir())):
-        what = f"resume its run with funcvae train --resume {out}" if folder.has_run(out) else "empty it"
-        raise BadValue(f"{out} exists and is not an empty folder: choose another folder, or {what}")
+        resumed = f", or resume its run: {resume_command(out, system)}" if folder.has_run(out) else ""
+        raise BadValue(f"{out} exists and is not an empty folder: choose another{resumed}")
 
 
 def _is_finished(path: Path, config: Config, manifest: environment.Manifest) -> bool:

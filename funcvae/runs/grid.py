@@ -95,7 +95,7 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
     check_names("setting", grid.settings, Options, but=_NOT_SETTINGS)
     for name, value in grid.settings.items():
         if isinstance(value, list | tuple):
-            raise BadValue(f"setting {name} is a list: it has one value for all cells; write one grid for each value")
+            raise BadValue(f"setting {name} is a list: a setting has one value for all cells")
     specs = grid.estimators and tuple(_full_name(spec) for spec in grid.estimators)
     grid = replace(grid, estimators=specs)
     names = [checks.known("system", name, SYSTEMS) if ":" not in name else name for name in grid.systems]

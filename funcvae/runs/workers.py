@@ -117,11 +117,11 @@ def train_grid(
                 results[cell_name(cell)] = result
                 log(cell_name(cell), result)
                 progress(len(results), len(cells))
-            remaining = [cell for cell in remaining if cell_name(cell) not in results]
-            if remaining and not wait:
-                break
-            if remaining:
+            before, remaining = len(remaining), [cell for cell in remaining if cell_name(cell) not in results]
+            if remaining and wait:
                 time.sleep(POLL)
+            elif len(remaining) == before:  # none was free
+                break
     return {name: results[name] for name in map(cell_name, cells) if name in results}
 
 

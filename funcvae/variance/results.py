@@ -158,7 +158,7 @@ class Comparison(NamedTuple):
         text = f"for {reference.target}, {f'train with {best}' if clear else 'no clear winner'}: {'; '.join(texts)}"
         doubtful = any(self.rows[name].ratio["all"].flag for name in ranked)
         unsteady = timed and any(self.rows[name].median_seconds > _STEADY * self.rows[name].seconds for name in ranked)
-        text += f"; to be surer, make {best} the reference" if not clear and best != self.reference else ""
+        text += f"; for narrower intervals, make {best} the reference" if not clear and best != self.reference else ""
         text += "; the intervals are unreliable (see *)" if doubtful else ""
         return text + ("; the times are unsteady: measure alone on the machine" if unsteady else "")
 

@@ -66,7 +66,7 @@ def test_settings_have_priority_over_the_machine():
         ({"settings": []}, "settings is list (): it must be a dict"),
         (
             {"settings": {"lr": [1e-3, 1e-2]}},
-            "setting lr is a list: it has one value for all cells",
+            "setting lr is a list: a setting has one value for all cells",
         ),
         ({"settings": {"epoch": 3}}, "unknown setting 'epoch': did you mean 'epochs'?"),
         ({"settings": {"seed": 3}}, "settings has seed, but the grid's `seeds` determine it: remove it from settings"),

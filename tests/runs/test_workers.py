@@ -137,7 +137,22 @@ def test_a_cell_in_use_is_trained_after_its_worker_dies(here, monkeypatch):
 def test_a_worker_that_does_not_wait_ends_when_no_cell_is_free(here):
     with files.lock(Path("sweep/cells/gaussian2d_vae-elbo-k2-s0/.claim")):
         assert list(swept(grid_of(seeds=(0, 1)), wait=False)) == ["gaussian2d_vae-elbo-k2-s1"]
-    assert len(swept(grid_of(seeds=(0, 1)), wait=False)) == 2
+    lock = files.lock(Path("sweep/cells/gaussian2d_vae-elbo-k2-s2/.claim"))
+    lock.__enter__()
+    found = swept(
+        grid_of(seeds=(2, 3, 4)), wait=False, log=lambda name, _: name[-1] == "4" and lock.__exit__(*[None] * 3)
+    )
+    assert len(found) == 3  # the lock was released while this worker trained the others
+
+
+def test_a_task_of_a_slurm_array_does_not_wait(here, monkeypatch, capsys):
+    Path("grid.json").write_text(files.as_json(grid_of(seeds=(0, 1)).as_json()).decode())
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
+    with files.lock(Path("runs/grid/cells/gaussian2d_vae-elbo-k2-s0/.claim")):
+        cli.main(["sweep", "grid.json"])
+    assert capsys.readouterr().out.splitlines()[-2:] == ["runs/grid", "1 of 2 cells are in use by other workers"]
+    cli.main(["sweep", "grid.json"])
+    assert capsys.readouterr().out.splitlines()[-1] == "next: funcvae collect runs/grid"
 
 
 def test_a_cell_that_another_worker_has_just_finished_is_not_trained(here, monkeypatch):

@@ -50,7 +50,10 @@ def test_lists_fit_80_columns(capsys, what):
         (["TRAIN"], "unknown command 'TRAIN': did you mean 'train'?"),
         (["--verison"], "unknown option '--verison': did you mean '--version'?"),
         (["train", "--epoch", "3"], "unknown option '--epoch': did you mean '--epochs'?"),
-        (["train", "mnist_vae", "--latent", "3"], "unknown option '--latent': did you mean '--model.latent'?"),
+        (
+            ["train", "--epochs", "5", "mnist_vae", "--latent", "3"],
+            "unknown option '--latent': did you mean '--model.latent'?",
+        ),
         (["train", "--Epochs", "3"], "did you mean '--epochs'?"),
         (["train", "--estimator", "DReG"], "did you mean 'dreg'?"),
         (["train", "--visdom-server", "http://localhost:1"], "give --track visdom, too"),

@@ -147,13 +147,14 @@ def test_estimators_that_claim_no_bias_have_none_and_the_others_have_one(tmp_pat
         assert encoder < 1e-10 if unbiased else encoder > 0.01
 
 
-@pytest.mark.parametrize("steps", [20, pytest.param(4000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [300, pytest.param(4000, marks=pytest.mark.slow)])
 def test_richer_posteriors_are_nearer_to_a_curved_one(tmp_path, steps):
     found, picture = main("posteriors")(steps=steps, out=str(tmp_path))
     assert is_a_picture(picture)
-    normal, full, flow, layers = found.values()
-    assert min(found.values()) > 0
+    for kl, gap in found.values():
+        assert kl == pytest.approx(gap, rel=0.05, abs=0.01)  # the ELBO is a mean over 20,000 samples
     if steps == 4000:
+        normal, full, flow, layers = (kl for kl, _ in found.values())
         assert max(flow, layers) < full < normal
 
 

@@ -131,7 +131,7 @@ def test_the_advice_is_the_estimator_with_the_least_variance_times_time():
 def test_there_is_no_clear_winner_where_intervals_overlap():
     overlap = {"iwae": (1, 1, 1), "dreg": (0.9, 0.8, 1.1)}
     assert advised(overlap).startswith("for L_K, no clear winner: dreg has 0.9 [0.8, 1.1] times")
-    assert advised(overlap).endswith("of iwae; to be surer, make dreg the reference")
+    assert advised(overlap).endswith("of iwae; for narrower intervals, make dreg the reference")
     third = COSTS | {"vimco": (9, 0.5, 20)}
     assert advised(third).startswith("for L_K, no clear winner: dreg has"), "the third overlaps the first"
     spread = {"seconds": 1.0, "median_seconds": 2.0}  # the slower of these times would make dreg the slower one
