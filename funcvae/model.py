@@ -79,10 +79,15 @@ class VAE(NamedTuple):
     """
 
     init: Callable[[random.Key], tuple[Params, State]]
+    """Makes (params, state) from a key."""
     encode: Encode
+    """Maps (params, state, x [B, ...]) to q(z|x) and the new state."""
     decode: Decode
+    """Maps (params, state, z [B, Z] or [N, B, Z]) to p(x|z) and the new state."""
     prior: Decode
+    """Maps (params, state, z) to p(z) and the new state; it reads only the shape of z."""
     latent: int
+    """Z, the number of latent dimensions."""
     check: Callable[[Params, State], None] = lambda params, state: None
     """Raises BadType or BadValue unless params and state are of this model."""
     frozen: frozenset[str] = frozenset()
@@ -110,8 +115,11 @@ class Trained(NamedTuple):
     """A model with its parameters and state. Write `*trained` where a function takes the three."""
 
     model: VAE
+    """The model."""
     params: Params
+    """Its parameters."""
     state: State
+    """Its state: buffers, keys of random layers, and frozen parameters."""
 
 
 @remembered

@@ -61,7 +61,9 @@ class Functional(NamedTuple):
     """
 
     init: Callable[[random.Key], tuple[Params, State]]
+    """Makes (params, state) from a key."""
     apply: Apply
+    """Maps (params, state, inputs) to the output and the new state."""
 
 
 class Network(NamedTuple):

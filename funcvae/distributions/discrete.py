@@ -19,6 +19,7 @@ class Bernoulli(NamedTuple):
     """
 
     logits: Tensor
+    """log p(1) - log p(0) of each variable."""
 
     @property
     def reparameterised(self) -> bool:

@@ -17,7 +17,9 @@ class Normal(NamedTuple):
     """Independent normals N(loc, sigma²), one for each element of `loc` and `sigma`."""
 
     loc: Tensor
+    """The mean."""
     sigma: Tensor
+    """The standard deviation."""
 
     @property
     def reparameterised(self) -> bool:
@@ -51,7 +53,9 @@ class FullNormal(NamedTuple):
     """
 
     loc: Tensor
+    """The mean [B, Z]."""
     scale_tril: Tensor
+    """The lower triangle L [B, Z, Z]."""
 
     @property
     def reparameterised(self) -> bool:
@@ -120,6 +124,7 @@ class Delta(NamedTuple):
     """All mass at one point: the posterior of a plain autoencoder. It has no density, and `kl` returns 0 for it."""
 
     loc: Tensor
+    """The only value."""
 
     @property
     def reparameterised(self) -> bool:

@@ -38,8 +38,11 @@ class Weights(NamedTuple):
     """
 
     path: Tensor
+    """The weights of d_k, the derivative of log w_k through z_k."""
     score: Tensor
+    """The weights of s_k, the gradient of log q(z_k|x) with z_k fixed."""
     theta: Tensor
+    """The weights of the gradient of log w_k in decoder and prior."""
 
 
 @short_repr

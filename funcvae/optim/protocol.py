@@ -43,8 +43,11 @@ class Optimizer(NamedTuple):
     """
 
     init: Callable[[Tree], Tree]
+    """Makes the first state from params."""
     update: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]
+    """Maps (grads, state, params) to the new (params, state)."""
     update_: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]] | None = None
+    """The same in place; None if there is no such version."""
 
 
 @checks.arguments

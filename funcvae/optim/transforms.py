@@ -22,7 +22,9 @@ class Transform(NamedTuple):
     """
 
     init: Callable[[Tree], Tree]
+    """Makes the first state from params."""
     update: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]
+    """Maps (grads, state, params) to the new (grads, state)."""
 
 
 @remembered

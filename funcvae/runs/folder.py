@@ -54,12 +54,19 @@ class Run(NamedTuple):
     """A run, finished or not, with the parameters after some step."""
 
     path: Path
+    """The folder."""
     config: Config
+    """The configuration."""
     model: VAE
+    """The model."""
     params: Params
+    """The trained parameters."""
     state: State
+    """The trained state."""
     device: str
+    """Where the parameters are."""
     data_sha256: str
+    """The hash of the data of the training."""
     steps: int
     """The steps made; if the best parameters are kept, those may be of an earlier step."""
     all_steps: int

@@ -31,9 +31,13 @@ class TrainState(NamedTuple):
     step: Tensor
     """The number of steps made, an int64 tensor without axes."""
     key: random.Key
+    """The key of the whole run, which does not change."""
     params: Params
+    """The parameters of the model."""
     state: State
+    """The state of the model."""
     opt_state: Any
+    """The state of the optimizer."""
 
 
 @short_repr

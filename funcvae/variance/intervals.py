@@ -26,9 +26,13 @@ class Measured(NamedTuple):
     """An estimate with its standard error and its 95% interval."""
 
     value: float
+    """The estimate."""
     se: float
+    """Its standard error."""
     low: float
+    """The lower end of the 95% interval."""
     high: float
+    """The upper end."""
     flag: str = ""
     """Why the interval is unreliable; "" if it is reliable."""
 

@@ -51,13 +51,17 @@ class Compared(NamedTuple):
     """The results of one estimator under one noise scheme. Dicts have a key for each group of parameters."""
 
     name: str
+    """The name of the arm."""
     estimator: str
+    """The name of the estimator."""
     noise: str
+    """The name of the noise scheme."""
     target: str
     """The bound whose gradient is estimated."""
     decodes: int
     """The number M of points at which the model is evaluated, for each datum and gradient; K for most estimators."""
     groups: dict[str, Group]
+    """Variance, SNR and DSNR."""
     ratio: dict[str, Measured]
     """The estimator's total variance over the reference's, from paired replicates."""
     signal: dict[str, Measured]
@@ -68,6 +72,7 @@ class Compared(NamedTuple):
     bound: Measured
     """The mean of the target bound over noise and batch, in nats per example."""
     importance: Importance
+    """Diagnostics of the importance weights."""
     seconds: float
     """The time of one eager gradient: the minimum of `timings`. It does not repeat bit for bit. NaN if not timed."""
     median_seconds: float
@@ -87,10 +92,15 @@ class Comparison(NamedTuple):
     """The result of `compare`: `print` it, or select a `row`."""
 
     rows: dict[str, Compared]
+    """The results by the names of the arms."""
     reference: str
+    """The arm that ratios and biases refer to."""
     samples: int
+    """K, the number of samples of each datum."""
     replicates: int
+    """The number of draws of the noise."""
     batch: int
+    """The number of data in a gradient."""
     key: tuple[int, int]
     """The two words of the key."""
     target_se: float | None = None
