@@ -318,7 +318,7 @@ def _check_new_folder(out: Path, system: System) -> None:
     """Raises BadValue unless the folder is new or holds only hidden files, which a killed process may leave."""
     if out.exists() and (not out.is_dir() or any(not path.name.startswith(".") for path in out.iterdir())):
         resumed = f", or resume its run: {resume_command(out, system)}" if folder.has_run(out) else ""
-        raise BadValue(f"{out} exists and is not an empty folder: choose another{resumed}")
+        raise BadValue(f"{out} exists and is not an empty folder: choose another folder{resumed}")
 
 
 def _is_finished(path: Path, config: Config, manifest: environment.Manifest) -> bool:
