@@ -528,6 +528,7 @@ def test_a_folder_with_files_is_an_error(here, capsys):
     )
     Path("empty").mkdir()
     cli.main([*GAUSSIAN, "--out", "empty"])
+    capsys.readouterr()
     with_run = refused(capsys, *GAUSSIAN, "--out", "empty")
     assert "choose another folder, or resume its run: funcvae train --resume empty" in with_run
 
