@@ -102,9 +102,7 @@ def from_module(
     )  # fmt: skip
     device = next((t.device for t in _tensors(net).values()), torch.device("cpu"))
     trained = Trained(model, *model.init(random.key(0, device=device)))
-    z = _trial_latents(net, 3, 2, latent)
-    _try_model(*trained, z=z)
-    warn_of_probabilities(*trained, z, {})
+    _try_model(*trained, z=_trial_latents(net, 3, 2, latent))
     return trained
 
 
@@ -390,6 +388,7 @@ def _try_model(model: VAE, params: Params, state: State, z: Tensor) -> None:
     p, _ = _tried("likelihood cannot take the output of decode for", lambda z: model.decode(params, state, z), z)
     _tried("each tensor that decode returns must start with the axis B: for data", lambda x: log_p_x_given_z(p, x), x)
     check_prior(q, model.prior(params, state, z)[0])
+    warn_of_probabilities(p, lambda: model.decode(params, state, 100 * z)[0])
 
 
 def _tried(failed: str, f: Callable[..., Any], *args: Any) -> Any:

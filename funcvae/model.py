@@ -408,8 +408,8 @@ def check_items(
             reason += "; bytes need observe=model.as_floats in training, and model.from_bytes(x) elsewhere"
         raise BadData(f"the model cannot take {name} with items of shape {shapes}: {reason}") from None
     check_prior(q, prior)
-    if distributions.is_reparameterised(q):
-        warn_of_probabilities(model, params, state, z, given)
+    if not hasattr(q, "values"):  # the decoder of discrete latents may take no others
+        warn_of_probabilities(p, lambda: model.decode(params, state, 100 * z, **given)[0])
     low, high = getattr(p, "support", (-np.inf, np.inf))
     for what, values in {**ranges, f"observed {name}": modelled}.items():
         if values.numel() and (values.min() < low or values.max() > high):
@@ -417,17 +417,16 @@ def check_items(
             raise BadData(f"{what} ranges from {span}: a {type(p).__name__} likelihood requires [{low:g}, {high:g}]")
 
 
-def warn_of_probabilities(model: VAE, params: Params, state: State, z: Tensor, given: dict[str, Any]) -> None:
-    """Warns if the logits that z [N, B, Z] is decoded to look like probabilities from a final sigmoid.
+def warn_of_probabilities(p: Distribution, far: Callable[[], Distribution]) -> None:
+    """Warns if the logits of a likelihood look like probabilities from a final sigmoid.
 
-    Small logits of an untrained network may lie between 0 and 1, too, but those of distant latents do not.
+    Small logits of an untrained network may lie between 0 and 1, too, but those of `far` latents do not.
     """
 
-    def are_like_probabilities(z: Tensor) -> bool:
-        p, _ = model.decode(params, state, z, **given)
+    def are_like_probabilities(p: Distribution) -> bool:
         return isinstance(p, Bernoulli) and p.logits.numel() > 100 and bool(0 <= p.logits.min() < p.logits.max() <= 1)
 
-    if are_like_probabilities(z) and are_like_probabilities(100 * z):
+    if are_like_probabilities(p) and are_like_probabilities(far()):
         warnings.warn(
             "the decoder returns numbers between 0 and 1, which heads.bernoulli takes as logits: for a network that "
             "ends in a sigmoid, give likelihood=heads.bernoulli_probs", stacklevel=4,

@@ -100,7 +100,7 @@ def _run(args: list[str], is_program: bool) -> None:
     try:
         call, bound, _ = app.parse_args(args, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        raise BadValue(_one_line(error, args)) from None
+        raise BadValue(_one_line(error, name, args[1:])) from None
     if is_program:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing CUDA
@@ -120,19 +120,18 @@ def _system_help(args: Sequence[str]) -> str:
     return system_help(args[1:])
 
 
-def _one_line(error: Exception, args: Sequence[str]) -> str:
-    """The message of an error of the parser, as one line that ends with what to do."""
+def _one_line(error: Exception, command: str | None, words: Sequence[str]) -> str:
+    """The message of an error of the parser, as one line that ends with what to do; `words` follow the command."""
     from cyclopts import UnknownOptionError
 
     from funcvae._support import checks
 
-    command = next((arg for arg in args[:1] if arg in COMMANDS), None)
     if isinstance(error, UnknownOptionError):
         names = [name for argument in error.argument_collection if argument.parse for name in argument.names]
         if command in _TAKES_MODEL:
             from funcvae.cli.options import model_options
 
-            for word in args[1:]:
+            for word in words:
                 with suppress(FuncvaeError):
                     names += model_options(word)
         wanted = str(unknown("option", error.token.keyword or error.token.value, names))

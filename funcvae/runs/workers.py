@@ -138,7 +138,7 @@ def worker_share() -> tuple[int, int]:
         raise BadValue(f"environment variable RANK is {rank}: it must be below WORLD_SIZE, which is {size}")
     if "SLURM_ARRAY_TASK_ID" not in os.environ:
         return rank, size
-    task, least = _slurm_number("SLURM_ARRAY_TASK_ID"), _slurm_number("SLURM_ARRAY_TASK_MIN", 0)
+    task, least = _slurm_number("SLURM_ARRAY_TASK_ID"), _slurm_number("SLURM_ARRAY_TASK_MIN")
     count = _slurm_number("SLURM_ARRAY_TASK_COUNT", task + 1)
     if task < least or count < 1:
         raise BadValue(f"SLURM_ARRAY_TASK_ID is {task}: the array has {count} tasks and starts at {least}")
